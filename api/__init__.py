@@ -1,0 +1,1 @@
+"""The HTTP side: /predict, the page, health."""

@@ -1,0 +1,1 @@
+"""Everything that speaks DICOM: receive, decode, encode, deliver."""

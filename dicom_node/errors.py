@@ -1,0 +1,57 @@
+"""What can go wrong at the DICOM boundary, sorted by who must act.
+
+    DicomNodeError
+    ├── RefusedError                 the sender must act; it gets a failure status
+    │   ├── OutOfResourcesError      0xA700: no disk, no database; send again later
+    │   ├── MismatchError            0xA900: command, class and dataset disagree
+    │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
+    ├── NotAnalyzedError             nobody must act: kept, filed with the reason
+    └── AnalysisError                somebody should look: broken pixels, dead decoder
+
+A message says what was found, what was expected and what to do, in that order,
+naming attributes with their tags. It carries no patient data and no value that a
+sender chose beyond UIDs, numbers and code strings: messages reach the log, the page
+and, cut to its 64 characters, the peer's Error Comment.
+"""
+
+from typing import ClassVar
+
+
+class DicomNodeError(Exception):
+    """Base of every error that this folder raises on purpose."""
+
+
+class RefusedError(DicomNodeError):
+    """The node does not take the instance.
+
+    Attributes:
+        status: The C-STORE response status it is answered with (PS3.4 B.2.3).
+    """
+
+    status: ClassVar[int]
+
+
+class OutOfResourcesError(RefusedError):
+    """The node cannot hold the instance now; the sender may try again."""
+
+    status = 0xA700  # Refused: Out of Resources
+
+
+class MismatchError(RefusedError):
+    """The command set, the SOP Class and the dataset do not agree."""
+
+    status = 0xA900  # Error: Data Set Does Not Match SOP Class
+
+
+class CannotUnderstandError(RefusedError):
+    """The dataset cannot be parsed, or holds less than it declares."""
+
+    status = 0xC000  # Error: Cannot Understand
+
+
+class NotAnalyzedError(DicomNodeError):
+    """A sound instance, but not one that the model may answer for."""
+
+
+class AnalysisError(DicomNodeError):
+    """The instance cannot be analyzed though it should be: somebody must look."""

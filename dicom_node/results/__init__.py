@@ -1,0 +1,1 @@
+"""The DICOM objects that an analysis becomes, one file per object."""

@@ -1,0 +1,1 @@
+"""How the shipped weights were made, and how to make better ones."""
