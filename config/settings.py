@@ -36,8 +36,8 @@ class _Table(BaseModel):
 
 
 # PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, neither
-# backslash nor control characters, not only spaces.
-AeTitle = Annotated[str, Field(pattern=r"^(?! +$)[\x20-\x5b\x5d-\x7e]{1,16}$")]
+# backslash nor control characters; spaces at either end mean nothing.
+AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -182,8 +182,10 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         given = _read(path)
         for name, value in given.items():
             default = tables.get(name)
-            merge = isinstance(default, dict) and isinstance(value, dict)
-            tables[name] = {**default, **value} if merge else value
+            if isinstance(default, dict) and isinstance(value, dict):
+                tables[name] = {**default, **value}
+            else:
+                tables[name] = value
         tables["destinations"] = given.get("destinations", [])
     _override(tables, environment)
     try:
@@ -257,7 +259,5 @@ def _known(section: list[str]) -> list[str]:
         return list(Settings.model_fields)
     if section[0] == "destinations":
         return list(Destination.model_fields)
-    field = Settings.model_fields.get(section[0])
-    table = field.annotation if field else None
-    known = isinstance(table, type) and issubclass(table, BaseModel)
-    return list(table.model_fields) if known else []
+    table: Any = getattr(Settings.model_fields.get(section[0]), "annotation", None)
+    return list(getattr(table, "model_fields", ()))
