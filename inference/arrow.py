@@ -1,0 +1,90 @@
+"""The arrow of the result picture: white, rimmed dark, legible on bone and on air."""
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.finding import Arrow, Point
+
+_WHITE = (255, 255, 255)
+_DARK = (12, 12, 12)
+
+_WIDTH, _HEAD_LENGTH, _HEAD_WIDTH, _RIM = 0.0045, 0.028, 0.021, 0.0022
+"""Of shaft, head and rim, relative to the long side of the image."""
+
+_DASH = 3.2
+"""Length of a dash and the gap after it, in widths of the shaft."""
+
+_SUBPIXEL = 4  # fractional bits that OpenCV's drawing functions take
+
+Polygon = NDArray[np.float64]
+
+
+def draw_arrow(image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool) -> None:
+    """Draw an arrow into an image.
+
+    Args:
+        image: RGB, uint8, (rows, columns, 3); drawn into.
+        arrow: In the image's pixels. One without length is not drawn.
+        dashed: Break the shaft, as fracture software marks a doubtful finding.
+    """
+    side = max(image.shape[:2])
+    polygons = [_fixed(outline) for outline in _polygons(arrow, side, dashed=dashed)]
+    rim = max(2, round(_RIM * side))
+    for polygon in polygons:
+        cv2.polylines(
+            image,
+            [polygon],
+            isClosed=True,
+            color=_DARK,
+            thickness=2 * rim,
+            lineType=cv2.LINE_AA,
+            shift=_SUBPIXEL,
+        )
+    # One call, so that head and shaft are one shape and not a head on a stick.
+    cv2.fillPoly(image, polygons, _WHITE, cv2.LINE_AA, _SUBPIXEL)
+
+
+def _polygons(arrow: Arrow, side: int, *, dashed: bool) -> list[Polygon]:
+    """Outline head and shaft, (corners, 2) as (column, row)."""
+    length = math.dist(arrow.tip, arrow.tail)
+    if length == 0:
+        return []
+    head = min(max(9.0, _HEAD_LENGTH * side), 0.6 * length)
+    half_head = head * _HEAD_WIDTH / _HEAD_LENGTH / 2
+    width = head * _WIDTH / _HEAD_LENGTH
+    outlines = [[(0.0, 0.0), (head, half_head), (head, -half_head)]]
+    for start, end in _strokes(head, length, _DASH * width if dashed else math.inf):
+        outlines.append(
+            [
+                (start, width / 2),
+                (end, width / 2),
+                (end, -width / 2),
+                (start, -width / 2),
+            ]
+        )
+    return [_placed(outline, arrow, length) for outline in outlines]
+
+
+def _strokes(start: float, end: float, dash: float) -> list[tuple[float, float]]:
+    """Divide the shaft into dashes; distances from the tip."""
+    strokes = []
+    while start < end:
+        strokes.append((start, min(start + dash, end)))
+        start += 1.8 * dash
+    return strokes
+
+
+def _placed(outline: list[Point], arrow: Arrow, length: float) -> Polygon:
+    """Turn an outline given as (distance behind the tip, distance aside)."""
+    along = (np.array(arrow.tail) - arrow.tip) / length
+    aside = np.array([-along[1], along[0]])
+    placed: Polygon = arrow.tip + np.array(outline) @ np.stack([along, aside])
+    return placed
+
+
+def _fixed(polygon: Polygon) -> NDArray[np.int32]:
+    # OpenCV counts from the middle of the first pixel, we from its corner.
+    return np.asarray(np.rint((polygon - 0.5) * 2**_SUBPIXEL), np.int32)
