@@ -1,0 +1,105 @@
+"""Is the process alive, and is it of use?
+
+`/healthz` says that the process serves; restart it when that fails. `/readyz` says
+that it can do its work, or why not; send it no requests until it can.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from fastapi import APIRouter, Response, status
+from fastapi.responses import PlainTextResponse
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.settings import StorageSettings
+from dicom_node.database import open_engine, reading
+
+Check = Callable[[], None]
+"""Returns when all is well; raises NotReadyError."""
+
+OK = "ok"
+
+_WHY = {"application/json": {"example": {"model": "the model is being loaded"}}}
+
+
+class NotReadyError(Exception):
+    """Something that the work needs is missing; the message says what, in words."""
+
+
+def storage_checks(storage: StorageSettings) -> dict[str, Check]:
+    """Check what every role needs: a database that answers, a disk that takes files."""
+    return {  # the folder first: SQLite's file may lie in it
+        "spool": partial(check_spool, storage.directory),
+        "database": partial(check_database, storage.database_url),
+    }
+
+
+def check_database(url: str) -> None:
+    """Ask the database one question.
+
+    Raises:
+        NotReadyError: It does not answer. The message quotes nothing of the URL,
+            which may hold a password.
+    """
+    engine = open_engine(url)
+    try:
+        with reading(engine) as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError as error:
+        raise NotReadyError(
+            f"the database does not answer ({type(error).__name__}); see that it runs "
+            "and that storage.database is right"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def check_spool(directory: Path) -> None:
+    """Write a file where the spool is.
+
+    Raises:
+        NotReadyError: The disk does not take it.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(b"ready?")
+    except OSError as error:
+        raise NotReadyError(
+            f"storage.directory cannot be written: {error.strerror}"
+        ) from None
+
+
+def health_router(checks: Mapping[str, Check]) -> APIRouter:
+    """Serve /healthz and /readyz."""
+    router = APIRouter(tags=["health"])
+
+    @router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
+    async def healthz() -> str:
+        """Say that the process serves. Asks nothing and waits for nothing."""
+        return OK
+
+    @router.get(
+        "/readyz",
+        response_description="Ready",
+        responses={503: {"description": "Not ready, and why", "content": _WHY}},
+    )
+    def readyz(response: Response) -> dict[str, str]:
+        """Say of each thing that the work needs that it is 'ok', or what is wrong."""
+        states = {name: _state(check) for name, check in checks.items()}
+        if any(state != OK for state in states.values()):
+            response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+        return states
+
+    return router
+
+
+def _state(check: Check) -> str:
+    try:
+        check()
+    except NotReadyError as error:
+        return str(error)
+    return OK

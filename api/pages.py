@@ -1,0 +1,47 @@
+"""What a person sees: the page, and the description of the API.
+
+No build step and nothing from outside: it all works in a hospital's closed network.
+The description is our own rendering of openapi.json instead of Swagger UI, which
+would be 1.5 MB of somebody else's scripts for one request that curl can send.
+"""
+
+from pathlib import Path
+
+import cv2
+from fastapi import APIRouter, Request, Response
+from fastapi.templating import Jinja2Templates
+
+from api.upload import LARGEST_FILE
+from inference.phantom import draw_phantom
+
+HERE = Path(__file__).parent
+STATIC = HERE / "static"
+
+
+def pages_router(version: str) -> APIRouter:
+    """Serve the pages.
+
+    Args:
+        version: Of this software, for the foot of each page.
+    """
+    router = APIRouter(include_in_schema=False)
+    templates = Jinja2Templates(HERE / "templates")
+    templates.env.globals.update(version=version, largest_file=LARGEST_FILE)
+
+    @router.get("/")
+    def index(request: Request) -> Response:
+        return templates.TemplateResponse(request, "index.html")
+
+    @router.get("/docs")
+    def docs(request: Request) -> Response:
+        described = {"api": request.app.openapi()}
+        return templates.TemplateResponse(request, "docs.html", described)
+
+    @router.get("/phantom.png")
+    def phantom() -> Response:
+        """Draw a broken bone, for who has no radiograph at hand."""
+        pixels = draw_phantom(broken=True).radiograph().pixels
+        _, png = cv2.imencode(".png", pixels)
+        return Response(png.tobytes(), media_type="image/png")
+
+    return router

@@ -1,0 +1,89 @@
+"""POST /predict: a radiograph in, the answer and the annotated picture out."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.concurrency import run_in_threadpool
+
+from api.admission import Admission
+from api.analyzer import Analyzer
+from api.answer import answer
+from api.problems import SURPRISE, problem
+from api.schemas import Prediction
+from api.upload import FIELD, LARGEST_FILE, received
+
+_FORM = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {
+                    FIELD: {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "One radiograph: PNG, JPEG, BMP, TIFF or WebP "
+                        "of 8 or 16 bits, gray or color, or a DICOM file, of at most "
+                        f"{LARGEST_FILE // 2**20} MB. What it is, its content says; "
+                        "its name and declared type are not looked at.",
+                    }
+                },
+            }
+        }
+    },
+}
+
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: problem(
+        "The file is missing, empty, truncated, or broken",
+        "The file is cut off or broken: it ends before its image does. Send it again.",
+    ),
+    413: problem(
+        "The file, or the image in it, is too large",
+        f"The file is over {LARGEST_FILE // 2**20} MB, the most that is taken.",
+    ),
+    415: problem(
+        "Neither an image nor DICOM, or DICOM that is not a radiograph to analyze",
+        "This is neither an image nor DICOM. PNG, JPEG, BMP, TIFF, WebP and DICOM "
+        "are read.",
+    ),
+    503: problem(
+        "Too many images are waiting, or the model is not loaded; see Retry-After",
+        "8 images are waiting already; send this one again later.",
+    ),
+    "default": problem("Any other failure", SURPRISE),
+}
+
+
+def predict_router(analyzer: Analyzer) -> APIRouter:
+    """Serve /predict."""
+    router = APIRouter(tags=["predict"])
+    admission = Admission()
+
+    @router.post(
+        "/predict",
+        openapi_extra={"requestBody": _FORM},
+        responses=_PROBLEMS,
+        response_description="The answer",
+    )
+    async def predict(
+        request: Request,
+        *,
+        original: Annotated[
+            bool, Query(description="Also answer with the picture as the model saw it.")
+        ] = False,
+    ) -> Prediction:
+        """Look for a fracture on one radiograph.
+
+        Images are analyzed one at a time and none is kept. An AI result, not for
+        diagnostic use.
+        """
+        analyzer.require_ready()
+        admission.require_place()  # before a large body is read in vain
+        async with received(request) as file:
+            with admission.place():
+                analysis = await analyzer.analyze(file)
+        return await run_in_threadpool(answer, analysis, original=original)
+
+    return router

@@ -1,0 +1,91 @@
+"""Tells by its content what an uploaded file is, and reads the radiograph in it.
+
+Names and declared types are not looked at: they are the sender's, and often wrong.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from fastapi import HTTPException, status
+
+from config.settings import WorkerSettings
+from dicom_node.decode import DecodeOptions, decode_file
+from dicom_node.decoding_child import DecodingChild
+from dicom_node.errors import DicomNodeError, NotAnalyzedError
+from dicom_node.screening import ScreeningRules
+from inference.plain_image import read_plain_image
+from inference.radiograph import Radiograph
+
+_DICOM = (128, b"DICM")  # PS3.10 7.1: after the preamble
+_IMAGES = (
+    (0, b"\x89PNG\r\n\x1a\n"),
+    (0, b"\xff\xd8\xff"),  # JPEG
+    (0, b"BM"),
+    (0, b"II*\0"),  # TIFF
+    (0, b"MM\0*"),
+    (8, b"WEBP"),
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reader:
+    """Reads files that nobody vouches for.
+
+    Attributes:
+        child: Where their bytes are decoded.
+        limits: How large they may be.
+        body_parts: What the model may answer for, as on its card.
+    """
+
+    child: DecodingChild
+    limits: WorkerSettings
+    body_parts: tuple[str, ...]
+
+    def read(self, file: Path) -> Radiograph:
+        """Read the radiograph in a file.
+
+        Raises:
+            HTTPException: 400 when it is broken, 413 when it is too large, 415 when it
+                is neither an image nor a DICOM radiograph to analyze.
+        """
+        with file.open("rb") as opened:
+            head = opened.read(132)
+        try:
+            if _has(head, _DICOM):
+                return self._read_dicom(file)
+            if any(_has(head, mark) for mark in _IMAGES):
+                return self._read_image(file)
+        except NotAnalyzedError as error:
+            raise HTTPException(
+                status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, str(error)
+            ) from None
+        except DicomNodeError as error:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from None
+        raise HTTPException(
+            status.HTTP_415_UNSUPPORTED_MEDIA_TYPE,
+            "This is neither an image nor DICOM. PNG, JPEG, BMP, TIFF, WebP and DICOM "
+            "are read.",
+        )
+
+    def _read_dicom(self, file: Path) -> Radiograph:
+        # Of any age: who uploads a film by hand wants it read.
+        rules = ScreeningRules(
+            max_study_age_days=0,
+            body_parts=self.body_parts,
+            today=datetime.now(UTC).date(),
+        )
+        options = DecodeOptions(
+            window=self.limits.window, max_megapixels=self.limits.max_megapixels
+        )
+        return self.child.run(decode_file, file, rules, options).radiograph
+
+    def _read_image(self, file: Path) -> Radiograph:
+        read = partial(read_plain_image, max_megapixels=self.limits.max_megapixels)
+        return self.child.run(read, file.read_bytes())
+
+
+def _has(head: bytes, mark: tuple[int, bytes]) -> bool:
+    start, magic = mark
+    return head[start : start + len(magic)] == magic

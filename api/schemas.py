@@ -1,0 +1,78 @@
+"""What the HTTP side answers with, as OpenAPI describes it."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from inference.finding import Point
+
+_EXAMPLE = {
+    "prediction": "Fracture",
+    "confidence": "94.3%",
+    "image_base64": "/9j/4AAQSkZJRg…",
+    "probability": 0.9431,
+    "operating_point": "definite",
+    "arrow": {"tip": [412.5, 633.0], "tail": [520.0, 540.5]},
+    "model": {"name": "phantom-resnet18", "version": "0.1.0"},
+    "original": None,
+}
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    error: str = Field(description="In words for the person who asked.")
+
+
+class ArrowAnswer(BaseModel):
+    """An arrow, each end a [column, row] in the pixels of the uploaded image."""
+
+    tip: Point = Field(description="Where it points: the peak of the heatmap.")
+    tail: Point = Field(description="Where it starts.")
+
+
+class ModelAnswer(BaseModel):
+    """The name and version of the model that answered."""
+
+    name: str
+    version: str
+
+
+class OriginalAnswer(BaseModel):
+    """The radiograph as the model saw it, to lay the annotated picture over."""
+
+    image_base64: str = Field(description="A JPEG, base64.")
+    area: tuple[int, int] = Field(
+        description="[columns, rows] that the radiograph takes up in the annotated "
+        "picture, from the top left corner; the rest is the caption."
+    )
+
+
+class Prediction(BaseModel):
+    """The answer for one radiograph. An AI result, not for diagnostic use."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    prediction: Literal["Fracture", "No Fracture"] = Field(description="The answer.")
+    confidence: str = Field(
+        description="Probability of the answer given, in percent with one decimal."
+    )
+    image_base64: str = Field(
+        description="The annotated radiograph with its caption: a JPEG, base64."
+    )
+    probability: float = Field(ge=0, le=1, description="Of a fracture, from 0 to 1.")
+    operating_point: Literal["none", "doubtful", "definite"] = Field(
+        description="The highest operating point of the model that is reached: none, "
+        "doubtful or definite."
+    )
+    arrow: ArrowAnswer | None = Field(
+        description="Towards the suspected fracture, each end a [column, row] in the "
+        "pixels of the uploaded image; null without one."
+    )
+    model: ModelAnswer
+    original: OriginalAnswer | None = Field(
+        default=None,
+        description="With ?original=true, the radiograph as the model saw it "
+        "(image_base64) and the [columns, rows] that it takes up in the annotated "
+        "picture from the top left corner (area); else null.",
+    )

@@ -1,0 +1,120 @@
+// The page: a file goes in, its answer is shown, and a slider blends the two pictures.
+
+import { Problem, predict } from "./predict.js";
+
+const EXPLAINED = {
+  definite: "The model reports a definite finding. The arrow points to where it looked most.",
+  doubtful: "The model is not sure: it reports a doubtful finding. The arrow points to where it looked most.",
+  none: "The model stays below the probability at which it reports a finding. That does not rule a fracture out.",
+};
+const POINTS = { definite: "Definite finding", doubtful: "Doubtful finding", none: "No finding" };
+
+const element = (id) => document.getElementById(id);
+const bench = document.querySelector(".bench");
+const view = document.querySelector(".view");
+const chooser = element("file");
+const opacity = element("opacity");
+let waiting = new AbortController();
+
+chooser.addEventListener("change", () => {
+  if (chooser.files.length) analyze(chooser.files[0], chooser.files[0].name);
+});
+element("another").addEventListener("click", () => chooser.click());
+element("phantom").addEventListener("click", async () => {
+  const response = await fetch("/phantom.png");
+  analyze(await response.blob(), "phantom.png");
+});
+opacity.addEventListener("input", blend);
+
+// A file dropped anywhere is meant for us; without this the browser would open it.
+for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+  document.addEventListener(kind, (event) => {
+    event.preventDefault();
+    bench.classList.toggle("over", kind === "dragenter" || kind === "dragover");
+  });
+}
+document.addEventListener("drop", (event) => {
+  const [file] = event.dataTransfer.files;
+  if (file) analyze(file, file.name);
+});
+
+/** Analyze one file; a newer file takes the place of one that is still waited for. */
+async function analyze(file, name) {
+  waiting.abort();
+  waiting = new AbortController();
+  const { signal } = waiting;
+  chooser.value = ""; // so that the same file can be chosen again
+  if (file.size > Number(bench.dataset.largestFile)) {
+    show("failed", `${name} is too large.`);
+    return;
+  }
+  show("busy", "");
+  const start = performance.now();
+  try {
+    const answer = await predict(file, signal);
+    await fill(answer, name, (performance.now() - start) / 1000);
+    show("done", "");
+  } catch (error) {
+    if (signal.aborted) return;
+    if (!(error instanceof Problem)) console.error(error);
+    show("failed", error instanceof Problem ? error.message : "This page failed; its console says why.");
+  }
+}
+
+/** Set what is seen: "busy", "done" or "failed", the last with its words. */
+function show(state, words) {
+  bench.dataset.state = state;
+  element("busy").textContent = state === "busy" ? "Analyzing…" : "";
+  element("alert").textContent = words;
+  element("alert").hidden = state !== "failed";
+  if (state === "failed") {
+    view.hidden = true;
+    element("result").hidden = true;
+  }
+  const answered = !element("result").hidden;
+  element("intro").hidden = answered;
+  document.querySelector(".drop").hidden = !view.hidden;
+}
+
+/** Put an answer on the page. */
+async function fill(answer, name, seconds) {
+  await place(answer);
+  const percent = `${(100 * answer.probability).toFixed(1)}%`;
+  const result = element("result");
+  result.dataset.point = answer.operating_point;
+  element("point").textContent = POINTS[answer.operating_point];
+  element("label").textContent = answer.prediction;
+  element("confidence").textContent = answer.confidence;
+  element("probability").textContent = percent;
+  element("bar").setAttribute("aria-valuenow", (100 * answer.probability).toFixed(1));
+  element("bar").setAttribute("aria-valuetext", percent);
+  element("bar").firstElementChild.style.width = percent;
+  element("explained").textContent = EXPLAINED[answer.operating_point];
+  element("file-name").textContent = name;
+  element("model").textContent = `${answer.model.name} ${answer.model.version}`;
+  element("seconds").textContent = `${seconds.toFixed(1)} s`;
+  result.hidden = false;
+  view.hidden = false;
+}
+
+/** Lay the annotated picture over the original, which it exceeds by its caption. */
+async function place(answer) {
+  const original = element("original");
+  const annotated = element("annotated");
+  original.src = `data:image/jpeg;base64,${answer.original.image_base64}`;
+  annotated.src = `data:image/jpeg;base64,${answer.image_base64}`;
+  await Promise.all([original.decode(), annotated.decode()]);
+  const { naturalWidth: columns, naturalHeight: rows } = annotated;
+  const [width, height] = answer.original.area;
+  element("stack").style.setProperty("--ratio", columns / rows);
+  original.style.width = `${(100 * width) / columns}%`;
+  original.style.height = `${(100 * height) / rows}%`;
+  blend();
+}
+
+/** Show the annotated picture as strongly as the slider says. */
+function blend() {
+  element("annotated").style.opacity = opacity.value / 100;
+  element("opacity-value").textContent = `${opacity.value}%`;
+  opacity.setAttribute("aria-valuetext", `${opacity.value}% annotated`);
+}

@@ -1,0 +1,84 @@
+"""Takes one uploaded file in, to disk, and never more of it than allowed.
+
+The size is counted as bytes arrive: Content-Length may lie, and a chunked upload has
+none. The name that the sender gave the file is not kept; names hold names of people.
+"""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from fastapi import HTTPException, Request, status
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.types import Message, Receive
+
+LARGEST_FILE = 50 * 2**20
+"""Bytes of an upload, at most."""
+
+# Boundary and part headers around the file.
+_LARGEST_BODY = LARGEST_FILE + 2**16
+
+FIELD = "file"
+
+
+@asynccontextmanager
+async def received(request: Request) -> AsyncIterator[Path]:
+    """Read the file of a multipart form, and hold it on disk for the time of a block.
+
+    Args:
+        request: A request whose body has not been read.
+
+    Yields:
+        The file, of at least one byte, under a name of ours.
+
+    Raises:
+        HTTPException: 400 without such a file, 413 when it is too large.
+    """
+    async with _capped(request).form(max_files=1, max_fields=8) as form:
+        upload = form.get(FIELD)
+        if not isinstance(upload, UploadFile):
+            raise HTTPException(
+                status.HTTP_400_BAD_REQUEST,
+                f"No file was sent; send one as the field '{FIELD}' of a "
+                "multipart/form-data body.",
+            )
+        if not upload.size:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, "The file is empty.")
+        if upload.size > LARGEST_FILE:
+            raise _too_large()
+        with NamedTemporaryFile(prefix="fracture-node-") as file:
+            await run_in_threadpool(shutil.copyfileobj, upload.file, file, 2**20)
+            file.flush()
+            yield Path(file.name)
+
+
+def _capped(request: Request) -> Request:
+    """Read the same body, but stop with 413 where it gets too long."""
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > _LARGEST_BODY:
+        raise _too_large()
+    return Request(request.scope, _counted(request.receive))
+
+
+def _counted(receive: Receive) -> Receive:
+    total = 0
+
+    async def counted() -> Message:
+        nonlocal total
+        message = await receive()
+        total += len(message.get("body", b""))
+        if total > _LARGEST_BODY:
+            raise _too_large()
+        return message
+
+    return counted
+
+
+def _too_large() -> HTTPException:
+    return HTTPException(
+        status.HTTP_413_CONTENT_TOO_LARGE,
+        f"The file is over {LARGEST_FILE // 2**20} MB, the most that is taken.",
+    )
