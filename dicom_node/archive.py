@@ -1,0 +1,292 @@
+"""A small archive: a Storage SCP that keeps what it is sent.
+
+It stands in for a PACS in the demo and in tests. An instance lies in its folder as a
+Part 10 file under a name of ours, once per distinct content; `log.jsonl` has one line
+per C-STORE, written before the answer. Names and other patient data stay out of it.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import dcmread
+from pydicom.errors import InvalidDicomError
+from pynetdicom import (
+    AE,
+    AllStoragePresentationContexts,
+    VerificationPresentationContexts,
+    _config,
+    evt,
+)
+from pynetdicom.dsutils import encode_file_meta, split_dataset
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_node.outcome import Verdict, verdict_of
+
+SUCCESS = 0x0000
+LOG_NAME = "log.jsonl"
+STUDY_INSTANCE_UID = 0x0020000D
+LARGEST_PDU = 131072
+MOST_ASSOCIATIONS = 100
+STORAGE_CLASSES = frozenset(c.abstract_syntax for c in AllStoragePresentationContexts)
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One C-STORE, as it stands in the log.
+
+    Attributes:
+        time: When it was answered: ISO 8601, UTC.
+        calling_ae_title: Who sent it.
+        sop_class_uid: Of the request.
+        sop_instance_uid: Of the request.
+        study_instance_uid: Of the dataset; empty where absent or illegible.
+        transfer_syntax_uid: Of the presentation context.
+        digest: SHA-256 of the dataset's bytes as sent, hexadecimal.
+        path: The file's name in the archive's folder; empty where it was not kept.
+        status: The answer.
+    """
+
+    time: str
+    calling_ae_title: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    transfer_syntax_uid: str
+    digest: str
+    path: str
+    status: int
+
+
+# Chooses the status of an answer; to play a troubled peer it may wait, abort or raise.
+Answer = Callable[[evt.Event], int]
+OnStored = Callable[[Stored], None]
+
+
+class Archive:
+    """A running archive.
+
+    Attributes:
+        directory: Where the files and the log lie.
+        port: Where it listens.
+    """
+
+    port: int
+
+    def __init__(
+        self, directory: Path, on_stored: OnStored | None, answer: Answer | None
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self._on_stored = on_stored
+        self._answer = answer
+        self._news = threading.Condition()
+        self._log = [Stored(**json.loads(line)) for line in self._lines()]
+        self._paths = {self._key(each): each.path for each in self._log if each.path}
+        self._ae: AE
+
+    @property
+    def log(self) -> tuple[Stored, ...]:
+        """Every C-STORE so far, those of earlier runs included."""
+        with self._news:
+            return tuple(self._log)
+
+    def wait(self, count: int, timeout_s: float) -> tuple[Stored, ...]:
+        """Wait until the log has so many lines, without polling.
+
+        Raises:
+            TimeoutError: It has fewer after the timeout.
+        """
+        with self._news:
+            if not self._news.wait_for(lambda: len(self._log) >= count, timeout_s):
+                raise TimeoutError(f"{len(self._log)} of {count} after {timeout_s:g} s")
+            return tuple(self._log)
+
+    def listen(self, ae_title: str, host: str, port: int) -> None:
+        """Serve in background threads; used by `start_archive`."""
+        self._ae = AE(ae_title)
+        self._ae.maximum_pdu_size = LARGEST_PDU
+        self._ae.maximum_associations = MOST_ASSOCIATIONS
+        self._ae.supported_contexts = VerificationPresentationContexts
+        server = self._ae.start_server(
+            (host, port),
+            block=False,
+            evt_handlers=[
+                (evt.EVT_REQUESTED, _support_what_is_proposed),
+                (evt.EVT_C_STORE, self._on_store),
+            ],
+        )
+        assert server is not None  # noqa: S101 - block=False always returns one
+        self.port = server.server_address[1]
+
+    def stop(self) -> None:
+        """End it; associations that are open are aborted."""
+        self._ae.shutdown()
+
+    def _on_store(self, event: evt.Event) -> int:
+        status = self._answer(event) if self._answer else SUCCESS
+        is_stored = verdict_of(status) is Verdict.STORED
+        meta, content = event.file_meta, _dataset_bytes(event)
+        file = b"\0" * 128 + b"DICM" + encode_file_meta(meta) + content
+        stored = Stored(
+            time=datetime.now(UTC).isoformat(),
+            calling_ae_title=event.assoc.requestor.ae_title,
+            sop_class_uid=str(meta.MediaStorageSOPClassUID),
+            sop_instance_uid=str(meta.MediaStorageSOPInstanceUID),
+            study_instance_uid=_study(file),
+            transfer_syntax_uid=str(meta.TransferSyntaxUID),
+            digest=hashlib.sha256(content).hexdigest(),
+            path=f"{uuid.uuid4().hex}.dcm" if is_stored else "",
+            status=status,
+        )
+        self._keep(stored, file)
+        return status
+
+    def _keep(self, stored: Stored, file: bytes) -> None:
+        with self._news:
+            if stored.path:
+                known = self._paths.setdefault(self._key(stored), stored.path)
+                if known == stored.path:
+                    _write_durably(self.directory / known, file)
+                stored = Stored(**{**asdict(stored), "path": known})
+            with (self.directory / LOG_NAME).open("a", encoding="ascii") as log:
+                log.write(json.dumps(asdict(stored)) + "\n")
+            self._log.append(stored)
+            self._news.notify_all()
+        if self._on_stored:
+            self._on_stored(stored)
+
+    def _lines(self) -> list[str]:
+        log = self.directory / LOG_NAME
+        return log.read_text("ascii").splitlines() if log.exists() else []
+
+    @staticmethod
+    def _key(stored: Stored) -> tuple[str, str, str]:
+        return stored.sop_instance_uid, stored.transfer_syntax_uid, stored.digest
+
+
+def start_archive(  # noqa: PLR0913 - an address, and two hooks that tests alone use
+    directory: Path,
+    *,
+    ae_title: str = "ARCHIVE",
+    host: str = "127.0.0.1",
+    port: int = 0,
+    on_stored: OnStored | None = None,
+    answer: Answer | None = None,
+) -> Archive:
+    """Start an archive; its `stop()` ends it.
+
+    Any Storage SOP class, any transfer syntax that is proposed, and Verification.
+
+    Args:
+        directory: Where files and log go; those of earlier runs stay and count.
+        ae_title: Its AE title. Associations that call another are accepted, too.
+        host: The address to listen on.
+        port: The port; 0 lets the system choose.
+        on_stored: Called after each C-STORE is logged, before its answer, from the
+            thread of its association.
+        answer: Chooses the status of each answer; with a failure nothing is kept.
+    """
+    _config.LOG_HANDLER_LEVEL = "none"  # datasets and names stay out of the log
+    archive = Archive(directory, on_stored, answer)
+    archive.listen(ae_title, host, port)
+    return archive
+
+
+def _support_what_is_proposed(event: evt.Event) -> None:
+    """Support any storage class, as proposed.
+
+    A list of all classes with all transfer syntaxes would be copied for each
+    association, which takes 0.1 s.
+    """
+    supported: dict[str, PresentationContext] = {}
+    for context in event.assoc.requestor.requested_contexts:
+        sop_class = context.abstract_syntax
+        if sop_class is not None and sop_class in STORAGE_CLASSES:
+            known = supported.setdefault(sop_class, build_context(sop_class, []))
+            for syntax in context.transfer_syntax:
+                known.add_transfer_syntax(syntax)
+    event.assoc.acceptor.supported_contexts = [
+        *VerificationPresentationContexts,
+        *supported.values(),
+    ]
+
+
+def _dataset_bytes(event: evt.Event) -> bytes:
+    """The dataset as sent, also where pynetdicom is set to receive into files."""
+    path = event.dataset_path
+    if path is None:
+        return event.encoded_dataset(include_meta=False)
+    _, offset = split_dataset(path)
+    return path.read_bytes()[offset:]
+
+
+def _study(file: bytes) -> str:
+    try:
+        dataset = dcmread(
+            BytesIO(file), stop_before_pixels=True, specific_tags=[STUDY_INSTANCE_UID]
+        )
+    except (InvalidDicomError, OSError, ValueError, NotImplementedError):
+        return ""
+    if STUDY_INSTANCE_UID not in dataset:
+        return ""
+    value = dataset.get_item(STUDY_INSTANCE_UID).value
+    return bytes(value or b"").decode("ascii", "replace").strip(" \0")
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    """Write a file that is there as a whole or not at all, even after a power cut."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run an archive until SIGTERM or SIGINT."""
+    parser = argparse.ArgumentParser(
+        prog="fracture-node archive", description="A small archive, as a PACS to try."
+    )
+    parser.add_argument("--directory", type=Path, default=Path("archive"))
+    parser.add_argument("--ae-title", default="ARCHIVE")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=11113, help="0 = any")
+    options = parser.parse_args(arguments)
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    archive = start_archive(
+        options.directory,
+        ae_title=options.ae_title,
+        host=options.host,
+        port=options.port,
+    )
+    where = f"{options.ae_title}@{options.host}:{archive.port}"
+    sys.stdout.write(f"{where} keeps what it gets in {options.directory.absolute()}\n")
+    sys.stdout.flush()
+    ended.wait()
+    archive.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""What became of one object that was to be sent, and what to do about it.
+
+The table of statuses stands here (PS3.4 B.2.3, PS3.7 Annex C); sending is in
+sender.py. Only a status that says so is a failure for good: whatever may mend by
+itself, or by an administrator's hand at the other end, is tried again.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydicom import Dataset
+from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
+
+LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
+DUPLICATE_SOP_INSTANCE = 0x0111
+# Processing Failure, Resource Limitation, Refused: Out of Resources.
+PASSING = frozenset({0x0110, 0x0213, 0xA700})
+WARNINGS = range(0xB000, 0xC000)
+OUT_OF_RESOURCES = range(0xA700, 0xA800)
+
+
+class Verdict(StrEnum):
+    """What the sender may conclude."""
+
+    STORED = "stored"  # the destination has it (or, to a C-ECHO, has answered)
+    RETRY = "retry"  # it does not have it now; try for days
+    RETRY_BRIEFLY = "retry_briefly"  # it hardly ever will; try three times
+    REFUSED = "refused"  # it never will
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one object.
+
+    Attributes:
+        verdict: What to do next.
+        status: The status that the destination answered with; None when it did not
+            answer or was not asked.
+        comment: In words, for the journal and the page; empty where all is well. It
+            may hold the destination's own text, which may name the patient: never
+            log it.
+    """
+
+    verdict: Verdict
+    status: int | None
+    comment: str = ""
+
+
+def verdict_of(status: int) -> Verdict:
+    """Sort a C-STORE response status by what the sender should do.
+
+    Source:
+        PS3.4 B.2.3; PS3.7 9.1.1.1.9 and Annex C. A warning (0xBxxx) means stored. So
+        does Duplicate SOP Instance: what we send again is the same to the last byte.
+        Some archives answer 0xA701 to 0xA7FF where identity is missing or in
+        conflict, which waiting seldom mends.
+    """
+    if status in {0x0000, DUPLICATE_SOP_INSTANCE} or status in WARNINGS:
+        return Verdict.STORED
+    if status in PASSING:
+        return Verdict.RETRY
+    return Verdict.RETRY_BRIEFLY if status in OUT_OF_RESOURCES else Verdict.REFUSED
+
+
+def answered(response: Dataset) -> Outcome:
+    """Read the response to a C-STORE or C-ECHO.
+
+    Args:
+        response: The status elements of the response; holds Status (0000,0900).
+    """
+    status = int(response.Status)
+    if status == 0:
+        return Outcome(Verdict.STORED, status)
+    _, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", "unknown status"))
+    words = f"0x{status:04X} {meaning or 'unknown status'}"
+    if comment := printable(response.get("ErrorComment")):
+        words += f": {comment}"
+    return Outcome(verdict_of(status), status, words)
+
+
+def printable(text: object) -> str:
+    """A peer's text as it may be shown: one line, printable, not too long."""
+    words = "".join(c if c.isprintable() else " " for c in str(text or ""))
+    return " ".join(words.split())[:LONGEST_COMMENT]

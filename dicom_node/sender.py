@@ -1,0 +1,232 @@
+"""The Storage SCU: delivers results to a destination, or any DICOM files.
+
+Several objects travel in one association. The bytes on the wire are those of the file,
+on every attempt; where a destination takes an object in another transfer syntax only,
+the same copy is made again each time. The table of statuses is in outcome.py, the
+bounds on waiting are in association.py.
+"""
+
+import logging
+import re
+import struct
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import VerificationPresentationContexts
+from pynetdicom.association import Association
+from pynetdicom.dsutils import split_dataset
+from pynetdicom.presentation import build_context
+
+from config.settings import Destination
+from dicom_node.association import LostError, Peer, associated
+from dicom_node.outcome import Outcome, Verdict, answered
+from dicom_node.transcode import transcode
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 30.0
+PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
+UID_FORM = re.compile(r"[0-9.]{1,64}")
+META = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
+
+# What pydicom raises of a file whose File Meta Information is broken.
+PARSE_ERRORS = (
+    EOFError,
+    InvalidDicomError,
+    NotImplementedError,
+    ValueError,
+    struct.error,
+)
+
+OnOutcome = Callable[[Path, Outcome], None]
+
+
+class UnsendableError(Exception):
+    """The file is not one that C-STORE can carry; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One file that is to be sent, by its File Meta Information."""
+
+    position: int
+    path: Path
+    sop_class: UID
+    sop_instance: UID
+    syntax: UID
+
+    @property
+    def contexts(self) -> frozenset[tuple[UID, UID]]:
+        """The presentation contexts to propose, one per transfer syntax.
+
+        In a context of several transfer syntaxes the acceptor would pick one, and an
+        object in another could not go out as it is.
+        """
+        return frozenset((self.sop_class, each) for each in (self.syntax, *PLAIN))
+
+
+def send(
+    paths: Sequence[Path],
+    destination: Destination,
+    *,
+    calling_ae_title: str,
+    timeout_s: float = TIMEOUT_S,
+    on_outcome: OnOutcome | None = None,
+) -> tuple[Outcome, ...]:
+    """Send files of any SOP class and transfer syntax by C-STORE.
+
+    One association, or as many as the presentation contexts need. An association that
+    cannot be had, or that ends before its time, ends the whole: what was answered
+    counts, the rest is to be retried. Thread-safe.
+
+    Args:
+        paths: Part 10 files. What is none is an outcome, too.
+        destination: Whom to send them to.
+        calling_ae_title: Who we are.
+        timeout_s: How long a connection, an association, or the next byte in either
+            direction may take. A slow destination is not hurried as long as it moves.
+        on_outcome: Called in this thread as each outcome is known.
+
+    Returns:
+        One outcome per path, in order.
+    """
+    delivery = _Delivery(paths, on_outcome)
+    try:
+        for batch in _batches(list(delivery.instances())):
+            contexts = frozenset().union(*(each.contexts for each in batch))
+            with associated(
+                destination,
+                [build_context(*each) for each in sorted(contexts)],
+                calling_ae_title=calling_ae_title,
+                timeout_s=timeout_s,
+            ) as peer:
+                for instance in batch:
+                    delivery.settle(instance.position, _store(instance, peer))
+    except LostError as error:
+        delivery.settle_rest(Outcome(Verdict.RETRY, None, str(error)))
+    return delivery.outcomes()
+
+
+def echo(
+    destination: Destination, *, calling_ae_title: str, timeout_s: float = TIMEOUT_S
+) -> Outcome:
+    """Ask a destination for a sign of life (C-ECHO).
+
+    Returns:
+        STORED when it answered with success; else why not, in words.
+    """
+    try:
+        with associated(
+            destination,
+            VerificationPresentationContexts,
+            calling_ae_title=calling_ae_title,
+            timeout_s=timeout_s,
+        ) as peer:
+            if not peer.accepted:
+                words = f"{peer} does not accept Verification SOP Class"
+                return Outcome(Verdict.REFUSED, None, words)
+            return answered(peer.ask(lambda association: association.send_c_echo()))
+    except LostError as error:
+        return Outcome(Verdict.RETRY, None, str(error))
+
+
+class _Delivery:
+    """The outcomes of one call of `send`, as they become known."""
+
+    def __init__(self, paths: Sequence[Path], on_outcome: OnOutcome | None) -> None:
+        self._paths = paths
+        self._on_outcome = on_outcome
+        self._outcomes: dict[int, Outcome] = {}
+
+    def instances(self) -> Iterator[Instance]:
+        """Those that can be sent; the others are settled."""
+        for position, path in enumerate(self._paths):
+            try:
+                yield _read(position, path)
+            except UnsendableError as error:
+                self.settle(position, Outcome(Verdict.REFUSED, None, str(error)))
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        self._outcomes[position] = outcome
+        if self._on_outcome:
+            self._on_outcome(self._paths[position], outcome)
+
+    def settle_rest(self, outcome: Outcome) -> None:
+        for position in range(len(self._paths)):
+            if position not in self._outcomes:
+                self.settle(position, outcome)
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return tuple(self._outcomes[i] for i in range(len(self._paths)))
+
+
+def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
+    """Split into runs whose presentation contexts fit one association."""
+    batch: list[Instance] = []
+    contexts: frozenset[tuple[UID, UID]] = frozenset()
+    for instance in instances:
+        if len(contexts | instance.contexts) > MOST_CONTEXTS:
+            yield batch
+            batch, contexts = [], frozenset()
+        batch.append(instance)
+        contexts |= instance.contexts
+    if batch:
+        yield batch
+
+
+def _read(position: int, path: Path) -> Instance:
+    try:
+        meta, _ = split_dataset(path)
+    except OSError as error:
+        raise UnsendableError(f"cannot be read: {error.strerror}") from None
+    except PARSE_ERRORS:
+        raise UnsendableError("is not a DICOM file (PS3.10)") from None
+    uids = [str(meta.get(keyword, "")) for keyword in META]
+    for keyword, uid in zip(META, uids, strict=True):
+        if not UID_FORM.fullmatch(uid):
+            raise UnsendableError(f"its File Meta Information has no usable {keyword}")
+    return Instance(position, path, *map(UID, uids))
+
+
+def _store(instance: Instance, peer: Peer) -> Outcome:
+    """Send one instance in its own transfer syntax, else in one of the plain ones."""
+    for syntax in (instance.syntax, *PLAIN):
+        if (instance.sop_class, syntax) in peer.accepted:
+            break
+    else:
+        words = f"{peer} does not accept {instance.sop_class.name}"
+        return Outcome(Verdict.REFUSED, None, words)
+    if syntax == instance.syntax:
+        outcome = _c_store(instance.path, instance.position, peer)
+    else:
+        outcome = _c_store_as(syntax, instance, peer)
+    logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.verdict)
+    return outcome
+
+
+def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.dcm"
+        try:
+            transcode(instance.path, copy, syntax)
+        except Exception as error:  # noqa: BLE001 - pydicom may raise anything of them
+            # Its text may quote values: only its kind is told.
+            words = (
+                f"{peer} accepts it as {syntax.name} only, and it cannot be transcoded "
+                f"from {instance.syntax.name} ({type(error).__name__})"
+            )
+            return Outcome(Verdict.REFUSED, None, words)
+        return _c_store(copy, instance.position, peer)
+
+
+def _c_store(path: Path, position: int, peer: Peer) -> Outcome:
+    def request(association: Association) -> Dataset:
+        return association.send_c_store(path, position % 65535 + 1, priority=0)
+
+    return answered(peer.ask(request))

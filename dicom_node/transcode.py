@@ -1,0 +1,110 @@
+"""Transcoding to one of the two plain transfer syntaxes, value for value (PS3.5).
+
+Explicit and Implicit VR Little Endian differ in the headers of elements alone, so the
+bytes of a value are carried over as they are: a name stays what it was in any
+character set, valid or not. Decoding and encoding each value, as libraries do, would
+repair, pad and replace.
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.filebase import DicomBytesIO, DicomFileLike
+from pydicom.filewriter import (
+    correct_ambiguous_vr_element,
+    write_data_element,
+    write_file_meta_info,
+)
+from pydicom.hooks import raw_element_vr
+from pydicom.uid import UID
+from pydicom.valuerep import AMBIGUOUS_VR
+
+# Bytes of the words that a value is made of, where they are more than one (PS3.5 7.3).
+WORD = {
+    **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
+    **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
+    **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
+}
+
+
+def transcode(source: Path, target: Path, syntax: UID) -> None:
+    """Write an instance in another transfer syntax: the same object, the same UID.
+
+    Args:
+        source: A Part 10 file in any transfer syntax; compressed pixels are decoded.
+        target: The file to write.
+        syntax: Explicit or Implicit VR Little Endian.
+
+    Raises:
+        Exception: Whatever pydicom raises of a file that it cannot read or decode.
+    """
+    dataset = dcmread(source)
+    meta = dataset.file_meta
+    if meta.TransferSyntaxUID.is_encapsulated:
+        # Color stays in the color model that Photometric Interpretation will name.
+        dataset.decompress(generate_instance_uid=False)
+    meta.TransferSyntaxUID = syntax
+    with target.open("wb") as file:
+        file.write(b"\0" * 128 + b"DICM")
+        write_file_meta_info(DicomFileLike(file), meta)
+        file.write(_encoded(dataset, implicit=syntax.is_implicit_VR))
+
+
+def _encoded(dataset: Dataset, *, implicit: bool) -> bytes:
+    buffer = DicomBytesIO()
+    buffer.is_implicit_VR, buffer.is_little_endian = implicit, True
+    for tag in sorted(dataset.keys()):
+        if tag.element == 0:
+            continue  # a group length, retired, would be wrong now
+        element: DataElement | RawDataElement = dataset.get_item(tag)
+        if isinstance(element, RawDataElement):
+            element = _plain(element, dataset)
+        if element.VR == "SQ":
+            items = [_encoded(i, implicit=implicit) for i in dataset[tag].value]
+            element = _sequence(element, items)
+        write_data_element(buffer, element)
+    return buffer.getvalue()
+
+
+def _plain(raw: RawDataElement, dataset: Dataset) -> RawDataElement:
+    """The element with its VR named and its words in little endian order."""
+    vr = raw.VR or _looked_up(raw, dataset)
+    value = raw.value or b""
+    word = WORD.get(vr, 1)
+    if not raw.is_little_endian and word > 1:
+        value = np.frombuffer(value, f"u{word}").byteswap().tobytes()
+    return raw._replace(VR=vr, value=value, length=len(value))
+
+
+def _looked_up(raw: RawDataElement, dataset: Dataset) -> str:
+    """The VR that Implicit VR leaves to the dictionary (PS3.6)."""
+    found: dict[str, str] = {}
+    raw_element_vr(raw, found, ds=dataset)
+    vr = found["VR"]
+    if vr not in AMBIGUOUS_VR:
+        return vr
+    try:
+        element = correct_ambiguous_vr_element(
+            raw._replace(VR=vr), dataset, is_little_endian=raw.is_little_endian
+        )
+    except AttributeError:  # what would decide is missing
+        return "UN"
+    return str(element.VR)
+
+
+def _sequence(
+    element: DataElement | RawDataElement, items: list[bytes]
+) -> RawDataElement:
+    value = b"".join(struct.pack("<HHL", 0xFFFE, 0xE000, len(i)) + i for i in items)
+    return RawDataElement(
+        element.tag,
+        "SQ",
+        len(value),
+        value,
+        value_tell=0,
+        is_implicit_VR=False,
+        is_little_endian=True,
+    )
