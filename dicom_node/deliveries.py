@@ -1,0 +1,195 @@
+"""The part of the journal that says where the results of an instance stand.
+
+A delivery is all results of one instance for one destination. Each asking for it is a
+run; a run whose number is no longer the delivery's is stale. Whether an object arrived
+is kept object by object, so that a second attempt sends only what is missing.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from config.settings import Destination
+from dicom_node.database import upsert
+from dicom_node.events import note
+from dicom_node.settlement import of_delivery, settle_instance
+from dicom_node.tables import (
+    DeliveryState,
+    delivered_object,
+    delivery,
+    paused_destination,
+    result,
+)
+from dicom_node.work import WorkQueue
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """A result object that lies encoded on disk.
+
+    Attributes:
+        kind: "secondary_capture" and so on.
+        sop_class_uid: Its class.
+        sop_instance_uid: Its UID.
+        path: Of the file, below the storage directory.
+    """
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+
+
+class Deliveries:
+    """How results reach their destinations, in the journal."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        work: WorkQueue,
+        destinations: Sequence[Destination],
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._destinations = {each.name: each for each in destinations}
+
+    def open(
+        self,
+        connection: sa.Connection,
+        instance_id: str,
+        results: Sequence[StoredResult],
+    ) -> None:
+        """Keep the results of an answer, in place of older ones, and deliver them."""
+        for table in (result, delivered_object):
+            connection.execute(table.delete().where(table.c.instance_id == instance_id))
+        for each in results:
+            values = {
+                "sop_class_uid": each.sop_class_uid,
+                "sop_instance_uid": each.sop_instance_uid,
+                "kind": each.kind,
+                "path": each.path,
+            }
+            connection.execute(
+                result.insert().values(instance_id=instance_id, **values)
+            )
+        self.again(connection, instance_id)
+
+    def again(self, connection: sa.Connection, instance_id: str) -> None:
+        """Ask for the delivery of all results of an instance, everywhere, anew."""
+        query = result.select().where(result.c.instance_id == instance_id)
+        results = connection.execute(query).all()
+        for name, destination in self._destinations.items():
+            uids = [
+                r.sop_instance_uid for r in results if r.kind in destination.results
+            ]
+            if uids:
+                self._ask(connection, instance_id, name, uids)
+        settle_instance(connection, instance_id)
+
+    def retry(self, instance_id: str, destination: str) -> None:
+        """Ask anew for what has not arrived at one destination."""
+        with self._engine.begin() as connection:
+            missing = sa.select(delivered_object.c.sop_instance_uid).where(
+                of_delivery(delivered_object, instance_id, destination),
+                delivered_object.c.state != DeliveryState.DELIVERED,
+            )
+            uids = connection.execute(missing).scalars().all()
+            self._ask(connection, instance_id, destination, uids)
+            settle_instance(connection, instance_id)
+
+    def begin(self, instance_id: str, destination: str, run: int) -> dict[str, str]:
+        """Take up a delivery.
+
+        Returns:
+            Path below the storage directory of each object to be sent, by SOP Instance
+            UID; empty for stale work and while the destination is paused.
+        """
+        mine = sa.and_(
+            of_delivery(delivery, instance_id, destination),
+            delivery.c.run == run,
+            delivery.c.state == DeliveryState.QUEUED,
+        )
+        count = delivery.update().where(mine)
+        with self._engine.begin() as connection:
+            if self._is_paused(connection, destination):
+                connection.execute(count.values(state=DeliveryState.PAUSED))
+                return {}
+            attempts = delivery.c.attempts + 1
+            if not connection.execute(count.values(attempts=attempts)).rowcount:
+                return {}
+            return self._missing(connection, instance_id, destination)
+
+    def pause(self, destination: str) -> None:
+        """Hold back a destination's deliveries; those under way still finish."""
+        values = {"name": destination, "at": time.time()}
+        with self._engine.begin() as connection:
+            upsert(connection, paused_destination, values, {"at": values["at"]})
+            note(connection, None, "paused", destination)
+
+    def resume(self, destination: str) -> None:
+        """Let a destination's deliveries go on."""
+        held = sa.select(delivery.c.instance_id).where(
+            delivery.c.destination == destination,
+            delivery.c.state == DeliveryState.PAUSED,
+        )
+        with self._engine.begin() as connection:
+            named = paused_destination.c.name == destination
+            connection.execute(paused_destination.delete().where(named))
+            note(connection, None, "resumed", destination)
+            for instance_id in connection.execute(held).scalars().all():
+                missing = self._missing(connection, instance_id, destination)
+                self._ask(connection, instance_id, destination, list(missing))
+
+    def _ask(
+        self,
+        connection: sa.Connection,
+        instance_id: str,
+        destination: str,
+        uids: Sequence[str],
+    ) -> None:
+        """Queue a new run that sends these objects."""
+        now = time.time()
+        fresh = {
+            "state": DeliveryState.QUEUED,
+            "attempts": 0,
+            "asked_at": now,
+            "next_at": now,
+            "finished_at": None,
+        }
+        key = {"instance_id": instance_id, "destination": destination}
+        again = {**fresh, "run": delivery.c.run + 1}
+        row = upsert(connection, delivery, {**key, **fresh, "run": 1}, again)
+        state = {"state": DeliveryState.QUEUED, "comment": "", "attempts": 0}
+        for uid in uids:
+            values = {**key, "sop_instance_uid": uid, **state}
+            upsert(connection, delivered_object, values, state)
+        self._work.deliver(connection, (instance_id, destination), row.run)
+
+    @staticmethod
+    def _is_paused(connection: sa.Connection, destination: str) -> bool:
+        named = paused_destination.c.name == destination
+        row = connection.execute(paused_destination.select().where(named)).first()
+        return row is not None
+
+    @staticmethod
+    def _missing(
+        connection: sa.Connection, instance_id: str, destination: str
+    ) -> dict[str, str]:
+        query = (
+            sa.select(result.c.sop_instance_uid, result.c.path)
+            .join(
+                delivered_object,
+                sa.and_(
+                    delivered_object.c.instance_id == result.c.instance_id,
+                    delivered_object.c.sop_instance_uid == result.c.sop_instance_uid,
+                ),
+            )
+            .where(
+                of_delivery(delivered_object, instance_id, destination),
+                delivered_object.c.state == DeliveryState.QUEUED,
+            )
+            .order_by(result.c.kind)
+        )
+        return {row.sop_instance_uid: row.path for row in connection.execute(query)}

@@ -1,0 +1,188 @@
+"""What happened to each instance, from the C-STORE to its last delivery.
+
+A row an instance, a row a delivery, a row an event, each written in one transaction
+with the work that follows from it: neither can be there without the other. The node
+itself writes no patient data here; a destination's own comment on a failure may.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pydicom.uid import DigitalXRayImageStorageForProcessing
+from sqlalchemy.exc import IntegrityError
+
+from config.settings import Destination
+from dicom_node.analyses import Analyses
+from dicom_node.database import reading
+from dicom_node.deliveries import Deliveries
+from dicom_node.events import note
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.settlement import Settlement
+from dicom_node.tables import InstanceState, instance
+from dicom_node.work import WorkQueue
+
+# A For Processing image waits this long for the For Presentation twin that a modality
+# sends right after it.
+TWIN_WAIT_S = 60.0
+
+
+class Journal:
+    """The journal of one database. Safe to share between threads.
+
+    Attributes:
+        analyses: How analyses begin and end.
+        deliveries: How results are asked to be delivered.
+        settlement: How attempts at delivery end.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, directory: Path, destinations: Sequence[Destination]
+    ) -> None:
+        """Open the journal.
+
+        Args:
+            engine: Of a migrated database.
+            directory: The storage directory; paths in the journal are below it.
+            destinations: Where results go.
+        """
+        self._engine = engine
+        self._directory = directory.absolute()
+        self._work = WorkQueue(engine)
+        self.deliveries = Deliveries(engine, self._work, destinations)
+        self.settlement = Settlement(engine, self._work)
+        self.analyses = Analyses(engine, self.deliveries)
+
+    def record(self, received: ReceivedInstance) -> bool:
+        """Record an instance and ask for its analysis, in one transaction.
+
+        Returns:
+            Whether it is new. The same bytes under the same UID are not: they are not
+            analyzed again, but their results are delivered again, since resending is
+            how administrators recover lost results.
+        """
+        try:
+            return self._record(received)
+        except IntegrityError:
+            # Another process recorded the same bytes a moment ago.
+            return self._record(received)
+
+    def _record(self, received: ReceivedInstance) -> bool:
+        uid = received.header.sop_instance_uid
+        same_uid = instance.select().where(instance.c.sop_instance_uid == uid)
+        with self._engine.begin() as connection:
+            earlier = connection.execute(same_uid).all()
+            for row in earlier:
+                if row.content_digest == received.content_digest:
+                    self._repeat(connection, row)
+                    return False
+            values = self._values(received, revision=len(earlier) + 1)
+            connection.execute(instance.insert().values(**values))
+            said = f"from {received.calling_ae_title}, revision {values['revision']}"
+            note(connection, received.id, "received", said)
+            delay_s = _delay_s(received.header.sop_class_uid)
+            self._work.analyze(connection, received.id, 1, delay_s)
+        return True
+
+    def load(self, instance_id: str) -> sa.Row[Any] | None:
+        """Read the row of an instance."""
+        query = instance.select().where(instance.c.id == instance_id)
+        with reading(self._engine) as connection:
+            return connection.execute(query).one_or_none()
+
+    def known(self, instance_ids: Sequence[str]) -> set[str]:
+        """Which of these instances are recorded, for the sweep of the spool."""
+        query = sa.select(instance.c.id).where(instance.c.id.in_(instance_ids))
+        with reading(self._engine) as connection:
+            return set(connection.execute(query).scalars())
+
+    def analyze_again(self, instance_id: str) -> None:
+        """Ask for a new analysis of an instance, whatever came of the last one."""
+        with self._engine.begin() as connection:
+            self._analyze_again(connection, instance_id)
+
+    def note(self, instance_id: str | None, kind: str, detail: str) -> None:
+        """Write an event that changes no state."""
+        with self._engine.begin() as connection:
+            note(connection, instance_id, kind, detail)
+
+    def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
+        """Make the instance of a row again."""
+        header = InstanceHeader(
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uid=row.series_instance_uid,
+            modality=row.modality,
+            study_date=row.study_date,
+            body_part=row.body_part,
+            view_position=row.view_position,
+            laterality=row.laterality,
+            source_sop_instance_uids=tuple(row.source_uids.split()),
+        )
+        return ReceivedInstance(
+            id=row.id,
+            path=self._directory / row.path,
+            header=header,
+            content_digest=row.content_digest,
+            size=row.size,
+            calling_ae_title=row.calling_ae_title,
+            calling_address=row.calling_address,
+            received_at=datetime.fromtimestamp(row.received_at, tz=UTC),
+        )
+
+    def _values(self, received: ReceivedInstance, revision: int) -> dict[str, Any]:
+        header = received.header
+        return {
+            "id": received.id,
+            "sop_instance_uid": header.sop_instance_uid,
+            "content_digest": received.content_digest,
+            "revision": revision,
+            "path": str(received.path.absolute().relative_to(self._directory)),
+            "size": received.size,
+            "sop_class_uid": header.sop_class_uid,
+            "transfer_syntax_uid": header.transfer_syntax_uid,
+            "study_instance_uid": header.study_instance_uid,
+            "series_instance_uid": header.series_instance_uid,
+            "modality": header.modality,
+            "study_date": header.study_date,
+            "body_part": header.body_part,
+            "view_position": header.view_position,
+            "laterality": header.laterality,
+            "source_uids": " ".join(header.source_sop_instance_uids),
+            "calling_ae_title": received.calling_ae_title,
+            "calling_address": received.calling_address,
+            "received_at": received.received_at.timestamp(),
+            "state": InstanceState.RECEIVED,
+            "reason": "",
+            "run": 1,
+            "attempts": 0,
+            "child_deaths": 0,
+        }
+
+    def _repeat(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
+        """Do for an instance that came again what its sender may be hoping for."""
+        note(connection, row.id, "received again", "the same bytes")
+        answered = row.probability is not None
+        if answered and row.state in (InstanceState.DELIVERED, InstanceState.FAILED):
+            self.deliveries.again(connection, row.id)
+        elif row.state == InstanceState.FAILED:
+            self._analyze_again(connection, row.id)
+
+    def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
+        again = instance.update().where(instance.c.id == instance_id)
+        fresh = {"reason": "", "attempts": 0, "child_deaths": 0, "probability": None}
+        again = again.values(
+            state=InstanceState.RECEIVED, run=instance.c.run + 1, **fresh
+        )
+        run = connection.execute(again.returning(instance.c.run)).scalar_one()
+        note(connection, instance_id, "analyze again", f"run {run}")
+        self._work.analyze(connection, instance_id, run)
+
+
+def _delay_s(sop_class_uid: str) -> float:
+    waits = sop_class_uid == DigitalXRayImageStorageForProcessing
+    return TWIN_WAIT_S if waits else 0

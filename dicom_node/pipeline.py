@@ -1,0 +1,99 @@
+"""The whole analysis, from an instance received to the objects sent back.
+
+ReceivedInstance ─decode─▶ Radiograph ─classify─▶ Finding ─encode─▶ ResultObjects
+
+Decoding and encoding read what a sender wrote, so they run in the decoding child; the
+model never leaves this process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from config.settings import Settings
+from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
+from dicom_node.decoding_child import DecodingChild
+from dicom_node.instance import ReceivedInstance
+from dicom_node.results.encode import ResultObject, ResultOptions, encode_file
+from dicom_node.screening import ScreeningRules
+from inference.classifier import Classifier
+from inference.finding import Finding
+
+Check = Callable[[DecodedInstance], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """One instance, what was found on it, and how that is written down."""
+
+    decoded: DecodedInstance
+    finding: Finding
+    results: tuple[ResultObject, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pipeline:
+    """What an analysis needs, made once for many.
+
+    Attributes:
+        classifier: The model.
+        child: Where bytes from outside are parsed.
+        decode_options: Which window, how many pixels.
+        result_options: Which objects, how large.
+        max_study_age_days: Older studies are not analyzed; 0 is no limit.
+    """
+
+    classifier: Classifier
+    child: DecodingChild
+    decode_options: DecodeOptions
+    result_options: ResultOptions
+    max_study_age_days: int
+
+    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+        """Analyze one radiograph.
+
+        Args:
+            instance: As it lies in the spool.
+            check: Called with what was decoded; may raise NotAnalyzedError.
+
+        Raises:
+            NotAnalyzedError: The model may not answer for this instance.
+            AnalysisError: It should, but the instance is broken.
+        """
+        rules = ScreeningRules(
+            max_study_age_days=self.max_study_age_days,
+            body_parts=self.classifier.card.body_parts,
+            today=instance.received_at.date(),
+        )
+        decoded = self.child.run(decode_file, instance.path, rules, self.decode_options)
+        check(decoded)
+        finding = self.classifier.classify(decoded.radiograph)
+        results = self.child.run(
+            encode_file, instance, decoded.radiograph, finding, self.result_options
+        )
+        return Analysis(decoded, finding, results)
+
+
+def make_pipeline(settings: Settings, *, ignore_age: bool = False) -> Pipeline:
+    """Load the model and start the child that the settings ask for.
+
+    Args:
+        settings: All of them.
+        ignore_age: Analyze studies of any age, as somebody who names files wants.
+    """
+    worker = settings.worker
+    kinds = {kind for each in settings.destinations for kind in each.results}
+    return Pipeline(
+        classifier=Classifier.load(settings.model.weights, settings.model.device),
+        child=DecodingChild(
+            timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
+        ),
+        decode_options=DecodeOptions(
+            window=worker.window, max_megapixels=worker.max_megapixels
+        ),
+        result_options=ResultOptions(
+            kinds=tuple(sorted(kinds)) or ("secondary_capture",),
+            long_side=settings.results.long_side,
+            series_number=settings.results.series_number,
+        ),
+        max_study_age_days=0 if ignore_age else settings.receiver.max_study_age_days,
+    )

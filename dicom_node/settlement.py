@@ -1,0 +1,190 @@
+"""What becomes of a delivery after an attempt: arrived, tried again, or failed.
+
+Which answer means what is said in outcome.py. Here is how long one goes on trying, and
+how the states of objects add up to those of a delivery and of an instance.
+"""
+
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from config.settings import Destination
+from dicom_node.events import note
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.tables import (
+    DeliveryState,
+    InstanceState,
+    delivered_object,
+    delivery,
+    instance,
+)
+from dicom_node.work import WorkQueue
+
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 300.0
+BRIEF_TRIES = 3
+
+
+class Settlement:
+    """Writes down how attempts at delivery ended."""
+
+    def __init__(self, engine: sa.Engine, work: WorkQueue) -> None:
+        self._engine = engine
+        self._work = work
+
+    def settle(
+        self,
+        instance_id: str,
+        destination: Destination,
+        run: int,
+        outcomes: Mapping[str, Outcome],
+    ) -> DeliveryState | None:
+        """Write down what became of the objects sent, and ask for what remains.
+
+        Args:
+            instance_id: Whose results they are.
+            destination: Where they were sent.
+            run: Of the delivery.
+            outcomes: By SOP Instance UID.
+
+        Returns:
+            Where the delivery stands now; None for stale work, which changes nothing.
+        """
+        key = of_delivery(delivery, instance_id, destination.name)
+        with self._engine.begin() as connection:
+            query = delivery.select().where(key, delivery.c.run == run)
+            row = connection.execute(query).one_or_none()
+            if row is None or row.state != DeliveryState.QUEUED:
+                return None
+            may_retry = time.time() < row.asked_at + destination.retry_days * 86400
+            for uid, outcome in outcomes.items():
+                _settle_object(connection, row, uid, outcome, may_retry=may_retry)
+            state = self._settle_delivery(connection, row)
+            settle_instance(connection, instance_id)
+        return state
+
+    def give_up(self, instance_id: str, destination: str, reason: str) -> None:
+        """Fail what has not arrived, for a reason that no further try can mend."""
+        objects = delivered_object.update().where(
+            of_delivery(delivered_object, instance_id, destination),
+            delivered_object.c.state == DeliveryState.QUEUED,
+        )
+        end = delivery.update().where(of_delivery(delivery, instance_id, destination))
+        failed = DeliveryState.FAILED
+        with self._engine.begin() as connection:
+            connection.execute(objects.values(state=failed, comment=reason))
+            connection.execute(end.values(state=failed, finished_at=time.time()))
+            note(connection, instance_id, "failed", f"{destination}: {reason}")
+            settle_instance(connection, instance_id)
+
+    def _settle_delivery(
+        self, connection: sa.Connection, row: sa.Row[Any]
+    ) -> DeliveryState:
+        key = (row.instance_id, row.destination)
+        query = sa.select(delivered_object.c.state).where(
+            of_delivery(delivered_object, *key)
+        )
+        states = set(connection.execute(query).scalars())
+        change = delivery.update().where(of_delivery(delivery, *key))
+        if DeliveryState.QUEUED in states:
+            pause = pause_s(row.attempts)
+            values = {"run": row.run + 1, "next_at": time.time() + pause}
+            connection.execute(change.values(**values))
+            self._work.deliver(connection, key, row.run + 1, pause)
+            return DeliveryState.QUEUED
+        failed = DeliveryState.FAILED in states
+        state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
+        connection.execute(change.values(state=state, finished_at=time.time()))
+        return state
+
+
+def pause_s(attempts: int) -> float:
+    """Seconds until the next try: doubled each time, with jitter, bounded.
+
+    The jitter keeps a thousand results from knocking at once when an archive returns.
+    """
+    longest = min(FIRST_PAUSE_S * 2 ** min(attempts - 1, 16), LONGEST_PAUSE_S)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
+
+
+def settle_instance(connection: sa.Connection, instance_id: str) -> None:
+    """Bring the state of an answered instance in line with its deliveries."""
+    query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
+    states = set(connection.execute(query).scalars())
+    reason = ""
+    if not states:
+        state = InstanceState.ANALYZED
+    elif states & {DeliveryState.QUEUED, DeliveryState.PAUSED}:
+        state = InstanceState.DELIVERING
+    elif DeliveryState.FAILED in states:
+        state, reason = InstanceState.FAILED, _reason(connection, instance_id)
+    else:
+        state = InstanceState.DELIVERED
+    answered = instance.update().where(
+        instance.c.id == instance_id,
+        instance.c.probability.is_not(None),
+        instance.c.state != InstanceState.RECEIVED,
+    )
+    connection.execute(answered.values(state=state, reason=reason))
+
+
+def of_delivery(
+    table: sa.Table, instance_id: str, destination: str
+) -> sa.ColumnElement[bool]:
+    """The rows of a table that belong to one delivery."""
+    return sa.and_(
+        table.c.instance_id == instance_id, table.c.destination == destination
+    )
+
+
+def _settle_object(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    uid: str,
+    outcome: Outcome,
+    *,
+    may_retry: bool,
+) -> None:
+    mine = sa.and_(
+        of_delivery(delivered_object, row.instance_id, row.destination),
+        delivered_object.c.sop_instance_uid == uid,
+    )
+    query = sa.select(delivered_object.c.attempts).where(mine)
+    tries = connection.execute(query).scalar_one() + 1
+    state = _state(outcome, tries, may_retry=may_retry)
+    change = delivered_object.update().where(mine)
+    told = {"status": outcome.status, "comment": outcome.comment}
+    connection.execute(change.values(state=state, attempts=tries, **told))
+    words = {DeliveryState.QUEUED: "will try again"}.get(state, state)
+    note(connection, row.instance_id, words, f"{row.destination}: {_words(outcome)}")
+
+
+def _state(outcome: Outcome, tries: int, *, may_retry: bool) -> DeliveryState:
+    if outcome.verdict is Verdict.STORED:
+        return DeliveryState.DELIVERED
+    again = outcome.verdict is Verdict.RETRY or (
+        outcome.verdict is Verdict.RETRY_BRIEFLY and tries < BRIEF_TRIES
+    )
+    return DeliveryState.QUEUED if again and may_retry else DeliveryState.FAILED
+
+
+def _words(outcome: Outcome) -> str:
+    status = "no answer" if outcome.status is None else f"0x{outcome.status:04X}"
+    return f"{status} {outcome.comment}".strip()
+
+
+def _reason(connection: sa.Connection, instance_id: str) -> str:
+    """What the destinations said of the objects that failed."""
+    query = delivered_object.select().where(
+        delivered_object.c.instance_id == instance_id,
+        delivered_object.c.state == DeliveryState.FAILED,
+    )
+    rows = connection.execute(query).all()
+    return "; ".join(
+        f"{row.destination}: "
+        + _words(Outcome(Verdict.REFUSED, row.status, row.comment))
+        for row in rows
+    )

@@ -1,0 +1,54 @@
+"""The clean-up that a worker does every minute.
+
+Files that nobody recorded, work that ended in an error, and work that is long done.
+"""
+
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+
+from dbos import DBOS, WorkflowStatus
+
+from dicom_node.journal import Journal
+from dicom_node.spool import Spool
+from dicom_node.tables import InstanceState
+from dicom_node.work import ANALYZE
+
+logger = logging.getLogger(__name__)
+
+ORPHAN_AFTER_S = 600.0
+FORGET_AFTER = timedelta(hours=1)
+BATCH = 1000
+
+
+def sweep(journal: Journal, spool: Spool) -> None:
+    """Do it once. Safe to be done by several workers at the same time."""
+    started = time.monotonic()
+    orphans = spool.sweep(journal.known, older_than_s=ORPHAN_AFTER_S)
+    broken = DBOS.list_workflows(status="ERROR", limit=BATCH, load_output=False)
+    for workflow in broken:
+        _fail(journal, workflow)
+    before = (datetime.now(UTC) - FORGET_AFTER).isoformat()
+    done = DBOS.list_workflows(
+        status="SUCCESS",
+        completed_before=before,
+        limit=BATCH,
+        load_input=False,
+        load_output=False,
+    )
+    DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
+    if orphans or broken:
+        logger.warning("Swept %s files, failed %s items", orphans, len(broken))
+    logger.debug("Swept in %.3f s", time.monotonic() - started)
+
+
+def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
+    """Have an instance show that work for it ended in an error of ours."""
+    reason = "An error of this program; its log has the details. Retry when mended."
+    arguments = workflow.input["args"] if workflow.input else ()
+    if workflow.name == ANALYZE:
+        instance_id, run = arguments
+        journal.analyses.conclude(instance_id, run, InstanceState.FAILED, reason)
+    else:
+        instance_id, destination, _ = arguments
+        journal.settlement.give_up(instance_id, destination, reason)

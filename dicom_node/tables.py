@@ -1,0 +1,117 @@
+"""The journal's tables and the states in them; migrations/ says what each column is."""
+
+from enum import StrEnum
+
+import sqlalchemy as sa
+
+
+class InstanceState(StrEnum):
+    """Where an instance stands. All but the first two are ends."""
+
+    RECEIVED = "received"
+    DELIVERING = "delivering"
+    ANALYZED = "analyzed"  # and there is no destination to deliver to
+    DELIVERED = "delivered"
+    NOT_ANALYZED = "not_analyzed"
+    FAILED = "failed"
+
+
+class DeliveryState(StrEnum):
+    """Where the results of an instance, or one of them, stand at a destination."""
+
+    QUEUED = "queued"
+    PAUSED = "paused"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+metadata = sa.MetaData()
+
+instance = sa.Table(
+    "instance",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("sop_instance_uid", sa.Text),
+    sa.Column("content_digest", sa.Text),
+    sa.Column("revision", sa.Integer),
+    sa.Column("path", sa.Text),
+    sa.Column("size", sa.Integer),
+    sa.Column("sop_class_uid", sa.Text),
+    sa.Column("transfer_syntax_uid", sa.Text),
+    sa.Column("study_instance_uid", sa.Text),
+    sa.Column("series_instance_uid", sa.Text),
+    sa.Column("modality", sa.Text),
+    sa.Column("study_date", sa.Text),
+    sa.Column("body_part", sa.Text),
+    sa.Column("view_position", sa.Text),
+    sa.Column("laterality", sa.Text),
+    sa.Column("source_uids", sa.Text),
+    sa.Column("calling_ae_title", sa.Text),
+    sa.Column("calling_address", sa.Text),
+    sa.Column("received_at", sa.Double),
+    sa.Column("state", sa.Text),
+    sa.Column("reason", sa.Text),
+    sa.Column("run", sa.Integer),
+    sa.Column("attempts", sa.Integer),
+    sa.Column("child_deaths", sa.Integer),
+    sa.Column("picture_digest", sa.Text),
+    sa.Column("identity_digest", sa.Text),
+    sa.Column("analyzed_at", sa.Double),
+    sa.Column("probability", sa.Double),
+    sa.Column("operating_point", sa.Text),
+    sa.Column("model_name", sa.Text),
+    sa.Column("model_version", sa.Text),
+    sa.Column("model_digest", sa.Text),
+)
+
+result = sa.Table(
+    "result",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("sop_instance_uid", sa.Text, primary_key=True),
+    sa.Column("sop_class_uid", sa.Text),
+    sa.Column("kind", sa.Text),
+    sa.Column("path", sa.Text),
+)
+
+delivery = sa.Table(
+    "delivery",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("destination", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text),
+    sa.Column("run", sa.Integer),
+    sa.Column("attempts", sa.Integer),
+    sa.Column("asked_at", sa.Double),
+    sa.Column("next_at", sa.Double),
+    sa.Column("finished_at", sa.Double),
+)
+
+delivered_object = sa.Table(
+    "delivered_object",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("destination", sa.Text, primary_key=True),
+    sa.Column("sop_instance_uid", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text),
+    sa.Column("status", sa.Integer),
+    sa.Column("comment", sa.Text),
+    sa.Column("attempts", sa.Integer),
+)
+
+event = sa.Table(
+    "event",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("instance_id", sa.Text),
+    sa.Column("at", sa.Double),
+    sa.Column("kind", sa.Text),
+    sa.Column("detail", sa.Text),
+)
+
+paused_destination = sa.Table(
+    "paused_destination",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("at", sa.Double),
+)

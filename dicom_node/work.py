@@ -1,0 +1,64 @@
+"""The durable work: what is enqueued, in the same transaction that records why.
+
+DBOS runs it (see workflows.py); here is only how it is asked for. A finished id that is
+enqueued again is silently ignored, so every repetition carries a new run number.
+"""
+
+import sqlalchemy as sa
+from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+
+APPLICATION = "fracture-node"
+# A constant of ours: DBOS's own default is a hash of the code, and would strand queued
+# work after an upgrade.
+VERSION = "1"
+ANALYZE = "analyze"
+DELIVER = "deliver"
+
+
+class WorkQueue:
+    """Asks for work inside a transaction of the caller's."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._client = DBOSClient(
+            system_database_engine=engine,
+            serializer=DBOSPortableJSONSerializer(),
+            application_name=APPLICATION,
+            retry_connection_errors=False,
+            lazy=True,
+        )
+
+    def analyze(
+        self, connection: sa.Connection, instance_id: str, run: int, delay_s: float = 0
+    ) -> None:
+        """Ask for the analysis of an instance, after a delay in seconds."""
+        options = _options(ANALYZE, f"{ANALYZE}:{instance_id}:{run}", delay_s)
+        self._client.enqueue_in_transaction(connection, options, instance_id, run)
+
+    def deliver(
+        self,
+        connection: sa.Connection,
+        delivery: tuple[str, str],
+        run: int,
+        delay_s: float = 0,
+    ) -> None:
+        """Ask for the delivery of (instance id, destination), after a delay."""
+        instance_id, destination = delivery
+        identity = f"{DELIVER}:{instance_id}:{destination}:{run}"
+        options = _options(DELIVER, identity, delay_s)
+        # One partition a destination: a hung one holds up no other.
+        options["queue_partition_key"] = destination
+        self._client.enqueue_in_transaction(
+            connection, options, instance_id, destination, run
+        )
+
+
+def _options(name: str, workflow_id: str, delay_s: float) -> EnqueueOptions:
+    options = EnqueueOptions(
+        workflow_name=name,
+        queue_name=name,
+        workflow_id=workflow_id,
+        app_version=VERSION,
+    )
+    if delay_s > 0:
+        options["delay_seconds"] = delay_s
+    return options

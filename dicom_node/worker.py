@@ -1,0 +1,132 @@
+"""The worker: the process that analyzes and delivers.
+
+It owns the model and a decoding child; DBOS hands it work from the database.
+"""
+
+import argparse
+import fcntl
+import logging
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+import torch
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+
+from config.settings import Settings, load
+from dicom_node.database import check_schema, open_engine
+from dicom_node.journal import Journal
+from dicom_node.pipeline import make_pipeline
+from dicom_node.process import configure_logging, die_with_parent, stop_on_signals
+from dicom_node.spool import Spool
+from dicom_node.sweep import sweep
+from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
+from dicom_node.workflows import Work, register
+from inference.classifier import self_test
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.1
+# While one instance is classified, the next is decoded and the one before written.
+ANALYSES_AT_ONCE = 3
+# To one destination: two associations hide each other's waiting, more only crowd it.
+DELIVERIES_AT_ONCE = 2
+SWEEP_EVERY_S = 60.0
+DRAIN_S = 30
+
+
+def main() -> None:
+    """Run a worker until SIGTERM; what it holds then is finished first."""
+    parser = argparse.ArgumentParser("fracture-node worker", description=__doc__)
+    parser.add_argument("--config", type=Path, help="the settings, a TOML file")
+    parser.add_argument("--slot", type=int, default=0, help="number of this worker")
+    arguments = parser.parse_args()
+    configure_logging(f"worker-{arguments.slot}")
+    stop = stop_on_signals()
+    settings = load(arguments.config)
+    with _slot(settings.storage.directory, arguments.slot):
+        run(settings, arguments.slot, stop)
+
+
+def run(settings: Settings, slot: int, stop: threading.Event) -> None:
+    """Work until told to stop.
+
+    Args:
+        settings: All of them.
+        slot: Number of this worker on its machine; a worker that comes back under the
+            same number takes up what it left.
+        stop: Set to end; what is under way finishes within DRAIN_S.
+    """
+    torch.set_num_threads(1)
+    engine = open_engine(settings.storage.database_url)
+    check_schema(engine)
+    work = _work(settings, engine)
+    register(work)
+    DBOS(config=_config(settings, slot))
+    DBOS.launch()
+    try:
+        _open_queues(settings)
+        logger.info("Ready")
+        while not stop.wait(SWEEP_EVERY_S):
+            sweep(work.journal, work.spool)
+    finally:
+        logger.info("Finishing what is under way")
+        DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
+        work.pipeline.child.close()
+        engine.dispose()
+
+
+def _work(settings: Settings, engine: sa.Engine) -> Work:
+    pipeline = make_pipeline(settings)
+    self_test(pipeline.classifier)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    return Work(settings, journal, Spool(settings.storage), pipeline)
+
+
+def _config(settings: Settings, slot: int) -> DBOSConfig:
+    # SQLite serves one machine, whose name may change with each container.
+    machine = socket.gethostname() if settings.storage.database else "local"
+    return DBOSConfig(
+        name=APPLICATION,
+        system_database_url=settings.storage.database_url,
+        application_version=VERSION,
+        executor_id=f"{machine}:{slot}",
+        serializer=DBOSPortableJSONSerializer(),
+        run_migrations=False,
+        log_level="WARNING",
+        scheduler_polling_interval_sec=3600.0,
+    )
+
+
+def _open_queues(settings: Settings) -> None:
+    DBOS.register_queue(
+        ANALYZE, worker_concurrency=ANALYSES_AT_ONCE, polling_interval_sec=POLL_S
+    )
+    destinations = max(len(settings.destinations), 1)
+    DBOS.register_queue(
+        DELIVER,
+        partition_worker_concurrency=DELIVERIES_AT_ONCE,
+        worker_concurrency=DELIVERIES_AT_ONCE * destinations,
+        polling_interval_sec=POLL_S,
+    )
+
+
+@contextmanager
+def _slot(directory: Path, slot: int) -> Iterator[None]:
+    """Hold the slot: two workers under one number would do each other's work."""
+    folder = directory / "run"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"worker-{slot}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    main()

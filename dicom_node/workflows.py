@@ -1,0 +1,214 @@
+"""The durable work: analyze an instance, deliver its results.
+
+DBOS runs a body at least once, and again after a crash; so each is idempotent and ends
+in one journal transaction, which also asks for what follows. No steps are recorded:
+that is cheaper, and an upgrade cannot stumble over steps of the release before.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from dbos import DBOS
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+
+from config.settings import Settings
+from dicom_node.analyses import Answer
+from dicom_node.decode import DecodedInstance
+from dicom_node.decoding_child import ChildDiedError
+from dicom_node.deliveries import StoredResult
+from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.pipeline import Analysis, Pipeline
+from dicom_node.sender import send
+from dicom_node.sop_classes import FOR_PROCESSING
+from dicom_node.spool import Spool
+from dicom_node.tables import InstanceState
+from dicom_node.work import ANALYZE, DELIVER
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+MOST_CHILD_DEATHS = 3
+# An instance during which the whole worker keeps dying is given up as well, but later:
+# a worker has many reasons to die, and most of them are not the instance's.
+MOST_ATTEMPTS = 10
+PATIENCE_S = 600.0
+SEND_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """What the bodies below work with."""
+
+    settings: Settings
+    journal: Journal
+    spool: Spool
+    pipeline: Pipeline
+
+    def analyze(self, instance_id: str, run: int) -> None:
+        """Analyze one instance, and say in the journal how it ended."""
+        analyses = self.journal.analyses
+        row = insist(lambda: analyses.begin(instance_id, run))
+        if row is None:
+            return  # stale
+        instance = self.journal.received_instance(row)
+        uid = row.sop_instance_uid
+        try:
+            answer = self._answer(instance, row)
+        except NotAnalyzedError as reason:
+            state, words = InstanceState.NOT_ANALYZED, str(reason)
+            logger.info("Not analyzed: %s: %s", uid, words)
+        except AnalysisError as reason:
+            state, words = InstanceState.FAILED, str(reason)
+            logger.warning("Failed: %s: %s", uid, words)
+        except Exception:
+            state = InstanceState.FAILED
+            words = "An error of this program; its log has the details."
+            logger.exception("Failed: %s", uid)
+        else:
+            insist(lambda: analyses.answer(instance_id, run, answer))
+            logger.info(
+                "Analyzed %s: %s, probability %.3f",
+                uid,
+                answer.finding.label,
+                answer.finding.probability,
+            )
+            return
+        insist(lambda: analyses.conclude(instance_id, run, state, words))
+
+    def _answer(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Answer:
+        self._refuse_twin(row)
+        analysis = self._analysis(instance, row)
+        stored = [
+            StoredResult(
+                kind=each.kind,
+                sop_class_uid=each.sop_class_uid,
+                sop_instance_uid=each.sop_instance_uid,
+                path=self.spool.store_result(
+                    # The UID, our own, tells the results of two models apart: a
+                    # delivery under way keeps its file.
+                    f"{instance.id}-{each.kind}-{each.sop_instance_uid}",
+                    each.content,
+                ),
+            )
+            for each in analysis.results
+        ]
+        decoded = analysis.decoded
+        return Answer(
+            analysis.finding, decoded.picture_digest, decoded.identity_digest, stored
+        )
+
+    def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
+        """Run the pipeline until it ends or its child has died too often."""
+        if row.attempts > MOST_ATTEMPTS:
+            raise AnalysisError(
+                f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
+                "instance. Look at the image; 'analyze again' tries once more."
+            )
+
+        def check(decoded: DecodedInstance) -> None:
+            self._refuse_known(row, decoded)
+
+        while True:
+            try:
+                return self.pipeline.analyze(instance, check)
+            except ChildDiedError as death:
+                died = partial(self.journal.analyses.child_died, row.id, row.run)
+                deaths = insist(partial(died, str(death)))
+                if not 0 < deaths < MOST_CHILD_DEATHS:
+                    raise
+
+    def _refuse_twin(self, row: sa.Row[Any]) -> None:
+        """A For Processing image whose For Presentation twin came is left alone."""
+        if row.sop_class_uid != FOR_PROCESSING or row.run > 1:
+            return
+        if twin := self.journal.analyses.presentation_twin(row):
+            raise NotAnalyzedError(
+                "A For Processing image; its For Presentation image, "
+                f"{twin}, is analyzed instead."
+            )
+
+    def _refuse_known(self, row: sa.Row[Any], decoded: DecodedInstance) -> None:
+        """What looks exactly like a revision that has its answer needs no second."""
+        known = self.journal.analyses.same_picture(row, decoded.picture_digest)
+        if row.run > 1 or known is None:
+            return
+        same = known.identity_digest == decoded.identity_digest
+        raise NotAnalyzedError(
+            f"The same picture as revision {known.revision} of this instance, whose "
+            "results stand."
+            + ("" if same else " Patient or study identity differ: ")
+            + ("" if same else "'analyze again' issues results under the new one.")
+        )
+
+    def deliver(self, instance_id: str, destination: str, run: int) -> None:
+        """Send what has not arrived of an instance's results to one destination."""
+        known = {each.name: each for each in self.settings.destinations}
+        if destination not in known:
+            reason = "not in the settings any more; add it again and retry"
+            insist(
+                lambda: self.journal.settlement.give_up(
+                    instance_id, destination, reason
+                )
+            )
+            return
+        paths = insist(
+            lambda: self.journal.deliveries.begin(instance_id, destination, run)
+        )
+        if not paths:
+            return  # stale, or paused
+        outcomes = send(
+            [self.settings.storage.directory / path for path in paths.values()],
+            known[destination],
+            calling_ae_title=self.settings.receiver.ae_title,
+            timeout_s=SEND_TIMEOUT_S,
+        )
+        by_uid = dict(zip(paths, outcomes, strict=True))
+        state = insist(
+            lambda: self.journal.settlement.settle(
+                instance_id, known[destination], run, by_uid
+            )
+        )
+        for uid, outcome in by_uid.items():
+            logger.info("%s at %s: %s %s", uid, destination, outcome.verdict, state)
+
+
+def register(work: Work) -> None:
+    """Tell DBOS which names mean which bodies. Before it is launched."""
+
+    @DBOS.workflow(name=ANALYZE)
+    def analyze(instance_id: str, run: int) -> None:
+        work.analyze(instance_id, run)
+
+    @DBOS.workflow(name=DELIVER)
+    def deliver(instance_id: str, destination: str, run: int) -> None:
+        work.deliver(instance_id, destination, run)
+
+
+def insist(write: Callable[[], T]) -> T:
+    """Repeat a transaction while the database is locked or away.
+
+    The work is done and must not be lost to a database that restarts.
+
+    Raises:
+        OperationalError: It stayed away for PATIENCE_S.
+    """
+    deadline = time.monotonic() + PATIENCE_S
+    pause = 0.1
+    while True:
+        try:
+            return write()
+        except (OperationalError, PoolTimeoutError):
+            if time.monotonic() > deadline:
+                raise
+            logger.warning("The database does not answer; trying again")
+            time.sleep(pause)
+            pause = min(pause * 2, 5.0)

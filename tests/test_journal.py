@@ -1,0 +1,437 @@
+"""The journal: what is recorded, and that work follows in the same transaction."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
+
+from config.settings import Destination, StorageSettings
+from dicom_node.analyses import Answer
+from dicom_node.database import SchemaError, check_schema, migrate, open_engine
+from dicom_node.deliveries import StoredResult
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.settlement import LONGEST_PAUSE_S, pause_s
+from dicom_node.tables import DeliveryState, InstanceState, delivered_object, event
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+
+STORED = Outcome(Verdict.STORED, 0x0000, "")
+RETRY = Outcome(Verdict.RETRY, 0xA700, "Out of Resources")
+BRIEFLY = Outcome(Verdict.RETRY_BRIEFLY, 0xA712, "No Patient ID")
+REFUSED = Outcome(Verdict.REFUSED, 0xC000, "Cannot Understand")
+
+ANSWER = Answer(
+    Finding(
+        probability=0.75,
+        operating_point=OperatingPoint.DEFINITE,
+        saliency=np.zeros((7, 7), np.float32),
+        arrow=None,
+        model=ModelIdentity("test", "1", "0" * 64),
+    ),
+    picture_digest="p" * 64,
+    identity_digest="i" * 64,
+    results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],
+)
+
+
+def destination(name: str, **changes: object) -> Destination:
+    return Destination(
+        name=name, type="dicom", ae_title="X", host="localhost", port=104, **changes
+    )
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> StorageSettings:
+    return StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+
+
+@pytest.fixture
+def engine(storage: StorageSettings) -> sa.Engine:
+    migrate(storage)
+    return open_engine(storage.database_url)
+
+
+@pytest.fixture
+def journal(engine: sa.Engine, tmp_path: Path) -> Journal:
+    return Journal(engine, tmp_path, [destination("pacs"), destination("backup")])
+
+
+Receive = Callable[..., ReceivedInstance]
+
+
+@pytest.fixture
+def receive(tmp_path: Path) -> Receive:
+    def make(digest: str = "d1", **header: str) -> ReceivedInstance:
+        identity = uuid4().hex
+        known = {
+            "sop_class_uid": DigitalXRayImageStorageForPresentation,
+            "sop_instance_uid": generate_uid(),
+            "transfer_syntax_uid": ExplicitVRLittleEndian,
+            "study_instance_uid": "1.2.3",
+        }
+        return ReceivedInstance(
+            id=identity,
+            path=tmp_path / "spool" / f"{identity}.dcm",
+            header=InstanceHeader(**known | header),
+            content_digest=digest,
+            size=1000,
+            calling_ae_title="MODALITY",
+            calling_address="127.0.0.1",
+            received_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        )
+
+    return make
+
+
+def work(engine: sa.Engine) -> list[tuple[str, str]]:
+    """What DBOS will run: ids and states of the work items, in their order."""
+    query = "SELECT workflow_uuid, status FROM workflow_status ORDER BY workflow_uuid"
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(sa.text(query))]
+
+
+def events(engine: sa.Engine) -> list[str]:
+    with engine.connect() as connection:
+        query = sa.select(event.c.kind).order_by(event.c.id)
+        return list(connection.execute(query).scalars())
+
+
+def state_of(journal: Journal, instance: ReceivedInstance) -> str:
+    row = journal.load(instance.id)
+    assert row is not None
+    return str(row.state)
+
+
+def test_recording_an_instance_asks_for_its_analysis(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance = receive()
+
+    assert journal.record(instance)
+    assert work(engine) == [(f"analyze:{instance.id}:1", "ENQUEUED")]
+    assert state_of(journal, instance) == InstanceState.RECEIVED
+
+
+def test_the_row_gives_the_instance_back(journal: Journal, receive: Receive) -> None:
+    instance = receive(body_part="HAND", laterality="L")
+    journal.record(instance)
+
+    row = journal.load(instance.id)
+
+    assert row is not None
+    assert journal.received_instance(row) == instance
+
+
+def test_record_and_work_are_rolled_back_together(
+    journal: Journal,
+    engine: sa.Engine,
+    receive: Receive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr("dicom_node.work.WorkQueue.analyze", fail)
+    instance = receive()
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        journal.record(instance)
+
+    assert journal.load(instance.id) is None
+    assert work(engine) == []
+
+
+def test_the_same_bytes_again_are_not_analyzed_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+
+    again = receive(sop_instance_uid=first.header.sop_instance_uid)
+
+    assert not journal.record(again)
+    assert len(work(engine)) == 1
+    assert events(engine) == ["received", "received again"]
+
+
+def test_the_same_bytes_again_have_delivered_results_delivered_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+    journal.analyses.answer(first.id, 1, ANSWER)
+    for each in ("pacs", "backup"):
+        journal.deliveries.begin(first.id, each, 1)
+        journal.settlement.settle(first.id, destination(each), 1, {"2.25.1": STORED})
+    assert state_of(journal, first) == InstanceState.DELIVERED
+
+    journal.record(receive(sop_instance_uid=first.header.sop_instance_uid))
+
+    assert f"deliver:{first.id}:pacs:2" in dict(work(engine))
+    assert state_of(journal, first) == InstanceState.DELIVERING
+
+
+def test_other_bytes_under_the_same_uid_are_a_new_revision(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    second = receive("d2", sop_instance_uid=first.header.sop_instance_uid)
+    journal.record(first)
+
+    assert journal.record(second)
+    row = journal.load(second.id)
+    assert row is not None
+    assert row.revision == 2
+    assert len(work(engine)) == 2
+
+
+def test_a_failed_instance_that_comes_again_is_analyzed_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+    journal.analyses.conclude(first.id, 1, InstanceState.FAILED, "broken")
+
+    journal.record(receive(sop_instance_uid=first.header.sop_instance_uid))
+
+    assert f"analyze:{first.id}:2" in dict(work(engine))
+
+
+def test_an_answer_asks_for_one_delivery_a_destination(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance = receive()
+    journal.record(instance)
+
+    assert journal.analyses.answer(instance.id, 1, ANSWER)
+    assert [name for name, _ in work(engine)][1:] == [
+        f"deliver:{instance.id}:backup:1",
+        f"deliver:{instance.id}:pacs:1",
+    ]
+    assert state_of(journal, instance) == InstanceState.DELIVERING
+
+
+def test_a_stale_run_changes_nothing(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance = receive()
+    journal.record(instance)
+    journal.analyze_again(instance.id)
+    before = work(engine)
+
+    assert journal.analyses.begin(instance.id, 1) is None
+    assert not journal.analyses.answer(instance.id, 1, ANSWER)
+    journal.analyses.conclude(instance.id, 1, InstanceState.FAILED, "stale")
+    assert state_of(journal, instance) == InstanceState.RECEIVED
+    assert work(engine) == before
+
+
+def test_an_answer_can_be_recorded_once_only(
+    journal: Journal, receive: Receive
+) -> None:
+    instance = receive()
+    journal.record(instance)
+
+    assert journal.analyses.answer(instance.id, 1, ANSWER)
+    assert not journal.analyses.answer(instance.id, 1, ANSWER)
+
+
+def test_attempts_and_deaths_are_counted(journal: Journal, receive: Receive) -> None:
+    instance = receive()
+    journal.record(instance)
+
+    first = journal.analyses.begin(instance.id, 1)
+    second = journal.analyses.begin(instance.id, 1)
+
+    assert first is not None
+    assert second is not None
+    assert (first.attempts, second.attempts) == (1, 2)
+    assert journal.analyses.child_died(instance.id, 1, "killed") == 1
+    assert journal.analyses.child_died(instance.id, 1, "killed") == 2
+
+
+@pytest.fixture
+def answered(journal: Journal, receive: Receive) -> ReceivedInstance:
+    """An instance with its answer, on its way to two destinations."""
+    instance = receive()
+    journal.record(instance)
+    journal.analyses.answer(instance.id, 1, ANSWER)
+    return instance
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        pytest.param([STORED], DeliveryState.DELIVERED, id="stored"),
+        pytest.param([REFUSED], DeliveryState.FAILED, id="refused"),
+        pytest.param([RETRY] * 9, DeliveryState.QUEUED, id="retried-for-days"),
+        pytest.param([BRIEFLY] * 2, DeliveryState.QUEUED, id="brief-2-tries"),
+        pytest.param([BRIEFLY] * 3, DeliveryState.FAILED, id="brief-3-tries"),
+    ],
+)
+def test_outcomes_decide_what_becomes_of_a_delivery(
+    journal: Journal,
+    answered: ReceivedInstance,
+    outcomes: list[Outcome],
+    expected: DeliveryState,
+) -> None:
+    for run, outcome in enumerate(outcomes, start=1):
+        assert journal.deliveries.begin(answered.id, "pacs", run) == {
+            "2.25.1": "results/a.dcm"
+        }
+        state = journal.settlement.settle(
+            answered.id, destination("pacs"), run, {"2.25.1": outcome}
+        )
+
+    assert state == expected
+
+
+def test_a_retry_ends_after_its_days(
+    journal: Journal, answered: ReceivedInstance
+) -> None:
+    no_days = destination("pacs", retry_days=1e-9)
+    journal.deliveries.begin(answered.id, "pacs", 1)
+
+    state = journal.settlement.settle(answered.id, no_days, 1, {"2.25.1": RETRY})
+
+    assert state == DeliveryState.FAILED
+
+
+def test_a_failed_delivery_says_what_the_peer_said_and_can_be_retried(
+    journal: Journal, engine: sa.Engine, answered: ReceivedInstance
+) -> None:
+    for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
+        journal.deliveries.begin(answered.id, name, 1)
+        journal.settlement.settle(
+            answered.id, destination(name), 1, {"2.25.1": outcome}
+        )
+    row = journal.load(answered.id)
+    assert row is not None
+    assert row.state == InstanceState.FAILED
+    assert row.reason == "pacs: 0xC000 Cannot Understand"
+
+    journal.deliveries.retry(answered.id, "pacs")
+
+    assert f"deliver:{answered.id}:pacs:2" in dict(work(engine))
+    assert f"deliver:{answered.id}:backup:2" not in dict(work(engine))
+    assert state_of(journal, answered) == InstanceState.DELIVERING
+
+
+def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
+    journal: Journal, answered: ReceivedInstance
+) -> None:
+    journal.deliveries.pause("pacs")
+
+    assert journal.deliveries.begin(answered.id, "pacs", 1) == {}
+    assert journal.deliveries.begin(answered.id, "backup", 1) != {}
+
+    journal.deliveries.resume("pacs")
+
+    assert journal.deliveries.begin(answered.id, "pacs", 2) != {}
+
+
+def test_a_destination_that_is_gone_fails_its_deliveries(
+    journal: Journal, engine: sa.Engine, answered: ReceivedInstance
+) -> None:
+    journal.settlement.give_up(answered.id, "pacs", "not in the settings")
+
+    query = sa.select(delivered_object.c.destination, delivered_object.c.state)
+    with engine.connect() as connection:
+        states = {row[0]: row[1] for row in connection.execute(query)}
+    assert states == {"pacs": DeliveryState.FAILED, "backup": DeliveryState.QUEUED}
+
+
+def test_a_picture_that_was_answered_under_the_same_uid_is_known(
+    journal: Journal, answered: ReceivedInstance, receive: Receive
+) -> None:
+    uid = answered.header.sop_instance_uid
+    other = receive("d2", sop_instance_uid=uid)
+    stranger = receive("d3")
+    journal.record(other)
+    journal.record(stranger)
+    rows = [journal.load(each.id) for each in (other, stranger)]
+
+    known = [journal.analyses.same_picture(row, "p" * 64) for row in rows if row]
+
+    assert [row.id if row else None for row in known] == [answered.id, None]
+
+
+@pytest.mark.parametrize(
+    ("presentation", "is_twin"),
+    [
+        pytest.param({"source_uids": "1.2.9"}, True, id="names-its-source"),
+        pytest.param({"source_uids": "1.2.99"}, False, id="names-another"),
+        pytest.param({"body_part": "HAND"}, True, id="same-exposure"),
+        pytest.param({"body_part": "FOOT"}, False, id="other-exposure"),
+        pytest.param(
+            {"body_part": "HAND", "study_instance_uid": "1.2.4"}, False, id="study"
+        ),
+    ],
+)
+def test_a_for_processing_image_waits_and_knows_its_twin(
+    journal: Journal,
+    engine: sa.Engine,
+    receive: Receive,
+    presentation: dict[str, str],
+    is_twin: bool,  # noqa: FBT001
+) -> None:
+    raw = receive(
+        sop_class_uid=DigitalXRayImageStorageForProcessing,
+        sop_instance_uid="1.2.9",
+        body_part="HAND",
+    )
+    journal.record(raw)
+    sources = tuple(presentation.pop("source_uids", "").split())
+    twin = receive("d2", **presentation)
+    header = replace(twin.header, source_sop_instance_uids=sources)
+    journal.record(replace(twin, header=header))
+    row = journal.load(raw.id)
+    assert row is not None
+
+    found = journal.analyses.presentation_twin(row)
+
+    assert dict(work(engine))[f"analyze:{raw.id}:1"] == "DELAYED"
+    assert found == (twin.header.sop_instance_uid if is_twin else None)
+
+
+def test_pauses_double_up_to_a_bound() -> None:
+    for attempts, longest in [
+        (1, 2),
+        (2, 4),
+        (5, 32),
+        (9, LONGEST_PAUSE_S),
+        (500, 300),
+    ]:
+        assert longest / 2 <= pause_s(attempts) <= longest
+
+
+def test_migrating_twice_changes_nothing(storage: StorageSettings) -> None:
+    migrate(storage)
+    migrate(storage)
+
+    check_schema(open_engine(storage.database_url))
+
+
+def test_an_unmigrated_database_is_refused(storage: StorageSettings) -> None:
+    with pytest.raises(SchemaError, match=r"schema 0.*fracture-node migrate"):
+        check_schema(open_engine(storage.database_url))
+
+
+def test_a_newer_database_is_refused(engine: sa.Engine) -> None:
+    with engine.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO journal_version VALUES (999)")
+
+    with pytest.raises(SchemaError, match=r"schema 999.*newer"):
+        check_schema(engine)
