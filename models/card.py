@@ -4,8 +4,27 @@ A card is a TOML file beside the weights, of the same name. Nothing about a mode
 stands anywhere else in the code.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+FRACTURE = "Fracture"
+"""Name of the class that the node looks for."""
+
+Text = Annotated[str, Field(min_length=1, max_length=64)]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class ModelError(Exception):
+    """The model cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +48,97 @@ class ModelCard:
             `doubtful`.
         body_parts: Body Part Examined values the model may answer for; empty means
             any. An image that names another is not analyzed.
-        sha256: Of the weights file, hexadecimal.
+        sha256: Of the weights file, hexadecimal; empty means that any file is taken.
         phantom_logits: What the weights gave for the whole and the broken phantom
             when the card was made, {"whole": (…), "broken": (…)}; the self-test at
-            start compares.
+            start compares. Empty means that there is nothing to compare with.
     """
 
-    name: str
-    version: str
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
+
+    name: Text
+    version: Text
     architecture: Literal["resnet18", "resnet34", "resnet50"]
-    classes: tuple[str, ...]
-    input_size: int
+    classes: Annotated[tuple[Text, ...], Field(min_length=2)]
+    input_size: Annotated[int, Field(ge=32, le=2048)]
     resize: Literal["letterbox", "stretch"]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    temperature: float
-    doubtful: float
-    definite: float
-    body_parts: tuple[str, ...]
-    sha256: str
-    phantom_logits: dict[str, tuple[float, ...]]
+    mean: tuple[Number, Number, Number]
+    std: tuple[Positive, Positive, Positive]
+    temperature: Positive
+    doubtful: Probability
+    definite: Probability
+    body_parts: tuple[Text, ...]
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    phantom_logits: dict[str, tuple[Number, ...]]
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a card.
+
+    Raises:
+        ModelError: There is no such file, it is no TOML, or keys are wrong, unknown
+            or missing; the message names them all.
+    """
+    try:
+        table = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(
+            f"The model card {path} does not exist. Weights need a card of the same "
+            "name beside them; models/README.md says what to write on it."
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise ModelError(f"{path} cannot be read as TOML: {error}") from None
+    try:
+        # JSON, because strict reading of it takes arrays as tuples.
+        card = TypeAdapter(ModelCard).validate_json(json.dumps(table, default=str))
+        problems = list(_contradictions(card))
+    except ValidationError as error:
+        problems = list(_explained(error))
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ModelError(f"The model card {path} cannot be used:\n{lines}")
+    return card
+
+
+def card_text(card: ModelCard) -> str:
+    """Write a card as TOML, one key a line."""
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in asdict(card).items())
+
+
+def _toml(value: object) -> str:
+    """A value as TOML writes it: as JSON does, but for tables."""
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
+        return f"{{ {pairs} }}" if pairs else "{}"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _contradictions(card: ModelCard) -> Iterator[str]:
+    """What is wrong though each key is right by itself."""
+    if card.classes.count(FRACTURE) != 1:
+        yield f"classes: found {list(card.classes)}; exactly one must be {FRACTURE!r}"
+    if card.definite < card.doubtful:
+        yield f"definite: found {card.definite}, below doubtful, {card.doubtful}"
+    if card.phantom_logits.keys() not in (set(), {"whole", "broken"}):
+        found = sorted(card.phantom_logits)
+        yield f"phantom_logits: found {found}; expected broken and whole, or nothing"
+    for which, logits in card.phantom_logits.items():
+        if len(logits) != len(card.classes):
+            yield (
+                f"phantom_logits.{which}: found {len(logits)} numbers for "
+                f"{len(card.classes)} classes"
+            )
+
+
+def _explained(error: ValidationError) -> Iterator[str]:
+    """Every wrong key: what was found, what is expected, the nearest known name."""
+    known = [field.name for field in fields(ModelCard)]
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
+            near = difflib.get_close_matches(key, known, 1)
+            yield f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
+        elif problem["type"] in {"missing", "missing_argument"}:
+            yield f"{key}: missing"
+        else:
+            yield f"{key}: found {problem['input']!r}; {problem['msg']}"

@@ -1,0 +1,194 @@
+"""A network with its card: from a radiograph to a finding."""
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.gradcam import grad_cam
+from inference.localization import point_at_peak
+from inference.phantom import draw_phantom
+from inference.preprocess import prepare
+from inference.radiograph import Radiograph
+from models.card import FRACTURE, ModelCard, ModelError, card_text, read_card
+from models.network import Network, digest, load_network
+
+logger = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parents[1] / "models" / "fracture_model.pth"
+"""The weights that come with the node; their card lies beside them."""
+
+# How far the self-test lets logits drift. Other processors and libraries move them
+# by some 0.001, reduced precision on a GPU by 0.01; wrong preprocessing by whole units.
+ABSOLUTE, RELATIVE = 0.05, 0.02
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classifier:
+    """A network ready to answer. Threads may share it.
+
+    Attributes:
+        network: On its device, in eval mode.
+        card: How it is used.
+        identity: What results say of it.
+        device: Where it computes.
+    """
+
+    network: Network
+    card: ModelCard
+    identity: ModelIdentity
+    device: torch.device
+
+    @classmethod
+    def load(cls, weights: Path | None, device: str) -> "Classifier":
+        """Load weights and the card beside them.
+
+        Args:
+            weights: A .pth file with a .toml of the same name beside it; None means
+                the shipped ones.
+            device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
+
+        Raises:
+            ModelError: Weights, card or device cannot be used.
+        """
+        path = weights or SHIPPED
+        return cls.of(read_card(path.with_suffix(".toml")), _content(path), device)
+
+    @classmethod
+    def of(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
+        """Make a classifier of a card and the bytes of a weights file."""
+        where = _device(device)
+        network = load_network(content, card).to(where)
+        identity = ModelIdentity(card.name, card.version, digest(content))
+        return cls(network, card, identity, where)
+
+    def classify(self, radiograph: Radiograph) -> Finding:
+        """Say whether the radiograph shows a fracture, and where.
+
+        Raises:
+            ModelError: The network's answer is not a number, which sound weights
+                never give.
+        """
+        model_input = prepare(radiograph, self.card)
+        fracture = self.card.classes.index(FRACTURE)
+        logits, heatmap = grad_cam(
+            self.network, model_input.tensor.to(self.device), fracture
+        )
+        if not logits.isfinite().all():
+            raise ModelError(f"{self.card.name} gave an answer that is not a number.")
+        calibrated = (logits / self.card.temperature).softmax(dim=0)
+        probability = calibrated[fracture].item()
+        point = _operating_point(probability, self.card)
+        saliency = model_input.saliency(heatmap.cpu().numpy())
+        arrow = None
+        if point is not OperatingPoint.NONE:
+            arrow = point_at_peak(radiograph, saliency)
+        return Finding(probability, point, saliency, arrow, self.identity)
+
+    def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
+        """The network's bare answer, one number a class."""
+        tensor = prepare(radiograph, self.card).tensor.to(self.device)
+        logits, _ = grad_cam(self.network, tensor, 0)
+        return tuple(logits.tolist())
+
+
+def self_test(classifier: Classifier) -> None:
+    """Compare the answers for the phantom with those on the card.
+
+    As a physicist's constancy test: that nothing between the picture and the answer
+    has changed since the card was made. A card without answers asks only that there
+    are some.
+
+    Raises:
+        ModelError: They differ.
+    """
+    given = phantom_logits(classifier)
+    if not np.isfinite(list(given.values())).all():
+        raise ModelError("The self-test failed: the answer is not a number.")
+    for which, expected in classifier.card.phantom_logits.items():
+        if not np.allclose(given[which], expected, atol=ABSOLUTE, rtol=RELATIVE):
+            raise ModelError(
+                f"The self-test failed: for the {which} phantom the model gave "
+                f"{_rounded(given[which])}, its card says {_rounded(expected)}. The "
+                "weights, the card or a library has changed; results would not be "
+                "those that the model was made for. If the change is meant, run "
+                "`fracture-node check --record`."
+            )
+
+
+def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
+    """The bare answers for the whole and the broken phantom of seed 0."""
+    return {
+        which: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
+        for which, broken in (("whole", False), ("broken", True))
+    }
+
+
+def record(weights: Path, device: str = "cpu") -> ModelCard:
+    """Write onto a card what only the weights can tell: SHA-256, phantom's answers.
+
+    Args:
+        weights: The .pth file; the card is the .toml beside it.
+        device: Where the answers are computed.
+
+    Returns:
+        The card as it is now.
+
+    Raises:
+        ModelError: Weights or card cannot be used otherwise.
+    """
+    path, content = weights.with_suffix(".toml"), _content(weights)
+    card = replace(read_card(path), sha256=digest(content))
+    answers = phantom_logits(Classifier.of(card, content, device))
+    card = replace(card, phantom_logits=answers)
+    path.write_text(_edited(path.read_text("utf-8"), card), "utf-8")
+    if read_card(path) != card:  # it was not written one key a line
+        path.write_text(card_text(card), "utf-8")
+    return card
+
+
+def _edited(text: str, card: ModelCard) -> str:
+    """Replace the recorded lines of a card and leave its comments alone."""
+    for line in card_text(card).splitlines():
+        key = line.partition(" ")[0]
+        if key in {"sha256", "phantom_logits"}:
+            text = re.sub(rf"(?m)^{key}\s*=.*$", line, text)
+    return text
+
+
+def _content(weights: Path) -> bytes:
+    try:
+        return weights.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"The weights {weights} cannot be read: {error.strerror}. Check "
+            "`weights` in the [model] section of the settings."
+        ) from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"The device {name} is not there: torch sees "
+            f"{torch.cuda.device_count()} GPUs. Set `device` to auto or cpu."
+        )
+    return device
+
+
+def _operating_point(probability: float, card: ModelCard) -> OperatingPoint:
+    if probability >= card.definite:
+        return OperatingPoint.DEFINITE
+    if probability >= card.doubtful:
+        return OperatingPoint.DOUBTFUL
+    return OperatingPoint.NONE
+
+
+def _rounded(logits: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in logits)

@@ -1,0 +1,36 @@
+"""Grad-CAM: which part of the image raised the score of one class.
+
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
+Gradient-based Localization", ICCV 2017, equations 1 and 2.
+
+The head of a ResNet is the average over the grid and one linear layer, so the
+gradient of a logit by an activation is the same everywhere: its weight divided by
+the number of cells. Nothing has to be propagated back, nothing is kept between calls,
+and threads may share the network.
+"""
+
+import torch
+from torch import Tensor
+
+from models.network import Network
+
+
+def grad_cam(network: Network, tensor: Tensor, label: int) -> tuple[Tensor, Tensor]:
+    """Score an image and explain one class's score, in one forward pass.
+
+    Args:
+        network: In eval mode.
+        tensor: float32, (1, 3, S, S), on the network's device.
+        label: Index of the class to explain.
+
+    Returns:
+        The logits, (classes,), and the map, (h, w), not negative and not normalized:
+        all zeros when nothing in the image raised the score.
+    """
+    with torch.inference_mode():
+        activation: Tensor = network.features(tensor)  # (1, K, h, w)
+        logits: Tensor = network.head(activation)  # (1, classes)
+        cells = activation.shape[2] * activation.shape[3]
+        weight = network.linear.weight[label] / cells  # (K,), equation 1
+        heatmap = torch.tensordot(weight, activation[0], dims=1)  # (h, w), equation 2
+        return logits[0], heatmap.relu()

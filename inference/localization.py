@@ -1,0 +1,94 @@
+"""Where the arrow goes: tip on the peak of the saliency, tail out of the way."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.finding import Arrow, Point
+from inference.radiograph import Radiograph
+
+LENGTH = 0.17
+"""Of the arrow, as a share of the image's long side."""
+
+MARGIN = 0.02
+"""That the tail keeps from the edge of the image, likewise."""
+
+DIRECTIONS = 48
+"""From which the arrow may come: every 7.5 degrees."""
+
+PREVIEW = 256
+"""Long side in pixels of the small image on which the tissue is looked at."""
+
+
+def point_at_peak(
+    radiograph: Radiograph, saliency: NDArray[np.float32]
+) -> Arrow | None:
+    """Draw an arrow to the peak of the saliency.
+
+    Args:
+        radiograph: Decides where the tail lies: where the arrow covers least of the
+            bright tissue.
+        saliency: (h, w), edge to edge over the radiograph.
+
+    Returns:
+        The arrow in the radiograph's pixels; None when the saliency has no peak.
+    """
+    if not saliency.max() > 0:
+        return None
+    rows, columns = radiograph.pixels.shape
+    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
+    height, width = saliency.shape
+    # The center of a cell lies half a cell from its corner.
+    tip = ((column + 0.5) * columns / width, (row + 0.5) * rows / height)
+    return Arrow(tip=tip, tail=_tail(radiograph.pixels, tip))
+
+
+def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
+    """The start that hides least; all lengths in pixels."""
+    rows, columns = pixels.shape
+    long_side = max(rows, columns)
+    angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
+    direction = np.stack([np.cos(angles), np.sin(angles)], axis=1)  # (n, 2)
+    length = np.minimum(
+        _reach(direction, tip, (columns, rows), MARGIN * long_side),
+        LENGTH * long_side,
+    )
+    # An arrow under half its length is hard to see; one must do where no other fits.
+    roomy = length >= min(length.max(), LENGTH * long_side / 2)
+    along = np.linspace(0.15, 1.1, 24)[:, None, None]  # (24, 1, 1)
+    way = np.array(tip) + along * (direction * length[:, None])  # (24, n, 2)
+    covered = _brightness(pixels, way)
+    covered += 40 * (1 - length / length.max())
+    best = int(np.argmin(np.where(roomy, covered, np.inf)))
+    column, row = np.array(tip) + direction[best] * length[best]
+    return float(column), float(row)
+
+
+def _reach(
+    direction: NDArray[np.float64], tip: Point, size: tuple[int, int], margin: float
+) -> NDArray[np.float64]:
+    """How far from the tip each direction, (n, 2), stays inside the image."""
+    start, end = np.array(tip), np.array(size, np.float64)
+    margin = min(margin, *(end / 4))
+    room = np.where(direction > 0, end - margin - start, start - margin)
+    with np.errstate(divide="ignore"):
+        reach = np.maximum(room, 0) / np.abs(direction)
+    shortest: NDArray[np.float64] = reach.min(axis=1)
+    return shortest
+
+
+def _brightness(
+    pixels: NDArray[np.uint8], way: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Mean gray level, 0 to 255, under each way of points: (m, n, 2) to (n,)."""
+    rows, columns = pixels.shape
+    scale = min(1.0, PREVIEW / max(rows, columns))
+    small = (max(1, round(columns * scale)), max(1, round(rows * scale)))
+    preview = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
+    # An arrow is wider than a line.
+    preview = cv2.blur(preview, (5, 5))
+    index = np.floor(way * scale).astype(int)
+    column = np.clip(index[..., 0], 0, small[0] - 1)
+    row = np.clip(index[..., 1], 0, small[1] - 1)
+    mean: NDArray[np.float64] = preview[row, column].mean(axis=0, dtype=np.float64)
+    return mean

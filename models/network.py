@@ -1,0 +1,152 @@
+"""A torchvision ResNet in two halves, its weights loaded safely.
+
+The halves make Grad-CAM an ordinary expression: what the first half returns is what
+the map is made of, and no hook has to reach into a network that threads share.
+"""
+
+import hashlib
+import io
+import logging
+import pickle
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import ResNet, resnet18, resnet34, resnet50
+
+from models.card import ModelCard, ModelError
+
+logger = logging.getLogger(__name__)
+
+BUILDERS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}
+
+COUNTER = "num_batches_tracked"
+"""A buffer of batch normalization that plays no part in answers; older files, and
+half-precision ones of ours, leave it out."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A network in eval mode.
+
+    Attributes:
+        features: The convolutions to the end of layer4, (1, 3, S, S) to (1, K, h, w).
+        head: Average pooling, then one linear layer: (1, K, h, w) to (1, classes).
+    """
+
+    features: nn.Sequential
+    head: nn.Sequential
+
+    @property
+    def linear(self) -> nn.Linear:
+        """The head's only layer with weights."""
+        layer = self.head[-1]
+        assert isinstance(layer, nn.Linear)  # noqa: S101 - narrows the type
+        return layer
+
+    def to(self, device: torch.device) -> "Network":
+        """Move the weights to a device."""
+        return Network(self.features.to(device), self.head.to(device))
+
+
+def load_network(content: bytes, card: ModelCard) -> Network:
+    """Build the card's network from the bytes of a weights file.
+
+    Args:
+        content: A state dictionary as torch.save writes it, with torchvision's key
+            names; floating point of any width.
+        card: What the file should hold.
+
+    Raises:
+        ModelError: The bytes are not those of the card, or no such dictionary.
+    """
+    _check(content, card)
+    # The meta device holds no numbers, so none are drawn only to be overwritten.
+    with torch.device("meta"):
+        network = build_network(card)
+    state = {name: value.float() for name, value in _state(content).items()}
+    for name in network.state_dict():
+        if name.endswith(COUNTER):
+            state[name] = torch.zeros((), dtype=torch.long)
+    _fit(network, state, card)
+    return halves(network.eval().requires_grad_(requires_grad=False))
+
+
+def build_network(card: ModelCard) -> ResNet:
+    """Make the card's architecture with random weights; nothing is downloaded."""
+    return BUILDERS[card.architecture](weights=None, num_classes=len(card.classes))
+
+
+def halves(network: ResNet) -> Network:
+    """Cut a network between its last convolution and its pooling."""
+    *features, pool, linear = network.children()
+    return Network(nn.Sequential(*features), nn.Sequential(pool, nn.Flatten(), linear))
+
+
+def digest(content: bytes) -> str:
+    """SHA-256, hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def _check(content: bytes, card: ModelCard) -> None:
+    found = digest(content)
+    if card.sha256 and found != card.sha256:
+        raise ModelError(
+            f"The weights are not those of their card: SHA-256 is {found}, but the "
+            f"card of {card.name} {card.version} says {card.sha256}. Copy the file "
+            "again, or, if the new weights are meant, `fracture-node check --record`."
+        )
+    if not card.sha256:
+        logger.warning(
+            "The card of %s %s names no SHA-256; `fracture-node check --record` adds "
+            "that of the weights.",
+            card.name,
+            card.version,
+        )
+
+
+def _state(content: bytes) -> dict[str, Tensor]:
+    """Read tensors and nothing else: a pickle that would run code is refused."""
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError):
+        raise ModelError(
+            "The weights file cannot be read as tensors: it is damaged, or holds a "
+            "whole pickled model, which is never loaded because it could run code. "
+            "Save `model.state_dict()`."
+        ) from None
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor)
+        for name, value in state.items()
+    ):
+        raise ModelError(
+            "The weights file holds no plain state dictionary but something around "
+            "one, such as a training checkpoint. Save `model.state_dict()` alone."
+        )
+    return state
+
+
+def _fit(network: ResNet, state: dict[str, Tensor], card: ModelCard) -> None:
+    expected = network.state_dict()
+    problems = [
+        *(f"missing: {name}" for name in expected if name not in state),
+        *(f"unknown: {name}" for name in state if name not in expected),
+        *(
+            f"{name}: shape {tuple(state[name].shape)}, expected {tuple(value.shape)}"
+            for name, value in expected.items()
+            if name in state and state[name].shape != value.shape
+        ),
+        *(
+            f"{name}: holds numbers that are not finite"
+            for name, value in state.items()
+            if not value.isfinite().all()
+        ),
+    ]
+    if problems:
+        shown = "\n".join(f"  {problem}" for problem in problems[:8])
+        rest = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""  # noqa: PLR2004
+        raise ModelError(
+            f"The weights do not fit the card's {card.architecture} with "
+            f"{len(card.classes)} classes:\n{shown}{rest}"
+        )
+    network.load_state_dict(state, assign=True)
