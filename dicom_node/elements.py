@@ -1,0 +1,289 @@
+"""Reading the elements of a dataset that may be hostile (PS3.5 section 7).
+
+pydicom reads datasets for the rest of the node. What was just received is walked here
+first, because pydicom inflates a deflated dataset whole, whatever its size; builds and
+recurses into every sequence of undefined length; skips over a value that ends after the
+file does; and quotes bad values in warnings. This walk takes constant memory, bounded
+time, yields the few values that are asked for as bytes, and ends in
+CannotUnderstandError where the bytes end early.
+
+It is as lenient as pydicom where modalities are sloppy: an element without a VR where
+one belongs is taken as implicit.
+"""
+
+import math
+import struct
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from pydicom.uid import UID
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from dicom_node.errors import CannotUnderstandError
+
+UNDEFINED = 0xFFFFFFFF
+# The marks of PS3.5 7.5 have no VR: their heads are tag and length, HEAD bytes, as are
+# those of all elements but the ones with a VR and a 32-bit length.
+ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+MARKS = frozenset({ITEM, ITEM_END, SEQUENCE_END})
+HEAD = 8
+LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
+# Real radiographs have a few hundred, a private sequence may have thousands; walking so
+# many takes about 0.2 s.
+MOST_ELEMENTS = 50_000
+# Values that are asked for are UIDs, code strings and numbers, a lookup table at most.
+LONGEST_VALUE = 65_536
+INFLATE_STEP = 262_144
+
+
+class Source(Protocol):
+    """The bytes of a dataset, in order.
+
+    Attributes:
+        position: Bytes passed so far.
+    """
+
+    position: int
+
+    def read(self, length: int) -> bytes:
+        """Return the next bytes; fewer than asked for only at the end."""
+
+    def skip(self, length: int) -> None:
+        """Pass over bytes; CannotUnderstandError when there are not so many."""
+
+
+class FileSource:
+    """A dataset as it lies in a file."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        """Read from the file's current position, `size` bytes at most."""
+        self.position = 0
+        self._file = file
+        self._size = size
+
+    def read(self, length: int) -> bytes:
+        """Return the next bytes; fewer than asked for only at the end."""
+        data = self._file.read(min(length, self._size - self.position))
+        self.position += len(data)
+        return data
+
+    def skip(self, length: int) -> None:
+        """Pass over bytes; CannotUnderstandError when there are not so many."""
+        left = self._size - self.position
+        if length > left:
+            raise truncated(length, left)
+        self.position += length
+        self._file.seek(length, 1)
+
+
+class InflatedSource:
+    """A deflated dataset (PS3.5 A.5), inflated piece by piece and never held whole."""
+
+    def __init__(self, file: BinaryIO, limit: int) -> None:
+        """Inflate from the file's current position, to `limit` bytes at most."""
+        self.position = 0
+        self._file = file
+        self._limit = limit
+        self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._ahead = b""
+
+    def read(self, length: int) -> bytes:
+        """Return the next bytes; fewer than asked for only at the end."""
+        while len(self._ahead) < length and (more := self._inflate()):
+            self._ahead += more
+        data, self._ahead = self._ahead[:length], self._ahead[length:]
+        self.position += len(data)
+        return data
+
+    def skip(self, length: int) -> None:
+        """Pass over bytes; CannotUnderstandError when there are not so many."""
+        left = length
+        while left:
+            if not (data := self.read(min(left, INFLATE_STEP))):
+                raise truncated(length, length - left)
+            left -= len(data)
+
+    def finish(self) -> None:
+        """Pass over what is left; CannotUnderstandError when the stream has no end."""
+        while self.read(INFLATE_STEP):
+            pass
+        if not self._inflater.eof:
+            raise CannotUnderstandError(
+                "The deflated dataset ends early. Send the instance again."
+            )
+
+    def _inflate(self) -> bytes:
+        data = b""
+        while not data and not self._inflater.eof:
+            deflated = self._inflater.unconsumed_tail or self._file.read(INFLATE_STEP)
+            if not deflated:
+                break
+            try:
+                data = self._inflater.decompress(deflated, INFLATE_STEP)
+            except zlib.error:
+                raise CannotUnderstandError(
+                    "The dataset cannot be inflated. Send the instance again."
+                ) from None
+        if self.position + len(self._ahead) + len(data) > self._limit:
+            raise CannotUnderstandError(
+                f"The deflated dataset inflates to more than {self._limit} bytes, the "
+                "limit max_instance_mb under [receiver]."
+            )
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class Element:
+    """One element, or the mark of an item, at which the source now stands.
+
+    Attributes:
+        tag: Group and element as one number.
+        vr: As in the dataset; empty where it is implicit.
+        length: Of the value, in bytes, or UNDEFINED.
+    """
+
+    tag: int
+    vr: bytes
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The value of an element that was asked for.
+
+    Attributes:
+        root: The tag of the outermost sequence that it was found in; 0 for none.
+        tag: Its own.
+        value: As in the dataset, padding and all.
+    """
+
+    root: int
+    tag: int
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Container:
+    """A sequence or an item that the walk is inside of."""
+
+    end: float  # in the source; infinite: it ends with its delimiter
+    is_implicit: bool
+
+
+class Walk:
+    """A walk over one dataset, from its first element on.
+
+    Attributes:
+        source: The dataset's bytes, as far as the walk has come.
+    """
+
+    def __init__(self, source: Source, transfer_syntax: UID) -> None:
+        """Start at the dataset's first element."""
+        self.source = source
+        self._steps = 0
+        order = "<" if transfer_syntax.is_little_endian else ">"
+        self._without_vr = struct.Struct(f"{order}HHL").unpack
+        self._with_vr = struct.Struct(f"{order}HH2sH").unpack
+        self._long = struct.Struct(f"{order}L").unpack
+        self._is_implicit = transfer_syntax.is_implicit_VR
+
+    def values(
+        self, wanted: Collection[int], *, inside: int, until: int
+    ) -> Iterator[Value | Element]:
+        """Yield the values of some elements, in the order of the dataset.
+
+        Args:
+            wanted: The tags of those elements.
+            inside: The one sequence whose items are looked into, too.
+            until: The tag on the top level to stop at, before its value.
+
+        Yields:
+            The values, without those that are longer than LONGEST_VALUE; last of all
+            the element `until`, if it is there.
+        """
+        root = 0
+        open_containers: list[_Container] = []
+        while element := self.next_element(_is_implicit(open_containers)):
+            if not open_containers:
+                root = element.tag
+            if root == until:
+                yield element
+                return
+            if element.tag in {ITEM_END, SEQUENCE_END}:
+                _close(open_containers)
+            elif element.length == UNDEFINED or (
+                root == inside and element.tag in {inside, ITEM}
+            ):
+                open_containers.append(self._entered(element, open_containers))
+            elif element.tag in wanted and element.length <= LONGEST_VALUE:
+                value = self._exactly(element.length)
+                yield Value(root if open_containers else 0, element.tag, value)
+            else:
+                self.source.skip(element.length)
+            while open_containers and open_containers[-1].end <= self.source.position:
+                open_containers.pop()
+        if open_containers:
+            raise CannotUnderstandError(
+                "The dataset ends within a sequence. Send the instance again."
+            )
+
+    def next_element(self, is_implicit: bool = False) -> Element | None:  # noqa: FBT001, FBT002
+        """Pass over the head of the next element; None at the end of the dataset."""
+        self._steps += 1
+        if self._steps > MOST_ELEMENTS:
+            raise CannotUnderstandError(
+                f"The dataset has more than {MOST_ELEMENTS} elements before its pixels."
+            )
+        head = self.source.read(HEAD)
+        if not head:
+            return None
+        if len(head) < HEAD:
+            raise truncated(HEAD, len(head))
+        group, number, length = self._without_vr(head)
+        tag = group << 16 | number
+        vr = head[4:6]
+        if is_implicit or self._is_implicit or tag in MARKS or not _is_vr(vr):
+            return Element(tag, b"", length)
+        length = self._with_vr(head)[3]
+        if vr in LONG_VRS:
+            length = self._long(self._exactly(4))[0]
+        return Element(tag, vr, length)
+
+    def _entered(self, element: Element, within: list[_Container]) -> _Container:
+        end = self.source.position + element.length
+        return _Container(
+            end=math.inf if element.length == UNDEFINED else end,
+            # PS3.5 6.2.2: what is UN and of undefined length is encoded as implicit.
+            is_implicit=_is_implicit(within) or element.vr == b"UN",
+        )
+
+    def _exactly(self, length: int) -> bytes:
+        data = self.source.read(length)
+        if len(data) < length:
+            raise truncated(length, len(data))
+        return data
+
+
+def truncated(declared: int, found: int) -> CannotUnderstandError:
+    """Make the error for a value that is longer than what is left of the dataset."""
+    return CannotUnderstandError(
+        f"The dataset ends early: {found} bytes of {declared}. Send the instance again."
+    )
+
+
+def _is_implicit(containers: list[_Container]) -> bool:
+    return bool(containers) and containers[-1].is_implicit
+
+
+def _is_vr(vr: bytes) -> bool:
+    return vr.isalpha() and vr.isupper()
+
+
+def _close(containers: list[_Container]) -> None:
+    if not containers:
+        raise CannotUnderstandError(
+            "The dataset ends a sequence that it has not begun. Send it again."
+        )
+    containers.pop()

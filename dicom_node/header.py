@@ -1,0 +1,218 @@
+"""What the receiver reads of a dataset before it says yes, and what it insists on.
+
+The UIDs of command and dataset must agree (0xA900); the dataset must be readable up to
+its Pixel Data, and those must be all there (0xC000). Whether the image can be decoded
+and analyzed is not asked here: that is the worker's business, and takes its time.
+"""
+
+import re
+from dataclasses import dataclass
+from io import SEEK_END
+from pathlib import Path
+from typing import Literal
+
+from pydicom.tag import Tag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from dicom_node.elements import (
+    ITEM,
+    SEQUENCE_END,
+    UNDEFINED,
+    Element,
+    FileSource,
+    InflatedSource,
+    Source,
+    Walk,
+)
+from dicom_node.errors import CannotUnderstandError, MismatchError
+from dicom_node.instance import InstanceHeader
+
+PIXEL_DATA = int(Tag("PixelData"))
+SOURCE_IMAGES = int(Tag("SourceImageSequence"))
+REFERENCED_INSTANCE = int(Tag("ReferencedSOPInstanceUID"))
+TEXTS = {
+    int(Tag(keyword)): keyword
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+        "Modality",
+        "StudyDate",
+        "BodyPartExamined",
+        "ViewPosition",
+        "Laterality",
+        "ImageLaterality",
+        "PhotometricInterpretation",
+        "NumberOfFrames",
+    )
+}
+NUMBERS = {
+    int(Tag(keyword)): keyword
+    for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
+}
+WANTED = frozenset({*TEXTS, *NUMBERS, REFERENCED_INSTANCE})
+LONGEST_TEXT = 64  # what the VRs of TEXTS allow (PS3.5 table 6.2-1)
+# PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
+# written to logs.
+UID_PATTERN = re.compile(r"[0-9.]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """What a sender said of a dataset before it sent it.
+
+    Attributes:
+        sop_class_uid: Affected SOP Class UID (0000,0002) of the command.
+        sop_instance_uid: Affected SOP Instance UID (0000,1000) of the command.
+        abstract_syntax: The SOP Class that the presentation context was negotiated for.
+        transfer_syntax: The one that it was negotiated with.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    abstract_syntax: str
+    transfer_syntax: UID
+
+
+def read_header(
+    path: Path, offset: int, announced: Announced, *, inflated_limit: int
+) -> InstanceHeader:
+    """Read what must be known of a dataset, and check that it is whole.
+
+    Args:
+        path: The file it lies in.
+        offset: Where it starts there, in bytes.
+        announced: What it must agree with.
+        inflated_limit: What a deflated dataset may inflate to, in bytes.
+
+    Raises:
+        MismatchError: Command, presentation context and dataset disagree.
+        CannotUnderstandError: It cannot be parsed or is shorter than it declares.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, SEEK_END) - offset
+        file.seek(offset)
+        if announced.transfer_syntax != DeflatedExplicitVRLittleEndian:
+            return _read(FileSource(file, size), announced)
+        source = InflatedSource(file, inflated_limit)
+        header = _read(source, announced)
+        source.finish()
+        return header
+
+
+def _read(source: Source, announced: Announced) -> InstanceHeader:
+    walk = Walk(source, announced.transfer_syntax)
+    values: dict[int, bytes] = {}
+    sources: list[str] = []
+    pixel_data = None
+    for found in walk.values(WANTED, inside=SOURCE_IMAGES, until=PIXEL_DATA):
+        if isinstance(found, Element):
+            pixel_data = found
+        elif found.root == SOURCE_IMAGES and found.tag == REFERENCED_INSTANCE:
+            sources.append(_uid(_text(found.value)))
+        elif not found.root:
+            values[found.tag] = found.value
+    texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}
+    _check_agreement(announced, texts)
+    _check_pixels(walk, pixel_data, _declared_bytes(values, texts, announced))
+    return InstanceHeader(
+        sop_class_uid=announced.sop_class_uid,
+        sop_instance_uid=announced.sop_instance_uid,
+        transfer_syntax_uid=announced.transfer_syntax,
+        study_instance_uid=_uid(texts["StudyInstanceUID"]),
+        series_instance_uid=_uid(texts["SeriesInstanceUID"]),
+        modality=texts["Modality"],
+        study_date=texts["StudyDate"],
+        body_part=texts["BodyPartExamined"],
+        view_position=texts["ViewPosition"],
+        laterality=texts["ImageLaterality"] or texts["Laterality"],
+        source_sop_instance_uids=tuple(filter(None, sources)),
+    )
+
+
+def _check_agreement(announced: Announced, texts: dict[str, str]) -> None:
+    """Compare what was announced with what came (PS3.4 B.2.3, 0xA900)."""
+    if not UID_PATTERN.fullmatch(announced.sop_instance_uid):
+        raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")
+    if announced.sop_class_uid != announced.abstract_syntax:
+        raise MismatchError(
+            "Affected SOP Class UID (0000,0002) is not that of the presentation "
+            "context. Send the instance under its own SOP Class."
+        )
+    for keyword, expected in (
+        ("SOPClassUID", announced.sop_class_uid),
+        ("SOPInstanceUID", announced.sop_instance_uid),
+    ):
+        if texts[keyword] != expected:
+            raise MismatchError(
+                f"{keyword} differs between command and dataset. Send the instance "
+                "under its own UIDs."
+            )
+
+
+def _declared_bytes(
+    values: dict[int, bytes], texts: dict[str, str], announced: Announced
+) -> int:
+    """How many bytes of Pixel Data the image needs (PS3.5 8.1.1); 0: not said.
+
+    Of compressed ones nothing is known but that there must be some.
+    """
+    order: Literal["little", "big"] = (
+        "little" if announced.transfer_syntax.is_little_endian else "big"
+    )
+    rows, columns, samples, bits = (
+        int.from_bytes(values.get(tag, b"")[:2], order) for tag in NUMBERS
+    )
+    if announced.transfer_syntax.is_compressed:
+        return min(rows * columns, 1)
+    if texts["PhotometricInterpretation"] == "YBR_FULL_422":
+        samples = 2  # Two pixels share their chrominance (PS3.3 C.7.6.3.1.2).
+    frames = texts["NumberOfFrames"]
+    count = int(frames) if frames.isdecimal() else 1
+    return -(-rows * columns * samples * count * bits // 8)
+
+
+def _check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
+    """Pass over the Pixel Data, which must be all there."""
+    if pixel_data is None:
+        if declared:
+            raise CannotUnderstandError(
+                "Pixel Data (7FE0,0010) is missing though Rows and Columns declare an "
+                "image. Send the instance again."
+            )
+        return
+    if pixel_data.length == UNDEFINED:
+        _pass_fragments(walk)
+        return
+    if pixel_data.length < declared:
+        raise CannotUnderstandError(
+            f"Pixel Data is {pixel_data.length} bytes, {declared} are declared by "
+            "Rows, Columns and what goes with them. Send the instance again."
+        )
+    walk.source.skip(pixel_data.length)
+
+
+def _pass_fragments(walk: Walk) -> None:
+    """Pass over encapsulated Pixel Data (PS3.5 A.4) to the delimiter at its end."""
+    while element := walk.next_element():
+        if element.tag == SEQUENCE_END:
+            return
+        if element.tag != ITEM:
+            raise CannotUnderstandError(
+                "Pixel Data (7FE0,0010) holds something that is no fragment of a "
+                "compressed image. Send the instance again."
+            )
+        walk.source.skip(element.length)
+    raise CannotUnderstandError(
+        "The compressed Pixel Data has no end. Send the instance again."
+    )
+
+
+def _text(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip(" \0")[:LONGEST_TEXT]
+
+
+def _uid(text: str) -> str:
+    """Return a UID, or nothing where it is none."""
+    return text if UID_PATTERN.fullmatch(text) else ""

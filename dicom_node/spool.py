@@ -1,0 +1,267 @@
+"""The spool: how received instances lie on disk, and when they are safe there.
+
+One folder, one file an instance, named by our own UUID: nothing that a sender chose
+is ever part of a path. A dataset arrives in `<id>.part`, in the same folder as its
+final `<id>.dcm`, so that one rename and one fsync of the folder make it durable.
+
+Whoever writes a file holds a lock on it (flock, freed by the kernel when the process
+dies) until the instance is recorded or given up. So a sweep can tell a leftover from a
+file that is still being written or recorded, in this process or another, without
+trusting the clock.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from config.settings import StorageSettings
+from dicom_node.errors import OutOfResourcesError
+
+MB = 1_000_000
+# An instance may be larger than what the watermark leaves, and many arrive at once:
+# free disk is looked at again each time this much more has been written.
+BYTES_BETWEEN_CHECKS = 16 * MB
+# Ids asked for at once: SQLite takes at least 999 variables in a statement.
+BATCH = 500
+
+Known = Callable[[Sequence[str]], Collection[str]]
+
+
+class Spool:
+    """The files of the node. Safe to share between threads and processes.
+
+    Attributes:
+        directory: The folder of received instances.
+    """
+
+    def __init__(self, storage: StorageSettings) -> None:
+        """Open the spool, creating its folders if need be.
+
+        They are for this user alone: they hold patient data.
+        """
+        root = storage.directory.absolute()
+        self.directory = root / "spool"
+        self._results = root / "results"
+        self._min_free_mb = storage.min_free_mb
+        for folder in (self.directory, self._results):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # What lies in a folder is only as safe as the folder's own name.
+        make_names_durable(root)
+
+    def begin(self, preamble: bytes) -> "Arrival":
+        """Make room for one dataset.
+
+        Args:
+            preamble: What stands before it in the file: preamble, prefix and File Meta
+                Information (PS3.10 7.1).
+
+        Raises:
+            OutOfResourcesError: The disk is full or cannot be written.
+        """
+        self.check_free()
+        return Arrival(self, preamble)
+
+    def path(self, instance_id: str) -> Path:
+        """Where the file of an instance lies."""
+        return self.directory / f"{instance_id}.dcm"
+
+    def remove(self, instance_id: str) -> None:
+        """Remove the file of an instance, if it is there."""
+        self.path(instance_id).unlink(missing_ok=True)
+
+    def check_free(self) -> None:
+        """Raise OutOfResourcesError when less disk is free than must be."""
+        with _refusing_when_disk_fails():
+            free = shutil.disk_usage(self.directory).free
+        if free < self._min_free_mb * MB:
+            raise OutOfResourcesError(
+                f"Less than {self._min_free_mb} MB of disk are free; send again later. "
+                "Make room, or lower min_free_mb under [storage]."
+            )
+
+    def store_result(self, name: str, content: bytes) -> str:
+        """Store a result object durably, in place of an earlier one of that name.
+
+        Args:
+            name: What the file is called; ours, never a sender's.
+            content: The whole file.
+
+        Returns:
+            Its path below the storage directory.
+
+        Raises:
+            OSError: The disk is full or failed.
+        """
+        path = self._results / f"{name}.dcm"
+        part = path.with_suffix(f".{uuid.uuid4().hex}.part")
+        try:
+            with FileIO(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                _write(file, content)
+                os.fsync(file.fileno())
+                part.rename(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        make_names_durable(self._results)
+        return str(path.relative_to(self._results.parent))
+
+    def sweep(self, known: Known, older_than_s: float) -> int:
+        """Remove received files that no journal knows: leftovers of the dead.
+
+        Args:
+            known: Which of some instances the journal knows, by their ids.
+            older_than_s: Instances that arrived less than so many seconds ago are
+                left alone. Unfinished files go at any age.
+
+        Returns:
+            How many files were removed.
+        """
+        removed = self.sweep_unfinished()
+        before = time.time() - older_than_s
+        files = self.directory.glob("*.dcm")
+        old = [path.stem for path in files if _modified(path) < before]
+        for start in range(0, len(old), BATCH):
+            batch = old[start : start + BATCH]
+            for orphan in set(batch).difference(known(batch)):
+                removed += _remove_unless(self.path(orphan), known)
+        return removed
+
+    def sweep_unfinished(self) -> int:
+        """Remove files whose writer died before they were whole; return how many."""
+        folders = (self.directory, self._results)
+        parts = [part for folder in folders for part in folder.glob("*.part")]
+        return sum(_remove_unless(part, lambda _: ()) for part in parts)
+
+
+class Arrival:
+    """One dataset on its way to disk. For one thread at a time.
+
+    Attributes:
+        id: Our UUID of the instance, hexadecimal.
+        path: Where the file lies now.
+        offset: Where in the file the dataset starts, in bytes.
+        size: Bytes of the dataset so far.
+    """
+
+    def __init__(self, spool: Spool, preamble: bytes) -> None:
+        """Open the file; see Spool.begin."""
+        self.id = uuid.uuid4().hex
+        self.path = spool.directory / f"{self.id}.part"
+        self.offset = len(preamble)
+        self.size = 0
+        self._spool = spool
+        self._digest = hashlib.sha256()
+        self._kept = False
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with _refusing_when_disk_fails():
+            # Unbuffered: network chunks are large, and close() has nothing to fail on.
+            self._file = FileIO(os.open(self.path, flags, 0o600), "w")
+        try:
+            # A sweep between open and lock costs this one attempt, never an instance:
+            # the rename then finds no file.
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            with _refusing_when_disk_fails():
+                _write(self._file, preamble)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the dataset's bytes so far, hexadecimal."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        """Append to the dataset.
+
+        Raises:
+            OutOfResourcesError: The disk is full or cannot be written.
+        """
+        before = self.size // BYTES_BETWEEN_CHECKS
+        self.size += len(data)
+        if self.size // BYTES_BETWEEN_CHECKS > before:
+            self._spool.check_free()
+        with _refusing_when_disk_fails():
+            _write(self._file, data)
+        self._digest.update(data)
+
+    def keep(self) -> None:
+        """Make the file durable under its final name.
+
+        When this returns, the file survives a power failure: bytes, name and all.
+
+        Raises:
+            OutOfResourcesError: The disk is full or failed.
+        """
+        with _refusing_when_disk_fails():
+            os.fsync(self._file.fileno())
+            final = self._spool.path(self.id)
+            self.path.rename(final)
+            self.path = final
+            make_names_durable(self._spool.directory)
+        self._kept = True
+
+    def close(self) -> None:
+        """Let go of the file. One that was not kept is removed. May be called twice."""
+        if not self._kept:
+            with suppress(OSError):  # the sweep takes what cannot be removed now
+                self.path.unlink()
+        self._file.close()
+
+    def discard(self) -> None:
+        """Remove the file, kept or not, and let go of it. May be called twice."""
+        self._kept = False
+        self.close()
+
+
+def make_names_durable(folder: Path) -> None:
+    """Fsync a folder: a file's new name is only safe after this."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _modified(path: Path) -> float:
+    """Return when a file was last written, in seconds; one that is gone: never old."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return float("inf")
+
+
+@contextmanager
+def _refusing_when_disk_fails() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        code = errno.errorcode.get(error.errno or 0, "unknown")
+        reason = "is full" if full else f"failed ({code})"
+        raise OutOfResourcesError(f"The disk {reason}; send again later.") from error
+
+
+def _remove_unless(path: Path, known: Known) -> int:
+    """Remove a file that nobody holds and that, once nobody can, is still not known."""
+    with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not known([path.stem]):
+            path.unlink()
+            return 1
+    return 0
