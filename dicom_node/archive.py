@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
+from socketserver import TCPServer
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
@@ -31,6 +32,7 @@ from pynetdicom import (
 )
 from pynetdicom.dsutils import encode_file_meta, split_dataset
 from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.outcome import Verdict, verdict_of
 
@@ -39,6 +41,7 @@ LOG_NAME = "log.jsonl"
 STUDY_INSTANCE_UID = 0x0020000D
 LARGEST_PDU = 131072
 MOST_ASSOCIATIONS = 100
+POLL_S = 0.1  # stopping takes as long, at most
 STORAGE_CLASSES = frozenset(c.abstract_syntax for c in AllStoragePresentationContexts)
 
 
@@ -74,6 +77,10 @@ Answer = Callable[[evt.Event], int]
 OnStored = Callable[[Stored], None]
 
 
+class _Server(ThreadedAssociationServer):
+    request_queue_size = 128  # many may call at once
+
+
 class Archive:
     """A running archive.
 
@@ -95,6 +102,7 @@ class Archive:
         self._log = [Stored(**json.loads(line)) for line in self._lines()]
         self._paths = {self._key(each): each.path for each in self._log if each.path}
         self._ae: AE
+        self._server: _Server
 
     @property
     def log(self) -> tuple[Stored, ...]:
@@ -119,20 +127,25 @@ class Archive:
         self._ae.maximum_pdu_size = LARGEST_PDU
         self._ae.maximum_associations = MOST_ASSOCIATIONS
         self._ae.supported_contexts = VerificationPresentationContexts
-        server = self._ae.start_server(
+        self._server = self._ae.make_server(
             (host, port),
-            block=False,
+            server_class=_Server,
             evt_handlers=[
                 (evt.EVT_REQUESTED, _support_what_is_proposed),
                 (evt.EVT_C_STORE, self._on_store),
             ],
         )
-        assert server is not None  # noqa: S101 - block=False always returns one
-        self.port = server.server_address[1]
+        self.port = self._server.server_address[1]
+        threading.Thread(
+            target=self._server.serve_forever, args=(POLL_S,), daemon=True
+        ).start()
 
     def stop(self) -> None:
         """End it; associations that are open are aborted."""
-        self._ae.shutdown()
+        for association in self._ae.active_associations:
+            association.abort()
+        TCPServer.shutdown(self._server)
+        self._server.server_close()
 
     def _on_store(self, event: evt.Event) -> int:
         status = self._answer(event) if self._answer else SUCCESS
