@@ -1,27 +1,51 @@
-"""What every role does first when its process starts."""
+"""What a process of the node does first, and how it is told to end."""
 
+import argparse
 import ctypes
 import logging
 import os
 import signal
 import sys
 import threading
+from pathlib import Path
+
+from config.settings import Settings, SettingsError, load
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# Their lines and warnings may quote what a sender wrote.
+TALKATIVE = ("pydicom", "pynetdicom", "highdicom", "py.warnings", "PIL", "httpx")
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies.
+def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
+    """Make the parser of a role's options, those that all roles share."""
+    parser = argparse.ArgumentParser(f"fracture-node {role}", description=description)
+    parser.add_argument("--config", type=Path, help="the settings, a TOML file")
+    return parser
 
-    A role whose supervisor is gone would hold the port and the spool against the next
-    one. Any role may be killed at any moment, so nothing is lost. Linux only; elsewhere
-    a supervisor that is killed leaves its roles to be ended by hand.
+
+def begin_role(name: str, *, supervised: bool) -> threading.Event:
+    """Start being a role.
+
+    Args:
+        name: Stands in each log line.
+        supervised: End when the supervisor does.
+
+    Returns:
+        The event that SIGTERM and SIGINT set: finish, then exit.
     """
-    parent = os.getppid()
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel was told
-        sys.exit(1)
+    configure_logging(name)
+    if supervised:
+        die_with_parent()
+    return stop_on_signals()
+
+
+def load_or_exit(config: Path | None) -> Settings:
+    """Read the settings; end the process with the reason where they are wrong."""
+    try:
+        return load(config)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
 
 
 def stop_on_signals() -> threading.Event:
@@ -33,16 +57,26 @@ def stop_on_signals() -> threading.Event:
 
 
 def configure_logging(role: str) -> None:
-    """Log lines of INFO and above to standard error, one a line, under the role's name.
-
-    Libraries that quote what they read are kept quiet: their lines may hold patient
-    data.
-    """
+    """Log to standard error, one line for each thing that happened."""
     logging.basicConfig(
         level=logging.INFO,
         format=f"%(asctime)s {role} %(levelname)s %(message)s",
         stream=sys.stderr,
     )
     logging.captureWarnings(capture=True)
-    for name in ("pydicom", "pynetdicom", "highdicom", "py.warnings", "PIL"):
+    for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies.
+
+    A role whose supervisor is gone would hold the port and its slot against the next
+    one. Any role may be killed at any moment, so nothing is lost. Elsewhere than on
+    Linux, the roles of a supervisor that was killed are ended by hand.
+    """
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before the kernel was told
+        sys.exit(1)

@@ -17,11 +17,11 @@ import sqlalchemy as sa
 import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
-from config.settings import Settings, load
+from config.settings import Settings
 from dicom_node.database import check_schema, open_engine
 from dicom_node.journal import Journal
 from dicom_node.pipeline import make_pipeline
-from dicom_node.process import configure_logging, die_with_parent, stop_on_signals
+from dicom_node.process import begin_role, load_or_exit, role_parser
 from dicom_node.spool import Spool
 from dicom_node.sweep import sweep
 from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
@@ -41,15 +41,14 @@ DRAIN_S = 30
 
 def main() -> None:
     """Run a worker until SIGTERM; what it holds then is finished first."""
-    parser = argparse.ArgumentParser("fracture-node worker", description=__doc__)
-    parser.add_argument("--config", type=Path, help="the settings, a TOML file")
+    parser = role_parser("worker", __doc__)
     parser.add_argument("--slot", type=int, default=0, help="number of this worker")
-    arguments = parser.parse_args()
-    configure_logging(f"worker-{arguments.slot}")
-    stop = stop_on_signals()
-    settings = load(arguments.config)
-    with _slot(settings.storage.directory, arguments.slot):
-        run(settings, arguments.slot, stop)
+    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    stop = begin_role(f"worker-{given.slot}", supervised=given.supervised)
+    settings = load_or_exit(given.config)
+    with _slot(settings.storage.directory, given.slot):
+        run(settings, given.slot, stop)
 
 
 def run(settings: Settings, slot: int, stop: threading.Event) -> None:
@@ -128,5 +127,4 @@ def _slot(directory: Path, slot: int) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    die_with_parent()
     main()

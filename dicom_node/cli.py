@@ -1,0 +1,57 @@
+"""`fracture-node COMMAND …`: maps a command to its module, and starts that.
+
+Imports next to nothing, so that the receiver stays small and `--help` is quick. Each
+module explains its own options: `fracture-node COMMAND --help`.
+"""
+
+import os
+import sys
+from importlib.metadata import version
+
+COMMANDS = {
+    "serve": ("dicom_node.supervisor", "run all roles on this machine"),
+    "receiver": ("dicom_node.receiver", "run a Storage SCP alone"),
+    "worker": ("dicom_node.worker", "run a process that analyzes and delivers"),
+    "api": ("api", "run /predict and the page alone"),
+    "archive": ("dicom_node.archive", "run a small archive that writes files"),
+    "demo": ("dicom_node.commands.demo", "see a radiograph travel through the node"),
+    "migrate": ("dicom_node.commands.migrate", "bring the database up to date"),
+    "check": ("dicom_node.commands.check", "validate settings, model, destinations"),
+    "status": ("dicom_node.commands.status", "show what happened to instances"),
+    "retry": ("dicom_node.commands.retry", "try again what failed"),
+    "analyze": ("dicom_node.commands.analyze", "analyze files and folders"),
+    "send": ("dicom_node.commands.send", "send DICOM files to an AE"),
+    "echo": ("dicom_node.commands.echo", "C-ECHO a destination"),
+    "train": ("dicom_node.commands.train", "train weights"),
+}
+
+
+def main() -> None:
+    """Replace this process by the command's."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in {"-h", "--help"}:
+        sys.stdout.write(_help())
+    elif arguments[0] == "--version":
+        sys.stdout.write(f"fracture-node {version('fracture-node')}\n")
+    elif arguments[0] in COMMANDS:
+        module, _ = COMMANDS[arguments[0]]
+        # -P: a folder named config in the working directory is not ours.
+        start = [sys.executable, "-P", "-m", module, *arguments[1:]]
+        os.execv(sys.executable, start)  # noqa: S606 - no shell is wanted
+    else:
+        sys.stderr.write(f"No command {arguments[0]!r}.\n\n{_help()}")
+        sys.exit(2)
+
+
+def _help() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return (
+        "usage: fracture-node COMMAND [options]\n\n"
+        + "\n".join(lines)
+        + "\n\n`fracture-node COMMAND --help` explains one.\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

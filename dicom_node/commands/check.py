@@ -1,0 +1,108 @@
+"""Validates the settings, tests the model on the phantom and C-ECHOes destinations.
+
+`--record` writes what the phantom gives into the card of one's own weights, once.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from config.settings import Destination, Settings
+from dicom_node.database import check_schema, migrate, open_engine
+from dicom_node.outcome import Verdict
+from dicom_node.process import load_or_exit, role_parser
+from dicom_node.sender import echo
+from dicom_node.spool import Spool
+from inference.classifier import Classifier, record, self_test
+
+
+class CheckError(Exception):
+    """Something is not as it must be; the message says what."""
+
+
+def main() -> None:
+    """Check everything; the exit status is 0 when all is well."""
+    parser = role_parser("check", __doc__)
+    parser.add_argument("--record", action="store_true", help="fill in the card")
+    given = parser.parse_args()
+    settings = load_or_exit(given.config)
+    sys.stdout.write("settings: ok\n")
+    if given.record:
+        _record(settings)
+    for warning in _warnings(settings):
+        sys.stdout.write(f"warning: {warning}\n")
+    results = [_passes(name, check) for name, check in _checks(settings)]
+    sys.exit(0 if all(results) else 1)
+
+
+def _passes(name: str, check: Callable[[], str]) -> bool:
+    try:
+        words = check()
+    except Exception as error:  # noqa: BLE001 - each check may fail in its own way
+        sys.stdout.write(f"{name}: {error}\n")
+        return False
+    sys.stdout.write(f"{name}: {words}\n")
+    return True
+
+
+def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
+    return [
+        ("model", partial(_model, settings)),
+        ("spool", partial(_spool, settings)),
+        ("database", partial(_database, settings)),
+        *(
+            (f"destination {each.name}", partial(_echo, each, settings))
+            for each in settings.destinations
+        ),
+    ]
+
+
+def _model(settings: Settings) -> str:
+    classifier = Classifier.load(settings.model.weights, settings.model.device)
+    self_test(classifier)
+    card = classifier.card
+    return f"ok, {card.name} {card.version}, the phantom is as on the card"
+
+
+def _spool(settings: Settings) -> str:
+    Spool(settings.storage).check_free()
+    return f"ok, {settings.storage.directory.absolute()}"
+
+
+def _database(settings: Settings) -> str:
+    if not settings.storage.database:
+        migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    check_schema(engine)
+    return "ok"
+
+
+def _echo(destination: Destination, settings: Settings) -> str:
+    outcome = echo(destination, calling_ae_title=settings.receiver.ae_title)
+    if outcome.verdict is not Verdict.STORED:
+        raise CheckError(outcome.comment)
+    return "ok, it answers C-ECHO"
+
+
+def _warnings(settings: Settings) -> list[str]:
+    receiver = settings.receiver
+    warnings = []
+    if not receiver.allowed_callers:
+        warnings.append(
+            f"anyone who reaches {receiver.host}:{receiver.port} may send; "
+            "name your modalities in allowed_callers under [receiver]"
+        )
+    if not settings.destinations:
+        warnings.append("there is no [[destinations]] block: results go nowhere")
+    return warnings
+
+
+def _record(settings: Settings) -> None:
+    if settings.model.weights is None:
+        sys.exit("--record is for weights of your own: name them under [model]")
+    card = record(settings.model.weights)
+    sys.stdout.write(f"recorded on the card: {card.phantom_logits}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Shows a radiograph travel: phantoms in by C-STORE, annotated captures in an archive.
+
+Starts the node and a small archive, sends a broken and a whole phantom, waits for their
+results and goes on serving until Ctrl-C.
+"""
+
+import argparse
+import errno
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from config.settings import Destination, Settings, load
+from dicom_node.archive import Archive, Stored, start_archive
+from dicom_node.database import open_engine
+from dicom_node.history import History
+from dicom_node.outcome import Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.process import begin_role
+from dicom_node.sender import send
+from dicom_node.supervisor import Node
+from inference.phantom import draw_phantom
+
+PATIENCE_S = 120.0
+CONFIG = """\
+# Written by `fracture-node demo`.
+[receiver]
+host = "127.0.0.1"
+port = {receiver}
+[storage]
+directory = "node"
+[api]
+port = {api}
+[[destinations]]
+name = "archive"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {archive}
+"""
+
+console = Console(width=None if sys.stdout.isatty() else 160)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A phantom on its way.
+
+    Attributes:
+        name: What it shows.
+        sop_instance_uid: Its UID.
+        study_instance_uid: Its study, in which the result will be.
+        at: When the C-STORE was answered, in seconds of time.monotonic().
+    """
+
+    name: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A result that reached the archive.
+
+    Attributes:
+        path: The file's name in the archive's folder.
+        at: When it was stored, in seconds of time.monotonic().
+    """
+
+    path: str
+    at: float
+
+
+def main() -> None:
+    """Run the demo; the exit status is 0 when both results arrived."""
+    parser = argparse.ArgumentParser("fracture-node demo", description=__doc__)
+    parser.add_argument("--directory", type=Path, default=Path("data/demo"))
+    parser.add_argument("--once", action="store_true", help="do not go on serving")
+    given = parser.parse_args()
+    stop = begin_role("demo", supervised=False)
+    arrivals = Arrivals()
+    archive = start_archive(given.directory / "archive", on_stored=arrivals.add)
+    try:
+        config = _configure(given.directory, archive)
+        settings = load(config)
+        with Node(settings, config) as node, _watched(node):
+            complete = _show(node, settings, archive, arrivals)
+            if not given.once:
+                console.print(f"The page: http://127.0.0.1:{node.api_port}/")
+                console.print("Serving until Ctrl-C.")
+                stop.wait()
+    finally:
+        archive.stop()
+    sys.exit(0 if complete else 1)
+
+
+class Arrivals:
+    """When results arrived at the archive, by the clock of this process."""
+
+    def __init__(self) -> None:
+        self._by_study: dict[str, Arrived] = {}
+        self._news = threading.Condition()
+
+    def add(self, stored: Stored) -> None:
+        """Note that something was stored."""
+        arrived = Arrived(stored.path, time.monotonic())
+        with self._news:
+            self._by_study.setdefault(stored.study_instance_uid, arrived)
+            self._news.notify_all()
+
+    def wait(self, studies: set[str]) -> dict[str, Arrived]:
+        """Wait until there is a result in each of these studies, or patience ends."""
+        with self._news:
+            self._news.wait_for(lambda: self._by_study.keys() >= studies, PATIENCE_S)
+            return dict(self._by_study)
+
+
+def _configure(directory: Path, archive: Archive) -> Path:
+    """Write the settings of the demo, on the usual ports where these are free."""
+    usual = load(None)
+    config = directory / "demo.toml"
+    text = CONFIG.format(
+        receiver=_free(usual.receiver.port),
+        api=_free(usual.api.port),
+        archive=archive.port,
+    )
+    config.write_text(text, "utf-8")
+    return config
+
+
+def _free(port: int) -> int:
+    """The port, or 0, any, where somebody has it."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return 0
+    return port
+
+
+@contextmanager
+def _watched(node: Node) -> Iterator[None]:
+    """Keep the node's roles alive meanwhile."""
+    done = threading.Event()
+    watcher = threading.Thread(target=node.watch, args=(done,))
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) -> bool:
+    """Send the phantoms, wait for their results, print the table."""
+    address = Destination(
+        name="node",
+        type="dicom",
+        ae_title=settings.receiver.ae_title,
+        host="127.0.0.1",
+        port=node.receiver_port,
+    )
+    sent = [
+        _send(broken, address, archive.directory.parent) for broken in (True, False)
+    ]
+    arrived = arrivals.wait({each.study_instance_uid for each in sent})
+    history = History(open_engine(settings.storage.database_url))
+    table = Table("instance", "answer", "probability", "seconds", "Secondary Capture")
+    for each in sent:
+        row = history.by_uid(each.sop_instance_uid)[-1]
+        result = arrived.get(each.study_instance_uid)
+        table.add_row(
+            each.name,
+            row.operating_point or row.state,
+            "" if row.probability is None else f"{row.probability:.3f}",
+            "" if result is None else f"{result.at - each.at:.2f}",
+            row.reason if result is None else str(archive.directory / result.path),
+        )
+    console.print(table)
+    return len(arrived) >= len(sent)
+
+
+def _send(broken: bool, address: Destination, directory: Path) -> Sent:  # noqa: FBT001
+    name = "broken bone" if broken else "whole bone"
+    dataset = phantom_dataset(draw_phantom(broken=broken))
+    path = directory / f"{name.replace(' ', '-')}.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    (outcome,) = send([path], address, calling_ae_title="DEMO_MODALITY")
+    at = time.monotonic()
+    if outcome.verdict is not Verdict.STORED:
+        sys.exit(f"The node did not take the phantom: {outcome.comment}")
+    return Sent(name, str(dataset.SOPInstanceUID), str(dataset.StudyInstanceUID), at)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Naming a peer on the command line: a destination's name, or AE@host:port."""
+
+import re
+import sys
+
+from pydantic import ValidationError
+
+from config.settings import Destination, Settings
+
+ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
+
+
+def peer(text: str, settings: Settings) -> Destination:
+    """Read a peer; end the process with words where that cannot be done."""
+    for destination in settings.destinations:
+        if destination.name == text:
+            return destination
+    names = ", ".join(each.name for each in settings.destinations) or "none"
+    wrong = f"{text!r} is neither AE@host:port nor a destination ({names})"
+    match = ADDRESS.fullmatch(text)
+    if match is None:
+        sys.exit(wrong)
+    try:
+        return Destination.model_validate(
+            {"name": "peer", "type": "dicom", **match.groupdict()}
+        )
+    except ValidationError as error:
+        sys.exit(f"{wrong}: {error.errors()[0]['msg']}")

@@ -1,0 +1,49 @@
+"""Tries again what failed: one instance, a destination's deliveries, or everything."""
+
+import sys
+from argparse import Namespace
+
+from dicom_node.database import check_schema, open_engine
+from dicom_node.history import History
+from dicom_node.journal import Journal
+from dicom_node.process import load_or_exit, role_parser
+
+
+def main() -> None:
+    """Ask for the work anew; a running worker takes it up at once."""
+    parser = role_parser("retry", __doc__)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--uid", help="an instance, by its SOP Instance UID")
+    what.add_argument("--destination", help="all failed deliveries to a destination")
+    what.add_argument("--all", action="store_true", help="everything that failed")
+    given = parser.parse_args()
+    settings = load_or_exit(given.config)
+    engine = open_engine(settings.storage.database_url)
+    check_schema(engine)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    count = _retry(History(engine), journal, given)
+    sys.stdout.write(f"{count} asked for again\n")
+    sys.exit(0 if count else 1)
+
+
+def _retry(history: History, journal: Journal, given: Namespace) -> int:
+    uids = {row.id for row in history.by_uid(given.uid)} if given.uid else None
+    analyses = [
+        each
+        for each in history.failed_analyses()
+        if not given.destination and (uids is None or each in uids)
+    ]
+    deliveries = [
+        (instance_id, name)
+        for instance_id, name in history.failed_deliveries()
+        if given.destination in (None, name) and (uids is None or instance_id in uids)
+    ]
+    for instance_id in analyses:
+        journal.analyze_again(instance_id)
+    for instance_id, name in deliveries:
+        journal.deliveries.retry(instance_id, name)
+    return len(analyses) + len(deliveries)
+
+
+if __name__ == "__main__":
+    main()

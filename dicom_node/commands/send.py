@@ -1,0 +1,64 @@
+"""Sends DICOM files to an AE: `fracture-node send PATH… --to AE@host:port`."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+from dicom_node.commands.peer import peer
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.process import load_or_exit, role_parser
+from dicom_node.sender import send
+
+
+def main() -> None:
+    """Send files and folders; the exit status is 0 when all were stored."""
+    parser = role_parser("send", __doc__)
+    parser.add_argument("paths", nargs="+", type=Path, help="files and folders")
+    parser.add_argument("--to", required=True, help="a destination or AE@host:port")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args()
+    settings = load_or_exit(given.config)
+    destination = peer(given.to, settings)
+    paths = list(files(given.paths))
+    with Progress(console=Console(stderr=True), disable=given.json) as progress:
+        task = progress.add_task("Sending", total=len(paths))
+        outcomes = send(
+            paths,
+            destination,
+            calling_ae_title=settings.receiver.ae_title,
+            on_outcome=lambda *_: progress.advance(task),
+        )
+    report(paths, outcomes, as_json=given.json)
+    sys.exit(0 if all(each.verdict is Verdict.STORED for each in outcomes) else 1)
+
+
+def files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Name the files among the paths and below them, each folder in order."""
+    for path in paths:
+        if path.is_dir():
+            yield from sorted(each for each in path.rglob("*") if each.is_file())
+        else:
+            yield path
+
+
+def report(
+    paths: Sequence[Path], outcomes: Sequence[Outcome], *, as_json: bool
+) -> None:
+    """Say what became of each file."""
+    for path, outcome in zip(paths, outcomes, strict=True):
+        told = {
+            "path": str(path),
+            "verdict": outcome.verdict,
+            "status": outcome.status,
+            "comment": outcome.comment,
+        }
+        line = f"{path}: {outcome.verdict} {outcome.comment}".rstrip()
+        sys.stdout.write((json.dumps(told) if as_json else line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

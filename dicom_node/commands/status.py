@@ -1,0 +1,83 @@
+"""Shows what happened to instances, and where deliveries stand."""
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.database import check_schema, open_engine
+from dicom_node.history import History
+from dicom_node.process import load_or_exit, role_parser
+
+SHOWN = (
+    "sop_instance_uid",
+    "revision",
+    "state",
+    "reason",
+    "probability",
+    "operating_point",
+    "calling_ae_title",
+    "received_at",
+)
+
+
+def main() -> None:
+    """Print the state of the node as the journal has it."""
+    parser = role_parser("status", __doc__)
+    parser.add_argument("--limit", type=int, default=20, help="instances to list")
+    parser.add_argument("--uid", help="show one SOP Instance UID only")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args()
+    engine = open_engine(load_or_exit(given.config).storage.database_url)
+    check_schema(engine)
+    history = History(engine)
+    rows = history.by_uid(given.uid) if given.uid else history.recent(given.limit)
+    state = {
+        "instances": history.counts(),
+        "deliveries": history.deliveries(),
+        "paused": list(history.paused()),
+        "listed": [_shown(row) for row in rows],
+    }
+    if given.json:
+        sys.stdout.write(json.dumps(state, indent=2) + "\n")
+    else:
+        _print(state)
+
+
+def _shown(row: sa.Row[Any]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in SHOWN}
+
+
+def _print(state: dict[str, Any]) -> None:
+    console = Console()
+    counts = ", ".join(f"{n} {name}" for name, n in state["instances"].items())
+    console.print(f"Instances: {counts or 'none yet'}")
+    for each in state["deliveries"]:
+        age = time.time() - each["oldest"]
+        line = f"To {each['destination']}: {each['count']} {each['state']}"
+        console.print(f"{line}, the oldest asked for {age:.0f} s ago")
+    for name in state["paused"]:
+        console.print(f"{name} is paused")
+    table = Table(
+        "received (UTC)", "SOP Instance UID", "state", "probability", "reason"
+    )
+    for row in state["listed"]:
+        received = datetime.fromtimestamp(row["received_at"], tz=UTC)
+        sure = row["probability"]
+        table.add_row(
+            f"{received:%Y-%m-%d %H:%M:%S}",
+            row["sop_instance_uid"],
+            row["state"],
+            "" if sure is None else f"{sure:.3f} {row['operating_point']}",
+            row["reason"],
+        )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

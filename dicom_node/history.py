@@ -1,0 +1,78 @@
+"""The reading side of the journal: counts, recent instances, what failed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.database import reading
+from dicom_node.tables import (
+    DeliveryState,
+    InstanceState,
+    delivery,
+    instance,
+    paused_destination,
+)
+
+
+class History:
+    """Questions to the journal that change nothing."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def counts(self) -> dict[str, int]:
+        """How many instances are in each state."""
+        query = sa.select(instance.c.state, sa.func.count()).group_by(instance.c.state)
+        with reading(self._engine) as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        """How many deliveries of each destination are in each state, since when."""
+        query = (
+            sa.select(
+                delivery.c.destination,
+                delivery.c.state,
+                sa.func.count().label("count"),
+                sa.func.min(delivery.c.asked_at).label("oldest"),
+            )
+            .group_by(delivery.c.destination, delivery.c.state)
+            .order_by(delivery.c.destination, delivery.c.state)
+        )
+        with reading(self._engine) as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - public in spite of its name
+
+    def paused(self) -> Sequence[str]:
+        """Which destinations are paused."""
+        with reading(self._engine) as connection:
+            return (
+                connection.execute(sa.select(paused_destination.c.name)).scalars().all()
+            )
+
+    def recent(self, limit: int) -> Sequence[sa.Row[Any]]:
+        """The instances that came last, newest first."""
+        query = instance.select().order_by(instance.c.received_at.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return connection.execute(query).all()
+
+    def by_uid(self, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
+        """All revisions of an instance, oldest first."""
+        query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
+        with reading(self._engine) as connection:
+            return connection.execute(query.order_by(instance.c.revision)).all()
+
+    def failed_analyses(self) -> Sequence[str]:
+        """Ids of the instances that have no answer because something failed."""
+        query = sa.select(instance.c.id).where(
+            instance.c.state == InstanceState.FAILED, instance.c.probability.is_(None)
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalars().all()
+
+    def failed_deliveries(self) -> Sequence[tuple[str, str]]:
+        """(Instance id, destination) of each delivery that failed for good."""
+        query = sa.select(delivery.c.instance_id, delivery.c.destination).where(
+            delivery.c.state == DeliveryState.FAILED
+        )
+        with reading(self._engine) as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]

@@ -1,0 +1,189 @@
+"""`serve`: all roles on one machine, each its own process, respawned when it dies.
+
+The supervisor binds the sockets, and the roles inherit them: a role that is killed
+loses no waiting connection, and its successor needs no free port. It imports neither
+the model nor the api, and holds no state: whatever happens to it, the journal has it.
+"""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from config.settings import Settings
+from dicom_node.database import migrate
+from dicom_node.process import begin_role, load_or_exit, role_parser
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 128
+WATCH_S = 0.2
+# A role that dies sooner than this after its start is broken rather than unlucky; it
+# is started again all the same, but less and less often.
+SOUND_AFTER_S = 10.0
+LONGEST_PAUSE_S = 30.0
+DRAIN_S = 40.0
+
+
+def main() -> None:
+    """Run the node until SIGTERM or Ctrl-C; what is under way then is finished."""
+    arguments = role_parser("serve", __doc__).parse_args()
+    stop = begin_role("serve", supervised=False)
+    settings = load_or_exit(arguments.config)
+    with Node(settings, arguments.config) as node:
+        node.watch(stop)
+
+
+@dataclass
+class Role:
+    """One process of the node, over all its lives."""
+
+    name: str
+    arguments: list[str]
+    socket: socket.socket | None = None
+    process: subprocess.Popen[bytes] | None = None
+    started: float = 0.0
+    quick_deaths: int = 0
+    not_before: float = field(default=0.0)
+
+    def start(self) -> None:
+        """Start the process."""
+        listening = [] if self.socket is None else [self.socket.fileno()]
+        fd = [f"--fd={number}" for number in listening]
+        # Two teams of busy-waiting OpenMP threads on two cores: 930 ms instead of 30.
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        self.process = subprocess.Popen(  # noqa: S603 - our own modules
+            [sys.executable, "-P", "-m", *self.arguments, *fd],
+            pass_fds=listening,
+            env=environment,
+        )
+        self.started = time.monotonic()
+
+    def revive(self) -> None:
+        """Start the process again if it died, at once unless it keeps dying."""
+        if self.process is None or self.process.poll() is None:
+            return
+        now = time.monotonic()
+        if not self.not_before:
+            quick = now - self.started < SOUND_AFTER_S
+            self.quick_deaths = self.quick_deaths + 1 if quick else 0
+            pause = 0.25 * 2**self.quick_deaths if self.quick_deaths > 1 else 0
+            self.not_before = now + min(pause, LONGEST_PAUSE_S)
+            code = self.process.returncode
+            logger.warning("%s ended with %s; starting it again", self.name, code)
+        if now >= self.not_before:
+            self.not_before = 0.0
+            self.start()
+
+
+class Node:
+    """All roles of a node, as a context: started on entry, ended on exit.
+
+    Attributes:
+        receiver_port: Where the Storage SCP listens.
+        api_port: Where the page and /predict are.
+    """
+
+    def __init__(self, settings: Settings, config: Path | None) -> None:
+        """Bind the sockets and start the roles.
+
+        Args:
+            settings: All of them.
+            config: The file that the roles read them from again.
+        """
+        receiver, api = settings.receiver, settings.api
+        self._receiver = _bind(receiver.host, receiver.port)
+        self._api = _bind(api.host, api.port)
+        self.receiver_port: int = self._receiver.getsockname()[1]
+        self.api_port: int = self._api.getsockname()[1]
+        self._settings = settings
+        self._roles = _roles(settings, config, self._receiver, self._api)
+
+    def __enter__(self) -> Self:
+        """Bring an SQLite database up to date and start the roles."""
+        storage = self._settings.storage
+        if not storage.database:
+            migrate(storage)
+        for role in self._roles:
+            role.start()
+        self._announce()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the roles; each finishes what it has under way."""
+        for role in self._roles:
+            if role.process is not None:
+                role.process.terminate()
+        deadline = time.monotonic() + DRAIN_S
+        for role in self._roles:
+            _end(role, deadline - time.monotonic())
+        self._receiver.close()
+        self._api.close()
+
+    def watch(self, stop: threading.Event) -> None:
+        """Start again whatever dies, until told to stop."""
+        while not stop.wait(WATCH_S):
+            for role in self._roles:
+                role.revive()
+
+    def _announce(self) -> None:
+        """Say where the node listens, to people and, in a file, to programs."""
+        receiver, api = self._settings.receiver, self._settings.api
+        title = receiver.ae_title
+        logger.info("%s listens on %s:%s", title, receiver.host, self.receiver_port)
+        logger.info("The page is at http://%s:%s/", api.host, self.api_port)
+        if not receiver.allowed_callers and not receiver.host.startswith("127."):
+            logger.warning("Anyone may send: set allowed_callers under [receiver]")
+        folder = self._settings.storage.directory / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        ports = {"receiver": self.receiver_port, "api": self.api_port}
+        (folder / "ports.json").write_text(json.dumps(ports))
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+
+
+def _roles(
+    settings: Settings,
+    config: Path | None,
+    receiver: socket.socket,
+    api: socket.socket,
+) -> list[Role]:
+    read = [] if config is None else [f"--config={config}"]
+    listen = ["dicom_node.receiver", *read]
+    work = ["dicom_node.worker", *read]
+    return [
+        *(
+            Role(f"receiver-{number}", listen, receiver)
+            for number in range(settings.receiver.processes)
+        ),
+        *(
+            Role(f"worker-{number}", [*work, f"--slot={number}", "--supervised"])
+            for number in range(settings.worker.processes)
+        ),
+        Role("api", ["api", *read], api),
+    ]
+
+
+def _end(role: Role, patience_s: float) -> None:
+    if role.process is None:
+        return
+    try:
+        role.process.wait(max(patience_s, 0))
+    except subprocess.TimeoutExpired:
+        logger.warning("%s did not end in time and is killed", role.name)
+        role.process.kill()
+        role.process.wait()
+
+
+if __name__ == "__main__":
+    main()
