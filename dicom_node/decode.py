@@ -1,0 +1,179 @@
+"""From a DICOM instance to the radiograph that a reader would be shown.
+
+Whatever a sender may have written is met here, so this runs in the decoding child. No
+exception leaves but those of `errors.py`, whose messages quote nothing of a patient's.
+"""
+
+import hashlib
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.pixels.processing import apply_color_lut
+
+from dicom_node.attributes import number, text
+from dicom_node.codecs import decode_pixels
+from dicom_node.errors import AnalysisError, DicomNodeError, NotAnalyzedError
+from dicom_node.geometry import made_square, pixel_shape
+from dicom_node.lookup import to_gray
+from dicom_node.part10 import read_part10
+from dicom_node.screening import ScreeningRules, screen
+from inference.radiograph import Radiograph
+
+IDENTITY = (
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "OtherPatientIDs",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "SeriesInstanceUID",
+)
+"""What results copy to join patient and study: corrected, they would differ."""
+
+INFLATED_BYTES = 4
+"""Allowance per pixel of the limit for a deflated dataset: two, and all the rest."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How instances are decoded.
+
+    Attributes:
+        window: Which of several VOI windows is used, the first being 1; the last one
+            where there are fewer.
+        max_megapixels: Larger images are not analyzed.
+    """
+
+    window: int
+    max_megapixels: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedInstance:
+    """What an analysis needs of an instance.
+
+    Attributes:
+        radiograph: The image as displayed.
+        picture_digest: SHA-256 over shape and bytes of the displayed pixels, hex; the
+            same for instances that are the same picture to model and reader.
+        identity_digest: SHA-256 over patient and study, hex; tells that identity
+            changed, without telling what it is.
+    """
+
+    radiograph: Radiograph
+    picture_digest: str
+    identity_digest: str
+
+
+def decode_file(
+    path: Path, rules: ScreeningRules, options: DecodeOptions
+) -> DecodedInstance:
+    """Read, screen and decode one DICOM file.
+
+    Raises:
+        NotAnalyzedError: The model may not answer for it, and why.
+        AnalysisError: It is not DICOM, or it is broken.
+    """
+    try:
+        with _pydicom_silenced():
+            dataset = read_part10(
+                path, int(options.max_megapixels * 1e6) * INFLATED_BYTES
+            )
+            screen(dataset, rules, options.max_megapixels)
+            radiograph = decode(dataset, options)
+            identity = _digest(dataset)
+    except DicomNodeError:
+        raise
+    except MemoryError:
+        raise AnalysisError(
+            "Decoding needs more memory than it may have (decode_memory_mb under "
+            "[worker])."
+        ) from None
+    # What a hostile dataset makes pydicom raise is anything, and quotes values.
+    except Exception as error:  # noqa: BLE001
+        raise AnalysisError(
+            f"The file cannot be read as DICOM ({type(error).__name__}): it is "
+            "damaged or was not written as the standard says. Send the instance again."
+        ) from None
+    return DecodedInstance(radiograph, picture_digest(radiograph), identity)
+
+
+def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
+    """Decode the one frame of a radiograph and show it as its attributes ask.
+
+    Args:
+        dataset: The instance, with File Meta Information.
+        options: How.
+
+    Raises:
+        NotAnalyzedError: The image is blank, or too large once its pixels are square.
+        AnalysisError: The pixel data is damaged.
+    """
+    stored = decode_pixels(dataset)
+    if text(dataset, "PhotometricInterpretation").startswith("MONOCHROME"):
+        # Values that no modality writes may leave the range of floating point.
+        with np.errstate(all="ignore"):
+            gray = to_gray(dataset, stored, options.window)
+    else:
+        gray = _from_color(dataset, stored)
+    if gray.min() == gray.max():
+        raise NotAnalyzedError(
+            "The image is blank: all of Pixel Data (7FE0,0010) is of one gray level."
+        )
+    shape = pixel_shape(dataset)
+    pixels = made_square(gray, shape, options.max_megapixels)
+    return Radiograph(pixels, shape.side, (gray.shape[0], gray.shape[1]))
+
+
+def _from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
+    """Turn a color image, or one of palette colors, into its luma (ITU-R BT.601)."""
+    if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
+        stored = apply_color_lut(stored, dataset)[..., :3]
+        bits = 8 * stored.itemsize
+    else:
+        bits = int(number(dataset, "BitsStored", 8))
+    rgb = (stored >> max(bits - 8, 0)).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def picture_digest(radiograph: Radiograph) -> str:
+    """Hash the picture; see DecodedInstance."""
+    digest = hashlib.sha256(repr(radiograph.pixels.shape).encode())
+    digest.update(radiograph.pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _digest(dataset: Dataset) -> str:
+    """Hash the identity as text, so that another character set is the same identity."""
+    digest = hashlib.sha256()
+    for keyword in IDENTITY:
+        digest.update(f"{keyword}\0{text(dataset, keyword)}\0".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _pydicom_silenced() -> Iterator[None]:
+    """Keep pydicom from quoting values in warnings and log lines."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,83 @@
+"""The size of pixels in millimeters, and images whose pixels are not square."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from dicom_node.attributes import numbers
+from dicom_node.errors import NotAnalyzedError
+
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+"""In the order of preference. Pixel Spacing (0028,0030) comes first: it is the one
+that was corrected for magnification where somebody has done so, and the same as Imager
+Pixel Spacing (0018,1164) where nobody has (PS3.3 10.7.1.3). Measurements made in a
+viewer use it in this order, too."""
+
+NEARLY_SQUARE = 0.01
+"""Relative difference of the two sides that rounding explains."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelShape:
+    """How large one stored pixel is.
+
+    Attributes:
+        height: Distance between rows, above 0.
+        width: Distance between columns, above 0.
+        in_mm: Whether these are millimeters, or only their ratio is known.
+    """
+
+    height: float
+    width: float
+    in_mm: bool
+
+    @property
+    def is_square(self) -> bool:
+        """Whether the two sides differ by no more than rounding does."""
+        return abs(self.height / self.width - 1) <= NEARLY_SQUARE
+
+    @property
+    def side(self) -> float | None:
+        """Side in mm of the square pixels that it becomes; None if that is unknown."""
+        return min(self.height, self.width) if self.in_mm else None
+
+
+def pixel_shape(dataset: Dataset) -> PixelShape:
+    """Read the size of a pixel, else its Pixel Aspect Ratio, else take it as square.
+
+    Source:
+        PS3.3 10.7.1.1 (row spacing first) and C.7.6.3.1.7 (the ratio, vertical side
+        first, is for images of unknown spacing).
+    """
+    for keyword in (*SPACINGS, "PixelAspectRatio"):
+        sides = numbers(dataset, keyword)
+        if len(sides) == 2 and min(sides) > 0:  # noqa: PLR2004 - rows, columns
+            return PixelShape(*sides, in_mm=keyword in SPACINGS)
+    return PixelShape(1, 1, in_mm=False)
+
+
+def made_square(
+    pixels: NDArray[np.uint8], shape: PixelShape, max_megapixels: int
+) -> NDArray[np.uint8]:
+    """Stretch an image along its coarser side until its pixels are square.
+
+    Raises:
+        NotAnalyzedError: It would become larger than the limit.
+    """
+    if shape.is_square:
+        return pixels
+    rows, columns = pixels.shape
+    ratio = shape.height / shape.width
+    tall, wide = rows * max(ratio, 1), columns * max(1 / ratio, 1)
+    if tall * wide > max_megapixels * 1e6:
+        raise NotAnalyzedError(
+            f"The pixels are {ratio:.3g} times as high as they are wide (Pixel Spacing "
+            "(0028,0030), Imager Pixel Spacing (0018,1164) or Pixel Aspect Ratio "
+            f"(0028,0034)); made square, the image exceeds {max_megapixels} megapixels."
+        )
+    size = (round(wide), round(tall))
+    square = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(square, np.uint8)

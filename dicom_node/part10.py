@@ -1,0 +1,105 @@
+"""Reading a file that says it is DICOM, and may have been made to do harm.
+
+pydicom parses; what it would take on trust is looked at first: that the file is DICOM
+at all, and how far a deflated dataset inflates.
+"""
+
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset as parse
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_node.errors import AnalysisError
+
+PREFIX = slice(128, 132)
+PIECE = 2**20  # bytes inflated at a time
+
+# By (implicit VR, little endian), as pydicom found it: what the file does not say.
+NATIVE = {
+    (True, True): ImplicitVRLittleEndian,
+    (False, True): ExplicitVRLittleEndian,
+    (False, False): ExplicitVRBigEndian,
+}
+
+
+def read_part10(path: Path, max_inflated: int) -> Dataset:
+    """Read a DICOM file, with or without preamble and File Meta Information.
+
+    Args:
+        path: The file.
+        max_inflated: Bytes that a deflated dataset may become.
+
+    Returns:
+        The dataset. Its Transfer Syntax UID (0002,0010) is there even where the file
+        leaves it out.
+
+    Raises:
+        AnalysisError: The file is not DICOM, or inflates beyond the limit.
+        Exception: Whatever pydicom raises on what it cannot parse.
+    """
+    with path.open("rb") as file:
+        head = file.read(PREFIX.stop)
+    if not looks_like_dicom(head):
+        raise AnalysisError(
+            "The file is not DICOM: it neither has the prefix DICM nor begins with an "
+            "attribute of group 0002 or 0008."
+        )
+    if head[PREFIX] == b"DICM":
+        meta = read_file_meta_info(path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            return _read_deflated(path, meta, max_inflated)
+    dataset = dcmread(path, force=True)
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = _native(dataset)
+    return dataset
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Tell by a file's first 132 bytes whether it is worth parsing.
+
+    Without a preamble, the first attribute is of group 0002 or 0008, in either order
+    of bytes.
+    """
+    return head[PREFIX] == b"DICM" or head[:2] in {
+        b"\x02\x00",
+        b"\x08\x00",
+        b"\x00\x02",
+        b"\x00\x08",
+    }
+
+
+def _native(dataset: Dataset) -> UID:
+    implicit, little = dataset.original_encoding
+    return NATIVE[implicit is not False, little is not False]
+
+
+def _read_deflated(path: Path, meta: FileMetaDataset, limit: int) -> Dataset:
+    """Inflate piece by piece (PS3.5 A.5), then parse what came of it."""
+    group_length = 12  # (0002,0000) itself, which does not count itself
+    start = PREFIX.stop + group_length + int(meta.FileMetaInformationGroupLength)
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    left = path.read_bytes()[start:]
+    inflated = bytearray()
+    while left and not inflater.eof:
+        inflated += inflater.decompress(left, PIECE)
+        left = inflater.unconsumed_tail
+        if len(inflated) > limit:
+            raise AnalysisError(
+                f"The deflated dataset becomes larger than {limit} bytes, more than an "
+                "image within max_megapixels under [worker] can need."
+            )
+    inflated += inflater.flush()
+    dataset = parse(BytesIO(inflated), is_implicit_VR=False, is_little_endian=True)
+    dataset.file_meta = meta
+    return dataset

@@ -1,0 +1,214 @@
+"""Which instances the model may answer for, and in words why not the others."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from pydicom import Dataset
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+)
+
+from dicom_node.attributes import number, quoted, text
+from dicom_node.errors import NotAnalyzedError
+
+RADIOGRAPHS = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    XRayRadiofluoroscopicImageStorage,
+    XRayAngiographicImageStorage,
+    SecondaryCaptureImageStorage,
+)
+"""SOP Classes that hold projection X-ray images, or may."""
+
+CAPTURED_MODALITIES = ("CR", "DX", "RG")
+"""Modality (0008,0060) of a Secondary Capture that is a radiograph: digitized films
+and equipment that knows no other class."""
+
+OUR_MODEL_NAME = "fracture-node"
+"""Manufacturer's Model Name (0008,1090) in our results' Contributing Equipment."""
+
+# CID 7005; IHE AIR 6.5.3.1 asks for a code of its own, still provisional.
+PROCESSING_EQUIPMENT = ("109102", "DCM")
+PROCESSING_ALGORITHM_SCHEME = "99IHE"
+# The library writes such an item into whatever is made with it, by an AI or not.
+LIBRARY_MODEL_NAME = "highdicom"
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningRules:
+    """What is asked of an instance besides being a radiograph.
+
+    Attributes:
+        max_study_age_days: Older studies are not analyzed; 0 is no limit.
+        body_parts: Body Part Examined (0018,0015) that the model may answer for; empty
+            means any. An image that names none is analyzed.
+        today: The day that ages are counted to.
+    """
+
+    max_study_age_days: int
+    body_parts: tuple[str, ...]
+    today: date
+
+
+def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None:
+    """Pass an instance that may be analyzed.
+
+    Args:
+        dataset: The whole instance; its pixels are not decoded.
+        rules: What is asked of it.
+        max_megapixels: Larger images are not analyzed.
+
+    Raises:
+        NotAnalyzedError: It may not, and why.
+    """
+    for reason in _reasons(dataset, rules, max_megapixels):
+        raise NotAnalyzedError(reason)
+
+
+def _reasons(
+    dataset: Dataset, rules: ScreeningRules, max_megapixels: int
+) -> Iterator[str]:
+    yield from _not_an_image(dataset)
+    yield from _made_by_ai(dataset)
+    yield from _not_a_radiograph(dataset)
+    yield from _not_one_picture(dataset, max_megapixels)
+    yield from _not_of_use(dataset, rules)
+
+
+def _not_an_image(dataset: Dataset) -> Iterator[str]:
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        yield (
+            "The instance holds Float Pixel Data (7FE0,0008) or Double Float Pixel Data "
+            "(7FE0,0009), which radiographs do not have."
+        )
+    if "PixelData" not in dataset:
+        yield (
+            f"There is no image: Pixel Data (7FE0,0010) is absent ({_class(dataset)}). "
+            "Reports, presentation states and the like are kept, not analyzed."
+        )
+
+
+def _class(dataset: Dataset) -> str:
+    """SOP Class in words, for a message."""
+    uid = text(dataset, "SOPClassUID")
+    return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
+
+
+def _made_by_ai(dataset: Dataset) -> Iterator[str]:
+    """Know results by Contributing Equipment (PS3.3 C.12.1.1.5).
+
+    Processing equipment (109102) is taken for an AI in a Secondary Capture only: a
+    modality's own workstation calls itself so, too. DERIVED in Image Type says nothing.
+    """
+    captured = text(dataset, "SOPClassUID") == SecondaryCaptureImageStorage
+    for item in dataset.get("ContributingEquipmentSequence") or ():
+        model = text(item, "ManufacturerModelName").lower()
+        purposes = {
+            (text(code, "CodeValue"), text(code, "CodingSchemeDesignator"))
+            for code in item.get("PurposeOfReferenceCodeSequence") or ()
+        }
+        if model == OUR_MODEL_NAME:
+            yield (
+                "A result of this software came back (Contributing Equipment "
+                "Sequence (0018,A001)). Exclude its series from the PACS's forwarding."
+            )
+        elif model != LIBRARY_MODEL_NAME and (
+            any(scheme == PROCESSING_ALGORITHM_SCHEME for _, scheme in purposes)
+            or (captured and PROCESSING_EQUIPMENT in purposes)
+        ):
+            yield (
+                "This is the result of other image processing or AI (Contributing Equipment "
+                "Sequence (0018,A001)). Send the radiograph that it was made from."
+            )
+
+
+def _not_a_radiograph(dataset: Dataset) -> Iterator[str]:
+    sop_class_uid = text(dataset, "SOPClassUID")
+    if sop_class_uid not in RADIOGRAPHS:
+        yield (
+            f"This is no radiograph but {_class(dataset)}. The model answers for CR, "
+            "DX, XRF and XA images, and Secondary Captures of radiographs."
+        )
+    if sop_class_uid != SecondaryCaptureImageStorage:
+        return
+    modality = text(dataset, "Modality")
+    if modality not in CAPTURED_MODALITIES:
+        yield (
+            f"The Modality (0008,0060) of this Secondary Capture is {quoted(modality)}; "
+            f"those of {', '.join(CAPTURED_MODALITIES)} are analyzed."
+        )
+    photometric = text(dataset, "PhotometricInterpretation")
+    if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
+        yield (
+            "This is a color capture: Photometric Interpretation (0028,0004) is "
+            f"{quoted(photometric)}. Send the radiograph that it was made from."
+        )
+
+
+def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[str]:
+    frames = number(dataset, "NumberOfFrames", 1)
+    if frames > 1:
+        yield (
+            f"Number of Frames (0028,0008) is {frames:.0f}; the model answers "
+            "for single images."
+        )
+    allocated = number(dataset, "BitsAllocated", 16)
+    if allocated not in {8, 16}:
+        yield (
+            f"Bits Allocated (0028,0100) is {allocated:.0f}; radiographs have 8 or 16."
+        )
+    rows, columns = number(dataset, "Rows", 0), number(dataset, "Columns", 0)
+    samples = number(dataset, "SamplesPerPixel", 1)
+    if rows * columns * samples > max_megapixels * 1e6:
+        yield (
+            f"The image is too large: Rows (0028,0010) x Columns (0028,0011) x Samples per Pixel "
+            f"(0028,0002) are {rows:.0f} x {columns:.0f} x {samples:.0f}, more than "
+            f"{max_megapixels} megapixels (max_megapixels under [worker])."
+        )
+
+
+def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
+    if not text(dataset, "StudyInstanceUID"):
+        yield (
+            "Study Instance UID (0020,000D) is absent, so that no result could join the "
+            "study. Correct it at the sender."
+        )
+    age = _age_days(dataset, rules.today)
+    if age is not None and 0 < rules.max_study_age_days < age:
+        yield (
+            f"The study is {age} days old by Study Date (0008,0020); the limit is "
+            f"{rules.max_study_age_days} (max_study_age_days under [receiver])."
+        )
+    body_part = text(dataset, "BodyPartExamined").upper()
+    if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
+        yield (
+            f"Body Part Examined (0018,0015) is {quoted(body_part)}; the model answers "
+            f"for {', '.join(rules.body_parts)}."
+        )
+
+
+def _age_days(dataset: Dataset, today: date) -> int | None:
+    """Age of the study; None where Study Date is no date (PS3.5 6.2, DA)."""
+    digits = text(dataset, "StudyDate").replace(".", "")  # as ACR-NEMA wrote it
+    if not re.fullmatch(r"\d{8}", digits):
+        return None
+    try:
+        study_date = datetime.strptime(digits, "%Y%m%d").date()  # noqa: DTZ007
+    except ValueError:
+        return None
+    return (today - study_date).days
+
+
+def _answers_for(body_part: str, body_parts: tuple[str, ...]) -> bool:
+    """Compare, also where a side was added to the Defined Term: ELBOW LT."""
+    known = {part.upper() for part in body_parts}
+    return body_part in known or re.split(r"[ _]", body_part)[0] in known
