@@ -1,0 +1,43 @@
+"""From a finding to the DICOM objects that carry it, one file an object."""
+
+from collections.abc import Callable
+
+from dicom_node.instance import ReceivedInstance
+from dicom_node.results.identity import Source, read_source
+from dicom_node.results.objects import ResultObject, ResultOptions
+from dicom_node.results.secondary_capture import KIND, secondary_capture
+from inference.finding import Finding
+from inference.radiograph import Radiograph
+
+__all__ = ["ResultObject", "ResultOptions", "encode_file"]
+
+_Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject]
+
+_ENCODERS: dict[str, _Encoder] = {KIND: secondary_capture}
+
+
+def encode_file(
+    instance: ReceivedInstance,
+    radiograph: Radiograph,
+    finding: Finding,
+    options: ResultOptions,
+) -> tuple[ResultObject, ...]:
+    """Write a finding down as DICOM, in the study it belongs to.
+
+    Args:
+        instance: What was analyzed. Of its file only the header is read.
+        radiograph: Its pixels as displayed.
+        finding: What was found on them.
+        options: Which objects, and how they look.
+
+    Returns:
+        One object for each kind, in the order of the kinds. Called again with the same
+        arguments, it returns the same bytes.
+
+    Raises:
+        AnalysisError: The header cannot be read, or names no study.
+    """
+    source = read_source(instance)
+    return tuple(
+        _ENCODERS[kind](source, radiograph, finding, options) for kind in options.kinds
+    )

@@ -1,0 +1,115 @@
+"""What a result is made of: encoded elements, and the Part 10 file they become.
+
+Everything is Explicit VR Little Endian. Elements are kept encoded, by tag, so that what
+is copied from the source passes through as bytes beside what is ours.
+"""
+
+import struct
+from dataclasses import dataclass
+
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element, write_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from dicom_node.results.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+)
+
+Elements = dict[int, bytes]
+"""Encoded elements, each with its tag, VR and length, by tag."""
+
+_PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
+_LONGEST_SHORT = 0xFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOptions:
+    """What is made of a finding, and how.
+
+    Attributes:
+        kinds: Which objects, in the order they are sent: "secondary_capture".
+        long_side: Of a Secondary Capture in pixels, at most.
+        series_number: Of the result series.
+    """
+
+    kinds: tuple[str, ...]
+    long_side: int
+    series_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """One object that goes back to the archive.
+
+    Attributes:
+        kind: Which of the kinds it is.
+        sop_class_uid: (0008,0016).
+        sop_instance_uid: (0008,0018), derived: the same result has the same.
+        content: A whole Part 10 file. Every attempt to deliver it sends these bytes.
+    """
+
+    kind: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    content: bytes
+
+
+def encoded(tag: int, vr: str, value: bytes) -> bytes:
+    """Encode one element whose value is already bytes (PS3.5 7.1.2).
+
+    Args:
+        tag: Group and element as one number.
+        vr: Two letters.
+        value: Little endian; of odd length, it is padded as the VR asks.
+    """
+    if len(value) % 2:
+        value += b"\0" if vr in _PADDED_WITH_NULL else b" "
+    group, element = tag >> 16, tag & 0xFFFF
+    if vr not in EXPLICIT_VR_LENGTH_32 and len(value) > _LONGEST_SHORT:
+        vr = "UN"  # PS3.5 6.2.2, note 2: has no room for the length
+    if vr in EXPLICIT_VR_LENGTH_32:
+        head = struct.pack("<HH2sHI", group, element, vr.encode(), 0, len(value))
+    else:
+        head = struct.pack("<HH2sH", group, element, vr.encode(), len(value))
+    return head + value
+
+
+def encoded_item(elements: Elements) -> bytes:
+    """Encode one item of a sequence (PS3.5 7.5.1)."""
+    body = b"".join(elements[tag] for tag in sorted(elements))
+    return struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
+
+
+def encoded_dataset(dataset: Dataset) -> Elements:
+    """Encode a dataset of our own, which is ASCII throughout."""
+    elements = {}
+    for element in dataset:
+        buffer = DicomBytesIO()
+        buffer.is_implicit_VR, buffer.is_little_endian = False, True
+        write_data_element(buffer, element)
+        elements[int(element.tag)] = buffer.getvalue()
+    return elements
+
+
+def result_object(
+    kind: str, sop_class_uid: UID, sop_instance_uid: UID, elements: Elements
+) -> ResultObject:
+    """Write elements as a Part 10 file (PS3.10 7.1), with the UIDs that name it."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = sop_class_uid
+    meta.MediaStorageSOPInstanceUID = sop_instance_uid
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    head = DicomBytesIO()
+    write_file_meta_info(head, meta)
+    named = Dataset()
+    named.SOPClassUID, named.SOPInstanceUID = sop_class_uid, sop_instance_uid
+    every = elements | encoded_dataset(named)
+    body = (every[tag] for tag in sorted(every))
+    content = b"".join((bytes(128), b"DICM", head.getvalue(), *body))
+    return ResultObject(kind, str(sop_class_uid), str(sop_instance_uid), content)

@@ -1,0 +1,108 @@
+"""What every result says of its making: when, by what, and from which instance.
+
+Our own words are ASCII, so that they read the same in whatever character set the
+source has.
+"""
+
+import re
+from datetime import datetime, timedelta, timezone
+
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
+from pydicom.tag import Tag
+
+from dicom_node.results.codes import PROCESSING_EQUIPMENT, SOURCE_IMAGE, code_item
+from dicom_node.results.identity import Source
+from dicom_node.results.uids import IMPLEMENTATION_VERSION_NAME, derived_uid
+from inference.finding import ModelIdentity
+
+MANUFACTURER = "fracture-node project"
+MODEL_NAME = "fracture-node"
+"""Manufacturer's Model Name (0008,1090): by this, in Contributing Equipment, the node
+knows its own results when they come back."""
+
+_LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
+
+
+def plain(text: str, limit: int = _LONG_STRING) -> str:
+    """Make text fit one value: ASCII, without backslash or control characters."""
+    ascii_text = text.encode("ascii", "replace").decode()
+    return re.sub(r"[^ -\\[\]-~]", "?", ascii_text)[:limit].strip()
+
+
+def moment(source: Source) -> datetime:
+    """Say when the analysis began, in the zone that the source's own times are in.
+
+    Timezone Offset From UTC (0008,0201) is copied and rules every time of the dataset;
+    without it times are those of the place (PS3.3 C.12.1.1.8), so of this machine.
+    """
+    received = source.instance.received_at
+    offset = re.fullmatch(
+        r"([+-])(0\d|1[0-4])([0-5]\d)", source.text("TimezoneOffsetFromUTC")
+    )
+    if offset is None:
+        return received.astimezone()
+    sign, hours, minutes = offset.groups()
+    east = timedelta(hours=int(hours), minutes=int(minutes))
+    return received.astimezone(timezone(-east if sign == "-" else east))
+
+
+def times(source: Source) -> Dataset:
+    """Date what was made. Not the series: its instances are made one by one."""
+    made = moment(source)
+    dataset = Dataset()
+    dataset.InstanceCreationDate = dataset.ContentDate = f"{made:%Y%m%d}"
+    dataset.InstanceCreationTime = dataset.ContentTime = f"{made:%H%M%S.%f}"
+    return dataset
+
+
+def equipment(source: Source, model: ModelIdentity) -> Dataset:
+    """Name the node and the weights (PS3.3 C.7.5.1, C.12.1; IHE AIR 6.5.3.1)."""
+    versions = [
+        IMPLEMENTATION_VERSION_NAME,
+        plain(f"{model.name:.48} {model.version}"),
+        plain(f"sha256 {model.digest:.16}"),
+    ]
+    item = Dataset()
+    item.PurposeOfReferenceCodeSequence = [code_item(PROCESSING_EQUIPMENT)]
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = MODEL_NAME
+    item.SoftwareVersions = versions
+    item.DeviceUID = derived_uid("model", model.digest)  # another with every training
+    item.ContributionDateTime = f"{moment(source):%Y%m%d%H%M%S.%f%z}"
+    item.ContributionDescription = "Fracture classification, Grad-CAM"
+    dataset = Dataset()
+    dataset.Manufacturer = MANUFACTURER
+    dataset.ManufacturerModelName = MODEL_NAME
+    dataset.SoftwareVersions = versions
+    dataset.ContributingEquipmentSequence = [item]
+    dataset.ContentQualification = "RESEARCH"
+    return dataset
+
+
+def reference(source: Source) -> Dataset:
+    """Point at the instance that was analyzed (PS3.3 C.7.6.1, C.12.2)."""
+    image = _instance(source)
+    image.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
+    image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
+    dataset = Dataset()
+    dataset.SourceImageSequence = [image]
+    if series_uid := source.text("SeriesInstanceUID"):
+        series = Dataset()
+        series.add(_uid("SeriesInstanceUID", series_uid))
+        series.ReferencedInstanceSequence = [_instance(source)]
+        dataset.ReferencedSeriesSequence = [series]
+    return dataset
+
+
+def _instance(source: Source) -> Dataset:
+    item = Dataset()
+    header = source.instance.header
+    item.add(_uid("ReferencedSOPClassUID", header.sop_class_uid))
+    item.add(_uid("ReferencedSOPInstanceUID", header.sop_instance_uid))
+    return item
+
+
+def _uid(keyword: str, uid: str) -> DataElement:
+    """Name another object by the UID it has, valid or not."""
+    return DataElement(Tag(keyword), "UI", uid, validation_mode=IGNORE)
