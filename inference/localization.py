@@ -71,8 +71,7 @@ def _reach(
     start, end = np.array(tip), np.array(size, np.float64)
     margin = min(margin, *(end / 4))
     room = np.where(direction > 0, end - margin - start, start - margin)
-    with np.errstate(divide="ignore"):
-        reach = np.maximum(room, 0) / np.abs(direction)
+    reach = np.maximum(room, 0) / np.maximum(np.abs(direction), 1e-9)
     shortest: NDArray[np.float64] = reach.min(axis=1)
     return shortest
 

@@ -47,6 +47,9 @@ class ModelInput:
             All zeros when the map holds none, is the same everywhere or not finite:
             it then says nothing about where.
         """
+        nowhere = np.zeros((self.height, self.width), np.float32)
+        if not np.isfinite(heatmap).all() or heatmap.min() == heatmap.max():
+            return nowhere
         size: int = self.tensor.shape[-1]
         # Cubic, so that the peak may lie between the cells of a 7 x 7 grid.
         canvas = cv2.resize(heatmap, (size, size), interpolation=cv2.INTER_CUBIC)
@@ -54,8 +57,8 @@ class ModelInput:
             self.top : self.top + self.height, self.left : self.left + self.width
         ]
         peak = covered.max()
-        if not np.isfinite(heatmap).all() or np.ptp(heatmap) == 0 or peak <= 0:
-            return np.zeros((self.height, self.width), np.float32)
+        if peak <= 0:
+            return nowhere
         saliency: NDArray[np.float32] = np.maximum(covered / peak, np.float32(0))
         return saliency
 

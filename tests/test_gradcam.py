@@ -1,0 +1,91 @@
+"""Grad-CAM, on networks small enough to know the answer and against grad-cam."""
+
+import warnings
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from inference.gradcam import grad_cam
+from inference.training.train import DRAFT
+from models.network import Network, build_network, halves
+
+with warnings.catch_warnings():  # of what it imports
+    warnings.simplefilter("ignore")
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+BRIGHT, DARK = 0, 1
+
+
+def seer() -> Network:
+    """A network that scores mean brightness as BRIGHT, its opposite as DARK."""
+    linear = nn.Linear(1, 2)
+    linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
+    linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
+    return Network(nn.Sequential(OrderedDict(same=nn.Identity())), head)
+
+
+@pytest.fixture
+def bright_corner() -> torch.Tensor:
+    image = torch.zeros(1, 1, 4, 4)
+    image[..., 0, 3] = 2.0
+    return image
+
+
+def test_map_is_the_weight_times_the_activation_over_the_cells(
+    bright_corner: torch.Tensor,
+) -> None:
+    logits, heatmap = grad_cam(seer(), bright_corner, BRIGHT)
+
+    # The mean of 16 cells: each raises the score by 1/16 of its brightness.
+    torch.testing.assert_close(heatmap, bright_corner[0, 0] / 16)
+    torch.testing.assert_close(logits, torch.tensor([2 / 16, 5 - 2 / 16]))
+
+
+def test_map_is_zero_when_nothing_raised_the_score(
+    bright_corner: torch.Tensor,
+) -> None:
+    _, heatmap = grad_cam(seer(), bright_corner, DARK)
+
+    assert not heatmap.any()
+
+
+class RawGradCAM(GradCAM):  # type: ignore[misc]
+    """grad-cam without its stretching of the map to the image."""
+
+    raw: NDArray[np.float32]
+
+    def get_cam_image(self, *arguments: object) -> NDArray[np.float32]:
+        self.raw = super().get_cam_image(*arguments)
+        return self.raw
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> None:
+    card = replace(DRAFT, architecture=architecture)
+    with torch.random.fork_rng():
+        torch.manual_seed(17)  # every map has a peak
+        # In double precision no sum over channels can blur the comparison.
+        whole = build_network(card).double().eval()
+        image = torch.randn(1, 3, 224, 160, dtype=torch.double)
+    network = halves(whole)
+    with RawGradCAM(whole, [whole.layer4]) as peer:
+        peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
+        expected = np.maximum(peer.raw[0], 0)
+
+    logits, heatmap = grad_cam(network, image, label)
+
+    found = heatmap.numpy()
+    assert found.shape == (7, 5)
+    assert expected.max() > 0
+    np.testing.assert_allclose(
+        found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9
+    )
+    torch.testing.assert_close(logits, whole(image)[0].detach())

@@ -1,0 +1,141 @@
+"""Weights: loaded when they are those of the card, refused in words otherwise."""
+
+import io
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torchvision.models import ResNet
+
+from inference.training.train import DRAFT
+from models.card import ModelCard, ModelError
+from models.network import build_network, digest, load_network
+
+IMAGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+
+def bytes_of(value: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def random_network(card: ModelCard = DRAFT) -> ResNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return build_network(card).eval()
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, Tensor]:
+    return dict(random_network().state_dict())
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
+def test_the_two_halves_answer_as_the_whole_network(architecture: str) -> None:
+    card = replace(
+        DRAFT, architecture=architecture, classes=("No", "Maybe", "Fracture")
+    )
+    whole = random_network(card)
+
+    network = load_network(bytes_of(whole.state_dict()), card)
+
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            network.head(network.features(IMAGE)), whole(IMAGE), rtol=0, atol=0
+        )
+
+
+def test_half_precision_on_disk_is_single_precision_at_work(
+    state: dict[str, Tensor],
+) -> None:
+    half = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in state.items()
+    }
+
+    network = load_network(bytes_of(half), DRAFT)
+
+    assert network.linear.weight.dtype == torch.float32
+    torch.testing.assert_close(network.linear.weight, half["fc.weight"].float())
+
+
+def test_counters_of_batches_may_be_left_out(state: dict[str, Tensor]) -> None:
+    without = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
+
+    load_network(bytes_of(without), DRAFT)
+
+
+def test_weights_of_another_digest_than_the_cards_are_refused(
+    state: dict[str, Tensor],
+) -> None:
+    content = bytes_of(state)
+    card = replace(DRAFT, sha256=digest(content))
+    load_network(content, card)
+
+    with pytest.raises(
+        ModelError, match=r"not those of their card: SHA-256 is d9298a10d1b0735837dc"
+    ):
+        load_network(b"other", card)
+
+
+def test_a_card_without_digest_is_taken_with_a_warning(
+    state: dict[str, Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    load_network(bytes_of(state), DRAFT)
+
+    assert "names no SHA-256" in caplog.text
+
+
+class Trap:
+    """A pickle that would do something when it is loaded."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("the trap was sprung",)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(b"\x89PNG\r\n", id="another-format"),
+        pytest.param(bytes_of(torch.zeros(9))[:-200], id="cut-off"),
+        pytest.param(bytes_of(Trap()), id="code"),
+        pytest.param(bytes_of(torch.nn.Linear(2, 2)), id="whole-model"),
+    ],
+)
+def test_what_is_no_plain_tensor_file_is_refused_and_not_run(
+    content: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ModelError, match=r"Save `model\.state_dict\(\)`"):
+        load_network(content, DRAFT)
+
+    assert "sprung" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_around_the_state_is_refused(state: dict[str, Tensor]) -> None:
+    with pytest.raises(ModelError, match="no plain state dictionary"):
+        load_network(bytes_of({"epoch": 3, "model": state}), DRAFT)
+
+
+def test_weights_that_do_not_fit_the_architecture_are_refused_with_their_names(
+    state: dict[str, Tensor],
+) -> None:
+    wrong = {**state, "fc.weight": torch.zeros(3, 512), "extra": torch.zeros(1)}
+    del wrong["conv1.weight"]
+
+    with pytest.raises(ModelError) as refused:
+        load_network(bytes_of(wrong), DRAFT)
+
+    message = str(refused.value)
+    assert "missing: conv1.weight" in message
+    assert "unknown: extra" in message
+    assert "fc.weight: shape (3, 512), expected (2, 512)" in message
+
+
+def test_weights_that_are_not_numbers_are_refused(state: dict[str, Tensor]) -> None:
+    wrong = {**state, "fc.bias": torch.tensor([0.0, float("nan")])}
+
+    with pytest.raises(ModelError, match=r"fc\.bias: holds numbers that are not fin"):
+        load_network(bytes_of(wrong), DRAFT)

@@ -1,0 +1,75 @@
+"""The phantom: a bone that a reader would take for one, the same every time."""
+
+import numpy as np
+import pytest
+
+from inference.phantom import draw_phantom
+
+SHAPES = [(480, 360), (300, 300), (200, 600), (600, 200), (97, 61)]
+
+
+def test_the_same_seed_draws_the_same_picture() -> None:
+    first = draw_phantom(broken=True, rows=200, columns=150, seed=7)
+    again = draw_phantom(broken=True, rows=200, columns=150, seed=7)
+    other = draw_phantom(broken=True, rows=200, columns=150, seed=8)
+
+    assert first.pixels.tobytes() == again.pixels.tobytes()
+    assert first.fracture == again.fracture
+    assert first.pixels.tobytes() != other.pixels.tobytes()
+
+
+@pytest.mark.parametrize(("rows", "columns"), SHAPES)
+def test_pixels_are_twelve_bits_and_the_break_lies_inside_them(
+    rows: int, columns: int
+) -> None:
+    for seed in range(6):
+        phantom = draw_phantom(broken=True, rows=rows, columns=columns, seed=seed)
+
+        assert phantom.pixels.shape == (rows, columns)
+        assert phantom.pixels.dtype == np.uint16
+        assert phantom.pixels.max() <= 4095
+        assert phantom.fracture is not None
+        left, top, right, bottom = phantom.fracture
+        assert 0 <= left < right <= columns
+        assert 0 <= top < bottom <= rows
+
+
+def test_whole_and_broken_differ_first_at_the_break() -> None:
+    whole = draw_phantom(broken=False)
+    broken = draw_phantom(broken=True)
+
+    assert whole.fracture is None
+    assert broken.fracture is not None
+    rows, columns = np.nonzero(
+        np.abs(whole.pixels.astype(int) - broken.pixels) > 4095 // 20
+    )
+    left, top, right, bottom = broken.fracture
+    # The fragment below is displaced, so all of it differs; nothing above does.
+    assert rows.min() >= top
+    assert (rows < bottom).any()
+    inside = columns[rows < bottom]
+    assert inside.min() >= left
+    assert inside.max() < right
+
+
+def test_background_tissue_marrow_and_cortex_are_ever_brighter() -> None:
+    middle = draw_phantom(broken=False).pixels[560:640].mean(axis=0)
+    air, cortex = middle[-20:].mean(), middle.max()
+    peaks = np.nonzero(middle > 0.93 * cortex)[0]
+    marrow = middle[peaks.min() : peaks.max()].min()  # between the two walls
+    flesh = np.median(middle[(middle > 2 * air) & (middle < 0.6 * cortex)])
+
+    assert 4 * air < flesh
+    assert 1.3 * flesh < marrow
+    assert 1.05 * marrow < cortex
+
+
+def test_shown_over_its_whole_range() -> None:
+    phantom = draw_phantom(broken=False, rows=120, columns=90)
+
+    radiograph = phantom.radiograph()
+
+    assert radiograph.source_shape == (120, 90)
+    # Window of center 2048 and width 4096, PS3.3 C.11.2.1.2.1: x / 4095.
+    expected = phantom.pixels / 4095 * 255
+    assert np.abs(radiograph.pixels - expected).max() <= 0.5 + 1e-3

@@ -1,0 +1,146 @@
+"""Into the network's square and back onto the radiograph's pixels."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import transforms
+
+from inference.preprocess import prepare
+from inference.radiograph import Radiograph
+from inference.training.train import DRAFT
+
+LETTERBOX = replace(DRAFT, resize="letterbox", mean=(0, 0, 0), std=(1, 1, 1))
+STRETCH = replace(LETTERBOX, resize="stretch")
+SHAPES = [(700, 1400), (1400, 700), (900, 1200), (333, 1000), (100, 100), (57, 31)]
+
+
+def radiograph(pixels: NDArray[np.uint8]) -> Radiograph:
+    return Radiograph(pixels, None, (pixels.shape[0], pixels.shape[1]))
+
+
+def noise(rows: int, columns: int) -> NDArray[np.uint8]:
+    random = np.random.default_rng(rows * columns)
+    return random.integers(0, 256, (rows, columns), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_stretching_is_what_torchvision_does_to_a_pillow_image(
+    shape: tuple[int, int],
+) -> None:
+    pixels = noise(*shape)
+    pipeline = transforms.Compose(
+        [transforms.Resize((224, 224)), transforms.ToTensor()]
+    )
+
+    found = prepare(radiograph(pixels), STRETCH)
+
+    expected = pipeline(Image.fromarray(pixels).convert("RGB"))[None]
+    torch.testing.assert_close(found.tensor, expected, rtol=0, atol=0)
+    assert (found.left, found.top, found.width, found.height) == (0, 0, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("shape", "covered"),
+    [
+        pytest.param((700, 1400), (0, 56, 224, 112), id="landscape"),
+        pytest.param((1400, 700), (56, 0, 112, 224), id="portrait"),
+        pytest.param((100, 100), (0, 0, 224, 224), id="square-enlarged"),
+        pytest.param((1, 1000), (0, 111, 224, 1), id="a-line"),
+    ],
+)
+def test_a_letterbox_centers_the_radiograph_in_black(
+    shape: tuple[int, int], covered: tuple[int, int, int, int]
+) -> None:
+    white = np.full(shape, 255, np.uint8)
+
+    found = prepare(radiograph(white), LETTERBOX)
+
+    left, top, width, height = covered
+    assert (found.left, found.top, found.width, found.height) == covered
+    expected = torch.zeros(224, 224)
+    expected[top : top + height, left : left + width] = 1
+    torch.testing.assert_close(found.tensor[0, 2], expected)
+
+
+def test_intensities_are_normalized_per_channel_padding_included() -> None:
+    card = replace(LETTERBOX, mean=(0.5, 0.4, 0.0), std=(0.5, 0.2, 1.0))
+    gray = np.full((100, 200), 51, np.uint8)  # 0.2
+
+    tensor = prepare(radiograph(gray), card).tensor
+
+    torch.testing.assert_close(tensor[0, :, 112, 112], torch.tensor([-0.6, -1.0, 0.2]))
+    torch.testing.assert_close(tensor[0, :, 0, 0], torch.tensor([-1.0, -2.0, 0.0]))
+
+
+def test_reduction_averages_instead_of_skipping_pixels() -> None:
+    stripes = np.zeros((2240, 2240), np.uint8)
+    stripes[:, ::2] = 255  # every other column: mean intensity one half
+
+    tensor = prepare(radiograph(stripes), STRETCH).tensor
+
+    assert (tensor - 0.5).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("card", [LETTERBOX, STRETCH])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_marked_on_the_canvas_comes_back_to_where_it_was(
+    shape: tuple[int, int], card: object
+) -> None:
+    """A bright patch in the radiograph and the map made of what it became agree."""
+    assert card in (LETTERBOX, STRETCH)
+    rows, columns = shape
+    patch = np.zeros(shape, np.uint8)
+    top, left = round(rows * 0.55), round(columns * 0.3)
+    bottom, right = top + max(rows // 7, 1), left + max(columns // 7, 1)
+    patch[top:bottom, left:right] = 255
+    found = prepare(radiograph(patch), card)  # type: ignore[arg-type]
+
+    saliency = found.saliency(found.tensor[0, 0].numpy())
+
+    assert saliency.shape == (found.height, found.width)
+    height, width = saliency.shape
+    down, right_of = np.indices(saliency.shape) + 0.5
+    center = (
+        float((right_of * saliency).sum() / saliency.sum()) * columns / width,
+        float((down * saliency).sum() / saliency.sum()) * rows / height,
+    )
+    # Within half a pixel of whichever grid is coarser.
+    assert center[0] == pytest.approx((left + right) / 2, abs=max(0.5, columns / 448))
+    assert center[1] == pytest.approx((top + bottom) / 2, abs=max(0.5, rows / 448))
+
+
+def test_saliency_ends_where_the_radiograph_does() -> None:
+    found = prepare(radiograph(noise(400, 800)), LETTERBOX)
+    heatmap = np.zeros((7, 7), np.float32)
+    heatmap[0, 3] = 9.0  # rows 0 to 32 of the canvas: padding, which ends at 56
+    heatmap[4, 5] = 2.0  # rows 128 to 160, columns 160 to 192
+
+    saliency = found.saliency(heatmap)
+
+    assert saliency.shape == (112, 224)
+    assert saliency.max() == 1
+    assert saliency.min() == 0
+    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
+    assert (row + 0.5, column + 0.5) == pytest.approx((144 - 56, 176), abs=0.5)
+
+
+@pytest.mark.parametrize(
+    "heatmap",
+    [
+        pytest.param(np.zeros((7, 7), np.float32), id="empty"),
+        pytest.param(np.full((7, 7), 3, np.float32), id="flat"),
+        pytest.param(np.full((7, 7), np.nan, np.float32), id="nan"),
+        pytest.param(np.diag(np.full(7, np.inf, np.float32)), id="infinite"),
+    ],
+)
+def test_a_map_that_says_nothing_about_where_becomes_zeros(
+    heatmap: NDArray[np.float32],
+) -> None:
+    saliency = prepare(radiograph(noise(90, 60)), LETTERBOX).saliency(heatmap)
+
+    assert saliency.shape == (224, 149)
+    assert not saliency.any()
