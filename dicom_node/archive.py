@@ -102,7 +102,7 @@ class Archive:
         self._log = [Stored(**json.loads(line)) for line in self._lines()]
         self._paths = {self._key(each): each.path for each in self._log if each.path}
         self._ae: AE
-        self._server: _Server
+        self._server: ThreadedAssociationServer
 
     @property
     def log(self) -> tuple[Stored, ...]:

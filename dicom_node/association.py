@@ -169,9 +169,11 @@ class Peer:
         self._connected = True
         connection = event.assoc.dul.socket
         if connection is not None and connection.socket is not None:
-            connection.socket.setsockopt(
-                socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER
-            )
+            line = connection.socket
+            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            # A request goes out in two pieces; the second shall not wait 40 ms for the
+            # acknowledgment of the first.
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def _on_sent(self, _event: evt.Event) -> None:
         self._moved.set()

@@ -1,0 +1,385 @@
+"""The Storage SCU over real sockets: what arrives, and what is said of what does not.
+
+Waiting and broken associations are tested in test_association.py.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+from pynetdicom import AE, AllStoragePresentationContexts, evt
+from pynetdicom.dsutils import split_dataset
+
+from config.settings import Destination
+from dicom_node.archive import Archive, start_archive
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.sender import echo, send
+
+STORED, REFUSED = Verdict.STORED, Verdict.REFUSED
+PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+NAME = "Unmistakable^Name"
+
+
+def write_instance(
+    path: Path,
+    sop_class: UID = SecondaryCaptureImageStorage,
+    syntax: UID = ExplicitVRLittleEndian,
+) -> Path:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.SOPClassUID = sop_class
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.PatientName = NAME
+    dataset.Rows, dataset.Columns = 64, 64
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+    dataset.PixelRepresentation = 0
+    pixels = np.arange(64 * 64, dtype=np.uint8)
+    dataset.PixelData = pixels.tobytes()
+    dataset["PixelData"].VR = "OB"
+    if syntax.is_encapsulated:
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.compress(syntax, generate_instance_uid=False)
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def digest(path: Path) -> str:
+    """Of what follows the File Meta Information."""
+    return hashlib.sha256(path.read_bytes()[split_dataset(path)[1] :]).hexdigest()
+
+
+def destination(port: int) -> Destination:
+    return Destination(
+        name="pacs", type="dicom", ae_title="ARCHIVE", host="127.0.0.1", port=port
+    )
+
+
+def send_to(port: int, *paths: Path, **options: Any) -> tuple[Outcome, ...]:  # noqa: ANN401
+    return send(
+        paths, destination(port), calling_ae_title="NODE", timeout_s=10, **options
+    )
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    archive = start_archive(tmp_path / "archive")
+    yield archive
+    archive.stop()
+
+
+@pytest.fixture
+def scp() -> Iterator[Callable[..., int]]:
+    """Starts SCPs of our own making and returns their ports."""
+    servers = []
+
+    def start(
+        contexts: dict[UID, list[UID]], on_store: Callable[[evt.Event], Any]
+    ) -> int:
+        ae = AE("ARCHIVE")
+        for sop_class, syntaxes in contexts.items():
+            ae.add_supported_context(sop_class, syntaxes)
+        server = ae.start_server(
+            ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)]
+        )
+        assert server is not None
+        servers.append(server)
+        port: int = server.server_address[1]
+        return port
+
+    yield start
+    for server in servers:
+        server.shutdown()
+
+
+def test_bytes_on_the_wire_are_those_of_the_file_on_every_attempt(
+    archive: Archive, tmp_path: Path
+) -> None:
+    file = write_instance(tmp_path / "a.dcm")
+
+    outcomes = [send_to(archive.port, file) for _ in range(3)]
+
+    assert outcomes == [(Outcome(STORED, 0),)] * 3
+    assert [stored.digest for stored in archive.log] == [digest(file)] * 3
+
+
+def test_several_objects_travel_in_one_association_in_their_order(
+    tmp_path: Path,
+) -> None:
+    associations = set()
+
+    def answer(event: evt.Event) -> int:
+        associations.add(event.assoc.requestor.port)
+        return 0
+
+    archive = start_archive(tmp_path / "archive", answer=answer)
+    classes = (SecondaryCaptureImageStorage, ComputedRadiographyImageStorage) * 2
+    files = [write_instance(tmp_path / f"{i}", uid) for i, uid in enumerate(classes)]
+
+    outcomes = send_to(archive.port, *files)
+    archive.stop()
+
+    assert outcomes == (Outcome(STORED, 0),) * 4
+    assert [stored.digest for stored in archive.log] == [digest(f) for f in files]
+    assert len(associations) == 1
+
+
+def test_each_transfer_syntax_travels_as_it_is(
+    archive: Archive, tmp_path: Path
+) -> None:
+    syntaxes = (*PLAIN, RLELossless, JPEG2000Lossless)
+    files = [
+        write_instance(tmp_path / f"{i}", syntax=syntax)
+        for i, syntax in enumerate(syntaxes)
+    ]
+
+    send_to(archive.port, *files)
+
+    assert [s.transfer_syntax_uid for s in archive.log] == list(syntaxes)
+    assert [s.digest for s in archive.log] == [digest(file) for file in files]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [*PLAIN, ExplicitVRBigEndian, RLELossless, JPEG2000Lossless],
+    ids=lambda uid: uid.name,
+)
+@pytest.mark.parametrize("accepted", PLAIN, ids=lambda uid: uid.name)
+def test_object_is_transcoded_to_the_one_syntax_that_is_accepted(
+    scp: Callable[..., int], source: UID, accepted: UID, tmp_path: Path
+) -> None:
+    arrived = []
+
+    def on_store(event: evt.Event) -> int:
+        arrived.append((event.context.transfer_syntax, event.dataset))
+        return 0
+
+    port = scp({SecondaryCaptureImageStorage: [accepted]}, on_store)
+    file = write_instance(tmp_path / "a.dcm", syntax=source)
+
+    assert send_to(port, file) == (Outcome(STORED, 0),)
+    ((syntax, dataset),) = arrived
+    sent = dcmread(file)
+    assert syntax == accepted
+    assert dataset.SOPInstanceUID == sent.SOPInstanceUID
+    assert dataset.PatientName == NAME
+    assert dataset.PixelData == sent.pixel_array.tobytes()
+
+
+def test_transcoded_object_is_the_same_bytes_on_every_attempt(
+    scp: Callable[..., int], tmp_path: Path
+) -> None:
+    arrived: list[bytes] = []
+
+    def on_store(event: evt.Event) -> int:
+        arrived.append(event.encoded_dataset(include_meta=False))
+        return 0
+
+    port = scp({SecondaryCaptureImageStorage: [ImplicitVRLittleEndian]}, on_store)
+    file = write_instance(tmp_path / "a.dcm")
+    for _ in range(2):
+        send_to(port, file)
+
+    assert arrived[0] == arrived[1]
+
+
+def test_object_that_cannot_be_transcoded_is_refused_with_the_reason(
+    scp: Callable[..., int], tmp_path: Path
+) -> None:
+    port = scp({SecondaryCaptureImageStorage: [ImplicitVRLittleEndian]}, lambda _: 0)
+    file = write_instance(tmp_path / "a.dcm", syntax=RLELossless)
+    dataset = dcmread(file)
+    dataset.PixelData = dataset.PixelData[:60]
+    dataset.save_as(file)
+
+    (outcome,) = send_to(port, file)
+
+    assert outcome.verdict is REFUSED
+    assert "accepts it as Implicit VR Little Endian only" in outcome.comment
+    assert "transcoded from RLE Lossless" in outcome.comment
+
+
+def test_object_of_a_class_that_is_not_accepted_is_refused_alone(
+    scp: Callable[..., int], tmp_path: Path
+) -> None:
+    port = scp({ComputedRadiographyImageStorage: list(PLAIN)}, lambda _: 0)
+    files = [
+        write_instance(tmp_path / "a", ComputedRadiographyImageStorage),
+        write_instance(tmp_path / "b", SecondaryCaptureImageStorage),
+        write_instance(tmp_path / "c", ComputedRadiographyImageStorage),
+    ]
+
+    first, second, third = send_to(port, *files)
+
+    assert (first.verdict, third.verdict) == (STORED, STORED)
+    assert second == Outcome(
+        REFUSED,
+        None,
+        f"ARCHIVE at 127.0.0.1:{port} does not accept Secondary Capture Image Storage",
+    )
+
+
+def test_where_nothing_is_accepted_all_are_refused(
+    scp: Callable[..., int], tmp_path: Path
+) -> None:
+    port = scp({ComputedRadiographyImageStorage: list(PLAIN)}, lambda _: 0)
+
+    (outcome,) = send_to(port, write_instance(tmp_path / "a"))
+
+    assert outcome.verdict is REFUSED
+    assert "does not accept Secondary Capture" in outcome.comment
+
+
+def test_one_failure_leaves_the_other_objects_alone(tmp_path: Path) -> None:
+    statuses = iter([0x0000, 0xA700, 0xC123, 0xB000])
+    archive = start_archive(tmp_path / "archive", answer=lambda _: next(statuses))
+    files = [write_instance(tmp_path / f"{i}") for i in range(4)]
+
+    outcomes = send_to(archive.port, *files)
+    archive.stop()
+
+    assert [(o.verdict, o.status) for o in outcomes] == [
+        (STORED, 0x0000),
+        (Verdict.RETRY, 0xA700),
+        (REFUSED, 0xC123),
+        (STORED, 0xB000),
+    ]
+
+
+def test_peers_comment_is_kept_and_not_logged(
+    scp: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def on_store(_: evt.Event) -> Dataset:
+        response = Dataset()
+        response.Status = 0xA770
+        response.ErrorComment = f"no patient {NAME}"
+        return response
+
+    port = scp({SecondaryCaptureImageStorage: list(PLAIN)}, on_store)
+    with caplog.at_level(logging.DEBUG):
+        (outcome,) = send_to(port, write_instance(tmp_path / "a"))
+
+    assert outcome.verdict is Verdict.RETRY_BRIEFLY
+    assert outcome.comment.endswith(f": no patient {NAME}")
+    assert "Unmistakable" not in caplog.text
+    assert dcmread(tmp_path / "a").SOPInstanceUID in caplog.text
+
+
+def test_more_contexts_than_one_association_holds_take_several(
+    archive: Archive, tmp_path: Path
+) -> None:
+    # 60 classes with 3 transfer syntaxes each are 180 contexts; 128 fit.
+    classes = [c.abstract_syntax for c in AllStoragePresentationContexts[:60]]
+    files = [
+        write_instance(tmp_path / f"{i}", UID(uid or ""), RLELossless)
+        for i, uid in enumerate(classes)
+    ]
+
+    outcomes = send_to(archive.port, *files)
+
+    assert outcomes == (Outcome(STORED, 0),) * 60
+    assert [stored.digest for stored in archive.log] == [digest(f) for f in files]
+
+
+def test_what_is_no_dicom_file_is_an_outcome_and_the_others_go(
+    archive: Archive, tmp_path: Path
+) -> None:
+    (tmp_path / "text").write_text("no DICOM")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "cut").write_bytes(write_instance(tmp_path / "x").read_bytes()[:150])
+    files = [tmp_path / name for name in ("text", "empty", "cut", "absent")]
+
+    *others, last = send_to(archive.port, *files, write_instance(tmp_path / "a.dcm"))
+
+    assert last == Outcome(STORED, 0)
+    assert {other.verdict for other in others} == {REFUSED}
+    assert [other.comment for other in others] == [
+        "is not a DICOM file (PS3.10)",
+        "is not a DICOM file (PS3.10)",
+        "its File Meta Information has no usable MediaStorageSOPClassUID",
+        "cannot be read: No such file or directory",
+    ]
+
+
+def test_nothing_to_send_needs_no_association(free_port: int) -> None:
+    assert send_to(free_port) == ()
+
+
+def test_each_outcome_is_told_as_soon_as_it_is_known(
+    archive: Archive, tmp_path: Path
+) -> None:
+    told: list[tuple[Path, Outcome, int]] = []
+    files = [write_instance(tmp_path / f"{i}") for i in range(3)]
+
+    outcomes = send_to(
+        archive.port,
+        *files,
+        on_outcome=lambda path, outcome: told.append((path, outcome, len(archive.log))),
+    )
+
+    assert told == [
+        (file, outcome, i + 1)
+        for i, (file, outcome) in enumerate(zip(files, outcomes, strict=True))
+    ]
+
+
+def test_several_threads_send_at_once(archive: Archive, tmp_path: Path) -> None:
+    files = [write_instance(tmp_path / f"{i}") for i in range(8)]
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = list(pool.map(lambda file: send_to(archive.port, file), files))
+
+    assert outcomes == [(Outcome(STORED, 0),)] * 8
+    assert {s.digest for s in archive.log} == {digest(file) for file in files}
+
+
+def test_echo_that_is_answered_is_a_success(archive: Archive) -> None:
+    assert echo(destination(archive.port), calling_ae_title="NODE") == Outcome(
+        STORED, 0
+    )
+
+
+def test_echo_where_verification_is_not_accepted_says_so(
+    scp: Callable[..., int],
+) -> None:
+    port = scp({ComputedRadiographyImageStorage: list(PLAIN)}, lambda _: 0)
+
+    outcome = echo(destination(port), calling_ae_title="NODE")
+
+    assert outcome.verdict is REFUSED
+    assert outcome.comment.endswith("does not accept Verification SOP Class")
+
+
+@pytest.mark.shared
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_every_real_file_ends_in_an_outcome_and_arrives_as_it_is(
+    shared: Path, archive: Archive
+) -> None:
+    files = sorted(p for p in (shared / "dicom").rglob("*") if p.suffix != ".csv")
+    files = [path for path in files if path.is_file()]
+
+    outcomes = send_to(archive.port, *files)
+
+    sent = [f for f, o in zip(files, outcomes, strict=True) if o.verdict is STORED]
+    assert len(sent) > 100
+    assert [stored.digest for stored in archive.log] == [digest(f) for f in sent]
+    assert {o.verdict for o in outcomes} == {STORED, REFUSED}
