@@ -87,7 +87,7 @@ def _reasons(
 def _not_an_image(dataset: Dataset) -> Iterator[str]:
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
         yield (
-            "The instance holds Float Pixel Data (7FE0,0008) or Double Float Pixel Data "
+            "The pixels are Float Pixel Data (7FE0,0008) or Double Float Pixel Data "
             "(7FE0,0009), which radiographs do not have."
         )
     if "PixelData" not in dataset:
@@ -126,8 +126,9 @@ def _made_by_ai(dataset: Dataset) -> Iterator[str]:
             or (captured and PROCESSING_EQUIPMENT in purposes)
         ):
             yield (
-                "This is the result of other image processing or AI (Contributing Equipment "
-                "Sequence (0018,A001)). Send the radiograph that it was made from."
+                "This is the result of other image processing or AI (Contributing "
+                "Equipment Sequence (0018,A001)). Send the radiograph that it was made "
+                "from."
             )
 
 
@@ -143,7 +144,7 @@ def _not_a_radiograph(dataset: Dataset) -> Iterator[str]:
     modality = text(dataset, "Modality")
     if modality not in CAPTURED_MODALITIES:
         yield (
-            f"The Modality (0008,0060) of this Secondary Capture is {quoted(modality)}; "
+            f"Modality (0008,0060) of this Secondary Capture is {quoted(modality)}; "
             f"those of {', '.join(CAPTURED_MODALITIES)} are analyzed."
         )
     photometric = text(dataset, "PhotometricInterpretation")
@@ -170,17 +171,17 @@ def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[str]:
     samples = number(dataset, "SamplesPerPixel", 1)
     if rows * columns * samples > max_megapixels * 1e6:
         yield (
-            f"The image is too large: Rows (0028,0010) x Columns (0028,0011) x Samples per Pixel "
-            f"(0028,0002) are {rows:.0f} x {columns:.0f} x {samples:.0f}, more than "
-            f"{max_megapixels} megapixels (max_megapixels under [worker])."
+            "The image is too large: Rows (0028,0010) x Columns (0028,0011) x Samples "
+            f"per Pixel (0028,0002) are {rows:.0f} x {columns:.0f} x {samples:.0f}, "
+            f"more than {max_megapixels} megapixels (max_megapixels under [worker])."
         )
 
 
 def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
     if not text(dataset, "StudyInstanceUID"):
         yield (
-            "Study Instance UID (0020,000D) is absent, so that no result could join the "
-            "study. Correct it at the sender."
+            "Study Instance UID (0020,000D) is absent, so that no result could join "
+            "the study. Correct it at the sender."
         )
     age = _age_days(dataset, rules.today)
     if age is not None and 0 < rules.max_study_age_days < age:
