@@ -174,7 +174,9 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
     """Take the VR from the standard; from the source only where that does not know."""
     known = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
-    given = "LO" if tag.is_private_creator else dataset.get_item(tag).VR
+    given = (
+        "LO" if tag.is_private_creator else dataset.get_item(tag, keep_deferred=True).VR
+    )
     return next((vr for vr in (known, given) if vr and len(vr) == len("UN")), "UN")
 
 
@@ -197,7 +199,7 @@ def _tags(item: Dataset) -> list[BaseTag]:
 
 def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
     """Return a value as it is, but little endian; None where items stand instead."""
-    element = dataset.get_item(tag)
+    element = dataset.get_item(tag, keep_deferred=True)
     if tag == _CHARACTER_SET and isinstance(element, DataElement):
         # pydicom needs this one as it reads, so all that is left is what it made of it.
         parts = element.value if element.VM > 1 else [element.value or ""]

@@ -105,7 +105,7 @@ def _sop_instance_uid(
         finding.model.digest,
         headline(finding),
         model_line(finding),
-        hashlib.sha256(radiograph.pixels.data).hexdigest(),
+        hashlib.blake2b(radiograph.pixels.data, digest_size=32).hexdigest(),
         *map(str, (radiograph.source_shape, options.long_side, options.series_number)),
         ExplicitVRLittleEndian,
     )

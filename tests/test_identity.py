@@ -1,0 +1,320 @@
+"""What results take over from their source, compared as bytes."""
+
+import logging
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.config import IGNORE
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
+from pydicom.filereader import data_element_generator
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_node.errors import AnalysisError
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.identity import (
+    TYPE_2,
+    TYPE_3,
+    Source,
+    copied,
+    empty,
+    read_source,
+)
+from inference.phantom import draw_phantom
+
+EVERYTHING = (*TYPE_2, *TYPE_3)
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Dataset:
+    return phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+
+
+@pytest.fixture
+def dataset(phantom: Dataset) -> Dataset:
+    return deepcopy(phantom)
+
+
+Read = Callable[[Dataset], Source]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    def save_and_read(dataset: Dataset) -> Source:
+        path = tmp_path / "instance.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        return read_source(received(path))
+
+    return save_and_read
+
+
+def received(path: Path) -> ReceivedInstance:
+    return ReceivedInstance(
+        id="0" * 32,
+        path=path,
+        header=InstanceHeader("1.2", "1.2.3", "1.2.840.10008.1.2.1"),
+        content_digest="ab" * 32,
+        size=1,
+        calling_ae_title="DX1",
+        calling_address="127.0.0.1",
+        received_at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
+    )
+
+
+def value(element: bytes) -> bytes:
+    """Cut the value out of an encoded element with a short VR."""
+    return element[8:]
+
+
+def raw_values(path: Path) -> dict[int, bytes]:
+    """Read the values of an explicit file, by another way than the code under test."""
+    content = path.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")
+    stream = data_element_generator(
+        BytesIO(content[start:]),
+        is_implicit_VR=False,
+        is_little_endian=True,
+        stop_when=lambda tag, *_: tag >= Tag("PixelData"),
+    )
+    return {
+        int(element.tag): element.value or b""
+        for element in stream
+        if isinstance(element, RawDataElement)
+    }
+
+
+def save(dataset: Dataset, path: Path, **texts: str) -> None:
+    """Save a dataset with texts that pydicom would not write where they stand."""
+    for keyword, text in texts.items():
+        tag = Tag(keyword)
+        dataset[tag] = DataElement(tag, "LO", text, validation_mode=IGNORE)
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()
+    for keyword in texts:
+        tag = Tag(keyword)
+        head = struct.pack("<HH", tag.group, tag.element)
+        vr = dictionary_VR(tag).encode()
+        content = content.replace(head + b"LO", head + vr, 1)
+    path.write_bytes(content)
+
+
+@contextmanager
+def log_lines() -> Iterator[list[str]]:
+    """Collect all that pydicom says to its logger."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("pydicom")
+    logger.addHandler(handler)
+    yield lines
+    logger.removeHandler(handler)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("chrArab.dcm", id="Arabic ISO_IR 127"),
+        pytest.param("chrH31.dcm", id="Japanese ISO 2022 IR 87"),
+        pytest.param("chrI2.dcm", id="Korean ISO 2022 IR 149"),
+        pytest.param("chrX2.dcm", id="Chinese GB18030"),
+        pytest.param("chrRuss.dcm", id="Cyrillic ISO_IR 144"),
+        pytest.param("chrFrenMulti.dcm", id="several names in one value"),
+        pytest.param("chrJapMultiExplicitIR6.dcm", id="ISO 2022 IR 6 named"),
+    ],
+)
+def test_identity_is_copied_byte_for_byte_in_any_character_set(
+    shared: Path, name: str
+) -> None:
+    path = shared / "dicom" / "pydicom__pydicom" / name
+    source = raw_values(path)
+
+    elements = copied(read_source(received(path)), EVERYTHING)
+
+    assert value(elements[0x00080005]) == source[0x00080005]
+    assert value(elements[0x00100010]) == source[0x00100010]
+    assert elements.keys() == source.keys() & {int(Tag(word)) for word in EVERYTHING}
+    for tag, element in elements.items():
+        assert element.endswith(source[tag])
+
+
+BROKEN = [
+    pytest.param("PatientBirthDate", "born in spring", id="no date"),
+    pytest.param("PatientSex", "male*", id="no code string"),
+    pytest.param("PatientID", "7" * 90, id="too long"),
+    pytest.param("PatientAge", "old", id="no age"),
+    pytest.param("PatientWeight", "heavy", id="no number"),
+    pytest.param("StudyTime", "noon", id="no time"),
+    pytest.param("PatientName", "a=b=c=d=e", id="too many groups"),
+]
+
+
+@pytest.mark.parametrize(("keyword", "text"), BROKEN)
+def test_a_broken_identity_is_copied_as_broken_and_quoted_nowhere(
+    dataset: Dataset, tmp_path: Path, keyword: str, text: str
+) -> None:
+    path = tmp_path / "instance.dcm"
+    save(dataset, path, **{keyword: text})
+
+    # A warning would be an error here: see filterwarnings.
+    with log_lines() as lines:
+        element = copied(read_source(received(path)), EVERYTHING)[int(Tag(keyword))]
+
+    assert value(element) == raw_values(path)[int(Tag(keyword))]
+    assert value(element).decode().strip() == text
+    assert lines == []
+
+
+def test_an_unknown_character_set_is_copied_and_nothing_is_decoded_by_it(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes().replace(b"ISO_IR 192", b"ISO_IR 999")
+    path.write_bytes(
+        content.replace(b"PHANTOM^BROKEN", b"PH\xc3\xd8\xff\x1b\xfe^BROKEN")
+    )
+
+    elements = copied(read_source(received(path)), EVERYTHING)
+
+    assert value(elements[0x00080005]) == b"ISO_IR 999"
+    assert value(elements[0x00100010]) == b"PH\xc3\xd8\xff\x1b\xfe^BROKEN"
+
+
+def with_sequences(dataset: Dataset) -> Dataset:
+    """Add what nests: an order, other patient IDs, a patient's issuer; and numbers."""
+    issuer = Dataset()
+    issuer.UniversalEntityID = "1.2.3.4"
+    issuer.UniversalEntityIDType = "ISO"
+    other = Dataset()
+    other.PatientID = "OTHER"
+    other.IssuerOfPatientIDQualifiersSequence = [issuer]
+    dataset.OtherPatientIDsSequence = [other]
+    condition = Dataset()
+    condition.NumericValue = 7
+    condition.FloatingPointValue = 0.1
+    order = Dataset()
+    order.AccessionNumber = "A-1"
+    order.RequestedProcedureID = "R-1"
+    order.ScheduledProtocolCodeSequence = [condition]
+    dataset.RequestAttributesSequence = [order]
+    dataset.PatientComments = ""
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "transfer_syntax",
+    [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian],
+    ids=lambda syntax: syntax.name,
+)
+def test_what_is_copied_does_not_depend_on_how_the_source_was_sent(
+    dataset: Dataset, read: Read, transfer_syntax: UID
+) -> None:
+    with_sequences(dataset)
+    explicit = copied(read(dataset), EVERYTHING)
+
+    dataset.file_meta.TransferSyntaxUID = transfer_syntax
+    try:
+        other = copied(read(dataset), EVERYTHING)
+    finally:
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+
+    assert int(Tag("RequestAttributesSequence")) in explicit
+    assert other == explicit
+
+
+def test_copied_sequences_are_read_back_as_they_were(
+    dataset: Dataset, read: Read
+) -> None:
+    with_sequences(dataset)
+
+    elements = copied(read(dataset), EVERYTHING)
+
+    meta = dataset.file_meta
+    assert meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    encoded = b"".join(elements[tag] for tag in sorted(elements))
+    again = dcmread(BytesIO(encoded), force=True)
+    assert again.OtherPatientIDsSequence == dataset.OtherPatientIDsSequence
+    assert again.RequestAttributesSequence == dataset.RequestAttributesSequence
+
+
+def test_what_the_source_lacks_is_not_invented(dataset: Dataset, read: Read) -> None:
+    del dataset.PatientSex, dataset.StudyDescription
+
+    elements = copied(read(dataset), EVERYTHING)
+
+    for keyword in ("PatientSex", "StudyDescription", "PatientAge"):
+        assert int(Tag(keyword)) not in elements
+
+
+def test_type_2_attributes_can_be_written_empty() -> None:
+    assert empty(["PatientSex"]) == {0x00100040: b"\x10\x00\x40\x00CS\x00\x00"}
+
+
+def test_nothing_private_and_no_pixel_is_read(dataset: Dataset, read: Read) -> None:
+    dataset.private_block(0x0009, "VENDOR", create=True).add_new(1, "LO", "secret")
+
+    source = read(dataset)
+
+    assert not [tag for tag in source.dataset if tag.tag.is_private]
+    assert "PixelData" not in source.dataset
+
+
+def test_a_value_of_the_wrong_vr_is_written_with_the_right_one(
+    dataset: Dataset, read: Read
+) -> None:
+    del dataset.PatientID
+    dataset.add(DataElement(Tag("PatientID"), "UN", b"PHANTOM-1 "))
+
+    elements = copied(read(dataset), ["PatientID"])
+
+    assert elements[0x00100020] == b"\x10\x00\x20\x00LO\x0a\x00PHANTOM-1 "
+
+
+def test_an_instance_without_a_study_gets_no_result(
+    dataset: Dataset, read: Read
+) -> None:
+    del dataset.StudyInstanceUID
+
+    with pytest.raises(
+        AnalysisError, match=r"Study Instance UID \(0020,000D\) is abse"
+    ):
+        read(dataset)
+
+
+def test_an_unreadable_sequence_is_reported_without_quoting_it(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    save(dataset, path)
+    content = path.read_bytes()
+    # Other Patient IDs Sequence (0010,1002), with a value too short for an item.
+    broken = struct.pack("<HH2sHI", 0x0010, 0x1002, b"SQ", 0, 4) + b"DOE!"
+    at = content.index(struct.pack("<HH2s", 0x0018, 0x0015, b"CS"))
+    path.write_bytes(content[:at] + broken + content[at:])
+
+    with pytest.raises(AnalysisError, match="header cannot be read") as failure:
+        copied(read_source(received(path)), EVERYTHING)
+
+    assert "DOE" not in str(failure.value)
+    assert failure.value.__suppress_context__
+
+
+def test_a_file_that_is_gone_is_reported(tmp_path: Path) -> None:
+    with pytest.raises(AnalysisError, match="header cannot be read"):
+        read_source(received(tmp_path / "gone.dcm"))
