@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.phantom_scene import Bone, Break, Scene, choose_scene
 from inference.radiograph import Radiograph
 
 Plane = NDArray[np.float32]
@@ -51,49 +52,6 @@ class Phantom:
         return Radiograph(shown, None, (rows, columns))
 
 
-@dataclass(frozen=True, slots=True)
-class _Bone:
-    """A tube, wider at its ends: its half width and its wall at mid-shaft."""
-
-    half_width: float
-    wall: float
-    flare: float
-    bow: float
-    offset: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Break:
-    """An oblique cut across the main bone, and how the far fragment lies.
-
-    `along` is where it crosses the axis, `angle` its tilt from straight across in
-    radians; the far fragment is shifted by (`gap`, `step`) and turned by `turn`.
-    """
-
-    along: float
-    angle: float
-    gap: float
-    step: float
-    turn: float
-    jags: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Scene:
-    """Everything that a seed decides."""
-
-    center: tuple[float, float]
-    tilt: float
-    half_length: float
-    flesh: float
-    main: _Bone
-    companion: _Bone | None
-    cut: _Break
-    contrast: float
-    gradient: tuple[float, float]
-    noise: float
-
-
 def draw_phantom(
     *, broken: bool, rows: int = 1200, columns: int = 900, seed: int = 0
 ) -> Phantom:
@@ -107,7 +65,9 @@ def draw_phantom(
             of the self-test and of the demonstration.
     """
     random = np.random.default_rng(seed)
-    scene = _scene(random, max(rows, columns) / min(rows, columns), plain=seed == 0)
+    scene = choose_scene(
+        random, max(rows, columns) / min(rows, columns), plain=seed == 0
+    )
     along, across = _axes(scene, rows, columns)
     cut = scene.cut if broken else None
     grain = _grain(random, (rows, columns))
@@ -120,57 +80,7 @@ def draw_phantom(
     return Phantom(_expose(absorbed, scene, random), box)
 
 
-def _scene(random: np.random.Generator, aspect: float, *, plain: bool) -> _Scene:
-    """Choose a scene; the plain one is the middle of every range."""
-
-    def between(low: float, high: float) -> float:
-        drawn = float(random.uniform(low, high))
-        return (low + high) / 2 if plain else drawn
-
-    def signed(low: float, high: float) -> float:
-        return between(low, high) * (1 if plain else float(random.choice((-1, 1))))
-
-    half_width = between(0.075, 0.135)
-    side = signed(1, 1)
-    main = _Bone(
-        half_width,
-        wall=half_width * between(0.24, 0.40),
-        flare=between(0.25, 0.7),
-        bow=signed(0.0, 0.02),
-        offset=side * between(0.02, 0.07),
-    )
-    slim = half_width * between(0.35, 0.62)
-    companion = _Bone(
-        slim,
-        wall=slim * between(0.36, 0.52),
-        flare=between(0.2, 0.6),
-        bow=signed(0.0, 0.025),
-        offset=main.offset - side * (half_width + slim + between(0.05, 0.10)),
-    )
-    cut = _Break(
-        along=aspect / 2 * between(-0.55, 0.60),
-        angle=signed(0.15, 0.75),
-        gap=between(0.010, 0.034),
-        step=half_width * signed(0.1, 0.9),
-        turn=signed(0.02, 0.18),
-        jags=tuple(between(-1, 1) * 0.3 + signed(0.1, 0.7) for _ in range(4)),
-    )
-    alone = between(0, 1) > 0.7  # noqa: PLR2004 - three in ten
-    return _Scene(
-        center=(between(-0.05, 0.05), between(-0.05, 0.05)),
-        tilt=signed(0.0, 0.16),
-        half_length=aspect / 2,
-        flesh=between(0.34, 0.46),
-        main=main,
-        companion=None if alone else companion,
-        cut=cut,
-        contrast=between(0.8, 1.9),
-        gradient=(between(-0.18, 0.18), between(-0.18, 0.18)),
-        noise=between(0.004, 0.022),
-    )
-
-
-def _axes(scene: _Scene, rows: int, columns: int) -> tuple[Plane, Plane]:
+def _axes(scene: Scene, rows: int, columns: int) -> tuple[Plane, Plane]:
     """Place of each pixel's center along and across the limb, in short sides."""
     short = min(rows, columns)
     row, column = np.indices((rows, columns), dtype=np.float32)
@@ -198,7 +108,7 @@ def _chord(half_width: Plane, across: Plane) -> Plane:
     return path
 
 
-def _flesh(scene: _Scene, along: Plane, across: Plane) -> Plane:
+def _flesh(scene: Scene, along: Plane, across: Plane) -> Plane:
     """Absorption of soft tissue: a calf, thicker on one side and towards one end."""
     where = along / scene.half_length
     half_width = scene.flesh * (1 - 0.13 * where - 0.10 * where**2)
@@ -209,9 +119,7 @@ def _flesh(scene: _Scene, along: Plane, across: Plane) -> Plane:
     return absorbed
 
 
-def _tube(
-    bone: _Bone, scene: _Scene, along: Plane, across: Plane, grain: Plane
-) -> Plane:
+def _tube(bone: Bone, scene: Scene, along: Plane, across: Plane, grain: Plane) -> Plane:
     """Absorption of a bone: a wall around marrow, spongy towards the ends."""
     where = np.clip(along / scene.half_length, -1.4, 1.4)
     square = where * where  # powers above two are slow
@@ -227,7 +135,7 @@ def _tube(
 
 
 def _fragments(
-    along: Plane, across: Plane, cut: _Break | None, origin: float
+    along: Plane, across: Plane, cut: Break | None, origin: float
 ) -> Iterator[tuple[Plane, Plane, Plane]]:
     """Each fragment's own coordinates, and which pixels it fills, 0 to 1.
 
@@ -246,7 +154,7 @@ def _fragments(
     yield a, b, _edge(_beyond(cut, a, b - origin))
 
 
-def _beyond(cut: _Break, along: Plane, across: Plane) -> Plane:
+def _beyond(cut: Break, along: Plane, across: Plane) -> Plane:
     """Distance past the cut, along its normal; the cut is jagged."""
     jag = np.zeros_like(across)
     for order, size in enumerate(cut.jags, start=1):
@@ -262,13 +170,13 @@ def _edge(distance: Plane) -> Plane:
     return filled
 
 
-def _origin(scene: _Scene) -> float:
+def _origin(scene: Scene) -> float:
     """Where the main bone's axis is when the cut crosses it."""
     where = scene.cut.along / scene.half_length
     return scene.main.offset + scene.main.bow * math.cos(1.5 * where)
 
 
-def _extent(scene: _Scene, along: Plane, across: Plane) -> Box:
+def _extent(scene: Scene, along: Plane, across: Plane) -> Box:
     """Bounding box of what the break looks like: both broken ends and the gap."""
     cut, origin = scene.cut, _origin(scene)
     reach = scene.main.half_width * 1.1 + abs(cut.step) / 2
@@ -301,7 +209,7 @@ def _grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
 
 
 def _expose(
-    absorbed: Plane, scene: _Scene, random: np.random.Generator
+    absorbed: Plane, scene: Scene, random: np.random.Generator
 ) -> NDArray[np.uint16]:
     """From absorption to pixel values: blur, tube gradient, film curve, noise."""
     rows, columns = absorbed.shape

@@ -1,0 +1,136 @@
+"""What a phantom shows: bones, flesh and break, chosen at random by a seed.
+
+Lengths are in short sides of the picture. The order of the choices matters: another
+order is another phantom for every seed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Bone:
+    """A tube, wider at its ends.
+
+    Attributes:
+        half_width: At mid-shaft.
+        wall: Thickness of the cortex at mid-shaft.
+        flare: How much wider the ends are, as a share.
+        bow: How far mid-shaft is bent out.
+        offset: Of its axis from the limb's.
+    """
+
+    half_width: float
+    wall: float
+    flare: float
+    bow: float
+    offset: float
+
+
+@dataclass(frozen=True, slots=True)
+class Break:
+    """An oblique cut across the main bone, and how the far fragment lies.
+
+    Attributes:
+        along: Where it crosses the bone's axis.
+        angle: Its tilt from straight across, in radians.
+        gap: How far the far fragment is drawn away.
+        step: How far it is shifted sideways.
+        turn: How far it is turned, in radians.
+        jags: Sizes of the waves of its edge, long ones first.
+    """
+
+    along: float
+    angle: float
+    gap: float
+    step: float
+    turn: float
+    jags: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """Everything that a seed decides.
+
+    Attributes:
+        center: Of the limb from that of the picture, (down, right).
+        tilt: Of the limb from the picture's long side, in radians.
+        half_length: Of the limb: half the picture's long side.
+        flesh: Half width of the soft tissue.
+        main: The bone that breaks.
+        companion: Fibula or ulna beside it; it never breaks.
+        cut: Where the main bone breaks, if it does.
+        contrast: Of the film curve.
+        gradient: Share by which the exposure changes from the middle to the edge,
+            (down, right).
+        noise: Standard deviation of the noise, as a share of the range.
+    """
+
+    center: tuple[float, float]
+    tilt: float
+    half_length: float
+    flesh: float
+    main: Bone
+    companion: Bone | None
+    cut: Break
+    contrast: float
+    gradient: tuple[float, float]
+    noise: float
+
+
+def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> Scene:
+    """Choose a scene.
+
+    Args:
+        random: Where the choices come from.
+        aspect: Long side of the picture over its short side.
+        plain: Take the middle of every range instead.
+    """
+
+    def between(low: float, high: float) -> float:
+        drawn = float(random.uniform(low, high))
+        return (low + high) / 2 if plain else drawn
+
+    def signed(low: float, high: float) -> float:
+        return between(low, high) * (1 if plain else float(random.choice((-1, 1))))
+
+    half_width = between(0.075, 0.135)
+    side = signed(1, 1)
+    main = Bone(
+        half_width,
+        wall=half_width * between(0.24, 0.40),
+        flare=between(0.25, 0.7),
+        bow=signed(0.0, 0.02),
+        offset=side * between(0.02, 0.07),
+    )
+    slim = half_width * between(0.35, 0.62)
+    companion = Bone(
+        slim,
+        wall=slim * between(0.36, 0.52),
+        flare=between(0.2, 0.6),
+        bow=signed(0.0, 0.025),
+        offset=main.offset - side * (half_width + slim + between(0.05, 0.10)),
+    )
+    cut = Break(
+        along=aspect / 2 * between(-0.55, 0.60),
+        angle=signed(0.15, 0.75),
+        gap=between(0.010, 0.034),
+        step=half_width * signed(0.1, 0.9),
+        turn=signed(0.02, 0.18),
+        jags=tuple(between(-1, 1) * 0.3 + signed(0.1, 0.7) for _ in range(4)),
+    )
+    heel = 0.05 if plain else 0.0  # the middle would be no gradient at all
+    alone = between(0, 1) > 0.7  # noqa: PLR2004 - three in ten
+    return Scene(
+        center=(between(-0.05, 0.05), between(-0.05, 0.05)),
+        tilt=signed(0.0, 0.16),
+        half_length=aspect / 2,
+        flesh=between(0.34, 0.46),
+        main=main,
+        companion=None if alone else companion,
+        cut=cut,
+        contrast=between(0.8, 1.9),
+        gradient=(between(-0.18, 0.18) + heel, between(-0.18, 0.18) - heel),
+        noise=between(0.004, 0.022),
+    )
