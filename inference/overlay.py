@@ -19,8 +19,8 @@ from inference.radiograph import Radiograph
 
 RGB = tuple[int, int, int]
 
-_SMALL = 512
-"""Long side in pixels up to which a radiograph is enlarged, by whole factors."""
+_LEGIBLE = 640
+"""Long side in pixels that a small radiograph is enlarged to, by a whole factor."""
 
 _MAX_ENLARGEMENT = 8
 
@@ -97,7 +97,9 @@ def _fitted(
 def _scale(longest: int, long_side: int) -> float:
     if longest > long_side:
         return long_side / longest
-    return min(max(1, _SMALL // longest), _MAX_ENLARGEMENT, long_side // longest)
+    return min(
+        max(1, round(_LEGIBLE / longest)), _MAX_ENLARGEMENT, long_side // longest
+    )
 
 
 def _resized(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:

@@ -136,11 +136,7 @@ def test_the_arrow_ends_at_its_tip(
 
     rows, columns = np.nonzero(pixels[:600, :, 0] > 128)  # the white of the arrow
     drawn = np.stack([columns, rows], axis=1) + 0.5  # (pixels, 2), their middles
-    along = (
-        (drawn - tip)
-        @ (np.array(tail) - tip)
-        / np.linalg.norm(np.subtract(*[tail, tip]))
-    )
+    along = (drawn - tip) @ (np.subtract(tail, tip) / 300)
     assert along.min() == pytest.approx(0, abs=4)  # the point is sharp
     assert along.max() == pytest.approx(300, abs=2)
 
@@ -191,8 +187,7 @@ def test_the_whole_picture_stays_within_the_long_side(
 
 
 @pytest.mark.parametrize(
-    ("side", "scale"),
-    [(64, 8), (128, 4), (200, 2), (256, 2), (300, 1), (512, 1), (8, 8)],
+    ("side", "scale"), [(8, 8), (64, 8), (128, 5), (300, 2), (400, 2), (511, 1)]
 )
 def test_a_small_radiograph_is_enlarged_by_a_whole_factor(
     side: int, scale: int
