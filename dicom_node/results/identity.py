@@ -114,7 +114,10 @@ def read_source(instance: ReceivedInstance) -> Source:
     """
     tags: list[int | BaseTag] = [Tag(each) for each in (*TYPE_2, *TYPE_3, *_READ_TOO)]
     with _reading():
-        dataset = dcmread(instance.path, stop_before_pixels=True, specific_tags=tags)
+        # Files that people name may lack the preamble; what is no DICOM was found out.
+        dataset = dcmread(
+            instance.path, stop_before_pixels=True, force=True, specific_tags=tags
+        )
     source = Source(instance, dataset)
     if not source.text("StudyInstanceUID"):
         raise AnalysisError(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydicom.uid import UID
 
-IMPLEMENTATION_CLASS_UID = UID("2.25.24697867311870339179063298577262835745")
+IMPLEMENTATION_CLASS_UID = UID("2.25.147690605699978986616040338110953462800")
 """Who wrote a file (PS3.7 D.3.3.2). Fixed for as long as this software exists."""
 
 RECIPE = 1
