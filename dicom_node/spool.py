@@ -180,6 +180,11 @@ class Arrival:
         """SHA-256 of the dataset's bytes so far, hexadecimal."""
         return self._digest.hexdigest()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the file has been let go of."""
+        return self._file.closed
+
     def write(self, data: bytes) -> None:
         """Append to the dataset.
 

@@ -1,0 +1,239 @@
+"""The receiver: the Storage SCP of the node, and the process that runs it.
+
+It never waits for a GPU, a slow PACS or a broken image: what it does with an instance
+is in `storing.py`, and takes as long as the disk takes.
+
+Started by the supervisor as `python -P -m dicom_node.receiver --config FILE --fd N`, N
+being the listening socket that all receivers share; by hand without --fd.
+"""
+
+import ctypes
+import logging
+import resource
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+from pynetdicom import AE, _config, evt
+
+from config.settings import ReceiverSettings, Settings
+from dicom_node.admission import CONGESTED, Admission, Place, Rejection
+from dicom_node.connection import MAXIMUM_PDU, Connection
+from dicom_node.database import check_schema, open_engine
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.listener import DEADLINE_S, Caller, Listener, listen
+from dicom_node.process import begin_role, load_or_exit, role_parser
+from dicom_node.sop_classes import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION,
+    served_contexts,
+)
+from dicom_node.spool import MB, Spool
+from dicom_node.storing import Accept, Storing
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 60.0  # an association on which nothing moves is aborted
+DRAIN_S = 30.0
+ABORT_S = 2.0
+M_ARENA_MAX = -8  # malloc.h
+
+OnRejected = Callable[[str, str, str], None]
+
+
+def main() -> None:
+    """Run a receiver until SIGTERM; associations that are open then may finish."""
+    parser = role_parser("receiver", __doc__)
+    parser.add_argument("--fd", type=int, help="listening socket to share")
+    given = parser.parse_args()
+    stop = begin_role("receiver", supervised=given.fd is not None)
+    settings = load_or_exit(given.config)
+    where = settings.receiver
+    if given.fd is None:
+        listening = listen(where.host, where.port)
+    else:
+        listening = socket.socket(fileno=given.fd)
+    spool = Spool(settings.storage)
+    run(settings.receiver, spool, _recorder(settings, spool), listening, stop)
+
+
+def _recorder(settings: Settings, spool: Spool) -> Accept:
+    """Compose what makes an instance the node's: its row and its work."""
+    engine = open_engine(settings.storage.database_url)
+    check_schema(engine)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+
+    def accept(instance: ReceivedInstance) -> None:
+        if not journal.record(instance):
+            spool.remove(instance.id)  # its bytes are here already
+
+    return accept
+
+
+def run(
+    settings: ReceiverSettings,
+    spool: Spool,
+    accept: Accept,
+    listening: socket.socket,
+    stop: threading.Event,
+) -> None:
+    """Serve until told to stop, then drain; see start_receiver.
+
+    Raises the limits that a process with many sockets and threads runs into.
+    """
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    if sys.platform == "linux":
+        # One heap for all threads: two for each association would keep, and never
+        # give back, what each needed at its peak.
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    spool.sweep_unfinished()
+    receiver = start_receiver(settings, spool, accept, listening)
+    logger.info("%s listens on port %d", settings.ae_title, receiver.port)
+    stop.wait()
+    logger.info("Draining")
+    if not receiver.drain(DRAIN_S):
+        logger.warning("Associations still open after %.0f s were aborted", DRAIN_S)
+
+
+def log_rejection(calling_ae_title: str, address: str, reason: str) -> None:
+    """Log that an association was rejected."""
+    logger.warning("Rejected %s at %s: %s", calling_ae_title, address, reason)
+
+
+def start_receiver(
+    settings: ReceiverSettings,
+    spool: Spool,
+    accept: Accept,
+    listening: socket.socket,
+    on_rejected: OnRejected = log_rejection,
+) -> "Receiver":
+    """Serve C-ECHO and C-STORE in background threads.
+
+    Args:
+        settings: Our AE title, whom we take what from.
+        spool: Where instances go.
+        accept: Records one instance, which is durable on disk by then, or raises
+            OutOfResourcesError when it has recorded nothing. Called from several
+            threads at once.
+        listening: The socket to accept from; other processes may share it.
+        on_rejected: Told the calling AE title, address and reason of each association
+            that is rejected.
+    """
+    # A switch of the whole process: pynetdicom would build text for every PDU, and
+    # log what peers write.
+    _config.LOG_HANDLER_LEVEL = "none"
+    storing = Storing(spool, accept, settings.max_instance_mb * MB)
+    return Receiver(settings, storing, listening, on_rejected)
+
+
+class Receiver:
+    """A running Storage SCP.
+
+    Attributes:
+        port: The TCP port it listens on.
+    """
+
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        storing: Storing,
+        listening: socket.socket,
+        on_rejected: OnRejected,
+    ) -> None:
+        """Start to serve; see start_receiver."""
+        self.port: int = listening.getsockname()[1]
+        self._storing = storing
+        self._on_rejected = on_rejected
+        self._limit = settings.max_instance_mb * MB
+        self._ae = _application_entity(settings)
+        self._contexts = served_contexts(for_processing=settings.for_processing)
+        places = storing.spool.directory / "associations"
+        self._admission = Admission(settings, places)
+        self._connections: set[Connection] = set()
+        self._changed = threading.Condition()
+        self._listener = Listener(listening, self._serve)
+
+    def drain(self, timeout_s: float) -> bool:
+        """Accept nobody any more and wait for the associations to end.
+
+        Args:
+            timeout_s: What is open after this is aborted.
+
+        Returns:
+            Whether all ended by themselves.
+        """
+        self._listener.stop()
+        if self._wait(timeout_s):
+            return True
+        for connection in list(self._connections):
+            connection.acse.send_abort(0x00)
+        if not self._wait(ABORT_S):
+            for connection in list(self._connections):
+                connection.hang_up()
+            self._wait(ABORT_S)
+        return False
+
+    def _wait(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._connections, timeout_s)
+
+    def _serve(self, caller: Caller) -> None:
+        """Open an association with a peer that has asked for one."""
+        connection = Connection(self._ae, self._contexts, caller, self._forget)
+        connection.store_in(self._storing.spool, self._limit)
+        connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
+        connection.bind(evt.EVT_C_STORE, self._storing.answer)
+        with self._changed:
+            self._connections.add(connection)
+        try:
+            connection.start()
+        except RuntimeError:  # no more threads
+            connection.held.close()
+            raise
+
+    def _forget(self, connection: Connection) -> None:
+        with self._changed:
+            self._connections.discard(connection)
+            self._changed.notify_all()
+
+    def _on_requested(self, _: evt.Event, connection: Connection) -> None:
+        """Admit or reject an association, before anything is negotiated."""
+        answer = self._admit(connection)
+        if isinstance(answer, Place):
+            connection.held.callback(answer.give_back)
+            return
+        connection.acse.send_reject(answer.result, answer.source, answer.diagnostic)
+        connection.kill()
+        calling = connection.calling_ae_title
+        self._on_rejected(calling, connection.address, answer.reason)
+
+    def _admit(self, connection: Connection) -> Place | Rejection:
+        try:
+            return self._admission.admit(
+                connection.calling_ae_title,
+                connection.called_ae_title,
+                connection.address,
+            )
+        except Exception:
+            # pynetdicom would go on and accept whom nobody has looked at.
+            logger.exception("Cannot decide on an association")
+            return CONGESTED
+
+
+def _application_entity(settings: ReceiverSettings) -> AE:
+    ae = AE(settings.ae_title)
+    ae.maximum_pdu_size = MAXIMUM_PDU
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION
+    ae.acse_timeout = DEADLINE_S
+    ae.network_timeout = IDLE_S
+    return ae
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What the node takes in: SOP Classes and transfer syntaxes (PS3.4 annex B).
+
+Multi-frame Secondary Capture is not among them: the node looks at single radiographs,
+and a sender does better to be told so when it asks than after it has sent.
+"""
+
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+)
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_node.codecs import DECODABLE
+
+# Who wrote a file, in its File Meta Information (PS3.10 7.1), and who answers an
+# association (PS3.7 D.3.3.2). The UID is made from a UUID (PS3.5 B.2).
+IMPLEMENTATION_CLASS_UID = UID("2.25.147690605699978986616040338110953462800")
+IMPLEMENTATION_VERSION = "FRACTURE_NODE"
+
+VERIFICATION = UID("1.2.840.10008.1.1")
+STORED: tuple[UID, ...] = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    XRayRadiofluoroscopicImageStorage,
+    XRayAngiographicImageStorage,
+    SecondaryCaptureImageStorage,
+)
+STORED_BY_SETTING: tuple[UID, ...] = (DigitalXRayImageStorageForProcessing,)
+
+
+def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
+    """List what an association may be opened for.
+
+    Args:
+        for_processing: Whether STORED_BY_SETTING is served, too.
+    """
+    stored = STORED + (STORED_BY_SETTING if for_processing else ())
+    return [
+        build_context(VERIFICATION, list(DECODABLE[:2])),
+        *(build_context(sop_class, list(DECODABLE)) for sop_class in stored),
+    ]

@@ -1,0 +1,131 @@
+"""The answer to a C-STORE request: yes only when the instance is safe.
+
+Success promises that the instance is stored (PS3.4 B.2.2); the sender may then delete
+its copy. So the order is: streamed to the spool already, check, fsync, rename, fsync
+the folder, `accept`, 0x0000. Analysis comes later and elsewhere, in `worker.py`.
+"""
+
+import logging
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from pydicom import Dataset
+from pydicom.uid import UID
+from pynetdicom import evt
+from pynetdicom.dimse_primitives import C_STORE
+
+from dicom_node.connection import IncomingDataset
+from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, RefusedError
+from dicom_node.header import UID_PATTERN, Announced, read_header
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.spool import Arrival, Spool
+
+logger = logging.getLogger(__name__)
+
+SUCCESS = 0x0000
+LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
+
+Accept = Callable[[ReceivedInstance], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Storing:
+    """How C-STORE requests are served. Safe to share between threads.
+
+    Attributes:
+        spool: Where instances go.
+        accept: Records one instance, which is durable on disk by then, or raises
+            RefusedError when it has recorded nothing.
+        inflated_limit: What a deflated dataset may inflate to, in bytes.
+    """
+
+    spool: Spool
+    accept: Accept
+    inflated_limit: int
+
+    def answer(self, event: evt.Event) -> int | Dataset:
+        """Answer one request."""
+        request, calling = event.request, event.assoc.requestor.ae_title.strip()
+        assert isinstance(request, C_STORE)  # noqa: S101 - of this event it always is
+        dataset = request.DataSet
+        assert isinstance(dataset, IncomingDataset)  # noqa: S101 - connection.py's
+        uid = _loggable(request)
+        try:
+            size = self._store(event, request, dataset)
+        except RefusedError as error:
+            logger.warning("Refused %s from %s: %s", uid, calling, error)
+            return _failure(error)
+        except Exception as error:  # noqa: BLE001 - a bug must not cost an image
+            # 0xA700: whatever is wrong with us, the sender should keep its copy and
+            # try again. The message may quote the dataset and stays out of the log.
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            name = type(error).__name__
+            logger.error("Failed on %s: %s\n%s", uid, name, frames)  # noqa: TRY400
+            return _failure(OutOfResourcesError("The node failed; send again later."))
+        finally:
+            dataset.let_go()
+        logger.info("Received %s from %s, %d bytes", uid, calling, size)
+        return SUCCESS
+
+    def _store(
+        self, event: evt.Event, request: C_STORE, dataset: IncomingDataset
+    ) -> int:
+        """Make an instance durable and have it recorded; return its size in bytes."""
+        if dataset.refusal is not None:
+            raise dataset.refusal
+        if dataset.arrival is None:
+            raise CannotUnderstandError("The C-STORE request has no dataset.")
+        arrival = dataset.arrival
+        header = self._read_header(event, request, arrival)
+        arrival.keep()
+        instance = ReceivedInstance(
+            id=arrival.id,
+            path=arrival.path,
+            header=header,
+            content_digest=arrival.digest,
+            size=arrival.size,
+            calling_ae_title=event.assoc.requestor.ae_title.strip(),
+            calling_address=event.assoc.requestor.address or "",
+            received_at=datetime.now(UTC),
+        )
+        try:
+            self.accept(instance)
+        except RefusedError:
+            arrival.discard()
+            raise
+        # After any other exception nobody knows whether it was recorded: the file
+        # stays, and the sweep, which asks the journal, removes it if it was not.
+        return arrival.size
+
+    def _read_header(
+        self, event: evt.Event, request: C_STORE, arrival: Arrival
+    ) -> InstanceHeader:
+        announced = Announced(
+            sop_class_uid=str(request.AffectedSOPClassUID),
+            sop_instance_uid=str(request.AffectedSOPInstanceUID),
+            abstract_syntax=event.context.abstract_syntax,
+            transfer_syntax=UID(event.context.transfer_syntax),
+        )
+        return read_header(
+            arrival.path,
+            arrival.offset,
+            announced,
+            inflated_limit=self.inflated_limit,
+        )
+
+
+def _loggable(request: C_STORE) -> str:
+    """Return the UID of the instance, unless it is something else."""
+    uid = str(request.AffectedSOPInstanceUID)
+    return uid if UID_PATTERN.fullmatch(uid) else "an instance without a valid UID"
+
+
+def _failure(error: RefusedError) -> Dataset:
+    response = Dataset()
+    response.Status = error.status
+    # Only the default repertoire may stand here (PS3.7 C.5.2).
+    comment = str(error).encode("ascii", "replace").decode()
+    response.ErrorComment = comment[:LONGEST_COMMENT]
+    return response
