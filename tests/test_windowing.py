@@ -1,0 +1,81 @@
+"""Windows and tables, against values worked out by hand from PS3.3 C.11."""
+
+import numpy as np
+import pytest
+
+from dicom_node.windowing import LookUpTable, VoiLutFunction, Window, stored_values
+
+LINEAR, EXACT, SIGMOID = VoiLutFunction
+
+
+@pytest.mark.parametrize(
+    ("window", "value", "expected"),
+    [
+        # Width 4096 around 2048: 12 bits unsigned, mapped onto themselves.
+        pytest.param(Window(2048, 4096), 0, 0.0, id="linear-low-end"),
+        pytest.param(Window(2048, 4096), 4095, 1.0, id="linear-high-end"),
+        pytest.param(Window(2048, 4096), 1000, 1000 / 4095, id="linear-inside"),
+        # C.11.2.1.2.1: c = 0, w = 100 is 0 up to -50 and 1 above 49.
+        pytest.param(Window(0, 100), -50, 0.0, id="linear-example-low"),
+        pytest.param(Window(0, 100), 49, 1.0, id="linear-example-high"),
+        pytest.param(Window(0, 100), 0, 0.5 / 99 + 0.5, id="linear-example-middle"),
+        pytest.param(Window(100, 1), 99, 0.0, id="linear-width-1-below"),
+        pytest.param(Window(100, 1), 100, 1.0, id="linear-width-1-above"),
+        # Forbidden, yet met in images rescaled to small numbers.
+        pytest.param(Window(0.1, 0.2), 0.1, 0.5, id="linear-width-below-1"),
+        pytest.param(Window(100, 50, EXACT), 75, 0.0, id="exact-low-end"),
+        pytest.param(Window(100, 50, EXACT), 100, 0.5, id="exact-center"),
+        pytest.param(Window(100, 50, EXACT), 125, 1.0, id="exact-high-end"),
+        pytest.param(Window(100, 50, SIGMOID), 100, 0.5, id="sigmoid-center"),
+        pytest.param(
+            Window(100, 50, SIGMOID), 125, 1 / (1 + np.exp(-2)), id="sigmoid-edge"
+        ),
+        pytest.param(Window(0, 1e-3, SIGMOID), -65535, 0.0, id="sigmoid-far"),
+    ],
+)
+def test_value_through_window(window: Window, value: float, expected: float) -> None:
+    assert window.apply(np.array([value])) == pytest.approx([expected])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(-5, 7), (10, 7), (11, 100), (12, 255), (13, 255), (10.6, 100)],
+)
+def test_table_gives_its_ends_to_values_beyond_them(
+    value: float, expected: int
+) -> None:
+    table = LookUpTable(10, np.array([7, 100, 255], np.uint16), bits=8)
+
+    assert table.apply(np.array([value])) == [expected]
+
+
+def test_table_of_12_bits_is_white_at_4095() -> None:
+    table = LookUpTable(0, np.array([0, 1000, 4095], np.uint16), bits=12)
+
+    shown = table.apply_to_display(np.arange(3))
+
+    assert shown == pytest.approx([0, 1000 / 4095, 1])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stored", "high_bit", "signed", "expected"),
+    [
+        # width 16; PS3.5 8.1.1, two's complement
+        pytest.param(0x0FFF, 12, 11, False, 4095, id="unsigned"),
+        pytest.param(0x8FFF, 12, 11, False, 4095, id="overlay-in-a-high-bit"),
+        pytest.param(0x0FFF, 12, 11, True, -1, id="minus-one"),
+        pytest.param(0xFFFF, 12, 11, True, -1, id="minus-one-extended"),
+        pytest.param(0x0800, 12, 11, True, -2048, id="most-negative"),
+        pytest.param(0x07FF, 12, 11, True, 2047, id="most-positive"),
+        pytest.param(0x8000, 16, 15, True, -32768, id="16-bits-signed"),
+        pytest.param(0xFFF0, 12, 15, False, 4095, id="left-aligned"),
+        pytest.param(0x0FFF, 12, 99, False, 4095, id="impossible-high-bit"),
+        pytest.param(0x0FFF, 12, 3, False, 4095, id="high-bit-too-low"),
+    ],
+)
+def test_pattern_stands_for_the_value_in_its_stored_bits(
+    pattern: int, stored: int, high_bit: int, *, signed: bool, expected: int
+) -> None:
+    values = stored_values(16, stored, high_bit, signed=signed)
+
+    assert values[pattern] == expected
