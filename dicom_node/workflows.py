@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from dbos import DBOS
+from pydicom.uid import DigitalXRayImageStorageForProcessing
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
@@ -27,7 +28,6 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.pipeline import Analysis, Pipeline
 from dicom_node.sender import send
-from dicom_node.sop_classes import FOR_PROCESSING
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
 from dicom_node.work import ANALYZE, DELIVER
@@ -128,7 +128,7 @@ class Work:
 
     def _refuse_twin(self, row: sa.Row[Any]) -> None:
         """A For Processing image whose For Presentation twin came is left alone."""
-        if row.sop_class_uid != FOR_PROCESSING or row.run > 1:
+        if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
         if twin := self.journal.analyses.presentation_twin(row):
             raise NotAnalyzedError(

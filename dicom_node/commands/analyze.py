@@ -1,0 +1,161 @@
+"""Analyzes DICOM files and plain images, and writes what the node would send.
+
+For DICOM a Secondary Capture and a PNG, for a plain image a PNG. The age of a study
+does not matter here. One bad file does not stop the others.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import Progress
+
+from config.settings import Settings
+from dicom_node.commands.send import files
+from dicom_node.errors import DicomNodeError, NotAnalyzedError
+from dicom_node.local_file import adopt
+from dicom_node.part10 import PREFIX, looks_like_dicom
+from dicom_node.pipeline import Pipeline, make_pipeline
+from dicom_node.process import load_or_exit, role_parser
+from inference.classifier import self_test
+from inference.finding import Finding
+from inference.overlay import render
+from inference.plain_image import PlainImageError, read_plain_image
+from inference.radiograph import Radiograph
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What became of one file.
+
+    Attributes:
+        path: The file.
+        state: "analyzed", "not analyzed" or "failed".
+        answer: "Fracture" or "No Fracture"; empty without an answer.
+        probability: Of a fracture.
+        reason: Why there is no answer, in words.
+        written: What was written.
+    """
+
+    path: str
+    state: str
+    answer: str = ""
+    probability: float | None = None
+    reason: str = ""
+    written: tuple[str, ...] = ()
+
+
+def main() -> None:
+    """Analyze; the exit status is 0 when no file failed."""
+    parser = role_parser("analyze", __doc__)
+    parser.add_argument("paths", nargs="+", type=Path, help="files and folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    lines = run(load_or_exit(given.config), given)
+    if given.json:
+        sys.stdout.writelines(json.dumps(asdict(each)) + "\n" for each in lines)
+    else:
+        _print(lines)
+    sys.exit(1 if any(each.state == "failed" for each in lines) else 0)
+
+
+def run(settings: Settings, given: argparse.Namespace) -> list[Line]:
+    """Analyze the files that are named, with a progress bar."""
+    paths = list(files(given.paths))
+    given.out.mkdir(parents=True, exist_ok=True)
+    pipeline = make_pipeline(settings, ignore_age=True)
+    self_test(pipeline.classifier)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Progress(console=Console(stderr=True), disable=given.json) as progress,
+    ):
+        analyze = partial(_analyze, pipeline, settings, Path(folder), given.out)
+        lines = [analyze(path) for path in progress.track(paths, None, 0, None, "")]
+    pipeline.child.close()
+    return lines
+
+
+def _analyze(
+    pipeline: Pipeline, settings: Settings, folder: Path, out: Path, path: Path
+) -> Line:
+    try:
+        with path.open("rb") as file:
+            head = file.read(PREFIX.stop)
+        target = _free(out / path.name)
+        if looks_like_dicom(head):
+            return _dicom(pipeline, settings, folder, path, target)
+        return _plain(pipeline, settings, path, target)
+    except NotAnalyzedError as reason:
+        return Line(str(path), "not analyzed", reason=str(reason))
+    except (DicomNodeError, PlainImageError, OSError) as reason:
+        return Line(str(path), "failed", reason=str(reason))
+
+
+def _dicom(
+    pipeline: Pipeline, settings: Settings, folder: Path, path: Path, target: Path
+) -> Line:
+    most = settings.receiver.max_instance_mb * 1_000_000
+    instance = pipeline.child.run(adopt, path, folder, most)
+    analysis = pipeline.analyze(instance, lambda _: None)
+    written = []
+    for result in analysis.results:
+        capture = target.with_name(f"{target.name}.{result.kind}.dcm")
+        capture.write_bytes(result.content)
+        written.append(str(capture))
+    picture = _picture(analysis.decoded.radiograph, analysis.finding, settings, target)
+    return _line(path, analysis.finding, (*written, picture))
+
+
+def _plain(pipeline: Pipeline, settings: Settings, path: Path, target: Path) -> Line:
+    most = settings.worker.max_megapixels
+    read = partial(read_plain_image, max_megapixels=most)
+    radiograph = pipeline.child.run(read, path.read_bytes())
+    finding = pipeline.classifier.classify(radiograph)
+    return _line(path, finding, (_picture(radiograph, finding, settings, target),))
+
+
+def _picture(
+    radiograph: Radiograph, finding: Finding, settings: Settings, target: Path
+) -> str:
+    annotated = render(radiograph, finding, long_side=settings.results.long_side)
+    picture = target.with_name(f"{target.name}.png")
+    Image.fromarray(annotated.pixels).save(picture)
+    return str(picture)
+
+
+def _free(target: Path) -> Path:
+    """Files of the same name from different folders must not overwrite each other."""
+    number, free = 1, target
+    while free.with_name(f"{free.name}.png").exists():
+        number += 1
+        free = target.with_name(f"{target.name}-{number}")
+    return free
+
+
+def _line(path: Path, finding: Finding, written: tuple[str, ...]) -> Line:
+    sure = round(finding.probability, 4)
+    return Line(str(path), "analyzed", finding.label, sure, "", written)
+
+
+def _print(lines: list[Line]) -> None:
+    for each in lines:
+        sure = "" if each.probability is None else f" {each.probability:.3f}"
+        said = f"{each.answer}{sure}" if each.answer else f"{each.state}: {each.reason}"
+        sys.stdout.write(f"{each.path}: {said}\n")
+    counts = Counter(each.state for each in lines)
+    words = ", ".join(f"{count} {state}" for state, count in counts.items())
+    sys.stdout.write(f"{words or 'no files'}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""A DICOM file that somebody names, made an instance as if it had been received."""
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from pydicom import Dataset
+from pydicom.filewriter import dcmwrite
+
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.part10 import PREFIX, read_part10
+
+
+def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
+    """Read what must be known of a file. Run in the decoding child.
+
+    Args:
+        path: A DICOM file, with or without preamble and File Meta Information.
+        folder: Where a copy with both goes if the file lacks them.
+        max_inflated: Bytes that a deflated dataset may become.
+
+    Raises:
+        AnalysisError: The file is not DICOM.
+        Exception: Whatever pydicom raises on what it cannot parse.
+    """
+    identity = uuid4().hex
+    content = path.read_bytes()
+    dataset = read_part10(path, max_inflated)
+    if content[PREFIX] != b"DICM":
+        path = folder / f"{identity}.dcm"
+        dcmwrite(path, dataset, enforce_file_format=True)
+    return ReceivedInstance(
+        id=identity,
+        path=path,
+        header=_header(dataset),
+        content_digest=hashlib.sha256(content).hexdigest(),
+        size=len(content),
+        calling_ae_title="",
+        calling_address="",
+        received_at=datetime.now(UTC),
+    )
+
+
+def _header(dataset: Dataset) -> InstanceHeader:
+    def text(keyword: str) -> str:
+        return str(dataset.get(keyword, "") or "").strip()
+
+    return InstanceHeader(
+        sop_class_uid=text("SOPClassUID"),
+        sop_instance_uid=text("SOPInstanceUID"),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+        study_instance_uid=text("StudyInstanceUID"),
+        series_instance_uid=text("SeriesInstanceUID"),
+        modality=text("Modality"),
+    )

@@ -1,0 +1,297 @@
+"""The durable work, with the real journal and archive, and a pipeline that is told
+what to do."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from pydicom import Dataset, dcmread
+from sqlalchemy.exc import OperationalError
+
+from config.settings import Destination, Settings, load
+from dicom_node.archive import Archive, start_archive
+from dicom_node.database import migrate, open_engine
+from dicom_node.decode import DecodedInstance
+from dicom_node.decoding_child import ChildDiedError
+from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.pipeline import Analysis, Check, Pipeline
+from dicom_node.results.objects import ResultObject
+from dicom_node.spool import Spool
+from dicom_node.tables import InstanceState
+from dicom_node.workflows import MOST_ATTEMPTS, Work, insist
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.phantom import draw_phantom
+
+FINDING = Finding(
+    probability=0.9,
+    operating_point=OperatingPoint.DEFINITE,
+    saliency=np.zeros((7, 7), np.float32),
+    arrow=None,
+    model=ModelIdentity("test", "1", "0" * 64),
+)
+
+
+@dataclass
+class ToldPipeline:
+    """Does what `behavior` says, instead of looking at images."""
+
+    result: ResultObject
+    behavior: Callable[[], None] = lambda: None
+    picture_digest: str = "p"
+    identity_digest: str = "i"
+    calls: list[str] = field(default_factory=list)
+
+    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+        self.calls.append(instance.id)
+        self.behavior()
+        phantom = draw_phantom(broken=True, rows=64, columns=48).radiograph()
+        decoded = DecodedInstance(phantom, self.picture_digest, self.identity_digest)
+        check(decoded)
+        return Analysis(decoded, FINDING, (self.result,))
+
+
+@pytest.fixture
+def phantom() -> Dataset:
+    return phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    archive = start_archive(tmp_path / "archive")
+    yield archive
+    archive.stop()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, archive: Archive) -> Settings:
+    defaults = load(None, {})
+    pacs = Destination(
+        name="pacs",
+        type="dicom",
+        ae_title="ARCHIVE",
+        host="127.0.0.1",
+        port=archive.port,
+    )
+    storage = defaults.storage.model_copy(
+        update={"directory": tmp_path / "node", "min_free_mb": 0}
+    )
+    return defaults.model_copy(update={"storage": storage, "destinations": (pacs,)})
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, phantom: Dataset) -> ToldPipeline:
+    path = tmp_path / "result.dcm"
+    phantom.save_as(path, enforce_file_format=True)
+    uids = str(phantom.SOPClassUID), str(phantom.SOPInstanceUID)
+    return ToldPipeline(ResultObject("secondary_capture", *uids, path.read_bytes()))
+
+
+@pytest.fixture
+def work(settings: Settings, pipeline: ToldPipeline) -> Iterator[Work]:
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    told = cast("Pipeline", pipeline)
+    yield Work(settings, journal, Spool(settings.storage), told)
+    engine.dispose()
+
+
+@pytest.fixture
+def received(work: Work) -> ReceivedInstance:
+    """An instance that is recorded, and not yet analyzed."""
+    return record(work, "a" * 32, "d1")
+
+
+def record(work: Work, identity: str, digest: str) -> ReceivedInstance:
+    instance = ReceivedInstance(
+        id=identity,
+        path=work.settings.storage.directory / f"{identity}.dcm",
+        header=InstanceHeader("1.2", "1.2.3", "1.2.840.10008.1.2.1", "1.2.4"),
+        content_digest=digest,
+        size=1,
+        calling_ae_title="MODALITY",
+        calling_address="127.0.0.1",
+        received_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    work.journal.record(instance)
+    return instance
+
+
+def row_of(work: Work, instance: ReceivedInstance) -> sa.Row[tuple[object, ...]]:
+    row = work.journal.load(instance.id)
+    assert row is not None
+    return row
+
+
+def test_an_answer_is_delivered_as_it_was_encoded(
+    work: Work, received: ReceivedInstance, archive: Archive, pipeline: ToldPipeline
+) -> None:
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+
+    (stored,) = archive.wait(1, timeout_s=10)
+    sent = dcmread(archive.directory / stored.path)
+    assert row_of(work, received).state == InstanceState.DELIVERED
+    assert sent.SOPInstanceUID == pipeline.result.sop_instance_uid
+
+
+def test_work_that_is_done_twice_is_delivered_once(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    for _ in range(2):
+        work.analyze(received.id, 1)
+    for _ in range(2):
+        work.deliver(received.id, "pacs", 1)
+
+    assert len(archive.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NotAnalyzedError("An ultrasound."), ("not_analyzed", "An ultrasound.")),
+        (AnalysisError("Broken pixels."), ("failed", "Broken pixels.")),
+        (
+            ZeroDivisionError("secret"),
+            ("failed", "An error of this program; its log has the details."),
+        ),
+    ],
+)
+def test_an_instance_without_an_answer_says_why(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ToldPipeline,
+    error: Exception,
+    told: tuple[str, str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    pipeline.behavior = fail
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert (row.state, row.reason) == told
+
+
+def test_three_deaths_of_the_decoder_fail_the_instance(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    def die() -> None:
+        raise ChildDiedError("The decoder was killed.")
+
+    pipeline.behavior = die
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert len(pipeline.calls) == 3
+    assert (row.state, row.child_deaths) == (InstanceState.FAILED, 3)
+    assert "killed" in row.reason
+
+
+def test_one_death_of_the_decoder_is_forgiven(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    def die_once() -> None:
+        if len(pipeline.calls) == 1:
+            raise ChildDiedError("The decoder was killed.")
+
+    pipeline.behavior = die_once
+    work.analyze(received.id, 1)
+
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_an_instance_that_takes_the_worker_with_it_is_given_up(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    for _ in range(MOST_ATTEMPTS):
+        work.journal.analyses.begin(received.id, 1)
+
+    work.analyze(received.id, 1)
+
+    assert pipeline.calls == []
+    assert row_of(work, received).state == InstanceState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"), [("i", "results stand."), ("j", "identity differ")]
+)
+def test_the_same_picture_under_the_same_uid_is_not_analyzed_twice(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ToldPipeline,
+    identity: str,
+    words: str,
+) -> None:
+    work.analyze(received.id, 1)
+    again = record(work, "b" * 32, "d2")
+    pipeline.identity_digest = identity
+
+    work.analyze(again.id, 1)
+
+    row = row_of(work, again)
+    assert row.state == InstanceState.NOT_ANALYZED
+    assert words in row.reason
+
+
+def test_analyze_again_issues_results_for_the_same_picture(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    again = record(work, "b" * 32, "d2")
+    work.analyze(again.id, 1)
+
+    work.journal.analyze_again(again.id)
+    work.analyze(again.id, 2)
+
+    assert row_of(work, again).state == InstanceState.DELIVERING
+
+
+def test_a_delivery_to_a_dead_archive_is_tried_again(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    work.analyze(received.id, 1)
+    archive.stop()
+
+    work.deliver(received.id, "pacs", 1)
+
+    row = row_of(work, received)
+    assert row.state == InstanceState.DELIVERING
+    assert work.journal.deliveries.begin(received.id, "pacs", 2) != {}
+
+
+def test_a_destination_that_left_the_settings_fails_in_words(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+
+    lonely = work.settings.model_copy(update={"destinations": ()})
+    Work(lonely, work.journal, work.spool, work.pipeline).deliver(
+        received.id, "pacs", 1
+    )
+
+    row = row_of(work, received)
+    assert row.state == InstanceState.FAILED
+    assert "not in the settings any more" in row.reason
+
+
+def test_a_locked_database_is_waited_for() -> None:
+    calls = []
+
+    def write() -> str:
+        calls.append("call")
+        if len(calls) < 3:
+            raise OperationalError("BEGIN", {}, Exception("database is locked"))
+        return "written"
+
+    assert insist(write) == "written"
+    assert len(calls) == 3
