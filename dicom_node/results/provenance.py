@@ -27,7 +27,7 @@ _LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
 def plain(text: str, limit: int = _LONG_STRING) -> str:
     """Make text fit one value: ASCII, without backslash or control characters."""
     ascii_text = text.encode("ascii", "replace").decode()
-    return re.sub(r"[^ -\\[\]-~]", "?", ascii_text)[:limit].strip()
+    return re.sub(r"[^ -\[\]-~]", "?", ascii_text)[:limit].strip()
 
 
 def moment(source: Source) -> datetime:

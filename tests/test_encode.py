@@ -1,0 +1,142 @@
+"""From a finding to the objects that are sent, as the decoding child does it."""
+
+import pickle
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+
+from dicom_node.errors import AnalysisError
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.encode import ResultOptions, encode_file
+from dicom_node.results.uids import IMPLEMENTATION_CLASS_UID
+from dicom_node.sop_classes import IMPLEMENTATION_CLASS_UID as RECEIVERS_CLASS_UID
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.phantom import draw_phantom
+
+PHANTOM = draw_phantom(broken=True, rows=200, columns=150)
+RADIOGRAPH = PHANTOM.radiograph()
+FINDING = Finding(
+    0.612,
+    OperatingPoint.DOUBTFUL,
+    np.zeros((7, 7), np.float32),
+    None,
+    ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32),
+)
+OPTIONS = ResultOptions(("secondary_capture",), long_side=1024, series_number=9001)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return phantom_dataset(PHANTOM)
+
+
+@pytest.fixture
+def instance(dataset: Dataset, tmp_path: Path) -> ReceivedInstance:
+    path = tmp_path / "instance.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    header = InstanceHeader(
+        sop_class_uid=dataset.SOPClassUID,
+        sop_instance_uid=dataset.SOPInstanceUID,
+        transfer_syntax_uid=dataset.file_meta.TransferSyntaxUID,
+    )
+    return ReceivedInstance(
+        id="0" * 32,
+        path=path,
+        header=header,
+        content_digest="cd" * 32,
+        size=path.stat().st_size,
+        calling_ae_title="DX1",
+        calling_address="127.0.0.1",
+        received_at=datetime(2026, 3, 4, 5, 6, 7, tzinfo=UTC),
+    )
+
+
+def test_one_object_is_made_for_each_kind(instance: ReceivedInstance) -> None:
+    (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+
+    assert result.kind == "secondary_capture"
+    assert encode_file(instance, RADIOGRAPH, FINDING, replace(OPTIONS, kinds=())) == ()
+
+
+def test_the_source_is_left_as_it_was(instance: ReceivedInstance) -> None:
+    before = instance.path.read_bytes()
+
+    encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+
+    assert instance.path.read_bytes() == before
+    assert list(instance.path.parent.iterdir()) == [instance.path]
+
+
+def test_the_pixels_of_the_source_are_not_needed(instance: ReceivedInstance) -> None:
+    expected = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+    content = instance.path.read_bytes()
+    instance.path.write_bytes(content[:-50_000])
+
+    assert encode_file(instance, RADIOGRAPH, FINDING, OPTIONS) == expected
+
+
+def test_what_goes_through_the_child_can_be_pickled(instance: ReceivedInstance) -> None:
+    call = pickle.dumps((encode_file, instance, RADIOGRAPH, FINDING, OPTIONS))
+    function, *arguments = pickle.loads(call)  # noqa: S301 - pickled in the line above
+
+    results = function(*arguments)
+
+    assert pickle.loads(pickle.dumps(results)) == results  # noqa: S301 - the same
+
+
+def test_every_file_names_the_software_that_the_receiver_names(
+    instance: ReceivedInstance,
+) -> None:
+    (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+
+    meta = dcmread(BytesIO(result.content)).file_meta
+    assert meta.ImplementationClassUID == IMPLEMENTATION_CLASS_UID
+    assert IMPLEMENTATION_CLASS_UID == RECEIVERS_CLASS_UID
+    assert len(str(meta.ImplementationVersionName)) <= 16
+
+
+def test_a_file_without_preamble_gets_its_result(
+    instance: ReceivedInstance, dataset: Dataset
+) -> None:
+    (expected,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+    del dataset.file_meta
+    dataset.save_as(instance.path, implicit_vr=True, little_endian=True)
+
+    (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+
+    assert result == expected
+
+
+def test_an_instance_without_a_study_gets_none(
+    instance: ReceivedInstance, dataset: Dataset
+) -> None:
+    del dataset.StudyInstanceUID
+    dataset.save_as(instance.path, enforce_file_format=True)
+
+    with pytest.raises(AnalysisError, match=r"Study Instance UID \(0020,000D\)"):
+        encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+
+
+@pytest.mark.dcmtk
+def test_dcmtk_reads_the_file_and_its_picture(
+    instance: ReceivedInstance, tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+    path = tmp_path / "result.dcm"
+    path.write_bytes(result.content)
+
+    bitmap = subprocess.run(
+        [peer("dcm2pnm"), path], check=True, capture_output=True
+    ).stdout
+
+    shown = dcmread(path).pixel_array
+    head = f"P6\n{shown.shape[1]} {shown.shape[0]}\n255\n".encode()
+    assert bitmap == head + shown.tobytes()

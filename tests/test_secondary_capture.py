@@ -1,0 +1,602 @@
+"""The Secondary Capture: what it says, in which series it lies, and what names it."""
+
+import csv
+import re
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from uuid import RFC_4122, UUID
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.encode import ResultOptions, encode_file
+from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.overlay import render
+from inference.phantom import draw_phantom
+from inference.radiograph import Radiograph
+
+ROWS, COLUMNS = 400, 300
+PHANTOM = draw_phantom(broken=True, rows=ROWS, columns=COLUMNS)
+RADIOGRAPH = PHANTOM.radiograph()
+MODEL = ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32)
+FINDING = Finding(
+    0.943,
+    OperatingPoint.DEFINITE,
+    np.ones((7, 7), np.float32),
+    Arrow((150.0, 200.0), (50.0, 100.0)),
+    MODEL,
+)
+OPTIONS = ResultOptions(("secondary_capture",), long_side=2048, series_number=9001)
+RECEIVED_AT = datetime(2026, 3, 4, 23, 30, 15, 250_000, tzinfo=UTC)
+
+Spool = Callable[[Dataset], ReceivedInstance]
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return phantom_dataset(PHANTOM)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    """Lay a dataset into a file, as the receiver does."""
+
+    def spooled(dataset: Dataset) -> ReceivedInstance:
+        path = tmp_path / f"{dataset.SOPInstanceUID}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        return received(path, dataset)
+
+    return spooled
+
+
+def received(path: Path, dataset: Dataset) -> ReceivedInstance:
+    return ReceivedInstance(
+        id="0" * 32,
+        path=path,
+        header=InstanceHeader(
+            str(dataset.get("SOPClassUID", "")),
+            str(dataset.get("SOPInstanceUID", "")),
+            str(dataset.file_meta.TransferSyntaxUID),
+        ),
+        content_digest="cd" * 32,
+        size=1,
+        calling_ae_title="DX1",
+        calling_address="127.0.0.1",
+        received_at=RECEIVED_AT,
+    )
+
+
+def encode(
+    instance: ReceivedInstance,
+    finding: Finding = FINDING,
+    options: ResultOptions = OPTIONS,
+    radiograph: Radiograph = RADIOGRAPH,
+) -> Dataset:
+    (result,) = encode_file(instance, radiograph, finding, options)
+    dataset = dcmread(BytesIO(result.content))
+    assert result.sop_class_uid == dataset.SOPClassUID
+    assert result.sop_instance_uid == dataset.SOPInstanceUID
+    return dataset
+
+
+def test_it_lies_in_the_study_of_its_source_and_in_a_series_of_its_own(
+    spool: Spool, dataset: Dataset
+) -> None:
+    capture = encode(spool(dataset))
+
+    assert capture.SOPClassUID == SecondaryCaptureImageStorage
+    assert capture.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert capture.file_meta.MediaStorageSOPInstanceUID == capture.SOPInstanceUID
+    assert capture.StudyInstanceUID == dataset.StudyInstanceUID
+    assert capture.SeriesInstanceUID != dataset.SeriesInstanceUID
+    assert capture.SeriesNumber == 9001
+    assert capture.SeriesDescription == "AI fracture overlay - not for diagnosis"
+    assert capture.Modality == "OT"
+    assert capture.InstanceNumber == dataset.InstanceNumber
+    assert capture.PatientName == "PHANTOM^BROKEN"
+    assert capture.PatientID == dataset.PatientID
+
+
+def test_its_pixels_are_the_result_picture(spool: Spool, dataset: Dataset) -> None:
+    capture = encode(spool(dataset))
+
+    picture = render(RADIOGRAPH, FINDING, long_side=2048)
+    np.testing.assert_array_equal(capture.pixel_array, picture.pixels)
+    assert capture.PhotometricInterpretation == "RGB"
+
+
+def test_a_picture_of_an_odd_number_of_bytes_is_padded(
+    spool: Spool, dataset: Dataset
+) -> None:
+    odd = next(
+        radiograph
+        for radiograph in odd_radiographs()
+        if render(radiograph, FINDING, long_side=2048).pixels.size % 2
+    )
+
+    capture = encode(spool(dataset), radiograph=odd)
+
+    assert len(capture.PixelData) == capture.Rows * capture.Columns * 3 + 1
+
+
+def odd_radiographs() -> Iterator[Radiograph]:
+    for rows in range(701, 741):
+        yield Radiograph(np.zeros((rows, 701), np.uint8), None, (rows, 701))
+
+
+def test_the_same_arguments_give_the_same_bytes(spool: Spool, dataset: Dataset) -> None:
+    instance = spool(dataset)
+
+    first = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+    second = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
+
+    assert first == second
+
+
+CHANGES = [
+    pytest.param({"content_digest": "ef" * 32}, {}, {}, id="other bytes"),
+    pytest.param({}, {"model": replace(MODEL, digest="12" * 32)}, {}, id="weights"),
+    pytest.param({}, {"model": replace(MODEL, version="0.2")}, {}, id="version"),
+    pytest.param({}, {"probability": 0.9}, {}, id="probability"),
+    pytest.param(
+        {}, {"operating_point": OperatingPoint.DOUBTFUL}, {}, id="operating point"
+    ),
+    pytest.param({}, {}, {"long_side": 1024}, id="long side"),
+    pytest.param({}, {}, {"series_number": 42}, id="series number"),
+]
+
+
+@pytest.mark.parametrize(("instance", "finding", "options"), CHANGES)
+def test_whatever_alters_the_object_alters_its_uid(
+    spool: Spool,
+    dataset: Dataset,
+    instance: dict[str, str],
+    finding: dict[str, object],
+    options: dict[str, int],
+) -> None:
+    source = spool(dataset)
+
+    other = encode(
+        replace(source, **instance),  # type: ignore[arg-type]
+        replace(FINDING, **finding),  # type: ignore[arg-type]
+        replace(OPTIONS, **options),  # type: ignore[arg-type]
+    )
+
+    assert other.SOPInstanceUID != encode(source).SOPInstanceUID
+
+
+def test_another_window_at_decoding_alters_the_uid(
+    spool: Spool, dataset: Dataset
+) -> None:
+    instance = spool(dataset)
+    darker = replace(RADIOGRAPH, pixels=RADIOGRAPH.pixels // 2)
+
+    other = encode(instance, radiograph=darker)
+
+    assert other.SOPInstanceUID != encode(instance).SOPInstanceUID
+
+
+def test_a_second_arrival_of_the_same_object_gives_the_same_uid(
+    spool: Spool, dataset: Dataset
+) -> None:
+    instance = spool(dataset)
+    later = replace(instance, received_at=datetime(2026, 4, 1, tzinfo=UTC), id="1" * 32)
+
+    assert encode(later).SOPInstanceUID == encode(instance).SOPInstanceUID
+
+
+def test_uids_are_valid_uuids_as_decimal_numbers(
+    spool: Spool, dataset: Dataset
+) -> None:
+    capture = encode(spool(dataset))
+
+    (contribution,) = capture.ContributingEquipmentSequence
+    for uid in (
+        capture.SOPInstanceUID,
+        capture.SeriesInstanceUID,
+        contribution.DeviceUID,
+    ):
+        root, number = uid.rsplit(".", 1)
+        uuid = UUID(int=int(number))
+        assert root == "2.25"
+        assert uid.is_valid
+        assert uuid.variant == RFC_4122
+        assert uuid.version == 8
+
+
+def test_images_of_one_series_and_model_share_a_result_series(
+    spool: Spool, dataset: Dataset
+) -> None:
+    sibling = deepcopy(dataset)
+    sibling.SOPInstanceUID = generate_uid()
+    stranger = deepcopy(sibling)
+    stranger.SOPInstanceUID = generate_uid()
+    stranger.SeriesInstanceUID = generate_uid()
+    retrained = replace(FINDING, model=replace(MODEL, digest="12" * 32))
+    first = encode(spool(dataset))
+
+    assert encode(spool(sibling)).SeriesInstanceUID == first.SeriesInstanceUID
+    assert encode(spool(sibling)).SOPInstanceUID != first.SOPInstanceUID
+    assert encode(spool(stranger)).SeriesInstanceUID != first.SeriesInstanceUID
+    assert encode(spool(dataset), retrained).SeriesInstanceUID != (
+        first.SeriesInstanceUID
+    )
+
+
+def test_two_studies_never_share_a_series_even_without_series_uids(
+    spool: Spool, dataset: Dataset
+) -> None:
+    other = phantom_dataset(PHANTOM)
+    del dataset.SeriesInstanceUID, other.SeriesInstanceUID
+
+    one, two = encode(spool(dataset)), encode(spool(other))
+
+    assert one.SeriesInstanceUID != two.SeriesInstanceUID
+    assert "ReferencedSeriesSequence" not in one
+
+
+@pytest.mark.parametrize(
+    ("offset", "date", "clock"),
+    [
+        # 23:30:15.25 UTC on 4 March
+        ("+0000", "20260304", "233015.250000"),
+        ("+0530", "20260305", "050015.250000"),
+        ("-0800", "20260304", "153015.250000"),
+    ],
+)
+def test_times_are_in_the_time_zone_of_the_source(
+    spool: Spool, dataset: Dataset, offset: str, date: str, clock: str
+) -> None:
+    dataset.TimezoneOffsetFromUTC = offset
+
+    capture = encode(spool(dataset))
+
+    assert capture.TimezoneOffsetFromUTC == offset
+    for event in ("Content", "InstanceCreation"):
+        assert capture[f"{event}Date"].value == date
+        assert capture[f"{event}Time"].value == clock
+    assert capture.DateOfSecondaryCapture == date
+    assert capture.TimeOfSecondaryCapture == clock
+    (contribution,) = capture.ContributingEquipmentSequence
+    assert contribution.ContributionDateTime == f"{date}{clock}{offset}"
+
+
+def test_times_are_those_of_the_place_where_the_source_names_no_zone(
+    spool: Spool, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")  # +09:00, without summer time
+    time.tzset()
+    try:
+        capture = encode(spool(dataset))
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+    assert capture.ContentDate == "20260305"
+    assert capture.ContentTime == "083015.250000"
+    assert "TimezoneOffsetFromUTC" not in capture
+
+
+def test_it_points_at_its_source(spool: Spool, dataset: Dataset) -> None:
+    capture = encode(spool(dataset))
+
+    (image,) = capture.SourceImageSequence
+    (purpose,) = image.PurposeOfReferenceCodeSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+    assert image.ReferencedSOPClassUID == DigitalXRayImageStorageForPresentation
+    assert (purpose.CodeValue, purpose.CodingSchemeDesignator) == ("121322", "DCM")
+    assert image.SpatialLocationsPreserved == "NO"
+    (series,) = capture.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == dataset.SeriesInstanceUID
+    assert capture.ImageType == ["DERIVED", "SECONDARY", "OTHER", "AI_OVERLAY"]
+    assert "Grad-CAM" in capture.DerivationDescription
+
+
+def test_it_names_the_node_and_the_weights(spool: Spool, dataset: Dataset) -> None:
+    capture = encode(spool(dataset))
+
+    (item,) = capture.ContributingEquipmentSequence
+    (purpose,) = item.PurposeOfReferenceCodeSequence
+    assert (purpose.CodeValue, purpose.CodingSchemeDesignator) == ("109102", "DCM")
+    assert item.ManufacturerModelName == capture.ManufacturerModelName
+    assert capture.ManufacturerModelName == "fracture-node"
+    assert capture.SoftwareVersions[1:] == [
+        "phantom-resnet18 0.1.0",
+        "sha256 abababababababab",
+    ]
+    retrained = replace(FINDING, model=replace(MODEL, digest="12" * 32))
+    (other,) = encode(spool(dataset), retrained).ContributingEquipmentSequence
+    assert other.DeviceUID != item.DeviceUID
+
+
+def test_the_comment_says_what_the_caption_says(spool: Spool, dataset: Dataset) -> None:
+    capture = encode(spool(dataset))
+
+    assert capture.ImageComments == (
+        "Fracture: definite, probability 94.3%. AI result, not for diagnostic use."
+    )
+    assert capture.ContentQualification == "RESEARCH"
+
+
+def test_a_model_of_any_name_is_named_in_ascii_and_in_one_value(
+    spool: Spool, dataset: Dataset
+) -> None:
+    model = ModelIdentity("Brüche\\x\n" + "骨" * 80, "v1\\2", "ab" * 32)
+
+    capture = encode(spool(dataset), replace(FINDING, model=model))
+
+    _, name, _ = capture.SoftwareVersions
+    assert name.startswith("Br?che?x?")
+    assert len(name) <= 64
+    assert name.isascii()
+
+
+@pytest.mark.parametrize(
+    ("given", "written"),
+    [
+        # 400 rows are enlarged by 2, 800 written: half the source's size each.
+        pytest.param([0.2, 0.3], [0.1, 0.15], id="each axis by itself"),
+        pytest.param([0.0, 0.3], None, id="zero"),
+        pytest.param([0.2], None, id="one value"),
+        pytest.param(None, None, id="absent"),
+    ],
+)
+def test_pixel_spacing_is_scaled_to_the_written_size(
+    spool: Spool, dataset: Dataset, given: list[float] | None, written: list[float]
+) -> None:
+    del dataset.ImagerPixelSpacing
+    if given:
+        dataset.PixelSpacing = given
+        dataset.PixelSpacingCalibrationType = "GEOMETRY"
+        dataset.PixelSpacingCalibrationDescription = "by depth"
+
+    capture = encode(spool(dataset))
+
+    assert capture.get("PixelSpacing") == written
+    assert ("PixelSpacingCalibrationType" in capture) == (written is not None)
+
+
+def test_spacing_counts_stored_pixels_where_they_were_made_square(
+    spool: Spool, dataset: Dataset
+) -> None:
+    # Stored 800 x 300 at 0.1 x 0.2 mm, displayed 400 x 300 and written twice that.
+    dataset.PixelSpacing = [0.1, 0.2]
+    square = replace(RADIOGRAPH, source_shape=(800, 300))
+
+    capture = encode(spool(dataset), radiograph=square)
+
+    assert capture.PixelSpacing == [0.1, 0.1]
+
+
+def test_spacing_at_the_detector_stands_in_uncalibrated(
+    spool: Spool, dataset: Dataset
+) -> None:
+    dataset.ImagerPixelSpacing = [0.3, 0.3]
+    dataset.PixelSpacingCalibrationType = "GEOMETRY"
+
+    capture = encode(spool(dataset))
+
+    assert capture.PixelSpacing == [0.15, 0.15]
+    assert "PixelSpacingCalibrationType" not in capture
+
+
+def test_once_lossy_always_lossy(spool: Spool, dataset: Dataset) -> None:
+    dataset.LossyImageCompression = "01"
+    dataset.LossyImageCompressionRatio = 12.5
+    dataset.LossyImageCompressionMethod = "ISO_10918_1"
+
+    capture = encode(spool(dataset))
+
+    assert capture.LossyImageCompression == "01"
+    assert capture.LossyImageCompressionRatio == 12.5
+    assert capture.LossyImageCompressionMethod == "ISO_10918_1"
+
+
+@pytest.mark.parametrize(
+    ("said", "transfer_syntax", "written"),
+    [
+        ("00", ExplicitVRLittleEndian, "00"),
+        (None, ExplicitVRLittleEndian, None),
+        (None, JPEGBaseline8Bit, "01"),
+        ("00", JPEGBaseline8Bit, "01"),
+    ],
+)
+def test_lossy_compression_is_as_the_source_or_its_transfer_syntax_says(
+    spool: Spool,
+    dataset: Dataset,
+    said: str | None,
+    transfer_syntax: UID,
+    written: str | None,
+) -> None:
+    del dataset.LossyImageCompression
+    if said:
+        dataset.LossyImageCompression = said
+    instance = spool(dataset)
+    header = replace(instance.header, transfer_syntax_uid=str(transfer_syntax))
+
+    capture = encode(replace(instance, header=header))
+
+    assert capture.get("LossyImageCompression") == written
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        pytest.param(("L", None, "HAND"), ("L", None), id="of the series"),
+        pytest.param((None, "R", "HAND"), (None, "R"), id="of the image"),
+        pytest.param((None, None, "HAND"), ("", None), id="nobody said"),
+        pytest.param((None, None, None), ("", None), id="not even of what"),
+        pytest.param((None, None, "CHEST"), (None, None), id="there is one"),
+        pytest.param(("", None, "CHEST"), ("", None), id="as empty as the source"),
+    ],
+)
+def test_laterality_is_copied_or_left_open_but_never_invented(
+    spool: Spool,
+    dataset: Dataset,
+    said: tuple[str | None, ...],
+    expected: tuple[str | None, ...],
+) -> None:
+    keywords = ("Laterality", "ImageLaterality", "BodyPartExamined")
+    for keyword, value in zip(keywords, said, strict=True):
+        if keyword in dataset:
+            del dataset[keyword]
+        if value is not None:
+            setattr(dataset, keyword, value)
+
+    capture = encode(spool(dataset))
+
+    assert (capture.get("Laterality"), capture.get("ImageLaterality")) == expected
+    assert capture.get("BodyPartExamined") == said[-1]
+
+
+def test_type_2_attributes_the_source_lacks_are_empty_and_others_absent(
+    spool: Spool, dataset: Dataset
+) -> None:
+    del dataset.PatientOrientation, dataset.StudyID, dataset.PatientSex
+    del dataset.BurnedInAnnotation, dataset.StudyDescription
+
+    capture = encode(spool(dataset))
+
+    for keyword in ("PatientOrientation", "StudyID", "PatientSex"):
+        assert capture[keyword].is_empty
+    for keyword in ("BurnedInAnnotation", "StudyDescription", "PatientAge"):
+        assert keyword not in capture
+
+
+def test_burned_in_annotation_is_the_word_of_the_source(
+    spool: Spool, dataset: Dataset
+) -> None:
+    dataset.BurnedInAnnotation = "YES"
+
+    assert encode(spool(dataset)).BurnedInAnnotation == "YES"
+
+
+@pytest.mark.parametrize("items", [0, 1, 2])
+def test_the_anatomic_region_is_copied_where_it_is_one(
+    spool: Spool, dataset: Dataset, items: int
+) -> None:
+    (region,) = dataset.AnatomicRegionSequence
+    dataset.AnatomicRegionSequence = [region] * items
+
+    capture = encode(spool(dataset))
+
+    assert ("AnatomicRegionSequence" in capture) == (items == 1)
+
+
+def test_a_negative_result_says_so(spool: Spool, dataset: Dataset) -> None:
+    negative = replace(
+        FINDING, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
+    )
+
+    capture = encode(spool(dataset), negative)
+
+    assert capture.ImageComments.startswith(
+        "No Fracture: probability of a fracture 2.0%"
+    )
+
+
+Complaints = Callable[[Path], set[str]]
+
+
+@pytest.fixture
+def complaints(peer: Callable[[str], str]) -> Complaints:
+    """Ask dciodvfy for its errors, without the path of the attribute at fault."""
+    return partial(dciodvfy_errors, peer("dciodvfy"))
+
+
+def dciodvfy_errors(program: str, path: Path) -> set[str]:
+    run = subprocess.run([program, "-new", path], capture_output=True, check=False)
+    lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
+    errors = [line for line in lines if line.startswith("Error")]
+    assert b"Warning" in run.stderr or b"Image" in run.stderr  # it did look
+    # What is copied into a sequence of ours is at fault there as it was at the top.
+    return {re.sub(r"</.*/", "</", error) for error in errors}
+
+
+def renamed(errors: set[str]) -> set[str]:
+    """Call the source's UIDs as a reference to it does."""
+    return errors | {
+        error.replace(
+            "</SOPInstanceUID(0008,0018)", "</ReferencedSOPInstanceUID(0008,1155)"
+        )
+        for error in errors
+    }
+
+
+@pytest.mark.parametrize(
+    "sop_class",
+    [
+        DigitalXRayImageStorageForPresentation,
+        ComputedRadiographyImageStorage,
+        SecondaryCaptureImageStorage,
+    ],
+    ids=lambda uid: uid.name,
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_dciodvfy_finds_no_fault_with_the_result_of_a_phantom(
+    spool: Spool,
+    complaints: Complaints,
+    tmp_path: Path,
+    sop_class: UID,
+    photometric: str,
+) -> None:
+    dataset = phantom_dataset(
+        PHANTOM, sop_class_uid=sop_class, photometric_interpretation=photometric
+    )
+    dataset.TimezoneOffsetFromUTC = "+0100"
+    (result,) = encode_file(spool(dataset), RADIOGRAPH, FINDING, OPTIONS)
+    path = tmp_path / "result.dcm"
+    path.write_bytes(result.content)
+
+    assert complaints(path) == set()
+
+
+def real_radiographs(shared: Path) -> Iterator[Path]:
+    """Every CR, DX, XA, RF and RG file that has a preamble, and can be decoded."""
+    folder = shared / "dicom"
+    with (folder / "MANIFEST.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            path = folder / row["path"]
+            if row["category"] not in {"RADIO", "PROJ"} or row["decodes"] != "yes":
+                continue
+            if path.read_bytes()[128:132] == b"DICM":
+                yield path
+
+
+@pytest.mark.shared
+def test_dciodvfy_finds_no_fault_that_the_source_does_not_have_already(
+    shared: Path, complaints: Complaints, tmp_path: Path
+) -> None:
+    new = {}
+    options = replace(OPTIONS, long_side=256)
+    for path in real_radiographs(shared):
+        with warnings.catch_warnings(action="ignore"):
+            dataset = dcmread(path, stop_before_pixels=True)
+            instance = received(path, dataset)
+        (result,) = encode_file(instance, RADIOGRAPH, FINDING, options)
+        written = tmp_path / "result.dcm"
+        written.write_bytes(result.content)
+        if faults := complaints(written) - renamed(complaints(path)):
+            new[path.name] = faults
+
+    assert new == {}
