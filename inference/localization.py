@@ -17,7 +17,7 @@ DIRECTIONS = 48
 """From which the arrow may come: every 7.5 degrees."""
 
 PREVIEW = 256
-"""Long side in pixels of the small image on which the tissue is looked at."""
+"""Long side in pixels, about, of the small image on which the tissue is looked at."""
 
 
 def point_at_peak(
@@ -80,14 +80,12 @@ def _brightness(
     pixels: NDArray[np.uint8], way: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Mean gray level, 0 to 255, under each way of points: (m, n, 2) to (n,)."""
-    rows, columns = pixels.shape
-    scale = min(1.0, PREVIEW / max(rows, columns))
-    small = (max(1, round(columns * scale)), max(1, round(rows * scale)))
-    preview = cv2.resize(pixels, small, interpolation=cv2.INTER_AREA)
-    # An arrow is wider than a line.
-    preview = cv2.blur(preview, (5, 5))
-    index = np.floor(way * scale).astype(int)
-    column = np.clip(index[..., 0], 0, small[0] - 1)
-    row = np.clip(index[..., 1], 0, small[1] - 1)
+    step = max(1, max(pixels.shape) // PREVIEW)
+    # An arrow is wider than a line, and one pixel of many is noise.
+    preview = cv2.blur(np.ascontiguousarray(pixels[::step, ::step]), (5, 5))
+    rows, columns = preview.shape
+    index = np.floor(way / step).astype(int)
+    column = np.clip(index[..., 0], 0, columns - 1)
+    row = np.clip(index[..., 1], 0, rows - 1)
     mean: NDArray[np.float64] = preview[row, column].mean(axis=0, dtype=np.float64)
     return mean
