@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             host=settings.api.host,
             port=settings.api.port,
             log_config=None,
+            access_log=False,  # health probes would drown what matters
             timeout_graceful_shutdown=DRAIN_S,
         )
     )

@@ -25,6 +25,7 @@ from inference.classifier import Classifier, self_test
 from inference.finding import Finding
 from inference.overlay import Annotated, render
 from inference.radiograph import Radiograph
+from models.card import ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -38,23 +39,27 @@ class Analysis:
     annotated: Annotated
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tools:
+    """What an analysis needs, and what takes seconds to get."""
+
+    reader: Reader
+    classifier: Classifier
+
+
 class Analyzer:
     """The model, its thread and its decoding child; a context manager."""
 
     def __init__(self, settings: Settings) -> None:
         """Remember the settings. Nothing is started before the context is entered."""
         self._settings = settings
-        self._model: Future[Classifier] = Future()
+        self._tools: Future[_Tools] = Future()
 
     def __enter__(self) -> Self:
         """Start, and load the model while others are already served."""
-        worker = self._settings.worker
         self._thread = ThreadPoolExecutor(1, "analyzer")
-        self._child = DecodingChild(
-            timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
-        )
-        self._model = self._thread.submit(self._load)
-        self._model.add_done_callback(_report)
+        self._tools = self._thread.submit(self._load)
+        self._tools.add_done_callback(_report)
         return self
 
     def __exit__(
@@ -65,7 +70,8 @@ class Analyzer:
     ) -> None:
         """Finish what runs, drop what waits."""
         self._thread.shutdown(cancel_futures=True)
-        self._child.close()
+        if not self._tools.cancelled() and not self._tools.exception():
+            self._tools.result().reader.child.close()
 
     def check(self) -> None:
         """Ask whether images can be analyzed.
@@ -73,9 +79,9 @@ class Analyzer:
         Raises:
             NotReadyError: The model is not loaded yet, or cannot be.
         """
-        if not self._model.done():
+        if not self._tools.done():
             raise NotReadyError("the model is being loaded")
-        if error := self._model.exception():
+        if error := self._tools.exception():
             raise NotReadyError(f"the model cannot be used: {error}")
 
     def require_ready(self) -> None:
@@ -86,10 +92,10 @@ class Analyzer:
         """
         try:
             self.check()
-        except NotReadyError as error:
+        except NotReadyError:
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
-                f"Not ready: {error}.",
+                "The model is not ready; /readyz says why. Send the image again later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             ) from None
 
@@ -102,18 +108,20 @@ class Analyzer:
         """
         return await asyncio.wrap_future(self._thread.submit(self._analyze, file))
 
-    def _load(self) -> Classifier:
-        model = self._settings.model
+    def _load(self) -> _Tools:
+        model, worker = self._settings.model, self._settings.worker
         classifier = Classifier.load(model.weights, model.device)
         self_test(classifier)
-        return classifier
+        child = DecodingChild(
+            timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
+        )
+        return _Tools(Reader(child, worker, classifier.card.body_parts), classifier)
 
     def _analyze(self, file: Path) -> Analysis:
         start = time.monotonic()
-        classifier = self._model.result()
-        reader = Reader(self._child, self._settings.worker, classifier.card.body_parts)
-        radiograph = reader.read(file)
-        finding = classifier.classify(radiograph)
+        tools = self._tools.result()
+        radiograph = tools.reader.read(file)
+        finding = tools.classifier.classify(radiograph)
         long_side = self._settings.results.long_side
         annotated = render(radiograph, finding, long_side=long_side)
         logger.info(
@@ -122,12 +130,13 @@ class Analyzer:
         return Analysis(radiograph, finding, annotated)
 
 
-def _report(model: Future[Classifier]) -> None:
+def _report(tools: Future[_Tools]) -> None:
     """Log how loading ended, once."""
-    if model.cancelled():
+    if tools.cancelled():
         return
-    if error := model.exception():
-        logger.error("The model cannot be used", exc_info=error)
+    if error := tools.exception():
+        traceback = None if isinstance(error, ModelError) else error
+        logger.error("The model cannot be used: %s", error, exc_info=traceback)
     else:
-        identity = model.result().identity
+        identity = tools.result().classifier.identity
         logger.info("Loaded the model %s %s", identity.name, identity.version)

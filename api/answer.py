@@ -29,7 +29,7 @@ def answer(analysis: Analysis, *, original: bool) -> Prediction:
         original: Whether to add the picture without annotation.
     """
     finding, radiograph = analysis.finding, analysis.radiograph
-    return Prediction(
+    written = Prediction(
         prediction="Fracture" if finding.is_fracture else "No Fracture",
         confidence=f"{finding.confidence:.1%}",
         image_base64=_jpeg(cv2.cvtColor(analysis.annotated.pixels, cv2.COLOR_RGB2BGR)),
@@ -37,10 +37,10 @@ def answer(analysis: Analysis, *, original: bool) -> Prediction:
         operating_point=finding.operating_point.value,
         arrow=_arrow(finding.arrow, radiograph),
         model=ModelAnswer(name=finding.model.name, version=finding.model.version),
-        original=_original(analysis.radiograph, analysis.annotated)
-        if original
-        else None,
     )
+    if original:
+        written.original = _original(radiograph, analysis.annotated)
+    return written
 
 
 def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowAnswer | None:

@@ -66,6 +66,7 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         openapi_extra={"requestBody": _FORM},
         responses=_PROBLEMS,
         response_description="The answer",
+        response_model_exclude_unset=True,
     )
     async def predict(
         request: Request,

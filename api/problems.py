@@ -1,5 +1,6 @@
 """Every failure of the HTTP side as the same JSON: {"error": "…in words…"}."""
 
+import logging
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -8,6 +9,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from api.schemas import Problem
+
+logger = logging.getLogger(__name__)
 
 SURPRISE = "This failed on our side; the log of the node says why."
 
@@ -28,6 +31,7 @@ def speak_of_problems(app: FastAPI) -> None:
 def _told(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
+    logger.info("Answered %s: %s", error.status_code, error.detail)
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 

@@ -14,19 +14,18 @@ from config.settings import WorkerSettings
 from dicom_node.decode import DecodeOptions, decode_file
 from dicom_node.decoding_child import DecodingChild
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
+from dicom_node.part10 import looks_like_dicom
 from dicom_node.screening import ScreeningRules
-from inference.plain_image import read_plain_image
+from inference.plain_image import (
+    NotAnImageError,
+    PlainImageError,
+    TooLargeImageError,
+    read_plain_image,
+)
 from inference.radiograph import Radiograph
 
-_DICOM = (128, b"DICM")  # PS3.10 7.1: after the preamble
-_IMAGES = (
-    (0, b"\x89PNG\r\n\x1a\n"),
-    (0, b"\xff\xd8\xff"),  # JPEG
-    (0, b"BM"),
-    (0, b"II*\0"),  # TIFF
-    (0, b"MM\0*"),
-    (8, b"WEBP"),
-)
+HEAD = 132
+"""Bytes that tell DICOM from all else: preamble and prefix (PS3.10 7.1)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,23 +50,11 @@ class Reader:
                 is neither an image nor a DICOM radiograph to analyze.
         """
         with file.open("rb") as opened:
-            head = opened.read(132)
+            is_dicom = looks_like_dicom(opened.read(HEAD))
         try:
-            if _has(head, _DICOM):
-                return self._read_dicom(file)
-            if any(_has(head, mark) for mark in _IMAGES):
-                return self._read_image(file)
-        except NotAnalyzedError as error:
-            raise HTTPException(
-                status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, str(error)
-            ) from None
-        except DicomNodeError as error:
-            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from None
-        raise HTTPException(
-            status.HTTP_415_UNSUPPORTED_MEDIA_TYPE,
-            "This is neither an image nor DICOM. PNG, JPEG, BMP, TIFF, WebP and DICOM "
-            "are read.",
-        )
+            return self._read_dicom(file) if is_dicom else self._read_image(file)
+        except (DicomNodeError, PlainImageError) as error:
+            raise HTTPException(_status(error), str(error)) from None
 
     def _read_dicom(self, file: Path) -> Radiograph:
         # Of any age: who uploads a film by hand wants it read.
@@ -86,6 +73,11 @@ class Reader:
         return self.child.run(read, file.read_bytes())
 
 
-def _has(head: bytes, mark: tuple[int, bytes]) -> bool:
-    start, magic = mark
-    return head[start : start + len(magic)] == magic
+def _status(error: DicomNodeError | PlainImageError) -> int:
+    match error:
+        case NotAnalyzedError() | NotAnImageError():
+            return status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+        case TooLargeImageError():
+            return status.HTTP_413_CONTENT_TOO_LARGE
+        case _:
+            return status.HTTP_400_BAD_REQUEST

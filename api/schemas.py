@@ -3,10 +3,11 @@
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
 
 from inference.finding import Point
 
-_EXAMPLE = {
+_EXAMPLE: JsonDict = {
     "prediction": "Fracture",
     "confidence": "94.3%",
     "image_base64": "/9j/4AAQSkZJRg…",
@@ -14,7 +15,6 @@ _EXAMPLE = {
     "operating_point": "definite",
     "arrow": {"tip": [412.5, 633.0], "tail": [520.0, 540.5]},
     "model": {"name": "phantom-resnet18", "version": "0.1.0"},
-    "original": None,
 }
 
 
@@ -74,5 +74,5 @@ class Prediction(BaseModel):
         default=None,
         description="With ?original=true, the radiograph as the model saw it "
         "(image_base64) and the [columns, rows] that it takes up in the annotated "
-        "picture from the top left corner (area); else null.",
+        "picture from the top left corner (area); else left out.",
     )

@@ -1,0 +1,440 @@
+"""/predict over HTTP: what is read, what is answered, and what is refused how."""
+
+import base64
+import io
+import logging
+import socket
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from fastapi import FastAPI
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision import transforms
+from torchvision.models import resnet18
+
+from api.analyzer import Analysis, Analyzer
+from api.app import create_app
+from api.upload import LARGEST_FILE
+from config.settings import load
+from dicom_node.phantom_instance import phantom_dataset
+from inference.phantom import draw_phantom
+
+SEEDS = range(6)
+PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+
+CARD = """
+name = "original"
+version = "1"
+architecture = "resnet18"
+classes = ["Fracture", "No Fracture"]
+input_size = 224
+resize = "stretch"
+mean = [0.0, 0.0, 0.0]
+std = [1.0, 1.0, 1.0]
+temperature = 1.0
+doubtful = 0.5
+definite = 0.5
+body_parts = []
+sha256 = ""
+phantom_logits = {}
+"""
+
+
+@pytest.fixture(scope="module")
+def original() -> torch.nn.Module:
+    """The network of the original application, with weights from a seed."""
+    torch.manual_seed(7)
+    network = resnet18(weights=None)
+    network.fc = torch.nn.Linear(512, 2)
+    torch.nn.init.normal_(network.fc.weight, std=2)  # answers far from one half
+    network.eval()
+    images = torch.cat([prepared(encoded(random_image(seed))) for seed in SEEDS])
+    with torch.no_grad():  # on both sides of it
+        network.fc.bias -= network(images).mean(dim=0)
+    return network
+
+
+def prepared(content: bytes) -> torch.Tensor:
+    """Make a network input as the original application does."""
+    image = Image.open(io.BytesIO(content)).convert("RGB")
+    steps = [transforms.Resize((224, 224)), transforms.ToTensor()]
+    tensor: torch.Tensor = transforms.Compose(steps)(image)[None]
+    return tensor
+
+
+@pytest.fixture(scope="module")
+def client(
+    original: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    """The application over the original's weights."""
+    folder = tmp_path_factory.mktemp("original")
+    torch.save(original.state_dict(), folder / "weights.pth")
+    (folder / "weights.toml").write_text(CARD)
+    environment = {
+        "FRACTURE_NODE__STORAGE__DIRECTORY": str(folder / "data"),
+        "FRACTURE_NODE__MODEL__WEIGHTS": str(folder / "weights.pth"),
+        "FRACTURE_NODE__MODEL__DEVICE": "cpu",
+        "FRACTURE_NODE__WORKER__DECODE_MEMORY_MB": "1024",
+    }
+    with served(create_app(load(None, environment))) as client:
+        while client.get("/readyz").json()["model"] == "the model is being loaded":
+            Event().wait(0.05)
+        yield client
+
+
+@contextmanager
+def served(app: FastAPI) -> Iterator[httpx.Client]:
+    """Serve an application on a port of its own, and talk to it."""
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
+    with socket.socket() as listening, ThreadPoolExecutor(1) as thread:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        address = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        running = thread.submit(server.run, [listening])
+        try:
+            with httpx.Client(base_url=address, timeout=60) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            running.result()
+
+
+def phantom(*, broken: bool = True, rows: int = 300) -> NDArray[np.uint8]:
+    drawn = draw_phantom(broken=broken, rows=rows, columns=240)
+    return drawn.radiograph().pixels
+
+
+def encoded(pixels: NDArray[Any], kind: str = "PNG", **options: object) -> bytes:
+    """Write an image as Pillow does."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind, **options)
+    return content.getvalue()
+
+
+def dicom(**options: Any) -> bytes:  # noqa: ANN401 - those of phantom_dataset
+    drawn = draw_phantom(broken=True, rows=300, columns=240)
+    content = io.BytesIO()
+    phantom_dataset(drawn, **options).save_as(content, enforce_file_format=True)
+    return content.getvalue()
+
+
+def predict(client: httpx.Client, content: bytes, query: str = "") -> httpx.Response:
+    return client.post(f"/predict{query}", files={"file": ("JANE DOE.png", content)})
+
+
+def picture(text: str) -> NDArray[np.uint8]:
+    return np.array(Image.open(io.BytesIO(base64.b64decode(text))))
+
+
+def random_image(seed: int) -> NDArray[np.uint8]:
+    """Gray clouds: different enough from each other for the network to notice."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (7, 5), np.uint8)
+    return cv2.resize(coarse, (240, 300), interpolation=cv2.INTER_CUBIC)
+
+
+class TestAnswer:
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_equals_that_of_the_original_application(
+        self, client: httpx.Client, original: torch.nn.Module, seed: int
+    ) -> None:
+        content = encoded(random_image(seed))
+        with torch.no_grad():
+            probabilities = original(prepared(content)).softmax(dim=1)[0]
+        best = int(probabilities.argmax())
+
+        answer = predict(client, content).json()
+
+        assert answer["prediction"] == ("Fracture", "No Fracture")[best]
+        assert answer["confidence"] == f"{float(probabilities[best]):.1%}"
+
+    @pytest.mark.parametrize("seed", SEEDS)
+    def test_agrees_with_itself(self, client: httpx.Client, seed: int) -> None:
+        answer = predict(client, encoded(random_image(seed))).json()
+
+        found = answer["prediction"] == "Fracture"
+        of_class = answer["probability"] if found else 1 - answer["probability"]
+        assert answer["confidence"] == f"{of_class:.1%}"
+        assert answer["operating_point"] == ("definite" if found else "none")
+        assert answer["model"] == {"name": "original", "version": "1"}
+        assert "original" not in answer
+
+    def test_has_an_arrow_with_a_finding_only(self, client: httpx.Client) -> None:
+        answers = [
+            predict(client, encoded(random_image(seed))).json() for seed in SEEDS
+        ]
+
+        found = [answer["prediction"] == "Fracture" for answer in answers]
+        assert set(found) == {True, False}
+        assert [answer["arrow"] is not None for answer in answers] == found
+
+    def test_original_lies_in_the_annotated_picture(self, client: httpx.Client) -> None:
+        pixels = phantom()
+
+        answer = predict(client, encoded(pixels), "?original=true").json()
+
+        shown = picture(answer["original"]["image_base64"])
+        columns, rows = answer["original"]["area"]
+        assert shown.shape == (rows, columns)
+        annotated = picture(answer["image_base64"])
+        assert annotated.shape[0] > rows  # the caption is below
+        # The corner is far from heatmap and arrow, so both pictures show the same.
+        corner = annotated[:20, :20].astype(int).mean(axis=2)
+        assert np.abs(corner - shown[:20, :20]).max() <= 4
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(lambda: encoded(phantom(), "JPEG"), id="jpeg"),
+        pytest.param(lambda: encoded(phantom(), "BMP"), id="bmp"),
+        pytest.param(lambda: encoded(phantom(), "TIFF"), id="tiff"),
+        pytest.param(lambda: encoded(phantom(), "WEBP", lossless=True), id="webp"),
+        pytest.param(
+            lambda: encoded(np.dstack([phantom()] * 3), "PNG"), id="png-color"
+        ),
+        pytest.param(dicom, id="dicom"),
+        pytest.param(
+            lambda: dicom(photometric_interpretation="MONOCHROME1"), id="monochrome1"
+        ),
+    ],
+)
+def test_every_kind_of_file_gets_the_answer_of_the_same_png(
+    client: httpx.Client, content: Callable[[], bytes]
+) -> None:
+    expected = predict(client, encoded(phantom())).json()
+
+    response = predict(client, content())
+
+    assert response.status_code == 200, response.json()
+    answer = response.json()
+    assert answer["prediction"] == expected["prediction"]
+    # A tolerance for lossy JPEG and for the rounding of 12 bits to 8.
+    assert answer["probability"] == pytest.approx(expected["probability"], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_read(client: httpx.Client, kind: str) -> None:
+    pixels = draw_phantom(broken=True, rows=300, columns=240).pixels
+
+    assert predict(client, encoded(pixels, kind)).status_code == 200
+
+
+def refusal(response: httpx.Response) -> tuple[int, str]:
+    """Status and words, which must be all there is."""
+    body = response.json()
+    assert list(body) == ["error"]
+    assert "Traceback" not in body["error"]
+    return response.status_code, body["error"]
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        ("content", "status", "words"),
+        [
+            (b"", 400, "empty"),
+            (b"hello", 415, "no image that can be read"),
+            (b"%PDF-1.7 a report", 415, "no image that can be read"),
+            (b"\x89PNG\r\n\x1a\n", 415, "no image that can be read"),
+            (encoded(phantom())[:2000], 400, "ends early"),
+            (encoded(phantom(), "JPEG")[:3000], 400, "ends early"),
+            (dicom()[:5000], 400, "(7FE0,0010)"),
+            (b"\0" * 128 + b"DICM" + b"\xff" * 500, 415, "no image"),
+        ],
+        ids=[
+            "empty",
+            "text",
+            "pdf",
+            "png-signature-alone",
+            "png-cut-off",
+            "jpeg-cut-off",
+            "dicom-cut-off",
+            "dicom-garbage",
+        ],
+    )
+    def test_of_what_is_no_sound_image(
+        self, client: httpx.Client, content: bytes, status: int, words: str
+    ) -> None:
+        found, error = refusal(predict(client, content))
+
+        assert found == status
+        assert words in error
+        assert error.endswith(".")
+
+    def test_of_a_form_without_the_field(self, client: httpx.Client) -> None:
+        response = client.post("/predict", files={"image": ("a.png", b"x")})
+
+        assert refusal(response)[0] == 400
+
+    @pytest.mark.parametrize(
+        ("body", "content_type"),
+        [
+            (b"", "multipart/form-data; boundary=b"),
+            (b"no boundary at all", "multipart/form-data; boundary=b"),
+            (b"file=a", "application/x-www-form-urlencoded"),
+            (b"{}", "application/json"),
+            (b"x", "multipart/form-data"),
+        ],
+    )
+    def test_of_a_body_that_is_no_form(
+        self, client: httpx.Client, body: bytes, content_type: str
+    ) -> None:
+        response = client.post(
+            "/predict", content=body, headers={"Content-Type": content_type}
+        )
+
+        assert refusal(response)[0] == 400
+
+    # Starlette leaves the file of the part to the garbage collector.
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+    def test_of_a_form_that_ends_early(self, client: httpx.Client) -> None:
+        response = client.post(
+            "/predict",
+            content=PART + b"no closing boundary",
+            headers={"Content-Type": "multipart/form-data; boundary=b"},
+        )
+
+        assert refusal(response)[0] == 400
+
+    def test_of_a_parameter_that_cannot_be_read(self, client: httpx.Client) -> None:
+        response = predict(client, encoded(phantom()), "?original=perhaps")
+
+        assert refusal(response) == (400, "This cannot be used: original. See /docs.")
+
+    def test_of_a_file_over_the_limit(self, client: httpx.Client) -> None:
+        response = predict(client, b"\0" * (LARGEST_FILE + 1))
+
+        assert refusal(response) == (
+            413,
+            "The file is over 50 MB, the most that is taken.",
+        )
+
+    def test_of_a_chunked_upload_as_soon_as_it_is_over_the_limit(
+        self, client: httpx.Client
+    ) -> None:
+        response = client.post(
+            "/predict",
+            content=(chunk for chunk in [PART, *[b"\0" * 2**20] * 52]),
+            headers={"Content-Type": "multipart/form-data; boundary=b"},
+        )
+
+        assert refusal(response)[0] == 413
+
+    def test_of_a_decompression_bomb(self, client: httpx.Client) -> None:
+        assert refusal(predict(client, png_of(11_000, 11_000)))[0] == 413
+
+    def test_of_what_kills_the_decoder_and_of_nothing_after_it(
+        self, client: httpx.Client
+    ) -> None:
+        status, error = refusal(predict(client, png_of(9_000, 9_000, channels=4)))
+
+        assert status == 400
+        assert "needed more than 1024 MB" in error
+        assert predict(client, encoded(phantom())).status_code == 200
+
+    def test_of_dicom_that_is_no_radiograph(self, client: httpx.Client) -> None:
+        computed_tomography = "1.2.840.10008.5.1.4.1.1.2"
+
+        status, error = refusal(
+            predict(client, dicom(sop_class_uid=computed_tomography))
+        )
+
+        assert status == 415
+        assert error
+
+    def test_names_neither_patient_nor_file(
+        self, client: httpx.Client, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.DEBUG)
+        contents = [dicom(), dicom()[:5000], dicom()[:400], b"hello"]
+
+        answers = [predict(client, content).json() for content in contents]
+
+        answers[0].pop("image_base64")  # in which any letters may stand
+        said = f"{caplog.text} {answers}".upper()
+        assert [name for name in ("PHANTOM", "JANE", "DOE") if name in said] == []
+
+
+def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
+    """A PNG of zeros: a thousand times larger when it is read."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return len(data).to_bytes(4) + kind + data + checksum.to_bytes(4)
+
+    header = (
+        columns.to_bytes(4)
+        + rows.to_bytes(4)
+        + bytes([8, 6 if channels == 4 else 0, 0, 0, 0])
+    )
+    squeeze = zlib.compressobj(1)
+    data = b"".join(
+        squeeze.compress(bytes(channels * columns + 1)) for _ in range(rows)
+    )
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", data + squeeze.flush())
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_tenth_request_at_once_is_told_to_come_back(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = Event()
+    really = Analyzer._analyze
+
+    def patient(self: Analyzer, file: Path) -> Analysis:
+        go_on.wait(30)
+        return really(self, file)
+
+    monkeypatch.setattr(Analyzer, "_analyze", patient)
+    content = encoded(phantom())
+    with ThreadPoolExecutor(10) as people:
+        asked = [people.submit(predict, client, content) for _ in range(10)]
+        # Nobody is served yet, so only a refusal can come back.
+        refused, _ = wait(asked, timeout=30, return_when=FIRST_COMPLETED)
+        go_on.set()
+
+    (response,) = (future.result() for future in refused)
+    assert refusal(response)[0] == 503
+    assert response.headers["Retry-After"] == "5"
+    served = [future.result() for future in asked if future not in refused]
+    assert [response.status_code for response in served] == [200] * 9
+
+
+class TestDescription:
+    def test_names_every_answer_with_an_example(self, client: httpx.Client) -> None:
+        described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+
+        responses = described["responses"]
+        assert set(responses) == {"200", "400", "413", "415", "503", "default"}
+        for status in sorted(set(responses) - {"200"}):
+            example = responses[status]["content"]["application/json"]["example"]
+            assert list(example) == ["error"]
+
+    def test_example_is_an_answer(self, client: httpx.Client) -> None:
+        document = client.get("/openapi.json").json()
+        example = document["components"]["schemas"]["Prediction"]["example"]
+
+        assert example.keys() == predict(client, encoded(phantom())).json().keys()
+
+    def test_form_has_the_field(self, client: httpx.Client) -> None:
+        described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+
+        form = described["requestBody"]["content"]["multipart/form-data"]["schema"]
+        assert form["required"] == ["file"]
+        assert form["properties"]["file"]["format"] == "binary"
