@@ -4,7 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-SOURCES := api config dicom_node inference models tests benchmarks
 
 .PHONY: run test check bench build clean
 
@@ -20,7 +19,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 
 bench: $(INSTALLED)
-	$(BIN)/python -P benchmarks/turnaround.py
+	$(BIN)/python -P tests/benchmarks/figures.py
 
 build: $(INSTALLED)
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .

@@ -66,6 +66,8 @@ def configure_logging(role: str) -> None:
     logging.captureWarnings(capture=True)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    # Its INFO lines are about itself: migrations, recovery, threads.
+    logging.getLogger("dbos").setLevel(logging.WARNING)
 
 
 def die_with_parent() -> None:

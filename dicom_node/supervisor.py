@@ -47,7 +47,7 @@ class Role:
 
     name: str
     arguments: list[str]
-    socket: socket.socket | None = None
+    listening: socket.socket | None = None
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     quick_deaths: int = 0
@@ -55,13 +55,13 @@ class Role:
 
     def start(self) -> None:
         """Start the process."""
-        listening = [] if self.socket is None else [self.socket.fileno()]
-        fd = [f"--fd={number}" for number in listening]
+        inherited = [] if self.listening is None else [self.listening.fileno()]
+        fd = [f"--fd={number}" for number in inherited]
         # Two teams of busy-waiting OpenMP threads on two cores: 930 ms instead of 30.
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         self.process = subprocess.Popen(  # noqa: S603 - our own modules
             [sys.executable, "-P", "-m", *self.arguments, *fd],
-            pass_fds=listening,
+            pass_fds=inherited,
             env=environment,
         )
         self.started = time.monotonic()
