@@ -232,6 +232,7 @@ def _application_entity(settings: ReceiverSettings) -> AE:
     ae.implementation_version_name = IMPLEMENTATION_VERSION
     ae.acse_timeout = DEADLINE_S
     ae.network_timeout = IDLE_S
+    ae.maximum_associations = sys.maxsize  # counted in admission.py
     return ae
 
 
