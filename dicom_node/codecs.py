@@ -65,7 +65,7 @@ LOSSY: Mapping[UID, str] = MappingProxyType(
     {
         JPEGBaseline8Bit: "pillow",
         JPEGExtended12Bit: "pillow",  # 8 bits; 12 bits: see below
-        JPEGLSNearLossless: "pyjpegls",
+        JPEGLSNearLossless: "gdcm",  # pyjpegls takes 30 s to see that one is truncated
         JPEG2000: "pylibjpeg",
         HTJ2K: "pylibjpeg",
     }
