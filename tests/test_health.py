@@ -1,0 +1,88 @@
+"""What /healthz and /readyz say, and the checks behind them."""
+
+import asyncio
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from api.health import (
+    Check,
+    NotReadyError,
+    check_database,
+    check_spool,
+    health_router,
+    storage_checks,
+)
+from config.settings import load
+
+
+def well() -> None:
+    """A check that finds nothing."""
+
+
+def ill() -> None:
+    raise NotReadyError("the model is being loaded")
+
+
+def asked(path: str, checks: dict[str, Check]) -> httpx.Response:
+    """Ask an application that has nothing but the health router."""
+    app = FastAPI()
+    app.include_router(health_router(checks))
+    transport = httpx.ASGITransport(app)
+
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as user:
+            return await user.get(path)
+
+    return asyncio.run(ask())
+
+
+def test_alive_is_two_letters_whatever_the_checks_say() -> None:
+    response = asked("/healthz", {"model": ill})
+
+    assert (response.status_code, response.text) == (200, "ok")
+
+
+def test_ready_when_every_check_is_well() -> None:
+    response = asked("/readyz", {"model": well, "spool": well})
+
+    assert response.status_code == 200
+    assert response.json() == {"model": "ok", "spool": "ok"}
+
+
+def test_not_ready_with_the_reason_when_one_is_not() -> None:
+    response = asked("/readyz", {"model": ill, "spool": well})
+
+    assert response.status_code == 503
+    assert response.json() == {"model": "the model is being loaded", "spool": "ok"}
+
+
+def test_api_alone_is_ready_on_an_empty_disk(tmp_path: Path) -> None:
+    directory = tmp_path / "new"
+    environment = {"FRACTURE_NODE__STORAGE__DIRECTORY": str(directory)}
+
+    response = asked("/readyz", storage_checks(load(None, environment).storage))
+
+    assert response.json() == {"spool": "ok", "database": "ok"}
+    assert [path.name for path in directory.iterdir()] in ([], ["node.sqlite"])
+
+
+def test_spool_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("in the way")
+
+    with pytest.raises(NotReadyError, match=r"^storage\.directory cannot be written: "):
+        check_spool(tmp_path / "data")
+
+
+def test_database_that_is_away_is_told_without_its_password() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        port = bound.getsockname()[1]  # nobody listens there when it is closed
+    url = f"postgresql+psycopg://node:pass-word@127.0.0.1:{port}/node"
+
+    with pytest.raises(NotReadyError, match="the database does not answer") as error:
+        check_database(url)
+
+    assert "pass-word" not in str(error.value)
