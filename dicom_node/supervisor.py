@@ -89,6 +89,7 @@ class Node:
     Attributes:
         receiver_port: Where the Storage SCP listens.
         api_port: Where the page and /predict are.
+        roles: The processes.
     """
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
@@ -104,25 +105,25 @@ class Node:
         self.receiver_port: int = self._receiver.getsockname()[1]
         self.api_port: int = self._api.getsockname()[1]
         self._settings = settings
-        self._roles = _roles(settings, config, self._receiver, self._api)
+        self.roles = _roles(settings, config, self._receiver, self._api)
 
     def __enter__(self) -> Self:
         """Bring an SQLite database up to date and start the roles."""
         storage = self._settings.storage
         if not storage.database:
             migrate(storage)
-        for role in self._roles:
+        for role in self.roles:
             role.start()
         self._announce()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the roles; each finishes what it has under way."""
-        for role in self._roles:
+        for role in self.roles:
             if role.process is not None:
                 role.process.terminate()
         deadline = time.monotonic() + DRAIN_S
-        for role in self._roles:
+        for role in self.roles:
             _end(role, deadline - time.monotonic())
         self._receiver.close()
         self._api.close()
@@ -130,7 +131,7 @@ class Node:
     def watch(self, stop: threading.Event) -> None:
         """Start again whatever dies, until told to stop."""
         while not stop.wait(WATCH_S):
-            for role in self._roles:
+            for role in self.roles:
                 role.revive()
 
     def _announce(self) -> None:

@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 from config.settings import Settings
-from dicom_node.database import check_schema, open_engine
+from dicom_node.database import SchemaError, check_schema, open_engine
 from dicom_node.journal import Journal
 from dicom_node.pipeline import make_pipeline
 from dicom_node.process import begin_role, load_or_exit, role_parser
@@ -27,6 +28,7 @@ from dicom_node.sweep import sweep
 from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
+from models.card import ModelError
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +50,11 @@ def main() -> None:
     stop = begin_role(f"worker-{given.slot}", supervised=given.supervised)
     settings = load_or_exit(given.config)
     with _slot(settings.storage.directory, given.slot):
-        run(settings, given.slot, stop)
+        try:
+            run(settings, given.slot, stop)
+        except (ModelError, SchemaError) as error:
+            logger.critical("%s", error)
+            sys.exit(2)
 
 
 def run(settings: Settings, slot: int, stop: threading.Event) -> None:

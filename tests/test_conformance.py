@@ -1,0 +1,117 @@
+"""The conformance statement says what the code does."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from config.settings import load
+from dicom_node import admission, errors
+from dicom_node.codecs import DECODABLE
+from dicom_node.connection import MAXIMUM_PDU
+from dicom_node.listener import DEADLINE_S
+from dicom_node.outcome import Verdict, verdict_of
+from dicom_node.receiver import IDLE_S
+from dicom_node.results.objects import IMPLEMENTATION_CLASS_UID
+from dicom_node.results.objects import IMPLEMENTATION_VERSION_NAME as VERSION_NAME
+from dicom_node.sop_classes import served_contexts
+
+TEXT = (Path(__file__).parent.parent / "CONFORMANCE.md").read_text()
+
+
+def section(title: str) -> str:
+    """The text under a heading, up to the next one."""
+    match = re.search(
+        rf"^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", TEXT, re.MULTILINE | re.DOTALL
+    )
+    assert match, f"no section {title}"
+    return match[1]
+
+
+def last_column(title: str) -> list[str]:
+    """The last cells of the table under a heading, without its head."""
+    rows = [line for line in section(title).splitlines() if line.startswith("|")]
+    return [row.strip("|").split("|")[-1].strip() for row in rows[2:]]
+
+
+def test_every_sop_class_that_is_served_is_listed() -> None:
+    served = served_contexts(for_processing=True)
+
+    assert set(last_column("SOP Classes")) == {c.abstract_syntax for c in served}
+
+
+def test_for_processing_is_served_by_setting_only() -> None:
+    optional = set(last_column("SOP Classes")) - {
+        context.abstract_syntax for context in served_contexts(for_processing=False)
+    }
+
+    assert optional == {"1.2.840.10008.5.1.4.1.1.1.1.1"}
+
+
+def test_every_transfer_syntax_is_listed_in_the_order_of_preference() -> None:
+    assert last_column("Transfer syntaxes") == list(DECODABLE)
+
+
+def test_every_status_of_a_refusal_is_listed() -> None:
+    statuses = {0x0000} | {each.status for each in errors.RefusedError.__subclasses__()}
+
+    listed = re.findall(r"^\| 0x(\w{4}) ", section("Statuses of C-STORE"), re.MULTILINE)
+
+    assert {int(each, 16) for each in listed} == statuses
+
+
+def test_every_rejection_is_listed() -> None:
+    rejections = {
+        (each.result, each.source, each.diagnostic, each.reason)
+        for each in vars(admission).values()
+        if isinstance(each, admission.Rejection)
+    }
+
+    rows = re.findall(
+        r"^\| (\d) \w+ \| (\d) \| (\d) ([^|]+) \|",
+        section("Rejected associations"),
+        re.MULTILINE,
+    )
+
+    assert {(int(a), int(b), int(c), words) for a, b, c, words in rows} == rejections
+
+
+@pytest.mark.parametrize(
+    ("status", "row", "verdict"),
+    [
+        (0x0000, 0, Verdict.STORED),
+        (0xB007, 0, Verdict.STORED),
+        (0x0111, 0, Verdict.STORED),
+        (0xA700, 1, Verdict.RETRY),
+        (0x0110, 1, Verdict.RETRY),
+        (0x0213, 1, Verdict.RETRY),
+        (0xA702, 2, Verdict.RETRY_BRIEFLY),
+        (0xA900, 3, Verdict.REFUSED),
+        (0xC123, 3, Verdict.REFUSED),
+    ],
+)
+def test_answers_mean_what_the_table_says(
+    status: int, row: int, verdict: Verdict
+) -> None:
+    words = ["stored", "tries again", "three tries", "failed"]
+
+    told = last_column("Sender (SCU)")[row]
+
+    assert told.startswith(words[row])
+    assert verdict_of(status) is verdict
+
+
+def test_numbers_are_those_of_the_code() -> None:
+    text = " ".join(section("Receiver (SCP)").split())
+    defaults = load(None, {})
+
+    assert f"`{defaults.receiver.ae_title}`" in text
+    assert f"port {defaults.receiver.port} " in text
+    assert f"{MAXIMUM_PDU} bytes" in text
+    assert f"`{IMPLEMENTATION_CLASS_UID}`" in text
+    assert f"`{VERSION_NAME}`" in text
+    assert f"{defaults.receiver.max_associations} associations" in text
+    assert f"idle for {IDLE_S:g} s" in text
+    assert f"in {DEADLINE_S:g} s" in text
+    assert f"number {defaults.results.series_number} by default" in TEXT
+    assert f"at most {defaults.results.long_side} by default" in TEXT
