@@ -39,7 +39,7 @@ def point_at_peak(
     row, column = np.unravel_index(saliency.argmax(), saliency.shape)
     height, width = saliency.shape
     # The center of a cell lies half a cell from its corner.
-    tip = ((column + 0.5) * columns / width, (row + 0.5) * rows / height)
+    tip = (float(column + 0.5) * columns / width, float(row + 0.5) * rows / height)
     return Arrow(tip=tip, tail=_tail(radiograph.pixels, tip))
 
 
