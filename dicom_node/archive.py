@@ -81,6 +81,21 @@ class _Server(ThreadedAssociationServer):
     request_queue_size = 128  # many may call at once
 
 
+class _Connections:
+    """Closes what pynetdicom leaves open where the other end has closed first."""
+
+    def __init__(self) -> None:
+        self._close: dict[object, Callable[[], None]] = {}
+
+    def opened(self, event: evt.Event) -> None:
+        connection = event.assoc.dul.socket
+        if connection is not None and connection.socket is not None:
+            self._close[event.assoc] = connection.socket.close
+
+    def closed(self, event: evt.Event) -> None:
+        self._close.pop(event.assoc, lambda: None)()
+
+
 class Archive:
     """A running archive.
 
@@ -127,10 +142,13 @@ class Archive:
         self._ae.maximum_pdu_size = LARGEST_PDU
         self._ae.maximum_associations = MOST_ASSOCIATIONS
         self._ae.supported_contexts = VerificationPresentationContexts
+        connections = _Connections()
         self._server = self._ae.make_server(
             (host, port),
             server_class=_Server,
             evt_handlers=[
+                (evt.EVT_CONN_OPEN, connections.opened),
+                (evt.EVT_CONN_CLOSE, connections.closed),
                 (evt.EVT_REQUESTED, _support_what_is_proposed),
                 (evt.EVT_C_STORE, self._on_store),
             ],

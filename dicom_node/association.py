@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from ssl import SSLContext
 
 from pydicom import Dataset
 from pydicom.uid import UID
@@ -21,6 +22,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ABORT_RQ
 from pynetdicom.pdu_primitives import MaximumLengthNotification
 from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from config.settings import Destination
 
@@ -73,13 +75,32 @@ def associated(
             aborted. That the peer accepts none of the contexts is no error.
     """
     peer = Peer(destination, calling_ae_title, timeout_s)
-    association = peer.call(contexts)
     try:
-        yield peer
-    except BaseException:
-        association.abort()
-        raise
-    association.release()
+        association = peer.call(contexts)
+        try:
+            yield peer
+        except BaseException:
+            association.abort()
+            raise
+        association.release()
+    finally:
+        peer.hang_up()
+
+
+class _AE(AE):
+    """Keeps hold of the connection: to tune it, to cut it and to close it."""
+
+    connection: socket.socket | None = None
+
+    def _create_socket(
+        self,
+        assoc: Association,
+        address: AddressInformation,
+        tls_args: tuple[SSLContext, str] | None,
+    ) -> AssociationSocket:
+        created = super()._create_socket(assoc, address, tls_args)
+        self.connection = created.socket
+        return created
 
 
 class Peer:
@@ -97,13 +118,14 @@ class Peer:
         self._destination = destination
         self._calling = calling
         self._timeout_s = timeout_s
+        self._ae: _AE
         self._association: Association
         self._connected = self._aborted = self._stalled = False
         self._moved = threading.Event()
 
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
         """Request the association; used by `associated`."""
-        ae = AE(self._calling)
+        ae = self._ae = _AE(self._calling)
         ae.connection_timeout = ae.acse_timeout = self._timeout_s
         ae.dimse_timeout = ae.network_timeout = None  # `_watch` does better
         started = time.monotonic()
@@ -123,6 +145,11 @@ class Peer:
             raise LostError(f"{self} cannot be found: {error}") from None
         self._negotiated(time.monotonic() - started)
         return self._association
+
+    def hang_up(self) -> None:
+        """Close the connection: pynetdicom may not, where the peer closed it first."""
+        if self._ae.connection:
+            self._ae.connection.close()
 
     def ask(self, request: Request) -> Dataset:
         """Send a request and wait for the response for as long as bytes move.
@@ -165,11 +192,9 @@ class Peer:
                     min(announced, LARGEST_PDU), SMALLEST_PDU
                 )
 
-    def _on_open(self, event: evt.Event) -> None:
+    def _on_open(self, _event: evt.Event) -> None:
         self._connected = True
-        connection = event.assoc.dul.socket
-        if connection is not None and connection.socket is not None:
-            line = connection.socket
+        if line := self._ae.connection:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             # A request goes out in two pieces; the second shall not wait 40 ms for the
             # acknowledgment of the first.
@@ -202,10 +227,9 @@ class Peer:
             if over.is_set():
                 return
         self._stalled = True
-        connection = self._association.dul.socket
-        if connection is not None and connection.socket is not None:
+        if line := self._ae.connection:
             with suppress(OSError):  # it has just closed by itself
-                connection.socket.shutdown(socket.SHUT_RDWR)
+                line.shutdown(socket.SHUT_RDWR)
         # Wakes the request even where the association's own threads are gone.
         self._association.dimse.msg_queue.put((None, None))
 
