@@ -87,13 +87,15 @@ class InflatedSource:
         self._file = file
         self._limit = limit
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._ahead = b""
+        self._ahead = b""  # inflated, of which `_used` bytes were passed
+        self._used = 0
 
     def read(self, length: int) -> bytes:
         """Return the next bytes; fewer than asked for only at the end."""
-        while len(self._ahead) < length and (more := self._inflate()):
-            self._ahead += more
-        data, self._ahead = self._ahead[:length], self._ahead[length:]
+        while len(self._ahead) - self._used < length and (more := self._inflate()):
+            self._ahead, self._used = self._ahead[self._used :] + more, 0
+        data = self._ahead[self._used : self._used + length]
+        self._used += len(data)
         self.position += len(data)
         return data
 
@@ -126,7 +128,8 @@ class InflatedSource:
                 raise CannotUnderstandError(
                     "The dataset cannot be inflated. Send the instance again."
                 ) from None
-        if self.position + len(self._ahead) + len(data) > self._limit:
+        unused = len(self._ahead) - self._used
+        if self.position + unused + len(data) > self._limit:
             raise CannotUnderstandError(
                 f"The deflated dataset inflates to more than {self._limit} bytes, the "
                 "limit max_instance_mb under [receiver]."

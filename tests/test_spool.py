@@ -1,0 +1,223 @@
+"""The spool: what is kept, what is swept, and what happens when the disk is full."""
+
+import errno
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from config.settings import StorageSettings
+from dicom_node import spool as module
+from dicom_node.errors import OutOfResourcesError
+from dicom_node.spool import Spool
+
+
+def settings(directory: Path, min_free_mb: int = 0) -> StorageSettings:
+    return StorageSettings(directory=directory, database="", min_free_mb=min_free_mb)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(settings(tmp_path))
+
+
+def files(spool: Spool) -> list[str]:
+    return sorted(path.suffix for path in spool.directory.iterdir())
+
+
+def nobody(_: Sequence[str]) -> set[str]:
+    return set()
+
+
+def test_what_is_kept_is_the_preamble_and_then_the_bytes_as_they_came(
+    spool: Spool,
+) -> None:
+    arrival = spool.begin(b"preamble")
+    arrival.write(b"data")
+    arrival.write(b"set")
+    arrival.keep()
+    arrival.close()
+
+    assert spool.path(arrival.id).read_bytes() == b"preambledataset"
+    assert arrival.path == spool.path(arrival.id)
+    assert arrival.offset == len("preamble")
+    assert arrival.size == len("dataset")
+    assert arrival.digest == hashlib.sha256(b"dataset").hexdigest()
+    assert files(spool) == [".dcm"]
+
+
+def test_only_this_user_may_read_what_lies_there(spool: Spool) -> None:
+    arrival = spool.begin(b"")
+    arrival.keep()
+    arrival.close()
+
+    assert spool.directory.stat().st_mode & 0o777 == 0o700
+    assert arrival.path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_closed_without_being_kept_leaves_no_file(spool: Spool) -> None:
+    arrival = spool.begin(b"preamble")
+    arrival.close()
+    arrival.close()
+
+    assert files(spool) == []
+
+
+def test_what_is_kept_may_still_be_discarded(spool: Spool) -> None:
+    arrival = spool.begin(b"preamble")
+    arrival.keep()
+    arrival.discard()
+
+    assert files(spool) == []
+
+
+def test_the_file_and_then_its_name_are_synced_before_keep_returns(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        fsync(descriptor)
+
+    arrival = spool.begin(b"")
+    monkeypatch.setattr(os, "fsync", watch)
+    arrival.keep()
+    arrival.close()
+
+    assert synced == [f"{arrival.id}.part", "spool"]
+
+
+def test_less_free_disk_than_the_watermark_refuses_with_the_number(
+    tmp_path: Path,
+) -> None:
+    spool = Spool(settings(tmp_path, min_free_mb=10**9))
+
+    with pytest.raises(OutOfResourcesError, match=r"^Less than 1000000000 MB"):
+        spool.begin(b"")
+    assert files(spool) == []
+
+
+def test_the_watermark_is_looked_at_again_while_a_large_one_arrives(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrival = spool.begin(b"")
+    arrival.write(bytes(15_000_000))
+    monkeypatch.setattr(spool, "_min_free_mb", 10**9)
+
+    with pytest.raises(OutOfResourcesError, match="Less than"):
+        arrival.write(bytes(2_000_000))
+    arrival.close()
+    assert files(spool) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(errno.ENOSPC, "The disk is full"), (errno.EIO, r"The disk failed \(EIO\)")],
+)
+def test_a_disk_that_fails_is_told_apart_from_one_that_is_full(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    arrival = spool.begin(b"")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(module, "_write", fail)
+
+    with pytest.raises(OutOfResourcesError, match=words):
+        arrival.write(b"data")
+    arrival.close()
+    assert files(spool) == []
+
+
+def test_a_disk_that_is_full_at_the_first_byte_leaves_no_file(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", fail)
+
+    with pytest.raises(OutOfResourcesError, match="The disk is full"):
+        spool.begin(b"preamble")
+    assert files(spool) == []
+
+
+def test_a_sweep_removes_what_a_dead_writer_left_and_nothing_that_is_written(
+    spool: Spool,
+) -> None:
+    (spool.directory / "dead.part").touch()
+    (spool.directory.parent / "results" / "dead.part").touch()
+    alive = spool.begin(b"")
+
+    assert spool.sweep_unfinished() == 2
+    alive.keep()
+    alive.close()
+    assert files(spool) == [".dcm"]
+
+
+def kept(spool: Spool, *, age_s: float = 0) -> str:
+    arrival = spool.begin(b"")
+    arrival.keep()
+    arrival.close()
+    os.utime(arrival.path, (0, time.time() - age_s))
+    return arrival.id
+
+
+def test_a_sweep_removes_old_instances_that_no_journal_knows(spool: Spool) -> None:
+    known, orphan, young = kept(spool, age_s=99), kept(spool, age_s=99), kept(spool)
+
+    removed = spool.sweep({known}.intersection, older_than_s=10)
+
+    assert removed == 1
+    assert spool.path(known).exists()
+    assert spool.path(young).exists()
+    assert not spool.path(orphan).exists()
+
+
+def test_a_sweep_leaves_alone_what_is_being_recorded(spool: Spool) -> None:
+    arrival = spool.begin(b"")
+    arrival.keep()
+    os.utime(arrival.path, (0, 0))
+
+    assert spool.sweep(nobody, older_than_s=0) == 0
+    arrival.close()
+    assert spool.sweep(nobody, older_than_s=0) == 1
+
+
+def test_a_sweep_asks_again_once_nobody_can_be_recording(spool: Spool) -> None:
+    instance = kept(spool, age_s=99)
+    answers: list[set[str]] = [{instance}, set()]  # from the end
+
+    def recorded_meanwhile(_: Sequence[str]) -> set[str]:
+        return answers.pop()
+
+    assert spool.sweep(recorded_meanwhile, older_than_s=10) == 0
+    assert spool.path(instance).exists()
+
+
+def test_a_result_replaces_the_one_before_and_lies_below_the_directory(
+    spool: Spool, tmp_path: Path
+) -> None:
+    spool.store_result("a-secondary_capture", b"old")
+
+    path = spool.store_result("a-secondary_capture", b"new")
+
+    assert path == "results/a-secondary_capture.dcm"
+    assert (tmp_path / path).read_bytes() == b"new"
+    assert len(list((tmp_path / "results").iterdir())) == 1
+
+
+def test_a_writer_holds_the_lock_on_its_file(spool: Spool) -> None:
+    arrival = spool.begin(b"")
+    arrival.keep()
+
+    with arrival.path.open("rb") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    arrival.close()
