@@ -20,22 +20,23 @@ def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
     """Make the parser of a role's options, those that all roles share."""
     parser = argparse.ArgumentParser(f"fracture-node {role}", description=description)
     parser.add_argument("--config", type=Path, help="the settings, a TOML file")
+    parser.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
     return parser
 
 
-def begin_role(name: str, *, supervised: bool) -> threading.Event:
+def begin_role(name: str, supervisor: int | None) -> threading.Event:
     """Start being a role.
 
     Args:
         name: Stands in each log line.
-        supervised: End when the supervisor does.
+        supervisor: The process to end with; None for a role started by hand.
 
     Returns:
         The event that SIGTERM and SIGINT set: finish, then exit.
     """
     configure_logging(name)
-    if supervised:
-        die_with_parent()
+    if supervisor is not None:
+        _die_with(supervisor)
     return stop_on_signals()
 
 
@@ -70,15 +71,14 @@ def configure_logging(role: str) -> None:
     logging.getLogger("dbos").setLevel(logging.WARNING)
 
 
-def die_with_parent() -> None:
-    """Have the kernel kill this process when its parent dies.
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent, the supervisor, dies.
 
     A role whose supervisor is gone would hold the port and its slot against the next
     one. Any role may be killed at any moment, so nothing is lost. Elsewhere than on
     Linux, the roles of a supervisor that was killed are ended by hand.
     """
-    parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel was told
+    if os.getppid() != parent:  # it died while this process was importing
         sys.exit(1)

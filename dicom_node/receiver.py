@@ -49,7 +49,7 @@ def main() -> None:
     parser = role_parser("receiver", __doc__)
     parser.add_argument("--fd", type=int, help="listening socket to share")
     given = parser.parse_args()
-    stop = begin_role("receiver", supervised=given.fd is not None)
+    stop = begin_role("receiver", given.supervisor)
     settings = load_or_exit(given.config)
     where = settings.receiver
     if given.fd is None:

@@ -3,7 +3,6 @@
 It owns the model and a decoding child; DBOS hands it work from the database.
 """
 
-import argparse
 import fcntl
 import logging
 import os
@@ -45,9 +44,8 @@ def main() -> None:
     """Run a worker until SIGTERM; what it holds then is finished first."""
     parser = role_parser("worker", __doc__)
     parser.add_argument("--slot", type=int, default=0, help="number of this worker")
-    parser.add_argument("--supervised", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    stop = begin_role(f"worker-{given.slot}", supervised=given.supervised)
+    stop = begin_role(f"worker-{given.slot}", given.supervisor)
     settings = load_or_exit(given.config)
     with _slot(settings.storage.directory, given.slot):
         try:

@@ -54,10 +54,10 @@ class Served:
 
     def start(self) -> None:
         self._ports.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [*START, f"--config={self._config}"],
-            stderr=(self._config.parent / "log").open("a"),
-        )
+        with (self._config.parent / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*START, f"--config={self._config}"], stderr=log
+            )
         wait_for(lambda: self._ports.exists() and self._ports.read_text() != "")
         self.address = Destination(
             name="node",
@@ -138,8 +138,13 @@ def phantoms(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def history(config: Path) -> History:
-    return History(open_engine(load(config, {}).storage.database_url))
+def counts(config: Path) -> dict[str, int]:
+    """How many instances are in each state."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        return History(engine).counts()
+    finally:
+        engine.dispose()
 
 
 def test_a_radiograph_comes_back_annotated_in_its_study(
@@ -152,7 +157,7 @@ def test_a_radiograph_comes_back_annotated_in_its_study(
             [peer("storescu"), "-aec", "FRACTURE_AI", *address, str(path)], check=True
         )
         (stored,) = archive.wait(1, timeout_s=60)
-        wait_for(lambda: history(config).counts() == {"delivered": 1})
+        wait_for(lambda: counts(config) == {"delivered": 1})
         status = node.stop()
 
     source, result = dcmread(path), dcmread(archive.directory / stored.path)
@@ -175,7 +180,7 @@ def test_a_node_that_is_killed_at_its_work_loses_nothing(
 
         node.start()
         outcomes += send(paths[30:], node.address, calling_ae_title="TEST")
-        wait_for(lambda: history(config).counts() == {"delivered": 50})
+        wait_for(lambda: counts(config) == {"delivered": 50})
 
     log = archive.log
     by_uid = {each.sop_instance_uid: each.digest for each in log}
@@ -252,7 +257,7 @@ def test_sigterm_lets_what_is_under_way_finish(config: Path, tmp_path: Path) -> 
 
     assert status == 0
     assert sent == [Verdict.STORED] * 12
-    assert sum(history(config).counts().values()) == 12
+    assert sum(counts(config).values()) == 12
 
 
 def test_no_patient_data_in_the_logs(
@@ -263,7 +268,7 @@ def test_no_patient_data_in_the_logs(
     with serving(config) as node:
         send([path], node.address, calling_ae_title="TEST")
         archive.wait(1, timeout_s=60)
-        wait_for(lambda: history(config).counts() == {"delivered": 1})
+        wait_for(lambda: counts(config) == {"delivered": 1})
         node.stop()
 
     log = (tmp_path / "log").read_text()

@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path("data/demo"))
     parser.add_argument("--once", action="store_true", help="do not go on serving")
     given = parser.parse_args()
-    stop = begin_role("demo", supervised=False)
+    stop = begin_role("demo", None)
     arrivals = Arrivals()
     archive = start_archive(given.directory / "archive", on_stored=arrivals.add)
     try:
