@@ -20,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.errors import AnalysisError
@@ -101,7 +102,7 @@ class DecodingChild:
     def _start(self) -> None:
         self._connection, theirs = Pipe()
         # The child finds modules where this process does, installed or not.
-        path = os.pathsep.join(folder for folder in sys.path if folder)
+        path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
         arguments = [theirs.fileno(), self._memory_mb, os.getpid()]
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our module
             [sys.executable, "-P", "-m", MODULE, *map(str, arguments)],
