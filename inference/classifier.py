@@ -173,7 +173,13 @@ def _content(weights: Path) -> bytes:
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(
+            f"The device {name!r} is none that torch knows; set `device` to auto, "
+            "cpu or cuda."
+        ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
             f"The device {name} is not there: torch sees "
