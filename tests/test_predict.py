@@ -81,6 +81,7 @@ def client(
     original: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     """The application over the original's weights."""
+    torch.set_num_threads(1)  # as api/__main__.py does
     folder = tmp_path_factory.mktemp("original")
     torch.save(original.state_dict(), folder / "weights.pth")
     (folder / "weights.toml").write_text(CARD)
@@ -100,7 +101,9 @@ def client(
 def served(app: FastAPI) -> Iterator[httpx.Client]:
     """Serve an application on a port of its own, and talk to it."""
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    with socket.socket() as listening, ThreadPoolExecutor(1) as thread:
+    # asyncio turns Nagle's delay off only for sockets that say they are TCP.
+    tcp = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    with socket.socket(*tcp) as listening, ThreadPoolExecutor(1) as thread:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
         address = f"http://127.0.0.1:{listening.getsockname()[1]}"

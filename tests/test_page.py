@@ -1,0 +1,253 @@
+"""The page in a real Chromium: what a person does with it, and what they see."""
+
+import base64
+import io
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import torch
+import uvicorn
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from api.app import create_app
+from config.settings import load
+from dicom_node.phantom_instance import phantom_dataset
+from inference.phantom import draw_phantom
+
+pytestmark = pytest.mark.browser
+
+# Nothing but what the page itself asks for; and CI runs as root in a container.
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+]
+
+DROP = """([text, name]) => {
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const dataTransfer = new DataTransfer();
+  dataTransfer.items.add(new File([bytes], name));
+  document.body.dispatchEvent(
+    new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+}"""
+"""Drop a file anywhere on the page: base64 of its content, and its name."""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where the application serves, with the shipped model."""
+    torch.set_num_threads(1)  # as api/__main__.py does
+    directory = tmp_path_factory.mktemp("data")
+    settings = load(None, {"FRACTURE_NODE__STORAGE__DIRECTORY": str(directory)})
+    server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as bound, ThreadPoolExecutor(1) as run:
+        running = run.submit(server.run, [bound])
+        address = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        try:
+            with httpx.Client(base_url=address, timeout=60) as client:
+                while client.get("/readyz").json()["model"].endswith("being loaded"):
+                    pass
+            yield address
+        finally:
+            server.should_exit = True
+            running.result()
+
+
+@pytest.fixture(scope="module")
+def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=peer("chromium"), args=FLAGS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, address: str) -> Iterator[Page]:
+    """The page, freshly opened. Asks nobody but us, and has nothing to complain of."""
+    page = browser.new_page(viewport={"width": 1280, "height": 800})
+    asked, complaints = [], []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda line: complaints.append(line.text))
+    page.goto(address)
+    yield page
+    page.close()
+
+    ours = (address, "data:image/jpeg;base64,")
+    assert [url for url in asked if not url.startswith(ours)] == []
+    # The browser notes by itself when an answer is a refusal.
+    assert [text for text in complaints if "status of 415" not in text] == []
+
+
+def png(*, broken: bool) -> bytes:
+    drawn = draw_phantom(broken=broken, rows=600, columns=450)
+    _, content = cv2.imencode(".png", drawn.radiograph().pixels)
+    return content.tobytes()
+
+
+def choose(page: Page, content: bytes, name: str = "phantom.png") -> None:
+    """Choose a file, and wait for its answer."""
+    page.set_input_files(
+        "#file",
+        {"name": name, "mimeType": "application/octet-stream", "buffer": content},
+    )
+    page.wait_for_selector(".bench:is([data-state=done], [data-state=failed])")
+
+
+def shown(page: Page) -> NDArray[np.int16]:
+    """What the screen shows of the picture, RGB."""
+    content = page.locator("#stack").screenshot()
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16)
+
+
+def set_overlay(page: Page, percent: int) -> None:
+    page.locator("#opacity").fill(str(percent))
+
+
+def colored(picture: NDArray[np.int16]) -> int:
+    """How many pixels are no gray: those of heatmap and caption."""
+    return int((np.ptp(picture, axis=2) > 12).sum())
+
+
+def test_chosen_file_gets_the_answer_of_predict(page: Page, address: str) -> None:
+    content = png(broken=True)
+    answer = httpx.post(
+        f"{address}/predict", files={"file": content}, timeout=60
+    ).json()
+
+    choose(page, content)
+
+    assert answer["prediction"] == "Fracture"
+    assert page.inner_text("#label") == answer["prediction"]
+    assert page.inner_text("#confidence") == answer["confidence"]
+    assert page.inner_text("#probability") == f"{answer['probability']:.1%}"
+    assert page.get_attribute("#result", "data-point") == answer["operating_point"]
+    version = f"{answer['model']['name']} {answer['model']['version']}"
+    assert page.inner_text("#model") == version
+    assert "not for diagnostic use" in page.inner_text("#result")
+
+
+def test_slider_blends_original_and_annotated(page: Page) -> None:
+    choose(page, png(broken=True))
+    pictures = {}
+    for percent in (0, 50, 100):
+        set_overlay(page, percent)
+        pictures[percent] = shown(page)
+
+    assert colored(pictures[0]) == 0
+    assert colored(pictures[100]) > 500
+    # Opacity is linear: half way, every pixel is the mean of its two ends.
+    halfway = (pictures[0] + pictures[100]) / 2
+    assert np.abs(pictures[50] - halfway).max() <= 2
+    assert page.inner_text("#opacity-value") == "100%"
+
+
+def test_original_lies_exactly_below_the_annotated_picture(page: Page) -> None:
+    choose(page, png(broken=False))
+    set_overlay(page, 0)
+    original = shown(page)
+    set_overlay(page, 100)
+    annotated = shown(page)
+
+    # Without a finding both show the same radiograph, but for the caption below it.
+    area = page.locator("#original").bounding_box()
+    rows = int(area["height"]) - 2
+    assert page.inner_text("#label") == "No Fracture"
+    assert np.abs(annotated[:rows] - original[:rows]).mean() < 1
+    assert original[rows + 4 :].max() == 0
+    assert annotated[rows + 4 :].max() > 100
+
+
+def test_slider_moves_by_keyboard(page: Page) -> None:
+    choose(page, png(broken=True))
+    page.focus("#opacity")
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+
+    assert page.inner_text("#opacity-value") == "70%"
+    assert page.get_attribute("#opacity", "aria-valuetext") == "70% annotated"
+
+
+def test_dropped_dicom_file_is_analyzed(page: Page) -> None:
+    content = io.BytesIO()
+    drawn = draw_phantom(broken=True, rows=600, columns=450)
+    phantom_dataset(drawn).save_as(content, enforce_file_format=True)
+
+    page.evaluate(DROP, [base64.b64encode(content.getvalue()).decode(), "IM0001"])
+    page.wait_for_selector("[data-state=done]")
+
+    assert page.inner_text("#label") == "Fracture"
+    assert page.inner_text("#file-name") == "IM0001"
+
+
+def test_phantom_is_offered_to_who_has_no_radiograph(page: Page) -> None:
+    page.click("text=Try the phantom")
+    page.wait_for_selector("[data-state=done]")
+
+    assert page.inner_text("#label") == "Fracture"
+
+
+def test_what_is_no_image_is_told_in_words_and_another_may_follow(page: Page) -> None:
+    choose(page, b"hello", "notes.txt")
+
+    assert "no image that can be read" in page.inner_text("[role=alert]")
+    assert page.is_visible(".drop-zone")
+    assert page.is_hidden("#result")
+
+    choose(page, png(broken=True))
+
+    assert page.inner_text("#label") == "Fracture"
+    assert page.is_hidden("[role=alert]")
+
+
+def test_file_is_chosen_by_keyboard_alone(page: Page) -> None:
+    page.keyboard.press("Tab")  # skip link
+    for _ in range(4):  # brand, two pages, chooser
+        page.keyboard.press("Tab")
+
+    assert page.evaluate("document.activeElement.id") == "file"
+    with page.expect_file_chooser():
+        page.keyboard.press("Enter")
+
+
+def test_every_control_has_a_name(page: Page) -> None:
+    named = "e.labels?.length || e.textContent.trim() || e.alt || e.ariaLabel"
+    for selector in ("input, button", ".view img", "[aria-label]", "nav a"):
+        unnamed = page.evaluate(
+            "([selector]) => [...document.querySelectorAll(selector)]"
+            f".filter((e) => !({named})).map((e) => e.outerHTML)",
+            [selector],
+        )
+
+        assert unnamed == []
+
+
+def test_nothing_is_wider_than_the_window(page: Page) -> None:
+    choose(page, png(broken=True))
+    for width in (320, 768, 1600):
+        page.set_viewport_size({"width": width, "height": 800})
+
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_description_of_the_api_needs_nothing_from_outside(
+    page: Page, address: str
+) -> None:
+    page.goto(f"{address}/docs")
+
+    text = page.inner_text("main")
+    for path in ("/predict", "/healthz", "/readyz", "operating_point", "curl -F file="):
+        assert path in text
