@@ -1,5 +1,6 @@
 """The Storage SCP over real associations: each row of its table of answers."""
 
+import csv
 import errno
 import hashlib
 import logging
@@ -41,10 +42,12 @@ from dicom_node import connection, listener
 from dicom_node import spool as spool_module
 from dicom_node.codecs import DECODABLE
 from dicom_node.errors import OutOfResourcesError
+from dicom_node.header import UID_PATTERN
 from dicom_node.instance import ReceivedInstance
 from dicom_node.listener import listen
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.receiver import Receiver, start_receiver
+from dicom_node.sop_classes import STORED
 from dicom_node.spool import Spool
 from inference.phantom import draw_phantom
 
@@ -289,6 +292,41 @@ def test_the_file_is_durable_before_it_is_recorded_and_recorded_before_success(
     node.inbox.may_go_on.set()
     sender.join(SOON_S)
     assert answers == [0x0000]
+
+
+@pytest.mark.shared
+@pytest.mark.filterwarnings("ignore")  # pydicom on UIDs with leading zeros
+def test_real_radiographs_in_all_their_syntaxes_are_stored_as_they_are(
+    serve: Serve, shared: Path
+) -> None:
+    node = serve(max_instance_mb=100)
+    syntaxes = set()
+    for path, whole, content in real_radiographs(shared):
+        syntax = whole.file_meta.TransferSyntaxUID
+
+        response = node.send(content, whole.SOPInstanceUID, whole.SOPClassUID, syntax)
+
+        assert response.Status == 0x0000, path
+        stored = node.inbox[-1]
+        assert stored.content_digest == hashlib.sha256(content).hexdigest(), path
+        assert stored.path.read_bytes().endswith(content), path
+        syntaxes.add(syntax)
+    assert len(syntaxes) >= 6
+
+
+def real_radiographs(shared: Path) -> Iterator[tuple[str, Dataset, bytes]]:
+    with (shared / "dicom" / "MANIFEST.csv").open() as manifest:
+        rows = [row for row in csv.DictReader(manifest) if row["decodes"] == "yes"]
+    for row in rows:
+        if row["sop_class_uid"] not in STORED:
+            continue
+        file = shared / "dicom" / row["path"]
+        whole = dcmread(file, stop_before_pixels=True)
+        meta = whole.file_meta
+        length = meta.get("FileMetaInformationGroupLength")
+        conforms = UID_PATTERN.fullmatch(str(whole.SOPInstanceUID))
+        if length and conforms and meta.TransferSyntaxUID in DECODABLE:
+            yield row["path"], whole, file.read_bytes()[128 + 4 + 12 + length :]
 
 
 # --- refused
