@@ -16,8 +16,8 @@ class Radiograph:
     Attributes:
         pixels: uint8, (rows, columns). 0 is black on the screen, 255 white; dense
             tissue is bright, whatever the Photometric Interpretation of the source.
-        pixel_spacing: Side of these square pixels in mm at the detector, or None
-            where the source does not say.
+        pixel_spacing: Side of these square pixels in mm, calibrated where the source
+            says so, else at the detector; None where it does not say.
         source_shape: (rows, columns) of the image as it was stored, which differs
             from `pixels.shape` where the stored pixels are not square.
     """
