@@ -26,6 +26,8 @@ def pages_router(version: str) -> APIRouter:
     """
     router = APIRouter(include_in_schema=False)
     templates = Jinja2Templates(HERE / "templates")
+    # Examples keep the order of their keys, and their letters.
+    templates.env.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     templates.env.globals.update(version=version, largest_file=LARGEST_FILE)
 
     @router.get("/")

@@ -9,6 +9,7 @@ from api.admission import Admission
 from api.analyzer import Analyzer
 from api.answer import answer
 from api.problems import SURPRISE, problem
+from api.reading import NEITHER
 from api.schemas import Prediction
 from api.upload import FIELD, LARGEST_FILE, received
 
@@ -37,7 +38,7 @@ _FORM = {
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: problem(
         "The file is missing, empty, truncated, or broken",
-        "The file is cut off or broken: it ends before its image does. Send it again.",
+        "The image is damaged or ends early (OSError). Send the whole file.",
     ),
     413: problem(
         "The file, or the image in it, is too large",
@@ -45,8 +46,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     ),
     415: problem(
         "Neither an image nor DICOM, or DICOM that is not a radiograph to analyze",
-        "This is neither an image nor DICOM. PNG, JPEG, BMP, TIFF, WebP and DICOM "
-        "are read.",
+        NEITHER,
     ),
     503: problem(
         "Too many images are waiting, or the model is not loaded; see Retry-After",

@@ -28,6 +28,11 @@ HEAD = 132
 """Bytes that tell DICOM from all else: preamble and prefix (PS3.10 7.1)."""
 
 
+NEITHER = (
+    "This is neither an image nor DICOM; PNG, JPEG, BMP, TIFF, WebP and DICOM are read."
+)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Reader:
     """Reads files that nobody vouches for.
@@ -53,6 +58,10 @@ class Reader:
             is_dicom = looks_like_dicom(opened.read(HEAD))
         try:
             return self._read_dicom(file) if is_dicom else self._read_image(file)
+        except NotAnImageError:
+            raise HTTPException(
+                status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, NEITHER
+            ) from None
         except (DicomNodeError, PlainImageError) as error:
             raise HTTPException(_status(error), str(error)) from None
 
@@ -75,7 +84,7 @@ class Reader:
 
 def _status(error: DicomNodeError | PlainImageError) -> int:
     match error:
-        case NotAnalyzedError() | NotAnImageError():
+        case NotAnalyzedError():
             return status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
         case TooLargeImageError():
             return status.HTTP_413_CONTENT_TOO_LARGE

@@ -1,5 +1,6 @@
 """/predict over HTTP: what is read, what is answered, and what is refused how."""
 
+import asyncio
 import base64
 import io
 import logging
@@ -20,18 +21,24 @@ import numpy as np
 import pytest
 import torch
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException, Request
 from numpy.typing import NDArray
 from PIL import Image
+from starlette.types import Message
 from torchvision import transforms
 from torchvision.models import resnet18
 
 from api.analyzer import Analysis, Analyzer
+from api.answer import answer
 from api.app import create_app
-from api.upload import LARGEST_FILE
+from api.schemas import ArrowAnswer
+from api.upload import LARGEST_FILE, received
 from config.settings import load
 from dicom_node.phantom_instance import phantom_dataset
+from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.overlay import render
 from inference.phantom import draw_phantom
+from inference.radiograph import Radiograph
 
 SEEDS = range(6)
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
@@ -250,9 +257,9 @@ class TestRefusal:
         ("content", "status", "words"),
         [
             (b"", 400, "empty"),
-            (b"hello", 415, "no image that can be read"),
-            (b"%PDF-1.7 a report", 415, "no image that can be read"),
-            (b"\x89PNG\r\n\x1a\n", 415, "no image that can be read"),
+            (b"hello", 415, "neither an image nor DICOM"),
+            (b"%PDF-1.7 a report", 415, "neither an image nor DICOM"),
+            (b"\x89PNG\r\n\x1a\n", 415, "neither an image nor DICOM"),
             (encoded(phantom())[:2000], 400, "ends early"),
             (encoded(phantom(), "JPEG")[:3000], 400, "ends early"),
             (dicom()[:5000], 400, "(7FE0,0010)"),
@@ -326,12 +333,10 @@ class TestRefusal:
             "The file is over 50 MB, the most that is taken.",
         )
 
-    def test_of_a_chunked_upload_as_soon_as_it_is_over_the_limit(
-        self, client: httpx.Client
-    ) -> None:
+    def test_of_a_chunked_upload_over_the_limit(self, client: httpx.Client) -> None:
         response = client.post(
             "/predict",
-            content=(chunk for chunk in [PART, *[b"\0" * 2**20] * 52]),
+            content=(chunk for chunk in [PART, *[b"\0" * 2**20] * 51]),
             headers={"Content-Type": "multipart/form-data; boundary=b"},
         )
 
@@ -370,6 +375,52 @@ class TestRefusal:
         answers[0].pop("image_base64")  # in which any letters may stand
         said = f"{caplog.text} {answers}".upper()
         assert [name for name in ("PHANTOM", "JANE", "DOE") if name in said] == []
+
+
+@pytest.mark.parametrize(
+    ("length", "read"),
+    [
+        # One MiB a message: the 51st passes 50 MiB and what a form may add to them.
+        pytest.param(None, 51, id="chunked"),
+        pytest.param(b"1000", 51, id="declared-less"),
+        pytest.param(b"99000000", 0, id="declared"),
+    ],
+)
+def test_no_more_is_read_than_allowed(length: bytes | None, read: int) -> None:
+    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
+    if length:
+        headers.append((b"content-length", length))
+    messages = 0
+
+    async def receive() -> Message:
+        nonlocal messages
+        messages += 1
+        body = (PART + bytes(2**20))[: 2**20] if messages == 1 else bytes(2**20)
+        return {"type": "http.request", "body": body, "more_body": True}
+
+    async def upload() -> None:
+        request = Request({"type": "http", "headers": headers}, receive)
+        async with received(request):
+            pass
+
+    with pytest.raises(HTTPException, match="over 50 MB"):
+        asyncio.run(upload())
+
+    assert messages == read
+
+
+def test_arrow_is_in_the_pixels_that_were_stored() -> None:
+    # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
+    radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, (100, 150))
+    model = ModelIdentity("m", "1", "0" * 64)
+    saliency = np.zeros((7, 7), np.float32)
+    arrow = Arrow(tip=(30.0, 80.0), tail=(50.0, 120.0))
+    finding = Finding(0.9, OperatingPoint.DEFINITE, saliency, arrow, model)
+    annotated = render(radiograph, finding, long_side=512)
+
+    written = answer(Analysis(radiograph, finding, annotated), original=False)
+
+    assert written.arrow == ArrowAnswer(tip=(30.0, 40.0), tail=(50.0, 60.0))
 
 
 def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
