@@ -8,41 +8,30 @@ per C-STORE, written before the answer. Names and other patient data stay out of
 import argparse
 import hashlib
 import json
-import logging
 import os
-import signal
 import sys
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
-from socketserver import TCPServer
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
-from pynetdicom import (
-    AE,
-    AllStoragePresentationContexts,
-    VerificationPresentationContexts,
-    _config,
-    evt,
-)
+from pynetdicom import _config, evt
 from pynetdicom.dsutils import encode_file_meta, split_dataset
-from pynetdicom.presentation import PresentationContext, build_context
 from pynetdicom.transport import ThreadedAssociationServer
 
+from dicom_node.archive_server import listen, stop_listening
 from dicom_node.outcome import Verdict, verdict_of
+from dicom_node.process import configure_logging, stop_on_signals
+from dicom_node.spool import make_names_durable
 
 SUCCESS = 0x0000
 LOG_NAME = "log.jsonl"
 STUDY_INSTANCE_UID = 0x0020000D
-LARGEST_PDU = 131072
-MOST_ASSOCIATIONS = 100
-POLL_S = 0.1  # stopping takes as long, at most
-STORAGE_CLASSES = frozenset(c.abstract_syntax for c in AllStoragePresentationContexts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +66,6 @@ Answer = Callable[[evt.Event], int]
 OnStored = Callable[[Stored], None]
 
 
-class _Server(ThreadedAssociationServer):
-    request_queue_size = 128  # many may call at once
-
-
-class _Connections:
-    """Closes what pynetdicom leaves open where the other end has closed first."""
-
-    def __init__(self) -> None:
-        self._close: dict[object, Callable[[], None]] = {}
-
-    def opened(self, event: evt.Event) -> None:
-        connection = event.assoc.dul.socket
-        if connection is not None and connection.socket is not None:
-            self._close[event.assoc] = connection.socket.close
-
-    def closed(self, event: evt.Event) -> None:
-        self._close.pop(event.assoc, lambda: None)()
-
-
 class Archive:
     """A running archive.
 
@@ -111,12 +81,14 @@ class Archive:
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
+        self._log_file = directory / LOG_NAME
+        self._log_file.touch()
         self._on_stored = on_stored
         self._answer = answer
         self._news = threading.Condition()
-        self._log = [Stored(**json.loads(line)) for line in self._lines()]
+        lines = self._log_file.read_text("ascii").splitlines()
+        self._log = [Stored(**json.loads(line)) for line in lines]
         self._paths = {self._key(each): each.path for each in self._log if each.path}
-        self._ae: AE
         self._server: ThreadedAssociationServer
 
     @property
@@ -136,34 +108,14 @@ class Archive:
                 raise TimeoutError(f"{len(self._log)} of {count} after {timeout_s:g} s")
             return tuple(self._log)
 
-    def listen(self, ae_title: str, host: str, port: int) -> None:
-        """Serve in background threads; used by `start_archive`."""
-        self._ae = AE(ae_title)
-        self._ae.maximum_pdu_size = LARGEST_PDU
-        self._ae.maximum_associations = MOST_ASSOCIATIONS
-        self._ae.supported_contexts = VerificationPresentationContexts
-        connections = _Connections()
-        self._server = self._ae.make_server(
-            (host, port),
-            server_class=_Server,
-            evt_handlers=[
-                (evt.EVT_CONN_OPEN, connections.opened),
-                (evt.EVT_CONN_CLOSE, connections.closed),
-                (evt.EVT_REQUESTED, _support_what_is_proposed),
-                (evt.EVT_C_STORE, self._on_store),
-            ],
-        )
+    def serve(self, ae_title: str, host: str, port: int) -> None:
+        """Listen; used by `start_archive`."""
+        self._server = listen(ae_title, (host, port), self._on_store)
         self.port = self._server.server_address[1]
-        threading.Thread(
-            target=self._server.serve_forever, args=(POLL_S,), daemon=True
-        ).start()
 
     def stop(self) -> None:
         """End it; associations that are open are aborted."""
-        for association in self._ae.active_associations:
-            association.abort()
-        TCPServer.shutdown(self._server)
-        self._server.server_close()
+        stop_listening(self._server)
 
     def _on_store(self, event: evt.Event) -> int:
         status = self._answer(event) if self._answer else SUCCESS
@@ -187,20 +139,17 @@ class Archive:
     def _keep(self, stored: Stored, file: bytes) -> None:
         with self._news:
             if stored.path:
-                known = self._paths.setdefault(self._key(stored), stored.path)
-                if known == stored.path:
-                    _write_durably(self.directory / known, file)
-                stored = Stored(**{**asdict(stored), "path": known})
-            with (self.directory / LOG_NAME).open("a", encoding="ascii") as log:
+                key = self._key(stored)
+                if key not in self._paths:
+                    _write_durably(self.directory / stored.path, file)
+                    self._paths[key] = stored.path
+                stored = replace(stored, path=self._paths[key])
+            with self._log_file.open("a", encoding="ascii") as log:
                 log.write(json.dumps(asdict(stored)) + "\n")
             self._log.append(stored)
             self._news.notify_all()
         if self._on_stored:
             self._on_stored(stored)
-
-    def _lines(self) -> list[str]:
-        log = self.directory / LOG_NAME
-        return log.read_text("ascii").splitlines() if log.exists() else []
 
     @staticmethod
     def _key(stored: Stored) -> tuple[str, str, str]:
@@ -231,27 +180,8 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks that tests alone
     """
     _config.LOG_HANDLER_LEVEL = "none"  # datasets and names stay out of the log
     archive = Archive(directory, on_stored, answer)
-    archive.listen(ae_title, host, port)
+    archive.serve(ae_title, host, port)
     return archive
-
-
-def _support_what_is_proposed(event: evt.Event) -> None:
-    """Support any storage class, as proposed.
-
-    A list of all classes with all transfer syntaxes would be copied for each
-    association, which takes 0.1 s.
-    """
-    supported: dict[str, PresentationContext] = {}
-    for context in event.assoc.requestor.requested_contexts:
-        sop_class = context.abstract_syntax
-        if sop_class is not None and sop_class in STORAGE_CLASSES:
-            known = supported.setdefault(sop_class, build_context(sop_class, []))
-            for syntax in context.transfer_syntax:
-                known.add_transfer_syntax(syntax)
-    event.assoc.acceptor.supported_contexts = [
-        *VerificationPresentationContexts,
-        *supported.values(),
-    ]
 
 
 def _dataset_bytes(event: evt.Event) -> bytes:
@@ -284,11 +214,7 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    make_names_durable(path.parent)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -301,10 +227,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=11113, help="0 = any")
     options = parser.parse_args(arguments)
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
+    configure_logging("archive")
+    ended = stop_on_signals()
     archive = start_archive(
         options.directory,
         ae_title=options.ae_title,

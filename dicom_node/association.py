@@ -19,7 +19,7 @@ from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.pdu import A_ABORT_RQ
+from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import MaximumLengthNotification
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
@@ -40,10 +40,17 @@ SMALLEST_PDU = 128
 # What the kernel may hold for us: 'sent' shall not be megabytes from the truth.
 SEND_BUFFER = 131072
 
-# What to do about a rejection, by source and diagnostic (PS3.8 table 9-21).
-ADVICE: dict[tuple[object, object], str] = {
-    (1, 3): "; it must be told that {calling} may call",
-    (1, 7): "; is {called} its AE title?",
+PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; else transient
+# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and what to do about it.
+REASONS = {
+    (1, 1): "no reason given",
+    (1, 2): "application context name not supported",
+    (1, 3): "calling AE title not recognized; it must be told that {calling} may call",
+    (1, 7): "called AE title not recognized; is {called} its AE title?",
+    (2, 1): "no reason given",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
 }
 
 Request = Callable[[Association], Dataset]
@@ -121,6 +128,7 @@ class Peer:
         self._ae: _AE
         self._association: Association
         self._connected = self._aborted = self._stalled = False
+        self._rejection: A_ASSOCIATE_RJ | None = None
         self._moved = threading.Event()
 
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
@@ -204,7 +212,10 @@ class Peer:
         self._moved.set()
 
     def _on_received(self, event: evt.Event) -> None:
-        self._moved.set()
+        # Noted here because pynetdicom takes a rejection for a failed connection where
+        # the peer closes it fast.
+        if isinstance(event.pdu, A_ASSOCIATE_RJ):
+            self._rejection = event.pdu
         self._aborted |= isinstance(event.pdu, A_ABORT_RQ)
 
     @contextmanager
@@ -238,8 +249,8 @@ class Peer:
         if not self._connected:
             how = f"cannot be reached within {self._timeout_s:g} s"
             return f"{self} {how if in_vain else 'refuses the connection'}"
-        if self._association.is_rejected:
-            return f"{self} rejected the association: {self._rejection()}"
+        if self._rejection:
+            return f"{self} rejected the association {self._reason(self._rejection)}"
         if self._aborted:
             return f"{self} aborted the request for an association"
         if in_vain:
@@ -247,14 +258,12 @@ class Peer:
             return f"{self} did not answer the request for an association {how}"
         return f"{self} closed the connection instead of associating"
 
-    def _rejection(self) -> str:
-        answer = self._association.acceptor.primitive
-        if answer is None:  # not so where it is rejected
-            return "no reason given"
-        advice = ADVICE.get((answer.result_source, answer.diagnostic), "").format(
-            calling=self._calling, called=self._destination.ae_title
-        )
-        return f"{answer.reason_str} ({answer.result_str}, {answer.source_str}){advice}"
+    def _reason(self, rejection: A_ASSOCIATE_RJ) -> str:
+        found = (int(rejection.source or 0), int(rejection.reason_diagnostic or 0))
+        reason = REASONS.get(found, f"for a reason that PS3.8 does not know, {found}")
+        kind = "permanent" if rejection.result == PERMANENT else "transient"
+        told = reason.format(calling=self._calling, called=self._destination.ae_title)
+        return f"({kind}) {told}"
 
     def _why_lost(self) -> str:
         if self._stalled:

@@ -104,11 +104,15 @@ def test_repeat_is_logged_again_and_stored_once(
 ) -> None:
     file = write_instance(tmp_path / "a.dcm")
 
-    send_to(archive, file, file)
+    send_to(archive, file)
+    (stored,) = archive.directory.glob("*.dcm")
+    written = stored.stat().st_ino
+    send_to(archive, file)
 
     first, second = archive.log
     assert (first.path, first.digest) == (second.path, second.digest)
-    assert len(list(archive.directory.glob("*.dcm"))) == 1
+    assert list(archive.directory.glob("*.dcm")) == [stored]
+    assert stored.stat().st_ino == written
 
 
 def test_other_bytes_under_the_same_uid_are_stored_beside(

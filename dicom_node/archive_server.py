@@ -1,0 +1,95 @@
+"""The listening side of the small archive: whatever storage is proposed is accepted."""
+
+import threading
+from collections.abc import Callable
+from socketserver import TCPServer
+
+from pynetdicom import (
+    AE,
+    AllStoragePresentationContexts,
+    VerificationPresentationContexts,
+    evt,
+)
+from pynetdicom.presentation import PresentationContext, build_context
+from pynetdicom.transport import ThreadedAssociationServer
+
+LARGEST_PDU = 131072
+MOST_ASSOCIATIONS = 100
+POLL_S = 0.1  # stopping takes as long, at most
+STORAGE_CLASSES = frozenset(c.abstract_syntax for c in AllStoragePresentationContexts)
+
+
+class _Server(ThreadedAssociationServer):
+    request_queue_size = 128  # many may call at once
+
+
+class _Connections:
+    """Closes what pynetdicom leaves open where the other end has closed first."""
+
+    def __init__(self) -> None:
+        self._close: dict[object, Callable[[], None]] = {}
+
+    def opened(self, event: evt.Event) -> None:
+        connection = event.assoc.dul.socket
+        if connection is not None and connection.socket is not None:
+            self._close[event.assoc] = connection.socket.close
+
+    def closed(self, event: evt.Event) -> None:
+        self._close.pop(event.assoc, lambda: None)()
+
+
+def listen(
+    ae_title: str, address: tuple[str, int], on_store: Callable[[evt.Event], int]
+) -> ThreadedAssociationServer:
+    """Serve C-STORE and C-ECHO in background threads.
+
+    Args:
+        ae_title: Our AE title; associations that call another are accepted, too.
+        address: Host and port to bind; port 0 lets the system choose.
+        on_store: Answers a C-STORE; called from the threads of the associations.
+    """
+    ae = AE(ae_title)
+    ae.maximum_pdu_size = LARGEST_PDU
+    ae.maximum_associations = MOST_ASSOCIATIONS
+    ae.supported_contexts = VerificationPresentationContexts
+    connections = _Connections()
+    server = ae.make_server(
+        address,
+        server_class=_Server,
+        evt_handlers=[
+            (evt.EVT_CONN_OPEN, connections.opened),
+            (evt.EVT_CONN_CLOSE, connections.closed),
+            (evt.EVT_REQUESTED, _support_what_is_proposed),
+            (evt.EVT_C_STORE, on_store),
+        ],
+    )
+    serve = threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True)
+    serve.start()
+    return server
+
+
+def stop_listening(server: ThreadedAssociationServer) -> None:
+    """End it; associations that are open are aborted."""
+    for association in server.ae.active_associations:
+        association.abort()
+    TCPServer.shutdown(server)
+    server.server_close()
+
+
+def _support_what_is_proposed(event: evt.Event) -> None:
+    """Support any storage class, as proposed.
+
+    A list of all classes with all transfer syntaxes would be copied for each
+    association, which takes 0.1 s.
+    """
+    supported: dict[str, PresentationContext] = {}
+    for context in event.assoc.requestor.requested_contexts:
+        sop_class = context.abstract_syntax
+        if sop_class is not None and sop_class in STORAGE_CLASSES:
+            known = supported.setdefault(sop_class, build_context(sop_class, []))
+            for syntax in context.transfer_syntax:
+                known.add_transfer_syntax(syntax)
+    event.assoc.acceptor.supported_contexts = [
+        *VerificationPresentationContexts,
+        *supported.values(),
+    ]
