@@ -22,7 +22,6 @@ from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pynetdicom import _config, evt
 from pynetdicom.dsutils import encode_file_meta, split_dataset
-from pynetdicom.transport import ThreadedAssociationServer
 
 from dicom_node.archive_server import listen, stop_listening
 from dicom_node.outcome import Verdict, verdict_of
@@ -89,7 +88,6 @@ class Archive:
         lines = self._log_file.read_text("ascii").splitlines()
         self._log = [Stored(**json.loads(line)) for line in lines]
         self._paths = {self._key(each): each.path for each in self._log if each.path}
-        self._server: ThreadedAssociationServer
 
     @property
     def log(self) -> tuple[Stored, ...]:
