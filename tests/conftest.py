@@ -3,13 +3,17 @@
 import os
 import shutil
 import socket
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-DEBIAN = "/usr/bin:/usr/lib/postgresql/15/bin:/usr/sbin"
+# Debian keeps each version of PostgreSQL's server in a folder of its own.
+POSTGRESQL = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 
 @pytest.fixture(scope="session")
@@ -45,3 +49,34 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+@pytest.fixture(scope="session")
+def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
+    """Run a PostgreSQL server; gives the URL of the database for administrators."""
+    initdb, pg_ctl = peer("initdb"), peer("pg_ctl")
+    # It refuses to be root. Its folder is not pytest's, which other users may not look
+    # into and whose name is too long for a socket's.
+    owner = "postgres" if os.geteuid() == 0 else None
+
+    def run(*command: str) -> None:
+        groups = None if owner is None else []
+        subprocess.run(
+            command,
+            check=True,
+            user=owner,
+            group=owner,
+            extra_groups=groups,
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+        )
+
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        if owner:
+            shutil.chown(folder, owner, owner)
+        data, log = f"{folder}/data", f"{folder}/log"
+        run(initdb, "-D", data, "-U", "postgres", "--auth=trust", "--no-sync")
+        options = f"-c listen_addresses= -c unix_socket_directories={folder} -F"
+        run(pg_ctl, "-D", data, "-l", log, "-o", options, "--wait", "start")
+        yield f"postgresql://postgres@/postgres?host={folder}"
+        run(pg_ctl, "-D", data, "--mode=immediate", "stop")

@@ -1,12 +1,13 @@
 """The journal: what is recorded, and that work follows in the same transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import psycopg
 import pytest
 import sqlalchemy as sa
 from pydicom.uid import (
@@ -24,7 +25,16 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.settlement import LONGEST_PAUSE_S, pause_s
-from dicom_node.tables import DeliveryState, InstanceState, delivered_object, event
+from dicom_node.tables import (
+    DeliveryState,
+    InstanceState,
+    delivered_object,
+    delivery,
+    event,
+    instance,
+    paused_destination,
+    result,
+)
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 
 STORED = Outcome(Verdict.STORED, 0x0000, "")
@@ -52,15 +62,47 @@ def destination(name: str, **changes: object) -> Destination:
     )
 
 
-@pytest.fixture
-def storage(tmp_path: Path) -> StorageSettings:
-    return StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)],
+)
+def create(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], StorageSettings]:
+    """Makes an empty database."""
+
+    def make() -> StorageSettings:
+        directory, url = tmp_path_factory.mktemp("database"), ""
+        if request.param == "postgresql":
+            administration: str = request.getfixturevalue("postgresql")
+            name = f"test_{uuid4().hex}"
+            with psycopg.connect(administration, autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {name}")
+            url = administration.replace("/postgres?", f"/{name}?")
+        return StorageSettings(directory=directory, database=url, min_free_mb=0)
+
+    return make
 
 
-@pytest.fixture
-def engine(storage: StorageSettings) -> sa.Engine:
+@pytest.fixture(scope="module")
+def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
+    """A migrated database for all tests of this file."""
+    storage = create()
     migrate(storage)
-    return open_engine(storage.database_url)
+    return storage
+
+
+@pytest.fixture
+def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
+    """The engine of a database without rows: emptying is quicker than migrating."""
+    engine = open_engine(migrated.database_url)
+    with engine.begin() as connection:
+        for table in (delivered_object, delivery, result, event, instance):
+            connection.execute(table.delete())
+        connection.execute(paused_destination.delete())
+        connection.execute(work_item(engine).delete())
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -97,9 +139,16 @@ def receive(tmp_path: Path) -> Receive:
 
 def work(engine: sa.Engine) -> list[tuple[str, str]]:
     """What DBOS will run: ids and states of the work items, in their order."""
-    query = "SELECT workflow_uuid, status FROM workflow_status ORDER BY workflow_uuid"
+    query = work_item(engine).select().order_by("workflow_uuid")
     with engine.connect() as connection:
-        return [tuple(row) for row in connection.execute(sa.text(query))]
+        return [(row[0], row[1]) for row in connection.execute(query)]
+
+
+def work_item(engine: sa.Engine) -> sa.TableClause:
+    """DBOS's table of work, of which tests may know."""
+    schema = "dbos" if engine.dialect.name == "postgresql" else None
+    columns = sa.column("workflow_uuid"), sa.column("status")
+    return sa.table("workflow_status", *columns, schema=schema)
 
 
 def events(engine: sa.Engine) -> list[str]:
@@ -393,8 +442,9 @@ def test_a_for_processing_image_waits_and_knows_its_twin(
         body_part="HAND",
     )
     journal.record(raw)
-    sources = tuple(presentation.pop("source_uids", "").split())
-    twin = receive("d2", **presentation)
+    attributes = presentation.copy()
+    sources = tuple(attributes.pop("source_uids", "").split())
+    twin = receive("d2", **attributes)
     header = replace(twin.header, source_sop_instance_uids=sources)
     journal.record(replace(twin, header=header))
     row = journal.load(raw.id)
@@ -417,21 +467,28 @@ def test_pauses_double_up_to_a_bound() -> None:
         assert longest / 2 <= pause_s(attempts) <= longest
 
 
-def test_migrating_twice_changes_nothing(storage: StorageSettings) -> None:
-    migrate(storage)
-    migrate(storage)
-
-    check_schema(open_engine(storage.database_url))
-
-
-def test_an_unmigrated_database_is_refused(storage: StorageSettings) -> None:
+def test_an_unmigrated_database_is_refused_and_migrating_twice_is_as_once(
+    create: Callable[[], StorageSettings],
+) -> None:
+    storage = create()
+    engine = open_engine(storage.database_url)
     with pytest.raises(SchemaError, match=r"schema 0.*fracture-node migrate"):
-        check_schema(open_engine(storage.database_url))
+        check_schema(engine)
+
+    migrate(storage)
+    migrate(storage)
+
+    check_schema(engine)
+    engine.dispose()
 
 
 def test_a_newer_database_is_refused(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.exec_driver_sql("INSERT INTO journal_version VALUES (999)")
 
-    with pytest.raises(SchemaError, match=r"schema 999.*newer"):
-        check_schema(engine)
+    try:
+        with pytest.raises(SchemaError, match=r"schema 999.*newer"):
+            check_schema(engine)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM journal_version WHERE version=999")
