@@ -1,0 +1,394 @@
+"""The settings: what is right is read, what is wrong is told, all of it at once."""
+
+import tomllib
+from importlib.resources import files
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from config.settings import Caller, Destination, Settings, SettingsError, load
+
+PACS = """
+[[destinations]]
+name = "pacs"
+type = "dicom"
+ae_title = "ORTHANC"
+host = "127.0.0.1"
+port = 4242
+"""
+
+
+def packaged(name: str) -> str:
+    return files("config").joinpath(name).read_text("utf-8")
+
+
+def read(tmp_path: Path, text: str, **environment: str) -> Settings:
+    file = tmp_path / "node.toml"
+    file.write_text(text, "utf-8")
+    return load(file, environment)
+
+
+def complaints(tmp_path: Path, text: str, **environment: str) -> list[str]:
+    """The lines about wrong keys, without the heading."""
+    with pytest.raises(SettingsError, match=r"node\.toml cannot be used") as caught:
+        read(tmp_path, text, **environment)
+    return [line.strip() for line in str(caught.value).splitlines()[1:]]
+
+
+def keys(tables: dict[str, Any]) -> set[str]:
+    """Every key of a file as section.key."""
+    return {
+        f"{section}.{key}"
+        for section, table in tables.items()
+        for key in (table[0] if isinstance(table, list) else table)
+    }
+
+
+def fields(section: str) -> type[BaseModel]:
+    if section == "destinations":
+        return Destination
+    table = Settings.model_fields[section].annotation
+    assert table is not None
+    return table
+
+
+def test_packaged_file_lists_every_key_and_no_other() -> None:
+    listed = keys(tomllib.loads(packaged("node.toml")))
+
+    known = {
+        f"{section}.{key}"
+        for section in Settings.model_fields
+        for key in fields(section).model_fields
+    }
+    assert listed == known
+
+
+def test_packaged_file_explains_every_key() -> None:
+    lines = packaged("node.toml").splitlines()
+    settings = [line for line in lines if "=" in line and not line.startswith("#")]
+    unexplained = [line for line in settings if "#" not in line]
+
+    # Those of an address speak for themselves.
+    assert {line.split()[0] for line in unexplained} <= {"ae_title", "host", "port"}
+
+
+def test_packaged_defaults_of_destinations_are_those_of_the_code() -> None:
+    given = tomllib.loads(packaged("node.toml"))["destinations"][0]
+    required = {key: given[key] for key in ("name", "type", "ae_title", "host", "port")}
+
+    assert Destination.model_validate(given) == Destination.model_validate(required)
+
+
+@pytest.mark.parametrize(
+    "name", [f.name for f in files("config").iterdir() if f.name.endswith(".toml")]
+)
+def test_every_packaged_file_can_be_used(name: str, tmp_path: Path) -> None:
+    assert read(tmp_path, packaged(name)).receiver.ae_title
+
+
+def test_without_a_file_the_packaged_one_runs() -> None:
+    settings = load(None, {})
+
+    assert settings.receiver.port == 11112
+    assert settings.storage.directory == Path("data")
+    assert settings.model.weights is None
+    assert [each.name for each in settings.destinations] == ["pacs"]
+
+
+def test_keys_that_a_file_leaves_out_have_their_defaults(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[receiver]\nport = 104\n")
+
+    assert settings.receiver.port == 104
+    assert settings.receiver.ae_title == "FRACTURE_AI"
+
+
+def test_file_without_destinations_has_none(tmp_path: Path) -> None:
+    assert read(tmp_path, "").destinations == ()
+
+
+def test_settings_cannot_be_changed(tmp_path: Path) -> None:
+    settings = read(tmp_path, "")
+
+    with pytest.raises(ValueError, match="frozen"):
+        settings.receiver.port = 1  # type: ignore[misc]
+
+
+def test_missing_file_is_an_error_and_not_a_default(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"absent\.toml does not exist"):
+        load(tmp_path / "absent.toml", {})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"[receiver\nport = 1", b'[receiver]\nhost = "\xff"'],
+    ids=["no TOML", "no UTF-8"],
+)
+def test_file_that_is_no_toml_says_so(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_bytes(content)
+
+    with pytest.raises(SettingsError, match=r"bad\.toml cannot be read as TOML"):
+        load(tmp_path / "bad.toml", {})
+
+
+def test_folder_in_place_of_a_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="Is a directory"):
+        load(tmp_path, {})
+
+
+def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
+    told = complaints(
+        tmp_path,
+        "[reciever]\nport = 1\n"
+        '[receiver]\nprot = 104\nport = "many"\nprocesses = 0\n'
+        '[model]\ndevice = "gpu"\n'
+        '[[destinations]]\nname = "pacs"\ntype = "dicom"\nae_titel = "A"\n'
+        'host = "h"\nport = 1\n',
+    )
+
+    assert {line.split(":")[0] for line in told} == {
+        "reciever",
+        "receiver.prot",
+        "receiver.port",
+        "receiver.processes",
+        "model.device",
+        "destinations.0.ae_title",
+        "destinations.0.ae_titel",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("[reciever]\n", "reciever: no such key; did you mean receiver?"),
+        (
+            "[receiver]\nprot = 104\n",
+            "receiver.prot: no such key; did you mean port?",
+        ),
+        ("[receiver]\nxyzzy = 1\n", "receiver.xyzzy: no such key"),
+        (
+            PACS + "retrydays = 3\n",
+            "destinations.0.retrydays: no such key; did you mean retry_days?",
+        ),
+        (
+            '[[destinations]]\nname = "p"\ntype = "dicom"\nhost = "h"\nport = 1\n',
+            "destinations.0.ae_title: missing; it has no default",
+        ),
+    ],
+)
+def test_unknown_and_missing_keys_name_what_is_meant(
+    text: str, complaint: str, tmp_path: Path
+) -> None:
+    assert complaints(tmp_path, text) == [complaint]
+
+
+@pytest.mark.parametrize(
+    ("section", "line", "expected"),
+    [
+        ("receiver", "port = 65536", "found 65536; Input should be less than or equal"),
+        ("receiver", "port = -1", "found -1; Input should be greater than or equal"),
+        ("receiver", 'port = "x"', "found 'x'; Input should be a valid integer"),
+        ("receiver", "processes = 0", "found 0; Input should be greater than or equal"),
+        ("receiver", 'for_processing = "maybe"', "found 'maybe'; Input should be a"),
+        ("receiver", "max_study_age_days = -7", "found -7; Input should be greater"),
+        ("receiver", "allowed_callers = 5", "found 5; Input should be a valid tuple"),
+        ("storage", 'database = "mysql://h/d"', "String should match pattern"),
+        ("model", 'device = "gpu"', "found 'gpu'; String should match pattern"),
+        ("worker", "decode_timeout_s = 0", "found 0; Input should be greater than 0"),
+        ("results", "long_side = 100", "found 100; Input should be greater than"),
+        ("results", "series_number = 2147483648", "Input should be less than or equal"),
+    ],
+)
+def test_wrong_value_is_told_with_what_is_expected(
+    section: str, line: str, expected: str, tmp_path: Path
+) -> None:
+    (told,) = complaints(tmp_path, f"[{section}]\n{line}\n")
+
+    assert told.startswith(f"{section}.{line.split(maxsplit=1)[0]}: ")
+    assert expected in told
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "A",
+        "FRACTURE_AI",
+        "SIXTEEN_CHARS_16",
+        "lower case",
+        "a b",
+        "~!@#$%^&*()_+",
+        "[AE]",
+    ],
+)
+def test_ae_title_is_what_ps3_5_allows(title: str, tmp_path: Path) -> None:
+    settings = read(tmp_path, f"[receiver]\nae_title = '{title}'\n")
+
+    assert settings.receiver.ae_title == title
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("SEVENTEEN_CHARS17", id="17 characters"),
+        pytest.param("BACK\\\\SLASH", id="backslash"),
+        pytest.param("MÜNCHEN", id="beyond the default repertoire"),
+        pytest.param("TAB\\tTAB", id="control character"),
+        pytest.param("LINE\\n", id="line end"),
+        pytest.param(" LEADING", id="leading space"),
+        pytest.param("TRAILING ", id="trailing space"),
+        pytest.param("   ", id="spaces only"),
+    ],
+)
+def test_ae_title_is_not_what_ps3_5_forbids(title: str, tmp_path: Path) -> None:
+    (told,) = complaints(tmp_path, f'[receiver]\nae_title = "{title}"\n')
+
+    assert told.startswith("receiver.ae_title: found ")
+
+
+def test_callers_are_titles_or_titles_with_a_network(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        "[receiver]\n"
+        'allowed_callers = ["DX1", { ae_title = "DX2", network = "10.1.0.0/16" }]\n',
+    )
+
+    assert settings.receiver.allowed_callers == (
+        Caller(ae_title="DX1"),
+        Caller(ae_title="DX2", network=ip_network("10.1.0.0/16")),
+    )
+
+
+@pytest.mark.parametrize(
+    "caller", ['""', '{ ae_title = "A", network = "10.1.0.1/16" }', "{ }", "5"]
+)
+def test_caller_that_is_none_is_refused(caller: str, tmp_path: Path) -> None:
+    told = complaints(tmp_path, f"[receiver]\nallowed_callers = [{caller}]\n")
+
+    assert told
+    assert all(line.startswith("receiver.allowed_callers.0") for line in told)
+
+
+def test_two_destinations_of_one_name_are_refused(tmp_path: Path) -> None:
+    told = complaints(tmp_path, PACS + PACS)
+
+    assert "two destinations are named pacs" in told[0]
+
+
+@pytest.mark.parametrize("name", ["", "PACS", "a b", "a:b", "-a", "x" * 33])
+def test_name_of_a_destination_is_plain(name: str, tmp_path: Path) -> None:
+    (told,) = complaints(tmp_path, PACS.replace('"pacs"', f'"{name}"'))
+
+    assert told.startswith("destinations.0.name: found ")
+
+
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("port = 0", "port"),
+        ('type = "sftp"', "type"),
+        ("results = []", "results"),
+        ('results = ["poem"]', "results.0"),
+        ("retry_days = 0", "retry_days"),
+        ('host = ""', "host"),
+    ],
+)
+def test_destination_with_a_wrong_value_is_refused(
+    line: str, key: str, tmp_path: Path
+) -> None:
+    kept = [each for each in PACS.splitlines() if each[:4] != line[:4]]
+
+    told = complaints(tmp_path, "\n".join([*kept, line]))
+
+    assert told[0].startswith(f"destinations.0.{key}: found ")
+
+
+def test_environment_overrides_the_file(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path,
+        '[receiver]\nport = 104\nae_title = "FILE"\n',
+        FRACTURE_NODE__RECEIVER__PORT="105",
+        FRACTURE_NODE__RECEIVER__FOR_PROCESSING="true",
+        FRACTURE_NODE__WORKER__DECODE_TIMEOUT_S="1.5",
+    )
+
+    assert settings.receiver.port == 105
+    assert settings.receiver.for_processing is True
+    assert settings.receiver.ae_title == "FILE"
+    assert settings.worker.decode_timeout_s == 1.5
+
+
+def test_environment_overrides_the_packaged_file() -> None:
+    assert load(None, {"FRACTURE_NODE__API__PORT": "81"}).api.port == 81
+
+
+def test_environment_of_others_is_not_ours(tmp_path: Path) -> None:
+    environment = {"FRACTURE_NODE_PORT": "1", "RECEIVER__PORT": "2", "PATH": "/bin"}
+
+    assert read(tmp_path, "", **environment) == read(tmp_path, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        (
+            "FRACTURE_NODE__RECEIVER__PROT",
+            "receiver.prot: no such key; did you mean port?",
+        ),
+        (
+            "FRACTURE_NODE__RECIEVER__PORT",
+            "reciever: no such key; did you mean receiver?",
+        ),
+    ],
+)
+def test_misspelled_variable_is_an_error(
+    name: str, complaint: str, tmp_path: Path
+) -> None:
+    assert complaints(tmp_path, "", **{name: "104"}) == [complaint]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["FRACTURE_NODE__RECEIVER__ALLOWED_CALLERS", "FRACTURE_NODE__DESTINATIONS__PORT"],
+)
+def test_lists_come_from_the_file_only(name: str, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=f"{name} is a list; set it in the file"):
+        read(tmp_path, PACS, **{name: "A,B"})
+
+
+def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
+    settings = read(
+        tmp_path, '[storage]\ndirectory = "here"\n[model]\nweights = "../w/m.pth"\n'
+    )
+
+    assert settings.storage.directory == tmp_path / "here"
+    assert settings.model.weights == tmp_path / "../w/m.pth"
+
+
+def test_absolute_paths_stay_and_home_is_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+
+    settings = read(
+        tmp_path, '[storage]\ndirectory = "/srv"\n[model]\nweights = "~/m.pth"\n'
+    )
+
+    assert settings.storage.directory == Path("/srv")
+    assert settings.model.weights == Path("/home/someone/m.pth")
+
+
+def test_no_weights_means_the_shipped_ones(tmp_path: Path) -> None:
+    assert read(tmp_path, '[model]\nweights = ""\n').model.weights is None
+
+
+def test_database_is_sqlite_inside_the_directory_unless_one_is_named(
+    tmp_path: Path,
+) -> None:
+    default = read(tmp_path, '[storage]\ndirectory = "/srv"\n')
+    named = read(tmp_path, '[storage]\ndatabase = "postgresql://u@h/d"\n')
+
+    assert default.storage.database_url == "sqlite:////srv/node.sqlite"
+    assert named.storage.database_url == "postgresql+psycopg://u@h/d"
