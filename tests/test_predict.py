@@ -395,6 +395,7 @@ def test_no_more_is_read_than_allowed(length: bytes | None, read: int) -> None:
     async def receive() -> Message:
         nonlocal messages
         messages += 1
+        assert messages <= read
         body = (PART + bytes(2**20))[: 2**20] if messages == 1 else bytes(2**20)
         return {"type": "http.request", "body": body, "more_body": True}
 
