@@ -151,7 +151,13 @@ class Node:
 
 def _bind(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        sys.exit(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port "
+            "under [receiver] or [api], or end what listens there."
+        )
 
 
 def _roles(
