@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from config.settings import Destination
 from dicom_node.database import upsert
 from dicom_node.events import note
-from dicom_node.settlement import of_delivery, settle_instance
+from dicom_node.settlement import lock_instance, of_delivery, settle_instance
 from dicom_node.tables import (
     DeliveryState,
     delivered_object,
@@ -91,6 +91,7 @@ class Deliveries:
     def retry(self, instance_id: str, destination: str) -> None:
         """Ask anew for what has not arrived at one destination."""
         with self._engine.begin() as connection:
+            lock_instance(connection, instance_id)
             missing = sa.select(delivered_object.c.sop_instance_uid).where(
                 of_delivery(delivered_object, instance_id, destination),
                 delivered_object.c.state != DeliveryState.DELIVERED,
@@ -134,11 +135,13 @@ class Deliveries:
             delivery.c.destination == destination,
             delivery.c.state == DeliveryState.PAUSED,
         )
+        held = held.order_by(delivery.c.instance_id)  # two who lock never cross
         with self._engine.begin() as connection:
             named = paused_destination.c.name == destination
             connection.execute(paused_destination.delete().where(named))
             note(connection, None, "resumed", destination)
             for instance_id in connection.execute(held).scalars().all():
+                lock_instance(connection, instance_id)
                 missing = self._missing(connection, instance_id, destination)
                 self._ask(connection, instance_id, destination, list(missing))
 
@@ -169,8 +172,11 @@ class Deliveries:
 
     @staticmethod
     def _is_paused(connection: sa.Connection, destination: str) -> bool:
-        named = paused_destination.c.name == destination
-        row = connection.execute(paused_destination.select().where(named)).first()
+        query = paused_destination.select().where(
+            paused_destination.c.name == destination
+        )
+        # Whoever resumes it meanwhile waits, and then finds what is held because of it.
+        row = connection.execute(query.with_for_update(read=True)).first()
         return row is not None
 
     @staticmethod

@@ -52,6 +52,7 @@ NUMBERS = {
     for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 }
 WANTED = frozenset({*TEXTS, *NUMBERS, REFERENCED_INSTANCE})
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 LONGEST_TEXT = 64  # what the VRs of TEXTS allow (PS3.5 table 6.2-1)
 # PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
 # written to logs.
@@ -210,7 +211,9 @@ def _pass_fragments(walk: Walk) -> None:
 
 
 def _text(value: bytes) -> str:
-    return value.decode("ascii", "replace").strip(" \0")[:LONGEST_TEXT]
+    text = value.decode("ascii", "replace").strip(" \0")[:LONGEST_TEXT]
+    # No database column holds a NUL for certain, no terminal wants control codes.
+    return "".join(c if c.isprintable() else REPLACEMENT for c in text)
 
 
 def _uid(text: str) -> str:

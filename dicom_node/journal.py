@@ -6,6 +6,7 @@ itself writes no patient data here; a destination's own comment on a failure may
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from dicom_node.work import WorkQueue
 # A For Processing image waits this long for the For Presentation twin that a modality
 # sends right after it.
 TWIN_WAIT_S = 60.0
+MOST_COLLISIONS = 10
 
 
 class Journal:
@@ -63,15 +65,16 @@ class Journal:
             analyzed again, but their results are delivered again, since resending is
             how administrators recover lost results.
         """
-        try:
-            return self._record(received)
-        except IntegrityError:
-            # Another process recorded the same bytes a moment ago.
-            return self._record(received)
+        for _ in range(MOST_COLLISIONS):
+            # Another process may record an instance of the same UID at this moment.
+            with suppress(IntegrityError):
+                return self._record(received)
+        return self._record(received)
 
     def _record(self, received: ReceivedInstance) -> bool:
         uid = received.header.sop_instance_uid
         same_uid = instance.select().where(instance.c.sop_instance_uid == uid)
+        same_uid = same_uid.order_by(instance.c.id).with_for_update(key_share=True)
         with self._engine.begin() as connection:
             earlier = connection.execute(same_uid).all()
             for row in earlier:

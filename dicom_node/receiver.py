@@ -21,7 +21,7 @@ from pynetdicom import AE, _config, evt
 from config.settings import ReceiverSettings, Settings
 from dicom_node.admission import CONGESTED, Admission, Place, Rejection
 from dicom_node.connection import MAXIMUM_PDU, Connection
-from dicom_node.database import check_schema, open_engine
+from dicom_node.database import open_or_exit
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.listener import DEADLINE_S, Caller, Listener, listen
@@ -62,8 +62,7 @@ def main() -> None:
 
 def _recorder(settings: Settings, spool: Spool) -> Accept:
     """Compose what makes an instance the node's: its row and its work."""
-    engine = open_engine(settings.storage.database_url)
-    check_schema(engine)
+    engine = open_or_exit(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
 
     def accept(instance: ReceivedInstance) -> None:

@@ -55,6 +55,7 @@ class Settlement:
         """
         key = of_delivery(delivery, instance_id, destination.name)
         with self._engine.begin() as connection:
+            lock_instance(connection, instance_id)
             query = delivery.select().where(key, delivery.c.run == run)
             row = connection.execute(query).one_or_none()
             if row is None or row.state != DeliveryState.QUEUED:
@@ -75,6 +76,7 @@ class Settlement:
         end = delivery.update().where(of_delivery(delivery, instance_id, destination))
         failed = DeliveryState.FAILED
         with self._engine.begin() as connection:
+            lock_instance(connection, instance_id)
             connection.execute(objects.values(state=failed, comment=reason))
             connection.execute(end.values(state=failed, finished_at=time.time()))
             note(connection, instance_id, "failed", f"{destination}: {reason}")
@@ -110,8 +112,19 @@ def pause_s(attempts: int) -> float:
     return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
 
 
+def lock_instance(connection: sa.Connection, instance_id: str) -> None:
+    """Have others wait who would change an instance or its deliveries.
+
+    Comes first in a transaction that ends in `settle_instance`: of two deliveries that
+    end at the same moment, each would else find the other still under way. (SQLite lets
+    one writer at a time begin, and needs no lock.)
+    """
+    query = sa.select(instance.c.id).where(instance.c.id == instance_id)
+    connection.execute(query.with_for_update(key_share=True))
+
+
 def settle_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Bring the state of an answered instance in line with its deliveries."""
+    """Bring the state of an answered instance, locked, in line with its deliveries."""
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars())
     reason = ""

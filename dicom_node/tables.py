@@ -35,7 +35,7 @@ instance = sa.Table(
     sa.Column("content_digest", sa.Text),
     sa.Column("revision", sa.Integer),
     sa.Column("path", sa.Text),
-    sa.Column("size", sa.Integer),
+    sa.Column("size", sa.BigInteger),
     sa.Column("sop_class_uid", sa.Text),
     sa.Column("transfer_syntax_uid", sa.Text),
     sa.Column("study_instance_uid", sa.Text),

@@ -273,6 +273,16 @@ def test_command_context_and_dataset_must_agree(
     assert "DOE" not in str(refusal.value)
 
 
+def test_text_that_a_log_or_database_chokes_on_is_made_harmless(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    content = encoded(dataset).replace(b"WRIST ", b"W\0I\x1bT\0")
+
+    header = read(tmp_path, content)
+
+    assert header.body_part == "W\ufffdI\ufffdT"
+
+
 def test_the_class_in_the_dataset_must_be_the_one_announced(
     tmp_path: Path, dataset: Dataset
 ) -> None:

@@ -1,8 +1,11 @@
 """The journal: what is recorded, and that work follows in the same transaction."""
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -454,6 +457,112 @@ def test_a_for_processing_image_waits_and_knows_its_twin(
 
     assert dict(work(engine))[f"analyze:{raw.id}:1"] == "DELAYED"
     assert found == (twin.header.sop_instance_uid if is_twin else None)
+
+
+def at_once(*tasks: Callable[[], object]) -> list[object]:
+    """Run tasks in a thread each, all starting at the same moment."""
+    start = threading.Barrier(len(tasks))
+
+    def run(task: Callable[[], object]) -> object:
+        start.wait(30)
+        return task()
+
+    with ThreadPoolExecutor(len(tasks)) as threads:
+        return list(threads.map(run, tasks))
+
+
+def test_two_deliveries_that_end_at_the_same_moment_leave_the_instance_delivered(
+    journal: Journal, receive: Receive
+) -> None:
+    for _ in range(10):
+        one = receive()
+        journal.record(one)
+        journal.analyses.answer(one.id, 1, ANSWER)
+        for name in ("pacs", "backup"):
+            journal.deliveries.begin(one.id, name, 1)
+        settle = journal.settlement.settle
+        stored = {"2.25.1": STORED}
+
+        at_once(
+            *(
+                partial(settle, one.id, destination(name), 1, stored)
+                for name in ("pacs", "backup")
+            )
+        )
+
+        assert state_of(journal, one) == InstanceState.DELIVERED
+
+
+def test_the_same_instance_from_many_senders_at_the_same_moment_is_recorded_once(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    for _ in range(10):
+        uid = generate_uid()
+        copies = [receive(sop_instance_uid=uid) for _ in range(4)]
+
+        are_new = at_once(*(partial(journal.record, each) for each in copies))
+
+        assert sorted(are_new) == [False, False, False, True]
+    assert len(work(engine)) == 10
+
+
+def test_revisions_that_come_at_the_same_moment_have_different_numbers(
+    journal: Journal, receive: Receive
+) -> None:
+    for _ in range(10):
+        uid = generate_uid()
+        copies = [receive(f"d{n}", sop_instance_uid=uid) for n in range(4)]
+
+        at_once(*(partial(journal.record, each) for each in copies))
+
+        rows = [journal.load(each.id) for each in copies]
+        assert sorted(row.revision for row in rows if row) == [1, 2, 3, 4]
+
+
+def test_a_delivery_that_begins_while_its_destination_is_resumed_is_not_held_forever(
+    journal: Journal, receive: Receive
+) -> None:
+    begin, resume = journal.deliveries.begin, journal.deliveries.resume
+    for _ in range(10):
+        one = receive()
+        journal.record(one)
+        journal.analyses.answer(one.id, 1, ANSWER)
+        journal.deliveries.pause("pacs")
+
+        at_once(partial(begin, one.id, "pacs", 1), partial(resume, "pacs"))
+
+        assert any(begin(one.id, "pacs", run) for run in (1, 2))
+
+
+def test_processes_may_migrate_at_the_same_moment(
+    create: Callable[[], StorageSettings],
+) -> None:
+    storage = create()
+
+    at_once(*[partial(migrate, storage)] * 3)
+
+    engine = open_engine(storage.database_url)
+    check_schema(engine)
+    engine.dispose()
+
+
+def test_the_size_of_the_largest_instance_that_may_be_allowed_fits(
+    journal: Journal, receive: Receive
+) -> None:
+    large = replace(receive(), size=4096 * 1_000_000)
+
+    journal.record(large)
+
+    row = journal.load(large.id)
+    assert row is not None
+    assert row.size == 4_096_000_000
+
+
+def test_a_database_that_is_away_is_not_called_old(tmp_path: Path) -> None:
+    engine = open_engine(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
+
+    with pytest.raises(SchemaError, match=r"cannot be opened: .*No such file"):
+        check_schema(engine)
 
 
 def test_pauses_double_up_to_a_bound() -> None:

@@ -3,7 +3,7 @@
 import sys
 from argparse import Namespace
 
-from dicom_node.database import check_schema, open_engine
+from dicom_node.database import open_or_exit
 from dicom_node.history import History
 from dicom_node.journal import Journal
 from dicom_node.process import load_or_exit, role_parser
@@ -18,8 +18,7 @@ def main() -> None:
     what.add_argument("--all", action="store_true", help="everything that failed")
     given = parser.parse_args()
     settings = load_or_exit(given.config)
-    engine = open_engine(settings.storage.database_url)
-    check_schema(engine)
+    engine = open_or_exit(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     count = _retry(History(engine), journal, given)
     sys.stdout.write(f"{count} asked for again\n")

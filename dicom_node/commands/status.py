@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.database import check_schema, open_engine
+from dicom_node.database import open_or_exit
 from dicom_node.history import History
 from dicom_node.process import load_or_exit, role_parser
 
@@ -33,9 +33,8 @@ def main() -> None:
     parser.add_argument("--uid", help="show one SOP Instance UID only")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
-    engine = open_engine(load_or_exit(given.config).storage.database_url)
-    check_schema(engine)
-    history = History(engine)
+    storage = load_or_exit(given.config).storage
+    history = History(open_or_exit(storage.database_url))
     rows = history.by_uid(given.uid) if given.uid else history.recent(given.limit)
     state = {
         "instances": history.counts(),

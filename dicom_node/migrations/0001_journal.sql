@@ -8,7 +8,7 @@ CREATE TABLE instance (
     content_digest TEXT NOT NULL,       -- SHA-256 of the dataset as sent
     revision INTEGER NOT NULL,          -- 1, then 2 for other bytes under the same UID
     path TEXT NOT NULL,                 -- below the storage directory
-    size INTEGER NOT NULL,
+    size BIGINT NOT NULL,
     sop_class_uid TEXT NOT NULL,
     transfer_syntax_uid TEXT NOT NULL,
     study_instance_uid TEXT NOT NULL,
@@ -35,7 +35,8 @@ CREATE TABLE instance (
     model_name TEXT,
     model_version TEXT,
     model_digest TEXT,
-    UNIQUE (sop_instance_uid, content_digest)
+    UNIQUE (sop_instance_uid, content_digest),
+    UNIQUE (sop_instance_uid, revision)
 );
 CREATE INDEX instance_by_study ON instance (study_instance_uid);
 CREATE INDEX instance_by_state ON instance (state, received_at);
