@@ -6,7 +6,6 @@ Every role is handed the tree by its entry point; nothing else reads the environ
 FRACTURE_NODE__RECEIVER__PORT=104. Lists come from the file only.
 """
 
-import difflib
 import os
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -16,13 +15,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
-    model_validator,
+    ValidationInfo,
+    field_validator,
 )
+
+from config.explanation import explained
 
 PREFIX = "FRACTURE_NODE__"
 
@@ -32,13 +35,22 @@ class SettingsError(Exception):
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        field = cls.model_fields[info.field_name or ""]
+        if isinstance(value, bool) and field.annotation is not bool:
+            raise ValueError("true and false are no value for this key")
+        return value
 
 
 # PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, neither
 # backslash nor control characters; spaces at either end mean nothing.
 AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, Field(min_length=1)]
 
 
 class Caller(_Table):
@@ -62,7 +74,7 @@ class ReceiverSettings(_Table):
     """The Storage SCP: see node.toml for each key."""
 
     ae_title: AeTitle
-    host: str
+    host: Host
     port: Port
     processes: int = Field(ge=1, le=64)
     max_associations: int = Field(ge=1, le=1000)
@@ -72,10 +84,16 @@ class ReceiverSettings(_Table):
     max_instance_mb: int = Field(ge=1, le=4096)
 
 
+def _named(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+    if value in ("", None):
+        raise ValueError("name a folder")
+    return value
+
+
 class StorageSettings(_Table):
     """Where instances, results and the journal lie: see node.toml for each key."""
 
-    directory: Path
+    directory: Annotated[Path, BeforeValidator(_named)]
     database: str = Field(pattern=r"^$|^postgresql(\+psycopg)?://")
     min_free_mb: int = Field(ge=0)
 
@@ -114,7 +132,7 @@ class ResultSettings(_Table):
 class ApiSettings(_Table):
     """The web side: see node.toml for each key."""
 
-    host: str
+    host: Host
     port: Port
 
 
@@ -137,12 +155,19 @@ class Destination(_Table):
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
     type: Literal["dicom"]
     ae_title: AeTitle
-    host: str = Field(min_length=1)
+    host: Host
     port: Annotated[int, Field(ge=1, le=65535)]
     results: tuple[ResultKind, ...] = Field(
         default=("secondary_capture",), min_length=1
     )
     retry_days: float = Field(default=3, gt=0)
+
+
+def _names_are_unique(given: tuple[Destination, ...]) -> tuple[Destination, ...]:
+    names = [each.name for each in given]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two destinations are named {', '.join(sorted(twice))}")
+    return given
 
 
 class Settings(_Table):
@@ -154,14 +179,9 @@ class Settings(_Table):
     worker: WorkerSettings
     results: ResultSettings
     api: ApiSettings
-    destinations: tuple[Destination, ...] = ()
-
-    @model_validator(mode="after")
-    def _names_are_unique(self) -> "Settings":
-        names = [destination.name for destination in self.destinations]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"two destinations are named {', '.join(sorted(twice))}")
-        return self
+    destinations: Annotated[
+        tuple[Destination, ...], AfterValidator(_names_are_unique)
+    ] = ()
 
 
 def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -187,13 +207,15 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
             else:
                 tables[name] = value
         tables["destinations"] = given.get("destinations", [])
-    _override(tables, environment)
+    wrong = list(_override(tables, environment))
     try:
         settings = Settings.model_validate(_located(tables, path))
     except ValidationError as error:
+        wrong += explained(error, Settings)
+    if wrong:
         where = path or "the packaged node.toml"
-        lines = "\n".join(f"  {line}" for line in _explained(error))
-        raise SettingsError(f"{where} cannot be used:\n{lines}") from None
+        lines = "\n".join(f"  {line}" for line in wrong)
+        raise SettingsError(f"{where} cannot be used:\n{lines}")
     return settings
 
 
@@ -203,7 +225,7 @@ def _defaults() -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))
     except FileNotFoundError:
         raise SettingsError(
             f"{path} does not exist. Name an existing file with --config, or leave "
@@ -213,16 +235,24 @@ def _read(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} cannot be read as TOML: {error}") from None
 
 
-def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> None:
-    """Lay the environment over the tables. A name nobody knows is reported later."""
+def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> Iterator[str]:
+    """Lay the environment over the tables, yielding what cannot be laid there.
+
+    A name that nobody knows is reported with the wrong keys of the file.
+    """
     for name, value in environment.items():
         if not name.upper().startswith(PREFIX):
             continue
         section, _, key = name[len(PREFIX) :].lower().partition("__")
-        table = tables.setdefault(section, {})
-        if not isinstance(table, dict) or isinstance(table.get(key), list):
-            raise SettingsError(f"{name} is a list; set it in the file.")
-        table[key] = value
+        table = tables.get(section, {})
+        if not key:
+            yield f"{name}: names no key; say {PREFIX}SECTION__KEY"
+        elif isinstance(table, list) or (
+            isinstance(table, dict) and isinstance(table.get(key), list)
+        ):
+            yield f"{name}: is a list; set it in the file"
+        elif isinstance(table, dict):
+            tables[section] = {**table, key: value}
 
 
 def _located(tables: dict[str, Any], path: Path | None) -> dict[str, Any]:
@@ -233,31 +263,13 @@ def _located(tables: dict[str, Any], path: Path | None) -> dict[str, Any]:
         table = located.get(section)
         if isinstance(table, dict) and isinstance(table.get(key), str):
             text = table[key]
-            value = folder / Path(text).expanduser() if text else None
+            value = folder / _at_home(text) if text else None
             located[section] = {**table, key: value}
     return located
 
 
-def _explained(error: ValidationError) -> Iterator[str]:
-    """Every wrong key: what was found, what is expected, the nearest known name."""
-    for problem in error.errors(include_url=False):
-        location = [str(part) for part in problem["loc"]]
-        key = ".".join(location) or "destinations"
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(location[-1], _known(location[:-1]), 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            yield f"{key}: no such key{hint}"
-        elif problem["type"] == "missing":
-            yield f"{key}: missing; it has no default"
-        else:
-            yield f"{key}: found {problem['input']!r}; {problem['msg']}"
-
-
-def _known(section: list[str]) -> list[str]:
-    """Names of the keys that a table may hold."""
-    if not section:
-        return list(Settings.model_fields)
-    if section[0] == "destinations":
-        return list(Destination.model_fields)
-    table: Any = getattr(Settings.model_fields.get(section[0]), "annotation", None)
-    return list(getattr(table, "model_fields", ()))
+def _at_home(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # a user whom nobody knows: a folder of that name, then
+        return Path(text)

@@ -354,7 +354,7 @@ def test_misspelled_variable_is_an_error(
     ["FRACTURE_NODE__RECEIVER__ALLOWED_CALLERS", "FRACTURE_NODE__DESTINATIONS__PORT"],
 )
 def test_lists_come_from_the_file_only(name: str, tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=f"{name} is a list; set it in the file"):
+    with pytest.raises(SettingsError, match=f"{name}: is a list; set it in the file"):
         read(tmp_path, PACS, **{name: "A,B"})
 
 
