@@ -27,6 +27,7 @@ from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.pipeline import Analysis, Pipeline
+from dicom_node.results.objects import ResultObject
 from dicom_node.sender import send
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
@@ -87,23 +88,21 @@ class Work:
     def _answer(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Answer:
         self._refuse_twin(row)
         analysis = self._analysis(instance, row)
-        stored = [
-            StoredResult(
-                kind=each.kind,
-                sop_class_uid=each.sop_class_uid,
-                sop_instance_uid=each.sop_instance_uid,
-                path=self.spool.store_result(
-                    # The UID, our own, tells the results of two models apart: a
-                    # delivery under way keeps its file.
-                    f"{instance.id}-{each.kind}-{each.sop_instance_uid}",
-                    each.content,
-                ),
-            )
-            for each in analysis.results
-        ]
+        stored = [self._store(instance, each) for each in analysis.results]
         decoded = analysis.decoded
         return Answer(
             analysis.finding, decoded.picture_digest, decoded.identity_digest, stored
+        )
+
+    def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
+        # The UID, our own, tells the results of two models apart: a delivery under
+        # way keeps its file.
+        name = f"{instance.id}-{result.kind}-{result.sop_instance_uid}"
+        return StoredResult(
+            kind=result.kind,
+            sop_class_uid=result.sop_class_uid,
+            sop_instance_uid=result.sop_instance_uid,
+            path=insist(lambda: self.spool.store_result(name, result.content)),
         )
 
     def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
@@ -130,7 +129,7 @@ class Work:
         """A For Processing image whose For Presentation twin came is left alone."""
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
-        if twin := self.journal.analyses.presentation_twin(row):
+        if twin := insist(lambda: self.journal.analyses.presentation_twin(row)):
             raise NotAnalyzedError(
                 "A For Processing image; its For Presentation image, "
                 f"{twin}, is analyzed instead."
@@ -138,7 +137,8 @@ class Work:
 
     def _refuse_known(self, row: sa.Row[Any], decoded: DecodedInstance) -> None:
         """What looks exactly like a revision that has its answer needs no second."""
-        known = self.journal.analyses.same_picture(row, decoded.picture_digest)
+        digest = decoded.picture_digest
+        known = insist(lambda: self.journal.analyses.same_picture(row, digest))
         if row.run > 1 or known is None:
             return
         same = known.identity_digest == decoded.identity_digest
@@ -194,21 +194,22 @@ def register(work: Work) -> None:
 
 
 def insist(write: Callable[[], T]) -> T:
-    """Repeat a transaction while the database is locked or away.
+    """Repeat what fails because the database is away or the disk is full.
 
-    The work is done and must not be lost to a database that restarts.
+    The work is done and must not be lost to a server that restarts.
 
     Raises:
-        OperationalError: It stayed away for PATIENCE_S.
+        OperationalError: The database stayed away for PATIENCE_S.
+        OSError: So did the disk.
     """
     deadline = time.monotonic() + PATIENCE_S
     pause = 0.1
     while True:
         try:
             return write()
-        except (OperationalError, PoolTimeoutError):
+        except (OperationalError, PoolTimeoutError, OSError) as error:
             if time.monotonic() > deadline:
                 raise
-            logger.warning("The database does not answer; trying again")
+            logger.warning("Database or disk: %s; trying again", type(error).__name__)
             time.sleep(pause)
             pause = min(pause * 2, 5.0)

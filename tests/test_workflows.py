@@ -1,6 +1,7 @@
 """The durable work, with the real journal and archive, and a pipeline that is told
 what to do."""
 
+import errno
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -284,13 +285,20 @@ def test_a_destination_that_left_the_settings_fails_in_words(
     assert "not in the settings any more" in row.reason
 
 
-def test_a_locked_database_is_waited_for() -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("BEGIN", {}, Exception("database is locked")),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_a_database_or_disk_that_is_away_is_waited_for(error: Exception) -> None:
     calls = []
 
     def write() -> str:
         calls.append("call")
         if len(calls) < 3:
-            raise OperationalError("BEGIN", {}, Exception("database is locked"))
+            raise error
         return "written"
 
     assert insist(write) == "written"
