@@ -1,6 +1,5 @@
 """The whole node as a hospital runs it: real processes, senders and archive."""
 
-import json
 import os
 import signal
 import subprocess
@@ -9,23 +8,19 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+import psycopg
 import pytest
 from pydicom import dcmread
 
-from config.settings import Destination, load
 from dicom_node.archive import Archive, start_archive
-from dicom_node.database import open_engine
-from dicom_node.history import History
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.sender import echo, send
+from dicom_node.sender import send
 from inference.phantom import draw_phantom
+from tests.served import PATIENCE_S, counts, serving, wait_for
 
-START = (sys.executable, "-P", "-m", "dicom_node.supervisor")
-START_S = 60.0
 CONFIG = """
 [receiver]
 host = "127.0.0.1"
@@ -45,64 +40,6 @@ port = {port}
 """
 
 
-class Served:
-    """A node in processes of its own; may be killed and started again."""
-
-    def __init__(self, config: Path) -> None:
-        self._config = config
-        self._ports = config.parent / "node" / "run" / "ports.json"
-
-    def start(self) -> None:
-        self._ports.unlink(missing_ok=True)
-        with (self._config.parent / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                [*START, f"--config={self._config}"], stderr=log
-            )
-        wait_for(lambda: self._ports.exists() and self._ports.read_text() != "")
-        self.address = Destination(
-            name="node",
-            type="dicom",
-            ae_title="FRACTURE_AI",
-            host="127.0.0.1",
-            port=json.loads(self._ports.read_text())["receiver"],
-        )
-        wait_for(self._echoes)
-
-    def kill(self) -> None:
-        """Kill the supervisor; the kernel takes the roles with it."""
-        self.process.kill()
-        self.process.wait()
-
-    def stop(self) -> int:
-        self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(60)
-
-    def roles(self, module: str) -> list[int]:
-        """Process ids of a role."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if module.encode() in words and int(parent) == self.process.pid:
-                found.append(int(entry.name))
-        return found
-
-    def _echoes(self) -> bool:
-        outcome = echo(self.address, calling_ae_title="TEST")
-        return outcome.verdict is Verdict.STORED
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    """Ask again and again, since a process of its own can only be asked."""
-    deadline = time.monotonic() + START_S
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
-
-
 @pytest.fixture
 def archive(tmp_path: Path) -> Iterator[Archive]:
     archive = start_archive(tmp_path / "archive")
@@ -117,16 +54,6 @@ def config(tmp_path: Path, archive: Archive) -> Path:
     return path
 
 
-@contextmanager
-def serving(config: Path) -> Iterator[Served]:
-    node = Served(config)
-    node.start()
-    try:
-        yield node
-    finally:
-        node.kill()
-
-
 def phantoms(folder: Path, count: int) -> list[Path]:
     """Write small phantoms, every other one broken."""
     folder.mkdir(exist_ok=True)
@@ -138,15 +65,6 @@ def phantoms(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def counts(config: Path) -> dict[str, int]:
-    """How many instances are in each state."""
-    engine = open_engine(load(config, {}).storage.database_url)
-    try:
-        return History(engine).counts()
-    finally:
-        engine.dispose()
-
-
 def test_a_radiograph_comes_back_annotated_in_its_study(
     config: Path, archive: Archive, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
@@ -156,7 +74,7 @@ def test_a_radiograph_comes_back_annotated_in_its_study(
         subprocess.run(
             [peer("storescu"), "-aec", "FRACTURE_AI", *address, str(path)], check=True
         )
-        (stored,) = archive.wait(1, timeout_s=60)
+        (stored,) = archive.wait(1, timeout_s=PATIENCE_S)
         wait_for(lambda: counts(config) == {"delivered": 1})
         status = node.stop()
 
@@ -168,13 +86,45 @@ def test_a_radiograph_comes_back_annotated_in_its_study(
     assert status == 0
 
 
+@pytest.mark.postgresql
+def test_the_node_works_on_postgresql_and_outlives_its_restart(
+    config: Path, archive: Archive, tmp_path: Path, postgresql: str
+) -> None:
+    with psycopg.connect(postgresql, autocommit=True) as administration:
+        administration.execute("CREATE DATABASE node")
+        url = postgresql.replace("/postgres?", "/node?")
+        text = config.read_text()
+        config.write_text(text.replace("[api]", f'database = "{url}"\n[api]'))
+        migrate = (sys.executable, "-P", "-m", "dicom_node.commands.migrate")
+        subprocess.run([*migrate, f"--config={config}"], check=True)
+        one, *others = phantoms(tmp_path / "phantoms", 3)
+
+        with serving(config) as node:
+            outcomes = send([one], node.address, calling_ae_title="TEST")
+            archive.wait(1, timeout_s=PATIENCE_S)
+            # What a restart of the server does to those who are connected.
+            administration.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = 'node'"
+            )
+            outcomes += send(others, node.address, calling_ae_title="TEST")
+            archive.wait(3, timeout_s=PATIENCE_S)
+            wait_for(lambda: counts(config) == {"delivered": 3})
+            status = node.stop()
+
+    assert {each.verdict for each in outcomes} == {Verdict.STORED}
+    assert len({each.sop_instance_uid for each in archive.log}) == 3
+    assert not (tmp_path / "node" / "node.sqlite").exists()
+    assert status == 0
+
+
 def test_a_node_that_is_killed_at_its_work_loses_nothing(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
     paths = phantoms(tmp_path / "phantoms", 50)
     with serving(config) as node:
         outcomes = send(paths[:30], node.address, calling_ae_title="TEST")
-        archive.wait(5, timeout_s=60)
+        archive.wait(5, timeout_s=PATIENCE_S)
         node.kill()
         killed_at = time.time()
 
@@ -208,7 +158,7 @@ def test_a_role_that_is_killed_comes_back(
         outcomes = send(
             phantoms(tmp_path / "phantoms", 1), node.address, calling_ae_title="TEST"
         )
-        archive.wait(1, timeout_s=60)
+        archive.wait(1, timeout_s=PATIENCE_S)
 
     assert [each.verdict for each in outcomes] == [Verdict.STORED]
 
@@ -251,7 +201,7 @@ def test_sigterm_lets_what_is_under_way_finish(config: Path, tmp_path: Path) -> 
 
         sender = threading.Thread(target=sending)
         sender.start()
-        started.wait(START_S)
+        started.wait(PATIENCE_S)
         status = node.stop()
         sender.join()
 
@@ -267,7 +217,7 @@ def test_no_patient_data_in_the_logs(
     dataset = dcmread(path)
     with serving(config) as node:
         send([path], node.address, calling_ae_title="TEST")
-        archive.wait(1, timeout_s=60)
+        archive.wait(1, timeout_s=PATIENCE_S)
         wait_for(lambda: counts(config) == {"delivered": 1})
         node.stop()
 

@@ -1,0 +1,96 @@
+"""A node in processes of its own, as a hospital runs it, for tests to speak to."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from config.settings import Destination, load
+from dicom_node.database import open_engine
+from dicom_node.history import History
+from dicom_node.outcome import Verdict
+from dicom_node.sender import echo
+
+START = (sys.executable, "-P", "-m", "dicom_node.supervisor")
+PATIENCE_S = 120.0  # a machine may be busy; what is waited for comes much sooner
+
+
+class Served:
+    """A node in processes of its own; may be killed and started again."""
+
+    def __init__(self, config: Path) -> None:
+        self._config = config
+        self._ports = config.parent / "node" / "run" / "ports.json"
+
+    def start(self) -> None:
+        self._ports.unlink(missing_ok=True)
+        with (self._config.parent / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*START, f"--config={self._config}"], stderr=log
+            )
+        wait_for(lambda: self._ports.exists() and self._ports.read_text() != "")
+        self.address = Destination(
+            name="node",
+            type="dicom",
+            ae_title="FRACTURE_AI",
+            host="127.0.0.1",
+            port=json.loads(self._ports.read_text())["receiver"],
+        )
+        wait_for(self._echoes)
+
+    def kill(self) -> None:
+        """Kill the supervisor; the kernel takes the roles with it."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def roles(self, module: str) -> list[int]:
+        """Process ids of a role."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if module.encode() in words and int(parent) == self.process.pid:
+                found.append(int(entry.name))
+        return found
+
+    def _echoes(self) -> bool:
+        outcome = echo(self.address, calling_ae_title="TEST")
+        return outcome.verdict is Verdict.STORED
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Ask again and again, since a process of its own can only be asked."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[Served]:
+    node = Served(config)
+    node.start()
+    try:
+        yield node
+    finally:
+        node.kill()
+
+
+def counts(config: Path) -> dict[str, int]:
+    """How many instances are in each state."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        return History(engine).counts()
+    finally:
+        engine.dispose()
