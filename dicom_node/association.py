@@ -25,6 +25,10 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from config.settings import Destination
+from dicom_node.results.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+)
 
 # Switches of the whole process, for the sending side alone: the receiver and the
 # archive run in processes of their own. Files go out as they are, unparsed.
@@ -134,6 +138,8 @@ class Peer:
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
         """Request the association; used by `associated`."""
         ae = self._ae = _AE(self._calling)
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.connection_timeout = ae.acse_timeout = self._timeout_s
         ae.dimse_timeout = ae.network_timeout = None  # `_watch` does better
         started = time.monotonic()

@@ -30,7 +30,10 @@ from dicom_node.errors import (
     RefusedError,
 )
 from dicom_node.listener import Caller, hang_up, receive
-from dicom_node.sop_classes import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION
+from dicom_node.results.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+)
 from dicom_node.spool import MB, Arrival, Spool
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
 
@@ -157,7 +160,7 @@ class Intake(DIMSEServiceProvider):
             sop_instance_uid=UID(message.command_set.AffectedSOPInstanceUID),
             transfer_syntax=contexts[message.context_id].transfer_syntax[0],
             implementation_uid=IMPLEMENTATION_CLASS_UID,
-            implementation_version=IMPLEMENTATION_VERSION,
+            implementation_version=IMPLEMENTATION_VERSION_NAME,
         )
         arrival = self._spool.begin(PREFIX + encode_file_meta(meta))
         self._on_disk = {each for each in self._on_disk if each.is_open}

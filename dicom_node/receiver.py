@@ -26,11 +26,11 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.listener import DEADLINE_S, Caller, Listener, listen
 from dicom_node.process import begin_role, load_or_exit, role_parser
-from dicom_node.sop_classes import (
+from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION,
-    served_contexts,
+    IMPLEMENTATION_VERSION_NAME,
 )
+from dicom_node.sop_classes import served_contexts
 from dicom_node.spool import MB, Spool
 from dicom_node.storing import Accept, Storing
 
@@ -228,7 +228,7 @@ def _application_entity(settings: ReceiverSettings) -> AE:
     ae = AE(settings.ae_title)
     ae.maximum_pdu_size = MAXIMUM_PDU
     ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
-    ae.implementation_version_name = IMPLEMENTATION_VERSION
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
     ae.acse_timeout = DEADLINE_S
     ae.network_timeout = IDLE_S
     ae.maximum_associations = sys.maxsize  # counted in admission.py

@@ -17,11 +17,6 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.codecs import DECODABLE
 
-# Who wrote a file, in its File Meta Information (PS3.10 7.1), and who answers an
-# association (PS3.7 D.3.3.2). The UID is made from a UUID (PS3.5 B.2).
-IMPLEMENTATION_CLASS_UID = UID("2.25.147690605699978986616040338110953462800")
-IMPLEMENTATION_VERSION = "FRACTURE_NODE"
-
 VERIFICATION = UID("1.2.840.10008.1.1")
 STORED: tuple[UID, ...] = (
     ComputedRadiographyImageStorage,
