@@ -42,13 +42,23 @@ def peer() -> Callable[[str], str]:
     return find
 
 
+@pytest.fixture(scope="session")
+def new_port() -> Callable[[], int]:
+    """Finds TCP ports nobody listens on, for peers that cannot be told 'any'."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        return port
+
+    return find
+
+
 @pytest.fixture
-def free_port() -> int:
-    """A TCP port nobody listens on, for peers that cannot be told 'any'."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+def free_port(new_port: Callable[[], int]) -> int:
+    """A TCP port nobody listens on."""
+    return new_port()
 
 
 @pytest.fixture(scope="session")

@@ -94,3 +94,12 @@ def counts(config: Path) -> dict[str, int]:
         return History(engine).counts()
     finally:
         engine.dispose()
+
+
+def reasons(config: Path, sop_instance_uid: str) -> list[str]:
+    """What the node says of each revision of an instance."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        return [row.reason for row in History(engine).by_uid(sop_instance_uid)]
+    finally:
+        engine.dispose()

@@ -1,0 +1,135 @@
+"""Dockerfile, docker-compose.yml and render.yaml say what the code says."""
+
+import json
+import re
+import shlex
+import tomllib
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from api.health import health_router
+from config.settings import Destination, load
+from dicom_node.cli import COMMANDS
+
+ANYWHERE = str(IPv4Address(0))
+ROOT = Path(__file__).resolve().parents[1]
+DEFAULTS = load(None, {})
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = PROJECT["tool"]["setuptools"]["packages"]
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return dict(services)
+
+
+def instructions(name: str) -> list[str]:
+    """The arguments of each instruction of that name in the Dockerfile."""
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+    return re.findall(rf"(?m)^{name}\s+(.*)$", text)
+
+
+def variables(words: str) -> dict[str, str]:
+    return dict(re.findall(r"(FRACTURE_NODE__\w+)=(\S+)", words))
+
+
+def test_the_node_in_compose_runs_on_the_file_that_is_mounted(
+    compose: dict[str, Any],
+) -> None:
+    node = compose["node"]
+    command, option, target = node["command"]
+    source = f"./config/compose.toml:{target}:ro"
+    settings = load(ROOT / "config" / "compose.toml", {})
+    published = {int(each.split(":")[-1]) for each in node["ports"]}
+    volumes = {each.split(":")[1] for each in node["volumes"]}
+
+    assert command in COMMANDS
+    assert option == "--config"
+    assert source in node["volumes"]
+    assert published == {settings.receiver.port, settings.api.port}
+    assert str(settings.storage.directory) in volumes
+    assert settings.api.host == settings.receiver.host == ANYWHERE
+
+
+def test_node_and_orthanc_in_compose_know_each_other(compose: dict[str, Any]) -> None:
+    settings = load(ROOT / "config" / "compose.toml", {})
+    environment = compose["orthanc"]["environment"]
+    (modality,) = json.loads(environment["ORTHANC__DICOM_MODALITIES"]).values()
+
+    assert modality == [settings.receiver.ae_title, "node", settings.receiver.port]
+    assert settings.destinations == (
+        Destination(
+            name="orthanc",
+            type="dicom",
+            ae_title=environment["ORTHANC__DICOM_AET"],
+            host="orthanc",
+            port=int(environment["ORTHANC__DICOM_PORT"]),
+        ),
+    )
+    assert environment["ORTHANC__DICOM_ALWAYS_ALLOW_STORE"] == "true"
+
+
+def test_compose_waits_longer_than_draining_takes(compose: dict[str, Any]) -> None:
+    assert compose["node"]["stop_grace_period"] == "60s"  # supervisor.DRAIN_S is 40
+
+
+def test_the_example_for_a_hospital_is_one() -> None:
+    settings = load(ROOT / "config" / "hospital.example.toml", {})
+
+    assert settings.receiver.max_study_age_days == 7
+    assert settings.receiver.allowed_callers
+    assert settings.destinations
+
+
+def test_the_image_holds_every_package_and_what_its_build_needs() -> None:
+    packages = {name.split(".")[0] for name in PACKAGES}
+    files = {PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
+    copied = {
+        word
+        for copy in instructions("COPY")
+        if not copy.startswith("--from")
+        for word in copy.split()[:-1]
+    }
+    sent = set((ROOT / ".dockerignore").read_text().replace("!", "").split())
+
+    assert packages | files | {"pyproject.toml"} == copied
+    assert copied <= sent
+
+
+def test_the_image_checks_its_health_where_the_api_listens() -> None:
+    (check,) = instructions("HEALTHCHECK")
+    (exposed,) = instructions("EXPOSE")
+    (address,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
+
+    assert address == (str(DEFAULTS.api.port), "/readyz")
+    assert set(map(int, exposed.split())) == {DEFAULTS.receiver.port, DEFAULTS.api.port}
+
+
+def test_the_settings_in_the_image_are_settings() -> None:
+    environment = variables(" ".join(instructions("ENV")))
+    settings = load(None, environment)
+
+    assert len(environment) == 2
+    assert settings.api.host == ANYWHERE
+    assert [str(settings.storage.directory)] == instructions("VOLUME")
+
+
+def test_render_starts_the_api_with_settings_that_exist() -> None:
+    (service,) = yaml.safe_load((ROOT / "render.yaml").read_text())["services"]
+    start = service["startCommand"]
+    environment = variables(start.replace("$PORT", "10000"))
+    settings = load(None, environment)
+    routes = {getattr(each, "path", "") for each in health_router({}).routes}
+    (python,) = (e["value"] for e in service["envVars"] if e["key"] == "PYTHON_VERSION")
+
+    assert shlex.split(start)[-2:] == ["fracture-node", "api"]
+    assert len(environment) == 3
+    assert (settings.api.host, settings.api.port) == (ANYWHERE, 10000)
+    assert service["healthCheckPath"] in routes
+    assert PROJECT["project"]["requires-python"] == ">=3.11"
+    assert tuple(map(int, python.split("."))) >= (3, 11)
