@@ -22,6 +22,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -P tests/benchmarks/figures.py
 
 build: $(INSTALLED)
+	rm -rf build  # what was deleted since the last build must not come along
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:

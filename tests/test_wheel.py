@@ -1,0 +1,147 @@
+"""The wheel, built, and installed where nothing of the checkout can be imported."""
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tomllib
+import venv
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from dicom_node.phantom_instance import phantom_dataset
+from inference.phantom import draw_phantom
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = {each.split(".")[0] for each in PROJECT["tool"]["setuptools"]["packages"]}
+CONFIG = """
+destinations = []
+[storage]
+directory = "node"
+min_free_mb = 1
+"""
+PAGE = """
+from pathlib import Path
+import api, config, dicom_node, inference, models
+from config.settings import load
+from api.app import create_app
+from starlette.testclient import TestClient
+client = TestClient(create_app(load(Path("node.toml"))))
+for path in ("/", "/static/page.css", "/static/page.js"):
+    print(path, client.get(path).status_code)
+for package in (api, config, dicom_node, inference, models):
+    print(Path(package.__file__).parent)
+"""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy, for a build leaves folders behind that the next one takes."""
+    source = tmp_path_factory.mktemp("source")
+    for name in PACKAGES:
+        shutil.copytree(
+            ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    pip("wheel", "--no-build-isolation", "--wheel-dir", source, source)
+    (built,) = source.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of an environment that holds the wheel and its dependencies."""
+    folder = tmp_path_factory.mktemp("installed")
+    builder = venv.EnvBuilder(symlinks=True)
+    builder.create(folder)
+    python = folder / "bin" / "python"
+    pip("--python", python, "install", wheel)
+    # A folder that a .pth file names has its own .pth files ignored: dependencies come
+    # from there, but the checkout, installed there as editable, does not.
+    (packages,) = folder.glob("lib/python*/site-packages")
+    paths = sysconfig.get_paths()
+    (packages / "dependencies.pth").write_text(
+        f"{paths['purelib']}\n{paths['platlib']}\n"
+    )
+    return python.parent
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A working directory with a folder of a name that is ours, too."""
+    (tmp_path / "config").mkdir()
+    for name in ("__init__", "settings"):
+        (tmp_path / "config" / f"{name}.py").write_text("raise SystemExit('not ours')")
+    (tmp_path / "node.toml").write_text(CONFIG)
+    return tmp_path
+
+
+def pip(*arguments: str | Path) -> None:
+    command = (sys.executable, "-m", "pip", "--quiet", *arguments)
+    subprocess.run([*command, "--no-deps", "--no-index"], check=True)
+
+
+def run(folder: Path, *command: str | Path) -> str:
+    """Run a command in a folder; gives what it printed."""
+    done = subprocess.run(
+        command, cwd=folder, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
+    files = {
+        str(path.relative_to(ROOT))
+        for name in PACKAGES
+        for path in (ROOT / name).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    with ZipFile(wheel) as archive:
+        names = {each for each in archive.namelist() if ".dist-info/" not in each}
+
+    assert names == files - {"models/README.md"}
+
+
+def test_the_installed_command_says_what_it_can_do(
+    installed: Path, elsewhere: Path
+) -> None:
+    said = run(elsewhere, installed / "fracture-node", "--version")
+
+    assert said == f"fracture-node {PROJECT['project']['version']}\n"
+    assert "serve" in run(elsewhere, installed / "fracture-node", "--help")
+
+
+def test_the_installed_node_passes_its_check(installed: Path, elsewhere: Path) -> None:
+    said = run(elsewhere, installed / "fracture-node", "check", "--config=node.toml")
+
+    assert "model: ok, fracture-resnet18-phantom" in said
+    assert "database: ok" in said
+
+
+def test_the_installed_node_analyzes(installed: Path, elsewhere: Path) -> None:
+    path = elsewhere / "phantom.dcm"
+    phantom_dataset(draw_phantom(broken=True)).save_as(path, enforce_file_format=True)
+
+    said = run(
+        elsewhere,
+        *(installed / "fracture-node", "analyze", path),
+        *("--config=node.toml", "--out=out"),
+    )
+
+    assert "phantom.dcm: Fracture" in said
+    assert (elsewhere / "out" / "phantom.dcm.secondary_capture.dcm").exists()
+
+
+def test_the_installed_page_is_served_from_the_installed_files(
+    installed: Path, elsewhere: Path
+) -> None:
+    said = run(elsewhere, installed / "python", "-P", "-c", PAGE).splitlines()
+
+    assert said[:3] == ["/ 200", "/static/page.css 200", "/static/page.js 200"]
+    assert {Path(each).name for each in said[3:]} == PACKAGES
+    assert all(Path(each).is_relative_to(installed.parent) for each in said[3:])
