@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,6 +164,8 @@ def _watched(node: Node) -> Iterator[None]:
 
 def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) -> bool:
     """Send the phantoms, wait for their results, print the table."""
+    console.print("Loading the model …")
+    _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz")
     address = Destination(
         name="node",
         type="dicom",
@@ -188,6 +191,18 @@ def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) 
         )
     console.print(table)
     return len(arrived) >= len(sent)
+
+
+def _wait_until_ready(address: str) -> None:
+    """Wait for the model, so that the seconds of the table are those of every day."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - http
+        except OSError:  # not listening yet, or 503 while the model is loaded
+            time.sleep(0.2)
+        else:
+            return
 
 
 def _send(broken: bool, address: Destination, directory: Path) -> Sent:  # noqa: FBT001
