@@ -30,6 +30,7 @@ from inference.finding import Finding
 from inference.overlay import render
 from inference.plain_image import PlainImageError, read_plain_image
 from inference.radiograph import Radiograph
+from models.card import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    lines = run(load_or_exit(given.config), given)
+    try:
+        lines = run(load_or_exit(given.config), given)
+    except ModelError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
     if given.json:
         sys.stdout.writelines(json.dumps(asdict(each)) + "\n" for each in lines)
     else:

@@ -14,6 +14,7 @@ from dicom_node.process import load_or_exit, role_parser
 from dicom_node.sender import echo
 from dicom_node.spool import Spool
 from inference.classifier import Classifier, record, self_test
+from models.card import ModelError
 
 
 class CheckError(Exception):
@@ -100,7 +101,11 @@ def _warnings(settings: Settings) -> list[str]:
 def _record(settings: Settings) -> None:
     if settings.model.weights is None:
         sys.exit("--record is for weights of your own: name them under [model]")
-    card = record(settings.model.weights)
+    try:
+        card = record(settings.model.weights)
+    except ModelError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
     sys.stdout.write(f"recorded on the card: {card.phantom_logits}\n")
 
 

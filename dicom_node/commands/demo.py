@@ -48,7 +48,9 @@ host = "127.0.0.1"
 port = {archive}
 """
 
-console = Console(width=None if sys.stdout.isatty() else 160)
+console = Console(
+    width=None if sys.stdout.isatty() else 160, markup=False, highlight=False
+)
 
 
 @dataclass(frozen=True, slots=True)

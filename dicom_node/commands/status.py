@@ -14,6 +14,7 @@ from dicom_node.database import open_or_exit
 from dicom_node.history import History
 from dicom_node.process import load_or_exit, role_parser
 
+WIDTH = 300  # holds a UID and a long reason
 SHOWN = (
     "sop_instance_uid",
     "revision",
@@ -53,7 +54,9 @@ def _shown(row: sa.Row[Any]) -> dict[str, Any]:
 
 
 def _print(state: dict[str, Any]) -> None:
-    console = Console()
+    # Reasons are no markup; and a program that reads a table wants a row on a line.
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
     counts = ", ".join(f"{n} {name}" for name, n in state["instances"].items())
     console.print(f"Instances: {counts or 'none yet'}")
     for each in state["deliveries"]:

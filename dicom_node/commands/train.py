@@ -21,6 +21,7 @@ def main() -> None:
     given = parser.parse_args()
     if not given.phantoms:
         parser.error("say --phantoms: there is nothing else to train on yet")
+    given.out.parent.mkdir(parents=True, exist_ok=True)
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task("Training", total=given.steps)
 

@@ -1,0 +1,520 @@
+"""Each command as a user types it: what it prints, how it ends."""
+
+import importlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from PIL import Image
+from pydicom import dcmread
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
+
+from config.settings import load
+from dicom_node import cli
+from dicom_node.archive import Archive, start_archive
+from dicom_node.database import migrate, open_engine
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.tables import InstanceState
+from inference.phantom import draw_phantom
+from models.card import read_card
+
+ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = Path(sys.executable).with_name("fracture-node")
+CONFIG = """
+[receiver]
+ae_title = "US"
+allowed_callers = ["MODALITY"]
+max_study_age_days = 7
+[storage]
+directory = "node"
+min_free_mb = 1
+[model]
+weights = "{weights}"
+[[destinations]]
+name = "pacs"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {port}
+"""
+
+REASON = "The disk is full; make room, or lower min_free_mb under [storage] :warning:."
+
+Done = subprocess.CompletedProcess[str]
+
+
+def fracture_node(folder: Path, *arguments: str | Path) -> Done:
+    """Run the program in a folder."""
+    return subprocess.run(
+        [PROGRAM, *arguments],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+Command = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Command:
+    """Runs a command in this process, which has imported torch already.
+
+    Gives its exit status and what it printed, error output last.
+    """
+
+    def run(*arguments: str | Path) -> tuple[int, str]:
+        started: list[list[str]] = []
+        monkeypatch.setattr(os, "execv", lambda _, words: started.append(words))
+        monkeypatch.setattr(sys, "argv", ["fracture-node", *map(str, arguments)])
+        cli.main()
+        ((_, _, _, module, *rest),) = started
+        name = f"{module}.__main__" if module == "api" else module
+        monkeypatch.setattr(sys, "argv", [module, *rest])
+        with pytest.raises(SystemExit) as end:
+            sys.exit(importlib.import_module(name).main())
+        said = capsys.readouterr()
+        code = end.value.code
+        if isinstance(code, str):  # as the interpreter does with it
+            return 1, said.out + said.err + code
+        return int(code or 0), said.out + said.err
+
+    return run
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    archive = start_archive(tmp_path / "archive")
+    yield archive
+    archive.stop()
+
+
+@pytest.fixture
+def config(tmp_path: Path, archive: Archive) -> Path:
+    return configure(tmp_path, archive.port)
+
+
+def configure(folder: Path, port: int, weights: str = "") -> Path:
+    path = folder / "node.toml"
+    path.write_text(CONFIG.format(port=port, weights=weights))
+    return path
+
+
+@pytest.fixture
+def phantom(tmp_path: Path) -> Path:
+    """A broken phantom, of a study long ago."""
+    dataset = phantom_dataset(draw_phantom(broken=True))
+    dataset.StudyDate = "20010203"
+    path = tmp_path / "phantom.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+# The program
+
+
+def test_without_a_command_the_program_names_all_of_them(tmp_path: Path) -> None:
+    done = fracture_node(tmp_path)
+
+    assert done.returncode == 0
+    assert all(f"\n  {name} " in done.stdout for name in cli.COMMANDS)
+    assert fracture_node(tmp_path, "--help").stdout == done.stdout
+
+
+def test_an_unknown_command_is_refused_and_the_known_are_named(tmp_path: Path) -> None:
+    done = fracture_node(tmp_path, "analyse")
+
+    assert done.returncode == 2
+    assert "No command 'analyse'" in done.stderr
+    assert all(f"\n  {name} " in done.stderr for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_explains_itself(command: Command, name: str) -> None:
+    status, said = command(name, "--help")
+    usage, _, rest = said.partition("\n\n")
+
+    assert status == 0
+    assert usage.startswith(f"usage: fracture-node {name} ")
+    assert len(rest.split("\n\n")[0].split()) >= 5  # a sentence on what it does
+    assert "None" not in said
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_refuses_options_that_it_does_not_know(
+    command: Command, name: str
+) -> None:
+    status, said = command(name, "--colour")
+
+    assert status == 2
+    assert f"usage: fracture-node {name} " in said
+
+
+@pytest.mark.parametrize("name", ["serve", "receiver", "migrate", "echo pacs"])
+def test_wrong_settings_are_said_in_words_and_nothing_starts(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "node.toml").write_text("[reciever]\n[api]\nport = 99999\n")
+
+    done = fracture_node(tmp_path, *name.split(), "--config=node.toml")
+
+    assert done.returncode == 2
+    assert "reciever: no such key; did you mean receiver?" in done.stderr
+    assert "api.port: found 99999" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["node.toml"]
+
+
+def test_a_file_of_settings_that_is_not_there_is_an_error(
+    command: Command, tmp_path: Path
+) -> None:
+    status, said = command("status", "--config", tmp_path / "absent.toml")
+
+    assert status == 2
+    assert "absent.toml does not exist" in said
+
+
+# analyze
+
+
+def test_a_folder_of_all_sorts_is_analyzed_as_far_as_it_can_be(
+    tmp_path: Path, phantom: Path, config: Path
+) -> None:
+    drawn = draw_phantom(broken=False).pixels
+    Image.fromarray((drawn >> 4).astype(np.uint8)).save(tmp_path / "phantom.png")
+    (tmp_path / "notes.txt").write_text("A text.")
+    (tmp_path / "cut.dcm").write_bytes(phantom.read_bytes()[:100_000])
+    names = ("phantom.dcm", "phantom.png", "notes.txt", "cut.dcm")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in names:
+        (tmp_path / name).rename(folder / name)
+
+    done = fracture_node(
+        tmp_path, "analyze", folder, "--out=out", f"--config={config}", "--json"
+    )
+
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    by_name = {Path(each["path"]).name: each for each in lines}
+    assert done.returncode == 1, done.stderr
+    assert sorted(by_name) == sorted(names)
+    assert by_name["phantom.dcm"]["answer"] == "Fracture"
+    assert by_name["phantom.dcm"]["probability"] > 0.9
+    assert by_name["phantom.dcm"]["written"] == [
+        "out/phantom.dcm.secondary_capture.dcm",
+        "out/phantom.dcm.png",
+    ]
+    assert by_name["phantom.png"]["answer"] == "No Fracture"
+    assert by_name["phantom.png"]["written"] == ["out/phantom.png.png"]
+    assert by_name["notes.txt"]["state"] == by_name["cut.dcm"]["state"] == "failed"
+    assert by_name["notes.txt"]["reason"]
+    assert by_name["cut.dcm"]["reason"]
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    source = dcmread(folder / "phantom.dcm")
+    capture = dcmread(tmp_path / "out" / "phantom.dcm.secondary_capture.dcm")
+    with Image.open(tmp_path / "out" / "phantom.dcm.png") as picture:
+        assert np.array_equal(np.asarray(picture), capture.pixel_array)
+    assert capture.SOPClassUID == SecondaryCaptureImageStorage
+    assert capture.StudyInstanceUID == source.StudyInstanceUID
+
+
+def test_files_of_one_name_do_not_overwrite_each_other(
+    command: Command, tmp_path: Path, phantom: Path, config: Path
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(phantom, other)
+
+    status, said = command(
+        *("analyze", phantom, other, "--out", tmp_path / "out", "--config", config)
+    )
+
+    assert status == 0
+    assert "\n2 analyzed\n" in said
+    assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [
+        "phantom.dcm-2.png",
+        "phantom.dcm-2.secondary_capture.dcm",
+        "phantom.dcm.png",
+        "phantom.dcm.secondary_capture.dcm",
+    ]
+
+
+def test_a_file_that_is_not_there_fails_and_the_others_do_not(
+    command: Command, tmp_path: Path, phantom: Path, config: Path
+) -> None:
+    absent, out = tmp_path / "absent.dcm", tmp_path / "out"
+
+    status, said = command("analyze", absent, phantom, "--out", out, "--config", config)
+
+    assert status == 1
+    assert "absent.dcm: failed: " in said
+    assert "phantom.dcm: Fracture" in said
+
+
+@pytest.mark.parametrize("name", ["analyze", "check"])
+def test_weights_that_are_not_there_are_said_in_words(
+    command: Command, tmp_path: Path, phantom: Path, name: str
+) -> None:
+    config = configure(tmp_path, port=1, weights="absent.pth")
+    options = {"analyze": [phantom, "--out", tmp_path], "check": ["--record"]}[name]
+
+    status, said = command(name, *options, "--config", config)
+
+    assert status == 2
+    assert re.search(r"absent.(toml does not exist|pth cannot be read)", said)
+
+
+# check
+
+
+def test_check_is_content_with_a_destination_that_answers(
+    tmp_path: Path, config: Path
+) -> None:
+    done = fracture_node(tmp_path, "check", f"--config={config}")
+
+    assert done.returncode == 0, done.stderr
+    assert [line.partition(",")[0] for line in done.stdout.splitlines()] == [
+        "settings: ok",
+        "model: ok",
+        "spool: ok",
+        "database: ok",
+        "destination pacs: ok",
+    ]
+
+
+def test_check_names_a_destination_that_does_not_answer(
+    command: Command, tmp_path: Path, free_port: int
+) -> None:
+    status, said = command("check", "--config", configure(tmp_path, free_port))
+
+    assert status == 1
+    assert "destination pacs: " in said
+    assert "destination pacs: ok" not in said
+    assert "database: ok" in said
+
+
+def test_check_records_the_phantom_on_the_card_of_ones_own_weights(
+    command: Command, tmp_path: Path, archive: Archive
+) -> None:
+    shipped = ROOT / "models" / "fracture_model.pth"
+    shutil.copy(shipped, tmp_path / "mine.pth")
+    card = shipped.with_suffix(".toml").read_text()
+    mine = tmp_path / "mine.toml"
+    mine.write_text(card.replace('version = "0.1.0"', 'version = "mine"  # kept'))
+    mine.write_text(mine.read_text().replace("[-7.1", "[7.1").replace("e74c", "0000"))
+    config = configure(tmp_path, archive.port, weights="mine.pth")
+    refused, reason = command("check", "--config", config)
+
+    status, _ = command("check", "--record", "--config", config)
+
+    expected = read_card(shipped.with_suffix(".toml"))
+    recorded = read_card(mine)
+    assert (refused, status) == (1, 0)
+    assert "model: " in reason
+    assert "model: ok" not in reason
+    assert recorded.sha256 == expected.sha256
+    for which, logits in expected.phantom_logits.items():
+        assert recorded.phantom_logits[which] == pytest.approx(logits, rel=0.02)
+    assert 'version = "mine"  # kept' in mine.read_text()
+
+
+def test_check_does_not_record_on_the_shipped_card(
+    command: Command, config: Path
+) -> None:
+    status, said = command("check", "--record", "--config", config)
+
+    assert status == 1
+    assert "name them under [model]" in said
+
+
+# echo and send
+
+
+@pytest.mark.parametrize("form", ["pacs", "ANY@127.0.0.1:{port}"])
+def test_echo_finds_an_archive_by_name_and_by_address(
+    tmp_path: Path, config: Path, archive: Archive, form: str
+) -> None:
+    peer = form.format(port=archive.port)
+
+    done = fracture_node(tmp_path, "echo", peer, f"--config={config}")
+
+    assert (done.returncode, done.stdout) == (0, f"{peer}: alive\n")
+
+
+def test_echo_says_why_there_is_no_answer(
+    command: Command, config: Path, free_port: int
+) -> None:
+    peer = f"ANY@127.0.0.1:{free_port}"
+
+    status, said = command("echo", peer, "--config", config)
+
+    assert status == 1
+    assert said.startswith(f"{peer}: ")
+    assert "alive" not in said
+
+
+def test_a_peer_that_is_neither_name_nor_address_is_refused_with_the_names(
+    command: Command, config: Path
+) -> None:
+    status, said = command("echo", "pax", "--config", config)
+
+    assert status != 0
+    assert "'pax' is neither AE@host:port nor a destination (pacs)" in said
+
+
+def test_send_stores_files_of_a_folder_and_names_what_is_no_instance(
+    tmp_path: Path, phantom: Path, config: Path, archive: Archive
+) -> None:
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    uid = dcmread(phantom).SOPInstanceUID
+    phantom.rename(folder / "deeper" / "phantom.dcm")
+
+    whole = fracture_node(
+        tmp_path, "send", folder, "--to=pacs", f"--config={config}", "--json"
+    )
+    (folder / "notes.txt").write_text("A text.")
+    part = fracture_node(tmp_path, "send", folder, "--to=pacs", f"--config={config}")
+
+    (line,) = map(json.loads, whole.stdout.splitlines())
+    assert (whole.returncode, line["verdict"], line["status"]) == (0, "stored", 0)
+    assert {each.sop_instance_uid for each in archive.log} == {uid}
+    assert {each.calling_ae_title for each in archive.log} == {"US"}
+    assert part.returncode == 1
+    assert "phantom.dcm: stored" in part.stdout
+    assert "notes.txt: refused" in part.stdout
+
+
+# status and retry
+
+
+@pytest.fixture
+def failed(config: Path) -> ReceivedInstance:
+    """An instance in the journal whose analysis failed."""
+    settings = load(config, {})
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    directory = settings.storage.directory
+    journal = Journal(engine, directory, settings.destinations)
+    identity = uuid4().hex
+    header = InstanceHeader(
+        sop_class_uid=DigitalXRayImageStorageForPresentation,
+        sop_instance_uid="2.25.7",
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+    )
+    instance = ReceivedInstance(
+        id=identity,
+        path=directory / "spool" / f"{identity}.dcm",
+        header=header,
+        content_digest="d",
+        size=1000,
+        calling_ae_title="MODALITY",
+        calling_address="127.0.0.1",
+        received_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+    )
+    journal.record(instance)
+    journal.analyses.conclude(identity, 1, InstanceState.FAILED, REASON)
+    engine.dispose()
+    return instance
+
+
+@pytest.mark.usefixtures("failed")
+def test_status_tells_people_and_programs_what_failed_and_retry_tries_again(
+    tmp_path: Path, config: Path
+) -> None:
+    told = fracture_node(tmp_path, "status", f"--config={config}")
+    status = fracture_node(tmp_path, "status", "--json", f"--config={config}")
+    again = fracture_node(tmp_path, "retry", "--uid=2.25.7", f"--config={config}")
+    after = fracture_node(tmp_path, "status", "--json", f"--config={config}")
+
+    state = json.loads(status.stdout)
+    assert re.search(rf"2\.25\.7 .* {re.escape(REASON)} ", told.stdout)
+    assert state["instances"] == {"failed": 1}
+    assert state["listed"][0]["sop_instance_uid"] == "2.25.7"
+    assert state["listed"][0]["reason"] == REASON
+    assert (again.returncode, again.stdout) == (0, "1 asked for again\n")
+    assert json.loads(after.stdout)["instances"] == {"received": 1}
+
+
+@pytest.mark.usefixtures("failed")
+def test_retry_of_what_has_not_failed_says_so(command: Command, config: Path) -> None:
+    status, said = command("retry", "--uid=2.25.8", "--config", config)
+
+    assert status == 1
+    assert "0 asked for again" in said
+
+
+def test_status_before_there_is_a_database_says_what_to_do(
+    command: Command, config: Path
+) -> None:
+    status, said = command("status", "--config", config)
+
+    assert status == 2
+    assert "`fracture-node migrate`" in said
+
+
+# archive, demo, train
+
+
+def test_the_archive_says_where_it_listens_and_ends_on_sigterm(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [PROGRAM, "archive", "--port=0"], cwd=tmp_path, stdout=-1, text=True
+    ) as process:
+        assert process.stdout is not None
+        address, _, rest = process.stdout.readline().partition(" ")
+        alive = fracture_node(tmp_path, "echo", address)
+        process.terminate()
+
+        assert process.wait(60) == 0
+    assert alive.returncode == 0, alive.stdout
+    assert rest == f"keeps what it gets in {tmp_path / 'archive'}\n"
+
+
+def test_the_demo_shows_both_phantoms_travel(tmp_path: Path) -> None:
+    done = fracture_node(tmp_path, "demo", "--once")
+
+    rows = [line for line in done.stdout.splitlines() if " bone" in line]
+    broken, whole = rows
+    captures = [
+        dcmread(path)
+        for path in (tmp_path / "data" / "demo" / "archive").glob("*.dcm")
+        if path.name in done.stdout
+    ]
+    assert done.returncode == 0, done.stderr
+    assert "definite" in broken
+    assert "none" in whole
+    assert {each.SOPClassUID for each in captures} == {SecondaryCaptureImageStorage}
+    assert {str(each.PatientName) for each in captures} == {
+        "PHANTOM^BROKEN",
+        "PHANTOM^WHOLE",
+    }
+
+
+def test_train_writes_weights_that_the_node_can_load(tmp_path: Path) -> None:
+    done = fracture_node(
+        tmp_path, "train", "--phantoms", "--steps=1", "--out=new/mine.pth"
+    )
+
+    card = read_card(tmp_path / "new" / "mine.toml")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"new/mine.pth: {card.name} {card.version}\n"
+    assert (tmp_path / "new" / "mine.pth").stat().st_size > 10e6
