@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from pydicom.uid import DigitalXRayImageStorageForProcessing
+from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries, StoredResult
@@ -115,7 +115,7 @@ class Analyses:
         """Find the For Presentation image that was made from a For Processing one.
 
         It names its source in Source Image Sequence. Where it names none, the same
-        study, body part, view and laterality must do, if any of these is known.
+        study, body part, view and laterality must do, if view or laterality is known.
 
         Returns:
             Its SOP Instance UID, or None.
@@ -124,7 +124,7 @@ class Analyses:
             f" {row.sop_instance_uid} ", autoescape=True
         )
         same_exposure = sa.and_(
-            sa.literal(bool(row.body_part or row.view_position or row.laterality)),
+            sa.literal(bool(row.view_position or row.laterality)),
             instance.c.source_uids == "",
             instance.c.body_part == row.body_part,
             instance.c.view_position == row.view_position,
@@ -133,7 +133,8 @@ class Analyses:
         query = sa.select(instance.c.sop_instance_uid).where(
             instance.c.study_instance_uid == row.study_instance_uid,
             instance.c.study_instance_uid != "",
-            instance.c.sop_class_uid != DigitalXRayImageStorageForProcessing,
+            instance.c.sop_class_uid == DigitalXRayImageStorageForPresentation,
+            instance.c.state.not_in([InstanceState.FAILED, InstanceState.NOT_ANALYZED]),
             sa.or_(names_it, same_exposure),
         )
         with reading(self._engine) as connection:

@@ -47,6 +47,10 @@ class ChildDiedError(AnalysisError):
     """The child was killed, hung or bloated; the instance is probably to blame."""
 
 
+class ChildStartError(OSError):
+    """The child did not come up; no instance is to blame."""
+
+
 class DecodingChild:
     """Runs functions in a child process, one at a time.
 
@@ -62,7 +66,7 @@ class DecodingChild:
             memory_mb: Address space that the child may use.
 
         Raises:
-            ChildDiedError: It does not come up.
+            OSError: It does not come up.
         """
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
@@ -83,6 +87,7 @@ class DecodingChild:
         Raises:
             ChildDiedError: The child died, took longer than it may, or needed more
                 memory. Others' calls are not affected.
+            OSError: A child could not be started.
             AnalysisError: The function raised something that it should not have.
             Exception: What the function raised on purpose: a DicomNodeError, or a
                 PlainImageError.
@@ -114,7 +119,10 @@ class DecodingChild:
             env={**os.environ, **ONE_THREAD, "PYTHONPATH": path},
         )
         theirs.close()
-        self._receive(START_S)
+        try:
+            self._receive(START_S)
+        except ChildDiedError as error:
+            raise ChildStartError(str(error)) from None
 
     def _stop(self) -> None:
         if self._process is not None:

@@ -100,12 +100,14 @@ class Deliveries:
             self._ask(connection, instance_id, destination, uids)
             settle_instance(connection, instance_id)
 
-    def begin(self, instance_id: str, destination: str, run: int) -> dict[str, str]:
+    def begin(
+        self, instance_id: str, destination: str, run: int
+    ) -> dict[str, str] | None:
         """Take up a delivery.
 
         Returns:
             Path below the storage directory of each object to be sent, by SOP Instance
-            UID; empty for stale work and while the destination is paused.
+            UID; None for stale work and while the destination is paused.
         """
         mine = sa.and_(
             of_delivery(delivery, instance_id, destination),
@@ -116,10 +118,10 @@ class Deliveries:
         with self._engine.begin() as connection:
             if self._is_paused(connection, destination):
                 connection.execute(count.values(state=DeliveryState.PAUSED))
-                return {}
+                return None
             attempts = delivery.c.attempts + 1
             if not connection.execute(count.values(attempts=attempts)).rowcount:
-                return {}
+                return None
             return self._missing(connection, instance_id, destination)
 
     def pause(self, destination: str) -> None:

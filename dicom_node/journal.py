@@ -22,6 +22,7 @@ from dicom_node.deliveries import Deliveries
 from dicom_node.events import note
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.settlement import Settlement
+from dicom_node.spool import make_names_durable
 from dicom_node.tables import InstanceState, instance
 from dicom_node.work import WorkQueue
 
@@ -61,9 +62,10 @@ class Journal:
         """Record an instance and ask for its analysis, in one transaction.
 
         Returns:
-            Whether it is new. The same bytes under the same UID are not: they are not
-            analyzed again, but their results are delivered again, since resending is
-            how administrators recover lost results.
+            Whether its file is kept. That of the same bytes under the same UID is not,
+            unless the first is gone: they are not analyzed again, but their results
+            are delivered again, since resending is how administrators recover lost
+            results.
         """
         for _ in range(MOST_COLLISIONS):
             # Another process may record an instance of the same UID at this moment.
@@ -80,7 +82,7 @@ class Journal:
             for row in earlier:
                 if row.content_digest == received.content_digest:
                     self._repeat(connection, row)
-                    return False
+                    return self._adopted(row, received)
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert().values(**values))
             said = f"from {received.calling_ae_title}, revision {values['revision']}"
@@ -174,6 +176,15 @@ class Journal:
             self.deliveries.again(connection, row.id)
         elif row.state == InstanceState.FAILED:
             self._analyze_again(connection, row.id)
+
+    def _adopted(self, row: sa.Row[Any], received: ReceivedInstance) -> bool:
+        """Whether the file of a repeat was put in place of one that is gone."""
+        first = self._directory / row.path
+        if first.exists():
+            return False
+        received.path.rename(first)
+        make_names_durable(first.parent)
+        return True
 
     def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
         again = instance.update().where(instance.c.id == instance_id)

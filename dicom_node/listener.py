@@ -94,8 +94,13 @@ class Listener:
             selector.register(self._woken, selectors.EVENT_READ)
             while not self._stopped:
                 selector.select()
-                # One at a time: the other processes have woken up, too.
-                self._accept()
+                try:
+                    # One at a time: the other processes have woken up, too.
+                    self._accept()
+                except Exception:
+                    # No thread to be had, say: this connection is lost, not the node.
+                    logger.exception("Cannot take a connection")
+                    time.sleep(0.1)
 
     def _accept(self) -> None:
         try:

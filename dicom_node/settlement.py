@@ -67,18 +67,29 @@ class Settlement:
             settle_instance(connection, instance_id)
         return state
 
-    def give_up(self, instance_id: str, destination: str, reason: str) -> None:
-        """Fail what has not arrived, for a reason that no further try can mend."""
+    def give_up(
+        self, instance_id: str, destination: str, run: int, reason: str
+    ) -> None:
+        """Fail what has not arrived, for a reason that no further try can mend.
+
+        Stale work changes nothing.
+        """
         objects = delivered_object.update().where(
             of_delivery(delivered_object, instance_id, destination),
             delivered_object.c.state == DeliveryState.QUEUED,
         )
-        end = delivery.update().where(of_delivery(delivery, instance_id, destination))
+        end = delivery.update().where(
+            of_delivery(delivery, instance_id, destination),
+            delivery.c.run == run,
+            delivery.c.state == DeliveryState.QUEUED,
+        )
         failed = DeliveryState.FAILED
         with self._engine.begin() as connection:
             lock_instance(connection, instance_id)
+            ended = end.values(state=failed, finished_at=time.time())
+            if not connection.execute(ended).rowcount:
+                return
             connection.execute(objects.values(state=failed, comment=reason))
-            connection.execute(end.values(state=failed, finished_at=time.time()))
             note(connection, instance_id, "failed", f"{destination}: {reason}")
             settle_instance(connection, instance_id)
 

@@ -81,7 +81,11 @@ class Role:
             logger.warning("%s ended with %s; starting it again", self.name, code)
         if now >= self.not_before:
             self.not_before = 0.0
-            self.start()
+            try:
+                self.start()
+            except OSError as error:  # no process to be had; the others live on
+                logger.error("Cannot start %s: %s", self.name, error.strerror)  # noqa: TRY400
+                self.not_before = now + SOUND_AFTER_S
 
 
 class Node:

@@ -19,13 +19,14 @@ logger = logging.getLogger(__name__)
 ORPHAN_AFTER_S = 600.0
 FORGET_AFTER = timedelta(hours=1)
 BATCH = 1000
+BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 def sweep(journal: Journal, spool: Spool) -> None:
     """Do it once. Safe to be done by several workers at the same time."""
     started = time.monotonic()
     orphans = spool.sweep(journal.known, older_than_s=ORPHAN_AFTER_S)
-    broken = DBOS.list_workflows(status="ERROR", limit=BATCH, load_output=False)
+    broken = DBOS.list_workflows(status=BROKEN, limit=BATCH, load_output=False)
     for workflow in broken:
         _fail(journal, workflow)
     before = (datetime.now(UTC) - FORGET_AFTER).isoformat()
@@ -50,5 +51,5 @@ def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
         instance_id, run = arguments
         journal.analyses.conclude(instance_id, run, InstanceState.FAILED, reason)
     else:
-        instance_id, destination, _ = arguments
-        journal.settlement.give_up(instance_id, destination, reason)
+        instance_id, destination, run = arguments
+        journal.settlement.give_up(instance_id, destination, run, reason)

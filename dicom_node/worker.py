@@ -62,7 +62,8 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
         settings: All of them.
         slot: Number of this worker on its machine; a worker that comes back under the
             same number takes up what it left.
-        stop: Set to end; what is under way finishes within DRAIN_S.
+        stop: Set to end; what is under way has DRAIN_S to finish, and what has not
+            is taken up again by the worker that has this slot next.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
@@ -71,16 +72,31 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     register(work)
     DBOS(config=_config(settings, slot))
     DBOS.launch()
-    try:
-        _open_queues(settings)
-        logger.info("Ready")
-        while not stop.wait(SWEEP_EVERY_S):
+    _open_queues(settings)
+    if slot == 0 and not settings.storage.database:
+        _take_over(settings.worker.processes)
+    logger.info("Ready")
+    while not stop.wait(SWEEP_EVERY_S):
+        try:
             sweep(work.journal, work.spool)
-    finally:
-        logger.info("Finishing what is under way")
-        DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
-        work.pipeline.child.close()
-        engine.dispose()
+        except Exception as error:  # noqa: BLE001 - the next sweep does it as well
+            logger.error("The sweep failed: %s", type(error).__name__)  # noqa: TRY400
+    logger.info("Finishing what is under way")
+    DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
+    # At once: a body that goes on would only find its tools gone, and take that for
+    # the image's fault.
+    os._exit(0)
+
+
+def _take_over(slots: int) -> None:
+    """Take up what workers left whose slots are no more, on this one machine."""
+    for queue in (ANALYZE, DELIVER):
+        left = [
+            each.workflow_id
+            for each in DBOS.list_workflows(status="PENDING", queue_name=queue)
+            if int((each.executor_id or ":0").rsplit(":", 1)[1]) >= slots
+        ]
+        DBOS.resume_workflows(left, queue_name=queue)
 
 
 def _work(settings: Settings, engine: sa.Engine) -> Work:

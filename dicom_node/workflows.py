@@ -41,7 +41,6 @@ MOST_CHILD_DEATHS = 3
 # An instance during which the whole worker keeps dying is given up as well, but later:
 # a worker has many reasons to die, and most of them are not the instance's.
 MOST_ATTEMPTS = 10
-PATIENCE_S = 600.0
 SEND_TIMEOUT_S = 60.0
 
 
@@ -118,7 +117,7 @@ class Work:
 
         while True:
             try:
-                return self.pipeline.analyze(instance, check)
+                return insist(lambda: self.pipeline.analyze(instance, check))
             except ChildDiedError as death:
                 died = partial(self.journal.analyses.child_died, row.id, row.run)
                 deaths = insist(partial(died, str(death)))
@@ -156,14 +155,14 @@ class Work:
             reason = "not in the settings any more; add it again and retry"
             insist(
                 lambda: self.journal.settlement.give_up(
-                    instance_id, destination, reason
+                    instance_id, destination, run, reason
                 )
             )
             return
         paths = insist(
             lambda: self.journal.deliveries.begin(instance_id, destination, run)
         )
-        if not paths:
+        if paths is None:
             return  # stale, or paused
         outcomes = send(
             [self.settings.storage.directory / path for path in paths.values()],
@@ -184,11 +183,13 @@ class Work:
 def register(work: Work) -> None:
     """Tell DBOS which names mean which bodies. Before it is launched."""
 
-    @DBOS.workflow(name=ANALYZE)
+    # DBOS counts deaths of the process, not guilt: one poison image would take
+    # innocents with it. Attempts are counted in the journal instead.
+    @DBOS.workflow(name=ANALYZE, max_recovery_attempts=None)
     def analyze(instance_id: str, run: int) -> None:
         work.analyze(instance_id, run)
 
-    @DBOS.workflow(name=DELIVER)
+    @DBOS.workflow(name=DELIVER, max_recovery_attempts=None)
     def deliver(instance_id: str, destination: str, run: int) -> None:
         work.deliver(instance_id, destination, run)
 
@@ -196,20 +197,14 @@ def register(work: Work) -> None:
 def insist(write: Callable[[], T]) -> T:
     """Repeat what fails because the database is away or the disk is full.
 
-    The work is done and must not be lost to a server that restarts.
-
-    Raises:
-        OperationalError: The database stayed away for PATIENCE_S.
-        OSError: So did the disk.
+    For as long as it takes: an instance is not to blame for that, and a worker that is
+    told to end meanwhile leaves the work for the next.
     """
-    deadline = time.monotonic() + PATIENCE_S
     pause = 0.1
     while True:
         try:
             return write()
         except (OperationalError, PoolTimeoutError, OSError) as error:
-            if time.monotonic() > deadline:
-                raise
             logger.warning("Database or disk: %s; trying again", type(error).__name__)
             time.sleep(pause)
             pause = min(pause * 2, 5.0)

@@ -17,6 +17,7 @@ from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
     ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
     generate_uid,
 )
 
@@ -120,6 +121,8 @@ Receive = Callable[..., ReceivedInstance]
 def receive(tmp_path: Path) -> Receive:
     def make(digest: str = "d1", **header: str) -> ReceivedInstance:
         identity = uuid4().hex
+        (tmp_path / "spool").mkdir(exist_ok=True)
+        (tmp_path / "spool" / f"{identity}.dcm").touch()
         known = {
             "sop_class_uid": DigitalXRayImageStorageForPresentation,
             "sop_instance_uid": generate_uid(),
@@ -386,23 +389,62 @@ def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
 ) -> None:
     journal.deliveries.pause("pacs")
 
-    assert journal.deliveries.begin(answered.id, "pacs", 1) == {}
-    assert journal.deliveries.begin(answered.id, "backup", 1) != {}
+    assert journal.deliveries.begin(answered.id, "pacs", 1) is None
+    assert journal.deliveries.begin(answered.id, "backup", 1)
 
     journal.deliveries.resume("pacs")
 
-    assert journal.deliveries.begin(answered.id, "pacs", 2) != {}
+    assert journal.deliveries.begin(answered.id, "pacs", 2)
 
 
 def test_a_destination_that_is_gone_fails_its_deliveries(
     journal: Journal, engine: sa.Engine, answered: ReceivedInstance
 ) -> None:
-    journal.settlement.give_up(answered.id, "pacs", "not in the settings")
+    journal.settlement.give_up(answered.id, "pacs", 1, "not in the settings")
 
     query = sa.select(delivered_object.c.destination, delivered_object.c.state)
     with engine.connect() as connection:
         states = {row[0]: row[1] for row in connection.execute(query)}
     assert states == {"pacs": DeliveryState.FAILED, "backup": DeliveryState.QUEUED}
+
+
+def test_giving_up_a_delivery_that_arrived_changes_nothing(
+    journal: Journal, answered: ReceivedInstance
+) -> None:
+    for name in ("pacs", "backup"):
+        journal.deliveries.begin(answered.id, name, 1)
+        journal.settlement.settle(answered.id, destination(name), 1, {"2.25.1": STORED})
+
+    journal.settlement.give_up(answered.id, "pacs", 1, "not in the settings")
+
+    assert state_of(journal, answered) == InstanceState.DELIVERED
+
+
+def test_a_delivery_of_which_nothing_is_missing_settles_at_once(
+    journal: Journal, answered: ReceivedInstance
+) -> None:
+    journal.deliveries.begin(answered.id, "pacs", 1)
+    journal.settlement.settle(answered.id, destination("pacs"), 1, {"2.25.1": STORED})
+    journal.deliveries.retry(answered.id, "pacs")
+
+    assert journal.deliveries.begin(answered.id, "pacs", 2) == {}
+    state = journal.settlement.settle(answered.id, destination("pacs"), 2, {})
+
+    assert state == DeliveryState.DELIVERED
+
+
+def test_the_same_bytes_again_replace_a_file_that_is_gone(
+    journal: Journal, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+    again = receive(sop_instance_uid=first.header.sop_instance_uid)
+
+    first.path.unlink()
+    again.path.write_bytes(b"the same bytes")
+
+    assert journal.record(again)
+    assert first.path.read_bytes() == b"the same bytes"
 
 
 def test_a_picture_that_was_answered_under_the_same_uid_is_known(
@@ -425,10 +467,18 @@ def test_a_picture_that_was_answered_under_the_same_uid_is_known(
     [
         pytest.param({"source_uids": "1.2.9"}, True, id="names-its-source"),
         pytest.param({"source_uids": "1.2.99"}, False, id="names-another"),
-        pytest.param({"body_part": "HAND"}, True, id="same-exposure"),
-        pytest.param({"body_part": "FOOT"}, False, id="other-exposure"),
+        pytest.param({"body_part": "HAND", "view_position": "AP"}, True, id="same"),
         pytest.param(
-            {"body_part": "HAND", "study_instance_uid": "1.2.4"}, False, id="study"
+            {"body_part": "HAND", "view_position": "PA"}, False, id="other-view"
+        ),
+        pytest.param({"body_part": "FOOT", "view_position": "AP"}, False, id="part"),
+        pytest.param(
+            {"source_uids": "1.2.9", "sop_class_uid": SecondaryCaptureImageStorage},
+            False,
+            id="capture",
+        ),
+        pytest.param(
+            {"view_position": "AP", "study_instance_uid": "1.2.4"}, False, id="study"
         ),
     ],
 )
@@ -443,6 +493,7 @@ def test_a_for_processing_image_waits_and_knows_its_twin(
         sop_class_uid=DigitalXRayImageStorageForProcessing,
         sop_instance_uid="1.2.9",
         body_part="HAND",
+        view_position="AP",
     )
     journal.record(raw)
     attributes = presentation.copy()

@@ -14,7 +14,9 @@ import psycopg
 import pytest
 from pydicom import dcmread
 
+from config.settings import load
 from dicom_node.archive import Archive, start_archive
+from dicom_node.database import open_engine
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
@@ -143,6 +145,26 @@ def test_a_node_that_is_killed_at_its_work_loses_nothing(
     # the node was killed may be repeated: two deliveries at once.
     assert all(each.digest == by_uid[each.sop_instance_uid] for each in log)
     assert sum(count - 1 for count in repeats.values()) <= 2, killed_at
+
+
+def test_work_of_a_worker_that_is_no_more_is_taken_over(
+    config: Path, archive: Archive, tmp_path: Path
+) -> None:
+    (path,) = phantoms(tmp_path / "phantoms", 1)
+    with serving(config) as node:
+        for worker in node.roles("dicom_node.worker"):
+            os.kill(worker, signal.SIGSTOP)  # it takes up nothing
+        send([path], node.address, calling_ae_title="TEST")
+        node.kill()
+        engine = open_engine(load(config, {}).storage.database_url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "UPDATE workflow_status SET status = 'PENDING', executor_id = 'local:7'"
+            )
+        engine.dispose()
+        node.start()
+
+        archive.wait(1, timeout_s=PATIENCE_S)
 
 
 @pytest.mark.parametrize("module", ["dicom_node.receiver", "dicom_node.worker", "api"])
