@@ -172,7 +172,8 @@ class Journal:
         """Do for an instance that came again what its sender may be hoping for."""
         note(connection, row.id, "received again", "the same bytes")
         answered = row.probability is not None
-        if answered and row.state in (InstanceState.DELIVERED, InstanceState.FAILED):
+        ended = (InstanceState.DELIVERED, InstanceState.ANALYZED, InstanceState.FAILED)
+        if answered and row.state in ended:
             self.deliveries.again(connection, row.id)
         elif row.state == InstanceState.FAILED:
             self._analyze_again(connection, row.id)

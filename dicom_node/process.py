@@ -5,11 +5,13 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 from pathlib import Path
 
 from config.settings import Settings, SettingsError, load
+from dicom_node.listener import listen
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Their lines and warnings may quote what a sender wrote.
@@ -35,9 +37,26 @@ def begin_role(name: str, supervisor: int | None) -> threading.Event:
         The event that SIGTERM and SIGINT set: finish, then exit.
     """
     configure_logging(name)
+    keep_files_private()
     if supervisor is not None:
         _die_with(supervisor)
     return stop_on_signals()
+
+
+def keep_files_private() -> None:
+    """Let nobody else read what this process writes: it holds patient data."""
+    os.umask(0o077)
+
+
+def listen_or_exit(host: str, port: int) -> socket.socket:
+    """Listen; end the process in words where that cannot be."""
+    try:
+        return listen(host, port)
+    except OSError as error:
+        sys.exit(
+            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port "
+            "in the settings, or end what listens there."
+        )
 
 
 def load_or_exit(config: Path | None) -> Settings:

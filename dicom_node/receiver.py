@@ -24,8 +24,8 @@ from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.database import open_or_exit
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
-from dicom_node.listener import DEADLINE_S, Caller, Listener, listen
-from dicom_node.process import begin_role, load_or_exit, role_parser
+from dicom_node.listener import DEADLINE_S, Caller, Listener
+from dicom_node.process import begin_role, listen_or_exit, load_or_exit, role_parser
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -53,7 +53,7 @@ def main() -> None:
     settings = load_or_exit(given.config)
     where = settings.receiver
     if given.fd is None:
-        listening = listen(where.host, where.port)
+        listening = listen_or_exit(where.host, where.port)
     else:
         listening = socket.socket(fileno=given.fd)
     spool = Spool(settings.storage)

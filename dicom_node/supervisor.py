@@ -19,11 +19,10 @@ from typing import Self
 
 from config.settings import Settings
 from dicom_node.database import migrate
-from dicom_node.process import begin_role, load_or_exit, role_parser
+from dicom_node.process import begin_role, listen_or_exit, load_or_exit, role_parser
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 128
 WATCH_S = 0.2
 # A role that dies sooner than this after its start is broken rather than unlucky; it
 # is started again all the same, but less and less often.
@@ -105,8 +104,8 @@ class Node:
             config: The file that the roles read them from again.
         """
         receiver, api = settings.receiver, settings.api
-        self._receiver = _bind(receiver.host, receiver.port)
-        self._api = _bind(api.host, api.port)
+        self._receiver = listen_or_exit(receiver.host, receiver.port)
+        self._api = listen_or_exit(api.host, api.port)
         self.receiver_port: int = self._receiver.getsockname()[1]
         self.api_port: int = self._api.getsockname()[1]
         self._settings = settings
@@ -151,17 +150,6 @@ class Node:
         folder.mkdir(parents=True, exist_ok=True)
         ports = {"receiver": self.receiver_port, "api": self.api_port}
         (folder / "ports.json").write_text(json.dumps(ports))
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
-    except OSError as error:
-        sys.exit(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port "
-            "under [receiver] or [api], or end what listens there."
-        )
 
 
 def _roles(

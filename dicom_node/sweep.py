@@ -1,10 +1,9 @@
-"""The clean-up that a worker does every minute.
+"""The clean-up that workers do: of work every minute, of files every hour.
 
 Files that nobody recorded, work that ended in an error, and work that is long done.
 """
 
 import logging
-import time
 from datetime import UTC, datetime, timedelta
 
 from dbos import DBOS, WorkflowStatus
@@ -22,10 +21,14 @@ BATCH = 1000
 BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
-def sweep(journal: Journal, spool: Spool) -> None:
-    """Do it once. Safe to be done by several workers at the same time."""
-    started = time.monotonic()
-    orphans = spool.sweep(journal.known, older_than_s=ORPHAN_AFTER_S)
+def sweep_files(journal: Journal, spool: Spool) -> None:
+    """Remove files that nobody recorded. Looks at every file there is."""
+    if orphans := spool.sweep(journal.known, older_than_s=ORPHAN_AFTER_S):
+        logger.warning("Removed %s files that nobody recorded", orphans)
+
+
+def sweep_work(journal: Journal) -> None:
+    """Clear work that ended. Safe to be done by several workers at the same time."""
     broken = DBOS.list_workflows(status=BROKEN, limit=BATCH, load_output=False)
     for workflow in broken:
         _fail(journal, workflow)
@@ -38,9 +41,8 @@ def sweep(journal: Journal, spool: Spool) -> None:
         load_output=False,
     )
     DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
-    if orphans or broken:
-        logger.warning("Swept %s files, failed %s items", orphans, len(broken))
-    logger.debug("Swept in %.3f s", time.monotonic() - started)
+    if broken:
+        logger.warning("%s work items had ended in an error", len(broken))
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:

@@ -23,7 +23,7 @@ from dicom_node.journal import Journal
 from dicom_node.pipeline import make_pipeline
 from dicom_node.process import begin_role, load_or_exit, role_parser
 from dicom_node.spool import Spool
-from dicom_node.sweep import sweep
+from dicom_node.sweep import sweep_files, sweep_work
 from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
@@ -37,6 +37,7 @@ ANALYSES_AT_ONCE = 3
 # To one destination: two associations hide each other's waiting, more only crowd it.
 DELIVERIES_AT_ONCE = 2
 SWEEP_EVERY_S = 60.0
+FILES_EVERY = 60
 DRAIN_S = 30
 
 
@@ -76,11 +77,15 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     if slot == 0 and not settings.storage.database:
         _take_over(settings.worker.processes)
     logger.info("Ready")
+    minutes = 0
     while not stop.wait(SWEEP_EVERY_S):
         try:
-            sweep(work.journal, work.spool)
+            sweep_work(work.journal)
+            if slot == 0 and minutes % FILES_EVERY == 0:
+                sweep_files(work.journal, work.spool)
         except Exception as error:  # noqa: BLE001 - the next sweep does it as well
             logger.error("The sweep failed: %s", type(error).__name__)  # noqa: TRY400
+        minutes += 1
     logger.info("Finishing what is under way")
     DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
     # At once: a body that goes on would only find its tools gone, and take that for
@@ -140,7 +145,11 @@ def _slot(directory: Path, slot: int) -> Iterator[None]:
     folder = directory / "run"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"worker-{slot}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("Another worker has slot %s; waiting for it to end", slot)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()
         yield

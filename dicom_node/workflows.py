@@ -109,7 +109,7 @@ class Work:
         if row.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
                 f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
-                "instance. Look at the image; 'analyze again' tries once more."
+                "instance. Look at the image; `fracture-node retry --uid` tries again."
             )
 
         def check(decoded: DecodedInstance) -> None:
@@ -140,13 +140,13 @@ class Work:
         known = insist(lambda: self.journal.analyses.same_picture(row, digest))
         if row.run > 1 or known is None:
             return
-        same = known.identity_digest == decoded.identity_digest
-        raise NotAnalyzedError(
-            f"The same picture as revision {known.revision} of this instance, whose "
-            "results stand."
-            + ("" if same else " Patient or study identity differ: ")
-            + ("" if same else "'analyze again' issues results under the new one.")
-        )
+        told = f"The same picture as revision {known.revision}, whose results stand."
+        if known.identity_digest != decoded.identity_digest:
+            told += (
+                " Patient or study identity differ: `fracture-node retry --uid` issues "
+                "results under the new one."
+            )
+        raise NotAnalyzedError(told)
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send what has not arrived of an instance's results to one destination."""

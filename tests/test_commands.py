@@ -463,6 +463,23 @@ def test_retry_of_what_has_not_failed_says_so(command: Command, config: Path) ->
     assert "0 asked for again" in said
 
 
+def test_retry_analyzes_again_what_is_named_though_it_was_not_analyzed(
+    tmp_path: Path, config: Path, failed: ReceivedInstance
+) -> None:
+    settings = load(config, {})
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    journal.analyze_again(failed.id)
+    journal.analyses.conclude(failed.id, 2, InstanceState.NOT_ANALYZED, "known")
+    engine.dispose()
+
+    everything = fracture_node(tmp_path, "retry", "--all", f"--config={config}")
+    named = fracture_node(tmp_path, "retry", "--uid=2.25.7", f"--config={config}")
+
+    assert everything.stdout == "0 asked for again\n"
+    assert named.stdout == "1 asked for again\n"
+
+
 def test_status_before_there_is_a_database_says_what_to_do(
     command: Command, config: Path
 ) -> None:
@@ -501,7 +518,7 @@ def test_the_demo_shows_both_phantoms_travel(tmp_path: Path) -> None:
     ]
     assert done.returncode == 0, done.stderr
     assert "definite" in broken
-    assert "none" in whole
+    assert "No Fracture" in whole
     assert {each.SOPClassUID for each in captures} == {SecondaryCaptureImageStorage}
     assert {str(each.PatientName) for each in captures} == {
         "PHANTOM^BROKEN",

@@ -10,7 +10,7 @@ from functools import partial
 from config.settings import Destination, Settings
 from dicom_node.database import check_schema, migrate, open_engine
 from dicom_node.outcome import Verdict
-from dicom_node.process import load_or_exit, role_parser
+from dicom_node.process import keep_files_private, load_or_exit, role_parser
 from dicom_node.sender import echo
 from dicom_node.spool import Spool
 from inference.classifier import Classifier, record, self_test
@@ -26,6 +26,7 @@ def main() -> None:
     parser = role_parser("check", __doc__)
     parser.add_argument("--record", action="store_true", help="fill in the card")
     given = parser.parse_args()
+    keep_files_private()
     settings = load_or_exit(given.config)
     sys.stdout.write("settings: ok\n")
     if given.record:

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +30,7 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.process import begin_role
 from dicom_node.sender import send
 from dicom_node.supervisor import Node
+from inference.finding import OperatingPoint
 from inference.phantom import draw_phantom
 
 PATIENCE_S = 120.0
@@ -186,7 +189,7 @@ def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) 
         result = arrived.get(each.study_instance_uid)
         table.add_row(
             each.name,
-            row.operating_point or row.state,
+            _answer(row),
             "" if row.probability is None else f"{row.probability:.3f}",
             "" if result is None else f"{result.at - each.at:.2f}",
             row.reason if result is None else str(archive.directory / result.path),
@@ -195,16 +198,26 @@ def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) 
     return len(arrived) >= len(sent)
 
 
+def _answer(row: sa.Row[Any]) -> str:
+    if row.probability is None:
+        return str(row.state)
+    if row.operating_point == OperatingPoint.NONE:
+        return "No Fracture"
+    return f"Fracture, {row.operating_point}"
+
+
 def _wait_until_ready(address: str) -> None:
     """Wait for the model, so that the seconds of the table are those of every day."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         try:
-            urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - http
+            opener.open(address, timeout=5).close()
         except OSError:  # not listening yet, or 503 while the model is loaded
             time.sleep(0.2)
         else:
             return
+    console.print("The model is still not loaded; the log above may say why.")
 
 
 def _send(broken: bool, address: Destination, directory: Path) -> Sent:  # noqa: FBT001

@@ -1,4 +1,8 @@
-"""Tries again what failed: one instance, a destination's deliveries, or everything."""
+"""Tries again what failed: one instance, a destination's deliveries, or everything.
+
+An instance that is named is analyzed again also where it was not analyzed: a picture
+that was known already, but under another identity, then gets results under its own.
+"""
 
 import sys
 from argparse import Namespace
@@ -7,6 +11,7 @@ from dicom_node.database import open_or_exit
 from dicom_node.history import History
 from dicom_node.journal import Journal
 from dicom_node.process import load_or_exit, role_parser
+from dicom_node.tables import InstanceState
 
 
 def main() -> None:
@@ -26,12 +31,14 @@ def main() -> None:
 
 
 def _retry(history: History, journal: Journal, given: Namespace) -> int:
-    uids = {row.id for row in history.by_uid(given.uid)} if given.uid else None
+    named = history.by_uid(given.uid) if given.uid else []
+    uids = {row.id for row in named} if given.uid else None
     analyses = [
         each
         for each in history.failed_analyses()
         if not given.destination and (uids is None or each in uids)
     ]
+    analyses += [each.id for each in named if each.state == InstanceState.NOT_ANALYZED]
     deliveries = [
         (instance_id, name)
         for instance_id, name in history.failed_deliveries()
