@@ -10,15 +10,30 @@ from io import BytesIO
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, TiffImagePlugin
+from PIL.ExifTags import Base
 
 from inference.autowindow import exposed_area, percentile_range, stretched, thinned
 from inference.radiograph import Radiograph
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
+BYTE = 8  # bits
+
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 """Pillow's modes of more than 8 bits; all of them have one channel."""
+
+TO_GRAY = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
+"""OpenCV's conversion to luma by the number of channels."""
+
+# TIFF 6.0: values of PhotometricInterpretation, PlanarConfiguration and ExtraSamples
+WHITE_IS_ZERO, SEPARATE_PLANES, ASSOCIATED_ALPHA = 0, 2, 1
+
+# Pillow knows 16 bits of gray with white as zero in little-endian files only. The key:
+# byte order, photometric, sample format, fill order, bits, extra samples.
+TiffImagePlugin.OPEN_INFO.setdefault(
+    (b"MM", WHITE_IS_ZERO, (1,), 1, (16,), ()), ("I;16B", "I;16B")
+)
 
 
 class PlainImageError(Exception):
@@ -57,7 +72,7 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
         warnings.simplefilter("ignore")  # what Pillow says of metadata and of size
         image = _opened(content)
         _check_size(image, max_megapixels)
-        pixels = _pixels(image)
+        pixels = _pixels(image, content)
     if pixels.min() == pixels.max():
         raise BrokenImageError("The image is blank: all of it is of one gray level.")
     return Radiograph(pixels, None, (pixels.shape[0], pixels.shape[1]))
@@ -87,19 +102,97 @@ def _check_size(image: Image.Image, max_megapixels: int) -> None:
         )
 
 
-def _pixels(image: Image.Image) -> NDArray[np.uint8]:
+def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
     try:
+        is_deep_color = _is_deep_color(image)  # while the header is all that was read
         upright = ImageOps.exif_transpose(image)
-        if upright.mode in DEEP_MODES:
-            return _windowed(np.asarray(upright))
-        return _gray(upright)
-    except MemoryError:
+        if is_deep_color:
+            return _windowed(_deep_luma(image, content, upright.size))
+        if upright.mode not in DEEP_MODES:
+            return _gray(upright)
+        shown = _windowed(np.asarray(upright))
+        # Pillow turns white into the largest value in images of 8 bits only.
+        photometric = _tiff_field(image, Base.PhotometricInterpretation)
+        return 255 - shown if photometric == WHITE_IS_ZERO else shown
+    except (MemoryError, PlainImageError):
         raise
     except Exception as error:  # noqa: BLE001 - the same
         raise BrokenImageError(
             f"The image is damaged or ends early ({type(error).__name__}). Send the "
             "whole file."
         ) from None
+
+
+def _is_deep_color(image: Image.Image) -> bool:
+    """Find the colors of 16 bits, of which Pillow would keep the upper 8 alone."""
+    if image.mode in DEEP_MODES:
+        return False
+    if image.format == "PNG":
+        return any(";16" in str(tile.args) for tile in image.tile)  # type: ignore[attr-defined]
+    bits = _tiff_field(image, Base.BitsPerSample)
+    return isinstance(bits, tuple) and max(bits) > BYTE
+
+
+def _tiff_field(image: Image.Image, tag: Base) -> object:
+    """Read a field of the first picture of a TIFF; None of any other format."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return image.tag_v2.get(tag)
+    return None
+
+
+def _deep_luma(
+    image: Image.Image, content: bytes, size: tuple[int, int]
+) -> NDArray[np.uint16]:
+    """Decode colors of 16 bits, lay them over black, and take the luma (BT.601).
+
+    Args:
+        image: The file as Pillow has read it, and so neither damaged nor too large.
+        content: The whole file.
+        size: Columns and rows of the upright picture.
+    """
+    colors = _deep_colors(image, content)
+    luma = cv2.cvtColor(colors, TO_GRAY[colors.shape[2]])
+    if _has_alpha_to_apply(image):
+        luma = cv2.multiply(luma, colors[..., 3], scale=1 / 65535)
+    # OpenCV has turned a TIFF upright, and nothing else.
+    upright = np.asarray(luma, np.uint16)
+    if image.format != "TIFF":
+        upright = _turned(upright, image)
+    if upright.shape != size[::-1]:
+        raise BrokenImageError("The image is damaged: its size is not what it says.")
+    return upright
+
+
+def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
+    """Decode to (rows, columns, 3 or 4): blue, green, red and perhaps alpha."""
+    decoded = None
+    # OpenCV takes planes that lie one after the other for interleaved ones.
+    if _tiff_field(image, Base.PlanarConfiguration) != SEPARATE_PLANES:
+        data = np.frombuffer(content, np.uint8)
+        decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if (
+        decoded is None
+        or decoded.dtype != np.uint16
+        or decoded.shape[2:] not in {(channels,) for channels in TO_GRAY}
+    ):
+        raise BrokenImageError(
+            "The image has colors of 16 bits in a layout that is not read. Send it as "
+            "gray of 16 bits, or in colors of 8."
+        )
+    return np.asarray(decoded, np.uint16)
+
+
+def _has_alpha_to_apply(image: Image.Image) -> bool:
+    """Tell alpha from a fourth channel of no meaning, and from alpha applied before."""
+    extra = _tiff_field(image, Base.ExtraSamples)
+    return image.has_transparency_data and extra != (ASSOCIATED_ALPHA,)
+
+
+def _turned(pixels: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
+    """Turn pixels upright as the EXIF orientation of the image says."""
+    turned = Image.fromarray(pixels)
+    turned.getexif()[Base.Orientation] = image.getexif().get(Base.Orientation, 1)
+    return np.asarray(ImageOps.exif_transpose(turned), np.uint16)
 
 
 def _windowed(values: NDArray[np.generic]) -> NDArray[np.uint8]:

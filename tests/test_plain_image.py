@@ -5,14 +5,17 @@ import zlib
 from io import BytesIO
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from numpy.typing import NDArray
+from PIL import Image, TiffImagePlugin
 
 from inference.phantom import draw_phantom
 from inference.plain_image import (
+    FORMATS,
     BrokenImageError,
     NotAnImageError,
     PlainImageError,
@@ -20,14 +23,60 @@ from inference.plain_image import (
     read_plain_image,
 )
 
-PHANTOM = draw_phantom(broken=True, rows=64, columns=48).radiograph().pixels
+DRAWN = draw_phantom(broken=True, rows=64, columns=48)
+PHANTOM = DRAWN.radiograph().pixels
+DEEP = DRAWN.pixels  # 12 bits in 16
 EXIF_ORIENTATION = 0x0112
+ORIENTATIONS = range(1, 9)
 
 
 def file_of(image: Image.Image, kind: str, **options: Any) -> bytes:  # noqa: ANN401
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def tiff_of(
+    samples: NDArray[np.uint16],
+    *,
+    order: str = "<",
+    fields: dict[int, int] | None = None,
+) -> bytes:
+    """A TIFF of 16 bits in one strip, as Pillow cannot write it.
+
+    Args:
+        samples: (rows, columns) or (rows, columns, channels).
+        order: "<" for little, ">" for big endian.
+        fields: Numbers of TIFF 6.0 fields, SHORT each, and their values.
+    """
+    rows, columns, channels = np.atleast_3d(samples).shape
+    data = samples.astype(f"{order}u2").tobytes()
+    values: dict[int, Any] = {256: columns, 257: rows, 258: (16,) * channels, 259: 1}
+    values |= {262: 2 if channels > 1 else 1, 277: channels, 278: rows}
+    values |= {273: 0, 279: len(data)} | (fields or {})
+    prefix = b"II*\0" if order == "<" else b"MM\0*"
+    directory = TiffImagePlugin.ImageFileDirectory_v2(prefix + bytes(4))
+    for tag, value in values.items():
+        directory.tagtype[tag] = 4 if tag in {273, 279} else 3  # LONG, SHORT
+        directory[tag] = value
+    # Pillow moves the offset of the strip behind the directory.
+    return prefix + struct.pack(f"{order}I", 8) + directory.tobytes(8) + data
+
+
+def colored(gray: NDArray[np.uint16], alpha: int | None = None) -> NDArray[np.uint16]:
+    """Equal red, green and blue, and one alpha for all."""
+    rgb = np.repeat(gray[..., np.newaxis], 3, axis=2)
+    if alpha is None:
+        return rgb
+    return np.dstack([rgb, np.full_like(gray, alpha)])
+
+
+def png_of(samples: NDArray[np.uint16]) -> bytes:
+    return cv2.imencode(".png", samples)[1].tobytes()
+
+
+def assert_nearly_equal(pixels: Any, expected: Any) -> None:  # noqa: ANN401
+    np.testing.assert_allclose(pixels.astype(int), expected.astype(int), atol=1)
 
 
 def pixels_of(content: bytes) -> Any:  # noqa: ANN401
@@ -64,6 +113,111 @@ def test_16_bits_are_shown_through_percentiles(kind: str) -> None:
     gray = pixels_of(file_of(Image.fromarray(values), kind))[0]
 
     assert (gray[5], gray[500], gray[995]) == (0, 128, 255)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(png_of(colored(DEEP)), id="PNG RGB"),
+        pytest.param(png_of(colored(DEEP, 65535)), id="PNG RGBA"),
+        # Half transparent over black is half as bright, and the window evens it out.
+        pytest.param(png_of(colored(DEEP * 2, 32768)), id="PNG half transparent"),
+        pytest.param(tiff_of(colored(DEEP)), id="TIFF little"),
+        pytest.param(tiff_of(colored(DEEP), order=">"), id="TIFF big"),
+        pytest.param(
+            cv2.imencode(".tiff", colored(DEEP), [cv2.IMWRITE_TIFF_COMPRESSION, 5])[
+                1
+            ].tobytes(),
+            id="TIFF LZW",
+        ),
+    ],
+)
+def test_16_bits_of_color_are_shown_as_16_bits_of_gray(content: bytes) -> None:
+    gray = pixels_of(png_of(DEEP))
+
+    assert gray.std() > 20
+    assert_nearly_equal(pixels_of(content), gray)
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_applied"),
+    [
+        pytest.param(0, False, id="no alpha"),
+        pytest.param(1, False, id="associated: applied already"),
+        pytest.param(2, True, id="unassociated"),
+    ],
+)
+def test_fourth_channel_of_16_bits_is_what_the_file_says(
+    extra: int, *, is_applied: bool
+) -> None:
+    samples = colored(DEEP, 65535)
+    samples[:32, :, 3] = 0
+
+    pixels = pixels_of(tiff_of(samples, fields={338: extra}))
+
+    assert bool(pixels[:32].any()) is not is_applied
+
+
+@pytest.mark.parametrize(
+    ("color", "luma"),
+    [(0, 0.299), (1, 0.587), (2, 0.114)],
+    ids=["red", "green", "blue"],
+)
+def test_luma_of_16_bits_is_that_of_8(color: int, luma: float) -> None:
+    # Percentiles 0.5 and 99.5 of so few values lie next to the extremes: 0 and 60000.
+    samples = np.zeros((1, 400, 3), np.uint16)
+    samples[0, ::2] = 60000
+    samples[0, 1, color] = 60000
+
+    pixels = pixels_of(tiff_of(samples))
+
+    assert pixels[0, 1] == pytest.approx(luma * 255, abs=1)
+
+
+@pytest.mark.parametrize("orientation", ORIENTATIONS)
+def test_16_bits_of_color_are_turned_upright(orientation: int) -> None:
+    upright = file_of(Image.fromarray(PHANTOM), "PNG", exif=turned_by(orientation))
+    expected = np.asarray(pixels_of(upright), np.uint16) * 16
+    deep = np.asarray(PHANTOM, np.uint16) * 16
+    plain, head = png_of(colored(deep)), 33  # signature and IHDR
+    exif = turned_by(orientation).tobytes().removeprefix(b"Exif\0\0")
+    check = struct.pack(">I", zlib.crc32(b"eXIf" + exif))
+    chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + check
+
+    as_png = pixels_of(plain[:head] + chunk + plain[head:])
+    as_tiff = pixels_of(tiff_of(colored(deep), fields={EXIF_ORIENTATION: orientation}))
+
+    assert_nearly_equal(as_png, pixels_of(png_of(expected)))
+    assert_nearly_equal(as_tiff, pixels_of(png_of(expected)))
+
+
+def turned_by(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("channels", "fields"),
+    [pytest.param(3, {284: 2}, id="planes"), pytest.param(4, {262: 5}, id="CMYK")],
+)
+def test_16_bits_of_color_in_another_layout_are_refused(
+    channels: int, fields: dict[int, int]
+) -> None:
+    content = tiff_of(colored(DEEP, 0)[..., :channels], fields=fields)
+
+    with pytest.raises(BrokenImageError, match="colors of 16 bits in a layout"):
+        pixels_of(content)
+
+
+@pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
+@pytest.mark.parametrize("inverted", [0, 1], ids=["white is zero", "black is zero"])
+def test_16_bits_of_either_polarity_look_the_same(order: str, inverted: int) -> None:
+    stored = DEEP if inverted else 4095 - DEEP
+
+    pixels = pixels_of(tiff_of(stored, order=order, fields={262: inverted}))
+
+    assert_nearly_equal(pixels, pixels_of(png_of(DEEP)))
 
 
 def test_bars_at_the_edges_do_not_count_for_the_percentiles() -> None:
@@ -171,16 +325,24 @@ def test_too_large_image_is_refused_by_its_header(
         pixels_of(claiming(*size))
 
 
+WHOLE = [
+    *(file_of(Image.fromarray(PHANTOM), kind) for kind in FORMATS),
+    png_of(colored(DEEP)),
+    tiff_of(colored(DEEP)),
+    tiff_of(DEEP, order=">", fields={262: 0}),
+]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
-    kind=st.sampled_from(["PNG", "JPEG", "BMP", "TIFF", "WEBP"]),
+    whole=st.sampled_from(WHOLE),
     damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
     length=st.floats(0, 1),
 )
 def test_damaged_files_end_in_our_errors_only(
-    kind: str, damage: list[tuple[float, int]], length: float
+    whole: bytes, damage: list[tuple[float, int]], length: float
 ) -> None:
-    content = bytearray(file_of(Image.fromarray(PHANTOM), kind))
+    content = bytearray(whole)
     for place, value in damage:
         content[int(place * (len(content) - 1))] = value
 
