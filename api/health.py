@@ -11,16 +11,21 @@ from pathlib import Path
 
 from fastapi import APIRouter, Response, status
 from fastapi.responses import PlainTextResponse
-from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from config.settings import StorageSettings
-from dicom_node.database import open_engine, reading
+from dicom_node.database import open_engine
 
 Check = Callable[[], None]
 """Returns when all is well; raises NotReadyError."""
 
 OK = "ok"
+
+READ_ONLY = (
+    "the database can be read but not written; see that its file and folder, or its "
+    "server, are not read-only"
+)
 
 _WHY = {"application/json": {"example": {"model": "the model is being loaded"}}}
 
@@ -30,7 +35,7 @@ class NotReadyError(Exception):
 
 
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
-    """Check what every role needs: a database that answers, a disk that takes files."""
+    """Check what every role needs: a database and a disk that can be written."""
     return {  # the folder first: SQLite's file may lie in it
         "spool": partial(check_spool, storage.directory),
         "database": partial(check_database, storage.database_url),
@@ -38,23 +43,41 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
 
 
 def check_database(url: str) -> None:
-    """Ask the database one question.
+    """Begin to write to the database, and leave it at that.
 
     Raises:
-        NotReadyError: It does not answer. The message quotes nothing of the URL,
-            which may hold a password.
+        NotReadyError: It does not answer, or takes no writes. The message quotes
+            nothing of the URL, which may hold a password.
     """
     engine = open_engine(url)
     try:
-        with reading(engine) as connection:
-            connection.execute(text("SELECT 1"))
+        with engine.connect() as connection:  # rolls back in the end
+            _check_writes(connection)
     except SQLAlchemyError as error:
+        if _is_read_only(error):
+            raise NotReadyError(READ_ONLY) from None
         raise NotReadyError(
             f"the database does not answer ({type(error).__name__}); see that it runs "
             "and that storage.database is right"
         ) from None
     finally:
         engine.dispose()
+
+
+def _check_writes(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        answer = connection.execute(text("SHOW transaction_read_only"))
+        if answer.scalar_one() != "off":
+            raise NotReadyError(READ_ONLY)
+        return
+    # Of a file that it may only read, SQLite makes BEGIN IMMEDIATE a plain BEGIN; the
+    # first write is refused. This one needs no table.
+    connection.execute(text("PRAGMA user_version = 1"))
+
+
+def _is_read_only(error: SQLAlchemyError) -> bool:
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(cause, "sqlite_errorname", "").startswith("SQLITE_READONLY")
 
 
 def check_spool(directory: Path) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import socket
+import sqlite3
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from fastapi import FastAPI
 
@@ -16,7 +18,8 @@ from api.health import (
     health_router,
     storage_checks,
 )
-from config.settings import load
+from config.settings import StorageSettings, load
+from dicom_node.database import migrate
 
 
 def well() -> None:
@@ -75,6 +78,40 @@ def test_spool_that_is_no_folder_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(NotReadyError, match=r"^storage\.directory cannot be written: "):
         check_spool(tmp_path / "data")
+
+
+def test_sqlite_file_that_cannot_be_written_is_not_ready(tmp_path: Path) -> None:
+    file = tmp_path / "node.sqlite"
+    migrate(StorageSettings(directory=tmp_path, database="", min_free_mb=1))
+    check_database(f"sqlite:///{file}")
+
+    # As SQLite opens a file without the right to write it; root has every right.
+    with pytest.raises(NotReadyError, match="can be read but not written"):
+        check_database(f"sqlite:///file:{file}?mode=ro&uri=true")
+
+
+def test_asking_leaves_nothing_in_the_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'node.sqlite'}"
+    migrate(StorageSettings(directory=tmp_path, database="", min_free_mb=1))
+    with sqlite3.connect(tmp_path / "node.sqlite") as file:
+        before = list(file.iterdump())
+
+    check_database(url)
+    check_database(url)  # the first has let go of the lock
+
+    assert list(file.iterdump()) == before
+
+
+@pytest.mark.postgresql
+def test_postgresql_that_takes_no_writes_is_not_ready(postgresql: str) -> None:
+    url = postgresql.replace("postgresql:", "postgresql+psycopg:")
+    check_database(url)
+    with psycopg.connect(postgresql, autocommit=True) as administration:
+        administration.execute("CREATE ROLE looker LOGIN")
+        administration.execute("ALTER ROLE looker SET default_transaction_read_only=on")
+
+    with pytest.raises(NotReadyError, match="can be read but not written"):
+        check_database(url.replace("postgres@", "looker@"))
 
 
 def test_database_that_is_away_is_told_without_its_password() -> None:
