@@ -26,7 +26,7 @@ _FORM = {
                         "format": "binary",
                         "description": "One radiograph: PNG, JPEG, BMP, TIFF or WebP "
                         "of 8 or 16 bits, gray or color, or a DICOM file, of at most "
-                        f"{LARGEST_FILE // 2**20} MB. What it is, its content says; "
+                        f"{LARGEST_FILE // 10**6} MB. What it is, its content says; "
                         "its name and declared type are not looked at.",
                     }
                 },
@@ -42,7 +42,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     ),
     413: problem(
         "The file, or the image in it, is too large",
-        f"The file is over {LARGEST_FILE // 2**20} MB, the most that is taken.",
+        f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken.",
     ),
     415: problem(
         "Neither an image nor DICOM, or DICOM that is not a radiograph to analyze",

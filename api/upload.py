@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.types import Message, Receive
 
-LARGEST_FILE = 50 * 2**20
+LARGEST_FILE = 50_000_000
 """Bytes of an upload, at most."""
 
 # Boundary and part headers around the file.
@@ -80,5 +80,5 @@ def _counted(receive: Receive) -> Receive:
 def _too_large() -> HTTPException:
     return HTTPException(
         status.HTTP_413_CONTENT_TOO_LARGE,
-        f"The file is over {LARGEST_FILE // 2**20} MB, the most that is taken.",
+        f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken.",
     )
