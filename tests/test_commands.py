@@ -90,8 +90,12 @@ def command(
         ((_, _, _, module, *rest),) = started
         name = f"{module}.__main__" if module == "api" else module
         monkeypatch.setattr(sys, "argv", [module, *rest])
-        with pytest.raises(SystemExit) as end:
-            sys.exit(importlib.import_module(name).main())
+        umask = os.umask(0o022)
+        try:
+            with pytest.raises(SystemExit) as end:
+                sys.exit(importlib.import_module(name).main())
+        finally:
+            os.umask(umask)
         said = capsys.readouterr()
         code = end.value.code
         if isinstance(code, str):  # as the interpreter does with it
@@ -287,12 +291,12 @@ def test_weights_that_are_not_there_are_said_in_words(
 
 
 def test_check_is_content_with_a_destination_that_answers(
-    tmp_path: Path, config: Path
+    command: Command, config: Path
 ) -> None:
-    done = fracture_node(tmp_path, "check", f"--config={config}")
+    status, said = command("check", "--config", config)
 
-    assert done.returncode == 0, done.stderr
-    assert [line.partition(",")[0] for line in done.stdout.splitlines()] == [
+    assert status == 0
+    assert [line.partition(",")[0] for line in said.splitlines()] == [
         "settings: ok",
         "model: ok",
         "spool: ok",
@@ -526,12 +530,14 @@ def test_the_demo_shows_both_phantoms_travel(tmp_path: Path) -> None:
     }
 
 
-def test_train_writes_weights_that_the_node_can_load(tmp_path: Path) -> None:
-    done = fracture_node(
-        tmp_path, "train", "--phantoms", "--steps=1", "--out=new/mine.pth"
-    )
+def test_train_writes_weights_and_card_where_it_was_told(
+    command: Command, tmp_path: Path
+) -> None:
+    out = tmp_path / "new" / "mine.pth"
 
-    card = read_card(tmp_path / "new" / "mine.toml")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"new/mine.pth: {card.name} {card.version}\n"
-    assert (tmp_path / "new" / "mine.pth").stat().st_size > 10e6
+    status, said = command("train", "--phantoms", "--steps=1", "--out", out)
+
+    card = read_card(out.with_suffix(".toml"))
+    assert status == 0
+    assert f"{out}: {card.name} {card.version}\n" in said
+    assert out.stat().st_size > 10e6

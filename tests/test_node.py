@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,13 +16,13 @@ import pytest
 from pydicom import dcmread
 
 from config.settings import load
-from dicom_node.archive import Archive, start_archive
+from dicom_node.archive import Archive, Stored, start_archive
 from dicom_node.database import open_engine
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
 from inference.phantom import draw_phantom
-from tests.served import PATIENCE_S, counts, serving, wait_for
+from tests.served import PATIENCE_S, Served, counts, serving, wait_for
 
 CONFIG = """
 [receiver]
@@ -56,6 +57,43 @@ def config(tmp_path: Path, archive: Archive) -> Path:
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class Hospital:
+    """A node at work, its archive, and the folder of both."""
+
+    node: Served
+    archive: Archive
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "node.toml"
+
+    def wait(self, source: Path) -> Stored:
+        """Wait for what comes back into the study of an instance."""
+        study = dcmread(source).StudyInstanceUID
+        found: list[Stored] = []
+
+        def has_come() -> bool:
+            log = self.archive.log
+            found.extend(each for each in log if each.study_instance_uid == study)
+            return bool(found)
+
+        wait_for(has_come)
+        return found[0]
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    """For tests that do not mind what others send: to start takes long."""
+    folder = tmp_path_factory.mktemp("hospital")
+    archive = start_archive(folder / "archive")
+    (folder / "node.toml").write_text(CONFIG.format(port=archive.port))
+    with serving(folder / "node.toml") as node:
+        yield Hospital(node, archive, folder)
+    archive.stop()
+
+
 def phantoms(folder: Path, count: int) -> list[Path]:
     """Write small phantoms, every other one broken."""
     folder.mkdir(exist_ok=True)
@@ -68,24 +106,20 @@ def phantoms(folder: Path, count: int) -> list[Path]:
 
 
 def test_a_radiograph_comes_back_annotated_in_its_study(
-    config: Path, archive: Archive, tmp_path: Path, peer: Callable[[str], str]
+    hospital: Hospital, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
-    with serving(config) as node:
-        address = [node.address.host, str(node.address.port)]
-        subprocess.run(
-            [peer("storescu"), "-aec", "FRACTURE_AI", *address, str(path)], check=True
-        )
-        (stored,) = archive.wait(1, timeout_s=PATIENCE_S)
-        wait_for(lambda: counts(config) == {"delivered": 1})
-        status = node.stop()
+    where = hospital.node.address
+    command = [peer("storescu"), "-aec", where.ae_title, where.host, str(where.port)]
 
-    source, result = dcmread(path), dcmread(archive.directory / stored.path)
+    subprocess.run([*command, path], check=True)
+    stored = hospital.wait(path)
+
+    source, result = dcmread(path), dcmread(hospital.archive.directory / stored.path)
     assert result.StudyInstanceUID == source.StudyInstanceUID
     assert result.PatientID == source.PatientID
     assert result.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
     assert result.pixel_array.ndim == 3
-    assert status == 0
 
 
 @pytest.mark.postgresql
@@ -120,15 +154,18 @@ def test_the_node_works_on_postgresql_and_outlives_its_restart(
     assert status == 0
 
 
-def test_a_node_that_is_killed_at_its_work_loses_nothing(
+def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothing(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
     paths = phantoms(tmp_path / "phantoms", 50)
     with serving(config) as node:
         outcomes = send(paths[:30], node.address, calling_ae_title="TEST")
         archive.wait(5, timeout_s=PATIENCE_S)
+        modules = ("dicom_node.receiver", "dicom_node.worker", "api")
+        roles = [each for module in modules for each in node.roles(module)]
         node.kill()
         killed_at = datetime.now(UTC)
+        wait_for(lambda: not any(alive(each) for each in roles))
 
         node.start()
         outcomes += send(paths[30:], node.address, calling_ae_title="TEST")
@@ -141,6 +178,7 @@ def test_a_node_that_is_killed_at_its_work_loses_nothing(
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
     assert studies == {str(dcmread(path).StudyInstanceUID) for path in paths}
     assert len(by_uid) == 50
+    assert len(roles) == 4
     # A repeat is the same object to the last byte, and only what was on its way when
     # the node was killed may be repeated: two deliveries at once.
     assert all(each.digest == by_uid[each.sop_instance_uid] for each in log)
@@ -177,34 +215,19 @@ def test_work_of_a_worker_that_is_no_more_is_taken_over(
 
 @pytest.mark.parametrize("module", ["dicom_node.receiver", "dicom_node.worker", "api"])
 def test_a_role_that_is_killed_comes_back(
-    config: Path, archive: Archive, tmp_path: Path, module: str
+    hospital: Hospital, tmp_path: Path, module: str
 ) -> None:
-    with serving(config) as node:
-        before = node.roles(module)
-        os.kill(before[0], signal.SIGKILL)
-        wait_for(lambda: not set(node.roles(module)) <= set(before))
-        wait_for(lambda: len(node.roles(module)) == len(before))
+    (path,) = phantoms(tmp_path / "phantoms", 1)
+    node = hospital.node
+    before = node.roles(module)
+    os.kill(before[0], signal.SIGKILL)
+    wait_for(lambda: not set(node.roles(module)) <= set(before))
+    wait_for(lambda: len(node.roles(module)) == len(before))
 
-        outcomes = send(
-            phantoms(tmp_path / "phantoms", 1), node.address, calling_ae_title="TEST"
-        )
-        archive.wait(1, timeout_s=PATIENCE_S)
+    outcomes = send([path], node.address, calling_ae_title="TEST")
+    hospital.wait(path)
 
     assert [each.verdict for each in outcomes] == [Verdict.STORED]
-
-
-def test_no_role_outlives_its_supervisor(config: Path) -> None:
-    with serving(config) as node:
-        roles = [
-            *node.roles("dicom_node.receiver"),
-            *node.roles("dicom_node.worker"),
-            *node.roles("api"),
-        ]
-        node.kill()
-
-        wait_for(lambda: not any(alive(each) for each in roles))
-
-    assert len(roles) == 4
 
 
 def alive(pid: int) -> bool:
@@ -240,22 +263,18 @@ def test_sigterm_lets_what_is_under_way_finish(config: Path, tmp_path: Path) -> 
     assert sum(counts(config).values()) == 12
 
 
-def test_no_patient_data_in_the_logs(
-    config: Path, archive: Archive, tmp_path: Path
-) -> None:
+def test_no_patient_data_in_the_logs(hospital: Hospital, tmp_path: Path) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
     dataset = dcmread(path)
-    with serving(config) as node:
-        send([path], node.address, calling_ae_title="TEST")
-        archive.wait(1, timeout_s=PATIENCE_S)
-        wait_for(lambda: counts(config) == {"delivered": 1})
-        node.stop()
+    send([path], hospital.node.address, calling_ae_title="TEST")
+    hospital.wait(path)
+    wait_for(lambda: counts(hospital.config).keys() == {"delivered"})
 
-    log = (tmp_path / "log").read_text()
-    names = [str(each) for each in tmp_path.rglob("*")]
+    log = (hospital.folder / "log").read_text()
+    names = [str(each) for each in hospital.folder.rglob("*")]
     # The journal may hold what an archive says of a patient; the spool surely does.
-    assert (tmp_path / "node").stat().st_mode & 0o077 == 0
-    assert (tmp_path / "node" / "node.sqlite").stat().st_mode & 0o077 == 0
+    assert (hospital.folder / "node").stat().st_mode & 0o077 == 0
+    assert (hospital.folder / "node" / "node.sqlite").stat().st_mode & 0o077 == 0
     assert str(dataset.SOPInstanceUID) in log
     for secret in (str(dataset.PatientName), dataset.PatientID):
         assert secret not in log

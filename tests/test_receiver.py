@@ -252,7 +252,7 @@ def test_the_file_is_part_10_and_names_us_as_its_writer(
     assert dataset.file_meta.MediaStorageSOPInstanceUID == phantom.SOPInstanceUID
     assert dataset.file_meta.MediaStorageSOPClassUID == DX
     assert dataset.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
-    assert dataset.file_meta.ImplementationVersionName == "FRACTURE_NODE"
+    assert dataset.file_meta.ImplementationVersionName == "FRACTURE_NODE_1"
 
 
 def test_many_instances_come_over_one_association(
