@@ -7,6 +7,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -198,10 +199,12 @@ def test_work_of_a_worker_that_is_no_more_is_taken_over(
 ) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
     with serving(config) as node:
-        for worker in node.roles("dicom_node.worker"):
-            os.kill(worker, signal.SIGSTOP)  # it takes up nothing
+        (worker,) = node.roles("dicom_node.worker")
+        os.kill(worker, signal.SIGSTOP)  # it takes up nothing
         send([path], node.address, calling_ae_title="TEST")
         node.kill()
+        with suppress(ProcessLookupError):  # it may have been stopped while importing
+            os.kill(worker, signal.SIGKILL)
         engine = open_engine(load(config, {}).storage.database_url)
         with engine.begin() as connection:
             connection.exec_driver_sql(
