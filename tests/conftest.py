@@ -6,6 +6,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,16 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Debian keeps each version of PostgreSQL's server in a folder of its own.
 POSTGRESQL = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
+# Stops when its input ends, which it also does when pytest is killed.
+SERVE = """
+"$1" -D "$3/data" -U postgres --auth=trust --no-sync >/dev/null || exit
+"$2" -D "$3/data" -l "$3/log" --wait start >/dev/null \\
+    -o "-c listen_addresses= -c unix_socket_directories=$3 -F" || exit
+echo ready
+read -r _
+"$2" -D "$3/data" --mode=immediate stop >/dev/null
+rm -rf "$3/data"
+"""
 DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 
@@ -69,24 +80,20 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
     # into and whose name is too long for a socket's.
     owner = "postgres" if os.geteuid() == 0 else None
 
-    def run(*command: str) -> None:
-        groups = None if owner is None else []
-        subprocess.run(
-            command,
-            check=True,
-            user=owner,
-            group=owner,
-            extra_groups=groups,
-            cwd="/",
-            stdout=subprocess.DEVNULL,
-        )
-
+    start = partial(
+        subprocess.Popen,
+        user=owner,
+        group=owner,
+        extra_groups=None if owner is None else [],
+        cwd="/",
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,  # Ctrl-C is for us alone
+    )
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
         if owner:
             shutil.chown(folder, owner, owner)
-        data, log = f"{folder}/data", f"{folder}/log"
-        run(initdb, "-D", data, "-U", "postgres", "--auth=trust", "--no-sync")
-        options = f"-c listen_addresses= -c unix_socket_directories={folder} -F"
-        run(pg_ctl, "-D", data, "-l", log, "-o", options, "--wait", "start")
-        yield f"postgresql://postgres@/postgres?host={folder}"
-        run(pg_ctl, "-D", data, "--mode=immediate", "stop")
+        with start(["sh", "-c", SERVE, "sh", initdb, pg_ctl, folder]) as server:
+            assert server.stdout.readline() == b"ready\n", "PostgreSQL does not start"
+            yield f"postgresql://postgres@/postgres?host={folder}"
+            server.communicate()
