@@ -97,8 +97,7 @@ class Listener:
                 try:
                     # One at a time: the other processes have woken up, too.
                     self._accept()
-                except Exception:
-                    # No thread to be had, say: this connection is lost, not the node.
+                except Exception:  # this connection is lost, not the node
                     logger.exception("Cannot take a connection")
                     time.sleep(0.1)
 
@@ -116,9 +115,16 @@ class Listener:
         self._make_room(address[0])
         with self._lock:
             self._waiting[connection] = address[0]
-        threading.Thread(
+        hearing = threading.Thread(
             target=self._hear, args=(connection, address), name="waiting", daemon=True
-        ).start()
+        )
+        try:
+            hearing.start()
+        except RuntimeError:  # no thread to be had; the peer shall not wait for one
+            with self._lock:
+                self._waiting.pop(connection, None)
+            connection.close()
+            raise
 
     def _make_room(self, address: str | None) -> None:
         """Send the oldest away where one more would be too many, or for None."""

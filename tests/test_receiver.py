@@ -655,6 +655,24 @@ def test_300_silent_sockets_lock_nobody_out(serve: Serve) -> None:
         each.close()
 
 
+def test_a_caller_for_whom_there_is_no_thread_is_sent_away_and_the_next_is_served(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = serve()
+    start = threading.Thread.start
+
+    def fail(thread: threading.Thread) -> None:
+        if thread.name == "waiting":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as exhausted, connect(node) as peer:
+        exhausted.setattr(threading.Thread, "start", fail)
+        assert peer.recv(100) == b""
+
+    assert node.associate().is_established
+
+
 @pytest.mark.parametrize("said", [b"", b"\x01", b"\x01\x00\x00\x00\x00\xff\x00\x01"])
 def test_who_does_not_finish_a_request_is_sent_away(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, said: bytes
