@@ -103,3 +103,13 @@ def reasons(config: Path, sop_instance_uid: str) -> list[str]:
         return [row.reason for row in History(engine).by_uid(sop_instance_uid)]
     finally:
         engine.dispose()
+
+
+def made_endless(path: Path) -> None:
+    """Give an instance a VOI LUT Sequence of a million items, minutes of parsing."""
+    content = path.read_bytes()
+    item = b"\xfe\xff\x00\xe0" + bytes(4)
+    items = item * 1_000_000
+    sequence = b"\x28\x00\x10\x30SQ\x00\x00" + len(items).to_bytes(4, "little") + items
+    pixel_data = content.rindex(b"\xe0\x7f\x10\x00")
+    path.write_bytes(content[:pixel_data] + sequence + content[pixel_data:])

@@ -23,7 +23,15 @@ from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
 from inference.phantom import draw_phantom
-from tests.served import PATIENCE_S, Served, counts, serving, wait_for
+from tests.served import (
+    PATIENCE_S,
+    Served,
+    counts,
+    made_endless,
+    reasons,
+    serving,
+    wait_for,
+)
 
 CONFIG = """
 [receiver]
@@ -33,6 +41,8 @@ processes = 2
 [storage]
 directory = "node"
 min_free_mb = 1
+[worker]
+decode_timeout_s = 3
 [api]
 port = 0
 [[destinations]]
@@ -155,6 +165,26 @@ def test_the_node_works_on_postgresql_and_outlives_its_restart(
     assert status == 0
 
 
+def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    before, poison, after = phantoms(tmp_path / "phantoms", 3)
+    made_endless(poison)
+
+    outcomes = send(
+        [before, poison, after], hospital.node.address, calling_ae_title="TEST"
+    )
+    hospital.wait(before)
+    hospital.wait(after)
+    uid = str(dcmread(poison, stop_before_pixels=True).SOPInstanceUID)
+    wait_for(lambda: reasons(hospital.config, uid) != [""])
+
+    (reason,) = reasons(hospital.config, uid)
+    assert {each.verdict for each in outcomes} == {Verdict.STORED}
+    assert "longer than 3 s (decode_timeout_s" in reason
+    assert counts(hospital.config)["failed"] == 1
+
+
 def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothing(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
@@ -271,7 +301,7 @@ def test_no_patient_data_in_the_logs(hospital: Hospital, tmp_path: Path) -> None
     dataset = dcmread(path)
     send([path], hospital.node.address, calling_ae_title="TEST")
     hospital.wait(path)
-    wait_for(lambda: counts(hospital.config).keys() == {"delivered"})
+    wait_for(lambda: counts(hospital.config).keys() <= {"delivered", "failed"})
 
     log = (hospital.folder / "log").read_text()
     names = [str(each) for each in hospital.folder.rglob("*")]

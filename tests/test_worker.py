@@ -1,0 +1,74 @@
+"""The worker as a process: how it ends while it is busy."""
+
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+from config.settings import load
+from dicom_node.database import migrate, open_engine
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.spool import Spool
+from dicom_node.tables import InstanceState
+from inference.phantom import draw_phantom
+from tests.served import made_endless, wait_for
+
+HASTY = "import sys, dicom_node.worker as w; w.DRAIN_S = 0.5; w.main()"
+
+
+def test_what_outlasts_the_drain_is_left_for_the_next_worker(tmp_path: Path) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text('[storage]\ndirectory = "node"\nmin_free_mb = 1\n')
+    settings = load(config, {})
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, ())
+    long = long_instance(Spool(settings.storage))
+    journal.record(long)
+
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", HASTY, f"--config={config}"]
+    ) as it:
+        wait_for(lambda: attempts(journal, long) == 1)
+        it.send_signal(signal.SIGTERM)
+        status = it.wait(60)
+
+    row = journal.load(long.id)
+    engine.dispose()
+    assert row is not None
+    assert status == 0
+    assert (row.state, row.reason) == (InstanceState.RECEIVED, "")
+    assert row.child_deaths == 0
+
+
+def long_instance(spool: Spool) -> ReceivedInstance:
+    """Put an instance into the spool whose analysis takes minutes."""
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+    path = spool.path("0" * 32)
+    dataset.save_as(path, enforce_file_format=True)
+    made_endless(path)
+    header = InstanceHeader(
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+        study_instance_uid=str(dataset.StudyInstanceUID),
+    )
+    return ReceivedInstance(
+        id=path.stem,
+        path=path,
+        header=header,
+        content_digest="d",
+        size=path.stat().st_size,
+        calling_ae_title="MODALITY",
+        calling_address="127.0.0.1",
+        received_at=datetime.now(UTC),
+    )
+
+
+def attempts(journal: Journal, instance: ReceivedInstance) -> int:
+    row = journal.load(instance.id)
+    assert row is not None
+    return int(row.attempts)
