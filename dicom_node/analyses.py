@@ -63,11 +63,27 @@ class Analyses:
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
 
     def conclude(
-        self, instance_id: str, run: int, state: InstanceState, reason: str
+        self,
+        instance_id: str,
+        run: int,
+        state: InstanceState,
+        reason: str,
+        same_picture_as: str | None = None,
     ) -> None:
-        """End an analysis without an answer: not analyzed or failed, and why."""
+        """End an analysis without an answer.
+
+        Args:
+            instance_id: Whose.
+            run: Of the analysis.
+            state: Not analyzed or failed.
+            reason: Why.
+            same_picture_as: The instance whose results are also this one's.
+        """
         end = _open_run(instance_id, run).values(
-            state=state, reason=reason, analyzed_at=time.time()
+            state=state,
+            reason=reason,
+            analyzed_at=time.time(),
+            same_picture_as=same_picture_as,
         )
         with self._engine.begin() as connection:
             if connection.execute(end).rowcount:

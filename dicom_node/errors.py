@@ -6,6 +6,7 @@
     │   ├── MismatchError            0xA900: command, class and dataset disagree
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
     ├── NotAnalyzedError             nobody must act: kept, filed with the reason
+    │   └── SamePictureError         answered already, under another revision
     └── AnalysisError                somebody should look: broken pixels, dead decoder
 
 A message says what was found, what was expected and what to do, in that order,
@@ -51,6 +52,18 @@ class CannotUnderstandError(RefusedError):
 
 class NotAnalyzedError(DicomNodeError):
     """A sound instance, but not one that the model may answer for."""
+
+
+class SamePictureError(NotAnalyzedError):
+    """An instance that looks just like one that has its answer.
+
+    Attributes:
+        known: Our id of that one.
+    """
+
+    def __init__(self, message: str, known: str) -> None:
+        super().__init__(message)
+        self.known = known
 
 
 class AnalysisError(DicomNodeError):

@@ -81,7 +81,8 @@ class Journal:
             earlier = connection.execute(same_uid).all()
             for row in earlier:
                 if row.content_digest == received.content_digest:
-                    self._repeat(connection, row)
+                    own = [r for r in earlier if r.id == row.same_picture_as]
+                    self._repeat(connection, row, own[0] if own else row)
                     return self._adopted(row, received)
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert().values(**values))
@@ -168,15 +169,23 @@ class Journal:
             "child_deaths": 0,
         }
 
-    def _repeat(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
-        """Do for an instance that came again what its sender may be hoping for."""
+    def _repeat(
+        self, connection: sa.Connection, row: sa.Row[Any], answering: sa.Row[Any]
+    ) -> None:
+        """Do for an instance that came again what its sender may be hoping for.
+
+        Args:
+            connection: In a transaction.
+            row: Of the instance.
+            answering: The revision whose results are its own; mostly itself.
+        """
         note(connection, row.id, "received again", "the same bytes")
-        answered = row.probability is not None
+        answered = answering.probability is not None
         ended = (InstanceState.DELIVERED, InstanceState.ANALYZED, InstanceState.FAILED)
-        if answered and row.state in ended:
-            self.deliveries.again(connection, row.id)
-        elif row.state == InstanceState.FAILED:
-            self._analyze_again(connection, row.id)
+        if answered and answering.state in ended:
+            self.deliveries.again(connection, answering.id)
+        elif answering.state == InstanceState.FAILED:
+            self._analyze_again(connection, answering.id)
 
     def _adopted(self, row: sa.Row[Any], received: ReceivedInstance) -> bool:
         """Whether the file of a repeat was put in place of one that is gone."""
@@ -189,7 +198,8 @@ class Journal:
 
     def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
         again = instance.update().where(instance.c.id == instance_id)
-        fresh = {"reason": "", "attempts": 0, "child_deaths": 0, "probability": None}
+        counters = {"attempts": 0, "child_deaths": 0}
+        fresh = {**counters, "reason": "", "probability": None, "same_picture_as": None}
         again = again.values(
             state=InstanceState.RECEIVED, run=instance.c.run + 1, **fresh
         )

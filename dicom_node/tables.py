@@ -62,6 +62,7 @@ instance = sa.Table(
     sa.Column("model_name", sa.Text),
     sa.Column("model_version", sa.Text),
     sa.Column("model_digest", sa.Text),
+    sa.Column("same_picture_as", sa.Text),
 )
 
 result = sa.Table(

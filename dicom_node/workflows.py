@@ -23,7 +23,7 @@ from dicom_node.analyses import Answer
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
 from dicom_node.deliveries import StoredResult
-from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.errors import AnalysisError, NotAnalyzedError, SamePictureError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.pipeline import Analysis, Pipeline
@@ -61,10 +61,13 @@ class Work:
             return  # stale
         instance = self.journal.received_instance(row)
         uid = row.sop_instance_uid
+        same_picture_as = None
         try:
             answer = self._answer(instance, row)
         except NotAnalyzedError as reason:
             state, words = InstanceState.NOT_ANALYZED, str(reason)
+            if isinstance(reason, SamePictureError):
+                same_picture_as = reason.known
             logger.info("Not analyzed: %s: %s", uid, words)
         except AnalysisError as reason:
             state, words = InstanceState.FAILED, str(reason)
@@ -82,7 +85,9 @@ class Work:
                 answer.finding.probability,
             )
             return
-        insist(lambda: analyses.conclude(instance_id, run, state, words))
+        insist(
+            lambda: analyses.conclude(instance_id, run, state, words, same_picture_as)
+        )
 
     def _answer(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Answer:
         self._refuse_twin(row)
@@ -146,7 +151,7 @@ class Work:
                 " Patient or study identity differ: `fracture-node retry --uid` issues "
                 "results under the new one."
             )
-        raise NotAnalyzedError(told)
+        raise SamePictureError(told, known.id)
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send what has not arrived of an instance's results to one destination."""

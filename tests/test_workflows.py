@@ -122,6 +122,7 @@ def record(work: Work, identity: str, digest: str) -> ReceivedInstance:
         calling_address="127.0.0.1",
         received_at=datetime(2026, 1, 1, tzinfo=UTC),
     )
+    instance.path.write_bytes(digest.encode())
     work.journal.record(instance)
     return instance
 
@@ -242,6 +243,34 @@ def test_the_same_picture_under_the_same_uid_is_not_analyzed_twice(
     row = row_of(work, again)
     assert row.state == InstanceState.NOT_ANALYZED
     assert words in row.reason
+
+
+def test_the_same_picture_sent_again_has_the_results_delivered_again(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+    work.analyze(record(work, "b" * 32, "d2").id, 1)
+
+    record(work, "c" * 32, "d2")
+    work.deliver(received.id, "pacs", 2)
+
+    first, second = archive.wait(2, timeout_s=10)
+    assert first.digest == second.digest
+
+
+def test_the_same_picture_sent_again_is_analyzed_anew_if_the_known_one_failed_since(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    work.analyze(record(work, "b" * 32, "d2").id, 1)
+    work.journal.analyze_again(received.id)
+    work.journal.analyses.conclude(received.id, 2, InstanceState.FAILED, "broken")
+
+    record(work, "c" * 32, "d2")
+    work.analyze(received.id, 3)
+
+    assert row_of(work, received).state == InstanceState.DELIVERING
 
 
 def test_analyze_again_issues_results_for_the_same_picture(
