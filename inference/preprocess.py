@@ -17,6 +17,13 @@ from torch import Tensor
 from inference.radiograph import Radiograph
 from models.card import ModelCard
 
+FLAT = 1e-3
+"""Of its peak: a map that varies by less is the noise of floating-point numbers."""
+
+BESIDE = 0.5
+"""Of the peak on the canvas: a map that stays below it on the radiograph, which lies
+beside the peak in the padding, is the peak's slope and no place of its own."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInput:
@@ -44,11 +51,11 @@ class ModelInput:
 
         Returns:
             float32, (height, width), edge to edge over the radiograph, its peak 1.
-            All zeros when the map holds none, is the same everywhere or not finite:
-            it then says nothing about where.
+            All zeros when the map holds none, is the same everywhere, not finite, or
+            hot in the padding: it then says nothing about where.
         """
         nowhere = np.zeros((self.height, self.width), np.float32)
-        if not np.isfinite(heatmap).all() or heatmap.min() == heatmap.max():
+        if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
             return nowhere
         size: int = self.tensor.shape[-1]
         # Cubic, so that the peak may lie between the cells of a 7 x 7 grid.
@@ -57,7 +64,7 @@ class ModelInput:
             self.top : self.top + self.height, self.left : self.left + self.width
         ]
         peak = covered.max()
-        if peak <= 0:
+        if peak < BESIDE * canvas.max():
             return nowhere
         saliency: NDArray[np.float32] = np.maximum(covered / peak, np.float32(0))
         return saliency

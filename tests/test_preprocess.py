@@ -116,7 +116,7 @@ def test_what_is_marked_on_the_canvas_comes_back_to_where_it_was(
 def test_saliency_ends_where_the_radiograph_does() -> None:
     found = prepare(radiograph(noise(400, 800)), LETTERBOX)
     heatmap = np.zeros((7, 7), np.float32)
-    heatmap[0, 3] = 9.0  # rows 0 to 32 of the canvas: padding, which ends at 56
+    heatmap[0, 3] = 3.0  # rows 0 to 32 of the canvas: padding, which ends at 56
     heatmap[4, 5] = 2.0  # rows 128 to 160, columns 160 to 192
 
     saliency = found.saliency(heatmap)
@@ -129,10 +129,29 @@ def test_saliency_ends_where_the_radiograph_does() -> None:
 
 
 @pytest.mark.parametrize(
+    ("covered", "is_shown"), [(0.0, False), (0.8, False), (1.6, True)]
+)
+def test_heat_in_the_padding_is_not_moved_to_the_edge(
+    covered: float, *, is_shown: bool
+) -> None:
+    found = prepare(radiograph(noise(400, 800)), LETTERBOX)
+    heatmap = np.zeros((7, 7), np.float32)
+    heatmap[0, 3] = 2.0  # rows 0 to 32 of the canvas: padding, which ends at 56
+    heatmap[4, 5] = covered
+
+    saliency = found.saliency(heatmap)
+
+    assert saliency.max() == is_shown
+
+
+@pytest.mark.parametrize(
     "heatmap",
     [
         pytest.param(np.zeros((7, 7), np.float32), id="empty"),
         pytest.param(np.full((7, 7), 3, np.float32), id="flat"),
+        pytest.param(
+            1 + 3e-8 * np.arange(49, dtype=np.float32).reshape(7, 7), id="float-noise"
+        ),
         pytest.param(np.full((7, 7), np.nan, np.float32), id="nan"),
         pytest.param(np.diag(np.full(7, np.inf, np.float32)), id="infinite"),
     ],
