@@ -117,17 +117,20 @@ class InflatedSource:
             )
 
     def _inflate(self) -> bytes:
-        data = b""
-        while not data and not self._inflater.eof:
-            deflated = self._inflater.unconsumed_tail or self._file.read(INFLATE_STEP)
-            if not deflated:
-                break
-            try:
+        """Return what is inflated next; nothing only at the end."""
+        try:
+            # First what it holds back: output may be left when all input is consumed.
+            data = self._inflater.decompress(
+                self._inflater.unconsumed_tail, INFLATE_STEP
+            )
+            while not data and not self._inflater.eof:
+                if not (deflated := self._file.read(INFLATE_STEP)):
+                    break
                 data = self._inflater.decompress(deflated, INFLATE_STEP)
-            except zlib.error:
-                raise CannotUnderstandError(
-                    "The dataset cannot be inflated. Send the instance again."
-                ) from None
+        except zlib.error:
+            raise CannotUnderstandError(
+                "The dataset cannot be inflated. Send the instance again."
+            ) from None
         unused = len(self._ahead) - self._used
         if self.position + unused + len(data) > self._limit:
             raise CannotUnderstandError(

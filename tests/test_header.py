@@ -4,6 +4,7 @@ import csv
 import re
 import time
 import zlib
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.elements import MOST_ELEMENTS
+from dicom_node.elements import INFLATE_STEP, MOST_ELEMENTS, InflatedSource
 from dicom_node.errors import CannotUnderstandError, MismatchError
 from dicom_node.header import Announced, read_header
 from dicom_node.instance import InstanceHeader
@@ -241,6 +242,16 @@ def test_declared_pixels_that_are_absent_are_refused(
 
     with pytest.raises(CannotUnderstandError, match="is missing"):
         read(tmp_path, encoded(dataset))
+
+
+@pytest.mark.parametrize("beyond", [0, 5, 100, 227, 258])
+def test_what_the_inflater_holds_back_at_the_end_is_not_missed(beyond: int) -> None:
+    content = bytes(2 * INFLATE_STEP + beyond)
+    source = InflatedSource(BytesIO(deflated(content)), LIMIT)
+
+    source.finish()
+
+    assert source.position == len(content)
 
 
 def test_what_inflates_beyond_the_limit_is_refused_before_it_is_there(
