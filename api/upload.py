@@ -35,7 +35,8 @@ async def received(request: Request) -> AsyncIterator[Path]:
         The file, of at least one byte, under a name of ours.
 
     Raises:
-        HTTPException: 400 without such a file, 413 when it is too large.
+        HTTPException: 400 without such a file or when the sender goes away before its
+            end, 413 when it is too large.
     """
     async with _capped(request).form(max_files=1, max_fields=8) as form:
         upload = form.get(FIELD)
@@ -69,6 +70,11 @@ def _counted(receive: Receive) -> Receive:
     async def counted() -> Message:
         nonlocal total
         message = await receive()
+        if message["type"] == "http.disconnect":
+            # Nobody hears this. Starlette's ClientDisconnect would be a failure of ours.
+            raise HTTPException(
+                status.HTTP_400_BAD_REQUEST, "The upload was broken off by its sender."
+            )
         total += len(message.get("body", b""))
         if total > _LARGEST_BODY:
             raise _too_large()

@@ -410,6 +410,28 @@ def test_no_more_is_read_than_allowed(length: bytes | None, read: int) -> None:
     assert messages == read
 
 
+def test_upload_that_its_sender_breaks_off_is_no_failure_of_ours(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    address = client.base_url.host, client.base_url.port
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n"
+        b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+    )
+
+    with socket.create_connection(address) as sender:
+        sender.sendall(head + PART)
+    said = caplog.records
+    deadline = time.monotonic() + 30
+    while not any(record.name in {"api.problems", "uvicorn.error"} for record in said):
+        assert time.monotonic() < deadline, "the server has not noticed"
+        Event().wait(0.02)
+
+    assert "Answered 400: The upload was broken off" in caplog.text
+    assert [record.name for record in said if record.levelno >= logging.ERROR] == []
+
+
 def test_arrow_is_in_the_pixels_that_were_stored() -> None:
     # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
     radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, (100, 150))
