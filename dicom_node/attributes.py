@@ -6,8 +6,11 @@ from collections.abc import Iterable
 
 from pydicom import Dataset
 
-# PS3.5 table 6.2-1, CS and UI: what may be repeated in a message or a log.
-_QUOTABLE = re.compile(r"[A-Z0-9_ ]{1,16}|[0-9.]{1,64}")
+# PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
+# written to logs.
+UID_PATTERN = re.compile(r"[0-9.]{1,64}")
+# PS3.5 table 6.2-1, CS and UI: what may be repeated in a message.
+_QUOTABLE = re.compile(rf"[A-Z0-9_ ]{{1,16}}|{UID_PATTERN.pattern}")
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
@@ -46,3 +49,8 @@ def quoted(value: str) -> str:
     if not value:
         return "absent"
     return value if _QUOTABLE.fullmatch(value) else "not a valid code"
+
+
+def loggable(uid: str) -> str:
+    """Return a SOP Instance UID for a log line, or that what stands there is none."""
+    return uid if UID_PATTERN.fullmatch(uid) else "an instance without a valid UID"

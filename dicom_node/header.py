@@ -5,7 +5,6 @@ its Pixel Data, and those must be all there (0xC000). Whether the image can be d
 and analyzed is not asked here: that is the worker's business, and takes its time.
 """
 
-import re
 from dataclasses import dataclass
 from io import SEEK_END
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Literal
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from dicom_node.attributes import UID_PATTERN
 from dicom_node.elements import (
     ITEM,
     SEQUENCE_END,
@@ -54,9 +54,6 @@ NUMBERS = {
 WANTED = frozenset({*TEXTS, *NUMBERS, REFERENCED_INSTANCE})
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 LONGEST_TEXT = 64  # what the VRs of TEXTS allow (PS3.5 table 6.2-1)
-# PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
-# written to logs.
-UID_PATTERN = re.compile(r"[0-9.]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)

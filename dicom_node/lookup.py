@@ -19,7 +19,7 @@ from pydicom.uid import (
     XRayRadiofluoroscopicImageStorage,
 )
 
-from dicom_node.attributes import number, numbers, text
+from dicom_node.attributes import loggable, number, numbers, text
 from dicom_node.codecs import LOSSY
 from dicom_node.windowing import (
     LookUpTable,
@@ -61,7 +61,7 @@ def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Gray:
             return gray
         logger.warning(
             "%s shows nothing through its own window; percentiles are used instead",
-            text(dataset, "SOPInstanceUID"),
+            loggable(text(dataset, "SOPInstanceUID")),
         )
     if is_for_processing(dataset) and _is_linear(dataset):
         values = _logarithm(dataset, values)
@@ -96,7 +96,7 @@ def _note_polarity(dataset: Dataset) -> None:
         logger.warning(
             "%s: Presentation LUT Shape (2050,0020) is %s, which contradicts the "
             "Photometric Interpretation (0028,0004); only the latter counts",
-            text(dataset, "SOPInstanceUID"),
+            loggable(text(dataset, "SOPInstanceUID")),
             shape,
         )
 

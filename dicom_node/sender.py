@@ -7,7 +7,6 @@ bounds on waiting are in association.py.
 """
 
 import logging
-import re
 import struct
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from pynetdicom.presentation import build_context
 
 from config.settings import Destination
 from dicom_node.association import LostError, Peer, associated
+from dicom_node.attributes import UID_PATTERN
 from dicom_node.outcome import Outcome, Verdict, answered
 from dicom_node.transcode import transcode
 
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 30.0
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
-UID_FORM = re.compile(r"[0-9.]{1,64}")
 META = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
 
 # What pydicom raises of a file whose File Meta Information is broken.
@@ -189,7 +188,7 @@ def _read(position: int, path: Path) -> Instance:
         raise UnsendableError("is not a DICOM file (PS3.10)") from None
     uids = [str(meta.get(keyword, "")) for keyword in META]
     for keyword, uid in zip(META, uids, strict=True):
-        if not UID_FORM.fullmatch(uid):
+        if not UID_PATTERN.fullmatch(uid):
             raise UnsendableError(f"its File Meta Information has no usable {keyword}")
     return Instance(position, path, *map(UID, uids))
 

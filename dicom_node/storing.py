@@ -16,9 +16,10 @@ from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 
+from dicom_node.attributes import loggable
 from dicom_node.connection import IncomingDataset
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, RefusedError
-from dicom_node.header import UID_PATTERN, Announced, read_header
+from dicom_node.header import Announced, read_header
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.spool import Arrival, Spool
 
@@ -51,7 +52,7 @@ class Storing:
         assert isinstance(request, C_STORE)  # noqa: S101 - of this event it always is
         dataset = request.DataSet
         assert isinstance(dataset, IncomingDataset)  # noqa: S101 - connection.py's
-        uid = _loggable(request)
+        uid = loggable(str(request.AffectedSOPInstanceUID))
         try:
             size = self._store(event, request, dataset)
         except RefusedError as error:
@@ -114,12 +115,6 @@ class Storing:
             announced,
             inflated_limit=self.inflated_limit,
         )
-
-
-def _loggable(request: C_STORE) -> str:
-    """Return the UID of the instance, unless it is something else."""
-    uid = str(request.AffectedSOPInstanceUID)
-    return uid if UID_PATTERN.fullmatch(uid) else "an instance without a valid UID"
 
 
 def _failure(error: RefusedError) -> Dataset:

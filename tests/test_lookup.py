@@ -127,6 +127,25 @@ def test_contradicting_presentation_lut_shape_is_noted_by_uid_alone(
     assert "Secret" not in caplog.text
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"PresentationLUTShape": "INVERSE"}, {"WindowCenter": 1e6, "WindowWidth": 1}],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_what_is_no_uid_does_not_reach_the_log(
+    caplog: pytest.LogCaptureFixture, changes: dict[str, object]
+) -> None:
+    forged = attributes_of(SOPInstanceUID="DOE^JANE\nreceiver INFO stored", **changes)
+    caplog.clear()
+
+    with caplog.at_level(logging.WARNING):
+        shown([0, 4095], forged)
+
+    (record,) = caplog.records
+    assert record.getMessage().startswith("an instance without a valid UID")
+    assert "DOE" not in caplog.text
+
+
 def test_voi_table_comes_before_the_window() -> None:
     dataset = attributes_of(VOILUTSequence=table(10, [0, 51, 204, 255], 8))
 

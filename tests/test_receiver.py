@@ -40,9 +40,9 @@ from pynetdicom.presentation import build_context
 from config.settings import ReceiverSettings, load
 from dicom_node import connection, listener
 from dicom_node import spool as spool_module
+from dicom_node.attributes import UID_PATTERN
 from dicom_node.codecs import DECODABLE
 from dicom_node.errors import OutOfResourcesError
-from dicom_node.header import UID_PATTERN
 from dicom_node.instance import ReceivedInstance
 from dicom_node.listener import listen
 from dicom_node.phantom_instance import phantom_dataset
