@@ -12,6 +12,9 @@ from inference.finding import Arrow, Point
 from inference.overlay import Annotated
 from inference.radiograph import Radiograph
 
+MOST = 0.999
+"""What a confidence is written as at most: rounding must not make a certainty of it."""
+
 # No color subsampling: a thin colored arrow would fray.
 _JPEG = (
     cv2.IMWRITE_JPEG_QUALITY,
@@ -31,7 +34,7 @@ def answer(analysis: Analysis, *, original: bool) -> Prediction:
     finding, radiograph = analysis.finding, analysis.radiograph
     written = Prediction(
         prediction="Fracture" if finding.is_fracture else "No Fracture",
-        confidence=f"{finding.confidence:.1%}",
+        confidence=f"{min(finding.confidence, MOST):.1%}",
         image_base64=_jpeg(cv2.cvtColor(analysis.annotated.pixels, cv2.COLOR_RGB2BGR)),
         probability=finding.probability,
         operating_point=finding.operating_point.value,

@@ -25,7 +25,7 @@ class Problem(BaseModel):
 
 
 class ArrowAnswer(BaseModel):
-    """An arrow, each end a [column, row] in the pixels of the uploaded image."""
+    """An arrow, each end a [column, row] in the pixels of the upright picture."""
 
     tip: Point = Field(description="Where it points: the peak of the heatmap.")
     tail: Point = Field(description="Where it starts.")
@@ -55,7 +55,8 @@ class Prediction(BaseModel):
 
     prediction: Literal["Fracture", "No Fracture"] = Field(description="The answer.")
     confidence: str = Field(
-        description="Probability of the answer given, in percent with one decimal."
+        description="Probability of the answer given, in percent with one decimal; "
+        "never above 99.9%, since no model is certain."
     )
     image_base64: str = Field(
         description="The annotated radiograph with its caption: a JPEG, base64."
@@ -67,7 +68,8 @@ class Prediction(BaseModel):
     )
     arrow: ArrowAnswer | None = Field(
         description="Towards the suspected fracture, each end a [column, row] in the "
-        "pixels of the uploaded image; null without one."
+        "pixels of the uploaded image, turned upright where its EXIF orientation says "
+        "so, from the top left corner; null where there is none to draw."
     )
     model: ModelAnswer
     original: OriginalAnswer | None = Field(

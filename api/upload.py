@@ -71,7 +71,8 @@ def _counted(receive: Receive) -> Receive:
         nonlocal total
         message = await receive()
         if message["type"] == "http.disconnect":
-            # Nobody hears this. Starlette's ClientDisconnect would be a failure of ours.
+            # Nobody hears this. Starlette's ClientDisconnect would count as a failure
+            # of ours.
             raise HTTPException(
                 status.HTTP_400_BAD_REQUEST, "The upload was broken off by its sender."
             )

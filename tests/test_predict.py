@@ -24,6 +24,7 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.ExifTags import Base
 from starlette.types import Message
 from torchvision import transforms
 from torchvision.models import resnet18
@@ -170,7 +171,8 @@ class TestAnswer:
         answer = predict(client, content).json()
 
         assert answer["prediction"] == ("Fracture", "No Fracture")[best]
-        assert answer["confidence"] == f"{float(probabilities[best]):.1%}"
+        # But never more certain than a model can be.
+        assert answer["confidence"] == f"{min(float(probabilities[best]), 0.999):.1%}"
 
     @pytest.mark.parametrize("seed", SEEDS)
     def test_agrees_with_itself(self, client: httpx.Client, seed: int) -> None:
@@ -178,7 +180,7 @@ class TestAnswer:
 
         found = answer["prediction"] == "Fracture"
         of_class = answer["probability"] if found else 1 - answer["probability"]
-        assert answer["confidence"] == f"{of_class:.1%}"
+        assert answer["confidence"] == f"{min(of_class, 0.999):.1%}"
         assert answer["operating_point"] == ("definite" if found else "none")
         assert answer["model"] == {"name": "original", "version": "1"}
         assert "original" not in answer
@@ -432,18 +434,65 @@ def test_upload_that_its_sender_breaks_off_is_no_failure_of_ours(
     assert [record.name for record in said if record.levelno >= logging.ERROR] == []
 
 
-def test_arrow_is_in_the_pixels_that_were_stored() -> None:
-    # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
-    radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, (100, 150))
+def analysis(
+    probability: float,
+    point: OperatingPoint,
+    arrow: Arrow | None = None,
+    source_shape: tuple[int, int] = (200, 150),
+) -> Analysis:
+    """An analysis of a black image of 200 rows and 150 columns."""
+    radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, source_shape)
     model = ModelIdentity("m", "1", "0" * 64)
     saliency = np.zeros((7, 7), np.float32)
-    arrow = Arrow(tip=(30.0, 80.0), tail=(50.0, 120.0))
-    finding = Finding(0.9, OperatingPoint.DEFINITE, saliency, arrow, model)
-    annotated = render(radiograph, finding, long_side=512)
+    finding = Finding(probability, point, saliency, arrow, model)
+    return Analysis(radiograph, finding, render(radiograph, finding, long_side=512))
 
-    written = answer(Analysis(radiograph, finding, annotated), original=False)
+
+def test_arrow_is_in_the_pixels_that_were_stored() -> None:
+    arrow = Arrow(tip=(30.0, 80.0), tail=(50.0, 120.0))
+    # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
+    shown = analysis(0.9, OperatingPoint.DEFINITE, arrow, source_shape=(100, 150))
+
+    written = answer(shown, original=False)
 
     assert written.arrow == ArrowAnswer(tip=(30.0, 40.0), tail=(50.0, 60.0))
+
+
+def test_arrow_of_a_picture_on_its_side_is_that_of_the_picture_upright(
+    client: httpx.Client,
+) -> None:
+    def arrow(content: bytes) -> object:
+        return predict(client, content).json()["arrow"]
+
+    images = (random_image(seed) for seed in SEEDS)
+    upright = next(image for image in images if arrow(encoded(image)))
+    exif = Image.Exif()
+    exif[Base.Orientation] = 6  # to be turned by 90 degrees clockwise
+
+    on_its_side = encoded(np.rot90(upright), exif=exif)
+
+    assert arrow(on_its_side) == arrow(encoded(upright))
+
+
+@pytest.mark.parametrize(
+    ("probability", "written"),
+    [
+        pytest.param(0.0003, "99.9%", id="a-whole-bone-almost-certainly"),
+        pytest.param(0.9431, "94.3%", id="a-fracture"),
+        pytest.param(0.9989, "99.9%", id="rounded"),
+        pytest.param(0.9997, "99.9%", id="capped"),
+        pytest.param(1.0, "99.9%", id="one-as-float32-rounds-it"),
+    ],
+)
+def test_confidence_is_never_written_as_a_certainty(
+    probability: float, written: str
+) -> None:
+    point = OperatingPoint.DEFINITE if probability > 0.5 else OperatingPoint.NONE
+
+    found = answer(analysis(probability, point), original=False)
+
+    assert found.confidence == written
+    assert found.probability == probability
 
 
 def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
