@@ -21,7 +21,7 @@ from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries
 from dicom_node.events import note
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.settlement import Settlement
+from dicom_node.settlement import Settlement, lock_instance
 from dicom_node.spool import make_names_durable
 from dicom_node.tables import InstanceState, instance
 from dicom_node.work import WorkQueue
@@ -108,6 +108,18 @@ class Journal:
         """Ask for a new analysis of an instance, whatever came of the last one."""
         with self._engine.begin() as connection:
             self._analyze_again(connection, instance_id)
+
+    def replace_lost_results(self, instance_id: str) -> None:
+        """Ask for a new analysis because a result is gone from the disk.
+
+        Once only, whichever of its deliveries find that.
+        """
+        with self._engine.begin() as connection:
+            lock_instance(connection, instance_id)
+            query = sa.select(instance.c.state).where(instance.c.id == instance_id)
+            if connection.execute(query).scalar_one() != InstanceState.RECEIVED:
+                note(connection, instance_id, "result lost", "gone from the disk")
+                self._analyze_again(connection, instance_id)
 
     def note(self, instance_id: str | None, kind: str, detail: str) -> None:
         """Write an event that changes no state."""

@@ -155,32 +155,29 @@ class Work:
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send what has not arrived of an instance's results to one destination."""
+        journal, folder = self.journal, self.settings.storage.directory
         known = {each.name: each for each in self.settings.destinations}
         if destination not in known:
-            reason = "not in the settings any more; add it again and retry"
-            insist(
-                lambda: self.journal.settlement.give_up(
-                    instance_id, destination, run, reason
-                )
-            )
+            give_up = partial(journal.settlement.give_up, instance_id, destination, run)
+            insist(lambda: give_up("not in the settings any more; add it and retry"))
             return
-        paths = insist(
-            lambda: self.journal.deliveries.begin(instance_id, destination, run)
-        )
+        paths = insist(lambda: journal.deliveries.begin(instance_id, destination, run))
         if paths is None:
             return  # stale, or paused
+        files = [folder / path for path in paths.values()]
+        if not insist(lambda: all(each.exists() for each in files)):
+            logger.warning("Gone from the disk, and made anew: %s", ", ".join(paths))
+            insist(lambda: journal.replace_lost_results(instance_id))
+            return
         outcomes = send(
-            [self.settings.storage.directory / path for path in paths.values()],
+            files,
             known[destination],
             calling_ae_title=self.settings.receiver.ae_title,
             timeout_s=SEND_TIMEOUT_S,
         )
         by_uid = dict(zip(paths, outcomes, strict=True))
-        state = insist(
-            lambda: self.journal.settlement.settle(
-                instance_id, known[destination], run, by_uid
-            )
-        )
+        settle = partial(journal.settlement.settle, instance_id, known[destination])
+        state = insist(lambda: settle(run, by_uid))
         for uid, outcome in by_uid.items():
             logger.info("%s at %s: %s %s", uid, destination, outcome.verdict, state)
 

@@ -299,6 +299,24 @@ def test_a_delivery_to_a_dead_archive_is_tried_again(
     assert work.journal.deliveries.begin(received.id, "pacs", 2) != {}
 
 
+def test_a_result_that_is_gone_from_the_disk_is_made_and_delivered_anew(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    work.analyze(received.id, 1)
+    for file in (work.settings.storage.directory / "results").iterdir():
+        file.unlink()
+
+    for _ in range(2):
+        work.deliver(received.id, "pacs", 1)
+    lost = row_of(work, received)
+    work.analyze(received.id, 2)
+    work.deliver(received.id, "pacs", 2)
+
+    assert (lost.state, lost.run) == (InstanceState.RECEIVED, 2)
+    assert row_of(work, received).state == InstanceState.DELIVERED
+    assert len(archive.log) == 1
+
+
 def test_a_destination_that_left_the_settings_fails_in_words(
     work: Work, received: ReceivedInstance
 ) -> None:
