@@ -52,7 +52,10 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # A core dump would hold somebody's radiograph.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    # Ctrl-C and `systemctl stop` go to every process of the node, and when to end is the
+    # parent's business: dead at its work, this one would count against an image.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
     connection = Connection(socket)
     for name in OUR_OWN:

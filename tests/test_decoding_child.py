@@ -173,6 +173,15 @@ def test_what_the_child_logs_is_logged_here(
     assert f"{dataset.SOPInstanceUID}: Presentation LUT Shape" in record.message
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_child_that_is_asked_to_end_finishes_its_call(
+    child: DecodingChild, number: int
+) -> None:
+    child.run(signal.raise_signal, number)
+
+    assert child.run(max, 1, 2) == 2
+
+
 def test_child_is_small_and_knows_no_torch(child: DecodingChild) -> None:
     loaded = child.run(eval, "'torch' in __import__('sys').modules")
 
