@@ -52,8 +52,8 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # A core dump would hold somebody's radiograph.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Ctrl-C and `systemctl stop` go to every process of the node, and when to end is the
-    # parent's business: dead at its work, this one would count against an image.
+    # Ctrl-C and `systemctl stop` go to every process, and when to end is the parent's
+    # business: were this one to die at its work, that would count against an image.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
