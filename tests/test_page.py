@@ -14,7 +14,7 @@ import torch
 import uvicorn
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, Route, sync_playwright
 
 from api.app import create_app
 from config.settings import load
@@ -224,6 +224,82 @@ def test_what_is_no_image_is_told_in_words_and_another_may_follow(page: Page) ->
 
     assert page.inner_text("#label") == "Fracture"
     assert page.is_hidden("[role=alert]")
+
+
+def answered(page: Page, **changes: object) -> None:
+    """Change what /predict answers on its way to the page."""
+
+    def change(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json={**response.json(), **changes})
+
+    page.route("**/predict*", change)
+
+
+def test_arrow_is_spoken_of_where_there_is_one_alone(page: Page) -> None:
+    choose(page, png(broken=True))
+
+    assert "The arrow points to" in page.inner_text("#explained")
+
+    answered(page, arrow=None)
+    choose(page, png(broken=True), "again.png")
+    page.wait_for_selector("#file-name:text('again.png')")
+
+    assert "does not say where" in page.inner_text("#explained")
+    assert "points to" not in page.inner_text("#explained")
+
+
+@pytest.mark.parametrize(
+    ("probability", "written"), [(0.9997, "99.9%"), (0.0003, "0.1%"), (0.9431, "94.3%")]
+)
+def test_probability_is_never_shown_as_a_certainty(
+    page: Page, probability: float, written: str
+) -> None:
+    answered(page, probability=probability)
+
+    choose(page, png(broken=True))
+
+    assert page.inner_text("#probability") == written
+    assert page.get_attribute("#bar", "aria-valuetext") == written
+    assert page.get_attribute("#bar", "aria-valuenow") == written.rstrip("%")
+
+
+def test_answer_that_comes_late_leaves_a_newer_one_alone(page: Page) -> None:
+    # Pictures that take their time, until they are let go.
+    page.evaluate("""() => {
+      const held = [];
+      window.go = () => held.forEach((letGo) => letGo());
+      window.both = new Promise((done) => {
+        HTMLImageElement.prototype.decode = () => new Promise((letGo) => {
+          if (held.push(letGo) === 2) done();
+        });
+      });
+    }""")
+    file = {"name": "slow.png", "mimeType": "", "buffer": png(broken=True)}
+    page.set_input_files("#file", file)
+    page.evaluate("both")
+    choose(page, b"hello", "notes.txt")
+
+    page.evaluate("go()")
+    page.evaluate("new Promise((go) => setTimeout(go))")  # whatever follows has run
+
+    assert page.get_attribute(".bench", "data-state") == "failed"
+    assert "neither an image nor DICOM" in page.inner_text("[role=alert]")
+    assert page.is_hidden("#result")
+
+
+def test_phantom_that_comes_late_leaves_a_newer_file_alone(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/phantom.png", lambda route, _request: held.append(route))
+    page.click("text=Try the phantom")
+    choose(page, b"hello", "notes.txt")
+
+    with page.expect_response("**/phantom.png") as answer:
+        held[0].fallback()
+    answer.value.finished()
+    page.evaluate("new Promise((go) => setTimeout(go))")
+
+    assert page.get_attribute(".bench", "data-state") == "failed"
 
 
 def test_chooser_is_reached_by_keyboard_and_shows_it(page: Page) -> None:

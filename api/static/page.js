@@ -3,10 +3,12 @@
 import { Problem, predict } from "./predict.js";
 
 const EXPLAINED = {
-  definite: "The model reports a definite finding. The arrow points to where it looked most.",
-  doubtful: "The model is not sure: it reports a doubtful finding. The arrow points to where it looked most.",
+  definite: "The model reports a definite finding.",
+  doubtful: "The model is not sure: it reports a doubtful finding.",
   none: "The model stays below the probability at which it reports a finding. That does not rule a fracture out.",
 };
+const WHERE = "The arrow points to where it looked most.";
+const NOWHERE = "It does not say where: there is no arrow.";
 const POINTS = { definite: "Definite finding", doubtful: "Doubtful finding", none: "No finding" };
 
 const element = (id) => document.getElementById(id);
@@ -21,8 +23,10 @@ chooser.addEventListener("change", () => {
 });
 element("another").addEventListener("click", () => chooser.click());
 element("phantom").addEventListener("click", async () => {
+  const before = waiting;
   const response = await fetch("/phantom.png");
-  analyze(await response.blob(), "phantom.png");
+  const phantom = await response.blob();
+  if (waiting === before) analyze(phantom, "phantom.png");
 });
 opacity.addEventListener("input", blend);
 
@@ -52,7 +56,11 @@ async function analyze(file, name) {
   const start = performance.now();
   try {
     const answer = await predict(file, signal);
-    await fill(answer, name, (performance.now() - start) / 1000);
+    if (signal.aborted) return;
+    const seconds = (performance.now() - start) / 1000;
+    await place(answer);
+    if (signal.aborted) return;
+    fill(answer, name, seconds);
     show("done", "");
   } catch (error) {
     if (signal.aborted) return;
@@ -76,25 +84,32 @@ function show(state, words) {
   document.querySelector(".drop").hidden = !view.hidden;
 }
 
-/** Put an answer on the page. */
-async function fill(answer, name, seconds) {
-  await place(answer);
-  const percent = `${(100 * answer.probability).toFixed(1)}%`;
+/** Put an answer on the page, beside its pictures. */
+function fill(answer, name, seconds) {
+  // Rounding must not make a certainty of it.
+  const shown = Math.min(Math.max(100 * answer.probability, 0.1), 99.9).toFixed(1);
+  const percent = `${shown}%`;
   const result = element("result");
   result.dataset.point = answer.operating_point;
   element("point").textContent = POINTS[answer.operating_point];
   element("label").textContent = answer.prediction;
   element("confidence").textContent = answer.confidence;
   element("probability").textContent = percent;
-  element("bar").setAttribute("aria-valuenow", (100 * answer.probability).toFixed(1));
+  element("bar").setAttribute("aria-valuenow", shown);
   element("bar").setAttribute("aria-valuetext", percent);
   element("bar").firstElementChild.style.width = percent;
-  element("explained").textContent = EXPLAINED[answer.operating_point];
+  element("explained").textContent = explained(answer);
   element("file-name").textContent = name;
   element("model").textContent = `${answer.model.name} ${answer.model.version}`;
   element("seconds").textContent = `${seconds.toFixed(1)} s`;
   result.hidden = false;
   view.hidden = false;
+}
+
+/** What an answer means, and whether there is an arrow to look at. */
+function explained({ operating_point: point, arrow }) {
+  if (point === "none") return EXPLAINED.none;
+  return `${EXPLAINED[point]} ${arrow ? WHERE : NOWHERE}`;
 }
 
 /** Lay the annotated picture over the original, which it exceeds by its caption. */
