@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.models import ResNet
 
-from inference.training.train import DRAFT
+from inference.training.fitting import DRAFT
 from models.card import ModelCard, ModelError
 from models.network import build_network, digest, load_network
 
@@ -100,6 +100,9 @@ class Trap:
     [
         pytest.param(b"", id="empty"),
         pytest.param(b"\x89PNG\r\n", id="another-format"),
+        # Of these, torch raises IndexError and struct.error.
+        pytest.param(b"\x80\x02.", id="pickle-of-nothing"),
+        pytest.param(b"X\x01\x00", id="pickle-cut-off"),
         pytest.param(bytes_of(torch.zeros(9))[:-200], id="cut-off"),
         pytest.param(bytes_of(Trap()), id="code"),
         pytest.param(bytes_of(torch.nn.Linear(2, 2)), id="whole-model"),
