@@ -166,7 +166,8 @@ class Deliveries:
         key = {"instance_id": instance_id, "destination": destination}
         again = {**fresh, "run": delivery.c.run + 1}
         row = upsert(connection, delivery, {**key, **fresh, "run": 1}, again)
-        state = {"state": DeliveryState.QUEUED, "comment": "", "attempts": 0}
+        counters = {"attempts": 0, "brief_refusals": 0}
+        state = {"state": DeliveryState.QUEUED, "comment": "", **counters}
         for uid in uids:
             values = {**key, "sop_instance_uid": uid, **state}
             upsert(connection, delivered_object, values, state)

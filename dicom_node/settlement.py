@@ -89,7 +89,9 @@ class Settlement:
             ended = end.values(state=failed, finished_at=time.time())
             if not connection.execute(ended).rowcount:
                 return
-            connection.execute(objects.values(state=failed, comment=reason))
+            connection.execute(
+                objects.values(state=failed, status=None, comment=reason)
+            )
             note(connection, instance_id, "failed", f"{destination}: {reason}")
             settle_instance(connection, instance_id)
 
@@ -176,28 +178,30 @@ def _settle_object(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.sop_instance_uid == uid,
     )
-    query = sa.select(delivered_object.c.attempts).where(mine)
-    tries = connection.execute(query).scalar_one() + 1
-    state = _state(outcome, tries, may_retry=may_retry)
-    change = delivered_object.update().where(mine)
-    told = {"status": outcome.status, "comment": outcome.comment}
-    connection.execute(change.values(state=state, attempts=tries, **told))
+    query = sa.select(delivered_object.c.brief_refusals).where(mine)
+    refusals = connection.execute(query).scalar_one()
+    refusals += outcome.verdict is Verdict.RETRY_BRIEFLY
+    state = _state(outcome, refusals, may_retry=may_retry)
+    values = {
+        "state": state,
+        "status": outcome.status,
+        "comment": outcome.comment,
+        "attempts": delivered_object.c.attempts + 1,
+        "brief_refusals": refusals,
+    }
+    connection.execute(delivered_object.update().where(mine).values(**values))
     words = {DeliveryState.QUEUED: "will try again"}.get(state, state)
-    note(connection, row.instance_id, words, f"{row.destination}: {_words(outcome)}")
+    told = outcome.comment or outcome.verdict
+    note(connection, row.instance_id, words, f"{row.destination}: {told}")
 
 
-def _state(outcome: Outcome, tries: int, *, may_retry: bool) -> DeliveryState:
+def _state(outcome: Outcome, brief_refusals: int, *, may_retry: bool) -> DeliveryState:
     if outcome.verdict is Verdict.STORED:
         return DeliveryState.DELIVERED
     again = outcome.verdict is Verdict.RETRY or (
-        outcome.verdict is Verdict.RETRY_BRIEFLY and tries < BRIEF_TRIES
+        outcome.verdict is Verdict.RETRY_BRIEFLY and brief_refusals < BRIEF_TRIES
     )
     return DeliveryState.QUEUED if again and may_retry else DeliveryState.FAILED
-
-
-def _words(outcome: Outcome) -> str:
-    status = "no answer" if outcome.status is None else f"0x{outcome.status:04X}"
-    return f"{status} {outcome.comment}".strip()
 
 
 def _reason(connection: sa.Connection, instance_id: str) -> str:
@@ -207,8 +211,4 @@ def _reason(connection: sa.Connection, instance_id: str) -> str:
         delivered_object.c.state == DeliveryState.FAILED,
     )
     rows = connection.execute(query).all()
-    return "; ".join(
-        f"{row.destination}: "
-        + _words(Outcome(Verdict.REFUSED, row.status, row.comment))
-        for row in rows
-    )
+    return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

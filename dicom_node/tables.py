@@ -98,6 +98,7 @@ delivered_object = sa.Table(
     sa.Column("status", sa.Integer),
     sa.Column("comment", sa.Text),
     sa.Column("attempts", sa.Integer),
+    sa.Column("brief_refusals", sa.Integer),
 )
 
 event = sa.Table(

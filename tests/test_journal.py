@@ -42,9 +42,10 @@ from dicom_node.tables import (
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 
 STORED = Outcome(Verdict.STORED, 0x0000, "")
-RETRY = Outcome(Verdict.RETRY, 0xA700, "Out of Resources")
-BRIEFLY = Outcome(Verdict.RETRY_BRIEFLY, 0xA712, "No Patient ID")
-REFUSED = Outcome(Verdict.REFUSED, 0xC000, "Cannot Understand")
+RETRY = Outcome(Verdict.RETRY, 0xA700, "0xA700 Out of Resources")
+BRIEFLY = Outcome(Verdict.RETRY_BRIEFLY, 0xA712, "0xA712 No Patient ID")
+LOST = Outcome(Verdict.RETRY, None, "no association with PACS")
+REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
 
 ANSWER = Answer(
     Finding(
@@ -334,6 +335,11 @@ def answered(journal: Journal, receive: Receive) -> ReceivedInstance:
         pytest.param([RETRY] * 9, DeliveryState.QUEUED, id="retried-for-days"),
         pytest.param([BRIEFLY] * 2, DeliveryState.QUEUED, id="brief-2-tries"),
         pytest.param([BRIEFLY] * 3, DeliveryState.FAILED, id="brief-3-tries"),
+        pytest.param(
+            [LOST, RETRY, LOST, BRIEFLY, LOST, BRIEFLY],
+            DeliveryState.QUEUED,
+            id="no-answer-is-no-refusal",
+        ),
     ],
 )
 def test_outcomes_decide_what_becomes_of_a_delivery(
@@ -406,6 +412,22 @@ def test_a_destination_that_is_gone_fails_its_deliveries(
     with engine.connect() as connection:
         states = {row[0]: row[1] for row in connection.execute(query)}
     assert states == {"pacs": DeliveryState.FAILED, "backup": DeliveryState.QUEUED}
+
+
+def test_what_is_given_up_says_why_and_not_what_was_answered_before(
+    journal: Journal, answered: ReceivedInstance
+) -> None:
+    for name, outcome in (("pacs", RETRY), ("backup", STORED)):
+        journal.deliveries.begin(answered.id, name, 1)
+        journal.settlement.settle(
+            answered.id, destination(name), 1, {"2.25.1": outcome}
+        )
+
+    journal.settlement.give_up(answered.id, "pacs", 2, "not in the settings")
+
+    row = journal.load(answered.id)
+    assert row is not None
+    assert row.reason == "pacs: not in the settings"
 
 
 def test_giving_up_a_delivery_that_arrived_changes_nothing(
