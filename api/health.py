@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from config.settings import StorageSettings
-from dicom_node.database import open_engine
+from dicom_node.database import WAIT_S, open_engine
 
 Check = Callable[[], None]
 """Returns when all is well; raises NotReadyError."""
@@ -25,6 +25,11 @@ OK = "ok"
 READ_ONLY = (
     "the database can be read but not written; see that its file and folder, or its "
     "server, are not read-only"
+)
+
+BUSY = (
+    f"the database is busy: for {WAIT_S} s another process has kept it from being "
+    "written; if this lasts, find that process"
 )
 
 _WHY = {"application/json": {"example": {"model": "the model is being loaded"}}}
@@ -46,16 +51,18 @@ def check_database(url: str) -> None:
     """Begin to write to the database, and leave it at that.
 
     Raises:
-        NotReadyError: It does not answer, or takes no writes. The message quotes
-            nothing of the URL, which may hold a password.
+        NotReadyError: It does not answer, is busy, or takes no writes. The message
+            quotes nothing of the URL, which may hold a password.
     """
     engine = open_engine(url)
     try:
         with engine.connect() as connection:  # rolls back in the end
             _check_writes(connection)
     except SQLAlchemyError as error:
-        if _is_read_only(error):
+        if _is_of_sqlite(error, "SQLITE_READONLY"):
             raise NotReadyError(READ_ONLY) from None
+        if _is_of_sqlite(error, "SQLITE_BUSY"):
+            raise NotReadyError(BUSY) from None
         raise NotReadyError(
             f"the database does not answer ({type(error).__name__}); see that it runs "
             "and that storage.database is right"
@@ -75,9 +82,10 @@ def _check_writes(connection: Connection) -> None:
     connection.execute(text("PRAGMA user_version = 1"))
 
 
-def _is_read_only(error: SQLAlchemyError) -> bool:
+def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
+    """Tell SQLite's error, whose extended names begin with the plain one."""
     cause = error.orig if isinstance(error, DBAPIError) else None
-    return getattr(cause, "sqlite_errorname", "").startswith("SQLITE_READONLY")
+    return getattr(cause, "sqlite_errorname", "").startswith(name)
 
 
 def check_spool(directory: Path) -> None:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from fastapi import FastAPI
 
+import dicom_node.database
 from api.health import (
     Check,
     NotReadyError,
@@ -88,6 +89,22 @@ def test_sqlite_file_that_cannot_be_written_is_not_ready(tmp_path: Path) -> None
     # As SQLite opens a file without the right to write it; root has every right.
     with pytest.raises(NotReadyError, match="can be read but not written"):
         check_database(f"sqlite:///file:{file}?mode=ro&uri=true")
+
+
+def test_sqlite_that_another_process_writes_is_busy_and_not_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dicom_node.database, "WAIT_S", 0)
+    file = tmp_path / "node.sqlite"
+    migrate(StorageSettings(directory=tmp_path, database="", min_free_mb=1))
+
+    with sqlite3.connect(file, isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(NotReadyError, match="the database is busy"):
+            check_database(f"sqlite:///{file}")
+        other.execute("ROLLBACK")
+
+    check_database(f"sqlite:///{file}")
 
 
 def test_asking_leaves_nothing_in_the_database(tmp_path: Path) -> None:
