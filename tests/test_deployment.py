@@ -128,8 +128,9 @@ def test_render_starts_the_api_with_settings_that_exist() -> None:
     (python,) = (e["value"] for e in service["envVars"] if e["key"] == "PYTHON_VERSION")
 
     assert shlex.split(start)[-2:] == ["fracture-node", "api"]
-    assert len(environment) == 3
+    assert len(environment) == 2
     assert (settings.api.host, settings.api.port) == (ANYWHERE, 10000)
+    assert service["plan"] == "standard"  # the smallest that holds the model
     assert service["healthCheckPath"] in routes
     assert PROJECT["project"]["requires-python"] == ">=3.11"
     assert tuple(map(int, python.split("."))) >= (3, 11)
