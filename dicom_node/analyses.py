@@ -131,7 +131,8 @@ class Analyses:
         """Find the For Presentation image that was made from a For Processing one.
 
         It names its source in Source Image Sequence. Where it names none, the same
-        study, body part, view and laterality must do, if view or laterality is known.
+        study, body part, view and laterality must do, each of them known: two exposures
+        that nobody labeled look alike.
 
         Returns:
             Its SOP Instance UID, or None.
@@ -140,7 +141,7 @@ class Analyses:
             f" {row.sop_instance_uid} ", autoescape=True
         )
         same_exposure = sa.and_(
-            sa.literal(bool(row.view_position or row.laterality)),
+            sa.literal(bool(row.body_part and row.view_position and row.laterality)),
             instance.c.source_uids == "",
             instance.c.body_part == row.body_part,
             instance.c.view_position == row.view_position,

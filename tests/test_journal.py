@@ -47,6 +47,7 @@ BRIEFLY = Outcome(Verdict.RETRY_BRIEFLY, 0xA712, "0xA712 No Patient ID")
 LOST = Outcome(Verdict.RETRY, None, "no association with PACS")
 REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
 
+HAND = {"body_part": "HAND", "view_position": "AP", "laterality": "L"}
 ANSWER = Answer(
     Finding(
         probability=0.75,
@@ -489,19 +490,16 @@ def test_a_picture_that_was_answered_under_the_same_uid_is_known(
     [
         pytest.param({"source_uids": "1.2.9"}, True, id="names-its-source"),
         pytest.param({"source_uids": "1.2.99"}, False, id="names-another"),
-        pytest.param({"body_part": "HAND", "view_position": "AP"}, True, id="same"),
-        pytest.param(
-            {"body_part": "HAND", "view_position": "PA"}, False, id="other-view"
-        ),
-        pytest.param({"body_part": "FOOT", "view_position": "AP"}, False, id="part"),
+        pytest.param(HAND, True, id="same"),
+        pytest.param(HAND | {"view_position": "PA"}, False, id="other-view"),
+        pytest.param(HAND | {"body_part": "FOOT"}, False, id="part"),
+        pytest.param(HAND | {"laterality": "R"}, False, id="other-side"),
         pytest.param(
             {"source_uids": "1.2.9", "sop_class_uid": SecondaryCaptureImageStorage},
             False,
             id="capture",
         ),
-        pytest.param(
-            {"view_position": "AP", "study_instance_uid": "1.2.4"}, False, id="study"
-        ),
+        pytest.param(HAND | {"study_instance_uid": "1.2.4"}, False, id="study"),
     ],
 )
 def test_a_for_processing_image_waits_and_knows_its_twin(
@@ -514,8 +512,7 @@ def test_a_for_processing_image_waits_and_knows_its_twin(
     raw = receive(
         sop_class_uid=DigitalXRayImageStorageForProcessing,
         sop_instance_uid="1.2.9",
-        body_part="HAND",
-        view_position="AP",
+        **HAND,
     )
     journal.record(raw)
     attributes = presentation.copy()
@@ -530,6 +527,20 @@ def test_a_for_processing_image_waits_and_knows_its_twin(
 
     assert dict(work(engine))[f"analyze:{raw.id}:1"] == "DELAYED"
     assert found == (twin.header.sop_instance_uid if is_twin else None)
+
+
+@pytest.mark.parametrize("unlabeled", HAND)
+def test_exposures_that_are_not_labeled_are_nobodys_twins(
+    journal: Journal, receive: Receive, unlabeled: str
+) -> None:
+    labels = HAND | {unlabeled: ""}
+    raw = receive(sop_class_uid=DigitalXRayImageStorageForProcessing, **labels)
+    journal.record(raw)
+    journal.record(receive("d2", **labels))
+    row = journal.load(raw.id)
+    assert row is not None
+
+    assert journal.analyses.presentation_twin(row) is None
 
 
 def at_once(*tasks: Callable[[], object]) -> list[object]:
