@@ -11,7 +11,8 @@ run: $(INSTALLED)
 	$(BIN)/fracture-node demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
+	$(BIN)/python -m pytest -m alone
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -290,6 +290,7 @@ def test_peer_that_stops_reading_in_the_middle_of_an_object_is_a_retry(
     assert outcome.comment.endswith("hangs: nothing has moved for 0.3 s")
 
 
+@pytest.mark.alone
 def test_slow_peer_is_not_hurried_as_long_as_it_moves(tmp_path: Path) -> None:
     never = threading.Event()
 

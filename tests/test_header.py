@@ -254,6 +254,7 @@ def test_what_the_inflater_holds_back_at_the_end_is_not_missed(beyond: int) -> N
     assert source.position == len(content)
 
 
+@pytest.mark.alone
 def test_what_inflates_beyond_the_limit_is_refused_before_it_is_there(
     tmp_path: Path, dataset: Dataset
 ) -> None:
@@ -303,6 +304,7 @@ def test_the_class_in_the_dataset_must_be_the_one_announced(
         read(tmp_path, encoded(dataset))
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(
     "content",
     [
@@ -331,6 +333,7 @@ def test_what_is_no_dataset_is_refused_in_bounded_time(
     assert time.process_time() - started < 2
 
 
+@pytest.mark.alone
 def test_a_deflated_dataset_of_endless_elements_is_refused_in_bounded_time(
     tmp_path: Path,
 ) -> None:

@@ -544,6 +544,7 @@ def test_tenth_request_at_once_is_told_to_come_back(
     assert [response.status_code for response in served] == [200] * 9
 
 
+@pytest.mark.alone
 def test_health_answers_while_a_large_image_is_analyzed(client: httpx.Client) -> None:
     large = cv2.resize(phantom(), (4000, 5000), interpolation=cv2.INTER_CUBIC)
     content = encoded(large, "JPEG")

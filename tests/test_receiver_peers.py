@@ -316,6 +316,7 @@ def peak_mb(process: subprocess.Popen[bytes]) -> float:
     return int(found[1]) / 1024
 
 
+@pytest.mark.alone
 def test_the_real_receiver_stays_under_150_mb_while_16_send_12_mb_each(
     process: Process, peer: Find, tmp_path: Path
 ) -> None:
@@ -344,6 +345,7 @@ def test_the_real_receiver_stays_under_150_mb_while_16_send_12_mb_each(
         assert digest == row.content_digest
 
 
+@pytest.mark.alone
 def test_open_associations_on_which_nothing_moves_cost_no_processor(
     running: Process,
 ) -> None:
