@@ -15,6 +15,7 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries, StoredResult
+from dicom_node.errors import SamePictureError
 from dicom_node.events import note
 from dicom_node.tables import InstanceState, instance
 from inference.finding import Finding
@@ -94,38 +95,43 @@ class Analyses:
 
         Returns:
             False for stale work, of which nothing is kept.
+
+        Raises:
+            SamePictureError: Another revision that looks just like this one was
+                answered meanwhile, and nobody asked for this analysis by hand.
         """
-        finding = answer.finding
-        end = _open_run(instance_id, run).values(
-            state=InstanceState.ANALYZED,
-            reason="",
-            analyzed_at=time.time(),
-            picture_digest=answer.picture_digest,
-            identity_digest=answer.identity_digest,
-            probability=finding.probability,
-            operating_point=finding.operating_point,
-            model_name=finding.model.name,
-            model_version=finding.model.version,
-            model_digest=finding.model.digest,
-        )
+        end = _open_run(instance_id, run).values(**_kept(answer))
+        digests = answer.picture_digest, answer.identity_digest
         with self._engine.begin() as connection:
+            if run == 1:
+                # Of two that are answered at the same moment, one waits here.
+                query = _revisions(instance_id).with_for_update(key_share=True)
+                _refuse_known(connection.execute(query).all(), instance_id, *digests)
             if not connection.execute(end).rowcount:
                 return False
+            finding = answer.finding
             said = f"{finding.label}, probability {finding.probability:.3f}"
             note(connection, instance_id, "analyzed", said)
             self._deliveries.open(connection, instance_id, answer.results)
         return True
 
-    def same_picture(self, row: sa.Row[Any], picture_digest: str) -> sa.Row[Any] | None:
-        """Find an answered revision of the same UID that looks just like this one."""
-        query = instance.select().where(
-            instance.c.sop_instance_uid == row.sop_instance_uid,
-            instance.c.id != row.id,
-            instance.c.picture_digest == picture_digest,
-            instance.c.probability.is_not(None),
-        )
-        with reading(self._engine) as connection:
-            return connection.execute(query.order_by(instance.c.revision)).first()
+    def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
+        """Refuse what looks just like an answered revision of the same UID.
+
+        Whoever asks for a new analysis gets one all the same.
+
+        Args:
+            row: Of the instance.
+            picture: Digest of what it shows.
+            identity: Digest of whom that belongs to.
+
+        Raises:
+            SamePictureError: It does.
+        """
+        if row.run == 1:
+            with reading(self._engine) as connection:
+                revisions = connection.execute(_revisions(row.id)).all()
+            _refuse_known(revisions, row.id, picture, identity)
 
     def presentation_twin(self, row: sa.Row[Any]) -> str | None:
         """Find the For Presentation image that was made from a For Processing one.
@@ -156,6 +162,54 @@ class Analyses:
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().first()
+
+
+def _kept(answer: Answer) -> dict[str, Any]:
+    finding = answer.finding
+    return {
+        "state": InstanceState.ANALYZED,
+        "reason": "",
+        "analyzed_at": time.time(),
+        "picture_digest": answer.picture_digest,
+        "identity_digest": answer.identity_digest,
+        "probability": finding.probability,
+        "operating_point": finding.operating_point,
+        "model_name": finding.model.name,
+        "model_version": finding.model.version,
+        "model_digest": finding.model.digest,
+    }
+
+
+def _revisions(instance_id: str) -> sa.Select[Any]:
+    """All that came under the UID of an instance, itself included."""
+    itself = instance.alias()
+    uid = sa.select(itself.c.sop_instance_uid).where(itself.c.id == instance_id)
+    query = instance.select().where(
+        instance.c.sop_instance_uid == uid.scalar_subquery()
+    )
+    return query.order_by(instance.c.id)
+
+
+def _refuse_known(
+    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
+) -> None:
+    known = [
+        each
+        for each in revisions
+        if each.id != instance_id
+        and each.picture_digest == picture
+        and each.probability is not None
+    ]
+    if not known:
+        return
+    first = min(known, key=lambda each: each.revision)
+    told = f"The same picture as revision {first.revision}, whose results stand."
+    if first.identity_digest != identity:
+        told += (
+            " Patient or study identity differ: `fracture-node retry --uid` issues "
+            "results under the new one."
+        )
+    raise SamePictureError(told, first.id)
 
 
 def _open_run(instance_id: str, run: int) -> sa.Update:

@@ -55,48 +55,45 @@ class Work:
 
     def analyze(self, instance_id: str, run: int) -> None:
         """Analyze one instance, and say in the journal how it ended."""
-        analyses = self.journal.analyses
-        row = insist(lambda: analyses.begin(instance_id, run))
+        row = insist(lambda: self.journal.analyses.begin(instance_id, run))
         if row is None:
             return  # stale
-        instance = self.journal.received_instance(row)
-        uid = row.sop_instance_uid
-        same_picture_as = None
+        conclude = partial(self._conclude, row)
         try:
-            answer = self._answer(instance, row)
+            self._answer(row)
+        except SamePictureError as reason:
+            conclude(InstanceState.NOT_ANALYZED, str(reason), reason.known)
         except NotAnalyzedError as reason:
-            state, words = InstanceState.NOT_ANALYZED, str(reason)
-            if isinstance(reason, SamePictureError):
-                same_picture_as = reason.known
-            logger.info("Not analyzed: %s: %s", uid, words)
+            conclude(InstanceState.NOT_ANALYZED, str(reason))
         except AnalysisError as reason:
-            state, words = InstanceState.FAILED, str(reason)
-            logger.warning("Failed: %s: %s", uid, words)
+            conclude(InstanceState.FAILED, str(reason))
         except Exception:
-            state = InstanceState.FAILED
+            logger.exception("An error of this program")
             words = "An error of this program; its log has the details."
-            logger.exception("Failed: %s", uid)
-        else:
-            insist(lambda: analyses.answer(instance_id, run, answer))
-            logger.info(
-                "Analyzed %s: %s, probability %.3f",
-                uid,
-                answer.finding.label,
-                answer.finding.probability,
-            )
-            return
-        insist(
-            lambda: analyses.conclude(instance_id, run, state, words, same_picture_as)
-        )
+            conclude(InstanceState.FAILED, words)
 
-    def _answer(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Answer:
+    def _answer(self, row: sa.Row[Any]) -> None:
         self._refuse_twin(row)
+        instance = self.journal.received_instance(row)
         analysis = self._analysis(instance, row)
         stored = [self._store(instance, each) for each in analysis.results]
-        decoded = analysis.decoded
-        return Answer(
-            analysis.finding, decoded.picture_digest, decoded.identity_digest, stored
-        )
+        decoded, said = analysis.decoded, analysis.finding
+        answer = Answer(said, decoded.picture_digest, decoded.identity_digest, stored)
+        insist(lambda: self.journal.analyses.answer(row.id, row.run, answer))
+        uid, probability = row.sop_instance_uid, said.probability
+        logger.info("Analyzed %s: %s, probability %.3f", uid, said.label, probability)
+
+    def _conclude(
+        self,
+        row: sa.Row[Any],
+        state: InstanceState,
+        words: str,
+        same_picture_as: str | None = None,
+    ) -> None:
+        level = logging.WARNING if state is InstanceState.FAILED else logging.INFO
+        logger.log(level, "%s: %s: %s", state.capitalize(), row.sop_instance_uid, words)
+        conclude = partial(self.journal.analyses.conclude, row.id, row.run)
+        insist(lambda: conclude(state, words, same_picture_as))
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
         # The UID, our own, tells the results of two models apart: a delivery under
@@ -118,7 +115,8 @@ class Work:
             )
 
         def check(decoded: DecodedInstance) -> None:
-            self._refuse_known(row, decoded)
+            refuse = partial(self.journal.analyses.refuse_known, row)
+            insist(lambda: refuse(decoded.picture_digest, decoded.identity_digest))
 
         while True:
             try:
@@ -138,20 +136,6 @@ class Work:
                 "A For Processing image; its For Presentation image, "
                 f"{twin}, is analyzed instead."
             )
-
-    def _refuse_known(self, row: sa.Row[Any], decoded: DecodedInstance) -> None:
-        """What looks exactly like a revision that has its answer needs no second."""
-        digest = decoded.picture_digest
-        known = insist(lambda: self.journal.analyses.same_picture(row, digest))
-        if row.run > 1 or known is None:
-            return
-        told = f"The same picture as revision {known.revision}, whose results stand."
-        if known.identity_digest != decoded.identity_digest:
-            told += (
-                " Patient or study identity differ: `fracture-node retry --uid` issues "
-                "results under the new one."
-            )
-        raise SamePictureError(told, known.id)
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
         """Send what has not arrived of an instance's results to one destination."""

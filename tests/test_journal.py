@@ -25,6 +25,7 @@ from config.settings import Destination, StorageSettings
 from dicom_node.analyses import Answer
 from dicom_node.database import SchemaError, check_schema, migrate, open_engine
 from dicom_node.deliveries import StoredResult
+from dicom_node.errors import SamePictureError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
@@ -478,11 +479,31 @@ def test_a_picture_that_was_answered_under_the_same_uid_is_known(
     stranger = receive("d3")
     journal.record(other)
     journal.record(stranger)
-    rows = [journal.load(each.id) for each in (other, stranger)]
+    row, strange = (journal.load(each.id) for each in (other, stranger))
+    assert row is not None
+    assert strange is not None
+    refuse = journal.analyses.refuse_known
 
-    known = [journal.analyses.same_picture(row, "p" * 64) for row in rows if row]
+    with pytest.raises(SamePictureError, match="as revision 1, whose") as refusal:
+        refuse(row, ANSWER.picture_digest, ANSWER.identity_digest)
 
-    assert [row.id if row else None for row in known] == [answered.id, None]
+    assert refusal.value.known == answered.id
+    refuse(row, "q" * 64, ANSWER.identity_digest)
+    refuse(strange, ANSWER.picture_digest, ANSWER.identity_digest)
+
+
+def test_what_is_analyzed_again_by_hand_is_answered_though_it_is_known(
+    journal: Journal, answered: ReceivedInstance, receive: Receive
+) -> None:
+    other = receive("d2", sop_instance_uid=answered.header.sop_instance_uid)
+    journal.record(other)
+    journal.analyze_again(other.id)
+    row = journal.load(other.id)
+    assert row is not None
+
+    journal.analyses.refuse_known(row, ANSWER.picture_digest, ANSWER.identity_digest)
+
+    assert journal.analyses.answer(other.id, 2, ANSWER)
 
 
 @pytest.mark.parametrize(
@@ -601,6 +622,28 @@ def test_revisions_that_come_at_the_same_moment_have_different_numbers(
 
         rows = [journal.load(each.id) for each in copies]
         assert sorted(row.revision for row in rows if row) == [1, 2, 3, 4]
+
+
+def test_one_picture_that_is_answered_twice_at_the_same_moment_has_one_answer(
+    journal: Journal, receive: Receive
+) -> None:
+    def answer(each: ReceivedInstance) -> str:
+        try:
+            journal.analyses.answer(each.id, 1, ANSWER)
+        except SamePictureError as error:
+            return error.known
+        return ""
+
+    for _ in range(10):
+        uid = generate_uid()
+        copies = [receive(f"d{n}", sop_instance_uid=uid) for n in range(2)]
+        for each in copies:
+            journal.record(each)
+
+        known = at_once(*(partial(answer, each) for each in copies))
+
+        assert sorted(map(bool, known)) == [False, True]
+        assert copies[known.index("")].id in known
 
 
 def test_a_delivery_that_begins_while_its_destination_is_resumed_is_not_held_forever(

@@ -46,6 +46,7 @@ class ToldPipeline:
 
     result: ResultObject
     behavior: Callable[[], None] = lambda: None
+    afterwards: Callable[[], None] = lambda: None
     picture_digest: str = "p"
     identity_digest: str = "i"
     calls: list[str] = field(default_factory=list)
@@ -56,6 +57,7 @@ class ToldPipeline:
         phantom = draw_phantom(broken=True, rows=64, columns=48).radiograph()
         decoded = DecodedInstance(phantom, self.picture_digest, self.identity_digest)
         check(decoded)
+        self.afterwards()
         return Analysis(decoded, FINDING, (self.result,))
 
 
@@ -243,6 +245,24 @@ def test_the_same_picture_under_the_same_uid_is_not_analyzed_twice(
     row = row_of(work, again)
     assert row.state == InstanceState.NOT_ANALYZED
     assert words in row.reason
+
+
+def test_the_same_picture_that_is_analyzed_at_the_same_time_is_answered_once(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    again = record(work, "b" * 32, "d2")
+
+    def finish_the_other() -> None:
+        if len(pipeline.calls) == 1:
+            work.analyze(again.id, 1)
+
+    pipeline.afterwards = finish_the_other
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert row_of(work, again).state == InstanceState.DELIVERING
+    assert row.state == InstanceState.NOT_ANALYZED
+    assert row.same_picture_as == again.id
 
 
 def test_the_same_picture_sent_again_has_the_results_delivered_again(
