@@ -3,10 +3,11 @@
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
 Gradient-based Localization", ICCV 2017, equations 1 and 2.
 
-The head of a ResNet is the average over the grid and one linear layer, so the
-gradient of a logit by an activation is the same everywhere: its weight divided by
-the number of cells. Nothing has to be propagated back, nothing is kept between calls,
-and threads may share the network.
+The head is one linear layer and a pooling over the grid. The gradient of a logit by an
+activation, averaged over the grid, is then the layer's weight divided by the number of
+cells: of the average because it is the same everywhere, of log-sum-exp because its
+shares of the cells add up to one. Nothing has to be propagated back, nothing is kept
+between calls, and threads may share the network.
 """
 
 import torch

@@ -34,7 +34,8 @@ class ModelCard:
     Attributes:
         name: Of the model, as results show it.
         version: Of the weights, as results show it.
-        architecture: A torchvision ResNet: "resnet18", "resnet34" or "resnet50".
+        architecture: A torchvision ResNet, "resnet18", "resnet34" or "resnet50", or
+            "resnet18_fine", see network.py.
         classes: Names of the outputs in their order; exactly one is "Fracture".
         input_size: Side of the square input in pixels.
         resize: "letterbox" keeps the proportions and pads with black; "stretch" does
@@ -52,13 +53,15 @@ class ModelCard:
         phantom_logits: What the weights gave for the whole and the broken phantom
             when the card was made, {"whole": (…), "broken": (…)}; the self-test at
             start compares. Empty means that there is nothing to compare with.
+        pooling: How the scores of the network's cells become that of the image:
+            "average", as torchvision's ResNets do, or "log_sum_exp".
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     name: Text
     version: Text
-    architecture: Literal["resnet18", "resnet34", "resnet50"]
+    architecture: Literal["resnet18", "resnet18_fine", "resnet34", "resnet50"]
     classes: Annotated[tuple[Text, ...], Field(min_length=2)]
     input_size: Annotated[int, Field(ge=32, le=2048)]
     resize: Literal["letterbox", "stretch"]
@@ -70,6 +73,7 @@ class ModelCard:
     body_parts: tuple[Text, ...]
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     phantom_logits: dict[str, tuple[Number, ...]]
+    pooling: Literal["average", "log_sum_exp"] = "average"
 
 
 def read_card(path: Path) -> ModelCard:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inference.gradcam import grad_cam
-from inference.training.train import DRAFT
-from models.network import Network, build_network, halves
+from inference.training.fitting import DRAFT
+from models.network import Head, Network, build_network, halves
 
 with warnings.catch_warnings():  # of what it imports
     warnings.simplefilter("ignore")
@@ -27,8 +27,8 @@ def seer() -> Network:
     linear = nn.Linear(1, 2)
     linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
     linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), linear)
-    return Network(nn.Sequential(OrderedDict(same=nn.Identity())), head)
+    same = nn.Sequential(OrderedDict(same=nn.Identity()))
+    return Network(same, Head(linear, "average"))
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> N
         # In double precision no sum over channels can blur the comparison.
         whole = build_network(card).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
-    network = halves(whole)
+    network = halves(whole, "average")
     with RawGradCAM(whole, [whole.layer4]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
         expected = np.maximum(peer.raw[0], 0)
@@ -89,3 +89,28 @@ def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> N
         found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9
     )
     torch.testing.assert_close(logits, whole(image)[0].detach())
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_map_of_pooled_evidence_is_that_of_the_package_too(label: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(19)  # every map has a peak
+        whole = build_network(DRAFT).double().eval()
+        image = torch.randn(1, 3, 224, 160, dtype=torch.double)
+    network = halves(whole, "log_sum_exp")
+    chain = nn.Sequential(network.features, network.head)
+    with RawGradCAM(chain, [network.features]) as peer:
+        peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
+        expected = np.maximum(peer.raw[0], 0)
+
+    logits, heatmap = grad_cam(network, image, label)
+
+    found = heatmap.numpy()
+    assert found.shape == (14, 10)
+    assert expected.max() > 0
+    np.testing.assert_allclose(
+        found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9
+    )
+    # The logarithm of the mean of exp of what each cell scores.
+    cells = network.head.scores(network.features(image)).flatten(2)
+    torch.testing.assert_close(logits, cells.exp().mean(dim=2).log()[0])
