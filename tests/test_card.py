@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.training.train import DRAFT
+from inference.training.fitting import DRAFT
 from models.card import ModelError, card_text, read_card
 
 MODELS = Path(__file__).parents[1] / "models"
@@ -36,11 +36,11 @@ def test_a_card_that_was_written_is_read_as_it_was(path: Path) -> None:
 def test_every_wrong_key_is_named_at_once(path: Path) -> None:
     text = card_text(DRAFT)
     for right, wrong in [
-        ('"resnet18"', '"vgg16"'),
+        ('"resnet18_fine"', '"vgg16"'),
         ("input_size = 224", 'input_size = "224"'),
         ("temperature = 1.0", "temperature = 0"),
         ("doubtful = 0.5", "doubtfull = 0.5"),
-        ("std = [0.25, 0.25, 0.25]", "std = [0.25, 0.25]"),
+        ("std = [0.229, 0.224, 0.225]", "std = [0.25, 0.25]"),
     ]:
         assert right in text
         text = text.replace(right, wrong)

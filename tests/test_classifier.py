@@ -19,7 +19,7 @@ from inference.classifier import SHIPPED, Classifier, phantom_logits, record, se
 from inference.finding import OperatingPoint
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
-from inference.training.dataset import random_phantom
+from inference.training.phantoms import random_phantom
 from models.card import ModelError, card_text, read_card
 
 EXAMPLE = SHIPPED.with_name("original_app.example.toml")

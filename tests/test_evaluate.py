@@ -1,32 +1,98 @@
-"""Evaluation: what is counted, and that the shipped weights are worth shipping."""
+"""Evaluation: what is counted, and what is written."""
 
-from inference.classifier import Classifier
-from inference.training.evaluate import Judged, judge_phantoms, summary
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dicom_node.commands import evaluate
+from inference.finding import OperatingPoint
+from inference.training.atlas import Sample
+from inference.training.evaluate import evaluation
+from inference.training.judging import Judged
+from tests.atlas import write_atlas
+
+DEFINITE, DOUBTFUL = OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL
+NONE = OperatingPoint.NONE
 
 
-def test_shares_are_of_the_broken_and_of_the_whole() -> None:
-    judged = [
-        Judged(broken=True, probability=0.9, answered=True, pointed=True),
-        Judged(broken=True, probability=0.8, answered=True, pointed=False),
-        Judged(broken=True, probability=0.1, answered=False, pointed=False),
-        Judged(broken=True, probability=0.7, answered=True, pointed=False),
-        Judged(broken=False, probability=0.9, answered=True, pointed=False),
-        Judged(broken=False, probability=0.1, answered=False, pointed=False),
-    ]
+def judged(
+    probability: float, point: OperatingPoint, *, box: float = 0, pointed: bool = False
+) -> Judged:
+    boxes = ((0.1, 0.1, 0.1 + box, 0.1 + box / 2),) if box else ()
+    traits = {"body_part": "hand" if probability > 0.5 else "leg", "hardware": "0"}
+    sample = Sample(Path("x.png"), bool(box), boxes, str(probability), "val", traits)
+    tip = (0.1, 0.1) if pointed else None
+    return Judged(sample, probability, point, tip, pointed, 0.5)
 
-    assert summary(judged) == {
-        "phantoms": 6,
-        "sensitivity": 0.75,
-        "specificity": 0.5,
-        "arrow_in_box": 0.25,
+
+JUDGED = [
+    judged(0.9, DEFINITE, box=0.05, pointed=True),
+    judged(0.8, DOUBTFUL, box=0.1),
+    judged(0.1, NONE, box=0.2),
+    judged(0.7, DOUBTFUL, box=0.1, pointed=True),
+    judged(0.6, DOUBTFUL),
+    judged(0.2, NONE),
+]
+
+
+def test_shares_are_of_the_fractured_and_of_the_others() -> None:
+    overall = evaluation(JUDGED)["overall"]
+
+    assert (overall["radiographs"], overall["fractured"]) == (6, 4)
+    figures = {name: value[0] for name, value in overall.items() if name in WANTED}
+    assert figures == WANTED
+    assert overall["arrow_in_box"][1] <= 0.5 <= overall["arrow_in_box"][2]
+
+
+WANTED = {
+    "auc": 0.75,  # 6 of 8 pairs: 0.1 is below both others
+    "sensitivity_doubtful": 0.75,
+    "specificity_doubtful": 0.5,
+    "sensitivity_definite": 0.25,
+    "specificity_definite": 1.0,
+    "arrow_in_box": 0.5,
+}
+
+
+def test_figures_are_told_again_by_subgroup() -> None:
+    subgroups = evaluation(JUDGED)["subgroups"]
+
+    assert subgroups["body_part"]["hand"]["radiographs"] == 4
+    assert subgroups["body_part"]["leg"]["fractured"] == 1
+    assert set(subgroups["largest fracture"]) == {
+        "under 6% of the side",
+        "6% to 12%",
+        "over 12%",
     }
+    # Where there are only fractures there is no area.
+    assert subgroups["largest fracture"]["over 12%"]["auc"] is None
 
 
-def test_shipped_weights_find_the_break_in_phantoms_they_have_not_seen() -> None:
-    shipped = Classifier.load(None, "cpu")
+def test_the_command_writes_figures_curves_and_sheets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
+    given = ["evaluate", "--data", str(folder), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", given)
 
-    found = summary(list(judge_phantoms(shipped, range(40))))
+    evaluate.main()
 
-    assert found["sensitivity"] >= 0.9
-    assert found["specificity"] >= 0.9
-    assert found["arrow_in_box"] >= 0.85
+    written = json.loads((out / "evaluation.json").read_text("utf-8"))
+    assert json.loads(capsys.readouterr().out) == written["overall"]
+    assert written["overall"]["radiographs"] == 8
+    for name in ("roc", "pr", "calibration", "misses", "alarms"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 400
+
+
+def test_a_split_that_is_not_there_is_refused_in_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_atlas(tmp_path / "atlas", 4)
+    given = ["evaluate", "--data", str(folder), "--split", "test", "--out", "x"]
+    monkeypatch.setattr("sys.argv", given)
+
+    with pytest.raises(SystemExit, match="the manifest has: train, val"):
+        evaluate.main()

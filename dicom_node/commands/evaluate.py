@@ -1,7 +1,8 @@
-"""Tries weights on drawn phantoms that they have never seen."""
+"""Judges the node's weights on a folder of radiographs of which the truth is known."""
 
 import json
 import sys
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -9,24 +10,42 @@ from rich.progress import Progress
 
 from dicom_node.process import load_or_exit, role_parser
 from inference.classifier import Classifier
-from inference.training.evaluate import judge_phantoms, summary
+from inference.training.atlas import ManifestError, Sample, read_manifest
+from inference.training.evaluate import evaluation
+from inference.training.judging import judge
+from inference.training.report import write_report
 
 
 def main() -> None:
-    """Print how often answer and arrow were right, as JSON."""
+    """Write the evaluation into a folder; print the figures over all as JSON."""
     parser = role_parser("evaluate", __doc__)
-    parser.add_argument("--phantoms", type=int, default=100, help="how many")
+    parser.add_argument("--data", type=Path, required=True, help="the folder")
+    parser.add_argument("--split", default="", help="only these rows, such as val")
+    parser.add_argument("--out", type=Path, required=True, help="a folder to write")
     given = parser.parse_args()
+    samples = _samples(given.data, given.split)
     torch.set_num_threads(1)
     model = load_or_exit(given.config).model
     classifier = Classifier.load(model.weights, model.device)
-    seeds = range(given.phantoms)
     with Progress(console=Console(stderr=True)) as progress:
-        answers = judge_phantoms(classifier, seeds)
-        judged = list(progress.track(answers, total=len(seeds)))
+        answers = judge(classifier, samples)
+        judged = list(progress.track(answers, total=len(samples)))
     card = classifier.card
-    told = {"model": f"{card.name} {card.version}", **summary(judged)}
-    sys.stdout.write(json.dumps(told, indent=2) + "\n")
+    found = {"model": f"{card.name} {card.version}", **evaluation(judged)}
+    write_report(given.out, found, judged, classifier)
+    sys.stdout.write(json.dumps(found["overall"], indent=2) + "\n")
+
+
+def _samples(data: Path, split: str) -> list[Sample]:
+    try:
+        samples = read_manifest(data)
+    except ManifestError as error:
+        sys.exit(str(error))
+    chosen = [each for each in samples if not split or each.split == split]
+    if not chosen:
+        known = ", ".join(sorted({each.split for each in samples}))
+        sys.exit(f"No rows of split {split!r}; the manifest has: {known}")
+    return chosen
 
 
 if __name__ == "__main__":

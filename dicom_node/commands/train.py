@@ -1,42 +1,54 @@
-"""Trains weights: today on drawn phantoms, which is what the shipped ones are."""
+"""Trains weights on a folder of radiographs with a manifest of FracAtlas's columns."""
 
 import argparse
 import sys
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from inference.training.train import STEPS, train_on_phantoms
+from inference.training.atlas import ManifestError, read_manifest
+from inference.training.recipe import SHIPPED, read_recipe
+from inference.training.train import Plan, train
+from models.card import ModelError
 
 
 def main() -> None:
-    """Train and write the weights and their card."""
+    """Train and write the weights, their card, and the evaluation of the folds."""
+    given = _parser().parse_args()
+    if given.out.suffix != ".pth":
+        sys.exit(f"--out names {given.out}; weights are called something.pth")
+    if given.device != "cpu" and not torch.cuda.is_available():
+        sys.exit(f"--device {given.device}, but torch sees no GPU; leave it out")
+    try:
+        samples = read_manifest(given.data)
+        recipe = read_recipe(given.recipe)
+    except (ManifestError, ModelError) as error:
+        sys.exit(str(error))
+    given.out.parent.mkdir(parents=True, exist_ok=True)
+    plan = Plan(given.out, recipe, given.start, given.folds, given.seed, given.device)
+    with Progress(console=Console(stderr=True)) as bars:
+        task = bars.add_task("Training", total=None)
+
+        def show(title: str, done: int, count: int, words: str) -> None:
+            said = f"{title} {words}".strip()
+            bars.update(task, completed=done, total=count, description=said)
+
+        card = train(samples, plan, show)
+    sys.stdout.write(f"{given.out}: {card.name} {card.version}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fracture-node train", description=__doc__)
-    parser.add_argument("--phantoms", action="store_true", help="on drawn bones")
+    parser.add_argument("--data", type=Path, required=True, help="the folder")
     parser.add_argument("--out", type=Path, required=True, help="the .pth to write")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of 16 phantoms each")
+    parser.add_argument("--recipe", type=Path, default=SHIPPED, help="how to train")
+    parser.add_argument("--start", type=Path, help="weights to start from, a .npz")
+    parser.add_argument("--folds", type=int, default=5, help="to judge and calibrate")
     parser.add_argument("--seed", type=int, default=0, help="the same gives the same")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    given = parser.parse_args()
-    if not given.phantoms:
-        parser.error("say --phantoms: there is nothing else to train on yet")
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("Training", total=given.steps)
-
-        def show(done: int, _total: int, loss: float) -> None:
-            words = f"Training, loss {loss:.3f}"
-            progress.update(task, completed=done, description=words)
-
-        card = train_on_phantoms(
-            given.out,
-            steps=given.steps,
-            seed=given.seed,
-            device=given.device,
-            progress=show,
-        )
-    sys.stdout.write(f"{given.out}: {card.name} {card.version}\n")
+    return parser
 
 
 if __name__ == "__main__":

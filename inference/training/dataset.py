@@ -1,5 +1,6 @@
-"""Drawn radiographs to learn from: each is drawn once, seen once and forgotten."""
+"""What a training step sees: views of radiographs, and a few drawn bones."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,113 +8,123 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from inference.phantom import Box, draw_phantom
 from inference.preprocess import ModelInput, prepare
-from inference.radiograph import Radiograph
-from models.card import FRACTURE, ModelCard
+from inference.training.atlas import Box, Sample
+from inference.training.phantoms import random_phantom
+from inference.training.recipe import Recipe
+from inference.training.views import View, draw_view
+from models.card import ModelCard
 
-GRID = 28
-"""Cells to a side of the map of where the break is; four to a cell of the network's."""
+FIRST_PHANTOM = 1_000_000
+"""Seed of the first phantom to learn from; those below are free for tests."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One radiograph, or a batch of them along a first axis.
+    """One view, or a batch of them along a first axis.
 
     Attributes:
         tensor: float32, (3, S, S): what `prepare` makes of it.
-        label: int64, (): index of its class.
-        place: float32, (GRID, GRID): where on the canvas the break is, summing to 1;
-            all zeros where there is none.
+        label: float32, (): 1 where a fracture is seen, else 0.
+        place: float32, (G, G): how much of each cell of the network's grid, or of
+            the fracture if that is smaller, the two share, in [0, 1].
     """
 
     tensor: Tensor
     label: Tensor
     place: Tensor
 
-    def to(self, device: str) -> "Example":
-        """Move it to a device."""
-        return Example(*(x.to(device) for x in (self.tensor, self.label, self.place)))
+
+def epoch(
+    samples: Sequence[Sample],
+    recipe: Recipe,
+    card: ModelCard,
+    grid: int,
+    random: np.random.Generator,
+) -> Iterator[Example]:
+    """Yield an epoch's batches: all fractures, some of the rest, some phantoms.
+
+    Args:
+        samples: To draw from.
+        recipe: How often each is drawn.
+        card: How the network wants its input.
+        grid: Cells to a side of its map.
+        random: Decides all else.
+    """
+    drawn = _drawn(samples, recipe, random)
+    for start in range(0, len(drawn) - recipe.batch + 1, recipe.batch):
+        part = [
+            example(_view(sample, recipe, random), card, grid)
+            for sample in drawn[start : start + recipe.batch]
+        ]
+        yield Example(
+            torch.stack([each.tensor for each in part]),
+            torch.stack([each.label for each in part]),
+            torch.stack([each.place for each in part]),
+        )
 
 
-def phantom_batch(seeds: range, card: ModelCard) -> Example:
-    """Draw one phantom a seed; every other one is broken."""
-    examples = [phantom_example(seed, card) for seed in seeds]
-    return Example(
-        torch.stack([example.tensor for example in examples]),
-        torch.stack([example.label for example in examples]),
-        torch.stack([example.place for example in examples]),
-    )
+def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
+    """How many batches an epoch has."""
+    drawn = _drawn(samples, recipe, np.random.default_rng(0))
+    return len(drawn) // recipe.batch
 
 
-def phantom_example(seed: int, card: ModelCard) -> Example:
-    """Draw a phantom of random proportions, exposure and orientation."""
-    radiograph, fracture = random_phantom(seed, broken=seed % 2 == 0)
-    model_input = prepare(radiograph, card)
-    broken = card.classes.index(FRACTURE)
-    whole = next(i for i, name in enumerate(card.classes) if name != FRACTURE)
-    place = torch.zeros(GRID, GRID)
-    if fracture is not None:
-        place = _place(fracture, radiograph, model_input)
-    label = torch.tensor(whole if fracture is None else broken)
+def _drawn(
+    samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
+) -> list[Sample | None]:
+    """What an epoch is made of, shuffled; None stands for a phantom."""
+    fractured = [each for each in samples if each.is_fractured]
+    whole = [each for each in samples if not each.is_fractured]
+    count = round(len(whole) * recipe.whole_share)
+    some = random.permutation(len(whole))[:count]
+    drawn: list[Sample | None] = [
+        *(fractured * recipe.repeats),
+        *(whole[index] for index in some),
+    ]
+    drawn += [None] * round(recipe.phantoms * len(drawn))
+    return [drawn[index] for index in random.permutation(len(drawn))]
+
+
+def _view(sample: Sample | None, recipe: Recipe, random: np.random.Generator) -> View:
+    if sample is None:
+        seed = FIRST_PHANTOM + int(random.integers(FIRST_PHANTOM))
+        radiograph, box = random_phantom(seed, broken=bool(random.integers(2)))
+        return View(radiograph, () if box is None else (box,))
+    close = random.random() < recipe.close_share
+    return draw_view(sample.read(), sample.boxes, random, close=close)
+
+
+def example(view: View, card: ModelCard, grid: int) -> Example:
+    """Bring a view to the network's canvas."""
+    model_input = prepare(view.radiograph, card)
+    place = torch.zeros(grid, grid)
+    for box in view.boxes:
+        place = torch.maximum(place, _covered(box, view, model_input, grid))
+    label = torch.tensor(float(bool(view.boxes)))
     return Example(model_input.tensor[0], label, place)
 
 
-def random_phantom(
-    seed: int, *, broken: bool, long_sides: tuple[int, int] = (170, 380)
-) -> tuple[Radiograph, Box | None]:
-    """Draw a phantom as some equipment might show it.
-
-    Args:
-        seed: Decides everything but whether it is broken.
-        broken: Whether the bone is.
-        long_sides: From and to, in pixels.
-
-    Returns:
-        The radiograph and the bounding box of its break.
-    """
-    random = np.random.default_rng((seed, 1))  # apart from the phantom's own numbers
-    long_side = int(random.integers(*long_sides))
-    short_side = int(long_side / random.uniform(1, 3))
-    lying, mirrored, upended = (bool(random.integers(2)) for _ in range(3))
-    rows, columns = (short_side, long_side) if lying else (long_side, short_side)
-    phantom = draw_phantom(broken=broken, rows=rows, columns=columns, seed=seed)
-    shown = _exposed(phantom.radiograph().pixels, random)
-    box = phantom.fracture
-    if mirrored:
-        shown = shown[:, ::-1]
-        box = box and (columns - box[2], box[1], columns - box[0], box[3])
-    if upended:
-        shown = shown[::-1]
-        box = box and (box[0], rows - box[3], box[2], rows - box[1])
-    return Radiograph(np.ascontiguousarray(shown), None, (rows, columns)), box
+def _covered(box: Box, view: View, model_input: ModelInput, grid: int) -> Tensor:
+    rows, columns = view.radiograph.pixels.shape
+    cell = model_input.tensor.shape[-1] / grid
+    left, top, right, bottom = box
+    # Per axis: offset and scale from the radiograph's pixels to cells of the canvas.
+    across = _shared(
+        (model_input.left + np.array([left, right]) * model_input.width / columns)
+        / cell,
+        grid,
+    )
+    down = _shared(
+        (model_input.top + np.array([top, bottom]) * model_input.height / rows) / cell,
+        grid,
+    )
+    return torch.tensor(np.outer(down, across), dtype=torch.float32)
 
 
-def _exposed(
-    pixels: NDArray[np.uint8], random: np.random.Generator
-) -> NDArray[np.uint8]:
-    """Another window and film curve: darker, flatter or steeper."""
-    low, high = random.uniform(-0.15, 0.12), random.uniform(0.75, 1.3)
-    gamma = np.exp(random.uniform(-0.45, 0.45))
-    levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma
-    curve: NDArray[np.uint8] = np.rint(255 * levels).astype(np.uint8)
-    return curve[pixels]
-
-
-def _place(fracture: Box, radiograph: Radiograph, model_input: ModelInput) -> Tensor:
-    """A hill over the middle of the break, on the canvas."""
-    rows, columns = radiograph.pixels.shape
-    left, top, right, bottom = fracture
-    size: int = model_input.tensor.shape[-1]
-    # Per axis: offset and scale from the radiograph's pixels to shares of the canvas.
-    across = _hill((left, right), model_input.left, model_input.width / columns, size)
-    down = _hill((top, bottom), model_input.top, model_input.height / rows, size)
-    hill = down[:, None] * across
-    return hill / hill.sum()
-
-
-def _hill(span: tuple[int, int], offset: int, scale: float, size: int) -> Tensor:
-    low, high = ((offset + edge * scale) / size * GRID for edge in span)
-    cells = torch.arange(GRID) + 0.5
-    spread = max((high - low) / 5, 0.5)
-    return torch.exp(-0.5 * ((cells - (low + high) / 2) / spread) ** 2)
+def _shared(span: NDArray[np.float64], grid: int) -> NDArray[np.float64]:
+    """What each cell of a row shares with a span, over the smaller of the two."""
+    low, high = span
+    start = np.arange(grid)
+    shared = np.minimum(high, start + 1) - np.maximum(low, start)
+    return np.asarray(np.maximum(shared, 0) / min(high - low, 1), np.float64)

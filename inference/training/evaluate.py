@@ -1,61 +1,159 @@
-"""How well weights find the break in drawn bones that they have never seen."""
+"""Figures of a classifier on labelled radiographs, all of them and by subgroup."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-from inference.classifier import Classifier
-from inference.finding import Arrow
-from inference.training.dataset import random_phantom
+import numpy as np
+from numpy.typing import NDArray
 
-LONG_SIDES = 250, 1400
+from inference.finding import OperatingPoint
+from inference.training.judging import MARGIN, Judged
+from inference.training.statistics import (
+    RESAMPLED,
+    auc,
+    average_precision,
+    brier,
+    calibration_error,
+    interval,
+    reliability,
+    share,
+)
+
+FEW = 200
+"""Bootstrap resamples of a subgroup."""
+
+SMALL, LARGE = 0.06, 0.12
+"""Long sides of the largest fracture, in shares of the image's, that part groups."""
+
+Rows = NDArray[np.intp]
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """The answer for one phantom.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Table:
+    """Judged radiographs as columns."""
 
-    Attributes:
-        broken: Whether its bone is.
-        probability: Of a fracture, as answered.
-        answered: Whether a fracture was reported.
-        pointed: Whether the arrow's tip lies in the bounding box of the break.
+    truth: NDArray[np.bool_]
+    probability: NDArray[np.float64]
+    doubtful: NDArray[np.bool_]  # or definite
+    definite: NDArray[np.bool_]
+    pointed: NDArray[np.bool_]
+    heat_inside: NDArray[np.float64]
+
+
+def evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
+    """Work out all figures.
+
+    Returns:
+        What becomes JSON: `margin`, `overall`, `reliability`, and `subgroups` by trait
+        and value. A figure is [value, low, high], its 95 % interval from a bootstrap
+        over groups.
     """
-
-    broken: bool
-    probability: float
-    answered: bool
-    pointed: bool
-
-
-def judge_phantoms(classifier: Classifier, seeds: range) -> Iterator[Judged]:
-    """Answer for phantoms, every other one broken.
-
-    Args:
-        classifier: With the weights in question.
-        seeds: One a phantom; training uses those from train.FIRST_SEED on.
-    """
-    for seed in seeds:
-        broken = seed % 2 == 0
-        radiograph, box = random_phantom(seed, broken=broken, long_sides=LONG_SIDES)
-        finding = classifier.classify(radiograph)
-        pointed = box is not None and _inside(finding.arrow, box)
-        yield Judged(broken, finding.probability, finding.is_fracture, pointed)
-
-
-def summary(judged: list[Judged]) -> dict[str, float]:
-    """Count: shares in [0, 1], of broken or of whole phantoms."""
-    broken = [each for each in judged if each.broken]
-    whole = [each for each in judged if not each.broken]
+    table = _table(judged)
     return {
-        "phantoms": len(judged),
-        "sensitivity": sum(each.answered for each in broken) / max(len(broken), 1),
-        "specificity": sum(not each.answered for each in whole) / max(len(whole), 1),
-        "arrow_in_box": sum(each.pointed for each in broken) / max(len(broken), 1),
+        "margin": MARGIN,
+        "overall": figures(judged, RESAMPLED),
+        "reliability": reliability(table.truth, table.probability),
+        "subgroups": {
+            trait: {value: figures(part, FEW) for value, part in sorted(parts.items())}
+            for trait, parts in subgroups(judged).items()
+        },
     }
 
 
-def _inside(arrow: Arrow | None, box: tuple[int, int, int, int]) -> bool:
-    if arrow is None:
-        return False
-    (column, row), (left, top, right, bottom) = arrow.tip, box
-    return left <= column <= right and top <= row <= bottom
+def figures(judged: Sequence[Judged], resampled: int) -> dict[str, Any]:
+    """The figures of some radiographs; None where there is nothing to count."""
+    table = _table(judged)
+    groups = [each.sample.group for each in judged]
+    counted: dict[str, Any] = {
+        "radiographs": len(judged),
+        "fractured": int(table.truth.sum()),
+    }
+    for name, figure in _FIGURES.items():
+        value = figure(table, np.arange(len(judged)))
+        low, high = interval(partial(figure, table), groups, resampled)
+        triple = [value, low, high]
+        counted[name] = None if np.isnan(value) else [round(x, 4) for x in triple]
+    return counted
+
+
+def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged]]]:
+    """Sort radiographs by each trait of their manifest, and fractures by their size."""
+    found: dict[str, dict[str, list[Judged]]] = {}
+    for each in judged:
+        for trait, value in _traits(each):
+            found.setdefault(trait, {}).setdefault(value, []).append(each)
+    # A trait that is different for nearly every image, such as its width, is none.
+    return {
+        trait: parts for trait, parts in found.items() if 1 < len(parts) <= MOST_VALUES
+    }
+
+
+MOST_VALUES = 12
+
+
+def _traits(judged: Judged) -> Iterator[tuple[str, str]]:
+    sample = judged.sample
+    yield from sample.traits.items()
+    if sample.traits.get("hardware") == "0":
+        yield "without hardware, by body part", sample.traits.get("body_part", "")
+    if sample.boxes:
+        yield "largest fracture", _size(max(_long_side(box) for box in sample.boxes))
+
+
+def _long_side(box: tuple[float, float, float, float]) -> float:
+    return max(box[2] - box[0], box[3] - box[1])
+
+
+def _size(long_side: float) -> str:
+    if long_side < SMALL:
+        return f"under {SMALL:.0%} of the side"
+    return f"over {LARGE:.0%}" if long_side > LARGE else f"{SMALL:.0%} to {LARGE:.0%}"
+
+
+def _table(judged: Sequence[Judged]) -> _Table:
+    points = [each.operating_point for each in judged]
+    return _Table(
+        np.array([each.sample.is_fractured for each in judged], bool),
+        np.array([each.probability for each in judged], np.float64),
+        np.array([point is not OperatingPoint.NONE for point in points], bool),
+        np.array([point is OperatingPoint.DEFINITE for point in points], bool),
+        np.array([each.pointed for each in judged], bool),
+        np.array([each.heat_inside for each in judged], np.float64),
+    )
+
+
+def _sensitivity(column: str, table: _Table, rows: Rows) -> float:
+    return share(getattr(table, column)[rows][table.truth[rows]])
+
+
+def _specificity(column: str, table: _Table, rows: Rows) -> float:
+    return share(~getattr(table, column)[rows][~table.truth[rows]])
+
+
+def _heat(table: _Table, rows: Rows) -> float:
+    heat = table.heat_inside[rows][table.truth[rows]]
+    known = heat[~np.isnan(heat)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+Figure = Callable[[_Table, Rows], float]
+
+_FIGURES: dict[str, Figure] = {
+    "auc": lambda t, rows: auc(t.truth[rows], t.probability[rows]),
+    "average_precision": lambda t, rows: average_precision(
+        t.truth[rows], t.probability[rows]
+    ),
+    "sensitivity_doubtful": partial(_sensitivity, "doubtful"),
+    "specificity_doubtful": partial(_specificity, "doubtful"),
+    "sensitivity_definite": partial(_sensitivity, "definite"),
+    "specificity_definite": partial(_specificity, "definite"),
+    "calibration_error": lambda t, rows: calibration_error(
+        t.truth[rows], t.probability[rows]
+    ),
+    "brier": lambda t, rows: brier(t.truth[rows], t.probability[rows]),
+    # Without an arrow a fracture counts as missed.
+    "arrow_in_box": partial(_sensitivity, "pointed"),
+    "heat_in_boxes": _heat,
+}

@@ -1,164 +1,134 @@
-"""Training on drawn bones: the weights that the node ships until it has real ones.
+"""A whole training: folds to judge the recipe and calibrate, then the network itself.
 
-What comes out knows phantoms and nothing else. It is for trying the node out and for
-its tests, and its card says so.
+Each fold's network answers for radiographs that it has not seen, so all of a data set
+is judged by networks that do not know it. Those answers give the figures, the
+temperature and the operating points; the network that is written then learns from
+everything.
 """
 
-import io
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
 from torchvision.models import ResNet
 
-from inference.classifier import record
-from inference.training.dataset import GRID, Example, phantom_batch
+from inference.classifier import Classifier, record
+from inference.training.atlas import Sample, folds
+from inference.training.calibration import Calibration, calibrate, uncalibrated
+from inference.training.evaluate import evaluation, figures
+from inference.training.fitting import DRAFT, Fitting, halved
+from inference.training.judging import Judged, judge
+from inference.training.recipe import Recipe
 from models.card import FRACTURE, ModelCard, card_text
-from models.network import COUNTER, Network, build_network, halves
 
-Progress = Callable[[int, int, float], None]
-"""Called after each step with steps done, steps in all, and the loss."""
-
-STEPS = 520
-BATCH = 16
-
-DRAFT = ModelCard(
-    name="fracture-resnet18-phantom",
-    version="0.1.0",
-    architecture="resnet18",
-    classes=(FRACTURE, "No Fracture"),
-    input_size=224,
-    resize="letterbox",
-    mean=(0.25, 0.25, 0.25),
-    std=(0.25, 0.25, 0.25),
-    temperature=1.0,
-    doubtful=0.5,
-    definite=0.8,
-    body_parts=(),
-    sha256="",
-    phantom_logits={},
-)
-"""The card before there are weights."""
-
-HEADER = """\
-# Trained on drawn phantoms only: it knows nothing of real bones. For trying the node
-# out and for its tests; any answer on a real radiograph is meaningless.
-"""
-
-EARLY, EARLY_SIZE = 0.6, 128
-"""The first share of the steps is made on small pictures, three times as fast."""
-
-FIRST_SEED = 1_000_000
-"""Of the phantoms trained on; those below are free for tests."""
+Progress = Callable[[str, int, int, str], None]
+"""Told what is under way, steps done, steps in all, and how it goes."""
 
 
-def train_on_phantoms(
-    out: Path,
-    *,
-    steps: int = STEPS,
-    seed: int = 0,
-    device: str = "cpu",
-    progress: Progress = lambda *_: None,
-) -> ModelCard:
-    """Train a ResNet18 from nothing to find the break in drawn bones.
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is asked for on the command line.
+
+    Attributes:
+        out: The .pth to write; card, checkpoints and the folds' evaluation lie beside.
+        recipe: How to train.
+        start: Weights to start from, a .npz; None starts at random.
+        folds: How many; at least 2.
+        seed: Decides all that is drawn.
+        device: "cpu" or "cuda".
+    """
+
+    out: Path
+    recipe: Recipe
+    start: Path | None
+    folds: int
+    seed: int
+    device: str
+
+
+def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCard:
+    """Train, calibrate and write weights and card. Goes on where it was interrupted.
 
     The same arguments on the same machine give the same weights.
-
-    Args:
-        out: The .pth file to write; the card goes beside it.
-        steps: Of 16 phantoms each.
-        seed: Decides the first weights and the phantoms.
-        device: "cpu" or "cuda".
-        progress: Told after each step.
 
     Returns:
         The card that was written.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build_network(DRAFT).to(device)
-        first = FIRST_SEED * (seed + 1)
-        for done, loss in enumerate(_fit(network, first, steps, device), start=1):
-            progress(done, steps, loss)
-    held_out = range(first - min(2 * steps, 160), first)
-    temperature = _temperature(network.eval(), held_out, device)
-    out.write_bytes(_halved(network))
-    card = replace(DRAFT, temperature=temperature)
-    out.with_suffix(".toml").write_text(HEADER + card_text(card), "utf-8")
-    return record(out)
+    parts = folds(samples, plan.folds)
+    held_out: list[Judged] = []
+    for number, part in enumerate(parts):
+        others = [each for fold in parts if fold is not part for each in fold]
+        held_out += _fold(others, part, plan, number, progress)
+    calibration = calibrate(held_out)
+    calibrated = [calibration.apply(each) for each in held_out]
+    text = json.dumps(evaluation(calibrated), indent=2)
+    plan.out.with_suffix(".folds.json").write_text(text + "\n", "utf-8")
+    fitting = _fitted(samples, plan, "all", progress)
+    return write(fitting.network, calibration, plan.out)
 
 
-def _fit(network: ResNet, first: int, steps: int, device: str) -> Iterator[float]:
-    """Take the steps, yielding each one's loss."""
-    network.train()
-    optimizer = torch.optim.AdamW(network.parameters(), weight_decay=0.02)
-    rate = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=1.5e-3, total_steps=steps + 1
-    )
-    parts = halves(network)
-    for step in range(steps):
-        size = EARLY_SIZE if step < EARLY * steps else DRAFT.input_size
-        seeds = range(first + step * BATCH, first + (step + 1) * BATCH)
-        batch = phantom_batch(seeds, replace(DRAFT, input_size=size)).to(device)
-        loss = _loss(parts, batch)
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimizer.step()
-        rate.step()
-        yield loss.item()
+def _fold(
+    others: Sequence[Sample],
+    part: Sequence[Sample],
+    plan: Plan,
+    number: int,
+    progress: Progress,
+) -> list[Judged]:
+    """Train on all folds but one and judge that one."""
+    name = f"fold {number + 1} of {plan.folds}"
+
+    def judged(network: ResNet) -> list[Judged]:
+        told = []
+        for each in judge(_classifier(network, plan.device), part):
+            told.append(each)
+            progress(f"{name}, held out", len(told), len(part), "")
+        return told
+
+    def news(network: ResNet) -> str:
+        found = figures(judged(network), 0)
+        return f"AUC {found['auc'][0]:.3f}, arrow in box {found['arrow_in_box'][0]:.2f}"
+
+    return judged(_fitted(others, plan, name, progress, news).network)
 
 
-def _loss(network: Network, batch: Example) -> Tensor:
-    """What the network should answer, and what its heatmap should point at.
+def _fitted(
+    samples: Sequence[Sample],
+    plan: Plan,
+    name: str,
+    progress: Progress,
+    news: Callable[[ResNet], str] = lambda _: "",
+) -> Fitting:
+    """Fit a network, from its last checkpoint if there is one."""
+    words = name.replace(" ", "-")
+    checkpoint = plan.out.with_suffix(f".{words}.checkpoint")
+    fitting = Fitting(plan.recipe, start=plan.start, seed=plan.seed, device=plan.device)
+    if checkpoint.exists():
+        fitting.resume(checkpoint)
+    epochs, told = plan.recipe.epochs, ""
 
-    The second makes a network that has seen little point at the break itself rather
-    than at whatever goes with it.
-    """
-    activation = network.features(batch.tensor)
-    logits = network.head(activation)
-    # Smoothed, so that the answer is never all but certain.
-    answer = F.cross_entropy(logits, batch.label, label_smoothing=0.05)
+    def show(done: int, count: int, loss: float) -> None:
+        title = f"{name}, epoch {fitting.done + 1} of {epochs}"
+        progress(title, done, count, f"loss {loss:.3f} {told}")
+
+    while fitting.done < epochs:
+        fitting.epoch(samples, show)
+        fitting.save(checkpoint)
+        told = news(fitting.network)
+    return fitting
+
+
+def _classifier(network: ResNet, device: str) -> Classifier:
+    return Classifier.of(uncalibrated(DRAFT), halved(network), device)
+
+
+def write(network: ResNet, calibration: Calibration, out: Path) -> ModelCard:
+    """Write weights and card, and record what the node compares at its start."""
     fracture = DRAFT.classes.index(FRACTURE)
-    heat = torch.einsum("k,bkij->bij", network.linear.weight[fracture], activation)
-    fine = F.interpolate(heat[:, None], (GRID, GRID), mode="bicubic")[:, 0]
-    chance = fine.flatten(1).log_softmax(dim=1)
-    hits = (batch.place.flatten(1) * chance).sum()
-    pointing = -hits / batch.place.sum().clamp(min=1)
-    stray = (fine.relu() * (batch.place < 1e-4)).mean()  # noqa: PLR2004 - the foot of the hill
-    return answer + 0.2 * pointing + 0.02 * stray
-
-
-def _temperature(network: ResNet, seeds: range, device: str) -> float:
-    """Fit the temperature to phantoms held out; it may only soften the answers.
-
-    A network without a single error on drawings would otherwise be made certain.
-    """
-    logits, labels = [], []
-    with torch.inference_mode():
-        for start in range(seeds.start, seeds.stop, BATCH):
-            part = range(start, min(start + BATCH, seeds.stop))
-            batch = phantom_batch(part, DRAFT).to(device)
-            logits.append(network(batch.tensor).cpu())
-            labels.append(batch.label.cpu())
-    answers, truth = torch.cat(logits), torch.cat(labels)
-    candidates = [1 + step / 20 for step in range(81)]
-    return min(candidates, key=lambda t: float(F.cross_entropy(answers / t, truth)))
-
-
-def _halved(network: ResNet) -> bytes:
-    """The weights file: matrices in half precision, which halves it.
-
-    Vectors stay as they are: variances of batch normalization may be too small.
-    """
-    state = {
-        name: (value.half() if value.ndim > 1 else value).cpu()
-        for name, value in network.state_dict().items()
-        if not name.endswith(COUNTER)
-    }
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    return buffer.getvalue()
+    with torch.no_grad():
+        network.fc.bias[fracture] += calibration.shift * calibration.temperature
+    out.write_bytes(halved(network))
+    card = calibration.card(DRAFT)
+    out.with_suffix(".toml").write_text(card_text(card), "utf-8")
+    return record(out)

@@ -1,0 +1,136 @@
+"""A folder of labelled radiographs: images and a manifest.csv with FracAtlas's columns.
+
+Abedeen et al., "FracAtlas: A Dataset for Fracture Classification, Localization and
+Segmentation of Musculoskeletal Radiographs", Scientific Data 10, 2023.
+"""
+
+import csv
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from inference.plain_image import read_plain_image
+from inference.radiograph import Radiograph
+
+MAX_MEGAPIXELS = 100
+
+Box = tuple[float, float, float, float]
+"""(left, top, right, bottom), right and bottom exclusive."""
+
+
+class ManifestError(Exception):
+    """The folder cannot be used; the message names all that is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One row of a manifest.
+
+    Attributes:
+        path: Of the image.
+        is_fractured: Whether a fracture was marked.
+        boxes: Around each fracture, in shares of width and height.
+        group: Images of one group may be of one patient: they are never parted.
+        split: "train" or "val", or whatever the manifest says.
+        traits: The other columns, by name, for figures by subgroup.
+    """
+
+    path: Path
+    is_fractured: bool
+    boxes: tuple[Box, ...]
+    group: str
+    split: str
+    traits: Mapping[str, str]
+
+    def read(self) -> Radiograph:
+        """Read the image as the node reads one that is uploaded."""
+        return read_plain_image(self.path.read_bytes(), max_megapixels=MAX_MEGAPIXELS)
+
+
+def read_manifest(folder: Path) -> tuple[Sample, ...]:
+    """Read which images are in a folder and what is known of them.
+
+    Rows whose `use` is 0 are left out.
+
+    Raises:
+        ManifestError: There is none, columns are missing, or rows are wrong.
+    """
+    path = folder / "manifest.csv"
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise ManifestError(
+            f"{path} cannot be read: {error.strerror}. Name a folder with a "
+            "manifest.csv and the images it lists."
+        ) from None
+    missing = {"path", "label", "boxes_norm_xyxy"} - set(rows[0] if rows else ())
+    if missing:
+        raise ManifestError(f"{path}: no rows, or no columns {sorted(missing)}.")
+    samples, problems = [], []
+    for number, row in enumerate(rows, start=2):
+        try:
+            sample = _sample(folder, row)
+        except (ValueError, TypeError) as error:
+            problems.append(f"  line {number}: {error}")
+            continue
+        if not sample.path.is_file():
+            problems.append(f"  line {number}: {row['path']} is not there")
+        elif row.get("use", "1") != "0":
+            samples.append(sample)
+    if problems:
+        shown = "\n".join(problems[:8])
+        raise ManifestError(f"{path}: {len(problems)} rows are wrong:\n{shown}")
+    return tuple(samples)
+
+
+def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ...]:
+    """Part samples into folds of whole groups, alike in size and in fractures.
+
+    Always the same for the same samples: the largest groups go first, each to the fold
+    that has the fewest fractures, then the fewest images.
+    """
+    groups: dict[str, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, []).append(sample)
+    parts: list[list[Sample]] = [[] for _ in range(count)]
+    by_fractures = sorted(groups.items(), key=lambda g: (-_fractured(g[1]), g[0]))
+    for _, group in by_fractures:
+        least = min(parts, key=lambda part: (_fractured(part), len(part)))
+        if not _fractured(group):
+            least = min(parts, key=len)
+        least.extend(group)
+    return tuple(tuple(part) for part in parts)
+
+
+def _fractured(samples: Sequence[Sample]) -> int:
+    return sum(sample.is_fractured for sample in samples)
+
+
+def _sample(folder: Path, row: Mapping[str, str]) -> Sample:
+    boxes = tuple(_boxes(row["boxes_norm_xyxy"]))
+    if row["label"] not in {"0", "1"}:
+        raise ValueError(f"label is {row['label']!r}; expected 0 or 1")
+    is_fractured = row["label"] == "1"
+    if boxes and not is_fractured:
+        raise ValueError("boxes, but label 0")
+    used = {"path", "label", "boxes_norm_xyxy", "group", "split", "use"}
+    return Sample(
+        path=folder / row["path"],
+        is_fractured=is_fractured,
+        boxes=boxes,
+        group=row.get("group") or row["path"],
+        split=row.get("split", ""),
+        traits={name: value for name, value in row.items() if name not in used},
+    )
+
+
+def _boxes(text: str) -> Iterator[Box]:
+    for box in json.loads(text or "[]"):
+        left, top, right, bottom = (float(np.clip(edge, 0, 1)) for edge in box)
+        if left >= right or top >= bottom:
+            raise ValueError(f"a box without area: {box}")
+        yield left, top, right, bottom

@@ -1,0 +1,119 @@
+"""From a network's scores to probabilities that mean what they say, and two points.
+
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with an intercept as
+Platt had it: training sees more fractures than patients do.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.finding import OperatingPoint
+from inference.training.judging import Judged
+from models.card import ModelCard
+
+SENSITIVE, SPECIFIC = 0.90, 0.95
+"""Sensitivity of `doubtful` and specificity of `definite`, at least."""
+
+ROUNDS = 50
+SURE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """What held-out answers ask of the card and of the last layer.
+
+    Attributes:
+        temperature: Divides the scores.
+        shift: Added to the log-odds after that.
+        doubtful: Probability from which a fracture is reported.
+        definite: Probability from which it is reported as definite.
+    """
+
+    temperature: float
+    shift: float
+    doubtful: float
+    definite: float
+
+    def apply(self, judged: Judged) -> Judged:
+        """Say again what was said with a temperature of 1 and no shift."""
+        odds = _log_odds(np.array([judged.probability]))
+        probability = float(_probability(odds / self.temperature + self.shift)[0])
+        point = OperatingPoint.NONE
+        if probability >= self.definite:
+            point = OperatingPoint.DEFINITE
+        elif probability >= self.doubtful:
+            point = OperatingPoint.DOUBTFUL
+        answered = point is not OperatingPoint.NONE
+        return replace(
+            judged,
+            probability=probability,
+            operating_point=point,
+            tip=judged.tip if answered else None,
+            pointed=judged.pointed and answered,
+        )
+
+    def card(self, draft: ModelCard) -> ModelCard:
+        """Write it on a card; the shift belongs to the last layer."""
+        return replace(
+            draft,
+            temperature=self.temperature,
+            doubtful=self.doubtful,
+            definite=self.definite,
+        )
+
+
+def calibrate(judged: Sequence[Judged]) -> Calibration:
+    """Fit to answers for radiographs that the network has not seen.
+
+    Args:
+        judged: With a card of temperature 1; fractures and others among them.
+    """
+    truth = np.array([each.sample.is_fractured for each in judged])
+    odds = _log_odds(np.array([each.probability for each in judged]))
+    slope, shift = _logistic(odds, truth)
+    temperature = 1 / max(slope, 1 / 20)
+    said = _probability(odds / temperature + shift)
+    found, others = np.sort(said[truth]), np.sort(said[~truth])
+    doubtful = found[int((1 - SENSITIVE) * len(found))]
+    first = min(int(np.ceil(SPECIFIC * len(others))), len(others) - 1)
+    definite = max(np.nextafter(others[first], 1), doubtful)
+    return Calibration(
+        round(float(temperature), 4),
+        round(float(shift), 4),
+        # Rounded so that what reached a point still does.
+        float(np.clip(np.floor(doubtful * 1e4) / 1e4, SURE, 1 - SURE)),
+        float(np.clip(np.ceil(definite * 1e4) / 1e4, SURE, 1 - SURE)),
+    )
+
+
+def uncalibrated(draft: ModelCard) -> ModelCard:
+    """A card under which everything is answered and pointed at, to calibrate with."""
+    return replace(draft, temperature=1.0, doubtful=SURE, definite=1 - SURE)
+
+
+def _logistic(
+    odds: NDArray[np.float64], truth: NDArray[np.bool_]
+) -> tuple[float, float]:
+    """Slope and intercept of a logistic regression, by Newton's method."""
+    design = np.stack([odds, np.ones_like(odds)], axis=1)
+    fitted = np.array([1.0, 0.0])
+    for _ in range(ROUNDS):
+        said = _probability(design @ fitted)
+        gradient = design.T @ (said - truth)
+        curvature = (design * (said * (1 - said))[:, None]).T @ design
+        # A little of a ridge: classes that are parted wholly have no finite slope.
+        step = np.linalg.solve(curvature + 0.01 * np.eye(2), gradient)
+        fitted -= step / max(1, np.linalg.norm(step))  # a longer one may overshoot
+    return float(fitted[0]), float(fitted[1])
+
+
+def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
+    sure = np.clip(probability, 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(sure / (1 - sure)))
+
+
+def _probability(odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((1 + np.tanh(odds / 2)) / 2)  # which never overflows

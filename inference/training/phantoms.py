@@ -1,0 +1,48 @@
+"""Drawn radiographs, each of another bone under another exposure."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.phantom import Box, draw_phantom
+from inference.radiograph import Radiograph
+
+
+def random_phantom(
+    seed: int, *, broken: bool, long_sides: tuple[int, int] = (170, 380)
+) -> tuple[Radiograph, Box | None]:
+    """Draw a phantom as some equipment might show it.
+
+    Args:
+        seed: Decides everything but whether it is broken.
+        broken: Whether the bone is.
+        long_sides: From and to, in pixels.
+
+    Returns:
+        The radiograph and the bounding box of its break.
+    """
+    random = np.random.default_rng((seed, 1))  # apart from the phantom's own numbers
+    long_side = int(random.integers(*long_sides))
+    short_side = int(long_side / random.uniform(1, 3))
+    lying, mirrored, upended = (bool(random.integers(2)) for _ in range(3))
+    rows, columns = (short_side, long_side) if lying else (long_side, short_side)
+    phantom = draw_phantom(broken=broken, rows=rows, columns=columns, seed=seed)
+    shown = _exposed(phantom.radiograph().pixels, random)
+    box = phantom.fracture
+    if mirrored:
+        shown = shown[:, ::-1]
+        box = box and (columns - box[2], box[1], columns - box[0], box[3])
+    if upended:
+        shown = shown[::-1]
+        box = box and (box[0], rows - box[3], box[2], rows - box[1])
+    return Radiograph(np.ascontiguousarray(shown), None, (rows, columns)), box
+
+
+def _exposed(
+    pixels: NDArray[np.uint8], random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Another window and film curve: darker, flatter or steeper."""
+    low, high = random.uniform(-0.15, 0.12), random.uniform(0.75, 1.3)
+    gamma = np.exp(random.uniform(-0.45, 0.45))
+    levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma
+    curve: NDArray[np.uint8] = np.rint(255 * levels).astype(np.uint8)
+    return curve[pixels]

@@ -1,0 +1,119 @@
+"""An evaluation on paper: its JSON, its curves, and the worst answers to look at."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from inference.classifier import Classifier
+from inference.overlay import render
+from inference.training.judging import Judged
+
+WORST = 12
+COLUMNS = 4
+TILE = 480
+"""Side of a picture on a sheet, in pixels."""
+
+BOX = (80, 220, 80)
+
+
+def write_report(
+    folder: Path,
+    evaluation: dict[str, Any],
+    judged: Sequence[Judged],
+    classifier: Classifier,
+) -> None:
+    """Write evaluation.json, roc.png, pr.png, calibration.png, misses.png, alarms.png.
+
+    The sheets are overlays on the radiographs themselves: whose pictures these are,
+    theirs is the sheet.
+
+    Args:
+        folder: Made if it is not there.
+        evaluation: The figures.
+        judged: What they are of.
+        classifier: Answers again, for the pictures.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(evaluation, indent=2)
+    (folder / "evaluation.json").write_text(text + "\n", "utf-8")
+    truth = np.array([each.sample.is_fractured for each in judged])
+    score = np.array([each.probability for each in judged])
+    mpl.use("agg")
+    _save(folder / "roc.png", lambda axes: _roc(axes, truth, score))
+    _save(folder / "pr.png", lambda axes: _precision_recall(axes, truth, score))
+    bins = evaluation["reliability"]
+    _save(folder / "calibration.png", lambda axes: _calibration(axes, bins))
+    by_score = sorted(judged, key=lambda each: each.probability)
+    misses = [each for each in by_score if each.sample.is_fractured][:WORST]
+    alarms = [each for each in by_score if not each.sample.is_fractured][-WORST:]
+    _sheet(folder / "misses.png", misses, classifier)
+    _sheet(folder / "alarms.png", alarms[::-1], classifier)
+
+
+def _save(path: Path, draw: Callable[[Axes], None]) -> None:
+    figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    draw(axes)
+    axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    axes.grid(alpha=0.3)
+    figure.savefig(path)
+
+
+def _roc(axes: Axes, truth: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
+    found = truth[np.argsort(-score, kind="stable")]
+    axes.plot(
+        np.r_[0, np.cumsum(~found) / max((~truth).sum(), 1)],
+        np.r_[0, np.cumsum(found) / max(truth.sum(), 1)],
+    )
+    axes.plot([0, 1], [0, 1], ":", color="gray")
+    axes.set(xlabel="1 - specificity", ylabel="sensitivity")
+
+
+def _precision_recall(
+    axes: Axes, truth: NDArray[np.bool_], score: NDArray[np.float64]
+) -> None:
+    found = np.cumsum(truth[np.argsort(-score, kind="stable")])
+    axes.plot(found / max(truth.sum(), 1), found / np.arange(1, len(found) + 1))
+    axes.set(xlabel="sensitivity", ylabel="positive predictive value")
+
+
+def _calibration(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
+    said, seen, count = zip(*bins, strict=True)
+    axes.plot([0, 1], [0, 1], ":", color="gray")
+    axes.plot(said, seen, "o-")
+    for x, y, number in zip(said, seen, count, strict=True):
+        axes.annotate(str(number), (x, y), (4, -10), textcoords="offset points")
+    axes.set(xlabel="probability said", ylabel="share that is fractured")
+
+
+def _sheet(path: Path, judged: Sequence[Judged], classifier: Classifier) -> None:
+    """Write a sheet of overlays, the marked boxes in green."""
+    tiles = [_tile(each, classifier) for each in judged]
+    tiles += [np.zeros((TILE, TILE, 3), np.uint8)] * (-len(tiles) % COLUMNS)
+    rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]
+    if rows:
+        cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+
+
+def _tile(judged: Judged, classifier: Classifier) -> NDArray[np.uint8]:
+    radiograph = judged.sample.read()
+    finding = classifier.classify(radiograph)
+    picture = render(radiograph, finding, long_side=TILE)
+    rows, columns = picture.image_area
+    width, height = (side * picture.scale for side in radiograph.pixels.shape[::-1])
+    pixels = picture.pixels.copy()
+    for left, top, right, bottom in judged.sample.boxes:
+        corner = round(left * width), round(top * height)
+        opposite = round(right * width), round(bottom * height)
+        cv2.rectangle(pixels[:rows, :columns], corner, opposite, BOX, 1)
+    tile = np.zeros((TILE, TILE, 3), np.uint8)
+    tile[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return tile

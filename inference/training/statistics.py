@@ -1,0 +1,95 @@
+"""Figures of merit, each a function of truth and probability, and their intervals."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Truth = NDArray[np.bool_]
+Values = NDArray[np.float64]
+
+RESAMPLED = 1000
+BINS = 10
+
+
+def auc(truth: Truth, score: Values) -> float:
+    """Area under the ROC curve: how often a fracture scores above none, ties half.
+
+    NaN where one of the two is missing.
+    """
+    positive, negative = score[truth], score[~truth]
+    if not positive.size or not negative.size:
+        return float("nan")
+    ordered = np.sort(negative)
+    below = np.searchsorted(ordered, positive, "left")
+    up_to = np.searchsorted(ordered, positive, "right")
+    return float((below + up_to).mean() / 2 / negative.size)
+
+
+def average_precision(truth: Truth, score: Values) -> float:
+    """Precision at each fracture in falling order of score, on average."""
+    if not truth.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    # Those with equal scores count as found together.
+    last = np.r_[np.diff(score[order]) != 0, True]
+    found = np.cumsum(truth[order])[last]
+    precision = found / (np.flatnonzero(last) + 1)
+    return float((precision * np.diff(np.r_[0, found])).sum() / truth.sum())
+
+
+def share(selected: NDArray[np.bool_]) -> float:
+    """How many of them are true; NaN of none."""
+    return float(selected.mean()) if selected.size else float("nan")
+
+
+def brier(truth: Truth, probability: Values) -> float:
+    """Mean squared distance of probability and truth."""
+    return float(((probability - truth) ** 2).mean())
+
+
+def reliability(truth: Truth, probability: Values) -> list[tuple[float, float, int]]:
+    """Mean probability, share of fractures and count, for each tenth that has any."""
+    bins = np.minimum((probability * BINS).astype(int), BINS - 1)
+    return [
+        (float(probability[here].mean()), float(truth[here].mean()), int(here.sum()))
+        for here in (bins == number for number in range(BINS))
+        if here.any()
+    ]
+
+
+def calibration_error(truth: Truth, probability: Values) -> float:
+    """Expected calibration error over ten bins of equal width (Guo et al., 2017)."""
+    return sum(
+        count * abs(said - seen)
+        for said, seen, count in reliability(truth, probability)
+    ) / len(truth)
+
+
+def interval(
+    figure: Callable[[NDArray[np.intp]], float],
+    groups: Sequence[str],
+    resampled: int = RESAMPLED,
+) -> tuple[float, float]:
+    """Bootstrap a figure's 95 % interval over whole groups, which may be patients.
+
+    Args:
+        figure: Of the rows with these indices.
+        groups: The group of each row.
+        resampled: How often.
+
+    Returns:
+        The 2.5th and 97.5th percentile; NaN where no resample has a figure.
+    """
+    random = np.random.default_rng(0)
+    _, group = np.unique(np.asarray(groups), return_inverse=True)
+    rows = [np.flatnonzero(group == number) for number in range(group.max() + 1)]
+    values = []
+    for _ in range(resampled):
+        drawn = random.integers(len(rows), size=len(rows))
+        values.append(figure(np.concatenate([rows[number] for number in drawn])))
+    known = np.array([value for value in values if not np.isnan(value)])
+    if not known.size:
+        return float("nan"), float("nan")
+    low, high = np.percentile(known, [2.5, 97.5])
+    return float(low), float(high)

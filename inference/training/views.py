@@ -1,0 +1,186 @@
+"""Views of a radiograph as it might have been taken, to learn from.
+
+A view is a window of the radiograph, turned a little and re-exposed, and the boxes
+that lie in it. Everything that decides is drawn from one generator.
+"""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.radiograph import Radiograph
+from inference.training.atlas import Box
+from inference.training.exposure import Pixels, collimated, re_exposed
+
+FAR = 0.85, 1.3
+"""Long side of the radiograph over that of a view of the whole."""
+
+CLOSE = 1.7, 2.8
+"""The same of a close view, which is square."""
+
+TURN, STRETCH = 10.0, 0.05
+"""Standard deviations, in degrees and of the logarithm of the proportions."""
+
+QUARTER_TURNED = 0.15
+"""How often a view is turned by 90, 180 or 270 degrees besides."""
+
+AIMED = 0.75
+"""How often a close view goes to a fracture where there is one."""
+
+ENOUGH = 0.5
+"""Share of a box that must be seen for it to count."""
+
+TRIES = 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """What an example is made of.
+
+    Attributes:
+        radiograph: The view.
+        boxes: The fractures in it, in its pixels.
+    """
+
+    radiograph: Radiograph
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Which part of a radiograph is seen, and how it lies.
+
+    Attributes:
+        center: (column, row) in the radiograph.
+        size: (width, height) of the view, in pixels of the radiograph.
+        angle: Degrees.
+        stretch: Width grows by it, height shrinks.
+        mirrored: Left for right.
+    """
+
+    center: tuple[float, float]
+    size: tuple[float, float]
+    angle: float
+    stretch: float
+    mirrored: bool
+
+    def matrix(self) -> NDArray[np.float64]:
+        """The affine map from the radiograph to the view, (2, 3)."""
+        angle = math.radians(self.angle)
+        turn = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        sign = -1 if self.mirrored else 1
+        linear = np.diag([sign * self.stretch, 1 / self.stretch]) @ np.array(turn)
+        shift = np.array(self.size) / 2 - linear @ np.array(self.center)
+        return np.hstack([linear, shift[:, None]])
+
+
+def draw_view(
+    radiograph: Radiograph,
+    boxes: tuple[Box, ...],
+    random: np.random.Generator,
+    *,
+    close: bool,
+) -> View:
+    """Draw one view.
+
+    Args:
+        radiograph: The whole.
+        boxes: Its fractures, in shares of width and height.
+        random: Decides.
+        close: Whether to go near, mostly to a fracture if there is one.
+
+    Returns:
+        A view in which each fracture is either seen or not, if 20 tries find one.
+    """
+    rows, columns = radiograph.pixels.shape
+    own = [(b[0] * columns, b[1] * rows, b[2] * columns, b[3] * rows) for b in boxes]
+    choose = _close if close else _far
+    for _ in range(TRIES):
+        window = choose((columns, rows), own, random)
+        seen = [_seen(box, window) for box in own]
+        if all(share >= ENOUGH or share == 0 for share, _ in seen):
+            break
+    kept = tuple(box for share, box in seen if share >= ENOUGH)
+    exposed = re_exposed(_warped(radiograph.pixels, window), random)
+    shown = collimated(exposed, kept, random)
+    return View(Radiograph(shown, None, (shown.shape[0], shown.shape[1])), kept)
+
+
+def _far(
+    size: tuple[int, int], _boxes: list[Box], random: np.random.Generator
+) -> _Window:
+    """A view of nearly all of it, or with some black around."""
+    zoom = _between(FAR, random)
+    spare = abs(1 - 1 / zoom) / 2
+    center = tuple(side * (0.5 + random.uniform(-spare, spare)) for side in size)
+    quarters = _quarters(random)
+    width, height = (side / zoom for side in size)
+    shape = (height, width) if quarters % 2 else (width, height)
+    return _turned((center[0], center[1]), shape, quarters, random)
+
+
+def _close(
+    size: tuple[int, int], boxes: list[Box], random: np.random.Generator
+) -> _Window:
+    """A square of a part of it."""
+    side = max(size) / _between(CLOSE, random)
+    if boxes and random.random() < AIMED:
+        box = boxes[int(random.integers(len(boxes)))]
+        spans = ((box[0], box[2]), (box[1], box[3]))
+        reach = [max(side - (high - low), 0) / 2 for low, high in spans]
+        middle = [(low + high) / 2 for low, high in spans]
+    else:
+        reach = [max(end - side, 0) / 2 for end in size]
+        middle = [end / 2 for end in size]
+    center = [m + random.uniform(-r, r) for m, r in zip(middle, reach, strict=True)]
+    return _turned((center[0], center[1]), (side, side), _quarters(random), random)
+
+
+def _between(span: tuple[float, float], random: np.random.Generator) -> float:
+    return math.exp(random.uniform(math.log(span[0]), math.log(span[1])))
+
+
+def _quarters(random: np.random.Generator) -> int:
+    return int(random.integers(1, 4)) if random.random() < QUARTER_TURNED else 0
+
+
+def _turned(
+    center: tuple[float, float],
+    size: tuple[float, float],
+    quarters: int,
+    random: np.random.Generator,
+) -> _Window:
+    return _Window(
+        center=center,
+        size=size,
+        angle=90 * quarters + random.normal(0, TURN),
+        stretch=math.exp(random.normal(0, STRETCH)),
+        mirrored=bool(random.integers(2)),
+    )
+
+
+def _seen(box: Box, window: _Window) -> tuple[float, Box]:
+    """Which share of a box lies in the view, and where.
+
+    What fills a box is rather an ellipse, so that is what is turned.
+    """
+    matrix = window.matrix()
+    left, top, right, bottom = box
+    half = np.array([(right - left) / 2, (bottom - top) / 2])
+    center = matrix @ np.array([(left + right) / 2, (top + bottom) / 2, 1])
+    reach = np.sqrt((matrix[:, :2] ** 2) @ half**2)
+    end = np.array(window.size)
+    low, high = np.clip(center - reach, 0, end), np.clip(center + reach, 0, end)
+    share = float(np.prod((high - low) / (2 * reach)))
+    return share, (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+
+def _warped(pixels: Pixels, window: _Window) -> Pixels:
+    width, height = (max(8, round(each)) for each in window.size)
+    warped = cv2.warpAffine(
+        pixels, window.matrix(), (width, height), flags=cv2.INTER_LINEAR, borderValue=0
+    )
+    return np.asarray(warped, np.uint8)

@@ -1,0 +1,67 @@
+"""Folders to learn from: read as their manifest says, refused in words."""
+
+from pathlib import Path
+
+import pytest
+
+from inference.training.atlas import ManifestError, folds, read_manifest
+from tests.atlas import write_atlas
+
+
+def test_a_manifest_is_read_with_its_boxes_and_traits(tmp_path: Path) -> None:
+    samples = read_manifest(write_atlas(tmp_path / "atlas", 8))
+
+    first = samples[0]
+    assert len(samples) == 8
+    assert [each.is_fractured for each in samples] == [True, False] * 4
+    assert first.traits == {"body_part": "leg"}
+    assert first.read().pixels.ndim == 2
+    ((left, top, right, bottom),) = first.boxes
+    assert 0 <= left < right <= 1
+    assert 0 <= top < bottom <= 1
+
+
+def test_rows_not_to_be_used_are_left_out(tmp_path: Path) -> None:
+    folder = write_atlas(tmp_path / "atlas", 4)
+    text = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(text.replace(",1,0,train", ",0,0,train", 1))
+
+    assert len(read_manifest(folder)) == 3
+
+
+@pytest.mark.parametrize(
+    ("found", "instead", "words"),
+    [
+        ("path,label", "file,label", r"no columns \['path'\]"),
+        ("0.png,1,", "0.png,yes,", "line 2: label is 'yes'; expected 0 or 1"),
+        ("0.png,1,", "0.png,0,", "line 2: boxes, but label 0"),
+        ("images/1.png", "images/none.png", "line 3: images/none.png is not there"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_the_line(
+    tmp_path: Path, found: str, instead: str, words: str
+) -> None:
+    folder = write_atlas(tmp_path / "atlas", 4)
+    text = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(text.replace(found, instead))
+
+    with pytest.raises(ManifestError, match=words):
+        read_manifest(folder)
+
+
+def test_a_folder_without_a_manifest_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ManifestError, match=r"manifest\.csv cannot be read"):
+        read_manifest(tmp_path)
+
+
+def test_folds_part_no_group_and_share_the_fractures(tmp_path: Path) -> None:
+    samples = read_manifest(write_atlas(tmp_path / "atlas", 48))
+
+    parts = folds(samples, 3)
+
+    groups = [{each.group for each in part} for part in parts]
+    assert sorted(each.path for part in parts for each in part) == sorted(
+        each.path for each in samples
+    )
+    assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
+    assert [sum(each.is_fractured for each in part) for part in parts] == [8, 8, 8]

@@ -1,0 +1,95 @@
+"""Calibration: probabilities that mean what they say, and the two operating points."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inference.finding import OperatingPoint
+from inference.training.atlas import Sample
+from inference.training.calibration import Calibration, calibrate
+from inference.training.judging import Judged
+from inference.training.statistics import calibration_error
+
+
+def sample(*, fractured: bool) -> Sample:
+    return Sample(Path("x.png"), fractured, (), "0", "train", {})
+
+
+def answers(temperature: float, shift: float) -> list[Judged]:
+    """Answers whose scores are too large by a factor, and too high by a summand."""
+    random = np.random.default_rng(0)
+    odds = random.normal(-1, 2, 4000)
+    truth = random.random(4000) < 1 / (1 + np.exp(-odds))
+    said = 1 / (1 + np.exp(-(odds - shift) * temperature))
+    return [
+        Judged(
+            sample(fractured=bool(t)), float(p), OperatingPoint.NONE, (0, 0), bool(t), 0
+        )
+        for t, p in zip(truth, said, strict=True)
+    ]
+
+
+def test_temperature_and_shift_are_found_again() -> None:
+    found = calibrate(answers(temperature=1.5, shift=-1.5))
+
+    assert found.temperature == pytest.approx(1.5, rel=0.1)
+    assert found.shift == pytest.approx(-1.5, abs=0.15)
+
+
+def test_what_is_calibrated_means_what_it_says() -> None:
+    judged = answers(temperature=1.5, shift=-1.5)
+    found = calibrate(judged)
+
+    after = [found.apply(each) for each in judged]
+
+    truth = np.array([each.sample.is_fractured for each in after])
+    said = np.array([each.probability for each in after])
+    assert calibration_error(truth, said) < 0.03
+
+
+def test_doubtful_is_sensitive_and_definite_is_specific() -> None:
+    judged = answers(temperature=1, shift=0)
+    found = calibrate(judged)
+
+    after = [found.apply(each) for each in judged]
+
+    fractured = [each for each in after if each.sample.is_fractured]
+    whole = [each for each in after if not each.sample.is_fractured]
+    reported = sum(
+        each.operating_point is not OperatingPoint.NONE for each in fractured
+    )
+    alarms = sum(each.operating_point is OperatingPoint.DEFINITE for each in whole)
+    # At least, and not much more than is asked.
+    assert 0.90 <= reported / len(fractured) < 0.905
+    assert 0.045 < alarms / len(whole) <= 0.05
+
+
+def test_a_fracture_below_both_points_has_no_arrow() -> None:
+    fractured = sample(fractured=True)
+    judged = Judged(
+        fractured, 0.2, OperatingPoint.DEFINITE, (0.5, 0.5), pointed=True, heat_inside=1
+    )
+
+    after = Calibration(1, 0, doubtful=0.3, definite=0.6).apply(judged)
+
+    assert (after.operating_point, after.tip, after.pointed) == ("none", None, False)
+
+
+def test_classes_that_are_parted_wholly_are_calibrated_too() -> None:
+    judged = [
+        Judged(
+            sample(fractured=p > 0.5),
+            p,
+            OperatingPoint.NONE,
+            None,
+            pointed=False,
+            heat_inside=0,
+        )
+        for p in (0.01, 0.02, 0.98, 0.99)
+    ]
+
+    found = calibrate(judged)
+
+    assert 0 < found.doubtful <= found.definite < 1
+    assert np.isfinite([found.temperature, found.shift]).all()

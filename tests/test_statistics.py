@@ -1,0 +1,57 @@
+"""Figures of merit, against scikit-learn and against what can be counted by hand."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from inference.training.statistics import (
+    auc,
+    average_precision,
+    brier,
+    calibration_error,
+    interval,
+    reliability,
+)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_areas_are_those_of_scikit_learn_ties_included(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    truth = random.random(200) < 0.2
+    score = np.round(random.random(200) + 0.3 * truth, 1)
+
+    assert auc(truth, score) == pytest.approx(roc_auc_score(truth, score))
+    expected = average_precision_score(truth, score)
+    assert average_precision(truth, score) == pytest.approx(expected)
+
+
+def test_without_fractures_there_is_no_area() -> None:
+    none, score = np.zeros(3, bool), np.array([0.1, 0.2, 0.3])
+
+    assert np.isnan(auc(none, score))
+    assert np.isnan(average_precision(none, score))
+
+
+def test_calibration_error_weighs_the_gap_of_each_tenth_by_its_count() -> None:
+    probability = np.array([0.05, 0.05, 0.95, 0.95])
+    truth = np.array([False, False, True, False])
+
+    # Two are said 5 % and 0 % are; two are said 95 % and 50 % are.
+    assert calibration_error(truth, probability) == pytest.approx(
+        (2 * 0.05 + 2 * 0.45) / 4
+    )
+    assert brier(truth, probability) == pytest.approx(
+        (2 * 0.05**2 + 0.05**2 + 0.95**2) / 4
+    )
+    assert [count for _, _, count in reliability(truth, probability)] == [2, 2]
+
+
+def test_an_interval_over_groups_is_wider_than_one_over_images() -> None:
+    value = np.repeat([0.0, 1.0], 50)
+
+    alone = interval(lambda rows: value[rows].mean(), [str(n) for n in range(100)])
+    together = interval(lambda rows: value[rows].mean(), ["a"] * 50 + ["b"] * 50)
+
+    # The mean of 100 coins has a standard error of 0.05; two groups give 0, 1/2 or 1.
+    assert alone == pytest.approx((0.4, 0.6), abs=0.03)
+    assert together == (0.0, 1.0)
