@@ -68,7 +68,7 @@ class Work:
         except AnalysisError as reason:
             conclude(InstanceState.FAILED, str(reason))
         except Exception:
-            logger.exception("An error of this program")
+            logger.exception("An error of this program: %s", row.sop_instance_uid)
             words = "An error of this program; its log has the details."
             conclude(InstanceState.FAILED, words)
 
@@ -91,7 +91,8 @@ class Work:
         same_picture_as: str | None = None,
     ) -> None:
         level = logging.WARNING if state is InstanceState.FAILED else logging.INFO
-        logger.log(level, "%s: %s: %s", state.capitalize(), row.sop_instance_uid, words)
+        what = state.replace("_", " ").capitalize()
+        logger.log(level, "%s: %s: %s", what, row.sop_instance_uid, words)
         conclude = partial(self.journal.analyses.conclude, row.id, row.run)
         insist(lambda: conclude(state, words, same_picture_as))
 
