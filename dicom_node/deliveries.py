@@ -86,7 +86,27 @@ class Deliveries:
             ]
             if uids:
                 self._ask(connection, instance_id, name, uids)
+        self._drop_unknown(connection, instance_id)
         settle_instance(connection, instance_id)
+
+    def _drop_unknown(self, connection: sa.Connection, instance_id: str) -> None:
+        """Let go of what was to reach destinations that left the settings.
+
+        A delivery's row stays: if its destination comes back, its runs are counted on,
+        for work under a number that was used would silently not be done.
+        """
+
+        def unknown(table: sa.Table) -> sa.ColumnElement[bool]:
+            return sa.and_(
+                table.c.instance_id == instance_id,
+                table.c.destination.not_in(self._destinations),
+                table.c.state != DeliveryState.DELIVERED,
+            )
+
+        connection.execute(delivered_object.delete().where(unknown(delivered_object)))
+        drop = delivery.update().where(unknown(delivery))
+        ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
+        connection.execute(drop.values(**ended))
 
     def retry(self, instance_id: str, destination: str) -> None:
         """Ask anew for what has not arrived at one destination."""

@@ -139,7 +139,7 @@ def lock_instance(connection: sa.Connection, instance_id: str) -> None:
 def settle_instance(connection: sa.Connection, instance_id: str) -> None:
     """Bring the state of an answered instance, locked, in line with its deliveries."""
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
-    states = set(connection.execute(query).scalars())
+    states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
     reason = ""
     if not states:
         state = InstanceState.ANALYZED

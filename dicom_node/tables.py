@@ -23,6 +23,7 @@ class DeliveryState(StrEnum):
     PAUSED = "paused"
     DELIVERED = "delivered"
     FAILED = "failed"
+    DROPPED = "dropped"  # its destination left the settings; others were asked anew
 
 
 metadata = sa.MetaData()

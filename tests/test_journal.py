@@ -444,6 +444,32 @@ def test_giving_up_a_delivery_that_arrived_changes_nothing(
     assert state_of(journal, answered) == InstanceState.DELIVERED
 
 
+def test_a_destination_that_left_the_settings_holds_nothing_back_once_others_are_asked(
+    journal: Journal, engine: sa.Engine, answered: ReceivedInstance, receive: Receive
+) -> None:
+    for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
+        journal.deliveries.begin(answered.id, name, 1)
+        journal.settlement.settle(
+            answered.id, destination(name), 1, {"2.25.1": outcome}
+        )
+    directory = answered.path.parents[1]
+    renamed = Journal(engine, directory, [destination("archive")])
+    uid = answered.header.sop_instance_uid
+
+    renamed.record(receive(sop_instance_uid=uid))
+    renamed.deliveries.begin(answered.id, "archive", 1)
+    renamed.settlement.settle(
+        answered.id, destination("archive"), 1, {"2.25.1": STORED}
+    )
+
+    assert state_of(renamed, answered) == InstanceState.DELIVERED
+
+    journal.record(receive(sop_instance_uid=uid))
+
+    assert dict(work(engine))[f"deliver:{answered.id}:pacs:2"] == "ENQUEUED"
+    assert journal.deliveries.begin(answered.id, "pacs", 2)
+
+
 def test_a_delivery_of_which_nothing_is_missing_settles_at_once(
     journal: Journal, answered: ReceivedInstance
 ) -> None:
