@@ -173,19 +173,38 @@ def test_every_command_refuses_options_that_it_does_not_know(
     assert f"usage: fracture-node {name} " in said
 
 
-@pytest.mark.parametrize("name", ["serve", "receiver", "migrate", "echo pacs"])
-def test_wrong_settings_are_said_in_words_and_nothing_starts(
-    tmp_path: Path, name: str
-) -> None:
-    (tmp_path / "node.toml").write_text("[reciever]\n[api]\nport = 99999\n")
+@pytest.fixture
+def wrong(tmp_path: Path) -> Path:
+    """A file of settings that cannot be used, alone in its folder."""
+    config = tmp_path / "node.toml"
+    config.write_text("[reciever]\n[api]\nport = 99999\n")
+    return config
 
-    done = fracture_node(tmp_path, *name.split(), "--config=node.toml")
+
+@pytest.mark.parametrize("name", ["serve", "receiver"])
+def test_wrong_settings_are_said_in_words_and_no_role_starts(
+    wrong: Path, name: str
+) -> None:
+    done = fracture_node(wrong.parent, name, "--config=node.toml")
 
     assert done.returncode == 2
     assert "reciever: no such key; did you mean receiver?" in done.stderr
     assert "api.port: found 99999" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [each.name for each in tmp_path.iterdir()] == ["node.toml"]
+    assert [*wrong.parent.iterdir()] == [wrong]
+
+
+@pytest.mark.parametrize("name", ["migrate", "echo pacs"])
+def test_wrong_settings_are_said_in_words_and_nothing_is_done(
+    command: Command, wrong: Path, name: str
+) -> None:
+    status, said = command(*name.split(), "--config", wrong)
+
+    assert status == 2
+    assert "reciever: no such key; did you mean receiver?" in said
+    assert "api.port: found 99999" in said
+    assert "Traceback" not in said
+    assert [*wrong.parent.iterdir()] == [wrong]
 
 
 def test_a_file_of_settings_that_is_not_there_is_an_error(
@@ -355,13 +374,11 @@ def test_check_does_not_record_on_the_shipped_card(
 
 @pytest.mark.parametrize("form", ["pacs", "ANY@127.0.0.1:{port}"])
 def test_echo_finds_an_archive_by_name_and_by_address(
-    tmp_path: Path, config: Path, archive: Archive, form: str
+    command: Command, config: Path, archive: Archive, form: str
 ) -> None:
     peer = form.format(port=archive.port)
 
-    done = fracture_node(tmp_path, "echo", peer, f"--config={config}")
-
-    assert (done.returncode, done.stdout) == (0, f"{peer}: alive\n")
+    assert command("echo", peer, "--config", config) == (0, f"{peer}: alive\n")
 
 
 def test_echo_says_why_there_is_no_answer(
@@ -443,20 +460,21 @@ def failed(config: Path) -> ReceivedInstance:
 
 @pytest.mark.usefixtures("failed")
 def test_status_tells_people_and_programs_what_failed_and_retry_tries_again(
-    tmp_path: Path, config: Path
+    command: Command, tmp_path: Path, config: Path
 ) -> None:
     told = fracture_node(tmp_path, "status", f"--config={config}")
-    status = fracture_node(tmp_path, "status", "--json", f"--config={config}")
-    again = fracture_node(tmp_path, "retry", "--uid=2.25.7", f"--config={config}")
-    after = fracture_node(tmp_path, "status", "--json", f"--config={config}")
+    status, said = command("status", "--json", "--config", config)
+    again = command("retry", "--uid=2.25.7", "--config", config)
+    _, after = command("status", "--json", "--config", config)
 
-    state = json.loads(status.stdout)
+    state = json.loads(said)
+    assert (told.returncode, status) == (0, 0)
     assert re.search(rf"2\.25\.7 .* {re.escape(REASON)} ", told.stdout)
     assert state["instances"] == {"failed": 1}
     assert state["listed"][0]["sop_instance_uid"] == "2.25.7"
     assert state["listed"][0]["reason"] == REASON
-    assert (again.returncode, again.stdout) == (0, "1 asked for again\n")
-    assert json.loads(after.stdout)["instances"] == {"received": 1}
+    assert again == (0, "1 asked for again\n")
+    assert json.loads(after)["instances"] == {"received": 1}
 
 
 @pytest.mark.usefixtures("failed")
@@ -468,7 +486,7 @@ def test_retry_of_what_has_not_failed_says_so(command: Command, config: Path) ->
 
 
 def test_retry_analyzes_again_what_is_named_though_it_was_not_analyzed(
-    tmp_path: Path, config: Path, failed: ReceivedInstance
+    command: Command, config: Path, failed: ReceivedInstance
 ) -> None:
     settings = load(config, {})
     engine = open_engine(settings.storage.database_url)
@@ -477,11 +495,11 @@ def test_retry_analyzes_again_what_is_named_though_it_was_not_analyzed(
     journal.analyses.conclude(failed.id, 2, InstanceState.NOT_ANALYZED, "known")
     engine.dispose()
 
-    everything = fracture_node(tmp_path, "retry", "--all", f"--config={config}")
-    named = fracture_node(tmp_path, "retry", "--uid=2.25.7", f"--config={config}")
+    _, everything = command("retry", "--all", "--config", config)
+    _, named = command("retry", "--uid=2.25.7", "--config", config)
 
-    assert everything.stdout == "0 asked for again\n"
-    assert named.stdout == "1 asked for again\n"
+    assert everything == "0 asked for again\n"
+    assert named == "1 asked for again\n"
 
 
 def test_status_before_there_is_a_database_says_what_to_do(
