@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from dicom_node.commands import evaluate
+from inference.classifier import Classifier
 from inference.finding import OperatingPoint
-from inference.training.atlas import Sample
+from inference.training.atlas import Sample, read_manifest
 from inference.training.evaluate import evaluation
 from inference.training.judging import Judged
+from inference.training.phantoms import random_phantom
+from inference.training.robustness import CHANGES, robustness
 from tests.atlas import write_atlas
 
 DEFINITE, DOUBTFUL = OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL
@@ -85,6 +89,29 @@ def test_the_command_writes_figures_curves_and_sheets(
     for name in ("roc", "pr", "calibration", "misses", "alarms"):
         with Image.open(out / f"{name}.png") as picture:
             assert min(picture.size) > 400
+
+
+def test_answers_are_tried_after_what_happens_in_an_x_ray_room(tmp_path: Path) -> None:
+    samples = read_manifest(write_atlas(tmp_path / "atlas", 4))
+
+    told = list(robustness(Classifier.load(None, "cpu"), samples))
+
+    assert [each["change"] for each in told] == list(CHANGES)
+    assert told[0] == {"change": "as it is", "auc": 1.0, "turned": 0.0}
+    assert all(0 <= each["turned"] <= 1 for each in told)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_keep_most_of_the_picture(name: str) -> None:
+    pixels = random_phantom(0, broken=True)[0].pixels
+
+    changed = CHANGES[name](pixels)
+
+    assert changed.dtype == np.uint8
+    assert changed.ndim == 2
+    assert changed.astype(float).sum() == pytest.approx(
+        pixels.astype(float).sum(), rel=0.35
+    )
 
 
 def test_a_split_that_is_not_there_is_refused_in_words(

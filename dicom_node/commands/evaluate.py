@@ -2,7 +2,9 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -14,6 +16,7 @@ from inference.training.atlas import ManifestError, Sample, read_manifest
 from inference.training.evaluate import evaluation
 from inference.training.judging import judge
 from inference.training.report import write_report
+from inference.training.robustness import CHANGES, robustness
 
 
 def main() -> None:
@@ -21,6 +24,9 @@ def main() -> None:
     parser = role_parser("evaluate", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder")
     parser.add_argument("--split", default="", help="only these rows, such as val")
+    parser.add_argument(
+        "--robust", action="store_true", help="also after changes, ten times as long"
+    )
     parser.add_argument("--out", type=Path, required=True, help="a folder to write")
     given = parser.parse_args()
     samples = _samples(given.data, given.split)
@@ -32,8 +38,18 @@ def main() -> None:
         judged = list(progress.track(answers, total=len(samples)))
     card = classifier.card
     found = {"model": f"{card.name} {card.version}", **evaluation(judged)}
+    if given.robust:
+        found["robustness"] = _robustness(classifier, samples)
     write_report(given.out, found, judged, classifier)
     sys.stdout.write(json.dumps(found["overall"], indent=2) + "\n")
+
+
+def _robustness(
+    classifier: Classifier, samples: Sequence[Sample]
+) -> list[dict[str, Any]]:
+    with Progress(console=Console(stderr=True)) as progress:
+        told = robustness(classifier, samples)
+        return list(progress.track(told, total=len(CHANGES), description="Changed"))
 
 
 def _samples(data: Path, split: str) -> list[Sample]:

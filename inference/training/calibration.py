@@ -106,7 +106,7 @@ def _logistic(
         curvature = (design * (said * (1 - said))[:, None]).T @ design
         # A little of a ridge: classes that are parted wholly have no finite slope.
         step = np.linalg.solve(curvature + 0.01 * np.eye(2), gradient)
-        fitted -= step / max(1, np.linalg.norm(step))  # a longer one may overshoot
+        fitted -= step / max(1.0, float(np.linalg.norm(step)))  # it may overshoot
     return float(fitted[0]), float(fitted[1])
 
 

@@ -1,0 +1,113 @@
+"""How little an answer should move under what happens in an X-ray room.
+
+Polarity and bit depth are not here: MONOCHROME1 and 12 bits are shown as the same gray
+levels before the model sees anything, which tests of the decoder hold exactly.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.classifier import Classifier
+from inference.radiograph import Radiograph
+from inference.training.atlas import Sample
+from inference.training.statistics import auc, share
+
+Pixels = NDArray[np.uint8]
+
+AS_IT_IS = "as it is"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What is said of one radiograph after one change."""
+
+    probability: float
+    is_fracture: bool
+
+
+def robustness(
+    classifier: Classifier, samples: Sequence[Sample]
+) -> Iterator[dict[str, Any]]:
+    """Answer again after each change.
+
+    Yields:
+        For each of CHANGES: its name, the AUC, and the share of answers that turn from
+        fracture to none or back.
+    """
+    truth = np.array([sample.is_fractured for sample in samples])
+    before: list[_Answer] = []
+    for name, change in CHANGES.items():
+        answers = [_answer(classifier, sample, change) for sample in samples]
+        before = before or answers
+        score = np.array([each.probability for each in answers])
+        pairs = zip(answers, before, strict=True)
+        turned = np.array([a.is_fracture != b.is_fracture for a, b in pairs])
+        yield {
+            "change": name,
+            "auc": round(auc(truth, score), 4),
+            "turned": round(share(turned), 4),
+        }
+
+
+def _answer(
+    classifier: Classifier, sample: Sample, change: Callable[[Pixels], Pixels]
+) -> _Answer:
+    pixels = np.ascontiguousarray(change(sample.read().pixels))
+    shape = (pixels.shape[0], pixels.shape[1])
+    finding = classifier.classify(Radiograph(pixels, None, shape))
+    return _Answer(finding.probability, finding.is_fracture)
+
+
+def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
+    """Show through a window, both as shares of the whole range."""
+    levels = (np.arange(256) / 255 - center) / width + 0.5
+    table = np.clip(levels * 255, 0, 255).astype(np.uint8)
+    return np.asarray(table[pixels], np.uint8)
+
+
+def _compressed(pixels: Pixels, quality: int) -> Pixels:
+    _, content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
+
+
+def _turned(pixels: Pixels, degrees: float) -> Pixels:
+    """Turn on a canvas that holds all of it."""
+    rows, columns = pixels.shape
+    turn = np.asarray(
+        cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1), np.float64
+    )
+    cos, sin = np.abs(turn[0, :2])
+    size = np.array([columns * cos + rows * sin, columns * sin + rows * cos])
+    turn[:, 2] += size / 2 - np.array([columns, rows]) / 2
+    width, height = np.rint(size).astype(int).tolist()
+    return np.asarray(cv2.warpAffine(pixels, turn, (width, height)), np.uint8)
+
+
+def _padded(pixels: Pixels, share_of_side: float) -> Pixels:
+    edge = [round(side * share_of_side) for side in pixels.shape]
+    return np.pad(pixels, [(each, each) for each in edge])
+
+
+def _cropped(pixels: Pixels, share_of_side: float) -> Pixels:
+    rows, columns = (round(side * share_of_side) for side in pixels.shape)
+    return pixels[rows : pixels.shape[0] - rows, columns : pixels.shape[1] - columns]
+
+
+CHANGES: Mapping[str, Callable[[Pixels], Pixels]] = {
+    AS_IT_IS: lambda pixels: pixels,
+    "window 20 % narrower": lambda pixels: _windowed(pixels, 0.5, 0.8),
+    "window 20 % wider": lambda pixels: _windowed(pixels, 0.5, 1.2),
+    "level 20 % lower": lambda pixels: _windowed(pixels, 0.4, 1.0),
+    "level 20 % higher": lambda pixels: _windowed(pixels, 0.6, 1.0),
+    "JPEG of quality 75": lambda pixels: _compressed(pixels, 75),
+    "turned by 10 degrees": lambda pixels: _turned(pixels, 10),
+    "turned by 90 degrees": np.rot90,
+    "a black edge of 8 %": lambda pixels: _padded(pixels, 0.08),
+    "cropped by 5 % on each side": lambda pixels: _cropped(pixels, 0.05),
+}
+"""What is done to the pixels."""
