@@ -25,6 +25,8 @@ def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
         Exception: Whatever pydicom raises on what it cannot parse.
     """
     identity = uuid4().hex
+    # Not the time of day: the same file analyzed again gives the same object.
+    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     content = path.read_bytes()
     dataset = read_part10(path, max_inflated)
     if content[PREFIX] != b"DICM":
@@ -38,7 +40,7 @@ def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
         size=len(content),
         calling_ae_title="",
         calling_address="",
-        received_at=datetime.now(UTC),
+        received_at=modified,
     )
 
 

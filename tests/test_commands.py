@@ -281,6 +281,18 @@ def test_files_of_one_name_do_not_overwrite_each_other(
     ]
 
 
+def test_a_file_that_is_analyzed_again_gives_the_same_object(
+    command: Command, tmp_path: Path, phantom: Path, config: Path
+) -> None:
+    out = tmp_path / "out"
+
+    status, _ = command("analyze", phantom, phantom, "--out", out, "--config", config)
+
+    first, second = (path.read_bytes() for path in out.glob("*.dcm"))
+    assert status == 0
+    assert first == second
+
+
 def test_a_file_that_is_not_there_fails_and_the_others_do_not(
     command: Command, tmp_path: Path, phantom: Path, config: Path
 ) -> None:

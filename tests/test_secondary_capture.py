@@ -196,13 +196,20 @@ def test_another_window_at_decoding_alters_the_uid(
     assert other.SOPInstanceUID != encode(instance).SOPInstanceUID
 
 
-def test_a_second_arrival_of_the_same_object_gives_the_same_uid(
+def test_equal_uids_are_equal_bytes_and_another_time_is_another_object(
     spool: Spool, dataset: Dataset
 ) -> None:
     instance = spool(dataset)
-    later = replace(instance, received_at=datetime(2026, 4, 1, tzinfo=UTC), id="1" * 32)
+    again = replace(instance, id="1" * 32)
+    later = replace(instance, received_at=datetime(2026, 4, 1, tzinfo=UTC))
 
-    assert encode(later).SOPInstanceUID == encode(instance).SOPInstanceUID
+    first, second, third = (
+        encode_file(each, RADIOGRAPH, FINDING, OPTIONS)[0]
+        for each in (instance, again, later)
+    )
+
+    assert second == first
+    assert third.sop_instance_uid != first.sop_instance_uid
 
 
 def test_uids_are_valid_uuids_as_decimal_numbers(
@@ -295,6 +302,7 @@ def test_times_are_those_of_the_place_where_the_source_names_no_zone(
     assert capture.ContentDate == "20260305"
     assert capture.ContentTime == "083015.250000"
     assert "TimezoneOffsetFromUTC" not in capture
+    assert capture.SOPInstanceUID != encode(spool(dataset)).SOPInstanceUID
 
 
 def test_it_points_at_its_source(spool: Spool, dataset: Dataset) -> None:

@@ -33,6 +33,7 @@ from dicom_node.results.provenance import (
     MANUFACTURER,
     MODEL_NAME,
     equipment,
+    moment,
     plain,
     reference,
     times,
@@ -93,7 +94,7 @@ def secondary_capture(
 def _sop_instance_uid(
     source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
 ) -> UID:
-    """Derive the UID from all that the object depends on, but for the time.
+    """Derive the UID from all that the object depends on: equal UIDs are equal bytes.
 
     The sentences stand for the thresholds of the model card, the radiograph's pixels
     for the settings of the decoder: neither is seen here, and both alter the object.
@@ -102,6 +103,7 @@ def _sop_instance_uid(
         KIND,
         source.instance.header.sop_instance_uid,
         source.instance.content_digest,
+        f"{moment(source):%Y%m%d%H%M%S.%f%z}",
         finding.model.digest,
         headline(finding),
         model_line(finding),
