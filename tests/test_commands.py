@@ -290,6 +290,7 @@ def test_a_file_that_is_analyzed_again_gives_the_same_object(
 
     first, second = (path.read_bytes() for path in out.glob("*.dcm"))
     assert status == 0
+    assert not any(path.stat().st_mode & 0o077 for path in (out, *out.iterdir()))
     assert first == second
 
 
@@ -303,6 +304,18 @@ def test_a_file_that_is_not_there_fails_and_the_others_do_not(
     assert status == 1
     assert "absent.dcm: failed: " in said
     assert "phantom.dcm: Fracture" in said
+
+
+def test_an_empty_folder_is_an_error_in_words(
+    command: Command, tmp_path: Path, config: Path
+) -> None:
+    empty, out = tmp_path / "empty", tmp_path / "out"
+    empty.mkdir()
+
+    status, said = command("analyze", empty, "--out", out, "--config", config)
+
+    assert status == 1
+    assert "There are no files to analyze" in said
 
 
 @pytest.mark.parametrize("name", ["analyze", "check"])
@@ -370,6 +383,23 @@ def test_check_records_the_phantom_on_the_card_of_ones_own_weights(
     for which, logits in expected.phantom_logits.items():
         assert recorded.phantom_logits[which] == pytest.approx(logits, rel=0.02)
     assert 'version = "mine"  # kept' in mine.read_text()
+
+
+def test_check_does_not_say_that_it_compared_what_no_card_records(
+    command: Command, tmp_path: Path, archive: Archive
+) -> None:
+    shipped = ROOT / "models" / "fracture_model.pth"
+    shutil.copy(shipped, tmp_path / "mine.pth")
+    card = shipped.with_suffix(".toml").read_text()
+    unrecorded = re.sub(r"phantom_logits = .*", "phantom_logits = {}", card)
+    (tmp_path / "mine.toml").write_text(unrecorded)
+    config = configure(tmp_path, archive.port, weights="mine.pth")
+
+    status, said = command("check", "--config", config)
+
+    assert status == 0
+    assert "no answers recorded; run `fracture-node check --record`" in said
+    assert "the phantom is as" not in said
 
 
 def test_check_does_not_record_on_the_shipped_card(
@@ -487,6 +517,19 @@ def test_status_tells_people_and_programs_what_failed_and_retry_tries_again(
     assert state["listed"][0]["reason"] == REASON
     assert again == (0, "1 asked for again\n")
     assert json.loads(after)["instances"] == {"received": 1}
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["retry", "--all"]])
+def test_what_status_and_retry_make_nobody_else_may_read(
+    command: Command, config: Path, arguments: list[str]
+) -> None:
+    folder = load(config, {}).storage.directory
+    folder.mkdir()
+
+    command(*arguments, "--config", config)
+
+    (made,) = folder.iterdir()
+    assert made.stat().st_mode & 0o077 == 0
 
 
 @pytest.mark.usefixtures("failed")

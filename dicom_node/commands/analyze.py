@@ -24,7 +24,7 @@ from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.local_file import adopt
 from dicom_node.part10 import PREFIX, looks_like_dicom
 from dicom_node.pipeline import Pipeline, make_pipeline
-from dicom_node.process import load_or_exit, role_parser
+from dicom_node.process import keep_files_private, load_or_exit, role_parser
 from inference.classifier import self_test
 from inference.finding import Finding
 from inference.overlay import render
@@ -55,18 +55,21 @@ class Line:
 
 
 def main() -> None:
-    """Analyze; the exit status is 0 when no file failed."""
+    """Analyze; the exit status is 0 when there are files and none failed."""
     parser = role_parser("analyze", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="files and folders")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
+    keep_files_private()
     torch.set_num_threads(1)
     try:
         lines = run(load_or_exit(given.config), given)
     except ModelError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    if not lines:
+        sys.exit("There are no files to analyze in what was named.")
     if given.json:
         sys.stdout.writelines(json.dumps(asdict(each)) + "\n" for each in lines)
     else:
@@ -159,7 +162,7 @@ def _print(lines: list[Line]) -> None:
         sys.stdout.write(f"{each.path}: {said}\n")
     counts = Counter(each.state for each in lines)
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
-    sys.stdout.write(f"{words or 'no files'}\n")
+    sys.stdout.write(f"{words}\n")
 
 
 if __name__ == "__main__":

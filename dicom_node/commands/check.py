@@ -63,7 +63,12 @@ def _model(settings: Settings) -> str:
     classifier = Classifier.load(settings.model.weights, settings.model.device)
     self_test(classifier)
     card = classifier.card
-    return f"ok, {card.name} {card.version}, the phantom is as on the card"
+    compared = (
+        "the phantom is as on the card"
+        if card.phantom_logits
+        else "no answers recorded; run `fracture-node check --record`"
+    )
+    return f"ok, {card.name} {card.version}, {compared}"
 
 
 def _spool(settings: Settings) -> str:

@@ -10,7 +10,7 @@ from argparse import Namespace
 from dicom_node.database import open_or_exit
 from dicom_node.history import History
 from dicom_node.journal import Journal
-from dicom_node.process import load_or_exit, role_parser
+from dicom_node.process import keep_files_private, load_or_exit, role_parser
 from dicom_node.tables import InstanceState
 
 
@@ -22,6 +22,7 @@ def main() -> None:
     what.add_argument("--destination", help="all failed deliveries to a destination")
     what.add_argument("--all", action="store_true", help="everything that failed")
     given = parser.parse_args()
+    keep_files_private()
     settings = load_or_exit(given.config)
     engine = open_or_exit(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from dicom_node.database import open_or_exit
 from dicom_node.history import History
-from dicom_node.process import load_or_exit, role_parser
+from dicom_node.process import keep_files_private, load_or_exit, role_parser
 
 WIDTH = 300  # holds a UID and a long reason
 SHOWN = (
@@ -34,6 +34,7 @@ def main() -> None:
     parser.add_argument("--uid", help="show one SOP Instance UID only")
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
+    keep_files_private()
     storage = load_or_exit(given.config).storage
     history = History(open_or_exit(storage.database_url))
     rows = history.by_uid(given.uid) if given.uid else history.recent(given.limit)
