@@ -11,7 +11,6 @@ from dbos import DBOS, WorkflowStatus
 from dicom_node.journal import Journal
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
-from dicom_node.work import ANALYZE
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +28,9 @@ def sweep_files(journal: Journal, spool: Spool) -> None:
 
 def sweep_work(journal: Journal) -> None:
     """Clear work that ended. Safe to be done by several workers at the same time."""
-    broken = DBOS.list_workflows(status=BROKEN, limit=BATCH, load_output=False)
+    broken = DBOS.list_workflows(
+        status=BROKEN, limit=BATCH, load_input=False, load_output=False
+    )
     for workflow in broken:
         _fail(journal, workflow)
     before = (datetime.now(UTC) - FORGET_AFTER).isoformat()
@@ -48,10 +49,10 @@ def sweep_work(journal: Journal) -> None:
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
     """Have an instance show that work for it ended in an error of ours."""
     reason = "An error of this program; its log has the details. Retry when mended."
-    arguments = workflow.input["args"] if workflow.input else ()
-    if workflow.name == ANALYZE:
-        instance_id, run = arguments
-        journal.analyses.conclude(instance_id, run, InstanceState.FAILED, reason)
-    else:
-        instance_id, destination, run = arguments
-        journal.settlement.give_up(instance_id, destination, run, reason)
+    # The id says it all, also where the arguments cannot be read: see work.py.
+    match workflow.workflow_id.split(":"):
+        case [_, instance_id, run]:
+            failed = InstanceState.FAILED
+            journal.analyses.conclude(instance_id, int(run), failed, reason)
+        case [_, instance_id, destination, run]:
+            journal.settlement.give_up(instance_id, destination, int(run), reason)

@@ -1,0 +1,88 @@
+"""The clean-up of work that ended in an error."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+
+from config.settings import Destination, StorageSettings
+from dicom_node.analyses import Answer
+from dicom_node.database import migrate, open_engine
+from dicom_node.deliveries import StoredResult
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.sweep import sweep_work
+from dicom_node.tables import InstanceState
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+
+MODEL = ModelIdentity("test", "1", "0" * 64)
+SALIENCY = np.zeros((7, 7), np.float32)
+ANSWER = Answer(
+    Finding(0.75, OperatingPoint.DEFINITE, SALIENCY, None, MODEL),
+    picture_digest="p" * 64,
+    identity_digest="i" * 64,
+    results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],
+)
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    """The journal of a database whose work DBOS looks after, but does not run."""
+    storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+    migrate(storage)
+    engine = open_engine(storage.database_url)
+    pacs = Destination(
+        name="pacs", type="dicom", ae_title="X", host="localhost", port=104
+    )
+    DBOS(
+        config=DBOSConfig(
+            name="fracture-node",
+            system_database_url=storage.database_url,
+            application_version="1",
+            serializer=DBOSPortableJSONSerializer(),
+            run_migrations=False,
+            log_level="CRITICAL",
+        )
+    )
+    DBOS.launch()
+    yield Journal(engine, tmp_path, [pacs])
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM workflow_status")
+    DBOS.destroy()
+    engine.dispose()
+
+
+def test_work_that_ended_in_an_error_shows_though_its_arguments_cannot_be_read(
+    journal: Journal, tmp_path: Path
+) -> None:
+    ids = ["a" * 32, "b" * 32]
+    for identity in ids:
+        journal.record(
+            ReceivedInstance(
+                id=identity,
+                path=tmp_path / f"{identity}.dcm",
+                header=InstanceHeader("1.2", f"1.2.{ids.index(identity)}", "1.2.3"),
+                content_digest="d",
+                size=1,
+                calling_ae_title="MODALITY",
+                calling_address="127.0.0.1",
+                received_at=datetime(2026, 1, 1, tzinfo=UTC),
+            )
+        )
+    journal.analyses.answer(ids[1], 1, ANSWER)
+    engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "UPDATE workflow_status SET status = 'ERROR', inputs = NULL"
+        )
+    engine.dispose()
+
+    sweep_work(journal)
+
+    rows = [row for each in ids if (row := journal.load(each))]
+    assert [row.state for row in rows] == [InstanceState.FAILED] * 2
+    assert "An error of this program" in rows[0].reason
+    assert rows[1].reason.startswith("pacs: An error of this program")
