@@ -1,6 +1,7 @@
 """The clean-up that workers do: of work every minute, of files every hour.
 
-Files that nobody recorded, work that ended in an error, and work that is long done.
+Files that nobody recorded, work that ended in an error, and work that is long done. At
+its start, a worker also looks after what others left.
 """
 
 import logging
@@ -11,6 +12,7 @@ from dbos import DBOS, WorkflowStatus
 from dicom_node.journal import Journal
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
+from dicom_node.work import ANALYZE, DELIVER
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,23 @@ def sweep_work(journal: Journal) -> None:
     DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
     if broken:
         logger.warning("%s work items had ended in an error", len(broken))
+
+
+def take_over(machine: str, slots: int) -> None:
+    """Take up what workers of a machine left whose slots are no more.
+
+    Args:
+        machine: As their names begin.
+        slots: How many workers it has now.
+    """
+    for queue in (ANALYZE, DELIVER):
+        pending = DBOS.list_workflows(status="PENDING", queue_name=queue)
+        left = []
+        for each in pending:
+            owner, _, slot = (each.executor_id or "").rpartition(":")
+            if owner == machine and int(slot) >= slots:
+                left.append(each.workflow_id)
+        DBOS.resume_workflows(left, queue_name=queue)
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:

@@ -23,7 +23,7 @@ from dicom_node.journal import Journal
 from dicom_node.pipeline import make_pipeline
 from dicom_node.process import begin_role, load_or_exit, role_parser
 from dicom_node.spool import Spool
-from dicom_node.sweep import sweep_files, sweep_work
+from dicom_node.sweep import sweep_files, sweep_work, take_over
 from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
@@ -74,8 +74,8 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     DBOS(config=_config(settings, slot))
     DBOS.launch()
     _open_queues(settings)
-    if slot == 0 and not settings.storage.database:
-        _take_over(settings.worker.processes)
+    if slot == 0:
+        take_over(_machine(settings), settings.worker.processes)
     logger.info("Ready")
     minutes = 0
     while not stop.wait(SWEEP_EVERY_S):
@@ -93,17 +93,6 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     os._exit(0)
 
 
-def _take_over(slots: int) -> None:
-    """Take up what workers left whose slots are no more, on this one machine."""
-    for queue in (ANALYZE, DELIVER):
-        left = [
-            each.workflow_id
-            for each in DBOS.list_workflows(status="PENDING", queue_name=queue)
-            if int((each.executor_id or ":0").rsplit(":", 1)[1]) >= slots
-        ]
-        DBOS.resume_workflows(left, queue_name=queue)
-
-
 def _work(settings: Settings, engine: sa.Engine) -> Work:
     pipeline = make_pipeline(settings)
     self_test(pipeline.classifier)
@@ -111,14 +100,17 @@ def _work(settings: Settings, engine: sa.Engine) -> Work:
     return Work(settings, journal, Spool(settings.storage), pipeline)
 
 
+def _machine(settings: Settings) -> str:
+    """Name the machine; SQLite serves one only, whose name may change."""
+    return socket.gethostname() if settings.storage.database else "local"
+
+
 def _config(settings: Settings, slot: int) -> DBOSConfig:
-    # SQLite serves one machine, whose name may change with each container.
-    machine = socket.gethostname() if settings.storage.database else "local"
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=settings.storage.database_url,
         application_version=VERSION,
-        executor_id=f"{machine}:{slot}",
+        executor_id=f"{_machine(settings)}:{slot}",
         serializer=DBOSPortableJSONSerializer(),
         run_migrations=False,
         log_level="WARNING",

@@ -1,4 +1,4 @@
-"""The clean-up of work that ended in an error."""
+"""What workers do with work that ended in an error, or that others left."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from dicom_node.database import migrate, open_engine
 from dicom_node.deliveries import StoredResult
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
-from dicom_node.sweep import sweep_work
+from dicom_node.sweep import sweep_work, take_over
 from dicom_node.tables import InstanceState
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 
@@ -55,29 +55,32 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     engine.dispose()
 
 
+def record(journal: Journal, folder: Path, identity: str) -> None:
+    header = InstanceHeader("1.2", f"1.2.{int(identity, 16)}", "1.2.3")
+    instance = ReceivedInstance(
+        id=identity,
+        path=folder / f"{identity}.dcm",
+        header=header,
+        content_digest="d",
+        size=1,
+        calling_ae_title="MODALITY",
+        calling_address="127.0.0.1",
+        received_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    journal.record(instance)
+
+
 def test_work_that_ended_in_an_error_shows_though_its_arguments_cannot_be_read(
     journal: Journal, tmp_path: Path
 ) -> None:
     ids = ["a" * 32, "b" * 32]
-    for identity in ids:
-        journal.record(
-            ReceivedInstance(
-                id=identity,
-                path=tmp_path / f"{identity}.dcm",
-                header=InstanceHeader("1.2", f"1.2.{ids.index(identity)}", "1.2.3"),
-                content_digest="d",
-                size=1,
-                calling_ae_title="MODALITY",
-                calling_address="127.0.0.1",
-                received_at=datetime(2026, 1, 1, tzinfo=UTC),
-            )
-        )
+    for each in ids:
+        record(journal, tmp_path, each)
     journal.analyses.answer(ids[1], 1, ANSWER)
     engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
     with engine.begin() as connection:
-        connection.exec_driver_sql(
-            "UPDATE workflow_status SET status = 'ERROR', inputs = NULL"
-        )
+        connection.exec_driver_sql("UPDATE workflow_status SET status = 'ERROR'")
+        connection.exec_driver_sql("DELETE FROM workflow_input")
     engine.dispose()
 
     sweep_work(journal)
@@ -86,3 +89,24 @@ def test_work_that_ended_in_an_error_shows_though_its_arguments_cannot_be_read(
     assert [row.state for row in rows] == [InstanceState.FAILED] * 2
     assert "An error of this program" in rows[0].reason
     assert rows[1].reason.startswith("pacs: An error of this program")
+
+
+def test_what_a_worker_left_whose_slot_is_no_more_is_taken_over_on_its_machine(
+    journal: Journal, tmp_path: Path
+) -> None:
+    left = {"here:2": "ENQUEUED", "here:1": "PENDING", "there:2": "PENDING"}
+    engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    for number, executor in enumerate(left):
+        record(journal, tmp_path, f"{number:032x}")
+        with engine.begin() as connection:
+            connection.exec_driver_sql(
+                "UPDATE workflow_status SET status = 'PENDING', executor_id = ? "
+                "WHERE status = 'ENQUEUED'",
+                (executor,),
+            )
+
+    take_over("here", 2)
+
+    states = [each.status for each in DBOS.list_workflows(sort_desc=False)]
+    engine.dispose()
+    assert states == list(left.values())
