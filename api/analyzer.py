@@ -22,6 +22,7 @@ from api.reading import Reader
 from config.settings import Settings
 from dicom_node.decoding_child import DecodingChild
 from inference.classifier import Classifier, self_test
+from inference.familiarity import UnfamiliarError
 from inference.finding import Finding
 from inference.overlay import Annotated, render
 from inference.radiograph import Radiograph
@@ -121,7 +122,11 @@ class Analyzer:
         start = time.monotonic()
         tools = self._tools.result()
         radiograph = tools.reader.read(file)
-        finding = tools.classifier.classify(radiograph)
+        try:
+            finding = tools.classifier.classify(radiograph)
+        except UnfamiliarError as reason:
+            code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+            raise HTTPException(code, str(reason)) from None
         long_side = self._settings.results.long_side
         annotated = render(radiograph, finding, long_side=long_side)
         logger.info(

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from config.settings import Settings
 from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import DecodingChild
+from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.encode import ResultObject, ResultOptions, encode_file
 from dicom_node.screening import ScreeningRules
 from inference.classifier import Classifier
+from inference.familiarity import UnfamiliarError
 from inference.finding import Finding
 
 Check = Callable[[DecodedInstance], None]
@@ -66,7 +68,10 @@ class Pipeline:
         )
         decoded = self.child.run(decode_file, instance.path, rules, self.decode_options)
         check(decoded)
-        finding = self.classifier.classify(decoded.radiograph)
+        try:
+            finding = self.classifier.classify(decoded.radiograph)
+        except UnfamiliarError as reason:
+            raise NotAnalyzedError(str(reason)) from None
         results = self.child.run(
             encode_file, instance, decoded.radiograph, finding, self.result_options
         )

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from inference.familiarity import Familiarity, UnfamiliarError
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.gradcam import grad_cam
 from inference.localization import point_at_peak
@@ -15,7 +17,7 @@ from inference.phantom import draw_phantom
 from inference.preprocess import prepare
 from inference.radiograph import Radiograph
 from models.card import FRACTURE, ModelCard, ModelError, card_text, read_card
-from models.network import Network, digest, load_network
+from models.network import STATISTICS, Network, digest, load_network
 
 logger = logging.getLogger(__name__)
 
@@ -70,14 +72,16 @@ class Classifier:
         """Say whether the radiograph shows a fracture, and where.
 
         Raises:
+            UnfamiliarError: The picture is of no kind that the model was made for.
             ModelError: The network's answer is not a number, which sound weights
                 never give.
         """
         model_input = prepare(radiograph, self.card)
         fracture = self.card.classes.index(FRACTURE)
-        logits, heatmap = grad_cam(
+        logits, heatmap, early = grad_cam(
             self.network, model_input.tensor.to(self.device), fracture
         )
+        self._check_familiar(early)
         if not logits.isfinite().all():
             raise ModelError(f"{self.card.name} gave an answer that is not a number.")
         calibrated = (logits / self.card.temperature).softmax(dim=0)
@@ -89,10 +93,23 @@ class Classifier:
             arrow = point_at_peak(radiograph, saliency)
         return Finding(probability, point, saliency, arrow, self.identity)
 
+    def _check_familiar(self, early: Tensor) -> None:
+        limit, statistics = self.card.unfamiliar, self.network.statistics
+        if limit is None:
+            return
+        known = Familiarity(*(statistics[name] for name in STATISTICS))
+        distance = known.distance(early)
+        if not distance <= limit:
+            raise UnfamiliarError(
+                f"The picture is unlike those that {self.card.name} was made for: its "
+                f"distance from them is {distance:.2f}, at most {limit:.2f} is "
+                "answered for."
+            )
+
     def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
         """The network's bare answer, one number a class."""
         tensor = prepare(radiograph, self.card).tensor.to(self.device)
-        logits, _ = grad_cam(self.network, tensor, 0)
+        logits, _, _ = grad_cam(self.network, tensor, 0)
         return tuple(logits.tolist())
 
 

@@ -16,7 +16,9 @@ from torch import Tensor
 from models.network import Network
 
 
-def grad_cam(network: Network, tensor: Tensor, label: int) -> tuple[Tensor, Tensor]:
+def grad_cam(
+    network: Network, tensor: Tensor, label: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Score an image and explain one class's score, in one forward pass.
 
     Args:
@@ -25,13 +27,15 @@ def grad_cam(network: Network, tensor: Tensor, label: int) -> tuple[Tensor, Tens
         label: Index of the class to explain.
 
     Returns:
-        The logits, (classes,), and the map, (h, w), not negative and not normalized:
-        all zeros when nothing in the image raised the score.
+        The logits, (classes,); the map, (h, w), not negative and not normalized: all
+        zeros when nothing in the image raised the score; and what the early layers
+        saw, (1, k, g, g).
     """
     with torch.inference_mode():
-        activation: Tensor = network.features(tensor)  # (1, K, h, w)
+        early: Tensor = network.early(tensor)
+        activation: Tensor = network.late(early)  # (1, K, h, w)
         logits: Tensor = network.head(activation)  # (1, classes)
         cells = activation.shape[2] * activation.shape[3]
         weight = network.linear.weight[label] / cells  # (K,), equation 1
         heatmap = torch.tensordot(weight, activation[0], dims=1)  # (h, w), equation 2
-        return logits[0], heatmap.relu()
+        return logits[0], heatmap.relu(), early

@@ -55,6 +55,8 @@ class ModelCard:
             start compares. Empty means that there is nothing to compare with.
         pooling: How the scores of the network's cells become that of the image:
             "average", as torchvision's ResNets do, or "log_sum_exp".
+        unfamiliar: Distance from training beyond which a picture is not answered for;
+            needs the statistics in the weights file. Left out, all are.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -74,6 +76,7 @@ class ModelCard:
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     phantom_logits: dict[str, tuple[Number, ...]]
     pooling: Literal["average", "log_sum_exp"] = "average"
+    unfamiliar: Positive | None = None
 
 
 def read_card(path: Path) -> ModelCard:
@@ -106,7 +109,8 @@ def read_card(path: Path) -> ModelCard:
 
 def card_text(card: ModelCard) -> str:
     """Write a card as TOML, one key a line."""
-    return "".join(f"{key} = {_toml(value)}\n" for key, value in asdict(card).items())
+    known = {key: value for key, value in asdict(card).items() if value is not None}
+    return "".join(f"{key} = {_toml(value)}\n" for key, value in known.items())
 
 
 def _toml(value: object) -> str:

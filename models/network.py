@@ -8,7 +8,8 @@ import hashlib
 import io
 import logging
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,12 @@ BUILDERS = {
     "resnet50": resnet50,
 }
 
+EARLY = 6
+"""Modules to the end of layer2."""
+
+STATISTICS = ("familiarity.center", "familiarity.whitening")
+"""What a weights file may hold besides the network: see inference/familiarity.py."""
+
 COUNTER = "num_batches_tracked"
 """A buffer of batch normalization that plays no part in answers; older files, and
 half-precision ones of ours, leave it out."""
@@ -53,12 +60,22 @@ class Network:
     """A network in eval mode.
 
     Attributes:
-        features: The convolutions to the end of layer4, (1, 3, S, S) to (1, K, h, w).
+        early: The convolutions to the end of layer2, (1, 3, S, S) to (1, k, g, g).
+        late: Layer3 and layer4, to (1, K, h, w).
         head: Pooling and one linear layer: (1, K, h, w) to (1, classes).
+        statistics: Further tensors of the weights file, by name: what familiarity.py
+            needs, or none.
     """
 
-    features: nn.Sequential
+    early: nn.Sequential
+    late: nn.Sequential
     head: "Head"
+    statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def features(self) -> nn.Sequential:
+        """All convolutions, to the end of layer4."""
+        return nn.Sequential(*self.early, *self.late)
 
     @property
     def linear(self) -> nn.Linear:
@@ -67,7 +84,9 @@ class Network:
 
     def to(self, device: torch.device) -> "Network":
         """Move the weights to a device."""
-        return Network(self.features.to(device), self.head.to(device))
+        moved = {name: value.to(device) for name, value in self.statistics.items()}
+        early, late = self.early.to(device), self.late.to(device)
+        return Network(early, late, self.head.to(device), moved)
 
 
 class Head(nn.Module):
@@ -120,12 +139,20 @@ def load_network(content: bytes, card: ModelCard) -> Network:
     # The meta device holds no numbers, so none are drawn only to be overwritten.
     with torch.device("meta"):
         network = build_network(card)
-    state = {name: value.float() for name, value in _state(content).items()}
+    given = {name: value.float() for name, value in _state(content).items()}
+    statistics = {name: given.pop(name) for name in STATISTICS if name in given}
+    state = given
     for name in network.state_dict():
         if name.endswith(COUNTER):
             state[name] = torch.zeros((), dtype=torch.long)
+    if card.unfamiliar is not None and len(statistics) < len(STATISTICS):
+        raise ModelError(
+            f"The card of {card.name} {card.version} sets `unfamiliar`, but its "
+            "weights hold no statistics of what is familiar; leave the key out."
+        )
     _fit(network, state, card)
-    return halves(network.eval().requires_grad_(requires_grad=False), card.pooling)
+    parts = halves(network.eval().requires_grad_(requires_grad=False), card.pooling)
+    return replace(parts, statistics=statistics)
 
 
 def build_network(card: ModelCard) -> ResNet:
@@ -134,10 +161,11 @@ def build_network(card: ModelCard) -> ResNet:
 
 
 def halves(network: ResNet, pooling: str) -> Network:
-    """Cut a network between its last convolution and its pooling."""
-    *features, _pool, linear = network.children()
+    """Cut a network between its stages, and between last convolution and pooling."""
+    *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type
-    return Network(nn.Sequential(*features), Head(linear, pooling))
+    early, late = convolutions[:EARLY], convolutions[EARLY:]
+    return Network(nn.Sequential(*early), nn.Sequential(*late), Head(linear, pooling))
 
 
 def digest(content: bytes) -> str:

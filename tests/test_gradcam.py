@@ -28,7 +28,7 @@ def seer() -> Network:
     linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
     linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
     same = nn.Sequential(OrderedDict(same=nn.Identity()))
-    return Network(same, Head(linear, "average"))
+    return Network(same, same, Head(linear, "average"))
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def bright_corner() -> torch.Tensor:
 def test_map_is_the_weight_times_the_activation_over_the_cells(
     bright_corner: torch.Tensor,
 ) -> None:
-    logits, heatmap = grad_cam(seer(), bright_corner, BRIGHT)
+    logits, heatmap, _ = grad_cam(seer(), bright_corner, BRIGHT)
 
     # The mean of 16 cells: each raises the score by 1/16 of its brightness.
     torch.testing.assert_close(heatmap, bright_corner[0, 0] / 16)
@@ -51,7 +51,7 @@ def test_map_is_the_weight_times_the_activation_over_the_cells(
 def test_map_is_zero_when_nothing_raised_the_score(
     bright_corner: torch.Tensor,
 ) -> None:
-    _, heatmap = grad_cam(seer(), bright_corner, DARK)
+    _, heatmap, _ = grad_cam(seer(), bright_corner, DARK)
 
     assert not heatmap.any()
 
@@ -80,7 +80,7 @@ def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> N
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
         expected = np.maximum(peer.raw[0], 0)
 
-    logits, heatmap = grad_cam(network, image, label)
+    logits, heatmap, _ = grad_cam(network, image, label)
 
     found = heatmap.numpy()
     assert found.shape == (7, 5)
@@ -98,12 +98,13 @@ def test_map_of_pooled_evidence_is_that_of_the_package_too(label: int) -> None:
         whole = build_network(DRAFT).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
     network = halves(whole, "log_sum_exp")
-    chain = nn.Sequential(network.features, network.head)
-    with RawGradCAM(chain, [network.features]) as peer:
+    features = network.features
+    chain = nn.Sequential(features, network.head)
+    with RawGradCAM(chain, [features]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
         expected = np.maximum(peer.raw[0], 0)
 
-    logits, heatmap = grad_cam(network, image, label)
+    logits, heatmap, _ = grad_cam(network, image, label)
 
     found = heatmap.numpy()
     assert found.shape == (14, 10)

@@ -26,6 +26,7 @@ from dicom_node.part10 import PREFIX, looks_like_dicom
 from dicom_node.pipeline import Pipeline, make_pipeline
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
 from inference.classifier import self_test
+from inference.familiarity import UnfamiliarError
 from inference.finding import Finding
 from inference.overlay import render
 from inference.plain_image import PlainImageError, read_plain_image
@@ -103,7 +104,7 @@ def _analyze(
         if looks_like_dicom(head):
             return _dicom(pipeline, settings, folder, path, target)
         return _plain(pipeline, settings, path, target)
-    except NotAnalyzedError as reason:
+    except (NotAnalyzedError, UnfamiliarError) as reason:
         return Line(str(path), "not analyzed", reason=str(reason))
     except (DicomNodeError, PlainImageError, OSError) as reason:
         return Line(str(path), "failed", reason=str(reason))

@@ -40,6 +40,7 @@ class _Table:
     definite: NDArray[np.bool_]
     pointed: NDArray[np.bool_]
     heat_inside: NDArray[np.float64]
+    answered: NDArray[np.bool_]
 
 
 def evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
@@ -121,6 +122,7 @@ def _table(judged: Sequence[Judged]) -> _Table:
         np.array([point is OperatingPoint.DEFINITE for point in points], bool),
         np.array([each.pointed for each in judged], bool),
         np.array([each.heat_inside for each in judged], np.float64),
+        np.array([not each.refused for each in judged], bool),
     )
 
 
@@ -141,6 +143,7 @@ def _heat(table: _Table, rows: Rows) -> float:
 Figure = Callable[[_Table, Rows], float]
 
 _FIGURES: dict[str, Figure] = {
+    "answered": lambda t, rows: share(t.answered[rows]),
     "auc": lambda t, rows: auc(t.truth[rows], t.probability[rows]),
     "average_precision": lambda t, rows: average_precision(
         t.truth[rows], t.probability[rows]

@@ -8,8 +8,9 @@ anything of cells that do not matter.
 
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -196,10 +197,13 @@ def _fill(network: ResNet, start: Path) -> None:
     network.load_state_dict(fitting, strict=False)
 
 
-def halved(network: ResNet) -> bytes:
-    """The weights file: matrices in half precision, which halves it.
+def halved(
+    network: ResNet, statistics: Mapping[str, Tensor] = MappingProxyType({})
+) -> bytes:
+    """The weights file: convolutions and matrices in half precision, which halves it.
 
-    Vectors stay as they are: variances of batch normalization may be too small.
+    Vectors stay as they are: variances of batch normalization may be too small. So do
+    the statistics that go along with the network.
     """
     state = {
         name: (value.half() if value.ndim > 1 else value).contiguous().cpu()
@@ -207,5 +211,5 @@ def halved(network: ResNet) -> bytes:
         if not name.endswith(COUNTER)
     }
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save({**state, **statistics}, buffer)
     return buffer.getvalue()

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.classifier import Classifier
+from inference.familiarity import UnfamiliarError
 from inference.finding import Finding, OperatingPoint, Point
 from inference.radiograph import Radiograph
 from inference.training.atlas import Box, Sample
@@ -26,6 +27,8 @@ class Judged:
         tip: Of the arrow, (column, row) in shares of width and height; None without.
         pointed: Whether the tip lies in a box or within MARGIN of one.
         heat_inside: Share of the heatmap that lies in boxes; NaN of an empty map.
+        refused: Whether the picture was not answered for, which counts as "No
+            Fracture" with probability 0.
     """
 
     sample: Sample
@@ -34,13 +37,24 @@ class Judged:
     tip: Point | None
     pointed: bool
     heat_inside: float
+    refused: bool = False
 
 
 def judge(classifier: Classifier, samples: Sequence[Sample]) -> Iterator[Judged]:
     """Answer for each sample, as the node would."""
     for sample in samples:
         radiograph = sample.read()
-        yield judged(sample, radiograph, classifier.classify(radiograph))
+        try:
+            finding = classifier.classify(radiograph)
+        except UnfamiliarError:
+            yield _refused(sample)
+        else:
+            yield judged(sample, radiograph, finding)
+
+
+def _refused(sample: Sample) -> Judged:
+    none, nan = OperatingPoint.NONE, float("nan")
+    return Judged(sample, 0.0, none, None, pointed=False, heat_inside=nan, refused=True)
 
 
 def judged(sample: Sample, radiograph: Radiograph, finding: Finding) -> Judged:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from inference.classifier import Classifier
+from inference.familiarity import UnfamiliarError
 from inference.overlay import render
 from inference.training.judging import Judged
 
@@ -105,7 +106,10 @@ def _sheet(path: Path, judged: Sequence[Judged], classifier: Classifier) -> None
 
 def _tile(judged: Judged, classifier: Classifier) -> NDArray[np.uint8]:
     radiograph = judged.sample.read()
-    finding = classifier.classify(radiograph)
+    try:
+        finding = classifier.classify(radiograph)
+    except UnfamiliarError:
+        return np.zeros((TILE, TILE, 3), np.uint8)
     picture = render(radiograph, finding, long_side=TILE)
     rows, columns = picture.image_area
     width, height = (side * picture.scale for side in radiograph.pixels.shape[::-1])

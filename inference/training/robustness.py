@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.classifier import Classifier
+from inference.familiarity import UnfamiliarError
 from inference.radiograph import Radiograph
 from inference.training.atlas import Sample
 from inference.training.statistics import auc, share
@@ -59,7 +60,10 @@ def _answer(
 ) -> _Answer:
     pixels = np.ascontiguousarray(change(sample.read().pixels))
     shape = (pixels.shape[0], pixels.shape[1])
-    finding = classifier.classify(Radiograph(pixels, None, shape))
+    try:
+        finding = classifier.classify(Radiograph(pixels, None, shape))
+    except UnfamiliarError:
+        return _Answer(0.0, is_fracture=False)
     return _Answer(finding.probability, finding.is_fracture)
 
 
