@@ -19,6 +19,7 @@ from pydicom import dcmread
 from config.settings import load
 from dicom_node.archive import Archive, Stored, start_archive
 from dicom_node.database import open_engine
+from dicom_node.history import History
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
@@ -270,7 +271,9 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_sigterm_lets_what_is_under_way_finish(config: Path, tmp_path: Path) -> None:
+def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
+    config: Path, tmp_path: Path
+) -> None:
     paths = phantoms(tmp_path / "phantoms", 12)
     with serving(config) as node:
         sent: list[Verdict] = []
@@ -290,10 +293,23 @@ def test_sigterm_lets_what_is_under_way_finish(config: Path, tmp_path: Path) -> 
         started.wait(PATIENCE_S)
         status = node.stop()
         sender.join()
+        states, begun = counts(config), unfinished(config)
+        node.start()
+        wait_for(lambda: counts(config) == {"delivered": 12})
 
     assert status == 0
     assert sent == [Verdict.STORED] * 12
-    assert sum(counts(config).values()) == 12
+    assert begun == 0
+    assert sum(states.values()) == 12
+    assert states.keys() <= {"received", "delivering", "delivered"}
+
+
+def unfinished(config: Path) -> int:
+    """How many analyses were begun and have not ended."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    rows = History(engine).recent(100)
+    engine.dispose()
+    return sum(row.state == "received" and row.attempts > 0 for row in rows)
 
 
 def test_no_patient_data_in_the_logs(hospital: Hospital, tmp_path: Path) -> None:
