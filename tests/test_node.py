@@ -272,16 +272,18 @@ def alive(pid: int) -> bool:
 
 
 def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
-    config: Path, tmp_path: Path
+    config: Path, archive: Archive, tmp_path: Path
 ) -> None:
-    paths = phantoms(tmp_path / "phantoms", 12)
+    paths = phantoms(tmp_path / "phantoms", 24)
     with serving(config) as node:
+        send(paths[:12], node.address, calling_ae_title="TEST")
+        archive.wait(1, timeout_s=PATIENCE_S)  # the worker is at work
         sent: list[Verdict] = []
         started = threading.Event()
 
         def sending() -> None:
             outcomes = send(
-                paths,
+                paths[12:],
                 node.address,
                 calling_ae_title="TEST",
                 on_outcome=lambda *_: started.set(),
@@ -295,12 +297,12 @@ def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
         sender.join()
         states, begun = counts(config), unfinished(config)
         node.start()
-        wait_for(lambda: counts(config) == {"delivered": 12})
+        wait_for(lambda: counts(config) == {"delivered": 24})
 
     assert status == 0
     assert sent == [Verdict.STORED] * 12
     assert begun == 0
-    assert sum(states.values()) == 12
+    assert sum(states.values()) == 24
     assert states.keys() <= {"received", "delivering", "delivered"}
 
 
