@@ -23,7 +23,10 @@ COMMANDS = {
     "send": ("dicom_node.commands.send", "send DICOM files to an AE"),
     "echo": ("dicom_node.commands.echo", "C-ECHO a destination"),
     "train": ("dicom_node.commands.train", "train weights"),
-    "evaluate": ("dicom_node.commands.evaluate", "try weights on phantoms"),
+    "evaluate": (
+        "dicom_node.commands.evaluate",
+        "judge weights on marked radiographs",
+    ),
 }
 
 

@@ -31,7 +31,9 @@ from dicom_node.journal import Journal
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.tables import InstanceState
 from inference.phantom import draw_phantom
+from inference.training.recipe import SHIPPED as RECIPE
 from models.card import read_card
+from tests.atlas import write_atlas
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(sys.executable).with_name("fracture-node")
@@ -606,11 +608,16 @@ def test_the_demo_shows_both_phantoms_travel(tmp_path: Path) -> None:
 def test_train_writes_weights_and_card_where_it_was_told(
     command: Command, tmp_path: Path
 ) -> None:
-    out = tmp_path / "new" / "mine.pth"
+    out, recipe = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
+    text = re.sub(r"(?m)^epochs = .*$", "epochs = 1", RECIPE.read_text("utf-8"))
+    recipe.write_text(re.sub(r"(?m)^batch = .*$", "batch = 4", text))
+    data = write_atlas(tmp_path / "atlas", 8)
 
-    status, said = command("train", "--phantoms", "--steps=1", "--out", out)
+    status, said = command(
+        "train", "--data", data, "--out", out, "--recipe", recipe, "--folds=2"
+    )
 
     card = read_card(out.with_suffix(".toml"))
     assert status == 0
     assert f"{out}: {card.name} {card.version}\n" in said
-    assert out.stat().st_size > 10e6
+    assert out.stat().st_size > 5e6

@@ -142,7 +142,7 @@ def test_the_node_works_on_postgresql_and_outlives_its_restart(
         administration.execute("CREATE DATABASE node")
         url = postgresql.replace("/postgres?", "/node?")
         text = config.read_text()
-        config.write_text(text.replace("[api]", f'database = "{url}"\n[api]'))
+        config.write_text(text.replace("[worker]", f'database = "{url}"\n[worker]'))
         migrate = (sys.executable, "-P", "-m", "dicom_node.commands.migrate")
         subprocess.run([*migrate, f"--config={config}"], check=True)
         one, *others = phantoms(tmp_path / "phantoms", 3)
