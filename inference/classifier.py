@@ -78,10 +78,10 @@ class Classifier:
         """
         model_input = prepare(radiograph, self.card)
         fracture = self.card.classes.index(FRACTURE)
-        logits, heatmap, early = grad_cam(
+        logits, heatmap, activation = grad_cam(
             self.network, model_input.tensor.to(self.device), fracture
         )
-        self._check_familiar(early)
+        self._check_familiar(activation)
         if not logits.isfinite().all():
             raise ModelError(f"{self.card.name} gave an answer that is not a number.")
         calibrated = (logits / self.card.temperature).softmax(dim=0)
@@ -93,12 +93,12 @@ class Classifier:
             arrow = point_at_peak(radiograph, saliency)
         return Finding(probability, point, saliency, arrow, self.identity)
 
-    def _check_familiar(self, early: Tensor) -> None:
+    def _check_familiar(self, activation: Tensor) -> None:
         limit, statistics = self.card.unfamiliar, self.network.statistics
         if limit is None:
             return
         known = Familiarity(*(statistics[name] for name in STATISTICS))
-        distance = known.distance(early)
+        distance = known.distance(activation)
         if not distance <= limit:
             raise UnfamiliarError(
                 f"The picture is unlike those that {self.card.name} was made for: its "

@@ -1,9 +1,9 @@
 """Whether a picture is of the kind that the network was made for.
 
-The distance of its early features from those of training (Lee et al., "A Simple Unified
+The distance of its features from those of training (Lee et al., "A Simple Unified
 Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
-2018). Early ones, because late ones keep only what tells fractures apart: to them a
-screenshot is a bone without a fracture.
+2018). The last ones, averaged over the image: of all stages they were the only ones to
+which a chest was farther away than a hand from another hospital.
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-DIRECTIONS = 64
+DIRECTIONS = 200
 """In which training pictures differ most, and distances are measured."""
 
 LEAST = 1e-3
@@ -26,7 +26,7 @@ class UnfamiliarError(Exception):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Familiarity:
-    """What pictures look like to the first layers, as they were seen in training.
+    """What pictures look like to the network, as they were seen in training.
 
     Attributes:
         center: float32, (D,): their mean.
@@ -37,13 +37,13 @@ class Familiarity:
     center: Tensor
     whitening: Tensor
 
-    def distance(self, early: Tensor) -> float:
+    def distance(self, activation: Tensor) -> float:
         """Measure how far from training a picture is; those of training are near 1.
 
         Args:
-            early: What the first layers make of it, (1, K, h, w).
+            activation: What the convolutions make of it, (1, K, h, w).
         """
-        away = self.whitening @ (describe(early) - self.center)
+        away = self.whitening @ (describe(activation) - self.center)
         return float(away.norm()) / math.sqrt(len(self.whitening))
 
     def to(self, device: torch.device) -> "Familiarity":
@@ -51,9 +51,9 @@ class Familiarity:
         return Familiarity(self.center.to(device), self.whitening.to(device))
 
 
-def describe(early: Tensor) -> Tensor:
-    """Describe a picture by mean and spread of each channel: (1, K, h, w) to (2 K,)."""
-    return torch.cat([early.mean(dim=(2, 3))[0], early.std(dim=(2, 3))[0]])
+def describe(activation: Tensor) -> Tensor:
+    """Describe a picture by the mean of each channel: (1, K, h, w) to (K,)."""
+    return activation.mean(dim=(2, 3))[0]
 
 
 def familiarize(descriptions: Sequence[Tensor]) -> Familiarity:

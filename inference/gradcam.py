@@ -28,14 +28,13 @@ def grad_cam(
 
     Returns:
         The logits, (classes,); the map, (h, w), not negative and not normalized: all
-        zeros when nothing in the image raised the score; and what the early layers
-        saw, (1, k, g, g).
+        zeros when nothing in the image raised the score; and what both were made of,
+        the activation, (1, K, h, w).
     """
     with torch.inference_mode():
-        early: Tensor = network.early(tensor)
-        activation: Tensor = network.late(early)  # (1, K, h, w)
+        activation: Tensor = network.features(tensor)  # (1, K, h, w)
         logits: Tensor = network.head(activation)  # (1, classes)
         cells = activation.shape[2] * activation.shape[3]
         weight = network.linear.weight[label] / cells  # (K,), equation 1
         heatmap = torch.tensordot(weight, activation[0], dims=1)  # (h, w), equation 2
-        return logits[0], heatmap.relu(), early
+        return logits[0], heatmap.relu(), activation

@@ -44,9 +44,6 @@ BUILDERS = {
     "resnet50": resnet50,
 }
 
-EARLY = 6
-"""Modules to the end of layer2."""
-
 STATISTICS = ("familiarity.center", "familiarity.whitening")
 """What a weights file may hold besides the network: see inference/familiarity.py."""
 
@@ -60,22 +57,15 @@ class Network:
     """A network in eval mode.
 
     Attributes:
-        early: The convolutions to the end of layer2, (1, 3, S, S) to (1, k, g, g).
-        late: Layer3 and layer4, to (1, K, h, w).
+        features: The convolutions to the end of layer4, (1, 3, S, S) to (1, K, h, w).
         head: Pooling and one linear layer: (1, K, h, w) to (1, classes).
         statistics: Further tensors of the weights file, by name: what familiarity.py
             needs, or none.
     """
 
-    early: nn.Sequential
-    late: nn.Sequential
+    features: nn.Sequential
     head: "Head"
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def features(self) -> nn.Sequential:
-        """All convolutions, to the end of layer4."""
-        return nn.Sequential(*self.early, *self.late)
 
     @property
     def linear(self) -> nn.Linear:
@@ -85,8 +75,7 @@ class Network:
     def to(self, device: torch.device) -> "Network":
         """Move the weights to a device."""
         moved = {name: value.to(device) for name, value in self.statistics.items()}
-        early, late = self.early.to(device), self.late.to(device)
-        return Network(early, late, self.head.to(device), moved)
+        return Network(self.features.to(device), self.head.to(device), moved)
 
 
 class Head(nn.Module):
@@ -161,11 +150,10 @@ def build_network(card: ModelCard) -> ResNet:
 
 
 def halves(network: ResNet, pooling: str) -> Network:
-    """Cut a network between its stages, and between last convolution and pooling."""
+    """Cut a network between its last convolution and its pooling."""
     *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type
-    early, late = convolutions[:EARLY], convolutions[EARLY:]
-    return Network(nn.Sequential(*early), nn.Sequential(*late), Head(linear, pooling))
+    return Network(nn.Sequential(*convolutions), Head(linear, pooling))
 
 
 def digest(content: bytes) -> str:

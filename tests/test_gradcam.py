@@ -28,7 +28,7 @@ def seer() -> Network:
     linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
     linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
     same = nn.Sequential(OrderedDict(same=nn.Identity()))
-    return Network(same, same, Head(linear, "average"))
+    return Network(same, Head(linear, "average"))
 
 
 @pytest.fixture
@@ -98,9 +98,8 @@ def test_map_of_pooled_evidence_is_that_of_the_package_too(label: int) -> None:
         whole = build_network(DRAFT).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
     network = halves(whole, "log_sum_exp")
-    features = network.features
-    chain = nn.Sequential(features, network.head)
-    with RawGradCAM(chain, [features]) as peer:
+    chain = nn.Sequential(network.features, network.head)
+    with RawGradCAM(chain, [network.features]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
         expected = np.maximum(peer.raw[0], 0)
 

@@ -8,20 +8,23 @@ everything.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torchvision.models import ResNet
 
 from inference.classifier import Classifier, record
+from inference.familiarity import Familiarity
 from inference.training.atlas import Sample, folds
-from inference.training.calibration import Calibration, calibrate, uncalibrated
+from inference.training.calibration import calibrate, uncalibrated
 from inference.training.evaluate import evaluation, figures
+from inference.training.familiar import farthest, learn_familiarity
 from inference.training.fitting import DRAFT, Fitting, halved
 from inference.training.judging import Judged, judge
 from inference.training.recipe import Recipe
 from models.card import FRACTURE, ModelCard, card_text
+from models.network import STATISTICS, halves
 
 Progress = Callable[[str, int, int, str], None]
 """Told what is under way, steps done, steps in all, and how it goes."""
@@ -60,37 +63,38 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     held_out: list[Judged] = []
     for number, part in enumerate(parts):
         others = [each for fold in parts if fold is not part for each in fold]
-        held_out += _fold(others, part, plan, number, progress)
+        name = f"fold {number + 1} of {plan.folds}"
+        network = _fitted(others, plan, name, progress, part)
+        held_out += _judged(network, part, plan, name, progress)
+        if number == 0:
+            seen = halves(network, DRAFT.pooling)
+            known = learn_familiarity(seen, others, DRAFT, plan.seed)
+            limit = farthest(known, seen, part, DRAFT)
     calibration = calibrate(held_out)
     calibrated = [calibration.apply(each) for each in held_out]
     text = json.dumps(evaluation(calibrated), indent=2)
     plan.out.with_suffix(".folds.json").write_text(text + "\n", "utf-8")
-    fitting = _fitted(samples, plan, "all", progress)
-    return write(fitting.network, calibration, plan.out)
+    network = _fitted(samples, plan, "all", progress)
+    known = learn_familiarity(halves(network, DRAFT.pooling), samples, DRAFT, plan.seed)
+    card = replace(calibration.card(DRAFT), unfamiliar=limit)
+    return write(network, card, calibration.shift, known, plan.out)
 
 
-def _fold(
-    others: Sequence[Sample],
-    part: Sequence[Sample],
+def _judged(
+    network: ResNet,
+    samples: Sequence[Sample],
     plan: Plan,
-    number: int,
+    name: str,
     progress: Progress,
 ) -> list[Judged]:
-    """Train on all folds but one and judge that one."""
-    name = f"fold {number + 1} of {plan.folds}"
-
-    def judged(network: ResNet) -> list[Judged]:
-        told = []
-        for each in judge(_classifier(network, plan.device), part):
-            told.append(each)
-            progress(f"{name}, held out", len(told), len(part), "")
-        return told
-
-    def news(network: ResNet) -> str:
-        found = figures(judged(network), 0)
-        return f"AUC {found['auc'][0]:.3f}, arrow in box {found['arrow_in_box'][0]:.2f}"
-
-    return judged(_fitted(others, plan, name, progress, news).network)
+    """Judge radiographs that the network has not seen."""
+    content = halved(network)
+    classifier = Classifier.of(uncalibrated(DRAFT), content, plan.device)
+    told: list[Judged] = []
+    for each in judge(classifier, samples):
+        told.append(each)
+        progress(f"{name}, held out", len(told), len(samples), "")
+    return told
 
 
 def _fitted(
@@ -98,9 +102,12 @@ def _fitted(
     plan: Plan,
     name: str,
     progress: Progress,
-    news: Callable[[ResNet], str] = lambda _: "",
-) -> Fitting:
-    """Fit a network, from its last checkpoint if there is one."""
+    held_out: Sequence[Sample] = (),
+) -> ResNet:
+    """Fit a network, from its last checkpoint if there is one.
+
+    Tells after each epoch how well it does on what is held out.
+    """
     words = name.replace(" ", "-")
     checkpoint = plan.out.with_suffix(f".{words}.checkpoint")
     fitting = Fitting(plan.recipe, start=plan.start, seed=plan.seed, device=plan.device)
@@ -115,20 +122,29 @@ def _fitted(
     while fitting.done < epochs:
         fitting.epoch(samples, show)
         fitting.save(checkpoint)
-        told = news(fitting.network)
-    return fitting
+        if held_out and fitting.done < epochs:
+            judged = _judged(fitting.network, held_out, plan, name, progress)
+            found = figures(judged, 0)
+            told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
+    return fitting.network
 
 
-def _classifier(network: ResNet, device: str) -> Classifier:
-    return Classifier.of(uncalibrated(DRAFT), halved(network), device)
+def write(
+    network: ResNet, card: ModelCard, shift: float, known: Familiarity, out: Path
+) -> ModelCard:
+    """Write weights and card, and record what the node compares at its start.
 
-
-def write(network: ResNet, calibration: Calibration, out: Path) -> ModelCard:
-    """Write weights and card, and record what the node compares at its start."""
+    Args:
+        network: As trained.
+        card: Calibrated.
+        shift: Of the log-odds; it becomes part of the last layer.
+        known: What is familiar.
+        out: The .pth.
+    """
     fracture = DRAFT.classes.index(FRACTURE)
     with torch.no_grad():
-        network.fc.bias[fracture] += calibration.shift * calibration.temperature
-    out.write_bytes(halved(network))
-    card = calibration.card(DRAFT)
+        network.fc.bias[fracture] += shift * card.temperature
+    values = (known.center, known.whitening)
+    out.write_bytes(halved(network, dict(zip(STATISTICS, values, strict=True))))
     out.with_suffix(".toml").write_text(card_text(card), "utf-8")
     return record(out)

@@ -1,0 +1,62 @@
+"""What is familiar to a trained network, and how far from that is too far."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.familiarity import Familiarity, describe, familiarize
+from inference.preprocess import prepare
+from inference.radiograph import Radiograph
+from inference.training.atlas import Sample
+from inference.training.phantoms import random_phantom
+from inference.training.views import draw_view
+from models.card import ModelCard
+from models.network import Network
+
+ANSWERED = 0.99
+"""Share of unseen radiographs of the kind trained on that must be answered for."""
+
+PHANTOMS = 40
+"""Drawn bones are familiar, too, or the node could not test itself."""
+
+
+def learn_familiarity(
+    network: Network, samples: Sequence[Sample], card: ModelCard, seed: int
+) -> Familiarity:
+    """Learn from training radiographs, each as it is and as another room shows it."""
+    random = np.random.default_rng((seed, 2))
+    shown = (radiograph for each in samples for radiograph in _shown(each, random))
+    seen = [describe(_seen(network, each, card)) for each in shown]
+    seen += [describe(_seen(network, each, card)) for each in _phantoms(seed)]
+    return familiarize(seen)
+
+
+def farthest(
+    known: Familiarity, network: Network, samples: Sequence[Sample], card: ModelCard
+) -> float:
+    """Measure how far ANSWERED of radiographs stay that the network has not seen."""
+    distances = [known.distance(_seen(network, each.read(), card)) for each in samples]
+    return round(float(np.quantile(distances, ANSWERED)), 4)
+
+
+def _shown(sample: Sample, random: np.random.Generator) -> Iterator[Radiograph]:
+    radiograph = sample.read()
+    yield radiograph
+    yield draw_view(radiograph, (), random, close=False).radiograph
+
+
+def _phantoms(seed: int) -> Iterator[Radiograph]:
+    for number in range(PHANTOMS):
+        yield random_phantom(10_000 * (seed + 1) + number, broken=number % 2 == 0)[0]
+
+
+def _seen(network: Network, radiograph: Radiograph, card: ModelCard) -> Tensor:
+    """What the convolutions make of a radiograph, (1, K, h, w)."""
+    tensor = prepare(radiograph, card).tensor
+    with torch.inference_mode():
+        activation: Tensor = network.features(
+            tensor.to(next(network.features.parameters()).device)
+        )
+    return activation
