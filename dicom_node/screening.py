@@ -210,6 +210,6 @@ def _age_days(dataset: Dataset, today: date) -> int | None:
 
 
 def _answers_for(body_part: str, body_parts: tuple[str, ...]) -> bool:
-    """Compare, also where a side was added to the Defined Term: ELBOW LT."""
+    """Compare, also where words were added to the Defined Term: ELBOW LT, LOWER LEG."""
     known = {part.upper() for part in body_parts}
-    return body_part in known or re.split(r"[ _]", body_part)[0] in known
+    return body_part in known or not known.isdisjoint(re.split(r"[ _]", body_part))

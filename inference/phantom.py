@@ -214,6 +214,7 @@ def _expose(
     """From absorption to pixel values: blur, tube gradient, film curve, noise."""
     rows, columns = absorbed.shape
     blurred = cv2.GaussianBlur(absorbed, (0, 0), max(0.0012 * min(rows, columns), 0.3))
+    blurred = np.maximum(blurred, 0)  # grain may outweigh what is thin
     down = np.linspace(-1, 1, rows, dtype=np.float32)[:, None]
     right = np.linspace(-1, 1, columns, dtype=np.float32)
     gain = 1 + scene.gradient[0] * down + scene.gradient[1] * right

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from inference.phantom import draw_phantom
+from inference.phantom import _expose, draw_phantom
+from inference.phantom_scene import choose_scene
 
 SHAPES = [(480, 360), (300, 300), (200, 600), (600, 200), (97, 61)]
 
@@ -73,3 +74,12 @@ def test_shown_over_its_whole_range() -> None:
     # Window of center 2048 and width 4096, PS3.3 C.11.2.1.2.1: x / 4095.
     expected = phantom.pixels / 4095 * 255
     assert np.abs(radiograph.pixels - expected).max() <= 0.5 + 1e-3
+
+
+def test_where_grain_outweighs_the_tissue_it_is_as_black_as_air() -> None:
+    random = np.random.default_rng(0)
+    scene = choose_scene(random, 2, plain=True)
+
+    pixels = _expose(np.full((20, 10), -0.1, np.float32), scene, random)
+
+    assert pixels.max() < 400

@@ -232,6 +232,7 @@ def test_studies_older_than_the_limit_are_not_analyzed(
         ("elbow ", True),
         ("ELBOW LT", True),
         ("HAND_R", True),
+        ("LEFT HAND", True),
         ("", True),
         ("ELBOWS", False),
         ("CHEST", False),

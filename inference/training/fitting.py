@@ -25,6 +25,25 @@ from inference.training.recipe import Recipe
 from models.card import FRACTURE, ModelCard
 from models.network import COUNTER, build_network, halves, pooled
 
+LIMBS = (
+    *("ANKLE", "ARM", "CALCANEUS", "CLAVICLE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER"),
+    *("FOOT", "FOREARM", "HAND", "HIP", "HUMERUS", "KNEE", "LEG", "LIMB", "PATELLA"),
+    *(
+        "RADIUS",
+        "SCAPULA",
+        "SHOULDER",
+        "THIGH",
+        "THUMB",
+        "TIBIA",
+        "TOE",
+        "ULNA",
+        "WRIST",
+    ),
+    *("LOWEREXTREMITY", "UPPEREXTREMITY"),
+)
+"""What FracAtlas shows, in Defined Terms of Body Part Examined (PS3.16 Annex L), and in
+words that equipment adds to them or uses instead."""
+
 DRAFT = ModelCard(
     name="fracture-resnet18",
     version="0.2.0",
@@ -37,7 +56,7 @@ DRAFT = ModelCard(
     temperature=1.0,
     doubtful=0.5,
     definite=0.8,
-    body_parts=(),
+    body_parts=LIMBS,
     sha256="",
     phantom_logits={},
     pooling="log_sum_exp",
