@@ -68,7 +68,7 @@ class TestShipped:
 
         assert finding.label == "Fracture"
         assert finding.operating_point is OperatingPoint.DEFINITE
-        assert finding.confidence == finding.probability > 0.8
+        assert finding.confidence == finding.probability > 0.5
         assert finding.arrow is not None
         assert phantom.fracture is not None
         left, top, right, bottom = phantom.fracture
@@ -136,7 +136,9 @@ class TestShipped:
         shipped: Classifier,
         pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]],
     ) -> None:
-        finding = shipped.classify(Radiograph(pixels, None, pixels.shape))
+        unlimited = replace(shipped, card=replace(shipped.card, unfamiliar=None))
+
+        finding = unlimited.classify(Radiograph(pixels, None, pixels.shape))
 
         assert 0 <= finding.probability <= 1
         assert np.isfinite(finding.saliency).all()
@@ -164,8 +166,8 @@ class TestShipped:
         self, shipped: Classifier
     ) -> None:
         assert shipped.identity.digest == shipped.card.sha256
-        assert shipped.identity.name == "fracture-resnet18-phantom"
-        assert "drawn phantoms only" in SHIPPED.with_suffix(".toml").read_text("utf-8")
+        assert shipped.identity.name == "fracture-resnet18"
+        assert "FracAtlas" in SHIPPED.with_suffix(".toml").read_text("utf-8")
         assert SHIPPED.stat().st_size < 25e6
 
 

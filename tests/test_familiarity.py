@@ -1,17 +1,32 @@
 """Familiarity: near is what lies where training lay, far what does not."""
 
+import csv
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from datetime import date
+from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from dicom_node.decode import DecodeOptions, decode_file
+from dicom_node.errors import DicomNodeError
+from dicom_node.screening import ScreeningRules
 from inference.classifier import Classifier
 from inference.familiarity import UnfamiliarError, describe, familiarize
 from inference.phantom import draw_phantom
+from inference.radiograph import Radiograph
 from inference.training.fitting import DRAFT, halved
+from inference.training.phantoms import random_phantom
 from models.card import ModelError
 from models.network import build_network
+
+Pixels = NDArray[np.uint8]
 
 
 def activation(seed: int, scale: float = 1.0) -> Tensor:
@@ -58,3 +73,81 @@ def test_a_classifier_refuses_in_words_what_is_unfamiliar() -> None:
     Classifier.of(DRAFT, halved(network, statistics), "cpu").classify(phantom)
     with pytest.raises(ModelError, match="hold no statistics"):
         Classifier.of(limited, halved(network), "cpu")
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Classifier:
+    return Classifier.load(None, "cpu")
+
+
+def noise(random: np.random.Generator) -> Pixels:
+    return random.integers(0, 256, (500, 400), np.uint8)
+
+
+def text(random: np.random.Generator) -> Pixels:
+    page = np.full((700, 500), 255, np.uint8)
+    for line in range(30):
+        words = " ".join(map(str, random.integers(0, 10**6, 6)))
+        cv2.putText(page, words, (12, 30 + 22 * line), 0, 0.5, 0, 1)
+    return page
+
+
+def screenshot(random: np.random.Generator) -> Pixels:
+    screen = np.full((600, 900), 235, np.uint8)
+    for _ in range(10):
+        left, top = (int(edge) for edge in random.integers(0, (680, 480)))
+        corner, shade = (left + 200, top + 100), int(random.integers(256))
+        cv2.rectangle(screen, (left, top), corner, shade, -1)
+        cv2.putText(screen, "File  Edit  View", (left, top + 20), 0, 0.5, 0, 1)
+    return screen
+
+
+def photograph(random: np.random.Generator) -> Pixels:
+    """A landscape: a bright sky, a ridge, and ground with leaves."""
+    rows, columns = np.mgrid[:400, :600].astype(np.float32)
+    ridge = 180 + 40 * np.sin(columns / 70 + random.uniform(0, 6))
+    leaves = cv2.GaussianBlur(random.normal(0, 90, (400, 600)), (0, 0), 1.2)
+    ground = 90 + 0.1 * rows + leaves
+    return np.clip(np.where(rows < ridge, 230 - 0.2 * rows, ground), 0, 255).astype(
+        np.uint8
+    )
+
+
+@pytest.mark.parametrize("draw", [noise, text, screenshot, photograph])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_no_radiograph_is_not_answered_for(
+    shipped: Classifier, draw: Callable[[np.random.Generator], Pixels], seed: int
+) -> None:
+    pixels = draw(np.random.default_rng(seed))
+
+    with pytest.raises(UnfamiliarError, match="unlike those"):
+        shipped.classify(Radiograph(pixels, None, pixels.shape))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_phantoms_are_answered_for(shipped: Classifier, seed: int) -> None:
+    shipped.classify(random_phantom(seed, broken=True, long_sides=(250, 1400))[0])
+
+
+LIMBS = {"EXTREMITY", "ELBOW LT", "HAND"}
+
+
+@pytest.mark.shared
+def test_what_is_no_limb_is_refused_by_its_attributes_or_its_picture(
+    shared: Path, shipped: Classifier
+) -> None:
+    rules = ScreeningRules(0, shipped.card.body_parts, date(2024, 3, 10))
+    folder = shared / "dicom"
+    with (folder / "MANIFEST.csv").open(encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["decodes"] == "yes"]
+    others = [row for row in rows if row["body_part"] not in LIMBS]
+    passed = []
+
+    for row in others:
+        with suppress(DicomNodeError, UnfamiliarError):
+            decoded = decode_file(folder / row["path"], rules, DecodeOptions(1, 50))
+            shipped.classify(decoded.radiograph)
+            passed.append(row["path"])
+
+    assert len(others) > 80
+    assert len(passed) <= 0.05 * len(others), passed

@@ -119,7 +119,7 @@ def test_the_installed_command_says_what_it_can_do(
 def test_the_installed_node_passes_its_check(installed: Path, elsewhere: Path) -> None:
     said = run(elsewhere, installed / "fracture-node", "check", "--config=node.toml")
 
-    assert "model: ok, fracture-resnet18-phantom" in said
+    assert "model: ok, fracture-resnet18" in said
     assert "database: ok" in said
 
 

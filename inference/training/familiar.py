@@ -10,6 +10,7 @@ from inference.familiarity import Familiarity, describe, familiarize
 from inference.preprocess import prepare
 from inference.radiograph import Radiograph
 from inference.training.atlas import Sample
+from inference.training.dataset import FIRST_PHANTOM
 from inference.training.phantoms import random_phantom
 from inference.training.views import draw_view
 from models.card import ModelCard
@@ -18,16 +19,18 @@ from models.network import Network
 ANSWERED = 0.99
 """Share of unseen radiographs of the kind trained on that must be answered for."""
 
-PHANTOMS = 40
+PHANTOMS = 200
 """Drawn bones are familiar, too, or the node could not test itself."""
+
+LONG_SIDES = 170, 1400
 
 
 def learn_familiarity(
     network: Network, samples: Sequence[Sample], card: ModelCard, seed: int
 ) -> Familiarity:
-    """Learn from training radiographs, each as it is and as another room shows it."""
+    """Learn from training radiographs, every other as another room would show it."""
     random = np.random.default_rng((seed, 2))
-    shown = (radiograph for each in samples for radiograph in _shown(each, random))
+    shown = (_shown(each, number, random) for number, each in enumerate(samples))
     seen = [describe(_seen(network, each, card)) for each in shown]
     seen += [describe(_seen(network, each, card)) for each in _phantoms(seed)]
     return familiarize(seen)
@@ -41,15 +44,17 @@ def farthest(
     return round(float(np.quantile(distances, ANSWERED)), 4)
 
 
-def _shown(sample: Sample, random: np.random.Generator) -> Iterator[Radiograph]:
+def _shown(sample: Sample, number: int, random: np.random.Generator) -> Radiograph:
     radiograph = sample.read()
-    yield radiograph
-    yield draw_view(radiograph, (), random, close=False).radiograph
+    if number % 2 == 0:
+        return radiograph
+    return draw_view(radiograph, (), random, close=False).radiograph
 
 
 def _phantoms(seed: int) -> Iterator[Radiograph]:
     for number in range(PHANTOMS):
-        yield random_phantom(10_000 * (seed + 1) + number, broken=number % 2 == 0)[0]
+        chosen = FIRST_PHANTOM * (seed + 1) - number - 1  # apart from those fitted to
+        yield random_phantom(chosen, broken=number % 2 == 0, long_sides=LONG_SIDES)[0]
 
 
 def _seen(network: Network, radiograph: Radiograph, card: ModelCard) -> Tensor:
