@@ -87,7 +87,7 @@ class TestShipped:
 
     @pytest.mark.parametrize(
         ("rows", "columns"),
-        [(1200, 900), (900, 1200), (700, 700), (500, 1200), (1200, 500)],
+        [(1200, 900), (900, 1200), (1000, 700), (500, 1200), (1200, 500)],
     )
     @pytest.mark.parametrize("seed", [1, 2, 3])
     def test_arrow_is_on_the_break_whatever_the_proportions(

@@ -64,7 +64,11 @@ def evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
 
 
 def figures(judged: Sequence[Judged], resampled: int) -> dict[str, Any]:
-    """The figures of some radiographs; None where there is nothing to count."""
+    """The figures of some radiographs; None where there is nothing to count.
+
+    A fracture that is not answered for is missed, a whole bone that is not is no false
+    alarm; the figures of probabilities leave both out.
+    """
     table = _table(judged)
     groups = [each.sample.group for each in judged]
     counted: dict[str, Any] = {
@@ -142,20 +146,31 @@ def _heat(table: _Table, rows: Rows) -> float:
 
 Figure = Callable[[_Table, Rows], float]
 
+
+def _of_answered(
+    figure: Callable[[NDArray[np.bool_], NDArray[np.float64]], float],
+) -> Figure:
+    """A figure of truth and probability; what is not answered for has none."""
+
+    def of(table: _Table, rows: Rows) -> float:
+        kept = rows[table.answered[rows]]
+        if not kept.size:
+            return float("nan")
+        return figure(table.truth[kept], table.probability[kept])
+
+    return of
+
+
 _FIGURES: dict[str, Figure] = {
     "answered": lambda t, rows: share(t.answered[rows]),
-    "auc": lambda t, rows: auc(t.truth[rows], t.probability[rows]),
-    "average_precision": lambda t, rows: average_precision(
-        t.truth[rows], t.probability[rows]
-    ),
+    "auc": _of_answered(auc),
+    "average_precision": _of_answered(average_precision),
     "sensitivity_doubtful": partial(_sensitivity, "doubtful"),
     "specificity_doubtful": partial(_specificity, "doubtful"),
     "sensitivity_definite": partial(_sensitivity, "definite"),
     "specificity_definite": partial(_specificity, "definite"),
-    "calibration_error": lambda t, rows: calibration_error(
-        t.truth[rows], t.probability[rows]
-    ),
-    "brier": lambda t, rows: brier(t.truth[rows], t.probability[rows]),
+    "calibration_error": _of_answered(calibration_error),
+    "brier": _of_answered(brier),
     # Without an arrow a fracture counts as missed.
     "arrow_in_box": partial(_sensitivity, "pointed"),
     "heat_in_boxes": _heat,

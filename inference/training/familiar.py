@@ -16,7 +16,7 @@ from inference.training.views import draw_view
 from models.card import ModelCard
 from models.network import Network
 
-ANSWERED = 0.99
+ANSWERED = 0.997
 """Share of unseen radiographs of the kind trained on that must be answered for."""
 
 PHANTOMS = 200
