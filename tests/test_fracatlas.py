@@ -31,7 +31,7 @@ def test_shipped_weights_are_as_good_as_their_card_says(shared: Path) -> None:
 
     found = figures(list(judge(shipped, [*fractured, *others])), 0)
 
-    # models/README.md: 0.901 and 0.712, over all of the fold.
+    # models/README.md: 0.903 and 0.729, over all of the fold.
     assert found["auc"][0] > 0.88
-    assert found["arrow_in_box"][0] > 0.69
+    assert found["arrow_in_box"][0] > 0.71
     assert found["answered"][0] >= 0.98
