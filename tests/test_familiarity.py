@@ -1,7 +1,6 @@
 """Familiarity: near is what lies where training lay, far what does not."""
 
 import csv
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from sklearn.datasets import load_sample_image
 from torch import Tensor
 
 from dicom_node.decode import DecodeOptions, decode_file
@@ -103,25 +103,29 @@ def screenshot(random: np.random.Generator) -> Pixels:
 
 
 def photograph(random: np.random.Generator) -> Pixels:
-    """A landscape: a bright sky, a ridge, and ground with leaves."""
-    rows, columns = np.mgrid[:400, :600].astype(np.float32)
-    ridge = 180 + 40 * np.sin(columns / 70 + random.uniform(0, 6))
-    leaves = cv2.GaussianBlur(random.normal(0, 90, (400, 600)), (0, 0), 1.2)
-    ground = 90 + 0.1 * rows + leaves
-    return np.clip(np.where(rows < ridge, 230 - 0.2 * rows, ground), 0, 255).astype(
-        np.uint8
-    )
+    """A part of one of the two photographs that come with scikit-learn."""
+    picture = load_sample_image(str(random.choice(["china.jpg", "flower.jpg"])))
+    gray = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
+    top, left = (int(edge) for edge in random.integers(0, (120, 200)))
+    return np.ascontiguousarray(gray[top : top + 300, left : left + 400])
 
 
-@pytest.mark.parametrize("draw", [noise, text, screenshot, photograph])
-@pytest.mark.parametrize("seed", range(3))
-def test_what_is_no_radiograph_is_not_answered_for(
-    shipped: Classifier, draw: Callable[[np.random.Generator], Pixels], seed: int
+def test_nearly_all_that_is_no_radiograph_is_not_answered_for(
+    shipped: Classifier,
 ) -> None:
-    pixels = draw(np.random.default_rng(seed))
+    drawn = [
+        draw(np.random.default_rng(seed))
+        for draw in (noise, text, screenshot, photograph)
+        for seed in range(8)
+    ]
+    answered = 0
 
-    with pytest.raises(UnfamiliarError, match="unlike those"):
-        shipped.classify(Radiograph(pixels, None, pixels.shape))
+    for pixels in drawn:
+        with suppress(UnfamiliarError):
+            shipped.classify(Radiograph(pixels, None, pixels.shape))
+            answered += 1
+
+    assert answered <= 0.05 * len(drawn)
 
 
 @pytest.mark.parametrize("seed", range(6))
