@@ -45,7 +45,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken.",
     ),
     415: problem(
-        "Neither an image nor DICOM, or DICOM that is not a radiograph to analyze",
+        "Neither an image nor DICOM, DICOM that is not a radiograph to analyze, or a "
+        "picture unlike those that the model was made for",
         NEITHER,
     ),
     503: problem(
