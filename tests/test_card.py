@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.training.fitting import DRAFT
+from inference.training.draft import DRAFT
 from models.card import ModelError, card_text, read_card
 
 MODELS = Path(__file__).parents[1] / "models"

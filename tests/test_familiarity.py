@@ -21,7 +21,8 @@ from inference.classifier import Classifier
 from inference.familiarity import UnfamiliarError, describe, familiarize
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
-from inference.training.fitting import DRAFT, halved
+from inference.training.draft import DRAFT
+from inference.training.fitting import halved
 from inference.training.phantoms import random_phantom
 from models.card import ModelError
 from models.network import build_network

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from inference.gradcam import grad_cam
-from inference.training.fitting import DRAFT
+from inference.training.draft import DRAFT
 from models.network import Head, Network, build_network, halves
 
 with warnings.catch_warnings():  # of what it imports

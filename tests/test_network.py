@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torchvision.models import ResNet
 
-from inference.training import fitting
+from inference.training import draft
 from models.card import ModelCard, ModelError
 from models.network import build_network, digest, load_network
 
-DRAFT = replace(fitting.DRAFT, architecture="resnet18", pooling="average")
+DRAFT = replace(draft.DRAFT, architecture="resnet18", pooling="average")
 IMAGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 

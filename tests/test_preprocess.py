@@ -11,7 +11,7 @@ from torchvision import transforms
 
 from inference.preprocess import prepare
 from inference.radiograph import Radiograph
-from inference.training.fitting import DRAFT
+from inference.training.draft import DRAFT
 
 LETTERBOX = replace(DRAFT, resize="letterbox", mean=(0, 0, 0), std=(1, 1, 1))
 STRETCH = replace(LETTERBOX, resize="stretch")

@@ -1,5 +1,7 @@
 """Training on a few drawn bones: that it works, repeats itself and can be resumed."""
 
+import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -7,13 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 
 from inference.classifier import Classifier, self_test
-from inference.training.atlas import Sample, read_manifest
-from inference.training.dataset import epoch, example
-from inference.training.fitting import DRAFT, GRID, Fitting
+from inference.training.atlas import Sample, folds, read_manifest
+from inference.training.dataset import NO_FOLD, epoch, example
+from inference.training.draft import DRAFT
+from inference.training.fitting import GRID, Fitting
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import SHIPPED, Recipe, read_recipe
+from inference.training.start import read_start
 from inference.training.train import Plan, train
 from inference.training.views import View
 from models.card import ModelError, read_card
@@ -55,62 +61,125 @@ def test_training_writes_weights_card_and_evaluation(
     assert read_card(out.with_suffix(".toml")) == card
     assert out.stat().st_size < 25e6
     self_test(Classifier.load(out, "cpu"))
-    assert '"auc"' in out.with_suffix(".folds.json").read_text("utf-8")
-    assert {"fold 1 of 2, epoch 1 of 1", "fold 2 of 2, held out"} <= set(told)
+    told_of_folds = json.loads(
+        (tmp_path / "trained.folds" / "evaluation.json").read_text()
+    )
+    means = [fold["auc"][0] for fold in told_of_folds["folds"]]
+    assert told_of_folds["mean_of_folds"]["auc"] == pytest.approx(
+        sum(means) / 2, abs=1e-4
+    )
+    assert (tmp_path / "trained.folds" / "roc.png").exists()
+    self_test(Classifier.load(tmp_path / "trained.fold-1.pth", "cpu"))
+    assert {"epoch 1 of 1", "judging fold 2"} <= set(told)
     assert torch.equal(before, torch.random.get_rng_state())  # nobody is disturbed
 
 
-def weights(fitting: Fitting) -> dict[str, torch.Tensor]:
-    return dict(fitting.network.state_dict())
+def fitted(
+    samples: tuple[Sample, ...], recipe: Recipe, start: Path | None = None
+) -> Fitting:
+    return Fitting(recipe, folds(samples, 2), start=start, seed=1, device="cpu")
+
+
+def weights(fitting: Fitting, fold: int | None = None) -> dict[str, torch.Tensor]:
+    return dict(fitting.network(fold).state_dict())
 
 
 def test_a_training_that_is_resumed_ends_as_one_that_was_not(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     twice = replace(recipe, epochs=2)
-    through = Fitting(twice, start=None, seed=1, device="cpu")
+    through = fitted(samples, twice)
     for _ in range(2):
-        through.epoch(samples)
-    first = Fitting(twice, start=None, seed=1, device="cpu")
-    first.epoch(samples)
+        through.epoch()
+    first = fitted(samples, twice)
+    first.epoch()
     first.save(tmp_path / "checkpoint")
 
-    second = Fitting(twice, start=None, seed=1, device="cpu")
+    second = fitted(samples, twice)
     second.resume(tmp_path / "checkpoint")
-    second.epoch(samples)
+    second.epoch()
 
-    one, other = weights(through), weights(second)
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    for fold in (None, 0, 1):
+        one, other = weights(through, fold), weights(second, fold)
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_weights_to_start_from_are_taken_and_frozen_stages_stay(
+def test_weights_to_start_from_are_taken_and_the_first_layers_stay(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     random = np.random.default_rng(0)
-    given = random.normal(0, 0.05, (64, 3, 7, 7)).astype(np.float32)
-    np.savez(tmp_path / "start.npz", **{"conv1.weight": given, "unknown": given})
+    given = {
+        "conv1.weight": random.normal(0, 0.05, (64, 3, 7, 7)).astype(np.float32),
+        "layer3.1.conv2.weight": random.normal(0, 0.05, (256, 256, 3, 3)),
+        "unknown": np.zeros(3),
+    }
+    np.savez(tmp_path / "start.npz", **given)
 
-    fitting = Fitting(recipe, start=tmp_path / "start.npz", seed=1, device="cpu")
-    before = {name: value.clone() for name, value in weights(fitting).items()}
-    fitting.epoch(samples)
+    fitting = fitted(samples, replace(recipe, batch=2), tmp_path / "start.npz")
+    before = weights(fitting)
+    fitting.epoch()
 
     after = weights(fitting)
-    np.testing.assert_array_equal(after["conv1.weight"], given)
-    assert torch.equal(
-        after["layer2.0.bn1.running_mean"], before["layer2.0.bn1.running_mean"]
-    )
+    np.testing.assert_array_equal(after["conv1.weight"], given["conv1.weight"])
+    for name in ("layer1.0.bn1.running_mean", "layer1.1.conv2.weight"):
+        assert torch.equal(after[name], before[name])
+    name = "layer3.1.conv2.weight"
+    np.testing.assert_allclose(before[name], given[name])
+    assert not torch.equal(after[name], before[name])
     assert not torch.equal(after["fc.weight"], before["fc.weight"])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"conv1.weight": np.zeros((64, 1, 7, 7))}, r"conv1.weight: shape \(64, 1, 7"),
+        ({"features.0.weight": np.zeros(3)}, "no name begins with any of conv1"),
+        (None, "cannot be read as a .npz"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_in_words(
+    tmp_path: Path, content: dict[str, NDArray[np.float64]] | None, words: str
+) -> None:
+    path = tmp_path / "start.npz"
+    if content is None:
+        path.write_bytes(b"no archive")
+    else:
+        np.savez(path, **content)  # type: ignore[arg-type]
+
+    with pytest.raises(ModelError, match=words):
+        read_start(path)
+
+
+def test_a_network_learns_nothing_of_the_fold_that_judges_it(
+    tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    first, second = folds(samples, 2)
+    other = tmp_path / "other.png"
+    Image.linear_gradient("L").save(other)
+    others = [replace(each, path=other) for each in first]
+    as_they_are = Fitting(recipe, (first, second), start=None, seed=1, device="cpu")
+    changed = Fitting(recipe, (others, second), start=None, seed=1, device="cpu")
+    as_they_are.epoch()
+    changed.epoch()
+
+    one, other = weights(as_they_are, 0), weights(changed, 0)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    one, other = weights(as_they_are, 1), weights(changed, 1)
+    assert not torch.equal(one["fc.weight"], other["fc.weight"])
 
 
 def test_an_epoch_has_every_fracture_and_phantoms_besides(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     all_whole = replace(recipe, batch=1, close_share=0.0)
-    batches = list(epoch(samples, all_whole, DRAFT, GRID, np.random.default_rng(0)))
+    parts = folds(samples, 2)
+    batches = list(epoch(parts, all_whole, DRAFT, GRID, np.random.default_rng(0)))
 
     labels = [float(batch.label) for batch in batches]
     assert len(labels) == 8 + 2  # a fifth besides
     assert sum(labels) >= 4
+    drawn = Counter(int(batch.fold) for batch in batches)
+    assert drawn == {0: len(parts[0]), 1: len(parts[1]), NO_FOLD: 2}
 
 
 @pytest.mark.parametrize("seed", range(0, 12, 2))

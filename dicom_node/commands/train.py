@@ -34,6 +34,8 @@ def main() -> None:
         def show(title: str, done: int, count: int, words: str) -> None:
             said = f"{title} {words}".strip()
             bars.update(task, completed=done, total=count, description=said)
+            if done == count:  # what stays to be read when the bar has gone on
+                bars.console.print(said)
 
         card = train(samples, plan, show)
     sys.stdout.write(f"{given.out}: {card.name} {card.version}\n")

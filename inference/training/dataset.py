@@ -1,6 +1,8 @@
 """What a training step sees: views of radiographs, and a few drawn bones."""
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,12 @@ from models.card import ModelCard
 FIRST_PHANTOM = 1_000_000
 """Seed of the first phantom to learn from; those below are free for tests."""
 
+NO_FOLD = -1
+"""Of what no fold keeps back."""
+
+AHEAD = 3
+"""Batches that are being made while one is learned from."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
@@ -28,15 +36,37 @@ class Example:
         label: float32, (): 1 where a fracture is seen, else 0.
         place: float32, (G, G): how much of each cell of the network's grid, or of
             the fracture if that is smaller, the two share, in [0, 1].
+        fold: int64, (): which fold it is of, NO_FOLD for a phantom.
     """
 
     tensor: Tensor
     label: Tensor
     place: Tensor
+    fold: Tensor
+
+    def __getitem__(self, rows: Tensor) -> "Example":
+        """Take some rows of a batch."""
+        return Example(
+            self.tensor[rows], self.label[rows], self.place[rows], self.fold[rows]
+        )
+
+    def to(self, device: str) -> "Example":
+        """Move it to a device."""
+        parts = self.tensor, self.label, self.place, self.fold
+        return Example(*(each.to(device) for each in parts))
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A view to be made: of what, and the numbers that decide how."""
+
+    sample: Sample | None  # a phantom
+    fold: int
+    random: np.random.Generator
 
 
 def epoch(
-    samples: Sequence[Sample],
+    parts: Sequence[Sequence[Sample]],
     recipe: Recipe,
     card: ModelCard,
     grid: int,
@@ -44,46 +74,70 @@ def epoch(
 ) -> Iterator[Example]:
     """Yield an epoch's batches: all fractures, some of the rest, some phantoms.
 
+    Threads make the next batches meanwhile.
+
     Args:
-        samples: To draw from.
+        parts: To draw from, fold by fold.
         recipe: How often each is drawn.
         card: How the network wants its input.
         grid: Cells to a side of its map.
         random: Decides all else.
     """
-    drawn = _drawn(samples, recipe, random)
-    for start in range(0, len(drawn) - recipe.batch + 1, recipe.batch):
-        part = [
-            example(_view(sample, recipe, random), card, grid)
-            for sample in drawn[start : start + recipe.batch]
-        ]
-        yield Example(
-            torch.stack([each.tensor for each in part]),
-            torch.stack([each.label for each in part]),
-            torch.stack([each.place for each in part]),
-        )
+    drawn = _drawn(parts, recipe, random)
+    coming: deque[list[Future[Example]]] = deque()
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(drawn) - recipe.batch + 1, recipe.batch):
+            views = drawn[start : start + recipe.batch]
+            coming.append(
+                [pool.submit(_made, each, recipe, card, grid) for each in views]
+            )
+            if len(coming) > AHEAD:
+                yield _stacked(coming.popleft())
+        while coming:
+            yield _stacked(coming.popleft())
 
 
-def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
+def steps(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> int:
     """How many batches an epoch has."""
-    drawn = _drawn(samples, recipe, np.random.default_rng(0))
-    return len(drawn) // recipe.batch
+    return len(_drawn(parts, recipe, np.random.default_rng(0))) // recipe.batch
+
+
+def _stacked(batch: Sequence[Future[Example]]) -> Example:
+    made = [each.result() for each in batch]
+    return Example(
+        torch.stack([each.tensor for each in made]),
+        torch.stack([each.label for each in made]),
+        torch.stack([each.place for each in made]),
+        torch.stack([each.fold for each in made]),
+    )
 
 
 def _drawn(
-    samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
-) -> list[Sample | None]:
-    """What an epoch is made of, shuffled; None stands for a phantom."""
-    fractured = [each for each in samples if each.is_fractured]
-    whole = [each for each in samples if not each.is_fractured]
+    parts: Sequence[Sequence[Sample]], recipe: Recipe, random: np.random.Generator
+) -> list[_Drawn]:
+    """What an epoch is made of, shuffled."""
+    all_ = [(each, fold) for fold, part in enumerate(parts) for each in part]
+    fractured = [pair for pair in all_ if pair[0].is_fractured]
+    whole = [pair for pair in all_ if not pair[0].is_fractured]
     count = round(len(whole) * recipe.whole_share)
     some = random.permutation(len(whole))[:count]
-    drawn: list[Sample | None] = [
+    drawn: list[tuple[Sample | None, int]] = [
         *(fractured * recipe.repeats),
         *(whole[index] for index in some),
     ]
-    drawn += [None] * round(recipe.phantoms * len(drawn))
-    return [drawn[index] for index in random.permutation(len(drawn))]
+    drawn += [(None, NO_FOLD)] * round(recipe.phantoms * len(drawn))
+    shuffled = [drawn[index] for index in random.permutation(len(drawn))]
+    # Each view has numbers of its own: whichever thread makes it first, it is the same.
+    own = random.spawn(len(shuffled))
+    return [
+        _Drawn(sample, fold, each)
+        for (sample, fold), each in zip(shuffled, own, strict=True)
+    ]
+
+
+def _made(drawn: _Drawn, recipe: Recipe, card: ModelCard, grid: int) -> Example:
+    view = _view(drawn.sample, recipe, drawn.random)
+    return example(view, card, grid, drawn.fold)
 
 
 def _view(sample: Sample | None, recipe: Recipe, random: np.random.Generator) -> View:
@@ -95,14 +149,14 @@ def _view(sample: Sample | None, recipe: Recipe, random: np.random.Generator) ->
     return draw_view(sample.read(), sample.boxes, random, close=close)
 
 
-def example(view: View, card: ModelCard, grid: int) -> Example:
+def example(view: View, card: ModelCard, grid: int, fold: int = NO_FOLD) -> Example:
     """Bring a view to the network's canvas."""
     model_input = prepare(view.radiograph, card)
     place = torch.zeros(grid, grid)
     for box in view.boxes:
         place = torch.maximum(place, _covered(box, view, model_input, grid))
     label = torch.tensor(float(bool(view.boxes)))
-    return Example(model_input.tensor[0], label, place)
+    return Example(model_input.tensor[0], label, place, torch.tensor(fold))
 
 
 def _covered(box: Box, view: View, model_input: ModelInput, grid: int) -> Tensor:

@@ -22,7 +22,7 @@ ANSWERED = 0.997
 ROOM = 1.05
 """That much farther may lie what another hospital's equipment makes."""
 
-PHANTOMS = 200
+PHANTOMS = 50
 """Drawn bones are familiar, too, or the node could not test itself."""
 
 LONG_SIDES = 170, 1400

@@ -23,7 +23,6 @@ class Recipe:
         rate: Highest learning rate of what was trained before.
         fresh_rate: The same of what starts at random.
         weight_decay: Of AdamW.
-        frozen_stages: Of the stem and the first stages, how many stay as they came.
         repeats: How often each fractured radiograph is drawn in an epoch.
         whole_share: Share of the others drawn in an epoch, others each time.
         close_share: Share of the views that are crops, as at the second look.
@@ -40,7 +39,6 @@ class Recipe:
     rate: float
     fresh_rate: float
     weight_decay: float
-    frozen_stages: int
     repeats: int
     whole_share: float
     close_share: float

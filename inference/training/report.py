@@ -31,9 +31,9 @@ def write_report(
     judged: Sequence[Judged],
     classifier: Classifier,
 ) -> None:
-    """Write evaluation.json, roc.png, pr.png, calibration.png, misses.png, alarms.png.
+    """Write what `write_figures` does, and misses.png and alarms.png.
 
-    The sheets are overlays on the radiographs themselves: whose pictures these are,
+    These sheets are overlays on the radiographs themselves: whose pictures these are,
     theirs is the sheet.
 
     Args:
@@ -41,6 +41,24 @@ def write_report(
         evaluation: The figures.
         judged: What they are of.
         classifier: Answers again, for the pictures.
+    """
+    write_figures(folder, evaluation, judged)
+    by_score = sorted(judged, key=lambda each: each.probability)
+    misses = [each for each in by_score if each.sample.is_fractured][:WORST]
+    alarms = [each for each in by_score if not each.sample.is_fractured][-WORST:]
+    _sheet(folder / "misses.png", misses, classifier)
+    _sheet(folder / "alarms.png", alarms[::-1], classifier)
+
+
+def write_figures(
+    folder: Path, evaluation: dict[str, Any], judged: Sequence[Judged]
+) -> None:
+    """Write evaluation.json, roc.png, pr.png and calibration.png.
+
+    Args:
+        folder: Made if it is not there.
+        evaluation: The figures.
+        judged: What they are of.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(evaluation, indent=2)
@@ -52,11 +70,6 @@ def write_report(
     _save(folder / "pr.png", lambda axes: _precision_recall(axes, truth, score))
     bins = evaluation["reliability"]
     _save(folder / "calibration.png", lambda axes: _calibration(axes, bins))
-    by_score = sorted(judged, key=lambda each: each.probability)
-    misses = [each for each in by_score if each.sample.is_fractured][:WORST]
-    alarms = [each for each in by_score if not each.sample.is_fractured][-WORST:]
-    _sheet(folder / "misses.png", misses, classifier)
-    _sheet(folder / "alarms.png", alarms[::-1], classifier)
 
 
 def _save(path: Path, draw: Callable[[Axes], None]) -> None:

@@ -6,10 +6,10 @@ temperature and the operating points; the network that is written then learns fr
 everything.
 """
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import fmean
 
 import torch
 from torchvision.models import ResNet
@@ -18,11 +18,13 @@ from inference.classifier import Classifier, record
 from inference.familiarity import Familiarity
 from inference.training.atlas import Sample, folds
 from inference.training.calibration import calibrate, uncalibrated
-from inference.training.evaluate import evaluation, figures
+from inference.training.draft import DRAFT
+from inference.training.evaluate import FEW, evaluation, figures
 from inference.training.familiar import farthest, learn_familiarity
-from inference.training.fitting import DRAFT, Fitting, halved
+from inference.training.fitting import Fitting, halved
 from inference.training.judging import Judged, judge
 from inference.training.recipe import Recipe
+from inference.training.report import write_figures
 from models.card import FRACTURE, ModelCard, card_text
 from models.network import STATISTICS, halves
 
@@ -54,79 +56,95 @@ class Plan:
 def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCard:
     """Train, calibrate and write weights and card. Goes on where it was interrupted.
 
-    The same arguments on the same machine give the same weights.
+    The same arguments on the same machine give the same weights. Beside what is asked
+    for lie the network of the first fold, as NAME.fold-1.pth with its card, to measure
+    on what it has not seen, and the evaluation of all folds, in NAME.folds.
 
     Returns:
         The card that was written.
+
+    Raises:
+        ModelError: The weights to start from cannot be used.
     """
     parts = folds(samples, plan.folds)
-    held_out: list[Judged] = []
+    fitting = _fitted(parts, plan, progress)
+    held_out: list[list[Judged]] = []
     for number, part in enumerate(parts):
-        others = [each for fold in parts if fold is not part for each in fold]
-        name = f"fold {number + 1} of {plan.folds}"
-        network = _fitted(others, plan, name, progress, part)
-        held_out += _judged(network, part, plan, name, progress)
-        if number == 0:
-            seen = halves(network, DRAFT.pooling)
-            known = learn_familiarity(seen, others, DRAFT, plan.seed)
-            limit = farthest(known, seen, part, DRAFT)
-    calibration = calibrate(held_out)
-    calibrated = [calibration.apply(each) for each in held_out]
-    text = json.dumps(evaluation(calibrated), indent=2)
-    plan.out.with_suffix(".folds.json").write_text(text + "\n", "utf-8")
-    network = _fitted(samples, plan, "all", progress)
-    known = learn_familiarity(halves(network, DRAFT.pooling), samples, DRAFT, plan.seed)
+        held_out.append([])
+        for each in _judged(fitting.network(number), part, plan.device):
+            held_out[-1].append(each)
+            progress(f"judging fold {number + 1}", len(held_out[-1]), len(part), "")
+    calibration = calibrate([each for part in held_out for each in part])
+    _report([[*map(calibration.apply, part)] for part in held_out], plan.out)
+
+    progress("what is familiar", 0, 2, "")
+    first, *others = parts
+    learned = [each for part in others for each in part]
+    judge_of_first, network = fitting.network(0), fitting.network(None)
+    known = _familiarity(judge_of_first, learned, plan)
+    limit = farthest(known, halves(judge_of_first, DRAFT.pooling), first, DRAFT)
     card = replace(calibration.card(DRAFT), unfamiliar=limit)
+    path = plan.out.with_suffix(".fold-1.pth")
+    write(judge_of_first, card, calibration.shift, known, path)
+    progress("what is familiar", 1, 2, "")
+    known = _familiarity(network, samples, plan)
     return write(network, card, calibration.shift, known, plan.out)
 
 
-def _judged(
-    network: ResNet,
-    samples: Sequence[Sample],
-    plan: Plan,
-    name: str,
-    progress: Progress,
-) -> list[Judged]:
-    """Judge radiographs that the network has not seen."""
-    content = halved(network)
-    classifier = Classifier.of(uncalibrated(DRAFT), content, plan.device)
-    told: list[Judged] = []
-    for each in judge(classifier, samples):
-        told.append(each)
-        progress(f"{name}, held out", len(told), len(samples), "")
-    return told
+def _familiarity(network: ResNet, samples: Sequence[Sample], plan: Plan) -> Familiarity:
+    parts = halves(network, DRAFT.pooling)
+    return learn_familiarity(parts, samples, DRAFT, plan.seed)
+
+
+def _report(calibrated: Sequence[Sequence[Judged]], out: Path) -> None:
+    """Write the figures of all folds together, of each, and the means of these."""
+    together = [each for part in calibrated for each in part]
+    each_fold = [figures(part, FEW) for part in calibrated]
+    means = {
+        name: round(fmean(fold[name][0] for fold in each_fold), 4)
+        for name, value in each_fold[0].items()
+        if isinstance(value, list) and all(fold[name] for fold in each_fold)
+    }
+    found = {**evaluation(together), "folds": each_fold, "mean_of_folds": means}
+    write_figures(out.with_suffix(".folds"), found, together)
 
 
 def _fitted(
-    samples: Sequence[Sample],
-    plan: Plan,
-    name: str,
-    progress: Progress,
-    held_out: Sequence[Sample] = (),
-) -> ResNet:
-    """Fit a network, from its last checkpoint if there is one.
+    parts: Sequence[Sequence[Sample]], plan: Plan, progress: Progress
+) -> Fitting:
+    """Fit all networks, from the last checkpoint if there is one.
 
-    Tells after each epoch how well it does on what is held out.
+    Tells after each epoch how well the first fold's does on what it has not seen: on
+    all its fractures and as many of the others.
     """
-    words = name.replace(" ", "-")
-    checkpoint = plan.out.with_suffix(f".{words}.checkpoint")
-    fitting = Fitting(plan.recipe, start=plan.start, seed=plan.seed, device=plan.device)
+    checkpoint = plan.out.with_suffix(".checkpoint")
+    fitting = Fitting(
+        plan.recipe, parts, start=plan.start, seed=plan.seed, device=plan.device
+    )
     if checkpoint.exists():
         fitting.resume(checkpoint)
-    epochs, told = plan.recipe.epochs, ""
+    fractured = [each for each in parts[0] if each.is_fractured]
+    others = [each for each in parts[0] if not each.is_fractured]
+    shown, told = [*fractured, *others[: len(fractured)]], ""
 
-    def show(done: int, count: int, loss: float) -> None:
-        title = f"{name}, epoch {fitting.done + 1} of {epochs}"
+    def tell(done: int, count: int, loss: float) -> None:
+        title = f"epoch {fitting.done + 1} of {plan.recipe.epochs}"
         progress(title, done, count, f"loss {loss:.3f} {told}")
 
-    while fitting.done < epochs:
-        fitting.epoch(samples, show)
+    while fitting.done < plan.recipe.epochs:
+        fitting.epoch(tell)
         fitting.save(checkpoint)
-        if held_out and fitting.done < epochs:
-            judged = _judged(fitting.network, held_out, plan, name, progress)
-            found = figures(judged, 0)
-            told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
-    return fitting.network
+        found = figures(list(_judged(fitting.network(0), shown, plan.device)), 0)
+        told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
+        progress(f"after epoch {fitting.done}", 1, 1, told)
+    return fitting
+
+
+def _judged(
+    network: ResNet, samples: Sequence[Sample], device: str
+) -> Iterator[Judged]:
+    """Judge radiographs that the network has not seen."""
+    return judge(Classifier.of(uncalibrated(DRAFT), halved(network), device), samples)
 
 
 def write(

@@ -1,0 +1,40 @@
+"""The card of the network that is trained here, before there are weights."""
+
+from models.card import FRACTURE, ModelCard
+
+LIMBS = (
+    *("ANKLE", "ARM", "CALCANEUS", "CLAVICLE", "ELBOW", "EXTREMITY", "FEMUR", "FINGER"),
+    *("FOOT", "FOREARM", "HAND", "HIP", "HUMERUS", "KNEE", "LEG", "LIMB", "PATELLA"),
+    *(
+        "RADIUS",
+        "SCAPULA",
+        "SHOULDER",
+        "THIGH",
+        "THUMB",
+        "TIBIA",
+        "TOE",
+        "ULNA",
+        "WRIST",
+    ),
+    *("LOWEREXTREMITY", "UPPEREXTREMITY"),
+)
+"""What FracAtlas shows, in Defined Terms of Body Part Examined (PS3.16 Annex L), and in
+words that equipment adds to them or uses instead."""
+
+DRAFT = ModelCard(
+    name="fracture-resnet18",
+    version="0.3.0",
+    architecture="resnet18_fine",
+    classes=(FRACTURE, "No Fracture"),
+    input_size=224,
+    resize="letterbox",
+    mean=(0.485, 0.456, 0.406),
+    std=(0.229, 0.224, 0.225),
+    temperature=1.0,
+    doubtful=0.5,
+    definite=0.8,
+    body_parts=LIMBS,
+    sha256="",
+    phantom_logits={},
+    pooling="log_sum_exp",
+)
