@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from inference.training.atlas import ManifestError, folds, read_manifest
+from inference.training.atlas import FOLDS, ManifestError, folds, read_manifest, rows_of
 from tests.atlas import write_atlas
 
 
@@ -65,3 +65,14 @@ def test_folds_part_no_group_and_share_the_fractures(tmp_path: Path) -> None:
     )
     assert not groups[0] & groups[1] | groups[0] & groups[2] | groups[1] & groups[2]
     assert [sum(each.is_fractured for each in part) for part in parts] == [8, 8, 8]
+
+
+def test_rows_are_chosen_by_the_manifests_split_or_by_what_a_fold_keeps_back(
+    tmp_path: Path,
+) -> None:
+    samples = read_manifest(write_atlas(tmp_path / "atlas", 24))
+
+    assert {each.split for each in rows_of(samples, "val")} == {"val"}
+    assert rows_of(samples, "") == samples
+    assert rows_of(samples, "fold-2") == folds(samples, FOLDS)[1]
+    assert not rows_of(samples, "fold-6")

@@ -114,6 +114,28 @@ def test_changes_keep_most_of_the_picture(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1], [0, 1, 0]])
+def test_a_folder_that_says_only_what_is_fractured_is_judged_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int]
+) -> None:
+    rows = ["path,label,boxes_norm_xyxy"]
+    for number, label in enumerate(labels):
+        pixels = random_phantom(number, broken=label == 1)[0].pixels
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{label},")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    out = tmp_path / "report"
+    given = ["evaluate", "--data", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", given)
+
+    evaluate.main()
+
+    overall = json.loads((out / "evaluation.json").read_text("utf-8"))["overall"]
+    assert overall["fractured"] == sum(labels)
+    assert (overall["auc"] is None) == (len(set(labels)) == 1)
+    assert overall["arrow_in_box"] is None
+
+
 def test_a_split_that_is_not_there_is_refused_in_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.classifier import Classifier, self_test
-from inference.training.atlas import Sample, folds, read_manifest
+from inference.training.atlas import ManifestError, Sample, folds, read_manifest
 from inference.training.dataset import NO_FOLD, epoch, example
 from inference.training.draft import DRAFT
 from inference.training.fitting import GRID, Fitting
@@ -199,6 +200,26 @@ def test_the_place_to_point_at_is_the_break_on_the_networks_canvas(seed: int) ->
     cell = long_side / GRID
     assert box[0] - cell <= x <= box[2] + cell
     assert box[1] - cell <= y <= box[3] + cell
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"boxes": ()}, "4 fractures have no box"),
+        ({"is_fractured": False, "boxes": ()}, "Fold 1 of 2 has 0 fractured"),
+    ],
+)
+def test_too_little_to_learn_from_is_refused_in_words(
+    tmp_path: Path,
+    samples: tuple[Sample, ...],
+    recipe: Recipe,
+    change: dict[str, Any],
+    words: str,
+) -> None:
+    given = [replace(each, **change) if each.boxes else each for each in samples]
+
+    with pytest.raises(ManifestError, match=words):
+        train(given, plan(tmp_path / "trained.pth", recipe), lambda *_: None)
 
 
 def test_a_wrong_recipe_is_refused_in_words(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from dicom_node.process import load_or_exit, role_parser
 from inference.classifier import Classifier
-from inference.training.atlas import ManifestError, Sample, read_manifest
+from inference.training.atlas import ManifestError, Sample, read_manifest, rows_of
 from inference.training.evaluate import evaluation
 from inference.training.judging import judge
 from inference.training.report import write_report
@@ -23,7 +23,9 @@ def main() -> None:
     """Write the evaluation into a folder; print the figures over all as JSON."""
     parser = role_parser("evaluate", __doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder")
-    parser.add_argument("--split", default="", help="only these rows, such as val")
+    parser.add_argument(
+        "--split", default="", help="only these rows, such as val, or train's fold-1"
+    )
     parser.add_argument(
         "--robust", action="store_true", help="also after changes, ten times as long"
     )
@@ -52,12 +54,12 @@ def _robustness(
         return list(progress.track(told, total=len(CHANGES), description="Changed"))
 
 
-def _samples(data: Path, split: str) -> list[Sample]:
+def _samples(data: Path, split: str) -> Sequence[Sample]:
     try:
         samples = read_manifest(data)
     except ManifestError as error:
         sys.exit(str(error))
-    chosen = [each for each in samples if not split or each.split == split]
+    chosen = rows_of(samples, split)
     if not chosen:
         known = ", ".join(sorted({each.split for each in samples}))
         sys.exit(f"No rows of split {split!r}; the manifest has: {known}")

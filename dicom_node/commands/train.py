@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from inference.training.atlas import ManifestError, read_manifest
+from inference.training.atlas import FOLDS, ManifestError, read_manifest
 from inference.training.recipe import SHIPPED, read_recipe
 from inference.training.train import Plan, train
 from models.card import ModelError
@@ -37,7 +37,10 @@ def main() -> None:
             if done == count:  # what stays to be read when the bar has gone on
                 bars.console.print(said)
 
-        card = train(samples, plan, show)
+        try:
+            card = train(samples, plan, show)
+        except (ManifestError, ModelError) as error:
+            sys.exit(str(error))
     sys.stdout.write(f"{given.out}: {card.name} {card.version}\n")
 
 
@@ -47,7 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="the .pth to write")
     parser.add_argument("--recipe", type=Path, default=SHIPPED, help="how to train")
     parser.add_argument("--start", type=Path, help="weights to start from, a .npz")
-    parser.add_argument("--folds", type=int, default=5, help="to judge and calibrate")
+    parser.add_argument(
+        "--folds", type=int, default=FOLDS, help="to judge and calibrate"
+    )
     parser.add_argument("--seed", type=int, default=0, help="the same gives the same")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     return parser

@@ -17,6 +17,9 @@ from inference.radiograph import Radiograph
 
 MAX_MEGAPIXELS = 100
 
+FOLDS = 5
+"""Into which training parts a data set, unless it is told otherwise."""
+
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom), right and bottom exclusive."""
 
@@ -104,6 +107,20 @@ def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ..
             least = min(parts, key=len)
         least.extend(group)
     return tuple(tuple(part) for part in parts)
+
+
+def rows_of(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
+    """Choose the samples of a split.
+
+    Args:
+        samples: All of a folder.
+        split: Of the manifest; or "fold-1" to "fold-5", what training keeps back; or
+            "", all.
+    """
+    own = tuple(each for each in samples if not split or each.split == split)
+    parts = folds(samples, FOLDS)
+    kept_back = {f"fold-{number}": part for number, part in enumerate(parts, start=1)}
+    return own or kept_back.get(split, ())
 
 
 def _fractured(samples: Sequence[Sample]) -> int:

@@ -35,6 +35,7 @@ class _Table:
     """Judged radiographs as columns."""
 
     truth: NDArray[np.bool_]
+    marked: NDArray[np.bool_]  # where the fracture is, too
     probability: NDArray[np.float64]
     doubtful: NDArray[np.bool_]  # or definite
     definite: NDArray[np.bool_]
@@ -121,6 +122,7 @@ def _table(judged: Sequence[Judged]) -> _Table:
     points = [each.operating_point for each in judged]
     return _Table(
         np.array([each.sample.is_fractured for each in judged], bool),
+        np.array([bool(each.sample.boxes) for each in judged], bool),
         np.array([each.probability for each in judged], np.float64),
         np.array([point is not OperatingPoint.NONE for point in points], bool),
         np.array([point is OperatingPoint.DEFINITE for point in points], bool),
@@ -139,7 +141,7 @@ def _specificity(column: str, table: _Table, rows: Rows) -> float:
 
 
 def _heat(table: _Table, rows: Rows) -> float:
-    heat = table.heat_inside[rows][table.truth[rows]]
+    heat = table.heat_inside[rows][table.marked[rows]]
     known = heat[~np.isnan(heat)]
     return float(known.mean()) if known.size else float("nan")
 
@@ -171,7 +173,7 @@ _FIGURES: dict[str, Figure] = {
     "specificity_definite": partial(_specificity, "definite"),
     "calibration_error": _of_answered(calibration_error),
     "brier": _of_answered(brier),
-    # Without an arrow a fracture counts as missed.
-    "arrow_in_box": partial(_sensitivity, "pointed"),
+    # Without an arrow a fracture counts as missed; without a box it does not count.
+    "arrow_in_box": lambda t, rows: share(t.pointed[rows][t.marked[rows]]),
     "heat_in_boxes": _heat,
 }

@@ -1,7 +1,8 @@
 """How little an answer should move under what happens in an X-ray room.
 
-Polarity and bit depth are not here: MONOCHROME1 and 12 bits are shown as the same gray
-levels before the model sees anything, which tests of the decoder hold exactly.
+Polarity is not here, nor are 12 bits with a window: MONOCHROME1 and deeper pixels are
+shown as the same gray levels before the model sees anything, which tests of the decoder
+hold exactly.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from inference.autowindow import exposed_area, percentile_range, stretched
 from inference.classifier import Classifier
 from inference.familiarity import UnfamiliarError
 from inference.radiograph import Radiograph
@@ -74,6 +76,12 @@ def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
     return np.asarray(table[pixels], np.uint8)
 
 
+def _deeper(pixels: Pixels) -> Pixels:
+    """Give 12 bits and no window, so that the node has to find one."""
+    deep = pixels.astype(np.uint16) << 4
+    return stretched(deep, *percentile_range(deep[exposed_area(deep)]))
+
+
 def _compressed(pixels: Pixels, quality: int) -> Pixels:
     _, content = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)
@@ -108,6 +116,7 @@ CHANGES: Mapping[str, Callable[[Pixels], Pixels]] = {
     "window 20 % wider": lambda pixels: _windowed(pixels, 0.5, 1.2),
     "level 20 % lower": lambda pixels: _windowed(pixels, 0.4, 1.0),
     "level 20 % higher": lambda pixels: _windowed(pixels, 0.6, 1.0),
+    "12 bits without a window": _deeper,
     "JPEG of quality 75": lambda pixels: _compressed(pixels, 75),
     "turned by 10 degrees": lambda pixels: _turned(pixels, 10),
     "turned by 90 degrees": np.rot90,

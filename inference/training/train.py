@@ -16,7 +16,7 @@ from torchvision.models import ResNet
 
 from inference.classifier import Classifier, record
 from inference.familiarity import Familiarity
-from inference.training.atlas import Sample, folds
+from inference.training.atlas import ManifestError, Sample, folds
 from inference.training.calibration import calibrate, uncalibrated
 from inference.training.draft import DRAFT
 from inference.training.evaluate import FEW, evaluation, figures
@@ -26,7 +26,7 @@ from inference.training.judging import Judged, judge
 from inference.training.recipe import Recipe
 from inference.training.report import write_figures
 from models.card import FRACTURE, ModelCard, card_text
-from models.network import STATISTICS, halves
+from models.network import STATISTICS, digest, halves
 
 Progress = Callable[[str, int, int, str], None]
 """Told what is under way, steps done, steps in all, and how it goes."""
@@ -65,8 +65,10 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
 
     Raises:
         ModelError: The weights to start from cannot be used.
+        ManifestError: There is too little to learn from.
     """
     parts = folds(samples, plan.folds)
+    _check(parts)
     fitting = _fitted(parts, plan, progress)
     held_out: list[list[Judged]] = []
     for number, part in enumerate(parts):
@@ -89,6 +91,26 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     progress("what is familiar", 1, 2, "")
     known = _familiarity(network, samples, plan)
     return write(network, card, calibration.shift, known, plan.out)
+
+
+def _check(parts: Sequence[Sequence[Sample]]) -> None:
+    """See that each fold can judge, and that each fracture says where it is."""
+    unmarked = sum(
+        each.is_fractured and not each.boxes for part in parts for each in part
+    )
+    if unmarked:
+        raise ManifestError(
+            f"{unmarked} fractures have no box in boxes_norm_xyxy; training needs one "
+            "around each. Mark them, or set `use` to 0 in their rows."
+        )
+    for number, part in enumerate(parts, start=1):
+        fractured = sum(each.is_fractured for each in part)
+        if fractured in {0, len(part)}:
+            raise ManifestError(
+                f"Fold {number} of {len(parts)} has {fractured} fractured radiographs "
+                f"of {len(part)}; each needs fractured ones and others. Name fewer "
+                "with --folds, or give more groups."
+            )
 
 
 def _familiarity(network: ResNet, samples: Sequence[Sample], plan: Plan) -> Familiarity:
@@ -144,7 +166,9 @@ def _judged(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
     """Judge radiographs that the network has not seen."""
-    return judge(Classifier.of(uncalibrated(DRAFT), halved(network), device), samples)
+    content = halved(network)
+    card = replace(uncalibrated(DRAFT), sha256=digest(content))
+    return judge(Classifier.of(card, content, device), samples)
 
 
 def write(
