@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from inference.classifier import Classifier, self_test
+from inference.finding import OperatingPoint
 from inference.training.atlas import ManifestError, Sample, folds, read_manifest
 from inference.training.dataset import NO_FOLD, epoch, example
 from inference.training.draft import DRAFT
 from inference.training.fitting import GRID, Fitting
+from inference.training.judging import Judged
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import SHIPPED, Recipe, read_recipe
 from inference.training.start import read_start
-from inference.training.train import Plan, train
+from inference.training.train import Plan, calibrated, train
 from inference.training.views import View
 from models.card import ModelError, read_card
 from tests.atlas import write_atlas
@@ -200,6 +202,32 @@ def test_the_place_to_point_at_is_the_break_on_the_networks_canvas(seed: int) ->
     cell = long_side / GRID
     assert box[0] - cell <= x <= box[2] + cell
     assert box[1] - cell <= y <= box[3] + cell
+
+
+def test_a_folds_answers_are_calibrated_by_the_others_alone(
+    samples: tuple[Sample, ...],
+) -> None:
+    def answers(seed: int) -> list[Judged]:
+        said = np.random.default_rng(seed).random(len(samples)).tolist()
+        none = OperatingPoint.NONE
+        pairs = zip(samples, said, strict=True)
+        return [
+            Judged(each, p, none, None, pointed=False, heat_inside=0)
+            for each, p in pairs
+        ]
+
+    first, second = answers(1), answers(2)
+    turned = [
+        replace(
+            each, sample=replace(each.sample, is_fractured=not each.sample.is_fractured)
+        )
+        for each in first
+    ]
+
+    one, other = (list(calibrated([part, second])) for part in (first, turned))
+
+    assert [e.probability for e in one[0]] == [e.probability for e in other[0]]
+    assert [e.probability for e in one[1]] != [e.probability for e in other[1]]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ everything.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 
@@ -76,12 +77,12 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
         for each in _judged(fitting.network(number), part, plan.device):
             held_out[-1].append(each)
             progress(f"judging fold {number + 1}", len(held_out[-1]), len(part), "")
-    calibration = calibrate([each for part in held_out for each in part])
-    _report([[*map(calibration.apply, part)] for part in held_out], plan.out)
+    calibration = calibrate([*chain(*held_out)])
+    _report([*calibrated(held_out)], plan.out)
 
     progress("what is familiar", 0, 2, "")
     first, *others = parts
-    learned = [each for part in others for each in part]
+    learned = [*chain(*others)]
     judge_of_first, network = fitting.network(0), fitting.network(None)
     known = _familiarity(judge_of_first, learned, plan)
     limit = farthest(known, halves(judge_of_first, DRAFT.pooling), first, DRAFT)
@@ -113,15 +114,22 @@ def _check(parts: Sequence[Sequence[Sample]]) -> None:
             )
 
 
+def calibrated(held_out: Sequence[list[Judged]]) -> Iterator[list[Judged]]:
+    """Calibrate each fold's answers by those of the others, as for new radiographs."""
+    for part in held_out:
+        others = chain(*(each for each in held_out if each is not part))
+        yield [*map(calibrate([*others]).apply, part)]
+
+
 def _familiarity(network: ResNet, samples: Sequence[Sample], plan: Plan) -> Familiarity:
     parts = halves(network, DRAFT.pooling)
     return learn_familiarity(parts, samples, DRAFT, plan.seed)
 
 
-def _report(calibrated: Sequence[Sequence[Judged]], out: Path) -> None:
+def _report(answers: Sequence[Sequence[Judged]], out: Path) -> None:
     """Write the figures of all folds together, of each, and the means of these."""
-    together = [each for part in calibrated for each in part]
-    each_fold = [figures(part, FEW) for part in calibrated]
+    together = [*chain(*answers)]
+    each_fold = [figures(part, FEW) for part in answers]
     means = {
         name: round(fmean(fold[name][0] for fold in each_fold), 4)
         for name, value in each_fold[0].items()
