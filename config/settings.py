@@ -136,7 +136,7 @@ class ApiSettings(_Table):
     port: Port
 
 
-ResultKind = Literal["secondary_capture"]
+ResultKind = Literal["secondary_capture", "presentation_state"]
 
 
 class Destination(_Table):

@@ -23,7 +23,7 @@ from dicom_node.attributes import number, text
 from dicom_node.codecs import decode_pixels
 from dicom_node.errors import AnalysisError, DicomNodeError, NotAnalyzedError
 from dicom_node.geometry import made_square, pixel_shape
-from dicom_node.lookup import to_gray
+from dicom_node.lookup import Shown, to_gray
 from dicom_node.part10 import read_part10
 from dicom_node.screening import ScreeningRules, screen
 from inference.radiograph import Radiograph
@@ -127,16 +127,18 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     if text(dataset, "PhotometricInterpretation").startswith("MONOCHROME"):
         # Values that no modality writes may leave the range of floating point.
         with np.errstate(all="ignore"):
-            gray = to_gray(dataset, stored, options.window)
+            shown = to_gray(dataset, stored, options.window)
     else:
-        gray = _from_color(dataset, stored)
+        shown = Shown(_from_color(dataset, stored), None)
+    gray = shown.gray
     if gray.min() == gray.max():
         raise NotAnalyzedError(
             "The image is blank: all of Pixel Data (7FE0,0010) is of one gray level."
         )
     shape = pixel_shape(dataset)
     pixels = made_square(gray, shape, options.max_megapixels)
-    return Radiograph(pixels, shape.side, (gray.shape[0], gray.shape[1]))
+    source_shape = gray.shape[0], gray.shape[1]
+    return Radiograph(pixels, shape.side, source_shape, shown.span)
 
 
 def _from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ however large it is.
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,21 @@ PLAIN_BITS = 8
 """Images of up to so many bits are shown as they are where no VOI is given."""
 
 
-def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Gray:
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """An image as it is displayed, and how that came about.
+
+    Attributes:
+        gray: Gray levels, (rows, columns), dense tissue bright.
+        span: The modality values shown as the two ends of the scale, where the image
+            has no VOI of its own, or none that shows anything.
+    """
+
+    gray: Gray
+    span: tuple[float, float] | None
+
+
+def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Shown:
     """Show a monochrome image as its attributes ask.
 
     Args:
@@ -47,18 +62,19 @@ def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Gray:
         window: Which of several VOI windows or tables, the first being 1.
 
     Returns:
-        Gray levels, (rows, columns), dense tissue bright. An image that its window
-        leaves without any contrast is shown through percentiles instead: what a
-        reader would correct by hand must not reach the model as a black image.
+        The image. One that its window leaves without any contrast is shown through
+        percentiles instead: what a reader would correct by hand must not reach the
+        model as a black image.
     """
     _note_polarity(dataset)
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
-    values = _modality_values(dataset, _stored_values(dataset, pixels.itemsize))
+    modality = _modality_values(dataset, _stored_values(dataset, pixels.itemsize))
+    values = modality
     shown = None if is_for_processing(dataset) else _voi(dataset, values, window)
     if shown is not None:
         gray = _through(stretched(shown, 0, 1), dataset, patterns)
         if gray.min() < gray.max() or patterns.min() == patterns.max():
-            return gray
+            return Shown(gray, None)
         logger.warning(
             "%s shows nothing through its own window; percentiles are used instead",
             loggable(text(dataset, "SOPInstanceUID")),
@@ -66,7 +82,9 @@ def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Gray:
     if is_for_processing(dataset) and _is_linear(dataset):
         values = _logarithm(dataset, values)
     low, high = _range(dataset, patterns, values)
-    return _through(stretched(values, low, high), dataset, patterns)
+    ends = (float(modality[np.abs(values - end).argmin()]) for end in (low, high))
+    gray = _through(stretched(values, low, high), dataset, patterns)
+    return Shown(gray, (next(ends), next(ends)))
 
 
 def is_for_processing(dataset: Dataset) -> bool:

@@ -99,6 +99,7 @@ def make_pipeline(settings: Settings, *, ignore_age: bool = False) -> Pipeline:
             kinds=tuple(sorted(kinds)) or ("secondary_capture",),
             long_side=settings.results.long_side,
             series_number=settings.results.series_number,
+            window=worker.window,
         ),
         max_study_age_days=0 if ignore_age else settings.receiver.max_study_age_days,
     )

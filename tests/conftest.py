@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.validators import Complaints, dciodvfy_errors
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Debian keeps each version of PostgreSQL's server in a folder of its own.
 POSTGRESQL = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
@@ -51,6 +53,12 @@ def peer() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture
+def complaints(peer: Callable[[str], str]) -> Complaints:
+    """Ask dciodvfy for its errors, without the path of the attribute at fault."""
+    return partial(dciodvfy_errors, peer("dciodvfy"))
 
 
 @pytest.fixture(scope="session")

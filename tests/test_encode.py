@@ -29,7 +29,9 @@ FINDING = Finding(
     None,
     ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32),
 )
-OPTIONS = ResultOptions(("secondary_capture",), long_side=1024, series_number=9001)
+OPTIONS = ResultOptions(
+    ("secondary_capture",), long_side=1024, series_number=9001, window=1
+)
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def shown(
     values: list[int], dataset: Dataset, *, window: int = 1, kind: str = "<u2"
 ) -> list[int]:
     row = np.array([values], dtype=kind)
-    gray: list[int] = to_gray(dataset, row, window)[0].tolist()
+    gray: list[int] = to_gray(dataset, row, window).gray[0].tolist()
     return gray
 
 
@@ -397,6 +397,6 @@ def test_no_window_whatever_its_numbers_ends_in_an_error(
         dataset[keyword] = as_text(keyword, repr(value))
 
     with np.errstate(all="ignore"):
-        gray = to_gray(dataset, np.array([[0, 2000, 4095]], np.uint16), 1)
+        gray = to_gray(dataset, np.array([[0, 2000, 4095]], np.uint16), 1).gray
 
     assert gray.dtype == np.uint8

@@ -142,3 +142,31 @@ def test_a_study_in_orthanc_gets_its_capture_and_the_capture_is_not_analyzed_aga
         assert capture[keyword] == source[keyword]
     (reason,) = reasons(config, str(capture.SOPInstanceUID))
     assert "result of this software came back" in reason
+
+
+@pytest.mark.orthanc
+def test_a_presentation_state_lies_beside_the_capture_where_it_is_asked_for(
+    orthanc: Orthanc, tmp_path: Path
+) -> None:
+    config = tmp_path / "node.toml"
+    kinds = 'results = ["presentation_state", "secondary_capture"]'
+    config.write_text(NODE.format(port=orthanc.dicom_port) + kinds)
+    source = phantom_dataset(draw_phantom(broken=True))
+    uploaded = orthanc.upload(source)
+
+    with serving(config) as node:
+        us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
+        orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
+        orthanc.send(uploaded["ID"], "fracture-node")
+        wait_for(lambda: counts(config) == {"delivered": 1})
+
+    study = orthanc.instances(uploaded["ParentStudy"])
+    stored = {
+        each.Modality: each for each in map(orthanc.file, (i["ID"] for i in study))
+    }
+    assert set(stored) == {"DX", "OT", "PR"}
+    state = stored["PR"]
+    (image,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
+    assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
+    ours = map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))
+    assert state in list(ours)

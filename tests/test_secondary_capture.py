@@ -1,15 +1,11 @@
 """The Secondary Capture: what it says, in which series it lies, and what names it."""
 
-import csv
-import re
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from uuid import RFC_4122, UUID
@@ -34,6 +30,7 @@ from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
 from inference.overlay import render
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
+from tests.validators import Complaints, real_radiographs, renamed
 
 ROWS, COLUMNS = 400, 300
 PHANTOM = draw_phantom(broken=True, rows=ROWS, columns=COLUMNS)
@@ -46,7 +43,9 @@ FINDING = Finding(
     Arrow((150.0, 200.0), (50.0, 100.0)),
     MODEL,
 )
-OPTIONS = ResultOptions(("secondary_capture",), long_side=2048, series_number=9001)
+OPTIONS = ResultOptions(
+    ("secondary_capture",), long_side=2048, series_number=9001, window=1
+)
 RECEIVED_AT = datetime(2026, 3, 4, 23, 30, 15, 250_000, tzinfo=UTC)
 
 Spool = Callable[[Dataset], ReceivedInstance]
@@ -523,34 +522,6 @@ def test_a_negative_result_says_so(spool: Spool, dataset: Dataset) -> None:
     )
 
 
-Complaints = Callable[[Path], set[str]]
-
-
-@pytest.fixture
-def complaints(peer: Callable[[str], str]) -> Complaints:
-    """Ask dciodvfy for its errors, without the path of the attribute at fault."""
-    return partial(dciodvfy_errors, peer("dciodvfy"))
-
-
-def dciodvfy_errors(program: str, path: Path) -> set[str]:
-    run = subprocess.run([program, "-new", path], capture_output=True, check=False)
-    lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
-    errors = [line for line in lines if line.startswith("Error")]
-    assert b"Warning" in run.stderr or b"Image" in run.stderr  # it did look
-    # What is copied into a sequence of ours is at fault there as it was at the top.
-    return {re.sub(r"</.*/", "</", error) for error in errors}
-
-
-def renamed(errors: set[str]) -> set[str]:
-    """Call the source's UIDs as a reference to it does."""
-    return errors | {
-        error.replace(
-            "</SOPInstanceUID(0008,0018)", "</ReferencedSOPInstanceUID(0008,1155)"
-        )
-        for error in errors
-    }
-
-
 @pytest.mark.parametrize(
     "sop_class",
     [
@@ -577,18 +548,6 @@ def test_dciodvfy_finds_no_fault_with_the_result_of_a_phantom(
     path.write_bytes(result.content)
 
     assert complaints(path) == set()
-
-
-def real_radiographs(shared: Path) -> Iterator[Path]:
-    """Every CR, DX, XA, RF and RG file that has a preamble, and can be decoded."""
-    folder = shared / "dicom"
-    with (folder / "MANIFEST.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            path = folder / row["path"]
-            if row["category"] not in {"RADIO", "PROJ"} or row["decodes"] != "yes":
-                continue
-            if path.read_bytes()[128:132] == b"DICM":
-                yield path
 
 
 @pytest.mark.shared

@@ -5,7 +5,10 @@ from collections.abc import Callable
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.identity import Source, read_source
 from dicom_node.results.objects import ResultObject, ResultOptions
-from dicom_node.results.secondary_capture import KIND, secondary_capture
+from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
+from dicom_node.results.presentation_state import presentation_state
+from dicom_node.results.secondary_capture import KIND as SECONDARY_CAPTURE
+from dicom_node.results.secondary_capture import secondary_capture
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 
@@ -13,7 +16,10 @@ __all__ = ["ResultObject", "ResultOptions", "encode_file"]
 
 _Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject]
 
-_ENCODERS: dict[str, _Encoder] = {KIND: secondary_capture}
+_ENCODERS: dict[str, _Encoder] = {
+    PRESENTATION_STATE: presentation_state,
+    SECONDARY_CAPTURE: secondary_capture,
+}
 
 
 def encode_file(

@@ -30,10 +30,11 @@ TYPE_2 = (
     "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
     # General Study (C.7.2.1)
     "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
-    # General Image (C.7.6.1); orientation is 2C and never invented
-    "InstanceNumber", "PatientOrientation",
 )  # fmt: skip
 """Copied, and written empty where the source has none."""
+
+IMAGE_TYPE_2 = ("InstanceNumber", "PatientOrientation")
+"""The same for images (General Image, C.7.6.1); orientation is never invented."""
 
 TYPE_3 = (
     # SOP Common (C.12.1)
@@ -64,25 +65,38 @@ TYPE_3 = (
     "AdmittingDiagnosesCodeSequence",
     # General Series (C.7.3.1): the order
     "RequestAttributesSequence",
+)  # fmt: skip
+"""Copied where the source has them."""
+
+IMAGE_TYPE_3 = (
     # General Image (C.7.6.1) and what else says which image this is
     "ViewPosition", "AcquisitionDate", "AcquisitionTime",
     # Whether pixels name the patient: our caption does not, the source's might
     "BurnedInAnnotation", "RecognizableVisualFeatures",
 )  # fmt: skip
-"""Copied where the source has them."""
+"""The same for images."""
 
 _READ_TOO = (
     "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
     "ImagerPixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio",
     "LossyImageCompressionMethod", "SeriesInstanceUID", "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",
+    # How it is shown
+    "PhotometricInterpretation", "PixelRepresentation", "PixelAspectRatio",
+    "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
+    "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
 """Read for what is copied on conditions, and for what the result says of itself."""
+
+_READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 
 _WIDTHS = {"AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 4,
            "UL": 4, "FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}  # fmt: skip
 """Bytes that change places between big and little endian."""
 
+
+_IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
+"""VRs of what may have one of several, where the source does not say (PS3.5 A.1)."""
 
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 
@@ -112,7 +126,7 @@ def read_source(instance: ReceivedInstance) -> Source:
     Raises:
         AnalysisError: It cannot be read, or names no study to put a result into.
     """
-    tags: list[int | BaseTag] = [Tag(each) for each in (*TYPE_2, *TYPE_3, *_READ_TOO)]
+    tags: list[int | BaseTag] = [Tag(each) for each in _READ]
     with _reading():
         # Files that people name may lack the preamble; what is no DICOM was found out.
         dataset = dcmread(
@@ -136,6 +150,19 @@ def copied(source: Source, keywords: Iterable[str]) -> Elements:
     tags = [Tag(keyword) for keyword in keywords]
     with _reading():
         return _copied(source.dataset, (tag for tag in tags if tag in source.dataset))
+
+
+def copied_item(source: Source, keyword: str, number: int) -> Elements:
+    """Encode the elements of one item of a sequence, as `copied` does.
+
+    Args:
+        source: The instance.
+        keyword: Of the sequence, which has such an item.
+        number: Of the item, the first being 0.
+    """
+    with _reading():
+        item = source.dataset[keyword].value[number]
+        return _copied(item, _tags(item))
 
 
 def item_count(source: Source, keyword: str) -> int:
@@ -180,7 +207,8 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str:
     given = (
         "LO" if tag.is_private_creator else dataset.get_item(tag, keep_deferred=True).VR
     )
-    return next((vr for vr in (known, given) if vr and len(vr) == len("UN")), "UN")
+    candidates = known, given, _IMPLICIT.get(tag)
+    return next((vr for vr in candidates if vr and len(vr) == len("UN")), "UN")
 
 
 def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:

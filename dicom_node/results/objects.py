@@ -31,14 +31,17 @@ class ResultOptions:
     """What is made of a finding, and how.
 
     Attributes:
-        kinds: Which objects, in the order they are sent: "secondary_capture".
+        kinds: Which objects, in the order they are sent: "presentation_state" and
+            "secondary_capture".
         long_side: Of a Secondary Capture in pixels, at most.
         series_number: Of the result series.
+        window: Which of several VOI windows was used, the first being 1.
     """
 
     kinds: tuple[str, ...]
     long_side: int
     series_number: int
+    window: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,11 @@ def encoded_item(elements: Elements) -> bytes:
     """Encode one item of a sequence (PS3.5 7.5.1)."""
     body = b"".join(elements[tag] for tag in sorted(elements))
     return struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
+
+
+def encoded_sequence(tag: int, *items: Elements) -> bytes:
+    """Encode a sequence of items (PS3.5 7.5)."""
+    return encoded(tag, "SQ", b"".join(map(encoded_item, items)))
 
 
 def encoded_dataset(dataset: Dataset) -> Elements:

@@ -82,27 +82,28 @@ def equipment(source: Source, model: ModelIdentity) -> Dataset:
 
 def reference(source: Source) -> Dataset:
     """Point at the instance that was analyzed (PS3.3 C.7.6.1, C.12.2)."""
-    image = _instance(source)
+    image = source_instance(source)
     image.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
     image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
     dataset = Dataset()
     dataset.SourceImageSequence = [image]
     if series_uid := source.text("SeriesInstanceUID"):
         series = Dataset()
-        series.add(_uid("SeriesInstanceUID", series_uid))
-        series.ReferencedInstanceSequence = [_instance(source)]
+        series.add(uid_element("SeriesInstanceUID", series_uid))
+        series.ReferencedInstanceSequence = [source_instance(source)]
         dataset.ReferencedSeriesSequence = [series]
     return dataset
 
 
-def _instance(source: Source) -> Dataset:
+def source_instance(source: Source) -> Dataset:
+    """Name the instance that was analyzed (PS3.3 10.8)."""
     item = Dataset()
     header = source.instance.header
-    item.add(_uid("ReferencedSOPClassUID", header.sop_class_uid))
-    item.add(_uid("ReferencedSOPInstanceUID", header.sop_instance_uid))
+    item.add(uid_element("ReferencedSOPClassUID", header.sop_class_uid))
+    item.add(uid_element("ReferencedSOPInstanceUID", header.sop_instance_uid))
     return item
 
 
-def _uid(keyword: str, uid: str) -> DataElement:
+def uid_element(keyword: str, uid: str) -> DataElement:
     """Name another object by the UID it has, valid or not."""
     return DataElement(Tag(keyword), "UI", uid, validation_mode=IGNORE)

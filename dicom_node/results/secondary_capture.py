@@ -20,7 +20,15 @@ from pydicom.uid import (
 from pydicom.valuerep import format_number_as_ds
 
 from dicom_node.results.anatomy import anatomy
-from dicom_node.results.identity import TYPE_2, TYPE_3, Source, copied, empty
+from dicom_node.results.identity import (
+    IMAGE_TYPE_2,
+    IMAGE_TYPE_3,
+    TYPE_2,
+    TYPE_3,
+    Source,
+    copied,
+    empty,
+)
 from dicom_node.results.objects import (
     Elements,
     ResultObject,
@@ -79,8 +87,8 @@ def secondary_capture(
     own.update(_capture(own))
     own.update(_image(finding, picture))
     elements = (
-        empty(TYPE_2)
-        | copied(source, (*TYPE_2, *TYPE_3))
+        empty((*TYPE_2, *IMAGE_TYPE_2))
+        | copied(source, (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3))
         | anatomy(source)
         | _compression(source)
         | _spacing(source, radiograph, picture)

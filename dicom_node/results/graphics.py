@@ -1,0 +1,98 @@
+"""The finding as vector graphics over its radiograph (PS3.3 C.10.5, C.10.7)."""
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from dicom_node.results.provenance import plain
+from inference.caption import DISCLAIMER, headline, model_line
+from inference.finding import Arrow, Finding, Point
+from inference.outline import outline
+from inference.radiograph import Radiograph
+
+FINDING_LAYER, CAPTION_LAYER = "AI_FINDING", "AI_CAPTION"
+
+HEAD = 0.028
+"""Length of the arrow's head, relative to the long side of the image."""
+
+HEAD_ANGLE = math.radians(20)
+
+CAPTION_AREA = (0.01, 0.90), (0.75, 0.99)
+"""Of the display, top left to bottom right."""
+
+
+def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
+    """Draw arrow and outline in one layer, write the caption in another (C.10.5)."""
+    caption = Dataset()
+    caption.GraphicLayer = CAPTION_LAYER
+    caption.TextObjectSequence = [_caption(finding)]
+    annotations, layers = [caption], [CAPTION_LAYER]
+    if graphics := list(_graphics(radiograph, finding)):
+        drawing = Dataset()
+        drawing.GraphicLayer = FINDING_LAYER
+        drawing.GraphicObjectSequence = graphics
+        annotations, layers = [drawing, caption], [FINDING_LAYER, CAPTION_LAYER]
+    dataset = Dataset()
+    dataset.GraphicAnnotationSequence = annotations
+    dataset.GraphicLayerSequence = [
+        _layer(name, order) for order, name in enumerate(layers, start=1)
+    ]
+    return dataset
+
+
+def _layer(name: str, order: int) -> Dataset:
+    layer = Dataset()
+    layer.GraphicLayer = name
+    layer.GraphicLayerOrder = order
+    return layer
+
+
+def _caption(finding: Finding) -> Dataset:
+    lines = headline(finding), model_line(finding), DISCLAIMER
+    text = Dataset()
+    text.BoundingBoxAnnotationUnits = "DISPLAY"
+    text.UnformattedTextValue = "\r\n".join(plain(line, 1024 // 3) for line in lines)
+    top_left, bottom_right = CAPTION_AREA
+    text.BoundingBoxTopLeftHandCorner = list(top_left)
+    text.BoundingBoxBottomRightHandCorner = list(bottom_right)
+    text.BoundingBoxTextHorizontalJustification = "LEFT"
+    return text
+
+
+def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
+    """Draw what is pointed at, in the stored pixels of the source."""
+    if finding.arrow is None:
+        return
+    rows, columns = radiograph.pixels.shape
+    stored_rows, stored_columns = radiograph.source_shape
+    scale = np.array([stored_columns / columns, stored_rows / rows])
+    yield _polyline(np.array(arrow_line(finding.arrow, max(rows, columns))) * scale)
+    around = outline(finding.saliency, (columns, rows))
+    yield _polyline(np.array([*around, around[0]]) * scale)
+
+
+def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:
+    """Draw an arrow as one line: from its tail to the tip, and the two of the head."""
+    column, row = arrow.tip
+    back = math.atan2(arrow.tail[1] - row, arrow.tail[0] - column)
+    length = min(HEAD * long_side, math.dist(arrow.tip, arrow.tail))
+    barbs = [
+        (column + length * math.cos(angle), row + length * math.sin(angle))
+        for angle in (back - HEAD_ANGLE, back + HEAD_ANGLE)
+    ]
+    return arrow.tail, arrow.tip, barbs[0], arrow.tip, barbs[1]
+
+
+def _polyline(points: NDArray[np.float64]) -> Dataset:
+    """Encode points, (n, 2) as (column, row); (0, 0) is the first pixel's corner."""
+    graphic = Dataset()
+    graphic.GraphicAnnotationUnits = "PIXEL"
+    graphic.GraphicDimensions = 2
+    graphic.NumberOfGraphicPoints = len(points)
+    graphic.GraphicData = points.ravel().tolist()
+    graphic.GraphicType = "POLYLINE"
+    graphic.GraphicFilled = "N"
+    return graphic

@@ -1,0 +1,265 @@
+"""The finding as graphics over the untouched original (PS3.3 A.33.1).
+
+A viewer shows the source as it would without it, Modality LUT, VOI and polarity being
+those of the source, and over it arrow, outline and caption, each of which can be turned
+off. Points are in the source's own pixels.
+"""
+
+import hashlib
+from fractions import Fraction
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    GrayscaleSoftcopyPresentationStateStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+)
+from pydicom.valuerep import format_number_as_ds
+
+from dicom_node.errors import AnalysisError
+from dicom_node.results.anatomy import UNPAIRED, anatomy
+from dicom_node.results.graphics import annotation
+from dicom_node.results.identity import (
+    TYPE_2,
+    TYPE_3,
+    Source,
+    copied,
+    copied_item,
+    empty,
+    item_count,
+)
+from dicom_node.results.objects import (
+    Elements,
+    ResultObject,
+    ResultOptions,
+    encoded_dataset,
+    encoded_sequence,
+    result_object,
+)
+from dicom_node.results.provenance import (
+    equipment,
+    moment,
+    plain,
+    source_instance,
+    times,
+    uid_element,
+)
+from dicom_node.results.uids import derived_uid
+from inference.caption import headline, model_line
+from inference.finding import Finding
+from inference.radiograph import Radiograph
+
+KIND = "presentation_state"
+SERIES_DESCRIPTION = "AI fracture annotations - not for diagnosis"
+LABEL = "AI_FRACTURE"
+"""Content Label (0070,0080), by which viewers list presentation states."""
+
+_PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
+
+
+def presentation_state(
+    source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
+) -> ResultObject:
+    """Make the presentation state of a finding.
+
+    Args:
+        source: The instance that was analyzed.
+        radiograph: Its pixels as displayed.
+        finding: What was found on them.
+        options: Which window was used, and the number of the series.
+
+    Raises:
+        AnalysisError: The source is in color, or in no series: no grayscale
+            presentation state can be about it.
+    """
+    _check(source)
+    own = _series(source, finding, options)
+    own.update(times(source))
+    own.update(equipment(source, finding.model))
+    del own.ContentQualification  # is no attribute of this IOD
+    del own.ContentDate, own.ContentTime  # but:
+    # In the zone of all times here; DCMTK's dcmpschk takes none that names its own.
+    (item,) = own.ContributingEquipmentSequence
+    item.ContributionDateTime = f"{moment(source):%Y%m%d%H%M%S.%f}"
+    own.PresentationCreationDate = own.InstanceCreationDate
+    own.PresentationCreationTime = own.InstanceCreationTime
+    own.update(_content(source, finding))
+    own.update(_displayed_area(radiograph))
+    own.update(annotation(radiograph, finding))
+    elements = (
+        empty(TYPE_2)
+        | copied(source, (*TYPE_2, *TYPE_3))
+        | _laterality(source)
+        | _modality_lut(source)
+        | _voi_lut(source, radiograph, options)
+        | encoded_dataset(own)
+    )
+    uid = _sop_instance_uid(source, radiograph, finding, options)
+    return result_object(KIND, GrayscaleSoftcopyPresentationStateStorage, uid, elements)
+
+
+def _check(source: Source) -> None:
+    photometric = source.text("PhotometricInterpretation")
+    if not photometric.startswith("MONOCHROME"):
+        raise AnalysisError(
+            "Photometric Interpretation (0028,0004) is not MONOCHROME1 or 2; a "
+            "grayscale presentation state shows no color. Ask for `secondary_capture` "
+            "alone."
+        )
+    if not source.text("SeriesInstanceUID"):
+        raise AnalysisError(
+            "Series Instance UID (0020,000E) is absent; a presentation state names the "
+            "series of its image. Correct the instance at the modality, or ask for "
+            "`secondary_capture` alone."
+        )
+
+
+def _sop_instance_uid(
+    source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
+) -> UID:
+    """Derive the UID from all that the object depends on, as the capture does."""
+    pixels = hashlib.blake2b(radiograph.pixels.data, digest_size=32)
+    pixels.update(np.ascontiguousarray(finding.saliency).data)
+    return derived_uid(
+        KIND,
+        source.instance.header.sop_instance_uid,
+        source.instance.content_digest,
+        f"{moment(source):%Y%m%d%H%M%S.%f%z}",
+        finding.model.digest,
+        headline(finding),
+        model_line(finding),
+        pixels.hexdigest(),
+        *map(str, (finding.arrow, radiograph.source_shape, radiograph.span)),
+        *map(str, (options.window, options.series_number)),
+    )
+
+
+def _series(source: Source, finding: Finding, options: ResultOptions) -> Dataset:
+    """Describe one series for each source series and model (PS3.3 C.7.3.1, C.11.9)."""
+    series = Dataset()
+    series.Modality = "PR"
+    series.SeriesInstanceUID = derived_uid(
+        "series",
+        source.text("StudyInstanceUID"),
+        source.text("SeriesInstanceUID"),
+        finding.model.digest,
+        KIND,
+        str(options.series_number),
+    )
+    series.SeriesNumber = options.series_number
+    series.SeriesDescription = SERIES_DESCRIPTION
+    return series
+
+
+def _content(source: Source, finding: Finding) -> Dataset:
+    """Name the state and its image (PS3.3 C.11.10, C.11.11, C.11.6)."""
+    image = source_instance(source)
+    series = Dataset()
+    series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
+    series.ReferencedImageSequence = [image]
+    number = source.text("InstanceNumber")
+    content = Dataset()
+    content.InstanceNumber = number if number.isdecimal() else "1"
+    content.ContentLabel = LABEL
+    content.ContentDescription = plain(headline(finding))
+    content.ContentCreatorName = ""
+    content.ReferencedSeriesSequence = [series]
+    is_inverted = source.text("PhotometricInterpretation") == "MONOCHROME1"
+    content.PresentationLUTShape = "INVERSE" if is_inverted else "IDENTITY"
+    return content
+
+
+def _laterality(source: Source) -> Elements:
+    """Say where, of the series; what the source says of its image is left out.
+
+    Laterality (0020,0060) is then empty: other images of the series may be of the
+    other side.
+    """
+    of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
+    elements = anatomy(source)
+    kept = {tag: value for tag, value in elements.items() if tag not in of_image}
+    is_one = source.text("BodyPartExamined") in UNPAIRED
+    if source.text("ImageLaterality") and not is_one:
+        return empty(["Laterality"]) | kept
+    return kept
+
+
+def _modality_lut(source: Source) -> Elements:
+    """Copy the Modality LUT, else the rescale (PS3.3 C.11.1), whichever applied."""
+    is_projection = source.instance.header.sop_class_uid in _PROJECTIONS
+    if item_count(source, "ModalityLUTSequence") and not is_projection:
+        return copied(source, ["ModalityLUTSequence"])
+    if not source.text("RescaleSlope"):
+        return {}
+    rescale = Dataset()
+    rescale.RescaleIntercept = source.text("RescaleIntercept") or "0"
+    rescale.RescaleSlope = source.text("RescaleSlope")
+    rescale.RescaleType = source.text("RescaleType") or "US"  # unspecified
+    return encoded_dataset(rescale)
+
+
+def _voi_lut(
+    source: Source, radiograph: Radiograph, options: ResultOptions
+) -> Elements:
+    """Choose what the node looked through (PS3.3 C.11.8)."""
+    if radiograph.span is not None:
+        item = encoded_dataset(_window(*radiograph.span))
+    elif count := item_count(source, "VOILUTSequence"):
+        table = copied_item(source, "VOILUTSequence", min(options.window, count) - 1)
+        tag = Tag("VOILUTSequence")
+        item = {tag: encoded_sequence(tag, table)}
+    else:
+        item = _own_window(source, options)
+    tag = Tag("SoftcopyVOILUTSequence")
+    return {tag: encoded_sequence(tag, item)}
+
+
+def _own_window(source: Source, options: ResultOptions) -> Elements:
+    pairs = zip(
+        source.text("WindowCenter").split("\\"),
+        source.text("WindowWidth").split("\\"),
+        strict=False,
+    )
+    usable = [pair for pair in pairs if float(pair[1]) > 0]
+    center, width = usable[min(options.window, len(usable)) - 1]
+    window = Dataset()
+    window.WindowCenter, window.WindowWidth = center.strip(), width.strip()
+    return encoded_dataset(window) | copied(source, ["VOILUTFunction"])
+
+
+def _window(low: float, high: float) -> Dataset:
+    """Show `low` and below as black, `high` and above as white (PS3.3 C.11.2.1.2.1)."""
+    window = Dataset()
+    window.WindowCenter = format_number_as_ds((low + high + 1) / 2)
+    window.WindowWidth = format_number_as_ds(high - low + 1)
+    return window
+
+
+def _displayed_area(radiograph: Radiograph) -> Dataset:
+    """Show all of the image (PS3.3 C.10.4)."""
+    rows, columns = radiograph.source_shape
+    height, width = (  # of a stored pixel, in sides of a square one
+        shown / stored
+        for shown, stored in zip(
+            radiograph.pixels.shape, radiograph.source_shape, strict=True
+        )
+    )
+    area = Dataset()
+    area.DisplayedAreaTopLeftHandCorner = [1, 1]
+    area.DisplayedAreaBottomRightHandCorner = [columns, rows]
+    area.PresentationSizeMode = "SCALE TO FIT"
+    if radiograph.pixel_spacing is None:
+        ratio = Fraction(height / width).limit_denominator(1000)
+        area.PresentationPixelAspectRatio = list(ratio.as_integer_ratio())
+    else:
+        side = radiograph.pixel_spacing
+        area.PresentationPixelSpacing = [
+            format_number_as_ds(side * height),
+            format_number_as_ds(side * width),
+        ]
+    dataset = Dataset()
+    dataset.DisplayedAreaSelectionSequence = [area]
+    return dataset

@@ -1,0 +1,314 @@
+"""The presentation state: over which image, what it draws, and that nothing changes."""
+
+import subprocess
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
+
+from dicom_node.decode import DecodeOptions, decode
+from dicom_node.errors import AnalysisError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.encode import encode_file
+from inference.finding import Finding, OperatingPoint
+from inference.phantom import draw_phantom
+from inference.radiograph import Radiograph
+from tests.test_secondary_capture import FINDING, OPTIONS, received
+from tests.validators import Complaints, real_radiographs, renamed
+
+PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
+STATE = replace(OPTIONS, kinds=("presentation_state",))
+CLASSES = [
+    DigitalXRayImageStorageForPresentation,
+    ComputedRadiographyImageStorage,
+    SecondaryCaptureImageStorage,
+]
+
+
+def saliency() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+    """Of 7 x 7 cells two rows by three, its peak in the third column."""
+    cells = np.zeros((7, 7), np.float32)
+    cells[1:3, 1:4] = 0.8
+    cells[2, 2] = 1
+    cells[6, 6] = 0.7  # apart from the peak: not outlined
+    return cells
+
+
+POSITIVE = replace(FINDING, saliency=saliency())
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return phantom_dataset(PHANTOM)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Callable[[Dataset], ReceivedInstance]:
+    def written(dataset: Dataset) -> ReceivedInstance:
+        path = tmp_path / "source.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        return received(path, dataset)
+
+    return written
+
+
+def shown(dataset: Dataset) -> Radiograph:
+    return decode(dataset, DecodeOptions(1, 50))
+
+
+def state_of(
+    instance: ReceivedInstance,
+    finding: Finding = POSITIVE,
+    radiograph: Radiograph | None = None,
+) -> Dataset:
+    radiograph = radiograph or shown(dcmread(instance.path))
+    (result,) = encode_file(instance, radiograph, finding, STATE)
+    assert (result,) == encode_file(instance, radiograph, finding, STATE)
+    return dcmread(BytesIO(result.content))
+
+
+Source = Callable[[Dataset], ReceivedInstance]
+
+
+def test_it_is_about_its_source_and_lies_in_the_study_in_a_series_of_its_own(
+    source: Source, dataset: Dataset
+) -> None:
+    state = state_of(source(dataset))
+
+    assert state.SOPClassUID == GrayscaleSoftcopyPresentationStateStorage
+    assert state.Modality == "PR"
+    assert state.StudyInstanceUID == dataset.StudyInstanceUID
+    (series,) = state.ReferencedSeriesSequence
+    assert series.SeriesInstanceUID == dataset.SeriesInstanceUID
+    assert state.SeriesInstanceUID != dataset.SeriesInstanceUID
+    (image,) = series.ReferencedImageSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+    assert image.ReferencedSOPClassUID == dataset.SOPClassUID
+    assert state.PatientName == dataset.PatientName
+
+
+def drawn(state: Dataset, layer: str) -> Dataset | None:
+    layers = {each.GraphicLayer: each for each in state.GraphicAnnotationSequence}
+    assert set(layers) == {each.GraphicLayer for each in state.GraphicLayerSequence}
+    return layers.get(layer)
+
+
+def test_arrow_and_outline_are_in_a_layer_apart_from_the_caption(
+    source: Source, dataset: Dataset
+) -> None:
+    state = state_of(source(dataset))
+
+    finding, caption = drawn(state, "AI_FINDING"), drawn(state, "AI_CAPTION")
+    assert finding is not None
+    assert caption is not None
+    arrow, around = (
+        np.reshape(each.GraphicData, (-1, 2)) for each in finding.GraphicObjectSequence
+    )
+    np.testing.assert_allclose(arrow[:2], [(50, 100), (150, 200)])  # tail, tip
+    np.testing.assert_allclose(arrow[3], (150, 200))
+    # The cells are 300 / 7 wide and 400 / 7 high, and the line runs through the
+    # middles of half cells.
+    np.testing.assert_allclose(around.min(axis=0), (1.25 * 300 / 7, 1.25 * 400 / 7))
+    np.testing.assert_allclose(around.max(axis=0), (3.75 * 300 / 7, 2.75 * 400 / 7))
+    np.testing.assert_allclose(around[0], around[-1])
+    (text,) = caption.TextObjectSequence
+    assert text.UnformattedTextValue.split("\r\n") == [
+        "Fracture: definite, probability 94.3%",
+        "Model phantom-resnet18, version 0.1.0",
+        "AI result, not for diagnostic use",
+    ]
+
+
+def test_a_negative_answer_draws_its_caption_only(
+    source: Source, dataset: Dataset
+) -> None:
+    negative = replace(
+        FINDING, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
+    )
+
+    state = state_of(source(dataset), negative)
+
+    assert drawn(state, "AI_FINDING") is None
+    assert drawn(state, "AI_CAPTION") is not None
+
+
+def test_points_are_in_stored_pixels_also_where_these_are_not_square(
+    source: Source, dataset: Dataset
+) -> None:
+    dataset.ImagerPixelSpacing = [0.2, 0.1]  # each row twice as high as a column wide
+    instance = source(dataset)
+    radiograph = shown(dataset)
+    assert radiograph.pixels.shape == (800, 300)
+
+    state = state_of(instance, radiograph=radiograph)
+
+    finding = drawn(state, "AI_FINDING")
+    assert finding is not None
+    arrow = np.reshape(finding.GraphicObjectSequence[0].GraphicData, (-1, 2))
+    np.testing.assert_allclose(arrow[:2], [(50, 50), (150, 100)])
+    (area,) = state.DisplayedAreaSelectionSequence
+    assert area.DisplayedAreaBottomRightHandCorner == [300, 400]
+    assert area.PresentationPixelSpacing == [0.2, 0.1]
+
+
+def test_without_a_known_size_only_the_proportions_of_pixels_are_told(
+    source: Source, dataset: Dataset
+) -> None:
+    del dataset.ImagerPixelSpacing
+    dataset.PixelAspectRatio = [3, 2]
+
+    (area,) = state_of(source(dataset)).DisplayedAreaSelectionSequence
+
+    assert "PresentationPixelSpacing" not in area
+    assert area.PresentationPixelAspectRatio == [3, 2]
+
+
+def test_of_several_windows_the_one_that_was_used_is_named(
+    source: Source, dataset: Dataset
+) -> None:
+    dataset.WindowCenter, dataset.WindowWidth = [1000, 2000, 3000], [0, 500, 600]
+    dataset.VOILUTFunction = "SIGMOID"
+
+    (voi,) = state_of(source(dataset)).SoftcopyVOILUTSequence
+
+    assert (voi.WindowCenter, voi.WindowWidth) == (2000, 500)  # the first that has one
+    assert voi.VOILUTFunction == "SIGMOID"
+
+
+def lut(first: int, entries: list[int], explanation: str) -> Dataset:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [len(entries), first, 16])
+    item.LUTExplanation = explanation
+    item.add_new("LUTData", "OW", np.array(entries, "<u2").tobytes())
+    return item
+
+
+@pytest.mark.parametrize("implicit", [False, True])
+def test_tables_are_copied_as_they_are(
+    source: Source,
+    dataset: Dataset,
+    implicit: bool,  # noqa: FBT001
+) -> None:
+    dataset.VOILUTSequence = [lut(0, [0, 9, 65535], "bone"), lut(0, [1, 2], "soft")]
+    del dataset.RescaleIntercept, dataset.RescaleSlope, dataset.RescaleType
+    dataset.ModalityLUTSequence = [lut(0, [5, 6], "")]
+    dataset.ModalityLUTSequence[0].ModalityLUTType = "US"
+    if implicit:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+
+    state = state_of(source(dataset), radiograph=PHANTOM.radiograph())
+
+    (voi,) = state.SoftcopyVOILUTSequence
+    (table,) = voi.VOILUTSequence
+    assert table.LUTDescriptor == [3, 0, 16]
+    assert table.LUTData == np.array([0, 9, 65535], "<u2").tobytes()
+    assert table.LUTExplanation == "bone"
+    assert state.ModalityLUTSequence[0].LUTDescriptor == [2, 0, 16]
+    assert "RescaleSlope" not in state
+
+
+@pytest.mark.parametrize("change", ["color", "series"])
+def test_what_no_presentation_state_can_be_about_is_refused_in_words(
+    source: Source, dataset: Dataset, change: str
+) -> None:
+    if change == "color":
+        dataset.PhotometricInterpretation = "RGB"
+    else:
+        del dataset.SeriesInstanceUID
+
+    with pytest.raises(AnalysisError, match="sk for `secondary_capture` alone"):
+        state_of(source(dataset), radiograph=PHANTOM.radiograph())
+
+
+def write_state(source: ReceivedInstance, path: Path) -> None:
+    radiograph = shown(dcmread(source.path))
+    (result,) = encode_file(source, radiograph, POSITIVE, STATE)
+    path.write_bytes(result.content)
+
+
+@pytest.mark.parametrize(
+    "kind", [*product(CLASSES, ["MONOCHROME1", "MONOCHROME2"])], ids=str
+)
+def test_validators_find_no_fault_and_the_image_is_shown_as_without_it(
+    source: Source,
+    complaints: Complaints,
+    peer: Callable[[str], str],
+    kind: tuple[UID, str],
+) -> None:
+    sop_class, photometric = kind
+    instance = source(
+        phantom_dataset(
+            PHANTOM, sop_class_uid=sop_class, photometric_interpretation=photometric
+        )
+    )
+    folder = instance.path.parent
+    state, plain, through = (folder / name for name in ("state", "plain", "through"))
+    write_state(instance, state)
+
+    assert complaints(state) == set()
+    check = subprocess.run(
+        [peer("dcmpschk"), state], capture_output=True, check=False, text=True
+    )
+    assert "Test passed" in check.stdout + check.stderr
+    render = peer("dcmp2pgm")
+    subprocess.run([render, instance.path, plain], check=True)
+    subprocess.run([render, "-p", state, instance.path, through], check=True)
+    assert plain.read_bytes() == through.read_bytes()
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_an_image_without_a_window_is_shown_as_the_node_showed_it(
+    source: Source, peer: Callable[[str], str], tmp_path: Path, photometric: str
+) -> None:
+    dataset = phantom_dataset(PHANTOM, photometric_interpretation=photometric)
+    del dataset.WindowCenter, dataset.WindowWidth
+    instance = source(dataset)
+    state, picture = tmp_path / "state", tmp_path / "picture.pgm"
+    write_state(instance, state)
+
+    render = [peer("dcmp2pgm"), "-p", state, instance.path, picture]
+    subprocess.run(render, check=True)
+
+    seen = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
+    ours = shown(dataset).pixels.ravel()
+    assert np.abs(seen.astype(int) - ours).max() <= 1
+
+
+@pytest.mark.shared
+def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
+    shared: Path,
+    complaints: Complaints,
+    tmp_path: Path,
+) -> None:
+    new = {}
+    for path in real_radiographs(shared):
+        with warnings.catch_warnings(action="ignore"):
+            dataset = dcmread(path)
+            instance = received(path, dataset)
+        if not dataset.PhotometricInterpretation.startswith("MONOCHROME"):
+            continue
+        written = tmp_path / "state.dcm"
+        radiograph = PHANTOM.radiograph()
+        if "WindowWidth" not in dataset and "VOILUTSequence" not in dataset:
+            radiograph = replace(radiograph, span=(0.0, 1000.0))
+        (result,) = encode_file(instance, radiograph, POSITIVE, STATE)
+        written.write_bytes(result.content)
+        if faults := complaints(written) - renamed(complaints(path)):
+            new[path.name] = faults
+
+    assert new == {}
