@@ -16,9 +16,10 @@ from PIL import Image
 from inference.classifier import Classifier, self_test
 from inference.finding import OperatingPoint
 from inference.training.atlas import ManifestError, Sample, folds, read_manifest
+from inference.training.calibration import uncalibrated
 from inference.training.dataset import NO_FOLD, epoch, example
 from inference.training.draft import DRAFT
-from inference.training.fitting import GRID, Fitting
+from inference.training.fitting import GRID, Fitting, halved
 from inference.training.judging import Judged
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import SHIPPED, Recipe, read_recipe
@@ -26,6 +27,7 @@ from inference.training.start import read_start
 from inference.training.train import Plan, calibrated, train
 from inference.training.views import View
 from models.card import ModelError, read_card
+from models.network import halves
 from tests.atlas import write_atlas
 
 
@@ -151,6 +153,24 @@ def test_weights_that_do_not_fit_are_refused_in_words(
 
     with pytest.raises(ModelError, match=words):
         read_start(path)
+
+
+def test_half_precision_on_disk_moves_no_answer(
+    samples: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    fitting = fitted(samples, replace(recipe, batch=2, averaging=0.5))
+    fitting.epoch()
+    network = fitting.network(None)
+    with torch.no_grad():
+        network.fc.weight.mul_(100)  # as if it were sure, which takes long to learn
+    card = uncalibrated(DRAFT)
+    halved_ = Classifier.of(card, halved(network), "cpu")
+    full = replace(halved_, network=halves(network, DRAFT.pooling))
+
+    for each in samples:
+        one, other = (c.classify(each.read()) for c in (halved_, full))
+        assert one.probability == pytest.approx(other.probability, abs=1e-3)
+    assert abs(other.probability - 0.5) > 0.1
 
 
 def test_a_network_learns_nothing_of_the_fold_that_judges_it(
