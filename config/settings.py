@@ -136,7 +136,7 @@ class ApiSettings(_Table):
     port: Port
 
 
-ResultKind = Literal["secondary_capture", "presentation_state"]
+ResultKind = Literal["secondary_capture", "presentation_state", "structured_report"]
 
 
 class Destination(_Table):

@@ -145,12 +145,12 @@ def test_a_study_in_orthanc_gets_its_capture_and_the_capture_is_not_analyzed_aga
 
 
 @pytest.mark.orthanc
-def test_a_presentation_state_lies_beside_the_capture_where_it_is_asked_for(
+def test_state_and_report_lie_beside_the_capture_where_they_are_asked_for(
     orthanc: Orthanc, tmp_path: Path
 ) -> None:
     config = tmp_path / "node.toml"
-    kinds = 'results = ["presentation_state", "secondary_capture"]'
-    config.write_text(NODE.format(port=orthanc.dicom_port) + kinds)
+    kinds = ["secondary_capture", "presentation_state", "structured_report"]
+    config.write_text(NODE.format(port=orthanc.dicom_port) + f"results = {kinds}")
     source = phantom_dataset(draw_phantom(broken=True))
     uploaded = orthanc.upload(source)
 
@@ -164,9 +164,9 @@ def test_a_presentation_state_lies_beside_the_capture_where_it_is_asked_for(
     stored = {
         each.Modality: each for each in map(orthanc.file, (i["ID"] for i in study))
     }
-    assert set(stored) == {"DX", "OT", "PR"}
+    assert set(stored) == {"DX", "OT", "PR", "SR"}
     state = stored["PR"]
     (image,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
     assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
-    ours = map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))
-    assert state in list(ours)
+    results = [*map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))]
+    assert all(stored[modality] in results for modality in ("OT", "PR", "SR"))

@@ -10,6 +10,63 @@ PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 """CID 7005, Contributing Equipment Purposes of Reference."""
 
 
+DEVICE = Code("121007", "DCM", "Device")
+"""CID 270, Observer Type."""
+
+RADIOGRAPH = Code("43468-8", "LN", "XR unspecified body region")
+"""CID 100, Quantitative Diagnostic Imaging Procedures: the only X-ray among them."""
+
+FRACTURE_OF_BONE = Code("125605004", "SCT", "Fracture of bone")
+
+PRESENCE = Code("121052", "DCM", "Presence of property")
+
+PRESENT = Code("52101004", "SCT", "Present")
+ABSENT = Code("272519000", "SCT", "Absent")
+"""CID 240, Present-Absent."""
+
+PROBABILITY = Code("122157", "DCM", "Probability")
+
+NO_UNITS = Code("1", "UCUM", "no units")
+
+ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
+"""CID 7162, Surface Processing Algorithm Family, and wherever a family is asked for."""
+
+SIDES = {
+    "L": Code("7771000", "SCT", "Left"),
+    "R": Code("24028007", "SCT", "Right"),
+}
+"""CID 244, Laterality, by what Laterality (0020,0060) says."""
+
+BODY_PARTS = {
+    "ANKLE": Code("70258002", "SCT", "Ankle joint"),
+    "ARM": Code("40983000", "SCT", "Upper arm"),
+    "CALCANEUS": Code("80144004", "SCT", "Calcaneus"),
+    "CLAVICLE": Code("51299004", "SCT", "Clavicle"),
+    "ELBOW": Code("16953009", "SCT", "Elbow joint"),
+    "EXTREMITY": Code("66019005", "SCT", "Extremity"),
+    "FEMUR": Code("71341001", "SCT", "Femur"),
+    "FINGER": Code("7569003", "SCT", "Finger"),
+    "FOOT": Code("56459004", "SCT", "Foot"),
+    "FOREARM": Code("14975008", "SCT", "Forearm"),
+    "HAND": Code("85562004", "SCT", "Hand"),
+    "HIP": Code("24136001", "SCT", "Hip joint"),
+    "HUMERUS": Code("85050009", "SCT", "Humerus"),
+    "KNEE": Code("72696002", "SCT", "Knee"),
+    "LEG": Code("30021000", "SCT", "Lower leg"),
+    "PATELLA": Code("64234005", "SCT", "Patella"),
+    "RADIUS": Code("62413002", "SCT", "Radius"),
+    "SCAPULA": Code("79601000", "SCT", "Scapula"),
+    "SHOULDER": Code("16982005", "SCT", "Shoulder"),
+    "THIGH": Code("68367000", "SCT", "Thigh"),
+    "THUMB": Code("76505004", "SCT", "Thumb"),
+    "TIBIA": Code("12611008", "SCT", "Tibia"),
+    "TOE": Code("29707007", "SCT", "Toe"),
+    "ULNA": Code("23416004", "SCT", "Ulna"),
+    "WRIST": Code("74670003", "SCT", "Wrist joint"),
+}
+"""Of limbs, by Body Part Examined (PS3.16 annex L)."""
+
+
 def code_item(code: Code) -> Dataset:
     """Write a code as the item of a code sequence (PS3.3 8.8)."""
     item = Dataset()

@@ -9,6 +9,8 @@ from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state
 from dicom_node.results.secondary_capture import KIND as SECONDARY_CAPTURE
 from dicom_node.results.secondary_capture import secondary_capture
+from dicom_node.results.structured_report import KIND as STRUCTURED_REPORT
+from dicom_node.results.structured_report import structured_report
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 
@@ -19,6 +21,7 @@ _Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject]
 _ENCODERS: dict[str, _Encoder] = {
     PRESENTATION_STATE: presentation_state,
     SECONDARY_CAPTURE: secondary_capture,
+    STRUCTURED_REPORT: structured_report,
 }
 
 

@@ -4,6 +4,7 @@ Everything is Explicit VR Little Endian. Elements are kept encoded, by tag, so t
 is copied from the source passes through as bytes beside what is ours.
 """
 
+import hashlib
 import struct
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
+    derived_uid,
 )
 
 Elements = dict[int, bytes]
@@ -31,8 +33,8 @@ class ResultOptions:
     """What is made of a finding, and how.
 
     Attributes:
-        kinds: Which objects, in the order they are sent: "presentation_state" and
-            "secondary_capture".
+        kinds: Which objects, in the order they are sent: "presentation_state",
+            "secondary_capture", "structured_report".
         long_side: Of a Secondary Capture in pixels, at most.
         series_number: Of the result series.
         window: Which of several VOI windows was used, the first being 1.
@@ -101,6 +103,14 @@ def encoded_dataset(dataset: Dataset) -> Elements:
         write_data_element(buffer, element)
         elements[int(element.tag)] = buffer.getvalue()
     return elements
+
+
+def content_uid(kind: str, elements: Elements) -> UID:
+    """Derive the UID of an object from all that is in it: equal UIDs, equal bytes."""
+    digest = hashlib.blake2b(digest_size=32)
+    for tag in sorted(elements):
+        digest.update(elements[tag])
+    return derived_uid(kind, digest.hexdigest())
 
 
 def result_object(

@@ -5,14 +5,11 @@ those of the source, and over it arrow, outline and caption, each of which can b
 off. Points are in the source's own pixels.
 """
 
-import hashlib
 from fractions import Fraction
 
-import numpy as np
 from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import (
-    UID,
     GrayscaleSoftcopyPresentationStateStorage,
     XRayAngiographicImageStorage,
     XRayRadiofluoroscopicImageStorage,
@@ -35,6 +32,7 @@ from dicom_node.results.objects import (
     Elements,
     ResultObject,
     ResultOptions,
+    content_uid,
     encoded_dataset,
     encoded_sequence,
     result_object,
@@ -48,7 +46,7 @@ from dicom_node.results.provenance import (
     uid_element,
 )
 from dicom_node.results.uids import derived_uid
-from inference.caption import headline, model_line
+from inference.caption import headline
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 
@@ -97,7 +95,7 @@ def presentation_state(
         | _voi_lut(source, radiograph, options)
         | encoded_dataset(own)
     )
-    uid = _sop_instance_uid(source, radiograph, finding, options)
+    uid = content_uid(KIND, elements)
     return result_object(KIND, GrayscaleSoftcopyPresentationStateStorage, uid, elements)
 
 
@@ -115,26 +113,6 @@ def _check(source: Source) -> None:
             "series of its image. Correct the instance at the modality, or ask for "
             "`secondary_capture` alone."
         )
-
-
-def _sop_instance_uid(
-    source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
-) -> UID:
-    """Derive the UID from all that the object depends on, as the capture does."""
-    pixels = hashlib.blake2b(radiograph.pixels.data, digest_size=32)
-    pixels.update(np.ascontiguousarray(finding.saliency).data)
-    return derived_uid(
-        KIND,
-        source.instance.header.sop_instance_uid,
-        source.instance.content_digest,
-        f"{moment(source):%Y%m%d%H%M%S.%f%z}",
-        finding.model.digest,
-        headline(finding),
-        model_line(finding),
-        pixels.hexdigest(),
-        *map(str, (finding.arrow, radiograph.source_shape, radiograph.span)),
-        *map(str, (options.window, options.series_number)),
-    )
 
 
 def _series(source: Source, finding: Finding, options: ResultOptions) -> Dataset:

@@ -1,0 +1,146 @@
+"""The finding as a coded report (PS3.3 A.35.13, PS3.16 TID 1500).
+
+A Comprehensive 3D SR with a Measurement Report as its root, as IHE AI Results asks:
+whether a fracture is present, how probably, where by name and side, and where on the
+image. Its content is highdicom's; around it stands the identity of the source, in the
+source's own bytes.
+"""
+
+from pydicom import Dataset
+from pydicom.tag import Tag
+from pydicom.uid import Comprehensive3DSRStorage
+
+from dicom_node.errors import AnalysisError
+from dicom_node.results.identity import (
+    TYPE_2,
+    TYPE_3,
+    Source,
+    copied,
+    copied_item,
+    empty,
+    item_count,
+)
+from dicom_node.results.measurement_report import measurement_report
+from dicom_node.results.objects import (
+    Elements,
+    ResultObject,
+    ResultOptions,
+    content_uid,
+    encoded_dataset,
+    encoded_sequence,
+    result_object,
+)
+from dicom_node.results.provenance import (
+    equipment,
+    plain,
+    source_instance,
+    times,
+    uid_element,
+)
+from dicom_node.results.uids import derived_uid
+from inference.finding import Finding
+from inference.radiograph import Radiograph
+
+KIND = "structured_report"
+SERIES_DESCRIPTION = "AI fracture report - not for diagnosis"
+
+_NOT_IN_REPORTS = ("RequestAttributesSequence",)
+
+_REQUEST = (
+    *("AccessionNumber", "PlacerOrderNumberImagingServiceRequest"),
+    *("FillerOrderNumberImagingServiceRequest", "RequestedProcedureID"),
+    *("RequestedProcedureDescription", "RequestedProcedureCodeSequence"),
+    "ReferencedStudySequence",
+)
+"""Of an item of Referenced Request Sequence, Type 2 (PS3.3 C.17.2)."""
+
+_REQUEST_TAGS = {Tag(each) for each in (*_REQUEST, "StudyInstanceUID")}
+
+
+def structured_report(
+    source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
+) -> ResultObject:
+    """Make the report of a finding.
+
+    Args:
+        source: The instance that was analyzed.
+        radiograph: Its pixels as displayed.
+        finding: What was found on them.
+        options: The number of the series.
+
+    Raises:
+        AnalysisError: The source is in no series: no report can name it.
+    """
+    if not source.text("SeriesInstanceUID"):
+        raise AnalysisError(
+            "Series Instance UID (0020,000E) is absent; a report names the series of "
+            "its image. Correct the instance at the modality, or ask for "
+            "`secondary_capture` alone."
+        )
+    own = _series(source, finding, options)
+    own.update(times(source))
+    own.update(equipment(source, finding.model))
+    own.DeviceSerialNumber = plain(finding.model.digest[:16])
+    del own.ContentQualification  # is no attribute of this IOD
+    own.update(_document(source))
+    own.update(measurement_report(source, radiograph, finding))
+    kept = [each for each in TYPE_3 if each not in _NOT_IN_REPORTS]
+    elements = (
+        empty(TYPE_2)
+        | copied(source, (*TYPE_2, *kept))
+        | _requests(source)
+        | encoded_dataset(own)
+    )
+    uid = content_uid(KIND, elements)
+    return result_object(KIND, Comprehensive3DSRStorage, uid, elements)
+
+
+def _series(source: Source, finding: Finding, options: ResultOptions) -> Dataset:
+    """Describe one series for each source series and model (PS3.3 C.17.1)."""
+    series = Dataset()
+    series.Modality = "SR"
+    series.SeriesInstanceUID = derived_uid(
+        "series",
+        source.text("StudyInstanceUID"),
+        source.text("SeriesInstanceUID"),
+        finding.model.digest,
+        KIND,
+        str(options.series_number),
+    )
+    series.SeriesNumber = options.series_number
+    series.SeriesDescription = SERIES_DESCRIPTION
+    series.ReferencedPerformedProcedureStepSequence = []
+    return series
+
+
+def _document(source: Source) -> Dataset:
+    """Describe the document and what it is about (PS3.3 C.17.2)."""
+    series = Dataset()
+    series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
+    series.ReferencedSOPSequence = [source_instance(source)]
+    study = Dataset()
+    study.add(uid_element("StudyInstanceUID", source.text("StudyInstanceUID")))
+    study.ReferencedSeriesSequence = [series]
+    number = source.text("InstanceNumber")
+    document = Dataset()
+    document.InstanceNumber = number if number.isdecimal() else "1"
+    document.CompletionFlag = "COMPLETE"
+    document.VerificationFlag = "UNVERIFIED"
+    document.PreliminaryFlag = "PRELIMINARY"
+    document.PerformedProcedureCodeSequence = []
+    document.CurrentRequestedProcedureEvidenceSequence = [study]
+    return document
+
+
+def _requests(source: Source) -> Elements:
+    """Copy the orders that the source names (PS3.3 C.17.2)."""
+    items = []
+    for number in range(item_count(source, "RequestAttributesSequence")):
+        order = copied_item(source, "RequestAttributesSequence", number)
+        kept = {tag: value for tag, value in order.items() if tag in _REQUEST_TAGS}
+        study = copied(source, ["StudyInstanceUID"])
+        items.append(empty(_REQUEST) | study | kept)
+    if not items:
+        return {}
+    tag = Tag("ReferencedRequestSequence")
+    return {tag: encoded_sequence(tag, *items)}

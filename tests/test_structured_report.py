@@ -1,0 +1,210 @@
+"""The structured report: what it says in codes, and what validators say of it."""
+
+import os
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import Comprehensive3DSRStorage, ComputedRadiographyImageStorage
+
+from dicom_node.errors import AnalysisError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.encode import encode_file
+from inference.finding import Finding, OperatingPoint
+from inference.phantom import draw_phantom
+from tests.test_presentation_state import POSITIVE
+from tests.test_secondary_capture import OPTIONS, received
+from tests.validators import Complaints, real_radiographs, renamed
+
+PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
+REPORT = replace(OPTIONS, kinds=("structured_report",))
+NEGATIVE = replace(
+    POSITIVE, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
+)
+NO_LIMITS = " ".join(
+    f"-Djdk.xml.{which}Limit=0"
+    for which in ("xpathExprOp", "xpathTotalOp", "xpathExprGrp")
+)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return phantom_dataset(PHANTOM)
+
+
+Source = Callable[[Dataset], ReceivedInstance]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    def written(dataset: Dataset) -> ReceivedInstance:
+        path = tmp_path / "source.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        return received(path, dataset)
+
+    return written
+
+
+def content(instance: ReceivedInstance, finding: Finding = POSITIVE) -> bytes:
+    (result,) = encode_file(instance, PHANTOM.radiograph(), finding, REPORT)
+    assert (result,) == encode_file(instance, PHANTOM.radiograph(), finding, REPORT)
+    return result.content
+
+
+def report(instance: ReceivedInstance, finding: Finding = POSITIVE) -> Dataset:
+    return dcmread(BytesIO(content(instance, finding)))
+
+
+def items(container: Dataset) -> Iterator[tuple[str, Dataset]]:
+    """All content items below a container, by the meaning of their names."""
+    for item in container.get("ContentSequence", []):
+        names = item.get("ConceptNameCodeSequence")
+        yield names[0].CodeMeaning if names else item.ValueType, item
+        yield from items(item)
+
+
+def coded(item: Dataset) -> tuple[str, str]:
+    (code,) = item.ConceptCodeSequence
+    return code.CodeValue, code.CodingSchemeDesignator
+
+
+def test_it_says_that_a_fracture_is_present_where_and_how_probably(
+    source: Source, dataset: Dataset
+) -> None:
+    written = report(source(dataset))
+
+    assert written.SOPClassUID == Comprehensive3DSRStorage
+    assert written.Modality == "SR"
+    said = dict(items(written))
+    assert coded(said["Finding"]) == ("125605004", "SCT")
+    assert coded(said["Presence of property"]) == ("52101004", "SCT")
+    assert coded(said["Procedure reported"]) == ("43468-8", "LN")
+    assert coded(said["Finding Site"]) == ("30021000", "SCT")
+    assert coded(said["Laterality"]) == ("7771000", "SCT")
+    (number,) = said["Probability"].MeasuredValueSequence
+    assert number.NumericValue == pytest.approx(0.943)
+    assert said["Algorithm Name"].TextValue == "phantom-resnet18"
+    assert said["Algorithm Version"].TextValue == "0.1.0"
+    region = said["Image Region"]
+    points = np.reshape(region.GraphicData, (-1, 2))
+    assert region.GraphicType == "POLYLINE"
+    np.testing.assert_array_equal(points[0], points[-1])
+    assert points.min() > 0
+    assert (points.max(axis=0) < (300, 400)).all()
+    (image,) = said["Source"].ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+
+
+def test_it_says_that_none_is_of_the_image_as_a_whole(
+    source: Source, dataset: Dataset
+) -> None:
+    said = dict(items(report(source(dataset), NEGATIVE)))
+
+    assert coded(said["Presence of property"]) == ("272519000", "SCT")
+    assert "Image Region" not in said
+    (image,) = said["Source of Measurement"].ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+
+
+def test_what_the_source_does_not_say_is_not_said(
+    source: Source, dataset: Dataset
+) -> None:
+    del dataset.BodyPartExamined, dataset.ImageLaterality
+
+    said = dict(items(report(source(dataset))))
+
+    assert "Finding Site" not in said
+    assert "Laterality" not in said
+
+
+def test_a_later_answer_tracks_the_same_finding(
+    source: Source, dataset: Dataset
+) -> None:
+    instance = source(dataset)
+    trained = replace(POSITIVE, model=replace(POSITIVE.model, digest="cd" * 32))
+
+    first, second = report(instance), report(instance, trained)
+
+    uids = [dict(items(r))["Tracking Unique Identifier"].UID for r in (first, second)]
+    assert uids[0] == uids[1]
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+def test_orders_and_evidence_are_those_of_the_source(
+    source: Source, dataset: Dataset
+) -> None:
+    order = Dataset()
+    order.AccessionNumber, order.RequestedProcedureID = "A1", "R1"
+    dataset.RequestAttributesSequence = [order]
+
+    written = report(source(dataset))
+
+    (request,) = written.ReferencedRequestSequence
+    assert (request.AccessionNumber, request.RequestedProcedureID) == ("A1", "R1")
+    assert request.StudyInstanceUID == dataset.StudyInstanceUID
+    assert request["RequestedProcedureDescription"].is_empty
+    (study,) = written.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    (image,) = series.ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+    assert written.PatientName == dataset.PatientName
+
+
+def test_a_source_without_a_series_is_refused_in_words(
+    source: Source, dataset: Dataset
+) -> None:
+    del dataset.SeriesInstanceUID
+
+    with pytest.raises(AnalysisError, match="Series Instance UID"):
+        content(source(dataset))
+
+
+@pytest.mark.parametrize("finding", [POSITIVE, NEGATIVE], ids=["present", "absent"])
+def test_validators_find_no_fault(
+    source: Source,
+    complaints: Complaints,
+    peer: Callable[[str], str],
+    tmp_path: Path,
+    finding: Finding,
+) -> None:
+    dataset = phantom_dataset(PHANTOM, sop_class_uid=ComputedRadiographyImageStorage)
+    path = tmp_path / "report.dcm"
+    path.write_bytes(content(source(dataset), finding))
+
+    assert complaints(path) == set()
+    subprocess.run([peer("dsrdump"), path], check=True, capture_output=True)
+    check = subprocess.run(
+        [peer("DicomSRValidator"), path],
+        env={**os.environ, "JAVA_TOOL_OPTIONS": NO_LIMITS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = (check.stdout + check.stderr).splitlines()
+    assert "Root Template Validation Complete" in said
+    # Its context group 100 is of 2019; radiographs, (43468-8, LN), joined it later.
+    errors = [line for line in said if "Error" in line]
+    assert [line for line in errors if "(43468-8,LN" not in line] == []
+
+
+@pytest.mark.shared
+def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
+    shared: Path, complaints: Complaints, tmp_path: Path
+) -> None:
+    new = {}
+    for path in real_radiographs(shared):
+        with warnings.catch_warnings(action="ignore"):
+            instance = received(path, dcmread(path, stop_before_pixels=True))
+        written = tmp_path / "report.dcm"
+        written.write_bytes(content(instance))
+        if faults := complaints(written) - renamed(complaints(path)):
+            new[path.name] = faults
+
+    assert new == {}
