@@ -109,6 +109,19 @@ def test_a_training_that_is_resumed_ends_as_one_that_was_not(
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_checkpoint_of_another_training_is_refused_in_words(
+    tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    fitted(samples, recipe).save(tmp_path / "checkpoint")
+
+    for other in (
+        fitted(samples, replace(recipe, pointing=0.7)),
+        fitted(samples[:-1], recipe),
+    ):
+        with pytest.raises(ModelError, match="left by a training with another recipe"):
+            other.resume(tmp_path / "checkpoint")
+
+
 def test_weights_to_start_from_are_taken_and_the_first_layers_stay(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:

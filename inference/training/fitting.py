@@ -6,10 +6,13 @@ shipped from every view, a fold's from the views of the other folds.
 """
 
 import copy
+import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +25,7 @@ from inference.training.draft import DRAFT
 from inference.training.learner import FROZEN, Learner, low_precision
 from inference.training.recipe import Recipe
 from inference.training.start import read_start
+from models.card import ModelError
 from models.network import COUNTER, build_network, halves
 
 GRID = 14
@@ -91,15 +95,36 @@ class Fitting:
         learners = {
             str(fold): learner.state() for fold, learner in self._learners.items()
         }
-        torch.save({"learners": learners, "done": self.done}, part)
+        state = {"learners": learners, "done": self.done, "of": self._of()}
+        torch.save(state, part)
         part.rename(path)
 
     def resume(self, path: Path) -> None:
-        """Go on where a checkpoint was written."""
+        """Go on where a checkpoint was written.
+
+        Raises:
+            ModelError: It is of another training.
+        """
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if state["of"] != self._of():
+            raise ModelError(
+                f"{path} was left by a training with another recipe, seed or number of "
+                "folds, or on other radiographs. Delete it to start afresh, or name "
+                "another file with --out."
+            )
         for fold, learner in self._learners.items():
             learner.load(state["learners"][str(fold)])
         self.done = state["done"]
+
+    def _of(self) -> dict[str, Any]:
+        """What a checkpoint has in common with a training that may go on from it."""
+        rows = (
+            f"{fold} {each.path.name} {each.boxes}"
+            for fold, part in enumerate(self.parts)
+            for each in part
+        )
+        data = hashlib.sha256("\n".join(rows).encode()).hexdigest()
+        return {"recipe": asdict(self.recipe), "seed": self.seed, "data": data}
 
     def _step(self, batch: Example, passed: float) -> float:
         """Let all learn from a batch; returns the loss of the first."""
