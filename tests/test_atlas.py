@@ -36,6 +36,9 @@ def test_rows_not_to_be_used_are_left_out(tmp_path: Path) -> None:
         ("0.png,1,", "0.png,yes,", "line 2: label is 'yes'; expected 0 or 1"),
         ("0.png,1,", "0.png,0,", "line 2: boxes, but label 0"),
         ("images/1.png", "images/none.png", "line 3: images/none.png is not there"),
+        ("images/1.png", "images/0.png", "line 3: images/0.png is there a second time"),
+        ("images/1.png,0", "images/1.png,0,", "line 3: more or fewer fields"),
+        ("images/1.png,0,arm", "images/1.png,0,\xff", "cannot be read as CSV"),
     ],
 )
 def test_a_wrong_manifest_is_refused_with_the_line(
@@ -43,10 +46,28 @@ def test_a_wrong_manifest_is_refused_with_the_line(
 ) -> None:
     folder = write_atlas(tmp_path / "atlas", 4)
     text = (folder / "manifest.csv").read_text()
-    (folder / "manifest.csv").write_text(text.replace(found, instead))
+    changed = text.replace(found, instead)
+    (folder / "manifest.csv").write_bytes(changed.encode("latin-1"))
 
     with pytest.raises(ManifestError, match=words):
         read_manifest(folder)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    folder = write_atlas(tmp_path / "atlas", 4)
+    text = (folder / "manifest.csv").read_text()
+    (folder / "manifest.csv").write_text(text, encoding="utf-8-sig")
+
+    assert len(read_manifest(folder)) == 4
+
+
+def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    folder = write_atlas(tmp_path / "atlas", 4)
+    (folder / "images" / "2.png").write_bytes(b"no picture")
+    sample = read_manifest(folder)[2]
+
+    with pytest.raises(ManifestError, match=r"2\.png: .* set `use` to 0"):
+        sample.read()
 
 
 def test_a_folder_without_a_manifest_is_refused_in_words(tmp_path: Path) -> None:

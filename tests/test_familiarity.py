@@ -68,7 +68,7 @@ def test_a_classifier_refuses_in_words_what_is_unfamiliar() -> None:
     statistics = {"familiarity.center": center, "familiarity.whitening": whitening}
     classifier = Classifier.of(limited, halved(network, statistics), "cpu")
 
-    with pytest.raises(UnfamiliarError, match="unlike those that fracture-resnet18"):
+    with pytest.raises(UnfamiliarError, match="unlike those that untrained"):
         classifier.classify(phantom)
 
     Classifier.of(DRAFT, halved(network, statistics), "cpu").classify(phantom)

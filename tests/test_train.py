@@ -1,6 +1,7 @@
 """Training on a few drawn bones: that it works, repeats itself and can be resumed."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.models import resnet18
 
 from inference.classifier import Classifier, self_test
 from inference.finding import OperatingPoint
@@ -51,7 +53,16 @@ def recipe() -> Recipe:
 
 
 def plan(out: Path, recipe: Recipe) -> Plan:
-    return Plan(out, recipe, start=None, folds=2, seed=5, device="cpu")
+    return Plan(
+        out=out,
+        recipe=recipe,
+        start=None,
+        folds=2,
+        seed=5,
+        device="cpu",
+        name="mine",
+        version="7",
+    )
 
 
 def test_training_writes_weights_card_and_evaluation(
@@ -64,15 +75,16 @@ def test_training_writes_weights_card_and_evaluation(
     card = train(samples, plan(out, recipe), lambda title, *_: told.append(title))
 
     assert read_card(out.with_suffix(".toml")) == card
+    assert (card.name, card.version) == ("mine", "7")
     assert out.stat().st_size < 25e6
     self_test(Classifier.load(out, "cpu"))
     told_of_folds = json.loads(
         (tmp_path / "trained.folds" / "evaluation.json").read_text()
     )
-    means = [fold["auc"][0] for fold in told_of_folds["folds"]]
-    assert told_of_folds["mean_of_folds"]["auc"] == pytest.approx(
-        sum(means) / 2, abs=1e-4
-    )
+    each = [fold["auc"][0] for fold in told_of_folds["folds"]]
+    mean, low, high = told_of_folds["mean_of_folds"]["auc"]
+    assert mean == pytest.approx(sum(each) / 2, abs=1e-4)
+    assert low <= mean <= high
     assert (tmp_path / "trained.folds" / "roc.png").exists()
     self_test(Classifier.load(tmp_path / "trained.fold-1.pth", "cpu"))
     assert {"epoch 1 of 1", "judging fold 2"} <= set(told)
@@ -127,10 +139,12 @@ def test_weights_to_start_from_are_taken_and_the_first_layers_stay(
 ) -> None:
     random = np.random.default_rng(0)
     given = {
-        "conv1.weight": random.normal(0, 0.05, (64, 3, 7, 7)).astype(np.float32),
-        "layer3.1.conv2.weight": random.normal(0, 0.05, (256, 256, 3, 3)),
-        "unknown": np.zeros(3),
+        name: random.normal(0.5, 0.05, value.shape).astype(np.float32)
+        for name, value in resnet18().state_dict().items()
+        if name.startswith(("conv1", "bn1", "layer1"))
     }
+    given["layer3.1.conv2.weight"] = random.normal(0, 0.05, (256, 256, 3, 3))
+    given["unknown"] = np.zeros(3)
     np.savez(tmp_path / "start.npz", **given)
 
     fitting = fitted(samples, replace(recipe, batch=2), tmp_path / "start.npz")
@@ -151,7 +165,7 @@ def test_weights_to_start_from_are_taken_and_the_first_layers_stay(
     ("content", "words"),
     [
         ({"conv1.weight": np.zeros((64, 1, 7, 7))}, r"conv1.weight: shape \(64, 1, 7"),
-        ({"features.0.weight": np.zeros(3)}, "no name begins with any of conv1"),
+        ({"features.0.weight": np.zeros(3)}, "conv1.weight: missing, and never"),
         (None, "cannot be read as a .npz"),
     ],
 )
@@ -268,6 +282,7 @@ def test_a_folds_answers_are_calibrated_by_the_others_alone(
     [
         ({"boxes": ()}, "4 fractures have no box"),
         ({"is_fractured": False, "boxes": ()}, "Fold 1 of 2 has 0 fractured"),
+        ({}, "fewer views to learn from than the recipe's batch of 100"),
     ],
 )
 def test_too_little_to_learn_from_is_refused_in_words(
@@ -279,8 +294,18 @@ def test_too_little_to_learn_from_is_refused_in_words(
 ) -> None:
     given = [replace(each, **change) if each.boxes else each for each in samples]
 
+    large = recipe if change else replace(recipe, batch=100)
+
     with pytest.raises(ManifestError, match=words):
-        train(given, plan(tmp_path / "trained.pth", recipe), lambda *_: None)
+        train(given, plan(tmp_path / "trained.pth", large), lambda *_: None)
+
+
+def test_numbers_that_no_training_can_have_are_refused(tmp_path: Path) -> None:
+    text = re.sub(r"(?m)^epochs = .*$", "epochs = 0", SHIPPED.read_text())
+    (tmp_path / "recipe.toml").write_text(text)
+
+    with pytest.raises(ModelError, match=r"epochs: .*greater than or equal to 1"):
+        read_recipe(tmp_path / "recipe.toml")
 
 
 def test_a_wrong_recipe_is_refused_in_words(tmp_path: Path) -> None:

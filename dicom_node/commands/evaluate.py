@@ -14,9 +14,10 @@ from dicom_node.process import load_or_exit, role_parser
 from inference.classifier import Classifier
 from inference.training.atlas import ManifestError, Sample, read_manifest, rows_of
 from inference.training.evaluate import evaluation
-from inference.training.judging import judge
+from inference.training.judging import Judged, judge
 from inference.training.report import write_report
 from inference.training.robustness import CHANGES, robustness
+from models.card import ModelError
 
 
 def main() -> None:
@@ -31,19 +32,43 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="a folder to write")
     given = parser.parse_args()
-    samples = _samples(given.data, given.split)
+    try:
+        samples = _samples(given.data, given.split)
+        given.out.mkdir(parents=True, exist_ok=True)
+        model = load_or_exit(given.config).model
+        classifier = Classifier.load(model.weights, model.device)
+    except (ManifestError, ModelError, OSError) as error:
+        sys.exit(str(error))
     torch.set_num_threads(1)
-    model = load_or_exit(given.config).model
-    classifier = Classifier.load(model.weights, model.device)
-    with Progress(console=Console(stderr=True)) as progress:
-        answers = judge(classifier, samples)
-        judged = list(progress.track(answers, total=len(samples)))
+    judged, unreadable = _judged(classifier, samples)
     card = classifier.card
-    found = {"model": f"{card.name} {card.version}", **evaluation(judged)}
+    found = {
+        "model": f"{card.name} {card.version}",
+        "unreadable": unreadable,
+        **evaluation(judged),
+    }
     if given.robust:
-        found["robustness"] = _robustness(classifier, samples)
+        found["robustness"] = _robustness(classifier, [e.sample for e in judged])
     write_report(given.out, found, judged, classifier)
     sys.stdout.write(json.dumps(found["overall"], indent=2) + "\n")
+
+
+def _judged(
+    classifier: Classifier, samples: Sequence[Sample]
+) -> tuple[list[Judged], list[str]]:
+    """Judge what can be read; say of the rest why it cannot."""
+    judged: list[Judged] = []
+    unreadable: list[str] = []
+    with Progress(console=Console(stderr=True)) as progress:
+        for sample in progress.track(samples):
+            try:
+                judged += judge(classifier, [sample])
+            except ManifestError as error:
+                unreadable.append(str(error))
+                progress.console.print(str(error))
+    if not judged:
+        sys.exit("None of the images can be read.")
+    return judged, unreadable
 
 
 def _robustness(
@@ -55,14 +80,11 @@ def _robustness(
 
 
 def _samples(data: Path, split: str) -> Sequence[Sample]:
-    try:
-        samples = read_manifest(data)
-    except ManifestError as error:
-        sys.exit(str(error))
+    samples = read_manifest(data)
     chosen = rows_of(samples, split)
     if not chosen:
         known = ", ".join(sorted({each.split for each in samples}))
-        sys.exit(f"No rows of split {split!r}; the manifest has: {known}")
+        raise ManifestError(f"No rows of split {split!r}; the manifest has: {known}")
     return chosen
 
 

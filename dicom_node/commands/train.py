@@ -13,6 +13,8 @@ from inference.training.recipe import SHIPPED, read_recipe
 from inference.training.train import Plan, train
 from models.card import ModelError
 
+FEWEST = 2
+
 
 def main() -> None:
     """Train and write the weights, their card, and the evaluation of the folds."""
@@ -21,13 +23,24 @@ def main() -> None:
         sys.exit(f"--out names {given.out}; weights are called something.pth")
     if given.device != "cpu" and not torch.cuda.is_available():
         sys.exit(f"--device {given.device}, but torch sees no GPU; leave it out")
+    if given.folds < FEWEST:
+        sys.exit(f"--folds {given.folds}; at least {FEWEST} are needed to judge by")
     try:
         samples = read_manifest(given.data)
         recipe = read_recipe(given.recipe)
     except (ManifestError, ModelError) as error:
         sys.exit(str(error))
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    plan = Plan(given.out, recipe, given.start, given.folds, given.seed, given.device)
+    plan = Plan(
+        out=given.out,
+        recipe=recipe,
+        start=given.start,
+        folds=given.folds,
+        seed=given.seed,
+        device=given.device,
+        name=given.name or given.out.stem,
+        version=given.version,
+    )
     with Progress(console=Console(stderr=True)) as bars:
         task = bars.add_task("Training", total=None)
 
@@ -49,12 +62,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="the folder")
     parser.add_argument("--out", type=Path, required=True, help="the .pth to write")
     parser.add_argument("--recipe", type=Path, default=SHIPPED, help="how to train")
-    parser.add_argument("--start", type=Path, help="weights to start from, a .npz")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        required=True,
+        help="a .npz of a torchvision ResNet18's weights to start from",
+    )
     parser.add_argument(
         "--folds", type=int, default=FOLDS, help="to judge and calibrate"
     )
     parser.add_argument("--seed", type=int, default=0, help="the same gives the same")
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--name", default="", help="on the card; else that of --out")
+    parser.add_argument("--version", default="1", help="on the card")
     return parser
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from inference.plain_image import read_plain_image
+from inference.plain_image import PlainImageError, read_plain_image
 from inference.radiograph import Radiograph
 
 MAX_MEGAPIXELS = 100
@@ -49,8 +49,18 @@ class Sample:
     traits: Mapping[str, str]
 
     def read(self) -> Radiograph:
-        """Read the image as the node reads one that is uploaded."""
-        return read_plain_image(self.path.read_bytes(), max_megapixels=MAX_MEGAPIXELS)
+        """Read the image as the node reads one that is uploaded.
+
+        Raises:
+            ManifestError: It cannot be read.
+        """
+        try:
+            content = self.path.read_bytes()
+            return read_plain_image(content, max_megapixels=MAX_MEGAPIXELS)
+        except (OSError, PlainImageError) as error:
+            raise ManifestError(
+                f"{self.path}: {error} Mend it, or set `use` to 0 in its row."
+            ) from None
 
 
 def read_manifest(folder: Path) -> tuple[Sample, ...]:
@@ -62,19 +72,15 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
         ManifestError: There is none, columns are missing, or rows are wrong.
     """
     path = folder / "manifest.csv"
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError as error:
-        raise ManifestError(
-            f"{path} cannot be read: {error.strerror}. Name a folder with a "
-            "manifest.csv and the images it lists."
-        ) from None
+    rows = _rows(path)
     missing = {"path", "label", "boxes_norm_xyxy"} - set(rows[0] if rows else ())
     if missing:
         raise ManifestError(f"{path}: no rows, or no columns {sorted(missing)}.")
     samples, problems = [], []
+    known: set[Path] = set()
     for number, row in enumerate(rows, start=2):
+        if row.get("use") == "0":
+            continue
         try:
             sample = _sample(folder, row)
         except (ValueError, TypeError) as error:
@@ -82,19 +88,37 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
             continue
         if not sample.path.is_file():
             problems.append(f"  line {number}: {row['path']} is not there")
-        elif row.get("use", "1") != "0":
-            samples.append(sample)
+        if sample.path in known:
+            problems.append(f"  line {number}: {row['path']} is there a second time")
+        known.add(sample.path)
+        samples.append(sample)
     if problems:
         shown = "\n".join(problems[:8])
         raise ManifestError(f"{path}: {len(problems)} rows are wrong:\n{shown}")
     return tuple(samples)
 
 
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        # Spreadsheets begin a file with a byte order mark.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise ManifestError(
+            f"{path} cannot be read: {error.strerror}. Name a folder with a "
+            "manifest.csv and the images it lists."
+        ) from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(
+            f"{path} cannot be read as CSV: {error}. Save it as UTF-8 with commas."
+        ) from None
+
+
 def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ...]:
     """Part samples into folds of whole groups, alike in size and in fractures.
 
-    Always the same for the same samples: the largest groups go first, each to the fold
-    that has the fewest fractures, then the fewest images.
+    Always the same for the same samples: the groups with most fractures go first, each
+    to the fold that has the fewest, then the fewest images.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -128,6 +152,8 @@ def _fractured(samples: Sequence[Sample]) -> int:
 
 
 def _sample(folder: Path, row: Mapping[str, str]) -> Sample:
+    if None in row or None in row.values():
+        raise ValueError("more or fewer fields than the header")
     boxes = tuple(_boxes(row["boxes_norm_xyxy"]))
     if row["label"] not in {"0", "1"}:
         raise ValueError(f"label is {row['label']!r}; expected 0 or 1")

@@ -85,7 +85,8 @@ def epoch(
     """
     drawn = _drawn(parts, recipe, random)
     coming: deque[list[Future[Example]]] = deque()
-    with ThreadPoolExecutor() as pool:
+    pool = ThreadPoolExecutor()
+    try:
         for start in range(0, len(drawn) - recipe.batch + 1, recipe.batch):
             views = drawn[start : start + recipe.batch]
             coming.append(
@@ -95,6 +96,8 @@ def epoch(
                 yield _stacked(coming.popleft())
         while coming:
             yield _stacked(coming.popleft())
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def steps(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> int:

@@ -22,8 +22,8 @@ LIMBS = (
 words that equipment adds to them or uses instead."""
 
 DRAFT = ModelCard(
-    name="fracture-resnet18",
-    version="0.3.0",
+    name="untrained",
+    version="0",
     architecture="resnet18_fine",
     classes=(FRACTURE, "No Fracture"),
     input_size=224,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,7 @@ def evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
         and value. A figure is [value, low, high], its 95 % interval from a bootstrap
         over groups.
     """
-    table = _table(judged)
+    table = _table([each for each in judged if not each.refused])
     return {
         "margin": MARGIN,
         "overall": figures(judged, RESAMPLED),
@@ -70,15 +71,31 @@ def figures(judged: Sequence[Judged], resampled: int) -> dict[str, Any]:
     A fracture that is not answered for is missed, a whole bone that is not is no false
     alarm; the figures of probabilities leave both out.
     """
+    return _counted([judged], resampled)
+
+
+def means(parts: Sequence[Sequence[Judged]], resampled: int) -> dict[str, Any]:
+    """The means of the figures of several folds, with their intervals."""
+    return _counted(parts, resampled)
+
+
+def _counted(parts: Sequence[Sequence[Judged]], resampled: int) -> dict[str, Any]:
+    judged = [*chain(*parts)]
     table = _table(judged)
+    fold = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     groups = [each.sample.group for each in judged]
+
+    def mean(figure: Figure, rows: Rows) -> float:
+        each = (rows[fold[rows] == number] for number in range(len(parts)))
+        return float(np.mean([figure(table, own) for own in each]))
+
     counted: dict[str, Any] = {
         "radiographs": len(judged),
         "fractured": int(table.truth.sum()),
     }
     for name, figure in _FIGURES.items():
-        value = figure(table, np.arange(len(judged)))
-        low, high = interval(partial(figure, table), groups, resampled)
+        value = mean(figure, np.arange(len(judged)))
+        low, high = interval(partial(mean, figure), groups, resampled)
         triple = [value, low, high]
         counted[name] = None if np.isnan(value) else [round(x, 4) for x in triple]
     return counted
@@ -90,13 +107,21 @@ def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged
     for each in judged:
         for trait, value in _traits(each):
             found.setdefault(trait, {}).setdefault(value, []).append(each)
+    # Fractures of each size are told from all whole bones.
+    whole = [each for each in judged if not each.sample.is_fractured]
+    for size in found.get(SIZE, {}).values():
+        size.extend(whole)
     # A trait that is different for nearly every image, such as its width, is none.
     return {
-        trait: parts for trait, parts in found.items() if 1 < len(parts) <= MOST_VALUES
+        trait: parts
+        for trait, parts in found.items()
+        if len(parts) > 1 and (trait in ALWAYS or len(parts) <= MOST_VALUES)
     }
 
 
 MOST_VALUES = 12
+ALWAYS = {"body_part", "views"}
+SIZE = "largest fracture"
 
 
 def _traits(judged: Judged) -> Iterator[tuple[str, str]]:
@@ -105,7 +130,7 @@ def _traits(judged: Judged) -> Iterator[tuple[str, str]]:
     if sample.traits.get("hardware") == "0":
         yield "without hardware, by body part", sample.traits.get("body_part", "")
     if sample.boxes:
-        yield "largest fracture", _size(max(_long_side(box) for box in sample.boxes))
+        yield SIZE, _size(max(_long_side(box) for box in sample.boxes))
 
 
 def _long_side(box: tuple[float, float, float, float]) -> float:

@@ -1,6 +1,7 @@
 """What is familiar to a trained network, and how far from that is too far."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 import torch
@@ -29,13 +30,27 @@ LONG_SIDES = 170, 1400
 
 
 def learn_familiarity(
-    network: Network, samples: Sequence[Sample], card: ModelCard, seed: int
+    network: Network,
+    samples: Sequence[Sample],
+    card: ModelCard,
+    seed: int,
+    tell: Callable[[int, int], None] = lambda *_: None,
 ) -> Familiarity:
-    """Learn from training radiographs, every other as another room would show it."""
+    """Learn from training radiographs, every other as another room would show it.
+
+    Args:
+        network: That was trained.
+        samples: On these.
+        card: How it wants its input.
+        seed: Decides how the radiographs are shown.
+        tell: Told how many have been looked at, of how many.
+    """
     random = np.random.default_rng((seed, 2))
     shown = (_shown(each, number, random) for number, each in enumerate(samples))
-    seen = [describe(_seen(network, each, card)) for each in shown]
-    seen += [describe(_seen(network, each, card)) for each in _phantoms(seed)]
+    seen: list[Tensor] = []
+    for each in chain(shown, _phantoms(seed)):
+        seen.append(describe(_seen(network, each, card)))
+        tell(len(seen), len(samples) + PHANTOMS)
     return familiarize(seen)
 
 

@@ -108,9 +108,9 @@ class Fitting:
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["of"] != self._of():
             raise ModelError(
-                f"{path} was left by a training with another recipe, seed or number of "
-                "folds, or on other radiographs. Delete it to start afresh, or name "
-                "another file with --out."
+                f"{path} was left by a training with another recipe, start, seed or "
+                "number of folds, or on other radiographs. Delete it to start "
+                "afresh, or name another file with --out."
             )
         for fold, learner in self._learners.items():
             learner.load(state["learners"][str(fold)])
@@ -124,7 +124,11 @@ class Fitting:
             for each in part
         )
         data = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-        return {"recipe": asdict(self.recipe), "seed": self.seed, "data": data}
+        frozen = hashlib.sha256()
+        for value in self._frozen.state_dict().values():
+            frozen.update(value.cpu().numpy().tobytes())
+        of = {"seed": self.seed, "data": data, "start": frozen.hexdigest()}
+        return {**of, "recipe": asdict(self.recipe)}
 
     def _step(self, batch: Example, passed: float) -> float:
         """Let all learn from a batch; returns the loss of the first."""

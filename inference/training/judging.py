@@ -1,6 +1,6 @@
 """What a classifier says of labelled radiographs, beside what is true of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,10 +40,23 @@ class Judged:
     refused: bool = False
 
 
-def judge(classifier: Classifier, samples: Sequence[Sample]) -> Iterator[Judged]:
-    """Answer for each sample, as the node would."""
+def judge(
+    classifier: Classifier,
+    samples: Iterable[Sample],
+    change: Callable[[Radiograph], Radiograph] = lambda radiograph: radiograph,
+) -> Iterator[Judged]:
+    """Answer for each sample, as the node would.
+
+    Args:
+        classifier: Whose answers these are.
+        samples: What it is asked.
+        change: What happens to a radiograph before; boxes stay where they were.
+
+    Raises:
+        ManifestError: An image cannot be read.
+    """
     for sample in samples:
-        radiograph = sample.read()
+        radiograph = change(sample.read())
         try:
             finding = classifier.classify(radiograph)
         except UnfamiliarError:

@@ -4,13 +4,18 @@ import json
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from models.card import ModelError
 
 SHIPPED = Path(__file__).parents[2] / "models" / "recipe.toml"
+
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +39,18 @@ class Recipe:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
-    epochs: int
-    batch: int
-    rate: float
-    fresh_rate: float
-    weight_decay: float
-    repeats: int
-    whole_share: float
-    close_share: float
-    pointing: float
-    smoothing: float
-    averaging: float
-    phantoms: float
+    epochs: Count
+    batch: Count
+    rate: Positive
+    fresh_rate: Positive
+    weight_decay: Share
+    repeats: Count
+    whole_share: Share
+    close_share: Share
+    pointing: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    smoothing: Share
+    averaging: Share
+    phantoms: Share
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -58,7 +63,7 @@ def read_recipe(path: Path) -> Recipe:
         table = tomllib.loads(path.read_text("utf-8"))
         # JSON, because strict reading of Python asks for an instance.
         return TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ModelError(f"The recipe {path} cannot be read: {error}") from None
     except ValidationError as error:
         lines = (

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from inference.classifier import Classifier
-from inference.familiarity import UnfamiliarError
 from inference.overlay import render
 from inference.training.judging import Judged
 
@@ -43,7 +41,8 @@ def write_report(
         classifier: Answers again, for the pictures.
     """
     write_figures(folder, evaluation, judged)
-    by_score = sorted(judged, key=lambda each: each.probability)
+    answered = [each for each in judged if not each.refused]
+    by_score = sorted(answered, key=lambda each: each.probability)
     misses = [each for each in by_score if each.sample.is_fractured][:WORST]
     alarms = [each for each in by_score if not each.sample.is_fractured][-WORST:]
     _sheet(folder / "misses.png", misses, classifier)
@@ -63,9 +62,9 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(evaluation, indent=2)
     (folder / "evaluation.json").write_text(text + "\n", "utf-8")
-    truth = np.array([each.sample.is_fractured for each in judged])
-    score = np.array([each.probability for each in judged])
-    mpl.use("agg")
+    answered = [each for each in judged if not each.refused]
+    truth = np.array([each.sample.is_fractured for each in answered], bool)
+    score = np.array([each.probability for each in answered])
     _save(folder / "roc.png", lambda axes: _roc(axes, truth, score))
     _save(folder / "pr.png", lambda axes: _precision_recall(axes, truth, score))
     bins = evaluation["reliability"]
@@ -100,10 +99,9 @@ def _precision_recall(
 
 
 def _calibration(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
-    said, seen, count = zip(*bins, strict=True)
     axes.plot([0, 1], [0, 1], ":", color="gray")
-    axes.plot(said, seen, "o-")
-    for x, y, number in zip(said, seen, count, strict=True):
+    axes.plot([said for said, _, _ in bins], [seen for _, seen, _ in bins], "o-")
+    for x, y, number in bins:
         axes.annotate(str(number), (x, y), (4, -10), textcoords="offset points")
     axes.set(xlabel="probability said", ylabel="share that is fractured")
 
@@ -119,10 +117,7 @@ def _sheet(path: Path, judged: Sequence[Judged], classifier: Classifier) -> None
 
 def _tile(judged: Judged, classifier: Classifier) -> NDArray[np.uint8]:
     radiograph = judged.sample.read()
-    try:
-        finding = classifier.classify(radiograph)
-    except UnfamiliarError:
-        return np.zeros((TILE, TILE, 3), np.uint8)
+    finding = classifier.classify(radiograph)
     picture = render(radiograph, finding, long_side=TILE)
     rows, columns = picture.image_area
     width, height = (side * picture.scale for side in radiograph.pixels.shape[::-1])

@@ -6,7 +6,7 @@ hold exactly.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import cv2
@@ -15,22 +15,16 @@ from numpy.typing import NDArray
 
 from inference.autowindow import exposed_area, percentile_range, stretched
 from inference.classifier import Classifier
-from inference.familiarity import UnfamiliarError
+from inference.finding import OperatingPoint
 from inference.radiograph import Radiograph
 from inference.training.atlas import Sample
-from inference.training.statistics import auc, share
+from inference.training.evaluate import figures
+from inference.training.judging import judge
+from inference.training.statistics import share
 
 Pixels = NDArray[np.uint8]
 
 AS_IT_IS = "as it is"
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """What is said of one radiograph after one change."""
-
-    probability: float
-    is_fracture: bool
 
 
 def robustness(
@@ -39,34 +33,27 @@ def robustness(
     """Answer again after each change.
 
     Yields:
-        For each of CHANGES: its name, the AUC, and the share of answers that turn from
-        fracture to none or back.
+        For each of CHANGES: its name, the AUC of what is answered for, the share that
+        is, and the share of answers that turn from fracture to none or back.
     """
-    truth = np.array([sample.is_fractured for sample in samples])
-    before: list[_Answer] = []
+    before: list[bool] = []
     for name, change in CHANGES.items():
-        answers = [_answer(classifier, sample, change) for sample in samples]
+        told = list(judge(classifier, samples, partial(_changed, change)))
+        answers = [each.operating_point is not OperatingPoint.NONE for each in told]
         before = before or answers
-        score = np.array([each.probability for each in answers])
-        pairs = zip(answers, before, strict=True)
-        turned = np.array([a.is_fracture != b.is_fracture for a, b in pairs])
+        turned = [one != other for one, other in zip(answers, before, strict=True)]
+        found = figures(told, 0)
         yield {
             "change": name,
-            "auc": round(auc(truth, score), 4),
-            "turned": round(share(turned), 4),
+            "auc": found["auc"] and found["auc"][0],
+            "answered": found["answered"][0],
+            "turned": round(share(np.array(turned)), 4),
         }
 
 
-def _answer(
-    classifier: Classifier, sample: Sample, change: Callable[[Pixels], Pixels]
-) -> _Answer:
-    pixels = np.ascontiguousarray(change(sample.read().pixels))
-    shape = (pixels.shape[0], pixels.shape[1])
-    try:
-        finding = classifier.classify(Radiograph(pixels, None, shape))
-    except UnfamiliarError:
-        return _Answer(0.0, is_fracture=False)
-    return _Answer(finding.probability, finding.is_fracture)
+def _changed(change: Callable[[Pixels], Pixels], radiograph: Radiograph) -> Radiograph:
+    pixels = np.ascontiguousarray(change(radiograph.pixels))
+    return Radiograph(pixels, None, (pixels.shape[0], pixels.shape[1]))
 
 
 def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:

@@ -1,6 +1,7 @@
 """Weights to start a training from: what some network learned from other pictures."""
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -8,9 +9,13 @@ from torch import Tensor
 from torchvision.models import resnet18
 
 from models.card import ModelError
+from models.network import COUNTER
 
-USED = "conv1.", "bn1.", "layer1.", "layer2.", "layer3."
-"""Beginnings of the names of the layers that may come with weights."""
+FROZEN = "conv1.", "bn1.", "layer1."
+"""Beginnings of the names of the layers that stay as they come, and so must."""
+
+USED = *FROZEN, "layer2.", "layer3."
+"""The same of those that may come with weights."""
 
 
 def read_start(path: Path) -> dict[str, Tensor]:
@@ -20,12 +25,19 @@ def read_start(path: Path) -> dict[str, Tensor]:
         path: A .npz of a torchvision ResNet18's weights by their names, or of some.
 
     Raises:
-        ModelError: It cannot be read, holds none that are used, or of another shape.
+        ModelError: It cannot be read, or weights are missing or of another shape.
     """
     try:
         with np.load(path) as file:
             given = {name: file[name] for name in file.files if name.startswith(USED)}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        BadZipFile,
+    ) as error:
         raise ModelError(
             f"--start names {path}, which cannot be read as a .npz of arrays: {error}"
         ) from None
@@ -36,7 +48,12 @@ def read_start(path: Path) -> dict[str, Tensor]:
         for name, value in given.items()
         if name in known and value.shape != tuple(known[name].shape)
     ]
-    if wrong or not given.keys() & known.keys():
-        lines = "\n".join(wrong) or f"  no name begins with any of {', '.join(USED)}"
-        raise ModelError(f"{path} holds no weights of a torchvision ResNet18:\n{lines}")
+    wrong += [
+        f"  {name}: missing, and never trained here"
+        for name in known
+        if name.startswith(FROZEN) and not name.endswith(COUNTER) and name not in given
+    ]
+    if wrong:
+        shown = "\n".join(wrong[:8])
+        raise ModelError(f"{path} is no start for a ResNet18:\n{shown}")
     return {name: torch.from_numpy(value) for name, value in given.items()}

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from statistics import fmean
 
 import torch
 from torchvision.models import ResNet
@@ -18,14 +17,16 @@ from torchvision.models import ResNet
 from inference.classifier import Classifier, record
 from inference.familiarity import Familiarity
 from inference.training.atlas import ManifestError, Sample, folds
-from inference.training.calibration import calibrate, uncalibrated
+from inference.training.calibration import Calibration, calibrate, uncalibrated
+from inference.training.dataset import steps
 from inference.training.draft import DRAFT
-from inference.training.evaluate import FEW, evaluation, figures
+from inference.training.evaluate import evaluation, figures, means
 from inference.training.familiar import farthest, learn_familiarity
 from inference.training.fitting import Fitting, halved
 from inference.training.judging import Judged, judge
 from inference.training.recipe import Recipe
 from inference.training.report import write_figures
+from inference.training.statistics import RESAMPLED
 from models.card import FRACTURE, ModelCard, card_text
 from models.network import STATISTICS, digest, halves
 
@@ -44,6 +45,8 @@ class Plan:
         folds: How many; at least 2.
         seed: Decides all that is drawn.
         device: "cpu" or "cuda".
+        name: Of the model, as results will show it.
+        version: The same.
     """
 
     out: Path
@@ -52,6 +55,8 @@ class Plan:
     folds: int
     seed: int
     device: str
+    name: str
+    version: str
 
 
 def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCard:
@@ -69,7 +74,7 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
         ManifestError: There is too little to learn from.
     """
     parts = folds(samples, plan.folds)
-    _check(parts)
+    _check(parts, plan.recipe)
     fitting = _fitted(parts, plan, progress)
     held_out: list[list[Judged]] = []
     for number, part in enumerate(parts):
@@ -77,24 +82,29 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
         for each in _judged(fitting.network(number), part, plan.device):
             held_out[-1].append(each)
             progress(f"judging fold {number + 1}", len(held_out[-1]), len(part), "")
-    calibration = calibrate([*chain(*held_out)])
     _report([*calibrated(held_out)], plan.out)
 
-    progress("what is familiar", 0, 2, "")
     first, *others = parts
-    learned = [*chain(*others)]
-    judge_of_first, network = fitting.network(0), fitting.network(None)
-    known = _familiarity(judge_of_first, learned, plan)
-    limit = farthest(known, halves(judge_of_first, DRAFT.pooling), first, DRAFT)
-    card = replace(calibration.card(DRAFT), unfamiliar=limit)
+    network = fitting.network(0)
+    known = _familiarity(network, [*chain(*others)], plan, progress)
+    limit = farthest(known, halves(network, DRAFT.pooling), first, DRAFT)
+    calibration = calibrate([*chain(*held_out[1:])])
     path = plan.out.with_suffix(".fold-1.pth")
-    write(judge_of_first, card, calibration.shift, known, path)
-    progress("what is familiar", 1, 2, "")
-    known = _familiarity(network, samples, plan)
+    write(network, _card(calibration, limit, plan), calibration.shift, known, path)
+
+    network = fitting.network(None)
+    known = _familiarity(network, samples, plan, progress)
+    calibration = calibrate([*chain(*held_out)])
+    card = _card(calibration, limit, plan)
     return write(network, card, calibration.shift, known, plan.out)
 
 
-def _check(parts: Sequence[Sequence[Sample]]) -> None:
+def _card(calibration: Calibration, limit: float, plan: Plan) -> ModelCard:
+    draft = replace(DRAFT, name=plan.name, version=plan.version, unfamiliar=limit)
+    return calibration.card(draft)
+
+
+def _check(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
     """See that each fold can judge, and that each fracture says where it is."""
     unmarked = sum(
         each.is_fractured and not each.boxes for part in parts for each in part
@@ -103,6 +113,11 @@ def _check(parts: Sequence[Sequence[Sample]]) -> None:
         raise ManifestError(
             f"{unmarked} fractures have no box in boxes_norm_xyxy; training needs one "
             "around each. Mark them, or set `use` to 0 in their rows."
+        )
+    if not steps(parts, recipe):
+        raise ManifestError(
+            f"There are fewer views to learn from than the recipe's batch of "
+            f"{recipe.batch}."
         )
     for number, part in enumerate(parts, start=1):
         fractured = sum(each.is_fractured for each in part)
@@ -121,21 +136,25 @@ def calibrated(held_out: Sequence[list[Judged]]) -> Iterator[list[Judged]]:
         yield [*map(calibrate([*others]).apply, part)]
 
 
-def _familiarity(network: ResNet, samples: Sequence[Sample], plan: Plan) -> Familiarity:
+def _familiarity(
+    network: ResNet, samples: Sequence[Sample], plan: Plan, progress: Progress
+) -> Familiarity:
     parts = halves(network, DRAFT.pooling)
-    return learn_familiarity(parts, samples, DRAFT, plan.seed)
+
+    def tell(done: int, count: int) -> None:
+        progress("what is familiar", done, count, "")
+
+    return learn_familiarity(parts, samples, DRAFT, plan.seed, tell)
 
 
 def _report(answers: Sequence[Sequence[Judged]], out: Path) -> None:
     """Write the figures of all folds together, of each, and the means of these."""
     together = [*chain(*answers)]
-    each_fold = [figures(part, FEW) for part in answers]
-    means = {
-        name: round(fmean(fold[name][0] for fold in each_fold), 4)
-        for name, value in each_fold[0].items()
-        if isinstance(value, list) and all(fold[name] for fold in each_fold)
+    found = {
+        **evaluation(together),
+        "folds": [figures(part, RESAMPLED) for part in answers],
+        "mean_of_folds": means(answers, RESAMPLED),
     }
-    found = {**evaluation(together), "folds": each_fold, "mean_of_folds": means}
     write_figures(out.with_suffix(".folds"), found, together)
 
 
