@@ -41,8 +41,18 @@ IDENTITY = (
     "StudyDate",
     "StudyTime",
     "SeriesInstanceUID",
+    # Where and on which side, and how large and in which values pixels are.
+    "BodyPartExamined",
+    "Laterality",
+    "ImageLaterality",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "WindowCenter",
+    "WindowWidth",
 )
-"""What results copy to join patient and study: corrected, they would differ."""
+"""What results copy or say: corrected, they would differ."""
 
 INFLATED_BYTES = 4
 """Allowance per pixel of the limit for a deflated dataset: two, and all the rest."""
@@ -70,8 +80,8 @@ class DecodedInstance:
         radiograph: The image as displayed.
         picture_digest: SHA-256 over shape and bytes of the displayed pixels, hex; the
             same for instances that are the same picture to model and reader.
-        identity_digest: SHA-256 over patient and study, hex; tells that identity
-            changed, without telling what it is.
+        identity_digest: SHA-256 over patient, study and what else results say of the
+            source, hex; tells that it changed, without telling what it is.
     """
 
     radiograph: Radiograph
@@ -89,7 +99,7 @@ def decode_file(
         AnalysisError: It is not DICOM, or it is broken.
     """
     try:
-        with _pydicom_silenced():
+        with pydicom_silenced():
             dataset = read_part10(
                 path, int(options.max_megapixels * 1e6) * INFLATED_BYTES
             )
@@ -168,7 +178,7 @@ def _digest(dataset: Dataset) -> str:
 
 
 @contextmanager
-def _pydicom_silenced() -> Iterator[None]:
+def pydicom_silenced() -> Iterator[None]:
     """Keep pydicom from quoting values in warnings and log lines."""
     logger = logging.getLogger("pydicom")
     level = logger.level

@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 
 Gray = NDArray[np.uint8]
 
+PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
+"""Classes of which the Modality LUT Sequence is ignored (PS3.4 N.2.1.2)."""
+
 PLAIN_BITS = 8
 """Images of up to so many bits are shown as they are where no VOI is given."""
 
@@ -45,8 +48,9 @@ class Shown:
 
     Attributes:
         gray: Gray levels, (rows, columns), dense tissue bright.
-        span: The modality values shown as the two ends of the scale, where the image
-            has no VOI of its own, or none that shows anything.
+        span: The modality values shown as the two ends of the scale, where that is not
+            by a VOI of the image's own: it has none, or none that shows anything, or
+            is For Processing.
     """
 
     gray: Gray
@@ -140,9 +144,8 @@ def _stored_values(dataset: Dataset, itemsize: int) -> Values:
 
 def _modality_values(dataset: Dataset, values: Values) -> Values:
     """Apply the Modality LUT, else the rescale (PS3.3 C.11.1)."""
-    projection = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
-    if text(dataset, "SOPClassUID") not in projection:  # PS3.4 N.2.1.2
-        for table in _tables(dataset, "ModalityLUTSequence", values):
+    if text(dataset, "SOPClassUID") not in PROJECTIONS:  # PS3.4 N.2.1.2
+        for _, table in tables(dataset, "ModalityLUTSequence", values):
             return table.apply(values)
     slope = number(dataset, "RescaleSlope", 1) or 1.0
     intercept = number(dataset, "RescaleIntercept", 0)
@@ -166,14 +169,14 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
 
 def _voi(dataset: Dataset, values: Values, window: int) -> Values | None:
     """Apply the chosen VOI LUT, else the chosen window; None where there is none."""
-    if tables := list(_tables(dataset, "VOILUTSequence", values)):
-        return tables[min(window, len(tables)) - 1].apply_to_display(values)
-    if windows := list(_windows(dataset)):
-        return windows[min(window, len(windows)) - 1].apply(values)
+    if found := [table for _, table in tables(dataset, "VOILUTSequence", values)]:
+        return found[min(window, len(found)) - 1].apply_to_display(values)
+    if given := list(windows(dataset)):
+        return given[min(window, len(given)) - 1].apply(values)
     return None
 
 
-def _windows(dataset: Dataset) -> Iterator[Window]:
+def windows(dataset: Dataset) -> Iterator[Window]:
     """Yield the windows that have a width."""
     name = text(dataset, "VOILUTFunction")
     known = name in VoiLutFunction.__members__
@@ -184,8 +187,10 @@ def _windows(dataset: Dataset) -> Iterator[Window]:
             yield Window(center, width, function)
 
 
-def _tables(dataset: Dataset, keyword: str, values: Values) -> Iterator[LookUpTable]:
-    """Yield the tables of a sequence that have entries.
+def tables(
+    dataset: Dataset, keyword: str, values: Values
+) -> Iterator[tuple[int, LookUpTable]]:
+    """Yield the tables of a sequence that have entries, and the number of their item.
 
     Args:
         dataset: The image's attributes.
@@ -193,7 +198,7 @@ def _tables(dataset: Dataset, keyword: str, values: Values) -> Iterator[LookUpTa
         values: Every value that may be looked up. Where some are negative, the first
             value of a table is signed (PS3.3 C.11.2.1.1), but not always read so.
     """
-    for item in dataset.get(keyword) or ():
+    for place, item in enumerate(dataset.get(keyword) or ()):
         descriptor = numbers(item, "LUTDescriptor")
         if len(descriptor) != 3:  # noqa: PLR2004 - PS3.3 C.11.1.1.1
             continue
@@ -205,7 +210,7 @@ def _tables(dataset: Dataset, keyword: str, values: Values) -> Iterator[LookUpTa
         if first > values.max() and values.min() < 0:
             first -= 2**16
         enough = 1 <= bits <= 16 and entries.max() < 2**bits  # noqa: PLR2004
-        yield LookUpTable(first, entries, bits if enough else 16)
+        yield place, LookUpTable(first, entries, bits if enough else 16)
 
 
 def _entries(data: object, count: int, order: str) -> NDArray[np.uint16]:

@@ -20,8 +20,8 @@ class Radiograph:
             says so, else at the detector; None where it does not say.
         source_shape: (rows, columns) of the image as it was stored, which differs
             from `pixels.shape` where the stored pixels are not square.
-        span: The values of the source that became the two ends of the gray scale,
-            where the source itself does not say how it is to be shown; else None.
+        span: The values of the source that became the two ends of the gray scale; None
+            where that went by what the source itself says.
     """
 
     pixels: NDArray[np.uint8]

@@ -134,13 +134,21 @@ def test_digest_tells_a_picture_from_its_bytes_in_another_shape(
 
 
 @pytest.mark.parametrize(
-    "keyword", ["PatientName", "PatientID", "AccessionNumber", "PatientBirthDate"]
+    ("keyword", "value"),
+    [
+        ("PatientName", "19990909"),
+        ("PatientID", "19990909"),
+        ("AccessionNumber", "19990909"),
+        ("PatientBirthDate", "19990909"),
+        ("ImageLaterality", "R"),  # a report says which side
+        ("ImagerPixelSpacing", [0.2, 0.2]),
+    ],
 )
 def test_corrected_identity_changes_its_digest_and_no_other(
-    keyword: str, dataset: Dataset, tmp_path: Path
+    keyword: str, value: str | list[float], dataset: Dataset, tmp_path: Path
 ) -> None:
     before = decoded(dataset, tmp_path)
-    setattr(dataset, keyword, "19990909")
+    setattr(dataset, keyword, value)
 
     after = decoded(dataset, tmp_path)
 

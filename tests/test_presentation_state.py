@@ -25,9 +25,10 @@ from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import encode_file
-from inference.finding import Finding, OperatingPoint
+from inference.finding import Arrow, Finding, OperatingPoint
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
+from tests.test_lookup import as_text
 from tests.test_secondary_capture import FINDING, OPTIONS, received
 from tests.validators import Complaints, real_radiographs, renamed
 
@@ -220,6 +221,55 @@ def test_tables_are_copied_as_they_are(
     assert table.LUTExplanation == "bone"
     assert state.ModalityLUTSequence[0].LUTDescriptor == [2, 0, 16]
     assert "RescaleSlope" not in state
+
+
+@pytest.mark.parametrize(
+    ("attributes", "named"),
+    [
+        ({"RescaleSlope": "1,0", "RescaleIntercept": "7"}, (1, 7, 2048, 4096, None)),
+        ({"RescaleSlope": "0"}, (1, 0, 2048, 4096, None)),
+        ({"WindowWidth": "0.5"}, (1, 0, 2048, 0.5, "LINEAR_EXACT")),
+    ],
+)
+def test_what_the_decoder_reads_its_way_is_named_as_it_read_it(
+    source: Source,
+    dataset: Dataset,
+    attributes: dict[str, str],
+    named: tuple[float | str | None, ...],
+) -> None:
+    for keyword, value in attributes.items():
+        dataset[keyword] = as_text(keyword, value)
+
+    state = state_of(source(dataset), radiograph=PHANTOM.radiograph())
+
+    (voi,) = state.SoftcopyVOILUTSequence
+    rescale = state.RescaleSlope, state.RescaleIntercept
+    window = voi.WindowCenter, voi.WindowWidth, voi.get("VOILUTFunction")
+    assert (*rescale, *window) == named
+
+
+def test_a_table_that_cannot_be_used_is_passed_over_as_it_was_decoded(
+    source: Source, dataset: Dataset
+) -> None:
+    broken = lut(0, [1, 2], "broken")
+    del broken.LUTData
+    dataset.VOILUTSequence = [broken, lut(0, [0, 9], "bone")]
+
+    state = state_of(source(dataset), radiograph=PHANTOM.radiograph())
+
+    (table,) = state.SoftcopyVOILUTSequence[0].VOILUTSequence
+    assert table.LUTExplanation == "bone"
+
+
+def test_an_arrow_at_the_edge_stays_inside_the_image(
+    source: Source, dataset: Dataset
+) -> None:
+    along = replace(POSITIVE, arrow=Arrow((1.0, 200.0), (9.0, 260.0)))
+
+    finding = drawn(state_of(source(dataset), along), "AI_FINDING")
+
+    assert finding is not None
+    assert min(finding.GraphicObjectSequence[0].GraphicData) >= 0
 
 
 @pytest.mark.parametrize("change", ["color", "series"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from dicom_node.decode import pydicom_silenced
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.identity import Source, read_source
 from dicom_node.results.objects import ResultObject, ResultOptions
@@ -46,7 +47,9 @@ def encode_file(
     Raises:
         AnalysisError: The header cannot be read, or names no study.
     """
-    source = read_source(instance)
-    return tuple(
-        _ENCODERS[kind](source, radiograph, finding, options) for kind in options.kinds
-    )
+    with pydicom_silenced():
+        source = read_source(instance)
+        return tuple(
+            _ENCODERS[kind](source, radiograph, finding, options)
+            for kind in options.kinds
+        )

@@ -69,7 +69,9 @@ def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
     rows, columns = radiograph.pixels.shape
     stored_rows, stored_columns = radiograph.source_shape
     scale = np.array([stored_columns / columns, stored_rows / rows])
-    yield _polyline(np.array(arrow_line(finding.arrow, max(rows, columns))) * scale)
+    arrow = np.array(arrow_line(finding.arrow, max(rows, columns)))
+    # A barb must not leave the image, beside whose edge the arrow may lie.
+    yield _polyline(np.clip(arrow, 0, (columns, rows)) * scale)
     around = outline(finding.saliency, (columns, rows))
     yield _polyline(np.array([*around, around[0]]) * scale)
 

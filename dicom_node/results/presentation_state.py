@@ -1,22 +1,23 @@
 """The finding as graphics over the untouched original (PS3.3 A.33.1).
 
-A viewer shows the source as it would without it, Modality LUT, VOI and polarity being
-those of the source, and over it arrow, outline and caption, each of which can be turned
-off. Points are in the source's own pixels.
+A viewer shows the source as the node saw it, and over it arrow, outline and caption,
+which can be turned off. Points are in the source's own pixels.
 """
 
+from copy import deepcopy
 from fractions import Fraction
 
+import numpy as np
 from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import (
     GrayscaleSoftcopyPresentationStateStorage,
-    XRayAngiographicImageStorage,
-    XRayRadiofluoroscopicImageStorage,
 )
 from pydicom.valuerep import format_number_as_ds
 
+from dicom_node.attributes import number
 from dicom_node.errors import AnalysisError
+from dicom_node.lookup import PROJECTIONS, tables, windows
 from dicom_node.results.anatomy import UNPAIRED, anatomy
 from dicom_node.results.graphics import annotation
 from dicom_node.results.identity import (
@@ -26,7 +27,6 @@ from dicom_node.results.identity import (
     copied,
     copied_item,
     empty,
-    item_count,
 )
 from dicom_node.results.objects import (
     Elements,
@@ -46,6 +46,7 @@ from dicom_node.results.provenance import (
     uid_element,
 )
 from dicom_node.results.uids import derived_uid
+from dicom_node.windowing import VoiLutFunction, Window
 from inference.caption import headline
 from inference.finding import Finding
 from inference.radiograph import Radiograph
@@ -55,7 +56,8 @@ SERIES_DESCRIPTION = "AI fracture annotations - not for diagnosis"
 LABEL = "AI_FRACTURE"
 """Content Label (0070,0080), by which viewers list presentation states."""
 
-_PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
+_ANY_VALUE = np.zeros(1)
+"""Where no values are looked up, only tables looked for."""
 
 
 def presentation_state(
@@ -166,54 +168,57 @@ def _laterality(source: Source) -> Elements:
 
 
 def _modality_lut(source: Source) -> Elements:
-    """Copy the Modality LUT, else the rescale (PS3.3 C.11.1), whichever applied."""
-    is_projection = source.instance.header.sop_class_uid in _PROJECTIONS
-    if item_count(source, "ModalityLUTSequence") and not is_projection:
-        return copied(source, ["ModalityLUTSequence"])
-    if not source.text("RescaleSlope"):
+    """Name the Modality LUT, else the rescale (PS3.3 C.11.1), as it was decoded."""
+    shown = deepcopy(source.dataset)  # reading values makes something else of them
+    if source.instance.header.sop_class_uid not in PROJECTIONS:
+        for place, _ in tables(shown, "ModalityLUTSequence", _ANY_VALUE):
+            tag = Tag("ModalityLUTSequence")
+            table = copied_item(source, "ModalityLUTSequence", place)
+            return {tag: encoded_sequence(tag, table)}
+    if "RescaleSlope" not in shown and "RescaleIntercept" not in shown:
         return {}
     rescale = Dataset()
-    rescale.RescaleIntercept = source.text("RescaleIntercept") or "0"
-    rescale.RescaleSlope = source.text("RescaleSlope")
-    rescale.RescaleType = source.text("RescaleType") or "US"  # unspecified
+    intercept, slope = (
+        number(shown, "RescaleIntercept", 0.0),
+        number(shown, "RescaleSlope", 1.0),
+    )
+    rescale.RescaleIntercept = format_number_as_ds(intercept)
+    rescale.RescaleSlope = format_number_as_ds(slope or 1.0)
+    rescale.RescaleType = plain(source.text("RescaleType")) or "US"  # unspecified
     return encoded_dataset(rescale)
 
 
 def _voi_lut(
     source: Source, radiograph: Radiograph, options: ResultOptions
 ) -> Elements:
-    """Choose what the node looked through (PS3.3 C.11.8)."""
+    """Name what the decoder looked through (PS3.3 C.11.8)."""
+    shown = deepcopy(source.dataset)
     if radiograph.span is not None:
-        item = encoded_dataset(_window(*radiograph.span))
-    elif count := item_count(source, "VOILUTSequence"):
-        table = copied_item(source, "VOILUTSequence", min(options.window, count) - 1)
+        low, high = radiograph.span
+        # LINEAR counts gray levels, not distance (PS3.3 C.11.2.1.2.1).
+        item = encoded_dataset(_window(Window((low + high + 1) / 2, high - low + 1)))
+    elif places := [n for n, _ in tables(shown, "VOILUTSequence", _ANY_VALUE)]:
+        place = places[min(options.window, len(places)) - 1]
         tag = Tag("VOILUTSequence")
+        table = copied_item(source, "VOILUTSequence", place)
         item = {tag: encoded_sequence(tag, table)}
     else:
-        item = _own_window(source, options)
+        given = list(windows(shown))
+        item = encoded_dataset(_window(given[min(options.window, len(given)) - 1]))
     tag = Tag("SoftcopyVOILUTSequence")
     return {tag: encoded_sequence(tag, item)}
 
 
-def _own_window(source: Source, options: ResultOptions) -> Elements:
-    pairs = zip(
-        source.text("WindowCenter").split("\\"),
-        source.text("WindowWidth").split("\\"),
-        strict=False,
-    )
-    usable = [pair for pair in pairs if float(pair[1]) > 0]
-    center, width = usable[min(options.window, len(usable)) - 1]
-    window = Dataset()
-    window.WindowCenter, window.WindowWidth = center.strip(), width.strip()
-    return encoded_dataset(window) | copied(source, ["VOILUTFunction"])
-
-
-def _window(low: float, high: float) -> Dataset:
-    """Show `low` and below as black, `high` and above as white (PS3.3 C.11.2.1.2.1)."""
-    window = Dataset()
-    window.WindowCenter = format_number_as_ds((low + high + 1) / 2)
-    window.WindowWidth = format_number_as_ds(high - low + 1)
-    return window
+def _window(window: Window) -> Dataset:
+    dataset = Dataset()
+    dataset.WindowCenter = format_number_as_ds(window.center)
+    dataset.WindowWidth = format_number_as_ds(window.width)
+    function = window.function
+    if function is VoiLutFunction.LINEAR and window.width < 1:
+        function = VoiLutFunction.LINEAR_EXACT  # as the decoder reads it
+    if function is not VoiLutFunction.LINEAR:
+        dataset.VOILUTFunction = str(function)
+    return dataset
 
 
 def _displayed_area(radiograph: Radiograph) -> Dataset:

@@ -54,7 +54,14 @@ _REQUEST = (
 )
 """Of an item of Referenced Request Sequence, Type 2 (PS3.3 C.17.2)."""
 
-_REQUEST_TAGS = {Tag(each) for each in (*_REQUEST, "StudyInstanceUID")}
+_REQUEST_TYPE_3 = (
+    *("IssuerOfAccessionNumberSequence", "OrderPlacerIdentifierSequence"),
+    *("OrderFillerIdentifierSequence", "ReasonForTheRequestedProcedure"),
+)
+
+_REQUEST_TAGS = {
+    Tag(each) for each in (*_REQUEST, *_REQUEST_TYPE_3, "StudyInstanceUID")
+}
 
 
 def structured_report(

@@ -36,7 +36,7 @@ Progress = Callable[[int, int, float], None]
 
 
 class Fitting:
-    """A training under way, epoch by epoch; the same seed gives the same weights."""
+    """A training under way, epoch by epoch; on a CPU, the same seed gives the same."""
 
     def __init__(
         self,
@@ -105,8 +105,11 @@ class Fitting:
         Raises:
             ModelError: It is of another training.
         """
-        state = torch.load(path, map_location=self.device, weights_only=True)
-        if state["of"] != self._of():
+        try:
+            state = torch.load(path, map_location=self.device, weights_only=True)
+        except Exception:  # noqa: BLE001 - of a damaged file torch raises almost anything
+            raise ModelError(f"{path} is damaged; delete it to start afresh.") from None
+        if state.get("of") != self._of():
             raise ModelError(
                 f"{path} was left by a training with another recipe, start, seed or "
                 "number of folds, or on other radiographs. Delete it to start "
@@ -119,7 +122,7 @@ class Fitting:
     def _of(self) -> dict[str, Any]:
         """What a checkpoint has in common with a training that may go on from it."""
         rows = (
-            f"{fold} {each.path.name} {each.boxes}"
+            f"{fold} {each.path.name} {each.path.stat().st_size} {each.boxes}"
             for fold, part in enumerate(self.parts)
             for each in part
         )

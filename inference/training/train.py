@@ -62,9 +62,10 @@ class Plan:
 def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCard:
     """Train, calibrate and write weights and card. Goes on where it was interrupted.
 
-    The same arguments on the same machine give the same weights. Beside what is asked
-    for lie the network of the first fold, as NAME.fold-1.pth with its card, to measure
-    on what it has not seen, and the evaluation of all folds, in NAME.folds.
+    The same arguments on the same machine give the same weights, on a CPU. Beside what
+    is asked for lie the network of the first of five folds, as NAME.fold-1.pth with its
+    card, to measure on what it has not seen (but for its limit of familiarity, which is
+    that of this fold), and the evaluation of all folds, in NAME.folds.
 
     Returns:
         The card that was written.
