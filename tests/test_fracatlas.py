@@ -1,4 +1,4 @@
-"""The shipped weights on real radiographs that they have not seen."""
+"""The shipped weights on real radiographs: that they do here what they did there."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,11 +7,9 @@ import pytest
 import torch
 
 from inference.classifier import Classifier
-from inference.training.atlas import folds, read_manifest
+from inference.training.atlas import read_manifest, rows_of
 from inference.training.evaluate import figures
 from inference.training.judging import judge
-
-FOLDS = 5
 
 
 @pytest.fixture(autouse=True)
@@ -23,15 +21,15 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.shared
-def test_shipped_weights_are_as_good_as_their_card_says(shared: Path) -> None:
-    unseen = folds(read_manifest(shared / "fracatlas"), FOLDS)[0]
-    fractured = [each for each in unseen if each.is_fractured]
-    others = [each for each in unseen if not each.is_fractured][::3]
+def test_shipped_weights_give_on_val_what_their_card_says(shared: Path) -> None:
+    samples = rows_of(read_manifest(shared / "fracatlas"), "val")
+    fractured = [each for each in samples if each.is_fractured]
+    others = [each for each in samples if not each.is_fractured][::3]
     shipped = Classifier.load(None, "cpu")
 
     found = figures(list(judge(shipped, [*fractured, *others])), 0)
 
-    # models/README.md: 0.903 and 0.729, over all of the fold.
-    assert found["auc"][0] > 0.88
-    assert found["arrow_in_box"][0] > 0.71
+    # models/README.md: 0.940 and 0.762 over all of val, seen in training.
+    assert found["auc"][0] > 0.92
+    assert found["arrow_in_box"][0] > 0.74
     assert found["answered"][0] >= 0.98

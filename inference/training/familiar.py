@@ -20,10 +20,10 @@ from models.network import Network
 ANSWERED = 0.997
 """Share of unseen radiographs of the kind trained on that must be answered for."""
 
-ROOM = 1.05
+ROOM = 1.25
 """That much farther may lie what another hospital's equipment makes."""
 
-PHANTOMS = 50
+PHANTOMS = 200
 """Drawn bones are familiar, too, or the node could not test itself."""
 
 LONG_SIDES = 170, 1400
