@@ -32,6 +32,7 @@ from dicom_node.journal import Journal
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.tables import InstanceState
 from inference.phantom import draw_phantom
+from inference.training import familiar
 from inference.training.recipe import SHIPPED as RECIPE
 from models.card import read_card
 from tests.atlas import write_atlas
@@ -608,8 +609,9 @@ def test_the_demo_shows_both_phantoms_travel(tmp_path: Path) -> None:
 
 
 def test_train_writes_weights_and_card_where_it_was_told(
-    command: Command, tmp_path: Path
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
     out, recipe = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
     text = re.sub(r"(?m)^epochs = .*$", "epochs = 1", RECIPE.read_text("utf-8"))
     recipe.write_text(re.sub(r"(?m)^batch = .*$", "batch = 4", text))

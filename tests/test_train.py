@@ -17,6 +17,7 @@ from torchvision.models import resnet18
 
 from inference.classifier import Classifier, self_test
 from inference.finding import OperatingPoint
+from inference.training import familiar
 from inference.training.atlas import ManifestError, Sample, folds, read_manifest
 from inference.training.calibration import uncalibrated
 from inference.training.dataset import NO_FOLD, epoch, example
@@ -66,8 +67,12 @@ def plan(out: Path, recipe: Recipe) -> Plan:
 
 
 def test_training_writes_weights_card_and_evaluation(
-    tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
+    tmp_path: Path,
+    samples: tuple[Sample, ...],
+    recipe: Recipe,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
     told: list[str] = []
     before = torch.random.get_rng_state()
     out = tmp_path / "trained.pth"
