@@ -1,6 +1,7 @@
 """Evaluation: what is counted, and what is written."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,16 @@ def test_shares_are_of_the_fractured_and_of_the_others() -> None:
     figures = {name: value[0] for name, value in overall.items() if name in WANTED}
     assert figures == WANTED
     assert overall["arrow_in_box"][1] <= 0.5 <= overall["arrow_in_box"][2]
+
+
+def test_what_is_not_answered_for_is_missed_but_has_no_probability() -> None:
+    refused = replace(judged(0.0, NONE, box=0.1), refused=True)
+
+    found = evaluation([*JUDGED, refused])
+
+    assert found["overall"]["sensitivity_doubtful"][0] == 0.6
+    assert found["overall"]["auc"][0] == 0.75
+    assert found["reliability"] == evaluation(JUDGED)["reliability"]
 
 
 WANTED = {
