@@ -45,13 +45,14 @@ from dicom_node.results.provenance import (
     times,
     uid_element,
 )
-from dicom_node.results.uids import derived_uid
+from dicom_node.results.series import instance_number, result_series
 from dicom_node.windowing import VoiLutFunction, Window
 from inference.caption import headline
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 
 KIND = "presentation_state"
+MODALITY = "PR"
 SERIES_DESCRIPTION = "AI fracture annotations - not for diagnosis"
 LABEL = "AI_FRACTURE"
 """Content Label (0070,0080), by which viewers list presentation states."""
@@ -76,7 +77,8 @@ def presentation_state(
             presentation state can be about it.
     """
     _check(source)
-    own = _series(source, finding, options)
+    own = result_series(source, finding, options, KIND, MODALITY)
+    own.SeriesDescription = SERIES_DESCRIPTION
     own.update(times(source))
     own.update(equipment(source, finding.model))
     del own.ContentQualification  # is no attribute of this IOD
@@ -117,32 +119,14 @@ def _check(source: Source) -> None:
         )
 
 
-def _series(source: Source, finding: Finding, options: ResultOptions) -> Dataset:
-    """Describe one series for each source series and model (PS3.3 C.7.3.1, C.11.9)."""
-    series = Dataset()
-    series.Modality = "PR"
-    series.SeriesInstanceUID = derived_uid(
-        "series",
-        source.text("StudyInstanceUID"),
-        source.text("SeriesInstanceUID"),
-        finding.model.digest,
-        KIND,
-        str(options.series_number),
-    )
-    series.SeriesNumber = options.series_number
-    series.SeriesDescription = SERIES_DESCRIPTION
-    return series
-
-
 def _content(source: Source, finding: Finding) -> Dataset:
     """Name the state and its image (PS3.3 C.11.10, C.11.11, C.11.6)."""
     image = source_instance(source)
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
     series.ReferencedImageSequence = [image]
-    number = source.text("InstanceNumber")
     content = Dataset()
-    content.InstanceNumber = number if number.isdecimal() else "1"
+    content.InstanceNumber = instance_number(source)
     content.ContentLabel = LABEL
     content.ContentDescription = plain(headline(finding))
     content.ContentCreatorName = ""

@@ -46,6 +46,7 @@ from dicom_node.results.provenance import (
     reference,
     times,
 )
+from dicom_node.results.series import result_series
 from dicom_node.results.uids import derived_uid
 from inference.caption import DISCLAIMER, headline, model_line
 from inference.finding import Finding
@@ -80,7 +81,8 @@ def secondary_capture(
         and, where the source names no time zone, from this machine's.
     """
     picture = render(radiograph, finding, long_side=options.long_side)
-    own = _series(source, finding, options)
+    own = result_series(source, finding, options, KIND, MODALITY)
+    own.SeriesDescription = SERIES_DESCRIPTION
     own.update(times(source))
     own.update(equipment(source, finding.model))
     own.update(reference(source))
@@ -119,28 +121,6 @@ def _sop_instance_uid(
         *map(str, (radiograph.source_shape, options.long_side, options.series_number)),
         ExplicitVRLittleEndian,
     )
-
-
-def _series(source: Source, finding: Finding, options: ResultOptions) -> Dataset:
-    """Describe one series for each source series and model (PS3.3 C.7.3.1, C.24).
-
-    As many as that, so that laterality, body part and order of the series, which come
-    from the source, are true of every image in it.
-    """
-    series = Dataset()
-    series.Modality = MODALITY
-    series.SeriesInstanceUID = derived_uid(
-        "series",
-        source.text("StudyInstanceUID"),
-        source.text("SeriesInstanceUID"),
-        finding.model.digest,
-        KIND,
-        MODALITY,
-        str(options.series_number),
-    )
-    series.SeriesNumber = options.series_number
-    series.SeriesDescription = SERIES_DESCRIPTION
-    return series
 
 
 def _capture(own: Dataset) -> Dataset:

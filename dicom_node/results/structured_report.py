@@ -37,11 +37,12 @@ from dicom_node.results.provenance import (
     times,
     uid_element,
 )
-from dicom_node.results.uids import derived_uid
+from dicom_node.results.series import instance_number, result_series
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 
 KIND = "structured_report"
+MODALITY = "SR"
 SERIES_DESCRIPTION = "AI fracture report - not for diagnosis"
 
 _NOT_IN_REPORTS = ("RequestAttributesSequence",)
@@ -84,7 +85,9 @@ def structured_report(
             "its image. Correct the instance at the modality, or ask for "
             "`secondary_capture` alone."
         )
-    own = _series(source, finding, options)
+    own = result_series(source, finding, options, KIND, MODALITY)
+    own.SeriesDescription = SERIES_DESCRIPTION
+    own.ReferencedPerformedProcedureStepSequence = []
     own.update(times(source))
     own.update(equipment(source, finding.model))
     own.DeviceSerialNumber = plain(finding.model.digest[:16])
@@ -102,24 +105,6 @@ def structured_report(
     return result_object(KIND, Comprehensive3DSRStorage, uid, elements)
 
 
-def _series(source: Source, finding: Finding, options: ResultOptions) -> Dataset:
-    """Describe one series for each source series and model (PS3.3 C.17.1)."""
-    series = Dataset()
-    series.Modality = "SR"
-    series.SeriesInstanceUID = derived_uid(
-        "series",
-        source.text("StudyInstanceUID"),
-        source.text("SeriesInstanceUID"),
-        finding.model.digest,
-        KIND,
-        str(options.series_number),
-    )
-    series.SeriesNumber = options.series_number
-    series.SeriesDescription = SERIES_DESCRIPTION
-    series.ReferencedPerformedProcedureStepSequence = []
-    return series
-
-
 def _document(source: Source) -> Dataset:
     """Describe the document and what it is about (PS3.3 C.17.2)."""
     series = Dataset()
@@ -128,9 +113,8 @@ def _document(source: Source) -> Dataset:
     study = Dataset()
     study.add(uid_element("StudyInstanceUID", source.text("StudyInstanceUID")))
     study.ReferencedSeriesSequence = [series]
-    number = source.text("InstanceNumber")
     document = Dataset()
-    document.InstanceNumber = number if number.isdecimal() else "1"
+    document.InstanceNumber = instance_number(source)
     document.CompletionFlag = "COMPLETE"
     document.VerificationFlag = "UNVERIFIED"
     document.PreliminaryFlag = "PRELIMINARY"

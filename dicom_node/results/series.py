@@ -1,0 +1,37 @@
+"""The series that a kind of result lies in (PS3.3 C.7.3.1)."""
+
+from pydicom import Dataset
+
+from dicom_node.results.identity import Source
+from dicom_node.results.objects import ResultOptions
+from dicom_node.results.uids import derived_uid
+from inference.finding import Finding
+
+
+def result_series(
+    source: Source, finding: Finding, options: ResultOptions, kind: str, modality: str
+) -> Dataset:
+    """Name one series for each source series, model and kind of result.
+
+    As many as that, so that laterality, body part and order of the series, which come
+    from the source, are true of every instance in it.
+    """
+    series = Dataset()
+    series.Modality = modality
+    series.SeriesInstanceUID = derived_uid(
+        "series",
+        source.text("StudyInstanceUID"),
+        source.text("SeriesInstanceUID"),
+        finding.model.digest,
+        kind,
+        modality,
+        str(options.series_number),
+    )
+    series.SeriesNumber = options.series_number
+    return series
+
+
+def instance_number(source: Source) -> str:
+    """Number a result as its source is; 1 where that has no number."""
+    number = source.text("InstanceNumber")
+    return number if number.isdecimal() else "1"
