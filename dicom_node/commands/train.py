@@ -30,6 +30,11 @@ def main() -> None:
         recipe = read_recipe(given.recipe)
     except (ManifestError, ModelError) as error:
         sys.exit(str(error))
+    if given.start is None:
+        sys.stderr.write(
+            "No --start: the first layers, which are not trained here, stay as they "
+            "are drawn. models/README.md says how to begin with ImageNet's.\n"
+        )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     plan = Plan(
         out=given.out,
@@ -65,8 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--start",
         type=Path,
-        required=True,
-        help="a .npz of a torchvision ResNet18's weights to start from",
+        help="a .npz of a torchvision ResNet18's weights; without it, all is random",
     )
     parser.add_argument(
         "--folds", type=int, default=FOLDS, help="to judge and calibrate"
