@@ -12,6 +12,9 @@ LEVEL = 0.5
 PRECISION = 0.6
 """How far the line may leave the level, in cells of the saliency."""
 
+FEWEST = 3
+"""Corners of a line that encloses something."""
+
 
 def outline(
     saliency: NDArray[np.float32], size: tuple[float, float]
@@ -40,6 +43,9 @@ def outline(
         cv2.BORDER_CONSTANT,
     )
     contours, _ = cv2.findContours(wide, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    line = cv2.approxPolyDP(contours[0], 2 * PRECISION, closed=True)[:, 0] - 0.5
-    corners = np.clip(line / 2 * (size[0] / width, size[1] / height), 0, size)
+    line = cv2.approxPolyDP(contours[0], 2 * PRECISION, closed=True)
+    if len(line) < FEWEST:  # a part this narrow has become a stroke
+        line = cv2.approxPolyDP(contours[0], 0, closed=True)
+    corners = (line[:, 0] - 0.5) / 2 * (size[0] / width, size[1] / height)
+    corners = np.clip(corners, 0, size)
     return tuple((float(column), float(row)) for column, row in corners)

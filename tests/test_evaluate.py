@@ -15,7 +15,7 @@ from inference.training.atlas import Sample, read_manifest
 from inference.training.evaluate import evaluation
 from inference.training.judging import Judged
 from inference.training.phantoms import random_phantom
-from inference.training.robustness import CHANGES, robustness
+from inference.training.robustness import CHANGES, _turned_at, robustness
 from tests.atlas import write_atlas
 
 DEFINITE, DOUBTFUL = OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL
@@ -112,6 +112,11 @@ def test_answers_are_tried_after_what_happens_in_an_x_ray_room(tmp_path: Path) -
     assert told[0]["turned"] == 0
     assert told[0]["auc"] == 1
     assert all(0 <= each["turned"] <= 1 for each in told)
+    assert told[0]["turned_definite"] == 0
+    turned = _turned_at(
+        DEFINITE, [DEFINITE, NONE, DOUBTFUL], [DEFINITE, DEFINITE, NONE]
+    )
+    assert turned == pytest.approx(1 / 3, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", CHANGES)

@@ -65,7 +65,7 @@ def _judged(
                 judged += judge(classifier, [sample])
             except ManifestError as error:
                 unreadable.append(str(error))
-                progress.console.print(str(error))
+                progress.console.print(str(error), markup=False)
     if not judged:
         sys.exit("None of the images can be read.")
     return judged, unreadable

@@ -7,6 +7,9 @@ from dicom_node.results.objects import ResultOptions
 from dicom_node.results.uids import derived_uid
 from inference.finding import Finding
 
+DIGITS = 9
+"""That any number has which fits into 31 bits (PS3.5 6.2, IS)."""
+
 
 def result_series(
     source: Source, finding: Finding, options: ResultOptions, kind: str, modality: str
@@ -32,6 +35,6 @@ def result_series(
 
 
 def instance_number(source: Source) -> str:
-    """Number a result as its source is; 1 where that has no number."""
+    """Number a result as its source is; 1 where that has no number that fits an IS."""
     number = source.text("InstanceNumber")
-    return number if number.isdecimal() else "1"
+    return number if number.isdecimal() and len(number) <= DIGITS else "1"

@@ -52,8 +52,9 @@ class Fitting:
         Args:
             recipe: How they will be trained.
             parts: The radiographs, fold by fold.
-            start: A .npz of weights with torchvision's key names; layers that it
-                lacks, and all where there is none, begin at random.
+            start: A .npz of weights with torchvision's key names: of stem and layer1
+                all, of layer2 and layer3 what there is. All else, and everything
+                where there is none, begins at random.
             seed: Decides all that is drawn.
             device: "cpu" or "cuda".
 

@@ -34,21 +34,33 @@ def robustness(
 
     Yields:
         For each of CHANGES: its name, the AUC of what is answered for, the share that
-        is, and the share of answers that turn from fracture to none or back.
+        is, and the shares of answers that turn, from fracture to none or back, and
+        from definite to less or back.
     """
-    before: list[bool] = []
+    before: list[OperatingPoint] = []
     for name, change in CHANGES.items():
         told = list(judge(classifier, samples, partial(_changed, change)))
-        answers = [each.operating_point is not OperatingPoint.NONE for each in told]
-        before = before or answers
-        turned = [one != other for one, other in zip(answers, before, strict=True)]
+        points = [each.operating_point for each in told]
+        before = before or points
         found = figures(told, 0)
         yield {
             "change": name,
             "auc": found["auc"] and found["auc"][0],
             "answered": found["answered"][0],
-            "turned": round(share(np.array(turned)), 4),
+            "turned": _turned_at(OperatingPoint.NONE, points, before),
+            "turned_definite": _turned_at(OperatingPoint.DEFINITE, points, before),
         }
+
+
+def _turned_at(
+    point: OperatingPoint,
+    points: Sequence[OperatingPoint],
+    before: Sequence[OperatingPoint],
+) -> float:
+    """The share of answers that are at a point now and were not, or were."""
+    pairs = zip(points, before, strict=True)
+    turned = [(one is point) != (other is point) for one, other in pairs]
+    return round(share(np.array(turned)), 4)
 
 
 def _changed(change: Callable[[Pixels], Pixels], radiograph: Radiograph) -> Radiograph:

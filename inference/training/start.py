@@ -22,7 +22,7 @@ def read_start(path: Path) -> dict[str, Tensor]:
     """Read the weights that a training can use.
 
     Args:
-        path: A .npz of a torchvision ResNet18's weights by their names, or of some.
+        path: A .npz of a torchvision ResNet18's weights by their names: all of FROZEN.
 
     Raises:
         ModelError: It cannot be read, or weights are missing or of another shape.
