@@ -103,9 +103,7 @@ def test_it_is_about_its_source_and_lies_in_the_study_in_a_series_of_its_own(
     assert state.PatientName == dataset.PatientName
 
 
-@pytest.mark.parametrize(
-    ("given", "numbered"), [("7", 7), ("", 1), ("99999999999", 1)]
-)
+@pytest.mark.parametrize(("given", "numbered"), [("7", 7), ("", 1), ("99999999999", 1)])
 def test_it_has_the_number_of_its_source_where_that_is_one(
     source: Source, dataset: Dataset, given: str, numbered: int
 ) -> None:
