@@ -5,7 +5,6 @@ which can be turned off. Points are in the source's own pixels.
 """
 
 from copy import deepcopy
-from fractions import Fraction
 
 import numpy as np
 from pydicom import Dataset
@@ -37,6 +36,7 @@ from dicom_node.results.objects import (
     encoded_sequence,
     result_object,
 )
+from dicom_node.results.pixels import aspect_ratio, pixel_sides
 from dicom_node.results.provenance import (
     equipment,
     moment,
@@ -208,24 +208,16 @@ def _window(window: Window) -> Dataset:
 def _displayed_area(radiograph: Radiograph) -> Dataset:
     """Show all of the image (PS3.3 C.10.4)."""
     rows, columns = radiograph.source_shape
-    height, width = (  # of a stored pixel, in sides of a square one
-        shown / stored
-        for shown, stored in zip(
-            radiograph.pixels.shape, radiograph.source_shape, strict=True
-        )
-    )
     area = Dataset()
     area.DisplayedAreaTopLeftHandCorner = [1, 1]
     area.DisplayedAreaBottomRightHandCorner = [columns, rows]
     area.PresentationSizeMode = "SCALE TO FIT"
     if radiograph.pixel_spacing is None:
-        ratio = Fraction(height / width).limit_denominator(1000)
-        area.PresentationPixelAspectRatio = list(ratio.as_integer_ratio())
+        area.PresentationPixelAspectRatio = aspect_ratio(radiograph)
     else:
-        side = radiograph.pixel_spacing
         area.PresentationPixelSpacing = [
-            format_number_as_ds(side * height),
-            format_number_as_ds(side * width),
+            format_number_as_ds(radiograph.pixel_spacing * side)
+            for side in pixel_sides(radiograph)
         ]
     dataset = Dataset()
     dataset.DisplayedAreaSelectionSequence = [area]

@@ -82,17 +82,28 @@ def equipment(source: Source, model: ModelIdentity) -> Dataset:
 
 def reference(source: Source) -> Dataset:
     """Point at the instance that was analyzed (PS3.3 C.7.6.1, C.12.2)."""
-    image = source_instance(source)
-    image.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
+    image = source_image(source)
     image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
     dataset = Dataset()
     dataset.SourceImageSequence = [image]
-    if series_uid := source.text("SeriesInstanceUID"):
-        series = Dataset()
-        series.add(uid_element("SeriesInstanceUID", series_uid))
-        series.ReferencedInstanceSequence = [source_instance(source)]
-        dataset.ReferencedSeriesSequence = [series]
+    if source.text("SeriesInstanceUID"):
+        dataset.ReferencedSeriesSequence = [source_series(source)]
     return dataset
+
+
+def source_image(source: Source) -> Dataset:
+    """Name the instance as what a result was made from (PS3.3 C.7.6.16.2.6)."""
+    image = source_instance(source)
+    image.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
+    return image
+
+
+def source_series(source: Source) -> Dataset:
+    """Name the instance by way of its series (PS3.3 C.12.2)."""
+    series = Dataset()
+    series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
+    series.ReferencedInstanceSequence = [source_instance(source)]
+    return series
 
 
 def source_instance(source: Source) -> Dataset:

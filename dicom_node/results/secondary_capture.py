@@ -12,9 +12,6 @@ from pydicom import Dataset
 from pydicom.uid import (
     UID,
     ExplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGExtended12Bit,
-    JPEGLSNearLossless,
     SecondaryCaptureImageStorage,
 )
 from pydicom.valuerep import format_number_as_ds
@@ -37,6 +34,7 @@ from dicom_node.results.objects import (
     encoded_dataset,
     result_object,
 )
+from dicom_node.results.pixels import compression
 from dicom_node.results.provenance import (
     MANUFACTURER,
     MODEL_NAME,
@@ -58,10 +56,6 @@ MODALITY = "OT"
 SERIES_DESCRIPTION = "AI fracture overlay - not for diagnosis"
 
 _PIXEL_DATA = 0x7FE00010
-_LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
-"""Transfer syntaxes that leave no doubt; JPEG 2000 and HTJ2K may be lossless, too."""
-
-
 _CALIBRATION = ("PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription")
 
 
@@ -92,7 +86,7 @@ def secondary_capture(
         empty((*TYPE_2, *IMAGE_TYPE_2))
         | copied(source, (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3))
         | anatomy(source)
-        | _compression(source)
+        | compression(source)
         | _spacing(source, radiograph, picture)
         | encoded_dataset(own)
         | {_PIXEL_DATA: encoded(_PIXEL_DATA, "OB", picture.pixels.tobytes())}
@@ -185,16 +179,3 @@ def _lengths(source: Source, keyword: str) -> tuple[float, ...]:
         isfinite(length) and length > 0 for length in lengths
     )
     return lengths if sensible else ()
-
-
-def _compression(source: Source) -> Elements:
-    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5); unknown stays unknown."""
-    keyword = "LossyImageCompression"
-    is_lossy = source.text(keyword) == "01"
-    if source.instance.header.transfer_syntax_uid in _LOSSY and not is_lossy:
-        lossy = Dataset()
-        lossy.LossyImageCompression = "01"
-        return encoded_dataset(lossy)
-    if not is_lossy:
-        return copied(source, [keyword])
-    return copied(source, [keyword, f"{keyword}Ratio", f"{keyword}Method"])

@@ -1,0 +1,48 @@
+"""What a result says of its source's pixels: their shape, and what was lost of them."""
+
+from fractions import Fraction
+
+from pydicom import Dataset
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+from dicom_node.results.identity import Source, copied
+from dicom_node.results.objects import Elements, encoded_dataset
+from inference.radiograph import Radiograph
+
+_LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
+"""Transfer syntaxes that leave no doubt; JPEG 2000 and HTJ2K may be lossless, too."""
+
+_KEYWORD = "LossyImageCompression"
+
+
+def compression(source: Source) -> Elements:
+    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5); unknown stays unknown."""
+    if _says_lossy(source):
+        return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])
+    if not was_lossy(source):
+        return copied(source, [_KEYWORD])
+    lossy = Dataset()
+    lossy.LossyImageCompression = "01"
+    return encoded_dataset(lossy)
+
+
+def was_lossy(source: Source) -> bool:
+    """Tell whether pixels were compressed with loss, by word or transfer syntax."""
+    return _says_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
+
+
+def _says_lossy(source: Source) -> bool:
+    return source.text(_KEYWORD) == "01"
+
+
+def pixel_sides(radiograph: Radiograph) -> tuple[float, float]:
+    """Measure a stored pixel, (height, width), in sides of the square ones shown."""
+    rows, columns = radiograph.pixels.shape
+    stored_rows, stored_columns = radiograph.source_shape
+    return rows / stored_rows, columns / stored_columns
+
+
+def aspect_ratio(radiograph: Radiograph) -> list[int]:
+    """Say how high a stored pixel is for its width (PS3.3 C.7.6.3.1.7)."""
+    height, width = pixel_sides(radiograph)
+    return list(Fraction(height / width).limit_denominator(1000).as_integer_ratio())
