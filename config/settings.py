@@ -136,7 +136,9 @@ class ApiSettings(_Table):
     port: Port
 
 
-ResultKind = Literal["secondary_capture", "presentation_state", "structured_report"]
+ResultKind = Literal[
+    "secondary_capture", "presentation_state", "structured_report", "heatmap"
+]
 
 
 class Destination(_Table):

@@ -12,6 +12,8 @@ from dicom_node.connection import MAXIMUM_PDU
 from dicom_node.listener import DEADLINE_S
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.receiver import IDLE_S
+from dicom_node.results import heatmap
+from dicom_node.results.codes import CONCEPT, GRAD_CAM, SOURCE_IMAGE
 from dicom_node.results.objects import IMPLEMENTATION_CLASS_UID
 from dicom_node.results.objects import IMPLEMENTATION_VERSION_NAME as VERSION_NAME
 from dicom_node.sop_classes import served_contexts
@@ -115,3 +117,16 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"in {DEADLINE_S:g} s" in text
     assert f"number {defaults.results.series_number} by default" in TEXT
     assert f"at most {defaults.results.long_side} by default" in TEXT
+
+
+def test_a_heatmap_says_what_is_said_of_it() -> None:
+    title = f"Segmentation ({heatmap.SegmentationStorage}), by setting"
+    text = " ".join(section(title).split())
+
+    assert f"`{heatmap.LABEL}`" in text
+    assert f"Content Label is `{heatmap.CONTENT_LABEL}`" in text
+    assert f"Maximum Fractional Value, {heatmap.MAXIMUM}," in text
+    for code in (CONCEPT, GRAD_CAM):
+        described = f'({code.value}, {code.scheme_designator}, "{code.meaning}")'
+        assert described in text
+    assert f"({SOURCE_IMAGE.value}, {SOURCE_IMAGE.scheme_designator})" in text

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 from pydicom import Dataset, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
+from config.settings import ResultKind
 from dicom_node.phantom_instance import phantom_dataset
 from inference.phantom import draw_phantom
 from tests.served import PATIENCE_S, counts, reasons, serving, wait_for
@@ -145,11 +146,11 @@ def test_a_study_in_orthanc_gets_its_capture_and_the_capture_is_not_analyzed_aga
 
 
 @pytest.mark.orthanc
-def test_state_and_report_lie_beside_the_capture_where_they_are_asked_for(
+def test_all_kinds_lie_beside_each_other_where_they_are_asked_for(
     orthanc: Orthanc, tmp_path: Path
 ) -> None:
     config = tmp_path / "node.toml"
-    kinds = ["secondary_capture", "presentation_state", "structured_report"]
+    kinds = list(get_args(ResultKind))
     config.write_text(NODE.format(port=orthanc.dicom_port) + f"results = {kinds}")
     source = phantom_dataset(draw_phantom(broken=True))
     uploaded = orthanc.upload(source)
@@ -164,9 +165,14 @@ def test_state_and_report_lie_beside_the_capture_where_they_are_asked_for(
     stored = {
         each.Modality: each for each in map(orthanc.file, (i["ID"] for i in study))
     }
-    assert set(stored) == {"DX", "OT", "PR", "SR"}
+    assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
     state = stored["PR"]
     (image,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
     assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
     results = [*map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))]
-    assert all(stored[modality] in results for modality in ("OT", "PR", "SR"))
+    assert all(stored[modality] in results for modality in ("OT", "PR", "SR", "SEG"))
+    heatmap = stored["SEG"]
+    (ours,) = [each for each in results if each.Modality == "SEG"]
+    assert heatmap.pixel_array.shape == source.pixel_array.shape
+    assert np.array_equal(heatmap.pixel_array, ours.pixel_array)
+    assert heatmap.pixel_array.max() > 250

@@ -1,7 +1,10 @@
 """Where and which side was imaged: the source's word, or that nobody said."""
 
+from pydicom.tag import Tag
+
+from dicom_node.results.codes import SIDES
 from dicom_node.results.identity import Source, copied, empty, item_count
-from dicom_node.results.objects import Elements
+from dicom_node.results.objects import Elements, encoded
 
 UNPAIRED = frozenset({
     "ABDOMEN", "ABDOMENPELVIS", "BACK", "BLADDER", "BRAIN", "CHEST", "CHESTABDOMEN",
@@ -23,9 +26,30 @@ def anatomy(source: Source) -> Elements:
     the body part has none (PS3.3 C.7.3.1, Type 2C). Anatomic Region Sequence
     (0008,2218) has one item (C.7.6.1), where DX also allows an empty sequence.
     """
-    elements = copied(source, ("BodyPartExamined", "Laterality", "ImageLaterality"))
-    if item_count(source, "AnatomicRegionSequence") == 1:
-        elements |= copied(source, ["AnatomicRegionSequence"])
+    elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     is_said = "Laterality" in source.dataset or source.text("ImageLaterality")
     is_one = source.text("BodyPartExamined") in UNPAIRED
     return elements if is_said or is_one else elements | empty(["Laterality"])
+
+
+def image_anatomy(source: Source) -> Elements:
+    """Copy the same for a multi-frame image, which says of itself which side it is.
+
+    Image Laterality (0020,0062) stands in for Laterality (0020,0060): what the source's
+    series says is true of each image in it. It is empty where that would be.
+    """
+    if source.text("ImageLaterality"):
+        return _part(source) | copied(source, ["ImageLaterality"])
+    side = source.text("Laterality")
+    if side in SIDES:
+        tag = Tag("ImageLaterality")
+        return _part(source) | {tag: encoded(tag, "CS", side.encode())}
+    is_one = source.text("BodyPartExamined") in UNPAIRED
+    return _part(source) | ({} if is_one else empty(["ImageLaterality"]))
+
+
+def _part(source: Source) -> Elements:
+    elements = copied(source, ["BodyPartExamined"])
+    if item_count(source, "AnatomicRegionSequence") == 1:
+        elements |= copied(source, ["AnatomicRegionSequence"])
+    return elements

@@ -6,6 +6,9 @@ from pydicom.sr.coding import Code
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 """CID 7202, Source Image Purposes of Reference."""
 
+SEGMENTATION = Code("113076", "DCM", "Segmentation")
+"""CID 7203, Image Derivation."""
+
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
 """CID 7005, Contributing Equipment Purposes of Reference."""
 
@@ -27,6 +30,12 @@ ABSENT = Code("272519000", "SCT", "Absent")
 PROBABILITY = Code("122157", "DCM", "Probability")
 
 NO_UNITS = Code("1", "UCUM", "no units")
+
+CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
+"""CID 7150, Segmentation Property Category: that of whatever is no thing."""
+
+GRAD_CAM = Code("130403", "DCM", "Gradient-weighted class activation")
+"""CID 217, Visual Explanation."""
 
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
 """CID 7162, Surface Processing Algorithm Family, and wherever a family is asked for."""

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 from dicom_node.decode import pydicom_silenced
 from dicom_node.instance import ReceivedInstance
+from dicom_node.results.heatmap import KIND as HEATMAP
+from dicom_node.results.heatmap import heatmap
 from dicom_node.results.identity import Source, read_source
 from dicom_node.results.objects import ResultObject, ResultOptions
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
@@ -17,9 +19,10 @@ from inference.radiograph import Radiograph
 
 __all__ = ["ResultObject", "ResultOptions", "encode_file"]
 
-_Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject]
+_Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject | None]
 
 _ENCODERS: dict[str, _Encoder] = {
+    HEATMAP: heatmap,
     PRESENTATION_STATE: presentation_state,
     SECONDARY_CAPTURE: secondary_capture,
     STRUCTURED_REPORT: structured_report,
@@ -41,15 +44,17 @@ def encode_file(
         options: Which objects, and how they look.
 
     Returns:
-        One object for each kind, in the order of the kinds. Called again with the same
-        arguments, it returns the same bytes.
+        One object for each kind, in the order of the kinds; none of a kind that has
+        nothing to say of this finding. Called again with the same arguments, it returns
+        the same bytes.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.
     """
     with pydicom_silenced():
         source = read_source(instance)
-        return tuple(
+        made = (
             _ENCODERS[kind](source, radiograph, finding, options)
             for kind in options.kinds
         )
+        return tuple(each for each in made if each is not None)

@@ -33,8 +33,8 @@ class ResultOptions:
     """What is made of a finding, and how.
 
     Attributes:
-        kinds: Which objects, in the order they are sent: "presentation_state",
-            "secondary_capture", "structured_report".
+        kinds: Which objects, in the order they are made: "heatmap",
+            "presentation_state", "secondary_capture", "structured_report".
         long_side: Of a Secondary Capture in pixels, at most.
         series_number: Of the result series.
         window: Which of several VOI windows was used, the first being 1.
