@@ -80,33 +80,16 @@ class Deliveries:
         """Ask for the delivery of all results of an instance, everywhere, anew."""
         query = result.select().where(result.c.instance_id == instance_id)
         results = connection.execute(query).all()
+        asked = []
         for name, destination in self._destinations.items():
             uids = [
                 r.sop_instance_uid for r in results if r.kind in destination.results
             ]
             if uids:
                 self._ask(connection, instance_id, name, uids)
-        self._drop_unknown(connection, instance_id)
+                asked.append(name)
+        _drop_others(connection, instance_id, asked)
         settle_instance(connection, instance_id)
-
-    def _drop_unknown(self, connection: sa.Connection, instance_id: str) -> None:
-        """Let go of what was to reach destinations that left the settings.
-
-        A delivery's row stays: if its destination comes back, its runs are counted on,
-        for work under a number that was used would silently not be done.
-        """
-
-        def unknown(table: sa.Table) -> sa.ColumnElement[bool]:
-            return sa.and_(
-                table.c.instance_id == instance_id,
-                table.c.destination.not_in(self._destinations),
-                table.c.state != DeliveryState.DELIVERED,
-            )
-
-        connection.execute(delivered_object.delete().where(unknown(delivered_object)))
-        drop = delivery.update().where(unknown(delivery))
-        ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
-        connection.execute(drop.values(**ended))
 
     def retry(self, instance_id: str, destination: str) -> None:
         """Ask anew for what has not arrived at one destination."""
@@ -222,3 +205,26 @@ class Deliveries:
             .order_by(result.c.kind)
         )
         return {row.sop_instance_uid: row.path for row in connection.execute(query)}
+
+
+def _drop_others(
+    connection: sa.Connection, instance_id: str, asked: Sequence[str]
+) -> None:
+    """Let go of what was to reach other destinations than those asked for now.
+
+    They left the settings, or there is nothing for them any more. A delivery's row
+    stays: if its destination comes back, its runs are counted on, for work under a
+    number that was used would silently not be done.
+    """
+
+    def other(table: sa.Table) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            table.c.instance_id == instance_id,
+            table.c.destination.not_in(asked),
+            table.c.state != DeliveryState.DELIVERED,
+        )
+
+    connection.execute(delivered_object.delete().where(other(delivered_object)))
+    drop = delivery.update().where(other(delivery))
+    ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
+    connection.execute(drop.values(**ended))

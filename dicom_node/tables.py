@@ -10,7 +10,7 @@ class InstanceState(StrEnum):
 
     RECEIVED = "received"
     DELIVERING = "delivering"
-    ANALYZED = "analyzed"  # and there is no destination to deliver to
+    ANALYZED = "analyzed"  # and there is nothing, or nowhere, to deliver
     DELIVERED = "delivered"
     NOT_ANALYZED = "not_analyzed"
     FAILED = "failed"
@@ -23,7 +23,7 @@ class DeliveryState(StrEnum):
     PAUSED = "paused"
     DELIVERED = "delivered"
     FAILED = "failed"
-    DROPPED = "dropped"  # its destination left the settings; others were asked anew
+    DROPPED = "dropped"  # there is nothing for its destination any more, or no such
 
 
 metadata = sa.MetaData()

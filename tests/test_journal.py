@@ -470,6 +470,24 @@ def test_a_destination_that_left_the_settings_holds_nothing_back_once_others_are
     assert journal.deliveries.begin(answered.id, "pacs", 2)
 
 
+def test_an_answer_that_has_nothing_for_a_destination_ends_what_it_was_to_get(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    heatmaps = destination("heatmaps", results=("heatmap",))
+    journal = Journal(engine, tmp_path, [heatmaps])
+    instance = receive()
+    journal.record(instance)
+    stored = StoredResult("heatmap", "1.2", "2.25.1", "results/a.dcm")
+    journal.analyses.answer(instance.id, 1, replace(ANSWER, results=[stored]))
+    assert state_of(journal, instance) == InstanceState.DELIVERING
+
+    journal.analyze_again(instance.id)
+    journal.analyses.answer(instance.id, 2, replace(ANSWER, results=[]))
+
+    assert state_of(journal, instance) == InstanceState.ANALYZED
+    assert journal.deliveries.begin(instance.id, "heatmaps", 1) is None
+
+
 def test_a_delivery_of_which_nothing_is_missing_settles_at_once(
     journal: Journal, answered: ReceivedInstance
 ) -> None:
