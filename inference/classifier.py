@@ -14,7 +14,7 @@ from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.gradcam import grad_cam
 from inference.localization import point_at_peak
 from inference.phantom import draw_phantom
-from inference.preprocess import prepare
+from inference.preprocess import ModelInput, normalized, prepare
 from inference.radiograph import Radiograph
 from models.card import FRACTURE, ModelCard, ModelError, card_text, read_card
 from models.network import STATISTICS, Network, digest, load_network
@@ -79,7 +79,7 @@ class Classifier:
         model_input = prepare(radiograph, self.card)
         fracture = self.card.classes.index(FRACTURE)
         logits, heatmap, activation = grad_cam(
-            self.network, model_input.tensor.to(self.device), fracture
+            self.network, self._tensor(model_input), fracture
         )
         self._check_familiar(activation)
         if not logits.isfinite().all():
@@ -108,9 +108,12 @@ class Classifier:
 
     def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
         """The network's bare answer, one number a class."""
-        tensor = prepare(radiograph, self.card).tensor.to(self.device)
+        tensor = self._tensor(prepare(radiograph, self.card))
         logits, _, _ = grad_cam(self.network, tensor, 0)
         return tuple(logits.tolist())
+
+    def _tensor(self, model_input: ModelInput) -> Tensor:
+        return normalized(model_input.gray.to(self.device), self.card)
 
 
 def self_test(classifier: Classifier) -> None:

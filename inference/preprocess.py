@@ -30,14 +30,14 @@ class ModelInput:
     """A radiograph on a network's square canvas.
 
     Attributes:
-        tensor: float32, (1, 3, size, size).
+        gray: uint8, (1, size, size); `normalized` makes it what the network reads.
         left: First column of the canvas that the radiograph covers.
         top: First row.
         width: How many columns it covers; the others are padding.
         height: How many rows.
     """
 
-    tensor: Tensor
+    gray: Tensor
     left: int
     top: int
     width: int
@@ -57,7 +57,7 @@ class ModelInput:
         nowhere = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
             return nowhere
-        size: int = self.tensor.shape[-1]
+        size: int = self.gray.shape[-1]
         # Cubic, so that the peak may lie between the cells of a 7 x 7 grid.
         canvas = cv2.resize(heatmap, (size, size), interpolation=cv2.INTER_CUBIC)
         covered = canvas[
@@ -88,8 +88,23 @@ def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
     small = Image.fromarray(radiograph.pixels).resize(
         (width, height), Image.Resampling.BILINEAR
     )
-    canvas = np.zeros((size, size), np.float32)
+    canvas = np.zeros((size, size), np.uint8)
     canvas[top : top + height, left : left + width] = np.asarray(small)
-    gray = torch.from_numpy(canvas) / 255
-    mean, std = (torch.tensor(each)[:, None, None] for each in (card.mean, card.std))
-    return ModelInput(((gray - mean) / std)[None], left, top, width, height)
+    return ModelInput(torch.from_numpy(canvas)[None], left, top, width, height)
+
+
+def normalized(gray: Tensor, card: ModelCard) -> Tensor:
+    """Make gray canvases what the network reads.
+
+    Args:
+        gray: uint8, (N, size, size), on any device.
+        card: Has mean and deviation.
+
+    Returns:
+        float32, (N, 3, size, size), on the same device.
+    """
+    mean, std = (
+        torch.tensor(each, device=gray.device)[:, None, None]
+        for each in (card.mean, card.std)
+    )
+    return (gray[:, None].float() / 255 - mean) / std

@@ -55,6 +55,9 @@ class ModelCard:
             start compares. Empty means that there is nothing to compare with.
         pooling: How the scores of the network's cells become that of the image:
             "average", as torchvision's ResNets do, or "log_sum_exp".
+        quarter_turns: Whether the network looks at the picture from four sides, each a
+            quarter turn on, and takes the mean: four times the work, and the same
+            answer however the film lies.
         unfamiliar: Distance from training beyond which a picture is not answered for;
             needs the statistics in the weights file. Left out, all are.
     """
@@ -76,6 +79,7 @@ class ModelCard:
     sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
     phantom_logits: dict[str, tuple[Number, ...]]
     pooling: Literal["average", "log_sum_exp"] = "average"
+    quarter_turns: bool = False
     unfamiliar: Positive | None = None
 
 

@@ -63,7 +63,7 @@ class Network:
             needs, or none.
     """
 
-    features: nn.Sequential
+    features: nn.Module
     head: "Head"
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -76,6 +76,25 @@ class Network:
         """Move the weights to a device."""
         moved = {name: value.to(device) for name, value in self.statistics.items()}
         return Network(self.features.to(device), self.head.to(device), moved)
+
+
+class TurnedFeatures(nn.Module):
+    """Convolutions that look from four sides: the mean of what they make of each.
+
+    A film lies in any of four ways; what this makes of a turned square is what it makes
+    of the square, turned. One look errs now here, now there; the mean errs less.
+    """
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, square: Tensor) -> Tensor:
+        """Look at squares: (N, 3, S, S) to (N, K, h, h)."""
+        sides = [square.rot90(turns, (2, 3)) for turns in range(4)]
+        seen = self.features(torch.cat(sides)).chunk(4)
+        upright = [each.rot90(-turns, (2, 3)) for turns, each in enumerate(seen)]
+        return torch.stack(upright).mean(dim=0)
 
 
 class Head(nn.Module):
@@ -140,7 +159,7 @@ def load_network(content: bytes, card: ModelCard) -> Network:
             "weights hold no statistics of what is familiar; leave the key out."
         )
     _fit(network, state, card)
-    parts = halves(network.eval().requires_grad_(requires_grad=False), card.pooling)
+    parts = halves(network.eval().requires_grad_(requires_grad=False), card)
     return replace(parts, statistics=statistics)
 
 
@@ -149,11 +168,14 @@ def build_network(card: ModelCard) -> ResNet:
     return BUILDERS[card.architecture](weights=None, num_classes=len(card.classes))
 
 
-def halves(network: ResNet, pooling: str) -> Network:
-    """Cut a network between its last convolution and its pooling."""
+def halves(network: ResNet, card: ModelCard) -> Network:
+    """Cut a network between its last convolution and its pooling, as the card asks."""
     *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type
-    return Network(nn.Sequential(*convolutions), Head(linear, pooling))
+    features: nn.Module = nn.Sequential(*convolutions)
+    if card.quarter_turns:
+        features = TurnedFeatures(features)
+    return Network(features, Head(linear, card.pooling))
 
 
 def digest(content: bytes) -> str:

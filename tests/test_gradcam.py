@@ -75,7 +75,7 @@ def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> N
         # In double precision no sum over channels can blur the comparison.
         whole = build_network(card).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
-    network = halves(whole, "average")
+    network = halves(whole, replace(DRAFT, pooling="average", quarter_turns=False))
     with RawGradCAM(whole, [whole.layer4]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
         expected = np.maximum(peer.raw[0], 0)
@@ -97,7 +97,7 @@ def test_map_of_pooled_evidence_is_that_of_the_package_too(label: int) -> None:
         torch.manual_seed(19)  # every map has a peak
         whole = build_network(DRAFT).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
-    network = halves(whole, "log_sum_exp")
+    network = halves(whole, replace(DRAFT, quarter_turns=False))
     chain = nn.Sequential(network.features, network.head)
     with RawGradCAM(chain, [network.features]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)

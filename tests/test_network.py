@@ -12,7 +12,9 @@ from inference.training import draft
 from models.card import ModelCard, ModelError
 from models.network import build_network, digest, load_network
 
-DRAFT = replace(draft.DRAFT, architecture="resnet18", pooling="average")
+DRAFT = replace(
+    draft.DRAFT, architecture="resnet18", pooling="average", quarter_turns=False
+)
 IMAGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -46,6 +48,22 @@ def test_the_two_halves_answer_as_the_whole_network(architecture: str) -> None:
         torch.testing.assert_close(
             network.head(network.features(IMAGE)), whole(IMAGE), rtol=0, atol=0
         )
+
+
+def test_from_four_sides_a_turned_film_is_the_same_film() -> None:
+    card = replace(DRAFT, quarter_turns=True)
+    content = bytes_of(random_network().state_dict())
+    four, one = (load_network(content, each) for each in (card, DRAFT))
+
+    with torch.inference_mode():
+        upright, turned = four.features(IMAGE), four.features(IMAGE.rot90(1, (2, 3)))
+        looks = [
+            one.features(IMAGE.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in range(4)
+        ]
+
+    torch.testing.assert_close(turned, upright.rot90(1, (2, 3)))
+    torch.testing.assert_close(upright, torch.stack(looks).mean(dim=0))
+    assert not torch.allclose(looks[0], upright, rtol=0.1)
 
 
 def test_half_precision_on_disk_is_single_precision_at_work(

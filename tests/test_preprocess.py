@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision import transforms
 
-from inference.preprocess import prepare
+from inference.preprocess import normalized, prepare
 from inference.radiograph import Radiograph
 from inference.training.draft import DRAFT
 
@@ -39,7 +39,8 @@ def test_stretching_is_what_torchvision_does_to_a_pillow_image(
     found = prepare(radiograph(pixels), STRETCH)
 
     expected = pipeline(Image.fromarray(pixels).convert("RGB"))[None]
-    torch.testing.assert_close(found.tensor, expected, rtol=0, atol=0)
+    tensor = normalized(found.gray, STRETCH)
+    torch.testing.assert_close(tensor, expected, rtol=0, atol=0)
     assert (found.left, found.top, found.width, found.height) == (0, 0, 224, 224)
 
 
@@ -61,16 +62,16 @@ def test_a_letterbox_centers_the_radiograph_in_black(
 
     left, top, width, height = covered
     assert (found.left, found.top, found.width, found.height) == covered
-    expected = torch.zeros(224, 224)
-    expected[top : top + height, left : left + width] = 1
-    torch.testing.assert_close(found.tensor[0, 2], expected)
+    expected = torch.zeros(224, 224, dtype=torch.uint8)
+    expected[top : top + height, left : left + width] = 255
+    torch.testing.assert_close(found.gray[0], expected)
 
 
 def test_intensities_are_normalized_per_channel_padding_included() -> None:
     card = replace(LETTERBOX, mean=(0.5, 0.4, 0.0), std=(0.5, 0.2, 1.0))
     gray = np.full((100, 200), 51, np.uint8)  # 0.2
 
-    tensor = prepare(radiograph(gray), card).tensor
+    tensor = normalized(prepare(radiograph(gray), card).gray, card)
 
     torch.testing.assert_close(tensor[0, :, 112, 112], torch.tensor([-0.6, -1.0, 0.2]))
     torch.testing.assert_close(tensor[0, :, 0, 0], torch.tensor([-1.0, -2.0, 0.0]))
@@ -80,9 +81,9 @@ def test_reduction_averages_instead_of_skipping_pixels() -> None:
     stripes = np.zeros((2240, 2240), np.uint8)
     stripes[:, ::2] = 255  # every other column: mean intensity one half
 
-    tensor = prepare(radiograph(stripes), STRETCH).tensor
+    found = prepare(radiograph(stripes), STRETCH).gray
 
-    assert (tensor - 0.5).abs().max() < 0.05
+    assert (found / 255 - 0.5).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("card", [LETTERBOX, STRETCH])
@@ -99,7 +100,7 @@ def test_what_is_marked_on_the_canvas_comes_back_to_where_it_was(
     patch[top:bottom, left:right] = 255
     found = prepare(radiograph(patch), card)  # type: ignore[arg-type]
 
-    saliency = found.saliency(found.tensor[0, 0].numpy())
+    saliency = found.saliency((found.gray[0] / 255).numpy())
 
     assert saliency.shape == (found.height, found.width)
     height, width = saliency.shape

@@ -20,17 +20,18 @@ from inference.finding import OperatingPoint
 from inference.training import familiar
 from inference.training.atlas import ManifestError, Sample, folds, read_manifest
 from inference.training.calibration import uncalibrated
-from inference.training.dataset import NO_FOLD, epoch, example
+from inference.training.dataset import NO_FOLD, Example, epoch, example
 from inference.training.draft import DRAFT
 from inference.training.fitting import GRID, Fitting, halved
 from inference.training.judging import Judged
+from inference.training.learner import teach
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import SHIPPED, Recipe, read_recipe
 from inference.training.start import read_start
 from inference.training.train import Plan, calibrated, train
 from inference.training.views import View
 from models.card import ModelError, read_card
-from models.network import halves
+from models.network import build_network, halves
 from tests.atlas import write_atlas
 
 
@@ -92,7 +93,7 @@ def test_training_writes_weights_card_and_evaluation(
     assert low <= mean <= high
     assert (tmp_path / "trained.folds" / "roc.png").exists()
     self_test(Classifier.load(tmp_path / "trained.fold-1.pth", "cpu"))
-    assert {"epoch 1 of 1", "judging fold 2"} <= set(told)
+    assert {"epoch 2 of 2", "judging fold 2"} <= set(told)
     assert torch.equal(before, torch.random.get_rng_state())  # nobody is disturbed
 
 
@@ -109,17 +110,17 @@ def weights(fitting: Fitting, fold: int | None = None) -> dict[str, torch.Tensor
 def test_a_training_that_is_resumed_ends_as_one_that_was_not(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    twice = replace(recipe, epochs=2)
-    through = fitted(samples, twice)
-    for _ in range(2):
+    two_of_two = replace(recipe, epochs=2, generations=2)
+    through = fitted(samples, two_of_two)
+    for done in range(through.epochs):
+        if done == 3:  # half of the second generation
+            through.save(tmp_path / "checkpoint")
         through.epoch()
-    first = fitted(samples, twice)
-    first.epoch()
-    first.save(tmp_path / "checkpoint")
 
-    second = fitted(samples, twice)
+    second = fitted(samples, two_of_two)
     second.resume(tmp_path / "checkpoint")
-    second.epoch()
+    while second.done < second.epochs:
+        second.epoch()
 
     for fold in (None, 0, 1):
         one, other = weights(through, fold), weights(second, fold)
@@ -139,7 +140,7 @@ def test_a_checkpoint_of_another_training_is_refused_in_words(
             other.resume(tmp_path / "checkpoint")
 
 
-def test_weights_to_start_from_are_taken_and_the_first_layers_stay(
+def test_weights_to_start_from_are_taken_and_the_stem_stays(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     random = np.random.default_rng(0)
@@ -158,8 +159,9 @@ def test_weights_to_start_from_are_taken_and_the_first_layers_stay(
 
     after = weights(fitting)
     np.testing.assert_array_equal(after["conv1.weight"], given["conv1.weight"])
-    for name in ("layer1.0.bn1.running_mean", "layer1.1.conv2.weight"):
-        assert torch.equal(after[name], before[name])
+    assert torch.equal(after["bn1.running_mean"], before["bn1.running_mean"])
+    learned = after["layer1.1.conv2.weight"], before["layer1.1.conv2.weight"]
+    assert not torch.equal(*learned)
     name = "layer3.1.conv2.weight"
     np.testing.assert_allclose(before[name], given[name])
     assert not torch.equal(after[name], before[name])
@@ -197,7 +199,7 @@ def test_half_precision_on_disk_moves_no_answer(
         network.fc.weight.mul_(100)  # as if it were sure, which takes long to learn
     card = uncalibrated(DRAFT)
     halved_ = Classifier.of(card, halved(network), "cpu")
-    full = replace(halved_, network=halves(network, DRAFT.pooling))
+    full = replace(halved_, network=halves(network, DRAFT))
 
     for each in samples:
         one, other = (c.classify(each.read()) for c in (halved_, full))
@@ -214,8 +216,9 @@ def test_a_network_learns_nothing_of_the_fold_that_judges_it(
     others = [replace(each, path=other) for each in first]
     as_they_are = Fitting(recipe, (first, second), start=None, seed=1, device="cpu")
     changed = Fitting(recipe, (others, second), start=None, seed=1, device="cpu")
-    as_they_are.epoch()
-    changed.epoch()
+    for fitting in (as_they_are, changed):
+        while fitting.done < fitting.epochs:  # the second generation, too
+            fitting.epoch()
 
     one, other = weights(as_they_are, 0), weights(changed, 0)
     assert all(torch.equal(one[name], other[name]) for name in one)
@@ -226,15 +229,70 @@ def test_a_network_learns_nothing_of_the_fold_that_judges_it(
 def test_an_epoch_has_every_fracture_and_phantoms_besides(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    all_whole = replace(recipe, batch=1, close_share=0.0)
+    all_whole = replace(recipe, batch=2, close_share=0.0)
     parts = folds(samples, 2)
     batches = list(epoch(parts, all_whole, DRAFT, GRID, np.random.default_rng(0)))
 
-    labels = [float(batch.label) for batch in batches]
-    assert len(labels) == 8 + 2  # a fifth besides
+    labels = [label for batch in batches for label in batch.label.tolist()]
+    assert len(labels) == 2 * (8 + 2)  # two views of each, and a fifth besides
     assert sum(labels) >= 4
-    drawn = Counter(int(batch.fold) for batch in batches)
-    assert drawn == {0: len(parts[0]), 1: len(parts[1]), NO_FOLD: 2}
+    drawn = Counter(fold for batch in batches for fold in batch.fold.tolist())
+    assert drawn == {0: 2 * len(parts[0]), 1: 2 * len(parts[1]), NO_FOLD: 4}
+
+
+def test_two_views_are_alike_where_both_show_the_film_and_say_the_same(
+    samples: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    for close_share in (0.0, 1.0):
+        given = replace(recipe, close_share=close_share)
+        for batch in epoch(
+            folds(samples, 2), given, DRAFT, GRID, np.random.default_rng(0)
+        ):
+            one, other = batch.label[0::2], batch.label[1::2]
+            known = (batch.fold[0::2] != NO_FOLD) & (one == other)
+            expected = known if close_share == 0 else torch.zeros_like(known)
+            assert torch.equal(batch.alike[0::2], expected)
+            assert torch.equal(batch.alike[1::2], expected)
+
+
+def test_what_the_generation_before_says_of_a_film_is_one_answer() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        network = build_network(DRAFT).eval()
+        seen = torch.randn(4, 64, 56, 56)
+    nothing = torch.zeros(4)
+    batch = Example(
+        gray=nothing,
+        label=nothing,
+        place=nothing,
+        fold=nothing,
+        alike=torch.tensor([True, True, False, False]),
+    )
+
+    said = teach(network, seen, batch)
+    apart = teach(network, seen, replace(batch, alike=torch.zeros(4, dtype=torch.bool)))
+
+    assert said.shape == (4,)
+    assert apart[0] != apart[1]
+    torch.testing.assert_close(said[:2].logit(), apart[:2].logit().mean().expand(2))
+    torch.testing.assert_close(said[2:], apart[2:], rtol=0, atol=0)
+
+
+def test_the_second_generation_learns_what_the_first_said(
+    samples: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    taught, alone = (
+        fitted(samples, replace(recipe, generations=2, taught=share))
+        for share in (0.5, 0.0)
+    )
+    for fitting in (taught, alone):
+        fitting.epoch()
+    assert torch.equal(weights(taught)["fc.weight"], weights(alone)["fc.weight"])
+
+    for fitting in (taught, alone):
+        fitting.epoch()
+
+    assert not torch.equal(weights(taught)["fc.weight"], weights(alone)["fc.weight"])
 
 
 @pytest.mark.parametrize("seed", range(0, 12, 2))
@@ -305,11 +363,17 @@ def test_too_little_to_learn_from_is_refused_in_words(
         train(given, plan(tmp_path / "trained.pth", large), lambda *_: None)
 
 
-def test_numbers_that_no_training_can_have_are_refused(tmp_path: Path) -> None:
-    text = re.sub(r"(?m)^epochs = .*$", "epochs = 0", SHIPPED.read_text())
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [("epochs", 0, "greater than or equal to 1"), ("batch", 31, "multiple of 2")],
+)
+def test_numbers_that_no_training_can_have_are_refused(
+    tmp_path: Path, key: str, value: int, words: str
+) -> None:
+    text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", SHIPPED.read_text())
     (tmp_path / "recipe.toml").write_text(text)
 
-    with pytest.raises(ModelError, match=r"epochs: .*greater than or equal to 1"):
+    with pytest.raises(ModelError, match=rf"{key}: .*{words}"):
         read_recipe(tmp_path / "recipe.toml")
 
 

@@ -1,14 +1,15 @@
-"""What a training step sees: views of radiographs, and a few drawn bones."""
+"""What a training step sees: pairs of views of radiographs, and a few drawn bones."""
 
-from collections import deque
+import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from inference.preprocess import ModelInput, prepare
 from inference.training.atlas import Box, Sample
@@ -23,46 +24,71 @@ FIRST_PHANTOM = 1_000_000
 NO_FOLD = -1
 """Of what no fold keeps back."""
 
-AHEAD = 3
-"""Batches that are being made while one is learned from."""
+PAIR = 2
+"""Views of a film, side by side in a batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """One view, or a batch of them along a first axis.
+    """Views along a first axis, in pairs of one film.
 
     Attributes:
-        tensor: float32, (3, S, S): what `prepare` makes of it.
-        label: float32, (): 1 where a fracture is seen, else 0.
-        place: float32, (G, G): how much of each cell of the network's grid, or of
+        gray: uint8, (N, S, S): what `prepare` makes of them.
+        label: float32, (N,): 1 where a fracture is seen, else 0.
+        place: float32, (N, G, G): how much of each cell of the network's grid, or of
             the fracture if that is smaller, the two share, in [0, 1].
-        fold: int64, (): which fold it is of, NO_FOLD for a phantom.
+        fold: int64, (N,): which fold the film is of, NO_FOLD for a phantom.
+        alike: bool, (N,): whether both of a pair show the film as a whole, and the
+            answer is the same.
     """
 
-    tensor: Tensor
+    gray: Tensor
     label: Tensor
     place: Tensor
     fold: Tensor
+    alike: Tensor
 
     def __getitem__(self, rows: Tensor) -> "Example":
-        """Take some rows of a batch."""
-        return Example(
-            self.tensor[rows], self.label[rows], self.place[rows], self.fold[rows]
-        )
+        """Take some rows."""
+        return Example(*(each[rows] for each in self.columns()))
 
     def to(self, device: str) -> "Example":
         """Move it to a device."""
-        parts = self.tensor, self.label, self.place, self.fold
-        return Example(*(each.to(device) for each in parts))
+        return Example(*(each.to(device) for each in self.columns()))
+
+    @staticmethod
+    def joined(examples: "Sequence[Example]") -> "Example":
+        """Put several into one batch."""
+        columns = (each.columns() for each in examples)
+        return Example(*map(torch.cat, zip(*columns, strict=True)))
+
+    def columns(self) -> tuple[Tensor, ...]:
+        """What it is made of, each (N, ...)."""
+        return self.gray, self.label, self.place, self.fold, self.alike
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A view to be made: of what, and the numbers that decide how."""
+    """A pair to be made: of what, and the numbers that decide how."""
 
     sample: Sample | None  # a phantom
     fold: int
     random: np.random.Generator
+
+
+class _Pairs(Dataset[Example]):
+    """What an epoch is made of, made as it is asked for."""
+
+    def __init__(
+        self, drawn: Sequence[_Drawn], recipe: Recipe, card: ModelCard, grid: int
+    ) -> None:
+        self._drawn, self._recipe, self._card, self._grid = drawn, recipe, card, grid
+
+    def __len__(self) -> int:
+        return len(self._drawn)
+
+    def __getitem__(self, number: int) -> Example:
+        return _pair(self._drawn[number], self._recipe, self._card, self._grid)
 
 
 def epoch(
@@ -74,7 +100,7 @@ def epoch(
 ) -> Iterator[Example]:
     """Yield an epoch's batches: all fractures, some of the rest, some phantoms.
 
-    Threads make the next batches meanwhile.
+    Other processes make the next ones meanwhile; how many there are changes nothing.
 
     Args:
         parts: To draw from, fold by fold.
@@ -83,36 +109,24 @@ def epoch(
         grid: Cells to a side of its map.
         random: Decides all else.
     """
-    drawn = _drawn(parts, recipe, random)
-    coming: deque[list[Future[Example]]] = deque()
-    pool = ThreadPoolExecutor()
-    try:
-        for start in range(0, len(drawn) - recipe.batch + 1, recipe.batch):
-            views = drawn[start : start + recipe.batch]
-            coming.append(
-                [pool.submit(_made, each, recipe, card, grid) for each in views]
-            )
-            if len(coming) > AHEAD:
-                yield _stacked(coming.popleft())
-        while coming:
-            yield _stacked(coming.popleft())
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return iter(
+        DataLoader(
+            _Pairs(_drawn(parts, recipe, random), recipe, card, grid),
+            batch_size=recipe.batch // PAIR,
+            drop_last=True,
+            num_workers=(os.cpu_count() or 1) - 1,
+            collate_fn=Example.joined,
+            generator=torch.Generator(),  # or it draws from the one that all share
+            # Threads of OpenCV do not come along when a process is forked.
+            worker_init_fn=lambda _: cv2.setNumThreads(0),
+        )
+    )
 
 
 def steps(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> int:
     """How many batches an epoch has."""
-    return len(_drawn(parts, recipe, np.random.default_rng(0))) // recipe.batch
-
-
-def _stacked(batch: Sequence[Future[Example]]) -> Example:
-    made = [each.result() for each in batch]
-    return Example(
-        torch.stack([each.tensor for each in made]),
-        torch.stack([each.label for each in made]),
-        torch.stack([each.place for each in made]),
-        torch.stack([each.fold for each in made]),
-    )
+    drawn = _drawn(parts, recipe, np.random.default_rng(0))
+    return len(drawn) // (recipe.batch // PAIR)
 
 
 def _drawn(
@@ -130,7 +144,7 @@ def _drawn(
     ]
     drawn += [(None, NO_FOLD)] * round(recipe.phantoms * len(drawn))
     shuffled = [drawn[index] for index in random.permutation(len(drawn))]
-    # Each view has numbers of its own: whichever thread makes it first, it is the same.
+    # Each has numbers of its own: whichever process makes it first, it is the same.
     own = random.spawn(len(shuffled))
     return [
         _Drawn(sample, fold, each)
@@ -138,33 +152,49 @@ def _drawn(
     ]
 
 
-def _made(drawn: _Drawn, recipe: Recipe, card: ModelCard, grid: int) -> Example:
-    view = _view(drawn.sample, recipe, drawn.random)
-    return example(view, card, grid, drawn.fold)
-
-
-def _view(sample: Sample | None, recipe: Recipe, random: np.random.Generator) -> View:
+def _pair(drawn: _Drawn, recipe: Recipe, card: ModelCard, grid: int) -> Example:
+    random, sample = drawn.random, drawn.sample
     if sample is None:
-        seed = FIRST_PHANTOM + int(random.integers(FIRST_PHANTOM))
-        radiograph, box = random_phantom(seed, broken=bool(random.integers(2)))
-        return View(radiograph, () if box is None else (box,))
-    close = random.random() < recipe.close_share
-    return draw_view(sample.read(), sample.boxes, random, close=close)
+        # Two drawn bones, each its own: nothing is alike about them.
+        views, close = [_phantom(random) for _ in range(PAIR)], True
+    else:
+        close = bool(random.random() < recipe.close_share)
+        film, boxes = sample.read(), sample.boxes
+        views = [draw_view(film, boxes, random, close=close) for _ in range(PAIR)]
+    one, other = (bool(each.boxes) for each in views)
+    alike = not close and one is other
+    made = [example(each, card, grid, drawn.fold, alike=alike) for each in views]
+    return Example.joined(made)
 
 
-def example(view: View, card: ModelCard, grid: int, fold: int = NO_FOLD) -> Example:
-    """Bring a view to the network's canvas."""
+def _phantom(random: np.random.Generator) -> View:
+    seed = FIRST_PHANTOM + int(random.integers(FIRST_PHANTOM))
+    radiograph, box = random_phantom(seed, broken=bool(random.integers(2)))
+    return View(radiograph, () if box is None else (box,))
+
+
+def example(
+    view: View, card: ModelCard, grid: int, fold: int = NO_FOLD, *, alike: bool = False
+) -> Example:
+    """Bring a view to the network's canvas: a batch of one."""
     model_input = prepare(view.radiograph, card)
-    place = torch.zeros(grid, grid)
+    place = np.zeros((grid, grid), np.float32)
     for box in view.boxes:
-        place = torch.maximum(place, _covered(box, view, model_input, grid))
-    label = torch.tensor(float(bool(view.boxes)))
-    return Example(model_input.tensor[0], label, place, torch.tensor(fold))
+        place = np.maximum(place, _covered(box, view, model_input, grid))
+    return Example(
+        gray=model_input.gray,
+        label=torch.tensor([float(bool(view.boxes))]),
+        place=torch.from_numpy(place)[None],
+        fold=torch.tensor([fold]),
+        alike=torch.tensor([alike]),
+    )
 
 
-def _covered(box: Box, view: View, model_input: ModelInput, grid: int) -> Tensor:
+def _covered(
+    box: Box, view: View, model_input: ModelInput, grid: int
+) -> NDArray[np.float32]:
     rows, columns = view.radiograph.pixels.shape
-    cell = model_input.tensor.shape[-1] / grid
+    cell = model_input.gray.shape[-1] / grid
     left, top, right, bottom = box
     # Per axis: offset and scale from the radiograph's pixels to cells of the canvas.
     across = _shared(
@@ -176,7 +206,7 @@ def _covered(box: Box, view: View, model_input: ModelInput, grid: int) -> Tensor
         (model_input.top + np.array([top, bottom]) * model_input.height / rows) / cell,
         grid,
     )
-    return torch.tensor(np.outer(down, across), dtype=torch.float32)
+    return np.outer(down, across).astype(np.float32)
 
 
 def _shared(span: NDArray[np.float64], grid: int) -> NDArray[np.float64]:

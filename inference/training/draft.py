@@ -37,4 +37,5 @@ DRAFT = ModelCard(
     sha256="",
     phantom_logits={},
     pooling="log_sum_exp",
+    quarter_turns=True,
 )

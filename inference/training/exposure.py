@@ -11,7 +11,7 @@ from inference.training.atlas import Box
 
 Pixels = NDArray[np.uint8]
 
-BLURRED, SHARPENED, NOISY, COLLIMATED = 0.25, 0.25, 0.4, 0.25
+BLURRED, SHARPENED, NOISY, COLLIMATED = 0.25, 0.25, 0.4, 0.3
 """How often each happens."""
 
 DEEPEST = 0.2

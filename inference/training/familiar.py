@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from inference.familiarity import Familiarity, describe, familiarize
-from inference.preprocess import prepare
+from inference.preprocess import normalized, prepare
 from inference.radiograph import Radiograph
 from inference.training.atlas import Sample
 from inference.training.dataset import FIRST_PHANTOM
@@ -81,9 +81,8 @@ def _phantoms(seed: int) -> Iterator[Radiograph]:
 
 def _seen(network: Network, radiograph: Radiograph, card: ModelCard) -> Tensor:
     """What the convolutions make of a radiograph, (1, K, h, w)."""
-    tensor = prepare(radiograph, card).tensor
+    device = next(network.features.parameters()).device
     with torch.inference_mode():
-        activation: Tensor = network.features(
-            tensor.to(next(network.features.parameters()).device)
-        )
+        gray = prepare(radiograph, card).gray.to(device)
+        activation: Tensor = network.features(normalized(gray, card))
     return activation

@@ -1,8 +1,9 @@
 """Fitting a network and those that judge it, all at once.
 
-The first layers stay as they came. What they make of a view is the same for every
-network, so it is computed once, and all networks learn from it: the one that will be
-shipped from every view, a fold's from the views of the other folds.
+The stem stays as it came. What it makes of a view is the same for every network, so it
+is computed once, and all networks learn from it: the one that will be shipped from
+every view, a fold's from the views of the other folds. Each is taught by its own
+forebear of the generation before, which has not seen that fold either.
 """
 
 import copy
@@ -19,14 +20,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet
 
+from inference.preprocess import normalized
 from inference.training.atlas import Sample
 from inference.training.dataset import Example, epoch, steps
 from inference.training.draft import DRAFT
-from inference.training.learner import FROZEN, Learner, low_precision
+from inference.training.learner import Learner, low_precision, teach, thirds
 from inference.training.recipe import Recipe
 from inference.training.start import read_start
 from models.card import ModelError
-from models.network import COUNTER, build_network, halves
+from models.network import COUNTER, build_network
 
 GRID = 14
 """Cells to a side of the network's map."""
@@ -52,9 +54,9 @@ class Fitting:
         Args:
             recipe: How they will be trained.
             parts: The radiographs, fold by fold.
-            start: A .npz of weights with torchvision's key names: of stem and layer1
-                all, of layer2 and layer3 what there is. All else, and everything
-                where there is none, begins at random.
+            start: A .npz of weights with torchvision's key names: of the stem all, of
+                layer1 to layer3 what there is. All else, and everything where there
+                is none, begins at random.
             seed: Decides all that is drawn.
             device: "cpu" or "cuda".
 
@@ -64,12 +66,10 @@ class Fitting:
         self.recipe, self.parts, self.seed, self.device = recipe, parts, seed, device
         self.done = 0
         given = {} if start is None else read_start(start)
-        network = _new(given, seed).to(device, memory_format=torch.channels_last)
-        self._frozen = halves(network, DRAFT.pooling).features[:FROZEN]
-        self._learners = {
-            fold: Learner(copy.deepcopy(network), recipe)
-            for fold in (None, *range(len(parts)))
-        }
+        self._new = _new(given, seed).to(device, memory_format=torch.channels_last)
+        self._frozen, _, _ = thirds(self._new)
+        self._teachers: dict[int | None, ResNet] = {}
+        self._learners = self._newborn()
 
     def network(self, fold: int | None) -> ResNet:
         """Copy a network as it would be shipped.
@@ -83,12 +83,21 @@ class Fitting:
         """Go once through the radiographs, as the recipe says."""
         random = np.random.default_rng((self.seed, self.done))
         count = steps(self.parts, self.recipe)
+        before = self.done % self.recipe.epochs
+        if self.done and not before:
+            self._teachers = {fold: self.network(fold) for fold in self._learners}
+            self._learners = self._newborn()
         batches = epoch(self.parts, self.recipe, DRAFT, GRID, random)
         for step, batch in enumerate(batches):
-            passed = (self.done + step / count) / self.recipe.epochs
+            passed = (before + step / count) / self.recipe.epochs
             loss = self._step(batch.to(self.device), passed)
             progress(step + 1, count, loss)
         self.done += 1
+
+    @property
+    def epochs(self) -> int:
+        """How many there are, of all generations."""
+        return self.recipe.generations * self.recipe.epochs
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, in place of the one before."""
@@ -96,8 +105,11 @@ class Fitting:
         learners = {
             str(fold): learner.state() for fold, learner in self._learners.items()
         }
-        state = {"learners": learners, "done": self.done, "of": self._of()}
-        torch.save(state, part)
+        teachers = {
+            str(fold): network.state_dict() for fold, network in self._teachers.items()
+        }
+        networks = {"learners": learners, "teachers": teachers}
+        torch.save({**networks, "done": self.done, "of": self._of()}, part)
         part.rename(path)
 
     def resume(self, path: Path) -> None:
@@ -118,6 +130,9 @@ class Fitting:
             )
         for fold, learner in self._learners.items():
             learner.load(state["learners"][str(fold)])
+            if teacher := state["teachers"].get(str(fold)):
+                self._teachers[fold] = copy.deepcopy(self._new)
+                self._teachers[fold].load_state_dict(teacher)
         self.done = state["done"]
 
     def _of(self) -> dict[str, Any]:
@@ -136,15 +151,26 @@ class Fitting:
 
     def _step(self, batch: Example, passed: float) -> float:
         """Let all learn from a batch; returns the loss of the first."""
-        tensor = batch.tensor.to(memory_format=torch.channels_last)
+        views = normalized(batch.gray, DRAFT).to(memory_format=torch.channels_last)
         with torch.no_grad(), low_precision(self.device):
-            seen = self._frozen(tensor)
-        losses = []
+            seen = self._frozen(views)
+        folds, losses = batch.fold.tolist(), []
         for fold, learner in self._learners.items():
             # No view is of a fold called None.
-            rows = torch.tensor([own != fold for own in batch.fold.tolist()])
-            losses.append(learner.step(seen[rows], batch[rows], passed))
-        return losses[0]
+            known = [row for row, own in enumerate(folds) if own != fold]
+            rows = torch.tensor(known, dtype=torch.long, device=seen.device)
+            own, shown = batch[rows], seen[rows]
+            teacher = self._teachers.get(fold)
+            taught = None if teacher is None else teach(teacher, shown, own)
+            losses.append(learner.step(shown, own, passed, taught))
+        return losses[0].item()
+
+    def _newborn(self) -> dict[int | None, Learner]:
+        """Networks that know nothing yet, by the fold that they will not see."""
+        return {
+            fold: Learner(copy.deepcopy(self._new), self.recipe)
+            for fold in (None, *range(len(self.parts)))
+        }
 
 
 def _new(given: Mapping[str, Tensor], seed: int) -> ResNet:

@@ -23,8 +23,10 @@ class Recipe:
     """How a network is trained; recipe.toml says why each number is what it is.
 
     Attributes:
-        epochs: Passes; what one is, see `dataset.epoch`.
-        batch: Radiographs to a step.
+        generations: How often all is learned afresh; from the second on, the answers
+            of the generation before are learned, too.
+        epochs: Passes of a generation; what one is, see `dataset.epoch`.
+        batch: Views to a step, two of each film; even.
         rate: Highest learning rate of what was trained before.
         fresh_rate: The same of what starts at random.
         weight_decay: Of AdamW.
@@ -33,14 +35,16 @@ class Recipe:
         close_share: Share of the views that are crops, as at the second look.
         pointing: Weight of the loss that asks for the place.
         smoothing: Of the labels.
+        taught: Weight of the answers of the generation before, beside the labels.
         averaging: Decay of the moving average of the weights, a step.
         phantoms: Share of drawn bones in an epoch.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
+    generations: Count
     epochs: Count
-    batch: Count
+    batch: Annotated[int, Field(ge=2, multiple_of=2)]
     rate: Positive
     fresh_rate: Positive
     weight_decay: Share
@@ -49,6 +53,7 @@ class Recipe:
     close_share: Share
     pointing: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     smoothing: Share
+    taught: Share
     averaging: Share
     phantoms: Share
 

@@ -11,10 +11,10 @@ from torchvision.models import resnet18
 from models.card import ModelError
 from models.network import COUNTER
 
-FROZEN = "conv1.", "bn1.", "layer1."
+FROZEN = "conv1.", "bn1."
 """Beginnings of the names of the layers that stay as they come, and so must."""
 
-USED = *FROZEN, "layer2.", "layer3."
+USED = *FROZEN, "layer1.", "layer2.", "layer3."
 """The same of those that may come with weights."""
 
 

@@ -76,25 +76,42 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     """
     parts = folds(samples, plan.folds)
     _check(parts, plan.recipe)
-    fitting = _fitted(parts, plan, progress)
+    return conclude(_fitted(parts, plan, progress).network, parts, plan, progress)
+
+
+def conclude(
+    fitted: Callable[[int | None], ResNet],
+    parts: Sequence[Sequence[Sample]],
+    plan: Plan,
+    progress: Progress,
+) -> ModelCard:
+    """Judge the networks of the folds, and write what follows from that.
+
+    Args:
+        fitted: Gives the network that has not seen a fold; for None, the one that has
+            seen all.
+        parts: The folds.
+        plan: As for `train`.
+        progress: Likewise.
+    """
     held_out: list[list[Judged]] = []
     for number, part in enumerate(parts):
         held_out.append([])
-        for each in _judged(fitting.network(number), part, plan.device):
+        for each in _judged(fitted(number), part, plan.device):
             held_out[-1].append(each)
             progress(f"judging fold {number + 1}", len(held_out[-1]), len(part), "")
     _report([*calibrated(held_out)], plan.out)
 
     first, *others = parts
-    network = fitting.network(0)
+    network = fitted(0)
     known = _familiarity(network, [*chain(*others)], plan, progress)
-    limit = farthest(known, halves(network, DRAFT.pooling), first, DRAFT)
+    limit = farthest(known, halves(network, DRAFT), first, DRAFT)
     calibration = calibrate([*chain(*held_out[1:])])
     path = plan.out.with_suffix(".fold-1.pth")
     write(network, _card(calibration, limit, plan), calibration.shift, known, path)
 
-    network = fitting.network(None)
-    known = _familiarity(network, samples, plan, progress)
+    network = fitted(None)
+    known = _familiarity(network, [*chain(*parts)], plan, progress)
     calibration = calibrate([*chain(*held_out)])
     card = _card(calibration, limit, plan)
     return write(network, card, calibration.shift, known, plan.out)
@@ -140,7 +157,7 @@ def calibrated(held_out: Sequence[list[Judged]]) -> Iterator[list[Judged]]:
 def _familiarity(
     network: ResNet, samples: Sequence[Sample], plan: Plan, progress: Progress
 ) -> Familiarity:
-    parts = halves(network, DRAFT.pooling)
+    parts = halves(network, DRAFT)
 
     def tell(done: int, count: int) -> None:
         progress("what is familiar", done, count, "")
@@ -178,10 +195,10 @@ def _fitted(
     shown, told = [*fractured, *others[: len(fractured)]], ""
 
     def tell(done: int, count: int, loss: float) -> None:
-        title = f"epoch {fitting.done + 1} of {plan.recipe.epochs}"
+        title = f"epoch {fitting.done + 1} of {fitting.epochs}"
         progress(title, done, count, f"loss {loss:.3f} {told}")
 
-    while fitting.done < plan.recipe.epochs:
+    while fitting.done < fitting.epochs:
         fitting.epoch(tell)
         fitting.save(checkpoint)
         found = figures(list(_judged(fitting.network(0), shown, plan.device)), 0)

@@ -15,17 +15,17 @@ from inference.radiograph import Radiograph
 from inference.training.atlas import Box
 from inference.training.exposure import Pixels, collimated, re_exposed
 
-FAR = 0.85, 1.3
+FAR = 0.75, 1.35
 """Long side of the radiograph over that of a view of the whole."""
 
 CLOSE = 1.7, 2.8
 """The same of a close view, which is square."""
 
-TURN, STRETCH = 10.0, 0.05
+TURN, STRETCH = 12.0, 0.05
 """Standard deviations, in degrees and of the logarithm of the proportions."""
 
-QUARTER_TURNED = 0.15
-"""How often a view is turned by 90, 180 or 270 degrees besides."""
+QUARTER_TURNED = 0.75
+"""How often a view is turned by 90, 180 or 270 degrees besides: any way up as often."""
 
 AIMED = 0.75
 """How often a close view goes to a fracture where there is one."""
