@@ -12,20 +12,13 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
+from config.destinations import Destination, names_are_unique
 from config.explanation import explained
+from config.tables import AeTitle, Host, Port, Table
 
 PREFIX = "FRACTURE_NODE__"
 
@@ -34,26 +27,7 @@ class SettingsError(Exception):
     """The settings cannot be used; the message lists every wrong key and why."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("true and false are no value for this key")
-        return value
-
-
-# PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, neither
-# backslash nor control characters; spaces at either end mean nothing.
-AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
-Port = Annotated[int, Field(ge=0, le=65535)]
-Host = Annotated[str, Field(min_length=1)]
-
-
-class Caller(_Table):
+class Caller(Table):
     """Who may open an association.
 
     Attributes:
@@ -70,7 +44,7 @@ def _caller(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
     return {"ae_title": value} if isinstance(value, str) else value
 
 
-class ReceiverSettings(_Table):
+class ReceiverSettings(Table):
     """The Storage SCP: see node.toml for each key."""
 
     ae_title: AeTitle
@@ -90,7 +64,7 @@ def _named(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
     return value
 
 
-class StorageSettings(_Table):
+class StorageSettings(Table):
     """Where instances, results and the journal lie: see node.toml for each key."""
 
     directory: Annotated[Path, BeforeValidator(_named)]
@@ -105,14 +79,14 @@ class StorageSettings(_Table):
         return self.database.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
-class ModelSettings(_Table):
+class ModelSettings(Table):
     """Which weights answer: see node.toml for each key."""
 
     weights: Path | None
     device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
 
 
-class WorkerSettings(_Table):
+class WorkerSettings(Table):
     """The processes that analyze and deliver: see node.toml for each key."""
 
     processes: int = Field(ge=1, le=64)
@@ -122,57 +96,21 @@ class WorkerSettings(_Table):
     window: int = Field(ge=1)
 
 
-class ResultSettings(_Table):
+class ResultSettings(Table):
     """How results look: see node.toml for each key."""
 
     long_side: int = Field(ge=256, le=8192)
     series_number: int = Field(ge=1, le=2**31 - 1)
 
 
-class ApiSettings(_Table):
+class ApiSettings(Table):
     """The web side: see node.toml for each key."""
 
     host: Host
     port: Port
 
 
-ResultKind = Literal[
-    "secondary_capture", "presentation_state", "structured_report", "heatmap"
-]
-
-
-class Destination(_Table):
-    """One place that results go to.
-
-    Attributes:
-        name: What people, the journal and the commands call it.
-        type: "dicom": C-STORE to a fixed AE.
-        ae_title: Its AE title.
-        host: Its address.
-        port: Its port.
-        results: The kinds of result it gets.
-        retry_days: How long a delivery is retried before it is failed for good.
-    """
-
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
-    type: Literal["dicom"]
-    ae_title: AeTitle
-    host: Host
-    port: Annotated[int, Field(ge=1, le=65535)]
-    results: tuple[ResultKind, ...] = Field(
-        default=("secondary_capture",), min_length=1
-    )
-    retry_days: float = Field(default=3, gt=0)
-
-
-def _names_are_unique(given: tuple[Destination, ...]) -> tuple[Destination, ...]:
-    names = [each.name for each in given]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two destinations are named {', '.join(sorted(twice))}")
-    return given
-
-
-class Settings(_Table):
+class Settings(Table):
     """Everything that can be set."""
 
     receiver: ReceiverSettings
@@ -182,7 +120,7 @@ class Settings(_Table):
     results: ResultSettings
     api: ApiSettings
     destinations: Annotated[
-        tuple[Destination, ...], AfterValidator(_names_are_unique)
+        tuple[Destination, ...], AfterValidator(names_are_unique)
     ] = ()
 
 
@@ -194,7 +132,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
             but for destinations, which are only those of the file. None means
             node.toml itself. Paths in it are relative to its folder, those of
             node.toml to the working directory.
-        environment: Where FRACTURE_NODE__SECTION__KEY variables override the file.
+        environment: Where FRACTURE_NODE__SECTION__KEY variables override the file, and
+            where the secrets are that destinations name.
 
     Raises:
         SettingsError: The file is missing, no TOML, or holds wrong keys.
@@ -211,7 +150,8 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         tables["destinations"] = given.get("destinations", [])
     wrong = list(_override(tables, environment))
     try:
-        settings = Settings.model_validate(_located(tables, path))
+        located = _located(tables, path)
+        settings = Settings.model_validate(located, context=environment)
     except ValidationError as error:
         wrong += explained(error, Settings)
     if wrong:
@@ -261,13 +201,24 @@ def _located(tables: dict[str, Any], path: Path | None) -> dict[str, Any]:
     """Make the paths of the file relative to the file's folder."""
     folder = Path() if path is None else path.parent
     located = {**tables}
-    for section, key in (("storage", "directory"), ("model", "weights")):
-        table = located.get(section)
-        if isinstance(table, dict) and isinstance(table.get(key), str):
-            text = table[key]
-            value = folder / _at_home(text) if text else None
-            located[section] = {**table, key: value}
+    for section, key in (
+        ("storage", "directory"),
+        ("model", "weights"),
+        ("destinations", "ca_bundle"),
+    ):
+        value = located.get(section)
+        if isinstance(value, list):
+            located[section] = [_in_folder(each, key, folder) for each in value]
+        else:
+            located[section] = _in_folder(value, key, folder)
     return located
+
+
+def _in_folder(table: Any, key: str, folder: Path) -> Any:  # noqa: ANN401 - whatever stands in the file
+    if not isinstance(table, dict) or not isinstance(table.get(key), str):
+        return table
+    text = table[key]
+    return {**table, key: folder / _at_home(text) if text else None}
 
 
 def _at_home(text: str) -> Path:

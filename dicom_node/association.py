@@ -24,7 +24,7 @@ from pynetdicom.pdu_primitives import MaximumLengthNotification
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from config.settings import Destination
+from config.destinations import Address
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -66,7 +66,7 @@ class LostError(Exception):
 
 @contextmanager
 def associated(
-    destination: Destination,
+    destination: Address,
     contexts: Sequence[PresentationContext],
     *,
     calling_ae_title: str,
@@ -123,9 +123,7 @@ class Peer:
 
     accepted: frozenset[tuple[UID, UID]]
 
-    def __init__(
-        self, destination: Destination, calling: str, timeout_s: float
-    ) -> None:
+    def __init__(self, destination: Address, calling: str, timeout_s: float) -> None:
         self._destination = destination
         self._calling = calling
         self._timeout_s = timeout_s

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from config.settings import Destination
+from config.destinations import Destination
 from dicom_node.database import upsert
 from dicom_node.events import note
 from dicom_node.settlement import lock_instance, of_delivery, settle_instance

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from pydicom.uid import DigitalXRayImageStorageForProcessing
 from sqlalchemy.exc import IntegrityError
 
-from config.settings import Destination
+from config.destinations import Destination
 from dicom_node.analyses import Analyses
 from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries
@@ -82,7 +82,7 @@ class Journal:
             for row in earlier:
                 if row.content_digest == received.content_digest:
                     own = [r for r in earlier if r.id == row.same_picture_as]
-                    self._repeat(connection, row, own[0] if own else row)
+                    self._repeat(connection, row, own[0] if own else row, received)
                     return self._adopted(row, received)
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert().values(**values))
@@ -97,6 +97,13 @@ class Journal:
         query = instance.select().where(instance.c.id == instance_id)
         with reading(self._engine) as connection:
             return connection.execute(query).one_or_none()
+
+    def came_from(self, instance_id: str) -> str:
+        """Read the AE title of whoever sent an instance."""
+        query = sa.select(instance.c.calling_ae_title)
+        with reading(self._engine) as connection:
+            row = connection.execute(query.where(instance.c.id == instance_id))
+            return str(row.scalar_one())
 
     def known(self, instance_ids: Sequence[str]) -> set[str]:
         """Which of these instances are recorded, for the sweep of the spool."""
@@ -182,7 +189,11 @@ class Journal:
         }
 
     def _repeat(
-        self, connection: sa.Connection, row: sa.Row[Any], answering: sa.Row[Any]
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        answering: sa.Row[Any],
+        received: ReceivedInstance,
     ) -> None:
         """Do for an instance that came again what its sender may be hoping for.
 
@@ -190,11 +201,20 @@ class Journal:
             connection: In a transaction.
             row: Of the instance.
             answering: The revision whose results are its own; mostly itself.
+            received: What came.
         """
-        note(connection, row.id, "received again", "the same bytes")
+        said = f"from {received.calling_ae_title}, the same bytes"
+        note(connection, row.id, "received again", said)
         answered = answering.probability is not None
         ended = (InstanceState.DELIVERED, InstanceState.ANALYZED, InstanceState.FAILED)
         if answered and answering.state in ended:
+            # Whoever sent it now is who waits for what goes back to the sender.
+            who = {
+                "calling_ae_title": received.calling_ae_title,
+                "calling_address": received.calling_address,
+            }
+            renamed = instance.update().where(instance.c.id == answering.id)
+            connection.execute(renamed.values(**who))
             self.deliveries.again(connection, answering.id)
         elif answering.state == InstanceState.FAILED:
             self._analyze_again(connection, answering.id)

@@ -1,8 +1,8 @@
 """What became of one object that was to be sent, and what to do about it.
 
 The table of statuses stands here (PS3.4 B.2.3, PS3.7 Annex C); sending is in
-sender.py. Only a status that says so is a failure for good: whatever may mend by
-itself, or by an administrator's hand at the other end, is tried again.
+sender.py and stow.py. Only a status that says so is a failure for good: whatever may
+mend by itself, or by an administrator's hand at the other end, is tried again.
 """
 
 from dataclasses import dataclass
@@ -69,13 +69,18 @@ def answered(response: Dataset) -> Outcome:
         response: The status elements of the response; holds Status (0000,0900).
     """
     status = int(response.Status)
-    if status == 0:
-        return Outcome(Verdict.STORED, status)
-    _, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", "unknown status"))
-    words = f"0x{status:04X} {meaning or 'unknown status'}"
-    if comment := printable(response.get("ErrorComment")):
+    words = in_words(status)
+    if status and (comment := printable(response.get("ErrorComment"))):
         words += f": {comment}"
     return Outcome(verdict_of(status), status, words)
+
+
+def in_words(status: int) -> str:
+    """Say what a status means; nothing of success."""
+    if status == 0:
+        return ""
+    _, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", ""))
+    return f"0x{status:04X} {meaning or 'unknown status'}"
 
 
 def printable(text: object) -> str:

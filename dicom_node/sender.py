@@ -21,7 +21,7 @@ from pynetdicom.association import Association
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.presentation import build_context
 
-from config.settings import Destination
+from config.destinations import Address
 from dicom_node.association import LostError, Peer, associated
 from dicom_node.attributes import UID_PATTERN
 from dicom_node.outcome import Outcome, Verdict, answered
@@ -72,7 +72,7 @@ class Instance:
 
 def send(
     paths: Sequence[Path],
-    destination: Destination,
+    destination: Address,
     *,
     calling_ae_title: str,
     timeout_s: float = TIMEOUT_S,
@@ -113,7 +113,7 @@ def send(
 
 
 def echo(
-    destination: Destination, *, calling_ae_title: str, timeout_s: float = TIMEOUT_S
+    destination: Address, *, calling_ae_title: str, timeout_s: float = TIMEOUT_S
 ) -> Outcome:
     """Ask a destination for a sign of life (C-ECHO).
 

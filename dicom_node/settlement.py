@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from config.settings import Destination
+from config.destinations import Destination
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.tables import (

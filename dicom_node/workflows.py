@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config.settings import Settings
+from dicom_node import delivering
 from dicom_node.analyses import Answer
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
@@ -28,7 +29,6 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.pipeline import Analysis, Pipeline
 from dicom_node.results.objects import ResultObject
-from dicom_node.sender import send
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
 from dicom_node.work import ANALYZE, DELIVER
@@ -41,7 +41,6 @@ MOST_CHILD_DEATHS = 3
 # An instance during which the whole worker keeps dying is given up as well, but later:
 # a worker has many reasons to die, and most of them are not the instance's.
 MOST_ATTEMPTS = 10
-SEND_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,21 +148,20 @@ class Work:
         paths = insist(lambda: journal.deliveries.begin(instance_id, destination, run))
         if paths is None:
             return  # stale, or paused
-        files = [folder / path for path in paths.values()]
-        if not insist(lambda: all(each.exists() for each in files)):
+        files = {uid: folder / path for uid, path in paths.items()}
+        if not insist(lambda: all(each.exists() for each in files.values())):
             logger.warning("Gone from the disk, and made anew: %s", ", ".join(paths))
             insist(lambda: journal.replace_lost_results(instance_id))
             return
-        outcomes = send(
+        outcomes = delivering.deliver(
             files,
             known[destination],
+            came_from=insist(lambda: journal.came_from(instance_id)),
             calling_ae_title=self.settings.receiver.ae_title,
-            timeout_s=SEND_TIMEOUT_S,
         )
-        by_uid = dict(zip(paths, outcomes, strict=True))
         settle = partial(journal.settlement.settle, instance_id, known[destination])
-        state = insist(lambda: settle(run, by_uid))
-        for uid, outcome in by_uid.items():
+        state = insist(lambda: settle(run, outcomes))
+        for uid, outcome in outcomes.items():
             logger.info("%s at %s: %s %s", uid, destination, outcome.verdict, state)
 
 

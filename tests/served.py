@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from config.settings import Destination, load
+from config.destinations import Address
+from config.settings import load
 from dicom_node.database import open_engine
 from dicom_node.history import History
 from dicom_node.outcome import Verdict
@@ -33,9 +34,7 @@ class Served:
                 [*START, f"--config={self._config}"], stderr=log
             )
         wait_for(lambda: self._ports.exists() and self._ports.read_text() != "")
-        self.address = Destination(
-            name="node",
-            type="dicom",
+        self.address = Address(
             ae_title="FRACTURE_AI",
             host="127.0.0.1",
             port=json.loads(self._ports.read_text())["receiver"],

@@ -22,7 +22,7 @@ from pydicom.uid import (
 from pynetdicom import _config
 from pynetdicom.dsutils import split_dataset
 
-from config.settings import Destination
+from config.destinations import Address
 from dicom_node.archive import Archive, start_archive
 from dicom_node.outcome import Verdict
 from dicom_node.sender import send
@@ -48,14 +48,8 @@ def dataset_bytes(path: Path) -> bytes:
 
 
 def send_to(archive: Archive, *paths: Path) -> list[Verdict]:
-    destination = Destination(
-        name="archive",
-        type="dicom",
-        ae_title="ARCHIVE",
-        host="127.0.0.1",
-        port=archive.port,
-    )
-    outcomes = send(paths, destination, calling_ae_title="MODALITY", timeout_s=10)
+    address = Address(ae_title="ARCHIVE", host="127.0.0.1", port=archive.port)
+    outcomes = send(paths, address, calling_ae_title="MODALITY", timeout_s=10)
     return [outcome.verdict for outcome in outcomes]
 
 

@@ -22,7 +22,7 @@ from pynetdicom import AE, VerificationPresentationContexts, evt
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.transport import ThreadedAssociationServer
 
-from config.settings import Destination
+from config.destinations import Address
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.sender import echo, send
 
@@ -42,10 +42,8 @@ def write_instance(path: Path, size: int = 1000) -> Path:
     return path
 
 
-def destination(port: int, host: str = "127.0.0.1") -> Destination:
-    return Destination(
-        name="pacs", type="dicom", ae_title="ARCHIVE", host=host, port=port
-    )
+def destination(port: int, host: str = "127.0.0.1") -> Address:
+    return Address(ae_title="ARCHIVE", host=host, port=port)
 
 
 def send_to(port: int, *paths: Path, timeout_s: float = 10) -> tuple[Outcome, ...]:

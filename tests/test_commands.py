@@ -35,6 +35,7 @@ from inference.training import familiar
 from inference.training.recipe import SHIPPED as RECIPE
 from models.card import read_card
 from tests.atlas import write_atlas
+from tests.dicomweb import serving_web
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(sys.executable).with_name("fracture-node")
@@ -54,6 +55,20 @@ type = "dicom"
 ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {port}
+"""
+
+OTHER_TYPES = """
+[[destinations]]
+name = "sender"
+type = "sender"
+peers = [
+    {{ ae_title = "DX_ROOM_1", host = "127.0.0.1", port = {port} }},
+    {{ ae_title = "NOBODY", host = "127.0.0.1", port = {nobody} }},
+]
+[[destinations]]
+name = "web"
+type = "stow"
+url = "{url}"
 """
 
 REASON = "The disk is full; make room, or lower min_free_mb under [storage] :warning:."
@@ -361,6 +376,42 @@ def test_check_names_a_destination_that_does_not_answer(
     assert "destination pacs: " in said
     assert "destination pacs: ok" not in said
     assert "database: ok" in said
+
+
+def test_check_and_echo_ask_a_service_and_everyone_who_may_be_the_sender(
+    command: Command, tmp_path: Path, archive: Archive, free_port: int
+) -> None:
+    config = configure(tmp_path, archive.port)
+    with serving_web() as service:
+        more = OTHER_TYPES.format(port=archive.port, nobody=free_port, url=service.url)
+        config.write_text(config.read_text() + more)
+
+        checked, lines = command("check", "--config", config)
+        sender = command("echo", "sender", "--config", config)
+        web = command("echo", "web", "--config", config)
+
+    told = dict(line.split(": ", 1) for line in lines.splitlines())
+    why = told["destination sender, NOBODY"]
+    assert checked == 1
+    assert told["destination pacs"] == "ok, it answers"
+    assert told["destination sender, DX_ROOM_1"] == "ok, it answers"
+    assert f"NOBODY at 127.0.0.1:{free_port}" in why
+    assert told["destination web"] == "ok, it answers"
+    assert sender == (1, f"sender, DX_ROOM_1: alive\nsender, NOBODY: {why}\n")
+    assert web == (0, "web: alive\n")
+
+
+@pytest.mark.parametrize("name", ["sender", "web"])
+def test_send_is_for_fixed_destinations(
+    command: Command, config: Path, phantom: Path, name: str
+) -> None:
+    more = OTHER_TYPES.format(port=1, nobody=2, url="https://absent.invalid")
+    config.write_text(config.read_text() + more)
+
+    status, said = command("send", phantom, "--to", name, "--config", config)
+
+    assert status == 1
+    assert f"{name} is no fixed AE; name a destination that is one" in said
 
 
 def test_check_records_the_phantom_on_the_card_of_ones_own_weights(

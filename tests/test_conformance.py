@@ -1,5 +1,6 @@
 """The conformance statement says what the code does."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from config.settings import load
 from dicom_node import admission, errors
 from dicom_node.codecs import DECODABLE
 from dicom_node.connection import MAXIMUM_PDU
+from dicom_node.delivering import SEND_TIMEOUT_S
 from dicom_node.listener import DEADLINE_S
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.receiver import IDLE_S
@@ -17,8 +19,20 @@ from dicom_node.results.codes import CONCEPT, GRAD_CAM, SOURCE_IMAGE
 from dicom_node.results.objects import IMPLEMENTATION_CLASS_UID
 from dicom_node.results.objects import IMPLEMENTATION_VERSION_NAME as VERSION_NAME
 from dicom_node.sop_classes import served_contexts
+from dicom_node.stow import MOST_BYTES
+from dicom_node.stow_response import JSON, Answer, became_of
+from tests.dicomweb import module
 
 TEXT = (Path(__file__).parent.parent / "CONFORMANCE.md").read_text()
+
+
+# Of the table of STOW-RS: what is tried again for days, some of the 3xx and 5xx.
+PASSES = {401, 403, 408, 425, 429, 500, 503, 302, 307}
+
+
+def said(stored: dict[str, int | None], failed: dict[str, int | None] = {}) -> bytes:  # noqa: B006 - only read
+    """A Store Instances Response Module in DICOM JSON."""
+    return json.dumps(module(stored, failed)).encode()
 
 
 def section(title: str) -> str:
@@ -101,6 +115,43 @@ def test_answers_mean_what_the_table_says(
 
     assert told.startswith(words[row])
     assert verdict_of(status) is verdict
+
+
+@pytest.mark.parametrize(
+    ("answer", "row", "verdict"),
+    [
+        (Answer(200, "", JSON, said({"1.2.3": None})), 0, Verdict.STORED),
+        (Answer(409, "", JSON, said({}, {"1.2.3": 0x0111})), 0, Verdict.STORED),
+        (Answer(409, "", JSON, said({}, {"1.2.3": 0xB00E})), 0, Verdict.STORED),
+        (Answer(409, "", JSON, said({}, {"1.2.3": 0xC000})), 1, Verdict.REFUSED),
+        (Answer(202, "", JSON, said({}, {"1.2.3": 0xA700})), 1, Verdict.RETRY),
+        (Answer(202, "", JSON, said({}, {"1.2.3": 0})), 1, Verdict.RETRY_BRIEFLY),
+        (Answer(200, "", "", b""), 2, Verdict.STORED),
+        (Answer(200, "", "application/dicom+xml", b"<"), 2, Verdict.STORED),
+        *((Answer(code, "", "", b""), 3, Verdict.RETRY) for code in sorted(PASSES)),
+        (Answer(200, "", "text/html", b"<"), 3, Verdict.RETRY),
+        (Answer(204, "", "", b""), 4, Verdict.RETRY_BRIEFLY),
+        (Answer(200, "", JSON, said({"1": None})), 4, Verdict.RETRY_BRIEFLY),
+        (Answer(400, "", "", b""), 5, Verdict.REFUSED),
+        (Answer(409, "", "", b""), 5, Verdict.REFUSED),
+    ],
+)
+def test_answers_to_stow_mean_what_the_table_says(
+    answer: Answer, row: int, verdict: Verdict
+) -> None:
+    words = ["stored", "by its Failure Reason", "stored", "tries again", "three tries"]
+
+    told = last_column("STOW-RS (user agent)")[row]
+
+    assert told.startswith([*words, "failed"][row])
+    assert became_of(["1.2.3"], answer, "")["1.2.3"].verdict is verdict
+
+
+def test_numbers_of_stow_are_those_of_the_code() -> None:
+    text = section("STOW-RS (user agent)")
+
+    assert f"larger than {MOST_BYTES / 1e6:g} MB" in text
+    assert f"may take {SEND_TIMEOUT_S:g} s" in text
 
 
 def test_numbers_are_those_of_the_code() -> None:

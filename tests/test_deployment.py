@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from api.health import health_router
-from config.settings import Destination, load
+from config.destinations import DicomDestination
+from config.settings import load
 from dicom_node import supervisor, worker
 from dicom_node.cli import COMMANDS
 
@@ -64,7 +65,7 @@ def test_node_and_orthanc_in_compose_know_each_other(compose: dict[str, Any]) ->
 
     assert modality == [settings.receiver.ae_title, "node", settings.receiver.port]
     assert settings.destinations == (
-        Destination(
+        DicomDestination(
             name="orthanc",
             type="dicom",
             ae_title=environment["ORTHANC__DICOM_AET"],

@@ -21,7 +21,8 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from config.settings import Destination, StorageSettings
+from config.destinations import DicomDestination
+from config.settings import StorageSettings
 from dicom_node.analyses import Answer
 from dicom_node.database import SchemaError, check_schema, migrate, open_engine
 from dicom_node.deliveries import StoredResult
@@ -63,8 +64,8 @@ ANSWER = Answer(
 )
 
 
-def destination(name: str, **changes: object) -> Destination:
-    return Destination(
+def destination(name: str, **changes: object) -> DicomDestination:
+    return DicomDestination(
         name=name, type="dicom", ae_title="X", host="localhost", port=104, **changes
     )
 
@@ -239,6 +240,32 @@ def test_the_same_bytes_again_have_delivered_results_delivered_again(
 
     assert f"deliver:{first.id}:pacs:2" in dict(work(engine))
     assert state_of(journal, first) == InstanceState.DELIVERING
+
+
+def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
+    journal: Journal, receive: Receive
+) -> None:
+    first = receive()
+    other = replace(
+        receive(sop_instance_uid=first.header.sop_instance_uid),
+        calling_ae_title="OTHER",
+        calling_address="10.0.0.9",
+    )
+    journal.record(first)
+    journal.record(other)
+    before = journal.came_from(first.id)  # the first still waits for its answer
+    journal.analyses.answer(first.id, 1, ANSWER)
+    for each in ("pacs", "backup"):
+        journal.deliveries.begin(first.id, each, 1)
+        journal.settlement.settle(first.id, destination(each), 1, {"2.25.1": STORED})
+
+    journal.record(other)
+
+    row = journal.load(first.id)
+    assert row is not None
+    assert before == first.calling_ae_title
+    assert journal.came_from(first.id) == "OTHER"
+    assert row.calling_address == "10.0.0.9"
 
 
 def test_other_bytes_under_the_same_uid_are_a_new_revision(

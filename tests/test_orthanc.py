@@ -1,9 +1,12 @@
-"""The node with an Orthanc, wired both ways as docker-compose.yml does it."""
+"""The node with an Orthanc: wired both ways by DICOM as docker-compose.yml does it, and
+with results that go there over DICOMweb."""
 
 import io
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -11,11 +14,18 @@ from typing import Any, get_args
 import httpx
 import numpy as np
 import pytest
+from dicomweb_client import DICOMwebClient
+from dicomweb_client.session_utils import create_session
 from pydicom import Dataset, dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
-from config.settings import ResultKind
+from config.destinations import ResultKind
+from config.settings import load
+from dicom_node.database import open_engine
+from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.sender import send
+from dicom_node.tables import delivered_object
 from inference.phantom import draw_phantom
 from tests.served import PATIENCE_S, counts, reasons, serving, wait_for
 
@@ -34,6 +44,28 @@ type = "dicom"
 ae_title = "ORTHANC"
 host = "127.0.0.1"
 port = {port}
+"""
+
+
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+USER = ("node", "pässwörd")
+ALL_KINDS = list(get_args(ResultKind))
+WEB = f"""
+[receiver]
+host = "127.0.0.1"
+port = 0
+[storage]
+directory = "node"
+min_free_mb = 1
+[api]
+port = 0
+[[destinations]]
+name = "web"
+type = "stow"
+url = "{{url}}"
+username = "node"
+password_env = "ORTHANC_PASSWORD"
+results = {ALL_KINDS}
 """
 
 
@@ -76,6 +108,36 @@ class Orthanc:
 def orthanc(
     tmp_path: Path, peer: Callable[[str], str], new_port: Callable[[], int]
 ) -> Iterator[Orthanc]:
+    with started(tmp_path, peer, new_port, {"AuthenticationEnabled": False}) as orthanc:
+        yield orthanc
+
+
+@pytest.fixture
+def orthanc_web(
+    tmp_path: Path, peer: Callable[[str], str], new_port: Callable[[], int]
+) -> Iterator[Orthanc]:
+    """An Orthanc with its DICOMweb plug-in, for a user with a password."""
+    if not PLUGIN.exists() and os.environ.get("CI"):
+        pytest.fail(f"{PLUGIN} is absent, and CI must install every peer")
+    if not PLUGIN.exists():
+        pytest.skip(f"{PLUGIN} is absent")
+    web = {
+        "AuthenticationEnabled": True,
+        "RegisteredUsers": dict([USER]),
+        "Plugins": [str(PLUGIN)],
+        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+    }
+    with started(tmp_path, peer, new_port, web) as orthanc:
+        yield orthanc
+
+
+@contextmanager
+def started(
+    tmp_path: Path,
+    peer: Callable[[str], str],
+    new_port: Callable[[], int],
+    options: dict[str, Any],
+) -> Iterator[Orthanc]:
     http_port, dicom_port = new_port(), new_port()
     folder = tmp_path / "orthanc"
     folder.mkdir()
@@ -85,10 +147,10 @@ def orthanc(
         "DicomPort": dicom_port,
         "DicomAlwaysAllowStore": True,
         "HttpPort": http_port,
-        "AuthenticationEnabled": False,
         "StorageDirectory": str(folder),
         "IndexDirectory": str(folder),
         "Plugins": [],
+        **options,
     }
     path = folder / "orthanc.json"
     path.write_text(json.dumps(configuration))
@@ -96,7 +158,7 @@ def orthanc(
     with (
         (folder / "log").open("w") as log,
         subprocess.Popen([peer("Orthanc"), str(path)], stderr=log) as process,
-        httpx.Client(base_url=address, timeout=PATIENCE_S) as rest,
+        httpx.Client(base_url=address, auth=USER, timeout=PATIENCE_S) as rest,
     ):
         orthanc = Orthanc(rest, dicom_port)
         try:
@@ -150,8 +212,7 @@ def test_all_kinds_lie_beside_each_other_where_they_are_asked_for(
     orthanc: Orthanc, tmp_path: Path
 ) -> None:
     config = tmp_path / "node.toml"
-    kinds = list(get_args(ResultKind))
-    config.write_text(NODE.format(port=orthanc.dicom_port) + f"results = {kinds}")
+    config.write_text(NODE.format(port=orthanc.dicom_port) + f"results = {ALL_KINDS}")
     source = phantom_dataset(draw_phantom(broken=True))
     uploaded = orthanc.upload(source)
 
@@ -176,3 +237,74 @@ def test_all_kinds_lie_beside_each_other_where_they_are_asked_for(
     assert heatmap.pixel_array.shape == source.pixel_array.shape
     assert np.array_equal(heatmap.pixel_array, ours.pixel_array)
     assert heatmap.pixel_array.max() > 250
+
+
+@pytest.mark.orthanc
+def test_results_of_all_kinds_reach_the_study_over_dicomweb(
+    orthanc_web: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = str(orthanc_web.rest.base_url.join("/dicom-web"))
+    config = tmp_path / "node.toml"
+    config.write_text(WEB.format(url=url))
+    source = phantom_dataset(draw_phantom(broken=True))
+    path = tmp_path / "source.dcm"
+    source.save_as(path, enforce_file_format=True)
+    orthanc_web.upload(source)
+
+    monkeypatch.setenv("ORTHANC_PASSWORD", USER[1])
+    with serving(config) as node:
+        (outcome,) = send([path], node.address, calling_ae_title="TEST")
+        wait_for(lambda: counts(config) == {"delivered": 1})
+
+    # The client's own reading, over WADO-RS.
+    session = create_session()
+    session.auth = (USER[0].encode(), USER[1].encode())
+    with session:
+        client = DICOMwebClient(url, session)
+        found = client.retrieve_study(source.StudyInstanceUID)
+    stored = {each.Modality: each for each in found}
+    results = [*map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))]
+    assert outcome.verdict is Verdict.STORED
+    assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
+    assert len(results) == 4
+    for ours in results:
+        assert stored[ours.Modality] == ours
+    (capture,) = (each for each in results if each.Modality == "OT")
+    assert np.array_equal(stored["OT"].pixel_array, capture.pixel_array)
+
+
+@pytest.mark.orthanc
+def test_a_wrong_password_is_tried_again_until_it_is_mended(
+    orthanc_web: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(WEB.format(url=orthanc_web.rest.base_url.join("/dicom-web")))
+    path = tmp_path / "source.dcm"
+    source = phantom_dataset(draw_phantom(broken=True))
+    source.save_as(path, enforce_file_format=True)
+
+    monkeypatch.setenv("ORTHANC_PASSWORD", "wrong")
+    with serving(config) as node:
+        send([path], node.address, calling_ae_title="TEST")
+        wait_for(lambda: "HTTP 401" in said_of_objects(config))
+        refused = counts(config), said_of_objects(config)
+        assert node.stop() == 0
+    monkeypatch.setenv("ORTHANC_PASSWORD", USER[1])
+    with serving(config):
+        wait_for(lambda: counts(config) == {"delivered": 1})
+
+    assert refused[0] == {"delivering": 1}
+    assert "look at ORTHANC_PASSWORD" in refused[1]
+    assert "wrong" not in (tmp_path / "log").read_text()
+    assert len(orthanc_web.rest.get("/instances").json()) == len(ALL_KINDS)
+
+
+def said_of_objects(config: Path) -> str:
+    """What destinations said of the objects last."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(delivered_object.select()).all()
+        return "; ".join(row.comment for row in rows)
+    finally:
+        engine.dispose()

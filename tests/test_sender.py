@@ -28,7 +28,7 @@ from pydicom.uid import (
 from pynetdicom import AE, AllStoragePresentationContexts, evt
 from pynetdicom.dsutils import split_dataset
 
-from config.settings import Destination
+from config.destinations import Address
 from dicom_node.archive import Archive, start_archive
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.sender import echo, send
@@ -68,10 +68,8 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()[split_dataset(path)[1] :]).hexdigest()
 
 
-def destination(port: int) -> Destination:
-    return Destination(
-        name="pacs", type="dicom", ae_title="ARCHIVE", host="127.0.0.1", port=port
-    )
+def destination(port: int) -> Address:
+    return Address(ae_title="ARCHIVE", host="127.0.0.1", port=port)
 
 
 def send_to(port: int, *paths: Path, **options: Any) -> tuple[Outcome, ...]:  # noqa: ANN401

@@ -1,15 +1,21 @@
 """The settings: what is right is read, what is wrong is told, all of it at once."""
 
+import re
 import tomllib
 from importlib.resources import files
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from config.settings import Caller, Destination, Settings, SettingsError, load
+from config.destinations import (
+    Address,
+    DicomDestination,
+    Secret,
+    SenderDestination,
+    StowDestination,
+)
+from config.settings import Caller, Settings, SettingsError, load
 
 PACS = """
 [[destinations]]
@@ -38,48 +44,66 @@ def complaints(tmp_path: Path, text: str, **environment: str) -> list[str]:
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
 
 
-def keys(tables: dict[str, Any]) -> set[str]:
-    """Every key of a file as section.key."""
-    return {
-        f"{section}.{key}"
-        for section, table in tables.items()
-        for key in (table[0] if isinstance(table, list) else table)
-    }
+DESTINATIONS = {
+    "dicom": DicomDestination,
+    "sender": SenderDestination,
+    "stow": StowDestination,
+}
+OF_EVERY_TYPE = {"name", "type", "results", "retry_days"}
 
 
-def fields(section: str) -> type[BaseModel]:
-    if section == "destinations":
-        return Destination
-    table = Settings.model_fields[section].annotation
-    assert table is not None
-    return table
+def with_examples() -> str:
+    """The packaged file with the lines that wait to be used."""
+    return re.sub("(?m)^#(?! )", "", packaged("node.toml")).replace("#    {", "    {")
 
 
 def test_packaged_file_lists_every_key_and_no_other() -> None:
-    listed = keys(tomllib.loads(packaged("node.toml")))
+    listed = tomllib.loads(packaged("node.toml"))
+    tables = Settings.model_fields.keys() - {"destinations"}
 
-    known = {
-        f"{section}.{key}"
-        for section in Settings.model_fields
-        for key in fields(section).model_fields
-    }
-    assert listed == known
+    assert listed.keys() == Settings.model_fields.keys()
+    for name in tables:
+        table = Settings.model_fields[name].annotation
+        assert table is not None
+        assert listed[name].keys() == table.model_fields.keys()
+
+
+def test_packaged_file_lists_every_key_of_every_type_of_destination() -> None:
+    listed = tomllib.loads(with_examples())["destinations"]
+
+    assert {each["type"] for each in listed} == DESTINATIONS.keys()
+    for each in listed:
+        known = DESTINATIONS[each["type"]].model_fields.keys()
+        assert each.keys() <= known
+        assert known - each.keys() <= OF_EVERY_TYPE  # told of the first
+
+
+def test_examples_of_the_packaged_file_can_be_used(tmp_path: Path) -> None:
+    one_way = with_examples().replace('token_env = "PACS_TOKEN"', "")
+
+    settings = read(tmp_path, one_way.replace('username = ""', 'username = "us"'))
+
+    assert [each.type for each in settings.destinations] == [*DESTINATIONS]
 
 
 def test_packaged_file_explains_every_key() -> None:
-    lines = packaged("node.toml").splitlines()
-    settings = [line for line in lines if "=" in line and not line.startswith("#")]
+    lines = with_examples().splitlines()
+    settings = [
+        line for line in lines if " = " in line and not line.startswith(("#", " "))
+    ]
     unexplained = [line for line in settings if "#" not in line]
 
-    # Those of an address speak for themselves.
-    assert {line.split()[0] for line in unexplained} <= {"ae_title", "host", "port"}
+    # Those of an address speak for themselves; a name is told of the first.
+    assert {line.split()[0] for line in unexplained} <= {
+        *("ae_title", "host", "port", "name")
+    }
 
 
 def test_packaged_defaults_of_destinations_are_those_of_the_code() -> None:
     given = tomllib.loads(packaged("node.toml"))["destinations"][0]
     required = {key: given[key] for key in ("name", "type", "ae_title", "host", "port")}
 
-    assert Destination.model_validate(given) == Destination.model_validate(required)
+    assert DicomDestination(**given) == DicomDestination(**required)
 
 
 @pytest.mark.parametrize(
@@ -303,6 +327,228 @@ def test_destination_with_a_wrong_value_is_refused(
     told = complaints(tmp_path, "\n".join([*kept, line]))
 
     assert told[0].startswith(f"destinations.0.{key}: found ")
+
+
+SENDER = """
+[[destinations]]
+name = "sender"
+type = "sender"
+peers = [{ ae_title = "DX_ROOM_1", host = "10.1.0.20", port = 104 }]
+"""
+
+STOW = """
+[[destinations]]
+name = "web"
+type = "stow"
+url = "https://pacs.example.org:8443/dicom-web/"
+"""
+
+
+def test_every_type_of_destination_has_its_own_keys(tmp_path: Path) -> None:
+    own = 'token_env = "PACS_KEY"\nca_bundle = "own.pem"\n'
+    text = PACS + SENDER + "retry_days = 1\n" + STOW + own
+
+    pacs, sender, web = read(tmp_path, text, PACS_KEY="t0ken").destinations
+
+    assert isinstance(pacs, DicomDestination)
+    assert sender == SenderDestination(
+        name="sender",
+        type="sender",
+        peers=(Address(ae_title="DX_ROOM_1", host="10.1.0.20", port=104),),
+        retry_days=1,
+    )
+    assert web == StowDestination(
+        name="web",
+        type="stow",
+        url="https://pacs.example.org:8443/dicom-web",
+        token_env=Secret("PACS_KEY", "t0ken"),
+        ca_bundle=tmp_path / "own.pem",
+    )
+
+
+def test_names_of_destinations_of_different_types_are_different(tmp_path: Path) -> None:
+    told = complaints(tmp_path, SENDER + STOW.replace("web", "sender"))
+
+    assert "two destinations are named sender" in told[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        pytest.param(
+            STOW + 'ae_title = "A"\n',
+            "destinations.0.ae_title: no such key",
+            id="key of another type",
+        ),
+        pytest.param(
+            STOW + "retrydays = 3\n",
+            "destinations.0.retrydays: no such key; did you mean retry_days?",
+            id="misspelled key of every type",
+        ),
+        pytest.param(
+            STOW + 'token = "secret"\n',
+            "destinations.0.token: no such key; did you mean token_env?",
+            id="secret in the file",
+        ),
+        pytest.param(
+            SENDER.replace("port =", "prot = 1, port ="),
+            "destinations.0.peers.0.prot: no such key; did you mean port?",
+            id="misspelled key of a peer",
+        ),
+        pytest.param(
+            SENDER.replace(", port = 104", ""),
+            "destinations.0.peers.0.port: missing; it has no default",
+            id="peer without port",
+        ),
+        pytest.param(
+            STOW.replace("url", "#"),
+            "destinations.0.url: missing; it has no default",
+            id="no url",
+        ),
+        pytest.param(
+            PACS.replace("type", "#"),
+            "destinations.0.type: missing; it has no default",
+            id="no type",
+        ),
+        pytest.param(
+            PACS.replace('"dicom"', '"sftp"'),
+            "destinations.0.type: found 'sftp'; Input should be one of 'dicom', "
+            "'sender', 'stow'",
+            id="unknown type",
+        ),
+        pytest.param(
+            PACS.replace('"dicom"', "5"),
+            "destinations.0.type: found '5'; Input should be one of 'dicom', "
+            "'sender', 'stow'",
+            id="type that is no text",
+        ),
+    ],
+)
+def test_a_wrong_key_of_a_destination_is_told_as_it_stands_in_the_file(
+    text: str, complaint: str, tmp_path: Path
+) -> None:
+    assert complaints(tmp_path, text) == [complaint]
+
+
+PEER = '{ ae_title = "A", host = "h", port = 1 }'
+
+
+@pytest.mark.parametrize(
+    ("peers", "words"),
+    [(f"{PEER}, {PEER}", "two peers are called A"), ("", "name at least one peer")],
+)
+def test_a_table_of_peers_names_some_and_each_once(
+    peers: str, words: str, tmp_path: Path
+) -> None:
+    (told,) = complaints(tmp_path, re.sub("peers = .*", f"peers = [{peers}]", SENDER))
+
+    assert told.startswith("destinations.0.peers: ")
+    assert words in told
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://h",
+        "https://h/",
+        "https://[::1]:8443/dicom-web",
+        "http://127.0.0.1:8042/dicom-web",
+        "http://[::1]/dicom-web",
+        "http://localhost/dicom-web",
+    ],
+)
+def test_url_of_a_service_is_encrypted_or_of_this_machine(
+    url: str, tmp_path: Path
+) -> None:
+    text = re.sub("url = .*", f'url = "{url}"', STOW)
+
+    (web,) = read(tmp_path, text).destinations
+
+    assert isinstance(web, StowDestination)
+    assert web.url == url.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("http://pacs.example.org/dicom-web", "plain text and is for loopback only"),
+        ("http://10.0.0.1/dicom-web", "plain text and is for loopback only"),
+        ("ftp://h/x", "say https://"),
+        ("pacs.example.org/dicom-web", "say https://"),
+        ("https:///x", "say https://"),
+        ("https://someone:hidden@h/x", "say https://"),
+        ("https://hidden@h/x", "say https://"),
+        ("https://h/x?key=hidden", "say https://"),
+        ("https://h/x#hidden", "say https://"),
+        ("https://h/x y", "say https://"),
+        ("https://h:99999/x", "say https://"),
+        ("https://someone:hidden/x", "say https://"),
+        ("https://h:/x", "say https://"),
+        ("https://h:0/x", "say https://"),
+        ("https://hänger/x", "say https://"),
+        ("", "say https://"),
+    ],
+)
+def test_url_that_is_none_or_holds_a_secret_is_refused_and_not_quoted(
+    url: str, words: str, tmp_path: Path
+) -> None:
+    (told,) = complaints(tmp_path, re.sub("url = .*", f'url = "{url}"', STOW))
+
+    assert told.startswith("destinations.0.url: ")
+    assert words in told
+    assert "hidden" not in told
+
+
+@pytest.mark.parametrize("key", ["token_env", "password_env"])
+@pytest.mark.parametrize(
+    "secret", ['"hidden-t0ken"', '"hidden"', "5", '{ value = "" }']
+)
+def test_a_secret_in_place_of_its_variable_is_refused_and_not_quoted(
+    key: str, secret: str, tmp_path: Path
+) -> None:
+    (told,) = complaints(tmp_path, f"{STOW}{key} = {secret}\n")
+
+    assert told.startswith(f"destinations.0.{key}: ")
+    assert "name a variable of the environment" in told
+    assert "hidden" not in told
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ('username = "us"', "username and password_env go together"),
+        ('password_env = "PW"', "username and password_env go together"),
+        (
+            'username = "us"\npassword_env = "PW"\ntoken_env = "TOKEN"',
+            "choose token_env, or username and password_env",
+        ),
+    ],
+)
+def test_there_is_one_way_to_authenticate(
+    lines: str, words: str, tmp_path: Path
+) -> None:
+    (told,) = complaints(tmp_path, STOW + lines)
+
+    assert told.startswith("destinations.0: ")
+    assert words in told
+
+
+def test_a_variable_that_is_not_set_is_no_wrong_setting(tmp_path: Path) -> None:
+    (web,) = read(tmp_path, STOW + 'token_env = "PACS_TOKEN"').destinations
+
+    assert isinstance(web, StowDestination)
+    assert web.token_env == Secret("PACS_TOKEN", "")
+
+
+def test_a_secret_loses_its_line_end_and_is_not_shown(tmp_path: Path) -> None:
+    text = STOW + 'token_env = "PACS_KEY"'
+
+    settings = read(tmp_path, text, PACS_KEY="hidden\n")
+
+    (web,) = settings.destinations
+    assert isinstance(web, StowDestination)
+    assert web.token_env == Secret("PACS_KEY", "hidden")
+    assert "hidden" not in repr(settings)
 
 
 def test_environment_overrides_the_file(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
-from config.settings import Destination, StorageSettings
+from config.destinations import DicomDestination
+from config.settings import StorageSettings
 from dicom_node.analyses import Answer
 from dicom_node.database import migrate, open_engine
 from dicom_node.deliveries import StoredResult
@@ -34,7 +35,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
     migrate(storage)
     engine = open_engine(storage.database_url)
-    pacs = Destination(
+    pacs = DicomDestination(
         name="pacs", type="dicom", ae_title="X", host="localhost", port=104
     )
     DBOS(

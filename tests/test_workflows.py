@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from pydicom import Dataset, dcmread
 from sqlalchemy.exc import OperationalError
 
-from config.settings import Destination, Settings, load
+from config.destinations import DicomDestination
+from config.settings import Settings, load
 from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine
 from dicom_node.decode import DecodedInstance
@@ -76,7 +77,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 @pytest.fixture
 def settings(tmp_path: Path, archive: Archive) -> Settings:
     defaults = load(None, {})
-    pacs = Destination(
+    pacs = DicomDestination(
         name="pacs",
         type="dicom",
         ae_title="ARCHIVE",

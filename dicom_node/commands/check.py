@@ -1,4 +1,6 @@
-"""Validates the settings, tests the model on the phantom and C-ECHOes destinations.
+"""Validates the settings, tests the model on the phantom and asks destinations.
+
+An AE is asked by C-ECHO, a DICOMweb service by a search with our credentials.
 
 `--record` writes what the phantom gives into the card of one's own weights, once.
 """
@@ -7,11 +9,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from config.settings import Destination, Settings
+from config.settings import Settings
 from dicom_node.database import check_schema, migrate, open_engine
+from dicom_node.delivering import Ask, signs_of_life
 from dicom_node.outcome import Verdict
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.sender import echo
 from dicom_node.spool import Spool
 from inference.classifier import Classifier, record, self_test
 from models.card import ModelError
@@ -48,13 +50,17 @@ def _passes(name: str, check: Callable[[], str]) -> bool:
 
 
 def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
+    us = settings.receiver.ae_title
     return [
         ("model", partial(_model, settings)),
         ("spool", partial(_spool, settings)),
         ("database", partial(_database, settings)),
         *(
-            (f"destination {each.name}", partial(_echo, each, settings))
+            (name, partial(_is_alive, ask))
             for each in settings.destinations
+            for name, ask in signs_of_life(
+                f"destination {each.name}", each, calling_ae_title=us
+            )
         ),
     ]
 
@@ -84,11 +90,11 @@ def _database(settings: Settings) -> str:
     return "ok"
 
 
-def _echo(destination: Destination, settings: Settings) -> str:
-    outcome = echo(destination, calling_ae_title=settings.receiver.ae_title)
+def _is_alive(ask: Ask) -> str:
+    outcome = ask()
     if outcome.verdict is not Verdict.STORED:
         raise CheckError(outcome.comment)
-    return "ok, it answers C-ECHO"
+    return "ok, it answers"
 
 
 def _warnings(settings: Settings) -> list[str]:

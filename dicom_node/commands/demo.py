@@ -21,7 +21,8 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from config.settings import Destination, Settings, load
+from config.destinations import Address
+from config.settings import Settings, load
 from dicom_node.archive import Archive, Stored, start_archive
 from dicom_node.database import open_engine
 from dicom_node.history import History
@@ -171,9 +172,7 @@ def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) 
     """Send the phantoms, wait for their results, print the table."""
     console.print("Loading the model …")
     _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz")
-    address = Destination(
-        name="node",
-        type="dicom",
+    address = Address(
         ae_title=settings.receiver.ae_title,
         host="127.0.0.1",
         port=node.receiver_port,
@@ -220,7 +219,7 @@ def _wait_until_ready(address: str) -> None:
     console.print("The model is still not loaded; the log above may say why.")
 
 
-def _send(broken: bool, address: Destination, directory: Path) -> Sent:  # noqa: FBT001
+def _send(broken: bool, address: Address, directory: Path) -> Sent:  # noqa: FBT001
     name = "broken bone" if broken else "whole bone"
     dataset = phantom_dataset(draw_phantom(broken=broken))
     path = directory / f"{name.replace(' ', '-')}.dcm"

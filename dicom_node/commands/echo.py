@@ -1,24 +1,31 @@
-"""Asks a destination for a sign of life (C-ECHO)."""
+"""Asks a destination for a sign of life.
+
+An AE by C-ECHO; where results go back to senders, each of them; a DICOMweb service by a
+search for a study that there is not, with our credentials.
+"""
 
 import sys
 
 from dicom_node.commands.peer import peer
+from dicom_node.delivering import signs_of_life
 from dicom_node.outcome import Verdict
 from dicom_node.process import load_or_exit, role_parser
-from dicom_node.sender import echo
 
 
 def main() -> None:
-    """C-ECHO one peer; the exit status tells."""
+    """Ask one peer; the exit status is 0 when all that belongs to it is alive."""
     parser = role_parser("echo", __doc__)
     parser.add_argument("peer", help="a destination's name, or AE@host:port")
     given = parser.parse_args()
     settings = load_or_exit(given.config)
-    destination = peer(given.peer, settings)
-    outcome = echo(destination, calling_ae_title=settings.receiver.ae_title)
-    answered = outcome.verdict is Verdict.STORED
-    sys.stdout.write(f"{given.peer}: {'alive' if answered else outcome.comment}\n")
-    sys.exit(0 if answered else 1)
+    us, asked = settings.receiver.ae_title, peer(given.peer, settings)
+    alive = True
+    for name, ask in signs_of_life(given.peer, asked, calling_ae_title=us):
+        outcome = ask()
+        answers = outcome.verdict is Verdict.STORED
+        alive &= answers
+        sys.stdout.write(f"{name}: {'alive' if answers else outcome.comment}\n")
+    sys.exit(0 if alive else 1)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,18 @@ import sys
 
 from pydantic import ValidationError
 
-from config.settings import Destination, Settings
+from config.destinations import Destination, DicomDestination
+from config.settings import Settings
 
 ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
 
 
 def peer(text: str, settings: Settings) -> Destination:
-    """Read a peer; end the process with words where that cannot be done."""
+    """Read a peer; end the process with words where that cannot be done.
+
+    Returns:
+        The destination of that name, of whatever type, or one that is the address.
+    """
     for destination in settings.destinations:
         if destination.name == text:
             return destination
@@ -21,7 +26,7 @@ def peer(text: str, settings: Settings) -> Destination:
     if match is None:
         sys.exit(wrong)
     try:
-        return Destination.model_validate(
+        return DicomDestination.model_validate(
             {"name": "peer", "type": "dicom", **match.groupdict()}
         )
     except ValidationError as error:

@@ -1,4 +1,7 @@
-"""Sends DICOM files to an AE: `fracture-node send PATH… --to AE@host:port`."""
+"""Sends DICOM files to an AE: `fracture-node send PATH… --to AE@host:port`.
+
+By C-STORE, and so to destinations that are reached by it.
+"""
 
 import json
 import sys
@@ -8,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
+from config.destinations import DicomDestination
 from dicom_node.commands.peer import peer
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.process import load_or_exit, role_parser
@@ -23,6 +27,9 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_or_exit(given.config)
     destination = peer(given.to, settings)
+    if not isinstance(destination, DicomDestination):
+        words = "name a destination that is one, or say AE@host:port"
+        sys.exit(f"{given.to} is no fixed AE; {words}")
     paths = list(files(given.paths))
     with Progress(console=Console(stderr=True), disable=given.json) as progress:
         task = progress.add_task("Sending", total=len(paths))

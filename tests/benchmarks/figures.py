@@ -16,7 +16,8 @@ import torch
 from pydicom import Dataset
 from pydicom.uid import generate_uid
 
-from config.settings import Destination, load
+from config.destinations import Address
+from config.settings import load
 from dicom_node.archive import start_archive
 from dicom_node.commands.demo import CONFIG
 from dicom_node.local_file import adopt
@@ -96,9 +97,7 @@ def turnaround(dataset: Dataset, folder: Path) -> dict[str, str]:
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
     seconds = []
     with Node(load(config), config) as node:
-        address = Destination(
-            name="node",
-            type="dicom",
+        address = Address(
             ae_title="FRACTURE_AI",
             host="127.0.0.1",
             port=node.receiver_port,

@@ -1,0 +1,202 @@
+"""The places that results go to: one frozen table for each way of getting there.
+
+`type` tells them apart. What the ways have in common stands in one base; how each is
+reached is dicom_node/delivering.py.
+"""
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    InstanceOf,
+    Tag,
+    ValidationInfo,
+    model_validator,
+)
+
+from config.tables import AeTitle, Host, Table
+
+LARGEST_PORT = 65535
+URL = re.compile(
+    r"(?P<scheme>https?)://(?P<host>\[[\da-fA-F:.]+\]|[A-Za-z\d._-]+)"
+    r"(:(?P<port>\d{1,5}))?(/[!-~]*)?"
+)
+ResultKind = Literal[
+    "secondary_capture", "presentation_state", "structured_report", "heatmap"
+]
+
+
+class Address(Table):
+    """Where an AE is reached by DICOM.
+
+    Attributes:
+        ae_title: What it is called.
+        host: Its address.
+        port: Its port.
+    """
+
+    ae_title: AeTitle
+    host: Host
+    port: Annotated[int, Field(ge=1, le=LARGEST_PORT)]
+
+
+class _Destination(Table):
+    """What every destination has.
+
+    Attributes:
+        name: What people, the journal and the commands call it.
+        results: The kinds of result it gets.
+        retry_days: How long a delivery is retried before it is failed for good.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    results: tuple[ResultKind, ...] = Field(
+        default=("secondary_capture",), min_length=1
+    )
+    retry_days: float = Field(default=3, gt=0)
+
+
+class DicomDestination(_Destination, Address):
+    """C-STORE to a fixed AE."""
+
+    type: Literal["dicom"]
+
+
+def _table_of_peers(given: tuple[Address, ...]) -> tuple[Address, ...]:
+    if not given:
+        raise ValueError("name at least one peer")
+    titles = [each.ae_title for each in given]
+    if twice := {title for title in titles if titles.count(title) > 1}:
+        raise ValueError(f"two peers are called {', '.join(sorted(twice))}")
+    return given
+
+
+class SenderDestination(_Destination):
+    """C-STORE back to whoever sent the instance.
+
+    Attributes:
+        peers: Where each of them is reached; a sender is known by its AE title.
+    """
+
+    type: Literal["sender"]
+    peers: Annotated[tuple[Address, ...], AfterValidator(_table_of_peers)]
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """What only the environment holds; the settings name its variable.
+
+    Attributes:
+        variable: The name of the variable.
+        value: What it holds; empty where it is not set, which is no wrong setting:
+            most commands and roles need no secret.
+    """
+
+    variable: str
+    value: str = field(default="", repr=False)
+
+
+def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever stands in the file
+    """Take the value from the environment, which `load` hands over as the context."""
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str) or not re.fullmatch("[A-Z_][A-Z0-9_]*", value):
+        raise ValueError(
+            "name a variable of the environment, in capitals; the secret itself does "
+            "not belong into this file"
+        )
+    # A value that was read from a file often ends in a line end.
+    return Secret(value, (info.context or {}).get(value, "").rstrip("\r\n"))
+
+
+FromEnvironment = Annotated[InstanceOf[Secret], BeforeValidator(_secret)]
+
+
+def _service(url: str) -> str:
+    """Check the base URL of a service; the words do not quote it."""
+    match = URL.fullmatch(url)
+    if (
+        match is None
+        or set("?#@") & set(url)
+        or not 1 <= int(match["port"] or 1) <= LARGEST_PORT
+    ):
+        raise ValueError(
+            "say https://HOST/PATH or https://HOST:PORT/PATH, without user, password, "
+            "query or fragment"
+        )
+    if match["scheme"] == "http" and not _is_loopback(match["host"].strip("[]")):
+        raise ValueError(
+            "http:// would send results and password in plain text and is for "
+            "loopback only (127.0.0.1, localhost); say https://"
+        )
+    return url.rstrip("/")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"
+
+
+class StowDestination(_Destination):
+    """STOW-RS, the storage of DICOMweb (PS3.18 10.5).
+
+    Attributes:
+        url: The base of the service; results are posted to /studies below it.
+        token_env: The variable that holds the bearer token.
+        username: For basic authentication; empty for none.
+        password_env: The variable that holds the password.
+        ca_bundle: PEM file of the authorities to trust; None means those that
+            browsers do.
+    """
+
+    type: Literal["stow"]
+    url: Annotated[str, AfterValidator(_service)]
+    token_env: FromEnvironment | None = None
+    username: Annotated[str, Field(pattern="^[^:]*$")] = ""  # RFC 7617
+    password_env: FromEnvironment | None = None
+    ca_bundle: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_way_to_authenticate(self) -> Self:
+        if bool(self.username) != (self.password_env is not None):
+            raise ValueError("username and password_env go together")
+        if self.username and self.token_env:
+            raise ValueError("choose token_env, or username and password_env")
+        return self
+
+
+def _type(value: Any) -> str | None:  # noqa: ANN401 - whatever stands in the file
+    """Tell the type of a destination; None where it says none."""
+    if isinstance(value, _Destination):
+        return str(getattr(value, "type", None))
+    return str(value["type"]) if isinstance(value, dict) and "type" in value else None
+
+
+# A discriminator that is a field may not have validators, and every field has one.
+Destination = Annotated[
+    Annotated[DicomDestination, Tag("dicom")]
+    | Annotated[SenderDestination, Tag("sender")]
+    | Annotated[StowDestination, Tag("stow")],
+    Discriminator(_type),
+]
+
+
+def names_are_unique(given: tuple[Destination, ...]) -> tuple[Destination, ...]:
+    """Check that a name means one destination.
+
+    Raises:
+        ValueError: Two have the same.
+    """
+    names = [each.name for each in given]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two destinations are named {', '.join(sorted(twice))}")
+    return given

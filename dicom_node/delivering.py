@@ -1,0 +1,87 @@
+"""How each type of destination is reached: the one place that tells them apart."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+from config.destinations import (
+    Address,
+    Destination,
+    DicomDestination,
+    SenderDestination,
+    StowDestination,
+)
+from dicom_node import stow
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.sender import echo, send
+
+SEND_TIMEOUT_S = 60.0
+
+Ask = Callable[[], Outcome]
+
+
+def deliver(
+    files: Mapping[str, Path],
+    destination: Destination,
+    *,
+    came_from: str,
+    calling_ae_title: str,
+) -> dict[str, Outcome]:
+    """Bring results to a destination, in one go.
+
+    Args:
+        files: Part 10 files by SOP Instance UID.
+        destination: Where to.
+        came_from: The AE title of whoever sent the instance that they are results of.
+        calling_ae_title: Who we are.
+
+    Returns:
+        What became of each, by SOP Instance UID.
+    """
+    if isinstance(destination, StowDestination):
+        return stow.store(files, destination, timeout_s=SEND_TIMEOUT_S)
+    address = _address(destination, came_from)
+    if address is None:
+        words = (
+            f"{came_from} sent it and is not among the peers; add it to them, restart "
+            f"the node and run `fracture-node retry --destination {destination.name}`"
+        )
+        return dict.fromkeys(files, Outcome(Verdict.REFUSED, None, words))
+    outcomes = send(
+        list(files.values()),
+        address,
+        calling_ae_title=calling_ae_title,
+        timeout_s=SEND_TIMEOUT_S,
+    )
+    return dict(zip(files, outcomes, strict=True))
+
+
+def signs_of_life(
+    name: str, destination: Destination, *, calling_ae_title: str
+) -> list[tuple[str, Ask]]:
+    """Say whom to ask whether a destination is alive, and how.
+
+    Args:
+        name: What to call the destination.
+        destination: One service or AE, or several.
+        calling_ae_title: Who we are.
+
+    Returns:
+        What to call each, and what asks it: STORED where it answers with success.
+    """
+    if isinstance(destination, StowDestination):
+        return [(name, partial(stow.ask, destination))]
+    ask = partial(echo, calling_ae_title=calling_ae_title)
+    if isinstance(destination, DicomDestination):
+        return [(name, partial(ask, destination))]
+    peers = destination.peers
+    return [(f"{name}, {each.ae_title}", partial(ask, each)) for each in peers]
+
+
+def _address(
+    destination: DicomDestination | SenderDestination, came_from: str
+) -> Address | None:
+    if isinstance(destination, DicomDestination):
+        return destination
+    known = {each.ae_title: each for each in destination.peers}
+    return known.get(came_from.strip(" "))  # spaces at the ends mean nothing (PS3.5)

@@ -1,0 +1,237 @@
+"""The STOW-RS user agent: stores results in a DICOMweb service (PS3.18 10.5).
+
+The bytes in the request are those of the files, on every attempt. What the service says
+of them is read by stow_response.py.
+
+On `requests` alone: the usual client of DICOMweb encodes each dataset anew, repeats
+requests by itself, and follows redirects, where a POST becomes a GET and the page of a
+login looks like success.
+"""
+
+import base64
+import io
+import logging
+import socket
+import ssl
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from config.destinations import Secret, StowDestination
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.results.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+)
+from dicom_node.stow_response import JSON, Answer, alive, became_of
+
+# A server's headers stay out of logs, whatever is wrong with them.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+TIMEOUT_S = 30.0
+# A request holds no more, but for an object that is larger by itself: a web server of
+# Windows takes 30 MB unless it is told otherwise.
+MOST_BYTES = 25_000_000
+LARGEST_ANSWER = 1_000_000
+
+
+class UnansweredError(Exception):
+    """There is no answer. The message says why, in words."""
+
+
+def store(
+    files: Mapping[str, Path],
+    service: StowDestination,
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, Outcome]:
+    """Store objects in a service: in one request, unless they are too large for that.
+
+    Where they are refused as a whole, each is tried by itself.
+
+    Args:
+        files: Part 10 files by SOP Instance UID.
+        service: Where to.
+        timeout_s: How long a connection, or the next byte in either direction, may
+            take. A slow service is not hurried as long as bytes move.
+
+    Returns:
+        What became of each object, by SOP Instance UID.
+    """
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for batch in _batches(files):
+            outcomes |= _store(service, batch, timeout_s)
+    except UnansweredError as error:
+        words = str(error)
+    except OSError as error:
+        words = f"a result cannot be read: {error.strerror}"
+    else:
+        return outcomes
+    return {uid: Outcome(Verdict.RETRY, None, words) for uid in files} | outcomes
+
+
+def ask(service: StowDestination, *, timeout_s: float = TIMEOUT_S) -> Outcome:
+    """Ask a service for a sign of life, with our credentials.
+
+    By a search (PS3.18 10.6) for a study that there is not: the answer is short, and
+    names no patient. A service that stores but does not search fails it.
+
+    Returns:
+        STORED when it answered with success; else why not, in words.
+    """
+    query = {"StudyInstanceUID": IMPLEMENTATION_CLASS_UID, "limit": "1"}
+    request = requests.Request("GET", f"{service.url}/studies", params=query)
+    try:
+        answer = _send(service, request, timeout_s)
+    except UnansweredError as error:
+        return Outcome(Verdict.RETRY, None, str(error))
+    return alive(answer, _credentials(service))
+
+
+def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
+    """Read the files, as many at a time as one request may hold."""
+    batch: dict[str, bytes] = {}
+    for uid, path in files.items():
+        content = path.read_bytes()
+        if batch and sum(map(len, batch.values())) + len(content) > MOST_BYTES:
+            yield batch
+            batch = {}
+        batch[uid] = content
+    if batch:
+        yield batch
+
+
+def _store(
+    service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
+) -> dict[str, Outcome]:
+    answer = _post(service, batch, timeout_s)
+    outcomes = became_of(batch, answer, _credentials(service))
+    as_a_whole = all(
+        each.verdict is Verdict.REFUSED and each.status is None
+        for each in outcomes.values()
+    )
+    if as_a_whole and len(batch) > 1:  # one may be to blame, or their size together
+        for uid, content in batch.items():
+            outcomes |= _store(service, {uid: content}, timeout_s)
+    return outcomes
+
+
+def _post(
+    service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
+) -> Answer:
+    boundary = uuid.uuid4().hex
+    start = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    parts = [start + content + b"\r\n" for content in batch.values()]
+    body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+    kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+    request = requests.Request(
+        "POST",
+        f"{service.url}/studies",
+        # A file goes out piece by piece, each with a timeout of its own.
+        data=io.BytesIO(body),
+        headers={"Content-Type": kind},
+    )
+    return _send(service, request, timeout_s)
+
+
+def _send(
+    service: StowDestination, request: requests.Request, timeout_s: float
+) -> Answer:
+    where = urlsplit(service.url).netloc
+    try:
+        with (
+            _session(service) as session,
+            session.send(
+                session.prepare_request(request),
+                timeout=timeout_s,
+                allow_redirects=False,
+                stream=True,
+                verify=session.verify,
+            ) as response,
+        ):
+            kind = response.headers.get("Content-Type", "")
+            return Answer(
+                code=response.status_code,
+                reason=response.reason or "",
+                media_type=kind.partition(";")[0].strip().lower(),
+                content=_content(response),
+            )
+    except requests.RequestException as error:
+        raise UnansweredError(f"{where} {_why(error, timeout_s)}") from None
+    except OSError:
+        raise UnansweredError(f"{where} is not asked: ca_bundle is no file") from None
+
+
+def _session(service: StowDestination) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # neither proxies nor passwords that others left there
+    session.verify = True if service.ca_bundle is None else str(service.ca_bundle)
+    session.headers.update({"Accept": JSON, "User-Agent": IMPLEMENTATION_VERSION_NAME})
+    if service.token_env:
+        token = _value(service.token_env)
+        if not (token.isascii() and token.isprintable()):
+            raise UnansweredError(f"{service.token_env.variable} holds no token")
+        session.headers["Authorization"] = f"Bearer {token}"
+    if service.password_env:  # UTF-8 (RFC 7617), where requests would take Latin-1
+        pair = f"{service.username}:{_value(service.password_env)}".encode()
+        basic = base64.b64encode(pair).decode()
+        session.headers["Authorization"] = f"Basic {basic}"
+    return session
+
+
+def _value(secret: Secret) -> str:
+    if not secret.value:
+        raise UnansweredError(f"{secret.variable} is not set in the node's environment")
+    return secret.value
+
+
+def _content(response: requests.Response) -> bytes:
+    content = b""
+    for piece in response.iter_content(65536):
+        content += piece
+        if len(content) > LARGEST_ANSWER:
+            where = urlsplit(response.url).netloc
+            raise UnansweredError(f"{where} answers with more than {LARGEST_ANSWER} B")
+    return content
+
+
+def _why(error: Exception, timeout_s: float) -> str:
+    """Say why there is no answer; the error's own text may quote anything."""
+    causes = list(_causes(error))
+    if told := next(filter(None, map(_cause_in_words, causes)), ""):
+        return told
+    if isinstance(error, requests.ConnectTimeout):
+        return f"cannot be reached within {timeout_s:g} s"
+    if any(isinstance(each, requests.Timeout | TimeoutError) for each in causes):
+        return f"hangs: nothing has moved for {timeout_s:g} s"
+    return f"broke the connection ({type(error).__name__})"
+
+
+def _cause_in_words(cause: BaseException) -> str:
+    match cause:
+        case ssl.SSLCertVerificationError():
+            own = "if its authority is your own, name that in ca_bundle"
+            return f"is not trusted: {cause.verify_message}; {own}"
+        case ssl.SSLError():
+            return f"does not agree on TLS: {cause.reason}"
+        case socket.gaierror():
+            return "cannot be found"
+        case ConnectionRefusedError():
+            return "refuses the connection"
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _credentials(service: StowDestination) -> str:
+    """Say what to do where the service does not know us."""
+    secret = service.token_env or service.password_env
+    return f"look at {secret.variable}" if secret else "it may want token_env"

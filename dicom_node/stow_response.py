@@ -1,0 +1,164 @@
+"""What a DICOMweb service answered, and what that means for each object.
+
+Sending is in stow.py. A Store Instances Response Module (PS3.18 Annex I) says what
+became of each object; where there is none, the HTTP status says it of all (PS3.18 table
+10.5.3-1). As with C-STORE, only what is definite is a failure for good; a service that
+lists what it stored, as it must, and does not list an object has not said that it did.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from dicom_node.outcome import (
+    DUPLICATE_SOP_INSTANCE,
+    Outcome,
+    Verdict,
+    in_words,
+    printable,
+    verdict_of,
+)
+
+JSON = "application/dicom+json"
+# What a service itself may answer in. In XML, which we did not ask for and do not read,
+# the HTTP status has to do; anything else is of a proxy or a login in between.
+READ = frozenset({JSON, "application/json"})
+ITS_OWN = READ | {"application/dicom+xml", "application/xml", "text/xml"}
+
+REFERENCED_SOP_SEQUENCE = "00081199"
+FAILED_SOP_SEQUENCE = "00081198"
+FAILURE_REASON = "00081197"
+WARNING_REASON = "00081196"
+REFERENCED_SOP_INSTANCE_UID = "00081155"
+
+# It has the object already, which is the same to the last byte; the second is the code
+# of a large service.
+HAS_IT = frozenset({DUPLICATE_SOP_INSTANCE, 0xB00E})
+
+# What passes, or an administrator of the service may mend.
+PASSING = frozenset({401, 403, 407, 408, 425, 429})
+REDIRECTS = range(300, 400)
+SERVER_ERRORS = range(500, 600)
+ADVICE = {
+    404: "; is url the base of the DICOMweb service?",
+    405: "; is url the base of the DICOMweb service?",
+    413: "; raise its limit on the size of a request",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP response.
+
+    Attributes:
+        code: Its status.
+        reason: The words beside that; the server's own.
+        media_type: Of the payload, without parameters.
+        content: The payload.
+    """
+
+    code: int
+    reason: str
+    media_type: str
+    content: bytes
+
+    @property
+    def is_its_own(self) -> bool:
+        """Whether the service itself may have answered so."""
+        return not self.content or self.media_type in ITS_OWN
+
+    def __str__(self) -> str:
+        """What a person is told of it; nothing of the payload."""
+        return f"HTTP {self.code} {printable(self.reason)}".rstrip()
+
+
+def became_of(
+    uids: Iterable[str], answer: Answer, credentials: str
+) -> dict[str, Outcome]:
+    """Say what became of each object that was in a request.
+
+    Args:
+        uids: SOP Instance UIDs of the objects.
+        answer: To the request.
+        credentials: What to do where ours are not accepted.
+    """
+    listed = dict(_listed(answer))
+    other = _unlisted(answer, credentials)
+    return {uid: listed.get(uid, other) for uid in uids}
+
+
+def alive(answer: Answer, credentials: str) -> Outcome:
+    """Say whether the answer to a search is that of a service at work."""
+    if answer.code in {200, 204} and answer.is_its_own:
+        return Outcome(Verdict.STORED, None)
+    return _unlisted(answer, credentials)
+
+
+def _unlisted(answer: Answer, credentials: str) -> Outcome:
+    """Judge the objects that an answer does not list, by its status."""
+    code, words = answer.code, str(answer)
+    if code == HTTPStatus.OK and not answer.is_its_own:
+        words += f" with {printable(answer.media_type) or 'something'}, which is no"
+        return Outcome(Verdict.RETRY, None, f"{words} answer of a DICOMweb service")
+    if code == HTTPStatus.OK and not (answer.content and answer.media_type in READ):
+        return Outcome(Verdict.STORED, None)
+    if code < REDIRECTS.start:
+        words += " does not say what became of it"
+        return Outcome(Verdict.RETRY_BRIEFLY, None, words)
+    if code in {401, 403} or code in REDIRECTS:
+        words += f"; {credentials}"
+    passes = code in PASSING or code in REDIRECTS or code in SERVER_ERRORS
+    verdict = Verdict.RETRY if passes else Verdict.REFUSED
+    return Outcome(verdict, None, words + ADVICE.get(code, ""))
+
+
+def _listed(answer: Answer) -> Iterator[tuple[str, Outcome]]:
+    """Read the Store Instances Response Module, where there is one."""
+    if answer.code not in {200, 202, 409} or answer.media_type not in READ:
+        return
+    try:
+        module = json.loads(answer.content)
+    except (ValueError, RecursionError):
+        return
+    module = module[0] if isinstance(module, list) and module else module
+    for item in _values(module, REFERENCED_SOP_SEQUENCE):
+        yield _uid(item), _stored(_number(item, WARNING_REASON))
+    for item in _values(module, FAILED_SOP_SEQUENCE):
+        yield _uid(item), _failed(_number(item, FAILURE_REASON))
+
+
+def _stored(warning: int | None) -> Outcome:
+    return Outcome(Verdict.STORED, warning or 0, in_words(warning or 0))
+
+
+def _failed(reason: int | None) -> Outcome:
+    """Judge a Failure Reason (PS3.18 I.2.2) as the C-STORE status that it is."""
+    if reason is None:
+        words = "not stored, and no reason given"
+        return Outcome(Verdict.RETRY_BRIEFLY, None, words)
+    verdict = verdict_of(reason)
+    if verdict is Verdict.STORED and reason not in HAS_IT:  # it says both
+        verdict = Verdict.RETRY_BRIEFLY
+    return Outcome(verdict, reason, in_words(reason) or "not stored, with 0x0000")
+
+
+def _values(item: Any, tag: str) -> list[Any]:  # noqa: ANN401 - whatever was sent
+    """Read the values of an attribute of the DICOM JSON Model (PS3.18 F.2)."""
+    attribute = item.get(tag) if isinstance(item, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values if isinstance(values, list) else []
+
+
+def _uid(item: Any) -> str:  # noqa: ANN401
+    return "".join(map(str, _values(item, REFERENCED_SOP_INSTANCE_UID)[:1]))
+
+
+def _number(item: Any, tag: str) -> int | None:  # noqa: ANN401
+    """Read the first value as a number of 16 bits; None where it is none."""
+    for value in _values(item, tag)[:1]:
+        with suppress(ValueError, TypeError, OverflowError):
+            return int(value) & 0xFFFF
+    return None

@@ -1,0 +1,222 @@
+"""Each type of destination is reached in its way; results go back to their senders."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from config.destinations import (
+    Address,
+    DicomDestination,
+    SenderDestination,
+    StowDestination,
+)
+from dicom_node.archive import Archive, start_archive
+from dicom_node.delivering import deliver, signs_of_life
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from inference.phantom import draw_phantom
+from tests.dicomweb import serving_web
+from tests.served import counts, reasons, serving, wait_for
+
+CONFIG = """
+[receiver]
+host = "127.0.0.1"
+port = 0
+[storage]
+directory = "node"
+min_free_mb = 1
+[api]
+port = 0
+[[destinations]]
+name = "pacs"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {archive}
+[[destinations]]
+name = "sender"
+type = "sender"
+peers = [
+    {{ ae_title = "DX_ROOM_1", host = "127.0.0.1", port = {room} }},
+{more}]
+"""
+STRANGER = '    {{ ae_title = "STRANGER", host = "127.0.0.1", port = {port} }},\n'
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    archive = start_archive(tmp_path / "archive")
+    yield archive
+    archive.stop()
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Iterator[Archive]:
+    room = start_archive(tmp_path / "room", ae_title="DX_ROOM_1")
+    yield room
+    room.stop()
+
+
+@pytest.fixture
+def phantom(tmp_path: Path) -> tuple[str, Path]:
+    return write_phantom(tmp_path / "phantom.dcm")
+
+
+def write_phantom(path: Path, seed: int = 0) -> tuple[str, Path]:
+    drawn = draw_phantom(broken=True, rows=300, columns=240, seed=seed)
+    dataset = phantom_dataset(drawn)
+    dataset.save_as(path, enforce_file_format=True)
+    return str(dataset.SOPInstanceUID), path
+
+
+def address(archive: Archive, ae_title: str = "DX_ROOM_1") -> Address:
+    return Address(ae_title=ae_title, host="127.0.0.1", port=archive.port)
+
+
+def fixed(archive: Archive) -> DicomDestination:
+    where = address(archive, "ARCHIVE").model_dump()
+    return DicomDestination(name="pacs", type="dicom", **where)
+
+
+def back(*peers: Address) -> SenderDestination:
+    return SenderDestination(name="sender", type="sender", peers=peers)
+
+
+@pytest.mark.parametrize("came_from", ["DX_ROOM_1", " DX_ROOM_1  "])
+def test_results_go_back_to_whoever_sent_the_instance(
+    archive: Archive, room: Archive, phantom: tuple[str, Path], came_from: str
+) -> None:
+    uid, path = phantom
+    peers = back(address(archive, "DX_ROOM_2"), address(room))
+
+    outcomes = deliver({uid: path}, peers, came_from=came_from, calling_ae_title="US")
+
+    assert outcomes == {uid: Outcome(Verdict.STORED, 0)}
+    assert [each.sop_instance_uid for each in room.log] == [uid]
+    assert [each.calling_ae_title for each in room.log] == ["US"]
+    assert archive.log == ()
+
+
+@pytest.mark.parametrize("came_from", ["STRANGER", "dx_room_1", "DX_ROOM", "DX ROOM 1"])
+def test_sender_that_is_not_in_the_table_gets_nothing_and_is_named(
+    room: Archive, phantom: tuple[str, Path], came_from: str
+) -> None:
+    uid, path = phantom
+
+    outcomes = deliver(
+        {uid: path, "1.2.3": path},
+        back(address(room)),
+        came_from=came_from,
+        calling_ae_title="US",
+    )
+
+    words = (
+        f"{came_from} sent it and is not among the peers; add it to them, restart the "
+        "node and run `fracture-node retry --destination sender`"
+    )
+    refused = Outcome(Verdict.REFUSED, None, words)
+    assert outcomes == {uid: refused, "1.2.3": refused}
+    assert room.log == ()
+
+
+def test_fixed_destination_is_the_same_for_every_sender(
+    archive: Archive, phantom: tuple[str, Path]
+) -> None:
+    uid, path = phantom
+
+    for came_from in ("DX_ROOM_1", "STRANGER"):
+        deliver({uid: path}, fixed(archive), came_from=came_from, calling_ae_title="US")
+
+    assert [each.sop_instance_uid for each in archive.log] == [uid, uid]
+
+
+def test_service_gets_results_over_the_web(phantom: tuple[str, Path]) -> None:
+    uid, path = phantom
+    with serving_web() as service:
+        web = StowDestination(name="web", type="stow", url=service.url)
+
+        outcomes = deliver({uid: path}, web, came_from="X", calling_ae_title="US")
+
+    ((_, content),) = service.requests[0].parts
+    assert outcomes == {uid: Outcome(Verdict.STORED, None)}
+    assert content == path.read_bytes()
+
+
+def test_everyone_who_belongs_to_a_destination_is_asked(
+    archive: Archive, room: Archive, free_port: int
+) -> None:
+    nobody = Address(ae_title="NOBODY", host="127.0.0.1", port=free_port)
+    with serving_web() as service:
+        web = StowDestination(name="web", type="stow", url=service.url)
+        told = {
+            name: ask()
+            for each in (fixed(archive), back(address(room), nobody), web)
+            for name, ask in signs_of_life(each.name, each, calling_ae_title="US")
+        }
+
+    alive = [name for name, each in told.items() if each.verdict is Verdict.STORED]
+    assert list(told) == ["pacs", "sender, DX_ROOM_1", "sender, NOBODY", "web"]
+    assert alive == ["pacs", "sender, DX_ROOM_1", "web"]
+
+
+@contextmanager
+def storescp(program: str, folder: Path, port: int) -> Iterator[Path]:
+    """Run DCMTK's storescp; gives the folder of what it stored."""
+    folder.mkdir()
+    command = [program, "--aetitle", "STRANGER", "-od", folder, str(port)]
+    with subprocess.Popen(command) as process:
+        try:
+            yield folder
+        finally:
+            process.terminate()
+
+
+@pytest.mark.dcmtk
+def test_unknown_sender_fails_alone_and_gets_its_results_once_it_is_known(  # noqa: PLR0913, PLR0917 - fixtures
+    archive: Archive,
+    room: Archive,
+    phantom: tuple[str, Path],
+    tmp_path: Path,
+    peer: Callable[[str], str],
+    new_port: Callable[[], int],
+) -> None:
+    known, path = phantom
+    unknown, other = write_phantom(tmp_path / "other.dcm", seed=1)
+    config, port = tmp_path / "node.toml", new_port()
+    ports = {"archive": archive.port, "room": room.port}
+    config.write_text(CONFIG.format(**ports, more=""))
+
+    with serving(config) as node:
+        where = [node.address.host, str(node.address.port)]
+        to_us = [peer("storescu"), "-aec", "FRACTURE_AI", *where]
+        subprocess.run([*to_us, "-aet", "DX_ROOM_1", path], check=True)
+        subprocess.run([*to_us, "-aet", "STRANGER", other], check=True)
+        wait_for(lambda: counts(config) == {"delivered": 1, "failed": 1})
+        assert node.stop() == 0
+    (reason,) = reasons(config, unknown)
+    in_archive = {each.study_instance_uid for each in archive.log}
+
+    more = STRANGER.format(port=port)
+    config.write_text(CONFIG.format(**ports, more=more))
+    retry = [sys.executable, "-P", "-m", "dicom_node.commands.retry"]
+    with storescp(peer("storescp"), tmp_path / "stranger", port) as folder:
+        subprocess.run(
+            [*retry, "--destination=sender", f"--config={config}"], check=True
+        )
+        with serving(config):
+            wait_for(lambda: counts(config) == {"delivered": 2})
+        (returned,) = map(dcmread, folder.iterdir())
+
+    studies = [dcmread(each).StudyInstanceUID for each in (path, other)]
+    assert "sender: STRANGER sent it and is not among the peers" in reason
+    assert "fracture-node retry --destination sender" in reason
+    assert reasons(config, known) == [""]
+    assert in_archive == set(studies)
+    assert [each.study_instance_uid for each in room.log] == studies[:1]
+    assert returned.StudyInstanceUID == studies[1]
+    assert len(archive.log) == 2  # the retry was for the stranger alone
