@@ -53,7 +53,7 @@ class Journal:
         """
         self._engine = engine
         self._directory = directory.absolute()
-        self._work = WorkQueue(engine)
+        self._work = WorkQueue(engine, destinations)
         self.deliveries = Deliveries(engine, self._work, destinations)
         self.settlement = Settlement(engine, self._work)
         self.analyses = Analyses(engine, self.deliveries)

@@ -4,8 +4,13 @@ DBOS runs it (see workflows.py); here is only how it is asked for. A finished id
 enqueued again is silently ignored, so every repetition carries a new run number.
 """
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+
+from config.destinations import Destination, SenderDestination
+from dicom_node.tables import instance
 
 APPLICATION = "fracture-node"
 # A constant of ours: DBOS's own default is a hash of the code, and would strand queued
@@ -18,7 +23,10 @@ DELIVER = "deliver"
 class WorkQueue:
     """Asks for work inside a transaction of the caller's."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, destinations: Sequence[Destination]) -> None:
+        self._to_senders = {
+            each.name for each in destinations if isinstance(each, SenderDestination)
+        }
         self._client = DBOSClient(
             system_database_engine=engine,
             serializer=DBOSPortableJSONSerializer(),
@@ -45,11 +53,20 @@ class WorkQueue:
         instance_id, destination = delivery
         identity = f"{DELIVER}:{instance_id}:{destination}:{run}"
         options = _options(DELIVER, identity, delay_s)
-        # One partition a destination: a hung one holds up no other.
-        options["queue_partition_key"] = destination
+        options["queue_partition_key"] = self._partition(connection, *delivery)
         self._client.enqueue_in_transaction(
             connection, options, instance_id, destination, run
         )
+
+    def _partition(
+        self, connection: sa.Connection, instance_id: str, destination: str
+    ) -> str:
+        """Give each AE or service its own: none waits for another that hangs."""
+        if destination not in self._to_senders:
+            return destination
+        query = sa.select(instance.c.calling_ae_title)
+        query = query.where(instance.c.id == instance_id)
+        return f"{destination}:{connection.execute(query).scalar_one()}"
 
 
 def _options(name: str, workflow_id: str, delay_s: float) -> EnqueueOptions:

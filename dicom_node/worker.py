@@ -17,6 +17,7 @@ import sqlalchemy as sa
 import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
+from config.destinations import SenderDestination
 from config.settings import Settings
 from dicom_node.database import SchemaError, check_schema, open_engine
 from dicom_node.journal import Journal
@@ -122,11 +123,14 @@ def _open_queues(settings: Settings) -> None:
     DBOS.register_queue(
         ANALYZE, worker_concurrency=ANALYSES_AT_ONCE, polling_interval_sec=POLL_S
     )
-    destinations = max(len(settings.destinations), 1)
+    reached = sum(
+        len(each.peers) if isinstance(each, SenderDestination) else 1
+        for each in settings.destinations
+    )
     DBOS.register_queue(
         DELIVER,
         partition_worker_concurrency=DELIVERIES_AT_ONCE,
-        worker_concurrency=DELIVERIES_AT_ONCE * destinations,
+        worker_concurrency=DELIVERIES_AT_ONCE * max(reached, 1),
         polling_interval_sec=POLL_S,
     )
 

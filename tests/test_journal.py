@@ -21,7 +21,7 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from config.destinations import DicomDestination
+from config.destinations import Address, DicomDestination, SenderDestination
 from config.settings import StorageSettings
 from dicom_node.analyses import Answer
 from dicom_node.database import SchemaError, check_schema, migrate, open_engine
@@ -266,6 +266,25 @@ def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
     assert before == first.calling_ae_title
     assert journal.came_from(first.id) == "OTHER"
     assert row.calling_address == "10.0.0.9"
+
+
+def test_senders_do_not_wait_for_each_other(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    peers = (Address(ae_title="DX_ROOM_1", host="h", port=104),)
+    sender = SenderDestination(name="sender", type="sender", peers=peers)
+    journal = Journal(engine, tmp_path, [destination("pacs"), sender])
+
+    for title in ("DX_ROOM_1", "DX_ROOM_2"):
+        one = replace(receive(), calling_ae_title=title)
+        journal.record(one)
+        journal.analyses.answer(one.id, 1, ANSWER)
+
+    key = sa.column("queue_partition_key")
+    query = sa.select(key).select_from(work_item(engine)).where(key.is_not(None))
+    with engine.connect() as connection:
+        partitions = set(connection.execute(query).scalars())
+    assert partitions == {"pacs", "sender:DX_ROOM_1", "sender:DX_ROOM_2"}
 
 
 def test_other_bytes_under_the_same_uid_are_a_new_revision(
