@@ -4,7 +4,10 @@ import base64
 import hashlib
 import logging
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +320,33 @@ def test_service_that_stops_reading_holds_nobody_for_ever(tmp_path: Path) -> Non
     assert outcome == Outcome(
         RETRY, None, f"{where} hangs: nothing has moved for 0.2 s"
     )
+
+
+def test_slow_service_is_not_hurried_as_long_as_bytes_move(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(bytes(20_000_000))  # more than sockets buffer
+    took: list[float] = []
+
+    def read_slowly(listener: socket.socket) -> None:
+        with listener.accept()[0] as connection:
+            start, left = time.monotonic(), 20_000_000
+            while left > 0 and (piece := connection.recv(400_000)):
+                left -= len(piece)
+                pace.wait(0.02)
+            took.append(time.monotonic() - start)
+            with suppress(OSError):  # it has hung up
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    pace = threading.Event()  # nobody sets it
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        reader = threading.Thread(target=read_slowly, args=(listener,))
+        reader.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+        outcomes = store({"1.2.3": tmp_path / "large"}, web(url), timeout_s=0.5)
+        reader.join()
+
+    assert outcomes == {"1.2.3": Outcome(STORED, None)}
+    assert took[0] > 1.0  # twice the timeout
 
 
 @pytest.mark.parametrize(
