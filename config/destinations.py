@@ -33,6 +33,9 @@ ResultKind = Literal[
 ]
 
 
+TransferSyntax = Literal["uncompressed", "rle", "jpeg_ls", "jpeg_2000", "jpeg_baseline"]
+
+
 class Address(Table):
     """Where an AE is reached by DICOM.
 
@@ -54,6 +57,10 @@ class _Destination(Table):
         name: What people, the journal and the commands call it.
         results: The kinds of result it gets.
         retry_days: How long a delivery is retried before it is failed for good.
+        modality: Of captures: "OT", or "source", that of the radiograph.
+        send_negative: Whether it gets the results of answers without a fracture. If
+            not, it gets a capture that says so for what has no answer.
+        transfer_syntax: What images are sent in, where the peer accepts that.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
@@ -61,6 +68,9 @@ class _Destination(Table):
         default=("secondary_capture",), min_length=1
     )
     retry_days: float = Field(default=3, gt=0)
+    modality: Literal["OT", "source"] = "OT"
+    send_negative: bool = True
+    transfer_syntax: TransferSyntax = "uncompressed"
 
 
 class DicomDestination(_Destination, Address):

@@ -38,6 +38,23 @@ class Answer:
     results: Sequence[StoredResult]
 
 
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """How an analysis ended without an answer.
+
+    Attributes:
+        state: Not analyzed or failed.
+        reason: Why.
+        same_picture_as: The instance whose results are also this one's.
+        notices: Captures that say so, already on disk, for destinations that want them.
+    """
+
+    state: InstanceState
+    reason: str
+    same_picture_as: str | None = None
+    notices: Sequence[StoredResult] = ()
+
+
 class Analyses:
     """How analyses begin and end in the journal."""
 
@@ -63,32 +80,21 @@ class Analyses:
             note(connection, instance_id, "decoder died", reason)
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
 
-    def conclude(
-        self,
-        instance_id: str,
-        run: int,
-        state: InstanceState,
-        reason: str,
-        same_picture_as: str | None = None,
-    ) -> None:
-        """End an analysis without an answer.
-
-        Args:
-            instance_id: Whose.
-            run: Of the analysis.
-            state: Not analyzed or failed.
-            reason: Why.
-            same_picture_as: The instance whose results are also this one's.
-        """
+    def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
+        """End an analysis without an answer, and deliver what says so."""
+        state, reason = conclusion.state, conclusion.reason
         end = _open_run(instance_id, run).values(
             state=state,
             reason=reason,
             analyzed_at=time.time(),
-            same_picture_as=same_picture_as,
+            same_picture_as=conclusion.same_picture_as,
         )
         with self._engine.begin() as connection:
-            if connection.execute(end).rowcount:
-                note(connection, instance_id, state, reason)
+            if not connection.execute(end).rowcount:
+                return
+            note(connection, instance_id, state, reason)
+            if conclusion.notices:
+                self._deliveries.open(connection, instance_id, conclusion.notices)
 
     def answer(self, instance_id: str, run: int, answer: Answer) -> bool:
         """End an analysis with an answer, and ask for the delivery of its results.

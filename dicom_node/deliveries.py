@@ -14,15 +14,18 @@ import sqlalchemy as sa
 from config.destinations import Destination
 from dicom_node.database import upsert
 from dicom_node.events import note
+from dicom_node.results.forms import forms
 from dicom_node.settlement import lock_instance, of_delivery, settle_instance
 from dicom_node.tables import (
     DeliveryState,
     delivered_object,
     delivery,
+    instance,
     paused_destination,
     result,
 )
 from dicom_node.work import WorkQueue
+from inference.finding import OperatingPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +33,13 @@ class StoredResult:
     """A result object that lies encoded on disk.
 
     Attributes:
-        kind: "secondary_capture" and so on.
+        form: "secondary_capture" and so on, by the name of its form.
         sop_class_uid: Its class.
         sop_instance_uid: Its UID.
         path: Of the file, below the storage directory.
     """
 
-    kind: str
+    form: str
     sop_class_uid: str
     sop_instance_uid: str
     path: str
@@ -68,7 +71,7 @@ class Deliveries:
             values = {
                 "sop_class_uid": each.sop_class_uid,
                 "sop_instance_uid": each.sop_instance_uid,
-                "kind": each.kind,
+                "kind": each.form,
                 "path": each.path,
             }
             connection.execute(
@@ -80,11 +83,12 @@ class Deliveries:
         """Ask for the delivery of all results of an instance, everywhere, anew."""
         query = result.select().where(result.c.instance_id == instance_id)
         results = connection.execute(query).all()
-        asked = []
+        is_negative, asked = _is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
-            uids = [
-                r.sop_instance_uid for r in results if r.kind in destination.results
-            ]
+            wanted = {each.name for each in forms(destination)}
+            if is_negative and not destination.send_negative:
+                wanted = set()
+            uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             if uids:
                 self._ask(connection, instance_id, name, uids)
                 asked.append(name)
@@ -205,6 +209,13 @@ class Deliveries:
             .order_by(result.c.kind)
         )
         return {row.sop_instance_uid: row.path for row in connection.execute(query)}
+
+
+def _is_negative(connection: sa.Connection, instance_id: str) -> bool:
+    """Tell whether there is an answer, and it reports no fracture."""
+    query = sa.select(instance.c.probability, instance.c.operating_point)
+    row = connection.execute(query.where(instance.c.id == instance_id)).one()
+    return row.probability is not None and row.operating_point == OperatingPoint.NONE
 
 
 def _drop_others(

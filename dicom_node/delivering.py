@@ -1,8 +1,22 @@
 """How each type of destination is reached: the one place that tells them apart."""
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 
 from config.destinations import (
     Address,
@@ -14,8 +28,21 @@ from config.destinations import (
 from dicom_node import stow
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.sender import echo, send
+from dicom_node.transcode import transcode
 
 SEND_TIMEOUT_S = 60.0
+
+IMAGES = SecondaryCaptureImageStorage, SegmentationStorage
+"""SOP Classes of results that have pixels."""
+
+LOSSLESS: Mapping[str, UID] = MappingProxyType(
+    {
+        "rle": RLELossless,
+        "jpeg_ls": JPEGLSLossless,
+        "jpeg_2000": JPEG2000Lossless,
+    }
+)
+"""What `transfer_syntax` asks for; what loses something was written so at once."""
 
 Ask = Callable[[], Outcome]
 
@@ -27,7 +54,7 @@ def deliver(
     came_from: str,
     calling_ae_title: str,
 ) -> dict[str, Outcome]:
-    """Bring results to a destination, in one go.
+    """Bring results to a destination, in one go, in the transfer syntax that it likes.
 
     Args:
         files: Part 10 files by SOP Instance UID.
@@ -38,6 +65,16 @@ def deliver(
     Returns:
         What became of each, by SOP Instance UID.
     """
+    with _compressed(files, destination) as ready:
+        return _deliver(ready, destination, came_from, calling_ae_title)
+
+
+def _deliver(
+    files: Mapping[str, Path],
+    destination: Destination,
+    came_from: str,
+    calling_ae_title: str,
+) -> dict[str, Outcome]:
     if isinstance(destination, StowDestination):
         return stow.store(files, destination, timeout_s=SEND_TIMEOUT_S)
     address = _address(destination, came_from)
@@ -54,6 +91,30 @@ def deliver(
         timeout_s=SEND_TIMEOUT_S,
     )
     return dict(zip(files, outcomes, strict=True))
+
+
+@contextmanager
+def _compressed(
+    files: Mapping[str, Path], destination: Destination
+) -> Iterator[Mapping[str, Path]]:
+    """Put copies in the place of images that are to be compressed.
+
+    The same pixels give the same copy, on every attempt. A peer that does not take
+    them is sent uncompressed ones: see sender.py.
+    """
+    syntax = LOSSLESS.get(destination.transfer_syntax)
+    if syntax is None:
+        yield files
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ready = dict(files)
+        for uid, path in files.items():
+            meta = read_file_meta_info(path)
+            plain = meta.TransferSyntaxUID == ExplicitVRLittleEndian
+            if plain and meta.MediaStorageSOPClassUID in IMAGES:
+                ready[uid] = Path(folder) / f"{uid}.dcm"
+                transcode(path, ready[uid], syntax)
+        yield ready
 
 
 def signs_of_life(

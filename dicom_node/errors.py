@@ -6,6 +6,7 @@
     │   ├── MismatchError            0xA900: command, class and dataset disagree
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
     ├── NotAnalyzedError             nobody must act: kept, filed with the reason
+    │   ├── NotMeantError            and nobody waits for an answer
     │   └── SamePictureError         answered already, under another revision
     └── AnalysisError                somebody should look: broken pixels, dead decoder
 
@@ -52,6 +53,10 @@ class CannotUnderstandError(RefusedError):
 
 class NotAnalyzedError(DicomNodeError):
     """A sound instance, but not one that the model may answer for."""
+
+
+class NotMeantError(NotAnalyzedError):
+    """An instance that nobody expects an answer for, such as a result of ours."""
 
 
 class SamePictureError(NotAnalyzedError):

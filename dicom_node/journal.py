@@ -218,6 +218,8 @@ class Journal:
             self.deliveries.again(connection, answering.id)
         elif answering.state == InstanceState.FAILED:
             self._analyze_again(connection, answering.id)
+        elif answering.state == InstanceState.NOT_ANALYZED:
+            self.deliveries.again(connection, answering.id)  # what says so
 
     def _adopted(self, row: sa.Row[Any], received: ReceivedInstance) -> bool:
         """Whether the file of a repeat was put in place of one that is gone."""

@@ -14,7 +14,13 @@ from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import DecodingChild
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
-from dicom_node.results.encode import ResultObject, ResultOptions, encode_file
+from dicom_node.results.encode import (
+    ResultObject,
+    ResultOptions,
+    encode_file,
+    encode_notice,
+)
+from dicom_node.results.forms import NOTICE, Form, forms
 from dicom_node.screening import ScreeningRules
 from inference.classifier import Classifier
 from inference.familiarity import UnfamiliarError
@@ -77,6 +83,23 @@ class Pipeline:
         )
         return Analysis(decoded, finding, results)
 
+    def notices(
+        self, instance: ReceivedInstance, why: tuple[str, str]
+    ) -> tuple[ResultObject, ...]:
+        """Write down that an instance has no answer, for destinations that want that.
+
+        Args:
+            instance: As it lies in the spool.
+            why: "Not analyzed" or "Failed", and the reason in words.
+
+        Raises:
+            AnalysisError: Its header cannot be read, or names no study.
+        """
+        model, options = self.classifier.identity, self.result_options
+        if all(form.kind != NOTICE for form in options.forms):
+            return ()
+        return self.child.run(encode_notice, instance, why, model, options)
+
 
 def make_pipeline(settings: Settings, *, ignore_age: bool = False) -> Pipeline:
     """Load the model and start the child that the settings ask for.
@@ -86,7 +109,7 @@ def make_pipeline(settings: Settings, *, ignore_age: bool = False) -> Pipeline:
         ignore_age: Analyze studies of any age, as somebody who names files wants.
     """
     worker = settings.worker
-    kinds = {kind for each in settings.destinations for kind in each.results}
+    wanted = frozenset[Form]().union(*map(forms, settings.destinations))
     return Pipeline(
         classifier=Classifier.load(settings.model.weights, settings.model.device),
         child=DecodingChild(
@@ -96,7 +119,7 @@ def make_pipeline(settings: Settings, *, ignore_age: bool = False) -> Pipeline:
             window=worker.window, max_megapixels=worker.max_megapixels
         ),
         result_options=ResultOptions(
-            kinds=tuple(sorted(kinds)) or ("secondary_capture",),
+            forms=tuple(sorted(wanted)) or (Form("secondary_capture"),),
             long_side=settings.results.long_side,
             series_number=settings.results.series_number,
             window=worker.window,

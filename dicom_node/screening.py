@@ -17,7 +17,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.attributes import number, quoted, text
-from dicom_node.errors import NotAnalyzedError
+from dicom_node.errors import NotAnalyzedError, NotMeantError
 
 RADIOGRAPHS = (
     ComputedRadiographyImageStorage,
@@ -68,18 +68,25 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
         max_megapixels: Larger images are not analyzed.
 
     Raises:
-        NotAnalyzedError: It may not, and why.
+        NotMeantError: It is none that anybody wants an answer for, and why.
+        NotAnalyzedError: It is, but may not be analyzed, and why.
     """
-    for reason in _reasons(dataset, rules, max_megapixels):
+    for reason in _not_meant(dataset, rules):
+        raise NotMeantError(reason)
+    for reason in _not_for_the_model(dataset, rules, max_megapixels):
         raise NotAnalyzedError(reason)
 
 
-def _reasons(
-    dataset: Dataset, rules: ScreeningRules, max_megapixels: int
-) -> Iterator[str]:
+def _not_meant(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
     yield from _not_an_image(dataset)
     yield from _made_by_ai(dataset)
     yield from _not_a_radiograph(dataset)
+    yield from _too_old(dataset, rules)
+
+
+def _not_for_the_model(
+    dataset: Dataset, rules: ScreeningRules, max_megapixels: int
+) -> Iterator[str]:
     yield from _not_one_picture(dataset, max_megapixels)
     yield from _not_of_use(dataset, rules)
 
@@ -183,17 +190,20 @@ def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
             "Study Instance UID (0020,000D) is absent, so that no result could join "
             "the study. Correct it at the sender."
         )
-    age = _age_days(dataset, rules.today)
-    if age is not None and 0 < rules.max_study_age_days < age:
-        yield (
-            f"The study is {age} days old by Study Date (0008,0020); the limit is "
-            f"{rules.max_study_age_days} (max_study_age_days under [receiver])."
-        )
     body_part = text(dataset, "BodyPartExamined").upper()
     if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
         yield (
             f"Body Part Examined (0018,0015) is {quoted(body_part)}; the model answers "
             f"for {', '.join(rules.body_parts)}."
+        )
+
+
+def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
+    age = _age_days(dataset, rules.today)
+    if age is not None and 0 < rules.max_study_age_days < age:
+        yield (
+            f"The study is {age} days old by Study Date (0008,0020); the limit is "
+            f"{rules.max_study_age_days} (max_study_age_days under [receiver])."
         )
 
 

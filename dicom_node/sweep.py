@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from dbos import DBOS, WorkflowStatus
 
+from dicom_node.analyses import Conclusion
 from dicom_node.journal import Journal
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
@@ -71,7 +72,7 @@ def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
     # The id says it all, also where the arguments cannot be read: see work.py.
     match workflow.workflow_id.split(":"):
         case [_, instance_id, run]:
-            failed = InstanceState.FAILED
-            journal.analyses.conclude(instance_id, int(run), failed, reason)
+            failed = Conclusion(InstanceState.FAILED, reason)
+            journal.analyses.conclude(instance_id, int(run), failed)
         case [_, instance_id, destination, run]:
             journal.settlement.give_up(instance_id, destination, int(run), reason)

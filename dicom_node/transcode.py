@@ -1,13 +1,15 @@
-"""Transcoding to one of the two plain transfer syntaxes, value for value (PS3.5).
+"""Transcoding to another transfer syntax, value for value (PS3.5).
 
-Explicit and Implicit VR Little Endian differ in the headers of elements alone, so the
+Transfer syntaxes differ in the headers of elements, and in Pixel Data, alone, so the
 bytes of a value are carried over as they are: a name stays what it was in any
 character set, valid or not. Decoding and encoding each value, as libraries do, would
 repair, pad and replace.
 """
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from pydicom import DataElement, Dataset, dcmread
@@ -19,7 +21,7 @@ from pydicom.filewriter import (
     write_file_meta_info,
 )
 from pydicom.hooks import raw_element_vr
-from pydicom.uid import UID
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from pydicom.valuerep import AMBIGUOUS_VR
 
 # Bytes of the words that a value is made of, where they are more than one (PS3.5 7.3).
@@ -30,13 +32,24 @@ WORD = {
 }
 
 
+ENCODERS: Mapping[UID, str] = MappingProxyType(
+    {
+        RLELossless: "pylibjpeg",
+        JPEGLSLossless: "pyjpegls",
+        JPEG2000Lossless: "pylibjpeg",
+    }
+)
+"""Lossless transfer syntaxes that pixels are compressed to, and pydicom's name for the
+plug-in that does it: one each, so that the same pixels are the same bytes anywhere."""
+
+
 def transcode(source: Path, target: Path, syntax: UID) -> None:
     """Write an instance in another transfer syntax: the same object, the same UID.
 
     Args:
         source: A Part 10 file in any transfer syntax; compressed pixels are decoded.
         target: The file to write.
-        syntax: Explicit or Implicit VR Little Endian.
+        syntax: Explicit or Implicit VR Little Endian, or one of ENCODERS.
 
     Raises:
         Exception: Whatever pydicom raises of a file that it cannot read or decode.
@@ -46,6 +59,8 @@ def transcode(source: Path, target: Path, syntax: UID) -> None:
     if meta.TransferSyntaxUID.is_encapsulated:
         # Color stays in the color model that Photometric Interpretation will name.
         dataset.decompress(generate_instance_uid=False)
+    if plugin := ENCODERS.get(syntax):
+        dataset.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
     meta.TransferSyntaxUID = syntax
     with target.open("wb") as file:
         file.write(b"\0" * 128 + b"DICM")

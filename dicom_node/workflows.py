@@ -20,11 +20,16 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config.settings import Settings
 from dicom_node import delivering
-from dicom_node.analyses import Answer
+from dicom_node.analyses import Answer, Conclusion
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
 from dicom_node.deliveries import StoredResult
-from dicom_node.errors import AnalysisError, NotAnalyzedError, SamePictureError
+from dicom_node.errors import (
+    AnalysisError,
+    NotAnalyzedError,
+    NotMeantError,
+    SamePictureError,
+)
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.pipeline import Analysis, Pipeline
@@ -57,19 +62,22 @@ class Work:
         row = insist(lambda: self.journal.analyses.begin(instance_id, run))
         if row is None:
             return  # stale
-        conclude = partial(self._conclude, row)
+        not_analyzed, failed = InstanceState.NOT_ANALYZED, InstanceState.FAILED
         try:
             self._answer(row)
         except SamePictureError as reason:
-            conclude(InstanceState.NOT_ANALYZED, str(reason), reason.known)
+            ended = Conclusion(not_analyzed, str(reason), reason.known)
+            self._conclude(row, ended)
+        except NotMeantError as reason:
+            self._conclude(row, Conclusion(not_analyzed, str(reason)))
         except NotAnalyzedError as reason:
-            conclude(InstanceState.NOT_ANALYZED, str(reason))
+            self._conclude(row, self._told(row, not_analyzed, str(reason)))
         except AnalysisError as reason:
-            conclude(InstanceState.FAILED, str(reason))
+            self._conclude(row, self._told(row, failed, str(reason)))
         except Exception:
             logger.exception("An error of this program: %s", row.sop_instance_uid)
             words = "An error of this program; its log has the details."
-            conclude(InstanceState.FAILED, words)
+            self._conclude(row, self._told(row, failed, words))
 
     def _answer(self, row: sa.Row[Any]) -> None:
         self._refuse_twin(row)
@@ -82,25 +90,29 @@ class Work:
         uid, probability = row.sop_instance_uid, said.probability
         logger.info("Analyzed %s: %s, probability %.3f", uid, said.label, probability)
 
-    def _conclude(
-        self,
-        row: sa.Row[Any],
-        state: InstanceState,
-        words: str,
-        same_picture_as: str | None = None,
-    ) -> None:
-        level = logging.WARNING if state is InstanceState.FAILED else logging.INFO
-        what = state.replace("_", " ").capitalize()
+    def _told(self, row: sa.Row[Any], state: InstanceState, words: str) -> Conclusion:
+        """Conclude with notices, for destinations that would take silence for a No."""
+        instance = self.journal.received_instance(row)
+        try:
+            made = self.pipeline.notices(instance, (_spoken(state), words))
+        except AnalysisError as reason:
+            logger.warning("No notice of %s: %s", row.sop_instance_uid, reason)
+            made = ()
+        notices = [self._store(instance, each) for each in made]
+        return Conclusion(state, words, notices=notices)
+
+    def _conclude(self, row: sa.Row[Any], ended: Conclusion) -> None:
+        level = logging.WARNING if ended.state is InstanceState.FAILED else logging.INFO
+        what, words = _spoken(ended.state), ended.reason
         logger.log(level, "%s: %s: %s", what, row.sop_instance_uid, words)
-        conclude = partial(self.journal.analyses.conclude, row.id, row.run)
-        insist(lambda: conclude(state, words, same_picture_as))
+        insist(lambda: self.journal.analyses.conclude(row.id, row.run, ended))
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
         # The UID, our own, tells the results of two models apart: a delivery under
         # way keeps its file.
-        name = f"{instance.id}-{result.kind}-{result.sop_instance_uid}"
+        name = f"{instance.id}-{result.form}-{result.sop_instance_uid}"
         return StoredResult(
-            kind=result.kind,
+            form=result.form,
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
             path=insist(lambda: self.spool.store_result(name, result.content)),
@@ -132,7 +144,7 @@ class Work:
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
         if twin := insist(lambda: self.journal.analyses.presentation_twin(row)):
-            raise NotAnalyzedError(
+            raise NotMeantError(
                 "A For Processing image; its For Presentation image, "
                 f"{twin}, is analyzed instead."
             )
@@ -163,6 +175,10 @@ class Work:
         state = insist(lambda: settle(run, outcomes))
         for uid, outcome in outcomes.items():
             logger.info("%s at %s: %s %s", uid, destination, outcome.verdict, state)
+
+
+def _spoken(state: InstanceState) -> str:
+    return state.replace("_", " ").capitalize()
 
 
 def register(work: Work) -> None:

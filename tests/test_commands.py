@@ -24,6 +24,7 @@ from pydicom.uid import (
 
 from config.settings import load
 from dicom_node import cli
+from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine
 from dicom_node.instance import InstanceHeader, ReceivedInstance
@@ -550,7 +551,7 @@ def failed(config: Path) -> ReceivedInstance:
         received_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
     )
     journal.record(instance)
-    journal.analyses.conclude(identity, 1, InstanceState.FAILED, REASON)
+    journal.analyses.conclude(identity, 1, Conclusion(InstanceState.FAILED, REASON))
     engine.dispose()
     return instance
 
@@ -602,7 +603,9 @@ def test_retry_analyzes_again_what_is_named_though_it_was_not_analyzed(
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     journal.analyze_again(failed.id)
-    journal.analyses.conclude(failed.id, 2, InstanceState.NOT_ANALYZED, "known")
+    journal.analyses.conclude(
+        failed.id, 2, Conclusion(InstanceState.NOT_ANALYZED, "known")
+    )
     engine.dispose()
 
     _, everything = command("retry", "--all", "--config", config)

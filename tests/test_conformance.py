@@ -3,14 +3,17 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
+from config.destinations import TransferSyntax
 from config.settings import load
 from dicom_node import admission, errors
 from dicom_node.codecs import DECODABLE
 from dicom_node.connection import MAXIMUM_PDU
-from dicom_node.delivering import SEND_TIMEOUT_S
+from dicom_node.delivering import LOSSLESS, SEND_TIMEOUT_S
 from dicom_node.listener import DEADLINE_S
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.receiver import IDLE_S
@@ -90,6 +93,15 @@ def test_every_rejection_is_listed() -> None:
     )
 
     assert {(int(a), int(b), int(c), words) for a, b, c, words in rows} == rejections
+
+
+def test_every_transfer_syntax_to_choose_is_listed() -> None:
+    table = section("Transfer syntaxes of images")
+    chosen = dict(re.findall(r"(?m)^\| `(\w+)` \| ([\d.]+) \|", table))
+
+    known = {"uncompressed": ExplicitVRLittleEndian, "jpeg_baseline": JPEGBaseline8Bit}
+    assert chosen == {**known, **LOSSLESS}
+    assert chosen.keys() == set(get_args(TransferSyntax))
 
 
 @pytest.mark.parametrize(

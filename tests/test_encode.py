@@ -16,6 +16,7 @@ from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import ResultOptions, encode_file
+from dicom_node.results.forms import Form
 from dicom_node.results.uids import IMPLEMENTATION_CLASS_UID
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.phantom import draw_phantom
@@ -30,7 +31,7 @@ FINDING = Finding(
     ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32),
 )
 OPTIONS = ResultOptions(
-    ("secondary_capture",), long_side=1024, series_number=9001, window=1
+    (Form("secondary_capture"),), long_side=1024, series_number=9001, window=1
 )
 
 
@@ -63,8 +64,8 @@ def instance(dataset: Dataset, tmp_path: Path) -> ReceivedInstance:
 def test_one_object_is_made_for_each_kind(instance: ReceivedInstance) -> None:
     (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
 
-    assert result.kind == "secondary_capture"
-    assert encode_file(instance, RADIOGRAPH, FINDING, replace(OPTIONS, kinds=())) == ()
+    assert result.form == "secondary_capture"
+    assert encode_file(instance, RADIOGRAPH, FINDING, replace(OPTIONS, forms=())) == ()
 
 
 def test_the_source_is_left_as_it_was(instance: ReceivedInstance) -> None:

@@ -25,6 +25,7 @@ from dicom_node.errors import AnalysisError, DicomNodeError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import encode_file
+from dicom_node.results.forms import Form
 from inference.finding import Finding, OperatingPoint
 from inference.localization import point_at_peak
 from inference.phantom import draw_phantom
@@ -34,7 +35,7 @@ from tests.test_secondary_capture import OPTIONS, received
 from tests.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-HEATMAP = replace(OPTIONS, kinds=("heatmap",))
+HEATMAP = replace(OPTIONS, forms=(Form("heatmap"),))
 NEGATIVE = replace(
     POSITIVE, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
 )
@@ -225,11 +226,11 @@ def test_nothing_is_made_where_nothing_is_pointed_at(
     source: Source, dataset: Dataset, finding: Finding
 ) -> None:
     kinds = ("heatmap", "secondary_capture")
-    options = replace(HEATMAP, kinds=kinds)
+    options = replace(HEATMAP, forms=tuple(map(Form, kinds)))
 
     made = encode_file(source(dataset), PHANTOM.radiograph(), finding, options)
 
-    assert [each.kind for each in made] == ["secondary_capture"]
+    assert [each.form for each in made] == ["secondary_capture"]
 
 
 @pytest.mark.parametrize("finding", [POSITIVE, NEGATIVE], ids=["positive", "negative"])

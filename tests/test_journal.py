@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from config.destinations import Address, DicomDestination, SenderDestination
 from config.settings import StorageSettings
-from dicom_node.analyses import Answer
+from dicom_node.analyses import Answer, Conclusion
 from dicom_node.database import SchemaError, check_schema, migrate, open_engine
 from dicom_node.deliveries import StoredResult
 from dicom_node.errors import SamePictureError
@@ -306,7 +306,7 @@ def test_a_failed_instance_that_comes_again_is_analyzed_again(
 ) -> None:
     first = receive()
     journal.record(first)
-    journal.analyses.conclude(first.id, 1, InstanceState.FAILED, "broken")
+    journal.analyses.conclude(first.id, 1, Conclusion(InstanceState.FAILED, "broken"))
 
     journal.record(receive(sop_instance_uid=first.header.sop_instance_uid))
 
@@ -337,7 +337,7 @@ def test_a_stale_run_changes_nothing(
 
     assert journal.analyses.begin(instance.id, 1) is None
     assert not journal.analyses.answer(instance.id, 1, ANSWER)
-    journal.analyses.conclude(instance.id, 1, InstanceState.FAILED, "stale")
+    journal.analyses.conclude(instance.id, 1, Conclusion(InstanceState.FAILED, "stale"))
     assert state_of(journal, instance) == InstanceState.RECEIVED
     assert work(engine) == before
 

@@ -25,6 +25,7 @@ from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import encode_file
+from dicom_node.results.forms import Form
 from inference.finding import Arrow, Finding, OperatingPoint
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
@@ -33,7 +34,7 @@ from tests.test_secondary_capture import FINDING, OPTIONS, received
 from tests.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-STATE = replace(OPTIONS, kinds=("presentation_state",))
+STATE = replace(OPTIONS, forms=(Form("presentation_state"),))
 CLASSES = [
     DigitalXRayImageStorageForPresentation,
     ComputedRadiographyImageStorage,

@@ -26,6 +26,7 @@ from pydicom.uid import (
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import ResultOptions, encode_file
+from dicom_node.results.forms import Form
 from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
 from inference.overlay import render
 from inference.phantom import draw_phantom
@@ -44,7 +45,7 @@ FINDING = Finding(
     MODEL,
 )
 OPTIONS = ResultOptions(
-    ("secondary_capture",), long_side=2048, series_number=9001, window=1
+    (Form("secondary_capture"),), long_side=2048, series_number=9001, window=1
 )
 RECEIVED_AT = datetime(2026, 3, 4, 23, 30, 15, 250_000, tzinfo=UTC)
 

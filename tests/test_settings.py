@@ -49,7 +49,10 @@ DESTINATIONS = {
     "sender": SenderDestination,
     "stow": StowDestination,
 }
-OF_EVERY_TYPE = {"name", "type", "results", "retry_days"}
+OF_EVERY_TYPE = {
+    *("name", "type", "results", "retry_days"),
+    *("send_negative", "modality", "transfer_syntax"),
+}
 
 
 def with_examples() -> str:

@@ -17,6 +17,7 @@ from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import encode_file
+from dicom_node.results.forms import Form
 from inference.finding import Finding, OperatingPoint
 from inference.phantom import draw_phantom
 from tests.test_presentation_state import POSITIVE
@@ -24,7 +25,7 @@ from tests.test_secondary_capture import OPTIONS, received
 from tests.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-REPORT = replace(OPTIONS, kinds=("structured_report",))
+REPORT = replace(OPTIONS, forms=(Form("structured_report"),))
 NEGATIVE = replace(
     POSITIVE, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
 )

@@ -3,7 +3,7 @@ what to do."""
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -16,11 +16,17 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import DicomDestination
 from config.settings import Settings, load
+from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
-from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.errors import (
+    AnalysisError,
+    NotAnalyzedError,
+    NotMeantError,
+    SamePictureError,
+)
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.phantom_instance import phantom_dataset
@@ -51,6 +57,13 @@ class ToldPipeline:
     picture_digest: str = "p"
     identity_digest: str = "i"
     calls: list[str] = field(default_factory=list)
+    notices_about: list[tuple[str, ...]] = field(default_factory=list)
+
+    def notices(
+        self, instance: ReceivedInstance, why: tuple[str, str]
+    ) -> tuple[ResultObject, ...]:
+        self.notices_about.append((instance.id, *why))
+        return (replace(self.result, form="notice"),)
 
     def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
         self.calls.append(instance.id)
@@ -187,6 +200,56 @@ def test_an_instance_without_an_answer_says_why(
     assert (row.state, row.reason) == told
 
 
+@pytest.mark.parametrize(
+    ("error", "titles"),
+    [
+        (NotMeantError("A report."), []),
+        (SamePictureError("Known.", "a" * 32), []),
+        (NotAnalyzedError("A chest."), ["Not analyzed"]),
+        (AnalysisError("Broken pixels."), ["Failed"]),
+        (ZeroDivisionError("secret"), ["Failed"]),
+    ],
+)
+def test_a_notice_is_made_where_an_answer_is_waited_for(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ToldPipeline,
+    error: Exception,
+    titles: list[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    pipeline.behavior = fail
+    work.analyze(received.id, 1)
+
+    assert [title for _, title, _ in pipeline.notices_about] == titles
+    state = row_of(work, received).state
+    assert state in {InstanceState.NOT_ANALYZED, InstanceState.FAILED}
+
+
+def test_a_destination_that_gets_no_negative_answers_gets_notices(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline, archive: Archive
+) -> None:
+    (pacs,) = work.settings.destinations
+    quiet = pacs.model_copy(update={"send_negative": False})
+    settings = work.settings.model_copy(update={"destinations": (quiet,)})
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, (quiet,))
+    quietly = replace(work, settings=settings, journal=journal)
+
+    def fail() -> None:
+        raise NotAnalyzedError("A chest.")
+
+    pipeline.behavior = fail
+    quietly.analyze(received.id, 1)
+    quietly.deliver(received.id, "pacs", 1)
+    engine.dispose()
+
+    assert len(archive.log) == 1
+    assert row_of(work, received).state == InstanceState.NOT_ANALYZED
+
+
 def test_three_deaths_of_the_decoder_fail_the_instance(
     work: Work, received: ReceivedInstance, pipeline: ToldPipeline
 ) -> None:
@@ -286,7 +349,9 @@ def test_the_same_picture_sent_again_is_analyzed_anew_if_the_known_one_failed_si
     work.analyze(received.id, 1)
     work.analyze(record(work, "b" * 32, "d2").id, 1)
     work.journal.analyze_again(received.id)
-    work.journal.analyses.conclude(received.id, 2, InstanceState.FAILED, "broken")
+    work.journal.analyses.conclude(
+        received.id, 2, Conclusion(InstanceState.FAILED, "broken")
+    )
 
     record(work, "c" * 32, "d2")
     work.analyze(received.id, 3)

@@ -118,7 +118,7 @@ def _dicom(
     analysis = pipeline.analyze(instance, lambda _: None)
     written = []
     for result in analysis.results:
-        capture = target.with_name(f"{target.name}.{result.kind}.dcm")
+        capture = target.with_name(f"{target.name}.{result.form}.dcm")
         capture.write_bytes(result.content)
         written.append(str(capture))
     picture = _picture(analysis.decoded.radiograph, analysis.finding, settings, target)

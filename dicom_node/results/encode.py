@@ -4,29 +4,30 @@ from collections.abc import Callable
 
 from dicom_node.decode import pydicom_silenced
 from dicom_node.instance import ReceivedInstance
+from dicom_node.results.forms import NOTICE, SECONDARY_CAPTURE
 from dicom_node.results.heatmap import KIND as HEATMAP
 from dicom_node.results.heatmap import heatmap
 from dicom_node.results.identity import Source, read_source
+from dicom_node.results.notice import notice
 from dicom_node.results.objects import ResultObject, ResultOptions
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state
-from dicom_node.results.secondary_capture import KIND as SECONDARY_CAPTURE
 from dicom_node.results.secondary_capture import secondary_capture
 from dicom_node.results.structured_report import KIND as STRUCTURED_REPORT
 from dicom_node.results.structured_report import structured_report
-from inference.finding import Finding
+from inference.finding import Finding, ModelIdentity
 from inference.radiograph import Radiograph
 
-__all__ = ["ResultObject", "ResultOptions", "encode_file"]
+__all__ = ["ResultObject", "ResultOptions", "encode_file", "encode_notice"]
 
 _Encoder = Callable[[Source, Radiograph, Finding, ResultOptions], ResultObject | None]
 
 _ENCODERS: dict[str, _Encoder] = {
     HEATMAP: heatmap,
     PRESENTATION_STATE: presentation_state,
-    SECONDARY_CAPTURE: secondary_capture,
     STRUCTURED_REPORT: structured_report,
 }
+"""Of the kinds that have one form each."""
 
 
 def encode_file(
@@ -44,17 +45,47 @@ def encode_file(
         options: Which objects, and how they look.
 
     Returns:
-        One object for each kind, in the order of the kinds; none of a kind that has
-        nothing to say of this finding. Called again with the same arguments, it returns
-        the same bytes.
+        One object for each form but notices, in the order of the forms; none of a kind
+        that has nothing to say of this finding. Called again with the same arguments,
+        it returns the same bytes.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.
     """
     with pydicom_silenced():
         source = read_source(instance)
-        made = (
-            _ENCODERS[kind](source, radiograph, finding, options)
-            for kind in options.kinds
-        )
+        made: list[ResultObject | None] = []
+        for form in options.forms:
+            if form.kind == SECONDARY_CAPTURE:
+                one = secondary_capture(source, radiograph, finding, options, form)
+                made.append(one)
+            elif form.kind in _ENCODERS:
+                encode = _ENCODERS[form.kind]
+                made.append(encode(source, radiograph, finding, options))
         return tuple(each for each in made if each is not None)
+
+
+def encode_notice(
+    instance: ReceivedInstance,
+    why: tuple[str, str],
+    model: ModelIdentity,
+    options: ResultOptions,
+) -> tuple[ResultObject, ...]:
+    """Write down as DICOM that an instance has no answer.
+
+    Args:
+        instance: Which. Of its file only the header is read.
+        why: "Not analyzed" or "Failed", and the reason in words.
+        model: Which model should have answered.
+        options: Which notices, among other forms.
+
+    Raises:
+        AnalysisError: The header cannot be read, or names no study.
+    """
+    with pydicom_silenced():
+        source = read_source(instance)
+        return tuple(
+            notice(source, why, model, options, form)
+            for form in options.forms
+            if form.kind == NOTICE
+        )

@@ -51,7 +51,7 @@ def _layer(name: str, order: int) -> Dataset:
 
 
 def _caption(finding: Finding) -> Dataset:
-    lines = headline(finding), model_line(finding), DISCLAIMER
+    lines = headline(finding), model_line(finding.model), DISCLAIMER
     text = Dataset()
     text.BoundingBoxAnnotationUnits = "DISPLAY"
     text.UnformattedTextValue = "\r\n".join(plain(line, 1024 // 3) for line in lines)

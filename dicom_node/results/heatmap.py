@@ -93,7 +93,7 @@ def heatmap(
         )
     if finding.arrow is None:
         return None
-    own = result_series(source, finding, options, KIND, MODALITY)
+    own = result_series(source, finding.model, options, KIND, MODALITY)
     own.SeriesDescription = SERIES_DESCRIPTION
     own.update(times(source))
     own.update(equipment(source, finding.model))

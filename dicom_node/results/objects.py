@@ -15,6 +15,7 @@ from pydicom.filewriter import write_data_element, write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
+from dicom_node.results.forms import Form
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -33,14 +34,13 @@ class ResultOptions:
     """What is made of a finding, and how.
 
     Attributes:
-        kinds: Which objects, in the order they are made: "heatmap",
-            "presentation_state", "secondary_capture", "structured_report".
+        forms: Which objects, in the order they are made.
         long_side: Of a Secondary Capture in pixels, at most.
         series_number: Of the result series.
         window: Which of several VOI windows was used, the first being 1.
     """
 
-    kinds: tuple[str, ...]
+    forms: tuple[Form, ...]
     long_side: int
     series_number: int
     window: int
@@ -51,13 +51,13 @@ class ResultObject:
     """One object that goes back to the archive.
 
     Attributes:
-        kind: Which of the kinds it is.
+        form: The name of its form.
         sop_class_uid: (0008,0016).
         sop_instance_uid: (0008,0018), derived: the same result has the same.
         content: A whole Part 10 file. Every attempt to deliver it sends these bytes.
     """
 
-    kind: str
+    form: str
     sop_class_uid: str
     sop_instance_uid: str
     content: bytes
@@ -81,6 +81,13 @@ def encoded(tag: int, vr: str, value: bytes) -> bytes:
     else:
         head = struct.pack("<HH2sH", group, element, vr.encode(), len(value))
     return head + value
+
+
+def encapsulated(tag: int, fragments: bytes) -> bytes:
+    """Encode compressed pixels, already in items (PS3.5 A.4), of undefined length."""
+    group, element = tag >> 16, tag & 0xFFFF
+    head = struct.pack("<HH2sHI", group, element, b"OB", 0, 0xFFFFFFFF)
+    return head + fragments + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
 
 
 def encoded_item(elements: Elements) -> bytes:
@@ -114,13 +121,25 @@ def content_uid(kind: str, elements: Elements) -> UID:
 
 
 def result_object(
-    kind: str, sop_class_uid: UID, sop_instance_uid: UID, elements: Elements
+    form: str,
+    sop_class_uid: UID,
+    sop_instance_uid: UID,
+    elements: Elements,
+    syntax: UID = ExplicitVRLittleEndian,
 ) -> ResultObject:
-    """Write elements as a Part 10 file (PS3.10 7.1), with the UIDs that name it."""
+    """Write elements as a Part 10 file (PS3.10 7.1).
+
+    Args:
+        form: The name of the object's form.
+        sop_class_uid: Of the object.
+        sop_instance_uid: The same.
+        elements: All others.
+        syntax: What Pixel Data is encoded in, all else as in Explicit VR Little Endian.
+    """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class_uid
     meta.MediaStorageSOPInstanceUID = sop_instance_uid
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = syntax
     meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
     meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
     head = DicomBytesIO()
@@ -130,4 +149,4 @@ def result_object(
     every = elements | encoded_dataset(named)
     body = (every[tag] for tag in sorted(every))
     content = b"".join((bytes(128), b"DICM", head.getvalue(), *body))
-    return ResultObject(kind, str(sop_class_uid), str(sop_instance_uid), content)
+    return ResultObject(form, str(sop_class_uid), str(sop_instance_uid), content)

@@ -77,7 +77,7 @@ def presentation_state(
             presentation state can be about it.
     """
     _check(source)
-    own = result_series(source, finding, options, KIND, MODALITY)
+    own = result_series(source, finding.model, options, KIND, MODALITY)
     own.SeriesDescription = SERIES_DESCRIPTION
     own.update(times(source))
     own.update(equipment(source, finding.model))

@@ -5,16 +5,20 @@ from pydicom import Dataset
 from dicom_node.results.identity import Source
 from dicom_node.results.objects import ResultOptions
 from dicom_node.results.uids import derived_uid
-from inference.finding import Finding
+from inference.finding import ModelIdentity
 
 DIGITS = 9
 """That any number has which fits into 31 bits (PS3.5 6.2, IS)."""
 
 
 def result_series(
-    source: Source, finding: Finding, options: ResultOptions, kind: str, modality: str
+    source: Source,
+    model: ModelIdentity,
+    options: ResultOptions,
+    form: str,
+    modality: str,
 ) -> Dataset:
-    """Name one series for each source series, model and kind of result.
+    """Name one series for each source series, model and form of result.
 
     As many as that, so that laterality, body part and order of the series, which come
     from the source, are true of every instance in it.
@@ -25,8 +29,8 @@ def result_series(
         "series",
         source.text("StudyInstanceUID"),
         source.text("SeriesInstanceUID"),
-        finding.model.digest,
-        kind,
+        model.digest,
+        form,
         modality,
         str(options.series_number),
     )

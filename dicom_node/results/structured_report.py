@@ -85,7 +85,7 @@ def structured_report(
             "its image. Correct the instance at the modality, or ask for "
             "`secondary_capture` alone."
         )
-    own = result_series(source, finding, options, KIND, MODALITY)
+    own = result_series(source, finding.model, options, KIND, MODALITY)
     own.SeriesDescription = SERIES_DESCRIPTION
     own.ReferencedPerformedProcedureStepSequence = []
     own.update(times(source))

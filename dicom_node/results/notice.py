@@ -1,0 +1,75 @@
+"""The capture that says why an image has no answer.
+
+Where an archive gets no results of negative answers, a study without any reads as one
+that was found to be without fracture. What was not analyzed says so, then.
+"""
+
+from pydicom import Dataset
+
+from dicom_node.results.capture import Picture, capture
+from dicom_node.results.forms import Form
+from dicom_node.results.identity import Source, copied, empty
+from dicom_node.results.objects import (
+    ResultObject,
+    ResultOptions,
+    encoded_dataset,
+)
+from dicom_node.results.provenance import plain
+from inference.caption import model_line
+from inference.finding import ModelIdentity
+from inference.notice import NOT_LOOKED, draw_notice
+
+SERIES_DESCRIPTION = "AI fracture: no answer - not for diagnosis"
+
+LONGEST_REASON = 600
+"""Of an attribute that holds 1,024 characters, and of a page."""
+
+
+def notice(
+    source: Source,
+    why: tuple[str, str],
+    model: ModelIdentity,
+    options: ResultOptions,
+    form: Form,
+) -> ResultObject:
+    """Make the notice about an instance.
+
+    Args:
+        source: The instance that has no answer.
+        why: "Not analyzed" or "Failed", and the reason in words.
+        model: Which model should have answered.
+        options: The number of the series.
+        form: How it is written.
+    """
+    state, reason = why[0], plain(why[1], LONGEST_REASON)
+    title = f"AI fracture: {state.lower()}"
+    about = _about(source)
+    words = (title, about, reason, model_line(model))
+    own = Dataset()
+    own.BurnedInAnnotation = "NO"  # there is no pixel of the source
+    picture = Picture(
+        pixels=draw_notice(*words),
+        flavor="AI_NOTICE",
+        series=SERIES_DESCRIPTION,
+        derivation=f"A page of words about the source image. {model_line(model)}",
+        comments=f"{title}. {NOT_LOOKED}. {reason}",
+        elements=empty(["PatientOrientation", "InstanceNumber"])
+        | copied(source, ["InstanceNumber"])
+        | encoded_dataset(own),
+        follows_from=words,
+    )
+    return capture(source, model, picture, options, form)
+
+
+def _about(source: Source) -> str:
+    """Name the image as a viewer lists it; nothing that tells whose it is."""
+    header = source.instance.header
+    number = source.text("InstanceNumber")
+    shown = (
+        ("Image", number if number.isdecimal() else ""),
+        ("Modality", header.modality),
+        ("Body part", header.body_part),
+        ("View", header.view_position),
+    )
+    said = [f"{name} {plain(value, 32)}" for name, value in shown if value]
+    return ", ".join(said) or "An image of this study"

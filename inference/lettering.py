@@ -1,0 +1,103 @@
+"""Sentences as pixels: a dark band that is as high as they need.
+
+Text is set in the font that Pillow bundles (Aileron, CC0), so that a picture looks the
+same on every machine.
+"""
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+SMALLEST = 15
+"""Size of the smallest headline in pixels; text wraps rather than go below."""
+
+_BACKGROUND = (14, 16, 18)
+_RULE = (62, 66, 70)
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """What is to be read.
+
+    Attributes:
+        text: The words.
+        size: Relative to that of the headline.
+        ink: RGB.
+    """
+
+    text: str
+    size: float
+    ink: tuple[int, int, int]
+
+
+def draw_sentences(
+    sentences: Sequence[Sentence], width: int, size: int
+) -> NDArray[np.uint8]:
+    """Draw sentences one below the other, wrapped where they are too long.
+
+    Args:
+        sentences: From the top down.
+        width: Of the band in pixels.
+        size: Of a headline in pixels.
+
+    Returns:
+        RGB, uint8, (rows, width, 3).
+    """
+    margin = _margin(size)
+    lines = [
+        (line, each)
+        for each in sentences
+        for line in _wrapped(each.text, _font(each.size, size), width - 2 * margin)
+    ]
+    rows = sum(_height(each, size) for _, each in lines) + 2 * margin
+    band = Image.new("RGB", (width, rows), _BACKGROUND)
+    draw = ImageDraw.Draw(band)
+    draw.rectangle((0, 0, width, max(0, size // 20)), fill=_RULE)
+    top = float(margin)
+    for line, each in lines:
+        middle = (margin, top + _height(each, size) / 2)
+        draw.text(middle, line, each.ink, _font(each.size, size), anchor="lm")
+        top += _height(each, size)
+    return np.asarray(band)
+
+
+def fit(sentences: Sequence[Sentence], width: int, size: int) -> bool:
+    """Tell whether each fits on one line."""
+    room = width - 2 * _margin(size)
+    return all(
+        _font(each.size, size).getlength(each.text) <= room for each in sentences
+    )
+
+
+def _margin(size: int) -> int:
+    return max(10, round(0.6 * size))
+
+
+def _height(sentence: Sentence, size: int) -> int:
+    return round(1.45 * sentence.size * size)
+
+
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Break a sentence between words, or inside one that is wider than the band."""
+    characters = len(text)
+    while True:
+        lines = textwrap.wrap(text, max(1, characters))
+        if characters <= 1 or all(font.getlength(line) <= width for line in lines):
+            return lines
+        characters -= 1
+
+
+def _font(relative: float, size: int) -> Font:
+    return _loaded(round(relative * size))
+
+
+@lru_cache(maxsize=64)
+def _loaded(size: int) -> Font:
+    return ImageFont.load_default(size)

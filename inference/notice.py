@@ -1,0 +1,38 @@
+"""A page of words instead of a result picture: why there is no answer for an image."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.lettering import Sentence, draw_sentences
+
+WIDTH, SIZE = 1000, 34
+"""Of the page, and of its headline, in pixels."""
+
+NOT_LOOKED = "The software has NOT looked for fractures on this image"
+
+_WHITE, _LIGHT, _AMBER = (245, 245, 245), (190, 194, 198), (222, 184, 112)
+
+
+def draw_notice(title: str, about: str, reason: str, model: str) -> NDArray[np.uint8]:
+    """Draw the page.
+
+    Args:
+        title: What has become of the image, in two or three words.
+        about: Which image it is.
+        reason: Why there is no answer, in sentences.
+        model: Which model was asked.
+
+    Returns:
+        RGB, uint8, (rows, 1000, 3), as high as the words need.
+    """
+    return draw_sentences(
+        [
+            Sentence(title, 1.0, _WHITE),
+            Sentence(NOT_LOOKED, 0.75, _AMBER),
+            Sentence(about, 0.75, _LIGHT),
+            Sentence(reason, 0.65, _LIGHT),
+            Sentence(model, 0.65, _LIGHT),
+        ],
+        WIDTH,
+        SIZE,
+    )

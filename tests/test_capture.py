@@ -1,0 +1,233 @@
+"""Captures in the forms that destinations ask for, and notices in place of answers."""
+
+import warnings
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import JPEGBaseline8Bit
+
+from config.destinations import DicomDestination
+from dicom_node.instance import ReceivedInstance
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.encode import encode_file, encode_notice
+from dicom_node.results.forms import Form, forms
+from dicom_node.results.objects import ResultObject
+from inference.overlay import render
+from inference.phantom import draw_phantom
+from tests.test_secondary_capture import FINDING, MODEL, OPTIONS, received
+from tests.validators import Complaints, real_radiographs, renamed
+
+PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
+RADIOGRAPH = PHANTOM.radiograph()
+CAPTURE = "secondary_capture"
+WHY = ("Not analyzed", 'Body Part Examined (0018,0015) is "CHEST"; the model says no.')
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return phantom_dataset(PHANTOM)
+
+
+def laid(dataset: Dataset, folder: Path) -> ReceivedInstance:
+    path = folder / "source.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    instance = received(path, dataset)
+    said = {"modality": dataset.Modality, "body_part": dataset.BodyPartExamined}
+    return replace(instance, header=replace(instance.header, **said))
+
+
+def made(instance: ReceivedInstance, *wanted: Form) -> list[ResultObject]:
+    options = replace(OPTIONS, forms=wanted)
+    return list(encode_file(instance, RADIOGRAPH, FINDING, options))
+
+
+def noticed(instance: ReceivedInstance, form: Form) -> ResultObject:
+    (one,) = encode_notice(instance, WHY, MODEL, replace(OPTIONS, forms=(form,)))
+    return one
+
+
+def read(result: ResultObject) -> Dataset:
+    return dcmread(BytesIO(result.content))
+
+
+def test_a_capture_takes_the_modality_that_an_archive_hangs_by(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    instance = laid(dataset, tmp_path)
+    usual, of_source = map(
+        read, made(instance, Form(CAPTURE), Form(CAPTURE, modality="source"))
+    )
+
+    assert (usual.Modality, of_source.Modality) == ("OT", "DX")
+    assert usual.SOPInstanceUID != of_source.SOPInstanceUID
+    assert usual.SeriesInstanceUID != of_source.SeriesInstanceUID
+    assert usual.PixelData == of_source.PixelData
+
+
+def test_jpeg_says_what_it_lost_and_is_an_object_of_its_own(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    instance = laid(dataset, tmp_path)
+    usual, result = made(instance, Form(CAPTURE), Form(CAPTURE, lossy=True))
+    jpeg = read(result)
+
+    assert jpeg.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
+    assert jpeg.PhotometricInterpretation == "YBR_FULL_422"
+    assert jpeg.LossyImageCompression == "01"
+    assert jpeg.LossyImageCompressionMethod == "ISO_10918_1"
+    size = len(jpeg.PixelData) - 16  # items of the offset table and of the frame
+    ratio = float(jpeg.LossyImageCompressionRatio)
+    picture = render(RADIOGRAPH, FINDING, long_side=2048).pixels
+    assert ratio == pytest.approx(picture.size / size, rel=0.01)
+    assert np.abs(jpeg.pixel_array.astype(float) - picture).mean() < 4
+    assert result.sop_instance_uid != usual.sop_instance_uid
+    assert made(instance, Form(CAPTURE, lossy=True)) == [result]
+
+
+@pytest.mark.parametrize(
+    ("before", "listed"),
+    [
+        ({"Ratio": "12", "Method": "ISO_14495_1"}, ["ISO_14495_1", "ISO_10918_1"]),
+        ({"Ratio": ["9", "4"], "Method": ["A", "B"]}, ["A", "B", "ISO_10918_1"]),
+        ({"Ratio": "12"}, "ISO_10918_1"),  # of what, nobody says
+        ({}, "ISO_10918_1"),
+    ],
+)
+def test_what_the_source_had_lost_is_listed_first(
+    dataset: Dataset, tmp_path: Path, before: dict[str, object], listed: object
+) -> None:
+    dataset.LossyImageCompression = "01"
+    for what, value in before.items():
+        setattr(dataset, f"LossyImageCompression{what}", value)
+
+    (result,) = made(laid(dataset, tmp_path), Form(CAPTURE, lossy=True))
+
+    jpeg = read(result)
+    assert jpeg.LossyImageCompressionMethod == listed
+    ratios = jpeg["LossyImageCompressionRatio"].VM
+    assert ratios == jpeg["LossyImageCompressionMethod"].VM
+
+
+def test_a_notice_says_why_there_is_no_answer_and_shows_nothing_of_the_source(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    dataset.BodyPartExamined = "CHEST"
+    dataset.BurnedInAnnotation = "YES"
+    instance = laid(dataset, tmp_path)
+
+    notice = read(noticed(instance, Form("notice")))
+
+    assert notice.ImageType[3] == "AI_NOTICE"
+    assert "CHEST" in notice.ImageComments
+    assert "NOT looked" in notice.ImageComments
+    assert notice.BurnedInAnnotation == "NO"
+    assert "PixelSpacing" not in notice
+    assert notice.PatientOrientation in {None, ""}
+    assert notice.StudyInstanceUID == dataset.StudyInstanceUID
+    assert notice.PatientID == dataset.PatientID
+    (source,) = notice.SourceImageSequence
+    assert source.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+    pixels = notice.pixel_array
+    assert pixels.shape[1] == 1000
+    assert 0.01 < (pixels.max(axis=2) > 100).mean() < 0.2  # words on a dark page
+    capture = read(made(instance, Form(CAPTURE))[0])
+    assert notice.SeriesInstanceUID != capture.SeriesInstanceUID
+    assert (
+        noticed(instance, Form("notice")).content
+        == noticed(instance, Form("notice")).content
+    )
+
+
+def test_a_long_reason_makes_the_page_longer_and_loses_no_words(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    long = ("Failed", "The words go on. " * 30)
+    options = replace(OPTIONS, forms=(Form("notice"),))
+
+    instance = laid(dataset, tmp_path)
+
+    (result,) = encode_notice(instance, long, MODEL, options)
+
+    short = read(noticed(instance, Form("notice")))
+    assert read(result).Rows > short.Rows + 100
+    assert "AI fracture: failed" in read(result).ImageComments
+
+
+FORMS = [
+    Form(CAPTURE, modality="source"),
+    Form(CAPTURE, lossy=True),
+    Form("notice"),
+    Form("notice", modality="source", lossy=True),
+]
+
+
+def valid(path: Path, form: Form, complaints: Complaints, folder: Path) -> bool:
+    """Whether validators find nothing in a result that they do not in its source."""
+    with warnings.catch_warnings(action="ignore"):
+        dataset = dcmread(path, stop_before_pixels=True)
+        instance = received(path, dataset)
+        modality = str(dataset.get("Modality", ""))
+    header = replace(instance.header, modality=modality)
+    instance = replace(instance, header=header)
+    is_notice = form.kind == "notice"
+    result = noticed(instance, form) if is_notice else made(instance, form)[0]
+    (folder / "result.dcm").write_bytes(result.content)
+    return complaints(folder / "result.dcm") <= renamed(complaints(path))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_dciodvfy_finds_no_fault_in_any_form(
+    complaints: Complaints, tmp_path: Path, form: Form
+) -> None:
+    path = tmp_path / "phantom.dcm"
+    phantom_dataset(PHANTOM).save_as(path, enforce_file_format=True)
+
+    assert valid(path, form, complaints, tmp_path)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_dciodvfy_finds_no_fault_that_a_real_source_does_not_have(
+    shared: Path, complaints: Complaints, tmp_path: Path, form: Form
+) -> None:
+    paths = [*real_radiographs(shared)]
+
+    faulty = [each for each in paths if not valid(each, form, complaints, tmp_path)]
+
+    assert len(paths) > 5
+    assert faulty == []
+
+
+def destination(**keys: object) -> DicomDestination:
+    given = {"name": "pacs", "type": "dicom", "ae_title": "PACS", "host": "h"}
+    return DicomDestination.model_validate({**given, "port": 104, **keys})
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, {"secondary_capture"}),
+        ({"send_negative": False}, {"secondary_capture", "notice"}),
+        (
+            {"send_negative": False, "results": ["structured_report"]},
+            {"structured_report"},
+        ),
+        (
+            {"results": ["secondary_capture", "heatmap"], "modality": "source"},
+            {"secondary_capture-source", "heatmap"},
+        ),
+        (
+            {"transfer_syntax": "jpeg_baseline", "send_negative": False},
+            {"secondary_capture-jpeg", "notice-jpeg"},
+        ),
+        ({"transfer_syntax": "rle"}, {"secondary_capture"}),
+    ],
+)
+def test_a_destination_says_what_is_made_for_it(
+    keys: dict[str, object], expected: set[str]
+) -> None:
+    assert {each.name for each in forms(destination(**keys))} == expected

@@ -1,0 +1,231 @@
+"""Results at archives that take less than all of them, or only some answers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from pydicom import Dataset, dcmread
+from pydicom.uid import (
+    UID,
+    Comprehensive3DSRStorage,
+    ExplicitVRLittleEndian,
+    GrayscaleSoftcopyPresentationStateStorage,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+from pynetdicom import AE, evt
+
+from config.settings import load
+from dicom_node.archive import start_archive
+from dicom_node.database import open_engine
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.sender import send
+from dicom_node.tables import delivered_object, result
+from inference.phantom import draw_phantom
+from tests.served import PATIENCE_S, Served, counts, reasons, serving, wait_for
+
+CLASSES = {
+    SecondaryCaptureImageStorage,
+    GrayscaleSoftcopyPresentationStateStorage,
+    Comprehensive3DSRStorage,
+    SegmentationStorage,
+}
+KINDS = {"secondary_capture", "presentation_state", "structured_report", "heatmap"}
+PLAIN = ExplicitVRLittleEndian, ImplicitVRLittleEndian
+DOES_NOT_MATCH = 0xA900
+
+NODE = """
+[receiver]
+host = "127.0.0.1"
+port = 0
+[storage]
+directory = "node"
+min_free_mb = 1
+[api]
+port = 0
+"""
+DESTINATION = """
+[[destinations]]
+name = "{name}"
+type = "dicom"
+ae_title = "PEER"
+host = "127.0.0.1"
+port = {port}
+{more}
+"""
+ALL_KINDS = f"results = {sorted(KINDS)}"
+
+
+class Peer:
+    """A Storage SCP of some classes and transfer syntaxes, and one that it refuses."""
+
+    def __init__(
+        self, classes: set[UID], syntaxes: Sequence[UID], refused: UID
+    ) -> None:
+        self.syntaxes: dict[UID, UID] = {}  # of what was stored, by SOP class
+        self._refused = refused
+        ae = AE("PEER")
+        ae.add_supported_context("1.2.840.10008.1.1")
+        for each in classes:
+            ae.add_supported_context(each, list(syntaxes))
+        handlers = [(evt.EVT_C_STORE, self._store)]
+        self._server = ae.start_server(("127.0.0.1", 0), False, evt_handlers=handlers)  # type: ignore[arg-type] # noqa: FBT003
+        self.port: int = self._server.server_address[1]
+
+    def stop(self) -> None:
+        self._server.shutdown()
+
+    def _store(self, event: evt.Event) -> int:
+        sop_class = UID(event.request.AffectedSOPClassUID)
+        if sop_class == self._refused:
+            return DOES_NOT_MATCH
+        self.syntaxes[sop_class] = UID(event.context.transfer_syntax)
+        return 0
+
+
+@contextmanager
+def peer(
+    classes: set[UID],
+    *syntaxes: UID,
+    refused: UID = UID("1.2.3"),  # noqa: B008
+) -> Iterator[Peer]:
+    one = Peer(classes, syntaxes, refused)
+    try:
+        yield one
+    finally:
+        one.stop()
+
+
+def written(dataset: Dataset, path: Path) -> Path:
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def phantom(path: Path, *, broken: bool, **changed: object) -> Path:
+    dataset = phantom_dataset(draw_phantom(broken=broken, rows=400, columns=300))
+    for keyword, value in changed.items():
+        setattr(dataset, keyword, value)
+    return written(dataset, path)
+
+
+def objects(config: Path) -> dict[tuple[str, str], tuple[str, str]]:
+    """Where each object stands and what was said of it, by destination and kind."""
+    mine = delivered_object.c.sop_instance_uid == result.c.sop_instance_uid
+    query = sa.select(delivered_object, result.c.kind).join(result, mine)
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        with engine.connect() as connection:
+            rows = connection.execute(query).all()
+    finally:
+        engine.dispose()
+    return {(row.destination, row.kind): (row.state, row.comment) for row in rows}
+
+
+@contextmanager
+def node_with(config: Path, peers: Mapping[str, int], more: str) -> Iterator[Served]:
+    """A node whose destinations are these ports, by name."""
+    blocks = [
+        DESTINATION.format(name=name, port=port, more=more)
+        for name, port in peers.items()
+    ]
+    config.write_text(NODE + "".join(blocks))
+    with serving(config) as node:
+        yield node
+
+
+def test_what_an_archive_does_not_take_fails_alone(tmp_path: Path) -> None:
+    """One refuses reports, one knows Implicit VR only, one answers 0xA900 to one."""
+    config = tmp_path / "node.toml"
+    source = phantom(tmp_path / "source.dcm", broken=True)
+    with (
+        peer(CLASSES - {Comprehensive3DSRStorage}, *PLAIN) as no_reports,
+        peer(CLASSES, ImplicitVRLittleEndian) as implicit,
+        peer(CLASSES, *PLAIN, refused=SegmentationStorage) as picky,
+    ):
+        ports = {"no_reports": no_reports.port, "implicit": implicit.port}
+        ports["picky"] = picky.port
+        with node_with(config, ports, ALL_KINDS) as node:
+            send([source], node.address, calling_ae_title="TEST")
+            wait_for(lambda: counts(config) == {"failed": 1})
+        found = objects(config)
+
+    failed = {key: said for key, (state, said) in found.items() if state == "failed"}
+    assert failed.keys() == {("no_reports", "structured_report"), ("picky", "heatmap")}
+    assert "does not accept" in failed["no_reports", "structured_report"]
+    assert "0xA900" in failed["picky", "heatmap"]
+    others = {state for key, (state, _) in found.items() if key not in failed}
+    assert others == {"delivered"}
+    assert len(found) == 3 * len(KINDS)
+    assert {*implicit.syntaxes.values()} == {ImplicitVRLittleEndian}
+    assert implicit.syntaxes.keys() == CLASSES
+    uid = str(dcmread(source, stop_before_pixels=True).SOPInstanceUID)
+    (reason,) = reasons(config, uid)
+    assert "no_reports: " in reason
+    assert "picky: 0xA900" in reason
+
+
+def test_images_are_sent_in_the_transfer_syntax_that_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    """Where the peer takes it; all else, and elsewhere, goes uncompressed."""
+    config = tmp_path / "node.toml"
+    source = phantom(tmp_path / "source.dcm", broken=True)
+    asked = f'{ALL_KINDS}\ntransfer_syntax = "jpeg_2000"'
+    with (
+        peer(CLASSES, JPEG2000Lossless, *PLAIN) as knows,
+        peer(CLASSES, RLELossless, *PLAIN) as does_not,
+        node_with(
+            config, {"knows": knows.port, "does_not": does_not.port}, asked
+        ) as node,
+    ):
+        send([source], node.address, calling_ae_title="TEST")
+        wait_for(lambda: counts(config) == {"delivered": 1})
+
+    images = {SecondaryCaptureImageStorage, SegmentationStorage}
+    compressed = {each for each in CLASSES if knows.syntaxes[each] == JPEG2000Lossless}
+    assert compressed == images
+    assert {*does_not.syntaxes.values()} == {ExplicitVRLittleEndian}
+    assert does_not.syntaxes.keys() == CLASSES
+
+
+def test_where_negative_answers_are_not_sent_what_has_no_answer_says_so(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "node.toml"
+    files = [
+        phantom(tmp_path / "broken.dcm", broken=True),
+        phantom(tmp_path / "whole.dcm", broken=False),
+        phantom(tmp_path / "chest.dcm", broken=False, BodyPartExamined="CHEST"),
+        phantom(tmp_path / "damaged.dcm", broken=False, BitsStored=40),
+    ]
+    archive = start_archive(tmp_path / "archive")
+    try:
+        with node_with(config, {"pacs": archive.port}, "send_negative = false") as node:
+            send(files, node.address, calling_ae_title="TEST")
+            ended = {"delivered": 1, "analyzed": 1, "not_analyzed": 1, "failed": 1}
+            wait_for(lambda: counts(config) == ended)
+            stored = archive.wait(3, PATIENCE_S)
+            captures = [dcmread(archive.directory / each.path) for each in stored]
+            notices = [each for each in captures if each.ImageType[3] == "AI_NOTICE"]
+            for each in notices:  # a result that comes back is no image without answer
+                path = written(each, tmp_path / f"{each.SOPInstanceUID}.dcm")
+                send([path], node.address, calling_ae_title="TEST")
+            wait_for(lambda: counts(config) == {**ended, "not_analyzed": 3})
+    finally:
+        archive.stop()
+
+    about = {each.SourceImageSequence[0].ReferencedSOPInstanceUID for each in notices}
+    uids = [
+        str(dcmread(each, stop_before_pixels=True).SOPInstanceUID) for each in files
+    ]
+    assert about == set(uids[2:])
+    (answer,) = [each for each in captures if each not in notices]
+    assert answer.SourceImageSequence[0].ReferencedSOPInstanceUID == uids[0]
+    said = sorted(each.ImageComments for each in notices)
+    assert "AI fracture: failed" in said[0]
+    assert "AI fracture: not analyzed" in said[1]
+    assert len(archive.log) == 3
