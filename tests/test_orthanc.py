@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +18,8 @@ import pytest
 from dicomweb_client import DICOMwebClient
 from dicomweb_client.session_utils import create_session
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from config.destinations import ResultKind
@@ -308,3 +311,52 @@ def said_of_objects(config: Path) -> str:
         return "; ".join(row.comment for row in rows)
     finally:
         engine.dispose()
+
+
+# Names as PS3.5 annexes H to K and others write them, in the bytes of their set.
+NAMES = {
+    "ISO_IR 127": "قباني^لنزار".encode("iso8859-6"),
+    "\\ISO 2022 IR 87": (
+        b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B"
+        b"=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B"
+    ),
+    "\\ISO 2022 IR 149": (
+        b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7"
+        b"=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf"
+    ),
+    "ISO_IR 144": "\u041b\u044e\u043a\u0441^\u042f\u043d".encode("iso8859-5"),
+    "GB18030": "Wang^XiaoDong=王^小东".encode("gb18030"),
+}
+
+
+@pytest.mark.orthanc
+def test_names_come_back_byte_for_byte_in_any_character_set(
+    orthanc: Orthanc, tmp_path: Path
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(NODE.format(port=orthanc.dicom_port) + f"results = {ALL_KINDS}")
+    studies = {}
+    for character_set, name in NAMES.items():
+        source = phantom_dataset(draw_phantom(broken=True))
+        source.SpecificCharacterSet = character_set.split("\\")
+        padded = name + b" " * (len(name) % 2)
+        raw = partial(RawDataElement, Tag("PatientName"), "PN", len(padded), padded)
+        source[0x00100010] = raw(0, is_implicit_VR=False, is_little_endian=True)
+        studies[character_set] = orthanc.upload(source)
+
+    with serving(config) as node:
+        us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
+        orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
+        for uploaded in studies.values():
+            orthanc.send(uploaded["ID"], "fracture-node")
+        wait_for(lambda: counts(config) == {"delivered": len(NAMES)})
+
+    for character_set, uploaded in studies.items():
+        stored = orthanc.instances(uploaded["ParentStudy"])
+        files = [orthanc.file(each["ID"]) for each in stored]
+        assert len(files) == 1 + len(ALL_KINDS)
+        for each in files:
+            element = each.get_item("PatientName")
+            assert element.value.rstrip(b" ") == NAMES[character_set], each.Modality
+            sets = each["SpecificCharacterSet"].value
+            assert "\\".join([sets] if isinstance(sets, str) else sets) == character_set

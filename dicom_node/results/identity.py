@@ -62,7 +62,9 @@ TYPE_3 = (
     "PatientAge", "PatientSize", "PatientWeight", "PatientSexNeutered",
     "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID",
     "IssuerOfServiceEpisodeIDSequence", "AdmittingDiagnosesDescription",
-    "AdmittingDiagnosesCodeSequence",
+    "AdmittingDiagnosesCodeSequence", "MedicalAlerts", "Allergies", "SmokingStatus",
+    "PregnancyStatus", "LastMenstrualDate", "PatientState", "Occupation",
+    "AdditionalPatientHistory", "ReasonForVisit",
     # General Series (C.7.3.1): the order
     "RequestAttributesSequence",
 )  # fmt: skip

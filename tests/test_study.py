@@ -1,0 +1,91 @@
+"""All results of a study beside their source: one patient, one study, to anybody."""
+
+import subprocess
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_node.decode import DecodeOptions, decode_file
+from dicom_node.errors import NotAnalyzedError
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.encode import encode_file, encode_notice
+from dicom_node.results.forms import Form
+from dicom_node.screening import ScreeningRules
+from inference.phantom import draw_phantom
+from tests.test_secondary_capture import FINDING, MODEL, OPTIONS, received
+from tests.validators import real_radiographs
+
+RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+FORMS = (
+    Form("secondary_capture"),
+    Form("secondary_capture", modality="source"),
+    Form("secondary_capture", lossy=True),
+    Form("structured_report"),
+    Form("heatmap"),
+    Form("notice"),
+)
+GRAYSCALE = (*FORMS, Form("presentation_state"))
+
+
+def study(source: Path, folder: Path) -> list[Path]:
+    """The source, and everything that is ever made of it."""
+    with warnings.catch_warnings(action="ignore"):
+        header = dcmread(source, stop_before_pixels=True)
+        instance = received(source, header)
+    is_gray = header.PhotometricInterpretation.startswith("MONOCHROME")
+    options = replace(OPTIONS, forms=GRAYSCALE if is_gray else FORMS)
+    decoding = DecodeOptions(window=1, max_megapixels=100)
+    radiograph = decode_file(source, RULES, decoding).radiograph
+    results = [
+        *encode_file(instance, radiograph, FINDING, options),
+        *encode_notice(instance, ("Failed", "Broken pixels."), MODEL, options),
+    ]
+    paths = [folder / f"{number}.dcm" for number in range(len(results))]
+    for path, result in zip(paths, results, strict=True):
+        path.write_bytes(result.content)
+    return [source, *paths]
+
+
+def entity_errors(program: str, paths: list[Path]) -> set[str]:
+    """What dcentvfy says of information entities that differ from file to file."""
+    run = subprocess.run([program, *paths], capture_output=True, check=False)
+    said = (run.stdout + run.stderr).decode("latin-1").splitlines()
+    return {line for line in said if "Error" in line}
+
+
+def test_dcentvfy_finds_one_patient_and_one_study(
+    peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    source = tmp_path / "source.dcm"
+    phantom_dataset(draw_phantom(broken=True)).save_as(source, enforce_file_format=True)
+    paths = study(source, tmp_path)
+
+    assert len(paths) == 1 + len(GRAYSCALE)
+    assert entity_errors(peer("dcentvfy"), paths) == set()
+    other = dcmread(paths[1])
+    other.PatientBirthDate = "19000101"
+    other.save_as(paths[1])
+    assert any("PatientBirthDate" in e for e in entity_errors(peer("dcentvfy"), paths))
+
+
+@pytest.mark.shared
+def test_dcentvfy_finds_no_fault_with_the_results_of_real_radiographs(
+    shared: Path, peer: Callable[[str], str], tmp_path: Path
+) -> None:
+    program, faults, seen = peer("dcentvfy"), {}, 0
+    for path in real_radiographs(shared):
+        try:
+            paths = study(path, tmp_path)
+        except NotAnalyzedError:
+            continue
+        seen += 1
+        if new := entity_errors(program, paths) - entity_errors(program, [path, path]):
+            faults[path.name] = new
+
+    assert seen > 10
+    assert faults == {}
