@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage, ComputedRadiographyImageStorage
 
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.results.codes import code_item
 from dicom_node.results.encode import encode_file
 from dicom_node.results.forms import Form
 from inference.finding import Finding, OperatingPoint
@@ -118,11 +120,43 @@ def test_what_the_source_does_not_say_is_not_said(
     source: Source, dataset: Dataset
 ) -> None:
     del dataset.BodyPartExamined, dataset.ImageLaterality
+    del dataset.AnatomicRegionSequence
 
     said = dict(items(report(source(dataset))))
 
     assert "Finding Site" not in said
     assert "Laterality" not in said
+
+
+@pytest.mark.parametrize(
+    ("said", "region", "found"),
+    [
+        ("ELBOW LT", None, ("16953009", "7771000")),
+        ("RIGHT_KNEE", None, ("72696002", "24028007")),
+        ("LOWEREXTREMITY", None, ("61685007", None)),
+        ("ELBOW", ("71341001", "SCT", "Femur"), ("71341001", None)),
+        ("", ("T-D9400", "SRT", "Knee"), ("T-D9400", None)),
+        ("KNEE", ("1", "SCT", "Łokieć"), ("72696002", None)),
+    ],
+)
+def test_the_finding_site_is_what_the_source_says_in_code_or_words(
+    source: Source,
+    dataset: Dataset,
+    said: str,
+    region: tuple[str, str, str] | None,
+    found: tuple[str, str | None],
+) -> None:
+    del dataset.ImageLaterality, dataset.AnatomicRegionSequence
+    dataset.BodyPartExamined = said
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    if region:
+        dataset.AnatomicRegionSequence = [code_item(Code(*region))]
+
+    content = dict(items(report(source(dataset))))
+
+    side = content.get("Laterality")
+    codes = coded(content["Finding Site"])[0], side and coded(side)[0]
+    assert codes == found
 
 
 def test_a_later_answer_tracks_the_same_finding(

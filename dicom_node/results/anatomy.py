@@ -1,9 +1,12 @@
 """Where and which side was imaged: the source's word, or that nobody said."""
 
+import re
+
+from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
-from dicom_node.results.codes import SIDES
-from dicom_node.results.identity import Source, copied, empty, item_count
+from dicom_node.results.codes import BODY_PARTS, SIDES
+from dicom_node.results.identity import Source, copied, empty, item_count, item_text
 from dicom_node.results.objects import Elements, encoded
 
 UNPAIRED = frozenset({
@@ -17,6 +20,35 @@ UNPAIRED = frozenset({
 })  # fmt: skip
 """Body Part Examined (0018,0015) of what there is one of, as far as radiographs show
 it (PS3.16 annex L). What is not listed may be one of two."""
+
+
+REGION = "AnatomicRegionSequence"
+
+SIDES_IN_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
+"""What equipment adds to Body Part Examined, as in ELBOW LT."""
+
+
+def body_part(source: Source) -> Code | None:
+    """Code what was imaged: by Anatomic Region, else by Body Part Examined."""
+    if item_count(source, REGION) == 1:
+        inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
+        said = [item_text(source, REGION, 0, each) for each in inner]
+        if all(each and each.isascii() for each in said):
+            return Code(*said)
+    examined = source.text("BodyPartExamined").upper()
+    words = examined, *_words(source)
+    return next((BODY_PARTS[each] for each in words if each in BODY_PARTS), None)
+
+
+def side(source: Source) -> Code | None:
+    """Code which side was imaged."""
+    said = source.text("ImageLaterality") or source.text("Laterality")
+    in_words = (SIDES_IN_WORDS[w] for w in _words(source) if w in SIDES_IN_WORDS)
+    return SIDES.get(said or next(in_words, ""))
+
+
+def _words(source: Source) -> list[str]:
+    return re.split("[ _]+", source.text("BodyPartExamined").upper())
 
 
 def anatomy(source: Source) -> Elements:
@@ -50,6 +82,6 @@ def image_anatomy(source: Source) -> Elements:
 
 def _part(source: Source) -> Elements:
     elements = copied(source, ["BodyPartExamined"])
-    if item_count(source, "AnatomicRegionSequence") == 1:
-        elements |= copied(source, ["AnatomicRegionSequence"])
+    if item_count(source, REGION) == 1:
+        elements |= copied(source, [REGION])
     return elements

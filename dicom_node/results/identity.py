@@ -117,9 +117,7 @@ class Source:
 
     def text(self, keyword: str) -> str:
         """Read a UID, code string or number, stripped; empty where it is absent."""
-        tag = Tag(keyword)
-        value = _value(self.dataset, tag) if tag in self.dataset else None
-        return (value or b"").decode("ascii", "replace").strip(" \0")
+        return _text(self.dataset, Tag(keyword))
 
 
 def read_source(instance: ReceivedInstance) -> Source:
@@ -165,6 +163,21 @@ def copied_item(source: Source, keyword: str, number: int) -> Elements:
     with _reading():
         item = source.dataset[keyword].value[number]
         return _copied(item, _tags(item))
+
+
+def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
+    """Read text of an item of a sequence, as `Source.text` does.
+
+    Args:
+        source: The instance.
+        keyword: Of the sequence, which has such an item.
+        number: Of the item, the first being 0.
+        inner: The keyword of what is read.
+    """
+    tag = Tag(inner)
+    with _reading():
+        item = source.dataset[keyword].value[number]
+        return _text(item, tag)
 
 
 def item_count(source: Source, keyword: str) -> int:
@@ -223,6 +236,11 @@ def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
     if not isinstance(sequence, Sequence):
         return None
     return b"".join(encoded_item(_copied(item, _tags(item))) for item in sequence)
+
+
+def _text(dataset: Dataset, tag: BaseTag) -> str:
+    value = _value(dataset, tag) if tag in dataset else None
+    return (value or b"").decode("ascii", "replace").strip(" \0")
 
 
 def _tags(item: Dataset) -> list[BaseTag]:

@@ -24,10 +24,10 @@ from highdicom.sr import (
 )
 from pydicom import Dataset
 
+from dicom_node.results.anatomy import body_part, side
 from dicom_node.results.codes import (
     ABSENT,
     ARTIFICIAL_INTELLIGENCE,
-    BODY_PARTS,
     DEVICE,
     FRACTURE_OF_BONE,
     NO_UNITS,
@@ -35,7 +35,6 @@ from dicom_node.results.codes import (
     PRESENT,
     PROBABILITY,
     RADIOGRAPH,
-    SIDES,
 )
 from dicom_node.results.identity import Source
 from dicom_node.results.provenance import MANUFACTURER, MODEL_NAME, plain
@@ -122,8 +121,5 @@ def _rounded(finding: Finding) -> float:
 
 def _sites(source: Source) -> list[FindingSite] | None:
     """Name body part and side as far as the source does, in codes."""
-    part = BODY_PARTS.get(source.text("BodyPartExamined"))
-    if part is None:
-        return None
-    said = source.text("ImageLaterality") or source.text("Laterality")
-    return [FindingSite(part, laterality=SIDES.get(said))]
+    part = body_part(source)
+    return part and [FindingSite(part, laterality=side(source))]
