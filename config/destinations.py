@@ -61,6 +61,8 @@ class _Destination(Table):
         send_negative: Whether it gets the results of answers without a fracture. If
             not, it gets a capture that says so for what has no answer.
         transfer_syntax: What images are sent in, where the peer accepts that.
+        commitment: Whether a result counts as delivered only when the archive has
+            committed itself to keep it (PS3.4 annex J).
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
@@ -71,6 +73,7 @@ class _Destination(Table):
     modality: Literal["OT", "source"] = "OT"
     send_negative: bool = True
     transfer_syntax: TransferSyntax = "uncompressed"
+    commitment: bool = False
 
 
 class DicomDestination(_Destination, Address):
@@ -169,6 +172,7 @@ class StowDestination(_Destination):
     """
 
     type: Literal["stow"]
+    commitment: Literal[False] = False  # DICOMweb has none
     url: Annotated[str, AfterValidator(_service)]
     token_env: FromEnvironment | None = None
     username: Annotated[str, Field(pattern="^[^:]*$")] = ""  # RFC 7617

@@ -1,43 +1,26 @@
 """One association with a peer that sends to us: pynetdicom's, with its leaks closed.
 
-pynetdicom keeps a dataset in memory, or in a temporary file that it leaves behind when
-a connection drops; it takes a PDU of any size, in pieces of 4 kB, waits for ever for
-the rest of one, and dies without an answer where a disk is full. Here datasets stream
-into the spool, never beyond a limit, and what an association holds is let go of when
-its thread ends, whatever ended it.
+pynetdicom takes a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
+of one. Here there are bounds, and what an association holds is let go of when its
+thread ends, whatever ended it. Where its datasets go is in intake.py.
 """
 
-import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from functools import partial
-from io import BytesIO
 
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dimse_messages import DIMSEMessage
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
-from pynetdicom.pdu_primitives import P_DATA
+from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from dicom_node.errors import (
-    CannotUnderstandError,
-    OutOfResourcesError,
-    RefusedError,
-)
+from dicom_node.intake import Intake
 from dicom_node.listener import Caller, hang_up, receive
-from dicom_node.results.uids import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-)
-from dicom_node.spool import MB, Arrival, Spool
+from dicom_node.spool import Spool
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
-
-logger = logging.getLogger(__name__)
 
 # What we ask senders not to exceed. pynetdicom proposes 16 kB, DCMTK sends 128 kB at
 # most. 16 associations take half the CPU of 32 kB, and 4 MB more memory.
@@ -45,127 +28,7 @@ MAXIMUM_PDU = 131_072
 # Some exceed it; more than this is an attack on our memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
-LONGEST_COMMAND = 65_536
-# Without asynchronous operations a peer waits for each answer (PS3.7 D.3.3.3).
-MOST_UNANSWERED = 4
-# A dataset that is too large is heard out, to be refused with the reason, but not
-# for ever.
-OVERLONG = 2
 OPEN = "Sta6"  # PS3.8 9.2.1: ready for data transfer
-INVALID_PDU = "Evt19"  # PS3.8 9.2.2; the association is aborted
-PREFIX = bytes(128) + b"DICM"  # PS3.10 7.1
-
-
-class IncomingDataset(BytesIO):
-    """The dataset of one request: pynetdicom takes it for memory, it goes to disk.
-
-    Attributes:
-        arrival: The file, once the first bytes have come.
-        refusal: Why no file is written, or no more.
-        received: Bytes that have come, kept or not.
-    """
-
-    def __init__(
-        self, begin: Callable[["IncomingDataset"], Arrival], limit: int
-    ) -> None:
-        """Prepare for a dataset of at most `limit` bytes; none need come."""
-        super().__init__()
-        self.arrival: Arrival | None = None
-        self.refusal: RefusedError | None = None
-        self.received = 0
-        self._begin = begin
-        self._limit = limit
-
-    def write(self, data: bytes) -> int:  # type: ignore[override]
-        """Store some bytes. Never raises: pynetdicom's thread would die of it."""
-        self.received += len(data)
-        try:
-            self._store(data)
-        except RefusedError as error:
-            self._refuse(error)
-        except Exception as error:  # noqa: BLE001 - its text may quote the dataset
-            logger.error("Cannot store a dataset: %s", type(error).__name__)  # noqa: TRY400
-            self._refuse(OutOfResourcesError("The node failed; send again later."))
-        return len(data)
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a file that has not been let go of."""
-        return self.arrival is not None and not self.arrival.closed
-
-    def let_go(self) -> None:
-        """Close the file; one that was not kept is removed. May be called twice."""
-        if self.arrival is not None:
-            self.arrival.close()
-
-    def _store(self, data: bytes) -> None:
-        if self.refusal is not None:
-            return
-        if self.received > self._limit:
-            raise CannotUnderstandError(
-                f"The instance is larger than {self._limit // MB} MB, the limit here. "
-                "Raise max_instance_mb under [receiver] to take it."
-            )
-        if self.arrival is None:
-            self.arrival = self._begin(self)
-        self.arrival.write(data)
-
-    def _refuse(self, error: RefusedError) -> None:
-        self.refusal = error
-        self.let_go()
-
-
-class Intake(DIMSEServiceProvider):
-    """Receives the messages of one association, their datasets into the spool."""
-
-    def __init__(self, association: "Connection", spool: Spool, limit: int) -> None:
-        """Prepare to receive datasets of at most `limit` bytes."""
-        super().__init__(association)
-        self._spool = spool
-        self._limit = limit
-        self._dataset: IncomingDataset  # of the message that is coming in
-        self._on_disk: set[IncomingDataset] = set()
-
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take in the next fragments of a message. Never raises, as write() above."""
-        if self.message is None:
-            self.message = DIMSEMessage()
-            begin = partial(self._begin, self.message)
-            self._dataset = IncomingDataset(begin, self._limit)
-            self.message.data_set = self._dataset
-        command = self.message.encoded_command_set
-        try:
-            super().receive_primitive(primitive)
-        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
-            logger.warning("Aborting: an unreadable message: %s", type(error).__name__)
-            self.dul.event_queue.put(INVALID_PDU)
-        if (
-            command.tell() > LONGEST_COMMAND
-            or self._dataset.received > OVERLONG * self._limit
-            or self.msg_queue.qsize() > MOST_UNANSWERED
-        ):
-            logger.warning("Aborting: a peer that sends without end")
-            self.dul.event_queue.put(INVALID_PDU)
-
-    def let_go(self) -> None:
-        """Let go of all datasets, half received or never looked at."""
-        for dataset in list(self._on_disk):
-            dataset.let_go()
-
-    def _begin(self, message: DIMSEMessage, dataset: IncomingDataset) -> Arrival:
-        """Open the file of a dataset, now that its command is there."""
-        contexts = {each.context_id: each for each in self.assoc.accepted_contexts}
-        meta = create_file_meta(
-            sop_class_uid=UID(message.command_set.AffectedSOPClassUID),
-            sop_instance_uid=UID(message.command_set.AffectedSOPInstanceUID),
-            transfer_syntax=contexts[message.context_id].transfer_syntax[0],
-            implementation_uid=IMPLEMENTATION_CLASS_UID,
-            implementation_version=IMPLEMENTATION_VERSION_NAME,
-        )
-        arrival = self._spool.begin(PREFIX + encode_file_meta(meta))
-        self._on_disk = {each for each in self._on_disk if each.is_open}
-        self._on_disk.add(dataset)
-        return arrival
 
 
 class _Socket(AssociationSocket):
@@ -264,6 +127,21 @@ class Connection(Association):
         intake.msg_queue = WakingQueue(self._checkpoint.set)
         self._checkpoint.queues = [intake.msg_queue, self.dul.to_user_queue]
         self.held.callback(intake.let_go)
+
+    def would_serve(self, sop_class: UID) -> bool:
+        """Whether the peer, once it has asked, would be the SCP of a SOP class."""
+        role = self.requestor.role_selection.get(sop_class)
+        return role is not None and bool(role.scp_role)
+
+    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+        """Serve a request in this association's thread, one after the other.
+
+        pynetdicom starts a thread for each N-EVENT-REPORT, be there a thousand.
+        """
+        if threading.current_thread() is self:
+            super()._serve_request(msg, context_id)
+        else:
+            self.dimse.msg_queue.put((context_id, msg))
 
     def run_reactor(self) -> None:
         """Serve the association to its end, and let go of all that it held."""

@@ -15,9 +15,15 @@ from config.destinations import Destination
 from dicom_node.database import upsert
 from dicom_node.events import note
 from dicom_node.results.forms import forms
-from dicom_node.settlement import lock_instance, of_delivery, settle_instance
+from dicom_node.settlement import (
+    UNDER_WAY,
+    lock_instance,
+    of_delivery,
+    settle_instance,
+)
 from dicom_node.tables import (
     DeliveryState,
+    commitment,
     delivered_object,
     delivery,
     instance,
@@ -114,12 +120,13 @@ class Deliveries:
 
         Returns:
             Path below the storage directory of each object to be sent, by SOP Instance
-            UID; None for stale work and while the destination is paused.
+            UID, none where all are stored; None for stale work and while the
+            destination is paused.
         """
         mine = sa.and_(
             of_delivery(delivery, instance_id, destination),
             delivery.c.run == run,
-            delivery.c.state == DeliveryState.QUEUED,
+            delivery.c.state.in_(UNDER_WAY),
         )
         count = delivery.update().where(mine)
         with self._engine.begin() as connection:
@@ -161,7 +168,11 @@ class Deliveries:
         destination: str,
         uids: Sequence[str],
     ) -> None:
-        """Queue a new run that sends these objects."""
+        """Queue a new run that sends these objects.
+
+        An archive that was asked to commit itself before this has no more say: objects
+        are often sent again because it lost them.
+        """
         now = time.time()
         fresh = {
             "state": DeliveryState.QUEUED,
@@ -178,6 +189,9 @@ class Deliveries:
         for uid in uids:
             values = {**key, "sop_instance_uid": uid, **state}
             upsert(connection, delivered_object, values, state)
+        open_ = of_delivery(commitment, instance_id, destination)
+        closing = commitment.update().where(open_, commitment.c.closed_at.is_(None))
+        connection.execute(closing.values(closed_at=now))
         self._work.deliver(connection, (instance_id, destination), row.run)
 
     @staticmethod

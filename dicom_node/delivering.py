@@ -25,7 +25,9 @@ from config.destinations import (
     SenderDestination,
     StowDestination,
 )
-from dicom_node import stow
+from dicom_node import commitment, stow
+from dicom_node.commitment_report import Settle
+from dicom_node.commitments import Request
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.sender import echo, send
 from dicom_node.transcode import transcode
@@ -69,6 +71,36 @@ def deliver(
         return _deliver(ready, destination, came_from, calling_ae_title)
 
 
+def ask(
+    request: Request,
+    destination: Destination,
+    *,
+    came_from: str,
+    calling_ae_title: str,
+    settle: Settle,
+) -> Outcome:
+    """Ask a destination to commit itself to what it has stored.
+
+    Args:
+        request: What for; recorded already.
+        destination: One that is reached by C-STORE.
+        came_from: As for `deliver`.
+        calling_ae_title: Who we are.
+        settle: Records a report that comes at once: see commitment.py.
+    """
+    assert not isinstance(destination, StowDestination)  # noqa: S101 - narrows the type
+    address = _address(destination, came_from)
+    if address is None:
+        return _unknown(destination, came_from)
+    return commitment.ask(
+        request,
+        address,
+        calling_ae_title=calling_ae_title,
+        timeout_s=SEND_TIMEOUT_S,
+        settle=settle,
+    )
+
+
 def _deliver(
     files: Mapping[str, Path],
     destination: Destination,
@@ -79,11 +111,7 @@ def _deliver(
         return stow.store(files, destination, timeout_s=SEND_TIMEOUT_S)
     address = _address(destination, came_from)
     if address is None:
-        words = (
-            f"{came_from} sent it and is not among the peers; add it to them, restart "
-            f"the node and run `fracture-node retry --destination {destination.name}`"
-        )
-        return dict.fromkeys(files, Outcome(Verdict.REFUSED, None, words))
+        return dict.fromkeys(files, _unknown(destination, came_from))
     outcomes = send(
         list(files.values()),
         address,
@@ -91,6 +119,14 @@ def _deliver(
         timeout_s=SEND_TIMEOUT_S,
     )
     return dict(zip(files, outcomes, strict=True))
+
+
+def _unknown(destination: Destination, came_from: str) -> Outcome:
+    words = (
+        f"{came_from} sent it and is not among the peers; add it to them, restart "
+        f"the node and run `fracture-node retry --destination {destination.name}`"
+    )
+    return Outcome(Verdict.REFUSED, None, words)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from config.destinations import Destination
 from dicom_node.analyses import Analyses
+from dicom_node.commitments import Commitments
 from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries
 from dicom_node.events import note
@@ -39,6 +40,7 @@ class Journal:
         analyses: How analyses begin and end.
         deliveries: How results are asked to be delivered.
         settlement: How attempts at delivery end.
+        commitments: What archives have committed themselves to keep.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class Journal:
         self._work = WorkQueue(engine, destinations)
         self.deliveries = Deliveries(engine, self._work, destinations)
         self.settlement = Settlement(engine, self._work)
+        self.commitments = Commitments(engine, self._work, destinations)
         self.analyses = Analyses(engine, self.deliveries)
 
     def record(self, received: ReceivedInstance) -> bool:

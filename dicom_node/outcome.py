@@ -5,6 +5,7 @@ sender.py and stow.py. Only a status that says so is a failure for good: whateve
 mend by itself, or by an administrator's hand at the other end, is tried again.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -62,17 +63,20 @@ def verdict_of(status: int) -> Verdict:
     return Verdict.RETRY_BRIEFLY if status in OUT_OF_RESOURCES else Verdict.REFUSED
 
 
-def answered(response: Dataset) -> Outcome:
-    """Read the response to a C-STORE or C-ECHO.
+def answered(
+    response: Dataset, judge: Callable[[int], Verdict] = verdict_of
+) -> Outcome:
+    """Read the response to a C-STORE or C-ECHO, or to what `judge` knows.
 
     Args:
         response: The status elements of the response; holds Status (0000,0900).
+        judge: Sorts a status other than success.
     """
     status = int(response.Status)
     words = in_words(status)
     if status and (comment := printable(response.get("ErrorComment"))):
         words += f": {comment}"
-    return Outcome(verdict_of(status), status, words)
+    return Outcome(judge(status), status, words)
 
 
 def in_words(status: int) -> str:

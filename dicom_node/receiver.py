@@ -20,6 +20,7 @@ from pynetdicom import AE, _config, evt
 
 from config.settings import ReceiverSettings, Settings
 from dicom_node.admission import CONGESTED, Admission, Place, Rejection
+from dicom_node.commitment_report import Settle, answer
 from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.database import open_or_exit
 from dicom_node.instance import ReceivedInstance
@@ -30,7 +31,11 @@ from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
 )
-from dicom_node.sop_classes import served_contexts
+from dicom_node.sop_classes import (
+    STORAGE_COMMITMENT,
+    reporting_context,
+    served_contexts,
+)
 from dicom_node.spool import MB, Spool
 from dicom_node.storing import Accept, Storing
 
@@ -56,14 +61,19 @@ def main() -> None:
         listening = listen_or_exit(where.host, where.port)
     else:
         listening = socket.socket(fileno=given.fd)
-    spool = Spool(settings.storage)
-    run(settings.receiver, spool, _recorder(settings, spool), listening, stop)
+    spool, journal = Spool(settings.storage), _journal(settings)
+    asks = any(each.commitment for each in settings.destinations)
+    settle = journal.commitments.settle if asks else None
+    run(where, spool, _recorder(journal, spool), listening, stop, settle)
 
 
-def _recorder(settings: Settings, spool: Spool) -> Accept:
-    """Compose what makes an instance the node's: its row and its work."""
+def _journal(settings: Settings) -> Journal:
     engine = open_or_exit(settings.storage.database_url)
-    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    return Journal(engine, settings.storage.directory, settings.destinations)
+
+
+def _recorder(journal: Journal, spool: Spool) -> Accept:
+    """Compose what makes an instance the node's: its row and its work."""
 
     def accept(instance: ReceivedInstance) -> None:
         if not journal.record(instance):
@@ -72,12 +82,13 @@ def _recorder(settings: Settings, spool: Spool) -> Accept:
     return accept
 
 
-def run(
+def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,
     listening: socket.socket,
     stop: threading.Event,
+    settle: Settle | None = None,
 ) -> None:
     """Serve until told to stop, then drain; see start_receiver.
 
@@ -91,7 +102,7 @@ def run(
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     spool.sweep_unfinished()
-    receiver = start_receiver(settings, spool, accept, listening)
+    receiver = start_receiver(settings, spool, accept, listening, settle=settle)
     logger.info("%s listens on port %d", settings.ae_title, receiver.port)
     stop.wait()
     logger.info("Draining")
@@ -104,14 +115,16 @@ def log_rejection(calling_ae_title: str, address: str, reason: str) -> None:
     logger.warning("Rejected %s at %s: %s", calling_ae_title, address, reason)
 
 
-def start_receiver(
+def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,
     listening: socket.socket,
     on_rejected: OnRejected = log_rejection,
+    *,
+    settle: Settle | None = None,
 ) -> "Receiver":
-    """Serve C-ECHO and C-STORE in background threads.
+    """Serve C-ECHO and C-STORE, and hear archives, in background threads.
 
     Args:
         settings: Our AE title, whom we take what from.
@@ -122,12 +135,14 @@ def start_receiver(
         listening: The socket to accept from; other processes may share it.
         on_rejected: Told the calling AE title, address and reason of each association
             that is rejected.
+        settle: Records what an archive reports that it commits itself to keep; None
+            where no archive is asked, and none is heard.
     """
     # A switch of the whole process: pynetdicom would build text for every PDU, and
     # log what peers write.
     _config.LOG_HANDLER_LEVEL = "none"
     storing = Storing(spool, accept, settings.max_instance_mb * MB)
-    return Receiver(settings, storing, listening, on_rejected)
+    return Receiver(settings, storing, listening, on_rejected, settle)
 
 
 class Receiver:
@@ -143,11 +158,13 @@ class Receiver:
         storing: Storing,
         listening: socket.socket,
         on_rejected: OnRejected,
+        settle: Settle | None,
     ) -> None:
         """Start to serve; see start_receiver."""
         self.port: int = listening.getsockname()[1]
         self._storing = storing
         self._on_rejected = on_rejected
+        self._settle = settle
         self._limit = settings.max_instance_mb * MB
         self._ae = _application_entity(settings)
         self._contexts = served_contexts(for_processing=settings.for_processing)
@@ -187,6 +204,8 @@ class Receiver:
         connection.store_in(self._storing.spool, self._limit)
         connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
         connection.bind(evt.EVT_C_STORE, self._storing.answer)
+        if self._settle:
+            connection.bind(evt.EVT_N_EVENT_REPORT, answer, [self._settle])
         with self._changed:
             self._connections.add(connection)
         try:
@@ -202,14 +221,18 @@ class Receiver:
 
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:
         """Admit or reject an association, before anything is negotiated."""
-        answer = self._admit(connection)
-        if isinstance(answer, Place):
-            connection.held.callback(answer.give_back)
+        decision = self._admit(connection)
+        if isinstance(decision, Place):
+            connection.held.callback(decision.give_back)
+            if self._settle and connection.would_serve(STORAGE_COMMITMENT):
+                contexts = [*self._contexts, reporting_context()]
+                connection.acceptor.supported_contexts = contexts
             return
-        connection.acse.send_reject(answer.result, answer.source, answer.diagnostic)
+        how = decision.result, decision.source, decision.diagnostic
+        connection.acse.send_reject(*how)
         connection.kill()
         calling = connection.calling_ae_title
-        self._on_rejected(calling, connection.address, answer.reason)
+        self._on_rejected(calling, connection.address, decision.reason)
 
     def _admit(self, connection: Connection) -> Place | Rejection:
         try:

@@ -1,7 +1,8 @@
 """What becomes of a delivery after an attempt: arrived, tried again, or failed.
 
 Which answer means what is said in outcome.py. Here is how long one goes on trying, and
-how the states of objects add up to those of a delivery and of an instance.
+how the states of objects add up to those of a delivery and of an instance. What follows
+where an archive is to commit itself, too, is in commitments.py.
 """
 
 import random
@@ -26,6 +27,13 @@ from dicom_node.work import WorkQueue
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 300.0
 BRIEF_TRIES = 3
+# A delivery in one of these has work that is queued, delayed or being done.
+UNDER_WAY = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
+# What an event calls the state of an object, where not by its name.
+WORDS = {
+    DeliveryState.QUEUED: "will try again",
+    DeliveryState.COMMITTING: "waits for commitment",
+}
 
 
 class Settlement:
@@ -53,16 +61,13 @@ class Settlement:
         Returns:
             Where the delivery stands now; None for stale work, which changes nothing.
         """
-        key = of_delivery(delivery, instance_id, destination.name)
         with self._engine.begin() as connection:
             lock_instance(connection, instance_id)
-            query = delivery.select().where(key, delivery.c.run == run)
-            row = connection.execute(query).one_or_none()
-            if row is None or row.state != DeliveryState.QUEUED:
+            row = under_way(connection, instance_id, destination.name, run)
+            if row is None:
                 return None
-            may_retry = time.time() < row.asked_at + destination.retry_days * 86400
             for uid, outcome in outcomes.items():
-                _settle_object(connection, row, uid, outcome, may_retry=may_retry)
+                _settle_object(connection, row, uid, outcome, destination)
             state = self._settle_delivery(connection, row)
             settle_instance(connection, instance_id)
         return state
@@ -74,46 +79,87 @@ class Settlement:
 
         Stale work changes nothing.
         """
-        objects = delivered_object.update().where(
-            of_delivery(delivered_object, instance_id, destination),
-            delivered_object.c.state == DeliveryState.QUEUED,
-        )
-        end = delivery.update().where(
-            of_delivery(delivery, instance_id, destination),
-            delivery.c.run == run,
-            delivery.c.state == DeliveryState.QUEUED,
-        )
-        failed = DeliveryState.FAILED
         with self._engine.begin() as connection:
             lock_instance(connection, instance_id)
-            ended = end.values(state=failed, finished_at=time.time())
-            if not connection.execute(ended).rowcount:
-                return
-            connection.execute(
-                objects.values(state=failed, status=None, comment=reason)
-            )
-            note(connection, instance_id, "failed", f"{destination}: {reason}")
-            settle_instance(connection, instance_id)
+            row = under_way(connection, instance_id, destination, run)
+            if row is not None:
+                fail(connection, row, reason)
+                settle_instance(connection, instance_id)
 
     def _settle_delivery(
         self, connection: sa.Connection, row: sa.Row[Any]
     ) -> DeliveryState:
-        key = (row.instance_id, row.destination)
-        query = sa.select(delivered_object.c.state).where(
-            of_delivery(delivered_object, *key)
-        )
-        states = set(connection.execute(query).scalars())
-        change = delivery.update().where(of_delivery(delivery, *key))
+        states = states_of(connection, row)
         if DeliveryState.QUEUED in states:
             pause = pause_s(row.attempts)
-            values = {"run": row.run + 1, "next_at": time.time() + pause}
-            connection.execute(change.values(**values))
-            self._work.deliver(connection, key, row.run + 1, pause)
+            go_on(connection, self._work, row, DeliveryState.QUEUED, pause)
             return DeliveryState.QUEUED
-        failed = DeliveryState.FAILED in states
-        state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
-        connection.execute(change.values(state=state, finished_at=time.time()))
-        return state
+        if DeliveryState.COMMITTING in states:
+            go_on(connection, self._work, row, DeliveryState.COMMITTING, 0)
+            return DeliveryState.COMMITTING
+        return end(connection, row, states)
+
+
+def under_way(
+    connection: sa.Connection, instance_id: str, destination: str, run: int
+) -> sa.Row[Any] | None:
+    """Read the row of a delivery; None where the work of this run is stale."""
+    query = delivery.select().where(
+        of_delivery(delivery, instance_id, destination),
+        delivery.c.run == run,
+        delivery.c.state.in_(UNDER_WAY),
+    )
+    return connection.execute(query).one_or_none()
+
+
+def is_within(row: sa.Row[Any], retry_days: float) -> bool:
+    """Whether a delivery may be tried again; it was asked for not too long ago."""
+    return bool(time.time() < row.asked_at + retry_days * 86400)
+
+
+def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
+    """The states of a delivery's objects."""
+    mine = of_delivery(delivered_object, row.instance_id, row.destination)
+    query = sa.select(delivered_object.c.state).where(mine)
+    return set(connection.execute(query).scalars())
+
+
+def go_on(
+    connection: sa.Connection,
+    work: WorkQueue,
+    row: sa.Row[Any],
+    state: DeliveryState,
+    pause: float,
+) -> None:
+    """Ask for the next run of a delivery, after a pause in seconds."""
+    key = (row.instance_id, row.destination)
+    values = {"state": state, "run": row.run + 1, "next_at": time.time() + pause}
+    change = delivery.update().where(of_delivery(delivery, *key))
+    connection.execute(change.values(**values))
+    work.deliver(connection, key, row.run + 1, pause)
+
+
+def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> DeliveryState:
+    """End a delivery whose objects have all come to an end, in these states."""
+    failed = DeliveryState.FAILED in states
+    state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
+    change = delivery.update().where(
+        of_delivery(delivery, row.instance_id, row.destination)
+    )
+    connection.execute(change.values(state=state, finished_at=time.time()))
+    return state
+
+
+def fail(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
+    """Fail a delivery that is under way, and its objects that have not arrived."""
+    key = (row.instance_id, row.destination)
+    objects = delivered_object.update().where(
+        of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNDER_WAY)
+    )
+    failed = DeliveryState.FAILED
+    connection.execute(objects.values(state=failed, status=None, comment=reason))
+    end(connection, row, {failed})
+    note(connection, row.instance_id, "failed", f"{row.destination}: {reason}")
 
 
 def pause_s(attempts: int) -> float:
@@ -143,7 +189,7 @@ def settle_instance(connection: sa.Connection, instance_id: str) -> None:
     reason = ""
     if not states:
         state = InstanceState.ANALYZED
-    elif states & {DeliveryState.QUEUED, DeliveryState.PAUSED}:
+    elif states & {*UNDER_WAY, DeliveryState.PAUSED}:
         state = InstanceState.DELIVERING
     elif DeliveryState.FAILED in states:
         state, reason = InstanceState.FAILED, _reason(connection, instance_id)
@@ -171,8 +217,7 @@ def _settle_object(
     row: sa.Row[Any],
     uid: str,
     outcome: Outcome,
-    *,
-    may_retry: bool,
+    destination: Destination,
 ) -> None:
     mine = sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
@@ -181,7 +226,7 @@ def _settle_object(
     query = sa.select(delivered_object.c.brief_refusals).where(mine)
     refusals = connection.execute(query).scalar_one()
     refusals += outcome.verdict is Verdict.RETRY_BRIEFLY
-    state = _state(outcome, refusals, may_retry=may_retry)
+    state = _state(outcome, refusals, row, destination)
     values = {
         "state": state,
         "status": outcome.status,
@@ -190,18 +235,22 @@ def _settle_object(
         "brief_refusals": refusals,
     }
     connection.execute(delivered_object.update().where(mine).values(**values))
-    words = {DeliveryState.QUEUED: "will try again"}.get(state, state)
+    words = WORDS.get(state, state)
     told = outcome.comment or outcome.verdict
     note(connection, row.instance_id, words, f"{row.destination}: {told}")
 
 
-def _state(outcome: Outcome, brief_refusals: int, *, may_retry: bool) -> DeliveryState:
+def _state(
+    outcome: Outcome, brief_refusals: int, row: sa.Row[Any], destination: Destination
+) -> DeliveryState:
     if outcome.verdict is Verdict.STORED:
-        return DeliveryState.DELIVERED
+        waits = destination.commitment
+        return DeliveryState.COMMITTING if waits else DeliveryState.DELIVERED
     again = outcome.verdict is Verdict.RETRY or (
         outcome.verdict is Verdict.RETRY_BRIEFLY and brief_refusals < BRIEF_TRIES
     )
-    return DeliveryState.QUEUED if again and may_retry else DeliveryState.FAILED
+    again = again and is_within(row, destination.retry_days)
+    return DeliveryState.QUEUED if again else DeliveryState.FAILED
 
 
 def _reason(connection: sa.Connection, instance_id: str) -> str:

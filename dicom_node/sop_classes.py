@@ -18,6 +18,7 @@ from pynetdicom.presentation import PresentationContext, build_context
 from dicom_node.codecs import DECODABLE
 
 VERIFICATION = UID("1.2.840.10008.1.1")
+STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
 STORED: tuple[UID, ...] = (
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForPresentation,
@@ -39,3 +40,14 @@ def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
         build_context(VERIFICATION, list(DECODABLE[:2])),
         *(build_context(sop_class, list(DECODABLE)) for sop_class in stored),
     ]
+
+
+def reporting_context() -> PresentationContext:
+    """The context in which an archive reports what it commits itself to keep.
+
+    It is the SCP though it calls, which it says by role selection (PS3.4 J.3.3, PS3.7
+    D.3.3.4). The role of an SCU, who would ask us for commitment, is turned down.
+    """
+    context = build_context(STORAGE_COMMITMENT, list(DECODABLE[:2]))
+    context.scu_role, context.scp_role = False, True
+    return context

@@ -17,10 +17,10 @@ from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
 
 from dicom_node.attributes import loggable
-from dicom_node.connection import IncomingDataset
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, RefusedError
 from dicom_node.header import Announced, read_header
 from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.intake import IncomingDataset
 from dicom_node.spool import Arrival, Spool
 
 logger = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Storing:
         request, calling = event.request, event.assoc.requestor.ae_title.strip()
         assert isinstance(request, C_STORE)  # noqa: S101 - of this event it always is
         dataset = request.DataSet
-        assert isinstance(dataset, IncomingDataset)  # noqa: S101 - connection.py's
+        assert isinstance(dataset, IncomingDataset)  # noqa: S101 - intake.py's
         uid = loggable(str(request.AffectedSOPInstanceUID))
         try:
             size = self._store(event, request, dataset)

@@ -20,6 +20,7 @@ class DeliveryState(StrEnum):
     """Where the results of an instance, or one of them, stand at a destination."""
 
     QUEUED = "queued"
+    COMMITTING = "committing"  # stored there, and waiting for Storage Commitment
     PAUSED = "paused"
     DELIVERED = "delivered"
     FAILED = "failed"
@@ -100,6 +101,16 @@ delivered_object = sa.Table(
     sa.Column("comment", sa.Text),
     sa.Column("attempts", sa.Integer),
     sa.Column("brief_refusals", sa.Integer),
+)
+
+commitment = sa.Table(
+    "commitment",
+    metadata,
+    sa.Column("transaction_uid", sa.Text, primary_key=True),
+    sa.Column("instance_id", sa.Text),
+    sa.Column("destination", sa.Text),
+    sa.Column("asked_at", sa.Double),
+    sa.Column("closed_at", sa.Double),
 )
 
 event = sa.Table(

@@ -18,6 +18,7 @@ from pydicom.uid import DigitalXRayImageStorageForProcessing
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from config.destinations import Destination
 from config.settings import Settings
 from dicom_node import delivering
 from dicom_node.analyses import Answer, Conclusion
@@ -150,7 +151,10 @@ class Work:
             )
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
-        """Send what has not arrived of an instance's results to one destination."""
+        """Bring an instance's results to one destination: send, or ask for commitment.
+
+        A run does one of the two.
+        """
         journal, folder = self.journal, self.settings.storage.directory
         known = {each.name: each for each in self.settings.destinations}
         if destination not in known:
@@ -160,6 +164,8 @@ class Work:
         paths = insist(lambda: journal.deliveries.begin(instance_id, destination, run))
         if paths is None:
             return  # stale, or paused
+        if not paths and self._asks(instance_id, known[destination], run):
+            return
         files = {uid: folder / path for uid, path in paths.items()}
         if not insist(lambda: all(each.exists() for each in files.values())):
             logger.warning("Gone from the disk, and made anew: %s", ", ".join(paths))
@@ -175,6 +181,25 @@ class Work:
         state = insist(lambda: settle(run, outcomes))
         for uid, outcome in outcomes.items():
             logger.info("%s at %s: %s %s", uid, destination, outcome.verdict, state)
+
+    def _asks(self, instance_id: str, destination: Destination, run: int) -> bool:
+        """Ask for commitment to what is stored; say whether there was such a thing."""
+        commitments = self.journal.commitments
+        begin = partial(commitments.begin, instance_id, destination, run)
+        request = insist(begin)
+        if request is None:
+            return False
+        outcome = delivering.ask(
+            request,
+            destination,
+            came_from=insist(lambda: self.journal.came_from(instance_id)),
+            calling_ae_title=self.settings.receiver.ae_title,
+            settle=commitments.settle,
+        )
+        insist(lambda: commitments.asked(instance_id, destination, run, outcome))
+        uid, name = request.transaction_uid, destination.name
+        logger.info("Commitment %s asked of %s: %s", uid, name, outcome.verdict)
+        return True
 
 
 def _spoken(state: InstanceState) -> str:

@@ -368,6 +368,18 @@ def test_check_is_content_with_a_destination_that_answers(
     ]
 
 
+def test_check_warns_of_an_archive_that_could_not_report_its_commitment(
+    command: Command, config: Path
+) -> None:
+    config.write_text(config.read_text() + "commitment = true\n")
+
+    status, said = command("check", "--config", config)
+
+    assert status == 0
+    assert "warning: pacs is asked for commitment" in said
+    assert "name ARCHIVE in allowed_callers" in said
+
+
 def test_check_names_a_destination_that_does_not_answer(
     command: Command, tmp_path: Path, free_port: int
 ) -> None:

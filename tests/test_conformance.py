@@ -10,10 +10,13 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from config.destinations import TransferSyntax
 from config.settings import load
-from dicom_node import admission, errors
+from dicom_node import admission, commitment, errors
 from dicom_node.codecs import DECODABLE
+from dicom_node.commitment_report import Remedy, remedy_of
+from dicom_node.commitments import REPORT_WAIT_S
 from dicom_node.connection import MAXIMUM_PDU
 from dicom_node.delivering import LOSSLESS, SEND_TIMEOUT_S
+from dicom_node.intake import LONGEST_COMMAND
 from dicom_node.listener import DEADLINE_S
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.receiver import IDLE_S
@@ -21,7 +24,7 @@ from dicom_node.results import heatmap
 from dicom_node.results.codes import CONCEPT, GRAD_CAM, SOURCE_IMAGE
 from dicom_node.results.objects import IMPLEMENTATION_CLASS_UID
 from dicom_node.results.objects import IMPLEMENTATION_VERSION_NAME as VERSION_NAME
-from dicom_node.sop_classes import served_contexts
+from dicom_node.sop_classes import STORAGE_COMMITMENT, served_contexts
 from dicom_node.stow import MOST_BYTES
 from dicom_node.stow_response import JSON, Answer, became_of
 from tests.dicomweb import module
@@ -164,6 +167,56 @@ def test_numbers_of_stow_are_those_of_the_code() -> None:
 
     assert f"larger than {MOST_BYTES / 1e6:g} MB" in text
     assert f"may take {SEND_TIMEOUT_S:g} s" in text
+
+
+def test_every_failure_reason_of_the_standard_is_listed_with_its_remedy() -> None:
+    rows = [
+        line.strip("|").split("|")
+        for line in section("Storage Commitment (SCU), by setting").splitlines()
+        if line.startswith(("| 0x01", "| any other,"))
+    ]
+    told = {
+        int(reason, 16): words.strip()
+        for reasons, words in rows[:3]
+        for reason in reasons.split(",")
+    }
+    begins = {
+        Remedy.STORE_AGAIN: "stores the object again",
+        Remedy.ASK_AGAIN: "asks again, with a new Transaction UID",
+        Remedy.NONE: "failed",
+    }
+
+    # PS3.3 C.14.1.1.
+    assert told.keys() == {0x0110, 0x0112, 0x0119, 0x0122, 0x0131, 0x0213}
+    for reason, words in told.items():
+        assert words.startswith(begins[remedy_of(reason)[0]])
+    assert remedy_of(0)[0] is remedy_of(0xC000)[0] is Remedy.ASK_AGAIN
+
+
+@pytest.mark.parametrize(
+    ("status", "verdict"),
+    [
+        *((status, Verdict.STORED) for status in (0x0000, 0x0107, 0x0116, 0xB123)),
+        *((status, Verdict.RETRY) for status in (0x0110, 0x0131, 0x0210, 0x0213)),
+        (0xA701, Verdict.RETRY),
+        *((status, Verdict.REFUSED) for status in (0x0112, 0x0118, 0x0124, 0xC000)),
+    ],
+)
+def test_answers_to_a_request_for_commitment_mean_what_the_table_says(
+    status: int, verdict: Verdict
+) -> None:
+    assert commitment.verdict_of(status) is verdict
+
+
+def test_numbers_of_storage_commitment_are_those_of_the_code() -> None:
+    text = section("Storage Commitment (SCU), by setting")
+
+    assert f"open for {commitment.REPORT_AT_ONCE_S:g} s after" in text
+    assert f"again after {REPORT_WAIT_S:g} s" in text
+    assert f"longer than {LONGEST_COMMAND} bytes" in text
+    assert f"SOP Class {STORAGE_COMMITMENT}, instance {commitment.WELL_KNOWN}" in text
+    for status in (0, 0x0113, 0x0115, 0x0118, 0x0213):
+        assert f"| 0x{status:04X} | " in text
 
 
 def test_numbers_are_those_of_the_code() -> None:

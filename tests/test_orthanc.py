@@ -4,12 +4,14 @@ with results that go there over DICOMweb."""
 import io
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import Queue
 from typing import Any, get_args
 
 import httpx
@@ -24,10 +26,16 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 from config.destinations import ResultKind
 from config.settings import load
+from dicom_node.commitment import ask
+from dicom_node.commitment_report import Report
+from dicom_node.commitments import Request
 from dicom_node.database import open_engine
+from dicom_node.listener import listen
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.receiver import start_receiver
 from dicom_node.sender import send
+from dicom_node.spool import Spool
 from dicom_node.tables import delivered_object
 from inference.phantom import draw_phantom
 from tests.served import PATIENCE_S, counts, reasons, serving, wait_for
@@ -360,3 +368,54 @@ def test_names_come_back_byte_for_byte_in_any_character_set(
             assert element.value.rstrip(b" ") == NAMES[character_set], each.Modality
             sets = each["SpecificCharacterSet"].value
             assert "\\".join([sets] if isinstance(sets, str) else sets) == character_set
+
+
+@pytest.mark.orthanc
+def test_orthanc_commits_itself_to_a_result_and_says_so_on_its_own_association(
+    orthanc: Orthanc, tmp_path: Path
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(NODE.format(port=orthanc.dicom_port) + "commitment = true")
+    uploaded = orthanc.upload(phantom_dataset(draw_phantom(broken=True)))
+
+    with serving(config) as node:
+        us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
+        orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
+        orthanc.send(uploaded["ID"], "fracture-node")
+        wait_for(lambda: counts(config) == {"delivered": 1})
+
+    log = (tmp_path / "log").read_text()
+    assert re.search(r"receiver INFO ORTHANC on 2\.25\.\d+: 1 committed, 0 not", log)
+
+
+@pytest.mark.orthanc
+def test_orthanc_does_not_commit_itself_to_what_it_does_not_have(
+    orthanc: Orthanc, tmp_path: Path
+) -> None:
+    reports: Queue[Report] = Queue()
+    settings = load(None, {})
+    storage = settings.storage.model_copy(update={"directory": tmp_path / "node"})
+    receiver = start_receiver(
+        settings.receiver,
+        Spool(storage),
+        lambda _: None,
+        listen("127.0.0.1", 0),
+        settle=lambda report: reports.put(report) is None,
+    )
+    us = ["FRACTURE_AI", "127.0.0.1", receiver.port]
+    orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
+    pacs = settings.destinations[0].model_copy(update={"port": orthanc.dicom_port})
+    request = Request("2.25.1", ((SecondaryCaptureImageStorage, "2.25.404"),))
+
+    outcome = ask(
+        request,
+        pacs,
+        calling_ae_title="FRACTURE_AI",
+        timeout_s=PATIENCE_S,
+        settle=lambda report: reports.put(report) is None,
+    )
+    report = reports.get(timeout=PATIENCE_S)
+    receiver.drain(PATIENCE_S)
+
+    assert outcome.verdict is Verdict.STORED
+    assert report == Report("2.25.1", frozenset(), {"2.25.404": 0x0112})

@@ -51,7 +51,7 @@ DESTINATIONS = {
 }
 OF_EVERY_TYPE = {
     *("name", "type", "results", "retry_days"),
-    *("send_negative", "modality", "transfer_syntax"),
+    *("send_negative", "modality", "transfer_syntax", "commitment"),
 }
 
 

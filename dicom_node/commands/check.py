@@ -9,6 +9,11 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from config.destinations import (
+    Destination,
+    DicomDestination,
+    SenderDestination,
+)
 from config.settings import Settings
 from dicom_node.database import check_schema, migrate, open_engine
 from dicom_node.delivering import Ask, signs_of_life
@@ -105,9 +110,24 @@ def _warnings(settings: Settings) -> list[str]:
             f"anyone who reaches {receiver.host}:{receiver.port} may send; "
             "name your modalities in allowed_callers under [receiver]"
         )
+    callers = {each.ae_title for each in receiver.allowed_callers}
+    warnings += [
+        f"{each.name} is asked for commitment and reports by calling us; "
+        f"name {ae_title} in allowed_callers under [receiver]"
+        for each in settings.destinations
+        if each.commitment and callers
+        for ae_title in _ae_titles(each)
+        if ae_title not in callers
+    ]
     if not settings.destinations:
         warnings.append("there is no [[destinations]] block: results go nowhere")
     return warnings
+
+
+def _ae_titles(destination: Destination) -> list[str]:
+    if isinstance(destination, SenderDestination):
+        return [each.ae_title for each in destination.peers]
+    return [destination.ae_title] if isinstance(destination, DicomDestination) else []
 
 
 def _record(settings: Settings) -> None:

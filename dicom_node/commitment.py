@@ -1,0 +1,127 @@
+"""The Storage Commitment SCU: asks an archive to keep what it has stored.
+
+PS3.4 J.3.2: an N-ACTION of the Storage Commitment Push Model, on an association of its
+own. Some archives report at once on the same association, and are given a moment for
+it; the others open one to our receiver, minutes or hours later.
+"""
+
+import threading
+from functools import partial
+
+from pydicom import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from config.destinations import Address
+from dicom_node.association import LostError, associated
+from dicom_node.commitment_report import Settle, answer
+from dicom_node.commitments import Request
+from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, answered
+from dicom_node.sop_classes import STORAGE_COMMITMENT
+
+WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
+REQUEST = 1  # the action type
+# How long an association is kept for a report that comes at once. It holds one of the
+# two places for deliveries to this archive, so it is short.
+REPORT_AT_ONCE_S = 1.0
+SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+# PS3.7 10.1.4.1.10 and annex C: attribute list error, attribute value out of range.
+LESSER_WARNINGS = frozenset({0x0107, 0x0116})
+# Processing failure, duplicate transaction UID, duplicate invocation, resource
+# limitation.
+PASSING = frozenset({0x0110, 0x0131, 0x0210, 0x0213})
+
+
+def ask(
+    request: Request,
+    destination: Address,
+    *,
+    calling_ae_title: str,
+    timeout_s: float,
+    settle: Settle,
+) -> Outcome:
+    """Ask an archive to commit itself to objects that it has stored.
+
+    Args:
+        request: Which, under which Transaction UID; recorded already.
+        destination: Whom to ask.
+        calling_ae_title: Who we are; it reports to this name.
+        timeout_s: As for `send`.
+        settle: Records a report that comes on this association, in a thread of its
+            own. It may be called before this returns, or not at all.
+
+    Returns:
+        STORED when the archive has taken the request. Its report is another matter.
+    """
+    hearing = _Hearing(settle)
+    try:
+        with associated(
+            destination,
+            [build_context(STORAGE_COMMITMENT, SYNTAXES)],
+            calling_ae_title=calling_ae_title,
+            timeout_s=timeout_s,
+        ) as peer:
+            if not peer.accepted:
+                words = (
+                    f"{peer} does not accept Storage Commitment; set commitment = "
+                    "false for this destination, then retry"
+                )
+                return Outcome(Verdict.REFUSED, None, words)
+            response = peer.ask(partial(_n_action, request=request, hearing=hearing))
+            outcome = answered(response, verdict_of)
+            if outcome.verdict is Verdict.STORED:
+                hearing.wait()
+            return outcome
+    except LostError as error:
+        return Outcome(Verdict.RETRY, None, str(error))
+
+
+def verdict_of(status: int) -> Verdict:
+    """Sort an N-ACTION response status by what we should do."""
+    if status == 0 or status in WARNINGS or status in LESSER_WARNINGS:
+        return Verdict.STORED
+    passes = status in PASSING or status in OUT_OF_RESOURCES
+    return Verdict.RETRY if passes else Verdict.REFUSED
+
+
+class _Hearing:
+    """Listens for a report on the association that the request goes out on."""
+
+    def __init__(self, settle: Settle) -> None:
+        self._settle = settle
+        self._came = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def answer(self, event: evt.Event) -> tuple[int, None]:
+        self._thread = threading.current_thread()
+        self._came.set()
+        return answer(event, self._settle)
+
+    def wait(self) -> None:
+        """Give a report the time to come, and to be answered before we release."""
+        if self._came.wait(REPORT_AT_ONCE_S) and self._thread:
+            self._thread.join()
+
+
+def _n_action(
+    association: Association, *, request: Request, hearing: _Hearing
+) -> Dataset:
+    association.bind(evt.EVT_N_EVENT_REPORT, hearing.answer)
+    information = Dataset()
+    information.TransactionUID = request.transaction_uid
+    information.ReferencedSOPSequence = [
+        _reference(*each) for each in request.references
+    ]
+    response, _ = association.send_n_action(
+        information, REQUEST, STORAGE_COMMITMENT, WELL_KNOWN
+    )
+    return response
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class_uid
+    item.ReferencedSOPInstanceUID = sop_instance_uid
+    return item

@@ -1,0 +1,144 @@
+"""An archive's report on what it was asked to keep, from its bytes to our answer.
+
+PS3.4 J.3.3: an N-EVENT-REPORT of the Storage Commitment Push Model. It may come on the
+association that the request went out on, or on one that the archive opens hours later;
+either way it is answered with success only when what it says is recorded.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydicom import Dataset
+from pynetdicom import evt
+
+from dicom_node.attributes import UID_PATTERN, text
+from dicom_node.sop_classes import STORAGE_COMMITMENT
+
+logger = logging.getLogger(__name__)
+
+EVENT_TYPES = (1, 2)  # all committed; failures exist (PS3.4 table J.3-2)
+NOT_COMMITTED = "stored, but not committed"
+SUCCESS = 0x0000
+# PS3.7 10.1.1.1.8 and annex C.
+NO_SUCH_EVENT_TYPE = 0x0113
+INVALID_ARGUMENT_VALUE = 0x0115
+NO_SUCH_SOP_CLASS = 0x0118
+RESOURCE_LIMITATION = 0x0213
+
+
+class Remedy(StrEnum):
+    """What to do about an object that the archive does not commit itself to."""
+
+    STORE_AGAIN = "store again"
+    ASK_AGAIN = "ask again"  # with a new Transaction UID
+    NONE = "none"
+
+
+# Failure Reason (0008,1197), PS3.3 C.14.1.1. Any other is asked again: the object is
+# stored there, and asking costs one small message.
+REASONS = {
+    0x0110: (Remedy.ASK_AGAIN, "processing failure"),
+    0x0112: (Remedy.STORE_AGAIN, "no such object instance"),
+    0x0119: (Remedy.NONE, "class / instance conflict"),
+    0x0122: (Remedy.NONE, "referenced SOP class not supported"),
+    0x0131: (Remedy.ASK_AGAIN, "duplicate transaction UID"),
+    0x0213: (Remedy.ASK_AGAIN, "resource limitation"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an archive says of one request.
+
+    Attributes:
+        transaction_uid: Names the request.
+        committed: SOP Instance UIDs of what it will keep.
+        failed: Failure Reason (0008,1197) of what it will not, by SOP Instance UID;
+            0 where it gives none.
+    """
+
+    transaction_uid: str
+    committed: frozenset[str]
+    failed: Mapping[str, int]
+
+
+# Records a report; says whether its transaction is one of ours.
+Settle = Callable[[Report], bool]
+
+
+def remedy_of(reason: int) -> tuple[Remedy, str]:
+    """Say what to do about a failure reason, and what it means in words."""
+    remedy, words = REASONS.get(reason, (Remedy.ASK_AGAIN, "unknown reason"))
+    return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {words}"
+
+
+def read_report(information: Dataset) -> Report:
+    """Read the Event Information of a report (PS3.4 table J.3-2).
+
+    Whatever the event type, an object that stands among the failed ones is failed.
+
+    Raises:
+        ValueError: It has no usable Transaction UID or Failure Reason. pydicom may
+            raise other things of broken bytes.
+    """
+    transaction = text(information, "TransactionUID")
+    if not UID_PATTERN.fullmatch(transaction):
+        raise ValueError("no Transaction UID")
+    failed = {
+        text(each, "ReferencedSOPInstanceUID"): int(each.get("FailureReason") or 0)
+        for each in information.get("FailedSOPSequence") or ()
+    }
+    named = {
+        text(each, "ReferencedSOPInstanceUID")
+        for each in information.get("ReferencedSOPSequence") or ()
+    }
+    return Report(transaction, frozenset(named - failed.keys()), failed)
+
+
+def answer(event: evt.Event, settle: Settle) -> tuple[int, None]:
+    """Answer one N-EVENT-REPORT.
+
+    Args:
+        event: EVT_N_EVENT_REPORT. Whether the peer may report here was negotiated.
+        settle: Called from several threads at once.
+
+    Returns:
+        The status, and no Event Reply. With any but success the archive is free to
+        report again.
+    """
+    peer = str(event.assoc.remote["ae_title"]).strip()
+    return _status(event, settle, peer), None
+
+
+def _status(event: evt.Event, settle: Settle, peer: str) -> int:
+    sop_class = event.request.AffectedSOPClassUID
+    if {sop_class, event.context.abstract_syntax} != {STORAGE_COMMITMENT}:
+        logger.warning("%s reports on something else than commitment", peer)
+        return NO_SUCH_SOP_CLASS
+    if event.event_type not in EVENT_TYPES:
+        logger.warning("%s reports with an event type that is neither 1 nor 2", peer)
+        return NO_SUCH_EVENT_TYPE
+    try:
+        report = read_report(event.event_information)
+    except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
+        logger.warning("An unreadable report of %s: %s", peer, type(error).__name__)
+        return INVALID_ARGUMENT_VALUE
+    return _settled(report, settle, peer)
+
+
+def _settled(report: Report, settle: Settle, peer: str) -> int:
+    transaction = report.transaction_uid
+    try:
+        known = settle(report)
+    except Exception as error:  # noqa: BLE001 - the archive shall report again
+        name = type(error).__name__
+        logger.error("Cannot record the report on %s: %s", transaction, name)  # noqa: TRY400
+        return RESOURCE_LIMITATION
+    if not known:
+        logger.warning("%s reports on %s, which is not ours", peer, transaction)
+        return INVALID_ARGUMENT_VALUE
+    counts = len(report.committed), len(report.failed)
+    logger.info("%s on %s: %d committed, %d not", peer, transaction, *counts)
+    return SUCCESS

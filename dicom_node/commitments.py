@@ -1,0 +1,259 @@
+"""The part of the journal that says what archives have committed themselves to keep.
+
+Where a destination is set to `commitment`, an object that is stored waits until the
+archive reports that it will keep it (PS3.4 annex J). Each request is a transaction with
+a UID of its own, recorded before it is sent: the report may be faster than we are, and
+it may come to another process, hours later.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from pydicom.uid import generate_uid
+
+from config.destinations import Destination
+from dicom_node.commitment_report import NOT_COMMITTED, Remedy, Report, remedy_of
+from dicom_node.events import note
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.settlement import (
+    UNDER_WAY,
+    end,
+    fail,
+    go_on,
+    is_within,
+    lock_instance,
+    of_delivery,
+    pause_s,
+    settle_instance,
+    states_of,
+    under_way,
+)
+from dicom_node.tables import (
+    DeliveryState,
+    commitment,
+    delivered_object,
+    delivery,
+    result,
+)
+from dicom_node.work import WorkQueue
+
+# Archives take from seconds to the next night. To ask again each hour costs them one
+# small message, and a late report on an earlier request still counts.
+REPORT_WAIT_S = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What an archive is asked to commit itself to.
+
+    Attributes:
+        transaction_uid: New for each request.
+        references: SOP Class and SOP Instance UID of each object.
+    """
+
+    transaction_uid: str
+    references: tuple[tuple[str, str], ...]
+
+
+class Commitments:
+    """Requests for commitment and the reports on them, in the journal."""
+
+    def __init__(
+        self, engine: sa.Engine, work: WorkQueue, destinations: Sequence[Destination]
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._retry_days = {each.name: each.retry_days for each in destinations}
+
+    def begin(
+        self, instance_id: str, destination: Destination, run: int
+    ) -> Request | None:
+        """Record a request that the caller then sends.
+
+        Returns:
+            None where there is nothing to ask for: the work is stale, no object waits,
+            no report came for too long, or the setting was turned off meanwhile, with
+            which what is stored is delivered.
+        """
+        with self._engine.begin() as connection:
+            lock_instance(connection, instance_id)
+            row = under_way(connection, instance_id, destination.name, run)
+            references = () if row is None else _waiting(connection, row)
+            if row is None or not references:
+                return None
+            if not destination.commitment:
+                connection.execute(_objects(row).values(state=DeliveryState.DELIVERED))
+                return None
+            unanswered = _count_open(connection, row)
+            if unanswered and not is_within(row, destination.retry_days):
+                words = f"{NOT_COMMITTED}: no report on {unanswered} requests"
+                fail(connection, row, words)
+                settle_instance(connection, instance_id)
+                return None
+            return Request(_record(connection, row), references)
+
+    def asked(
+        self, instance_id: str, destination: Destination, run: int, outcome: Outcome
+    ) -> None:
+        """Write down how a request went, and ask for what follows.
+
+        Stale work changes nothing: the report was faster.
+        """
+        with self._engine.begin() as connection:
+            lock_instance(connection, instance_id)
+            row = under_way(connection, instance_id, destination.name, run)
+            if row is None:
+                return
+            again = outcome.verdict is Verdict.RETRY
+            words = f"{NOT_COMMITTED}: {outcome.comment}"
+            if outcome.verdict is Verdict.STORED:
+                pause = REPORT_WAIT_S
+            elif again and is_within(row, destination.retry_days):
+                pause = pause_s(row.attempts)
+                told = f"{destination.name}: {words}"
+                note(connection, instance_id, "will try again", told)
+            else:
+                fail(connection, row, words)
+                settle_instance(connection, instance_id)
+                return
+            go_on(connection, self._work, row, DeliveryState.COMMITTING, pause)
+
+    def settle(self, report: Report) -> bool:
+        """Write down what an archive reports. To repeat it changes nothing.
+
+        Returns:
+            Whether the transaction is one of ours.
+        """
+        mine = commitment.c.transaction_uid == report.transaction_uid
+        close = commitment.update().where(mine, commitment.c.closed_at.is_(None))
+        with self._engine.begin() as connection:
+            query = commitment.select().where(mine)
+            asked = connection.execute(query).one_or_none()
+            if asked is None:
+                return False
+            lock_instance(connection, asked.instance_id)
+            is_newest = _is_newest(connection, asked)
+            if connection.execute(close.values(closed_at=time.time())).rowcount:
+                self._settle(connection, asked, report, is_newest=is_newest)
+                settle_instance(connection, asked.instance_id)
+        return True
+
+    def _settle(
+        self,
+        connection: sa.Connection,
+        asked: sa.Row[Any],
+        report: Report,
+        *,
+        is_newest: bool,
+    ) -> None:
+        key = (asked.instance_id, asked.destination)
+        query = delivery.select().where(of_delivery(delivery, *key))
+        row = connection.execute(query).one()
+        if row.state not in {*UNDER_WAY, DeliveryState.PAUSED}:
+            return  # it has ended
+        _keep(connection, row, report.committed)
+        asks_again = False
+        # Of what an earlier request says, the newest will say the same or better.
+        for uid, reason in report.failed.items() if is_newest else ():
+            asks_again |= self._refuse(connection, row, uid, reason)
+        states = states_of(connection, row)
+        if states.isdisjoint(UNDER_WAY):
+            end(connection, row, states)
+        elif row.state != DeliveryState.COMMITTING:
+            pass  # paused, or its next run is queued
+        elif DeliveryState.QUEUED in states:
+            pause = pause_s(row.attempts)
+            go_on(connection, self._work, row, DeliveryState.QUEUED, pause)
+        elif asks_again:
+            pause = pause_s(row.attempts)
+            go_on(connection, self._work, row, DeliveryState.COMMITTING, pause)
+
+    def _refuse(
+        self, connection: sa.Connection, row: sa.Row[Any], uid: str, reason: int
+    ) -> bool:
+        """Settle an object that is not committed; say whether it is to be asked for."""
+        remedy, words = remedy_of(reason)
+        if not is_within(row, self._retry_days.get(row.destination, 0)):
+            remedy = Remedy.NONE
+        state = {
+            Remedy.STORE_AGAIN: DeliveryState.QUEUED,
+            Remedy.ASK_AGAIN: DeliveryState.COMMITTING,
+            Remedy.NONE: DeliveryState.FAILED,
+        }[remedy]
+        change = _objects(row).where(delivered_object.c.sop_instance_uid == uid)
+        changed = connection.execute(change.values(state=state, comment=words))
+        if not changed.rowcount:
+            return False  # not an object that waits for this
+        kind = "failed" if remedy is Remedy.NONE else "will try again"
+        note(connection, row.instance_id, kind, f"{row.destination}: {words}")
+        return remedy is Remedy.ASK_AGAIN
+
+
+def _objects(row: sa.Row[Any]) -> sa.Update:
+    """A change of the objects of a delivery that wait for commitment."""
+    return delivered_object.update().where(
+        of_delivery(delivered_object, row.instance_id, row.destination),
+        delivered_object.c.state == DeliveryState.COMMITTING,
+    )
+
+
+def _waiting(
+    connection: sa.Connection, row: sa.Row[Any]
+) -> tuple[tuple[str, str], ...]:
+    """SOP Class and Instance UIDs of the objects that wait for commitment."""
+    query = (
+        sa.select(result.c.sop_class_uid, result.c.sop_instance_uid)
+        .join(
+            delivered_object,
+            sa.and_(
+                delivered_object.c.instance_id == result.c.instance_id,
+                delivered_object.c.sop_instance_uid == result.c.sop_instance_uid,
+            ),
+        )
+        .where(
+            of_delivery(delivered_object, row.instance_id, row.destination),
+            delivered_object.c.state == DeliveryState.COMMITTING,
+        )
+        .order_by(result.c.kind)
+    )
+    return tuple((each[0], each[1]) for each in connection.execute(query))
+
+
+def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
+    """Record a transaction of a delivery, which from now on waits; return its UID."""
+    uid = str(generate_uid(prefix=None))  # from a random UUID (PS3.5 B.2)
+    key = {"instance_id": row.instance_id, "destination": row.destination}
+    values = {**key, "transaction_uid": uid, "asked_at": time.time()}
+    connection.execute(commitment.insert().values(**values))
+    waits = delivery.update().where(of_delivery(delivery, *key.values()))
+    connection.execute(waits.values(state=DeliveryState.COMMITTING))
+    words = f"{row.destination}: transaction {uid}"
+    note(connection, row.instance_id, "asks for commitment", words)
+    return uid
+
+
+def _keep(
+    connection: sa.Connection, row: sa.Row[Any], committed: frozenset[str]
+) -> None:
+    change = _objects(row).where(delivered_object.c.sop_instance_uid.in_(committed))
+    delivered = {"state": DeliveryState.DELIVERED, "comment": ""}
+    if connection.execute(change.values(**delivered)).rowcount:
+        note(connection, row.instance_id, "committed", row.destination)
+
+
+def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
+    query = sa.select(sa.func.count()).where(
+        of_delivery(commitment, row.instance_id, row.destination),
+        commitment.c.closed_at.is_(None),
+    )
+    return connection.execute(query).scalar_one()
+
+
+def _is_newest(connection: sa.Connection, asked: sa.Row[Any]) -> bool:
+    query = sa.select(sa.func.max(commitment.c.asked_at)).where(
+        of_delivery(commitment, asked.instance_id, asked.destination)
+    )
+    return bool(connection.execute(query).scalar_one() == asked.asked_at)

@@ -1,0 +1,165 @@
+"""Where the datasets that a peer sends go: into the spool, as they come in.
+
+pynetdicom keeps a dataset in memory, or in a temporary file that it leaves behind when
+a connection drops, and dies without an answer where a disk is full. Here datasets go
+straight into the spool, never beyond a limit; the files of those not kept are removed.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from io import BytesIO
+
+from pydicom.uid import UID
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
+from pynetdicom.dsutils import create_file_meta, encode_file_meta
+from pynetdicom.pdu_primitives import P_DATA
+
+from dicom_node.errors import (
+    CannotUnderstandError,
+    OutOfResourcesError,
+    RefusedError,
+)
+from dicom_node.results.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+)
+from dicom_node.spool import MB, Arrival, Spool
+
+logger = logging.getLogger(__name__)
+
+LONGEST_COMMAND = 65_536  # and the longest report: ours name a few objects
+# Without asynchronous operations a peer waits for each answer (PS3.7 D.3.3.3).
+MOST_UNANSWERED = 4
+# A dataset that is too large is heard out, to be refused with the reason, but not
+# for ever.
+OVERLONG = 2
+INVALID_PDU = "Evt19"  # PS3.8 9.2.2; the association is aborted
+PREFIX = bytes(128) + b"DICM"  # PS3.10 7.1
+
+
+class IncomingDataset(BytesIO):
+    """The dataset of one request: pynetdicom takes it for memory, it goes to disk.
+
+    A report, which is brief, does stay in memory.
+
+    Attributes:
+        arrival: The file, once the first bytes have come.
+        refusal: Why no file is written, or no more.
+        received: Bytes that have come, kept or not.
+    """
+
+    def __init__(
+        self, begin: Callable[["IncomingDataset"], Arrival | None], limit: int
+    ) -> None:
+        """Prepare for a dataset of at most `limit` bytes; none need come.
+
+        `begin` opens the file, or returns None for what stays in memory.
+        """
+        super().__init__()
+        self.arrival: Arrival | None = None
+        self.refusal: RefusedError | None = None
+        self.received = 0
+        self._begin = begin
+        self._limit = limit
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]
+        """Store some bytes. Never raises: pynetdicom's thread would die of it."""
+        self.received += len(data)
+        try:
+            self._store(data)
+        except RefusedError as error:
+            self._refuse(error)
+        except Exception as error:  # noqa: BLE001 - its text may quote the dataset
+            logger.error("Cannot store a dataset: %s", type(error).__name__)  # noqa: TRY400
+            self._refuse(OutOfResourcesError("The node failed; send again later."))
+        return len(data)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a file that has not been let go of."""
+        return self.arrival is not None and not self.arrival.closed
+
+    def let_go(self) -> None:
+        """Close the file; one that was not kept is removed. May be called twice."""
+        if self.arrival is not None:
+            self.arrival.close()
+
+    def _store(self, data: bytes) -> None:
+        if self.refusal is not None:
+            return
+        if self.received > self._limit:
+            raise CannotUnderstandError(
+                f"The instance is larger than {self._limit // MB} MB, the limit here. "
+                "Raise max_instance_mb under [receiver] to take it."
+            )
+        if self.arrival is None:
+            self.arrival = self._begin(self)
+        if self.arrival is None:
+            super().write(data)
+        else:
+            self.arrival.write(data)
+
+    def _refuse(self, error: RefusedError) -> None:
+        self.refusal = error
+        self.truncate(0)
+        self.let_go()
+
+
+class Intake(DIMSEServiceProvider):
+    """Receives the messages of one association, their datasets into the spool."""
+
+    def __init__(self, association: Association, spool: Spool, limit: int) -> None:
+        """Prepare to receive datasets of at most `limit` bytes."""
+        super().__init__(association)
+        self._spool = spool
+        self._limit = limit
+        self._dataset: IncomingDataset  # of the message that is coming in
+        self._on_disk: set[IncomingDataset] = set()
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Take in the next fragments of a message. Never raises, as write() above."""
+        if self.message is None:
+            self.message = DIMSEMessage()
+            begin = partial(self._begin, self.message)
+            self._dataset = IncomingDataset(begin, self._limit)
+            self.message.data_set = self._dataset
+        command = self.message.encoded_command_set
+        try:
+            super().receive_primitive(primitive)
+        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
+            logger.warning("Aborting: an unreadable message: %s", type(error).__name__)
+            self.dul.event_queue.put(INVALID_PDU)
+        if (
+            command.tell() > LONGEST_COMMAND
+            or self._dataset.received > OVERLONG * self._limit
+            or self.msg_queue.qsize() > MOST_UNANSWERED
+        ):
+            logger.warning("Aborting: a peer that sends without end")
+            self.dul.event_queue.put(INVALID_PDU)
+
+    def let_go(self) -> None:
+        """Let go of all datasets, half received or never looked at."""
+        for dataset in list(self._on_disk):
+            dataset.let_go()
+
+    def _begin(self, message: DIMSEMessage, dataset: IncomingDataset) -> Arrival | None:
+        """Open the file of a dataset, now that its command is there."""
+        if isinstance(message, N_EVENT_REPORT_RQ):
+            if dataset.received > LONGEST_COMMAND:
+                raise CannotUnderstandError("A report of absurd length.")
+            return None
+        contexts = {each.context_id: each for each in self.assoc.accepted_contexts}
+        meta = create_file_meta(
+            sop_class_uid=UID(message.command_set.AffectedSOPClassUID),
+            sop_instance_uid=UID(message.command_set.AffectedSOPInstanceUID),
+            transfer_syntax=contexts[message.context_id].transfer_syntax[0],
+            implementation_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version=IMPLEMENTATION_VERSION_NAME,
+        )
+        arrival = self._spool.begin(PREFIX + encode_file_meta(meta))
+        self._on_disk = {each for each in self._on_disk if each.is_open}
+        self._on_disk.add(dataset)
+        return arrival

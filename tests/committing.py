@@ -1,0 +1,184 @@
+"""An archive with Storage Commitment, made with pynetdicom, for tests to speak to.
+
+It also runs as a process of its own, `python -m tests.committing FOLDER`: it prints its
+port, writes what it is asked into a file there, and reports as lines of its input say.
+"""
+
+import json
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
+from pynetdicom import AE, build_role, evt
+from pynetdicom.association import Association
+
+COMMITMENT = UID("1.2.840.10008.1.20.1")
+WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
+PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One N-ACTION, and the caller of it."""
+
+    transaction: str
+    objects: tuple[tuple[str, str], ...]
+    action_type: int | None
+    instance: str
+    caller: str
+
+
+@dataclass
+class Committing:
+    """The archive.
+
+    Attributes:
+        status: Its answer to an N-ACTION.
+        at_once: What to report on the same association: the failure reason of each
+            object that is asked for, 0 to commit itself; None reports nothing.
+        during: Called while an N-ACTION waits for its answer.
+    """
+
+    status: int = 0
+    at_once: Callable[[str], int] | None = None
+    during: Callable[[], None] = lambda: None
+    stored: list[str] = field(default_factory=list)
+    asked: list[Asked] = field(default_factory=list)
+    answers: list[int] = field(default_factory=list)
+    port: int = 0
+
+    def start(self, commitment: UID | None = COMMITMENT) -> None:
+        ae = AE("ARCHIVE")
+        ae.add_supported_context(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
+        if commitment:
+            ae.add_supported_context(commitment)
+        handlers: list[evt.EventHandlerType] = [
+            (evt.EVT_C_STORE, self._on_store),
+            (evt.EVT_N_ACTION, self._on_action),
+        ]
+        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        assert server is not None
+        self._server = server
+        self.port = server.server_address[1]
+        self._reporting: list[threading.Thread] = []
+
+    def stop(self) -> None:
+        """End it, after the reports that are under way. May be called twice."""
+        for thread in self._reporting:
+            thread.join()
+        if self._server in self._server.ae._servers:
+            self._server.shutdown()
+
+    def _on_store(self, event: evt.Event) -> int:
+        self.stored.append(str(event.request.AffectedSOPInstanceUID))
+        return 0
+
+    def _on_action(self, event: evt.Event) -> tuple[int, None]:
+        information = event.action_information
+        objects = tuple(
+            (str(each.ReferencedSOPClassUID), str(each.ReferencedSOPInstanceUID))
+            for each in information.ReferencedSOPSequence
+        )
+        asked = Asked(
+            transaction=str(information.TransactionUID),
+            objects=objects,
+            action_type=event.action_type,
+            instance=str(event.request.RequestedSOPInstanceUID),
+            caller=event.assoc.requestor.ae_title,
+        )
+        self.asked.append(asked)
+        self.during()
+        if self.at_once:
+            reasons = {uid: self.at_once(uid) for _, uid in objects}
+            arguments = (event.assoc, asked.transaction, reasons)
+            thread = threading.Thread(target=self._report, args=arguments)
+            self._reporting.append(thread)
+            thread.start()
+        return self.status, None
+
+    def _report(
+        self, association: Association, transaction: str, reasons: Mapping[str, int]
+    ) -> None:
+        self.answers.append(report_on(association, transaction, reasons))
+
+
+def information(transaction: str, reasons: Mapping[str, int]) -> Dataset:
+    """Make the Event Information; the reason of a committed object is 0."""
+    dataset = Dataset()
+    dataset.TransactionUID = transaction
+    dataset.ReferencedSOPSequence, dataset.FailedSOPSequence = [], []
+    for uid, reason in reasons.items():
+        item = Dataset()
+        item.ReferencedSOPClassUID = SecondaryCaptureImageStorage
+        item.ReferencedSOPInstanceUID = uid
+        if reason:
+            item.FailureReason = reason
+            dataset.FailedSOPSequence.append(item)
+        else:
+            dataset.ReferencedSOPSequence.append(item)
+    if not dataset.FailedSOPSequence:
+        del dataset.FailedSOPSequence
+    return dataset
+
+
+def report_on(
+    association: Association, transaction: str, reasons: Mapping[str, int]
+) -> int:
+    """Report on an association; give the status of the answer, -1 for none."""
+    kind = 2 if any(reasons.values()) else 1
+    said = information(transaction, reasons)
+    answer, _ = association.send_n_event_report(said, kind, COMMITMENT, WELL_KNOWN)
+    return int(answer.get("Status", -1))
+
+
+def call(
+    port: int, roles: tuple[bool, bool] | None = (False, True), title: str = "ARCHIVE"
+) -> Association:
+    """Open an association to a node, proposing (SCU, SCP) roles for commitment."""
+    ae = AE(title)
+    ae.dimse_timeout = ae.acse_timeout = PATIENCE_S
+    ae.add_requested_context(COMMITMENT)
+    items = [] if roles is None else [build_role(COMMITMENT, *roles)]
+    return ae.associate(
+        "127.0.0.1",
+        port,
+        ae_title="FRACTURE_AI",
+        ext_neg=items,  # type: ignore[arg-type] - a list of the one kind of items
+    )
+
+
+def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
+    """Report to a node on a new association, as the SCP that calls."""
+    association = call(port)
+    assert association.is_established
+    status = report_on(association, transaction, reasons)
+    association.release()
+    return status
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run until the input ends; a line of it is [port, transaction, reasons]."""
+    folder = Path(arguments[0])
+    archive = Committing()
+
+    def write() -> None:
+        asked = [(each.transaction, each.objects) for each in archive.asked]
+        (folder / "asked.new").write_text(json.dumps(asked))
+        (folder / "asked.new").rename(folder / "asked")
+
+    archive.during = write
+    archive.start()
+    sys.stdout.write(f"{archive.port}\n")
+    sys.stdout.flush()
+    for line in sys.stdin:
+        sys.stdout.write(f"{report(*json.loads(line))}\n")
+        sys.stdout.flush()
+    archive.stop()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,131 @@
+"""Storage Commitment with all processes of a node, and an archive in one of its own."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from config.settings import load
+from dicom_node.database import open_engine
+from dicom_node.history import History
+from dicom_node.outcome import Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.sender import send
+from inference.phantom import draw_phantom
+from tests.served import counts, serving, wait_for
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIG = """
+[receiver]
+host = "127.0.0.1"
+port = 0
+processes = 2
+allowed_callers = ["TEST", "MODALITY", "ARCHIVE"]
+[storage]
+directory = "node"
+min_free_mb = 1
+[api]
+port = 0
+[[destinations]]
+name = "archive"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {port}
+commitment = true
+"""
+
+
+@dataclass
+class ArchiveProcess:
+    """An archive that runs elsewhere: see tests/committing.py."""
+
+    process: subprocess.Popen[str]
+    folder: Path
+    port: int = 0
+
+    def asked(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """The transactions so far, and the objects of each."""
+        path = self.folder / "asked"
+        return list(json.loads(path.read_text())) if path.exists() else []
+
+    def report(self, port: int, transaction: str, reasons: dict[str, int]) -> int:
+        """Have it report to a node on a new association; give the node's answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps([port, transaction, reasons]) + "\n")
+        self.process.stdin.flush()
+        return int(self.read())
+
+    def read(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[ArchiveProcess]:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    with started(folder) as archive:
+        yield archive
+
+
+@contextmanager
+def started(folder: Path) -> Iterator[ArchiveProcess]:
+    command = [sys.executable, "-m", "tests.committing", str(folder)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True
+    ) as process:
+        archive = ArchiveProcess(process, folder)
+        archive.port = int(archive.read())
+        yield archive
+        process.communicate()  # its input ends, and so does it
+
+
+def states(config: Path) -> dict[str, int]:
+    """How many deliveries are in each state."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        return {each["state"]: each["count"] for each in History(engine).deliveries()}
+    finally:
+        engine.dispose()
+
+
+def test_a_report_from_elsewhere_settles_after_the_node_was_killed_and_started_again(
+    archive: ArchiveProcess, tmp_path: Path
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(CONFIG.format(port=archive.port))
+    image = tmp_path / "image.dcm"
+    phantom = phantom_dataset(draw_phantom(broken=True, rows=300, columns=240))
+    phantom.save_as(image, enforce_file_format=True)
+
+    with serving(config) as node:
+        (sent,) = send([image], node.address, calling_ae_title="MODALITY")
+        assert sent.verdict is Verdict.STORED
+        wait_for(lambda: states(config) == {"committing": 1} and archive.asked() != [])
+        node.kill()
+        node.start()
+        assert counts(config) == {"delivering": 1}
+
+        transaction, objects = archive.asked()[-1]
+        port = node.address.port
+        reasons = {uid: 0 for _, uid in objects}
+        unknown = archive.report(port, "2.25.9", reasons)
+        answers = [archive.report(port, transaction, reasons) for _ in range(2)]
+
+    (result,) = (tmp_path / "node" / "results").glob("*.dcm")
+    log = (tmp_path / "log").read_text()
+    assert list(reasons) == [dcmread(result).SOPInstanceUID]
+    assert unknown == 0x0115
+    assert answers == [0x0000, 0x0000]
+    assert states(config) == {"delivered": 1}
+    assert counts(config) == {"delivered": 1}
+    assert str(phantom.PatientName) not in log
+    assert str(phantom.PatientID) not in log

@@ -1,0 +1,282 @@
+"""Archives that report to our receiver, over real associations that they open."""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from pydicom import Dataset
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+)
+from pynetdicom import AE, build_role, evt
+from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_AC
+
+from config.settings import ReceiverSettings, load
+from dicom_node.commitment_report import Report, read_report
+from dicom_node.instance import ReceivedInstance
+from dicom_node.listener import listen
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.receiver import Receiver, start_receiver
+from dicom_node.spool import Spool
+from inference.phantom import draw_phantom
+from tests.committing import (
+    COMMITMENT,
+    WELL_KNOWN,
+    call,
+    information,
+    report,
+    report_on,
+)
+
+DX = DigitalXRayImageStorageForPresentation
+OURS = "2.25.1"
+ROLE_ITEM = 0x54  # PS3.7 D.3.3.4
+
+
+@dataclass
+class Node:
+    """A receiver under test, what it has recorded, and the spool's files ever begun."""
+
+    receiver: Receiver
+    spool: Spool
+    reports: list[Report] = field(default_factory=list)
+    error: Exception | None = None
+    threads: set[str] = field(default_factory=set)
+
+    def settle(self, report: Report) -> bool:
+        self.threads.add(threading.current_thread().name)
+        if self.error:
+            raise self.error
+        self.reports.append(report)
+        return report.transaction_uid == OURS
+
+    @property
+    def port(self) -> int:
+        return self.receiver.port
+
+
+Serve = Callable[..., Node]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    nodes: list[Node] = []
+
+    def start(*, hears: bool = True, **changes: object) -> Node:
+        defaults = load(None, {})
+        given = defaults.receiver.model_dump() | changes
+        storage = defaults.storage.model_copy(
+            update={"directory": tmp_path, "min_free_mb": 0}
+        )
+        spool = Spool(storage)
+        node = Node(receiver=None, spool=spool)  # type: ignore[arg-type]
+        node.receiver = start_receiver(
+            ReceiverSettings.model_validate(given),
+            spool,
+            _accept,
+            listen("127.0.0.1", 0),
+            settle=node.settle if hears else None,
+        )
+        nodes.append(node)
+        return node
+
+    yield start
+    for node in nodes:
+        node.receiver.drain(5)
+
+
+def _accept(_: ReceivedInstance) -> None:
+    pass
+
+
+@pytest.fixture
+def node(serve: Serve) -> Node:
+    return serve()
+
+
+def test_a_report_is_recorded_before_it_is_answered(node: Node) -> None:
+    status = report(node.port, OURS, {"2.25.2": 0, "2.25.3": 0x0112})
+
+    assert status == 0x0000
+    assert node.reports == [Report(OURS, frozenset(["2.25.2"]), {"2.25.3": 0x0112})]
+
+
+def test_a_report_on_an_unknown_transaction_is_an_invalid_argument(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert report(node.port, "2.25.9", {"2.25.2": 0}) == 0x0115
+    assert "2.25.9, which is not ours" in caplog.text
+
+
+def test_what_cannot_be_recorded_now_is_to_be_reported_again(node: Node) -> None:
+    node.error = OSError("patient^name")
+
+    assert report(node.port, OURS, {"2.25.2": 0}) == 0x0213
+
+
+def test_the_role_is_turned_around_on_the_wire(node: Node) -> None:
+    received: list[bytes] = []
+
+    def keep(event: evt.Event) -> None:
+        if isinstance(event.pdu, A_ASSOCIATE_AC):
+            received.append(event.pdu.encode())
+
+    ae = AE("ARCHIVE")
+    ae.add_requested_context(COMMITMENT)
+    association = ae.associate(
+        "127.0.0.1",
+        node.port,
+        ae_title="FRACTURE_AI",
+        ext_neg=[build_role(COMMITMENT, scu_role=True, scp_role=True)],
+        evt_handlers=[(evt.EVT_PDU_RECV, keep)],
+    )
+    (context,) = association.accepted_contexts
+    association.release()
+
+    # Item type, reserved, length; length of the UID, the UID, SCU role, SCP role.
+    uid = COMMITMENT.encode()
+    length = (len(uid) + 4).to_bytes(2, "big")
+    item = bytes((ROLE_ITEM, 0)) + length + len(uid).to_bytes(2, "big") + uid
+    assert item + bytes((0, 1)) in received[0]
+    assert (context.as_scu, context.as_scp) == (False, True)
+
+
+@pytest.mark.parametrize("roles", [None, (True, False)])
+def test_who_would_ask_us_for_commitment_is_not_accepted(
+    node: Node, roles: tuple[bool, bool] | None
+) -> None:
+    association = call(node.port, roles)
+
+    assert not association.accepted_contexts
+    assert [each.result for each in association.rejected_contexts] == [3]
+    _end(association)
+
+
+def test_without_the_setting_no_archive_is_heard(serve: Serve) -> None:
+    association = call(serve(hears=False).port)
+
+    assert not association.accepted_contexts
+    _end(association)
+
+
+def test_an_archive_that_is_not_listed_may_not_report(serve: Serve) -> None:
+    node = serve(allowed_callers=["MODALITY"])
+
+    association = call(node.port)
+
+    assert association.is_rejected
+
+
+def test_another_event_type_is_no_such_event_type(node: Node) -> None:
+    assert _answer(node, information(OURS, {"2.25.2": 0}), event_type=3) == 0x0113
+
+
+@pytest.mark.parametrize("transaction", ["", "2.25.1; DROP TABLE"])
+def test_a_report_without_a_usable_transaction_is_an_invalid_argument(
+    node: Node, transaction: str
+) -> None:
+    said = information(OURS, {"2.25.2": 0})
+    said.add_new(0x00081195, "LO", transaction)
+
+    assert _answer(node, said) == 0x0115
+    assert node.reports == []
+
+
+def test_a_report_of_absurd_length_is_refused_and_kept_nowhere(node: Node) -> None:
+    said = information(OURS, {f"2.25.{number}": 0 for number in range(2000)})
+
+    assert _answer(node, said) == 0x0115
+    assert node.reports == []
+    assert report(node.port, OURS, {"2.25.2": 0}) == 0x0000
+
+
+def test_a_report_leaves_no_trace_in_the_spool(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[bytes] = []
+    monkeypatch.setattr(node.spool, "begin", begun.append, raising=False)
+
+    report(node.port, OURS, {"2.25.2": 0})
+
+    assert begun == []
+
+
+def test_an_archive_may_report_store_and_report_in_one_association(node: Node) -> None:
+    image = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+    association = _both(node)
+
+    first = report_on(association, OURS, {"2.25.2": 0})
+    stored = association.send_c_store(image).Status
+    second = report_on(association, OURS, {"2.25.3": 0})
+    association.release()
+
+    assert (first, stored, second) == (0x0000, 0x0000, 0x0000)
+    assert [each.committed for each in node.reports] == [{"2.25.2"}, {"2.25.3"}]
+
+
+def test_reports_are_served_by_the_thread_of_their_association(node: Node) -> None:
+    association = call(node.port)
+    for _ in range(5):
+        report_on(association, OURS, {"2.25.2": 0})
+    association.release()
+
+    assert node.threads == {"association"}
+
+
+def test_a_report_in_the_context_of_another_class_is_not_recorded(node: Node) -> None:
+    association = _both(node)
+    (image,) = (c for c in association.accepted_contexts if c.abstract_syntax == DX)
+
+    status, _ = association.send_n_event_report(
+        information(OURS, {"2.25.2": 0}), 1, COMMITMENT, WELL_KNOWN, meta_uid=DX
+    )
+    association.release()
+
+    assert image.transfer_syntax == [ExplicitVRLittleEndian]
+    assert status.Status == 0x0118
+    assert node.reports == []
+
+
+def test_an_object_that_is_named_twice_has_failed() -> None:
+    said = information(OURS, {"2.25.2": 0x0110})
+    said.ReferencedSOPSequence = said.FailedSOPSequence
+
+    assert read_report(said) == Report(OURS, frozenset(), {"2.25.2": 0x0110})
+
+
+def test_a_failure_without_a_reason_is_a_failure() -> None:
+    said = information(OURS, {"2.25.2": 0x0110})
+    del said.FailedSOPSequence[0].FailureReason
+
+    assert read_report(said).failed == {"2.25.2": 0}
+
+
+def _answer(node: Node, said: Dataset, event_type: int = 1) -> int:
+    association = call(node.port)
+    answer, _ = association.send_n_event_report(
+        said, event_type, COMMITMENT, WELL_KNOWN
+    )
+    association.release()
+    return int(answer.Status)
+
+
+def _both(node: Node) -> Association:
+    """Open an association for reports and for images."""
+    ae = AE("ARCHIVE")
+    ae.add_requested_context(COMMITMENT)
+    ae.add_requested_context(DX, ExplicitVRLittleEndian)
+    return ae.associate(
+        "127.0.0.1",
+        node.port,
+        ae_title="FRACTURE_AI",
+        ext_neg=[build_role(COMMITMENT, scp_role=True)],
+    )
+
+
+def _end(association: Association) -> None:
+    if association.is_established:
+        association.release()
