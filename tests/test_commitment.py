@@ -254,6 +254,16 @@ def test_a_report_may_be_faster_than_the_bookkeeping_of_the_request(
     assert node.row.run == 2
 
 
+def test_a_report_that_asks_for_more_is_not_undone_by_that_bookkeeping(
+    node: Node, archive: Committing
+) -> None:
+    archive.during = lambda: node.settle(archive.asked[-1].transaction, 0x112) and None
+
+    assert node.go_on(2) == DeliveryState.QUEUED
+    assert node.row.run == 3
+    assert node.row.next_at < time.time() + 300
+
+
 def test_without_the_setting_nothing_is_asked(node: Node, archive: Committing) -> None:
     node.set(commitment=False)
 
@@ -370,6 +380,17 @@ def test_an_archive_that_stays_silent_for_too_long_fails_the_delivery(
     told = "pacs: stored, but not committed: no report on 1 requests"
     assert node.instance == (InstanceState.FAILED, told)
     assert len(archive.asked) == 1
+
+
+def test_what_is_stored_at_the_last_moment_is_still_asked_for_once(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on()
+    node.set(retry_days=1e-9)
+    node.go_on()
+
+    assert len(archive.asked) == 1
+    assert node.row.state == DeliveryState.COMMITTING
 
 
 def test_what_is_not_committed_for_too_long_is_failed(
@@ -509,6 +530,21 @@ def test_a_report_counts_while_the_destination_is_paused(
     node.settle(archive.asked[0].transaction)
 
     assert node.row.state == DeliveryState.DELIVERED
+
+
+def test_a_report_does_not_resume_what_somebody_paused(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.journal.deliveries.pause("pacs")
+    node.go_on()
+    node.settle(archive.asked[0].transaction, 0x0112)
+    assert node.row.state == DeliveryState.PAUSED
+
+    node.journal.deliveries.resume("pacs")
+    node.go_on()
+
+    assert archive.stored == [*UIDS, *UIDS]
 
 
 def test_a_destination_that_is_resumed_is_asked_without_storing_again(

@@ -17,7 +17,9 @@ from pynetdicom.pdu import A_ASSOCIATE_AC
 
 from config.settings import ReceiverSettings, load
 from dicom_node.commitment_report import Report, read_report
+from dicom_node.errors import CannotUnderstandError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.intake import IncomingDataset
 from dicom_node.listener import listen
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.receiver import Receiver, start_receiver
@@ -192,6 +194,20 @@ def test_a_report_of_absurd_length_is_refused_and_kept_nowhere(node: Node) -> No
     assert _answer(node, said) == 0x0115
     assert node.reports == []
     assert report(node.port, OURS, {"2.25.2": 0}) == 0x0000
+
+
+def test_what_came_of_a_report_before_it_grew_too_long_is_let_go_of() -> None:
+    def begin(dataset: IncomingDataset) -> None:
+        if dataset.received > 10:
+            raise CannotUnderstandError("too long")
+
+    dataset = IncomingDataset(begin, 100)
+
+    for _ in range(3):
+        dataset.write(b"12345678")
+
+    assert dataset.refusal is not None
+    assert dataset.getvalue() == b""
 
 
 def test_a_report_leaves_no_trace_in_the_spool(
