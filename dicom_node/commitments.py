@@ -27,6 +27,7 @@ from dicom_node.settlement import (
     lock_instance,
     of_delivery,
     pause_s,
+    results_in,
     settle_instance,
     states_of,
     under_way,
@@ -36,7 +37,6 @@ from dicom_node.tables import (
     commitment,
     delivered_object,
     delivery,
-    result,
 )
 from dicom_node.work import WorkQueue
 
@@ -204,22 +204,9 @@ def _waiting(
     connection: sa.Connection, row: sa.Row[Any]
 ) -> tuple[tuple[str, str], ...]:
     """SOP Class and Instance UIDs of the objects that wait for commitment."""
-    query = (
-        sa.select(result.c.sop_class_uid, result.c.sop_instance_uid)
-        .join(
-            delivered_object,
-            sa.and_(
-                delivered_object.c.instance_id == result.c.instance_id,
-                delivered_object.c.sop_instance_uid == result.c.sop_instance_uid,
-            ),
-        )
-        .where(
-            of_delivery(delivered_object, row.instance_id, row.destination),
-            delivered_object.c.state == DeliveryState.COMMITTING,
-        )
-        .order_by(result.c.kind)
-    )
-    return tuple((each[0], each[1]) for each in connection.execute(query))
+    query = results_in(DeliveryState.COMMITTING, row.instance_id, row.destination)
+    rows = connection.execute(query)
+    return tuple((each.sop_class_uid, each.sop_instance_uid) for each in rows)
 
 
 def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:

@@ -19,6 +19,7 @@ from dicom_node.settlement import (
     UNDER_WAY,
     lock_instance,
     of_delivery,
+    results_in,
     settle_instance,
 )
 from dicom_node.tables import (
@@ -207,21 +208,7 @@ class Deliveries:
     def _missing(
         connection: sa.Connection, instance_id: str, destination: str
     ) -> dict[str, str]:
-        query = (
-            sa.select(result.c.sop_instance_uid, result.c.path)
-            .join(
-                delivered_object,
-                sa.and_(
-                    delivered_object.c.instance_id == result.c.instance_id,
-                    delivered_object.c.sop_instance_uid == result.c.sop_instance_uid,
-                ),
-            )
-            .where(
-                of_delivery(delivered_object, instance_id, destination),
-                delivered_object.c.state == DeliveryState.QUEUED,
-            )
-            .order_by(result.c.kind)
-        )
+        query = results_in(DeliveryState.QUEUED, instance_id, destination)
         return {row.sop_instance_uid: row.path for row in connection.execute(query)}
 
 

@@ -21,6 +21,7 @@ from dicom_node.tables import (
     delivered_object,
     delivery,
     instance,
+    result,
 )
 from dicom_node.work import WorkQueue
 
@@ -210,6 +211,20 @@ def of_delivery(
     return sa.and_(
         table.c.instance_id == instance_id, table.c.destination == destination
     )
+
+
+def results_in(
+    state: DeliveryState, instance_id: str, destination: str
+) -> sa.Select[Any]:
+    """The results whose delivery to a destination is in a state."""
+    objects = delivered_object.c
+    same = sa.and_(
+        objects.instance_id == result.c.instance_id,
+        objects.sop_instance_uid == result.c.sop_instance_uid,
+    )
+    mine = of_delivery(delivered_object, instance_id, destination)
+    query = result.select().join(delivered_object, same)
+    return query.where(mine, objects.state == state).order_by(result.c.kind)
 
 
 def _settle_object(

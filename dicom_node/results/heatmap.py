@@ -19,7 +19,6 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import SegmentationStorage
 
-from dicom_node.errors import AnalysisError
 from dicom_node.results.anatomy import image_anatomy
 from dicom_node.results.codes import (
     ARTIFICIAL_INTELLIGENCE,
@@ -46,7 +45,7 @@ from dicom_node.results.provenance import (
     source_series,
     times,
 )
-from dicom_node.results.series import instance_number, result_series
+from dicom_node.results.series import check_series, instance_number, result_series
 from dicom_node.results.uids import derived_uid
 from inference.caption import DISCLAIMER, headline
 from inference.finding import Finding, ModelIdentity
@@ -85,12 +84,7 @@ def heatmap(
     Raises:
         AnalysisError: The source is in no series: no segmentation can name it.
     """
-    if not source.text("SeriesInstanceUID"):
-        raise AnalysisError(
-            "Series Instance UID (0020,000E) is absent; a heatmap names the series of "
-            "its image. Correct the instance at the modality, or ask for "
-            "`secondary_capture` alone."
-        )
+    check_series(source, "a heatmap")
     if finding.arrow is None:
         return None
     own = result_series(source, finding.model, options, KIND, MODALITY)

@@ -45,7 +45,7 @@ from dicom_node.results.provenance import (
     times,
     uid_element,
 )
-from dicom_node.results.series import instance_number, result_series
+from dicom_node.results.series import check_series, instance_number, result_series
 from dicom_node.windowing import VoiLutFunction, Window
 from inference.caption import headline
 from inference.finding import Finding
@@ -111,12 +111,7 @@ def _check(source: Source) -> None:
             "grayscale presentation state shows no color. Ask for `secondary_capture` "
             "alone."
         )
-    if not source.text("SeriesInstanceUID"):
-        raise AnalysisError(
-            "Series Instance UID (0020,000E) is absent; a presentation state names the "
-            "series of its image. Correct the instance at the modality, or ask for "
-            "`secondary_capture` alone."
-        )
+    check_series(source, "a presentation state")
 
 
 def _content(source: Source, finding: Finding) -> Dataset:

@@ -2,6 +2,7 @@
 
 from pydicom import Dataset
 
+from dicom_node.errors import AnalysisError
 from dicom_node.results.identity import Source
 from dicom_node.results.objects import ResultOptions
 from dicom_node.results.uids import derived_uid
@@ -36,6 +37,24 @@ def result_series(
     )
     series.SeriesNumber = options.series_number
     return series
+
+
+def check_series(source: Source, what: str) -> None:
+    """See that a source is in a series, for a result that has to name it.
+
+    Args:
+        source: The instance.
+        what: The result, in words.
+
+    Raises:
+        AnalysisError: It is in none.
+    """
+    if not source.text("SeriesInstanceUID"):
+        raise AnalysisError(
+            f"Series Instance UID (0020,000E) is absent; {what} names the series of "
+            "its image. Correct the instance at the modality, or ask for "
+            "`secondary_capture` alone."
+        )
 
 
 def instance_number(source: Source) -> str:

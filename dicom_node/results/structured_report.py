@@ -10,7 +10,6 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_node.errors import AnalysisError
 from dicom_node.results.identity import (
     TYPE_2,
     TYPE_3,
@@ -37,7 +36,7 @@ from dicom_node.results.provenance import (
     times,
     uid_element,
 )
-from dicom_node.results.series import instance_number, result_series
+from dicom_node.results.series import check_series, instance_number, result_series
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 
@@ -79,12 +78,7 @@ def structured_report(
     Raises:
         AnalysisError: The source is in no series: no report can name it.
     """
-    if not source.text("SeriesInstanceUID"):
-        raise AnalysisError(
-            "Series Instance UID (0020,000E) is absent; a report names the series of "
-            "its image. Correct the instance at the modality, or ask for "
-            "`secondary_capture` alone."
-        )
+    check_series(source, "a report")
     own = result_series(source, finding.model, options, KIND, MODALITY)
     own.SeriesDescription = SERIES_DESCRIPTION
     own.ReferencedPerformedProcedureStepSequence = []
