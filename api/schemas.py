@@ -14,7 +14,7 @@ _EXAMPLE: JsonDict = {
     "probability": 0.9431,
     "operating_point": "definite",
     "arrow": {"tip": [412.5, 633.0], "tail": [520.0, 540.5]},
-    "model": {"name": "fracture-resnet18", "version": "0.3.0"},
+    "model": {"name": "fracture-resnet18", "version": "0.4.0"},
 }
 
 

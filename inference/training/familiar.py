@@ -20,7 +20,7 @@ from models.network import Network
 ANSWERED = 0.997
 """Share of unseen radiographs of the kind trained on that must be answered for."""
 
-ROOM = 1.25
+ROOM = 1.4
 """That much farther may lie what another hospital's equipment makes."""
 
 PHANTOMS = 200
