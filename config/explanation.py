@@ -10,7 +10,7 @@ Location = tuple[str | int, ...]
 Tables = list[type[BaseModel]]
 
 # They may hold a password, or be one that was written into the wrong place.
-UNQUOTED = frozenset({"database", "url", "token_env", "password_env"})
+UNQUOTED = frozenset({"database", "url", "token_env", "username", "password_env"})
 
 
 def explained(error: ValidationError, tree: type[BaseModel]) -> Iterator[str]:

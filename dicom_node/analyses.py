@@ -93,8 +93,8 @@ class Analyses:
             if not connection.execute(end).rowcount:
                 return
             note(connection, instance_id, state, reason)
-            if conclusion.notices:
-                self._deliveries.open(connection, instance_id, conclusion.notices)
+            # In place of what an earlier answer may have left.
+            self._deliveries.open(connection, instance_id, conclusion.notices)
 
     def answer(self, instance_id: str, run: int, answer: Answer) -> bool:
         """End an analysis with an answer, and ask for the delivery of its results.

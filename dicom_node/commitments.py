@@ -152,9 +152,11 @@ class Commitments:
         key = (asked.instance_id, asked.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
         row = connection.execute(query).one()
+        _keep(connection, row, report.committed)
+        if row.state == DeliveryState.FAILED:  # for want of this report, perhaps
+            end(connection, row, states_of(connection, row))
         if row.state not in {*UNDER_WAY, DeliveryState.PAUSED}:
             return  # it has ended
-        _keep(connection, row, report.committed)
         asks_again = False
         # Of what an earlier request says, the newest will say the same or better.
         for uid, reason in report.failed.items() if is_newest else ():
@@ -225,7 +227,17 @@ def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
 def _keep(
     connection: sa.Connection, row: sa.Row[Any], committed: frozenset[str]
 ) -> None:
-    change = _objects(row).where(delivered_object.c.sop_instance_uid.in_(committed))
+    """Take what is committed for delivered, also where nobody waits for it any more."""
+    objects = delivered_object.c
+    gave_up = sa.and_(
+        objects.state == DeliveryState.FAILED,
+        objects.comment.startswith(NOT_COMMITTED, autoescape=True),
+    )
+    change = delivered_object.update().where(
+        of_delivery(delivered_object, row.instance_id, row.destination),
+        objects.sop_instance_uid.in_(committed),
+        sa.or_(objects.state == DeliveryState.COMMITTING, gave_up),
+    )
     delivered = {"state": DeliveryState.DELIVERED, "comment": ""}
     if connection.execute(change.values(**delivered)).rowcount:
         note(connection, row.instance_id, "committed", row.destination)

@@ -8,13 +8,14 @@ is kept object by object, so that a second attempt sends only what is missing.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
 from config.destinations import Destination
 from dicom_node.database import upsert
 from dicom_node.events import note
-from dicom_node.results.forms import forms
+from dicom_node.results.forms import HEATMAP, NOTICE, forms
 from dicom_node.settlement import (
     UNDER_WAY,
     lock_instance,
@@ -88,19 +89,34 @@ class Deliveries:
 
     def again(self, connection: sa.Connection, instance_id: str) -> None:
         """Ask for the delivery of all results of an instance, everywhere, anew."""
-        query = result.select().where(result.c.instance_id == instance_id)
-        results = connection.execute(query).all()
+        results = _results(connection, instance_id)
         is_negative, asked = _is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
             wanted = {each.name for each in forms(destination)}
-            if is_negative and not destination.send_negative:
-                wanted = set()
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
-            if uids:
+            # An earlier answer that is there, or a notice, must not have the last word.
+            is_silent = is_negative and not destination.send_negative
+            is_silent = is_silent and not _has_had(connection, instance_id, name)
+            if uids and not is_silent:
                 self._ask(connection, instance_id, name, uids)
                 asked.append(name)
         _drop_others(connection, instance_id, asked)
         settle_instance(connection, instance_id)
+
+    def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
+        """Tell whether destinations want other forms than those that were made.
+
+        Their settings were changed. A heatmap is not made of every answer.
+        """
+        made = {each.kind for each in _results(connection, instance_id)}
+        is_answer = NOTICE not in {name.partition("-")[0] for name in made}
+        wanted = {
+            form.name
+            for destination in self._destinations.values()
+            for form in forms(destination)
+            if form.kind != HEATMAP and (form.kind != NOTICE) == is_answer
+        }
+        return bool(made) and not wanted <= made
 
     def retry(self, instance_id: str, destination: str) -> None:
         """Ask anew for what has not arrived at one destination."""
@@ -210,6 +226,19 @@ class Deliveries:
     ) -> dict[str, str]:
         query = results_in(DeliveryState.QUEUED, instance_id, destination)
         return {row.sop_instance_uid: row.path for row in connection.execute(query)}
+
+
+def _results(connection: sa.Connection, instance_id: str) -> Sequence[sa.Row[Any]]:
+    query = result.select().where(result.c.instance_id == instance_id)
+    return connection.execute(query).all()
+
+
+def _has_had(connection: sa.Connection, instance_id: str, destination: str) -> bool:
+    """Tell whether a delivery of the instance has ever arrived in full."""
+    query = sa.select(delivery.c.state).where(
+        of_delivery(delivery, instance_id, destination)
+    )
+    return connection.execute(query).scalar() == DeliveryState.DELIVERED
 
 
 def _is_negative(connection: sa.Connection, instance_id: str) -> bool:

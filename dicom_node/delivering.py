@@ -1,5 +1,6 @@
 """How each type of destination is reached: the one place that tells them apart."""
 
+import logging
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ from dicom_node.commitments import Request
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.sender import echo, send
 from dicom_node.transcode import transcode
+
+logger = logging.getLogger(__name__)
 
 SEND_TIMEOUT_S = 60.0
 
@@ -67,8 +70,25 @@ def deliver(
     Returns:
         What became of each, by SOP Instance UID.
     """
-    with _compressed(files, destination) as ready:
-        return _deliver(ready, destination, came_from, calling_ae_title)
+    bring = partial(
+        _deliver,
+        destination=destination,
+        came_from=came_from,
+        calling_ae_title=calling_ae_title,
+    )
+    try:
+        with _compressed(files, destination) as ready:
+            outcomes = bring(ready)
+    except OSError as error:  # no room for the copies, say
+        words = f"a result cannot be copied: {error.strerror}"
+        return dict.fromkeys(files, Outcome(Verdict.RETRY, None, words))
+    # What is refused as a compressed copy may be taken as it is.
+    as_they_are = {
+        uid: files[uid]
+        for uid, outcome in outcomes.items()
+        if ready[uid] != files[uid] and outcome.verdict is Verdict.REFUSED
+    }
+    return outcomes | bring(as_they_are) if as_they_are else outcomes
 
 
 def ask(
@@ -148,9 +168,21 @@ def _compressed(
             meta = read_file_meta_info(path)
             plain = meta.TransferSyntaxUID == ExplicitVRLittleEndian
             if plain and meta.MediaStorageSOPClassUID in IMAGES:
-                ready[uid] = Path(folder) / f"{uid}.dcm"
-                transcode(path, ready[uid], syntax)
+                copy = Path(folder) / f"{uid}.dcm"
+                if _is_compressed(path, copy, syntax):
+                    ready[uid] = copy
         yield ready
+
+
+def _is_compressed(path: Path, copy: Path, syntax: UID) -> bool:
+    try:
+        transcode(path, copy, syntax)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an encoder may raise anything
+        logger.warning("Not compressed: %s, %s", path.name, type(error).__name__)
+        return False
+    return True
 
 
 def signs_of_life(

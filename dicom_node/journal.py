@@ -208,21 +208,21 @@ class Journal:
         """
         said = f"from {received.calling_ae_title}, the same bytes"
         note(connection, row.id, "received again", said)
-        answered = answering.probability is not None
-        ended = (InstanceState.DELIVERED, InstanceState.ANALYZED, InstanceState.FAILED)
-        if answered and answering.state in ended:
-            # Whoever sent it now is who waits for what goes back to the sender.
-            who = {
-                "calling_ae_title": received.calling_ae_title,
-                "calling_address": received.calling_address,
-            }
-            renamed = instance.update().where(instance.c.id == answering.id)
-            connection.execute(renamed.values(**who))
-            self.deliveries.again(connection, answering.id)
-        elif answering.state == InstanceState.FAILED:
+        if answering.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
+            return
+        # Whoever sent it now is who waits for what goes back to the sender.
+        who = {
+            "calling_ae_title": received.calling_ae_title,
+            "calling_address": received.calling_address,
+        }
+        renamed = instance.update().where(instance.c.id == answering.id)
+        connection.execute(renamed.values(**who))
+        failed = answering.state == InstanceState.FAILED
+        unanswered = failed and answering.probability is None
+        if unanswered or self.deliveries.are_outdated(connection, answering.id):
             self._analyze_again(connection, answering.id)
-        elif answering.state == InstanceState.NOT_ANALYZED:
-            self.deliveries.again(connection, answering.id)  # what says so
+        else:
+            self.deliveries.again(connection, answering.id)
 
     def _adopted(self, row: sa.Row[Any], received: ReceivedInstance) -> bool:
         """Whether the file of a repeat was put in place of one that is gone."""

@@ -214,6 +214,9 @@ def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
         copy = Path(folder) / "copy.dcm"
         try:
             transcode(instance.path, copy, syntax)
+        except OSError as error:  # no room for the copy, say
+            words = f"cannot be copied: {error.strerror}"
+            return Outcome(Verdict.RETRY, None, words)
         except Exception as error:  # noqa: BLE001 - pydicom may raise anything of them
             # Its text may quote values: only its kind is told.
             words = (

@@ -28,6 +28,7 @@ from dicom_node.work import WorkQueue
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 300.0
 BRIEF_TRIES = 3
+NO_NOTICE = " The notice of it has not arrived: "
 # A delivery in one of these has work that is queued, delayed or being done.
 UNDER_WAY = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
 # What an event calls the state of an object, where not by its name.
@@ -201,7 +202,20 @@ def settle_instance(connection: sa.Connection, instance_id: str) -> None:
         instance.c.probability.is_not(None),
         instance.c.state != InstanceState.RECEIVED,
     )
-    connection.execute(answered.values(state=state, reason=reason))
+    if not connection.execute(answered.values(state=state, reason=reason)).rowcount:
+        _tell_of_notices(connection, instance_id, reason)
+
+
+def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -> None:
+    """Add to why there is no answer why the notice of that has not arrived."""
+    mine = instance.c.id == instance_id
+    ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
+    query = sa.select(instance.c.reason).where(mine, ended)
+    known = connection.execute(query).scalar()
+    if known is not None:
+        before, _, _ = known.partition(NO_NOTICE)
+        words = f"{before}{NO_NOTICE}{reason}" if reason else before
+        connection.execute(instance.update().where(mine).values(reason=words))
 
 
 def of_delivery(

@@ -68,7 +68,7 @@ class Answer:
     @property
     def is_its_own(self) -> bool:
         """Whether the service itself may have answered so."""
-        return not self.content or self.media_type in ITS_OWN
+        return self.media_type in ITS_OWN or not (self.content or self.media_type)
 
     def __str__(self) -> str:
         """What a person is told of it; nothing of the payload."""

@@ -2,12 +2,15 @@
 
 import warnings
 from dataclasses import replace
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import JPEGBaseline8Bit
 
 from config.destinations import DicomDestination
@@ -94,6 +97,8 @@ def test_jpeg_says_what_it_lost_and_is_an_object_of_its_own(
         ({"Ratio": "12", "Method": "ISO_14495_1"}, ["ISO_14495_1", "ISO_10918_1"]),
         ({"Ratio": ["9", "4"], "Method": ["A", "B"]}, ["A", "B", "ISO_10918_1"]),
         ({"Ratio": "12"}, "ISO_10918_1"),  # of what, nobody says
+        ({"Ratio": b"10:1", "Method": b"A"}, "ISO_10918_1"),  # no decimal string
+        ({"Ratio": b"12", "Method": "JPEG\u00e9".encode()}, "ISO_10918_1"),
         ({}, "ISO_10918_1"),
     ],
 )
@@ -102,7 +107,12 @@ def test_what_the_source_had_lost_is_listed_first(
 ) -> None:
     dataset.LossyImageCompression = "01"
     for what, value in before.items():
-        setattr(dataset, f"LossyImageCompression{what}", value)
+        keyword = f"LossyImageCompression{what}"
+        if isinstance(value, bytes):  # as no library would write it
+            raw = partial(RawDataElement, Tag(keyword), "CS", len(value), value)
+            dataset[keyword] = raw(0, is_implicit_VR=False, is_little_endian=True)
+        else:
+            setattr(dataset, keyword, value)
 
     (result,) = made(laid(dataset, tmp_path), Form(CAPTURE, lossy=True))
 
@@ -117,6 +127,7 @@ def test_a_notice_says_why_there_is_no_answer_and_shows_nothing_of_the_source(
 ) -> None:
     dataset.BodyPartExamined = "CHEST"
     dataset.BurnedInAnnotation = "YES"
+    dataset.LossyImageCompression = "01"
     instance = laid(dataset, tmp_path)
 
     notice = read(noticed(instance, Form("notice")))
@@ -125,6 +136,7 @@ def test_a_notice_says_why_there_is_no_answer_and_shows_nothing_of_the_source(
     assert "CHEST" in notice.ImageComments
     assert "NOT looked" in notice.ImageComments
     assert notice.BurnedInAnnotation == "NO"
+    assert notice.LossyImageCompression == "00"
     assert "PixelSpacing" not in notice
     assert notice.PatientOrientation in {None, ""}
     assert notice.StudyInstanceUID == dataset.StudyInstanceUID
@@ -140,6 +152,20 @@ def test_a_notice_says_why_there_is_no_answer_and_shows_nothing_of_the_source(
         noticed(instance, Form("notice")).content
         == noticed(instance, Form("notice")).content
     )
+
+
+def test_another_heatmap_or_arrow_is_another_object(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    instance = laid(dataset, tmp_path)
+    options = replace(OPTIONS, forms=(Form(CAPTURE),))
+    without = replace(FINDING, arrow=None)
+
+    (one,) = encode_file(instance, RADIOGRAPH, FINDING, options)
+    (other,) = encode_file(instance, RADIOGRAPH, without, options)
+
+    assert one.content != other.content
+    assert one.sop_instance_uid != other.sop_instance_uid
 
 
 def test_a_long_reason_makes_the_page_longer_and_loses_no_words(
@@ -214,7 +240,7 @@ def destination(**keys: object) -> DicomDestination:
         ({"send_negative": False}, {"secondary_capture", "notice"}),
         (
             {"send_negative": False, "results": ["structured_report"]},
-            {"structured_report"},
+            {"structured_report", "notice"},
         ),
         (
             {"results": ["secondary_capture", "heatmap"], "modality": "source"},

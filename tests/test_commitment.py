@@ -382,6 +382,24 @@ def test_an_archive_that_stays_silent_for_too_long_fails_the_delivery(
     assert len(archive.asked) == 1
 
 
+def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.set(retry_days=1e-9)
+    node.go_on()
+    assert node.row.state == DeliveryState.FAILED
+
+    (asked,) = archive.asked
+    report = Report(asked.transaction, COMMITTED, {})
+    known = node.journal.commitments.settle(report)
+
+    assert known
+    assert node.objects == dict.fromkeys(UIDS, "delivered")
+    assert node.row.state == DeliveryState.DELIVERED
+    assert node.instance == (InstanceState.DELIVERED, "")
+
+
 def test_what_is_stored_at_the_last_moment_is_still_asked_for_once(
     node: Node, archive: Committing
 ) -> None:

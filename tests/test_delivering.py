@@ -1,5 +1,6 @@
 """Each type of destination is reached in its way; results go back to their senders."""
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import JPEGLSLossless, SecondaryCaptureImageStorage
 
 from config.destinations import (
     Address,
@@ -15,12 +17,13 @@ from config.destinations import (
     SenderDestination,
     StowDestination,
 )
+from dicom_node import delivering
 from dicom_node.archive import Archive, start_archive
 from dicom_node.delivering import deliver, signs_of_life
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from inference.phantom import draw_phantom
-from tests.dicomweb import serving_web
+from tests.dicomweb import module, said, serving_web
 from tests.served import counts, reasons, serving, wait_for
 
 CONFIG = """
@@ -220,3 +223,73 @@ def test_unknown_sender_fails_alone_and_gets_its_results_once_it_is_known(  # no
     assert [each.study_instance_uid for each in room.log] == studies[:1]
     assert returned.StudyInstanceUID == studies[1]
     assert len(archive.log) == 2  # the retry was for the stranger alone
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> tuple[str, Path]:
+    """A result with pixels."""
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=300, columns=240))
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    path = tmp_path / "capture.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    return str(dataset.SOPInstanceUID), path
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        pytest.param((415, {}), id="unsupported media type"),
+        pytest.param((409, 0xC122), id="transfer syntax not supported"),
+    ],
+)
+def test_a_service_that_does_not_take_a_compressed_copy_gets_the_original(
+    capture: tuple[str, Path], refusal: tuple[int, object]
+) -> None:
+    uid, path = capture
+    code, why = refusal
+    body = module({}, {uid: why}) if isinstance(why, int) else why
+    with serving_web() as service:
+        service.replies = [said(code, body), said(200, module({uid: None}, {}))]
+        web = StowDestination(
+            name="web", type="stow", url=service.url, transfer_syntax="jpeg_ls"
+        )
+        outcomes = deliver({uid: path}, web, came_from="X", calling_ae_title="US")
+
+    first, second = service.requests
+    assert JPEGLSLossless.encode() in first.body
+    assert path.read_bytes() in second.body
+    assert outcomes[uid].verdict is Verdict.STORED
+
+
+def test_a_full_disk_is_waited_for(
+    archive: Archive, capture: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, path = capture
+    pacs = fixed(archive).model_copy(update={"transfer_syntax": "rle"})
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(delivering, "transcode", full)
+    outcomes = deliver({uid: path}, pacs, came_from="X", calling_ae_title="US")
+
+    assert outcomes[uid].verdict is Verdict.RETRY
+    assert "No space left" in outcomes[uid].comment
+    assert archive.log == ()
+
+
+def test_what_no_encoder_takes_goes_as_it_is(
+    archive: Archive, capture: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uid, path = capture
+    pacs = fixed(archive).model_copy(update={"transfer_syntax": "jpeg_2000"})
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("not with these pixels")
+
+    monkeypatch.setattr(delivering, "transcode", broken)
+    outcomes = deliver({uid: path}, pacs, came_from="X", calling_ae_title="US")
+
+    assert outcomes[uid].verdict is Verdict.STORED
+    assert [each.sop_instance_uid for each in archive.log] == [uid]

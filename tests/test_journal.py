@@ -534,6 +534,107 @@ def test_an_answer_that_has_nothing_for_a_destination_ends_what_it_was_to_get(
     assert journal.deliveries.begin(instance.id, "heatmaps", 1) is None
 
 
+def with_pacs(engine: sa.Engine, folder: Path, **changes: object) -> Journal:
+    """The journal of a node that was started anew with other settings of one PACS."""
+    return Journal(engine, folder, [destination("pacs", **changes)])
+
+
+def stored(form: str, uid: str) -> Answer:
+    return replace(ANSWER, results=[StoredResult(form, "1.2", uid, "results/a.dcm")])
+
+
+def delivered(journal: Journal, instance: ReceivedInstance, run: int, uid: str) -> None:
+    assert journal.deliveries.begin(instance.id, "pacs", run)
+    journal.settlement.settle(instance.id, destination("pacs"), run, {uid: STORED})
+
+
+NEGATIVE = replace(
+    ANSWER.finding, probability=0.01, operating_point=OperatingPoint.NONE
+)
+
+
+def test_results_in_a_form_that_is_not_wanted_any_more_are_made_anew_when_asked_for(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    before = with_pacs(engine, tmp_path)
+    one = receive()
+    before.record(one)
+    before.analyses.answer(one.id, 1, ANSWER)
+    before.deliveries.begin(one.id, "pacs", 1)
+    before.settlement.settle(one.id, destination("pacs"), 1, {"2.25.1": REFUSED})
+    after = with_pacs(engine, tmp_path, modality="source")
+
+    after.record(receive(sop_instance_uid=one.header.sop_instance_uid))
+
+    assert f"analyze:{one.id}:2" in dict(work(engine))
+    after.analyses.answer(one.id, 2, stored("secondary_capture-source", "2.25.9"))
+    delivered(after, one, 2, "2.25.9")
+    assert state_of(after, one) == InstanceState.DELIVERED
+
+
+def test_an_analysis_that_ends_without_an_answer_ends_what_was_under_way(
+    journal: Journal, answered: ReceivedInstance
+) -> None:
+    journal.replace_lost_results(answered.id)
+
+    said = Conclusion(InstanceState.NOT_ANALYZED, "unlike")
+    journal.analyses.conclude(answered.id, 2, said)
+
+    assert journal.deliveries.begin(answered.id, "pacs", 1) is None
+    assert state_of(journal, answered) == InstanceState.NOT_ANALYZED
+    row = journal.load(answered.id)
+    assert row
+    assert row.reason == "unlike"
+
+
+def test_a_negative_answer_is_silent_unless_something_else_would_have_the_last_word(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    first, second = receive("d1"), receive("d2")
+    for each in (first, second):
+        journal.record(each)
+    negative = replace(ANSWER, finding=NEGATIVE)
+    notice = StoredResult("notice", "1.2", "2.25.7", "results/n.dcm")
+    failed = Conclusion(InstanceState.FAILED, "broken", notices=[notice])
+
+    journal.analyses.answer(first.id, 1, negative)
+    journal.analyses.conclude(second.id, 1, failed)
+    delivered(journal, second, 1, "2.25.7")
+    journal.analyze_again(second.id)
+    journal.analyses.answer(second.id, 2, negative)
+
+    assert state_of(journal, first) == InstanceState.ANALYZED
+    assert state_of(journal, second) == InstanceState.DELIVERING
+    delivered(journal, second, 2, "2.25.1")
+    assert state_of(journal, second) == InstanceState.DELIVERED
+
+
+def test_a_notice_that_does_not_arrive_is_told_of_until_it_does(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    one = receive()
+    journal.record(one)
+    notice = StoredResult("notice", "1.2", "2.25.7", "results/n.dcm")
+    ended = Conclusion(InstanceState.NOT_ANALYZED, "A chest.", notices=[notice])
+    journal.analyses.conclude(one.id, 1, ended)
+
+    journal.deliveries.begin(one.id, "pacs", 1)
+    journal.settlement.settle(one.id, destination("pacs"), 1, {"2.25.7": REFUSED})
+    refused = journal.load(one.id)
+    journal.deliveries.retry(one.id, "pacs")
+    delivered(journal, one, 2, "2.25.7")
+    arrived = journal.load(one.id)
+
+    assert refused
+    assert arrived
+    assert refused.reason == (
+        "A chest. The notice of it has not arrived: pacs: 0xC000 Cannot Understand"
+    )
+    assert arrived.reason == "A chest."
+
+
 def test_a_delivery_of_which_nothing_is_missing_settles_at_once(
     journal: Journal, answered: ReceivedInstance
 ) -> None:

@@ -56,6 +56,11 @@ def test_status_alone_leads_to_verdict(code: int, verdict: Verdict) -> None:
     assert bool(outcome.comment) is (verdict is not STORED)
 
 
+def test_an_empty_page_is_no_answer_of_a_service() -> None:
+    assert judge(200, b"", "text/html").verdict is RETRY
+    assert judge(200, b"", "").verdict is STORED
+
+
 @pytest.mark.parametrize("code", [200, 202, 409])
 @pytest.mark.parametrize(
     ("reason", "verdict"),

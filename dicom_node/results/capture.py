@@ -7,7 +7,6 @@ the rest: its series, its pixels, and the UID that follows from all of them.
 
 from dataclasses import dataclass
 from io import BytesIO
-from itertools import zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +14,6 @@ from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
-    UID,
     ExplicitVRLittleEndian,
     JPEGBaseline8Bit,
     SecondaryCaptureImageStorage,
@@ -29,23 +27,21 @@ from dicom_node.results.objects import (
     Elements,
     ResultObject,
     ResultOptions,
+    content_uid,
     encapsulated,
     encoded,
     encoded_dataset,
     result_object,
 )
-from dicom_node.results.pixels import compression, was_lossy
 from dicom_node.results.provenance import (
     MANUFACTURER,
     MODEL_NAME,
     equipment,
-    moment,
     plain,
     reference,
     times,
 )
 from dicom_node.results.series import result_series
-from dicom_node.results.uids import derived_uid
 from inference.finding import ModelIdentity
 
 MODALITY = "OT"
@@ -66,8 +62,8 @@ class Picture:
         derivation: Derivation Description.
         comments: Image Comments.
         elements: What it takes over of the source beside its identity.
-        follows_from: All that the pixels and words follow from, but for the source and
-            the model: of two captures with the same UID these are equal.
+        losses: (ratio, method) of each compression that the pixels went through before,
+            as DICOM writes them.
     """
 
     pixels: NDArray[np.uint8]
@@ -76,7 +72,7 @@ class Picture:
     derivation: str
     comments: str
     elements: Elements
-    follows_from: tuple[str, ...]
+    losses: tuple[tuple[str, str], ...] = ()
 
 
 def capture(
@@ -115,21 +111,10 @@ def capture(
         | anatomy(source)
         | picture.elements
         | encoded_dataset(own)
-        | (_jpeg(source, picture) if form.lossy else _native(source, picture))
+        | (_jpeg(picture) if form.lossy else _native(picture))
     )
-    uid = derived_uid(
-        form.name,
-        source.instance.header.sop_instance_uid,
-        source.instance.content_digest,
-        f"{moment(source):%Y%m%d%H%M%S.%f%z}",
-        model.digest,
-        *picture.follows_from,
-        *map(str, (options.long_side, options.series_number)),
-        modality,
-        syntax,
-    )
-    names = SecondaryCaptureImageStorage, UID(uid)
-    return result_object(form.name, *names, elements, syntax)
+    uid = content_uid(form.name, elements)
+    return result_object(form.name, SecondaryCaptureImageStorage, uid, elements, syntax)
 
 
 def _captured(own: Dataset) -> Dataset:
@@ -160,36 +145,21 @@ def _described(picture: Picture) -> Dataset:
     return image
 
 
-def _native(source: Source, picture: Picture) -> Elements:
-    pixels = encoded(_PIXEL_DATA, "OB", picture.pixels.tobytes())
-    return compression(source) | {_PIXEL_DATA: pixels}
+def _native(picture: Picture) -> Elements:
+    return {_PIXEL_DATA: encoded(_PIXEL_DATA, "OB", picture.pixels.tobytes())}
 
 
-def _jpeg(source: Source, picture: Picture) -> Elements:
-    """Compress with loss, and say so (PS3.3 C.7.6.1.1.5, PS3.5 8.2.1).
-
-    What the source had lost before is listed first, as far as it is known.
-    """
+def _jpeg(picture: Picture) -> Elements:
+    """Compress with loss, and say so (PS3.3 C.7.6.1.1.5, PS3.5 8.2.1)."""
     buffer = BytesIO()
     image = Image.fromarray(picture.pixels)
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")
     frame = buffer.getvalue()
-    before = _losses(source) if was_lossy(source) else []
     ratio = format_number_as_ds(round(picture.pixels.nbytes / len(frame), 2))
     said = Dataset()
     said.PhotometricInterpretation = "YBR_FULL_422"
     said.LossyImageCompression = "01"
-    said.LossyImageCompressionRatio = [*(r for r, _ in before), ratio]
-    said.LossyImageCompressionMethod = [*(m for _, m in before), "ISO_10918_1"]
+    said.LossyImageCompressionRatio = [*(r for r, _ in picture.losses), ratio]
+    said.LossyImageCompressionMethod = [*(m for _, m in picture.losses), "ISO_10918_1"]
     pixels = encapsulated(_PIXEL_DATA, encapsulate([frame], has_bot=False))
     return encoded_dataset(said) | {_PIXEL_DATA: pixels}
-
-
-def _losses(source: Source) -> list[tuple[str, str]]:
-    """(ratio, method) of each compression that the source names in full."""
-    ratios, methods = (
-        source.text(f"LossyImageCompression{what}").split("\\")
-        for what in ("Ratio", "Method")
-    )
-    pairs = list(zip_longest(ratios, methods, fillvalue=""))
-    return pairs if all(ratio and method for ratio, method in pairs) else []

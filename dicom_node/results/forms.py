@@ -5,7 +5,9 @@ from typing import Literal
 
 from config.destinations import Destination
 
-SECONDARY_CAPTURE, NOTICE = CAPTURES = "secondary_capture", "notice"
+SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
+
+CAPTURES = SECONDARY_CAPTURE, NOTICE
 """Kinds that are pictures of ours, of which there are several forms."""
 
 
@@ -35,10 +37,11 @@ class Form:
 def forms(destination: Destination) -> frozenset[Form]:
     """List what is made for a destination.
 
-    Where negative answers are not sent, notices are: silence would read as negative.
+    Where negative answers are not sent, notices are, whatever else is: silence would
+    read as negative.
     """
     kinds: list[str] = [*destination.results]
-    if not destination.send_negative and SECONDARY_CAPTURE in kinds:
+    if not destination.send_negative:
         kinds.append(NOTICE)
     lossy = destination.transfer_syntax == "jpeg_baseline"
     return frozenset(

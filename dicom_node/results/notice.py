@@ -44,11 +44,11 @@ def notice(
     state, reason = why[0], plain(why[1], LONGEST_REASON)
     title = f"AI fracture: {state.lower()}"
     about = _about(source)
-    words = (title, about, reason, model_line(model))
     own = Dataset()
     own.BurnedInAnnotation = "NO"  # there is no pixel of the source
+    own.LossyImageCompression = "00"
     picture = Picture(
-        pixels=draw_notice(*words),
+        pixels=draw_notice(title, about, reason, model_line(model)),
         flavor="AI_NOTICE",
         series=SERIES_DESCRIPTION,
         derivation=f"A page of words about the source image. {model_line(model)}",
@@ -56,7 +56,6 @@ def notice(
         elements=empty(["PatientOrientation", "InstanceNumber"])
         | copied(source, ["InstanceNumber"])
         | encoded_dataset(own),
-        follows_from=words,
     )
     return capture(source, model, picture, options, form)
 

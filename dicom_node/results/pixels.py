@@ -1,6 +1,8 @@
 """What a result says of its source's pixels: their shape, and what was lost of them."""
 
+import re
 from fractions import Fraction
+from itertools import zip_longest
 
 from pydicom import Dataset
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
@@ -13,6 +15,10 @@ _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 """Transfer syntaxes that leave no doubt; JPEG 2000 and HTJ2K may be lossless, too."""
 
 _KEYWORD = "LossyImageCompression"
+
+# PS3.5 6.2: a ratio and a code string that others can read, too.
+_DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
+_CS = re.compile(r"[A-Z0-9_ ]{1,16}")
 
 
 def compression(source: Source) -> Elements:
@@ -29,6 +35,18 @@ def compression(source: Source) -> Elements:
 def was_lossy(source: Source) -> bool:
     """Tell whether pixels were compressed with loss, by word or transfer syntax."""
     return _says_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
+
+
+def losses(source: Source) -> tuple[tuple[str, str], ...]:
+    """List (ratio, method) of each compression, where the source names all in full."""
+    if not was_lossy(source):
+        return ()
+    ratios, methods = (
+        source.text(f"{_KEYWORD}{what}").split("\\") for what in ("Ratio", "Method")
+    )
+    pairs = tuple(zip_longest(ratios, methods, fillvalue=""))
+    named = all(_DS.fullmatch(r.strip()) and _CS.fullmatch(m) for r, m in pairs)
+    return pairs if named else ()
 
 
 def _says_lossy(source: Source) -> bool:

@@ -1,6 +1,5 @@
 """The result picture as a Secondary Capture: what is particular about it."""
 
-import hashlib
 from math import isfinite
 
 from pydicom import Dataset
@@ -21,6 +20,7 @@ from dicom_node.results.objects import (
     ResultOptions,
     encoded_dataset,
 )
+from dicom_node.results.pixels import compression, losses
 from inference.caption import DISCLAIMER, headline, model_line
 from inference.finding import Finding
 from inference.overlay import Annotated, render
@@ -58,16 +58,9 @@ def secondary_capture(
         comments=f"{headline(finding)}. {DISCLAIMER}.",
         elements=empty(IMAGE_TYPE_2)
         | copied(source, image)
+        | compression(source)
         | _spacing(source, radiograph, annotated),
-        # The sentences stand for the thresholds of the model card, the radiograph's
-        # pixels for the settings of the decoder: neither is seen here, and both alter
-        # the picture.
-        follows_from=(
-            headline(finding),
-            model_line(finding.model),
-            hashlib.blake2b(radiograph.pixels.data, digest_size=32).hexdigest(),
-            str(radiograph.source_shape),
-        ),
+        losses=losses(source),
     )
     return capture(source, finding.model, picture, options, form)
 
