@@ -56,8 +56,8 @@ class ModelCard:
         pooling: How the scores of the network's cells become that of the image:
             "average", as torchvision's ResNets do, or "log_sum_exp".
         quarter_turns: Whether the network looks at the picture from four sides, each a
-            quarter turn on, and takes the mean: four times the work, and the same
-            answer however the film lies.
+            quarter turn on, and takes the mean: four times the work, and nearly the
+            same answer however the film lies.
         unfamiliar: Distance from training beyond which a picture is not answered for;
             needs the statistics in the weights file. Left out, all are.
     """

@@ -689,5 +689,5 @@ def test_train_writes_weights_and_card_where_it_was_told(
     card = read_card(out.with_suffix(".toml"))
     assert status == 0
     assert f"{out}: {card.name} {card.version}\n" in said
-    assert "No --start: the first layers" in said
+    assert "No --start: all begins at random" in said
     assert out.stat().st_size > 5e6

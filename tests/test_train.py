@@ -17,7 +17,7 @@ from torchvision.models import resnet18
 
 from inference.classifier import Classifier, self_test
 from inference.finding import OperatingPoint
-from inference.training import familiar
+from inference.training import dataset, familiar
 from inference.training.atlas import ManifestError, Sample, folds, read_manifest
 from inference.training.calibration import uncalibrated
 from inference.training.dataset import NO_FOLD, Example, epoch, example
@@ -130,11 +130,16 @@ def test_a_training_that_is_resumed_ends_as_one_that_was_not(
 def test_a_checkpoint_of_another_training_is_refused_in_words(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    fitted(samples, recipe).save(tmp_path / "checkpoint")
+    first = fitted(samples, recipe)
+    first.save(tmp_path / "checkpoint")
+    another = tmp_path / "start.npz"
+    stem = {n: v.numpy() for n, v in weights(first).items() if n[:3] in {"con", "bn1"}}
+    np.savez(another, **stem, **{"layer3.1.conv2.weight": np.zeros((256, 256, 3, 3))})
 
     for other in (
         fitted(samples, replace(recipe, pointing=0.7)),
         fitted(samples[:-1], recipe),
+        fitted(samples, recipe, another),
     ):
         with pytest.raises(ModelError, match="left by a training with another recipe"):
             other.resume(tmp_path / "checkpoint")
@@ -240,19 +245,46 @@ def test_an_epoch_has_every_fracture_and_phantoms_besides(
     assert drawn == {0: 2 * len(parts[0]), 1: 2 * len(parts[1]), NO_FOLD: 4}
 
 
+def test_workers_make_what_one_process_makes_and_say_what_they_cannot_read(
+    samples: tuple[Sample, ...],
+    recipe: Recipe,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def made(workers: int, given: tuple[Sample, ...] = samples) -> list[Example]:
+        monkeypatch.setattr(dataset, "_workers", lambda: workers)
+        random = np.random.default_rng(4)
+        return list(epoch(folds(given, 2), recipe, DRAFT, GRID, random))
+
+    alone, helped = made(0), made(2)
+    assert len(alone) == len(helped) > 1
+    for one, other in zip(alone, helped, strict=True):
+        assert all(map(torch.equal, one.columns(), other.columns()))
+
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    for workers in (0, 1):
+        with pytest.raises(ManifestError, match=r"^[^\n]*broken.png: .*Mend it"):
+            made(workers, (replace(samples[0], path=broken), *samples[1:]))
+
+
 def test_two_views_are_alike_where_both_show_the_film_and_say_the_same(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
+    differ = 0
     for close_share in (0.0, 1.0):
-        given = replace(recipe, close_share=close_share)
-        for batch in epoch(
-            folds(samples, 2), given, DRAFT, GRID, np.random.default_rng(0)
-        ):
+        # At the edge, so that a view may cut it off.
+        edge = ((0.0, 0.0, 0.1, 0.1),)
+        cut = [replace(each, boxes=each.boxes and edge) for each in samples]
+        given = replace(recipe, close_share=close_share, repeats=8)
+        for batch in epoch(folds(cut, 2), given, DRAFT, GRID, np.random.default_rng(0)):
             one, other = batch.label[0::2], batch.label[1::2]
+            differ += int((one != other).sum())
             known = (batch.fold[0::2] != NO_FOLD) & (one == other)
             expected = known if close_share == 0 else torch.zeros_like(known)
             assert torch.equal(batch.alike[0::2], expected)
             assert torch.equal(batch.alike[1::2], expected)
+    assert differ > 0
 
 
 def test_what_the_generation_before_says_of_a_film_is_one_answer() -> None:

@@ -32,8 +32,8 @@ def main() -> None:
         sys.exit(str(error))
     if given.start is None:
         sys.stderr.write(
-            "No --start: the first layers, which are not trained here, stay as they "
-            "are drawn. models/README.md says how to begin with ImageNet's.\n"
+            "No --start: all begins at random, and the stem, which is not trained, "
+            "stays so. models/README.md says how to begin with ImageNet's.\n"
         )
     given.out.parent.mkdir(parents=True, exist_ok=True)
     plan = Plan(

@@ -3,6 +3,8 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 
 import cv2
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from inference.preprocess import ModelInput, prepare
-from inference.training.atlas import Box, Sample
+from inference.training.atlas import Box, ManifestError, Sample
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import Recipe
 from inference.training.views import View, draw_view
@@ -23,6 +25,12 @@ FIRST_PHANTOM = 1_000_000
 
 NO_FOLD = -1
 """Of what no fold keeps back."""
+
+MOST_WORKERS = 15
+"""They hold two batches each, of 6 MB, in memory that processes share."""
+
+PATIENCE_S = 300
+"""For a batch; where that shared memory is full, none comes."""
 
 PAIR = 2
 """Views of a film, side by side in a batch."""
@@ -76,8 +84,11 @@ class _Drawn:
     random: np.random.Generator
 
 
-class _Pairs(Dataset[Example]):
-    """What an epoch is made of, made as it is asked for."""
+class _Pairs(Dataset["Example | str"]):
+    """What an epoch is made of, made as it is asked for; or why it cannot be.
+
+    In words, because an error that comes from another process brings its frames along.
+    """
 
     def __init__(
         self, drawn: Sequence[_Drawn], recipe: Recipe, card: ModelCard, grid: int
@@ -87,8 +98,11 @@ class _Pairs(Dataset[Example]):
     def __len__(self) -> int:
         return len(self._drawn)
 
-    def __getitem__(self, number: int) -> Example:
-        return _pair(self._drawn[number], self._recipe, self._card, self._grid)
+    def __getitem__(self, number: int) -> "Example | str":
+        try:
+            return _pair(self._drawn[number], self._recipe, self._card, self._grid)
+        except ManifestError as error:
+            return str(error)
 
 
 def epoch(
@@ -102,6 +116,9 @@ def epoch(
 
     Other processes make the next ones meanwhile; how many there are changes nothing.
 
+    Raises:
+        ManifestError: An image cannot be read.
+
     Args:
         parts: To draw from, fold by fold.
         recipe: How often each is drawn.
@@ -109,41 +126,78 @@ def epoch(
         grid: Cells to a side of its map.
         random: Decides all else.
     """
-    return iter(
-        DataLoader(
-            _Pairs(_drawn(parts, recipe, random), recipe, card, grid),
-            batch_size=recipe.batch // PAIR,
-            drop_last=True,
-            num_workers=(os.cpu_count() or 1) - 1,
-            collate_fn=Example.joined,
-            generator=torch.Generator(),  # or it draws from the one that all share
-            # Threads of OpenCV do not come along when a process is forked.
-            worker_init_fn=lambda _: cv2.setNumThreads(0),
-        )
+    workers = _workers()
+    batches = DataLoader(
+        _Pairs(_drawn(parts, recipe, random), recipe, card, grid),
+        batch_size=recipe.batch // PAIR,
+        drop_last=True,
+        num_workers=workers,
+        multiprocessing_context=_server() if workers else None,
+        timeout=PATIENCE_S if workers else 0,
+        collate_fn=_joined,
+        generator=torch.Generator(),  # or it draws from the one that all share
+        worker_init_fn=_alone,
     )
+    for made in batches:
+        if isinstance(made, str):
+            raise ManifestError(made)
+        yield made
+
+
+def _workers() -> int:
+    """Processes beside the one that learns, on as many cores as there are for us."""
+    return min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS)
+
+
+def _server() -> ForkServerContext:
+    """Have workers forked by a process that has no threads, and has imported all.
+
+    Forks of one with threads, of which torch has many, may wait for ever.
+    """
+    server = get_context("forkserver")
+    server.set_forkserver_preload([__name__])
+    return server
+
+
+def _alone(_worker: int) -> None:
+    cv2.setNumThreads(1)  # each has one core
+
+
+def _joined(made: "list[Example | str]") -> "Example | str":
+    """Put pairs into one batch; what could not be made says why instead."""
+    examples = [each for each in made if isinstance(each, Example)]
+    why = next((each for each in made if isinstance(each, str)), None)
+    return Example.joined(examples) if why is None else why
 
 
 def steps(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> int:
     """How many batches an epoch has."""
-    drawn = _drawn(parts, recipe, np.random.default_rng(0))
+    drawn = _chosen(parts, recipe, np.random.default_rng(0))
     return len(drawn) // (recipe.batch // PAIR)
 
 
-def _drawn(
+def _chosen(
     parts: Sequence[Sequence[Sample]], recipe: Recipe, random: np.random.Generator
-) -> list[_Drawn]:
-    """What an epoch is made of, shuffled."""
+) -> list[tuple[Sample | None, int]]:
+    """What an epoch is made of, and of which fold it is."""
     all_ = [(each, fold) for fold, part in enumerate(parts) for each in part]
     fractured = [pair for pair in all_ if pair[0].is_fractured]
     whole = [pair for pair in all_ if not pair[0].is_fractured]
     count = round(len(whole) * recipe.whole_share)
     some = random.permutation(len(whole))[:count]
-    drawn: list[tuple[Sample | None, int]] = [
+    chosen: list[tuple[Sample | None, int]] = [
         *(fractured * recipe.repeats),
         *(whole[index] for index in some),
     ]
-    drawn += [(None, NO_FOLD)] * round(recipe.phantoms * len(drawn))
-    shuffled = [drawn[index] for index in random.permutation(len(drawn))]
+    return chosen + [(None, NO_FOLD)] * round(recipe.phantoms * len(chosen))
+
+
+def _drawn(
+    parts: Sequence[Sequence[Sample]], recipe: Recipe, random: np.random.Generator
+) -> list[_Drawn]:
+    """The same, shuffled."""
+    chosen = _chosen(parts, recipe, random)
+    shuffled = [chosen[index] for index in random.permutation(len(chosen))]
     # Each has numbers of its own: whichever process makes it first, it is the same.
     own = random.spawn(len(shuffled))
     return [
@@ -155,14 +209,13 @@ def _drawn(
 def _pair(drawn: _Drawn, recipe: Recipe, card: ModelCard, grid: int) -> Example:
     random, sample = drawn.random, drawn.sample
     if sample is None:
-        # Two drawn bones, each its own: nothing is alike about them.
-        views, close = [_phantom(random) for _ in range(PAIR)], True
+        views, one_film = [_phantom(random) for _ in range(PAIR)], False
     else:
         close = bool(random.random() < recipe.close_share)
         film, boxes = sample.read(), sample.boxes
         views = [draw_view(film, boxes, random, close=close) for _ in range(PAIR)]
-    one, other = (bool(each.boxes) for each in views)
-    alike = not close and one is other
+        one_film = not close
+    alike = one_film and len({bool(each.boxes) for each in views}) == 1
     made = [example(each, card, grid, drawn.fold, alike=alike) for each in views]
     return Example.joined(made)
 

@@ -75,7 +75,7 @@ def _shown(sample: Sample, number: int, random: np.random.Generator) -> Radiogra
 
 def _phantoms(seed: int) -> Iterator[Radiograph]:
     for number in range(PHANTOMS):
-        chosen = FIRST_PHANTOM * (seed + 1) - number - 1  # apart from those fitted to
+        chosen = FIRST_PHANTOM * (seed + 2) + number  # apart from those fitted to
         yield random_phantom(chosen, broken=number % 2 == 0, long_sides=LONG_SIDES)[0]
 
 

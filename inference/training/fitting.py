@@ -143,10 +143,10 @@ class Fitting:
             for each in part
         )
         data = hashlib.sha256("\n".join(rows).encode()).hexdigest()
-        frozen = hashlib.sha256()
-        for value in self._frozen.state_dict().values():
-            frozen.update(value.cpu().numpy().tobytes())
-        of = {"seed": self.seed, "data": data, "start": frozen.hexdigest()}
+        start = hashlib.sha256()
+        for value in self._new.state_dict().values():
+            start.update(value.cpu().numpy().tobytes())
+        of = {"seed": self.seed, "data": data, "start": start.hexdigest()}
         return {**of, "recipe": asdict(self.recipe)}
 
     def _step(self, batch: Example, passed: float) -> float:
@@ -157,12 +157,12 @@ class Fitting:
         folds, losses = batch.fold.tolist(), []
         for fold, learner in self._learners.items():
             # No view is of a fold called None.
-            known = [row for row, own in enumerate(folds) if own != fold]
-            rows = torch.tensor(known, dtype=torch.long, device=seen.device)
-            own, shown = batch[rows], seen[rows]
+            others = [row for row, own in enumerate(folds) if own != fold]
+            rows = torch.tensor(others, dtype=torch.long, device=seen.device)
+            known, shown = batch[rows], seen[rows]
             teacher = self._teachers.get(fold)
-            taught = None if teacher is None else teach(teacher, shown, own)
-            losses.append(learner.step(shown, own, passed, taught))
+            taught = None if teacher is None else teach(teacher, shown, known)
+            losses.append(learner.step(shown, known, passed, taught))
         return losses[0].item()
 
     def _newborn(self) -> dict[int | None, Learner]:
@@ -200,5 +200,6 @@ def halved(
         if not name.endswith(COUNTER)
     }
     buffer = io.BytesIO()
-    torch.save({**state, **statistics}, buffer)
+    kept = {name: value.cpu() for name, value in statistics.items()}
+    torch.save({**state, **kept}, buffer)
     return buffer.getvalue()

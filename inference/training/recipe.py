@@ -32,7 +32,7 @@ class Recipe:
         weight_decay: Of AdamW.
         repeats: How often each fractured radiograph is drawn in an epoch.
         whole_share: Share of the others drawn in an epoch, others each time.
-        close_share: Share of the views that are crops, as at the second look.
+        close_share: Share of the films of which both views are crops.
         pointing: Weight of the loss that asks for the place.
         smoothing: Of the labels.
         taught: Weight of the answers of the generation before, beside the labels.
