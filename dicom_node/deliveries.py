@@ -73,6 +73,7 @@ class Deliveries:
         results: Sequence[StoredResult],
     ) -> None:
         """Keep the results of an answer, in place of older ones, and deliver them."""
+        recipients = _recipients(connection, instance_id)
         for table in (result, delivered_object):
             connection.execute(table.delete().where(table.c.instance_id == instance_id))
         for each in results:
@@ -85,19 +86,27 @@ class Deliveries:
             connection.execute(
                 result.insert().values(instance_id=instance_id, **values)
             )
-        self.again(connection, instance_id)
+        self._send(connection, instance_id, recipients)
 
     def again(self, connection: sa.Connection, instance_id: str) -> None:
         """Ask for the delivery of all results of an instance, everywhere, anew."""
+        self._send(connection, instance_id, _recipients(connection, instance_id))
+
+    def _send(
+        self, connection: sa.Connection, instance_id: str, recipients: set[str]
+    ) -> None:
+        """Ask for deliveries; of negative answers only where they are wanted.
+
+        Or where something is already: what an archive has of an earlier answer, or a
+        notice, must not have the last word.
+        """
         results = _results(connection, instance_id)
         is_negative, asked = _is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
             wanted = {each.name for each in forms(destination)}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
-            # An earlier answer that is there, or a notice, must not have the last word.
-            is_silent = is_negative and not destination.send_negative
-            is_silent = is_silent and not _has_had(connection, instance_id, name)
-            if uids and not is_silent:
+            is_told = destination.send_negative or name in recipients
+            if uids and (is_told or not is_negative):
                 self._ask(connection, instance_id, name, uids)
                 asked.append(name)
         _drop_others(connection, instance_id, asked)
@@ -233,12 +242,16 @@ def _results(connection: sa.Connection, instance_id: str) -> Sequence[sa.Row[Any
     return connection.execute(query).all()
 
 
-def _has_had(connection: sa.Connection, instance_id: str, destination: str) -> bool:
-    """Tell whether a delivery of the instance has ever arrived in full."""
-    query = sa.select(delivery.c.state).where(
-        of_delivery(delivery, instance_id, destination)
-    )
-    return connection.execute(query).scalar() == DeliveryState.DELIVERED
+def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
+    """The destinations that have, or had, something of an instance."""
+    there = DeliveryState.DELIVERED, DeliveryState.COMMITTING
+    found: set[str] = set()
+    for table in (delivery, delivered_object):
+        query = sa.select(table.c.destination).where(
+            table.c.instance_id == instance_id, table.c.state.in_(there)
+        )
+        found.update(connection.execute(query).scalars())
+    return found
 
 
 def _is_negative(connection: sa.Connection, instance_id: str) -> bool:

@@ -610,6 +610,29 @@ def test_a_negative_answer_is_silent_unless_something_else_would_have_the_last_w
     assert state_of(journal, second) == InstanceState.DELIVERED
 
 
+def test_a_negative_answer_follows_what_arrived_in_part(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    one = receive()
+    journal.record(one)
+    report = StoredResult("structured_report", "1.3", "2.25.2", "results/r.dcm")
+    both = replace(ANSWER, results=[*ANSWER.results, report])
+    pacs = destination("pacs", results=("secondary_capture", "structured_report"))
+    journal = Journal(
+        engine, tmp_path, [pacs.model_copy(update={"send_negative": False})]
+    )
+    journal.analyses.answer(one.id, 1, both)
+    journal.deliveries.begin(one.id, "pacs", 1)
+    half = {"2.25.1": STORED, "2.25.2": LOST}
+    journal.settlement.settle(one.id, pacs, 1, half)
+
+    journal.analyze_again(one.id)
+    journal.analyses.answer(one.id, 2, replace(both, finding=NEGATIVE))
+
+    assert state_of(journal, one) == InstanceState.DELIVERING
+
+
 def test_a_notice_that_does_not_arrive_is_told_of_until_it_does(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
