@@ -613,19 +613,16 @@ def test_a_negative_answer_is_silent_unless_something_else_would_have_the_last_w
 def test_a_negative_answer_follows_what_arrived_in_part(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
-    journal = with_pacs(engine, tmp_path, send_negative=False)
+    kinds = ("secondary_capture", "structured_report")
+    journal = with_pacs(engine, tmp_path, send_negative=False, results=kinds)
     one = receive()
     journal.record(one)
     report = StoredResult("structured_report", "1.3", "2.25.2", "results/r.dcm")
     both = replace(ANSWER, results=[*ANSWER.results, report])
-    pacs = destination("pacs", results=("secondary_capture", "structured_report"))
-    journal = Journal(
-        engine, tmp_path, [pacs.model_copy(update={"send_negative": False})]
-    )
     journal.analyses.answer(one.id, 1, both)
     journal.deliveries.begin(one.id, "pacs", 1)
     half = {"2.25.1": STORED, "2.25.2": LOST}
-    journal.settlement.settle(one.id, pacs, 1, half)
+    journal.settlement.settle(one.id, destination("pacs"), 1, half)
 
     journal.analyze_again(one.id)
     journal.analyses.answer(one.id, 2, replace(both, finding=NEGATIVE))
