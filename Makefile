@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check bench build clean
+.PHONY: run test check audit bench build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -18,6 +18,13 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What is installed, against the public lists of known weaknesses. Fails on a finding, and
+# on what it could not look up.
+audit: $(INSTALLED)
+	$(BIN)/python -m pip freeze --quiet --exclude-editable > $(VENV)/installed.txt
+	$(BIN)/python -m pip_audit --strict --progress-spinner off \
+	  --requirement $(VENV)/installed.txt --no-deps --disable-pip
 
 bench: $(INSTALLED)
 	$(BIN)/python -P tests/benchmarks/figures.py
