@@ -8,6 +8,7 @@ the model nor the api, and holds no state: whatever happens to it, the journal h
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,8 +25,8 @@ from dicom_node.process import begin_role, listen_or_exit, load_or_exit, role_pa
 logger = logging.getLogger(__name__)
 
 WATCH_S = 0.2
-# A role that dies sooner than this after its start is broken rather than unlucky; it
-# is started again all the same, but less and less often.
+# A role that ends sooner than this after its start is broken rather than unlucky; it is
+# started again all the same, but less and less often. One that was killed is neither.
 SOUND_AFTER_S = 10.0
 LONGEST_PAUSE_S = 30.0
 DRAIN_S = 40.0
@@ -72,11 +73,11 @@ class Role:
             return
         now = time.monotonic()
         if not self.not_before:
-            quick = now - self.started < SOUND_AFTER_S
+            code = self.process.returncode
+            quick = now - self.started < SOUND_AFTER_S and code != -signal.SIGKILL
             self.quick_deaths = self.quick_deaths + 1 if quick else 0
             pause = 0.25 * 2**self.quick_deaths if self.quick_deaths > 1 else 0
             self.not_before = now + min(pause, LONGEST_PAUSE_S)
-            code = self.process.returncode
             logger.warning("%s ended with %s; starting it again", self.name, code)
         if now >= self.not_before:
             self.not_before = 0.0
