@@ -5,6 +5,7 @@ its start, a worker also looks after what others left.
 """
 
 import logging
+import time
 from datetime import UTC, datetime, timedelta
 
 from dbos import DBOS, WorkflowStatus
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 ORPHAN_AFTER_S = 600.0
 FORGET_AFTER = timedelta(hours=1)
 BATCH = 1000
+CLOCK_NOISE_S = 2.0
 BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
@@ -47,6 +49,24 @@ def sweep_work(journal: Journal) -> None:
     DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
     if broken:
         logger.warning("%s work items had ended in an error", len(broken))
+
+
+def catch_up_with_the_clock() -> None:
+    """Have nothing wait an hour longer because the clock was set back by one.
+
+    Work that was asked for in the future was asked for before that, and waits until a
+    time that is further away than it was to be. It is done at once: a try that comes
+    early does no harm.
+    """
+    delayed = DBOS.list_workflows(
+        status="DELAYED", limit=BATCH, load_input=False, load_output=False
+    )
+    late = (time.time() + CLOCK_NOISE_S) * 1000
+    early = [each for each in delayed if (each.created_at or 0) > late]
+    for each in early:
+        DBOS.set_workflow_delay(each.workflow_id, delay_seconds=0)
+    if early:
+        logger.warning("The clock was set back; %s work items go on", len(early))
 
 
 def take_over(machine: str, slots: int) -> None:

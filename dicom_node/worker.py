@@ -24,7 +24,12 @@ from dicom_node.journal import Journal
 from dicom_node.pipeline import make_pipeline
 from dicom_node.process import begin_role, load_or_exit, role_parser
 from dicom_node.spool import Spool
-from dicom_node.sweep import sweep_files, sweep_work, take_over
+from dicom_node.sweep import (
+    catch_up_with_the_clock,
+    sweep_files,
+    sweep_work,
+    take_over,
+)
 from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
@@ -82,6 +87,7 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     while not stop.wait(SWEEP_EVERY_S):
         try:
             sweep_work(work.journal)
+            catch_up_with_the_clock()
             if slot == 0 and minutes % FILES_EVERY == 0:
                 sweep_files(work.journal, work.spool)
         except Exception as error:  # noqa: BLE001 - the next sweep does it as well

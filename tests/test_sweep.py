@@ -1,5 +1,6 @@
 """What workers do with work that ended in an error, or that others left."""
 
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from pydicom.uid import DigitalXRayImageStorageForProcessing
 
 from config.destinations import DicomDestination
 from config.settings import StorageSettings
@@ -14,8 +16,8 @@ from dicom_node.analyses import Answer
 from dicom_node.database import migrate, open_engine
 from dicom_node.deliveries import StoredResult
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.journal import Journal
-from dicom_node.sweep import sweep_work, take_over
+from dicom_node.journal import TWIN_WAIT_S, Journal
+from dicom_node.sweep import catch_up_with_the_clock, sweep_work, take_over
 from dicom_node.tables import InstanceState
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 
@@ -56,8 +58,10 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     engine.dispose()
 
 
-def record(journal: Journal, folder: Path, identity: str) -> None:
-    header = InstanceHeader("1.2", f"1.2.{int(identity, 16)}", "1.2.3")
+def record(
+    journal: Journal, folder: Path, identity: str, sop_class_uid: str = "1.2"
+) -> None:
+    header = InstanceHeader(sop_class_uid, f"1.2.{int(identity, 16)}", "1.2.3")
     instance = ReceivedInstance(
         id=identity,
         path=folder / f"{identity}.dcm",
@@ -90,6 +94,33 @@ def test_work_that_ended_in_an_error_shows_though_its_arguments_cannot_be_read(
     assert [row.state for row in rows] == [InstanceState.FAILED] * 2
     assert "An error of this program" in rows[0].reason
     assert rows[1].reason.startswith("pacs: An error of this program")
+
+
+def test_work_does_not_wait_an_hour_more_when_the_clock_is_set_back_by_one(
+    journal: Journal, tmp_path: Path
+) -> None:
+    hour_ms = 3_600_000
+    twin, waiting = "a" * 32, "b" * 32
+    engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
+    for each in (twin, waiting):
+        record(journal, tmp_path, each, DigitalXRayImageStorageForProcessing)
+    with engine.begin() as connection:  # as if asked for an hour from now
+        connection.exec_driver_sql(
+            "UPDATE workflow_status SET created_at = created_at + ?, "
+            "delay_until_epoch_ms = delay_until_epoch_ms + ? WHERE workflow_uuid = ?",
+            (hour_ms, hour_ms, f"analyze:{twin}:1"),
+        )
+    before = time.time()
+
+    catch_up_with_the_clock()
+
+    left = {
+        each.workflow_id: (each.delay_until_epoch_ms or 0) / 1000 - before
+        for each in DBOS.list_workflows()
+    }
+    engine.dispose()
+    assert left[f"analyze:{twin}:1"] == pytest.approx(0, abs=5)
+    assert left[f"analyze:{waiting}:1"] == pytest.approx(TWIN_WAIT_S, abs=5)
 
 
 def test_what_a_worker_left_whose_slot_is_no_more_is_taken_over_on_its_machine(
