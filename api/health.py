@@ -4,10 +4,8 @@
 that it can do its work, or why not; send it no requests until it can.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 
 from fastapi import APIRouter, Response, status
 from fastapi.responses import PlainTextResponse
@@ -16,6 +14,8 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from config.settings import StorageSettings
 from dicom_node.database import WAIT_S, open_engine
+from dicom_node.errors import OutOfResourcesError
+from dicom_node.spool import probe
 
 Check = Callable[[], None]
 """Returns when all is well; raises NotReadyError."""
@@ -42,7 +42,7 @@ class NotReadyError(Exception):
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
     """Check what every role needs: a database and a disk that can be written."""
     return {  # the folder first: SQLite's file may lie in it
-        "spool": partial(check_spool, storage.directory),
+        "spool": partial(check_spool, storage),
         "database": partial(check_database, storage.database_url),
     }
 
@@ -88,20 +88,16 @@ def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
     return getattr(cause, "sqlite_errorname", "").startswith(name)
 
 
-def check_spool(directory: Path) -> None:
-    """Write a file where the spool is.
+def check_spool(storage: StorageSettings) -> None:
+    """Write a file where the spool is, and see that there is room.
 
     Raises:
-        NotReadyError: The disk does not take it.
+        NotReadyError: What is sent now would be refused.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.write(b"ready?")
-    except OSError as error:
-        raise NotReadyError(
-            f"storage.directory cannot be written: {error.strerror}"
-        ) from None
+        probe(storage)
+    except OutOfResourcesError as error:
+        raise NotReadyError(str(error)) from None
 
 
 def health_router(checks: Mapping[str, Check]) -> APIRouter:

@@ -15,6 +15,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -79,13 +80,7 @@ class Spool:
 
     def check_free(self) -> None:
         """Raise OutOfResourcesError when less disk is free than must be."""
-        with _refusing_when_disk_fails():
-            free = shutil.disk_usage(self.directory).free
-        if free < self._min_free_mb * MB:
-            raise OutOfResourcesError(
-                f"Less than {self._min_free_mb} MB of disk are free; send again later. "
-                "Make room, or lower min_free_mb under [storage]."
-            )
+        _check_free(self.directory, self._min_free_mb)
 
     def store_result(self, name: str, content: bytes) -> str:
         """Store a result object durably, in place of an earlier one of that name.
@@ -228,6 +223,23 @@ class Arrival:
         self.close()
 
 
+def probe(storage: StorageSettings) -> None:
+    """Write where instances would lie, and see that there is room for them.
+
+    Raises:
+        OutOfResourcesError: They would be refused now.
+    """
+    try:
+        storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage.directory) as file:
+            file.write(b"ready?")
+    except OSError as error:
+        raise OutOfResourcesError(
+            f"storage.directory cannot be written: {error.strerror}"
+        ) from None
+    _check_free(storage.directory, storage.min_free_mb)
+
+
 def make_names_durable(folder: Path) -> None:
     """Fsync a folder: a file's new name is only safe after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -241,6 +253,16 @@ def _write(file: FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+
+
+def _check_free(directory: Path, min_free_mb: int) -> None:
+    with _refusing_when_disk_fails():
+        free = shutil.disk_usage(directory).free
+    if free < min_free_mb * MB:
+        raise OutOfResourcesError(
+            f"Less than {min_free_mb} MB of disk are free; send again later. "
+            "Make room, or lower min_free_mb under [storage]."
+        )
 
 
 def _modified(path: Path) -> float:

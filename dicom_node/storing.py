@@ -120,7 +120,14 @@ class Storing:
 def _failure(error: RefusedError) -> Dataset:
     response = Dataset()
     response.Status = error.status
-    # Only the default repertoire may stand here (PS3.7 C.5.2).
-    comment = str(error).encode("ascii", "replace").decode()
-    response.ErrorComment = comment[:LONGEST_COMMENT]
+    response.ErrorComment = _comment(str(error))
     return response
+
+
+def _comment(words: str) -> str:
+    """Cut words to what an Error Comment holds, at the end of a sentence if may be."""
+    # Only the default repertoire may stand here (PS3.7 C.5.2).
+    comment = words.encode("ascii", "replace").decode()
+    while len(comment) > LONGEST_COMMENT and ". " in comment:
+        comment = comment.rpartition(". ")[0] + "."
+    return comment[:LONGEST_COMMENT]

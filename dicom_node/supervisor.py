@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from sqlalchemy.exc import DBAPIError
+
 from config.settings import Settings
 from dicom_node.database import migrate
 from dicom_node.process import begin_role, listen_or_exit, load_or_exit, role_parser
@@ -115,11 +117,18 @@ class Node:
     def __enter__(self) -> Self:
         """Bring an SQLite database up to date and start the roles."""
         storage = self._settings.storage
-        if not storage.database:
-            migrate(storage)
+        try:
+            if not storage.database:
+                migrate(storage)
+            self._announce()
+        except (OSError, DBAPIError) as error:
+            why = error.orig if isinstance(error, DBAPIError) else error
+            sys.exit(
+                f"The node cannot write to {storage.directory}: {why}. See that this "
+                "user may, that the disk is not read-only and not full."
+            )
         for role in self.roles:
             role.start()
-        self._announce()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -78,7 +78,18 @@ def test_spool_that_is_no_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("in the way")
 
     with pytest.raises(NotReadyError, match=r"^storage\.directory cannot be written: "):
-        check_spool(tmp_path / "data")
+        check_spool(storage(tmp_path / "data"))
+
+
+def test_spool_on_a_disk_with_less_room_than_must_be_is_not_ready(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(NotReadyError, match=r"^Less than 1000000000 MB of disk are"):
+        check_spool(storage(tmp_path, min_free_mb=10**9))
+
+
+def storage(directory: Path, min_free_mb: int = 1) -> StorageSettings:
+    return StorageSettings(directory=directory, database="", min_free_mb=min_free_mb)
 
 
 def test_sqlite_file_that_cannot_be_written_is_not_ready(tmp_path: Path) -> None:

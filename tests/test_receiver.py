@@ -344,7 +344,7 @@ def test_too_little_free_disk_is_out_of_resources(
 
     response = node.send(encoded(phantom), phantom.SOPInstanceUID)
 
-    words = "Less than 1000000000 MB of disk are free; send again later. Make"
+    words = "Less than 1000000000 MB of disk are free; send again later."
     assert refusal(response) == (0xA700, words)
     assert node.on_disk() == []
     assert node.inbox == []

@@ -19,7 +19,7 @@ from dicom_node.database import check_schema, migrate, open_engine
 from dicom_node.delivering import Ask, signs_of_life
 from dicom_node.outcome import Verdict
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.spool import Spool
+from dicom_node.spool import probe
 from inference.classifier import Classifier, record, self_test
 from models.card import ModelError
 
@@ -83,7 +83,7 @@ def _model(settings: Settings) -> str:
 
 
 def _spool(settings: Settings) -> str:
-    Spool(settings.storage).check_free()
+    probe(settings.storage)
     return f"ok, {settings.storage.directory.absolute()}"
 
 
