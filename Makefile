@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check audit bench build clean
+.PHONY: run test check chaos soak audit bench build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -13,6 +13,15 @@ run: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone
+
+# Bad nights, a quarter of an hour of them; needs root's right to mount a small disk, and
+# setpriv, DCMTK, PostgreSQL and libfaketime.
+chaos: $(INSTALLED)
+	$(BIN)/python -m pytest tests/chaos -m chaos
+
+# Twenty minutes of traffic: does anything grow?
+soak: $(INSTALLED)
+	$(BIN)/python -m pytest tests/chaos -m soak
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,13 +1,15 @@
 """A node in processes of its own, as a hospital runs it, for tests to speak to."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from config.destinations import Address
 from config.settings import load
@@ -17,21 +19,34 @@ from dicom_node.outcome import Verdict
 from dicom_node.sender import echo
 
 START = (sys.executable, "-P", "-m", "dicom_node.supervisor")
+NOTHING: Mapping[str, str] = MappingProxyType({})
 PATIENCE_S = 120.0  # a machine may be busy; what is waited for comes much sooner
 
 
 class Served:
-    """A node in processes of its own; may be killed and started again."""
+    """A node in processes of its own; may be killed and started again.
 
-    def __init__(self, config: Path) -> None:
+    `before` stands before its command, as `setpriv` would.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] = NOTHING,
+    ) -> None:
         self._config = config
         self._ports = config.parent / "node" / "run" / "ports.json"
+        self._before = before
+        self._environment = environment
 
     def start(self) -> None:
         self._ports.unlink(missing_ok=True)
         with (self._config.parent / "log").open("a") as log:
             self.process = subprocess.Popen(
-                [*START, f"--config={self._config}"], stderr=log
+                [*self._before, *START, f"--config={self._config}"],
+                stderr=log,
+                env={**os.environ, **self._environment},
             )
         wait_for(lambda: self._ports.exists() and self._ports.read_text() != "")
         self.address = Address(

@@ -1,0 +1,105 @@
+"""A network line between the node and an archive, which can be made bad."""
+
+import socket
+import threading
+from contextlib import suppress
+from enum import Enum, auto
+
+CHUNK = 4096
+
+
+class State(Enum):
+    """What the line does with what comes."""
+
+    GOOD = auto()
+    HANGS = auto()  # takes what comes, until it is full, and brings nothing
+    SLOW = auto()  # 10 kB/s
+    DOWN = auto()  # nobody listens
+    CUTS = auto()  # hangs up on whoever calls
+
+
+class Line:
+    """Brings what it gets on a port of its own to another port, and back."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._ends: set[socket.socket] = set()
+        self._changed = threading.Condition()
+        self._state = State.GOOD
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port: int = self._listening.getsockname()[1]
+        self._accepting()
+
+    @property
+    def state(self) -> State:
+        return self._state
+
+    @state.setter
+    def state(self, state: State) -> None:
+        """Change it, now and for who calls; connections that hung break."""
+        with self._changed:
+            before, self._state = self._state, state
+            self._changed.notify_all()
+        if before is State.DOWN and state is not State.DOWN:
+            self._listening = socket.create_server(("127.0.0.1", self.port), backlog=64)
+            self._accepting()
+        if state is State.DOWN:
+            self._listening.shutdown(socket.SHUT_RDWR)
+            self._listening.close()
+        if State.GOOD is not before is not State.SLOW or state is State.DOWN:
+            self._break()
+
+    def close(self) -> None:
+        self.state = State.DOWN
+
+    def _break(self) -> None:
+        with self._changed:
+            ends = list(self._ends)
+        for each in ends:
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _accepting(self) -> None:
+        threading.Thread(
+            target=self._accept, args=(self._listening,), daemon=True
+        ).start()
+
+    def _accept(self, listening: socket.socket) -> None:
+        while True:
+            try:
+                near, _ = listening.accept()
+            except OSError:
+                return
+            if self._state is State.CUTS:
+                near.close()
+                continue
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                near.close()
+                continue
+            with self._changed:
+                self._ends |= {near, far}
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(
+                    target=self._bring, args=(one, other), daemon=True
+                ).start()
+
+    def _bring(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(CHUNK):
+                self._wait()
+                sink.sendall(data)
+        for each in (source, sink):
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        with self._changed:
+            self._ends.discard(source)
+        source.close()
+
+    def _wait(self) -> None:
+        with self._changed:
+            if self._state is State.SLOW:
+                slow = lambda: self._state is not State.SLOW  # noqa: E731
+                self._changed.wait_for(slow, CHUNK / 10_000)
+            self._changed.wait_for(lambda: self._state is not State.HANGS)

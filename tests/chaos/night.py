@@ -1,0 +1,286 @@
+"""One bad night: a node in processes of its own, its archives, senders and faults."""
+
+import os
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Self
+
+from pydicom import Dataset, dcmread
+from pydicom.uid import generate_uid
+
+from config.settings import load
+from dicom_node.archive import Archive, start_archive
+from dicom_node.database import open_engine, reading
+from dicom_node.history import History
+from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.sender import send
+from dicom_node.spool import Spool
+from dicom_node.tables import result
+from inference.phantom import draw_phantom
+from tests.served import NOTHING, PATIENCE_S, START, Served, counts, wait_for
+
+SETTINGS = """
+[receiver]
+host = "127.0.0.1"
+port = {port}
+{receiver}
+[storage]
+directory = "node"
+{storage}
+[worker]
+{worker}
+[api]
+port = {api_port}
+"""
+DESTINATION = """
+[[destinations]]
+name = "{name}"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {port}
+"""
+# Nothing that an ordinary user may not do either.
+ORDINARY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
+MODULES: Mapping[str, str] = {
+    "receiver": "dicom_node.receiver",
+    "worker": "dicom_node.worker",
+    "api": "api",
+}
+# As in a line of the log: 2026-01-31 23:59:59,123 worker-0 INFO Ready
+STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (\S+) \S+ (.*)")
+
+
+class Night:
+    """A node's folder and all that runs for it; ended with the context."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config = folder / "node.toml"
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all that runs. May be called twice."""
+        self._stack.close()
+
+    def archive(self, name: str = "archive", **options: object) -> Archive:
+        """Start an archive, in this process."""
+        started = start_archive(self.folder / name, **options)  # type: ignore[arg-type]
+        self._stack.callback(started.stop)
+        return started
+
+    def settings(
+        self, destinations: Mapping[str, int], ports: tuple[int, int], **more: str
+    ) -> None:
+        """Write the settings: ports of destinations by name; of receiver and api."""
+        sections = {"receiver": "", "storage": "min_free_mb = 1", "worker": "", **more}
+        text = SETTINGS.format(port=ports[0], api_port=ports[1], **sections)
+        for name, port in destinations.items():
+            text += DESTINATION.format(name=name, port=port)
+        self.config.write_text(text)
+
+    def start(self, environment: Mapping[str, str] = NOTHING) -> Served:
+        """Start the node."""
+        node = Served(self.config, ORDINARY, environment)
+        self._stack.callback(lambda: node.kill() if hasattr(node, "process") else None)
+        node.start()
+        return node
+
+    def ends(self) -> tuple[int, str]:
+        """Start a node that cannot run; its exit status and what it said."""
+        command = [*ORDINARY, *START, f"--config={self.config}"]
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=60, check=False
+        )
+        return ended.returncode, ended.stderr
+
+    def run(self, *command: str | Path) -> subprocess.Popen[bytes]:
+        """Start a peer, whose words are kept beside the log."""
+        with (self.folder / f"{Path(command[0]).name}.log").open("a") as log:
+            peer = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
+        self._stack.callback(peer.wait)
+        self._stack.callback(peer.kill)
+        return peer
+
+    def counts(self) -> dict[str, int]:
+        return counts(self.config)
+
+    def settles(self, expected: Mapping[str, int]) -> float:
+        """Wait until so many instances are in these states; returns the seconds."""
+        start = time.monotonic()
+        wait_for(lambda: self.counts() == dict(expected))
+        return time.monotonic() - start
+
+    def lines(self) -> list[tuple[float, str, str]]:
+        """The log: seconds since 1970, role, words."""
+        found = map(STAMP.match, (self.folder / "log").read_text().splitlines())
+        return [
+            (datetime.strptime(m[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), m[2], m[3])  # noqa: DTZ007 - the node's local time
+            for m in found
+            if m
+        ]
+
+    def said(self, role: str, words: str) -> int:
+        """How often a role said something."""
+        return sum(line[1:] == (role, words) for line in self.lines())
+
+    def orphans(self) -> list[str]:
+        """Sweep as a worker would in ten minutes; what is left that nobody knows."""
+        settings = load(self.config, {})
+        engine = open_engine(settings.storage.database_url)
+        journal = Journal(engine, settings.storage.directory, settings.destinations)
+        Spool(settings.storage).sweep(journal.known, older_than_s=0)
+        with reading(engine) as connection:
+            results = {row.path for row in connection.execute(result.select())}
+        paths = {row.path for row in History(engine).recent(1_000_000)}
+        engine.dispose()
+        folder = settings.storage.directory
+        files = [*(folder / "spool").glob("*.*"), *(folder / "results").iterdir()]
+        there = {str(each.relative_to(folder)) for each in files}
+        return sorted(there.symmetric_difference(results | paths))
+
+    def tracebacks(self) -> int:
+        """How many the log has."""
+        return (self.folder / "log").read_text().count("Traceback")
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Instances to send, by SOP Instance UID."""
+
+    answered: frozenset[str]
+    """Those that have an answer, and so a result."""
+
+    paths: Mapping[str, Path]
+
+    @property
+    def states(self) -> dict[str, int]:
+        """How the node's counts are when all is done."""
+        refused = len(self.paths) - len(self.answered)
+        states = {"delivered": len(self.answered), "not_analyzed": refused}
+        return {name: count for name, count in states.items() if count}
+
+
+def mixed(
+    folder: Path, count: int, real: Iterable[Path] = (), *, chests: bool = True
+) -> Sent:
+    """Write instances: phantoms of several sizes, real radiographs, chests."""
+    folder.mkdir(exist_ok=True)
+    sources = [_phantom(number) for number in range(8)] + [*map(dcmread, real)]
+    paths, answered = {}, set()
+    for number in range(count):
+        source = sources[number % len(sources)]
+        chest = chests and number % 10 == 9
+        source.BodyPartExamined = "CHEST" if chest else "WRIST"
+        for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            setattr(source, name, generate_uid())
+        source.file_meta.MediaStorageSOPInstanceUID = source.SOPInstanceUID
+        path = folder / f"{number:04}.dcm"
+        source.save_as(path, enforce_file_format=True)
+        paths[str(source.SOPInstanceUID)] = path
+        if not chest:
+            answered.add(str(source.SOPInstanceUID))
+    return Sent(frozenset(answered), paths)
+
+
+def _phantom(number: int) -> Dataset:
+    rows = (300, 300, 300, 1200)[number % 4]
+    drawn = draw_phantom(
+        broken=number % 2 == 0, rows=rows, columns=rows * 4 // 5, seed=number
+    )
+    return phantom_dataset(drawn)
+
+
+def store(path: Path, node: Served) -> Outcome:
+    """Send one instance once."""
+    (outcome,) = send([path], node.address, calling_ae_title="SENDER")
+    return outcome
+
+
+def push(path: Path, node: Served) -> int:
+    """Send one instance until it is acknowledged; returns how often it was tried."""
+    tries = 0
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        tries += 1
+        if store(path, node).verdict is Verdict.STORED:
+            return tries
+        assert time.monotonic() < deadline, "it was never acknowledged"
+        time.sleep(0.2)  # a sender that is refused waits a little
+
+
+def side_by_side(works: Iterable[Callable[[], None]]) -> None:
+    """Do things at the same time; raises what one of them raised."""
+    errors: list[BaseException] = []
+
+    def guarded(work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 - is raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(each,)) for each in works]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    if errors:
+        raise errors[0]
+
+
+def kill(node: Served, role: str, choose: Callable[[list[int]], int]) -> bool:
+    """Kill a process of a role; whether there was one."""
+    if role == "supervisor":
+        node.kill()
+        return True
+    pids = node.roles(MODULES[role])
+    if not pids:
+        return False
+    try:
+        os.kill(choose(pids), signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def study_of(path: Path) -> str:
+    return str(dcmread(path, stop_before_pixels=True).StudyInstanceUID)
+
+
+def lost(sent: Sent, studies: Collection[str]) -> list[str]:
+    """Which answered instances have no result in some studies."""
+    return [uid for uid in sent.answered if study_of(sent.paths[uid]) not in studies]
+
+
+def studies_in(archive: Archive) -> set[str]:
+    """The studies of which an archive has something."""
+    return {each.study_instance_uid for each in archive.log if each.path}
+
+
+def twice(archive: Archive) -> tuple[list[tuple[float, float]], int]:
+    """(First time, next time) of each repeat; how many objects came in two forms."""
+    times: dict[str, list[float]] = {}
+    digests: dict[str, set[str]] = {}
+    for each in archive.log:
+        at = datetime.fromisoformat(each.time).timestamp()
+        times.setdefault(each.sop_instance_uid, []).append(at)
+        digests.setdefault(each.sop_instance_uid, set()).add(each.digest)
+    repeats = [pair for each in times.values() for pair in pairwise(each)]
+    return repeats, sum(len(each) > 1 for each in digests.values())

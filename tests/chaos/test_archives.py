@@ -1,0 +1,193 @@
+"""Archives that are away, refuse, hang or are slow: results wait, others do not."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from statistics import median
+
+import pytest
+from pynetdicom import evt
+
+from config.settings import load
+from dicom_node.database import open_engine, reading
+from dicom_node.settlement import FIRST_PAUSE_S
+from dicom_node.tables import delivered_object, delivery
+from tests.chaos.line import Line, State
+from tests.chaos.night import Night, mixed, push
+from tests.served import PATIENCE_S, wait_for
+
+pytestmark = pytest.mark.chaos
+
+INSTANCES = 6
+OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
+TROUBLES = {
+    "down": State.DOWN,
+    "cuts": State.CUTS,
+    "hangs": State.HANGS,
+    "slow": State.SLOW,
+}
+PAIRS = 5
+LATE_S = (
+    2.0  # the queue looks once a second for what is due, and sending takes its time
+)
+
+
+class Moody:
+    """What an archive answers, while it is in a mood."""
+
+    def __init__(self, status: int) -> None:
+        self._status = status
+        self.is_well = False
+
+    def __call__(self, _: evt.Event) -> int:
+        return 0 if self.is_well else self._status
+
+
+def test_results_wait_for_archives_that_are_in_trouble_over_a_restart(
+    night: Night,
+    new_port: Callable[[], int],
+    peer: Callable[[str], str],
+    seen: Callable[[str], None],
+) -> None:
+    sent = mixed(night.folder / "sent", INSTANCES, chests=False)
+    busy, refusing = Moody(OUT_OF_RESOURCES), Moody(CANNOT_UNDERSTAND)
+    well = night.archive("well")
+    archives = {
+        "busy": night.archive("busy", answer=busy),
+        "refusing": night.archive("refusing", answer=refusing),
+        **{name: night.archive(name) for name in TROUBLES},
+    }
+    lines = {name: Line(archives[name].port) for name in TROUBLES}
+    rejecting, ports = peer("storescp"), {"rejecting": new_port()}
+    rejects = night.run(rejecting, "--refuse", ports["rejecting"])
+    ports |= {"well": well.port, "busy": archives["busy"].port}
+    ports |= {"refusing": archives["refusing"].port}
+    ports |= {name: each.port for name, each in lines.items()}
+    night.settings(ports, (new_port(), new_port()))
+    for name, line in lines.items():
+        line.state = TROUBLES[name]
+    node = night.start()
+
+    for path in sent.paths.values():
+        push(path, node)
+    well.wait(INSTANCES, PATIENCE_S)
+    wait_for(lambda: states(night, "refusing") == {"failed"})
+    wait_for(lambda: min(attempts(night, "down"), default=0) >= 2)
+    node.kill()
+    node.start()
+    wait_for(lambda: night.said("worker-0", "Ready") == 2)
+
+    within = {name: two_steps(night, name) for name in ports}
+    busy.is_well = refusing.is_well = True
+    for line in lines.values():
+        line.state = State.GOOD
+    rejects.kill()
+    rejects.wait()
+    kept = night.folder / "kept"
+    kept.mkdir()
+    night.run(rejecting, "+uf", "-od", kept, ports["rejecting"])
+    back = times_until_delivered(night, set(ports) - {"refusing"})
+    (words,) = comments(night, "refusing")
+    command = (sys.executable, "-P", "-m", "dicom_node.commands.retry")
+    subprocess.run(
+        [*command, f"--config={night.config}", "--destination=refusing"], check=True
+    )
+    night.settles({"delivered": INSTANCES})
+    for name, took in back.items():
+        steps = f"two steps of back-off: {within[name]:.0f} s"
+        seen(f"archive {name}: all there {took:.1f} s after it was well ({steps})")
+    assert all(took <= within[name] for name, took in back.items())
+    assert words.startswith("0xC000")
+    assert len(list(kept.iterdir())) == INSTANCES
+    for archive in (well, *archives.values()):
+        stored = [each for each in archive.log if each.status == 0]
+        assert len({each.sop_instance_uid for each in stored}) == INSTANCES
+        assert len({each.digest for each in stored}) == INSTANCES
+    for line in lines.values():
+        line.close()
+
+
+def two_steps(night: Night, destination: str) -> float:
+    """How long the pause that runs and the one after it may last, in seconds."""
+    tried = max(attempts(night, destination), default=0)
+    return FIRST_PAUSE_S * (2 ** (tried - 1) + 2**tried) + LATE_S
+
+
+def times_until_delivered(night: Night, names: set[str]) -> dict[str, float]:
+    """Seconds from now until each of some destinations has all."""
+    start = time.monotonic()
+    times: dict[str, float] = {}
+
+    def all_have_all() -> bool:
+        for name in names - times.keys():
+            if states(night, name) == {"delivered"}:
+                times[name] = time.monotonic() - start
+        return times.keys() == names
+
+    wait_for(all_have_all)
+    return times
+
+
+def rows(night: Night, destination: str) -> list[tuple[str, int]]:
+    engine = open_engine(load(night.config, {}).storage.database_url)
+    query = delivery.select().where(delivery.c.destination == destination)
+    with reading(engine) as connection:
+        found = [(row.state, row.attempts) for row in connection.execute(query)]
+    engine.dispose()
+    return found
+
+
+def states(night: Night, destination: str) -> set[str]:
+    return {state for state, _ in rows(night, destination)}
+
+
+def attempts(night: Night, destination: str) -> list[int]:
+    return [count for _, count in rows(night, destination)]
+
+
+def comments(night: Night, destination: str) -> set[str]:
+    engine = open_engine(load(night.config, {}).storage.database_url)
+    mine = delivered_object.c.destination == destination
+    with reading(engine) as connection:
+        found = connection.execute(delivered_object.select().where(mine)).all()
+    engine.dispose()
+    return {row.comment for row in found}
+
+
+def test_an_archive_in_trouble_slows_no_other(
+    night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
+) -> None:
+    well, troubled = night.archive("well"), night.archive("troubled")
+    line = Line(troubled.port)
+    night.settings({"well": well.port, "troubled": line.port}, (new_port(), new_port()))
+    node = night.start()
+    count = 0
+
+    def seconds() -> float:
+        """How long some instances take until they are in the archive that is well."""
+        nonlocal count
+        sent = mixed(night.folder / f"sent{count}", 4, chests=False)
+        count += 1
+        start = time.monotonic()
+        for path in sent.paths.values():
+            push(path, node)
+        well.wait(4 * count, PATIENCE_S)
+        return time.monotonic() - start
+
+    seconds()  # the first image warms up
+    ratios: dict[str, list[float]] = {}
+    for name, trouble in TROUBLES.items():
+        for _ in range(PAIRS):
+            line.state = State.GOOD
+            night.settles({"delivered": 4 * count})
+            calm = seconds()
+            line.state = trouble
+            ratios.setdefault(name, []).append(seconds() / calm)
+    line.state = State.GOOD
+    night.settles({"delivered": 4 * count})
+    line.close()
+
+    for name, each in ratios.items():
+        seen(f"beside an archive that is {name}: {median(each):.2f} times as long")
+    assert all(median(each) <= 1.25 for each in ratios.values())

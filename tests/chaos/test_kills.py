@@ -1,0 +1,194 @@
+"""Any process may be killed at any moment: nothing acknowledged is lost."""
+
+import hashlib
+import random
+import subprocess
+import threading
+import time
+from bisect import bisect
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+
+from dicom_node.outcome import Verdict
+from dicom_node.sender import echo
+from tests.chaos.night import (
+    Night,
+    kill,
+    lost,
+    mixed,
+    push,
+    side_by_side,
+    studies_in,
+    study_of,
+    twice,
+)
+from tests.served import Served
+
+pytestmark = [pytest.mark.chaos, pytest.mark.dcmtk]
+
+SEED = 20261126
+KILLS = 50
+INSTANCES = 500
+SENDERS = 4
+SMALL = 400_000  # bytes; larger ones are compressed, which DCMTK must be told of
+ROLES = ("receiver", "worker", "api", "supervisor")
+# What may lie between a result that arrived and the kill that has it sent again.
+ON_ITS_WAY_S = 5.0
+
+
+class Reaper:
+    """Kills roles at random moments, and is the init system of the supervisor."""
+
+    def __init__(self, node: Served) -> None:
+        self._node = node
+        self._random = random.Random(SEED)
+        self.killed: list[tuple[float, str]] = []
+        self.echoed: list[float] = []
+
+    def reap(self) -> None:
+        while len(self.killed) < KILLS:
+            time.sleep(self._random.uniform(1, 9))
+            role = self._random.choice(ROLES)
+            at = time.time()
+            if not kill(self._node, role, self._random.choice):
+                continue
+            self.killed.append((at, role))
+            if role == "supervisor":
+                self._node.start()
+
+    def probe(self, over: threading.Event) -> None:
+        """Ask again and again whether associations are accepted."""
+        while not over.wait(0.1):
+            outcome = echo(self._node.address, calling_ae_title="PROBE", timeout_s=5)
+            if outcome.verdict is Verdict.STORED:
+                self.echoed.append(time.time())
+
+
+def test_fifty_kills_lose_nothing_and_double_nothing(
+    night: Night,
+    new_port: Callable[[], int],
+    peer: Callable[[str], str],
+    seen: Callable[[str], None],
+    request: pytest.FixtureRequest,
+) -> None:
+    sent = mixed(night.folder / "sent", INSTANCES, real_ones(request))
+    archive, dcmtk = night.archive(), new_port()
+    kept = night.folder / "dcmtk"
+    kept.mkdir()
+    storescp = peer("storescp")
+    night.run(storescp, "--fork", "+uf", "+B", "-od", kept, dcmtk)
+    night.settings(
+        {"archive": archive.port, "dcmtk": dcmtk},
+        (new_port(), new_port()),
+        receiver="processes = 2",
+    )
+    node = night.start()
+    reaper, over = Reaper(node), threading.Event()
+    tries: list[int] = []
+    paths = list(sent.paths.values())
+
+    def sender(number: int) -> None:
+        pace = random.Random(number)
+        for path in paths[number::SENDERS]:
+            if number == 0 and path.stat().st_size < SMALL:
+                tries.append(push_by_dcmtk(path, node, peer("storescu")))
+            else:
+                tries.append(push(path, node))
+            time.sleep(pace.uniform(0.5, 3))  # exposures take their time
+
+    prober = threading.Thread(target=reaper.probe, args=(over,))
+    prober.start()
+    start = time.monotonic()
+    senders = [lambda n=n: sender(n) for n in range(SENDERS)]
+    side_by_side([reaper.reap, *senders])
+    night.settles(sent.states)
+    over.set()
+    prober.join()
+    took = time.monotonic() - start
+    assert node.stop() == 0
+
+    gone = lost(sent, studies_in(archive))
+    gone += lost(sent, set(map(study_of, kept.iterdir())))
+    repeats, altered = twice(archive)
+    unexplained = [pair for pair in repeats if not explained(pair, reaper.killed)]
+    times = recovery(night, reaper)
+    seen(f"kills: {len(reaper.killed)} in {took:.0f} s, {len(tries)} acknowledged")
+    seen(f"  sent again by senders {sum(tries) - len(tries)}, lost {len(gone)}")
+    seen(f"  stored twice {len(repeats)}, unexplained {len(unexplained)}")
+    for name, values in times.items():
+        seen(f"  {name}: {len(values)} times, at most {max(values):.2f} s")
+
+    assert len(tries) == INSTANCES
+    assert not gone
+    assert altered == 0
+    assert altered_files(kept) == 0
+    assert not unexplained
+    assert night.orphans() == []
+    assert max(times["respawned"]) <= 1
+    assert max(times["accepts"]) <= 3
+    assert max(times["ready"]) <= 10
+
+
+def real_ones(request: pytest.FixtureRequest) -> list[Path]:
+    """Real radiographs that are analyzed, where there are any."""
+    try:
+        shared: Path = request.getfixturevalue("shared")
+    except pytest.skip.Exception:
+        return []
+    folder = shared / "dicom" / "Enet4__dicom-test-files"
+    return [folder / "RG3_JPLL", folder / "RG3_J2KR"]
+
+
+def push_by_dcmtk(path: Path, node: Served, storescu: str) -> int:
+    """Send one instance by DCMTK until it is acknowledged."""
+    where = node.address
+    command = [storescu, "-R", "-aec", where.ae_title, where.host, str(where.port)]
+    for tries in range(1, 600):
+        if subprocess.run([*command, path], check=False).returncode == 0:
+            return tries
+        time.sleep(0.2)
+    pytest.fail("it was never acknowledged")
+
+
+def explained(pair: tuple[float, float], killed: list[tuple[float, str]]) -> bool:
+    """Whether a kill lies around a repeat."""
+    first, again = pair
+    return any(first - ON_ITS_WAY_S <= at <= again for at, _ in killed)
+
+
+def altered_files(kept: Path) -> int:
+    """How many objects lie in DCMTK's folder in two forms."""
+    forms: dict[str, set[str]] = {}
+    for path in kept.iterdir():
+        uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
+        content = path.read_bytes()
+        forms.setdefault(uid, set()).add(hashlib.sha256(content).hexdigest())
+    return sum(len(each) > 1 for each in forms.values())
+
+
+def recovery(night: Night, reaper: Reaper) -> dict[str, list[float]]:
+    """Seconds from each kill until all is as before, where no other came between."""
+    lines = night.lines()
+    respawned = [at for at, _, words in lines if "starting it again" in words]
+    ready = [at for at, role, words in lines if role == "worker-0" and words == "Ready"]
+    times: dict[str, list[float]] = {"respawned": [], "accepts": [], "ready": []}
+    fatal = [at for at, role in reaper.killed if role in {"worker", "supervisor"}]
+    for at, role in reaper.killed:
+        if role != "supervisor":
+            times["respawned"].append(next_after(respawned, at) - at)
+        if role in {"receiver", "supervisor"}:
+            times["accepts"].append(next_after(reaper.echoed, at) - at)
+        if role in {"worker", "supervisor"}:
+            back = next_after(ready, at)
+            if next_after(fatal, at + 0.001) > back:
+                times["ready"].append(back - at)
+    return times
+
+
+def next_after(times: list[float], at: float) -> float:
+    """The first of some sorted times that comes after another."""
+    place = bisect(times, at)
+    return times[place] if place < len(times) else float("inf")

@@ -1,0 +1,147 @@
+"""Twenty minutes of mixed traffic and probes: what grows is what must grow."""
+
+import random
+import socket
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from config.settings import load
+from dicom_node.database import open_engine, reading
+from dicom_node.sender import echo
+from dicom_node.tables import metadata
+from tests.chaos.night import MODULES, Night, mixed, push
+from tests.served import Served
+
+pytestmark = pytest.mark.soak
+
+SOAK_S = 20 * 60
+WARM_UP_S = 5 * 60
+SAMPLE_S = 10
+# As days: what has ended is removed after a minute, and its rows after two.
+MINUTE = 1 / 1440
+RETENTION = f"""
+[retention]
+delivered_days = {MINUTE:.6f}
+failed_days = {MINUTE:.6f}
+journal_days = {2 * MINUTE:.6f}
+"""
+
+
+class Gauge:
+    """What one process uses, sample by sample."""
+
+    def __init__(self) -> None:
+        self.memory_mb: list[float] = []
+        self.threads: list[int] = []
+        self.files: list[int] = []
+
+    def read(self, pid: int) -> None:
+        status = dict(
+            line.split(":", 1)
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines()
+        )
+        self.memory_mb.append(int(status["VmRSS"].split()[0]) / 1000)
+        self.threads.append(int(status["Threads"]))
+        self.files.append(len(list(Path(f"/proc/{pid}/fd").iterdir())))
+
+
+def test_nothing_grows_in_twenty_minutes(
+    night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
+) -> None:
+    sources = mixed(night.folder / "sent", 400)
+    archive, api_port = night.archive(), new_port()
+    night.settings({"archive": archive.port}, (new_port(), api_port))
+    night.config.write_text(night.config.read_text() + RETENTION)
+    node = night.start()
+    over = threading.Event()
+    works = [sending(node, list(sources.paths.values())), probing(node, api_port)]
+    threads = [threading.Thread(target=work, args=(over,)) for work in works]
+    for each in threads:
+        each.start()
+
+    gauges = {name: Gauge() for name in MODULES}
+    disk: list[tuple[int, int]] = []
+    start = time.monotonic()
+    while time.monotonic() - start < SOAK_S:
+        over.wait(SAMPLE_S)
+        for name, module in MODULES.items():
+            (pid,) = node.roles(module)
+            gauges[name].read(pid)
+        disk.append((files_in(night.folder / "node"), rows_of(night)))
+    over.set()
+    for each in threads:
+        each.join()
+
+    warm = WARM_UP_S // SAMPLE_S
+    for name, gauge in gauges.items():
+        growth = grown(gauge.memory_mb[warm:])
+        seen(f"soak, {name}: {gauge.memory_mb[-1]:.0f} MB, {growth:+.1%};")
+        seen(f"  threads {gauge.threads[warm]} to {gauge.threads[-1]}, files")
+        seen(f"  {gauge.files[warm]} to {gauge.files[-1]}")
+    seen(f"soak: files on disk and rows {disk[warm]} to {disk[-1]}")
+    seen(f"  {len(archive.log)} results, {night.counts()}")
+    for gauge in gauges.values():
+        assert grown(gauge.memory_mb[warm:]) < 0.05
+        assert grown(gauge.threads[warm:]) < 0.25
+        assert grown(gauge.files[warm:]) < 0.25
+    assert grown([files for files, _ in disk[warm:]]) < 0.25
+    assert grown([rows for _, rows in disk[warm:]]) < 0.25
+    assert night.tracebacks() == 0
+
+
+def grown(values: list[int] | list[float]) -> float:
+    """How much larger the last quarter is than the first, by their medians."""
+    quarter = len(values) // 4
+    first, last = sorted(values[:quarter]), sorted(values[-quarter:])
+    return last[quarter // 2] / first[quarter // 2] - 1
+
+
+def sending(node: Served, paths: list[Path]) -> Callable[[threading.Event], None]:
+    """Send some again, some for the first time, one after the other."""
+    chance = random.Random(1)
+
+    def send(over: threading.Event) -> None:
+        fresh = iter(paths * 100)
+        while not over.wait(chance.uniform(0.1, 1.5)):
+            push(next(fresh), node)
+
+    return send
+
+
+def probing(node: Served, api_port: int) -> Callable[[threading.Event], None]:
+    """Do what load balancers, monitors and scanners do."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    where = (node.address.host, node.address.port)
+
+    def probe(over: threading.Event) -> None:
+        while not over.wait(0.3):
+            echo(node.address, calling_ae_title="MONITOR")
+            socket.create_connection(where).close()
+            with socket.create_connection(where) as scanner:
+                scanner.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            for page in ("readyz", "metrics", ""):
+                with opener.open(f"http://127.0.0.1:{api_port}/{page}") as answer:
+                    answer.read()
+
+    return probe
+
+
+def files_in(folder: Path) -> int:
+    return sum(1 for each in folder.rglob("*") if each.is_file())
+
+
+def rows_of(night: Night) -> int:
+    """The rows of the journal's tables together; what DBOS has is kept for an hour."""
+    engine = open_engine(load(night.config, {}).storage.database_url)
+    count = sa.select(sa.func.count())
+    with reading(engine) as connection:
+        tables = metadata.sorted_tables
+        counts = [connection.scalar(count.select_from(each)) or 0 for each in tables]
+    engine.dispose()
+    return sum(counts)
