@@ -99,6 +99,7 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
         start_new_session=True,  # Ctrl-C is for us alone
     )
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        Path(folder).chmod(0o755)  # for clients of any user; the data is the server's
         if owner:
             shutil.chown(folder, owner, owner)
         with start(["sh", "-c", SERVE, "sh", initdb, pg_ctl, folder]) as server:
