@@ -52,6 +52,7 @@ class ReceiverSettings(Table):
     port: Port
     processes: int = Field(ge=1, le=64)
     max_associations: int = Field(ge=1, le=1000)
+    max_associations_per_caller: int = Field(ge=1, le=1000)
     allowed_callers: tuple[Annotated[Caller, BeforeValidator(_caller)], ...]
     max_study_age_days: int = Field(ge=0)
     for_processing: bool

@@ -229,6 +229,7 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"`{IMPLEMENTATION_CLASS_UID}`" in text
     assert f"`{VERSION_NAME}`" in text
     assert f"{defaults.receiver.max_associations} associations" in text
+    assert f"{defaults.receiver.max_associations_per_caller} of one caller" in text
     assert f"idle for {IDLE_S:g} s" in text
     assert f"in {DEADLINE_S:g} s" in text
     assert f"number {defaults.results.series_number} by default" in TEXT

@@ -606,6 +606,18 @@ def test_one_association_too_many_is_rejected_until_another_ends(serve: Serve) -
     until(lambda: node.associate().is_established)
 
 
+def test_one_association_too_many_of_one_caller_is_rejected_and_anothers_is_not(
+    serve: Serve,
+) -> None:
+    node = serve(max_associations_per_caller=1)
+    assert node.associate().is_established
+
+    assert rejection(node.associate()) == (2, 3, 2)
+    assert node.associate(titles=("ANOTHER", "FRACTURE_AI")).is_established
+    why = "local limit exceeded by one caller"
+    until(lambda: node.rejected == [("MODALITY", "127.0.0.1", why)])
+
+
 def test_more_associations_than_pynetdicom_allows_are_served(serve: Serve) -> None:
     node = serve(max_associations=12)
 
