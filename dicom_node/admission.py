@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from config.settings import ReceiverSettings
+from config.settings import ReceiverSettings, Settings
+from config.tables import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +140,23 @@ def _has_locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def open_to_anyone(settings: Settings) -> list[str]:
+    """Warn, in words, of a receiver that whoever reaches it may send to.
+
+    Returns:
+        One warning, or none: on loopback, where callers are listed, and where each
+        must show a certificate.
+    """
+    receiver, tls = settings.receiver, settings.tls
+    known_by_certificate = tls.only and tls.client_authorities is not None
+    if receiver.allowed_callers or is_loopback(receiver.host) or known_by_certificate:
+        return []
+    port = tls.port if tls.only else receiver.port
+    where = f"{receiver.host}:{port}"
+    remedy = "name your modalities in allowed_callers under [receiver]"
+    return [f"ANYONE who reaches {where} may send: {remedy}, or listen on 127.0.0.1"]
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

@@ -165,7 +165,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             receiver_settings(**changes),
             spool,
             inbox,
-            listen("127.0.0.1", 0),
+            {listen("127.0.0.1", 0): None},
             lambda *what: rejected.append(what),
         )
         nodes.append(Node(receiver, spool, inbox, rejected, tmp_path))
