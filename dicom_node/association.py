@@ -238,14 +238,14 @@ class Peer:
 
     def _why_not_associated(self, waited_s: float) -> str:
         in_vain = waited_s >= self._timeout_s
+        if self._rejection:
+            how = rejected(self._rejection, self._calling, self._destination.ae_title)
+            return f"{self} rejected the association {how}"
         if isinstance(self._ae.connection, Line) and self._ae.connection.failure:
             return f"{self} {why_not(self._ae.connection.failure)}"
         if not self._connected:
             how = f"cannot be reached within {self._timeout_s:g} s"
             return f"{self} {how if in_vain else 'refuses the connection'}"
-        if self._rejection:
-            how = rejected(self._rejection, self._calling, self._destination.ae_title)
-            return f"{self} rejected the association {how}"
         if self._aborted:
             return f"{self} aborted the request for an association"
         if in_vain:
