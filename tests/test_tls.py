@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 from pynetdicom import AE, VerificationPresentationContexts, evt
 from pynetdicom.association import Association
 
@@ -23,6 +24,9 @@ from config.destinations import Address
 from config.settings import ReceiverSettings, Settings, load
 from config.tls import TlsSettings
 from dicom_node import connection, listener, requestor
+from dicom_node.commitment import ask
+from dicom_node.commitment_report import Report
+from dicom_node.commitments import Request
 from dicom_node.database import migrate
 from dicom_node.instance import ReceivedInstance
 from dicom_node.listener import Caller, listen
@@ -36,13 +40,13 @@ from dicom_node.tls import Line, client_context, server_context
 from dicom_node.wakeups import Doorbell
 from inference.phantom import draw_phantom
 from tests.certificates import Certificates, Pair
+from tests.committing import Committing
 
 Find = Callable[[str], str]
 Pem = dict[str, Any]
 SOON_S = 20.0
 # The start of a TLS record: a handshake of 512 bytes, of which there is one.
 HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01"
-CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
 
 @dataclass
@@ -685,6 +689,25 @@ def test_either_version_of_tls_carries_a_large_object(
 
     assert outcomes == (Outcome(Verdict.STORED, 0),)
     assert received == [content(image)]
+
+
+def test_an_archive_is_asked_for_commitment_and_reports_over_tls(
+    certificates: Certificates,
+) -> None:
+    archive, reports = Committing(at_once=lambda _: 0), list[Report]()
+    archive.start(tls=server_context(tls_settings(certificates.node)))
+
+    outcome = ask(
+        Request("2.25.1", ((SecondaryCaptureImageStorage, "2.25.2"),)),
+        destination(archive.port, tls_authorities=certificates.authority.certificate),
+        calling_ae_title="NODE",
+        timeout_s=SOON_S,
+        settle=lambda report: reports.append(report) is None,
+    )
+    archive.stop()
+
+    assert outcome.verdict is Verdict.STORED
+    assert reports == [Report("2.25.1", frozenset({"2.25.2"}), {})]
 
 
 @pytest.mark.dcmtk
