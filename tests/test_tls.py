@@ -411,9 +411,9 @@ def test_requests_that_share_a_tls_record_are_all_answered(
         caller.sendall(associate_rq())
         assert next_pdu(caller)[0] == 0x02  # A-ASSOCIATE-AC
 
-        caller.sendall(b"".join(c_echo_rq(number) for number in range(1, 6)))
+        caller.sendall(b"".join(c_echo_rq(number) for number in (1, 2)))
 
-        assert [next_pdu(caller)[0] for _ in range(5)] == [0x04] * 5
+        assert [next_pdu(caller)[0] for _ in range(2)] == [0x04] * 2
         caller.sendall(b"\x05\x00\x00\x00\x00\x04" + bytes(4))
         assert next_pdu(caller)[0] == 0x06  # A-RELEASE-RP
         assert caller.recv(1) == b""  # with a goodbye, or it would be an SSLEOFError
