@@ -6,7 +6,6 @@ reached is dicom_node/delivering.py.
 
 import re
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,7 +20,8 @@ from pydantic import (
     model_validator,
 )
 
-from config.tables import AeTitle, Host, Table
+from config.tables import AeTitle, Host, Table, is_loopback
+from config.tls import File, check_authorities, check_certificate
 
 LARGEST_PORT = 65535
 URL = re.compile(
@@ -43,11 +43,36 @@ class Address(Table):
         ae_title: What it is called.
         host: Its address.
         port: Its port.
+        tls: Whether it is called by DICOM TLS.
+        tls_authorities: PEM file of the authorities that its certificate may be signed
+            by; None means those that the system trusts.
+        tls_check_host_name: Whether its certificate must name `host`.
+        tls_certificate: PEM file of our certificate, for a peer that asks for one.
+        tls_private_key: PEM file of its key; None where it stands in the same file.
     """
 
     ae_title: AeTitle
     host: Host
     port: Annotated[int, Field(ge=1, le=LARGEST_PORT)]
+    tls: bool = False
+    tls_authorities: File = None
+    tls_check_host_name: bool = True
+    tls_certificate: File = None
+    tls_private_key: File = None
+
+    @model_validator(mode="after")
+    def _tls_can_be_used(self) -> Self:
+        named = self.tls_authorities or self.tls_certificate or self.tls_private_key
+        if not self.tls and (named or not self.tls_check_host_name):
+            raise ValueError("keys of TLS are set, but tls = false; set tls = true")
+        if self.tls_certificate is not None:
+            check_certificate(
+                "tls_certificate", self.tls_certificate, self.tls_private_key
+            )
+        elif self.tls_private_key:
+            raise ValueError("tls_private_key is set, but no tls_certificate")
+        check_authorities("tls_authorities", self.tls_authorities)
+        return self
 
 
 class _Destination(Table):
@@ -144,19 +169,12 @@ def _service(url: str) -> str:
             "say https://HOST/PATH or https://HOST:PORT/PATH, without user, password, "
             "query or fragment"
         )
-    if match["scheme"] == "http" and not _is_loopback(match["host"].strip("[]")):
+    if match["scheme"] == "http" and not is_loopback(match["host"].strip("[]")):
         raise ValueError(
             "http:// would send results and password in plain text and is for "
             "loopback only (127.0.0.1, localhost); say https://"
         )
     return url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:  # a name
-        return host == "localhost"
 
 
 class StowDestination(_Destination):

@@ -19,8 +19,17 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from config.destinations import Destination, names_are_unique
 from config.explanation import explained
 from config.tables import AeTitle, Host, Port, Table
+from config.tls import TlsSettings
 
 PREFIX = "FRACTURE_NODE__"
+# Keys that hold a path, wherever they stand.
+PATHS = frozenset(
+    {
+        *("directory", "weights", "ca_bundle"),
+        *("certificate", "private_key", "client_authorities"),
+        *("tls_certificate", "tls_private_key", "tls_authorities"),
+    }
+)
 
 
 class SettingsError(Exception):
@@ -52,6 +61,7 @@ class ReceiverSettings(Table):
     port: Port
     processes: int = Field(ge=1, le=64)
     max_associations: int = Field(ge=1, le=1000)
+    max_associations_per_caller: int = Field(ge=1, le=1000)
     allowed_callers: tuple[Annotated[Caller, BeforeValidator(_caller)], ...]
     max_study_age_days: int = Field(ge=0)
     for_processing: bool
@@ -114,6 +124,7 @@ class Settings(Table):
     """Everything that can be set."""
 
     receiver: ReceiverSettings
+    tls: TlsSettings
     storage: StorageSettings
     model: ModelSettings
     worker: WorkerSettings
@@ -150,7 +161,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         tables["destinations"] = given.get("destinations", [])
     wrong = list(_override(tables, environment))
     try:
-        located = _located(tables, path)
+        located = _located(tables, Path() if path is None else path.parent)
         settings = Settings.model_validate(located, context=environment)
     except ValidationError as error:
         wrong += explained(error, Settings)
@@ -197,28 +208,22 @@ def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> Iterato
             tables[section] = {**table, key: value}
 
 
-def _located(tables: dict[str, Any], path: Path | None) -> dict[str, Any]:
+def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - whatever stands in the file
     """Make the paths of the file relative to the file's folder."""
-    folder = Path() if path is None else path.parent
-    located = {**tables}
-    for section, key in (
-        ("storage", "directory"),
-        ("model", "weights"),
-        ("destinations", "ca_bundle"),
-    ):
-        value = located.get(section)
-        if isinstance(value, list):
-            located[section] = [_in_folder(each, key, folder) for each in value]
-        else:
-            located[section] = _in_folder(value, key, folder)
-    return located
+    if isinstance(value, list):
+        return [_located(each, folder) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: _in_folder(each, folder)
+        if key in PATHS and isinstance(each, str)
+        else _located(each, folder)
+        for key, each in value.items()
+    }
 
 
-def _in_folder(table: Any, key: str, folder: Path) -> Any:  # noqa: ANN401 - whatever stands in the file
-    if not isinstance(table, dict) or not isinstance(table.get(key), str):
-        return table
-    text = table[key]
-    return {**table, key: folder / _at_home(text) if text else None}
+def _in_folder(text: str, folder: Path) -> Path | None:
+    return folder / _at_home(text) if text else None
 
 
 def _at_home(text: str) -> Path:

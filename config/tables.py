@@ -1,5 +1,6 @@
 """What every table of the settings is made of."""
 
+from ipaddress import ip_address
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -24,3 +25,11 @@ class Table(BaseModel):
 AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, Field(min_length=1)]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine, and nobody else can reach or read it."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name
+        return host == "localhost"

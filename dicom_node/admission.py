@@ -2,17 +2,21 @@
 
 Associations are counted when they are negotiated, not when a socket opens, and over
 all receiver processes together: each holds the lock on one of as many files as there
-may be associations. The kernel frees the lock of a process that dies, so no crash can
-leak a place.
+may be associations, and the file says whose it is. The kernel frees the lock of a
+process that dies, so no crash can leak a place.
 """
 
 import fcntl
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from config.settings import ReceiverSettings
+from config.settings import ReceiverSettings, Settings
+from config.tables import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ CALLING_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognized")
 CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognized")
 CONGESTED = Rejection(2, 3, 1, "temporary congestion")
 LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
+CALLER_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one caller")
 
 
 class Place:
@@ -62,6 +67,7 @@ class Admission:
         """
         self._settings = settings
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._door = folder / "door.lock"
         self._places = [
             folder / f"{number:03}.lock" for number in range(settings.max_associations)
         ]
@@ -79,9 +85,12 @@ class Admission:
         """
         if called.strip() != self._settings.ae_title:
             return CALLED_UNKNOWN
-        if not self._may_call(calling.strip(), _plain(address)):
+        ae_title, comes_from = calling.strip(), _plain(address)
+        if not self._may_call(ae_title, comes_from):
             return CALLING_UNKNOWN
-        return self._free_place() or LIMIT_EXCEEDED
+        caller = hashlib.sha256(f"{ae_title}\0{comes_from}".encode()).digest()
+        with self._one_at_a_time():
+            return self._place_for(caller)
 
     def _may_call(self, ae_title: str, address: IPv4Address | IPv6Address) -> bool:
         callers = self._settings.allowed_callers
@@ -91,16 +100,63 @@ class Admission:
             for caller in callers
         )
 
-    def _free_place(self) -> Place | None:
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Keep other threads and processes from deciding meanwhile."""
+        descriptor = os.open(self._door, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _place_for(self, caller: bytes) -> Place | Rejection:
+        """Hold a free place for a caller, unless it has its share already."""
+        share = self._settings.max_associations_per_caller
+        if sum(_is_held_by(caller, path) for path in self._places) >= share:
+            return CALLER_LIMIT_EXCEEDED
         for path in self._places:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(descriptor)
-            else:
+            if _has_locked(descriptor):
+                os.pwrite(descriptor, caller, 0)
                 return Place(descriptor)
-        return None
+            os.close(descriptor)
+        return LIMIT_EXCEEDED
+
+
+def _is_held_by(caller: bytes, path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        # What stands in the file of a place that is free is history.
+        return not _has_locked(descriptor) and os.pread(descriptor, 64, 0) == caller
+    finally:
+        os.close(descriptor)
+
+
+def _has_locked(descriptor: int) -> bool:
+    """Take the lock of a file, unless somebody has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def open_to_anyone(settings: Settings) -> list[str]:
+    """Warn, in words, of a receiver that whoever reaches it may send to.
+
+    Returns:
+        One warning, or none: on loopback, where callers are listed, and where each
+        must show a certificate.
+    """
+    receiver, tls = settings.receiver, settings.tls
+    known_by_certificate = tls.only and tls.client_authorities is not None
+    if receiver.allowed_callers or is_loopback(receiver.host) or known_by_certificate:
+        return []
+    port = tls.port if tls.only else receiver.port
+    where = f"{receiver.host}:{port}"
+    remedy = "name your modalities in allowed_callers under [receiver]"
+    return [f"ANYONE who reaches {where} may send: {remedy}, or listen on 127.0.0.1"]
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

@@ -12,23 +12,26 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from ssl import SSLContext
 
 from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom import AE, _config, evt
+from pynetdicom import _config, evt
 from pynetdicom.association import Association
 from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
 from pynetdicom.pdu_primitives import MaximumLengthNotification
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from config.destinations import Address
+from dicom_node.listener import hang_up
+from dicom_node.outcome import rejected
+from dicom_node.requestor import RequestorAE
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
 )
+from dicom_node.tls import Line, client_context, why_not
 
 # Switches of the whole process, for the sending side alone: the receiver and the
 # archive run in processes of their own. Files go out as they are, unparsed.
@@ -43,19 +46,6 @@ LARGEST_PDU = 65536
 SMALLEST_PDU = 128
 # What the kernel may hold for us: 'sent' shall not be megabytes from the truth.
 SEND_BUFFER = 131072
-
-PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; else transient
-# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and what to do about it.
-REASONS = {
-    (1, 1): "no reason given",
-    (1, 2): "application context name not supported",
-    (1, 3): "calling AE title not recognized; it must be told that {calling} may call",
-    (1, 7): "called AE title not recognized; is {called} its AE title?",
-    (2, 1): "no reason given",
-    (2, 2): "protocol version not supported",
-    (3, 1): "temporary congestion",
-    (3, 2): "local limit exceeded",
-}
 
 Request = Callable[[Association], Dataset]
 
@@ -98,22 +88,6 @@ def associated(
         peer.hang_up()
 
 
-class _AE(AE):
-    """Keeps hold of the connection: to tune it, to cut it and to close it."""
-
-    connection: socket.socket | None = None
-
-    def _create_socket(
-        self,
-        assoc: Association,
-        address: AddressInformation,
-        tls_args: tuple[SSLContext, str] | None,
-    ) -> AssociationSocket:
-        created = super()._create_socket(assoc, address, tls_args)
-        self.connection = created.socket
-        return created
-
-
 class Peer:
     """The other end of one association that we opened; for one thread at a time.
 
@@ -127,7 +101,7 @@ class Peer:
         self._destination = destination
         self._calling = calling
         self._timeout_s = timeout_s
-        self._ae: _AE
+        self._ae: RequestorAE
         self._association: Association
         self._connected = self._aborted = self._stalled = False
         self._rejection: A_ASSOCIATE_RJ | None = None
@@ -135,11 +109,12 @@ class Peer:
 
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
         """Request the association; used by `associated`."""
-        ae = self._ae = _AE(self._calling)
+        ae = self._ae = RequestorAE(self._calling)
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.connection_timeout = ae.acse_timeout = self._timeout_s
         ae.dimse_timeout = ae.network_timeout = None  # `_watch` does better
+        tls = self._secured()
         started = time.monotonic()
         try:
             self._association = ae.associate(
@@ -147,6 +122,7 @@ class Peer:
                 self._destination.port,
                 contexts=list(contexts),
                 ae_title=self._destination.ae_title,
+                tls_args=(tls, self._destination.host) if tls else None,
                 evt_handlers=[
                     (evt.EVT_CONN_OPEN, self._on_open),
                     (evt.EVT_DATA_SENT, self._on_sent),
@@ -160,8 +136,9 @@ class Peer:
 
     def hang_up(self) -> None:
         """Close the connection: pynetdicom may not, where the peer closed it first."""
-        if self._ae.connection:
-            self._ae.connection.close()
+        if line := self._ae.connection:
+            hang_up(line)
+            line.close()
 
     def ask(self, request: Request) -> Dataset:
         """Send a request and wait for the response for as long as bytes move.
@@ -182,6 +159,15 @@ class Peer:
         if "Status" not in response:
             raise LostError(self._why_lost())
         return response
+
+    def _secured(self) -> SSLContext | None:
+        try:
+            return client_context(self._destination)
+        except (OSError, ValueError):
+            raise LostError(
+                f"{self} is not called: a file of its tls_ settings can no longer be "
+                "used; run `fracture-node check`"
+            ) from None
 
     def _negotiated(self, waited_s: float) -> None:
         accepted = self._association.accepted_contexts
@@ -211,6 +197,9 @@ class Peer:
             # A request goes out in two pieces; the second shall not wait 40 ms for the
             # acknowledgment of the first.
             line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            # A peer that stops in the middle of a PDU would hold pynetdicom's thread,
+            # and with it an abort, for ever. `_watch` is faster where it watches.
+            line.settimeout(2 * self._timeout_s)
 
     def _on_sent(self, _event: evt.Event) -> None:
         self._moved.set()
@@ -243,31 +232,26 @@ class Peer:
                 return
         self._stalled = True
         if line := self._ae.connection:
-            with suppress(OSError):  # it has just closed by itself
-                line.shutdown(socket.SHUT_RDWR)
+            hang_up(line)
         # Wakes the request even where the association's own threads are gone.
         self._association.dimse.msg_queue.put((None, None))
 
     def _why_not_associated(self, waited_s: float) -> str:
         in_vain = waited_s >= self._timeout_s
+        if self._rejection:
+            how = rejected(self._rejection, self._calling, self._destination.ae_title)
+            return f"{self} rejected the association {how}"
+        if isinstance(self._ae.connection, Line) and self._ae.connection.failure:
+            return f"{self} {why_not(self._ae.connection.failure)}"
         if not self._connected:
             how = f"cannot be reached within {self._timeout_s:g} s"
             return f"{self} {how if in_vain else 'refuses the connection'}"
-        if self._rejection:
-            return f"{self} rejected the association {self._reason(self._rejection)}"
         if self._aborted:
             return f"{self} aborted the request for an association"
         if in_vain:
             how = f"within {self._timeout_s:g} s"
             return f"{self} did not answer the request for an association {how}"
         return f"{self} closed the connection instead of associating"
-
-    def _reason(self, rejection: A_ASSOCIATE_RJ) -> str:
-        found = (int(rejection.source or 0), int(rejection.reason_diagnostic or 0))
-        reason = REASONS.get(found, f"for a reason that PS3.8 does not know, {found}")
-        kind = "permanent" if rejection.result == PERMANENT else "transient"
-        told = reason.format(calling=self._calling, called=self._destination.ae_title)
-        return f"({kind}) {told}"
 
     def _why_lost(self) -> str:
         if self._stalled:

@@ -20,6 +20,7 @@ from pynetdicom.transport import AddressInformation, AssociationSocket
 from dicom_node.intake import Intake
 from dicom_node.listener import Caller, hang_up, receive
 from dicom_node.spool import Spool
+from dicom_node.tls import Line, part
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
 
 # What we ask senders not to exceed. pynetdicom proposes 16 kB, DCMTK sends 128 kB at
@@ -50,8 +51,12 @@ class _Socket(AssociationSocket):
         """
         if self.socket is None:
             return False
+        line = self._connection if isinstance(self._connection, Line) else None
+        if self._ahead or (line and line.pending()):
+            return True
         is_open = self.assoc.dul.state_machine.current_state == OPEN
-        return bool(self._ahead) or self._doorbell.wait(LOOK_AROUND_S * is_open)
+        rings = self._doorbell.wait(LOOK_AROUND_S * is_open)
+        return rings and (line is None or line.has_data())
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read so many bytes; fewer when the connection ends first."""
@@ -62,6 +67,11 @@ class _Socket(AssociationSocket):
             raise OSError("The peer announced a PDU of absurd length")
         deadline = time.monotonic() + PDU_DEADLINE_S
         return receive(self._connection, nr_bytes, deadline)
+
+    def close(self) -> None:
+        """End the connection, with a goodbye under TLS."""
+        part(self.socket)
+        super().close()
 
 
 class Connection(Association):

@@ -5,7 +5,7 @@ load-balancer probes, hung modalities. Such a socket costs a place among those o
 own address and a thread that sleeps, never an association: a connection is handed on
 when its A-ASSOCIATE-RQ is there as a whole. Each has a deadline; where there are too
 many, the one that has waited longest goes, so that newcomers, who speak at once, come
-through.
+through. Hands are shaken here, too, where there is TLS: who is silent holds up nobody.
 """
 
 import logging
@@ -13,9 +13,12 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from ssl import SSLContext, SSLEOFError, SSLError
+
+from dicom_node.tls import Line, reason
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +32,13 @@ PDU_HEAD = 6  # type, reserved, length of what follows (PS3.8 9.3.1)
 LONGEST_REQUEST = 262_144
 # A-ABORT by the service provider: unrecognized PDU (PS3.8 9.3.8).
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
+ALERT_S = 1.0  # for a peer to read why there is no TLS with it
+# A scanner or a modality with the wrong certificate may fail a hundred times a second.
+TOLD_EVERY_S = 60.0
+MOST_TOLD = 20
+
+# Sockets to accept from, with what secures their connections: None means plain text.
+Listening = Mapping[socket.socket, SSLContext | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +68,18 @@ def listen(host: str, port: int) -> socket.socket:
 class Listener:
     """Accepts connections and hands on those that ask for an association."""
 
-    def __init__(
-        self, listening: socket.socket, serve: Callable[[Caller], None]
-    ) -> None:
+    def __init__(self, listening: Listening, serve: Callable[[Caller], None]) -> None:
         """Start to accept, in a thread of its own.
 
         Args:
-            listening: Shared with other processes; only our copy is ever closed.
+            listening: Shared with other processes; only our copies are ever closed.
             serve: Takes a caller over; called from several threads at once.
         """
-        # Another process may take the connection that woke us.
-        listening.settimeout(0)
+        for each in listening:
+            # Another process may take the connection that woke us.
+            each.settimeout(0)
         self._listening = listening
+        self._failures = _Failures()
         self._serve = serve
         self._waiting: dict[socket.socket, str] = {}  # oldest first; their addresses
         self._lock = threading.Lock()
@@ -86,24 +96,27 @@ class Listener:
                 hang_up(connection)
         self._wake.close()
         self._thread.join()
-        self._listening.close()
+        for each in self._listening:
+            each.close()
 
     def _accept_all(self) -> None:
         with selectors.DefaultSelector() as selector, self._woken:
-            selector.register(self._listening, selectors.EVENT_READ)
+            for each in self._listening:
+                selector.register(each, selectors.EVENT_READ, each)
             selector.register(self._woken, selectors.EVENT_READ)
             while not self._stopped:
-                selector.select()
-                try:
-                    # One at a time: the other processes have woken up, too.
-                    self._accept()
-                except Exception:  # this connection is lost, not the node
-                    logger.exception("Cannot take a connection")
-                    time.sleep(0.1)
+                for key, _ in selector.select():
+                    try:
+                        # One at a time: the other processes have woken up, too.
+                        if key.data:
+                            self._accept(key.data)
+                    except Exception:  # this connection is lost, not the node
+                        logger.exception("Cannot take a connection")
+                        time.sleep(0.1)
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket) -> None:
         try:
-            connection, address = self._listening.accept()
+            connection, address = listening.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
@@ -112,18 +125,22 @@ class Listener:
             self._make_room(None)
             time.sleep(0.1)
             return
+        context = self._listening[listening]
+        secured = _secured(connection, context) if context else connection
+        if secured is None:
+            return
         self._make_room(address[0])
         with self._lock:
-            self._waiting[connection] = address[0]
+            self._waiting[secured] = address[0]
         hearing = threading.Thread(
-            target=self._hear, args=(connection, address), name="waiting", daemon=True
+            target=self._hear, args=(secured, address), name="waiting", daemon=True
         )
         try:
             hearing.start()
         except RuntimeError:  # no thread to be had; the peer shall not wait for one
             with self._lock:
-                self._waiting.pop(connection, None)
-            connection.close()
+                self._waiting.pop(secured, None)
+            secured.close()
             raise
 
     def _make_room(self, address: str | None) -> None:
@@ -142,9 +159,10 @@ class Listener:
 
     def _hear(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Wait for the request of one connection, and hand it on."""
-        # TLS will shake hands here: in a thread of its own, under the same deadline.
         deadline = time.monotonic() + DEADLINE_S
         try:
+            if isinstance(connection, Line):
+                self._shake_hands(connection, address[0])
             request = _request(connection, deadline)
         except OSError:
             request = b""
@@ -158,6 +176,68 @@ class Listener:
             logger.exception("Cannot serve a connection")
         hang_up(connection)
         connection.close()
+
+    def _shake_hands(self, connection: Line, address: str) -> None:
+        """Agree on TLS, however slowly the peer speaks, or raise OSError."""
+        connection.settimeout(DEADLINE_S)  # of the handshake as a whole
+        try:
+            connection.do_handshake()
+        except SSLEOFError:  # it came to see whether somebody is here
+            raise
+        except SSLError as error:
+            self._failures.note(address, reason(error))
+            _let_read(connection)
+            raise
+
+
+class _Failures:
+    """What the log is told of failed handshakes: neither nothing nor each of a flood.
+
+    An address is told once a minute, and at most so many of them; the rest is counted.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._told: set[str] = set()
+        self._untold = 0
+        self._since = time.monotonic()
+
+    def note(self, address: str, why: str) -> None:
+        with self._lock:
+            if time.monotonic() - self._since > TOLD_EVERY_S:
+                if self._untold:
+                    logger.warning("%d more TLS handshakes failed", self._untold)
+                self._told, self._untold = set(), 0
+                self._since = time.monotonic()
+            if address in self._told or len(self._told) >= MOST_TOLD:
+                self._untold += 1
+                return
+            self._told.add(address)
+            logger.warning("No TLS with the caller at %s: %s", address, why)
+
+
+def _secured(connection: socket.socket, context: SSLContext) -> socket.socket | None:
+    """Put TLS over a connection; None where the peer has gone already."""
+    try:
+        return context.wrap_socket(
+            connection, server_side=True, do_handshake_on_connect=False
+        )
+    except OSError:
+        connection.close()
+        return None
+
+
+def _let_read(connection: socket.socket) -> None:
+    """Let the peer read our alert: bytes that nobody read would reset the connection.
+
+    A caller of TLS 1.3 has sent its request before it learns that it was refused.
+    """
+    connection.settimeout(ALERT_S)
+    deadline = time.monotonic() + ALERT_S
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        while socket.socket.recv(connection, 4096) and time.monotonic() < deadline:
+            pass
 
 
 def _request(connection: socket.socket, deadline: float) -> bytes:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from pydicom import Dataset
+from pynetdicom.pdu import A_ASSOCIATE_RJ
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 
 LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
@@ -18,6 +19,18 @@ DUPLICATE_SOP_INSTANCE = 0x0111
 PASSING = frozenset({0x0110, 0x0213, 0xA700})
 WARNINGS = range(0xB000, 0xC000)
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
+PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; else transient
+# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and what to do about it.
+REASONS = {
+    (1, 1): "no reason given",
+    (1, 2): "application context name not supported",
+    (1, 3): "calling AE title not recognized; it must be told that {calling} may call",
+    (1, 7): "called AE title not recognized; is {called} its AE title?",
+    (2, 1): "no reason given",
+    (2, 2): "protocol version not supported",
+    (3, 1): "temporary congestion",
+    (3, 2): "local limit exceeded",
+}
 
 
 class Verdict(StrEnum):
@@ -91,3 +104,17 @@ def printable(text: object) -> str:
     """A peer's text as it may be shown: one line, printable, not too long."""
     words = "".join(c if c.isprintable() else " " for c in str(text or ""))
     return " ".join(words.split())[:LONGEST_COMMENT]
+
+
+def rejected(rejection: A_ASSOCIATE_RJ, calling: str, called: str) -> str:
+    """Say why an association was rejected, and what to do.
+
+    Args:
+        rejection: The answer to our request.
+        calling: Our AE title.
+        called: The AE title that we asked for.
+    """
+    found = (int(rejection.source or 0), int(rejection.reason_diagnostic or 0))
+    reason = REASONS.get(found, f"for a reason that PS3.8 does not know, {found}")
+    kind = "permanent" if rejection.result == PERMANENT else "transient"
+    return f"({kind}) {reason.format(calling=calling, called=called)}"

@@ -4,13 +4,13 @@ It never waits for a GPU, a slow PACS or a broken image: what it does with an in
 is in `storing.py`, and takes as long as the disk takes.
 
 Started by the supervisor as `python -P -m dicom_node.receiver --config FILE --fd N`, N
-being the listening socket that all receivers share; by hand without --fd.
+being the listening socket that all receivers share, and --tls-fd N the one for TLS; by
+hand without them.
 """
 
 import ctypes
 import logging
 import resource
-import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -25,8 +25,9 @@ from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.database import open_or_exit
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
-from dicom_node.listener import DEADLINE_S, Caller, Listener
-from dicom_node.process import begin_role, listen_or_exit, load_or_exit, role_parser
+from dicom_node.listener import DEADLINE_S, Caller, Listener, Listening
+from dicom_node.ports import add_options, listening
+from dicom_node.process import begin_role, load_or_exit, role_parser
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -52,19 +53,16 @@ OnRejected = Callable[[str, str, str], None]
 def main() -> None:
     """Run a receiver until SIGTERM; associations that are open then may finish."""
     parser = role_parser("receiver", __doc__)
-    parser.add_argument("--fd", type=int, help="listening socket to share")
+    add_options(parser)
     given = parser.parse_args()
     stop = begin_role("receiver", given.supervisor)
     settings = load_or_exit(given.config)
     where = settings.receiver
-    if given.fd is None:
-        listening = listen_or_exit(where.host, where.port)
-    else:
-        listening = socket.socket(fileno=given.fd)
+    sockets = listening(given, settings)
     spool, journal = Spool(settings.storage), _journal(settings)
     asks = any(each.commitment for each in settings.destinations)
     settle = journal.commitments.settle if asks else None
-    run(where, spool, _recorder(journal, spool), listening, stop, settle)
+    run(where, spool, _recorder(journal, spool), sockets, stop, settle)
 
 
 def _journal(settings: Settings) -> Journal:
@@ -86,7 +84,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,
-    listening: socket.socket,
+    sockets: Listening,
     stop: threading.Event,
     settle: Settle | None = None,
 ) -> None:
@@ -102,7 +100,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     spool.sweep_unfinished()
-    receiver = start_receiver(settings, spool, accept, listening, settle=settle)
+    receiver = start_receiver(settings, spool, accept, sockets, settle=settle)
     logger.info("%s listens on port %d", settings.ae_title, receiver.port)
     stop.wait()
     logger.info("Draining")
@@ -119,7 +117,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,
-    listening: socket.socket,
+    sockets: Listening,
     on_rejected: OnRejected = log_rejection,
     *,
     settle: Settle | None = None,
@@ -132,7 +130,8 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
         accept: Records one instance, which is durable on disk by then, or raises
             OutOfResourcesError when it has recorded nothing. Called from several
             threads at once.
-        listening: The socket to accept from; other processes may share it.
+        sockets: The sockets to accept from, plain or under TLS; other processes may
+            share them.
         on_rejected: Told the calling AE title, address and reason of each association
             that is rejected.
         settle: Records what an archive reports that it commits itself to keep; None
@@ -142,26 +141,26 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     # log what peers write.
     _config.LOG_HANDLER_LEVEL = "none"
     storing = Storing(spool, accept, settings.max_instance_mb * MB)
-    return Receiver(settings, storing, listening, on_rejected, settle)
+    return Receiver(settings, storing, sockets, on_rejected, settle)
 
 
 class Receiver:
     """A running Storage SCP.
 
     Attributes:
-        port: The TCP port it listens on.
+        port: The TCP port it listens on, the first of several.
     """
 
     def __init__(
         self,
         settings: ReceiverSettings,
         storing: Storing,
-        listening: socket.socket,
+        sockets: Listening,
         on_rejected: OnRejected,
         settle: Settle | None,
     ) -> None:
         """Start to serve; see start_receiver."""
-        self.port: int = listening.getsockname()[1]
+        self.port: int = next(iter(sockets)).getsockname()[1]
         self._storing = storing
         self._on_rejected = on_rejected
         self._settle = settle
@@ -172,7 +171,7 @@ class Receiver:
         self._admission = Admission(settings, places)
         self._connections: set[Connection] = set()
         self._changed = threading.Condition()
-        self._listener = Listener(listening, self._serve)
+        self._listener = Listener(sockets, self._serve)
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nobody any more and wait for the associations to end.

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -22,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from config.settings import Settings
 from dicom_node.database import migrate
+from dicom_node.ports import FD, TLS_FD, open_ports
 from dicom_node.process import begin_role, listen_or_exit, load_or_exit, role_parser
 
 logger = logging.getLogger(__name__)
@@ -49,7 +51,7 @@ class Role:
 
     name: str
     arguments: list[str]
-    listening: socket.socket | None = None
+    listening: Mapping[str, socket.socket] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     quick_deaths: int = 0
@@ -57,14 +59,14 @@ class Role:
 
     def start(self) -> None:
         """Start the process."""
-        inherited = [] if self.listening is None else [self.listening.fileno()]
-        fd = [f"--fd={number}" for number in inherited]
+        inherited = {name: each.fileno() for name, each in self.listening.items()}
+        fd = [f"{option}={number}" for option, number in inherited.items()]
         self_id = f"--supervisor={os.getpid()}"
         # Two teams of busy-waiting OpenMP threads on two cores: 930 ms instead of 30.
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         self.process = subprocess.Popen(  # noqa: S603 - our own modules
             [sys.executable, "-P", "-m", *self.arguments, *fd, self_id],
-            pass_fds=inherited,
+            pass_fds=list(inherited.values()),
             env=environment,
         )
         self.started = time.monotonic()
@@ -94,7 +96,7 @@ class Node:
     """All roles of a node, as a context: started on entry, ended on exit.
 
     Attributes:
-        receiver_port: Where the Storage SCP listens.
+        receiver_port: Where the Storage SCP listens; for TLS where there is only that.
         api_port: Where the page and /predict are.
         roles: The processes.
     """
@@ -106,11 +108,10 @@ class Node:
             settings: All of them.
             config: The file that the roles read them from again.
         """
-        receiver, api = settings.receiver, settings.api
-        self._receiver = listen_or_exit(receiver.host, receiver.port)
-        self._api = listen_or_exit(api.host, api.port)
-        self.receiver_port: int = self._receiver.getsockname()[1]
-        self.api_port: int = self._api.getsockname()[1]
+        self._receiver = open_ports(settings)
+        self._api = listen_or_exit(settings.api.host, settings.api.port)
+        self.receiver_port = _port(next(iter(self._receiver.values())))
+        self.api_port = _port(self._api)
         self._settings = settings
         self.roles = _roles(settings, config, self._receiver, self._api)
 
@@ -139,8 +140,8 @@ class Node:
         deadline = time.monotonic() + DRAIN_S
         for role in self.roles:
             _end(role, deadline - time.monotonic())
-        self._receiver.close()
-        self._api.close()
+        for each in (*self._receiver.values(), self._api):
+            each.close()
 
     def watch(self, stop: threading.Event) -> None:
         """Start again whatever dies, until told to stop."""
@@ -151,21 +152,23 @@ class Node:
     def _announce(self) -> None:
         """Say where the node listens, to people and, in a file, to programs."""
         receiver, api = self._settings.receiver, self._settings.api
-        title = receiver.ae_title
-        logger.info("%s listens on %s:%s", title, receiver.host, self.receiver_port)
+        names = {FD: "receiver", TLS_FD: "receiver_tls"}
+        ports = {names[option]: _port(each) for option, each in self._receiver.items()}
+        for name, port in ports.items():
+            how = " for TLS" if name == names[TLS_FD] else ""
+            title = receiver.ae_title
+            logger.info("%s listens on %s:%s%s", title, receiver.host, port, how)
         logger.info("The page is at http://%s:%s/", api.host, self.api_port)
-        if not receiver.allowed_callers and not receiver.host.startswith("127."):
-            logger.warning("Anyone may send: set allowed_callers under [receiver]")
         folder = self._settings.storage.directory / "run"
         folder.mkdir(parents=True, exist_ok=True)
-        ports = {"receiver": self.receiver_port, "api": self.api_port}
+        ports["api"] = self.api_port
         (folder / "ports.json").write_text(json.dumps(ports))
 
 
 def _roles(
     settings: Settings,
     config: Path | None,
-    receiver: socket.socket,
+    receiver: Mapping[str, socket.socket],
     api: socket.socket,
 ) -> list[Role]:
     read = [] if config is None else [f"--config={config}"]
@@ -180,8 +183,13 @@ def _roles(
             Role(f"worker-{number}", [*work, f"--slot={number}"])
             for number in range(settings.worker.processes)
         ),
-        Role("api", ["api", *read], api),
+        Role("api", ["api", *read], {FD: api}),
     ]
+
+
+def _port(listening: socket.socket) -> int:
+    port: int = listening.getsockname()[1]
+    return port
 
 
 def _end(role: Role, patience_s: float) -> None:

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from ssl import SSLContext
 
 from pydicom import Dataset
 from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
@@ -51,7 +52,9 @@ class Committing:
     answers: list[int] = field(default_factory=list)
     port: int = 0
 
-    def start(self, commitment: UID | None = COMMITMENT) -> None:
+    def start(
+        self, commitment: UID | None = COMMITMENT, tls: SSLContext | None = None
+    ) -> None:
         ae = AE("ARCHIVE")
         ae.add_supported_context(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
         if commitment:
@@ -60,7 +63,9 @@ class Committing:
             (evt.EVT_C_STORE, self._on_store),
             (evt.EVT_N_ACTION, self._on_action),
         ]
-        server = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        server = ae.start_server(
+            ("127.0.0.1", 0), block=False, ssl_context=tls, evt_handlers=handlers
+        )
         assert server is not None
         self._server = server
         self.port = server.server_address[1]

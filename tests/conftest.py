@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.certificates import Certificates, make_certificates
 from tests.validators import Complaints, dciodvfy_errors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -53,6 +54,14 @@ def peer() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def certificates(
+    peer: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Certificates:
+    """Certificates for DICOM TLS."""
+    return make_certificates(peer, tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture

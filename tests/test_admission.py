@@ -1,21 +1,31 @@
 """Who may associate, and how many at once over all processes."""
 
+import os
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from config.settings import ReceiverSettings, load
+from config.tls import TlsSettings
 from dicom_node.admission import (
     CALLED_UNKNOWN,
+    CALLER_LIMIT_EXCEEDED,
     CALLING_UNKNOWN,
     LIMIT_EXCEEDED,
     Admission,
     Place,
     Rejection,
+    open_to_anyone,
 )
+from dicom_node.ports import open_ports
+from tests.certificates import Certificates
 
 
 def admission(folder: Path, **changes: Any) -> Admission:  # noqa: ANN401 - settings
@@ -71,6 +81,7 @@ def test_reasons_are_those_of_the_standard() -> None:
     assert numbers(CALLED_UNKNOWN) == (1, 1, 7)
     assert numbers(CALLING_UNKNOWN) == (1, 1, 3)
     assert numbers(LIMIT_EXCEEDED) == (2, 3, 2)
+    assert numbers(CALLER_LIMIT_EXCEEDED) == (2, 3, 2)
 
 
 def test_a_place_that_is_given_back_is_free_again(tmp_path: Path) -> None:
@@ -93,6 +104,47 @@ def test_unknown_callers_take_no_place(tmp_path: Path) -> None:
     assert isinstance(rules.admit("CR1", "FRACTURE_AI", "192.0.2.1"), Place)
 
 
+def test_a_caller_has_no_more_than_its_share_and_others_have_theirs(
+    tmp_path: Path,
+) -> None:
+    rules = admission(tmp_path, max_associations=5, max_associations_per_caller=2)
+    first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+    rules.admit("A ", "FRACTURE_AI", "::ffff:192.0.2.1")
+
+    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
+    # Another title, another address: other callers.
+    assert isinstance(rules.admit("B", "FRACTURE_AI", "192.0.2.1"), Place)
+    other = rules.admit("A", "FRACTURE_AI", "192.0.2.2")
+    assert isinstance(other, Place)
+    # A place that was the caller's is anybody's.
+    assert isinstance(first, Place)
+    first.give_back()
+    assert isinstance(rules.admit("C", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
+
+
+def test_many_who_ask_at_once_get_the_share_exactly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = admission(tmp_path, max_associations=20, max_associations_per_caller=7)
+    write = os.pwrite
+
+    def slowly(descriptor: int, content: bytes, offset: int) -> int:
+        threading.Event().wait(0.005)  # in which the others count
+        return write(descriptor, content, offset)
+
+    monkeypatch.setattr(os, "pwrite", slowly)
+    with ThreadPoolExecutor(16) as pool:
+        asked = [
+            pool.submit(rules.admit, "A", "FRACTURE_AI", "192.0.2.1") for _ in range(32)
+        ]
+        answers = [each.result() for each in asked]
+
+    assert sum(isinstance(each, Place) for each in answers) == 7
+    assert answers.count(CALLER_LIMIT_EXCEEDED) == 25
+
+
 HOLD = """
 import sys
 from pathlib import Path
@@ -106,21 +158,102 @@ sys.stdin.read()
 """
 
 
-def test_places_are_counted_over_processes_and_freed_when_one_is_killed(
-    tmp_path: Path,
-) -> None:
-    rules = admission(tmp_path, max_associations=2)
-    ours = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+@contextmanager
+def holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that holds a place."""
     with subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path],
+        [sys.executable, "-c", HOLD, folder],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     ) as other:
         assert other.stdout
         assert other.stdout.readline() == b"held\n"
+        yield other
 
+
+def test_places_are_counted_over_processes_and_freed_when_one_is_killed(
+    tmp_path: Path,
+) -> None:
+    rules = admission(tmp_path, max_associations=2)
+    ours = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+    with holding(tmp_path) as other:
         assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
         other.kill()
 
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
     assert isinstance(ours, Place)
+
+
+def test_the_share_of_a_caller_is_counted_over_processes_and_freed_with_one(
+    tmp_path: Path,
+) -> None:
+    rules = admission(tmp_path, max_associations=9, max_associations_per_caller=1)
+    with holding(tmp_path) as other:
+        assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
+        other.kill()
+
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+
+
+@pytest.mark.parametrize(
+    ("receiver", "only", "warned"),
+    [
+        ({}, False, "ANYONE who reaches 0.0.0.0:11112 may send: name your modalities"),
+        ({"host": "10.1.2.3"}, False, "ANYONE who reaches 10.1.2.3:11112 may send"),
+        ({"host": "::"}, False, "ANYONE who reaches :::11112 may send"),
+        ({"host": "127.0.0.1"}, False, ""),
+        ({"host": "127.9.9.9"}, False, ""),
+        ({"host": "::1"}, False, ""),
+        ({"host": "localhost"}, False, ""),
+        ({"allowed_callers": ["DX1"]}, False, ""),
+        ({}, True, ""),  # who may call is told by certificates
+    ],
+)
+def test_a_receiver_that_is_open_to_anyone_is_warned_of(
+    receiver: dict[str, object],
+    only: bool,  # noqa: FBT001
+    warned: str,
+    certificates: Certificates,
+) -> None:
+    defaults = load(None, {})
+    tls = TlsSettings(
+        port=2762,
+        certificate=certificates.node.certificate,
+        private_key=certificates.node.key,
+        client_authorities=certificates.authority.certificate,
+        only=only,
+    )
+    given = ReceiverSettings.model_validate(defaults.receiver.model_dump() | receiver)
+
+    told = open_to_anyone(defaults.model_copy(update={"receiver": given, "tls": tls}))
+
+    assert len(told) == bool(warned)
+    assert all(each.startswith(warned) for each in told)
+
+
+def test_tls_for_everybody_is_open_to_anyone(certificates: Certificates) -> None:
+    defaults = load(None, {})
+    tls = TlsSettings(
+        port=2762,
+        certificate=certificates.node.certificate,
+        private_key=certificates.node.key,
+        client_authorities=None,
+        only=True,
+    )
+
+    (told,) = open_to_anyone(defaults.model_copy(update={"tls": tls}))
+
+    assert told.startswith("ANYONE who reaches 0.0.0.0:2762 may send")
+
+
+def test_the_warning_is_one_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    defaults = load(None, {})
+    anywhere = {"host": "0.0.0.0", "port": 0}  # noqa: S104 - what is warned of
+    given = defaults.receiver.model_copy(update=anywhere)
+
+    for each in open_ports(defaults.model_copy(update={"receiver": given})).values():
+        each.close()
+
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "ANYONE" in record.message

@@ -80,7 +80,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             ReceiverSettings.model_validate(given),
             spool,
             _accept,
-            listen("127.0.0.1", 0),
+            {listen("127.0.0.1", 0): None},
             settle=node.settle if hears else None,
         )
         nodes.append(node)

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from ssl import PROTOCOL_TLS_SERVER, TLSVersion
 from typing import get_args
 
 import pytest
@@ -10,7 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
 from config.destinations import TransferSyntax
 from config.settings import load
-from dicom_node import admission, commitment, errors
+from dicom_node import admission, commitment, errors, tls
 from dicom_node.codecs import DECODABLE
 from dicom_node.commitment_report import Remedy, remedy_of
 from dicom_node.commitments import REPORT_WAIT_S
@@ -229,10 +230,24 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"`{IMPLEMENTATION_CLASS_UID}`" in text
     assert f"`{VERSION_NAME}`" in text
     assert f"{defaults.receiver.max_associations} associations" in text
+    assert f"{defaults.receiver.max_associations_per_caller} of one caller" in text
     assert f"idle for {IDLE_S:g} s" in text
     assert f"in {DEADLINE_S:g} s" in text
     assert f"number {defaults.results.series_number} by default" in TEXT
     assert f"at most {defaults.results.long_side} by default" in TEXT
+
+
+def test_every_cipher_suite_is_listed() -> None:
+    # The numbers are those of IANA's registry.
+    context = tls._context(PROTOCOL_TLS_SERVER)
+    suites = {each["id"] & 0xFFFF for each in context.get_ciphers()}
+
+    listed = {int(each, 16) for each in last_column("DICOM TLS, by setting")}
+
+    assert listed == suites
+    assert "TLS 1.2 and 1.3" in section("DICOM TLS, by setting")
+    assert context.minimum_version is TLSVersion.TLSv1_2
+    assert f"port {load(None, {}).tls.port} by" in section("DICOM TLS, by setting")
 
 
 def test_a_heatmap_says_what_is_said_of_it() -> None:

@@ -399,7 +399,7 @@ def test_orthanc_does_not_commit_itself_to_what_it_does_not_have(
         settings.receiver,
         Spool(storage),
         lambda _: None,
-        listen("127.0.0.1", 0),
+        {listen("127.0.0.1", 0): None},
         settle=lambda report: reports.put(report) is None,
     )
     us = ["FRACTURE_AI", "127.0.0.1", receiver.port]

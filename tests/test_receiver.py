@@ -165,7 +165,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             receiver_settings(**changes),
             spool,
             inbox,
-            listen("127.0.0.1", 0),
+            {listen("127.0.0.1", 0): None},
             lambda *what: rejected.append(what),
         )
         nodes.append(Node(receiver, spool, inbox, rejected, tmp_path))
@@ -604,6 +604,18 @@ def test_one_association_too_many_is_rejected_until_another_ends(serve: Serve) -
     assert rejection(node.associate()) == (2, 3, 2)
     first.abort()
     until(lambda: node.associate().is_established)
+
+
+def test_one_association_too_many_of_one_caller_is_rejected_and_anothers_is_not(
+    serve: Serve,
+) -> None:
+    node = serve(max_associations_per_caller=1)
+    assert node.associate().is_established
+
+    assert rejection(node.associate()) == (2, 3, 2)
+    assert node.associate(titles=("ANOTHER", "FRACTURE_AI")).is_established
+    why = "local limit exceeded by one caller"
+    until(lambda: node.rejected == [("MODALITY", "127.0.0.1", why)])
 
 
 def test_more_associations_than_pynetdicom_allows_are_served(serve: Serve) -> None:

@@ -49,7 +49,7 @@ def accept(instance):
     os.fsync(record)
 
 listening = socket.socket(fileno=fd)
-run(settings.receiver, Spool(settings.storage), accept, listening, stop)
+run(settings.receiver, Spool(settings.storage), accept, {listening: None}, stop)
 """
 
 

@@ -1,7 +1,10 @@
 """The settings: what is right is read, what is wrong is told, all of it at once."""
 
+import json
 import re
+import subprocess
 import tomllib
+from collections.abc import Callable
 from importlib.resources import files
 from ipaddress import ip_network
 from pathlib import Path
@@ -16,6 +19,7 @@ from config.destinations import (
     StowDestination,
 )
 from config.settings import Caller, Settings, SettingsError, load
+from tests.certificates import Certificates
 
 PACS = """
 [[destinations]]
@@ -641,3 +645,134 @@ def test_database_is_sqlite_inside_the_directory_unless_one_is_named(
 
     assert default.storage.database_url == "sqlite:////srv/node.sqlite"
     assert named.storage.database_url == "postgresql+psycopg://u@h/d"
+
+
+def tls(certificates: Certificates, **changes: object) -> str:
+    """A [tls] section, by default one that can be used."""
+    given: dict[str, object] = {
+        "certificate": certificates.node.certificate,
+        "private_key": certificates.node.key,
+        **changes,
+    }
+    lines = "".join(
+        f"{key} = {json.dumps(value, default=str)}\n" for key, value in given.items()
+    )
+    return "[tls]\n" + lines
+
+
+def test_files_of_tls_are_relative_to_the_file_wherever_they_stand(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    for name, path in (
+        ("ours.pem", certificates.node.certificate),
+        ("ours.key", certificates.node.key),
+        ("all.pem", certificates.authority.certificate),
+    ):
+        (tmp_path / name).write_bytes(path.read_bytes())
+    keys = (
+        "tls = true, tls_authorities = 'all.pem', tls_certificate = 'ours.pem', "
+        "tls_private_key = 'ours.key'"
+    )
+    section = tls(
+        certificates,
+        certificate="ours.pem",
+        private_key="ours.key",
+        client_authorities="all.pem",
+    )
+
+    settings = read(
+        tmp_path,
+        section
+        + PACS
+        + keys.replace(", ", "\n")
+        + SENDER.replace("port = 104", f"port = 104, {keys}"),
+    )
+
+    pacs, sender = settings.destinations
+    assert isinstance(pacs, DicomDestination)
+    assert isinstance(sender, SenderDestination)
+    assert settings.tls.certificate == tmp_path / "ours.pem"
+    assert settings.tls.private_key == tmp_path / "ours.key"
+    assert settings.tls.client_authorities == tmp_path / "all.pem"
+    for each in (pacs, sender.peers[0]):
+        assert each.tls_authorities == tmp_path / "all.pem"
+        assert each.tls_certificate == tmp_path / "ours.pem"
+        assert each.tls_private_key == tmp_path / "ours.key"
+        assert each.tls_check_host_name
+
+
+def test_a_key_may_stand_in_the_file_of_its_certificate(
+    tmp_path: Path, certificates: Certificates
+) -> None:
+    both = tmp_path / "both.pem"
+    pair = certificates.node
+    both.write_bytes(pair.certificate.read_bytes() + pair.key.read_bytes())
+
+    section = tls(certificates, certificate=both, private_key="")
+
+    assert read(tmp_path, section).tls.private_key is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"certificate": "absent.pem"}, "absent.pem or "),
+        ({"certificate": "absent.pem"}, "cannot be read: No such file or directory"),
+        ({"certificate": "no.pem"}, "cannot be used (not PEM); they must be PEM"),
+        ({"private_key": "stranger"}, "(KEY_VALUES_MISMATCH); they must be PEM and"),
+        ({"private_key": ""}, "cannot be used ("),
+        ({"private_key": "locked"}, "the private key is encrypted, and nobody is"),
+        ({"client_authorities": "absent.pem"}, "client_authorities: "),
+        ({"client_authorities": "no.pem"}, "no.pem holds no PEM certificate"),
+        ({"certificate": "", "private_key": ""}, ""),
+        ({"certificate": ""}, "without a certificate there is no TLS: name it"),
+        (
+            {"certificate": "", "private_key": "", "only": True},
+            "without a certificate there is no TLS: name it",
+        ),
+    ],
+)
+def test_files_that_cannot_be_used_for_tls_are_told_and_not_quoted(
+    changes: dict[str, object],
+    words: str,
+    tmp_path: Path,
+    certificates: Certificates,
+    peer: Callable[[str], str],
+) -> None:
+    (tmp_path / "no.pem").write_text("hidden")
+    locked = ["-aes128", "-passout", "pass:hidden", "-out", tmp_path / "locked"]
+    key = ["pkey", "-in", certificates.node.key]
+    subprocess.run([peer("openssl"), *key, *locked], check=True)
+    if changes.get("private_key") == "stranger":
+        changes = {"private_key": certificates.stranger.key}
+
+    if not words:
+        assert read(tmp_path, tls(certificates, **changes)).tls.certificate is None
+        return
+    (told,) = complaints(tmp_path, tls(certificates, **changes))
+
+    assert told.startswith("tls: ")
+    assert words in told
+    assert "hidden" not in told
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("tls_check_host_name = false", "but tls = false; set tls = true"),
+        ("tls_authorities = 'no.pem'", "but tls = false; set tls = true"),
+        ("tls_certificate = 'no.pem'", "but tls = false; set tls = true"),
+        ("tls = true\ntls_private_key = 'no.pem'", "but no tls_certificate"),
+        ("tls = true\ntls_authorities = 'no.pem'", "holds no PEM certificate"),
+        ("tls = true\ntls_certificate = 'no.pem'", "tls_certificate: "),
+    ],
+)
+def test_keys_of_tls_of_a_destination_that_cannot_be_used_are_told(
+    lines: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "no.pem").write_text("hidden")
+
+    (told,) = complaints(tmp_path, PACS + lines)
+
+    assert told.startswith("destinations.0")
+    assert words in told

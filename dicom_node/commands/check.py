@@ -15,6 +15,7 @@ from config.destinations import (
     SenderDestination,
 )
 from config.settings import Settings
+from dicom_node.admission import open_to_anyone
 from dicom_node.database import check_schema, migrate, open_engine
 from dicom_node.delivering import Ask, signs_of_life
 from dicom_node.outcome import Verdict
@@ -104,12 +105,7 @@ def _is_alive(ask: Ask) -> str:
 
 def _warnings(settings: Settings) -> list[str]:
     receiver = settings.receiver
-    warnings = []
-    if not receiver.allowed_callers:
-        warnings.append(
-            f"anyone who reaches {receiver.host}:{receiver.port} may send; "
-            "name your modalities in allowed_callers under [receiver]"
-        )
+    warnings = open_to_anyone(settings)
     callers = {each.ae_title for each in receiver.allowed_callers}
     warnings += [
         f"{each.name} is asked for commitment and reports by calling us; "

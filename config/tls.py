@@ -1,0 +1,103 @@
+"""The settings of TLS: its files are looked at when they are read, not when they fail.
+
+How connections are secured is dicom_node/tls.py.
+"""
+
+import ssl
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BeforeValidator, model_validator
+
+from config.tables import Port, Table
+
+
+def _named(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+    return None if value == "" else value
+
+
+File = Annotated[Path | None, BeforeValidator(_named)]
+"""A file that is named, or not."""
+
+
+class TlsSettings(Table):
+    """DICOM TLS of the receiver: see node.toml for each key."""
+
+    port: Port
+    certificate: File
+    private_key: File
+    client_authorities: File
+    only: bool
+
+    @model_validator(mode="after")
+    def _files_can_be_used(self) -> Self:
+        if self.certificate is not None:
+            check_certificate("certificate", self.certificate, self.private_key)
+        elif self.private_key or self.client_authorities or self.only:
+            raise ValueError("without a certificate there is no TLS: name it")
+        check_authorities("client_authorities", self.client_authorities)
+        return self
+
+
+def check_certificate(key: str, certificate: Path, private_key: Path | None) -> None:
+    """Check that a certificate and its private key can be used together.
+
+    Args:
+        key: What the settings call the certificate.
+        certificate: PEM file of the certificate and those that lead to its authority.
+        private_key: PEM file; None where the key stands in that of the certificate.
+
+    Raises:
+        ValueError: They cannot; the message says why, and quotes nothing of them.
+    """
+    try:
+        load_certificate(
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, private_key
+        )
+    except ssl.SSLError as error:
+        holder = private_key or certificate
+        raise ValueError(
+            f"{key}: {certificate} and the private key in {holder} cannot be used "
+            f"({error.reason or 'not PEM'}); they must be PEM and belong together"
+        ) from None
+    except OSError as error:
+        files = " or ".join(str(each) for each in (certificate, private_key) if each)
+        raise ValueError(f"{key}: {files} cannot be read: {error.strerror}") from None
+
+
+def check_authorities(key: str, authorities: Path | None) -> None:
+    """Check that a file holds certificates of authorities.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if authorities is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(authorities)
+    except ssl.SSLError:
+        raise ValueError(f"{key}: {authorities} holds no PEM certificate") from None
+    except OSError as error:
+        raise ValueError(
+            f"{key}: {authorities} cannot be read: {error.strerror}"
+        ) from None
+
+
+def load_certificate(
+    context: ssl.SSLContext, certificate: Path, private_key: Path | None
+) -> None:
+    """Have connections of a context show a certificate.
+
+    Raises:
+        OSError: A file cannot be read; ssl.SSLError, which is one, where it is no PEM
+            or the two do not belong together.
+        ValueError: The private key wants a passphrase, which nobody could type.
+    """
+    context.load_cert_chain(certificate, private_key, password=_no_passphrase)
+
+
+def _no_passphrase() -> str:
+    raise ValueError(
+        "the private key is encrypted, and nobody is there to type its passphrase; "
+        "save it without one, readable by the node's user only"
+    )

@@ -1,0 +1,66 @@
+"""Certificates made by openssl: an authority, those it signed, a stranger."""
+
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+Find = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and its private key, in PEM files of their own."""
+
+    certificate: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """What a hospital has, and what it has not.
+
+    Attributes:
+        authority: Signed those below.
+        node: Of 127.0.0.1 and localhost.
+        modality: Of nobody's host.
+        stranger: Signed itself; of 127.0.0.1.
+    """
+
+    authority: Pair
+    node: Pair
+    modality: Pair
+    stranger: Pair
+
+
+def make_certificates(peer: Find, folder: Path) -> Certificates:
+    """Make them; with RSA, since DCMTK 3.6.7 knows nothing else for TLS 1.2."""
+    here = "subjectAltName=IP:127.0.0.1,DNS:localhost"
+    authority = _make(peer, folder, "authority")
+    return Certificates(
+        authority=authority,
+        node=_make(peer, folder, "node", here, authority),
+        modality=_make(peer, folder, "modality", "subjectAltName=DNS:dx1", authority),
+        stranger=_make(peer, folder, "stranger", here),
+    )
+
+
+def _make(
+    peer: Find, folder: Path, name: str, names: str = "", by: Pair | None = None
+) -> Pair:
+    pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
+    ours = () if by is None else ("-CA", by.certificate, "-CAkey", by.key)
+    # Without an authority it is one itself.
+    kind = ("-addext", "basicConstraints=critical,CA:FALSE") if by else ()
+    subject = ("-subj", f"/CN=PATIENT_{name}", "-days", "1")
+    subprocess.run(
+        [
+            *(peer("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
+            *(*subject, *ours, *kind),
+            *(("-addext", names) if names else ()),
+            *("-keyout", pair.key, "-out", pair.certificate),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return pair

@@ -1,0 +1,899 @@
+"""DICOM TLS with real peers: DCMTK, OpenSSL and Python's own, and those who fail it."""
+
+import hashlib
+import select
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
+from pynetdicom import AE, VerificationPresentationContexts, evt
+from pynetdicom.association import Association
+
+from config.destinations import Address
+from config.settings import ReceiverSettings, Settings, load
+from config.tls import TlsSettings
+from dicom_node import connection, listener, requestor
+from dicom_node.commitment import ask
+from dicom_node.commitment_report import Report
+from dicom_node.commitments import Request
+from dicom_node.database import migrate
+from dicom_node.instance import ReceivedInstance
+from dicom_node.listener import Caller, listen
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.receiver import Receiver, start_receiver
+from dicom_node.sender import echo, send
+from dicom_node.spool import Spool
+from dicom_node.supervisor import Node as Supervised
+from dicom_node.tls import Line, client_context, server_context
+from dicom_node.wakeups import Doorbell
+from inference.phantom import draw_phantom
+from tests.certificates import Certificates, Pair
+from tests.committing import Committing
+
+Find = Callable[[str], str]
+Pem = dict[str, Any]
+SOON_S = 20.0
+# The start of a TLS record: a handshake of 512 bytes, of which there is one.
+HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01"
+
+
+@dataclass
+class Node:
+    """A receiver with a plain port and one for TLS."""
+
+    receiver: Receiver
+    ports: tuple[int, int]
+    inbox: list[ReceivedInstance] = field(default_factory=list)
+
+    @property
+    def tls_port(self) -> int:
+        return self.ports[1]
+
+
+Serve = Callable[..., Node]
+
+
+def tls_settings(pair: Pair, authority: Pair | None = None) -> TlsSettings:
+    return TlsSettings(
+        port=0,
+        certificate=pair.certificate,
+        private_key=pair.key,
+        client_authorities=authority and authority.certificate,
+        only=False,
+    )
+
+
+@pytest.fixture
+def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
+    nodes: list[Node] = []
+
+    def start(
+        *,
+        authority: Pair | None = None,
+        version: ssl.TLSVersion | None = None,
+        **changes: object,
+    ) -> Node:
+        defaults = load(None, {})
+        storage = defaults.storage.model_copy(
+            update={"directory": tmp_path / "data", "min_free_mb": 0}
+        )
+        context = server_context(tls_settings(certificates.node, authority))
+        if version:
+            context.minimum_version = context.maximum_version = version
+        inbox: list[ReceivedInstance] = []
+        sockets = {listen("127.0.0.1", 0): None, listen("127.0.0.1", 0): context}
+        plain, secured = (each.getsockname()[1] for each in sockets)
+        given = defaults.receiver.model_dump() | changes
+        receiver = start_receiver(
+            ReceiverSettings.model_validate(given),
+            Spool(storage),
+            inbox.append,
+            sockets,
+        )
+        nodes.append(Node(receiver, (plain, secured), inbox))
+        return nodes[-1]
+
+    yield start
+    for node in nodes:
+        assert node.receiver.drain(SOON_S)
+
+
+def called(port: int) -> list[str]:
+    return ["-aec", "FRACTURE_AI", "127.0.0.1", str(port)]
+
+
+def run(*command: str | Path) -> tuple[int, str]:
+    done = subprocess.run(
+        command, capture_output=True, input=b"", timeout=60, check=False
+    )
+    return done.returncode, (done.stdout + done.stderr).decode("latin-1")
+
+
+def shown(pair: Pair, trusted: Pair) -> list[str | Path]:
+    """DCMTK's options: what it shows, and whom it trusts."""
+    return ["+tls", pair.key, pair.certificate, "+cf", trusted.certificate]
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A radiograph of 8 MB, which is many TLS records."""
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=120, columns=90))
+    dataset.Rows = dataset.Columns = 2000
+    dataset.PixelData = bytes(range(250)) * 32_000
+    path = tmp_path_factory.mktemp("image") / "image"
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def content(path: Path) -> bytes:
+    """The dataset of a Part 10 file: what follows its File Meta Information."""
+    data = path.read_bytes()
+    length = int.from_bytes(data[140:144], "little")
+    return data[144 + length :]
+
+
+# --- callers
+
+
+@pytest.mark.dcmtk
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_what_storescu_sends_over_tls_arrives_byte_for_byte(
+    version: ssl.TLSVersion,
+    serve: Serve,
+    peer: Find,
+    certificates: Certificates,
+    image: Path,
+) -> None:
+    node = serve(version=version)
+    options = shown(certificates.stranger, certificates.authority)
+
+    command = [peer("storescu"), "-R", "-xe", *options, *called(node.tls_port), image]
+    status, output = run(*command)
+
+    assert status == 0, output
+    (instance,) = node.inbox
+    assert instance.path.read_bytes().endswith(content(image))
+    assert instance.content_digest == hashlib.sha256(content(image)).hexdigest()
+    assert instance.calling_address == "127.0.0.1"
+    assert instance.calling_ae_title == "STORESCU"
+
+
+@pytest.mark.dcmtk
+@pytest.mark.parametrize("shows", ["modality", "stranger", None])
+def test_where_authorities_are_named_callers_must_show_a_certificate_of_theirs(
+    shows: str | None, serve: Serve, peer: Find, certificates: Certificates
+) -> None:
+    node = serve(authority=certificates.authority)
+    trusted = certificates.authority
+    options = (
+        shown(getattr(certificates, shows), trusted)
+        if shows
+        else ["+tla", "+cf", trusted.certificate]
+    )
+
+    status, output = run(peer("echoscu"), "-v", *options, *called(node.tls_port))
+
+    assert (status == 0) == (shows == "modality"), output
+    assert ("Request Failed" in output) == (shows != "modality")
+
+
+@pytest.mark.dcmtk
+def test_a_caller_that_does_not_trust_our_certificate_is_told_of_in_one_line(
+    serve: Serve,
+    peer: Find,
+    certificates: Certificates,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = serve()
+    options = shown(certificates.modality, certificates.stranger)
+
+    status, output = run(peer("echoscu"), *options, *called(node.tls_port))
+
+    assert status != 0
+    assert "certificate verify failed" in output
+    assert node.receiver.drain(SOON_S)
+    until(lambda: "127.0.0.1: TLSV1_ALERT_UNKNOWN_CA" in caplog.text)
+    (record,) = (each for each in caplog.records if each.name == listener.__name__)
+    assert record.exc_info is None
+    assert "PATIENT" not in caplog.text  # the name that stands in the certificates
+
+
+def s_client(peer: Find, port: int, *options: str | Path) -> tuple[int, str]:
+    command = [peer("openssl"), "s_client", "-connect", f"127.0.0.1:{port}"]
+    return run(*command, *options)
+
+
+# SECLEVEL=0 lets the client offer what is weak; what it gets is up to us.
+@pytest.mark.parametrize(
+    ("options", "agreed"),
+    [
+        (("-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"), True),
+        (("-tls1_2", "-cipher", "ECDHE-RSA-CHACHA20-POLY1305"), True),
+        (("-tls1_3", "-ciphersuites", "TLS_AES_256_GCM_SHA384"), True),
+        (("-tls1_2", "-cipher", "ECDHE-RSA-AES128-SHA256:@SECLEVEL=0"), False),
+        (("-tls1_2", "-cipher", "ECDHE-RSA-AES256-SHA:@SECLEVEL=0"), False),
+        (("-tls1_2", "-cipher", "ECDHE-RSA-NULL-SHA:@SECLEVEL=0"), False),
+        (("-tls1_1", "-cipher", "DEFAULT:@SECLEVEL=0"), False),
+        (("-tls1", "-cipher", "DEFAULT:@SECLEVEL=0"), False),
+    ],
+)
+def test_nothing_older_or_weaker_than_bcp_195_advises_is_spoken(
+    options: tuple[str, ...],
+    agreed: bool,  # noqa: FBT001
+    serve: Serve,
+    peer: Find,
+) -> None:
+    status, output = s_client(peer, serve().tls_port, *options)
+
+    assert (status == 0) == agreed, output
+    assert ("Cipher is (NONE)" in output) != agreed
+
+
+def test_a_refused_caller_reads_why_though_it_has_sent_its_request_already(
+    serve: Serve, certificates: Certificates
+) -> None:
+    node = serve(authority=certificates.authority)
+    context = ssl.create_default_context(cafile=str(certificates.authority.certificate))
+    with (
+        socket.create_connection(("127.0.0.1", node.tls_port), SOON_S) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as caller,
+    ):
+        # TLS 1.3: for the caller the handshake is over.
+        for piece in (b"\x01\x00\x00\x00\x00\xcd", bytes(205)):
+            select.select([caller], [], [], SOON_S)
+            caller.sendall(piece)
+
+        with pytest.raises(ssl.SSLError) as refused:
+            caller.recv(100)
+
+    assert refused.value.reason == "TLSV13_ALERT_CERTIFICATE_REQUIRED"
+
+
+@pytest.mark.dcmtk
+def test_each_port_speaks_its_own_language(
+    serve: Serve, peer: Find, certificates: Certificates
+) -> None:
+    plain, secured = serve().ports
+    options = shown(certificates.modality, certificates.authority)
+
+    assert run(peer("echoscu"), *called(plain))[0] == 0
+    assert run(peer("echoscu"), *options, *called(secured))[0] == 0
+    assert run(peer("echoscu"), *called(secured))[0] != 0
+    assert run(peer("echoscu"), *options, *called(plain))[0] != 0
+
+
+@pytest.mark.parametrize("said", [b"", b"\x16", HALF_A_HELLO])
+def test_who_does_not_finish_a_handshake_is_sent_away(
+    said: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "DEADLINE_S", 0.2)
+    address = ("127.0.0.1", serve().tls_port)
+    with socket.create_connection(address, SOON_S) as caller:
+        caller.sendall(said)
+
+        assert caller.recv(100) == b""
+
+
+def test_who_shakes_hands_byte_by_byte_is_sent_away_at_the_same_deadline(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "DEADLINE_S", 0.5)
+    address = ("127.0.0.1", serve().tls_port)
+    with socket.create_connection(address, SOON_S) as caller:
+        caller.settimeout(0.1)
+        started = time.monotonic()
+        for byte in HALF_A_HELLO + bytes(500):
+            with suppress(TimeoutError):
+                caller.sendall(bytes([byte]))
+                if caller.recv(100) == b"":
+                    break
+
+        # 500 bytes would take 50 s.
+        assert time.monotonic() - started < 10
+
+
+def test_a_flood_of_failed_handshakes_is_a_line_and_a_count(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = ("127.0.0.1", serve().tls_port)
+
+    def fail() -> None:
+        with socket.create_connection(address, SOON_S) as caller:
+            caller.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while caller.recv(100):
+                pass
+
+    def told() -> list[str]:
+        return [each.message for each in caplog.records if "TLS" in each.message]
+
+    for _ in range(30):
+        fail()
+    assert told() == ["No TLS with the caller at 127.0.0.1: HTTP_REQUEST"]
+    monkeypatch.setattr(listener, "TOLD_EVERY_S", 0)
+    fail()
+
+    assert told()[1:] == ["29 more TLS handshakes failed", told()[0]]
+
+
+def test_a_connection_that_opens_and_closes_is_no_line_in_the_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = serve()
+    with socket.create_connection(("127.0.0.1", node.tls_port), SOON_S) as probe:
+        probe.shutdown(socket.SHUT_WR)
+        while probe.recv(100):  # an alert
+            pass
+
+    assert node.receiver.drain(SOON_S)
+    assert caplog.records == []
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again: what another thread will do has no event of ours."""
+    deadline = time.monotonic() + SOON_S
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def item(kind: int, value: bytes) -> bytes:
+    return bytes((kind, 0)) + len(value).to_bytes(2, "big") + value
+
+
+def associate_rq() -> bytes:
+    """A request for an association for Verification (PS3.8 9.3.2)."""
+    context = b"\x01\x00\x00\x00" + b"".join(
+        (item(0x30, b"1.2.840.10008.1.1"), item(0x40, b"1.2.840.10008.1.2"))
+    )
+    value = b"".join(
+        (
+            b"\x00\x01\x00\x00"
+            + b"FRACTURE_AI".ljust(16)
+            + b"RAW".ljust(16)
+            + bytes(32),
+            item(0x10, b"1.2.840.10008.3.1.1.1"),
+            item(0x20, context),
+            item(0x50, item(0x51, bytes(4)) + item(0x52, b"1.2.3")),
+        )
+    )
+    return b"\x01\x00" + len(value).to_bytes(4, "big") + value
+
+
+def c_echo_rq(message: int) -> bytes:
+    """A C-ECHO request in one P-DATA-TF (PS3.7 9.3.5, PS3.8 9.3.5), implicit VR."""
+
+    def element(number: int, value: bytes) -> bytes:
+        length = len(value).to_bytes(4, "little")
+        return b"\x00\x00" + number.to_bytes(2, "little") + length + value
+
+    command = b"".join(
+        (
+            element(0x0002, b"1.2.840.10008.1.1\0"),
+            element(0x0100, b"\x30\x00"),
+            element(0x0110, message.to_bytes(2, "little")),
+            element(0x0800, b"\x01\x01"),
+        )
+    )
+    command = element(0x0000, len(command).to_bytes(4, "little")) + command
+    value = b"\x01\x03" + command
+    pdv = len(value).to_bytes(4, "big") + value
+    return b"\x04\x00" + len(pdv).to_bytes(4, "big") + pdv
+
+
+def next_pdu(caller: ssl.SSLSocket) -> bytes:
+    deadline = time.monotonic() + SOON_S
+    head = listener.receive(caller, 6, deadline)
+    rest = listener.receive(caller, int.from_bytes(head[2:], "big"), deadline)
+    return bytes(head + rest)
+
+
+def test_requests_that_share_a_tls_record_are_all_answered(
+    serve: Serve, certificates: Certificates
+) -> None:
+    node = serve()
+    context = ssl.create_default_context(cafile=str(certificates.authority.certificate))
+    with (
+        socket.create_connection(("127.0.0.1", node.tls_port), SOON_S) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as caller,
+    ):
+        caller.sendall(associate_rq())
+        assert next_pdu(caller)[0] == 0x02  # A-ASSOCIATE-AC
+
+        caller.sendall(b"".join(c_echo_rq(number) for number in (1, 2)))
+
+        assert [next_pdu(caller)[0] for _ in range(2)] == [0x04] * 2
+        caller.sendall(b"\x05\x00\x00\x00\x00\x04" + bytes(4))
+        assert next_pdu(caller)[0] == 0x06  # A-RELEASE-RP
+        assert caller.recv(1) == b""  # with a goodbye, or it would be an SSLEOFError
+
+
+# --- 300 of them
+
+
+@contextmanager
+def crowd(node: Node) -> Iterator[None]:
+    """300 connections to each port: silent, with half a request, or dripping bytes."""
+    half_a_request = b"\x01\x00\x00\x00\x00\xcd\x00\x01"
+    over = threading.Event()
+    with ExitStack() as connections:
+        dripping: list[tuple[socket.socket, bytes]] = []
+        for port, half in zip(node.ports, (half_a_request, HALF_A_HELLO), strict=True):
+            for number in range(300):
+                each = socket.create_connection(("127.0.0.1", port), SOON_S)
+                connections.enter_context(each)
+                with suppress(OSError):  # it has had to make room already
+                    each.sendall(half if number % 3 else b"")
+                if number % 3 == 2:
+                    dripping.append((each, b"\x00"))
+
+        def drip() -> None:
+            while not over.wait(0.1):
+                for each, byte in dripping:
+                    with suppress(OSError):
+                        each.send(byte)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        yield
+        over.set()
+        thread.join()
+
+
+@pytest.mark.alone
+@pytest.mark.dcmtk
+def test_300_on_each_port_who_say_nothing_or_little_delay_nobody(
+    serve: Serve, peer: Find, certificates: Certificates
+) -> None:
+    node = serve()
+    options = shown(certificates.modality, certificates.authority)
+    plain, secured = called(node.ports[0]), [*options, *called(node.ports[1])]
+    took = []
+    with crowd(node):
+        for arguments in (plain, secured) * 3:
+            started = time.monotonic()
+            status, output = run(peer("echoscu"), *arguments)
+            took.append(time.monotonic() - started)
+            assert status == 0, output
+
+        waiting = [each for each in threading.enumerate() if each.name == "waiting"]
+        assert len(waiting) <= listener.MOST_WAITING_PER_ADDRESS + 1
+    assert max(took) < 1, took
+
+
+# --- peers that we call
+
+
+@pytest.fixture
+def storescp(
+    peer: Find, new_port: Callable[[], int], tmp_path: Path
+) -> Iterator[Callable[..., int]]:
+    """Starts DCMTK's storescp and returns its port."""
+    processes = []
+
+    def start(*options: str | Path) -> int:
+        port = new_port()
+        command = [peer("storescp"), *options, "-od", tmp_path, str(port)]
+        processes.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
+        until(lambda: listens(port))
+        return port
+
+    yield start
+    for process in processes:
+        process.terminate()
+        process.wait(SOON_S)
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
+def destination(port: int, **tls: object) -> Address:
+    given = {"ae_title": "ARCHIVE", "host": "127.0.0.1", "port": port, "tls": True}
+    return Address.model_validate(given | tls)
+
+
+def ours(pair: Pair) -> Pem:
+    return {"tls_certificate": pair.certificate, "tls_private_key": pair.key}
+
+
+def echo_to(address: Address, timeout_s: float = SOON_S) -> Outcome:
+    return echo(address, calling_ae_title="NODE", timeout_s=timeout_s)
+
+
+@pytest.mark.dcmtk
+def test_storescp_that_wants_to_know_us_stores_byte_for_byte(
+    storescp: Callable[..., int],
+    certificates: Certificates,
+    image: Path,
+    tmp_path: Path,
+) -> None:
+    port = storescp("+B", *shown(certificates.node, certificates.authority))
+    trusted: Pem = {"tls_authorities": certificates.authority.certificate}
+    archive = destination(port, **trusted, **ours(certificates.modality))
+
+    outcomes = send([image] * 2, archive, calling_ae_title="NODE")
+
+    assert outcomes == (Outcome(Verdict.STORED, 0),) * 2
+    (stored,) = tmp_path.glob("*" + dcmread(image).SOPInstanceUID)
+    assert stored.read_bytes().endswith(content(image))
+
+
+@pytest.mark.dcmtk
+@pytest.mark.parametrize(
+    ("shows", "settings", "words"),
+    [
+        ("node", {}, "does not accept us (TLSV13_ALERT_CERTIFICATE_REQUIRED); name a"),
+        ("node", "stranger", "does not accept us (TLSV1_ALERT_UNKNOWN_CA); name a"),
+        (
+            "stranger",
+            {},
+            "is not trusted: self-signed certificate; if its authority is your own",
+        ),
+        (
+            "modality",
+            {},
+            "'127.0.0.1'; if that is as it must be, set tls_check_host_name = false",
+        ),
+        (
+            "modality",
+            {"host": "localhost"},
+            "'localhost'; if that is as it must be, set tls_check_host_name = false",
+        ),
+    ],
+)
+def test_where_trust_fails_it_is_a_retry_in_words(
+    shows: str,
+    settings: Any,  # noqa: ANN401 - of the settings, or whose certificate
+    words: str,
+    storescp: Callable[..., int],
+    certificates: Certificates,
+) -> None:
+    port = storescp(*shown(getattr(certificates, shows), certificates.authority))
+    if isinstance(settings, str):
+        settings = ours(getattr(certificates, settings))
+    trusted = {"tls_authorities": certificates.authority.certificate}
+
+    outcome = echo_to(destination(port, **trusted, **settings))
+
+    assert outcome.verdict is Verdict.RETRY
+    assert words in outcome.comment
+    assert outcome.comment.startswith("ARCHIVE at ")
+
+
+@pytest.mark.dcmtk
+@pytest.mark.parametrize(
+    ("shows", "verdict"),
+    [("modality", Verdict.STORED), ("stranger", Verdict.RETRY)],
+)
+def test_without_the_check_of_the_host_name_a_certificate_must_still_be_signed(
+    shows: str,
+    verdict: Verdict,
+    storescp: Callable[..., int],
+    certificates: Certificates,
+) -> None:
+    shows_this = shown(getattr(certificates, shows), certificates.authority)
+    archive = destination(
+        storescp(*shows_this, "-ic"),
+        tls_authorities=certificates.authority.certificate,
+        tls_check_host_name=False,
+    )
+
+    assert echo_to(archive).verdict is verdict
+
+
+@pytest.mark.dcmtk
+def test_the_systems_authorities_are_trusted_where_none_are_named(
+    storescp: Callable[..., int],
+    certificates: Certificates,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    port = storescp(*shown(certificates.node, certificates.authority), "-ic")
+
+    assert "is not trusted: " in echo_to(destination(port)).comment
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority.certificate))
+    assert echo_to(destination(port)).verdict is Verdict.STORED
+
+
+@pytest.mark.dcmtk
+def test_a_peer_that_speaks_no_tls_is_a_retry_and_gets_no_plain_text(
+    storescp: Callable[..., int],
+) -> None:
+    outcome = echo_to(destination(storescp()))
+
+    assert outcome.verdict is Verdict.RETRY
+    assert "during the TLS handshake; is this its port for TLS?" in outcome.comment
+
+
+def test_a_peer_that_never_shakes_hands_is_a_retry() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        outcome = echo_to(destination(port), timeout_s=0.3)
+
+    assert outcome.verdict is Verdict.RETRY
+    assert outcome.comment.endswith("does not finish the TLS handshake in time")
+
+
+def test_a_file_that_has_gone_since_the_start_is_a_retry(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_bytes(certificates.authority.certificate.read_bytes())
+    archive = destination(1, tls_authorities=authorities)
+    authorities.unlink()
+
+    outcome = echo_to(archive)
+
+    assert outcome.verdict is Verdict.RETRY
+    assert "tls_ settings can no longer be used" in outcome.comment
+
+
+@contextmanager
+def scp(
+    pair: Pair, version: ssl.TLSVersion, *handlers: evt.EventHandlerType
+) -> Iterator[int]:
+    """Run an SCP of pynetdicom's that takes Secondary Captures and pictures."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    context.load_cert_chain(pair.certificate, pair.key)
+    lines = []
+    ae = AE("ARCHIVE")
+    ae.supported_contexts = VerificationPresentationContexts
+    ae.add_supported_context("1.2.840.10008.5.1.4.1.1.1.1")
+    keep = (
+        evt.EVT_CONN_OPEN,
+        lambda event: lines.append(event.assoc.dul.socket.socket),
+    )
+    server = ae.start_server(
+        ("127.0.0.1", 0),
+        block=False,
+        ssl_context=context,
+        evt_handlers=[keep, *handlers],
+    )
+    assert server is not None
+    yield server.server_address[1]
+    ae.shutdown()
+    for line in lines:
+        line.close()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_either_version_of_tls_carries_a_large_object(
+    version: ssl.TLSVersion, certificates: Certificates, image: Path
+) -> None:
+    received: list[bytes] = []
+
+    def keep(event: evt.Event) -> int:
+        received.append(event.encoded_dataset(include_meta=False))
+        return 0
+
+    trusted = {"tls_authorities": certificates.authority.certificate}
+    handler = (evt.EVT_C_STORE, keep)
+    with scp(certificates.node, version, handler) as port:
+        outcomes = send([image], destination(port, **trusted), calling_ae_title="NODE")
+
+    assert outcomes == (Outcome(Verdict.STORED, 0),)
+    assert received == [content(image)]
+
+
+def test_an_archive_is_asked_for_commitment_and_reports_over_tls(
+    certificates: Certificates,
+) -> None:
+    archive, reports = Committing(at_once=lambda _: 0), list[Report]()
+    archive.start(tls=server_context(tls_settings(certificates.node)))
+
+    outcome = ask(
+        Request("2.25.1", ((SecondaryCaptureImageStorage, "2.25.2"),)),
+        destination(archive.port, tls_authorities=certificates.authority.certificate),
+        calling_ae_title="NODE",
+        timeout_s=SOON_S,
+        settle=lambda report: reports.append(report) is None,
+    )
+    archive.stop()
+
+    assert outcome.verdict is Verdict.STORED
+    assert reports == [Report("2.25.1", frozenset({"2.25.2"}), {})]
+
+
+@pytest.mark.dcmtk
+def test_a_peer_that_stops_reading_under_tls_is_a_retry(
+    storescp: Callable[..., int], certificates: Certificates, image: Path
+) -> None:
+    shows = shown(certificates.node, certificates.authority)
+    port = storescp(*shows, "-ic", "--sleep-during", "60")
+    archive = destination(port, tls_authorities=certificates.authority.certificate)
+
+    (outcome,) = send([image], archive, calling_ae_title="NODE", timeout_s=0.5)
+
+    assert outcome.verdict is Verdict.RETRY
+    assert outcome.comment.endswith("hangs: nothing has moved for 0.5 s")
+
+
+@pytest.fixture
+def silent_after_the_handshake(certificates: Certificates) -> Iterator[int]:
+    """A peer of TLS 1.3 that sends its session tickets, and nothing else."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificates.node.certificate, certificates.node.key)
+    over = threading.Event()
+
+    def serve() -> None:
+        with (
+            server.accept()[0] as plain,
+            context.wrap_socket(plain, server_side=True),
+        ):
+            over.wait(SOON_S)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield server.getsockname()[1]
+        over.set()
+        thread.join()
+
+
+def test_session_tickets_are_no_answer(
+    silent_after_the_handshake: int, certificates: Certificates
+) -> None:
+    trusted = {"tls_authorities": certificates.authority.certificate}
+    before = threading.active_count()
+
+    outcome = echo_to(destination(silent_after_the_handshake, **trusted), 0.4)
+
+    assert outcome.verdict is Verdict.RETRY
+    assert outcome.comment.endswith("request for an association within 0.4 s")
+    assert threading.active_count() <= before
+
+
+# --- a connection under TLS
+
+
+@pytest.fixture
+def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
+    """Our end of a connection under TLS 1.3, and a server's that sends tickets."""
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(certificates.node.certificate, certificates.node.key)
+    trusted = {"tls_authorities": certificates.authority.certificate}
+    context = client_context(destination(1, **trusted))
+    assert context
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        ends: list[ssl.SSLSocket] = []
+        accept = threading.Thread(
+            target=lambda: ends.append(
+                theirs.wrap_socket(server.accept()[0], server_side=True)
+            )
+        )
+        accept.start()
+        plain = socket.create_connection(server.getsockname(), SOON_S)
+        with context.wrap_socket(plain, server_hostname="127.0.0.1") as line:
+            accept.join()
+            assert isinstance(line, Line)
+            with ends[0]:
+                yield line, ends[0]
+
+
+def test_what_tls_sends_for_itself_is_no_data(pair: tuple[Line, ssl.SSLSocket]) -> None:
+    line, server = pair
+    assert select.select([line], [], [], SOON_S)[0]  # the tickets are here
+
+    assert not line.has_data()
+    server.sendall(b"abc")
+    until(line.has_data)
+
+    assert line.pending() == 3
+    assert line.gettimeout() == SOON_S
+    buffer = bytearray(2)
+    assert line.recv_into(buffer) == 1
+    assert buffer[:1] + line.recv(10) == b"abc"
+    assert not line.has_data()
+    server.close()
+    until(line.has_data)
+    assert line.recv(10) == b""
+
+
+@pytest.mark.parametrize("mode", ["requestor", "acceptor"])
+def test_an_association_can_send_while_tickets_are_all_there_is(
+    mode: str, pair: tuple[Line, ssl.SSLSocket]
+) -> None:
+    line, server = pair
+    association, bell = Association(AE(), mode), Doorbell(line)
+    transport = (
+        requestor._Socket(association, client_socket=line)
+        if mode == "requestor"
+        else connection._Socket(association, Caller(line, ("", 0), b""), bell)
+    )
+    assert select.select([line], [], [], SOON_S)[0]
+
+    assert not transport.ready  # pynetdicom would read, and wait
+    server.sendall(b"abcdef")
+    until(lambda: transport.ready)
+
+    assert transport.ready
+    assert transport.recv(6) == b"abcdef"
+    bell.close()
+
+
+def test_a_line_that_another_thread_cuts_carries_no_plain_text(
+    pair: tuple[Line, ssl.SSLSocket],
+) -> None:
+    line, _ = pair
+
+    line.shutdown(socket.SHUT_RDWR)
+
+    assert line.version() == "TLSv1.3"  # SSLSocket's own would say None
+    with pytest.raises(OSError, match=r".+"):
+        line.sendall(b"abc")
+
+
+# --- the processes
+
+
+@pytest.fixture
+def secured_only(tmp_path: Path, certificates: Certificates) -> Settings:
+    pair = certificates.node
+    (tmp_path / "node.toml").write_text(
+        f"[receiver]\nport = 0\nhost = '127.0.0.1'\n[storage]\nmin_free_mb = 0\n"
+        f"[api]\nport = 0\n[tls]\nport = 0\nonly = true\n"
+        f"certificate = '{pair.certificate}'\nprivate_key = '{pair.key}'\n"
+    )
+    return load(tmp_path / "node.toml", {})
+
+
+def test_the_supervisor_hands_on_the_port_for_tls_and_opens_no_other(
+    secured_only: Settings,
+) -> None:
+    node = Supervised(secured_only, None)
+
+    receiver = next(each for each in node.roles if each.name == "receiver-0")
+    both = Supervised(
+        secured_only.model_copy(
+            update={"tls": secured_only.tls.model_copy(update={"only": False})}
+        ),
+        None,
+    )
+
+    assert [*receiver.listening] == ["--tls-fd"]
+    assert node.receiver_port == receiver.listening["--tls-fd"].getsockname()[1]
+    assert [*both.roles[0].listening] == ["--fd", "--tls-fd"]
+    for each in (node, both):
+        each.__exit__()
+
+
+@pytest.mark.dcmtk
+def test_a_receiver_serves_tls_on_the_socket_that_it_inherits(
+    secured_only: Settings, peer: Find, certificates: Certificates, tmp_path: Path
+) -> None:
+    migrate(secured_only.storage)
+    config = f"--config={tmp_path / 'node.toml'}"
+    options = shown(certificates.modality, certificates.authority)
+    with listen("127.0.0.1", 0) as listening:
+        number = listening.fileno()
+        command = [sys.executable, "-P", "-m", "dicom_node.receiver", config]
+        receiver = subprocess.Popen(
+            [*command, f"--tls-fd={number}"],
+            pass_fds=[number],
+            stderr=subprocess.PIPE,
+        )
+        port = listening.getsockname()[1]
+        try:
+            status, output = run(peer("echoscu"), *options, *called(port))
+        finally:
+            receiver.terminate()
+            _, log = receiver.communicate(timeout=SOON_S)
+
+    assert status == 0, output
+    assert b"ANYONE" not in log
