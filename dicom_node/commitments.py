@@ -19,20 +19,19 @@ from dicom_node.commitment_report import NOT_COMMITTED, Remedy, Report, remedy_o
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.settlement import (
-    UNDER_WAY,
     end,
     fail,
     go_on,
     is_within,
-    lock_instance,
     of_delivery,
     pause_s,
     results_in,
-    settle_instance,
     states_of,
     under_way,
 )
+from dicom_node.standing import lock_instance, settle_instance
 from dicom_node.tables import (
+    UNDER_WAY,
     DeliveryState,
     commitment,
     delivered_object,

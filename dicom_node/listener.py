@@ -17,6 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from dicom_node.tally import SENT_AWAY, Count, ignore, one
+
 logger = logging.getLogger(__name__)
 
 BACKLOG = 128
@@ -59,18 +61,23 @@ class Listener:
     """Accepts connections and hands on those that ask for an association."""
 
     def __init__(
-        self, listening: socket.socket, serve: Callable[[Caller], None]
+        self,
+        listening: socket.socket,
+        serve: Callable[[Caller], None],
+        count: Count = ignore,
     ) -> None:
         """Start to accept, in a thread of its own.
 
         Args:
             listening: Shared with other processes; only our copy is ever closed.
             serve: Takes a caller over; called from several threads at once.
+            count: Takes who is sent away.
         """
         # Another process may take the connection that woke us.
         listening.settimeout(0)
         self._listening = listening
         self._serve = serve
+        self._count = count
         self._waiting: dict[socket.socket, str] = {}  # oldest first; their addresses
         self._lock = threading.Lock()
         self._stopped = False
@@ -139,6 +146,7 @@ class Listener:
             for connection in leaving:
                 del self._waiting[connection]
                 hang_up(connection)
+                self._count(one(SENT_AWAY, "crowded"))
 
     def _hear(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Wait for the request of one connection, and hand it on."""
@@ -156,6 +164,8 @@ class Listener:
                 return
         except Exception:
             logger.exception("Cannot serve a connection")
+        if may_stay and not request:
+            self._count(one(SENT_AWAY, "no_request"))
         hang_up(connection)
         connection.close()
 

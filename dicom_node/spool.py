@@ -48,7 +48,7 @@ class Spool:
         They are for this user alone: they hold patient data.
         """
         root = storage.directory.absolute()
-        self.directory = root / "spool"
+        self.directory = spool_folder(storage)
         self._results = root / "results"
         self._min_free_mb = storage.min_free_mb
         for folder in (self.directory, self._results):
@@ -226,6 +226,11 @@ class Arrival:
         """Remove the file, kept or not, and let go of it. May be called twice."""
         self._kept = False
         self.close()
+
+
+def spool_folder(storage: StorageSettings) -> Path:
+    """The folder of received instances."""
+    return storage.directory.absolute() / "spool"
 
 
 def make_names_durable(folder: Path) -> None:
