@@ -75,7 +75,8 @@ class JsonFormatter(logging.Formatter):
             "seconds": getattr(record, "seconds", None),
             "exception": _of(record) or None,
         }
-        return json.dumps({key: value for key, value in fields.items() if value})
+        known = {key: value for key, value in fields.items() if value is not None}
+        return json.dumps(known)
 
 
 def _of(record: logging.LogRecord) -> list[str]:

@@ -105,6 +105,12 @@ class Settlement:
         return end(connection, row, states)
 
 
+def step_of(state: DeliveryState | str) -> str:
+    """What a log line calls it that a delivery came to a state."""
+    failed = state == DeliveryState.FAILED
+    return "delivery failed" if failed else WORDS.get(DeliveryState(state), str(state))
+
+
 def under_way(
     connection: sa.Connection, instance_id: str, destination: str, run: int
 ) -> sa.Row[Any] | None:

@@ -37,7 +37,7 @@ from dicom_node.outcome import Outcome
 from dicom_node.pipeline import Analysis, Pipeline
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.objects import ResultObject
-from dicom_node.settlement import WORDS
+from dicom_node.settlement import step_of
 from dicom_node.spool import Spool
 from dicom_node.steps import about, log_step
 from dicom_node.tables import DeliveryState, InstanceState
@@ -51,7 +51,6 @@ MOST_CHILD_DEATHS = 3
 # An instance during which the whole worker keeps dying is given up as well, but later:
 # a worker has many reasons to die, and most of them are not the instance's.
 MOST_ATTEMPTS = 10
-DELIVERY_FAILED = "delivery failed"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -193,7 +192,8 @@ class Work:
             words = "not in the settings any more; add it and retry"
             give_up = partial(journal.settlement.give_up, instance_id, destination, run)
             insist(lambda: give_up(words))
-            log_step(logger, DELIVERY_FAILED, f"{destination} is {words}")
+            failed = step_of(DeliveryState.FAILED)
+            log_step(logger, failed, f"{destination} is {words}")
             return
         paths = insist(lambda: journal.deliveries.begin(instance_id, destination, run))
         if paths is None:
@@ -247,11 +247,11 @@ def _log_delivery(
     seconds: float,
 ) -> None:
     """Log an attempt; a comment of the destination's may name the patient."""
-    failed = state is DeliveryState.FAILED
-    step = DELIVERY_FAILED if failed else WORDS.get(state, state)
     words = ", ".join(each.verdict for each in outcomes.values())
-    level = logging.WARNING if failed else logging.INFO
-    log_step(logger, step, f"{destination}: {words}", seconds=seconds, level=level)
+    level = logging.WARNING if state is DeliveryState.FAILED else logging.INFO
+    log_step(
+        logger, step_of(state), f"{destination}: {words}", seconds=seconds, level=level
+    )
 
 
 def _spoken(state: InstanceState) -> str:
