@@ -411,6 +411,21 @@ def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
     assert node.instance == (InstanceState.DELIVERED, "")
 
 
+def test_a_delivery_that_failed_and_stays_so_has_failed_once(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.set(retry_days=1e-9)
+    node.go_on()
+
+    (asked,) = archive.asked
+    half = Report(asked.transaction, frozenset(UIDS[:1]), {})
+    node.journal.commitments.settle(half)
+
+    assert node.row.state == DeliveryState.FAILED
+    assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 0]
+
+
 def test_what_is_stored_at_the_last_moment_is_still_asked_for_once(
     node: Node, archive: Committing
 ) -> None:
