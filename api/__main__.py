@@ -17,8 +17,8 @@ def main() -> None:
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
     given = parser.parse_args()
-    stop = begin_role("api", given.supervisor)
     settings = load_or_exit(given.config)
+    stop = begin_role("api", given.supervisor, settings.log.format)
     # One team of threads a process: busy-waiting, two of them slow each other down.
     torch.set_num_threads(1)
     config = uvicorn.Config(

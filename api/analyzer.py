@@ -23,7 +23,7 @@ from config.settings import Settings
 from dicom_node.decoding_child import DecodingChild
 from inference.classifier import Classifier, self_test
 from inference.familiarity import UnfamiliarError
-from inference.finding import Finding
+from inference.finding import Finding, ModelIdentity
 from inference.overlay import Annotated, render
 from inference.radiograph import Radiograph
 from models.card import ModelError
@@ -84,6 +84,13 @@ class Analyzer:
             raise NotReadyError("the model is being loaded")
         if error := self._tools.exception():
             raise NotReadyError(f"the model cannot be used: {error}")
+
+    def model(self) -> ModelIdentity | None:
+        """Say which model is loaded, if one is."""
+        tools = self._tools
+        if not tools.done() or tools.cancelled() or tools.exception():
+            return None
+        return tools.result().classifier.identity
 
     def require_ready(self) -> None:
         """Refuse a request while there is no model.

@@ -1,4 +1,4 @@
-"""The web application, put together: /predict, the pages, health."""
+"""The web application, put together: /predict, the pages, health, metrics."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -9,6 +9,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.analyzer import Analyzer
 from api.health import Check, health_router, storage_checks
+from api.metrics import NodeCollector, metrics_router
 from api.pages import STATIC, pages_router
 from api.predict import predict_router
 from api.problems import speak_of_problems
@@ -51,7 +52,10 @@ def create_app(
     speak_of_problems(app)
     others = storage_checks(settings.storage) if checks is None else checks
     app.include_router(predict_router(analyzer))
-    app.include_router(health_router({"model": analyzer.check, **others}))
+    ready = {"model": analyzer.check, **others}
+    app.include_router(health_router(ready))
+    collector = NodeCollector(settings, ready, release, analyzer.model)
+    app.include_router(metrics_router(collector))
     app.include_router(pages_router(release))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app

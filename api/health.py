@@ -116,7 +116,7 @@ def health_router(checks: Mapping[str, Check]) -> APIRouter:
     )
     def readyz(response: Response) -> dict[str, str]:
         """Say of each thing that the work needs that it is 'ok', or what is wrong."""
-        states = {name: _state(check) for name, check in checks.items()}
+        states = {name: state_of(check) for name, check in checks.items()}
         if any(state != OK for state in states.values()):
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
         return states
@@ -124,7 +124,8 @@ def health_router(checks: Mapping[str, Check]) -> APIRouter:
     return router
 
 
-def _state(check: Check) -> str:
+def state_of(check: Check) -> str:
+    """Ask a check: "ok", or what is wrong in words."""
     try:
         check()
     except NotReadyError as error:

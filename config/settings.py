@@ -120,6 +120,12 @@ class ApiSettings(Table):
     port: Port
 
 
+class LogSettings(Table):
+    """The log of every process: see node.toml for each key."""
+
+    format: str = Field(pattern=r"^(text|json)$")
+
+
 class Settings(Table):
     """Everything that can be set."""
 
@@ -130,6 +136,7 @@ class Settings(Table):
     worker: WorkerSettings
     results: ResultSettings
     api: ApiSettings
+    log: LogSettings
     destinations: Annotated[
         tuple[Destination, ...], AfterValidator(names_are_unique)
     ] = ()

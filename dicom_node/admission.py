@@ -159,6 +159,31 @@ def open_to_anyone(settings: Settings) -> list[str]:
     return [f"ANYONE who reaches {where} may send: {remedy}, or listen on 127.0.0.1"]
 
 
+def held_places(folder: Path) -> int | None:
+    """Count the places that are held, by whichever process, without touching them.
+
+    To try the locks would, for a moment, take places from those who come. The kernel's
+    own list tells; what it says of devices differs from what stat() says on some file
+    systems, so inodes must do.
+
+    Returns:
+        None where there is no such list, as elsewhere than on Linux.
+    """
+    try:
+        lines = Path("/proc/locks").read_text("ascii").splitlines()
+    except OSError:
+        return None
+    # As in "1: FLOCK  ADVISORY  WRITE 7232 fe:00:2146641 0 EOF"; "->" marks who waits.
+    words = [line.split() for line in lines]
+    held = {each[5].rpartition(":")[2] for each in words if each[1] == "FLOCK"}
+    return sum(str(path.stat().st_ino) in held for path in folder.glob("*.lock"))
+
+
+def places_folder(spool: Path) -> Path:
+    """Where the files of the places lie; the same for all processes."""
+    return spool / "associations"
+
+
 def _plain(address: str) -> IPv4Address | IPv6Address:
     """Read an address; one of IPv4 that came through an IPv6 socket is IPv4."""
     read = ip_address(address)

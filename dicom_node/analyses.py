@@ -6,8 +6,8 @@ up again can finish its work, but it cannot record it.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,7 +17,18 @@ from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries, StoredResult
 from dicom_node.errors import SamePictureError
 from dicom_node.events import note
+from dicom_node.reasons import Failure, Reason
 from dicom_node.tables import InstanceState, instance
+from dicom_node.tally import (
+    ANALYZED,
+    DECODER_DIED,
+    FAILED,
+    NOT_ANALYZED,
+    STAGE,
+    one,
+    took,
+    write,
+)
 from inference.finding import Finding
 
 
@@ -30,12 +41,14 @@ class Answer:
         picture_digest: Of what it saw.
         identity_digest: Of whom that belongs to.
         results: The objects it became, already on disk.
+        seconds: What each stage of the analysis took.
     """
 
     finding: Finding
     picture_digest: str
     identity_digest: str
     results: Sequence[StoredResult]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +60,14 @@ class Conclusion:
         reason: Why.
         same_picture_as: The instance whose results are also this one's.
         notices: Captures that say so, already on disk, for destinations that want them.
+        counted_as: The reason in a word.
     """
 
     state: InstanceState
     reason: str
     same_picture_as: str | None = None
     notices: Sequence[StoredResult] = ()
+    counted_as: Reason = Failure.PROGRAM
 
 
 class Analyses:
@@ -70,7 +85,11 @@ class Analyses:
         """
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
         with self._engine.begin() as connection:
-            return connection.execute(count.returning(instance)).one_or_none()
+            row = connection.execute(count.returning(instance)).one_or_none()
+            if row is not None and (row.run, row.attempts) == (1, 1):
+                waited = time.time() - row.received_at
+                write(connection, took(STAGE, waited, "wait"))
+            return row
 
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
         """Note that the decoder died on the instance; how often it has in this run."""
@@ -78,6 +97,7 @@ class Analyses:
         count = _open_run(instance_id, run).values(child_deaths=deaths + 1)
         with self._engine.begin() as connection:
             note(connection, instance_id, "decoder died", reason)
+            write(connection, one(DECODER_DIED))
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
 
     def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
@@ -95,6 +115,9 @@ class Analyses:
             note(connection, instance_id, state, reason)
             # In place of what an earlier answer may have left.
             self._deliveries.open(connection, instance_id, conclusion.notices)
+            failed = state is InstanceState.FAILED
+            family = FAILED if failed else NOT_ANALYZED
+            write(connection, one(family, conclusion.counted_as))
 
     def answer(self, instance_id: str, run: int, answer: Answer) -> bool:
         """End an analysis with an answer, and ask for the delivery of its results.
@@ -119,6 +142,8 @@ class Analyses:
             said = f"{finding.label}, probability {finding.probability:.3f}"
             note(connection, instance_id, "analyzed", said)
             self._deliveries.open(connection, instance_id, answer.results)
+            stages = [took(STAGE, s, name) for name, s in answer.seconds.items()]
+            write(connection, one(ANALYZED, finding.operating_point), *stages)
         return True
 
     def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:

@@ -24,8 +24,9 @@ from pynetdicom import _config, evt
 from pynetdicom.dsutils import encode_file_meta, split_dataset
 
 from dicom_node.archive_server import listen, stop_listening
+from dicom_node.logs import configure_logging
 from dicom_node.outcome import Verdict, verdict_of
-from dicom_node.process import configure_logging, stop_on_signals
+from dicom_node.process import stop_on_signals
 from dicom_node.spool import make_names_durable
 
 SUCCESS = 0x0000

@@ -6,6 +6,7 @@ a UID of its own, recorded before it is sent: the report may be faster than we a
 it may come to another process, hours later.
 """
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,26 +20,30 @@ from dicom_node.commitment_report import NOT_COMMITTED, Remedy, Report, remedy_o
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.settlement import (
-    UNDER_WAY,
     end,
     fail,
     go_on,
     is_within,
-    lock_instance,
     of_delivery,
     pause_s,
     results_in,
-    settle_instance,
     states_of,
+    step_of,
     under_way,
 )
+from dicom_node.standing import lock_instance, settle_instance
+from dicom_node.steps import about, log_step
 from dicom_node.tables import (
+    UNDER_WAY,
     DeliveryState,
     commitment,
     delivered_object,
     delivery,
+    instance,
 )
 from dicom_node.work import WorkQueue
+
+logger = logging.getLogger(__name__)
 
 # Archives take from seconds to the next night. To ask again each hour costs them one
 # small message, and a late report on an earlier request still counts.
@@ -127,6 +132,7 @@ class Commitments:
         Returns:
             Whether the transaction is one of ours.
         """
+        ended: tuple[str, str] | None = None
         mine = commitment.c.transaction_uid == report.transaction_uid
         close = commitment.update().where(mine, commitment.c.closed_at.is_(None))
         with self._engine.begin() as connection:
@@ -139,6 +145,11 @@ class Commitments:
             if connection.execute(close.values(closed_at=time.time())).rowcount:
                 self._settle(connection, asked, report, is_newest=is_newest)
                 settle_instance(connection, asked.instance_id)
+                ended = _ended(connection, asked)
+        if ended is not None:
+            uid, state = ended
+            with about(uid, asked.instance_id):
+                log_step(logger, step_of(state), f"{asked.destination}: by its report")
         return True
 
     def _settle(
@@ -249,6 +260,17 @@ def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
         commitment.c.closed_at.is_(None),
     )
     return connection.execute(query).scalar_one()
+
+
+def _ended(connection: sa.Connection, asked: sa.Row[Any]) -> tuple[str, str] | None:
+    """SOP Instance UID and state of a delivery that has ended; None: it has not."""
+    query = sa.select(instance.c.sop_instance_uid, delivery.c.state).where(
+        of_delivery(delivery, asked.instance_id, asked.destination),
+        instance.c.id == delivery.c.instance_id,
+        delivery.c.state.in_([DeliveryState.DELIVERED, DeliveryState.FAILED]),
+    )
+    found = connection.execute(query).one_or_none()
+    return None if found is None else (found[0], found[1])
 
 
 def _is_newest(connection: sa.Connection, asked: sa.Row[Any]) -> bool:

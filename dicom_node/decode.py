@@ -25,6 +25,7 @@ from dicom_node.errors import AnalysisError, DicomNodeError, NotAnalyzedError
 from dicom_node.geometry import made_square, pixel_shape
 from dicom_node.lookup import Shown, to_gray
 from dicom_node.part10 import read_part10
+from dicom_node.reasons import Unanalyzed
 from dicom_node.screening import ScreeningRules, screen
 from inference.radiograph import Radiograph
 
@@ -143,7 +144,8 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     gray = shown.gray
     if gray.min() == gray.max():
         raise NotAnalyzedError(
-            "The image is blank: all of Pixel Data (7FE0,0010) is of one gray level."
+            "The image is blank: all of Pixel Data (7FE0,0010) is of one gray level.",
+            Unanalyzed.BLANK,
         )
     shape = pixel_shape(dataset)
     pixels = made_square(gray, shape, options.max_megapixels)

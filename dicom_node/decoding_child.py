@@ -18,12 +18,14 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 from dicom_node.errors import AnalysisError
+from dicom_node.reasons import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +47,8 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 class ChildDiedError(AnalysisError):
     """The child was killed, hung or bloated; the instance is probably to blame."""
+
+    reason = Failure.DECODER_DIED
 
 
 class ChildStartError(OSError):
@@ -92,7 +96,9 @@ class DecodingChild:
             Exception: What the function raised on purpose: a DicomNodeError, or a
                 PlainImageError.
         """
-        return self._thread.submit(self._run, function, args).result()
+        # What the child logs meanwhile is about what the caller is about: see steps.py.
+        run = copy_context().run
+        return self._thread.submit(run, self._run, function, args).result()
 
     def close(self) -> None:
         """End the child after the call that is under way; idempotent."""

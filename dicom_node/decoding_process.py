@@ -26,6 +26,7 @@ from dicom_node.decoding_child import (
     send,
 )
 from dicom_node.errors import AnalysisError, DicomNodeError
+from dicom_node.reasons import Failure
 from inference.plain_image import PlainImageError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -87,7 +88,8 @@ def _called(connection: Connection) -> tuple[str, Any]:
         os._exit(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 - a bug, and no reason to die
         return RAISED, AnalysisError(
-            f"Decoding failed unexpectedly: {type(error).__name__} {_where(error)}."
+            f"Decoding failed unexpectedly: {type(error).__name__} {_where(error)}.",
+            Failure.PROGRAM,
         )
 
 

@@ -16,14 +16,10 @@ from config.destinations import Destination
 from dicom_node.database import upsert
 from dicom_node.events import note
 from dicom_node.results.forms import HEATMAP, NOTICE, forms
-from dicom_node.settlement import (
-    UNDER_WAY,
-    lock_instance,
-    of_delivery,
-    results_in,
-    settle_instance,
-)
+from dicom_node.settlement import of_delivery, results_in
+from dicom_node.standing import lock_instance, settle_instance
 from dicom_node.tables import (
+    UNDER_WAY,
     DeliveryState,
     commitment,
     delivered_object,

@@ -22,6 +22,7 @@ from pydicom.uid import UID
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
 from dicom_node.errors import CannotUnderstandError
+from dicom_node.reasons import Refusal
 
 UNDEFINED = 0xFFFFFFFF
 # The marks of PS3.5 7.5 have no VR: their heads are tag and length, HEAD bytes, as are
@@ -135,7 +136,8 @@ class InflatedSource:
         if self.position + unused + len(data) > self._limit:
             raise CannotUnderstandError(
                 f"The deflated dataset inflates to more than {self._limit} bytes, the "
-                "limit max_instance_mb under [receiver]."
+                "limit max_instance_mb under [receiver].",
+                Refusal.TOO_LARGE,
             )
         return data
 

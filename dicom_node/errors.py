@@ -18,9 +18,23 @@ and, cut to its 64 characters, the peer's Error Comment.
 
 from typing import ClassVar
 
+from dicom_node.reasons import Failure, Reason, Refusal, Unanalyzed
+
 
 class DicomNodeError(Exception):
-    """Base of every error that this folder raises on purpose."""
+    """Base of every error that this folder raises on purpose.
+
+    Attributes:
+        reason: The same as the message in a word, for counting.
+    """
+
+    reason: Reason
+
+    def __init__(self, message: str, reason: Reason | None = None) -> None:
+        """Take a message, and a reason where it is not that of the class."""
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
 
 
 class RefusedError(DicomNodeError):
@@ -37,22 +51,27 @@ class OutOfResourcesError(RefusedError):
     """The node cannot hold the instance now; the sender may try again."""
 
     status = 0xA700  # Refused: Out of Resources
+    reason = Refusal.DISK
 
 
 class MismatchError(RefusedError):
     """The command set, the SOP Class and the dataset do not agree."""
 
     status = 0xA900  # Error: Data Set Does Not Match SOP Class
+    reason = Refusal.MISMATCH
 
 
 class CannotUnderstandError(RefusedError):
     """The dataset cannot be parsed, or holds less than it declares."""
 
     status = 0xC000  # Error: Cannot Understand
+    reason = Refusal.UNREADABLE
 
 
 class NotAnalyzedError(DicomNodeError):
     """A sound instance, but not one that the model may answer for."""
+
+    reason = Unanalyzed.OTHER
 
 
 class NotMeantError(NotAnalyzedError):
@@ -66,6 +85,8 @@ class SamePictureError(NotAnalyzedError):
         known: Our id of that one.
     """
 
+    reason = Unanalyzed.SAME_PICTURE
+
     def __init__(self, message: str, known: str) -> None:
         super().__init__(message)
         self.known = known
@@ -73,3 +94,5 @@ class SamePictureError(NotAnalyzedError):
 
 class AnalysisError(DicomNodeError):
     """The instance cannot be analyzed though it should be: somebody must look."""
+
+    reason = Failure.BROKEN

@@ -9,6 +9,7 @@ from pydicom import Dataset
 
 from dicom_node.attributes import numbers
 from dicom_node.errors import NotAnalyzedError
+from dicom_node.reasons import Unanalyzed
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 """In the order of preference. Pixel Spacing (0028,0030) comes first: it is the one
@@ -76,7 +77,9 @@ def made_square(
         raise NotAnalyzedError(
             f"The pixels are {ratio:.3g} times as high as they are wide (Pixel Spacing "
             "(0028,0030), Imager Pixel Spacing (0018,1164) or Pixel Aspect Ratio "
-            f"(0028,0034)); made square, the image exceeds {max_megapixels} megapixels."
+            f"(0028,0034)); made square, the image exceeds {max_megapixels} "
+            "megapixels.",
+            Unanalyzed.TOO_LARGE,
         )
     size = (round(wide), round(tall))
     square = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)

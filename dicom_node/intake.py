@@ -6,6 +6,7 @@ straight into the spool, never beyond a limit; the files of those not kept are r
 """
 
 import logging
+import time
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -22,6 +23,7 @@ from dicom_node.errors import (
     OutOfResourcesError,
     RefusedError,
 )
+from dicom_node.reasons import Refusal
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -49,6 +51,7 @@ class IncomingDataset(BytesIO):
         arrival: The file, once the first bytes have come.
         refusal: Why no file is written, or no more.
         received: Bytes that have come, kept or not.
+        began: When the first came, by the monotonic clock.
     """
 
     def __init__(
@@ -62,11 +65,14 @@ class IncomingDataset(BytesIO):
         self.arrival: Arrival | None = None
         self.refusal: RefusedError | None = None
         self.received = 0
+        self.began = time.monotonic()
         self._begin = begin
         self._limit = limit
 
     def write(self, data: bytes) -> int:  # type: ignore[override]
         """Store some bytes. Never raises: pynetdicom's thread would die of it."""
+        if not self.received:
+            self.began = time.monotonic()
         self.received += len(data)
         try:
             self._store(data)
@@ -74,7 +80,8 @@ class IncomingDataset(BytesIO):
             self._refuse(error)
         except Exception as error:  # noqa: BLE001 - its text may quote the dataset
             logger.error("Cannot store a dataset: %s", type(error).__name__)  # noqa: TRY400
-            self._refuse(OutOfResourcesError("The node failed; send again later."))
+            words = "The node failed; send again later."
+            self._refuse(OutOfResourcesError(words, Refusal.PROGRAM))
         return len(data)
 
     @property
@@ -93,7 +100,8 @@ class IncomingDataset(BytesIO):
         if self.received > self._limit:
             raise CannotUnderstandError(
                 f"The instance is larger than {self._limit // MB} MB, the limit here. "
-                "Raise max_instance_mb under [receiver] to take it."
+                "Raise max_instance_mb under [receiver] to take it.",
+                Refusal.TOO_LARGE,
             )
         if self.arrival is None:
             self.arrival = self._begin(self)

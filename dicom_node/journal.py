@@ -22,9 +22,11 @@ from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries
 from dicom_node.events import note
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.settlement import Settlement, lock_instance
+from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
+from dicom_node.standing import lock_instance
 from dicom_node.tables import InstanceState, instance
+from dicom_node.tally import RECEIVED, REPEATED, add_up, one, write
 from dicom_node.work import WorkQueue
 
 # A For Processing image waits this long for the For Presentation twin that a modality
@@ -86,6 +88,7 @@ class Journal:
                 if row.content_digest == received.content_digest:
                     own = [r for r in earlier if r.id == row.same_picture_as]
                     self._repeat(connection, row, own[0] if own else row, received)
+                    write(connection, one(REPEATED))
                     return self._adopted(row, received)
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert().values(**values))
@@ -93,6 +96,7 @@ class Journal:
             note(connection, received.id, "received", said)
             delay_s = _delay_s(received.header.sop_class_uid)
             self._work.analyze(connection, received.id, 1, delay_s)
+            write(connection, one(RECEIVED))
         return True
 
     def load(self, instance_id: str) -> sa.Row[Any] | None:
@@ -101,12 +105,13 @@ class Journal:
         with reading(self._engine) as connection:
             return connection.execute(query).one_or_none()
 
-    def came_from(self, instance_id: str) -> str:
-        """Read the AE title of whoever sent an instance."""
-        query = sa.select(instance.c.calling_ae_title)
+    def sender(self, instance_id: str) -> tuple[str, str]:
+        """Read the SOP Instance UID of an instance and the AE title of its sender."""
+        query = sa.select(instance.c.sop_instance_uid, instance.c.calling_ae_title)
         with reading(self._engine) as connection:
-            row = connection.execute(query.where(instance.c.id == instance_id))
-            return str(row.scalar_one())
+            found = connection.execute(query.where(instance.c.id == instance_id))
+            uid, ae_title = found.one()
+            return uid, ae_title
 
     def known(self, instance_ids: Sequence[str]) -> set[str]:
         """Which of these instances are recorded, for the sweep of the spool."""
@@ -135,6 +140,11 @@ class Journal:
         """Write an event that changes no state."""
         with self._engine.begin() as connection:
             note(connection, instance_id, kind, detail)
+
+    def add_up(self) -> None:
+        """Put few rows in the place of many that count the same things."""
+        with self._engine.begin() as connection:
+            add_up(connection)
 
     def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
         """Make the instance of a row again."""

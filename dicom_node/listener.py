@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext, SSLEOFError, SSLError
 
+from dicom_node.tally import SENT_AWAY, Count, ignore, one
 from dicom_node.tls import Line, reason
 
 logger = logging.getLogger(__name__)
@@ -68,12 +69,18 @@ def listen(host: str, port: int) -> socket.socket:
 class Listener:
     """Accepts connections and hands on those that ask for an association."""
 
-    def __init__(self, listening: Listening, serve: Callable[[Caller], None]) -> None:
+    def __init__(
+        self,
+        listening: Listening,
+        serve: Callable[[Caller], None],
+        count: Count = ignore,
+    ) -> None:
         """Start to accept, in a thread of its own.
 
         Args:
             listening: Shared with other processes; only our copies are ever closed.
             serve: Takes a caller over; called from several threads at once.
+            count: Takes who is sent away.
         """
         for each in listening:
             # Another process may take the connection that woke us.
@@ -81,6 +88,7 @@ class Listener:
         self._listening = listening
         self._failures = _Failures()
         self._serve = serve
+        self._count = count
         self._waiting: dict[socket.socket, str] = {}  # oldest first; their addresses
         self._lock = threading.Lock()
         self._stopped = False
@@ -156,6 +164,7 @@ class Listener:
             for connection in leaving:
                 del self._waiting[connection]
                 hang_up(connection)
+                self._count(one(SENT_AWAY, "crowded"))
 
     def _hear(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Wait for the request of one connection, and hand it on."""
@@ -174,6 +183,8 @@ class Listener:
                 return
         except Exception:
             logger.exception("Cannot serve a connection")
+        if may_stay and not request:
+            self._count(one(SENT_AWAY, "no_request"))
         hang_up(connection)
         connection.close()
 

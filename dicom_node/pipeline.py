@@ -6,14 +6,15 @@ Decoding and encoding read what a sender wrote, so they run in the decoding chil
 model never leaves this process.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from config.settings import Settings
 from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import DecodingChild
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encode import (
     ResultObject,
     ResultOptions,
@@ -22,20 +23,30 @@ from dicom_node.results.encode import (
 )
 from dicom_node.results.forms import NOTICE, Form, forms
 from dicom_node.screening import ScreeningRules
+from dicom_node.steps import Stopwatch
 from inference.classifier import Classifier
 from inference.familiarity import UnfamiliarError
 from inference.finding import Finding
+from inference.radiograph import Radiograph
 
 Check = Callable[[DecodedInstance], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """One instance, what was found on it, and how that is written down."""
+    """One instance, what was found on it, and how that is written down.
+
+    Attributes:
+        decoded: What the model saw.
+        finding: What it said.
+        results: The objects that say so.
+        seconds: What each stage took, by its name.
+    """
 
     decoded: DecodedInstance
     finding: Finding
     results: tuple[ResultObject, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,16 +83,23 @@ class Pipeline:
             body_parts=self.classifier.card.body_parts,
             today=instance.received_at.date(),
         )
-        decoded = self.child.run(decode_file, instance.path, rules, self.decode_options)
+        options, watch = self.decode_options, Stopwatch()
+        with watch.stage("decode"):
+            decoded = self.child.run(decode_file, instance.path, rules, options)
         check(decoded)
+        with watch.stage("classify"):
+            finding = self._classify(decoded.radiograph)
+        with watch.stage("encode"):
+            results = self.child.run(
+                encode_file, instance, decoded.radiograph, finding, self.result_options
+            )
+        return Analysis(decoded, finding, results, watch.seconds)
+
+    def _classify(self, radiograph: Radiograph) -> Finding:
         try:
-            finding = self.classifier.classify(decoded.radiograph)
+            return self.classifier.classify(radiograph)
         except UnfamiliarError as reason:
-            raise NotAnalyzedError(str(reason)) from None
-        results = self.child.run(
-            encode_file, instance, decoded.radiograph, finding, self.result_options
-        )
-        return Analysis(decoded, finding, results)
+            raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
 
     def notices(
         self, instance: ReceivedInstance, why: tuple[str, str]

@@ -2,7 +2,6 @@
 
 import argparse
 import ctypes
-import logging
 import os
 import signal
 import socket
@@ -12,10 +11,9 @@ from pathlib import Path
 
 from config.settings import Settings, SettingsError, load
 from dicom_node.listener import listen
+from dicom_node.logs import configure_logging
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Their lines and warnings may quote what a sender wrote.
-TALKATIVE = ("pydicom", "pynetdicom", "highdicom", "py.warnings", "PIL", "httpx")
 
 
 def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
@@ -26,17 +24,20 @@ def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def begin_role(name: str, supervisor: int | None) -> threading.Event:
+def begin_role(
+    name: str, supervisor: int | None, form: str = "text"
+) -> threading.Event:
     """Start being a role.
 
     Args:
         name: Stands in each log line.
         supervisor: The process to end with; None for a role started by hand.
+        form: Of the log lines, "text" or "json".
 
     Returns:
         The event that SIGTERM and SIGINT set: finish, then exit.
     """
-    configure_logging(name)
+    configure_logging(name, form)
     keep_files_private()
     if supervisor is not None:
         _die_with(supervisor)
@@ -74,20 +75,6 @@ def stop_on_signals() -> threading.Event:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return stop
-
-
-def configure_logging(role: str) -> None:
-    """Log to standard error, one line for each thing that happened."""
-    logging.basicConfig(
-        level=logging.INFO,
-        format=f"%(asctime)s {role} %(levelname)s %(message)s",
-        stream=sys.stderr,
-    )
-    logging.captureWarnings(capture=True)
-    for name in TALKATIVE:
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Its INFO lines are about itself: migrations, recovery, threads.
-    logging.getLogger("dbos").setLevel(logging.WARNING)
 
 
 def _die_with(parent: int) -> None:

@@ -18,10 +18,17 @@ from contextlib import suppress
 
 from pynetdicom import AE, _config, evt
 
-from config.settings import ReceiverSettings, Settings
-from dicom_node.admission import CONGESTED, Admission, Place, Rejection
+from config.settings import ReceiverSettings
+from dicom_node.admission import (
+    CONGESTED,
+    Admission,
+    Place,
+    Rejection,
+    places_folder,
+)
 from dicom_node.commitment_report import Settle, answer
 from dicom_node.connection import MAXIMUM_PDU, Connection
+from dicom_node.counting import Counting
 from dicom_node.database import open_or_exit
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
@@ -39,6 +46,7 @@ from dicom_node.sop_classes import (
 )
 from dicom_node.spool import MB, Spool
 from dicom_node.storing import Accept, Storing
+from dicom_node.tally import ACCEPTED, REJECTED, Count, ignore, one
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +63,17 @@ def main() -> None:
     parser = role_parser("receiver", __doc__)
     add_options(parser)
     given = parser.parse_args()
-    stop = begin_role("receiver", given.supervisor)
     settings = load_or_exit(given.config)
+    stop = begin_role("receiver", given.supervisor, settings.log.format)
     where = settings.receiver
     sockets = listening(given, settings)
-    spool, journal = Spool(settings.storage), _journal(settings)
+    engine = open_or_exit(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    spool = Spool(settings.storage)
     asks = any(each.commitment for each in settings.destinations)
     settle = journal.commitments.settle if asks else None
-    run(where, spool, _recorder(journal, spool), sockets, stop, settle)
-
-
-def _journal(settings: Settings) -> Journal:
-    engine = open_or_exit(settings.storage.database_url)
-    return Journal(engine, settings.storage.directory, settings.destinations)
+    with Counting(engine) as count:
+        run(where, spool, _recorder(journal, spool), sockets, stop, settle, count)
 
 
 def _recorder(journal: Journal, spool: Spool) -> Accept:
@@ -87,6 +93,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     sockets: Listening,
     stop: threading.Event,
     settle: Settle | None = None,
+    count: Count = ignore,
 ) -> None:
     """Serve until told to stop, then drain; see start_receiver.
 
@@ -100,7 +107,9 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     spool.sweep_unfinished()
-    receiver = start_receiver(settings, spool, accept, sockets, settle=settle)
+    receiver = start_receiver(
+        settings, spool, accept, sockets, settle=settle, count=count
+    )
     logger.info("%s listens on port %d", settings.ae_title, receiver.port)
     stop.wait()
     logger.info("Draining")
@@ -121,6 +130,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     on_rejected: OnRejected = log_rejection,
     *,
     settle: Settle | None = None,
+    count: Count = ignore,
 ) -> "Receiver":
     """Serve C-ECHO and C-STORE, and hear archives, in background threads.
 
@@ -136,11 +146,12 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
             that is rejected.
         settle: Records what an archive reports that it commits itself to keep; None
             where no archive is asked, and none is heard.
+        count: Takes what happens that no journal records.
     """
     # A switch of the whole process: pynetdicom would build text for every PDU, and
     # log what peers write.
     _config.LOG_HANDLER_LEVEL = "none"
-    storing = Storing(spool, accept, settings.max_instance_mb * MB)
+    storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
     return Receiver(settings, storing, sockets, on_rejected, settle)
 
 
@@ -167,11 +178,11 @@ class Receiver:
         self._limit = settings.max_instance_mb * MB
         self._ae = _application_entity(settings)
         self._contexts = served_contexts(for_processing=settings.for_processing)
-        places = storing.spool.directory / "associations"
+        places = places_folder(storing.spool.directory)
         self._admission = Admission(settings, places)
         self._connections: set[Connection] = set()
         self._changed = threading.Condition()
-        self._listener = Listener(sockets, self._serve)
+        self._listener = Listener(sockets, self._serve, storing.count)
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nobody any more and wait for the associations to end.
@@ -223,6 +234,7 @@ class Receiver:
         decision = self._admit(connection)
         if isinstance(decision, Place):
             connection.held.callback(decision.give_back)
+            self._storing.count(one(ACCEPTED))
             if self._settle and connection.would_serve(STORAGE_COMMITMENT):
                 contexts = [*self._contexts, reporting_context()]
                 connection.acceptor.supported_contexts = contexts
@@ -230,6 +242,7 @@ class Receiver:
         how = decision.result, decision.source, decision.diagnostic
         connection.acse.send_reject(*how)
         connection.kill()
+        self._storing.count(one(REJECTED, decision.reason))
         calling = connection.calling_ae_title
         self._on_rejected(calling, connection.address, decision.reason)
 

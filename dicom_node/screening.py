@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
+from typing import NamedTuple
 
 from pydicom import Dataset
 from pydicom.uid import (
@@ -18,6 +19,7 @@ from pydicom.uid import (
 
 from dicom_node.attributes import number, quoted, text
 from dicom_node.errors import NotAnalyzedError, NotMeantError
+from dicom_node.reasons import Unanalyzed
 
 RADIOGRAPHS = (
     ComputedRadiographyImageStorage,
@@ -59,6 +61,13 @@ class ScreeningRules:
     today: date
 
 
+class Why(NamedTuple):
+    """Why an instance is not analyzed, to be counted by and in words."""
+
+    reason: Unanalyzed
+    words: str
+
+
 def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None:
     """Pass an instance that may be analyzed.
 
@@ -71,13 +80,13 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
         NotMeantError: It is none that anybody wants an answer for, and why.
         NotAnalyzedError: It is, but may not be analyzed, and why.
     """
-    for reason in _not_meant(dataset, rules):
-        raise NotMeantError(reason)
-    for reason in _not_for_the_model(dataset, rules, max_megapixels):
-        raise NotAnalyzedError(reason)
+    for why in _not_meant(dataset, rules):
+        raise NotMeantError(why.words, why.reason)
+    for why in _not_for_the_model(dataset, rules, max_megapixels):
+        raise NotAnalyzedError(why.words, why.reason)
 
 
-def _not_meant(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
+def _not_meant(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
     yield from _not_an_image(dataset)
     yield from _made_by_ai(dataset)
     yield from _not_a_radiograph(dataset)
@@ -86,21 +95,23 @@ def _not_meant(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
 
 def _not_for_the_model(
     dataset: Dataset, rules: ScreeningRules, max_megapixels: int
-) -> Iterator[str]:
+) -> Iterator[Why]:
     yield from _not_one_picture(dataset, max_megapixels)
     yield from _not_of_use(dataset, rules)
 
 
-def _not_an_image(dataset: Dataset) -> Iterator[str]:
+def _not_an_image(dataset: Dataset) -> Iterator[Why]:
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        yield (
+        yield Why(
+            Unanalyzed.NO_IMAGE,
             "The pixels are Float Pixel Data (7FE0,0008) or Double Float Pixel Data "
-            "(7FE0,0009), which radiographs do not have."
+            "(7FE0,0009), which radiographs do not have.",
         )
     if "PixelData" not in dataset:
-        yield (
+        yield Why(
+            Unanalyzed.NO_IMAGE,
             f"There is no image: Pixel Data (7FE0,0010) is absent ({_class(dataset)}). "
-            "Reports, presentation states and the like are kept, not analyzed."
+            "Reports, presentation states and the like are kept, not analyzed.",
         )
 
 
@@ -110,7 +121,7 @@ def _class(dataset: Dataset) -> str:
     return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
 
 
-def _made_by_ai(dataset: Dataset) -> Iterator[str]:
+def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
     """Know results by Contributing Equipment (PS3.3 C.12.1.1.5).
 
     Processing equipment (109102) is taken for an AI in a Secondary Capture only: a
@@ -124,86 +135,97 @@ def _made_by_ai(dataset: Dataset) -> Iterator[str]:
             for code in item.get("PurposeOfReferenceCodeSequence") or ()
         }
         if model == OUR_MODEL_NAME:
-            yield (
+            yield Why(
+                Unanalyzed.OWN_RESULT,
                 "A result of this software came back (Contributing Equipment "
-                "Sequence (0018,A001)). Exclude its series from the PACS's forwarding."
+                "Sequence (0018,A001)). Exclude its series from the PACS's forwarding.",
             )
         elif model != LIBRARY_MODEL_NAME and (
             any(scheme == PROCESSING_ALGORITHM_SCHEME for _, scheme in purposes)
             or (captured and PROCESSING_EQUIPMENT in purposes)
         ):
-            yield (
+            yield Why(
+                Unanalyzed.OTHER_RESULT,
                 "This is the result of other image processing or AI (Contributing "
                 "Equipment Sequence (0018,A001)). Send the radiograph that it was made "
-                "from."
+                "from.",
             )
 
 
-def _not_a_radiograph(dataset: Dataset) -> Iterator[str]:
+def _not_a_radiograph(dataset: Dataset) -> Iterator[Why]:
     sop_class_uid = text(dataset, "SOPClassUID")
     if sop_class_uid not in RADIOGRAPHS:
-        yield (
+        yield Why(
+            Unanalyzed.NO_RADIOGRAPH,
             f"This is no radiograph but {_class(dataset)}. The model answers for CR, "
-            "DX, XRF and XA images, and Secondary Captures of radiographs."
+            "DX, XRF and XA images, and Secondary Captures of radiographs.",
         )
     if sop_class_uid != SecondaryCaptureImageStorage:
         return
     modality = text(dataset, "Modality")
     if modality not in CAPTURED_MODALITIES:
-        yield (
+        yield Why(
+            Unanalyzed.MODALITY,
             f"Modality (0008,0060) of this Secondary Capture is {quoted(modality)}; "
-            f"those of {', '.join(CAPTURED_MODALITIES)} are analyzed."
+            f"those of {', '.join(CAPTURED_MODALITIES)} are analyzed.",
         )
     photometric = text(dataset, "PhotometricInterpretation")
     if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
-        yield (
+        yield Why(
+            Unanalyzed.COLOR,
             "This is a color capture: Photometric Interpretation (0028,0004) is "
-            f"{quoted(photometric)}. Send the radiograph that it was made from."
+            f"{quoted(photometric)}. Send the radiograph that it was made from.",
         )
 
 
-def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[str]:
+def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
     frames = number(dataset, "NumberOfFrames", 1)
     if frames > 1:
-        yield (
+        yield Why(
+            Unanalyzed.FRAMES,
             f"Number of Frames (0028,0008) is {frames:.0f}; the model answers "
-            "for single images."
+            "for single images.",
         )
     allocated = number(dataset, "BitsAllocated", 16)
     if allocated not in {8, 16}:
-        yield (
-            f"Bits Allocated (0028,0100) is {allocated:.0f}; radiographs have 8 or 16."
+        yield Why(
+            Unanalyzed.BITS,
+            f"Bits Allocated (0028,0100) is {allocated:.0f}; radiographs have 8 or 16.",
         )
     rows, columns = number(dataset, "Rows", 0), number(dataset, "Columns", 0)
     samples = number(dataset, "SamplesPerPixel", 1)
     if rows * columns * samples > max_megapixels * 1e6:
-        yield (
+        yield Why(
+            Unanalyzed.TOO_LARGE,
             "The image is too large: Rows (0028,0010) x Columns (0028,0011) x Samples "
             f"per Pixel (0028,0002) are {rows:.0f} x {columns:.0f} x {samples:.0f}, "
-            f"more than {max_megapixels} megapixels (max_megapixels under [worker])."
+            f"more than {max_megapixels} megapixels (max_megapixels under [worker]).",
         )
 
 
-def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
+def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
     if not text(dataset, "StudyInstanceUID"):
-        yield (
+        yield Why(
+            Unanalyzed.NO_STUDY,
             "Study Instance UID (0020,000D) is absent, so that no result could join "
-            "the study. Correct it at the sender."
+            "the study. Correct it at the sender.",
         )
     body_part = text(dataset, "BodyPartExamined").upper()
     if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
-        yield (
+        yield Why(
+            Unanalyzed.BODY_PART,
             f"Body Part Examined (0018,0015) is {quoted(body_part)}; the model answers "
-            f"for {', '.join(rules.body_parts)}."
+            f"for {', '.join(rules.body_parts)}.",
         )
 
 
-def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
+def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
     age = _age_days(dataset, rules.today)
     if age is not None and 0 < rules.max_study_age_days < age:
-        yield (
+        yield Why(
+            Unanalyzed.AGE,
             f"The study is {age} days old by Study Date (0008,0020); the limit is "
-            f"{rules.max_study_age_days} (max_study_age_days under [receiver])."
+            f"{rules.max_study_age_days} (max_study_age_days under [receiver]).",
         )
 
 

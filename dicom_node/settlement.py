@@ -1,8 +1,9 @@
 """What becomes of a delivery after an attempt: arrived, tried again, or failed.
 
 Which answer means what is said in outcome.py. Here is how long one goes on trying, and
-how the states of objects add up to those of a delivery and of an instance. What follows
-where an archive is to commit itself, too, is in commitments.py.
+how the states of objects add up to that of a delivery; how those add up is in
+standing.py. What follows where an archive is to commit itself, too, is in
+commitments.py.
 """
 
 import random
@@ -15,22 +16,20 @@ import sqlalchemy as sa
 from config.destinations import Destination
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.standing import lock_instance, settle_instance
 from dicom_node.tables import (
+    UNDER_WAY,
     DeliveryState,
-    InstanceState,
     delivered_object,
     delivery,
-    instance,
     result,
 )
+from dicom_node.tally import DELIVERED, DELIVERY, UNDELIVERED, one, took, write
 from dicom_node.work import WorkQueue
 
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 300.0
 BRIEF_TRIES = 3
-NO_NOTICE = " The notice of it has not arrived: "
-# A delivery in one of these has work that is queued, delayed or being done.
-UNDER_WAY = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
 # What an event calls the state of an object, where not by its name.
 WORDS = {
     DeliveryState.QUEUED: "will try again",
@@ -51,6 +50,7 @@ class Settlement:
         destination: Destination,
         run: int,
         outcomes: Mapping[str, Outcome],
+        seconds: float = 0.0,
     ) -> DeliveryState | None:
         """Write down what became of the objects sent, and ask for what remains.
 
@@ -59,6 +59,7 @@ class Settlement:
             destination: Where they were sent.
             run: Of the delivery.
             outcomes: By SOP Instance UID.
+            seconds: What the attempt took.
 
         Returns:
             Where the delivery stands now; None for stale work, which changes nothing.
@@ -72,6 +73,8 @@ class Settlement:
                 _settle_object(connection, row, uid, outcome, destination)
             state = self._settle_delivery(connection, row)
             settle_instance(connection, instance_id)
+            if outcomes:
+                write(connection, took(DELIVERY, seconds, destination.name))
         return state
 
     def give_up(
@@ -100,6 +103,12 @@ class Settlement:
             go_on(connection, self._work, row, DeliveryState.COMMITTING, 0)
             return DeliveryState.COMMITTING
         return end(connection, row, states)
+
+
+def step_of(state: DeliveryState | str) -> str:
+    """What a log line calls it that a delivery came to a state."""
+    failed = state == DeliveryState.FAILED
+    return "delivery failed" if failed else WORDS.get(DeliveryState(state), str(state))
 
 
 def under_way(
@@ -149,6 +158,9 @@ def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> Delive
         of_delivery(delivery, row.instance_id, row.destination)
     )
     connection.execute(change.values(state=state, finished_at=time.time()))
+    if state != row.state:
+        family = UNDELIVERED if failed else DELIVERED
+        write(connection, one(family, row.destination))
     return state
 
 
@@ -171,51 +183,6 @@ def pause_s(attempts: int) -> float:
     """
     longest = min(FIRST_PAUSE_S * 2 ** min(attempts - 1, 16), LONGEST_PAUSE_S)
     return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
-
-
-def lock_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Have others wait who would change an instance or its deliveries.
-
-    Comes first in a transaction that ends in `settle_instance`: of two deliveries that
-    end at the same moment, each would else find the other still under way. (SQLite lets
-    one writer at a time begin, and needs no lock.)
-    """
-    query = sa.select(instance.c.id).where(instance.c.id == instance_id)
-    connection.execute(query.with_for_update(key_share=True))
-
-
-def settle_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Bring the state of an answered instance, locked, in line with its deliveries."""
-    query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
-    states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
-    reason = ""
-    if not states:
-        state = InstanceState.ANALYZED
-    elif states & {*UNDER_WAY, DeliveryState.PAUSED}:
-        state = InstanceState.DELIVERING
-    elif DeliveryState.FAILED in states:
-        state, reason = InstanceState.FAILED, _reason(connection, instance_id)
-    else:
-        state = InstanceState.DELIVERED
-    answered = instance.update().where(
-        instance.c.id == instance_id,
-        instance.c.probability.is_not(None),
-        instance.c.state != InstanceState.RECEIVED,
-    )
-    if not connection.execute(answered.values(state=state, reason=reason)).rowcount:
-        _tell_of_notices(connection, instance_id, reason)
-
-
-def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -> None:
-    """Add to why there is no answer why the notice of that has not arrived."""
-    mine = instance.c.id == instance_id
-    ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
-    query = sa.select(instance.c.reason).where(mine, ended)
-    known = connection.execute(query).scalar()
-    if known is not None:
-        before, _, _ = known.partition(NO_NOTICE)
-        words = f"{before}{NO_NOTICE}{reason}" if reason else before
-        connection.execute(instance.update().where(mine).values(reason=words))
 
 
 def of_delivery(
@@ -280,13 +247,3 @@ def _state(
     )
     again = again and is_within(row, destination.retry_days)
     return DeliveryState.QUEUED if again else DeliveryState.FAILED
-
-
-def _reason(connection: sa.Connection, instance_id: str) -> str:
-    """What the destinations said of the objects that failed."""
-    query = delivered_object.select().where(
-        delivered_object.c.instance_id == instance_id,
-        delivered_object.c.state == DeliveryState.FAILED,
-    )
-    rows = connection.execute(query).all()
-    return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

@@ -49,7 +49,7 @@ class Spool:
         They are for this user alone: they hold patient data.
         """
         root = storage.directory.absolute()
-        self.directory = root / "spool"
+        self.directory = spool_folder(storage)
         self._results = root / "results"
         self._min_free_mb = storage.min_free_mb
         for folder in (self.directory, self._results):
@@ -238,6 +238,11 @@ def probe(storage: StorageSettings) -> None:
             f"storage.directory cannot be written: {error.strerror}"
         ) from None
     _check_free(storage.directory, storage.min_free_mb)
+
+
+def spool_folder(storage: StorageSettings) -> Path:
+    """The folder of received instances."""
+    return storage.directory.absolute() / "spool"
 
 
 def make_names_durable(folder: Path) -> None:

@@ -6,7 +6,7 @@ the folder, `accept`, 0x0000. Analysis comes later and elsewhere, in `worker.py`
 """
 
 import logging
-import traceback
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,13 +15,17 @@ from pydicom import Dataset
 from pydicom.uid import UID
 from pynetdicom import evt
 from pynetdicom.dimse_primitives import C_STORE
+from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.attributes import loggable
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, RefusedError
 from dicom_node.header import Announced, read_header
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.intake import IncomingDataset
+from dicom_node.reasons import Refusal
 from dicom_node.spool import Arrival, Spool
+from dicom_node.steps import about, log_step, told
+from dicom_node.tally import REFUSED, STAGE, Count, ignore, one, took
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +44,13 @@ class Storing:
         accept: Records one instance, which is durable on disk by then, or raises
             RefusedError when it has recorded nothing.
         inflated_limit: What a deflated dataset may inflate to, in bytes.
+        count: Takes what is refused, and how long the rest took.
     """
 
     spool: Spool
     accept: Accept
     inflated_limit: int
+    count: Count = ignore
 
     def answer(self, event: evt.Event) -> int | Dataset:
         """Answer one request."""
@@ -53,22 +59,33 @@ class Storing:
         dataset = request.DataSet
         assert isinstance(dataset, IncomingDataset)  # noqa: S101 - intake.py's
         uid = loggable(str(request.AffectedSOPInstanceUID))
-        try:
-            size = self._store(event, request, dataset)
-        except RefusedError as error:
-            logger.warning("Refused %s from %s: %s", uid, calling, error)
-            return _failure(error)
-        except Exception as error:  # noqa: BLE001 - a bug must not cost an image
-            # 0xA700: whatever is wrong with us, the sender should keep its copy and
-            # try again. The message may quote the dataset and stays out of the log.
-            frames = "".join(traceback.format_tb(error.__traceback__))
-            name = type(error).__name__
-            logger.error("Failed on %s: %s\n%s", uid, name, frames)  # noqa: TRY400
-            return _failure(OutOfResourcesError("The node failed; send again later."))
-        finally:
-            dataset.let_go()
-        logger.info("Received %s from %s, %d bytes", uid, calling, size)
+        with about(uid, dataset.arrival.id if dataset.arrival else "-"):
+            try:
+                size = self._store(event, request, dataset)
+            except RefusedError as error:
+                return self._refuse(error, calling)
+            except Exception as error:  # noqa: BLE001 - a bug must not cost an image
+                # 0xA700: whatever is wrong with us, the sender should keep its copy
+                # and try again. The message may quote the dataset and stays out of
+                # the log.
+                logger.error("Failed on %s: %s", uid, "\n".join(told(error)))  # noqa: TRY400
+                away = isinstance(error, SQLAlchemyError)
+                reason = Refusal.DATABASE if away else Refusal.PROGRAM
+                words = "The node failed; send again later."
+                return self._refuse(OutOfResourcesError(words, reason), calling)
+            finally:
+                dataset.let_go()
+            seconds = time.monotonic() - dataset.began
+            words = f"from {calling}, {size} bytes"
+            log_step(logger, "received", words, seconds=seconds)
+            self.count(took(STAGE, seconds, "receive"))
         return SUCCESS
+
+    def _refuse(self, error: RefusedError, calling: str) -> Dataset:
+        words = f"from {calling}: {error}"
+        log_step(logger, "refused", words, level=logging.WARNING)
+        self.count(one(REFUSED, error.reason))
+        return _failure(error)
 
     def _store(
         self, event: evt.Event, request: C_STORE, dataset: IncomingDataset

@@ -39,8 +39,8 @@ DRAIN_S = 40.0
 def main() -> None:
     """Run the node until SIGTERM or Ctrl-C; what is under way then is finished."""
     arguments = role_parser("serve", __doc__).parse_args()
-    stop = begin_role("serve", None)
     settings = load_or_exit(arguments.config)
+    stop = begin_role("serve", None, settings.log.format)
     with Node(settings, arguments.config) as node:
         node.watch(stop)
 

@@ -1,6 +1,7 @@
 """The clean-up that workers do: of work every minute, of files every hour.
 
-Files that nobody recorded, work that ended in an error, and work that is long done. At
+Files that nobody recorded, work that ended in an error, work that is long done, and
+counts that can be added up. At
 its start, a worker also looks after what others left.
 """
 
@@ -47,6 +48,7 @@ def sweep_work(journal: Journal) -> None:
         load_output=False,
     )
     DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
+    journal.add_up()
     if broken:
         logger.warning("%s work items had ended in an error", len(broken))
 

@@ -27,6 +27,9 @@ class DeliveryState(StrEnum):
     DROPPED = "dropped"  # there is nothing for its destination any more, or no such
 
 
+UNDER_WAY = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
+"""A delivery in one of these has work that is queued, delayed or being done."""
+
 metadata = sa.MetaData()
 
 instance = sa.Table(
@@ -65,6 +68,7 @@ instance = sa.Table(
     sa.Column("model_version", sa.Text),
     sa.Column("model_digest", sa.Text),
     sa.Column("same_picture_as", sa.Text),
+    sa.Column("delivered_at", sa.Double),
 )
 
 result = sa.Table(
@@ -121,6 +125,16 @@ event = sa.Table(
     sa.Column("at", sa.Double),
     sa.Column("kind", sa.Text),
     sa.Column("detail", sa.Text),
+)
+
+tally = sa.Table(
+    "tally",
+    metadata,
+    sa.Column("name", sa.Text),
+    sa.Column("label", sa.Text),
+    sa.Column("le", sa.Text),
+    sa.Column("times", sa.BigInteger),
+    sa.Column("seconds", sa.Double),
 )
 
 paused_destination = sa.Table(

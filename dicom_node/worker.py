@@ -52,8 +52,8 @@ def main() -> None:
     parser = role_parser("worker", __doc__)
     parser.add_argument("--slot", type=int, default=0, help="number of this worker")
     given = parser.parse_args()
-    stop = begin_role(f"worker-{given.slot}", given.supervisor)
     settings = load_or_exit(given.config)
+    stop = begin_role(f"worker-{given.slot}", given.supervisor, settings.log.format)
     with _slot(settings.storage.directory, given.slot):
         try:
             run(settings, given.slot, stop)

@@ -7,8 +7,8 @@ that is cheaper, and an upgrade cannot stumble over steps of the release before.
 
 import logging
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -33,10 +33,14 @@ from dicom_node.errors import (
 )
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome
 from dicom_node.pipeline import Analysis, Pipeline
+from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.objects import ResultObject
+from dicom_node.settlement import step_of
 from dicom_node.spool import Spool
-from dicom_node.tables import InstanceState
+from dicom_node.steps import about, log_step
+from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.work import ANALYZE, DELIVER
 
 logger = logging.getLogger(__name__)
@@ -63,49 +67,67 @@ class Work:
         row = insist(lambda: self.journal.analyses.begin(instance_id, run))
         if row is None:
             return  # stale
-        not_analyzed, failed = InstanceState.NOT_ANALYZED, InstanceState.FAILED
+        with about(row.sop_instance_uid, row.id):
+            began = time.monotonic()
+            ended = self._analyze(row)
+            if ended is not None:
+                self._conclude(row, ended, time.monotonic() - began)
+
+    def _analyze(self, row: sa.Row[Any]) -> Conclusion | None:
+        """Record an answer, or say why there is none."""
+        not_analyzed = InstanceState.NOT_ANALYZED
         try:
             self._answer(row)
-        except SamePictureError as reason:
-            ended = Conclusion(not_analyzed, str(reason), reason.known)
-            self._conclude(row, ended)
-        except NotMeantError as reason:
-            self._conclude(row, Conclusion(not_analyzed, str(reason)))
-        except NotAnalyzedError as reason:
-            self._conclude(row, self._told(row, not_analyzed, str(reason)))
-        except AnalysisError as reason:
-            self._conclude(row, self._told(row, failed, str(reason)))
+        except SamePictureError as why:
+            ended = Conclusion(not_analyzed, str(why), why.known)
+            return replace(ended, counted_as=why.reason)
+        except NotMeantError as why:
+            return Conclusion(not_analyzed, str(why), counted_as=why.reason)
+        except NotAnalyzedError as why:
+            return self._told(row, Conclusion(not_analyzed, str(why)), why.reason)
+        except AnalysisError as why:
+            failed = Conclusion(InstanceState.FAILED, str(why))
+            return self._told(row, failed, why.reason)
         except Exception:
             logger.exception("An error of this program: %s", row.sop_instance_uid)
             words = "An error of this program; its log has the details."
-            self._conclude(row, self._told(row, failed, words))
+            failed = Conclusion(InstanceState.FAILED, words)
+            return self._told(row, failed, Failure.PROGRAM)
+        return None
 
     def _answer(self, row: sa.Row[Any]) -> None:
+        began = time.monotonic()
         self._refuse_twin(row)
         instance = self.journal.received_instance(row)
         analysis = self._analysis(instance, row)
         stored = [self._store(instance, each) for each in analysis.results]
         decoded, said = analysis.decoded, analysis.finding
-        answer = Answer(said, decoded.picture_digest, decoded.identity_digest, stored)
-        insist(lambda: self.journal.analyses.answer(row.id, row.run, answer))
-        uid, probability = row.sop_instance_uid, said.probability
-        logger.info("Analyzed %s: %s, probability %.3f", uid, said.label, probability)
+        digests = decoded.picture_digest, decoded.identity_digest
+        answer = Answer(said, *digests, stored, analysis.seconds)
+        if not insist(lambda: self.journal.analyses.answer(row.id, row.run, answer)):
+            return  # stale
+        stages = ", ".join(f"{name} {s:.3f} s" for name, s in answer.seconds.items())
+        words = f"{said.label}, probability {said.probability:.3f} ({stages})"
+        log_step(logger, "analyzed", words, seconds=time.monotonic() - began)
 
-    def _told(self, row: sa.Row[Any], state: InstanceState, words: str) -> Conclusion:
+    def _told(
+        self, row: sa.Row[Any], ended: Conclusion, counted_as: Reason
+    ) -> Conclusion:
         """Conclude with notices, for destinations that would take silence for a No."""
         instance = self.journal.received_instance(row)
+        why = _spoken(ended.state), ended.reason
         try:
-            made = self.pipeline.notices(instance, (_spoken(state), words))
+            made = self.pipeline.notices(instance, why)
         except AnalysisError as reason:
             logger.warning("No notice of %s: %s", row.sop_instance_uid, reason)
             made = ()
         notices = [self._store(instance, each) for each in made]
-        return Conclusion(state, words, notices=notices)
+        return replace(ended, notices=notices, counted_as=counted_as)
 
-    def _conclude(self, row: sa.Row[Any], ended: Conclusion) -> None:
+    def _conclude(self, row: sa.Row[Any], ended: Conclusion, seconds: float) -> None:
         level = logging.WARNING if ended.state is InstanceState.FAILED else logging.INFO
-        what, words = _spoken(ended.state), ended.reason
-        logger.log(level, "%s: %s: %s", what, row.sop_instance_uid, words)
+        step = _spoken(ended.state).lower()
+        log_step(logger, step, ended.reason, seconds=seconds, level=level)
         insist(lambda: self.journal.analyses.conclude(row.id, row.run, ended))
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
@@ -124,7 +146,8 @@ class Work:
         if row.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
                 f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
-                "instance. Look at the image; `fracture-node retry --uid` tries again."
+                "instance. Look at the image; `fracture-node retry --uid` tries again.",
+                Failure.WORKER_DIED,
             )
 
         def check(decoded: DecodedInstance) -> None:
@@ -147,7 +170,8 @@ class Work:
         if twin := insist(lambda: self.journal.analyses.presentation_twin(row)):
             raise NotMeantError(
                 "A For Processing image; its For Presentation image, "
-                f"{twin}, is analyzed instead."
+                f"{twin}, is analyzed instead.",
+                Unanalyzed.TWIN,
             )
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
@@ -155,34 +179,48 @@ class Work:
 
         A run does one of the two.
         """
+        uid, came_from = insist(lambda: self.journal.sender(instance_id))
+        with about(uid, instance_id):
+            self._deliver(instance_id, destination, run, came_from)
+
+    def _deliver(
+        self, instance_id: str, destination: str, run: int, came_from: str
+    ) -> None:
         journal, folder = self.journal, self.settings.storage.directory
         known = {each.name: each for each in self.settings.destinations}
         if destination not in known:
+            words = "not in the settings any more; add it and retry"
             give_up = partial(journal.settlement.give_up, instance_id, destination, run)
-            insist(lambda: give_up("not in the settings any more; add it and retry"))
+            insist(lambda: give_up(words))
+            failed = step_of(DeliveryState.FAILED)
+            log_step(logger, failed, f"{destination} is {words}")
             return
         paths = insist(lambda: journal.deliveries.begin(instance_id, destination, run))
         if paths is None:
             return  # stale, or paused
-        if not paths and self._asks(instance_id, known[destination], run):
+        if not paths and self._asks(instance_id, known[destination], run, came_from):
             return
         files = {uid: folder / path for uid, path in paths.items()}
         if not insist(lambda: all(each.exists() for each in files.values())):
             logger.warning("Gone from the disk, and made anew: %s", ", ".join(paths))
             insist(lambda: journal.replace_lost_results(instance_id))
             return
+        began = time.monotonic()
         outcomes = delivering.deliver(
             files,
             known[destination],
-            came_from=insist(lambda: journal.came_from(instance_id)),
+            came_from=came_from,
             calling_ae_title=self.settings.receiver.ae_title,
         )
+        seconds = time.monotonic() - began
         settle = partial(journal.settlement.settle, instance_id, known[destination])
-        state = insist(lambda: settle(run, outcomes))
-        for uid, outcome in outcomes.items():
-            logger.info("%s at %s: %s %s", uid, destination, outcome.verdict, state)
+        state = insist(lambda: settle(run, outcomes, seconds))
+        if state is not None:
+            _log_delivery(destination, state, outcomes, seconds)
 
-    def _asks(self, instance_id: str, destination: Destination, run: int) -> bool:
+    def _asks(
+        self, instance_id: str, destination: Destination, run: int, came_from: str
+    ) -> bool:
         """Ask for commitment to what is stored; say whether there was such a thing."""
         commitments = self.journal.commitments
         begin = partial(commitments.begin, instance_id, destination, run)
@@ -192,14 +230,28 @@ class Work:
         outcome = delivering.ask(
             request,
             destination,
-            came_from=insist(lambda: self.journal.came_from(instance_id)),
+            came_from=came_from,
             calling_ae_title=self.settings.receiver.ae_title,
             settle=commitments.settle,
         )
         insist(lambda: commitments.asked(instance_id, destination, run, outcome))
-        uid, name = request.transaction_uid, destination.name
-        logger.info("Commitment %s asked of %s: %s", uid, name, outcome.verdict)
+        words = f"{destination.name}: {request.transaction_uid}, {outcome.verdict}"
+        log_step(logger, "asked for commitment", words)
         return True
+
+
+def _log_delivery(
+    destination: str,
+    state: DeliveryState,
+    outcomes: Mapping[str, Outcome],
+    seconds: float,
+) -> None:
+    """Log an attempt; a comment of the destination's may name the patient."""
+    words = ", ".join(each.verdict for each in outcomes.values())
+    level = logging.WARNING if state is DeliveryState.FAILED else logging.INFO
+    log_step(
+        logger, step_of(state), f"{destination}: {words}", seconds=seconds, level=level
+    )
 
 
 def _spoken(state: InstanceState) -> str:

@@ -4,6 +4,7 @@ The durable work is driven by hand: `go_on` does what a worker would do next. Re
 a receiver are tested in test_commitment_report.py, with all processes in test_node.py.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -39,6 +40,7 @@ from dicom_node.tables import (
     delivery,
     event,
 )
+from dicom_node.tally import DELIVERED, UNDELIVERED, Family, read
 from dicom_node.workflows import Work
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 from tests.committing import WELL_KNOWN, Committing
@@ -168,6 +170,11 @@ class Node:
         with self.engine.connect() as connection:
             rows = connection.execute(query).all()
         return {row.sop_instance_uid: row.state for row in rows}
+
+    def counted(self, family: Family) -> int:
+        with self.engine.connect() as connection:
+            tallies = read(connection)
+        return sum(each.times for each in tallies if each.name == family.name)
 
     @property
     def events(self) -> list[str]:
@@ -383,8 +390,9 @@ def test_an_archive_that_stays_silent_for_too_long_fails_the_delivery(
 
 
 def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
-    node: Node, archive: Committing
+    node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "dicom_node.commitments")
     node.go_on(2)
     node.set(retry_days=1e-9)
     node.go_on()
@@ -392,12 +400,30 @@ def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
 
     (asked,) = archive.asked
     report = Report(asked.transaction, COMMITTED, {})
-    known = node.journal.commitments.settle(report)
+    known = [node.journal.commitments.settle(report) for _ in range(2)]
 
-    assert known
+    assert known == [True, True]
+    assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 1]
+    [line] = [each.message for each in caplog.records if hasattr(each, "step")]
+    assert line == f"Delivered 1.2.3 [{INSTANCE}]: pacs: by its report"
     assert node.objects == dict.fromkeys(UIDS, "delivered")
     assert node.row.state == DeliveryState.DELIVERED
     assert node.instance == (InstanceState.DELIVERED, "")
+
+
+def test_a_delivery_that_failed_and_stays_so_has_failed_once(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.set(retry_days=1e-9)
+    node.go_on()
+
+    (asked,) = archive.asked
+    half = Report(asked.transaction, frozenset(UIDS[:1]), {})
+    node.journal.commitments.settle(half)
+
+    assert node.row.state == DeliveryState.FAILED
+    assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 0]
 
 
 def test_what_is_stored_at_the_last_moment_is_still_asked_for_once(

@@ -21,7 +21,9 @@ from dicom_node.decode import DecodeOptions, decode_file
 from dicom_node.decoding_child import ChildDiedError, DecodingChild
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.reasons import Unanalyzed
 from dicom_node.screening import ScreeningRules
+from dicom_node.steps import Subject, about, subject
 from inference.phantom import draw_phantom
 from inference.plain_image import NotAnImageError, read_plain_image
 
@@ -79,8 +81,10 @@ def test_reasons_come_through(child: DecodingChild, tmp_path: Path) -> None:
     dataset.NumberOfFrames = 2
     dataset.save_as(path, enforce_file_format=True)
 
-    with pytest.raises(NotAnalyzedError, match=r"\(0028,0008\) is 2"):
+    with pytest.raises(NotAnalyzedError, match=r"\(0028,0008\) is 2") as caught:
         child.run(decode_file, path, RULES, OPTIONS)
+
+    assert caught.value.reason is Unanalyzed.FRAMES
 
 
 def test_errors_of_plain_images_come_through(child: DecodingChild) -> None:
@@ -165,10 +169,13 @@ def test_what_the_child_logs_is_logged_here(
     dataset.PresentationLUTShape = "INVERSE"
     dataset.save_as(path, enforce_file_format=True)
 
-    with caplog.at_level(logging.WARNING):
+    subjects: list[Subject | None] = []
+    caplog.handler.addFilter(lambda _: subjects.append(subject()) or True)
+    with caplog.at_level(logging.WARNING), about("1.2.3", "a1"):
         child.run(decode_file, path, RULES, OPTIONS)
 
     [record] = caplog.records
+    assert subjects == [Subject("1.2.3", "a1")]
     assert record.name == "dicom_node.lookup"
     assert f"{dataset.SOPInstanceUID}: Presentation LUT Shape" in record.message
 

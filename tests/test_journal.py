@@ -253,7 +253,9 @@ def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
     )
     journal.record(first)
     journal.record(other)
-    before = journal.came_from(first.id)  # the first still waits for its answer
+    before = journal.sender(
+        first.id
+    ).calling_ae_title  # the first still waits for its answer
     journal.analyses.answer(first.id, 1, ANSWER)
     for each in ("pacs", "backup"):
         journal.deliveries.begin(first.id, each, 1)
@@ -264,7 +266,7 @@ def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
     row = journal.load(first.id)
     assert row is not None
     assert before == first.calling_ae_title
-    assert journal.came_from(first.id) == "OTHER"
+    assert journal.sender(first.id)[1] == "OTHER"
     assert row.calling_address == "10.0.0.9"
 
 

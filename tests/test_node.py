@@ -1,5 +1,6 @@
 """The whole node as a hospital runs it: real processes, senders and archive."""
 
+import json
 import os
 import signal
 import subprocess
@@ -12,17 +13,20 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
 
 from config.settings import load
 from dicom_node.archive import Archive, Stored, start_archive
-from dicom_node.database import open_engine
+from dicom_node.database import open_engine, reading
 from dicom_node.history import History
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
+from dicom_node.tally import ANALYZED, DELIVERED, RECEIVED, Family, read
 from inference.phantom import draw_phantom
 from tests.served import (
     PATIENCE_S,
@@ -100,7 +104,8 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """For tests that do not mind what others send: to start takes long."""
     folder = tmp_path_factory.mktemp("hospital")
     archive = start_archive(folder / "archive")
-    (folder / "node.toml").write_text(CONFIG.format(port=archive.port))
+    text = CONFIG.format(port=archive.port) + '[log]\nformat = "json"\n'
+    (folder / "node.toml").write_text(text)
     with serving(folder / "node.toml") as node:
         yield Hospital(node, archive, folder)
     archive.stop()
@@ -207,6 +212,8 @@ def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothi
     by_uid = {each.sop_instance_uid: each.digest for each in log}
     studies = {each.study_instance_uid for each in log}
     repeats = Counter(each.sop_instance_uid for each in log)
+    # What is counted is whole, too, whatever was killed in the middle.
+    assert counted(config) == {RECEIVED: 50, ANALYZED: 50, DELIVERED: 50}
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
     assert studies == {str(dcmread(path).StudyInstanceUID) for path in paths}
     assert len(by_uid) == 50
@@ -223,6 +230,18 @@ def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothi
         )
         assert first < killed_at + timedelta(seconds=2)
         assert second > killed_at
+
+
+def counted(config: Path) -> dict[Family, int]:
+    """How often what has happened, by whatever label."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    with reading(engine) as connection:
+        tallies = read(connection)
+    engine.dispose()
+    return {
+        family: sum(each.times for each in tallies if each.name == family.name)
+        for family in (RECEIVED, ANALYZED, DELIVERED)
+    }
 
 
 def test_work_of_a_worker_that_is_no_more_is_taken_over(
@@ -314,6 +333,41 @@ def unfinished(config: Path) -> int:
     return sum(row.state == "received" and row.attempts > 0 for row in rows)
 
 
+def test_what_went_through_the_processes_is_told_in_one_place(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    (path,) = phantoms(tmp_path / "phantoms", 1)
+    before = scraped(hospital)
+    send([path], hospital.node.address, calling_ae_title="TEST")
+    other = hospital.node.address.model_copy(update={"ae_title": "ANY-SCP"})
+    send([path], other, calling_ae_title="TEST")
+    hospital.wait(path)
+
+    def more(name: str, **labels: str) -> float:
+        key = f"fracture_node_{name}", frozenset(labels.items())
+        return scraped(hospital)[key] - before[key]
+
+    why = "called AE title not recognized"
+    wait_for(lambda: more("turnaround_seconds_count") == 1)
+    wait_for(lambda: more("associations_rejected_total", reason=why) == 1)
+    wait_for(lambda: more("stage_seconds_count", stage="receive") == 1)
+    for stage in ("wait", "decode", "classify", "encode"):
+        assert more("stage_seconds_count", stage=stage) == 1
+    assert more("instances_received_total") == 1
+    assert more("delivery_seconds_count", destination="archive") == 1
+    assert more("deliveries_delivered_total", destination="archive") == 1
+
+
+def scraped(hospital: Hospital) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    ports = json.loads((hospital.folder / "node" / "run" / "ports.json").read_text())
+    text = httpx.get(f"http://127.0.0.1:{ports['api']}/metrics", timeout=60).text
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for metric in text_string_to_metric_families(text)
+        for sample in metric.samples
+    }
+
+
 def test_no_patient_data_in_the_logs(hospital: Hospital, tmp_path: Path) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
     dataset = dcmread(path)
@@ -322,11 +376,16 @@ def test_no_patient_data_in_the_logs(hospital: Hospital, tmp_path: Path) -> None
     wait_for(lambda: counts(hospital.config).keys() <= {"delivered", "failed"})
 
     log = (hospital.folder / "log").read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    mine = [e for e in lines if e.get("sop_instance_uid") == dataset.SOPInstanceUID]
     names = [str(each) for each in hospital.folder.rglob("*")]
     # The journal may hold what an archive says of a patient; the spool surely does.
     assert (hospital.folder / "node").stat().st_mode & 0o077 == 0
     assert (hospital.folder / "node" / "node.sqlite").stat().st_mode & 0o077 == 0
-    assert str(dataset.SOPInstanceUID) in log
+    steps = [each["step"] for each in mine if "step" in each]
+    assert steps == ["received", "analyzed", "delivered"]
+    assert len({each["instance_id"] for each in mine}) == 1
+    assert {each["role"] for each in mine} >= {"worker-0", "receiver"}
     for secret in (str(dataset.PatientName), dataset.PatientID):
         assert secret not in log
         assert not any(secret in name for name in names)

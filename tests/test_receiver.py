@@ -36,6 +36,7 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.presentation import build_context
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import ReceiverSettings, load
 from dicom_node import connection, listener
@@ -49,6 +50,15 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.receiver import Receiver, start_receiver
 from dicom_node.sop_classes import STORED
 from dicom_node.spool import Spool
+from dicom_node.tally import (
+    ACCEPTED,
+    REFUSED,
+    REJECTED,
+    SENT_AWAY,
+    STAGE,
+    Family,
+    Tally,
+)
 from inference.phantom import draw_phantom
 
 DEFLATED = DeflatedExplicitVRLittleEndian
@@ -84,6 +94,7 @@ class Node:
     spool: Spool
     inbox: Inbox
     rejected: list[tuple[str, str, str]]
+    counted: list[Tally]
     files: Path
     opened: list[Association] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
@@ -138,6 +149,10 @@ class Node:
         path.write_bytes(bytes(128) + b"DICM" + encode_file_meta(meta) + content)
         return path
 
+    def counts(self, family: Family) -> list[str]:
+        """What was counted of a family, by the value of its label."""
+        return [each.label for each in self.counted if each.name == family.name]
+
     def on_disk(self) -> list[str]:
         return sorted(path.suffix for path in self.spool.directory.glob("*.*"))
 
@@ -161,14 +176,16 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         )
         spool, inbox = Spool(storage), Inbox()
         rejected: list[tuple[str, str, str]] = []
+        counted: list[Tally] = []
         receiver = start_receiver(
             receiver_settings(**changes),
             spool,
             inbox,
             {listen("127.0.0.1", 0): None},
             lambda *what: rejected.append(what),
+            count=counted.append,
         )
-        nodes.append(Node(receiver, spool, inbox, rejected, tmp_path))
+        nodes.append(Node(receiver, spool, inbox, rejected, counted, tmp_path))
         return nodes[-1]
 
     yield start
@@ -348,6 +365,7 @@ def test_too_little_free_disk_is_out_of_resources(
     assert refusal(response) == (0xA700, words)
     assert node.on_disk() == []
     assert node.inbox == []
+    assert node.counts(REFUSED) == ["disk"]
 
 
 def test_a_disk_that_fills_up_in_the_middle_is_out_of_resources(
@@ -368,6 +386,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_out_of_resources(
 
     assert refusal(response) == (0xA700, "The disk is full; send again later.")
     assert node.on_disk() == []
+    assert node.counts(REFUSED) == ["disk"]
 
 
 def test_a_database_that_is_away_is_out_of_resources(
@@ -382,18 +401,27 @@ def test_a_database_that_is_away_is_out_of_resources(
     assert node.on_disk() == []
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"), [(ValueError, "program"), (SQLAlchemyError, "database")]
+)
 def test_a_bug_of_ours_costs_no_image_and_quotes_none(
-    serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
+    serve: Serve,
+    phantom: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    error: type[Exception],
+    reason: str,
 ) -> None:
     node = serve()
-    node.inbox.error = ValueError(f"no such patient: {phantom.PatientName}")
+    secret = f"no such patient: {phantom.PatientName}"
+    node.inbox.error = error(secret)
 
     response = node.send(encoded(phantom), phantom.SOPInstanceUID)
 
     assert refusal(response) == (0xA700, "The node failed; send again later.")
-    assert "ValueError" in caplog.text
+    assert error.__name__ in caplog.text
     assert "in __call__" in caplog.text
     assert "PHANTOM" not in caplog.text
+    assert node.counts(REFUSED) == [reason]
     # Whether it was recorded nobody knows: the sweep will ask.
     assert node.on_disk() == [".dcm"]
     assert node.spool.sweep(lambda _: (), older_than_s=-1) == 1
@@ -416,6 +444,8 @@ def test_an_instance_over_the_limit_is_refused_and_the_next_one_taken(
     assert first.ErrorComment.startswith("The instance is larger than 1 MB, the limit")
     assert second.Status == 0x0000
     assert node.on_disk() == [".dcm"]
+    assert node.counts(REFUSED) == ["too_large"]
+    assert node.counts(STAGE) == ["receive"]
 
 
 def test_a_dataset_without_end_is_cut_off(serve: Serve, phantom: Dataset) -> None:
@@ -457,6 +487,7 @@ def test_another_class_in_the_dataset_than_in_the_command_does_not_match(
     assert response.Status == 0xA900
     assert response.ErrorComment.startswith("SOPClassUID differs between command")
     assert node.on_disk() == []
+    assert node.counts(REFUSED) == ["mismatch"]
 
 
 @pytest.mark.parametrize(
@@ -488,6 +519,8 @@ def test_what_cannot_be_understood_is_refused_and_not_kept(
 
     assert response.Status == 0xC000
     assert response.ErrorComment.startswith(tuple(words.split("|")))
+    is_bomb = "inflates to more" in words
+    assert node.counts(REFUSED) == ["too_large" if is_bomb else "unreadable"]
     assert node.on_disk() == []
     assert node.inbox == []
 
@@ -584,6 +617,7 @@ def test_another_called_ae_title_is_rejected(serve: Serve) -> None:
     assert rejection(association) == (1, 1, 7)
     why = "called AE title not recognized"
     until(lambda: node.rejected == [("MODALITY", "127.0.0.1", why)])
+    assert node.counts(REJECTED) == [why]
 
 
 def test_an_unknown_caller_is_rejected_and_a_known_one_is_not(serve: Serve) -> None:
@@ -593,6 +627,8 @@ def test_an_unknown_caller_is_rejected_and_a_known_one_is_not(serve: Serve) -> N
     assert node.associate(titles=("CR1", "FRACTURE_AI")).is_established
     why = "calling AE title not recognized"
     until(lambda: node.rejected == [("DX1", "127.0.0.1", why)])
+    assert node.counts(REJECTED) == [why]
+    assert node.counts(ACCEPTED) == [""]
 
 
 def test_one_association_too_many_is_rejected_until_another_ends(serve: Serve) -> None:
@@ -602,6 +638,7 @@ def test_one_association_too_many_is_rejected_until_another_ends(serve: Serve) -
 
     assert second.is_established
     assert rejection(node.associate()) == (2, 3, 2)
+    until(lambda: node.counts(REJECTED) == ["local limit exceeded"])
     first.abort()
     until(lambda: node.associate().is_established)
 
@@ -635,6 +672,7 @@ def test_an_error_in_deciding_rejects(
     monkeypatch.setattr(node.receiver._admission, "admit", fail)
 
     assert rejection(node.associate()) == (2, 3, 1)
+    until(lambda: node.counts(REJECTED) == ["temporary congestion"])
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -663,6 +701,9 @@ def test_300_silent_sockets_lock_nobody_out(serve: Serve) -> None:
     assert association.send_c_echo().Status == 0x0000
     waiting = [each for each in threading.enumerate() if each.name == "waiting"]
     assert len(waiting) <= listener.MOST_WAITING_PER_ADDRESS + 1
+    # The association came out of those that may wait.
+    sent_away = 300 + 1 - listener.MOST_WAITING_PER_ADDRESS
+    assert node.counts(SENT_AWAY) == ["crowded"] * sent_away
     for each in silent:
         each.close()
 
@@ -690,10 +731,12 @@ def test_who_does_not_finish_a_request_is_sent_away(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
     monkeypatch.setattr(listener, "DEADLINE_S", 0.2)
-    with connect(serve()) as peer:
+    node = serve()
+    with connect(node) as peer:
         peer.sendall(said)
 
         assert peer.recv(100) == b""
+    assert node.counts(SENT_AWAY) == ["no_request"]
 
 
 @pytest.mark.parametrize(
@@ -848,6 +891,8 @@ def test_logs_name_instances_by_their_uid_and_patients_never(
     informed = [r.getMessage() for r in ours if r.levelno == logging.INFO]
     size = len(encoded(phantom))
     uid = phantom.SOPInstanceUID
-    assert informed == [f"Received {uid} from MODALITY, {size} bytes"]
+    [received] = informed
+    assert received.startswith(f"Received {uid} [{node.inbox[0].id}] in ")
+    assert received.endswith(f" s: from MODALITY, {size} bytes")
     assert "PHANTOM" not in caplog.text
     assert str(phantom.PatientID) not in caplog.text

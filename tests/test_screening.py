@@ -18,6 +18,7 @@ from pydicom.uid import (
 
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.reasons import Unanalyzed
 from dicom_node.screening import RADIOGRAPHS, ScreeningRules, screen
 from inference.phantom import draw_phantom
 
@@ -74,59 +75,85 @@ def test_radiographs_are_the_classes_that_the_node_promises() -> None:
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR")
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "words", "reason"),
     [
         pytest.param(
-            leaving_out("PixelData"), r"\(7FE0,0010\) is absent", id="no-pixels"
+            leaving_out("PixelData"),
+            r"\(7FE0,0010\) is absent",
+            Unanalyzed.NO_IMAGE,
+            id="no-pixels",
         ),
         pytest.param(
-            setting(FloatPixelData=b"1234"), r"Float Pixel Data", id="float-pixels"
+            setting(FloatPixelData=b"1234"),
+            r"Float Pixel Data",
+            Unanalyzed.NO_IMAGE,
+            id="float-pixels",
         ),
         pytest.param(
-            setting(SOPClassUID=CTImageStorage), "no radiograph but CT Image", id="ct"
+            setting(SOPClassUID=CTImageStorage),
+            "no radiograph but CT Image",
+            Unanalyzed.NO_RADIOGRAPH,
+            id="ct",
         ),
         pytest.param(
             setting(SOPClassUID="PHANTOM^NAME"),
             r"no valid SOP Class UID \(0008,0016\)",
+            Unanalyzed.NO_RADIOGRAPH,
             id="no-class",
         ),
         pytest.param(
             setting(**{**CAPTURE, "Modality": "OT"}),
             r"\(0008,0060\) of this Secondary Capture is OT",
+            Unanalyzed.MODALITY,
             id="capture-of-something",
         ),
         pytest.param(
             setting(**{**CAPTURE, "Modality": "Jane Doe"}),
             r"is not a valid code",
+            Unanalyzed.MODALITY,
             id="capture-of-nonsense",
         ),
         pytest.param(
             setting(**CAPTURE, PhotometricInterpretation="RGB"),
             r"\(0028,0004\) is RGB",
+            Unanalyzed.COLOR,
             id="color-capture",
         ),
         pytest.param(
-            setting(NumberOfFrames=12), r"\(0028,0008\) is 12", id="multi-frame"
+            setting(NumberOfFrames=12),
+            r"\(0028,0008\) is 12",
+            Unanalyzed.FRAMES,
+            id="multi-frame",
         ),
-        pytest.param(setting(BitsAllocated=32), r"\(0028,0100\) is 32", id="32-bits"),
+        pytest.param(
+            setting(BitsAllocated=32),
+            r"\(0028,0100\) is 32",
+            Unanalyzed.BITS,
+            id="32-bits",
+        ),
         pytest.param(
             setting(Rows=46341, Columns=46341),
             r"\(0028,0010\).*46341 x 46341 x 1, more than 1 megapixels",
+            Unanalyzed.TOO_LARGE,
             id="too-large",
         ),
         pytest.param(
-            leaving_out("StudyInstanceUID"), r"\(0020,000D\) is absent", id="no-study"
+            leaving_out("StudyInstanceUID"),
+            r"\(0020,000D\) is absent",
+            Unanalyzed.NO_STUDY,
+            id="no-study",
         ),
     ],
 )
 def test_what_is_not_a_radiograph_is_not_analyzed(
-    change: Change, reason: str, dataset: Dataset
+    change: Change, words: str, reason: Unanalyzed, dataset: Dataset
 ) -> None:
     change(dataset)
 
-    with pytest.raises(NotAnalyzedError, match=reason) as caught:
+    with pytest.raises(NotAnalyzedError, match=words) as caught:
         screen(dataset, ANY, max_megapixels=1)
 
+    assert caught.value.reason is reason
     assert "Jane" not in str(caught.value)
     assert "PHANTOM" not in str(caught.value)
 
@@ -140,32 +167,37 @@ def test_report_is_named_as_what_it_is(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "words", "reason"),
     [
         pytest.param(
             setting(ContributingEquipmentSequence=equipment("fracture-node", "109102")),
             "A result of this software came back",
+            Unanalyzed.OWN_RESULT,
             id="ours",
         ),
         pytest.param(
             setting(ContributingEquipmentSequence=equipment("X", "Newcode1", "99IHE")),
             "result of other image processing or AI",
+            Unanalyzed.OTHER_RESULT,
             id="algorithm-as-IHE-AIR-codes-it",
         ),
         pytest.param(
             setting(**CAPTURE, ContributingEquipmentSequence=equipment("X", "109102")),
             r"\(0018,A001\).*Send the radiograph",
+            Unanalyzed.OTHER_RESULT,
             id="capture-by-processing-equipment",
         ),
     ],
 )
 def test_results_of_an_ai_are_not_analyzed(
-    change: Change, reason: str, dataset: Dataset
+    change: Change, words: str, reason: Unanalyzed, dataset: Dataset
 ) -> None:
     change(dataset)
 
-    with pytest.raises(NotAnalyzedError, match=reason):
+    with pytest.raises(NotAnalyzedError, match=words) as caught:
         screen(dataset, ANY, max_megapixels=1)
+
+    assert caught.value.reason is reason
 
 
 @pytest.mark.parametrize(
@@ -221,8 +253,9 @@ def test_studies_older_than_the_limit_are_not_analyzed(
     if passes:
         screen(dataset, rules, max_megapixels=1)
         return
-    with pytest.raises(NotAnalyzedError, match=r"11 days old.*the limit is 10"):
+    with pytest.raises(NotAnalyzedError, match=r"11 days old.*limit is 10") as caught:
         screen(dataset, rules, max_megapixels=1)
+    assert caught.value.reason is Unanalyzed.AGE
 
 
 @pytest.mark.parametrize(
@@ -247,5 +280,6 @@ def test_body_parts_that_the_model_does_not_know_are_not_analyzed(
     if passes:
         screen(dataset, rules, max_megapixels=1)
         return
-    with pytest.raises(NotAnalyzedError, match=r"\(0018,0015\) is .*ELBOW, HAND"):
+    with pytest.raises(NotAnalyzedError, match=r"15\) is .*ELBOW, HAND") as caught:
         screen(dataset, rules, max_megapixels=1)
+    assert caught.value.reason is Unanalyzed.BODY_PART

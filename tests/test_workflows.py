@@ -2,6 +2,8 @@
 what to do."""
 
 import errno
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -16,9 +18,10 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import DicomDestination
 from config.settings import Settings, load
+from dicom_node import deliveries, settlement
 from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
-from dicom_node.database import migrate, open_engine
+from dicom_node.database import migrate, open_engine, reading
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
 from dicom_node.errors import (
@@ -31,9 +34,11 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.pipeline import Analysis, Check, Pipeline
+from dicom_node.reasons import Unanalyzed
 from dicom_node.results.objects import ResultObject
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
+from dicom_node.tally import read
 from dicom_node.workflows import MOST_ATTEMPTS, Work, insist
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.phantom import draw_phantom
@@ -72,7 +77,7 @@ class ToldPipeline:
         decoded = DecodedInstance(phantom, self.picture_digest, self.identity_digest)
         check(decoded)
         self.afterwards()
-        return Analysis(decoded, FINDING, (self.result,))
+        return Analysis(decoded, FINDING, (self.result,), {"decode": 0.25})
 
 
 @pytest.fixture
@@ -436,3 +441,138 @@ def test_a_database_or_disk_that_is_away_is_waited_for(error: Exception) -> None
 
     assert insist(write) == "written"
     assert len(calls) == 3
+
+
+def counted(work: Work) -> dict[tuple[str, str], int]:
+    """How often what was counted, by family and label."""
+    engine = open_engine(work.settings.storage.database_url)
+    with reading(engine) as connection:
+        tallies = read(connection)
+    engine.dispose()
+    counts: Counter[tuple[str, str]] = Counter()
+    for each in tallies:
+        counts[each.name.removeprefix("fracture_node_"), each.label] += each.times
+    return dict(counts)
+
+
+SPARED, FAILED = "instances_not_analyzed", "analyses_failed"
+ONCE = {
+    ("instances_received", ""): 1,
+    ("stage_seconds", "wait"): 1,
+    ("stage_seconds", "decode"): 1,
+    ("instances_analyzed", "definite"): 1,
+    ("delivery_seconds", "pacs"): 1,
+    ("deliveries_delivered", "pacs"): 1,
+    ("turnaround_seconds", ""): 1,
+}
+
+
+def test_work_that_is_done_twice_is_counted_once(
+    work: Work, received: ReceivedInstance
+) -> None:
+    for _ in range(2):
+        work.analyze(received.id, 1)
+    for _ in range(2):
+        work.deliver(received.id, "pacs", 1)
+
+    assert counted(work) == ONCE
+
+
+def test_work_that_is_cut_off_before_it_is_recorded_is_counted_once(
+    work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """What a kill is to those who are in the middle of it."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    # The last thing in each transaction, and so at its worst moment.
+    with monkeypatch.context() as patched:
+        patched.setattr(settlement, "settle_instance", killed)
+        patched.setattr(deliveries, "settle_instance", killed)
+        with pytest.raises(Killed):
+            work.analyze(received.id, 1)
+    work.analyze(received.id, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(settlement, "settle_instance", killed)
+        with pytest.raises(Killed):
+            work.deliver(received.id, "pacs", 1)
+    work.deliver(received.id, "pacs", 1)
+
+    assert counted(work) == ONCE
+
+
+@pytest.mark.parametrize(
+    ("error", "counted_as"),
+    [
+        (NotAnalyzedError("A chest.", Unanalyzed.BODY_PART), (SPARED, "body_part")),
+        (NotMeantError("A report."), (SPARED, "other")),
+        (SamePictureError("Known.", "a" * 32), (SPARED, "same_picture")),
+        (AnalysisError("Broken pixels."), (FAILED, "broken")),
+        (ChildDiedError("Killed."), (FAILED, "decoder_died")),
+        (ZeroDivisionError("secret"), (FAILED, "program")),
+    ],
+)
+def test_an_instance_without_an_answer_is_counted_by_its_reason(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ToldPipeline,
+    error: Exception,
+    counted_as: tuple[str, str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    pipeline.behavior = fail
+    for _ in range(2):
+        work.analyze(received.id, 1)
+
+    counts = counted(work)
+    deaths = counts.pop(("decoder_deaths", ""), 0)
+    assert counts == {
+        ("instances_received", ""): 1,
+        ("stage_seconds", "wait"): 1,
+        counted_as: 1,
+    }
+    assert deaths == (3 if counted_as[1] == "decoder_died" else 0)
+
+
+def test_what_is_delivered_again_has_no_second_turnaround(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+    record(work, "b" * 32, "d1")
+    work.deliver(received.id, "pacs", 2)
+
+    counts = counted(work)
+    assert counts["instances_received", ""] == 1
+    assert counts["instances_repeated", ""] == 1
+    assert counts["deliveries_delivered", "pacs"] == 2
+    assert counts["turnaround_seconds", ""] == 1
+
+
+def test_a_delivery_that_fails_for_good_is_counted(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    for _ in range(2):
+        work.journal.settlement.give_up(received.id, "pacs", 1, "gone")
+
+    counts = counted(work)
+    assert counts["deliveries_failed", "pacs"] == 1
+    assert ("turnaround_seconds", "") not in counts
+
+
+def test_each_step_is_logged_with_the_uid_and_our_id_of_the_instance(
+    work: Work, received: ReceivedInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dicom_node")
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+
+    steps = [each for each in caplog.records if hasattr(each, "step")]
+    assert [each.step for each in steps] == ["analyzed", "delivered"]
+    for each in steps:
+        assert f" 1.2.3 [{received.id}] in 0." in each.message

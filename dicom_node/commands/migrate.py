@@ -1,20 +1,17 @@
 """Brings the database to the schema of this release. Safe to repeat."""
 
 from dicom_node.database import migrate
-from dicom_node.process import (
-    configure_logging,
-    keep_files_private,
-    load_or_exit,
-    role_parser,
-)
+from dicom_node.logs import configure_logging
+from dicom_node.process import keep_files_private, load_or_exit, role_parser
 
 
 def main() -> None:
     """Migrate the database that the settings name."""
     given = role_parser("migrate", __doc__).parse_args()
-    configure_logging("migrate")
+    settings = load_or_exit(given.config)
+    configure_logging("migrate", settings.log.format)
     keep_files_private()
-    migrate(load_or_exit(given.config).storage)
+    migrate(settings.storage)
 
 
 if __name__ == "__main__":

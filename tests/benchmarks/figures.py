@@ -21,9 +21,9 @@ from config.settings import load
 from dicom_node.archive import start_archive
 from dicom_node.commands.demo import CONFIG
 from dicom_node.local_file import adopt
+from dicom_node.logs import configure_logging
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.pipeline import make_pipeline
-from dicom_node.process import configure_logging
 from dicom_node.sender import send
 from dicom_node.supervisor import Node
 from inference.phantom import draw_phantom

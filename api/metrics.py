@@ -1,0 +1,232 @@
+"""`/metrics`: the figures of the node for Prometheus, in its text format.
+
+What is counted lies in the database, whole across processes and machines: scrape one
+api of those that share a database, or do not add theirs up. What waits is looked up
+when it is asked for. While the database is away there is no more than what this
+process knows by itself, `fracture_node_ready` among it.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.health import OK, Check, state_of
+from config.settings import Settings
+from dicom_node import backlog
+from dicom_node.admission import held_places, places_folder
+from dicom_node.backlog import Waiting
+from dicom_node.database import open_engine, reading
+from dicom_node.spool import MB, spool_folder
+from dicom_node.tables import DeliveryState, InstanceState
+from dicom_node.tally import FAMILIES, INFINITE, Family, Tally, read
+from inference.finding import ModelIdentity
+
+UNDELIVERED = (InstanceState.RECEIVED, InstanceState.DELIVERING)
+UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING, DeliveryState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeCollector(Collector):
+    """Gathers all figures, anew each time they are asked for.
+
+    Attributes:
+        settings: All of them.
+        checks: What /readyz asks, by name.
+        release: Version of this software.
+        model: The model of this process; None while it is not loaded.
+    """
+
+    settings: Settings
+    checks: Mapping[str, Check]
+    release: str
+    model: Callable[[], ModelIdentity | None]
+
+    def describe(self) -> Iterable[Metric]:
+        """Name nothing, lest registering asks the database."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Gather what there is."""
+        yield self._build()
+        yield _gauge(
+            "ready",
+            "Whether what the work needs is there, as /readyz says it.",
+            {name: state_of(check) == OK for name, check in self.checks.items()},
+            "check",
+        )
+        yield from self._of_this_machine()
+        engine = open_engine(self.settings.storage.database_url)
+        try:
+            with reading(engine) as connection:
+                yield from self._of_the_database(connection)
+        except SQLAlchemyError:
+            pass  # as `ready` says
+        finally:
+            engine.dispose()
+
+    def _build(self) -> Metric:
+        model = self.model()
+        family = GaugeMetricFamily(
+            "fracture_node_build_info",
+            "Version of this software, and the model of /predict.",
+            labels=("version", "model", "model_version"),
+        )
+        known = (model.name, model.version) if model else ("", "")
+        family.add_metric((self.release, *known), 1)
+        return family
+
+    def _of_this_machine(self) -> Iterator[Metric]:
+        storage, receiver = self.settings.storage, self.settings.receiver
+        if storage.directory.exists():
+            free = shutil.disk_usage(storage.directory).free
+            yield _gauge("disk_free_bytes", "Free disk for instances.", free)
+        yield _gauge(
+            "disk_required_bytes",
+            "With less free disk, instances are refused (min_free_mb).",
+            storage.min_free_mb * MB,
+        )
+        held = held_places(places_folder(spool_folder(storage)))
+        if held is not None:
+            words = "Associations open at receivers of this machine."
+            yield _gauge("associations_active", words, held)
+        yield _gauge(
+            "associations_limit",
+            "How many there may be at once (max_associations).",
+            receiver.max_associations,
+        )
+
+    def _of_the_database(self, connection: sa.Connection) -> Iterator[Metric]:
+        names = [each.name for each in self.settings.destinations]
+        waiting = backlog.instances(connection)
+        deliveries = backlog.deliveries(connection, names)
+        tallies = read(connection)
+        yield from _waiting_instances(waiting)
+        yield from _waiting_deliveries(deliveries, names)
+        for family in FAMILIES:
+            mine = [each for each in tallies if each.name == family.name]
+            known = names if family.label == "destination" else family.values
+            yield _shown(family, mine, known)
+
+
+def metrics_router(collector: Collector) -> APIRouter:
+    """Serve /metrics."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    router = APIRouter(tags=["health"])
+
+    @router.get("/metrics", response_description="Figures in Prometheus' text format")
+    def metrics(request: Request) -> Response:
+        """Say what was counted, what waits, and how long it took."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=content_type)
+
+    return router
+
+
+def _gauge(
+    name: str, words: str, value: float | Mapping[str, float], label: str = ""
+) -> Metric:
+    family = GaugeMetricFamily(
+        f"fracture_node_{name}", words, labels=(label,) if label else ()
+    )
+    values = value if isinstance(value, Mapping) else {"": value}
+    for key, each in values.items():
+        family.add_metric((key,) if label else (), float(each))
+    return family
+
+
+def _waiting_instances(waiting: list[Waiting]) -> Iterator[Metric]:
+    counts = {each.state: each.count for each in waiting}
+    since = [each.since for each in waiting if each.state in UNDELIVERED]
+    yield _gauge(
+        "analyses_waiting",
+        "Instances whose analysis has not ended.",
+        counts.get(InstanceState.RECEIVED, 0),
+    )
+    yield _gauge(
+        "instances_failed",
+        "Instances that have failed and were not tried again.",
+        counts.get(InstanceState.FAILED, 0),
+    )
+    yield _gauge(
+        "oldest_undelivered_seconds",
+        "Age, since its receipt, of the oldest instance on its way; 0: there is none.",
+        max((time.time() - each for each in since), default=0.0),
+    )
+
+
+def _waiting_deliveries(
+    deliveries: list[Waiting], names: list[str]
+) -> Iterator[Metric]:
+    kinds = {(name, state): 0 for name in names for state in UNFINISHED}
+    ages = dict.fromkeys(names, 0.0)
+    failed = dict.fromkeys(names, 0)
+    for each in deliveries:
+        if each.state == DeliveryState.FAILED:
+            failed[each.destination] = each.count
+        else:
+            kinds[each.destination, DeliveryState(each.state)] = each.count
+            age = time.time() - each.since
+            ages[each.destination] = max(ages.get(each.destination, 0.0), age)
+    depth = GaugeMetricFamily(
+        "fracture_node_deliveries_waiting",
+        "Deliveries on their way, or held back.",
+        labels=("destination", "state"),
+    )
+    for kind, count in kinds.items():
+        depth.add_metric(kind, count)
+    yield depth
+    yield _gauge(
+        "oldest_delivery_seconds",
+        "Age, since it was asked for, of the oldest delivery on its way; 0: none.",
+        ages,
+        "destination",
+    )
+    words = "Deliveries that failed for good and were not tried again."
+    yield _gauge("deliveries_unmended", words, failed, "destination")
+
+
+def _shown(family: Family, tallies: list[Tally], known: Iterable[str]) -> Metric:
+    """Show a family, with zeros for what has not happened yet.
+
+    A rate can be told of a counter from its first step on only if it was there before.
+    """
+    labels = [family.label] if family.label else []
+    values = [*known, *(each.label for each in tallies)] if labels else [""]
+    if not family.buckets:
+        counter = CounterMetricFamily(family.name, family.help, labels=labels)
+        for value in dict.fromkeys(values):
+            times = sum(each.times for each in tallies if each.label == value)
+            counter.add_metric([value] if labels else [], times)
+        return counter
+    histogram = HistogramMetricFamily(family.name, family.help, labels=labels)
+    for value in dict.fromkeys(values):
+        mine = [each for each in tallies if each.label == value]
+        seconds = sum(each.seconds for each in mine)
+        key = [value] if labels else []
+        histogram.add_metric(key, _cumulative(family, mine), seconds)
+    return histogram
+
+
+def _cumulative(family: Family, tallies: list[Tally]) -> list[tuple[str, float]]:
+    """Count up to each bound; bounds of an earlier release stay where they are."""
+    bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in tallies)}
+    counted, buckets = 0, []
+    for bound in sorted(bounds, key=float):
+        counted += sum(each.times for each in tallies if each.le == bound)
+        buckets.append((bound, float(counted)))
+    return buckets

@@ -1,0 +1,90 @@
+"""How an instance stands when some of its deliveries have ended."""
+
+import time
+
+import sqlalchemy as sa
+
+from dicom_node.tables import (
+    UNDER_WAY,
+    DeliveryState,
+    InstanceState,
+    delivered_object,
+    delivery,
+    instance,
+)
+from dicom_node.tally import TURNAROUND, took, write
+
+NO_NOTICE = " The notice of it has not arrived: "
+
+
+def lock_instance(connection: sa.Connection, instance_id: str) -> None:
+    """Have others wait who would change an instance or its deliveries.
+
+    Comes first in a transaction that ends in `settle_instance`: of two deliveries that
+    end at the same moment, each would else find the other still under way. (SQLite lets
+    one writer at a time begin, and needs no lock.)
+    """
+    query = sa.select(instance.c.id).where(instance.c.id == instance_id)
+    connection.execute(query.with_for_update(key_share=True))
+
+
+def settle_instance(connection: sa.Connection, instance_id: str) -> None:
+    """Bring the state of an answered instance, locked, in line with its deliveries."""
+    query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
+    states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
+    reason = ""
+    if not states:
+        state = InstanceState.ANALYZED
+    elif states & {*UNDER_WAY, DeliveryState.PAUSED}:
+        state = InstanceState.DELIVERING
+    elif DeliveryState.FAILED in states:
+        state, reason = InstanceState.FAILED, _reason(connection, instance_id)
+    else:
+        state = InstanceState.DELIVERED
+    answered = instance.update().where(
+        instance.c.id == instance_id,
+        instance.c.probability.is_not(None),
+        instance.c.state != InstanceState.RECEIVED,
+    )
+    if not connection.execute(answered.values(state=state, reason=reason)).rowcount:
+        _tell_of_notices(connection, instance_id, reason)
+    elif state is InstanceState.DELIVERED:
+        _note_first_delivery(connection, instance_id)
+
+
+def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -> None:
+    """Add to why there is no answer why the notice of that has not arrived."""
+    mine = instance.c.id == instance_id
+    ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
+    query = sa.select(instance.c.reason).where(mine, ended)
+    known = connection.execute(query).scalar()
+    if known is not None:
+        before, _, _ = known.partition(NO_NOTICE)
+        words = f"{before}{NO_NOTICE}{reason}" if reason else before
+        connection.execute(instance.update().where(mine).values(reason=words))
+
+
+def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
+    """Note when all results of an instance have arrived, and how long that took.
+
+    Once for each instance: the time until something is delivered again says when
+    somebody asked for that, and nothing of us.
+    """
+    now = time.time()
+    first = instance.update().where(
+        instance.c.id == instance_id, instance.c.delivered_at.is_(None)
+    )
+    first = first.values(delivered_at=now).returning(instance.c.received_at)
+    received_at = connection.execute(first).scalar_one_or_none()
+    if received_at is not None:
+        write(connection, took(TURNAROUND, now - received_at))
+
+
+def _reason(connection: sa.Connection, instance_id: str) -> str:
+    """What the destinations said of the objects that failed."""
+    query = delivered_object.select().where(
+        delivered_object.c.instance_id == instance_id,
+        delivered_object.c.state == DeliveryState.FAILED,
+    )
+    rows = connection.execute(query).all()
+    return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

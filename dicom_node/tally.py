@@ -1,0 +1,229 @@
+"""What is counted, and how a count lies in the database until somebody asks.
+
+What the journal records is counted in the very transaction that records it: a process
+that is killed loses no count, and work that is done twice is counted once. A count is a
+row that is added, never one that is changed: two transactions that count the same
+thing do not wait for each other. The sweep adds rows up.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dicom_node.reasons import Failure, Refusal, Unanalyzed
+from dicom_node.tables import tally
+from inference.finding import OperatingPoint
+
+INFINITE = "+Inf"
+# Below this many rows adding up costs more than it saves.
+MANY = 500
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LONG = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A counter, or a histogram of seconds, with one label at most.
+
+    Attributes:
+        name: Without the "_total" that counters have when they are shown.
+        help: What is counted, for people.
+        label: What it is counted by; empty: by nothing.
+        values: All that the label may be; none for the names of destinations.
+        buckets: Upper bounds of a histogram, in seconds; none for a counter.
+    """
+
+    name: str
+    help: str
+    label: str = ""
+    values: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+RECEIVED = Family(
+    "fracture_node_instances_received",
+    "Instances acknowledged, each the first time it came.",
+)
+REPEATED = Family(
+    "fracture_node_instances_repeated",
+    "Instances acknowledged that were here already, with the same bytes.",
+)
+REFUSED = Family(
+    "fracture_node_instances_refused",
+    "C-STORE requests answered with a failure.",
+    "reason",
+    tuple(Refusal),
+)
+ANALYZED = Family(
+    "fracture_node_instances_analyzed",
+    "Analyses that ended with an answer.",
+    "operating_point",
+    tuple(OperatingPoint),
+)
+NOT_ANALYZED = Family(
+    "fracture_node_instances_not_analyzed",
+    "Instances that the model may not answer for.",
+    "reason",
+    tuple(Unanalyzed),
+)
+FAILED = Family(
+    "fracture_node_analyses_failed",
+    "Analyses that failed; somebody should look.",
+    "reason",
+    tuple(Failure),
+)
+DECODER_DIED = Family(
+    "fracture_node_decoder_deaths",
+    "How often an instance killed, hung or bloated the decoding process.",
+)
+DELIVERED = Family(
+    "fracture_node_deliveries_delivered",
+    "Deliveries, of all results of an instance, that arrived.",
+    "destination",
+)
+UNDELIVERED = Family(
+    "fracture_node_deliveries_failed",
+    "Deliveries that failed for good.",
+    "destination",
+)
+ACCEPTED = Family(
+    "fracture_node_associations_accepted", "Associations accepted by the receivers."
+)
+REJECTED = Family(
+    "fracture_node_associations_rejected",
+    "Associations rejected, by the reason of PS3.8 table 9-21.",
+    "reason",
+    (
+        "calling AE title not recognized",
+        "called AE title not recognized",
+        "temporary congestion",
+        "local limit exceeded",
+    ),
+)
+SENT_AWAY = Family(
+    "fracture_node_connections_sent_away",
+    "Connections that came to no association: no A-ASSOCIATE-RQ came in time, or more "
+    "were waiting than there is room for.",
+    "reason",
+    ("no_request", "crowded"),
+)
+STAGE = Family(
+    "fracture_node_stage_seconds",
+    "Seconds by stage: receive (first byte to answer), wait (received until analysis "
+    "begins), decode, classify, encode. Decoding and encoding take turns.",
+    "stage",
+    ("receive", "wait", "decode", "classify", "encode"),
+    SECONDS,
+)
+DELIVERY = Family(
+    "fracture_node_delivery_seconds",
+    "Seconds of one attempt at a delivery, whatever came of it.",
+    "destination",
+    buckets=SECONDS,
+)
+TURNAROUND = Family(
+    "fracture_node_turnaround_seconds",
+    "Seconds from an instance's receipt until its results had arrived everywhere for "
+    "the first time.",
+    buckets=LONG,
+)
+FAMILIES = (
+    *(RECEIVED, REPEATED, REFUSED, ANALYZED, NOT_ANALYZED, FAILED, DECODER_DIED),
+    *(DELIVERED, UNDELIVERED, ACCEPTED, REJECTED, SENT_AWAY),
+    *(STAGE, DELIVERY, TURNAROUND),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Something that happened, or several of the same kind.
+
+    Attributes:
+        name: Of the family.
+        label: The value of its label.
+        le: The upper bound of the bucket it falls in; empty for a counter.
+        times: How often.
+        seconds: All together; 0 for a counter.
+    """
+
+    name: str
+    label: str
+    le: str
+    times: int
+    seconds: float
+
+
+Count = Callable[[Tally], None]
+"""Takes what happened outside of any transaction; must not raise."""
+
+
+def one(family: Family, label: str = "") -> Tally:
+    """Count one."""
+    return Tally(family.name, label, "", 1, 0.0)
+
+
+def took(family: Family, seconds: float, label: str = "") -> Tally:
+    """Count one that took so long. Clocks of two machines may differ: never below 0."""
+    spent = max(seconds, 0.0)
+    bounds = (*map(str, family.buckets), INFINITE)
+    le = bounds[bisect_left(family.buckets, spent)]
+    return Tally(family.name, label, le, 1, spent)
+
+
+def ignore(_: Tally) -> None:
+    """Count nothing."""
+
+
+def write(connection: sa.Connection, *tallies: Tally) -> None:
+    """Count in the caller's transaction."""
+    if tallies:
+        rows = [
+            {
+                "name": each.name,
+                "label": each.label,
+                "le": each.le,
+                "times": each.times,
+                "seconds": each.seconds,
+            }
+            for each in tallies
+        ]
+        connection.execute(tally.insert(), rows)
+
+
+def read(connection: sa.Connection) -> list[Tally]:
+    """Read all there is, added up."""
+    key = tally.c.name, tally.c.label, tally.c.le
+    total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
+    rows = connection.execute(sa.select(*key, *total).group_by(*key))
+    return [_tally(*row) for row in rows]
+
+
+def add_up(connection: sa.Connection) -> None:
+    """Put one row in the place of all that count the same thing.
+
+    Exact also where several do it at once: of rows that another has taken, none comes
+    back from the deletion.
+    """
+    count = sa.select(sa.func.count()).select_from(tally)
+    if connection.execute(count).scalar_one() > MANY:
+        rows = connection.execute(tally.delete().returning(*tally.columns))
+        write(connection, *summed(_tally(*row) for row in rows))
+
+
+def summed(tallies: Iterable[Tally]) -> list[Tally]:
+    """Add up what counts the same thing."""
+    sums: dict[tuple[str, str, str], Tally] = {}
+    for each in tallies:
+        key = each.name, each.label, each.le
+        before = sums.get(key, Tally(*key, 0, 0.0))
+        times, seconds = before.times + each.times, before.seconds + each.seconds
+        sums[key] = Tally(*key, times, seconds)
+    return list(sums.values())
+
+
+def _tally(name: str, label: str, le: str, times: int, seconds: float) -> Tally:
+    # PostgreSQL's sums are of a type of their own.
+    return Tally(name, label, le, int(times), float(seconds))

@@ -1,0 +1,136 @@
+"""Log lines: one a step, as text or JSON, and what they never hold."""
+
+import io
+import json
+import logging
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from dicom_node.logs import JsonFormatter, TextFormatter
+from dicom_node.steps import Stopwatch, about, log_step
+
+UID, ID = "1.2.826.0.1", "a" * 32
+SECRET = "DOE^JANE"  # noqa: S105 - of a patient
+
+
+class Log:
+    """What a logger of its own writes."""
+
+    def __init__(self, formatter: logging.Formatter) -> None:
+        self.stream = io.StringIO()
+        self.handler = logging.StreamHandler(self.stream)
+        self.handler.setFormatter(formatter)
+        self.logger = logging.Logger("test")  # noqa: LOG001 - nobody else's
+        self.logger.addHandler(self.handler)
+
+    def lines(self) -> list[str]:
+        return self.stream.getvalue().splitlines()
+
+    def objects(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines()]
+
+
+@pytest.fixture
+def text() -> Log:
+    return Log(TextFormatter("worker-0"))
+
+
+@pytest.fixture
+def structured() -> Log:
+    return Log(JsonFormatter("worker-0"))
+
+
+def test_a_step_is_one_line_of_text_with_uid_id_and_seconds(text: Log) -> None:
+    with about(UID, ID):
+        log_step(text.logger, "not analyzed", "An ultrasound.", seconds=0.25)
+
+    [line] = text.lines()
+    said = f"worker-0 INFO Not analyzed {UID} [{ID}] in 0.250 s: An ultrasound."
+    assert line.endswith(said)
+
+
+def test_a_step_is_one_object_of_json(structured: Log) -> None:
+    with about(UID, ID):
+        log_step(structured.logger, "received", "from\nCR1", seconds=0.5)
+
+    [line] = structured.objects()
+    when = datetime.fromisoformat(line.pop("time"))
+    assert when.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - when) < timedelta(minutes=1)
+    assert line == {
+        "role": "worker-0",
+        "level": "INFO",
+        "message": f"Received {UID} [{ID}] in 0.500 s: from\nCR1",
+        "sop_instance_uid": UID,
+        "instance_id": ID,
+        "step": "received",
+        "seconds": 0.5,
+    }
+
+
+def test_whatever_is_logged_at_work_on_an_instance_is_about_it(
+    text: Log, structured: Log
+) -> None:
+    for log in (text, structured):
+        with about(UID, ID):
+            log.logger.warning("The disk is full")
+        log.logger.warning("Ready")
+
+    first, second = text.lines()
+    assert first.endswith(f"WARNING The disk is full [{ID}]")
+    assert second.endswith("WARNING Ready")
+    one, other = structured.objects()
+    assert (one["sop_instance_uid"], one["instance_id"]) == (UID, ID)
+    assert "instance_id" not in other
+
+
+def broken() -> None:
+    try:
+        {}[SECRET]
+    except KeyError as error:
+        raise ValueError(SECRET) from error
+
+
+@pytest.mark.parametrize("form", [TextFormatter, JsonFormatter])
+def test_an_exception_is_told_by_its_kind_and_place_and_not_by_its_message(
+    form: type[TextFormatter | JsonFormatter],
+) -> None:
+    log = Log(form("api"))
+    try:
+        broken()
+    except ValueError:
+        log.logger.exception("An error of this program")
+
+    said = log.stream.getvalue()
+    assert SECRET not in said
+    assert "ValueError" in said
+    assert "KeyError" in said
+    assert "in broken" in said
+
+
+def test_a_record_that_another_handler_has_written_before_keeps_its_secret(
+    structured: Log,
+) -> None:
+    # The standard library's formatters leave their text of the exception behind.
+    structured.logger.handlers.insert(0, logging.StreamHandler(io.StringIO()))
+    try:
+        broken()
+    except ValueError:
+        structured.logger.exception("An error of this program")
+
+    [line] = structured.lines()
+    assert SECRET not in line
+
+
+def test_a_stage_that_fails_is_not_measured() -> None:
+    watch = Stopwatch()
+
+    with watch.stage("decode"):
+        pass
+    with pytest.raises(ZeroDivisionError), watch.stage("classify"):
+        raise ZeroDivisionError
+
+    assert list(watch.seconds) == ["decode"]
+    assert watch.seconds["decode"] >= 0
