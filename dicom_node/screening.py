@@ -16,7 +16,7 @@ from pydicom.uid import (
     XRayRadiofluoroscopicImageStorage,
 )
 
-from dicom_node.attributes import number, quoted, text
+from dicom_node.attributes import items, number, quoted, text
 from dicom_node.errors import NotAnalyzedError, NotMeantError
 
 RADIOGRAPHS = (
@@ -117,11 +117,11 @@ def _made_by_ai(dataset: Dataset) -> Iterator[str]:
     modality's own workstation calls itself so, too. DERIVED in Image Type says nothing.
     """
     captured = text(dataset, "SOPClassUID") == SecondaryCaptureImageStorage
-    for item in dataset.get("ContributingEquipmentSequence") or ():
+    for item in items(dataset, "ContributingEquipmentSequence"):
         model = text(item, "ManufacturerModelName").lower()
         purposes = {
             (text(code, "CodeValue"), text(code, "CodingSchemeDesignator"))
-            for code in item.get("PurposeOfReferenceCodeSequence") or ()
+            for code in items(item, "PurposeOfReferenceCodeSequence")
         }
         if model == OUR_MODEL_NAME:
             yield (
