@@ -89,24 +89,32 @@ def _native(dataset: Dataset) -> UID:
 
 
 def _read_deflated(path: Path, meta: FileMetaDataset, limit: int) -> Dataset:
-    """Inflate piece by piece (PS3.5 A.5), then parse what came of it."""
+    """Inflate (PS3.5 A.5) what does not grow beyond the limit, and parse it."""
     group_length = 12  # (0002,0000) itself, which does not count itself
     start = PREFIX.stop + group_length + int(meta.FileMetaInformationGroupLength)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    left = path.read_bytes()[start:]
-    inflated = bytearray()
-    while left and not inflater.eof:
-        inflated += inflater.decompress(left, PIECE)
-        left = inflater.unconsumed_tail
-        if len(inflated) > limit:
-            raise AnalysisError(
-                f"The deflated dataset becomes larger than {limit} bytes, more than an "
-                "image within max_megapixels under [worker] can need."
-            )
-    inflated += inflater.flush()
-    dataset = parse(BytesIO(inflated), is_implicit_VR=False, is_little_endian=True)
+    deflated = path.read_bytes()[start:]
+    # Once to see how much it is, so that a bomb costs time but no memory.
+    if sum(map(len, _inflated(deflated, limit))) > limit:
+        raise AnalysisError(
+            f"The deflated dataset becomes larger than {limit} bytes, more than an "
+            "image within max_megapixels under [worker] can need."
+        )
+    content = BytesIO(b"".join(_inflated(deflated, limit)))
+    dataset = parse(content, is_implicit_VR=False, is_little_endian=True)
     dataset.file_meta = meta
     return dataset
+
+
+def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
+    """Inflate piece by piece, no farther than one piece beyond the limit."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    while deflated and not inflater.eof and total <= limit:
+        yield (piece := inflater.decompress(deflated, PIECE))
+        deflated = inflater.unconsumed_tail
+        total += len(piece)
+    if total <= limit:
+        yield inflater.flush()
 
 
 @contextmanager
