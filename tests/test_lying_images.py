@@ -8,6 +8,7 @@ from datetime import date
 from functools import partial
 from pathlib import Path
 
+import jpeg_ls
 import numpy as np
 import pytest
 from PIL import Image
@@ -107,6 +108,19 @@ def test_a_frame_that_says_it_is_larger_than_its_image_is_refused(
     path = saved(dataset, tmp_path, syntax)
 
     with pytest.raises(AnalysisError, match="the image again"):
+        frugal.run(decode_file, path, RULES, OPTIONS)
+
+
+def test_a_sound_frame_that_is_larger_than_its_image_is_refused(
+    frugal: DecodingChild, tmp_path: Path
+) -> None:
+    # 144 megapixels in 2 kB: all are black.
+    frame = jpeg_ls.encode_array(np.zeros((12_000, 12_000), np.uint8))
+    dataset = phantom_dataset(PHANTOM)
+    dataset.PixelData = encapsulate([bytes(frame)])
+    path = saved(dataset, tmp_path, JPEGLSLossless)
+
+    with pytest.raises(AnalysisError, match=r"12000 x 12000 pixels.* say 64 x 48"):
         frugal.run(decode_file, path, RULES, OPTIONS)
 
 
