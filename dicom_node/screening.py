@@ -190,10 +190,11 @@ def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[str]:
             "Study Instance UID (0020,000D) is absent, so that no result could join "
             "the study. Correct it at the sender."
         )
-    body_part = text(dataset, "BodyPartExamined").upper()
+    examined = text(dataset, "BodyPartExamined")
+    body_part = examined.upper()
     if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
         yield (
-            f"Body Part Examined (0018,0015) is {quoted(body_part)}; the model answers "
+            f"Body Part Examined (0018,0015) is {quoted(examined)}; the model answers "
             f"for {', '.join(rules.body_parts)}."
         )
 

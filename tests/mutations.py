@@ -644,8 +644,8 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
     """
     for number in range(count):
         chance = random.Random(f"{seed}-{number}")  # noqa: S311
-        sample = samples[number % len(samples)]
-        harm = HARMS[chance.randrange(len(HARMS))]
+        sample = samples[chance.randrange(len(samples))]
+        harm = HARMS[(number + number // len(HARMS)) % len(HARMS)]
         draft = opened(sample, chance)
         uid = f"1.2.826.0.1.{seed}.{number}"
         sop_class = _made_interesting(draft, sample)
