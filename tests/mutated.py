@@ -60,7 +60,7 @@ ENDS = {"analyzed", "delivered", "not_analyzed", "failed"}
 # What no log may hold: a bug of ours, or a role that came back.
 SURPRISES = re.compile(
     r"Traceback|An error of this program|failed unexpectedly|Failed on |Error:|"
-    r"Cannot store a dataset|Cannot decide|ended|CRITICAL"
+    r"Cannot store a dataset|Cannot decide|ended with|CRITICAL"
 )
 
 
