@@ -5,12 +5,15 @@ import re
 from collections.abc import Iterable
 
 from pydicom import Dataset
+from pydicom.sequence import Sequence
 
 # PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
 # written to logs.
 UID_PATTERN = re.compile(r"[0-9.]{1,64}")
-# PS3.5 table 6.2-1, CS and UI: what may be repeated in a message.
-_QUOTABLE = re.compile(rf"[A-Z0-9_ ]{{1,16}}|{UID_PATTERN.pattern}")
+# PS3.5 table 6.2-1, CS.
+CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
+# What may be repeated in a message.
+_QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
@@ -42,6 +45,12 @@ def text(dataset: Dataset, keyword: str) -> str:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         value = next(iter(value), None)
     return "" if value is None else str(value).strip(" \0")
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Read the items of a sequence; none where something else stands in its place."""
+    value = dataset.get(keyword)
+    return list(value) if isinstance(value, Sequence) else []
 
 
 def quoted(value: str) -> str:

@@ -39,7 +39,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.errors import AnalysisError
+from dicom_node.codestream import declared_size
+from dicom_node.errors import AnalysisError, DicomNodeError
 
 UNCOMPRESSED = (
     ExplicitVRLittleEndian,
@@ -99,7 +100,7 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
         )
     try:
         return _decoded(dataset, syntax)
-    except MemoryError:
+    except (MemoryError, DicomNodeError):
         raise
     # What codecs raise on damaged data is anything, and quotes what they found.
     except Exception as error:  # noqa: BLE001
@@ -111,6 +112,8 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
 
 
 def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
+    if syntax.is_encapsulated:
+        _check_size(dataset)
     if syntax == JPEGExtended12Bit and not _is_8_bit_jpeg(_frame(dataset)):
         return _decode_12_bit_jpeg(dataset)
     array, _ = get_decoder(syntax).as_array(
@@ -120,6 +123,17 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         correct_unused_bits=False,  # type: ignore[arg-type]  # the look-up table does
     )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_size(dataset: Dataset) -> None:
+    """Refuse a frame whose own header disagrees, before its codec takes memory."""
+    size = declared_size(_frame(dataset))
+    if size is not None and size != (dataset.Rows, dataset.Columns):
+        raise AnalysisError(
+            f"The compressed image says that it has {size[0]} x {size[1]} pixels, Rows "
+            f"(0028,0010) and Columns (0028,0011) say {dataset.Rows} x "
+            f"{dataset.Columns}. Send the image again, or in another transfer syntax."
+        )
 
 
 def _frame(dataset: Dataset) -> bytes:

@@ -5,6 +5,7 @@ of one. Here there are bounds, and what an association holds is let go of when i
 thread ends, whatever ended it. Where its datasets go is in intake.py.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -13,15 +14,18 @@ from contextlib import ExitStack
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import DimseServiceType
+from pynetdicom.dimse_primitives import C_STORE, DimseServiceType
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from dicom_node.intake import Intake
+from dicom_node.errors import MismatchError
+from dicom_node.intake import NO_UID, Intake
 from dicom_node.listener import Caller, hang_up, receive
 from dicom_node.spool import Spool
 from dicom_node.tls import Line, part
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
+
+logger = logging.getLogger(__name__)
 
 # What we ask senders not to exceed. pynetdicom proposes 16 kB, DCMTK sends 128 kB at
 # most. 16 associations take half the CPU of 32 kB, and 4 MB more memory.
@@ -29,6 +33,7 @@ MAXIMUM_PDU = 131_072
 # Some exceed it; more than this is an attack on our memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
+LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
 OPEN = "Sta6"  # PS3.8 9.2.1: ready for data transfer
 
 
@@ -148,10 +153,24 @@ class Connection(Association):
 
         pynetdicom starts a thread for each N-EVENT-REPORT, be there a thousand.
         """
-        if threading.current_thread() is self:
-            super()._serve_request(msg, context_id)
-        else:
+        if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, msg))
+        elif isinstance(msg, C_STORE) and not msg.is_valid_request:
+            self._refuse(msg, context_id)
+        else:
+            super()._serve_request(msg, context_id)
+
+    def _refuse(self, request: C_STORE, context_id: int) -> None:
+        """Answer a request without UIDs, of which pynetdicom would say nothing."""
+        if request.MessageID is None:  # nothing that an answer could name
+            self.abort()
+            return
+        logger.warning("Refused an instance from %s: %s", self.calling_ae_title, NO_UID)
+        response = C_STORE()
+        response.MessageIDBeingRespondedTo = request.MessageID
+        response.Status = MismatchError.status
+        response.ErrorComment = NO_UID[:LONGEST_COMMENT]  # type: ignore[assignment]
+        self.dimse.send_msg(response, context_id)
 
     def run_reactor(self) -> None:
         """Serve the association to its end, and let go of all that it held."""

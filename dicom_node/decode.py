@@ -5,10 +5,6 @@ exception leaves but those of `errors.py`, whose messages quote nothing of a pat
 """
 
 import hashlib
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +17,10 @@ from pydicom.pixels.processing import apply_color_lut
 
 from dicom_node.attributes import number, text
 from dicom_node.codecs import decode_pixels
-from dicom_node.errors import AnalysisError, DicomNodeError, NotAnalyzedError
+from dicom_node.errors import NotAnalyzedError
 from dicom_node.geometry import made_square, pixel_shape
 from dicom_node.lookup import Shown, to_gray
-from dicom_node.part10 import read_part10
+from dicom_node.part10 import read_part10, reading_dicom
 from dicom_node.reasons import Unanalyzed
 from dicom_node.screening import ScreeningRules, screen
 from inference.radiograph import Radiograph
@@ -99,27 +95,12 @@ def decode_file(
         NotAnalyzedError: The model may not answer for it, and why.
         AnalysisError: It is not DICOM, or it is broken.
     """
-    try:
-        with pydicom_silenced():
-            dataset = read_part10(
-                path, int(options.max_megapixels * 1e6) * INFLATED_BYTES
-            )
-            screen(dataset, rules, options.max_megapixels)
-            radiograph = decode(dataset, options)
-            identity = _digest(dataset)
-    except DicomNodeError:
-        raise
-    except MemoryError:
-        raise AnalysisError(
-            "Decoding needs more memory than it may have (decode_memory_mb under "
-            "[worker])."
-        ) from None
-    # What a hostile dataset makes pydicom raise is anything, and quotes values.
-    except Exception as error:  # noqa: BLE001
-        raise AnalysisError(
-            f"The file cannot be read as DICOM ({type(error).__name__}): it is "
-            "damaged or was not written as the standard says. Send the instance again."
-        ) from None
+    with reading_dicom():
+        most = int(options.max_megapixels * 1e6) * INFLATED_BYTES
+        dataset = read_part10(path, most)
+        screen(dataset, rules, options.max_megapixels)
+        radiograph = decode(dataset, options)
+        identity = _digest(dataset)
     return DecodedInstance(radiograph, picture_digest(radiograph), identity)
 
 
@@ -177,17 +158,3 @@ def _digest(dataset: Dataset) -> str:
     for keyword in IDENTITY:
         digest.update(f"{keyword}\0{text(dataset, keyword)}\0".encode())
     return digest.hexdigest()
-
-
-@contextmanager
-def pydicom_silenced() -> Iterator[None]:
-    """Keep pydicom from quoting values in warnings and log lines."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

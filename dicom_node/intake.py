@@ -18,8 +18,10 @@ from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
 from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
+from dicom_node.attributes import UID_PATTERN
 from dicom_node.errors import (
     CannotUnderstandError,
+    MismatchError,
     OutOfResourcesError,
     RefusedError,
 )
@@ -39,6 +41,10 @@ MOST_UNANSWERED = 4
 # for ever.
 OVERLONG = 2
 INVALID_PDU = "Evt19"  # PS3.8 9.2.2; the association is aborted
+NO_UID = (
+    "Affected SOP Class UID (0000,0002) or Instance UID (0000,1000) is no UID. "
+    "Send the instance under its own UIDs."
+)
 PREFIX = bytes(128) + b"DICM"  # PS3.10 7.1
 
 
@@ -159,10 +165,14 @@ class Intake(DIMSEServiceProvider):
             if dataset.received > LONGEST_COMMAND:
                 raise CannotUnderstandError("A report of absurd length.")
             return None
+        command = message.command_set
+        uids = command.get("AffectedSOPClassUID"), command.get("AffectedSOPInstanceUID")
+        if not all(UID_PATTERN.fullmatch(str(uid)) for uid in uids):
+            raise MismatchError(NO_UID)
         contexts = {each.context_id: each for each in self.assoc.accepted_contexts}
         meta = create_file_meta(
-            sop_class_uid=UID(message.command_set.AffectedSOPClassUID),
-            sop_instance_uid=UID(message.command_set.AffectedSOPInstanceUID),
+            sop_class_uid=UID(uids[0]),
+            sop_instance_uid=UID(uids[1]),
             transfer_syntax=contexts[message.context_id].transfer_syntax[0],
             implementation_uid=IMPLEMENTATION_CLASS_UID,
             implementation_version=IMPLEMENTATION_VERSION_NAME,

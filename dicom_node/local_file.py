@@ -8,8 +8,9 @@ from uuid import uuid4
 from pydicom import Dataset
 from pydicom.filewriter import dcmwrite
 
+from dicom_node.attributes import UID_PATTERN, text
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.part10 import PREFIX, read_part10
+from dicom_node.part10 import PREFIX, read_part10, reading_dicom
 
 
 def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
@@ -21,21 +22,23 @@ def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
         max_inflated: Bytes that a deflated dataset may become.
 
     Raises:
-        AnalysisError: The file is not DICOM.
-        Exception: Whatever pydicom raises on what it cannot parse.
+        AnalysisError: The file is not DICOM, or it is broken.
+        OSError: It is not there.
     """
     identity = uuid4().hex
     # Not the time of day: the same file analyzed again gives the same object.
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     content = path.read_bytes()
-    dataset = read_part10(path, max_inflated)
-    if content[PREFIX] != b"DICM":
-        path = folder / f"{identity}.dcm"
-        dcmwrite(path, dataset, enforce_file_format=True)
+    with reading_dicom():
+        dataset = read_part10(path, max_inflated)
+        header = _header(dataset)
+        if content[PREFIX] != b"DICM":
+            path = folder / f"{identity}.dcm"
+            dcmwrite(path, dataset, enforce_file_format=True)
     return ReceivedInstance(
         id=identity,
         path=path,
-        header=_header(dataset),
+        header=header,
         content_digest=hashlib.sha256(content).hexdigest(),
         size=len(content),
         calling_ae_title="",
@@ -45,14 +48,15 @@ def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
 
 
 def _header(dataset: Dataset) -> InstanceHeader:
-    def text(keyword: str) -> str:
-        return str(dataset.get(keyword, "") or "").strip()
+    def uid(keyword: str) -> str:
+        found = text(dataset, keyword)
+        return found if UID_PATTERN.fullmatch(found) else ""
 
     return InstanceHeader(
-        sop_class_uid=text("SOPClassUID"),
-        sop_instance_uid=text("SOPInstanceUID"),
+        sop_class_uid=uid("SOPClassUID"),
+        sop_instance_uid=uid("SOPInstanceUID"),
         transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
-        study_instance_uid=text("StudyInstanceUID"),
-        series_instance_uid=text("SeriesInstanceUID"),
-        modality=text("Modality"),
+        study_instance_uid=uid("StudyInstanceUID"),
+        series_instance_uid=uid("SeriesInstanceUID"),
+        modality=text(dataset, "Modality"),
     )

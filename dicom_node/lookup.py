@@ -20,7 +20,7 @@ from pydicom.uid import (
     XRayRadiofluoroscopicImageStorage,
 )
 
-from dicom_node.attributes import loggable, number, numbers, text
+from dicom_node.attributes import items, loggable, number, numbers, text
 from dicom_node.codecs import LOSSY
 from dicom_node.windowing import (
     LookUpTable,
@@ -198,7 +198,7 @@ def tables(
         values: Every value that may be looked up. Where some are negative, the first
             value of a table is signed (PS3.3 C.11.2.1.1), but not always read so.
     """
-    for place, item in enumerate(dataset.get(keyword) or ()):
+    for place, item in enumerate(items(dataset, keyword)):
         descriptor = numbers(item, "LUTDescriptor")
         if len(descriptor) != 3:  # noqa: PLR2004 - PS3.3 C.11.1.1.1
             continue
@@ -214,13 +214,19 @@ def tables(
 
 
 def _entries(data: object, count: int, order: str) -> NDArray[np.uint16]:
-    """Read LUT Data (0028,3006): 16 bits an entry, or 8 where it is just as long."""
+    """Read LUT Data (0028,3006): 16 bits an entry, or 8 where it is just as long.
+
+    None at all where they are no numbers.
+    """
     if isinstance(data, bytes):
         packed = len(data) <= count + count % 2
         usable = data if packed else data[: len(data) // 2 * 2]
         kind = "u1" if packed else f"{order}u2"
         return np.frombuffer(usable, kind)[:count].astype(np.uint16)
-    entries = np.atleast_1d(np.asarray(data or [], np.int64))[:count]
+    try:
+        entries = np.atleast_1d(np.asarray(data or [], np.int64))[:count]
+    except (ValueError, TypeError, OverflowError):
+        entries = np.empty(0, np.int64)
     return (entries & (2**16 - 1)).astype(np.uint16)
 
 

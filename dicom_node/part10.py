@@ -1,10 +1,14 @@
 """Reading a file that says it is DICOM, and may have been made to do harm.
 
 pydicom parses; what it would take on trust is looked at first: that the file is DICOM
-at all, and how far a deflated dataset inflates.
+at all, and how far a deflated dataset inflates. What it quotes does not get out.
 """
 
+import logging
+import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +24,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dicom_node.errors import AnalysisError
+from dicom_node.errors import AnalysisError, DicomNodeError
 
 PREFIX = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time
@@ -85,21 +89,68 @@ def _native(dataset: Dataset) -> UID:
 
 
 def _read_deflated(path: Path, meta: FileMetaDataset, limit: int) -> Dataset:
-    """Inflate piece by piece (PS3.5 A.5), then parse what came of it."""
+    """Inflate (PS3.5 A.5) what does not grow beyond the limit, and parse it."""
     group_length = 12  # (0002,0000) itself, which does not count itself
     start = PREFIX.stop + group_length + int(meta.FileMetaInformationGroupLength)
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    left = path.read_bytes()[start:]
-    inflated = bytearray()
-    while left and not inflater.eof:
-        inflated += inflater.decompress(left, PIECE)
-        left = inflater.unconsumed_tail
-        if len(inflated) > limit:
-            raise AnalysisError(
-                f"The deflated dataset becomes larger than {limit} bytes, more than an "
-                "image within max_megapixels under [worker] can need."
-            )
-    inflated += inflater.flush()
-    dataset = parse(BytesIO(inflated), is_implicit_VR=False, is_little_endian=True)
+    deflated = path.read_bytes()[start:]
+    # Once to see how much it is, so that a bomb costs time but no memory.
+    if sum(map(len, _inflated(deflated, limit))) > limit:
+        raise AnalysisError(
+            f"The deflated dataset becomes larger than {limit} bytes, more than an "
+            "image within max_megapixels under [worker] can need."
+        )
+    content = BytesIO(b"".join(_inflated(deflated, limit)))
+    dataset = parse(content, is_implicit_VR=False, is_little_endian=True)
     dataset.file_meta = meta
     return dataset
+
+
+def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
+    """Inflate piece by piece, no farther than one piece beyond the limit."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    while deflated and not inflater.eof and total <= limit:
+        yield (piece := inflater.decompress(deflated, PIECE))
+        deflated = inflater.unconsumed_tail
+        total += len(piece)
+    if total <= limit:
+        yield inflater.flush()
+
+
+@contextmanager
+def pydicom_silenced() -> Iterator[None]:
+    """Keep pydicom from quoting values in warnings and log lines."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def reading_dicom() -> Iterator[None]:
+    """Let our own errors out of a block that reads what a sender wrote, and no others.
+
+    Raises:
+        AnalysisError: Whatever else was raised: a hostile dataset makes pydicom raise
+            anything, and its messages quote values.
+    """
+    try:
+        with pydicom_silenced():
+            yield
+    except DicomNodeError:
+        raise
+    except MemoryError:
+        raise AnalysisError(
+            "Decoding needs more memory than it may have (decode_memory_mb under "
+            "[worker])."
+        ) from None
+    except Exception as error:  # noqa: BLE001
+        raise AnalysisError(
+            f"The file cannot be read as DICOM ({type(error).__name__}): it is "
+            "damaged or was not written as the standard says. Send the instance again."
+        ) from None

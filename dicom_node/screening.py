@@ -17,7 +17,7 @@ from pydicom.uid import (
     XRayRadiofluoroscopicImageStorage,
 )
 
-from dicom_node.attributes import number, quoted, text
+from dicom_node.attributes import items, number, quoted, text
 from dicom_node.errors import NotAnalyzedError, NotMeantError
 from dicom_node.reasons import Unanalyzed
 
@@ -128,11 +128,11 @@ def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
     modality's own workstation calls itself so, too. DERIVED in Image Type says nothing.
     """
     captured = text(dataset, "SOPClassUID") == SecondaryCaptureImageStorage
-    for item in dataset.get("ContributingEquipmentSequence") or ():
+    for item in items(dataset, "ContributingEquipmentSequence"):
         model = text(item, "ManufacturerModelName").lower()
         purposes = {
             (text(code, "CodeValue"), text(code, "CodingSchemeDesignator"))
-            for code in item.get("PurposeOfReferenceCodeSequence") or ()
+            for code in items(item, "PurposeOfReferenceCodeSequence")
         }
         if model == OUR_MODEL_NAME:
             yield Why(
@@ -210,11 +210,12 @@ def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
             "Study Instance UID (0020,000D) is absent, so that no result could join "
             "the study. Correct it at the sender.",
         )
-    body_part = text(dataset, "BodyPartExamined").upper()
+    examined = text(dataset, "BodyPartExamined")
+    body_part = examined.upper()
     if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
         yield Why(
             Unanalyzed.BODY_PART,
-            f"Body Part Examined (0018,0015) is {quoted(body_part)}; the model answers "
+            f"Body Part Examined (0018,0015) is {quoted(examined)}; the model answers "
             f"for {', '.join(rules.body_parts)}.",
         )
 

@@ -257,3 +257,30 @@ def test_a_destination_says_what_is_made_for_it(
     keys: dict[str, object], expected: set[str]
 ) -> None:
     assert {each.name for each in forms(destination(**keys))} == expected
+
+
+def test_a_modality_that_is_no_code_is_not_passed_on(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    instance = laid(dataset, tmp_path)
+    header = replace(instance.header, modality="D\N{REPLACEMENT CHARACTER}")
+
+    (result,) = made(
+        replace(instance, header=header), Form("secondary_capture", "source")
+    )
+
+    assert read(result).Modality == "OT"
+
+
+def test_a_series_whose_uid_is_not_ascii_is_named_as_far_as_it_is(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    instance = laid(dataset, tmp_path)
+    content = instance.path.read_bytes()
+    uid = str(dataset.SeriesInstanceUID).encode()
+    instance.path.write_bytes(content.replace(uid, b"\xc3" + uid[1:]))
+
+    (result,) = made(instance, Form("secondary_capture"))
+
+    (series,) = read(result).ReferencedSeriesSequence
+    assert series.get_item("SeriesInstanceUID").value.strip(b"\0") == b"?" + uid[1:]

@@ -400,3 +400,21 @@ def test_no_window_whatever_its_numbers_ends_in_an_error(
         gray = to_gray(dataset, np.array([[0, 2000, 4095]], np.uint16), 1).gray
 
     assert gray.dtype == np.uint8
+
+
+def test_table_whose_data_are_no_numbers_leaves_the_window() -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [4, 0, 8])
+    item.add_new("LUTData", "LO", "no numbers")
+
+    levels = shown([0, 4095], attributes_of(VOILUTSequence=[item]))
+
+    assert levels == [0, 255]
+
+
+@pytest.mark.parametrize("keyword", ["VOILUTSequence", "ModalityLUTSequence"])
+def test_what_is_no_sequence_leaves_the_window(keyword: str) -> None:
+    dataset = attributes_of()
+    dataset.add_new(keyword, "LO", "no sequence")
+
+    assert shown([0, 4095], dataset) == [0, 255]

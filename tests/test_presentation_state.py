@@ -372,3 +372,19 @@ def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
             new[path.name] = faults
 
     assert new == {}
+
+
+def test_a_header_too_deep_to_be_read_is_an_error_that_says_so(
+    dataset: Dataset, source: Callable[[Dataset], ReceivedInstance]
+) -> None:
+    instance = source(dataset)
+    content = instance.path.read_bytes()
+    begun = b"\x28\x00\x00\x30SQ\x00\x00" + b"\xff" * 4
+    begun += b"\xfe\xff\x00\xe0" + b"\xff" * 4
+    ended = b"\xfe\xff\x0d\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
+    place = content.rindex(b"\xe0\x7f\x10\x00")
+    deep = begun * 100 + ended * 100
+    instance.path.write_bytes(content[:place] + deep + content[place:])
+
+    with pytest.raises(AnalysisError, match="header cannot be read"):
+        encode_file(instance, PHANTOM.radiograph(), POSITIVE, STATE)

@@ -283,3 +283,11 @@ def test_body_parts_that_the_model_does_not_know_are_not_analyzed(
     with pytest.raises(NotAnalyzedError, match=r"15\) is .*ELBOW, HAND") as caught:
         screen(dataset, rules, max_megapixels=1)
     assert caught.value.reason is Unanalyzed.BODY_PART
+
+
+def test_contributing_equipment_that_is_no_sequence_says_nothing(
+    dataset: Dataset,
+) -> None:
+    dataset.add_new("ContributingEquipmentSequence", "LO", "fracture-node")
+
+    screen(dataset, ANY, max_megapixels=1)

@@ -20,6 +20,7 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
+from dicom_node.attributes import CODE_PATTERN
 from dicom_node.results.anatomy import anatomy
 from dicom_node.results.forms import Form
 from dicom_node.results.identity import TYPE_2, TYPE_3, Source, copied, empty
@@ -95,8 +96,9 @@ def capture(
         The object. All of it follows from the arguments and, where the source names no
         time zone, from this machine's.
     """
-    of_source = source.instance.header.modality or MODALITY
-    modality = of_source if form.modality == "source" else MODALITY
+    of_source = source.instance.header.modality
+    is_said = form.modality == "source" and CODE_PATTERN.fullmatch(of_source)
+    modality = of_source if is_said else MODALITY
     syntax = JPEGBaseline8Bit if form.lossy else ExplicitVRLittleEndian
     own = result_series(source, model, options, form.name, modality)
     own.SeriesDescription = picture.series

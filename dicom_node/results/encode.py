@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from dicom_node.decode import pydicom_silenced
 from dicom_node.instance import ReceivedInstance
+from dicom_node.part10 import pydicom_silenced
 from dicom_node.results.forms import NOTICE, SECONDARY_CAPTURE
 from dicom_node.results.heatmap import KIND as HEATMAP
 from dicom_node.results.heatmap import heatmap

@@ -127,7 +127,7 @@ def read_source(instance: ReceivedInstance) -> Source:
         AnalysisError: It cannot be read, or names no study to put a result into.
     """
     tags: list[int | BaseTag] = [Tag(each) for each in _READ]
-    with _reading():
+    with reading():
         # Files that people name may lack the preamble; what is no DICOM was found out.
         dataset = dcmread(
             instance.path, stop_before_pixels=True, force=True, specific_tags=tags
@@ -148,7 +148,7 @@ def copied(source: Source, keywords: Iterable[str]) -> Elements:
         AnalysisError: A sequence among them cannot be read.
     """
     tags = [Tag(keyword) for keyword in keywords]
-    with _reading():
+    with reading():
         return _copied(source.dataset, (tag for tag in tags if tag in source.dataset))
 
 
@@ -160,7 +160,7 @@ def copied_item(source: Source, keyword: str, number: int) -> Elements:
         keyword: Of the sequence, which has such an item.
         number: Of the item, the first being 0.
     """
-    with _reading():
+    with reading():
         item = source.dataset[keyword].value[number]
         return _copied(item, _tags(item))
 
@@ -175,14 +175,14 @@ def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
         inner: The keyword of what is read.
     """
     tag = Tag(inner)
-    with _reading():
+    with reading():
         item = source.dataset[keyword].value[number]
         return _text(item, tag)
 
 
 def item_count(source: Source, keyword: str) -> int:
     """Count the items of a sequence; 0 where it is absent."""
-    with _reading():
+    with reading():
         value = source.dataset.get(keyword)
     return len(value) if isinstance(value, Sequence) else 0
 
@@ -194,11 +194,17 @@ def empty(keywords: Iterable[str]) -> Elements:
 
 
 @contextmanager
-def _reading() -> Iterator[None]:
-    """Let nothing out that pydicom says of bytes it cannot read: it quotes them."""
+def reading() -> Iterator[None]:
+    """Let nothing out that pydicom says of bytes it cannot read: it quotes them.
+
+    Raises:
+        AnalysisError: They cannot be read.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
+    except AnalysisError:
+        raise
     except Exception:  # noqa: BLE001 - broken bytes end in whatever they hit upon
         raise AnalysisError(
             "The header cannot be read, and a result needs the identity in it. Look "

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from pydicom import Dataset
 from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
 
+from dicom_node.attributes import CODE_PATTERN
 from dicom_node.results.identity import Source, copied
 from dicom_node.results.objects import Elements, encoded_dataset
 from inference.radiograph import Radiograph
@@ -16,9 +17,8 @@ _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
 
 _KEYWORD = "LossyImageCompression"
 
-# PS3.5 6.2: a ratio and a code string that others can read, too.
+# PS3.5 6.2: a ratio that others can read, too.
 _DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
-_CS = re.compile(r"[A-Z0-9_ ]{1,16}")
 
 
 def compression(source: Source) -> Elements:
@@ -45,7 +45,10 @@ def losses(source: Source) -> tuple[tuple[str, str], ...]:
         source.text(f"{_KEYWORD}{what}").split("\\") for what in ("Ratio", "Method")
     )
     pairs = tuple(zip_longest(ratios, methods, fillvalue=""))
-    named = all(_DS.fullmatch(r.strip()) and _CS.fullmatch(m) for r, m in pairs)
+    named = all(
+        _DS.fullmatch(ratio.strip()) and CODE_PATTERN.fullmatch(method)
+        for ratio, method in pairs
+    )
     return pairs if named else ()
 
 

@@ -26,6 +26,7 @@ from dicom_node.results.identity import (
     copied,
     copied_item,
     empty,
+    reading,
 )
 from dicom_node.results.objects import (
     Elements,
@@ -91,12 +92,13 @@ def presentation_state(
     own.update(_content(source, finding))
     own.update(_displayed_area(radiograph))
     own.update(annotation(radiograph, finding))
+    with reading():
+        shown = _modality_lut(source) | _voi_lut(source, radiograph, options)
     elements = (
         empty(TYPE_2)
         | copied(source, (*TYPE_2, *TYPE_3))
         | _laterality(source)
-        | _modality_lut(source)
-        | _voi_lut(source, radiograph, options)
+        | shown
         | encoded_dataset(own)
     )
     uid = content_uid(KIND, elements)

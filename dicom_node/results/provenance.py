@@ -116,5 +116,6 @@ def source_instance(source: Source) -> Dataset:
 
 
 def uid_element(keyword: str, uid: str) -> DataElement:
-    """Name another object by the UID it has, valid or not."""
-    return DataElement(Tag(keyword), "UI", uid, validation_mode=IGNORE)
+    """Name another object by the UID it has, valid or not, as far as it is ASCII."""
+    ascii_uid = uid.encode("ascii", "replace").decode()
+    return DataElement(Tag(keyword), "UI", ascii_uid, validation_mode=IGNORE)

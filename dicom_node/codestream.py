@@ -1,0 +1,47 @@
+"""What a compressed frame says of its own size, before a codec believes it.
+
+A codec takes memory for what its frame declares, whatever Rows and Columns say: 200
+bytes of JPEG may ask for 4 GB.
+"""
+
+import struct
+
+# Starts of Frame: of JPEG (ISO/IEC 10918-1 table B.1) but DHT, JPG and DAC between
+# them, and of JPEG-LS (ISO/IEC 14495-1 C.1.1).
+_FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
+_BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+_JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
+_BOXES = 4096  # a codestream may be wrapped into JP2 boxes; they are short
+
+
+def declared_size(frame: bytes) -> tuple[int, int] | None:
+    """Read (rows, columns) from the header of a frame of JPEG, JPEG-LS or JPEG 2000.
+
+    Returns:
+        None where there is no such header; its codec will find that out.
+    """
+    if frame.startswith(_JPEG):
+        return _of_jpeg(frame)
+    start = frame.find(_JPEG_2000, 0, _BOXES)
+    # SIZ (ISO/IEC 15444-1 A.5.1): marker, length, capabilities, then four of these.
+    header = frame[start + 8 : start + 24] if start >= 0 else b""
+    if len(header) < struct.calcsize(">4I"):
+        return None
+    right, bottom, left, top = struct.unpack(">4I", header)
+    return bottom - top, right - left
+
+
+def _of_jpeg(frame: bytes) -> tuple[int, int] | None:
+    position = len(_JPEG)
+    while position + 9 <= len(frame) and frame[position] == 0xFF:  # noqa: PLR2004
+        marker = frame[position + 1]
+        if marker in _FRAMES:
+            rows, columns = struct.unpack_from(">HH", frame, position + 5)
+            return (rows, columns) if rows else None  # 0: the end of the scan says
+        if marker == 0xFF:  # noqa: PLR2004 - fill
+            position += 1
+        elif marker in _BARE:
+            position += 2
+        else:
+            position += 2 + struct.unpack_from(">H", frame, position + 2)[0]
+    return None

@@ -1,0 +1,118 @@
+"""UIDs and file names that would be paths: never one, and no line of a log."""
+
+import json
+import logging
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from config.settings import load
+from dicom_node.archive import start_archive
+from dicom_node.listener import listen
+from dicom_node.receiver import start_receiver
+from dicom_node.spool import Spool
+from tests.mutated import analyzed, phantoms
+from tests.mutations import Sample, closed, opened
+from tests.raw_sender import c_store, raw_sender
+
+PHANTOM = phantoms()[0]
+NAMES = [
+    pytest.param(b"../../etc/passwd", id="relative"),
+    pytest.param(b"/etc/passwd", id="absolute"),
+    pytest.param(b"", id="empty"),
+    pytest.param(b"1" * 65, id="65"),
+    pytest.param(b"1.2\x00../x", id="NUL"),
+    pytest.param(b"1.2\nERROR forged line", id="newline"),
+    pytest.param(b"1.2\x1b[2J", id="escape"),
+    pytest.param(b"\xc3\xa9\xff", id="no-ASCII"),
+]
+
+
+def named(name: bytes) -> Sample:
+    """The phantom, its dataset under another SOP Instance UID."""
+    draft = opened(PHANTOM, random.Random(0))
+    draft.put("SOPInstanceUID", name)
+    draft.put("SeriesInstanceUID", name)
+    uids = PHANTOM.sop_class_uid, PHANTOM.sop_instance_uid
+    return Sample("named", PHANTOM.syntax, *uids, closed(draft))
+
+
+@pytest.fixture
+def receiver(tmp_path: Path) -> Iterator[int]:
+    (tmp_path / "node.toml").write_text("[storage]\nmin_free_mb = 0\n")
+    settings = load(tmp_path / "node.toml", {})
+    with listen("127.0.0.1", 0) as listening:
+        started = start_receiver(
+            settings.receiver, Spool(settings.storage), lambda _: None, listening
+        )
+        yield started.port
+        started.drain(5)
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_uid_that_is_none_is_refused_and_becomes_neither_path_nor_line(
+    name: bytes, receiver: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = set(tmp_path.rglob("*"))
+    sample = named(name)
+
+    with caplog.at_level(logging.INFO), raw_sender(receiver) as sender:
+        command = c_store(sample.sop_class_uid.encode(), name)
+        as_command = sender.send(sample, command)
+        as_dataset = sender.send(sample)
+
+    # pynetdicom takes no UID of more than 64: the association is aborted.
+    assert as_command.status == (None if len(name) > 64 else 0xA900)
+    assert as_dataset.status == 0xA900
+    places = [
+        p for p in set(tmp_path.rglob("*")) - before if "associations" not in str(p)
+    ]
+    assert places == []
+    for record in caplog.records:
+        if record.name.startswith("dicom_node"):  # of others process.py takes care
+            line = record.getMessage()
+            assert line.isprintable()
+            assert "forged" not in line
+            assert "passwd" not in line
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+@pytest.mark.parametrize("name", [each for each in NAMES if each.id != "empty"])
+def test_the_archive_keeps_what_it_gets_under_names_of_its_own(
+    name: bytes, tmp_path: Path
+) -> None:
+    archive = start_archive(tmp_path / "archive")
+    sample = named(name)
+
+    with raw_sender(archive.port) as sender:
+        sender.send(sample, c_store(sample.sop_class_uid.encode(), name))
+        sender.send(sample)
+    archive.stop()
+
+    files = {each.name for each in tmp_path.rglob("*") if each.is_file()}
+    assert len(files) >= 2
+    assert all(re.fullmatch(r"log\.jsonl|[0-9a-f]{32}\.dcm", each) for each in files)
+    lines = (tmp_path / "archive" / "log.jsonl").read_text("ascii").splitlines()
+    assert all(json.loads(line)["status"] == 0 for line in lines)
+
+
+def test_what_is_analyzed_is_written_beside_nothing_that_its_content_names(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "node.toml").write_text('[storage]\ndirectory = "node"\n')
+    samples = [named(each.values[0]) for each in NAMES[:3]]  # type: ignore[arg-type]
+
+    rows = analyzed(samples, tmp_path, tmp_path)
+
+    assert {what.split()[0] for _, what in rows} <= {"analyzed", "failed", "not"}
+    written = {each.name for each in tmp_path.rglob("*") if each.is_file()}
+    inputs = {f"{number:05}" for number in range(3)}
+    results = {
+        f"{each}{end}" for each in inputs for end in (".png", ".secondary_capture.dcm")
+    }
+    assert written <= {"node.toml", *inputs, *results}
+    assert written >= {"00000.png", "00002.png"}

@@ -1,0 +1,60 @@
+"""Files that somebody names become instances, or are refused in words."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from dicom_node.errors import AnalysisError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.local_file import adopt
+from tests.mutated import phantoms
+from tests.mutations import Draft, closed, opened
+
+PHANTOM = phantoms()[0]
+
+
+def adopted(draft: Draft, folder: Path) -> ReceivedInstance:
+    path = folder / "file"
+    path.write_bytes(PHANTOM.part10[: -len(PHANTOM.dataset)] + closed(draft))
+    return adopt(path, folder, 10**8)
+
+
+def draft() -> Draft:
+    return opened(PHANTOM, random.Random(0))
+
+
+def nested_too_deep(draft: Draft) -> None:
+    begun = draft.encoding.named("ReferencedStudySequence", b"")[:8] + b"\xff" * 4
+    items = begun + draft.encoding.tag(0xFFFEE000) + b"\xff" * 4
+    draft.put_element(0x00081110, items * 5000)
+
+
+def unknown_vr(draft: Draft) -> None:
+    draft.put("Modality", b"Secret", b"ZZ")
+
+
+@pytest.mark.parametrize("harm", [nested_too_deep, unknown_vr])
+def test_a_broken_file_is_an_error_of_ours_that_quotes_nothing(
+    harm: object, tmp_path: Path
+) -> None:
+    broken = draft()
+    harm(broken)  # type: ignore[operator]
+
+    with pytest.raises(AnalysisError, match="cannot be read as DICOM") as caught:
+        adopted(broken, tmp_path)
+
+    assert "Secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("uid", [b"../../etc/passwd", b"1.2\n3", b"1" * 65, b"\xc3"])
+def test_what_is_no_uid_does_not_pass_for_one(uid: bytes, tmp_path: Path) -> None:
+    false = draft()
+    for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
+        false.put(keyword, uid)
+
+    header = adopted(false, tmp_path).header
+
+    assert header.sop_instance_uid == ""
+    assert header.study_instance_uid == ""
+    assert header.series_instance_uid == ""
