@@ -2,6 +2,10 @@
 # torch comes with CUDA from the default index. For CPU wheels, which are a tenth of the
 # size, name an index that has them:
 #   docker build --build-arg TORCH_INDEX=… -t fracture-node .
+# The page listens on every address of the container, and so asks for a token, of 20
+# characters or more:
+#   docker run -e FRACTURE_NODE_TOKEN="$(openssl rand -base64 32)" -p 8000:8000 …
+# Settings of your own, mounted over /etc/fracture-node/node.toml, say who else may come.
 FROM python:3.11-slim AS build
 ARG TORCH_INDEX=""
 WORKDIR /build
@@ -20,6 +24,7 @@ RUN pip install .
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /data --create-home fracture
 COPY --from=build /opt/fracture-node /opt/fracture-node
+COPY --from=build /build/config/container.toml /etc/fracture-node/node.toml
 ENV PATH=/opt/fracture-node/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     FRACTURE_NODE__STORAGE__DIRECTORY=/data FRACTURE_NODE__API__HOST=0.0.0.0
 USER fracture
@@ -31,4 +36,4 @@ STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD \
     ["python", "-c", "import urllib.request as r; r.build_opener(r.ProxyHandler({})).open('http://127.0.0.1:8000/readyz', timeout=4)"]
 ENTRYPOINT ["fracture-node"]
-CMD ["serve"]
+CMD ["serve", "--config", "/etc/fracture-node/node.toml"]

@@ -7,10 +7,14 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
+from api.access import Access
 from api.analyzer import Analyzer
+from api.entrance import Entrance
 from api.health import Check, health_router, storage_checks
+from api.login import login_router
 from api.metrics import NodeCollector, metrics_router
-from api.pages import STATIC, pages_router
+from api.pages import STATIC, page_templates, pages_router
+from api.people import Tell, log_event
 from api.predict import predict_router
 from api.problems import speak_of_problems
 from api.security import SecurityHeaders
@@ -23,7 +27,9 @@ DESCRIPTION = (
 
 
 def create_app(
-    settings: Settings, checks: Mapping[str, Check] | None = None
+    settings: Settings,
+    checks: Mapping[str, Check] | None = None,
+    tell: Tell = log_event,
 ) -> FastAPI:
     """Put the application together. Nothing is loaded before it is served.
 
@@ -31,9 +37,11 @@ def create_app(
         settings: All settings of the node.
         checks: What /readyz asks besides the model, by name; None asks for the
             database and the spool.
+        tell: What is told of logins, refusals and results that were looked at.
     """
     analyzer = Analyzer(settings)
-    release = _release()
+    access = Access(settings)
+    templates = page_templates(release := _release(), guarded=settings.api.guarded)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -45,10 +53,12 @@ def create_app(
         version=release,
         description=DESCRIPTION,
         lifespan=lifespan,
-        docs_url=None,  # pages.py has one that needs no internet access
-        redoc_url=None,
+        # pages.py has them, for viewers only and without internet access.
+        openapi_url=None,
     )
-    app.add_middleware(SecurityHeaders)
+    app.state.tell = tell
+    app.add_middleware(Entrance, access=access)
+    app.add_middleware(SecurityHeaders)  # around it
     speak_of_problems(app)
     others = storage_checks(settings.storage) if checks is None else checks
     app.include_router(predict_router(analyzer))
@@ -56,7 +66,9 @@ def create_app(
     app.include_router(health_router(ready))
     collector = NodeCollector(settings, ready, release, analyzer.model)
     app.include_router(metrics_router(collector))
-    app.include_router(pages_router(release))
+    app.include_router(pages_router(templates))
+    if settings.api.tokens:
+        app.include_router(login_router(access, templates))
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     return app
 

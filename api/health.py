@@ -4,14 +4,19 @@
 that it can do its work, or why not; send it no requests until it can.
 """
 
+import asyncio
+import math
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Request, Response, status
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
 
+from api.visit import visit_of
 from config.settings import StorageSettings
 from dicom_node.database import WAIT_S, open_engine
 from dicom_node.errors import OutOfResourcesError
@@ -21,6 +26,9 @@ Check = Callable[[], None]
 """Returns when all is well; raises NotReadyError."""
 
 OK = "ok"
+
+FRESH_S = 2.0
+"""How old an answer to strangers may be."""
 
 READ_ONLY = (
     "the database can be read but not written; see that its file and folder, or its "
@@ -103,6 +111,7 @@ def check_spool(storage: StorageSettings) -> None:
 def health_router(checks: Mapping[str, Check]) -> APIRouter:
     """Serve /healthz and /readyz."""
     router = APIRouter(tags=["health"])
+    latest = _Latest(checks)
 
     @router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
     async def healthz() -> str:
@@ -114,14 +123,47 @@ def health_router(checks: Mapping[str, Check]) -> APIRouter:
         response_description="Ready",
         responses={503: {"description": "Not ready, and why", "content": _WHY}},
     )
-    def readyz(response: Response) -> dict[str, str]:
-        """Say of each thing that the work needs that it is 'ok', or what is wrong."""
-        states = {name: state_of(check) for name, check in checks.items()}
-        if any(state != OK for state in states.values()):
+    async def readyz(request: Request, response: Response) -> dict[str, str]:
+        """Say of each thing that the work needs that it is 'ok', or what is wrong.
+
+        Whoever may not look at the page is told of the node as a whole: 'ok' or 'not
+        ready'.
+        """
+        stranger = visit_of(request).person is None
+        states = await latest.states(FRESH_S if stranger else 0)
+        ready = all(state == OK for state in states.values())
+        if not ready:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+        if stranger:
+            return {"node": OK if ready else "not ready"}
         return states
 
     return router
+
+
+class _Latest:
+    """What the checks said last, and when.
+
+    They write to the disk and lock the database, which must not be at the command of
+    strangers: for those they are asked once in a while, and one at a time.
+    """
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+        self._lock = asyncio.Lock()
+        self._states: dict[str, str] = {}
+        self._at = -math.inf
+
+    async def states(self, age_s: float) -> dict[str, str]:
+        """Say what each check says, or said at most so many seconds ago."""
+        async with self._lock:
+            if time.monotonic() - self._at >= age_s:
+                self._states = await run_in_threadpool(self._ask)
+                self._at = time.monotonic()
+            return self._states
+
+    def _ask(self) -> dict[str, str]:
+        return {name: state_of(check) for name, check in self._checks.items()}
 
 
 def state_of(check: Check) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -25,6 +26,8 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.health import OK, Check, state_of
+from api.problems import STRANGER
+from api.visit import Viewer
 from config.settings import Settings
 from dicom_node import backlog
 from dicom_node.admission import held_places, places_folder
@@ -35,6 +38,7 @@ from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.tally import FAMILIES, INFINITE, Family, Tally, read
 from inference.finding import ModelIdentity
 
+OPEN_METRICS = "application/openmetrics-text"
 UNDELIVERED = (InstanceState.RECEIVED, InstanceState.DELIVERING)
 UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING, DeliveryState.PAUSED)
 
@@ -128,8 +132,13 @@ def metrics_router(collector: Collector) -> APIRouter:
     registry.register(collector)
     router = APIRouter(tags=["health"])
 
-    @router.get("/metrics", response_description="Figures in Prometheus' text format")
-    def metrics(request: Request) -> Response:
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        response_description="Figures in Prometheus' text format, or in OpenMetrics'",
+        responses={200: {"content": {OPEN_METRICS: {}}}, 401: STRANGER},
+    )
+    def metrics(request: Request, _person: Viewer) -> Response:
         """Say what was counted, what waits, and how long it took."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)

@@ -9,38 +9,52 @@ from pathlib import Path
 
 import cv2
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
 from fastapi.templating import Jinja2Templates
 
 from api.upload import LARGEST_FILE
+from api.visit import Viewer
 from inference.phantom import draw_phantom
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
 
-def pages_router(version: str) -> APIRouter:
-    """Serve the pages.
+def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
+    """Read the templates.
 
     Args:
         version: Of this software, for the foot of each page.
+        guarded: Whether programs must show a token, for the examples.
     """
-    router = APIRouter(include_in_schema=False)
     templates = Jinja2Templates(HERE / "templates")
     # Examples keep the order of their keys, and their letters.
     templates.env.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
-    templates.env.globals.update(version=version, largest_file=LARGEST_FILE)
+    templates.env.globals.update(
+        version=version, largest_file=LARGEST_FILE, guarded=guarded
+    )
+    return templates
+
+
+def pages_router(templates: Jinja2Templates) -> APIRouter:
+    """Serve the pages, to viewers."""
+    router = APIRouter(include_in_schema=False)
 
     @router.get("/")
-    def index(request: Request) -> Response:
+    def index(request: Request, _person: Viewer) -> Response:
         return templates.TemplateResponse(request, "index.html")
 
     @router.get("/docs")
-    def docs(request: Request) -> Response:
+    def docs(request: Request, _person: Viewer) -> Response:
         described = {"api": request.app.openapi()}
         return templates.TemplateResponse(request, "docs.html", described)
 
+    @router.get("/openapi.json")
+    def openapi(request: Request, _person: Viewer) -> Response:
+        return JSONResponse(request.app.openapi())
+
     @router.get("/phantom.png")
-    def phantom() -> Response:
+    def phantom(_person: Viewer) -> Response:
         """Draw a broken bone, for who has no radiograph at hand."""
         pixels = draw_phantom(broken=True).radiograph().pixels
         _, png = cv2.imencode(".png", pixels)

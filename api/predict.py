@@ -5,13 +5,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from api.admission import Admission
+from api.admission import Admission, Arrivals
 from api.analyzer import Analyzer
 from api.answer import answer
-from api.problems import SURPRISE, problem
+from api.people import told
+from api.problems import STRANGER, SURPRISE, problem
 from api.reading import NEITHER
 from api.schemas import Prediction
 from api.upload import FIELD, LARGEST_FILE, received
+from api.visit import Viewer, visit_of
 
 _FORM = {
     "required": True,
@@ -40,6 +42,16 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         "The file is missing, empty, truncated, or broken",
         "The image is damaged or ends early (OSError). Send the whole file.",
     ),
+    401: STRANGER,
+    403: problem(
+        "Sent by a page of another website",
+        "This was sent by a page of another website. Send it from a page of this node.",
+    ),
+    408: problem(
+        "The file comes too slowly",
+        "This came at less than 50 kB a second, for too long; send it again over a "
+        "faster connection.",
+    ),
     413: problem(
         "The file, or the image in it, is too large",
         f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken.",
@@ -61,6 +73,7 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
     """Serve /predict."""
     router = APIRouter(tags=["predict"])
     admission = Admission()
+    arrivals = Arrivals()
 
     @router.post(
         "/predict",
@@ -71,6 +84,7 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
     )
     async def predict(
         request: Request,
+        _person: Viewer,
         *,
         original: Annotated[
             bool, Query(description="Also answer with the picture as the model saw it.")
@@ -83,9 +97,12 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         """
         analyzer.require_ready()
         admission.require_place()  # before a large body is read in vain
-        async with received(request) as file:
-            with admission.place():
-                analysis = await analyzer.analyze(file)
-        return await run_in_threadpool(answer, analysis, original=original)
+        with arrivals.place(visit_of(request).address):
+            async with received(request) as file:
+                with admission.place():
+                    analysis = await analyzer.analyze(file)
+        written = await run_in_threadpool(answer, analysis, original=original)
+        await told(request, "viewed", "/predict")
+        return written
 
     return router

@@ -9,6 +9,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from api.schemas import Problem
+from api.security import headers
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +22,12 @@ def problem(description: str, error: str) -> dict[str, Any]:
     return {"model": Problem, "description": description, "content": content}
 
 
+STRANGER = problem(
+    "Nobody whom the node knows; see `token`", "This token is not known."
+)
+"""The 401 of a route that is for viewers."""
+
+
 def speak_of_problems(app: FastAPI) -> None:
     """Give every failure its words, those that nobody foresaw too."""
     app.add_exception_handler(HTTPException, _told)
@@ -28,11 +35,16 @@ def speak_of_problems(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _told_of_surprise)
 
 
+def spoken(error: HTTPException) -> JSONResponse:
+    """Write a failure as the answer that it is."""
+    logger.info("Answered %s: %s", error.status_code, error.detail)
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
 def _told(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    logger.info("Answered %s: %s", error.status_code, error.detail)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return spoken(error)
 
 
 def _told_of_parameters(_request: Request, error: Exception) -> JSONResponse:
@@ -43,6 +55,9 @@ def _told_of_parameters(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": f"This cannot be used: {names}. See /docs."}, 400)
 
 
-def _told_of_surprise(_request: Request, _error: Exception) -> JSONResponse:
-    """The server logs the traceback after this; the client gets none of it."""
-    return JSONResponse({"error": SURPRISE}, 500)
+def _told_of_surprise(request: Request, _error: Exception) -> JSONResponse:
+    """The server logs the traceback after this; the client gets none of it.
+
+    Starlette sends this past the middleware that adds headers to all other answers.
+    """
+    return JSONResponse({"error": SURPRISE}, 500, headers(request.scope))

@@ -4,16 +4,32 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
-    # Scripts, styles and requests of our own only; pictures also from answers.
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; "
-    "object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    # Scripts, styles, forms and requests of our own only; pictures also from answers.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
+    "style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), "
+    "usb=()",
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": forms would come from the origin "null", and be refused.
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     # Answers hold pictures of patients, and the pages change with each release.
     "Cache-Control": "no-store",
 }
+A_YEAR_S = 365 * 24 * 3600
+
+
+def headers(scope: Scope) -> dict[str, str]:
+    """Choose the headers of an answer.
+
+    Args:
+        scope: Of its request, with the scheme that the client speaks.
+    """
+    if scope["scheme"] != "https":
+        return HEADERS
+    return {**HEADERS, "Strict-Transport-Security": f"max-age={A_YEAR_S}"}
 
 
 class SecurityHeaders:
@@ -28,7 +44,8 @@ class SecurityHeaders:
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                # Only now: the scheme may have been corrected meanwhile.
+                MutableHeaders(scope=message).update(headers(scope))
             await send(message)
 
         await self._app(scope, receive, secured)

@@ -1,7 +1,6 @@
 """Takes one uploaded file in, to disk, and never more of it than allowed.
 
-The size is counted as bytes arrive: Content-Length may lie, and a chunked upload has
-none. The name that the sender gave the file is not kept; names hold names of people.
+The name that the sender gave the file is not kept; names hold names of people.
 """
 
 import shutil
@@ -13,7 +12,8 @@ from tempfile import NamedTemporaryFile
 from fastapi import HTTPException, Request, status
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
-from starlette.types import Message, Receive
+
+from api.body import capped
 
 LARGEST_FILE = 50_000_000
 """Bytes of an upload, at most."""
@@ -36,9 +36,10 @@ async def received(request: Request) -> AsyncIterator[Path]:
 
     Raises:
         HTTPException: 400 without such a file or when the sender goes away before its
-            end, 413 when it is too large.
+            end, 408 when it comes too slowly, 413 when it is too large.
     """
-    async with _capped(request).form(max_files=1, max_fields=8) as form:
+    body = capped(request, _LARGEST_BODY, _too_large())
+    async with body.form(max_files=1, max_fields=8, max_part_size=2**16) as form:
         upload = form.get(FIELD)
         if not isinstance(upload, UploadFile):
             raise HTTPException(
@@ -52,36 +53,9 @@ async def received(request: Request) -> AsyncIterator[Path]:
             raise _too_large()
         with NamedTemporaryFile(prefix="fracture-node-") as file:
             await run_in_threadpool(shutil.copyfileobj, upload.file, file, 2**20)
+            await upload.close()  # a second copy, which may be in memory
             file.flush()
             yield Path(file.name)
-
-
-def _capped(request: Request) -> Request:
-    """Read the same body, but stop with 413 where it gets too long."""
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > _LARGEST_BODY:
-        raise _too_large()
-    return Request(request.scope, _counted(request.receive))
-
-
-def _counted(receive: Receive) -> Receive:
-    total = 0
-
-    async def counted() -> Message:
-        nonlocal total
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            # Nobody hears this. Starlette's ClientDisconnect would count as a failure
-            # of ours.
-            raise HTTPException(
-                status.HTTP_400_BAD_REQUEST, "The upload was broken off by its sender."
-            )
-        total += len(message.get("body", b""))
-        if total > _LARGEST_BODY:
-            raise _too_large()
-        return message
-
-    return counted
 
 
 def _too_large() -> HTTPException:

@@ -10,7 +10,9 @@ Location = tuple[str | int, ...]
 Tables = list[type[BaseModel]]
 
 # They may hold a password, or be one that was written into the wrong place.
-UNQUOTED = frozenset({"database", "url", "token_env", "username", "password_env"})
+UNQUOTED = frozenset(
+    {"database", "url", "token_env", "username", "password_env", "tokens"}
+)
 
 
 def explained(error: ValidationError, tree: type[BaseModel]) -> Iterator[str]:
@@ -35,14 +37,14 @@ def explained(error: ValidationError, tree: type[BaseModel]) -> Iterator[str]:
             tag, tags = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
             yield f"{key}.type: found {tag!r}; Input should be one of {tags}"
         else:
-            yield f"{key}: {_found(path[-1], problem['input'])}{problem['msg']}"
+            yield f"{key}: {_found(path, problem['input'])}{problem['msg']}"
 
 
-def _found(key: str, value: object) -> str:
+def _found(path: list[str], value: object) -> str:
     """Quote a value, but neither a whole table nor what may hold a password."""
     values = value if isinstance(value, list) else [value]
     plain = all(isinstance(each, str | int | float) for each in values)
-    return f"found {value!r}; " if plain and key not in UNQUOTED else ""
+    return f"found {value!r}; " if plain and UNQUOTED.isdisjoint(path) else ""
 
 
 def _walk(tree: type[BaseModel], location: Location) -> tuple[list[str], list[str]]:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
+from config.access import ApiSettings
 from config.destinations import Destination, names_are_unique
 from config.explanation import explained
 from config.tables import AeTitle, Host, Port, Table
@@ -111,13 +112,6 @@ class ResultSettings(Table):
 
     long_side: int = Field(ge=256, le=8192)
     series_number: int = Field(ge=1, le=2**31 - 1)
-
-
-class ApiSettings(Table):
-    """The web side: see node.toml for each key."""
-
-    host: Host
-    port: Port
 
 
 class LogSettings(Table):

@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": ("dicom_node.commands.demo", "see a radiograph travel through the node"),
     "migrate": ("dicom_node.commands.migrate", "bring the database up to date"),
     "check": ("dicom_node.commands.check", "validate settings, model, destinations"),
+    "token": ("dicom_node.commands.token", "make a token for the page and /predict"),
     "status": ("dicom_node.commands.status", "show what happened to instances"),
     "retry": ("dicom_node.commands.retry", "try again what failed"),
     "analyze": ("dicom_node.commands.analyze", "analyze files and folders"),

@@ -12,7 +12,15 @@ from datetime import UTC, datetime
 from dicom_node.steps import subject, told
 
 # Their lines and warnings may quote what a sender wrote.
-TALKATIVE = ("pydicom", "pynetdicom", "highdicom", "py.warnings", "PIL", "httpx")
+TALKATIVE = (
+    "pydicom",
+    "pynetdicom",
+    "highdicom",
+    "py.warnings",
+    "PIL",
+    "httpx",
+    "python_multipart",
+)
 
 
 def configure_logging(role: str, form: str = "text") -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
+from config.access import ApiSettings, unsettled
 from config.settings import Settings, SettingsError, load
 from dicom_node.listener import listen
 from dicom_node.logs import configure_logging
@@ -66,6 +67,13 @@ def load_or_exit(config: Path | None) -> Settings:
         return load(config)
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+def settled_or_exit(api: ApiSettings) -> None:
+    """End the process in words where it is not settled who may use the page."""
+    if wrong := unsettled(api):
+        sys.stderr.write("".join(f"{line}\n" for line in wrong))
         sys.exit(2)
 
 

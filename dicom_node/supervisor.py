@@ -24,7 +24,13 @@ from sqlalchemy.exc import DBAPIError
 from config.settings import Settings
 from dicom_node.database import migrate
 from dicom_node.ports import FD, TLS_FD, open_ports
-from dicom_node.process import begin_role, listen_or_exit, load_or_exit, role_parser
+from dicom_node.process import (
+    begin_role,
+    listen_or_exit,
+    load_or_exit,
+    role_parser,
+    settled_or_exit,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +47,7 @@ def main() -> None:
     arguments = role_parser("serve", __doc__).parse_args()
     settings = load_or_exit(arguments.config)
     stop = begin_role("serve", None, settings.log.format)
+    settled_or_exit(settings.api)
     with Node(settings, arguments.config) as node:
         node.watch(stop)
 

@@ -361,6 +361,7 @@ def test_check_is_content_with_a_destination_that_answers(
     assert status == 0
     assert [line.partition(",")[0] for line in said.splitlines()] == [
         "settings: ok",
+        "access: ok",
         "model: ok",
         "spool: ok",
         "database: ok",

@@ -12,8 +12,9 @@ import pytest
 import yaml
 
 from api.health import health_router
+from config.access import unsettled
 from config.destinations import DicomDestination
-from config.settings import load
+from config.settings import Settings, load
 from dicom_node import supervisor, worker
 from dicom_node.cli import COMMANDS
 
@@ -123,15 +124,63 @@ def test_the_settings_in_the_image_are_settings() -> None:
     assert [str(settings.storage.directory)] == instructions("VOLUME")
 
 
+def secrets_of(settings: Settings) -> set[str]:
+    """The variables that tokens come from; there is no other way in."""
+    assert settings.api.guarded
+    assert not settings.api.trusted_proxies
+    return {each.env.variable for each in settings.api.tokens if each.env}
+
+
+def test_compose_starts_only_with_a_token(compose: dict[str, Any]) -> None:
+    settings = load(ROOT / "config" / "compose.toml", {})
+    given = compose["node"]["environment"]
+
+    assert secrets_of(settings) == given.keys()
+    for name, value in given.items():
+        assert value.startswith(f"${{{name}:?")  # compose ends where it is not set
+    assert unsettled(settings.api) != []
+    with_token = dict.fromkeys(given, "x" * 43)
+    assert unsettled(load(ROOT / "config" / "compose.toml", with_token).api) == []
+
+
+def test_the_image_starts_only_with_a_token() -> None:
+    (command,) = map(json.loads, instructions("CMD"))
+    copied = [each.split()[-2:] for each in instructions("COPY")]
+    environment = variables(" ".join(instructions("ENV")))
+    settings = load(ROOT / "config" / "container.toml", environment)
+    (secret,) = secrets_of(settings)
+
+    assert command == ["serve", "--config", "/etc/fracture-node/node.toml"]
+    assert ["/build/config/container.toml", command[-1]] in copied
+    assert f"-e {secret}=" in (ROOT / "Dockerfile").read_text()
+    assert unsettled(settings.api) != []
+    assert settings.api.host == ANYWHERE
+
+
+def test_the_image_is_run_by_nobody_special(compose: dict[str, Any]) -> None:
+    node = compose["node"]
+    (user,) = instructions("USER")
+
+    assert user not in {"root", "0"}
+    assert node["read_only"] is True
+    assert node["cap_drop"] == ["ALL"]
+    assert "user" not in node
+    assert "privileged" not in node
+
+
 def test_render_starts_the_api_with_settings_that_exist() -> None:
     (service,) = yaml.safe_load((ROOT / "render.yaml").read_text())["services"]
     start = service["startCommand"]
     environment = variables(start.replace("$PORT", "10000"))
-    settings = load(None, environment)
+    *_, program, command, _, config = shlex.split(start)
+    settings = load(ROOT / config, environment)
     routes = {getattr(each, "path", "") for each in health_router({}).routes}
-    (python,) = (e["value"] for e in service["envVars"] if e["key"] == "PYTHON_VERSION")
+    given = {each.pop("key"): each for each in service["envVars"]}
+    python = given["PYTHON_VERSION"]["value"]
 
-    assert shlex.split(start)[-2:] == ["fracture-node", "api"]
+    assert (program, command) == ("fracture-node", "api")
+    assert secrets_of(settings) == given.keys() - {"PYTHON_VERSION"}
+    assert given["FRACTURE_NODE_TOKEN"] == {"generateValue": True}
     assert len(environment) == 2
     assert (settings.api.host, settings.api.port) == (ANYWHERE, 10000)
     assert service["plan"] == "standard"  # the smallest that holds the model

@@ -11,6 +11,8 @@ import pytest
 from fastapi import FastAPI
 
 import dicom_node.database
+from api.access import Access
+from api.entrance import Entrance
 from api.health import (
     Check,
     NotReadyError,
@@ -32,13 +34,16 @@ def ill() -> None:
 
 
 def asked(path: str, checks: dict[str, Check]) -> httpx.Response:
-    """Ask an application that has nothing but the health router."""
+    """Ask an application that has nothing but the health router, and is open."""
     app = FastAPI()
+    app.add_middleware(Entrance, access=Access(load(None, {})))
     app.include_router(health_router(checks))
     transport = httpx.ASGITransport(app)
 
     async def ask() -> httpx.Response:
-        async with httpx.AsyncClient(transport=transport, base_url="http://a") as user:
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://127.0.0.1"
+        ) as user:
             return await user.get(path)
 
     return asyncio.run(ask())

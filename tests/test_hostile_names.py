@@ -46,7 +46,10 @@ def receiver(tmp_path: Path) -> Iterator[int]:
     settings = load(tmp_path / "node.toml", {})
     with listen("127.0.0.1", 0) as listening:
         started = start_receiver(
-            settings.receiver, Spool(settings.storage), lambda _: None, listening
+            settings.receiver,
+            Spool(settings.storage),
+            lambda _: None,
+            {listening: None},
         )
         yield started.port
         started.drain(5)

@@ -253,9 +253,7 @@ def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
     )
     journal.record(first)
     journal.record(other)
-    before = journal.sender(
-        first.id
-    ).calling_ae_title  # the first still waits for its answer
+    _, before = journal.sender(first.id)  # the first still waits for its answer
     journal.analyses.answer(first.id, 1, ANSWER)
     for each in ("pacs", "backup"):
         journal.deliveries.begin(first.id, each, 1)

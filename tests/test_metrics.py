@@ -19,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydicom.uid import generate_uid
 
 import dicom_node.database
+from api.access import Access
+from api.entrance import Entrance
 from api.health import Check, NotReadyError
 from api.metrics import NodeCollector, metrics_router
 from config.destinations import DicomDestination
@@ -62,13 +64,14 @@ class Node:
 
     def ask(self, accept: str = "") -> httpx.Response:
         app = FastAPI()
+        app.add_middleware(Entrance, access=Access(self.settings))
         collector = NodeCollector(self.settings, self.checks, "0.1", lambda: self.model)
         app.include_router(metrics_router(collector))
         transport = httpx.ASGITransport(app)
 
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(
-                transport=transport, base_url="http://a"
+                transport=transport, base_url="http://localhost"
             ) as user:
                 return await user.get("/metrics", headers={"accept": accept})
 

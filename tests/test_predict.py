@@ -32,6 +32,7 @@ from torchvision.models import resnet18
 from api.analyzer import Analysis, Analyzer
 from api.answer import answer
 from api.app import create_app
+from api.people import AccessEvent, Person
 from api.schemas import ArrowAnswer
 from api.upload import LARGEST_FILE, received
 from config.settings import load
@@ -40,6 +41,7 @@ from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
 from inference.overlay import render
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
+from tests.asking import LOOKING, TOKENS, Site, bearing
 
 SEEDS = range(6)
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
@@ -418,7 +420,7 @@ def test_upload_that_its_sender_breaks_off_is_no_failure_of_ours(
     caplog.set_level(logging.INFO)
     address = client.base_url.host, client.base_url.port
     head = (
-        b"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: 90000\r\n"
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n"
         b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
     )
 
@@ -519,6 +521,25 @@ def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
     )
 
 
+def test_who_was_answered_is_told_to_the_audit_trail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def analyze(_self: Analyzer, _file: Path) -> Analysis:
+        return analysis(0.9, OperatingPoint.DEFINITE)
+
+    monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
+    monkeypatch.setattr(Analyzer, "analyze", analyze)
+    site = Site(tmp_path, TOKENS)
+
+    response = site.ask(
+        "POST", "/predict", bearing(LOOKING), files={"file": ("a", b"x")}
+    )
+
+    assert response.status_code == 200
+    person = Person("looking", "viewer")
+    assert site.told == [AccessEvent("viewed", person, "192.0.2.7", "/predict")]
+
+
 def test_tenth_request_at_once_is_told_to_come_back(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -568,7 +589,9 @@ class TestDescription:
         described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
 
         responses = described["responses"]
-        assert set(responses) == {"200", "400", "413", "415", "503", "default"}
+        assert set(responses) == {
+            *("200", "400", "401", "403", "408", "413", "415", "503", "default")
+        }
         for status in sorted(set(responses) - {"200"}):
             example = responses[status]["content"]["application/json"]["example"]
             assert list(example) == ["error"]

@@ -29,7 +29,7 @@ import api, config, dicom_node, inference, models
 from config.settings import load
 from api.app import create_app
 from starlette.testclient import TestClient
-client = TestClient(create_app(load(Path("node.toml"))))
+client = TestClient(create_app(load(Path("node.toml"))), "http://localhost")
 for path in ("/", "/static/page.css", "/static/page.js"):
     print(path, client.get(path).status_code)
 for package in (api, config, dicom_node, inference, models):

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
+from config.access import unsettled
 from config.destinations import (
     Destination,
     DicomDestination,
@@ -58,6 +59,7 @@ def _passes(name: str, check: Callable[[], str]) -> bool:
 def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
     us = settings.receiver.ae_title
     return [
+        ("access", partial(_access, settings)),
         ("model", partial(_model, settings)),
         ("spool", partial(_spool, settings)),
         ("database", partial(_database, settings)),
@@ -69,6 +71,14 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
             )
         ),
     ]
+
+
+def _access(settings: Settings) -> str:
+    if wrong := unsettled(settings.api):
+        raise CheckError("; ".join(wrong))
+    if settings.api.guarded:
+        return "ok, the page is for those whom the settings name"
+    return f"ok, the page is for all at this machine ({settings.api.host})"
 
 
 def _model(settings: Settings) -> str:

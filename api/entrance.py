@@ -1,0 +1,113 @@
+"""Finds out who sent each request, before anything else looks at it.
+
+Refuses what a browser was made to send by a website of somebody else: a request that
+would change something and comes from another origin (CSRF), and, where the page is
+open to all on this machine, one that calls us by another name (DNS rebinding).
+"""
+
+from urllib.parse import urlsplit
+
+from fastapi import HTTPException, Request, status
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.access import Access, bearer
+from api.people import told
+from api.problems import spoken
+from api.proxy import origin
+from api.visit import Visit, refusal
+from config.tables import is_loopback
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+"""Methods that change nothing (RFC 9110 9.2.1)."""
+
+
+class Entrance:
+    """ASGI middleware that leaves a Visit in the state of each request."""
+
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        """Wrap an application."""
+        self._app = app
+        self._access = access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope)
+        visit = self._visit(request)
+        request.state.visit = visit
+        scope["scheme"] = "https" if visit.secure else "http"
+        if visit.person is None and bearer(request) is not None:
+            await self._note_failure(request, visit.address)
+        wrong = _wrong(request.headers, request.method, visit)
+        respond = self._app if wrong is None else spoken(wrong)
+        await respond(scope, receive, send)
+
+    def _visit(self, request: Request) -> Visit:
+        access = self._access
+        seen = origin(request.scope, request.headers, access.api)
+        person, way = access.person(request, seen) or (None, None)
+        wants_page = "text/html" in request.headers.get("accept", "")
+        to_login = request.method == "GET" and wants_page and bool(access.api.tokens)
+        shown = bearer(request) is not None
+        refused = refusal(request.scope["path"], token_shown=shown, to_login=to_login)
+        return Visit(person, way, seen.address, seen.secure, refused)
+
+    async def _note_failure(self, request: Request, address: str) -> None:
+        """Tell of a wrong token, but of a program that goes on and on now and then."""
+        failures = self._access.failures
+        if not failures.wait_s(address):
+            failures.failed(address)
+            await told(request, "login failed", "with a token that is not known")
+
+
+def _wrong(headers: Headers, method: str, visit: Visit) -> HTTPException | None:
+    """Find what is wrong with where a request comes from."""
+    if visit.way == "open" and not _calls_us_local(headers):
+        return HTTPException(
+            status.HTTP_421_MISDIRECTED_REQUEST,
+            "This page is open to all who sit at this machine, and so must be called "
+            "localhost or 127.0.0.1. To serve it by another name, or behind a proxy, "
+            "say under [api] in the settings who may use it (tokens, or "
+            "proxy_user_header).",
+        )
+    # No website can have a browser send a token that it does not have.
+    if method not in SAFE and visit.way != "token" and _is_foreign(headers):
+        return HTTPException(
+            status.HTTP_403_FORBIDDEN,
+            "This was sent by a page of another website. Send it from a page of this "
+            "node; behind a proxy, have that pass on the header Host.",
+        )
+    return None
+
+
+def _calls_us_local(headers: Headers) -> bool:
+    """Tell whether a request was sent to this machine by a name that is always its.
+
+    Programs may leave the header out; browsers, of which this is about, never do. What
+    a proxy passes on is not from this machine, whatever name the proxy calls us by.
+    """
+    if "x-forwarded-for" in headers or "forwarded" in headers:
+        return False
+    try:
+        host = urlsplit(f"//{headers.get('host', 'localhost')}").hostname
+    except ValueError:
+        return False
+    return is_loopback(host or "")
+
+
+def _is_foreign(headers: Headers) -> bool:
+    """Tell whether a browser says that another origin made it send this.
+
+    It says so in Sec-Fetch-Site where it trusts the connection (W3C Fetch Metadata),
+    and in Origin for all but GET and HEAD. What is no browser says neither.
+    """
+    site = headers.get("sec-fetch-site")
+    if site is not None:
+        return site not in {"same-origin", "none"}
+    sender = headers.get("origin")
+    return sender is not None and (
+        sender.partition("://")[2].lower() != headers.get("host", "").lower()
+    )

@@ -1,0 +1,119 @@
+"""Who may use the page and /predict: tokens, or people whom a reverse proxy names."""
+
+from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from config.destinations import FromEnvironment
+from config.tables import Host, Port, Table, is_loopback
+
+SHORTEST_TOKEN = 20
+"""Characters of a token, at least: what cannot be guessed over a network."""
+
+Role = Literal["viewer", "operator"]
+"""A viewer may look and have images analyzed; an operator may also act."""
+
+
+class Token(Table):
+    """What one program, or some people, show to be let in.
+
+    Attributes:
+        name: What the log calls whoever shows it.
+        role: What they may do.
+        sha256: Of the token, in hexadecimal digits; empty where `env` is given.
+        env: The variable of the environment that holds the token itself.
+    """
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    role: Role
+    sha256: str = Field(default="", pattern="^([0-9A-Fa-f]{64})?$")
+    env: FromEnvironment | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if bool(self.sha256) == (self.env is not None):
+            raise ValueError(
+                "give either sha256, as `fracture-node token` prints it, or env, the "
+                "variable of the environment that holds the token"
+            )
+        return self
+
+    @property
+    def digest(self) -> bytes:
+        """The SHA-256 of the token.
+
+        A token is random and long, so that no slow hash is needed to protect it, as
+        it would be for a password that a person thought of.
+        """
+        if self.env is None:
+            return bytes.fromhex(self.sha256)
+        return sha256(self.env.value.encode()).digest()
+
+
+def _each_once(given: tuple[Token, ...]) -> tuple[Token, ...]:
+    names = [each.name for each in given]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two tokens are named {', '.join(sorted(twice))}")
+    return given
+
+
+class ApiSettings(Table):
+    """The web side: see node.toml for each key."""
+
+    host: Host
+    port: Port
+    tokens: Annotated[tuple[Token, ...], AfterValidator(_each_once)]
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
+    proxy_user_header: str = Field(pattern="^([A-Za-z][A-Za-z0-9-]*)?$")
+    operators: tuple[str, ...]
+
+    @model_validator(mode="after")
+    def _whom_to_believe(self) -> Self:
+        if self.proxy_user_header and not self.trusted_proxies:
+            raise ValueError(
+                "proxy_user_header needs trusted_proxies, the networks of the proxies "
+                "that are believed; anyone else can send that header, too"
+            )
+        if self.proxy_user_header and not all(
+            network.prefixlen for network in self.trusted_proxies
+        ):
+            raise ValueError("trusted_proxies believes everybody; name your proxies")
+        if self.operators and not self.proxy_user_header:
+            raise ValueError(
+                "operators are people whom a proxy names; set proxy_user_header, too"
+            )
+        return self
+
+    @property
+    def guarded(self) -> bool:
+        """Whether only those are let in who say who they are."""
+        return bool(self.tokens or self.proxy_user_header)
+
+
+_NOBODY = (
+    "nothing says who may use the page. Make a token with `fracture-node token NAME "
+    "--role viewer` and put the line that it prints under [api]; or have a proxy name "
+    "people (trusted_proxies, proxy_user_header); or listen on 127.0.0.1, with no proxy"
+)
+
+
+def unsettled(api: ApiSettings) -> list[str]:
+    """Say what must be settled before the page may be served, a line each.
+
+    Not an error of the settings as such: most commands serve nothing, and run where
+    the variables of the environment are not set.
+    """
+    wrong = [
+        f"api.tokens: {each.env.variable}, where the token {each.name} is to stand, "
+        f"holds {len(each.env.value)} characters; set it in the environment, to "
+        f"{SHORTEST_TOKEN} or more that nobody can guess"
+        for each in api.tokens
+        if each.env is not None and len(each.env.value) < SHORTEST_TOKEN
+    ]
+    if not (api.guarded or is_loopback(api.host)):
+        wrong.append(f"api.host: other machines can reach {api.host}, and {_NOBODY}")
+    elif not api.guarded and api.trusted_proxies:
+        wrong.append(f"api.trusted_proxies: others come by a proxy, and {_NOBODY}")
+    return wrong

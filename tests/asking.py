@@ -1,0 +1,117 @@
+"""An application whose settings say who is let in, and requests to it from anywhere."""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from api.app import create_app
+from api.connection import PunctualProtocol
+from api.health import Check
+from api.people import AccessEvent
+from config.settings import load
+
+LOOKING = "a-token-of-a-viewer-0123456789"
+ACTING = "a-token-of-an-operator-0123456789"
+DIGEST = sha256(LOOKING.encode()).hexdigest()
+TOKENS = f"""
+tokens = [
+    {{ name = "looking", role = "viewer", sha256 = "{DIGEST}" }},
+    {{ name = "acting", role = "operator", env = "ACTING" }},
+]
+"""
+PROXY = """
+trusted_proxies = ["10.0.0.0/24"]
+proxy_user_header = "X-Remote-User"
+operators = ["anna"]
+"""
+
+
+class Site:
+    """An application, and what its audit trail was told."""
+
+    def __init__(
+        self, folder: Path, api: str, checks: Mapping[str, Check] | None = None
+    ) -> None:
+        self.told = list[AccessEvent]()
+        config = folder / "node.toml"
+        config.write_text(f"[api]\n{api}")
+        settings = load(config, {"ACTING": ACTING})
+        self.guarded = settings.api.guarded
+        self.app = create_app(settings, checks=checks or {}, tell=self.told.append)
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        peer: str = "192.0.2.7",
+        **body: Any,  # noqa: ANN401 - what httpx takes
+    ) -> httpx.Response:
+        """Send one request; the address is that of the node's own machine."""
+        # What goes wrong inside is answered, as uvicorn answers it.
+        way = httpx.ASGITransport(
+            self.app, raise_app_exceptions=False, client=(peer, 50000)
+        )
+
+        async def ask() -> httpx.Response:
+            address = "http://localhost:8000"
+            async with httpx.AsyncClient(transport=way, base_url=address) as client:
+                return await client.request(method, url, headers=headers, **body)
+
+        return asyncio.run(ask())
+
+    def log_in(
+        self,
+        token: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        after: str = "/",
+        peer: str = "192.0.2.7",
+    ) -> httpx.Response:
+        """Send the form of /login."""
+        data = {"token": token, "next": after}
+        return self.ask("POST", "/login", headers, peer=peer, data=data)
+
+    def session(self, token: str) -> dict[str, str]:
+        """Log in, and give the header that a browser sends then."""
+        said = self.log_in(token).headers["set-cookie"]
+        return {"Cookie": said.partition(";")[0]}
+
+
+def bearing(token: str) -> dict[str, str]:
+    """The header of a program that shows a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def serve(
+    app: ASGIApp, stack: ExitStack, *, lifespan: Literal["on", "off"] = "off"
+) -> int:
+    """Serve an application as api/__main__.py does; gives the port."""
+    config = uvicorn.Config(
+        app,
+        http=PunctualProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan=lifespan,
+    )
+    server = uvicorn.Server(config)
+    listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    running = stack.enter_context(ThreadPoolExecutor(1)).submit(server.run, [listening])
+
+    def end() -> None:
+        server.should_exit = True
+        running.result()
+
+    stack.callback(end)
+    port: int = listening.getsockname()[1]
+    return port

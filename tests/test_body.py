@@ -1,0 +1,258 @@
+"""Bodies that are too long, too slow or too many, and what they cost others."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import fastapi
+import httpx
+import pytest
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.types import Message
+
+from api import body, connection
+from api.admission import Arrivals
+from api.analyzer import Analyzer
+from api.body import capped, small_form
+from api.upload import received
+from tests.asking import TOKENS, Site, serve
+
+TOO_LARGE = fastapi.HTTPException(413, "too large")
+PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+MULTIPART = b"multipart/form-data; boundary=b"
+UPLOAD = (
+    b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40000\r\n"
+    b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
+)
+
+
+def read(
+    parts: list[bytes], most: int = 10**6, *, ends: bool = True, pause_s: float = 0
+) -> bytes:
+    """Read a body that comes in parts and, perhaps, never ends."""
+    left = list(parts)
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause_s)
+        if not left and not ends:
+            await asyncio.Event().wait()
+        part = left.pop(0)
+        more = bool(left) or not ends
+        return {"type": "http.request", "body": part, "more_body": more}
+
+    request = Request({"type": "http", "headers": []}, receive)
+    return asyncio.run(capped(request, most, TOO_LARGE).body())
+
+
+def test_a_body_of_the_size_allowed_is_read_and_one_byte_more_is_not() -> None:
+    assert read([b"ab", b"c"], most=3) == b"abc"
+    with pytest.raises(HTTPException, match="too large"):
+        read([b"ab", b"cd"], most=3)
+
+
+def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body, "GRACE_S", 0.05)
+
+    with pytest.raises(HTTPException, match="less than 50 kB a second") as refused:
+        read([b"a"], ends=False)
+
+    assert refused.value.status_code == 408
+    assert refused.value.headers == {"Connection": "close"}
+
+
+def test_time_is_what_a_sender_takes_over_all_its_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(body, "GRACE_S", 0.2)
+
+    # Each part comes in time; all of them do not.
+    with pytest.raises(HTTPException, match="less than 50 kB a second"):
+        read([b"a"] * 30, pause_s=0.02)
+    # A large part earns the time for the next.
+    assert len(read([bytes(20_000)] * 15, pause_s=0.02)) == 300_000
+
+
+def upload(content: bytes) -> HTTPException:
+    """How a form in which something is odd is refused."""
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": content, "more_body": False}
+
+    async def take() -> None:
+        headers = [(b"content-type", MULTIPART)]
+        scope = {"type": "http", "headers": headers, "app": FastAPI()}
+        async with received(Request(scope, receive)):
+            pass
+
+    with pytest.raises(HTTPException) as refused:
+        asyncio.run(take())
+    return refused.value
+
+
+NAMED = b'Content-Disposition: form-data; name="%d"\r\n'
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"--b\r\nX: " + b"x" * 10**6, id="a-header-without-end"),
+        pytest.param(b"--b\r\n" + b"X: y\r\n" * 10**5, id="headers-without-end"),
+        pytest.param(b"--b\r\n" + b"x" * 10**6, id="a-name-without-end"),
+        pytest.param((b"--b\r\n" + NAMED % 1 + b"\r\na\r\n") * 1000, id="many-fields"),
+        pytest.param((PART + b"a\r\n") * 1000, id="many-files"),
+        pytest.param(PART + b"a", id="no-end"),
+        pytest.param(PART[:30], id="no-end-of-a-header"),
+        pytest.param(b"\r\n" * 10**5, id="nothing-but-lines"),
+        pytest.param(b"x" * 10**6, id="no-beginning"),
+    ],
+)
+# Starlette leaves the file of a part to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_odd_form_is_refused_in_words(content: bytes) -> None:
+    assert upload(content).status_code == 400
+
+
+def test_a_field_that_is_no_file_is_not_kept_in_memory() -> None:
+    large = b"--b\r\n" + NAMED % 1 + b"\r\n" + b"x" * 10**6 + b"\r\n--b--"
+
+    refused = upload(large)
+
+    assert (refused.status_code, refused.detail) == (
+        400,
+        "Part exceeded maximum size of 64KB.",
+    )
+
+
+def test_a_form_without_end_is_not_read_to_it() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"a" * 1000, "more_body": True}
+
+    with pytest.raises(HTTPException, match="4096 bytes at most"):
+        asyncio.run(small_form(Request({"type": "http", "headers": []}, receive)))
+
+
+def test_an_address_takes_half_of_the_places_and_all_of_them_are_all() -> None:
+    arrivals = Arrivals(places=4)
+    with ExitStack() as stack:
+        for address in ("a", "a", "b"):
+            stack.enter_context(arrivals.place(address))
+        with pytest.raises(HTTPException, match="2 of them from a") as refused:
+            stack.enter_context(arrivals.place("a"))
+        stack.enter_context(arrivals.place("b"))
+        with pytest.raises(HTTPException, match="4 images are coming in"):
+            stack.enter_context(arrivals.place("c"))
+
+    assert refused.value.status_code == 503
+    assert refused.value.headers == {"Retry-After": "5"}
+    with arrivals.place("c"):
+        assert dict(arrivals._by_address) == {"c": 1}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path, "")
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+def opened(stack: ExitStack, port: int, said: bytes) -> socket.socket:
+    """Say something to a server."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=15)
+    stack.enter_context(client)
+    client.sendall(said)
+    return client
+
+
+def heard(client: socket.socket) -> bytes:
+    """All that a server says until it closes the connection."""
+    said = b""
+    while part := client.recv(2**16):
+        said += part
+    return said
+
+
+def test_slow_uploads_keep_others_from_nothing_and_end(
+    site: Site, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
+    monkeypatch.setattr(body, "GRACE_S", 1.0)
+    port = serve(site.app, stack)
+    address = f"http://127.0.0.1:{port}"
+    slow = [opened(stack, port, UPLOAD + PART) for _ in range(12)]
+    # Their places are taken once a thirteenth is refused.
+    files = {"file": ("a", b"")}
+    tries = (httpx.post(f"{address}/predict", files=files) for _ in range(500))
+    late = next(each for each in tries if each.status_code == 503)
+
+    elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")
+    with httpx.Client(transport=elsewhere) as client:
+        served = client.post(f"{address}/predict", files=files)
+    ends = [heard(client) for client in slow]
+
+    assert "12 of them from 127.0.0.1" in late.json()["error"]
+    assert served.json() == {"error": "The file is empty."}
+    assert {end.partition(b"\r\n")[0] for end in ends} == {
+        b"HTTP/1.1 408 Request Timeout"
+    }
+    assert httpx.post(f"{address}/predict", files=files).status_code == 400
+
+
+class TestConnection:
+    """One whose client does not bring a request."""
+
+    @pytest.fixture
+    def port(
+        self, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+    ) -> int:
+        monkeypatch.setattr(connection, "HEAD_S", 0.2)
+        site = Site(tmp_path, TOKENS)
+
+        @site.app.get("/slow")
+        async def slow() -> str:
+            await asyncio.sleep(0.5)
+            return "done"
+
+        return serve(site.app, stack)
+
+    @pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: "])
+    def test_is_closed(self, port: int, stack: ExitStack, said: bytes) -> None:
+        assert heard(opened(stack, port, said)) == b""
+
+    def test_is_closed_after_an_answer_too(self, port: int, stack: ExitStack) -> None:
+        # Served for longer than the limit: it counts from here again.
+        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+        client = opened(stack, port, whole)
+        said = client.recv(2**16)
+        client.sendall(whole[:20])
+
+        said += heard(client)
+
+        assert said.startswith(b"HTTP/1.1 200 OK")
+        assert said.count(b"HTTP/1.1 ") == 1
+
+    def test_is_closed_when_a_refused_body_goes_on(
+        self, port: int, stack: ExitStack
+    ) -> None:
+        client = opened(stack, port, UPLOAD + PART)
+        said = client.recv(2**16)
+        client.sendall(b"x")
+
+        said += heard(client)
+
+        assert said.startswith(b"HTTP/1.1 401 ")
+
+    def test_is_kept_while_its_request_is_served(
+        self, port: int, stack: ExitStack
+    ) -> None:
+        ask = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+        said = heard(opened(stack, port, ask))
+
+        assert said.endswith(b'"done"')

@@ -1,0 +1,136 @@
+"""Whatever is sent to a described route is answered as openapi.json describes it.
+
+schemathesis makes the requests, from a seed: some as the description wants them, some
+wrong on purpose.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, cast
+
+import httpx
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from schemathesis import Case, CheckFunction, GenerationMode, openapi
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.specs.openapi.checks import ignored_auth, positive_data_acceptance
+
+from api.analyzer import Analyzer, _Tools
+from api.reading import Reader
+from dicom_node.decoding_child import DecodingChild
+from inference.familiarity import UnfamiliarError
+from inference.finding import ModelIdentity
+from inference.radiograph import Radiograph
+from tests.asking import LOOKING, TOKENS, Site, bearing, serve
+
+PREDICT, ALIVE, READY = "POST /predict", "GET /healthz", "GET /readyz"
+METRICS = "GET /metrics"
+LITTLE = settings(
+    max_examples=20,
+    derandomize=True,
+    database=None,
+    deadline=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=[*HealthCheck],
+)
+
+
+class Unfamiliar:
+    """A model for which no picture is one of those that it was made for."""
+
+    identity = ModelIdentity("unfamiliar", "1", "0" * 64)
+
+    def classify(self, _radiograph: Radiograph) -> None:
+        raise UnfamiliarError("This picture is unlike those of the training.")
+
+
+def load(analyzer: Analyzer) -> _Tools:
+    """All that there is to load, but for weights."""
+    child = DecodingChild(timeout_s=60, memory_mb=1024)
+    reader = Reader(child, analyzer._settings.worker, ())
+    return _Tools(reader, cast("Any", Unfamiliar()))
+
+
+@pytest.fixture(scope="module", params=["open", "guarded"])
+def served(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Site, str]]:
+    """An application and where it is, open to all or to viewers."""
+    guarded = request.param == "guarded"
+    site = Site(tmp_path_factory.mktemp("site"), TOKENS if guarded else "")
+    with ExitStack() as stack:
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(Analyzer, "_load", load)
+        address = f"http://127.0.0.1:{serve(site.app, stack, lifespan='on')}"
+        while httpx.get(f"{address}/readyz").status_code != 200:
+            pass
+        yield site, address
+
+
+def every_check(*, guarded: bool) -> list[CheckFunction]:
+    load_all_checks()
+    # A file may be as described, and its content no radiograph.
+    beside_the_point: set[CheckFunction] = {positive_data_acceptance}
+    if not guarded:  # whatever is shown is let in
+        beside_the_point.add(ignored_auth)
+    return [*set(CHECKS.get_all()) - beside_the_point]
+
+
+def as_described(case: Case, address: str, shown: dict[str, str]) -> int:
+    """Send a request and hold its answer against the description."""
+    checks = every_check(guarded=bool(shown))
+    return case.call_and_validate(address, headers=shown, checks=checks).status_code
+
+
+@pytest.mark.parametrize(
+    ("operation", "mode"),
+    [
+        (PREDICT, GenerationMode.POSITIVE),
+        (PREDICT, GenerationMode.NEGATIVE),
+        (ALIVE, GenerationMode.POSITIVE),
+        (READY, GenerationMode.POSITIVE),
+        (METRICS, GenerationMode.POSITIVE),
+    ],
+)
+def test_no_answer_is_a_failure_of_ours_or_not_as_described(
+    served: tuple[Site, str], operation: str, mode: GenerationMode
+) -> None:
+    site, address = served
+    shown = bearing(LOOKING) if site.guarded else {}
+    method, path = operation.split()
+    described = openapi.from_dict(site.app.openapi())[path][method]
+    statuses = set[int]()
+
+    @LITTLE
+    @given(case=described.as_strategy(generation_mode=mode))
+    def sent(case: Case) -> None:
+        statuses.add(as_described(case, address, shown))
+
+    sent()
+
+    assert statuses
+    # Wrong on purpose may be the token, too.
+    assert statuses <= ({200} if operation != PREDICT else {400, 401, 413, 415})
+
+
+@pytest.mark.parametrize("shown", [{}, bearing("x" * 43)])
+def test_strangers_are_answered_as_described_too(
+    served: tuple[Site, str], shown: dict[str, str]
+) -> None:
+    site, address = served
+    described = openapi.from_dict(site.app.openapi())["/predict"]["POST"]
+    case = described.Case(body={"file": b"a"}, media_type="multipart/form-data")
+
+    answer = case.call_and_validate(address, headers=shown, excluded_checks=[])
+
+    assert answer.status_code == (401 if site.guarded else 415)
+
+
+def test_every_described_route_is_asked(served: tuple[Site, str]) -> None:
+    described = {
+        f"{method.upper()} {path}"
+        for path, methods in served[0].app.openapi()["paths"].items()
+        for method in methods
+    }
+
+    assert described == {PREDICT, ALIVE, READY, METRICS}

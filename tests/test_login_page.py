@@ -1,0 +1,148 @@
+"""Logging in and out with a real Chromium, where it trusts the connection and not."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+
+from tests.asking import LOOKING, TOKENS, Site, serve
+
+pytestmark = pytest.mark.browser
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    # A name in a hospital's network, to which a browser sends no Sec-Fetch-Site.
+    "--host-resolver-rules=MAP node.test 127.0.0.1",
+]
+
+
+@pytest.fixture(scope="module")
+def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=peer("chromium"), args=FLAGS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def port(tmp_path: Path, stack: ExitStack) -> int:
+    return serve(Site(tmp_path, TOKENS).app, stack)
+
+
+def log_in(page: Page, token: str) -> None:
+    page.keyboard.type(token)  # the field has the focus
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "node.test"])
+def test_a_person_logs_in_works_and_logs_out(
+    browser: Browser, port: int, host: str
+) -> None:
+    address = f"http://{host}:{port}"
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"{address}/docs")
+    assert page.url == f"{address}/login?next=/docs"
+
+    log_in(page, "x" * 43)
+    assert page.inner_text("[role=alert]") == "This token is not known."
+    assert page.get_attribute("#token", "aria-invalid") == "true"
+    assert context.cookies() == []
+
+    log_in(page, LOOKING)
+    assert page.url == f"{address}/docs"
+    assert page.inner_text(".person") == "looking"
+    (cookie,) = context.cookies()
+    assert cookie["httpOnly"] is True
+    assert cookie["sameSite"] == "Strict"
+    assert cookie["domain"] == host  # and no other beside it
+    assert page.evaluate("document.cookie") == ""
+
+    # What the page sends is let through, as far as there is a model.
+    page.goto(address)
+    file = {"name": "a.png", "mimeType": "image/png", "buffer": b"a"}
+    page.set_input_files("#file", file)
+    page.wait_for_selector("[data-state=failed]")
+    assert "The model is not ready" in page.inner_text("#alert")
+
+    page.click("text=Log out")
+    page.wait_for_url(f"{address}/login")
+    assert context.cookies() == []
+    page.goto(address)
+    assert page.url == f"{address}/login?next=/"
+    context.close()
+
+
+def test_logging_in_needs_no_script_and_fits_a_narrow_window(
+    browser: Browser, port: int
+) -> None:
+    context = browser.new_context(
+        java_script_enabled=False, viewport={"width": 320, "height": 640}
+    )
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{port}/")
+    right = page.locator("form.login").bounding_box()
+
+    log_in(page, LOOKING)
+
+    assert right is not None
+    assert right["x"] >= 0
+    assert right["x"] + right["width"] <= 320
+    assert page.is_visible("text=Log out")
+    context.close()
+
+
+def test_a_page_of_another_origin_cannot_use_the_session(
+    browser: Browser, tmp_path: Path, stack: ExitStack
+) -> None:
+    site = Site(tmp_path, TOKENS)
+    sent: list[str | None] = []
+
+    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/logout":
+            sent.append(Headers(scope=scope).get("cookie"))
+        await site.app(scope, receive, send)
+
+    port = serve(watched, stack)
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{port}/login")
+    log_in(page, LOOKING)
+
+    # The same site to a browser, so that the cookie is sent; but another origin.
+    page.route(
+        "http://127.0.0.1:1/",
+        lambda route: route.fulfill(
+            content_type="text/html",
+            body=f"<form method=post action=http://127.0.0.1:{port}/logout><button>",
+        ),
+    )
+    page.goto("http://127.0.0.1:1/")
+    with page.expect_response("**/logout") as answer:
+        page.click("button")
+
+    assert answer.value.status == 403
+    assert len(sent) == 1
+    assert sent[0]  # or this would prove nothing
+    page.goto(f"http://127.0.0.1:{port}/")
+    assert page.is_visible("text=Log out")
+    context.close()

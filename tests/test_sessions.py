@@ -1,0 +1,152 @@
+"""The cookies of sessions: whose they are, and when they are nobody's."""
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from api.sessions import Sessions
+from config.access import Token
+
+HOUR_S = 3600
+TOKEN = Token(name="a", role="viewer", sha256="0" * 64)
+OTHER = Token(name="b", role="viewer", sha256="1" * 64)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = 1_700_000_000.5
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def sessions(folder: Path, clock: Clock, *tokens: Token) -> Sessions:
+    return Sessions(tokens or (TOKEN, OTHER), folder, clock)
+
+
+def test_a_session_is_of_its_token_for_twelve_hours(
+    tmp_path: Path, clock: Clock
+) -> None:
+    begun = sessions(tmp_path, clock)
+    cookie, other = begun.begin(TOKEN), begun.begin(OTHER)
+
+    clock.time += 12 * HOUR_S - 1
+    assert begun.holder(cookie) == TOKEN
+    assert begun.holder(other) == OTHER
+
+    clock.time += 1
+    assert begun.holder(cookie) is None
+
+
+def test_a_session_outlives_a_restart(tmp_path: Path, clock: Clock) -> None:
+    cookie = sessions(tmp_path / "new", clock).begin(TOKEN)
+
+    assert sessions(tmp_path / "new", clock).holder(cookie) == TOKEN
+
+
+@pytest.mark.parametrize(
+    "now",
+    [
+        [OTHER],
+        [TOKEN.model_copy(update={"sha256": "2" * 64})],
+        [TOKEN.model_copy(update={"role": "operator"})],
+        [TOKEN.model_copy(update={"name": "c"})],
+    ],
+    ids=["removed", "changed", "of-another-role", "renamed"],
+)
+def test_a_session_ends_when_its_token_is_no_longer_the_same(
+    tmp_path: Path, clock: Clock, now: list[Token]
+) -> None:
+    cookie = sessions(tmp_path, clock).begin(TOKEN)
+
+    assert sessions(tmp_path, clock, *now).holder(cookie) is None
+
+
+def test_a_session_of_another_key_is_none(tmp_path: Path, clock: Clock) -> None:
+    cookie = sessions(tmp_path / "a", clock).begin(TOKEN)
+
+    assert sessions(tmp_path / "b", clock).holder(cookie) is None
+
+
+def test_a_cookie_with_any_letter_changed_is_none(tmp_path: Path, clock: Clock) -> None:
+    begun = sessions(tmp_path, clock)
+    cookie = begun.begin(TOKEN)
+    forged = [
+        f"{cookie[:at]}{'b' if cookie[at] != 'b' else 'c'}{cookie[at + 1 :]}"
+        for at in range(len(cookie))
+    ]
+
+    assert begun.holder(cookie) == TOKEN
+    assert [begun.holder(each) for each in forged] == [None] * len(forged)
+
+
+@pytest.mark.parametrize(
+    "cookie", ["", ".", "a", "a.1.2", "a.9999999999.x.", "a...", "ä.ö.ü.é", "a" * 9999]
+)
+def test_what_is_no_cookie_of_ours_is_nobodys(
+    tmp_path: Path, clock: Clock, cookie: str
+) -> None:
+    assert sessions(tmp_path, clock).holder(cookie) is None
+
+
+def test_a_session_that_is_ended_is_over_and_no_other(
+    tmp_path: Path, clock: Clock
+) -> None:
+    begun = sessions(tmp_path, clock)
+    cookie, again = begun.begin(TOKEN), begun.begin(TOKEN)
+
+    begun.end(cookie)
+    begun.end("not a cookie")
+
+    assert begun.holder(cookie) is None
+    assert begun.holder(again) == TOKEN  # of the same second
+
+
+def test_those_that_have_ended_anyway_are_not_remembered(
+    tmp_path: Path, clock: Clock
+) -> None:
+    begun = sessions(tmp_path, clock)
+    for _ in range(10):
+        begun.end(begun.begin(TOKEN))
+        clock.time += 13 * HOUR_S
+
+    assert len(begun._ended) == 1
+
+
+def test_the_key_is_random_and_for_us_alone(tmp_path: Path, clock: Clock) -> None:
+    for folder in ("a", "b"):
+        sessions(tmp_path / folder, clock).begin(TOKEN)
+    keys = [tmp_path / folder / "session.key" for folder in ("a", "b")]
+
+    assert [stat.S_IMODE(key.stat().st_mode) for key in keys] == [0o600] * 2
+    assert [len(key.read_bytes()) for key in keys] == [32, 32]
+    assert keys[0].read_bytes() != keys[1].read_bytes()
+    assert [each.name for each in (tmp_path / "a").iterdir()] == ["session.key"]
+
+
+def test_a_key_that_a_crash_cut_off_is_made_anew(tmp_path: Path, clock: Clock) -> None:
+    (tmp_path / "session.key").write_bytes(b"")
+
+    cookie = sessions(tmp_path, clock).begin(TOKEN)
+
+    assert len((tmp_path / "session.key").read_bytes()) == 32
+    assert sessions(tmp_path, clock).holder(cookie) == TOKEN
+
+
+def test_without_a_place_for_the_key_sessions_last_until_the_restart(
+    tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "data").write_text("no folder")
+    begun = sessions(tmp_path / "data", clock)
+
+    cookie = begun.begin(TOKEN)
+
+    assert begun.holder(cookie) == TOKEN
+    assert sessions(tmp_path / "data", clock).holder(cookie) is None
+    assert "a restart will end them all" in caplog.text
