@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,17 +17,21 @@ pytestmark = pytest.mark.chaos
 
 INSTANCES = 12
 LIBRARY = "/usr/lib/*/faketime/libfaketime.so.1"
+SLEEP = Path(__file__).with_name("clock_nanosleep.c")
 
 
 @pytest.fixture
-def faketime() -> str:
-    """The library that tells a process another time."""
+def faketime(peer: Callable[[str], str], tmp_path: Path) -> str:
+    """The libraries that tell a process another time, and let it sleep all the same."""
     found = sorted(Path("/").glob(LIBRARY.removeprefix("/")))
     if not found and os.environ.get("CI"):
         pytest.fail("libfaketime is absent, and CI must install every peer")
     if not found:
         pytest.skip("libfaketime is absent")
-    return str(found[0])
+    sleep = tmp_path / "clock_nanosleep.so"
+    command = [peer("cc"), "-shared", "-fPIC", "-o", sleep, SLEEP]
+    subprocess.run(command, check=True)
+    return f"{sleep}:{found[0]}"
 
 
 def test_nothing_runs_twice_or_waits_when_the_clock_is_set_back_an_hour(
