@@ -63,7 +63,8 @@ def _walk(tree: type[BaseModel], location: Location) -> tuple[list[str], list[st
         if isinstance(part, str) and len(tables) > 1:
             tables = [each for each in tables if _type(each) == part]
             continue
-        path.append(str(part))
+        name = str(part)
+        path.append(name if name.isprintable() else repr(name))  # a line is a line
         if isinstance(part, str):
             fields = tables[0].model_fields if tables else {}
             known = list(fields)
