@@ -15,6 +15,7 @@ from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE, DimseServiceType
+from pynetdicom.fsm import StateMachine
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
@@ -34,7 +35,10 @@ MAXIMUM_PDU = 131_072
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
 LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
-OPEN = "Sta6"  # PS3.8 9.2.1: ready for data transfer
+# PS3.8 9.2.1: ready for data transfer, and aborted, until the peer hangs up.
+OPEN, ABORTED = "Sta6", "Sta13"
+# PS3.8 9.2.2: what we would have done, from a request for an association to an abort.
+OURS = {"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"}
 
 
 class _Socket(AssociationSocket):
@@ -79,6 +83,21 @@ class _Socket(AssociationSocket):
         super().close()
 
 
+class _StateMachine(StateMachine):
+    """Drops what we would still say to a peer whom we have aborted.
+
+    PS3.8 table 9-10 knows no such event, and pynetdicom's thread dies of it; but an
+    instance that is being stored is answered when it is, whatever came meanwhile.
+    """
+
+    def do_action(self, event: str) -> None:
+        """Act on an event."""
+        if self.current_state == ABORTED and event in OURS:
+            self.dul.to_provider_queue.get(block=False)
+        else:
+            super().do_action(event)
+
+
 class Connection(Association):
     """One association, from the peer's request to the end of its thread.
 
@@ -111,6 +130,7 @@ class Connection(Association):
         self._connection = caller.socket
         doorbell = Doorbell(caller.socket)
         self.held.callback(doorbell.close)
+        self.dul.state_machine = _StateMachine(self.dul)
         self.dul.to_provider_queue = WakingQueue(doorbell.ring)
         self._checkpoint = Checkpoint()
         # pynetdicom's name; should it go, there is polling again and no harm.

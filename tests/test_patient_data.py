@@ -24,6 +24,7 @@ MARKERS = ("Quaxolotl", "ZYX987654", "ACC424242")
 NAME, ID, ACCESSION = (each.encode() for each in MARKERS)
 NOT_ASCII = "Кваксолотль"
 MARKER = b"Quaxolotl"
+OTHERS = ("/readyz", "/healthz", "/metrics", "/", "/nothing")
 
 
 def plain(draft: Draft) -> None:
@@ -114,7 +115,7 @@ def said_over_http(node: Node, samples: list[Sample]) -> str:
             api.post("/predict", files={"file": (f"{MARKERS[0]}.dcm", each.part10)})
             for each in samples
         ]
-        others = [api.get(path) for path in ("/readyz", "/healthz", "/", "/nothing")]
+        others = [api.get(path) for path in OTHERS]
     return "".join(each.text + str(each.headers) for each in (*uploads, *others))
 
 

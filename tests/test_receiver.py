@@ -45,6 +45,7 @@ from dicom_node.attributes import UID_PATTERN
 from dicom_node.codecs import DECODABLE
 from dicom_node.errors import OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.intake import MOST_UNANSWERED
 from dicom_node.listener import listen
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.receiver import Receiver, start_receiver
@@ -757,10 +758,10 @@ def sent_raw(association: Association) -> socket.socket:
     return transport.socket
 
 
-def half_a_dataset(node: Node, phantom: Dataset) -> Association:
-    """Send a C-STORE request and the first half of its dataset."""
-    association = node.associate()
-    data = sent_raw(association)
+def request(
+    association: Association, phantom: Dataset, share: float = 1.0
+) -> Iterator[bytes]:
+    """Write the PDUs of a C-STORE request, with a share of its dataset."""
     (context,) = (
         each for each in association.accepted_contexts if each.abstract_syntax == DX
     )
@@ -775,13 +776,41 @@ def half_a_dataset(node: Node, phantom: Dataset) -> Association:
     content = encoded(phantom)
     for control, part in (
         (3, encoded(command, ImplicitVRLittleEndian)),
-        (0, content[: len(content) // 2]),
+        (2 if share == 1 else 0, content[: int(len(content) * share)]),
     ):
         value = bytes([context.context_id, control]) + part
         item = len(value).to_bytes(4, "big") + value
-        data.sendall(b"\x04\x00" + len(item).to_bytes(4, "big") + item)
+        yield b"\x04\x00" + len(item).to_bytes(4, "big") + item
+
+
+def half_a_dataset(node: Node, phantom: Dataset) -> Association:
+    """Send a C-STORE request and the first half of its dataset."""
+    association = node.associate()
+    sent_raw(association).sendall(b"".join(request(association, phantom, 0.5)))
     until(lambda: node.on_disk() == [".part"])
     return association
+
+
+def test_who_sends_ahead_without_end_is_aborted_and_what_is_answered_late_harms_nothing(
+    serve: Serve,
+    phantom: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # So that the answer is there when the abort is looked at.
+    monkeypatch.setattr(connection, "LOOK_AROUND_S", SOON_S)
+    node = serve()
+    node.inbox.may_go_on.clear()
+    association = node.associate()
+    ahead = b"".join(request(association, phantom)) * (MOST_UNANSWERED + 2)
+
+    sent_raw(association).sendall(ahead)
+    until(lambda: "Aborting: a peer that sends without end" in caplog.messages)
+    node.inbox.may_go_on.set()
+
+    # A thread that dies of the answer, which comes after the abort, is a failure.
+    association.join(SOON_S)
+    assert association.is_aborted
 
 
 def test_a_connection_that_drops_leaves_no_file_and_no_place_taken(

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation
 
+from dicom_node.admission import LIMIT_EXCEEDED
+from dicom_node.tally import REJECTED
 from tests.chaos.night import Night, mixed, push
-from tests.served import Served
+from tests.served import Served, wait_for
 
 pytestmark = pytest.mark.chaos
 
@@ -96,10 +99,11 @@ def test_64_associations_at_once_are_served_up_to_the_limit_and_told_beyond(
 ) -> None:
     sent = mixed(night.folder / "sent", ASSOCIATIONS, chests=False)
     archive = night.archive()
+    places = f"max_associations = {LIMIT}\nmax_associations_per_caller = {ASSOCIATIONS}"
     night.settings(
         {"archive": archive.port},
-        (new_port(), new_port()),
-        receiver=f"max_associations = {LIMIT}\nprocesses = 2",
+        (new_port(), api_port := new_port()),
+        receiver=f"{places}\nprocesses = 2",
     )
     node = night.start()
     callers = [associate(node) for _ in range(ASSOCIATIONS)]
@@ -108,6 +112,9 @@ def test_64_associations_at_once_are_served_up_to_the_limit_and_told_beyond(
         (answer.result, answer.result_source, answer.diagnostic)
         for answer in (each.acceptor.primitive for each in callers if each.is_rejected)
     )
+    turned_away = len(callers) - len(inside)
+    counted = f'{REJECTED.name}_total{{reason="{LIMIT_EXCEEDED.reason}"}} {turned_away}'
+    wait_for(lambda: counted in scraped(api_port).replace(".0\n", "\n"))
     for each in inside:
         each.release()
 
@@ -133,6 +140,18 @@ def test_64_associations_at_once_are_served_up_to_the_limit_and_told_beyond(
     assert rejected == {LOCAL_LIMIT_EXCEEDED: ASSOCIATIONS - LIMIT}
     assert sum(statuses.values()) == ASSOCIATIONS
     assert max(peaks) < 150
+
+
+def scraped(api_port: int) -> str:
+    """What the api has for Prometheus; nothing while it starts."""
+    where = f"http://127.0.0.1:{api_port}/metrics"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(where, timeout=30) as response:
+            text: str = response.read().decode()
+    except OSError:
+        return ""
+    return text
 
 
 def associate(node: Served) -> Association:
