@@ -2,11 +2,13 @@
 
 import argparse
 import ctypes
+import errno
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 from config.access import ApiSettings, unsettled
@@ -14,7 +16,11 @@ from config.settings import Settings, SettingsError, load
 from dicom_node.listener import listen
 from dicom_node.logs import configure_logging
 
+LIBC = ctypes.CDLL(None)  # between fork and exec is no time to look for it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+# The roles of a supervisor that was killed die with it, and hold its ports until they
+# have: with a model in memory, that takes a moment.
+FREE_AFTER_S = 5.0
 
 
 def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
@@ -40,8 +46,8 @@ def begin_role(
     """
     configure_logging(name, form)
     keep_files_private()
-    if supervisor is not None:
-        _die_with(supervisor)
+    if supervisor not in {None, os.getppid()}:  # it died before the kernel was told
+        sys.exit(1)
     return stop_on_signals()
 
 
@@ -52,13 +58,18 @@ def keep_files_private() -> None:
 
 def listen_or_exit(host: str, port: int) -> socket.socket:
     """Listen; end the process in words where that cannot be."""
-    try:
-        return listen(host, port)
-    except OSError as error:
-        sys.exit(
-            f"Cannot listen on {host}:{port}: {error.strerror}. Choose another port "
-            "in the settings, or end what listens there."
-        )
+    patience = time.monotonic() + FREE_AFTER_S
+    while True:
+        try:
+            return listen(host, port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < patience:
+                time.sleep(0.05)
+                continue
+            sys.exit(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another "
+                "port in the settings, or end what listens there."
+            )
 
 
 def load_or_exit(config: Path | None) -> Settings:
@@ -85,14 +96,12 @@ def stop_on_signals() -> threading.Event:
     return stop
 
 
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent, the supervisor, dies.
+def die_with_parent() -> None:
+    """Have the kernel kill this process, and what it executes, when its parent dies.
 
     A role whose supervisor is gone would hold the port and its slot against the next
     one. Any role may be killed at any moment, so nothing is lost. Elsewhere than on
     Linux, the roles of a supervisor that was killed are ended by hand.
     """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died while this process was importing
-        sys.exit(1)
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -26,6 +26,7 @@ from dicom_node.database import migrate
 from dicom_node.ports import FD, TLS_FD, open_ports
 from dicom_node.process import (
     begin_role,
+    die_with_parent,
     listen_or_exit,
     load_or_exit,
     role_parser,
@@ -75,6 +76,8 @@ class Role:
             [sys.executable, "-P", "-m", *self.arguments, *fd, self_id],
             pass_fds=list(inherited.values()),
             env=environment,
+            # Before it imports anything, which takes seconds. (One thread, no harm.)
+            preexec_fn=die_with_parent,  # noqa: PLW1509
         )
         self.started = time.monotonic()
 

@@ -26,6 +26,7 @@ from dicom_node.screening import ScreeningRules
 from dicom_node.steps import Subject, about, subject
 from inference.phantom import draw_phantom
 from inference.plain_image import NotAnImageError, read_plain_image
+from tests.served import alive
 
 RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
 OPTIONS = DecodeOptions(window=1, max_megapixels=10)
@@ -46,18 +47,9 @@ def hasty() -> Iterator[DecodingChild]:
     child.close()
 
 
-def is_alive(pid: int) -> bool:
-    """Whether a process runs: neither gone nor a zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"
-
-
 def wait_until_gone(pid: int) -> None:
     deadline = time.monotonic() + 20
-    while is_alive(pid):
+    while alive(pid):
         assert time.monotonic() < deadline, f"process {pid} outlived its parent"
         time.sleep(0.01)
 
@@ -119,7 +111,7 @@ def test_hanging_child_is_killed_at_the_deadline(hasty: DecodingChild) -> None:
 
     assert time.monotonic() - start < 10
     assert before is not None
-    assert not is_alive(before)
+    assert not alive(before)
     assert hasty.run(max, 1, 2) == 2
 
 
@@ -203,7 +195,7 @@ def test_closed_child_is_gone() -> None:
     child.close()
     child.close()
 
-    assert not is_alive(pid)
+    assert not alive(pid)
 
 
 PARENT = """

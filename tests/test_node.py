@@ -31,6 +31,7 @@ from inference.phantom import draw_phantom
 from tests.served import (
     PATIENCE_S,
     Served,
+    alive,
     counts,
     made_endless,
     reasons,
@@ -281,13 +282,6 @@ def test_a_role_that_is_killed_comes_back(
     hospital.wait(path)
 
     assert [each.verdict for each in outcomes] == [Verdict.STORED]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(

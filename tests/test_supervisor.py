@@ -1,8 +1,11 @@
 """How often a role that dies is started again."""
 
 import subprocess
+import sys
+from pathlib import Path
 
 from dicom_node.supervisor import Role
+from tests.served import alive, wait_for
 
 # Knows none of a role's options, and so ends by itself.
 ENDS = ["this_is_no_module"]
@@ -37,3 +40,24 @@ def test_a_role_that_keeps_ending_by_itself_is_started_less_and_less_often() -> 
     role.process.wait()
 
     assert starts == [True, False, False]
+
+
+def test_a_role_dies_with_its_supervisor_before_it_has_imported_anything(
+    tmp_path: Path,
+) -> None:
+    slow = tmp_path / "python"  # one that has not come to the module yet
+    slow.write_text("#!/bin/sh\nexec sleep 600\n")
+    slow.chmod(0o700)
+    script = (
+        f"import sys; sys.executable = {str(slow)!r}\n"
+        "from dicom_node.supervisor import Role\n"
+        "role = Role('slow', []); role.start()\n"
+        "print(role.process.pid, flush=True); role.process.wait()\n"
+    )
+
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as it:
+        assert it.stdout is not None
+        role = int(it.stdout.readline())
+        it.kill()
+
+    wait_for(lambda: not alive(role))
