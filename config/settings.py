@@ -114,6 +114,14 @@ class ResultSettings(Table):
     series_number: int = Field(ge=1, le=2**31 - 1)
 
 
+class RetentionSettings(Table):
+    """How long what has ended is kept: see node.toml for each key."""
+
+    delivered_days: float = Field(ge=0)
+    failed_days: float = Field(ge=0)
+    journal_days: float = Field(ge=0)
+
+
 class LogSettings(Table):
     """The log of every process: see node.toml for each key."""
 
@@ -130,6 +138,7 @@ class Settings(Table):
     worker: WorkerSettings
     results: ResultSettings
     api: ApiSettings
+    retention: RetentionSettings
     log: LogSettings
     destinations: Annotated[
         tuple[Destination, ...], AfterValidator(names_are_unique)

@@ -17,7 +17,7 @@ from dicom_node.database import upsert
 from dicom_node.events import note
 from dicom_node.results.forms import HEATMAP, NOTICE, forms
 from dicom_node.settlement import of_delivery, results_in
-from dicom_node.standing import lock_instance, settle_instance
+from dicom_node.standing import keeps_files, lock_instance, settle_instance
 from dicom_node.tables import (
     UNDER_WAY,
     DeliveryState,
@@ -123,10 +123,16 @@ class Deliveries:
         }
         return bool(made) and not wanted <= made
 
-    def retry(self, instance_id: str, destination: str) -> None:
-        """Ask anew for what has not arrived at one destination."""
+    def retry(self, instance_id: str, destination: str) -> bool:
+        """Ask anew for what has not arrived at one destination.
+
+        Returns:
+            False where the results were removed, their time being over.
+        """
         with self._engine.begin() as connection:
             lock_instance(connection, instance_id)
+            if not keeps_files(connection, instance_id):
+                return False
             missing = sa.select(delivered_object.c.sop_instance_uid).where(
                 of_delivery(delivered_object, instance_id, destination),
                 delivered_object.c.state != DeliveryState.DELIVERED,
@@ -134,6 +140,7 @@ class Deliveries:
             uids = connection.execute(missing).scalars().all()
             self._ask(connection, instance_id, destination, uids)
             settle_instance(connection, instance_id)
+        return True
 
     def begin(
         self, instance_id: str, destination: str, run: int

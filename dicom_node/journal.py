@@ -24,8 +24,8 @@ from dicom_node.events import note
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
-from dicom_node.standing import lock_instance
-from dicom_node.tables import InstanceState, instance
+from dicom_node.standing import keeps_files, lock_instance
+from dicom_node.tables import InstanceState, instance, result
 from dicom_node.tally import RECEIVED, REPEATED, add_up, one, write
 from dicom_node.work import WorkQueue
 
@@ -87,9 +87,10 @@ class Journal:
             for row in earlier:
                 if row.content_digest == received.content_digest:
                     own = [r for r in earlier if r.id == row.same_picture_as]
+                    adopted = self._adopted(connection, row, received)
                     self._repeat(connection, row, own[0] if own else row, received)
                     write(connection, one(REPEATED))
-                    return self._adopted(row, received)
+                    return adopted
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert().values(**values))
             said = f"from {received.calling_ae_title}, revision {values['revision']}"
@@ -114,15 +115,36 @@ class Journal:
             return uid, ae_title
 
     def known(self, instance_ids: Sequence[str]) -> set[str]:
-        """Which of these instances are recorded, for the sweep of the spool."""
-        query = sa.select(instance.c.id).where(instance.c.id.in_(instance_ids))
+        """Which of these instances have a file, for the sweep of the spool."""
+        query = sa.select(instance.c.id).where(
+            instance.c.id.in_(instance_ids), instance.c.files_removed_at.is_(None)
+        )
         with reading(self._engine) as connection:
             return set(connection.execute(query).scalars())
 
-    def analyze_again(self, instance_id: str) -> None:
-        """Ask for a new analysis of an instance, whatever came of the last one."""
+    def known_results(self, paths: Sequence[str]) -> set[str]:
+        """Which of these files, below the storage directory, are results to keep."""
+        query = sa.select(result.c.path).where(
+            result.c.path.in_(paths),
+            instance.c.id == result.c.instance_id,
+            instance.c.files_removed_at.is_(None),
+        )
+        with reading(self._engine) as connection:
+            return set(connection.execute(query).scalars())
+
+    def analyze_again(self, instance_id: str) -> bool:
+        """Ask for a new analysis of an instance, whatever came of the last one.
+
+        Returns:
+            False where its file was removed, its time being over: it must be sent
+            again.
+        """
         with self._engine.begin() as connection:
-            self._analyze_again(connection, instance_id)
+            lock_instance(connection, instance_id)
+            has_files = keeps_files(connection, instance_id)
+            if has_files:
+                self._analyze_again(connection, instance_id)
+            return has_files
 
     def replace_lost_results(self, instance_id: str) -> None:
         """Ask for a new analysis because a result is gone from the disk.
@@ -220,6 +242,8 @@ class Journal:
         note(connection, row.id, "received again", said)
         if answering.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
             return
+        if answering.files_removed_at is not None:
+            answering = row  # whose file has just come
         # Whoever sent it now is who waits for what goes back to the sender.
         who = {
             "calling_ae_title": received.calling_ae_title,
@@ -229,27 +253,35 @@ class Journal:
         connection.execute(renamed.values(**who))
         failed = answering.state == InstanceState.FAILED
         unanswered = failed and answering.probability is None
-        if unanswered or self.deliveries.are_outdated(connection, answering.id):
+        is_gone = answering.files_removed_at is not None
+        if (
+            is_gone
+            or unanswered
+            or self.deliveries.are_outdated(connection, answering.id)
+        ):
             self._analyze_again(connection, answering.id)
         else:
             self.deliveries.again(connection, answering.id)
 
-    def _adopted(self, row: sa.Row[Any], received: ReceivedInstance) -> bool:
+    def _adopted(
+        self, connection: sa.Connection, row: sa.Row[Any], received: ReceivedInstance
+    ) -> bool:
         """Whether the file of a repeat was put in place of one that is gone."""
         first = self._directory / row.path
-        if first.exists():
+        if row.files_removed_at is None and first.exists():
             return False
         received.path.rename(first)
         make_names_durable(first.parent)
+        back = instance.update().where(instance.c.id == row.id)
+        connection.execute(back.values(files_removed_at=None))
         return True
 
     def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
         again = instance.update().where(instance.c.id == instance_id)
         counters = {"attempts": 0, "child_deaths": 0}
         fresh = {**counters, "reason": "", "probability": None, "same_picture_as": None}
-        again = again.values(
-            state=InstanceState.RECEIVED, run=instance.c.run + 1, **fresh
-        )
+        fresh |= {"state": InstanceState.RECEIVED, "ended_at": None}
+        again = again.values(run=instance.c.run + 1, **fresh)
         run = connection.execute(again.returning(instance.c.run)).scalar_one()
         note(connection, instance_id, "analyze again", f"run {run}")
         self._work.analyze(connection, instance_id, run)

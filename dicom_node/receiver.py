@@ -32,6 +32,7 @@ from dicom_node.counting import Counting
 from dicom_node.database import open_or_exit
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
+from dicom_node.leftovers import remove_unfinished
 from dicom_node.listener import DEADLINE_S, Caller, Listener, Listening
 from dicom_node.ports import add_options, listening
 from dicom_node.process import begin_role, load_or_exit, role_parser
@@ -106,7 +107,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
         # give back, what each needed at its peak.
         with suppress(OSError, AttributeError):
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
-    spool.sweep_unfinished()
+    remove_unfinished(spool)
     receiver = start_receiver(
         settings, spool, accept, sockets, settle=settle, count=count
     )

@@ -5,8 +5,8 @@ is ever part of a path. A dataset arrives in `<id>.part`, in the same folder as 
 final `<id>.dcm`, so that one rename and one fsync of the folder make it durable.
 
 Whoever writes a file holds a lock on it (flock, freed by the kernel when the process
-dies) until the instance is recorded or given up. So a sweep can tell a leftover from a
-file that is still being written or recorded, in this process or another, without
+dies) until the instance is recorded or given up. So leftovers.py can tell a leftover
+from a file that is still being written or recorded, in this process or another, without
 trusting the clock.
 """
 
@@ -16,9 +16,8 @@ import hashlib
 import os
 import shutil
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -30,10 +29,6 @@ MB = 1_000_000
 # An instance may be larger than what the watermark leaves, and many arrive at once:
 # free disk is looked at again each time this much more has been written.
 BYTES_BETWEEN_CHECKS = 16 * MB
-# Ids asked for at once: SQLite takes at least 999 variables in a statement.
-BATCH = 500
-
-Known = Callable[[Sequence[str]], Collection[str]]
 
 
 class Spool:
@@ -41,6 +36,7 @@ class Spool:
 
     Attributes:
         directory: The folder of received instances.
+        results: The folder of encoded results.
     """
 
     def __init__(self, storage: StorageSettings) -> None:
@@ -50,9 +46,9 @@ class Spool:
         """
         root = storage.directory.absolute()
         self.directory = spool_folder(storage)
-        self._results = root / "results"
+        self.results = root / "results"
         self._min_free_mb = storage.min_free_mb
-        for folder in (self.directory, self._results):
+        for folder in (self.directory, self.results):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # What lies in a folder is only as safe as the folder's own name.
         make_names_durable(root)
@@ -95,7 +91,7 @@ class Spool:
         Raises:
             OSError: The disk is full or failed.
         """
-        path = self._results / f"{name}.dcm"
+        path = self.results / f"{name}.dcm"
         part = path.with_suffix(f".{uuid.uuid4().hex}.part")
         try:
             with FileIO(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
@@ -106,35 +102,8 @@ class Spool:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        make_names_durable(self._results)
-        return str(path.relative_to(self._results.parent))
-
-    def sweep(self, known: Known, older_than_s: float) -> int:
-        """Remove received files that no journal knows: leftovers of the dead.
-
-        Args:
-            known: Which of some instances the journal knows, by their ids.
-            older_than_s: Instances that arrived less than so many seconds ago are
-                left alone. Unfinished files go at any age.
-
-        Returns:
-            How many files were removed.
-        """
-        removed = self.sweep_unfinished()
-        before = time.time() - older_than_s
-        files = self.directory.glob("*.dcm")
-        old = [path.stem for path in files if _modified(path) < before]
-        for start in range(0, len(old), BATCH):
-            batch = old[start : start + BATCH]
-            for orphan in set(batch).difference(known(batch)):
-                removed += _remove_unless(self.path(orphan), known)
-        return removed
-
-    def sweep_unfinished(self) -> int:
-        """Remove files whose writer died before they were whole; return how many."""
-        folders = (self.directory, self._results)
-        parts = [part for folder in folders for part in folder.glob("*.part")]
-        return sum(_remove_unless(part, lambda _: ()) for part in parts)
+        make_names_durable(self.results)
+        return str(path.relative_to(self.results.parent))
 
 
 class Arrival:
@@ -270,14 +239,6 @@ def _check_free(directory: Path, min_free_mb: int) -> None:
         )
 
 
-def _modified(path: Path) -> float:
-    """Return when a file was last written, in seconds; one that is gone: never old."""
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return float("inf")
-
-
 @contextmanager
 def _refusing_when_disk_fails() -> Iterator[None]:
     try:
@@ -287,13 +248,3 @@ def _refusing_when_disk_fails() -> Iterator[None]:
         code = errno.errorcode.get(error.errno or 0, "unknown")
         reason = "is full" if full else f"failed ({code})"
         raise OutOfResourcesError(f"The disk {reason}; send again later.") from error
-
-
-def _remove_unless(path: Path, known: Known) -> int:
-    """Remove a file that nobody holds and that, once nobody can, is still not known."""
-    with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not known([path.stem]):
-            path.unlink()
-            return 1
-    return 0

@@ -28,14 +28,27 @@ def lock_instance(connection: sa.Connection, instance_id: str) -> None:
     connection.execute(query.with_for_update(key_share=True))
 
 
+def keeps_files(connection: sa.Connection, instance_id: str) -> bool:
+    """Tell whether the files of an instance, locked, are still there: see retention.py.
+
+    Without them nothing can be analyzed or delivered again, until it is sent again.
+    """
+    query = sa.select(instance.c.id).where(
+        instance.c.id == instance_id, instance.c.files_removed_at.is_(None)
+    )
+    return connection.execute(query).first() is not None
+
+
 def settle_instance(connection: sa.Connection, instance_id: str) -> None:
     """Bring the state of an answered instance, locked, in line with its deliveries."""
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
+    goes_on = not states.isdisjoint({*UNDER_WAY, DeliveryState.PAUSED})
+    _note_end(connection, instance_id, None if goes_on else time.time())
     reason = ""
     if not states:
         state = InstanceState.ANALYZED
-    elif states & {*UNDER_WAY, DeliveryState.PAUSED}:
+    elif goes_on:
         state = InstanceState.DELIVERING
     elif DeliveryState.FAILED in states:
         state, reason = InstanceState.FAILED, _reason(connection, instance_id)
@@ -50,6 +63,15 @@ def settle_instance(connection: sa.Connection, instance_id: str) -> None:
         _tell_of_notices(connection, instance_id, reason)
     elif state is InstanceState.DELIVERED:
         _note_first_delivery(connection, instance_id)
+
+
+def _note_end(
+    connection: sa.Connection, instance_id: str, ended_at: float | None
+) -> None:
+    """Note that nothing is to be done any more: from then on, its files may go."""
+    mine = instance.c.id == instance_id
+    analyzed = instance.update().where(mine, instance.c.state != InstanceState.RECEIVED)
+    connection.execute(analyzed.values(ended_at=ended_at))
 
 
 def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -> None:

@@ -1,24 +1,29 @@
 """The clean-up that workers do: of work every minute, of files every hour.
 
-Files that nobody recorded, work that ended in an error, work that is long done, and
-counts that can be added up. At
-its start, a worker also looks after what others left.
+Files that nobody recorded, work that ended in an error, work that is long done, counts
+that can be added up, and what has been kept for long enough. At its start, a worker
+also looks after what others left.
 """
 
 import logging
 import time
 from datetime import UTC, datetime, timedelta
 
+import sqlalchemy as sa
 from dbos import DBOS, WorkflowStatus
 
+from config.settings import Settings
 from dicom_node.analyses import Conclusion
 from dicom_node.journal import Journal
+from dicom_node.leftovers import remove_orphans
+from dicom_node.retention import let_go
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
 from dicom_node.work import ANALYZE, DELIVER
 
 logger = logging.getLogger(__name__)
 
+# Files are there a moment before the journal knows them.
 ORPHAN_AFTER_S = 600.0
 FORGET_AFTER = timedelta(hours=1)
 BATCH = 1000
@@ -28,8 +33,19 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 def sweep_files(journal: Journal, spool: Spool) -> None:
     """Remove files that nobody recorded. Looks at every file there is."""
-    if orphans := spool.sweep(journal.known, older_than_s=ORPHAN_AFTER_S):
+    orphans = remove_orphans(
+        spool, journal.known, journal.known_results, older_than_s=ORPHAN_AFTER_S
+    )
+    if orphans:
         logger.warning("Removed %s files that nobody recorded", orphans)
+
+
+def sweep_ended(engine: sa.Engine, settings: Settings) -> None:
+    """Remove what has been kept for long enough."""
+    gone = let_go(engine, settings.storage.directory, settings.retention)
+    if gone.files or gone.rows:
+        words = "Removed the files of %s instances and the rows of %s, their time over"
+        logger.info(words, gone.files, gone.rows)
 
 
 def sweep_work(journal: Journal) -> None:

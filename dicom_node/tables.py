@@ -69,6 +69,8 @@ instance = sa.Table(
     sa.Column("model_digest", sa.Text),
     sa.Column("same_picture_as", sa.Text),
     sa.Column("delivered_at", sa.Double),
+    sa.Column("ended_at", sa.Double),
+    sa.Column("files_removed_at", sa.Double),
 )
 
 result = sa.Table(

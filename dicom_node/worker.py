@@ -26,6 +26,7 @@ from dicom_node.process import begin_role, load_or_exit, role_parser
 from dicom_node.spool import Spool
 from dicom_node.sweep import (
     catch_up_with_the_clock,
+    sweep_ended,
     sweep_files,
     sweep_work,
     take_over,
@@ -88,6 +89,7 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
         try:
             sweep_work(work.journal)
             catch_up_with_the_clock()
+            sweep_ended(engine, settings)
             if slot == 0 and minutes % FILES_EVERY == 0:
                 sweep_files(work.journal, work.spool)
         except Exception as error:  # noqa: BLE001 - the next sweep does it as well

@@ -150,6 +150,10 @@ class Work:
                 Failure.WORKER_DIED,
             )
 
+        if not insist(instance.path.exists):
+            words = "Its file is gone from the disk; send the instance again."
+            raise AnalysisError(words, Failure.BROKEN)
+
         def check(decoded: DecodedInstance) -> None:
             refuse = partial(self.journal.analyses.refuse_known, row)
             insist(lambda: refuse(decoded.picture_digest, decoded.identity_digest))

@@ -1,4 +1,4 @@
-"""What many tests need: the real files where they are there, real peers, a port."""
+"""What many tests need: the real files where they are there, real peers, a journal."""
 
 import os
 import shutil
@@ -6,12 +6,35 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
+import psycopg
 import pytest
+import sqlalchemy as sa
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    generate_uid,
+)
 
+from config.settings import StorageSettings
+from dicom_node.database import migrate, open_engine
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.tables import (
+    commitment,
+    delivered_object,
+    delivery,
+    event,
+    instance,
+    paused_destination,
+    result,
+)
 from tests.certificates import Certificates, make_certificates
+from tests.journals import Receive, destination, work_item
 from tests.validators import Complaints, dciodvfy_errors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -115,3 +138,77 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
             assert server.stdout.readline() == b"ready\n", "PostgreSQL does not start"
             yield f"postgresql://postgres@/postgres?host={folder}"
             server.communicate()
+
+
+@pytest.fixture(
+    scope="module",
+    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)],
+)
+def create(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[], StorageSettings]:
+    """Makes an empty database."""
+
+    def make() -> StorageSettings:
+        directory, url = tmp_path_factory.mktemp("database"), ""
+        if request.param == "postgresql":
+            administration: str = request.getfixturevalue("postgresql")
+            name = f"test_{uuid4().hex}"
+            with psycopg.connect(administration, autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {name}")
+            url = administration.replace("/postgres?", f"/{name}?")
+        return StorageSettings(directory=directory, database=url, min_free_mb=0)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
+    """A migrated database for all tests of this file."""
+    storage = create()
+    migrate(storage)
+    return storage
+
+
+@pytest.fixture
+def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
+    """The engine of a database without rows: emptying is quicker than migrating."""
+    engine = open_engine(migrated.database_url)
+    with engine.begin() as connection:
+        for table in (commitment, delivered_object, delivery, result, event, instance):
+            connection.execute(table.delete())
+        connection.execute(paused_destination.delete())
+        connection.execute(work_item(engine).delete())
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def journal(engine: sa.Engine, tmp_path: Path) -> Journal:
+    return Journal(engine, tmp_path, [destination("pacs"), destination("backup")])
+
+
+@pytest.fixture
+def receive(tmp_path: Path) -> Receive:
+    def make(digest: str = "d1", **header: str) -> ReceivedInstance:
+        identity = uuid4().hex
+        (tmp_path / "spool").mkdir(exist_ok=True)
+        (tmp_path / "spool" / f"{identity}.dcm").touch()
+        known = {
+            "sop_class_uid": DigitalXRayImageStorageForPresentation,
+            "sop_instance_uid": generate_uid(),
+            "transfer_syntax_uid": ExplicitVRLittleEndian,
+            "study_instance_uid": "1.2.3",
+        }
+        return ReceivedInstance(
+            id=identity,
+            path=tmp_path / "spool" / f"{identity}.dcm",
+            header=InstanceHeader(**known | header),
+            content_digest=digest,
+            size=1000,
+            calling_ae_title="MODALITY",
+            calling_address="127.0.0.1",
+            received_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        )
+
+    return make

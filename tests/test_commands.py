@@ -30,6 +30,7 @@ from dicom_node.database import migrate, open_engine
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.retention import let_go
 from dicom_node.tables import InstanceState
 from inference.phantom import draw_phantom
 from inference.training import familiar
@@ -607,6 +608,24 @@ def test_retry_of_what_has_not_failed_says_so(command: Command, config: Path) ->
 
     assert status == 1
     assert "0 asked for again" in said
+
+
+@pytest.mark.usefixtures("failed")
+def test_retry_says_of_what_it_cannot_that_the_files_are_gone(
+    command: Command, config: Path
+) -> None:
+    settings = load(config, {})
+    engine = open_engine(settings.storage.database_url)
+    kept = settings.retention.model_copy(update={"failed_days": 1e-9})
+    let_go(engine, settings.storage.directory, kept)
+    engine.dispose()
+
+    status, said = command("retry", "--all", "--config", config)
+    _, state = command("status", "--json", "--config", config)
+
+    assert status == 1
+    assert said.startswith("0 asked for again\n1 not: their files were removed")
+    assert json.loads(state)["listed"][0]["files_removed_at"] > 0
 
 
 def test_retry_analyzes_again_what_is_named_though_it_was_not_analyzed(

@@ -1,176 +1,58 @@
 """The journal: what is recorded, and that work follows in the same transaction."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from uuid import uuid4
 
-import numpy as np
-import psycopg
 import pytest
 import sqlalchemy as sa
 from pydicom.uid import (
-    DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
-    ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
     generate_uid,
 )
 
-from config.destinations import Address, DicomDestination, SenderDestination
+from config.destinations import Address, SenderDestination
 from config.settings import StorageSettings
 from dicom_node.analyses import Answer, Conclusion
 from dicom_node.database import SchemaError, check_schema, migrate, open_engine
 from dicom_node.deliveries import StoredResult
 from dicom_node.errors import SamePictureError
-from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
-from dicom_node.outcome import Outcome, Verdict
+from dicom_node.outcome import Outcome
 from dicom_node.settlement import LONGEST_PAUSE_S, pause_s
 from dicom_node.tables import (
     DeliveryState,
     InstanceState,
     delivered_object,
-    delivery,
     event,
-    instance,
-    paused_destination,
-    result,
 )
-from inference.finding import Finding, ModelIdentity, OperatingPoint
-
-STORED = Outcome(Verdict.STORED, 0x0000, "")
-RETRY = Outcome(Verdict.RETRY, 0xA700, "0xA700 Out of Resources")
-BRIEFLY = Outcome(Verdict.RETRY_BRIEFLY, 0xA712, "0xA712 No Patient ID")
-LOST = Outcome(Verdict.RETRY, None, "no association with PACS")
-REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
+from inference.finding import OperatingPoint
+from tests.journals import (
+    ANSWER,
+    BRIEFLY,
+    LOST,
+    REFUSED,
+    RETRY,
+    STORED,
+    Receive,
+    destination,
+    state_of,
+    work,
+    work_item,
+)
 
 HAND = {"body_part": "HAND", "view_position": "AP", "laterality": "L"}
-ANSWER = Answer(
-    Finding(
-        probability=0.75,
-        operating_point=OperatingPoint.DEFINITE,
-        saliency=np.zeros((7, 7), np.float32),
-        arrow=None,
-        model=ModelIdentity("test", "1", "0" * 64),
-    ),
-    picture_digest="p" * 64,
-    identity_digest="i" * 64,
-    results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],
-)
-
-
-def destination(name: str, **changes: object) -> DicomDestination:
-    return DicomDestination(
-        name=name, type="dicom", ae_title="X", host="localhost", port=104, **changes
-    )
-
-
-@pytest.fixture(
-    scope="module",
-    params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)],
-)
-def create(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[], StorageSettings]:
-    """Makes an empty database."""
-
-    def make() -> StorageSettings:
-        directory, url = tmp_path_factory.mktemp("database"), ""
-        if request.param == "postgresql":
-            administration: str = request.getfixturevalue("postgresql")
-            name = f"test_{uuid4().hex}"
-            with psycopg.connect(administration, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {name}")
-            url = administration.replace("/postgres?", f"/{name}?")
-        return StorageSettings(directory=directory, database=url, min_free_mb=0)
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
-    """A migrated database for all tests of this file."""
-    storage = create()
-    migrate(storage)
-    return storage
-
-
-@pytest.fixture
-def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
-    """The engine of a database without rows: emptying is quicker than migrating."""
-    engine = open_engine(migrated.database_url)
-    with engine.begin() as connection:
-        for table in (delivered_object, delivery, result, event, instance):
-            connection.execute(table.delete())
-        connection.execute(paused_destination.delete())
-        connection.execute(work_item(engine).delete())
-    yield engine
-    engine.dispose()
-
-
-@pytest.fixture
-def journal(engine: sa.Engine, tmp_path: Path) -> Journal:
-    return Journal(engine, tmp_path, [destination("pacs"), destination("backup")])
-
-
-Receive = Callable[..., ReceivedInstance]
-
-
-@pytest.fixture
-def receive(tmp_path: Path) -> Receive:
-    def make(digest: str = "d1", **header: str) -> ReceivedInstance:
-        identity = uuid4().hex
-        (tmp_path / "spool").mkdir(exist_ok=True)
-        (tmp_path / "spool" / f"{identity}.dcm").touch()
-        known = {
-            "sop_class_uid": DigitalXRayImageStorageForPresentation,
-            "sop_instance_uid": generate_uid(),
-            "transfer_syntax_uid": ExplicitVRLittleEndian,
-            "study_instance_uid": "1.2.3",
-        }
-        return ReceivedInstance(
-            id=identity,
-            path=tmp_path / "spool" / f"{identity}.dcm",
-            header=InstanceHeader(**known | header),
-            content_digest=digest,
-            size=1000,
-            calling_ae_title="MODALITY",
-            calling_address="127.0.0.1",
-            received_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
-        )
-
-    return make
-
-
-def work(engine: sa.Engine) -> list[tuple[str, str]]:
-    """What DBOS will run: ids and states of the work items, in their order."""
-    query = work_item(engine).select().order_by("workflow_uuid")
-    with engine.connect() as connection:
-        return [(row[0], row[1]) for row in connection.execute(query)]
-
-
-def work_item(engine: sa.Engine) -> sa.TableClause:
-    """DBOS's table of work, of which tests may know."""
-    schema = "dbos" if engine.dialect.name == "postgresql" else None
-    columns = sa.column("workflow_uuid"), sa.column("status")
-    return sa.table("workflow_status", *columns, schema=schema)
 
 
 def events(engine: sa.Engine) -> list[str]:
     with engine.connect() as connection:
         query = sa.select(event.c.kind).order_by(event.c.id)
         return list(connection.execute(query).scalars())
-
-
-def state_of(journal: Journal, instance: ReceivedInstance) -> str:
-    row = journal.load(instance.id)
-    assert row is not None
-    return str(row.state)
 
 
 def test_recording_an_instance_asks_for_its_analysis(

@@ -4,7 +4,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -147,59 +146,6 @@ def test_a_disk_that_is_full_at_the_first_byte_leaves_no_file(
     with pytest.raises(OutOfResourcesError, match="The disk is full"):
         spool.begin(b"preamble")
     assert files(spool) == []
-
-
-def test_a_sweep_removes_what_a_dead_writer_left_and_nothing_that_is_written(
-    spool: Spool,
-) -> None:
-    (spool.directory / "dead.part").touch()
-    (spool.directory.parent / "results" / "dead.part").touch()
-    alive = spool.begin(b"")
-
-    assert spool.sweep_unfinished() == 2
-    alive.keep()
-    alive.close()
-    assert files(spool) == [".dcm"]
-
-
-def kept(spool: Spool, *, age_s: float = 0) -> str:
-    arrival = spool.begin(b"")
-    arrival.keep()
-    arrival.close()
-    os.utime(arrival.path, (0, time.time() - age_s))
-    return arrival.id
-
-
-def test_a_sweep_removes_old_instances_that_no_journal_knows(spool: Spool) -> None:
-    known, orphan, young = kept(spool, age_s=99), kept(spool, age_s=99), kept(spool)
-
-    removed = spool.sweep({known}.intersection, older_than_s=10)
-
-    assert removed == 1
-    assert spool.path(known).exists()
-    assert spool.path(young).exists()
-    assert not spool.path(orphan).exists()
-
-
-def test_a_sweep_leaves_alone_what_is_being_recorded(spool: Spool) -> None:
-    arrival = spool.begin(b"")
-    arrival.keep()
-    os.utime(arrival.path, (0, 0))
-
-    assert spool.sweep(nobody, older_than_s=0) == 0
-    arrival.close()
-    assert spool.sweep(nobody, older_than_s=0) == 1
-
-
-def test_a_sweep_asks_again_once_nobody_can_be_recording(spool: Spool) -> None:
-    instance = kept(spool, age_s=99)
-    answers: list[set[str]] = [{instance}, set()]  # from the end
-
-    def recorded_meanwhile(_: Sequence[str]) -> set[str]:
-        return answers.pop()
-
-    assert spool.sweep(recorded_meanwhile, older_than_s=10) == 0
-    assert spool.path(instance).exists()
 
 
 def test_a_result_replaces_the_one_before_and_lies_below_the_directory(

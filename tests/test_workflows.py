@@ -334,6 +334,18 @@ def test_the_same_picture_that_is_analyzed_at_the_same_time_is_answered_once(
     assert row.same_picture_as == again.id
 
 
+def test_an_instance_whose_file_is_gone_fails_in_words(
+    work: Work, received: ReceivedInstance
+) -> None:
+    received.path.unlink()
+
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert row.state == InstanceState.FAILED
+    assert row.reason.startswith("Its file is gone from the disk; send")
+
+
 def test_the_same_picture_sent_again_has_the_results_delivered_again(
     work: Work, received: ReceivedInstance, archive: Archive
 ) -> None:

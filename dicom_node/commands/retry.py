@@ -26,12 +26,18 @@ def main() -> None:
     settings = load_or_exit(given.config)
     engine = open_or_exit(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
-    count = _retry(History(engine), journal, given)
-    sys.stdout.write(f"{count} asked for again\n")
-    sys.exit(0 if count else 1)
+    asked = _retry(History(engine), journal, given)
+    sys.stdout.write(f"{sum(asked)} asked for again\n")
+    if gone := len(asked) - sum(asked):
+        sys.stdout.write(
+            f"{gone} not: their files were removed, their time over ([retention] in "
+            "the settings). Send those instances again.\n"
+        )
+    sys.exit(0 if asked and all(asked) else 1)
 
 
-def _retry(history: History, journal: Journal, given: Namespace) -> int:
+def _retry(history: History, journal: Journal, given: Namespace) -> list[bool]:
+    """Ask again; returns of each whether it could be asked for."""
     named = history.by_uid(given.uid) if given.uid else []
     uids = {row.id for row in named} if given.uid else None
     analyses = [
@@ -45,11 +51,10 @@ def _retry(history: History, journal: Journal, given: Namespace) -> int:
         for instance_id, name in history.failed_deliveries()
         if given.destination in (None, name) and (uids is None or instance_id in uids)
     ]
-    for instance_id in analyses:
-        journal.analyze_again(instance_id)
-    for instance_id, name in deliveries:
-        journal.deliveries.retry(instance_id, name)
-    return len(analyses) + len(deliveries)
+    return [
+        *(journal.analyze_again(instance_id) for instance_id in analyses),
+        *(journal.deliveries.retry(*each) for each in deliveries),
+    ]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ SHOWN = (
     "operating_point",
     "calling_ae_title",
     "received_at",
+    "files_removed_at",
 )
 
 

@@ -22,6 +22,7 @@ from dicom_node.archive import Archive, start_archive
 from dicom_node.database import open_engine, reading
 from dicom_node.history import History
 from dicom_node.journal import Journal
+from dicom_node.leftovers import remove_orphans
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
@@ -146,7 +147,8 @@ class Night:
         settings = load(self.config, {})
         engine = open_engine(settings.storage.database_url)
         journal = Journal(engine, settings.storage.directory, settings.destinations)
-        Spool(settings.storage).sweep(journal.known, older_than_s=0)
+        known = journal.known, journal.known_results
+        remove_orphans(Spool(settings.storage), *known, older_than_s=0)
         with reading(engine) as connection:
             results = {row.path for row in connection.execute(result.select())}
         paths = {row.path for row in History(engine).recent(1_000_000)}

@@ -1,0 +1,147 @@
+"""Files and rows of what has ended, removed when their time is over.
+
+An instance has ended when nothing is to be done for it any more: what is not analyzed
+yet, on its way, held back or waiting for an archive's commitment is never touched, at
+any age. Its files go first, those of what failed later than those of what arrived; its
+rows after a time of their own, all revisions of a SOP Instance UID together, for one
+may stand on the results of another.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from config.settings import RetentionSettings
+from dicom_node.tables import (
+    InstanceState,
+    commitment,
+    delivered_object,
+    delivery,
+    event,
+    instance,
+    result,
+)
+
+DAY_S = 86400.0
+# SQLite lets one write at a time, and receivers wait for their turn: a batch takes some
+# ten milliseconds, and between two of them there is time for others.
+BATCH = 50
+PAUSE_S = 0.05
+# Of each minute; what a night of prefetched studies leaves is done in the next ones.
+LONGEST_S = 20.0
+GOES_ON = (InstanceState.RECEIVED, InstanceState.DELIVERING)
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """What was removed: the files of so many instances, and the rows of so many."""
+
+    files: int
+    rows: int
+
+
+def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo:
+    """Remove what has been kept for long enough, for some seconds at most.
+
+    Safe to be done by several workers at the same time.
+
+    Args:
+        engine: Of the journal.
+        directory: The storage directory.
+        kept: How long what is kept.
+
+    Raises:
+        OSError: A file cannot be removed.
+    """
+    until = time.monotonic() + LONGEST_S
+
+    def repeated(batch: Callable[[sa.Connection], int]) -> int:
+        done = 0
+        while time.monotonic() < until:
+            with engine.begin() as connection:
+                count = batch(connection)
+            done += count
+            if count < BATCH:
+                break
+            time.sleep(PAUSE_S)
+        return done
+
+    failed = instance.c.state == InstanceState.FAILED
+    well = instance.c.state.not_in([*GOES_ON, InstanceState.FAILED])
+    files = repeated(lambda c: _files(c, directory, failed, kept.failed_days))
+    files += repeated(lambda c: _files(c, directory, well, kept.delivered_days))
+    rows = repeated(lambda connection: _rows(connection, kept.journal_days))
+    repeated(lambda connection: _events(connection, kept.journal_days))
+    return LetGo(files, rows)
+
+
+def _files(
+    connection: sa.Connection,
+    directory: Path,
+    which: sa.ColumnElement[bool],
+    days: float,
+) -> int:
+    """Remove the files of some instances, and mark those.
+
+    In one transaction, so that nobody puts a file in place, or asks for an analysis,
+    in between. Should it not be committed, files are gone that may go anyway, and the
+    next sweep marks them.
+    """
+    query = (
+        sa.select(instance.c.id, instance.c.path)
+        .where(which, _over(days), instance.c.files_removed_at.is_(None))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    found = connection.execute(query).all()
+    ids = [row.id for row in found]
+    results = sa.select(result.c.path).where(result.c.instance_id.in_(ids))
+    for path in [row.path for row in found] + [*connection.execute(results).scalars()]:
+        (directory / path).unlink(missing_ok=True)
+    gone = instance.update().where(instance.c.id.in_(ids))
+    connection.execute(gone.values(files_removed_at=time.time()))
+    return len(ids)
+
+
+def _rows(connection: sa.Connection, days: float) -> int:
+    """Remove the rows of some UIDs; returns of how many instances."""
+    is_due = sa.and_(_over(days), instance.c.files_removed_at.is_not(None))
+    due = sa.select(instance.c.sop_instance_uid).where(is_due)
+    other = instance.alias()
+    stays = sa.or_(other.c.files_removed_at.is_(None), ~_over(days, other.c.ended_at))
+    same_uid = other.c.sop_instance_uid == instance.c.sop_instance_uid
+    due = due.where(~sa.exists().where(same_uid, stays)).limit(BATCH)
+    uids = connection.execute(due).scalars().all()
+    query = sa.select(
+        instance.c.id, instance.c.sop_instance_uid, is_due.label("is_due")
+    ).where(instance.c.sop_instance_uid.in_(uids))
+    found = connection.execute(query.with_for_update()).all()
+    # One may have come again just before it was locked.
+    again = {row.sop_instance_uid for row in found if not row.is_due}
+    return _forget(
+        connection, [row.id for row in found if row.sop_instance_uid not in again]
+    )
+
+
+def _forget(connection: sa.Connection, ids: Sequence[str]) -> int:
+    """Remove what the journal says of some instances, the leaves first."""
+    for table in (commitment, delivered_object, delivery, result, event):
+        connection.execute(table.delete().where(table.c.instance_id.in_(ids)))
+    return connection.execute(instance.delete().where(instance.c.id.in_(ids))).rowcount
+
+
+def _events(connection: sa.Connection, days: float) -> int:
+    """Remove old events that concern no single instance."""
+    old = sa.and_(event.c.instance_id.is_(None), _over(days, event.c.at))
+    some = sa.select(event.c.id).where(old).limit(BATCH)
+    return connection.execute(event.delete().where(event.c.id.in_(some))).rowcount
+
+
+def _over(
+    days: float, since: sa.ColumnElement[float] = instance.c.ended_at
+) -> sa.ColumnElement[bool]:
+    """Tell that so many days have passed; 0: they never have."""
+    return since < time.time() - days * DAY_S if days else sa.false()

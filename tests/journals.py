@@ -1,0 +1,62 @@
+"""What tests of the journal write into it, and read from it."""
+
+from collections.abc import Callable
+
+import numpy as np
+import sqlalchemy as sa
+
+from config.destinations import DicomDestination
+from dicom_node.analyses import Answer
+from dicom_node.deliveries import StoredResult
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+
+STORED = Outcome(Verdict.STORED, 0x0000, "")
+RETRY = Outcome(Verdict.RETRY, 0xA700, "0xA700 Out of Resources")
+BRIEFLY = Outcome(Verdict.RETRY_BRIEFLY, 0xA712, "0xA712 No Patient ID")
+LOST = Outcome(Verdict.RETRY, None, "no association with PACS")
+REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
+
+ANSWER = Answer(
+    Finding(
+        probability=0.75,
+        operating_point=OperatingPoint.DEFINITE,
+        saliency=np.zeros((7, 7), np.float32),
+        arrow=None,
+        model=ModelIdentity("test", "1", "0" * 64),
+    ),
+    picture_digest="p" * 64,
+    identity_digest="i" * 64,
+    results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],
+)
+
+
+Receive = Callable[..., ReceivedInstance]
+
+
+def destination(name: str, **changes: object) -> DicomDestination:
+    return DicomDestination(
+        name=name, type="dicom", ae_title="X", host="localhost", port=104, **changes
+    )
+
+
+def work(engine: sa.Engine) -> list[tuple[str, str]]:
+    """What DBOS will run: ids and states of the work items, in their order."""
+    query = work_item(engine).select().order_by("workflow_uuid")
+    with engine.connect() as connection:
+        return [(row[0], row[1]) for row in connection.execute(query)]
+
+
+def work_item(engine: sa.Engine) -> sa.TableClause:
+    """DBOS's table of work, of which tests may know."""
+    schema = "dbos" if engine.dialect.name == "postgresql" else None
+    columns = sa.column("workflow_uuid"), sa.column("status")
+    return sa.table("workflow_status", *columns, schema=schema)
+
+
+def state_of(journal: Journal, instance: ReceivedInstance) -> str:
+    row = journal.load(instance.id)
+    assert row is not None
+    return str(row.state)
