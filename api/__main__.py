@@ -7,6 +7,10 @@ import uvicorn
 
 from api.app import create_app
 from api.connection import PunctualProtocol
+from api.people import Tell, audited
+from config.settings import Settings
+from dicom_node.audit.trail import auditing
+from dicom_node.database import migrate, open_engine, writing_or_exit
 from dicom_node.process import begin_role, load_or_exit, role_parser, settled_or_exit
 
 DRAIN_S = 30
@@ -23,8 +27,21 @@ def main() -> None:
     settled_or_exit(settings.api)
     # One team of threads a process: busy-waiting, two of them slow each other down.
     torch.set_num_threads(1)
-    config = uvicorn.Config(
-        create_app(settings),
+    sockets = None if given.fd is None else [socket.socket(fileno=given.fd)]
+    storage, by_hand = settings.storage, given.supervisor is None
+    if by_hand and not storage.database:
+        with writing_or_exit(storage):
+            migrate(storage)
+    engine = open_engine(storage.database_url)
+    with auditing(settings, engine, "api", by_hand=by_hand) as tell:
+        if not stop.is_set():
+            # uvicorn stops on these signals by itself, and passes them on when it has.
+            uvicorn.Server(_served(settings, audited(tell))).run(sockets)
+
+
+def _served(settings: Settings, tell: Tell) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(settings, tell=tell),
         host=settings.api.host,
         port=settings.api.port,
         http=PunctualProtocol,
@@ -35,10 +52,6 @@ def main() -> None:
         timeout_graceful_shutdown=DRAIN_S,
         server_header=False,
     )
-    sockets = None if given.fd is None else [socket.socket(fileno=given.fd)]
-    if not stop.is_set():
-        # uvicorn stops on these signals by itself, and passes them on when it has.
-        uvicorn.Server(config).run(sockets)
 
 
 if __name__ == "__main__":

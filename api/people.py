@@ -9,10 +9,13 @@ from fastapi import Request
 from starlette.concurrency import run_in_threadpool
 
 from config.access import Role
+from dicom_node.audit.event import AuditEvent
+from dicom_node.audit.event import What as Audited
 
 logger = logging.getLogger(__name__)
 
 What = Literal["login", "login failed", "logout", "refused", "viewed"]
+SOMEBODY = "somebody"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +56,19 @@ What it raises fails the request."""
 
 def log_event(event: AccessEvent) -> None:
     """Log an event in one line."""
-    who = event.person.name if event.person else "somebody"
+    who = event.person.name if event.person else SOMEBODY
     logger.info("%s: %s at %s, %s", event.what, who, event.address, event.about)
+
+
+def audited(tell: Callable[[AuditEvent], None]) -> Tell:
+    """Compose what makes an event known to the log and to the audit trail."""
+
+    def both(event: AccessEvent) -> None:
+        log_event(event)
+        who = event.person.name if event.person else SOMEBODY
+        tell(AuditEvent(Audited(event.what), who, event.address, event.about))
+
+    return both
 
 
 async def told(request: Request, what: What, about: str) -> None:

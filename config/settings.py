@@ -26,7 +26,7 @@ PREFIX = "FRACTURE_NODE__"
 # Keys that hold a path, wherever they stand.
 PATHS = frozenset(
     {
-        *("directory", "weights", "ca_bundle"),
+        *("directory", "weights", "ca_bundle", "file"),
         *("certificate", "private_key", "client_authorities"),
         *("tls_certificate", "tls_private_key", "tls_authorities"),
     }
@@ -120,6 +120,13 @@ class RetentionSettings(Table):
     delivered_days: float = Field(ge=0)
     failed_days: float = Field(ge=0)
     journal_days: float = Field(ge=0)
+    audit_days: float = Field(ge=0)
+
+
+class AuditSettings(Table):
+    """The audit trail, which is in the journal's database in any case."""
+
+    file: Path | None
 
 
 class LogSettings(Table):
@@ -139,6 +146,7 @@ class Settings(Table):
     results: ResultSettings
     api: ApiSettings
     retention: RetentionSettings
+    audit: AuditSettings
     log: LogSettings
     destinations: Annotated[
         tuple[Destination, ...], AfterValidator(names_are_unique)

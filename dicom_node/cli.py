@@ -19,6 +19,7 @@ COMMANDS = {
     "check": ("dicom_node.commands.check", "validate settings, model, destinations"),
     "token": ("dicom_node.commands.token", "make a token for the page and /predict"),
     "status": ("dicom_node.commands.status", "show what happened to instances"),
+    "audit": ("dicom_node.commands.audit", "show who did or saw what"),
     "retry": ("dicom_node.commands.retry", "try again what failed"),
     "analyze": ("dicom_node.commands.analyze", "analyze files and folders"),
     "send": ("dicom_node.commands.send", "send DICOM files to an AE"),

@@ -15,7 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from dbos import DBOS
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from config.settings import StorageSettings
 
@@ -100,6 +100,19 @@ def migrate(storage: StorageSettings) -> None:
     with engine.begin() as connection:
         _apply(connection)
     engine.dispose()
+
+
+@contextmanager
+def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
+    """End the process in words where the first writes of a start fail."""
+    try:
+        yield
+    except (OSError, DBAPIError) as error:
+        why = error.orig if isinstance(error, DBAPIError) else error
+        sys.exit(
+            f"The node cannot write to {storage.directory}: {why}. See that this "
+            "user may, that the disk is not read-only and not full."
+        )
 
 
 def check_schema(engine: sa.Engine) -> None:

@@ -26,6 +26,8 @@ from dicom_node.admission import (
     Rejection,
     places_folder,
 )
+from dicom_node.audit.event import AuditEvent, What
+from dicom_node.audit.trail import Tell, auditing
 from dicom_node.commitment_report import Settle, answer
 from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.counting import Counting
@@ -56,7 +58,9 @@ DRAIN_S = 30.0
 ABORT_S = 2.0
 M_ARENA_MAX = -8  # malloc.h
 
-OnRejected = Callable[[str, str, str], None]
+OnAsked = Callable[[str, str, str], None]
+"""Told the calling AE title and address of each who asks for an association, and why it
+is rejected; an empty reason: it is not."""
 
 
 def main() -> None:
@@ -73,8 +77,13 @@ def main() -> None:
     spool = Spool(settings.storage)
     asks = any(each.commitment for each in settings.destinations)
     settle = journal.commitments.settle if asks else None
-    with Counting(engine) as count:
-        run(where, spool, _recorder(journal, spool), sockets, stop, settle, count)
+    by_hand = given.supervisor is None
+    with (
+        Counting(engine) as count,
+        auditing(settings, engine, "receiver", by_hand=by_hand) as tell,
+    ):
+        accept, asked = _recorder(journal, spool), _doorkeeper(tell)
+        run(where, spool, accept, sockets, stop, asked, settle=settle, count=count)
 
 
 def _recorder(journal: Journal, spool: Spool) -> Accept:
@@ -87,12 +96,31 @@ def _recorder(journal: Journal, spool: Spool) -> Accept:
     return accept
 
 
+def log_rejection(calling_ae_title: str, address: str, reason: str) -> None:
+    """Log that an association was rejected, if there is a reason."""
+    if reason:
+        logger.warning("Rejected %s at %s: %s", calling_ae_title, address, reason)
+
+
+def _doorkeeper(tell: Tell) -> OnAsked:
+    """Compose what makes an association known to the log and to the audit trail."""
+
+    def asked(calling_ae_title: str, address: str, reason: str) -> None:
+        what = What.REJECTED if reason else What.OPENED
+        tell(AuditEvent(what, calling_ae_title, address, reason))
+        log_rejection(calling_ae_title, address, reason)
+
+    return asked
+
+
 def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,
     sockets: Listening,
     stop: threading.Event,
+    on_asked: OnAsked = log_rejection,
+    *,
     settle: Settle | None = None,
     count: Count = ignore,
 ) -> None:
@@ -109,7 +137,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
             ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
     remove_unfinished(spool)
     receiver = start_receiver(
-        settings, spool, accept, sockets, settle=settle, count=count
+        settings, spool, accept, sockets, on_asked, settle=settle, count=count
     )
     logger.info("%s listens on port %d", settings.ae_title, receiver.port)
     stop.wait()
@@ -118,17 +146,12 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
         logger.warning("Associations still open after %.0f s were aborted", DRAIN_S)
 
 
-def log_rejection(calling_ae_title: str, address: str, reason: str) -> None:
-    """Log that an association was rejected."""
-    logger.warning("Rejected %s at %s: %s", calling_ae_title, address, reason)
-
-
 def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,
     sockets: Listening,
-    on_rejected: OnRejected = log_rejection,
+    on_asked: OnAsked = log_rejection,
     *,
     settle: Settle | None = None,
     count: Count = ignore,
@@ -143,8 +166,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
             threads at once.
         sockets: The sockets to accept from, plain or under TLS; other processes may
             share them.
-        on_rejected: Told the calling AE title, address and reason of each association
-            that is rejected.
+        on_asked: Told who asks for an association, and why it is rejected.
         settle: Records what an archive reports that it commits itself to keep; None
             where no archive is asked, and none is heard.
         count: Takes what happens that no journal records.
@@ -153,7 +175,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     # log what peers write.
     _config.LOG_HANDLER_LEVEL = "none"
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
-    return Receiver(settings, storing, sockets, on_rejected, settle)
+    return Receiver(settings, storing, sockets, on_asked, settle)
 
 
 class Receiver:
@@ -168,13 +190,13 @@ class Receiver:
         settings: ReceiverSettings,
         storing: Storing,
         sockets: Listening,
-        on_rejected: OnRejected,
+        on_asked: OnAsked,
         settle: Settle | None,
     ) -> None:
         """Start to serve; see start_receiver."""
         self.port: int = next(iter(sockets)).getsockname()[1]
         self._storing = storing
-        self._on_rejected = on_rejected
+        self._on_asked = on_asked
         self._settle = settle
         self._limit = settings.max_instance_mb * MB
         self._ae = _application_entity(settings)
@@ -233,9 +255,11 @@ class Receiver:
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:
         """Admit or reject an association, before anything is negotiated."""
         decision = self._admit(connection)
+        who = connection.calling_ae_title, connection.address
         if isinstance(decision, Place):
             connection.held.callback(decision.give_back)
             self._storing.count(one(ACCEPTED))
+            self._on_asked(*who, "")
             if self._settle and connection.would_serve(STORAGE_COMMITMENT):
                 contexts = [*self._contexts, reporting_context()]
                 connection.acceptor.supported_contexts = contexts
@@ -244,8 +268,7 @@ class Receiver:
         connection.acse.send_reject(*how)
         connection.kill()
         self._storing.count(one(REJECTED, decision.reason))
-        calling = connection.calling_ae_title
-        self._on_rejected(calling, connection.address, decision.reason)
+        self._on_asked(*who, decision.reason)
 
     def _admit(self, connection: Connection) -> Place | Rejection:
         try:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from config.settings import RetentionSettings
 from dicom_node.tables import (
     InstanceState,
+    audit,
     commitment,
     delivered_object,
     delivery,
@@ -74,7 +75,9 @@ def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo
     files = repeated(lambda c: _files(c, directory, failed, kept.failed_days))
     files += repeated(lambda c: _files(c, directory, well, kept.delivered_days))
     rows = repeated(lambda connection: _rows(connection, kept.journal_days))
-    repeated(lambda connection: _events(connection, kept.journal_days))
+    no_instance = event.c.instance_id.is_(None)
+    repeated(lambda c: _old(c, event, no_instance, kept.journal_days))
+    repeated(lambda c: _old(c, audit, sa.true(), kept.audit_days))
     return LetGo(files, rows)
 
 
@@ -133,11 +136,15 @@ def _forget(connection: sa.Connection, ids: Sequence[str]) -> int:
     return connection.execute(instance.delete().where(instance.c.id.in_(ids))).rowcount
 
 
-def _events(connection: sa.Connection, days: float) -> int:
-    """Remove old events that concern no single instance."""
-    old = sa.and_(event.c.instance_id.is_(None), _over(days, event.c.at))
-    some = sa.select(event.c.id).where(old).limit(BATCH)
-    return connection.execute(event.delete().where(event.c.id.in_(some))).rowcount
+def _old(
+    connection: sa.Connection,
+    table: sa.Table,
+    which: sa.ColumnElement[bool],
+    days: float,
+) -> int:
+    """Remove old rows that belong to no instance."""
+    some = sa.select(table.c.id).where(which, _over(days, table.c.at)).limit(BATCH)
+    return connection.execute(table.delete().where(table.c.id.in_(some))).rowcount
 
 
 def _over(

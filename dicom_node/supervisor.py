@@ -19,10 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
-from sqlalchemy.exc import DBAPIError
-
 from config.settings import Settings
-from dicom_node.database import migrate
+from dicom_node.audit.trail import record, started, stopped
+from dicom_node.database import migrate, writing_or_exit
 from dicom_node.ports import FD, TLS_FD, open_ports
 from dicom_node.process import (
     begin_role,
@@ -128,16 +127,11 @@ class Node:
     def __enter__(self) -> Self:
         """Bring an SQLite database up to date and start the roles."""
         storage = self._settings.storage
-        try:
+        with writing_or_exit(storage):
             if not storage.database:
                 migrate(storage)
             self._announce()
-        except (OSError, DBAPIError) as error:
-            why = error.orig if isinstance(error, DBAPIError) else error
-            sys.exit(
-                f"The node cannot write to {storage.directory}: {why}. See that this "
-                "user may, that the disk is not read-only and not full."
-            )
+            record(self._settings, "serve", started(self._settings))
         for role in self.roles:
             role.start()
         return self
@@ -147,6 +141,7 @@ class Node:
         for role in self.roles:
             if role.process is not None:
                 role.process.terminate()
+        record(self._settings, "serve", stopped())
         deadline = time.monotonic() + DRAIN_S
         for role in self.roles:
             _end(role, deadline - time.monotonic())

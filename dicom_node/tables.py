@@ -129,6 +129,20 @@ event = sa.Table(
     sa.Column("detail", sa.Text),
 )
 
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("at", sa.Double),
+    sa.Column("role", sa.Text),
+    sa.Column("what", sa.Text),
+    sa.Column("who", sa.Text),
+    sa.Column("address", sa.Text),
+    sa.Column("about", sa.Text),
+    sa.Column("sop_instance_uid", sa.Text),
+    sa.Column("times", sa.Integer),
+)
+
 tally = sa.Table(
     "tally",
     metadata,

@@ -19,6 +19,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 
 from config.destinations import SenderDestination
 from config.settings import Settings
+from dicom_node.audit.trail import record, started
 from dicom_node.database import SchemaError, check_schema, open_engine
 from dicom_node.journal import Journal
 from dicom_node.pipeline import make_pipeline
@@ -55,6 +56,8 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_or_exit(given.config)
     stop = begin_role(f"worker-{given.slot}", given.supervisor, settings.log.format)
+    if given.supervisor is None:
+        record(settings, f"worker-{given.slot}", started(settings))
     with _slot(settings.storage.directory, given.slot):
         try:
             run(settings, given.slot, stop)

@@ -25,6 +25,7 @@ from dicom_node.database import migrate, open_engine
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.tables import (
+    audit,
     commitment,
     delivered_object,
     delivery,
@@ -177,7 +178,8 @@ def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
     with engine.begin() as connection:
         for table in (commitment, delivered_object, delivery, result, event, instance):
             connection.execute(table.delete())
-        connection.execute(paused_destination.delete())
+        for other in (paused_destination, audit):
+            connection.execute(other.delete())
         connection.execute(work_item(engine).delete())
     yield engine
     engine.dispose()

@@ -26,7 +26,7 @@ PATIENCE_S = 120.0  # a machine may be busy; what is waited for comes much soone
 class Served:
     """A node in processes of its own; may be killed and started again.
 
-    `before` stands before its command, as `setpriv` would.
+    `before` stands before its command, as `setpriv` would; `title` is whom it lets in.
     """
 
     def __init__(
@@ -34,8 +34,10 @@ class Served:
         config: Path,
         before: Sequence[str] = (),
         environment: Mapping[str, str] = NOTHING,
+        title: str = "TEST",
     ) -> None:
         self._config = config
+        self._title = title
         self._ports = config.parent / "node" / "run" / "ports.json"
         self._before = before
         self._environment = environment
@@ -79,7 +81,7 @@ class Served:
         return found
 
     def _echoes(self) -> bool:
-        outcome = echo(self.address, calling_ae_title="TEST")
+        outcome = echo(self.address, calling_ae_title=self._title)
         return outcome.verdict is Verdict.STORED
 
 

@@ -1,5 +1,6 @@
 """Each command as a user types it: what it prints, how it ends."""
 
+import getpass
 import importlib
 import json
 import os
@@ -587,6 +588,10 @@ def test_status_tells_people_and_programs_what_failed_and_retry_tries_again(
     assert state["listed"][0]["reason"] == REASON
     assert again == (0, "1 asked for again\n")
     assert json.loads(after)["instances"] == {"received": 1}
+    _, audited = command("audit", "--json", "--config", config)
+    (event,) = map(json.loads, audited.splitlines())
+    assert (event["what"], event["who"]) == ("asked for again", getpass.getuser())
+    assert event["sop_instance_uid"] == "2.25.7"
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["retry", "--all"]])

@@ -12,6 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 from config.destinations import TransferSyntax
 from config.settings import load
 from dicom_node import admission, commitment, errors, tls
+from dicom_node.audit.event import What
+from dicom_node.audit.message import KINDS, Kind
 from dicom_node.codecs import DECODABLE
 from dicom_node.commitment_report import Remedy, remedy_of
 from dicom_node.commitments import REPORT_WAIT_S
@@ -248,6 +250,17 @@ def test_every_cipher_suite_is_listed() -> None:
     assert "TLS 1.2 and 1.3" in section("DICOM TLS, by setting")
     assert context.minimum_version is TLSVersion.TLSv1_2
     assert f"port {load(None, {}).tls.port} by" in section("DICOM TLS, by setting")
+
+
+def test_every_audit_message_is_listed_with_its_codes() -> None:
+    def row(what: What, kind: Kind) -> str:
+        type_ = " ".join(kind.type) if kind.type else ""
+        cells = (what, " ".join(kind.event), type_, kind.action, kind.outcome)
+        return f"|{'|'.join(f' {each} ' if each else ' ' for each in cells)}|"
+
+    lines = [line for line in section("Audit trail").splitlines() if line[:1] == "|"]
+
+    assert lines[2:] == [row(what, kind) for what, kind in KINDS.items()]
 
 
 def test_a_heatmap_says_what_is_said_of_it() -> None:

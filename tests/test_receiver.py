@@ -95,7 +95,7 @@ class Node:
     receiver: Receiver
     spool: Spool
     inbox: Inbox
-    rejected: list[tuple[str, str, str]]
+    asked: list[tuple[str, str, str]]
     counted: list[Tally]
     files: Path
     opened: list[Association] = field(default_factory=list)
@@ -151,6 +151,11 @@ class Node:
         path.write_bytes(bytes(128) + b"DICM" + encode_file_meta(meta) + content)
         return path
 
+    @property
+    def rejected(self) -> list[tuple[str, str, str]]:
+        """Calling AE title, address and reason of who was rejected."""
+        return [each for each in self.asked if each[2]]
+
     def counts(self, family: Family) -> list[str]:
         """What was counted of a family, by the value of its label."""
         return [each.label for each in self.counted if each.name == family.name]
@@ -177,17 +182,17 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             update={"directory": tmp_path / "data", "min_free_mb": min_free_mb}
         )
         spool, inbox = Spool(storage), Inbox()
-        rejected: list[tuple[str, str, str]] = []
+        asked: list[tuple[str, str, str]] = []
         counted: list[Tally] = []
         receiver = start_receiver(
             receiver_settings(**changes),
             spool,
             inbox,
             {listen("127.0.0.1", 0): None},
-            lambda *what: rejected.append(what),
+            lambda *who: asked.append(who),
             count=counted.append,
         )
-        nodes.append(Node(receiver, spool, inbox, rejected, counted, tmp_path))
+        nodes.append(Node(receiver, spool, inbox, asked, counted, tmp_path))
         return nodes[-1]
 
     yield start

@@ -1,6 +1,7 @@
 """What has ended goes when its time is over, and nothing else ever does."""
 
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import sqlalchemy as sa
 from config.settings import RetentionSettings, load
 from dicom_node import retention
 from dicom_node.analyses import Conclusion
+from dicom_node.audit.event import AuditEvent, What
 from dicom_node.deliveries import StoredResult
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
@@ -17,6 +19,7 @@ from dicom_node.retention import DAY_S, LetGo, let_go
 from dicom_node.tables import (
     DeliveryState,
     InstanceState,
+    audit,
     commitment,
     delivered_object,
     delivery,
@@ -34,10 +37,17 @@ from tests.journals import (
     state_of,
 )
 
-KEPT = RetentionSettings(delivered_days=7, failed_days=30, journal_days=365)
+KEPT = RetentionSettings(
+    delivered_days=7, failed_days=30, journal_days=365, audit_days=2190
+)
 NOBODY = Conclusion(InstanceState.NOT_ANALYZED, "a chest")
 BROKEN = Conclusion(InstanceState.FAILED, "broken")
 TABLES = (commitment, delivered_object, delivery, result, event, instance)
+
+
+def row(event: AuditEvent) -> dict[str, object]:
+    who = {"who": event.who, "address": event.address, "about": event.about}
+    return {"what": event.what, **who, "role": "api", "times": 1}
 
 
 class Keeper:
@@ -323,11 +333,27 @@ def test_all_revisions_of_a_uid_go_together(keeper: Keeper, receive: Receive) ->
     assert keeper.sweep() == LetGo(files=0, rows=2)
 
 
+def test_the_audit_trail_is_kept_for_a_time_of_its_own(keeper: Keeper) -> None:
+    event = AuditEvent(What.VIEWED, "anna", about="/")
+    with keeper.engine.begin() as connection:
+        for days in (2189, 2191):
+            at = time.time() - days * DAY_S
+            connection.execute(audit.insert().values(**row(event), at=at))
+
+    keeper.sweep()
+
+    with keeper.engine.connect() as connection:
+        (left,) = connection.execute(audit.select())
+    assert left.at > time.time() - 2190 * DAY_S
+
+
 def test_zero_days_are_for_ever(keeper: Keeper, receive: Receive) -> None:
     keeper.delivered(receive())
     keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, BROKEN)
     keeper.pass_days(10_000)
-    zero = RetentionSettings(delivered_days=0, failed_days=0, journal_days=0)
+    zero = RetentionSettings(
+        delivered_days=0, failed_days=0, journal_days=0, audit_days=0
+    )
 
     assert keeper.sweep(zero) == LetGo(files=0, rows=0)
     assert keeper.sweep(zero.model_copy(update={"failed_days": 1})).files == 1

@@ -7,6 +7,8 @@ that was known already, but under another identity, then gets results under its 
 import sys
 from argparse import Namespace
 
+from dicom_node.audit.event import AuditedInstance, AuditEvent, What
+from dicom_node.audit.trail import Tell, auditing, os_user
 from dicom_node.database import open_or_exit
 from dicom_node.history import History
 from dicom_node.journal import Journal
@@ -26,7 +28,8 @@ def main() -> None:
     settings = load_or_exit(given.config)
     engine = open_or_exit(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
-    asked = _retry(History(engine), journal, given)
+    with auditing(settings, engine, "retry") as tell:
+        asked = _retry(History(engine), journal, given, tell)
     sys.stdout.write(f"{sum(asked)} asked for again\n")
     if gone := len(asked) - sum(asked):
         sys.stdout.write(
@@ -36,7 +39,9 @@ def main() -> None:
     sys.exit(0 if asked and all(asked) else 1)
 
 
-def _retry(history: History, journal: Journal, given: Namespace) -> list[bool]:
+def _retry(
+    history: History, journal: Journal, given: Namespace, tell: Tell
+) -> list[bool]:
     """Ask again; returns of each whether it could be asked for."""
     named = history.by_uid(given.uid) if given.uid else []
     uids = {row.id for row in named} if given.uid else None
@@ -51,10 +56,20 @@ def _retry(history: History, journal: Journal, given: Namespace) -> list[bool]:
         for instance_id, name in history.failed_deliveries()
         if given.destination in (None, name) and (uids is None or instance_id in uids)
     ]
+    for instance_id in {*analyses, *(each for each, _ in deliveries)}:
+        _tell(journal, instance_id, tell)
     return [
         *(journal.analyze_again(instance_id) for instance_id in analyses),
         *(journal.deliveries.retry(*each) for each in deliveries),
     ]
+
+
+def _tell(journal: Journal, instance_id: str, tell: Tell) -> None:
+    row = journal.load(instance_id)
+    if row is not None:
+        uids = row.study_instance_uid, row.sop_class_uid, row.sop_instance_uid
+        it = AuditedInstance(*uids)
+        tell(AuditEvent(What.ASKED_AGAIN, os_user(), instance=it))
 
 
 if __name__ == "__main__":

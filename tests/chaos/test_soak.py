@@ -30,6 +30,7 @@ RETENTION = f"""
 delivered_days = {MINUTE:.6f}
 failed_days = {MINUTE:.6f}
 journal_days = {2 * MINUTE:.6f}
+audit_days = {2 * MINUTE:.6f}
 """
 
 

@@ -1,0 +1,215 @@
+"""Writes events down, in a thread of its own: whoever tells of one never waits.
+
+Each is a row and, by setting, a message in a file. The same event again within a minute
+is counted, and written with its count when the minute is over: a peer that is rejected
+a thousand times is two rows. While the database is away, events wait in memory; with a
+process that is killed goes what it was told in the last moment, and its counts.
+"""
+
+import getpass
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from io import FileIO
+from pathlib import Path
+from queue import Empty, Full, Queue
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.settings import Settings
+from dicom_node.audit.event import AuditEvent, What, disclosed, plain
+from dicom_node.audit.message import Source, message
+from dicom_node.database import open_engine
+from dicom_node.tables import audit
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[AuditEvent], None]
+"""Takes an event. Never waits, never raises; for all threads."""
+
+MOST_WAITING = 10_000
+SAME_FOR_S = 60.0
+PAUSE_S = 0.2
+AWAY_S = 1.0  # until a database that was away is asked again
+LONGEST_END_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event that is to be written: when, and how often up to then."""
+
+    event: AuditEvent
+    at: float
+    times: int = 1
+
+
+def ignore(_event: AuditEvent) -> None:
+    """Tell nobody: for tests, and for what is used without a node."""
+
+
+def os_user() -> str:
+    """The user of this machine whom this process belongs to."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return str(os.getuid())
+
+
+@contextmanager
+def auditing(
+    settings: Settings, engine: sa.Engine, role: str, *, by_hand: bool = False
+) -> Iterator[Tell]:
+    """Write down what this process is told, until the end; gives what to tell it.
+
+    Args:
+        settings: Of the node.
+        engine: Of the journal.
+        role: Of this process.
+        by_hand: Tell of its start and end, too. For roles, the supervisor does.
+    """
+    node = f"{settings.receiver.ae_title}@{socket.gethostname()}"
+    trail = Trail(engine, Source(node, role, os.getpid()), settings.audit.file)
+    try:
+        if by_hand:
+            trail.tell(started(settings))
+        yield trail.tell
+    finally:
+        if by_hand:
+            trail.tell(stopped())
+        trail.close()
+
+
+def record(settings: Settings, role: str, event: AuditEvent) -> None:
+    """Write one event down, and wait for that, some seconds at most."""
+    engine = open_engine(settings.storage.database_url)
+    with auditing(settings, engine, role) as tell:
+        tell(event)
+    engine.dispose()
+
+
+def started(settings: Settings) -> AuditEvent:
+    """Make the event of a start, with the settings in force."""
+    return AuditEvent(What.STARTED, os_user(), about=disclosed(settings))
+
+
+def stopped() -> AuditEvent:
+    """Make the event of an end."""
+    return AuditEvent(What.STOPPED, os_user())
+
+
+class Trail:
+    """The trail of one process."""
+
+    def __init__(self, engine: sa.Engine, source: Source, file: Path | None) -> None:
+        """Begin to write; see auditing."""
+        self._engine = engine
+        self._source = source
+        self._file = file
+        self._told: Queue[AuditEvent] = Queue(MOST_WAITING)
+        self._lost = 0
+        self._seen: dict[AuditEvent, Entry] = {}
+        self._rows: list[Entry] = []
+        self._not_before = 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_writing, name="audit")
+        self._thread.start()
+
+    def tell(self, event: AuditEvent) -> None:
+        """Take an event; see Tell."""
+        try:
+            self._told.put_nowait(event)
+        except Full:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._ended.set()
+        self._thread.join()
+
+    def _keep_writing(self) -> None:
+        while not self._ended.wait(PAUSE_S):
+            self._write(time.time())
+        until = time.monotonic() + LONGEST_END_S
+        self._write(float("inf"))
+        while self._rows and time.monotonic() < until:
+            time.sleep(PAUSE_S)
+            self._write_rows()
+        if lost := self._lost + len(self._rows):
+            logger.error("%s audit events could not be written", lost)
+
+    def _write(self, now: float) -> None:
+        """Write what was told since, and how often what came again."""
+        fresh = [*self._new(), *self._over(now)]
+        self._write_file(fresh)
+        self._rows += fresh
+        self._write_rows()
+
+    def _new(self) -> Iterator[Entry]:
+        """Take what was told; count what was told a moment ago."""
+        while True:
+            try:
+                event = self._told.get_nowait()
+            except Empty:
+                return
+            if known := self._seen.get(event):
+                self._seen[event] = replace(known, times=known.times + 1)
+            else:
+                entry = Entry(event, time.time())
+                self._seen[event] = replace(entry, times=0)
+                yield entry
+
+    def _over(self, now: float) -> list[Entry]:
+        """Forget what was seen a minute ago; what came again since is to be told."""
+        old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
+        for each in old:
+            del self._seen[each.event]
+        return [Entry(e.event, time.time(), e.times) for e in old if e.times]
+
+    def _write_rows(self) -> None:
+        too_many = max(len(self._rows) - MOST_WAITING, 0)
+        self._lost += too_many
+        del self._rows[:too_many]
+        if not self._rows or time.monotonic() < self._not_before:
+            return
+        try:
+            with self._engine.begin() as connection:
+                rows = [_row(each, self._source) for each in self._rows]
+                connection.execute(audit.insert(), rows)
+        except SQLAlchemyError:
+            self._not_before = time.monotonic() + AWAY_S
+            return
+        self._rows = []
+
+    def _write_file(self, entries: list[Entry]) -> None:
+        """Append messages, a line each; opened anew, so that it may be rotated."""
+        if self._file is None or not entries:
+            return
+        lines = [message(e.event, self._source, e.at, e.times) for e in entries]
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        try:
+            with FileIO(os.open(self._file, flags, 0o600), "a") as file:
+                # At once: other processes append to it, too.
+                file.write("".join(f"{line}\n" for line in lines).encode())
+        except OSError as error:
+            words = "Cannot write %s messages to audit.file: %s. The rows have them."
+            logger.error(words, len(lines), error.strerror)  # noqa: TRY400
+
+
+def _row(entry: Entry, source: Source) -> dict[str, object]:
+    event = entry.event
+    return {
+        "at": entry.at,
+        "role": source.role,
+        "what": event.what,
+        "who": plain(event.who),
+        "address": plain(event.address),
+        "about": plain(event.about),
+        "sop_instance_uid": event.instance and event.instance.sop_instance_uid,
+        "times": entry.times,
+    }

@@ -1,0 +1,47 @@
+"""Shows who did or saw what, newest first."""
+
+import json
+import sys
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.table import Table
+
+from dicom_node.audit.event import What
+from dicom_node.commands.status import WIDTH
+from dicom_node.database import open_or_exit, reading
+from dicom_node.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.tables import audit
+
+COLUMNS = ("what", "who", "address", "about", "times")
+
+
+def main() -> None:
+    """Print the last rows of the audit trail."""
+    parser = role_parser("audit", __doc__)
+    parser.add_argument("--limit", type=int, default=50, help="events to list")
+    parser.add_argument("--json", action="store_true", help="one object a line")
+    given = parser.parse_args()
+    keep_files_private()
+    engine = open_or_exit(load_or_exit(given.config).storage.database_url)
+    query = audit.select().order_by(audit.c.at.desc()).limit(given.limit)
+    with reading(engine) as connection:
+        rows = [dict(row) for row in connection.execute(query).mappings()]
+    if given.json:
+        sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
+        return
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(width=width, markup=False, emoji=False, highlight=False)
+    table = Table("at (UTC)", *COLUMNS)
+    for row in rows:
+        at = datetime.fromtimestamp(row["at"], tz=UTC)
+        is_start = row["what"] == What.STARTED
+        about = "settings: see --json" if is_start else row["about"]
+        row["about"] = row["sop_instance_uid"] or about
+        shown = (str(row[name]) for name in COLUMNS)
+        table.add_row(f"{at:%Y-%m-%d %H:%M:%S}", *shown)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

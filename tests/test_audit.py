@@ -1,0 +1,374 @@
+"""Who did or saw what is written down, and nobody who tells of it ever waits."""
+
+import base64
+import json
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree as ET
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
+
+from config.settings import load
+from dicom_node.audit import trail as module
+from dicom_node.audit.event import AuditedInstance, AuditEvent, What, disclosed
+from dicom_node.audit.message import KINDS, Source, message
+from dicom_node.audit.trail import MOST_WAITING, Trail
+from dicom_node.tables import audit
+
+SOURCE = Source("FRACTURE_AI@host", "api", 42)
+INSTANCE = AuditedInstance("1.2.3", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3.4")
+EVENTS = {
+    What.STARTED: AuditEvent(What.STARTED, "root", about='{"receiver": {}}'),
+    What.STOPPED: AuditEvent(What.STOPPED, "root"),
+    What.OPENED: AuditEvent(What.OPENED, "DX1", "10.0.0.1"),
+    What.REJECTED: AuditEvent(What.REJECTED, "X", "10.0.0.9", "unknown"),
+    What.LOGGED_IN: AuditEvent(What.LOGGED_IN, "anna", "10.0.0.2", "/login"),
+    What.LOGIN_FAILED: AuditEvent(What.LOGIN_FAILED, "somebody", "fe80::1", "/login"),
+    What.LOGGED_OUT: AuditEvent(What.LOGGED_OUT, "anna", "pc.example", "/logout"),
+    What.REFUSED: AuditEvent(What.REFUSED, "anna", "10.0.0.2", "/retry"),
+    What.VIEWED: AuditEvent(What.VIEWED, "anna", "10.0.0.2", "/predict"),
+    What.ASKED_AGAIN: AuditEvent(What.ASKED_AGAIN, "root", instance=INSTANCE),
+}
+# PS3.15 A.5.1: children in their order, the attributes that each must and may have.
+CHILDREN = {
+    "AuditMessage": "EventIdentification (ActiveParticipant )+"
+    "(AuditSourceIdentification )+(ParticipantObjectIdentification )*",
+    "EventIdentification": "EventID (EventTypeCode )*(EventOutcomeDescription )?",
+    "ActiveParticipant": "(RoleIDCode )*(MediaIdentifier )?(UserIDTypeCode )?",
+    "AuditSourceIdentification": "(AuditSourceTypeCode )*",
+    "ParticipantObjectIdentification": "ParticipantObjectIDTypeCode "
+    "(ParticipantObjectName |ParticipantObjectQuery )"
+    "(ParticipantObjectDetail )*(ParticipantObjectDescription )*",
+    "ParticipantObjectDescription": "(MPPS )*(Accession )*(SOPClass )*",
+    "SOPClass": "(Instance )*",
+}
+CODED = ({"csd-code", "codeSystemName", "originalText"}, {"displayName"})
+ATTRIBUTES: dict[str, tuple[set[str], set[str]]] = {
+    "EventIdentification": (
+        {"EventActionCode", "EventDateTime", "EventOutcomeIndicator"},
+        set(),
+    ),
+    "EventID": CODED,
+    "EventTypeCode": CODED,
+    "RoleIDCode": CODED,
+    "ParticipantObjectIDTypeCode": CODED,
+    "ActiveParticipant": (
+        {"UserID", "UserIsRequestor"},
+        {
+            *("AlternativeUserID", "UserName"),
+            *("NetworkAccessPointID", "NetworkAccessPointTypeCode"),
+        },
+    ),
+    "AuditSourceIdentification": ({"AuditSourceID"}, {"AuditEnterpriseSiteID"}),
+    "AuditSourceTypeCode": ({"csd-code"}, set()),
+    "ParticipantObjectIdentification": (
+        {"ParticipantObjectID"},
+        {
+            *("ParticipantObjectTypeCode", "ParticipantObjectTypeCodeRole"),
+            *("ParticipantObjectDataLifeCycle", "ParticipantObjectSensitivity"),
+        },
+    ),
+    "ParticipantObjectDetail": ({"type", "value"}, set()),
+    "SOPClass": ({"NumberOfInstances"}, {"UID"}),
+    "Instance": ({"UID"}, set()),
+}
+
+
+def checked(text: str) -> ET.Element:
+    """Parse a message, and hold it against the schema."""
+    assert "\n" not in text
+    root = ET.fromstring(text)  # noqa: S314 - ours
+    assert root.tag == "AuditMessage"
+    for each in root.iter():
+        must, may = ATTRIBUTES.get(each.tag, (set(), set()))
+        assert must <= each.attrib.keys() <= must | may, each.tag
+        children = "".join(f"{child.tag} " for child in each)
+        assert re.fullmatch(CHILDREN.get(each.tag, ""), children), each.tag
+    return root
+
+
+def code(root: ET.Element, path: str) -> str:
+    found = root.find(path)
+    assert found is not None
+    return f"{found.get('csd-code')} {found.get('originalText')}"
+
+
+@pytest.mark.parametrize("what", What)
+def test_each_event_is_a_message_after_the_schema(what: What) -> None:
+    event = EVENTS[what]
+
+    root = checked(message(event, SOURCE, 0.25, times=2))
+
+    identification = root.find("EventIdentification")
+    assert identification is not None
+    assert identification.get("EventDateTime") == "1970-01-01T00:00:00.250+00:00"
+    us, them = root.findall("ActiveParticipant")
+    assert us.get("UserID") == "api@FRACTURE_AI@host"
+    assert (them.get("UserID"), them.get("UserIsRequestor")) == (event.who, "true")
+    assert them.get("NetworkAccessPointID", "") == event.address
+    told = root.findtext("EventIdentification/EventOutcomeDescription")
+    assert told is not None
+    assert told.endswith("2 times")
+
+
+def test_the_codes_are_those_of_the_standard() -> None:
+    told = {each: checked(message(EVENTS[each], SOURCE, 0)) for each in What}
+    codes = {
+        each: code(root, "EventIdentification/EventID") for each, root in told.items()
+    }
+
+    assert KINDS.keys() == set(What)
+    assert codes[What.STARTED] == codes[What.STOPPED] == "110100 Application Activity"
+    assert codes[What.LOGGED_IN] == "110114 User Authentication"
+    assert codes[What.VIEWED] == "110103 DICOM Instances Accessed"
+    assert codes[What.REJECTED] == codes[What.REFUSED] == "110113 Security Alert"
+    types = {
+        each: root.find("EventIdentification/EventTypeCode")
+        for each, root in told.items()
+    }
+    login, refused = types[What.LOGIN_FAILED], types[What.REFUSED]
+    assert login is not None
+    assert refused is not None
+    assert login.get("csd-code") == "110122"
+    assert refused.get("csd-code") == "110132"
+
+
+def test_an_instance_is_named_by_study_class_and_uid() -> None:
+    root = checked(message(EVENTS[What.ASKED_AGAIN], SOURCE, 0))
+
+    (study,) = root.findall("ParticipantObjectIdentification")
+    sop_class = study.find("ParticipantObjectDescription/SOPClass")
+    assert sop_class is not None
+    assert study.get("ParticipantObjectID") == INSTANCE.study_instance_uid
+    assert code(study, "ParticipantObjectIDTypeCode") == "110180 Study Instance UID"
+    assert sop_class.get("UID") == INSTANCE.sop_class_uid
+    assert [each.get("UID") for each in sop_class] == [INSTANCE.sop_instance_uid]
+
+
+def test_the_settings_in_force_are_in_the_message_of_a_start() -> None:
+    root = checked(message(EVENTS[What.STARTED], SOURCE, 0))
+
+    detail = root.find("ParticipantObjectIdentification/ParticipantObjectDetail")
+    assert detail is not None
+    assert json.loads(base64.b64decode(detail.get("value", ""))) == {"receiver": {}}
+
+
+@pytest.mark.parametrize(
+    "words", ["<b>&amp;\"'", "a\0b", "\x1b[31m", "\ud800", "a\r\nb", "\uffff", "Анна"]
+)
+def test_whatever_somebody_is_called_the_message_is_xml(words: str) -> None:
+    event = AuditEvent(What.REFUSED, words, words, words)
+
+    root = checked(message(event, SOURCE, 0))
+
+    _, them = root.findall("ActiveParticipant")
+    expected = re.sub("[\0\x1b\ud800\r\n\uffff]", "\ufffd", words)
+    assert them.get("UserID") == expected
+
+
+def test_settings_are_disclosed_without_their_secrets(tmp_path: Path) -> None:
+    (tmp_path / "node.toml").write_text(
+        """
+[storage]
+database = "postgresql://node:hunter2@db.example/node"
+[api]
+tokens = [
+    { name = "a", role = "viewer", sha256 = "%s" },
+    { name = "b", role = "operator", env = "PAGE_TOKEN" },
+]
+[[destinations]]
+name = "web"
+type = "stow"
+url = "https://pacs.example.org/dicom-web"
+token_env = "PACS_TOKEN"
+"""
+        % ("ab" * 32)
+    )
+    secrets = {"PAGE_TOKEN": "hunter3" * 5, "PACS_TOKEN": "hunter4"}
+
+    said = disclosed(load(tmp_path / "node.toml", secrets))
+
+    tree = json.loads(said)
+    assert "hunter" not in said
+    assert "abab" not in said
+    assert tree["storage"]["database"] == "postgresql://hidden"
+    assert [each["env"] for each in tree["api"]["tokens"]] == [None, "PAGE_TOKEN"]
+    assert tree["destinations"][0]["token_env"] == "PACS_TOKEN"  # noqa: S105 - a name
+    assert tree["receiver"]["ae_title"] == "FRACTURE_AI"
+    assert tree.keys() == set(type(load(None, {})).model_fields)
+
+
+@contextmanager
+def writing(engine: sa.Engine, file: Path | None = None) -> Iterator[Trail]:
+    trail = Trail(engine, SOURCE, file)
+    try:
+        yield trail
+    finally:
+        trail.close()
+
+
+def rows(engine: sa.Engine) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        return [
+            dict(r)
+            for r in connection.execute(audit.select().order_by(audit.c.id)).mappings()
+        ]
+
+
+def messages(file: Path) -> list[ET.Element]:
+    return [checked(line) for line in file.read_text().splitlines()]
+
+
+def test_each_event_is_a_row_and_a_message(engine: sa.Engine, tmp_path: Path) -> None:
+    file = tmp_path / "audit.xml"
+    before = time.time()
+
+    with writing(engine, file) as trail:
+        for each in EVENTS.values():
+            trail.tell(each)
+
+    written = rows(engine)
+    assert [each["what"] for each in written] == list(EVENTS)
+    assert [each["who"] for each in written] == [e.who for e in EVENTS.values()]
+    assert written[-1]["sop_instance_uid"] == INSTANCE.sop_instance_uid
+    assert all(before <= each["at"] <= time.time() for each in written)
+    assert {each["role"] for each in written} == {"api"}
+    assert len(messages(file)) == len(EVENTS)
+    assert file.stat().st_mode & 0o077 == 0
+
+
+def test_what_happens_again_and_again_is_counted(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    one, other = EVENTS[What.REJECTED], EVENTS[What.VIEWED]
+
+    with writing(engine, tmp_path / "audit.xml") as trail:
+        for _ in range(1000):
+            trail.tell(one)
+        trail.tell(other)
+
+    told = [(each["what"], each["times"]) for each in rows(engine)]
+    assert told == [(one.what, 1), (other.what, 1), (one.what, 999)]
+    *_, last = messages(tmp_path / "audit.xml")
+    said = last.findtext("EventIdentification/EventOutcomeDescription")
+    assert said == "unknown, 999 times"
+
+
+def test_after_a_minute_the_same_is_told_anew(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SAME_FOR_S", 0)
+    event = EVENTS[What.OPENED]
+
+    with writing(engine) as trail:
+        for count in (1, 2):
+            trail.tell(event)
+            until(lambda n=count: len(rows(engine)) == n)
+
+    assert [each["times"] for each in rows(engine)] == [1, 1]
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again: what another thread will do has no event of ours."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.01)
+
+
+def test_while_the_database_is_away_events_wait(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away, tried = True, threading.Event()
+    begin = engine.begin
+
+    def sometimes() -> Any:  # noqa: ANN401 - what the engine gives
+        if away:
+            tried.set()
+            raise OperationalError("", {}, Exception("away"))
+        return begin()
+
+    monkeypatch.setattr(engine, "begin", sometimes)
+    with writing(engine) as trail:
+        trail.tell(EVENTS[What.VIEWED])
+        assert tried.wait(20)
+        tried.clear()
+        assert tried.wait(20)
+        away = False
+
+    assert [each["what"] for each in rows(engine)] == [What.VIEWED]
+
+
+def test_what_cannot_be_written_is_said_to_be_lost(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def never() -> Any:  # noqa: ANN401 - what the engine gives
+        raise OperationalError("", {}, Exception("away"))
+
+    monkeypatch.setattr(engine, "begin", never)
+    monkeypatch.setattr(module, "LONGEST_END_S", 0)
+    with writing(engine) as trail:
+        trail.tell(EVENTS[What.VIEWED])
+
+    assert "1 audit events could not be written" in caplog.text
+    assert "anna" not in caplog.text
+
+
+def test_who_tells_never_waits_however_much_there_is(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "PAUSE_S", 60)  # nobody takes anything meanwhile
+    many = MOST_WAITING + 10
+
+    with writing(engine) as trail:
+        started = time.monotonic()
+        for number in range(many):
+            trail.tell(replace(EVENTS[What.VIEWED], about=f"/{number}"))
+        took = time.monotonic() - started
+
+    assert took < 5
+    assert len(rows(engine)) == MOST_WAITING
+    assert "10 audit events could not be written" in caplog.text
+
+
+def test_a_file_that_was_rotated_is_opened_anew(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    file, old = tmp_path / "audit.xml", tmp_path / "audit.xml.1"
+
+    with writing(engine, file) as trail:
+        trail.tell(EVENTS[What.LOGGED_IN])
+        until(file.exists)
+        file.rename(old)
+        trail.tell(EVENTS[What.LOGGED_OUT])
+
+    assert len(messages(old)) == len(messages(file)) == 1
+
+
+def test_a_file_that_cannot_be_written_costs_no_row(
+    engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.ERROR), writing(engine, tmp_path) as trail:
+        trail.tell(EVENTS[What.VIEWED])
+
+    assert len(rows(engine)) == 1
+    assert "Cannot write 1 messages to audit.file: Is a directory" in caplog.text
+
+
+def test_a_name_that_no_database_holds_is_written_as_far_as_it_can_be(
+    engine: sa.Engine,
+) -> None:
+    with writing(engine) as trail:
+        trail.tell(AuditEvent(What.OPENED, "a\0b\ud800c"))
+        trail.tell(EVENTS[What.VIEWED])
+
+    assert [each["who"] for each in rows(engine)] == ["a\ufffdb\ufffdc", "anna"]
