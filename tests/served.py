@@ -69,20 +69,25 @@ class Served:
 
     def roles(self, module: str) -> list[int]:
         """Process ids of a role."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*"):
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-                parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-            except (FileNotFoundError, ProcessLookupError):
-                continue
-            if module.encode() in words and int(parent) == self.process.pid:
-                found.append(int(entry.name))
-        return found
+        return children(self.process.pid, module)
 
     def _echoes(self) -> bool:
         outcome = echo(self.address, calling_ae_title=self._title)
         return outcome.verdict is Verdict.STORED
+
+
+def children(parent: int, module: str) -> list[int]:
+    """Process ids of the children of a process that run a module."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            its_parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if module.encode() in words and int(its_parent) == parent:
+            found.append(int(entry.name))
+    return found
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

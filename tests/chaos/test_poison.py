@@ -12,7 +12,7 @@ from pydicom import dcmread
 from pydicom.uid import RLELossless
 
 from tests.chaos.night import Night, lost, mixed, push, studies_in
-from tests.served import made_endless, reasons, wait_for
+from tests.served import children, made_endless, reasons, wait_for
 
 pytestmark = pytest.mark.chaos
 
@@ -20,7 +20,7 @@ INSTANCES = 15
 TIMEOUT_S, MEMORY_MB = 4, 1024
 # Of 16 bits: 13 MB of file, 800 MB once decoded, and again for each step that copies.
 SIDE = 20_000
-CHILD = b"dicom_node.decoding_process"
+DECODER = "dicom_node.decoding_process"
 
 
 def test_a_decoder_that_crashes_hangs_or_bloats_costs_no_other_instance(
@@ -69,13 +69,7 @@ def make_large(path: Path) -> None:
 
 def killed(workers: list[int]) -> bool:
     """Kill the decoder of a worker while it is at work; whether there was one."""
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (entry / "cmdline").read_bytes().split(b"\0")
-            parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if CHILD in words and int(parent) in workers:
-            os.kill(int(entry.name), signal.SIGKILL)
-            return True
-    return False
+    decoders = [pid for worker in workers for pid in children(worker, DECODER)]
+    for pid in decoders:
+        os.kill(pid, signal.SIGKILL)
+    return bool(decoders)
