@@ -62,17 +62,27 @@ class History:
             return connection.execute(query.order_by(instance.c.revision)).all()
 
     def failed_analyses(self) -> Sequence[str]:
-        """Ids of the instances that have no answer because something failed."""
+        """Ids of the instances that have no answer because something failed.
+
+        Of those that still have their files.
+        """
         query = sa.select(instance.c.id).where(
-            instance.c.state == InstanceState.FAILED, instance.c.probability.is_(None)
+            instance.c.state == InstanceState.FAILED,
+            instance.c.probability.is_(None),
+            instance.c.files_removed_at.is_(None),
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().all()
 
     def failed_deliveries(self) -> Sequence[tuple[str, str]]:
-        """(Instance id, destination) of each delivery that failed for good."""
+        """(Instance id, destination) of each delivery that failed for good.
+
+        Of those whose files are still there.
+        """
         query = sa.select(delivery.c.instance_id, delivery.c.destination).where(
-            delivery.c.state == DeliveryState.FAILED
+            delivery.c.state == DeliveryState.FAILED,
+            instance.c.id == delivery.c.instance_id,
+            instance.c.files_removed_at.is_(None),
         )
         with reading(self._engine) as connection:
             return [(row[0], row[1]) for row in connection.execute(query)]

@@ -240,10 +240,11 @@ class Journal:
         """
         said = f"from {received.calling_ae_title}, the same bytes"
         note(connection, row.id, "received again", said)
+        is_gone = answering.files_removed_at is not None
+        if is_gone:
+            answering = row  # whose own file is there, since it came again
         if answering.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
             return
-        if answering.files_removed_at is not None:
-            answering = row  # whose file has just come
         # Whoever sent it now is who waits for what goes back to the sender.
         who = {
             "calling_ae_title": received.calling_ae_title,
@@ -253,12 +254,8 @@ class Journal:
         connection.execute(renamed.values(**who))
         failed = answering.state == InstanceState.FAILED
         unanswered = failed and answering.probability is None
-        is_gone = answering.files_removed_at is not None
-        if (
-            is_gone
-            or unanswered
-            or self.deliveries.are_outdated(connection, answering.id)
-        ):
+        anew = is_gone or unanswered
+        if anew or self.deliveries.are_outdated(connection, answering.id):
             self._analyze_again(connection, answering.id)
         else:
             self.deliveries.again(connection, answering.id)

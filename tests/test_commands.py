@@ -625,11 +625,13 @@ def test_retry_says_of_what_it_cannot_that_the_files_are_gone(
     let_go(engine, settings.storage.directory, kept)
     engine.dispose()
 
-    status, said = command("retry", "--all", "--config", config)
+    _, everything = command("retry", "--all", "--config", config)
+    status, said = command("retry", "--uid=2.25.7", "--config", config)
     _, state = command("status", "--json", "--config", config)
 
+    assert everything == "0 asked for again\n"
     assert status == 1
-    assert said.startswith("0 asked for again\n1 not: their files were removed")
+    assert said.startswith("0 asked for again\n1 not: the files were removed")
     assert json.loads(state)["listed"][0]["files_removed_at"] > 0
 
 

@@ -280,6 +280,25 @@ def test_a_revision_that_comes_again_does_not_count_on_the_results_of_one_that_i
     assert state_of(keeper.journal, first) == InstanceState.DELIVERED
 
 
+def test_a_revision_with_a_file_has_results_of_its_own_when_those_it_shared_are_gone(
+    keeper: Keeper, receive: Receive
+) -> None:
+    first = receive()
+    keeper.delivered(first)
+    keeper.pass_days(8)
+    second = receive("d2", sop_instance_uid=first.header.sop_instance_uid)
+    keeper.receive(second)
+    same = replace(NOBODY, same_picture_as=first.id)
+    keeper.journal.analyses.conclude(second.id, 1, same)
+    assert keeper.sweep().files == 1
+    again = receive("d2", sop_instance_uid=first.header.sop_instance_uid)
+
+    assert not keeper.journal.record(again)
+
+    assert state_of(keeper.journal, second) == InstanceState.RECEIVED
+    assert state_of(keeper.journal, first) == InstanceState.DELIVERED
+
+
 def test_a_file_that_survives_its_removal_is_known_to_nobody(
     keeper: Keeper, receive: Receive
 ) -> None:

@@ -6,6 +6,9 @@ that was known already, but under another identity, then gets results under its 
 
 import sys
 from argparse import Namespace
+from typing import Any
+
+import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditedInstance, AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing, os_user
@@ -30,11 +33,11 @@ def main() -> None:
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     with auditing(settings, engine, "retry") as tell:
         asked = _retry(History(engine), journal, given, tell)
-    sys.stdout.write(f"{sum(asked)} asked for again\n")
-    if gone := len(asked) - sum(asked):
+    sys.stdout.write(f"{asked.count(True)} asked for again\n")
+    if gone := asked.count(False):
         sys.stdout.write(
-            f"{gone} not: their files were removed, their time over ([retention] in "
-            "the settings). Send those instances again.\n"
+            f"{gone} not: the files were removed, their time over ([retention] in the "
+            "settings). Send the instance again.\n"
         )
     sys.exit(0 if asked and all(asked) else 1)
 
@@ -50,7 +53,7 @@ def _retry(
         for each in history.failed_analyses()
         if not given.destination and (uids is None or each in uids)
     ]
-    analyses += [each.id for each in named if each.state == InstanceState.NOT_ANALYZED]
+    analyses += [each.id for each in named if _is_left_out(each)]
     deliveries = [
         (instance_id, name)
         for instance_id, name in history.failed_deliveries()
@@ -62,6 +65,12 @@ def _retry(
         *(journal.analyze_again(instance_id) for instance_id in analyses),
         *(journal.deliveries.retry(*each) for each in deliveries),
     ]
+
+
+def _is_left_out(row: sa.Row[Any]) -> bool:
+    """Tell whether what is named is not among what failed: not analyzed, or gone."""
+    gone = row.state == InstanceState.FAILED and row.files_removed_at is not None
+    return gone or row.state == InstanceState.NOT_ANALYZED
 
 
 def _tell(journal: Journal, instance_id: str, tell: Tell) -> None:
