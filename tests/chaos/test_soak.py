@@ -6,7 +6,9 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 import sqlalchemy as sa
@@ -127,8 +129,8 @@ def probing(node: Served, api_port: int) -> Callable[[threading.Event], None]:
             with socket.create_connection(where) as scanner:
                 scanner.sendall(b"GET / HTTP/1.1\r\n\r\n")
             for page in ("readyz", "metrics", ""):
-                with opener.open(f"http://127.0.0.1:{api_port}/{page}") as answer:
-                    answer.read()
+                with suppress(HTTPError):  # a 503 of /readyz while the model loads
+                    opener.open(f"http://127.0.0.1:{api_port}/{page}").read()
 
     return probe
 
