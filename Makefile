@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check chaos soak audit bench build clean
+.PHONY: run test check chaos mutations soak audit bench build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -18,6 +18,10 @@ test: $(INSTALLED)
 # setpriv, DCMTK, PostgreSQL and libfaketime.
 chaos: $(INSTALLED)
 	$(BIN)/python -m pytest tests/chaos -m chaos
+
+# Three thousand harmed instances, by C-STORE, /predict and analyze.
+mutations: $(INSTALLED)
+	$(BIN)/python -m pytest tests/chaos -m mutations
 
 # Twenty minutes of traffic: does anything grow?
 soak: $(INSTALLED)

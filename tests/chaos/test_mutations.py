@@ -13,7 +13,7 @@ from tests.mutated import Node, Row, analyzed, mutated_node, originals, table
 from tests.mutations import Sample, mutations
 
 # Of what the sender reads to send it; the node is in processes of its own.
-pytestmark = [pytest.mark.chaos, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.mutations, pytest.mark.filterwarnings("ignore")]
 SEED = int(os.environ.get("FRACTURE_NODE_SEED", "1"))
 COUNT = int(os.environ.get("FRACTURE_NODE_MUTATIONS", "3000"))
 LARGEST_HARMED = 200_000  # bytes; larger files cost minutes and break no other way
