@@ -40,6 +40,7 @@ SHORT = (
     *(b"LT", b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
 )
 PIXEL_DATA = int(Tag("PixelData"))
+NOTHING = "2.25.0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +64,10 @@ class Sample:
     @property
     def part10(self) -> bytes:
         """The same as a file (PS3.10 7.1)."""
+        # A file must name something, though the dataset does not.
         meta = create_file_meta(
-            sop_class_uid=UID(self.sop_class_uid),
-            sop_instance_uid=UID(self.sop_instance_uid),
+            sop_class_uid=UID(self.sop_class_uid or NOTHING),
+            sop_instance_uid=UID(self.sop_instance_uid or NOTHING),
             transfer_syntax=UID(self.syntax),
         )
         return bytes(128) + b"DICM" + encode_file_meta(meta) + self.dataset
