@@ -21,7 +21,7 @@ from config.settings import load
 from dicom_node.audit import trail as module
 from dicom_node.audit.event import AuditedInstance, AuditEvent, What, disclosed
 from dicom_node.audit.message import KINDS, Source, message
-from dicom_node.audit.trail import MOST_WAITING, Trail
+from dicom_node.audit.trail import MOST_DIFFERENT, MOST_WAITING, Trail
 from dicom_node.tables import audit
 
 SOURCE = Source("FRACTURE_AI@host", "api", 42)
@@ -319,7 +319,7 @@ def test_what_cannot_be_written_is_said_to_be_lost(
     with writing(engine) as trail:
         trail.tell(EVENTS[What.VIEWED])
 
-    assert "1 audit events could not be written" in caplog.text
+    assert "1 audit events were not written" in caplog.text
     assert "anna" not in caplog.text
 
 
@@ -336,8 +336,28 @@ def test_who_tells_never_waits_however_much_there_is(
         took = time.monotonic() - started
 
     assert took < 5
-    assert len(rows(engine)) == MOST_WAITING
-    assert "10 audit events could not be written" in caplog.text
+    assert len(rows(engine)) == MOST_DIFFERENT
+    assert f"{many - MOST_DIFFERENT} audit events were not" in caplog.text
+
+
+def test_an_error_of_ours_ends_no_trail(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = threading.Event()
+
+    def fail(*_: object) -> None:
+        failed.set()
+        raise ValueError("anna")
+
+    with writing(engine) as trail:
+        with monkeypatch.context() as patch:
+            patch.setattr(Trail, "_write_rows", fail)
+            trail.tell(EVENTS[What.LOGGED_IN])
+            assert failed.wait(20)
+        trail.tell(EVENTS[What.LOGGED_OUT])
+
+    assert [each["what"] for each in rows(engine)] == [What.LOGGED_IN, What.LOGGED_OUT]
+    assert "Cannot write the audit trail" in caplog.text
 
 
 def test_a_file_that_was_rotated_is_opened_anew(

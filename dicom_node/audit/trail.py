@@ -35,6 +35,8 @@ Tell = Callable[[AuditEvent], None]
 
 MOST_WAITING = 10_000
 SAME_FOR_S = 60.0
+# Different ones within that time: whoever calls under ever new names fills no disk.
+MOST_DIFFERENT = 1_000
 PAUSE_S = 0.2
 AWAY_S = 1.0  # until a database that was away is asked again
 LONGEST_END_S = 5.0
@@ -140,15 +142,23 @@ class Trail:
         while self._rows and time.monotonic() < until:
             time.sleep(PAUSE_S)
             self._write_rows()
-        if lost := self._lost + len(self._rows):
-            logger.error("%s audit events could not be written", lost)
+        self._lost += len(self._rows)
+        self._tell_of_loss()
 
     def _write(self, now: float) -> None:
         """Write what was told since, and how often what came again."""
-        fresh = [*self._new(), *self._over(now)]
-        self._write_file(fresh)
-        self._rows += fresh
-        self._write_rows()
+        try:
+            fresh = [*self._new(), *self._over(now)]
+            self._rows += fresh
+            self._write_file(fresh)
+            self._write_rows()
+        except Exception:
+            logger.exception("Cannot write the audit trail")
+
+    def _tell_of_loss(self) -> None:
+        lost, self._lost = self._lost, 0
+        if lost:
+            logger.error("%s audit events were not written", lost)
 
     def _new(self) -> Iterator[Entry]:
         """Take what was told; count what was told a moment ago."""
@@ -159,6 +169,8 @@ class Trail:
                 return
             if known := self._seen.get(event):
                 self._seen[event] = replace(known, times=known.times + 1)
+            elif len(self._seen) >= MOST_DIFFERENT:
+                self._lost += 1
             else:
                 entry = Entry(event, time.time())
                 self._seen[event] = replace(entry, times=0)
@@ -169,6 +181,8 @@ class Trail:
         old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
         for each in old:
             del self._seen[each.event]
+        if old:  # once a minute or so
+            self._tell_of_loss()
         return [Entry(e.event, time.time(), e.times) for e in old if e.times]
 
     def _write_rows(self) -> None:
