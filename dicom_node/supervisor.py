@@ -40,6 +40,10 @@ WATCH_S = 0.2
 SOUND_AFTER_S = 10.0
 LONGEST_PAUSE_S = 30.0
 DRAIN_S = 40.0
+# Senders wait for the receivers, which come first. The others import the model's library
+# for seconds, on all cores, and so let them go ahead.
+FIRST_TO_WAIT = "worker-0"
+HEAD_START_S = 1.0
 
 
 def main() -> None:
@@ -133,6 +137,8 @@ class Node:
             self._announce()
             record(self._settings, "serve", started(self._settings))
         for role in self.roles:
+            if role.name == FIRST_TO_WAIT:
+                time.sleep(HEAD_START_S)
             role.start()
         return self
 

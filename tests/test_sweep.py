@@ -1,5 +1,6 @@
 """What workers do with work that ended in an error, or that others left."""
 
+import logging
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -11,13 +12,18 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from pydicom.uid import DigitalXRayImageStorageForProcessing
 
 from config.destinations import DicomDestination
-from config.settings import StorageSettings
-from dicom_node.analyses import Answer
+from config.settings import StorageSettings, load
+from dicom_node.analyses import Answer, Conclusion
 from dicom_node.database import migrate, open_engine
 from dicom_node.deliveries import StoredResult
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import TWIN_WAIT_S, Journal
-from dicom_node.sweep import catch_up_with_the_clock, sweep_work, take_over
+from dicom_node.sweep import (
+    catch_up_with_the_clock,
+    sweep_ended,
+    sweep_work,
+    take_over,
+)
 from dicom_node.tables import InstanceState
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 
@@ -142,3 +148,24 @@ def test_what_a_worker_left_whose_slot_is_no_more_is_taken_over_on_its_machine(
     states = [each.status for each in DBOS.list_workflows(sort_desc=False)]
     engine.dispose()
     assert states == list(left.values())
+
+
+def test_what_has_been_kept_for_long_enough_goes_with_one_line_in_the_log(
+    journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    record(journal, tmp_path, "a")
+    journal.analyses.conclude("a", 1, Conclusion(InstanceState.FAILED, "broken"))
+    engine = journal._engine
+    defaults = load(None, {})
+    storage = defaults.storage.model_copy(update={"directory": tmp_path})
+    short = defaults.retention.model_copy(update={"failed_days": 1e-9})
+    settings = defaults.model_copy(update={"storage": storage, "retention": short})
+
+    with caplog.at_level(logging.INFO):
+        sweep_ended(engine, settings)
+        sweep_ended(engine, settings)
+
+    removed = [each for each in caplog.messages if each.startswith("Removed the files")]
+    assert removed == [
+        "Removed the files of 1 instances and the rows of 0, their time over"
+    ]
