@@ -40,7 +40,7 @@ WATCH_S = 0.2
 SOUND_AFTER_S = 10.0
 LONGEST_PAUSE_S = 30.0
 DRAIN_S = 40.0
-# Senders wait for the receivers, which come first. The others import the model's library
+# Senders wait for the receivers, which come first. The others import torch and the like
 # for seconds, on all cores, and so let them go ahead.
 FIRST_TO_WAIT = "worker-0"
 HEAD_START_S = 1.0

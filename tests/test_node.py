@@ -250,6 +250,7 @@ def test_work_of_a_worker_that_is_no_more_is_taken_over(
 ) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
     with serving(config) as node:
+        wait_for(lambda: node.roles("dicom_node.worker") != [])
         (worker,) = node.roles("dicom_node.worker")
         os.kill(worker, signal.SIGSTOP)  # it takes up nothing
         send([path], node.address, calling_ae_title="TEST")
