@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from config.settings import RetentionSettings
 from dicom_node.tables import (
+    DeliveryState,
     InstanceState,
     audit,
     commitment,
@@ -70,8 +71,13 @@ def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo
             time.sleep(PAUSE_S)
         return done
 
-    failed = instance.c.state == InstanceState.FAILED
-    well = instance.c.state.not_in([*GOES_ON, InstanceState.FAILED])
+    # A notice may fail, too, of what was not analyzed.
+    undelivered = sa.exists().where(
+        delivery.c.instance_id == instance.c.id,
+        delivery.c.state == DeliveryState.FAILED,
+    )
+    failed = sa.or_(instance.c.state == InstanceState.FAILED, undelivered)
+    well = sa.and_(instance.c.state.not_in(GOES_ON), ~failed)
     files = repeated(lambda c: _files(c, directory, failed, kept.failed_days))
     files += repeated(lambda c: _files(c, directory, well, kept.delivered_days))
     rows = repeated(lambda connection: _rows(connection, kept.journal_days))

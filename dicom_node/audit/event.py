@@ -72,7 +72,7 @@ def disclosed(settings: Settings) -> str:
 
     Of the database its kind remains, of a secret the variable that holds it.
     """
-    tree = _plain(settings)
+    tree = _disclosed(settings)
     url = settings.storage.database
     tree["storage"]["database"] = url and f"{url.partition('://')[0]}://{HIDDEN}"
     for token in tree["api"]["tokens"]:
@@ -80,13 +80,13 @@ def disclosed(settings: Settings) -> str:
     return json.dumps(tree)
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 - whatever the tree of settings holds
+def _disclosed(value: Any) -> Any:  # noqa: ANN401 - whatever the tree of settings holds
     if isinstance(value, BaseModel):
         names = type(value).model_fields
-        return {name: _plain(getattr(value, name)) for name in names}
+        return {name: _disclosed(getattr(value, name)) for name in names}
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [_disclosed(each) for each in value]
     if isinstance(value, Secret):
         return value.variable
-    plain = value is None or isinstance(value, bool | int | float)
-    return value if plain else str(value)
+    fits = value is None or isinstance(value, bool | int | float)  # JSON
+    return value if fits else str(value)

@@ -51,10 +51,6 @@ class Entry:
     times: int = 1
 
 
-def ignore(_event: AuditEvent) -> None:
-    """Tell nobody: for tests, and for what is used without a node."""
-
-
 def os_user() -> str:
     """The user of this machine whom this process belongs to."""
     try:
