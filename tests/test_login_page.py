@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 from starlette.datastructures import Headers
+from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
 
 from tests.asking import LOOKING, TOKENS, Site, serve
@@ -48,7 +49,8 @@ def port(tmp_path: Path, stack: ExitStack) -> int:
 
 
 def log_in(page: Page, token: str) -> None:
-    page.keyboard.type(token)  # the field has the focus
+    page.locator("#token:focus").wait_for()  # by itself, but not at once
+    page.keyboard.type(token)
     with page.expect_navigation():
         page.keyboard.press("Enter")
 
@@ -129,14 +131,9 @@ def test_a_page_of_another_origin_cannot_use_the_session(
     log_in(page, LOOKING)
 
     # The same site to a browser, so that the cookie is sent; but another origin.
-    page.route(
-        "http://127.0.0.1:1/",
-        lambda route: route.fulfill(
-            content_type="text/html",
-            body=f"<form method=post action=http://127.0.0.1:{port}/logout><button>",
-        ),
-    )
-    page.goto("http://127.0.0.1:1/")
+    form = f"<form method=post action=http://127.0.0.1:{port}/logout><button>"
+    foreign = serve(HTMLResponse(form), stack)
+    page.goto(f"http://127.0.0.1:{foreign}/")
     with page.expect_response("**/logout") as answer:
         page.click("button")
 
