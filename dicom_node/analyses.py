@@ -15,10 +15,12 @@ from pydicom.uid import DigitalXRayImageStorageForPresentation
 
 from dicom_node.database import reading
 from dicom_node.deliveries import Deliveries, StoredResult
+from dicom_node.drawing import Drawing
 from dicom_node.errors import SamePictureError
 from dicom_node.events import note
 from dicom_node.reasons import Failure, Reason
 from dicom_node.tables import InstanceState, instance
+from dicom_node.tables import finding as drawn
 from dicom_node.tally import (
     ANALYZED,
     DECODER_DIED,
@@ -42,6 +44,7 @@ class Answer:
         identity_digest: Of whom that belongs to.
         results: The objects it became, already on disk.
         seconds: What each stage of the analysis took.
+        drawing: The finding as the review page draws it.
     """
 
     finding: Finding
@@ -49,6 +52,7 @@ class Answer:
     identity_digest: str
     results: Sequence[StoredResult]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +145,7 @@ class Analyses:
             finding = answer.finding
             said = f"{finding.label}, probability {finding.probability:.3f}"
             note(connection, instance_id, "analyzed", said)
+            _keep(connection, instance_id, answer.drawing)
             self._deliveries.open(connection, instance_id, answer.results)
             stages = [took(STAGE, s, name) for name, s in answer.seconds.items()]
             write(connection, one(ANALYZED, finding.operating_point), *stages)
@@ -209,6 +214,15 @@ def _kept(answer: Answer) -> dict[str, Any]:
         "model_version": finding.model.version,
         "model_digest": finding.model.digest,
     }
+
+
+def _keep(connection: sa.Connection, instance_id: str, drawing: Drawing | None) -> None:
+    """Keep what is drawn of an answer, in place of that of an earlier one."""
+    mine = drawn.c.instance_id == instance_id
+    connection.execute(drawn.delete().where(mine))
+    if drawing is not None:
+        values = {"instance_id": instance_id, **drawing.values()}
+        connection.execute(drawn.insert().values(**values))
 
 
 def _revisions(instance_id: str) -> sa.Select[Any]:

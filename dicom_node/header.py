@@ -26,6 +26,7 @@ from dicom_node.elements import (
 )
 from dicom_node.errors import CannotUnderstandError, MismatchError
 from dicom_node.instance import InstanceHeader
+from dicom_node.patient import KEYWORDS, patient_of
 
 PIXEL_DATA = int(Tag("PixelData"))
 SOURCE_IMAGES = int(Tag("SourceImageSequence"))
@@ -51,7 +52,8 @@ NUMBERS = {
     int(Tag(keyword)): keyword
     for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 }
-WANTED = frozenset({*TEXTS, *NUMBERS, REFERENCED_INSTANCE})
+PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
+WANTED = frozenset({*TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 LONGEST_TEXT = 64  # what the VRs of TEXTS allow (PS3.5 table 6.2-1)
 
@@ -126,6 +128,9 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
         view_position=texts["ViewPosition"],
         laterality=texts["ImageLaterality"] or texts["Laterality"],
         source_sop_instance_uids=tuple(filter(None, sources)),
+        patient=patient_of(
+            {PATIENT[tag]: values[tag] for tag in PATIENT.keys() & values.keys()}
+        ),
     )
 
 

@@ -1,13 +1,15 @@
 """A SOP Instance as it was received: where its bytes lie, who sent it when."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+
+from dicom_node.patient import Patient
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceHeader:
-    """What the receiver reads of a dataset. No patient data.
+    """What the receiver reads of a dataset.
 
     Text is as in the dataset, stripped; empty where the attribute is absent.
 
@@ -24,6 +26,7 @@ class InstanceHeader:
         laterality: Image Laterality (0020,0062), else Laterality (0020,0060).
         source_sop_instance_uids: Of Source Image Sequence (0008,2112), which ties a
             For Presentation image to the For Processing image it was made from.
+        patient: Whose it is; goes nowhere but to the journal's table of patients.
     """
 
     sop_class_uid: str
@@ -37,6 +40,7 @@ class InstanceHeader:
     view_position: str = ""
     laterality: str = ""
     source_sop_instance_uids: tuple[str, ...] = ()
+    patient: Patient = field(default=Patient(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What happened to each instance, from the C-STORE to its last delivery.
 
 A row an instance, a row a delivery, a row an event, each written in one transaction
-with the work that follows from it: neither can be there without the other. The node
-itself writes no patient data here; a destination's own comment on a failure may.
+with the work that follows from it: neither can be there without the other. Patients
+are named in a table of their own; a destination's own comment on a failure may, too.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
 from dicom_node.standing import keeps_files, lock_instance
-from dicom_node.tables import InstanceState, instance, result
+from dicom_node.tables import InstanceState, instance, patient, result
 from dicom_node.tally import RECEIVED, REPEATED, add_up, one, write
 from dicom_node.work import WorkQueue
 
@@ -93,6 +93,10 @@ class Journal:
                     return adopted
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert().values(**values))
+            whose = received.header.patient.values()
+            connection.execute(
+                patient.insert().values(instance_id=received.id, **whose)
+            )
             said = f"from {received.calling_ae_title}, revision {values['revision']}"
             note(connection, received.id, "received", said)
             delay_s = _delay_s(received.header.sop_class_uid)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from config.settings import Settings
 from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import DecodingChild
+from dicom_node.drawing import Drawing, drawing_of
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.reasons import Unanalyzed
@@ -41,12 +42,14 @@ class Analysis:
         finding: What it said.
         results: The objects that say so.
         seconds: What each stage took, by its name.
+        drawing: The finding as the review page draws it.
     """
 
     decoded: DecodedInstance
     finding: Finding
     results: tuple[ResultObject, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
+    drawing: Drawing | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,7 +96,13 @@ class Pipeline:
             results = self.child.run(
                 encode_file, instance, decoded.radiograph, finding, self.result_options
             )
-        return Analysis(decoded, finding, results, watch.seconds)
+        drawing = self._drawing(finding, decoded.radiograph)
+        return Analysis(decoded, finding, results, watch.seconds, drawing)
+
+    def _drawing(self, finding: Finding, radiograph: Radiograph) -> Drawing:
+        rows, columns = radiograph.pixels.shape
+        points = self.classifier.card.doubtful, self.classifier.card.definite
+        return drawing_of(finding, (rows, columns), points)
 
     def _classify(self, radiograph: Radiograph) -> Finding:
         try:

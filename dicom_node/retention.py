@@ -22,8 +22,12 @@ from dicom_node.tables import (
     commitment,
     delivered_object,
     delivery,
+    echo,
     event,
+    feedback,
+    finding,
     instance,
+    patient,
     result,
 )
 
@@ -83,6 +87,7 @@ def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo
     rows = repeated(lambda connection: _rows(connection, kept.journal_days))
     no_instance = event.c.instance_id.is_(None)
     repeated(lambda c: _old(c, event, no_instance, kept.journal_days))
+    repeated(lambda c: _old(c, echo, sa.true(), kept.journal_days))
     repeated(lambda c: _old(c, audit, sa.true(), kept.audit_days))
     return LetGo(files, rows)
 
@@ -110,6 +115,7 @@ def _files(
     results = sa.select(result.c.path).where(result.c.instance_id.in_(ids))
     for path in [row.path for row in found] + [*connection.execute(results).scalars()]:
         (directory / path).unlink(missing_ok=True)
+    connection.execute(finding.delete().where(finding.c.instance_id.in_(ids)))
     gone = instance.update().where(instance.c.id.in_(ids))
     connection.execute(gone.values(files_removed_at=time.time()))
     return len(ids)
@@ -137,7 +143,8 @@ def _rows(connection: sa.Connection, days: float) -> int:
 
 def _forget(connection: sa.Connection, ids: Sequence[str]) -> int:
     """Remove what the journal says of some instances, the leaves first."""
-    for table in (commitment, delivered_object, delivery, result, event):
+    of_it = commitment, delivered_object, delivery, result, event, patient, feedback
+    for table in (*of_it, finding):
         connection.execute(table.delete().where(table.c.instance_id.in_(ids)))
     return connection.execute(instance.delete().where(instance.c.id.in_(ids))).rowcount
 

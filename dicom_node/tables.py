@@ -159,3 +159,50 @@ paused_destination = sa.Table(
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("at", sa.Double),
 )
+
+patient = sa.Table(
+    "patient",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text),
+    sa.Column("patient_id", sa.Text),
+    sa.Column("accession_number", sa.Text),
+    sa.Column("folded", sa.Text),
+)
+
+finding = sa.Table(
+    "finding",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("picture_rows", sa.Integer),
+    sa.Column("picture_columns", sa.Integer),
+    sa.Column("arrow", sa.Text),
+    sa.Column("doubtful", sa.Double),
+    sa.Column("definite", sa.Double),
+    sa.Column("map_rows", sa.Integer),
+    sa.Column("map_columns", sa.Integer),
+    sa.Column("map", sa.LargeBinary),
+)
+
+feedback = sa.Table(
+    "feedback",
+    metadata,
+    sa.Column("instance_id", sa.Text, primary_key=True),
+    sa.Column("who", sa.Text, primary_key=True),
+    sa.Column("at", sa.Double),
+    sa.Column("verdict", sa.Text),
+    sa.Column("place_column", sa.Double),
+    sa.Column("place_row", sa.Double),
+    sa.Column("run", sa.Integer),
+)
+
+echo = sa.Table(
+    "echo",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("destination", sa.Text),
+    sa.Column("at", sa.Double),
+    sa.Column("who", sa.Text),
+    sa.Column("seconds", sa.Double),
+    sa.Column("comment", sa.Text),
+)

@@ -103,7 +103,8 @@ class Work:
         stored = [self._store(instance, each) for each in analysis.results]
         decoded, said = analysis.decoded, analysis.finding
         digests = decoded.picture_digest, decoded.identity_digest
-        answer = Answer(said, *digests, stored, analysis.seconds)
+        kept = analysis.seconds, analysis.drawing
+        answer = Answer(said, *digests, stored, *kept)
         if not insist(lambda: self.journal.analyses.answer(row.id, row.run, answer)):
             return  # stale
         stages = ", ".join(f"{name} {s:.3f} s" for name, s in answer.seconds.items())

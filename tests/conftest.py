@@ -29,8 +29,12 @@ from dicom_node.tables import (
     commitment,
     delivered_object,
     delivery,
+    echo,
     event,
+    feedback,
+    finding,
     instance,
+    patient,
     paused_destination,
     result,
 )
@@ -176,10 +180,9 @@ def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
     """The engine of a database without rows: emptying is quicker than migrating."""
     engine = open_engine(migrated.database_url)
     with engine.begin() as connection:
-        for table in (commitment, delivered_object, delivery, result, event, instance):
+        leaves = commitment, delivered_object, delivery, result, event, patient, finding
+        for table in (*leaves, feedback, instance, paused_destination, audit, echo):
             connection.execute(table.delete())
-        for other in (paused_destination, audit):
-            connection.execute(other.delete())
         connection.execute(work_item(engine).delete())
     yield engine
     engine.dispose()

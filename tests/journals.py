@@ -8,10 +8,11 @@ import sqlalchemy as sa
 from config.destinations import DicomDestination
 from dicom_node.analyses import Answer
 from dicom_node.deliveries import StoredResult
+from dicom_node.drawing import Drawing
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
-from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
 
 STORED = Outcome(Verdict.STORED, 0x0000, "")
 RETRY = Outcome(Verdict.RETRY, 0xA700, "0xA700 Out of Resources")
@@ -30,6 +31,13 @@ ANSWER = Answer(
     picture_digest="p" * 64,
     identity_digest="i" * 64,
     results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],
+    drawing=Drawing(
+        picture_shape=(300, 200),
+        arrow=Arrow((10.0, 20.0), (30.0, 40.0)),
+        doubtful=0.25,
+        definite=0.5,
+        levels=np.array([[0, 255], [128, 7]], np.uint8),
+    ),
 )
 
 

@@ -28,6 +28,7 @@ from dicom_node.elements import INFLATE_STEP, MOST_ELEMENTS, InflatedSource
 from dicom_node.errors import CannotUnderstandError, MismatchError
 from dicom_node.header import Announced, read_header
 from dicom_node.instance import InstanceHeader
+from dicom_node.patient import Patient
 
 DX = DigitalXRayImageStorageForPresentation
 LIMIT = 1_000_000
@@ -118,6 +119,7 @@ def test_every_encoding_of_a_dataset_has_the_same_header(
         view_position="PA",
         laterality="R",
         source_sop_instance_uids=("1.2.7",),
+        patient=Patient("PHANTOM^BROKEN"),
     )
 
 

@@ -20,16 +20,20 @@ from config.settings import StorageSettings
 from dicom_node.analyses import Answer, Conclusion
 from dicom_node.database import SchemaError, check_schema, migrate, open_engine
 from dicom_node.deliveries import StoredResult
+from dicom_node.drawing import drawing_in
 from dicom_node.errors import SamePictureError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome
+from dicom_node.patient import Patient
 from dicom_node.settlement import LONGEST_PAUSE_S, pause_s
 from dicom_node.tables import (
     DeliveryState,
     InstanceState,
     delivered_object,
     event,
+    finding,
+    patient,
 )
 from inference.finding import OperatingPoint
 from tests.journals import (
@@ -73,6 +77,38 @@ def test_the_row_gives_the_instance_back(journal: Journal, receive: Receive) -> 
 
     assert row is not None
     assert journal.received_instance(row) == instance
+
+
+def test_patients_are_named_in_a_table_of_their_own(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    received = receive()
+    whose = Patient("Müller^Eva", "4711", "A-7")
+    journal.record(replace(received, header=replace(received.header, patient=whose)))
+
+    with engine.connect() as connection:
+        (row,) = connection.execute(patient.select()).all()
+
+    assert row == (received.id, "Müller^Eva", "4711", "A-7", "muller eva\n4711\na-7")
+
+
+def test_what_is_drawn_of_an_answer_is_that_of_the_last_one(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    received = receive()
+    journal.record(received)
+    journal.analyses.answer(received.id, 1, ANSWER)
+    journal.analyze_again(received.id)
+    assert ANSWER.drawing is not None
+    other = replace(ANSWER, drawing=replace(ANSWER.drawing, definite=0.9))
+    journal.analyses.answer(received.id, 2, other)
+
+    with engine.connect() as connection:
+        (row,) = connection.execute(finding.select()).all()
+
+    back = drawing_in(row)
+    assert (back.doubtful, back.definite) == (0.25, 0.9)
+    assert back.levels.tolist() == [[0, 255], [128, 7]]
 
 
 def test_record_and_work_are_rolled_back_together(

@@ -13,6 +13,7 @@ from dicom_node import retention
 from dicom_node.analyses import Conclusion
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.deliveries import StoredResult
+from dicom_node.feedback import Feedback, Verdict
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.retention import DAY_S, LetGo, let_go
@@ -24,7 +25,10 @@ from dicom_node.tables import (
     delivered_object,
     delivery,
     event,
+    feedback,
+    finding,
     instance,
+    patient,
     result,
 )
 from tests.journals import (
@@ -42,7 +46,8 @@ KEPT = RetentionSettings(
 )
 NOBODY = Conclusion(InstanceState.NOT_ANALYZED, "a chest")
 BROKEN = Conclusion(InstanceState.FAILED, "broken")
-TABLES = (commitment, delivered_object, delivery, result, event, instance)
+LEAVES = (commitment, delivered_object, delivery, result, event, feedback, finding)
+TABLES = (*LEAVES, patient, instance)
 
 
 def row(event: AuditEvent) -> dict[str, object]:
@@ -144,6 +149,8 @@ def test_what_was_delivered_goes_with_its_results_after_its_days(
     assert not one.path.exists()
     assert not (keeper.folder / path).exists()
     assert state_of(keeper.journal, one) == InstanceState.DELIVERED
+    assert keeper.rows()["finding"] == 0  # what is drawn over the image
+    assert keeper.rows()["patient"] == 1
     assert keeper.sweep() == LetGo(files=0, rows=0)
 
 
@@ -319,7 +326,8 @@ def test_a_file_that_survives_its_removal_is_known_to_nobody(
 def test_rows_go_after_their_files_and_leave_nothing(
     keeper: Keeper, receive: Receive
 ) -> None:
-    keeper.delivered(receive())
+    one = receive()
+    keeper.delivered(one)
     keeper.journal.deliveries.pause("pacs")
     keeper.journal.deliveries.resume("pacs")
     with keeper.engine.begin() as connection:
@@ -332,8 +340,9 @@ def test_rows_go_after_their_files_and_leave_nothing(
         )
     keeper.pass_days(364)
 
-    assert keeper.sweep() == LetGo(files=1, rows=0)
+    assert Feedback(keeper.engine).give(one.id, "anna", Verdict.AGREE)
     assert all(keeper.rows().values())
+    assert keeper.sweep() == LetGo(files=1, rows=0)
     keeper.pass_days(2)
     assert keeper.sweep() == LetGo(files=0, rows=1)
     assert not any(keeper.rows().values())

@@ -1,0 +1,76 @@
+"""What the model said of a radiograph, kept so that a page can draw it at any size."""
+
+import json
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from inference.finding import Arrow, Finding
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Drawing:
+    """Heatmap and arrow, and what the probability is measured by.
+
+    Attributes:
+        picture_shape: (rows, columns) of the radiograph as displayed.
+        arrow: In pixels of that; None where there is none.
+        doubtful: The model's lower operating point, in [0, 1].
+        definite: Its upper one.
+        levels: uint8, (h, w): the saliency from 0 to 255, edge to edge over the
+            radiograph.
+    """
+
+    picture_shape: tuple[int, int]
+    arrow: Arrow | None
+    doubtful: float
+    definite: float
+    levels: NDArray[np.uint8]
+
+    def values(self) -> dict[str, Any]:
+        """Write it as the columns of the journal's table."""
+        arrow = self.arrow and json.dumps([self.arrow.tip, self.arrow.tail])
+        return {
+            "picture_rows": self.picture_shape[0],
+            "picture_columns": self.picture_shape[1],
+            "arrow": arrow or "",
+            "doubtful": self.doubtful,
+            "definite": self.definite,
+            "map_rows": self.levels.shape[0],
+            "map_columns": self.levels.shape[1],
+            "map": zlib.compress(self.levels.tobytes()),
+        }
+
+
+def drawing_of(
+    finding: Finding, picture_shape: tuple[int, int], points: tuple[float, float]
+) -> Drawing:
+    """Keep of a finding what is drawn.
+
+    Args:
+        finding: On the radiograph.
+        picture_shape: (rows, columns) of that as displayed.
+        points: The model's operating points, the doubtful one first.
+    """
+    levels = np.rint(np.clip(finding.saliency, 0, 1) * 255).astype(np.uint8)
+    return Drawing(picture_shape, finding.arrow, *points, levels)
+
+
+def drawing_in(row: sa.Row[Any] | Mapping[str, Any]) -> Drawing:
+    """Read a drawing back from the columns of the journal's table."""
+    kept = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
+    ends = json.loads(kept["arrow"]) if kept["arrow"] else None
+    arrow = ends and Arrow(*(tuple(end) for end in ends))
+    levels = np.frombuffer(zlib.decompress(kept["map"]), np.uint8)
+    return Drawing(
+        (kept["picture_rows"], kept["picture_columns"]),
+        arrow,
+        kept["doubtful"],
+        kept["definite"],
+        levels.reshape(kept["map_rows"], kept["map_columns"]),
+    )

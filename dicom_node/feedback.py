@@ -1,0 +1,139 @@
+"""What readers think of the model's answers, so that a site can watch it drift."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.database import reading, upsert
+from dicom_node.tables import feedback, instance
+
+
+class Verdict(StrEnum):
+    """What a reader says of an answer."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """One reader's word on one answer.
+
+    Attributes:
+        who: The reader, as they are known here.
+        at: When, in seconds since 1970.
+        verdict: Agree, disagree or unsure.
+        place: (column, row) of a fracture that was missed, in pixels of the radiograph
+            as displayed; None where they marked none.
+        is_current: Whether it is about the last analysis, and not about one before.
+    """
+
+    who: str
+    at: float
+    verdict: Verdict
+    place: tuple[float, float] | None
+    is_current: bool
+
+
+EXPORTED = (
+    instance.c.sop_instance_uid,
+    instance.c.study_instance_uid,
+    instance.c.received_at,
+    instance.c.modality,
+    instance.c.body_part,
+    instance.c.view_position,
+    instance.c.calling_ae_title,
+    instance.c.probability,
+    instance.c.operating_point,
+    instance.c.model_name,
+    instance.c.model_version,
+    feedback.c.who,
+    feedback.c.at,
+    feedback.c.verdict,
+    feedback.c.place_column,
+    feedback.c.place_row,
+)
+"""The columns of an export: no patient among them."""
+
+
+class Feedback:
+    """The opinions in a journal."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def give(
+        self,
+        instance_id: str,
+        who: str,
+        verdict: Verdict,
+        place: tuple[float, float] | None = None,
+    ) -> bool:
+        """Write down what a reader says, in place of what they said before.
+
+        Returns:
+            False where there is no answer to have an opinion on.
+        """
+        answered = sa.select(instance.c.run).where(
+            instance.c.id == instance_id, instance.c.probability.is_not(None)
+        )
+        column, row = place or (None, None)
+        with self._engine.begin() as connection:
+            run = connection.execute(answered).scalar_one_or_none()
+            if run is None:
+                return False
+            said = {"at": time.time(), "verdict": verdict, "run": run}
+            said |= {"place_column": column, "place_row": row}
+            key = {"instance_id": instance_id, "who": who}
+            upsert(connection, feedback, {**key, **said}, said)
+            return True
+
+    def withdraw(self, instance_id: str, who: str) -> None:
+        """Forget what a reader said."""
+        theirs = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == who)
+        with self._engine.begin() as connection:
+            connection.execute(feedback.delete().where(theirs))
+
+    def of(self, instance_id: str) -> list[Opinion]:
+        """Read what has been said of an instance, the last word first."""
+        query = (
+            sa.select(feedback, (feedback.c.run == instance.c.run).label("is_current"))
+            .join(instance, instance.c.id == feedback.c.instance_id)
+            .where(feedback.c.instance_id == instance_id)
+            .order_by(feedback.c.at.desc())
+        )
+        with reading(self._engine) as connection:
+            return [_opinion(row) for row in connection.execute(query)]
+
+    def export(self, since: float, until: float) -> Iterator[tuple[Any, ...]]:
+        """Read all that was said between two times, with what it was said of.
+
+        Args:
+            since: In seconds since 1970.
+            until: Up to then, exclusive.
+
+        Yields:
+            The values of EXPORTED, the first opinion first. Those on an analysis that
+            was made anew since are left out: the answer that they judged is gone.
+        """
+        query = (
+            sa.select(*EXPORTED)
+            .join(instance, instance.c.id == feedback.c.instance_id)
+            .where(feedback.c.at >= since, feedback.c.at < until)
+            .where(feedback.c.run == instance.c.run)
+            .order_by(feedback.c.at)
+        )
+        with reading(self._engine) as connection:
+            for row in connection.execute(query):
+                yield tuple(row)
+
+
+def _opinion(row: sa.Row[Any]) -> Opinion:
+    marked = row.place_column is not None
+    place = (row.place_column, row.place_row) if marked else None
+    return Opinion(row.who, row.at, Verdict(row.verdict), place, bool(row.is_current))

@@ -1,0 +1,111 @@
+"""Whose image it is, as the worklist shows it: read from bytes that may hold anything.
+
+The one place of the journal where a patient is named. It has a table of its own, which
+nothing reads but what answers to people who have shown who they are.
+"""
+
+import unicodedata
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydicom.charset import ESC, convert_encodings, decode_bytes, python_encoding
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+
+LONGEST = 200
+"""Characters kept of a value: a name has three groups of 64 (PS3.5 6.2)."""
+
+LONGEST_BYTES = 4 * LONGEST
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """What people look for an image by.
+
+    Attributes:
+        name: (0010,0010), decoded, its groups and components as they were sent.
+        patient_id: (0010,0020).
+        accession_number: (0008,0050).
+    """
+
+    name: str = ""
+    patient_id: str = ""
+    accession_number: str = ""
+
+    def values(self) -> dict[str, str]:
+        """Write it as the columns of the journal's table."""
+        values = self.name, self.patient_id, self.accession_number
+        return {
+            "name": self.name,
+            "patient_id": self.patient_id,
+            "accession_number": self.accession_number,
+            "folded": "\n".join(map(folded, values)),
+        }
+
+
+KEYWORDS = ("SpecificCharacterSet", "PatientName", "PatientID", "AccessionNumber")
+"""The attributes that a Patient is made of."""
+
+
+def patient_of(values: Mapping[str, bytes]) -> Patient:
+    """Read a patient.
+
+    Args:
+        values: As they stand in the dataset, by keyword; those of KEYWORDS are looked
+            at, and any may be absent.
+    """
+    terms = values.get("SpecificCharacterSet", b"").decode("ascii", "replace")
+    # pydicom warns; of what it finds at fault in other threads it is silent meanwhile.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        encodings = _encodings([each.strip(" \0") for each in terms.split("\\")])
+        name = _decoded(values.get("PatientName", b""), encodings, PN_DELIMS)
+        patient_id, accession_number = (
+            _decoded(values.get(keyword, b""), encodings, TEXT_VR_DELIMS)
+            for keyword in ("PatientID", "AccessionNumber")
+        )
+    return Patient(name, patient_id, accession_number)
+
+
+def folded(text: str) -> str:
+    """Make texts comparable: Müller^Eva is found by "muller eva", too.
+
+    Without case and accents, and with a space for what parts a name's components.
+    """
+    plain = unicodedata.normalize("NFKD", text.replace("^", " ").replace("=", " "))
+    bare = "".join(each for each in plain if not unicodedata.combining(each))
+    return " ".join(bare.casefold().split())
+
+
+def spoken_name(name: str) -> str:
+    """Write a name as people do: Doe^Jane is "Doe, Jane".
+
+    Other scripts follow in parentheses; the phonetic group, which repeats them, not.
+    """
+    groups = [_joined(group) for group in name.split("=")[:2]]
+    first, *others = [each for each in groups if each] or [""]
+    return f"{first} ({others[0]})" if others else first
+
+
+def _joined(group: str) -> str:
+    family, *rest = [each.strip() for each in group.split("^")]
+    given = " ".join(each for each in rest if each)
+    return ", ".join(each for each in (family, given) if each)
+
+
+def _encodings(terms: list[str]) -> list[str]:
+    """Python's names of the character sets; Latin 1 for what the standard knows not."""
+    known = [term if term in python_encoding else "ISO_IR 100" for term in terms]
+    return convert_encodings(known)
+
+
+def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
+    """Decode a value; what cannot be shown is replaced, nothing is raised."""
+    value = value[:LONGEST_BYTES].strip(b" \0")
+    if ESC not in value:
+        text = value.decode(encodings[0], "replace")
+    else:
+        text = decode_bytes(value, encodings, delimiters)
+    shown = "".join(each if each.isprintable() else REPLACEMENT for each in text)
+    return shown.strip()[:LONGEST]
