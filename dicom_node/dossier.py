@@ -1,0 +1,69 @@
+"""All that the journal knows of one instance."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.database import reading
+from dicom_node.drawing import Drawing, drawing_in
+from dicom_node.tables import (
+    delivered_object,
+    delivery,
+    event,
+    finding,
+    result,
+)
+from dicom_node.worklist import row_of
+
+Rows = Sequence[sa.Row[Any]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dossier:
+    """One instance, and everything that happened to it.
+
+    Attributes:
+        row: As in a worklist.
+        drawing: What is drawn of its answer; None without one, or when its files are
+            gone.
+        results: The objects that it became.
+        deliveries: Where they go, and how that stands.
+        objects: The same for each object.
+        events: What happened, the first thing first.
+    """
+
+    row: sa.Row[Any]
+    drawing: Drawing | None
+    results: Rows
+    deliveries: Rows
+    objects: Rows
+    events: Rows
+
+
+def dossier(engine: sa.Engine, instance_id: str) -> Dossier | None:
+    """Look up an instance; None where there is no such."""
+
+    def of_it(table: sa.Table, *order: sa.Column[Any]) -> sa.Select[Any]:
+        mine = table.select().where(table.c.instance_id == instance_id)
+        return mine.order_by(*order)
+
+    with reading(engine) as connection:
+        row = connection.execute(row_of(instance_id)).one_or_none()
+        if row is None:
+            return None
+        drawn = connection.execute(of_it(finding)).one_or_none()
+        objects = delivered_object.c
+        return Dossier(
+            row=row,
+            drawing=drawing_in(drawn) if drawn else None,
+            results=connection.execute(of_it(result, result.c.kind)).all(),
+            deliveries=connection.execute(
+                of_it(delivery, delivery.c.destination)
+            ).all(),
+            objects=connection.execute(
+                of_it(delivered_object, objects.destination, objects.sop_instance_uid)
+            ).all(),
+            events=connection.execute(of_it(event, event.c.id)).all(),
+        )
