@@ -1,7 +1,7 @@
 """The web application, put together: /predict, the pages, health, metrics."""
 
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from importlib.metadata import PackageNotFoundError, version
 
 from fastapi import FastAPI
@@ -18,6 +18,8 @@ from api.people import Tell, log_event
 from api.predict import predict_router
 from api.problems import speak_of_problems
 from api.security import SecurityHeaders
+from api.v1.desk import open_desk
+from api.v1.routers import v1_routers
 from config.settings import Settings
 
 DESCRIPTION = (
@@ -40,12 +42,13 @@ def create_app(
         tell: What is told of logins, refusals and results that were looked at.
     """
     analyzer = Analyzer(settings)
+    desk = open_desk(settings)
     access = Access(settings)
     templates = page_templates(release := _release(), guarded=settings.api.guarded)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        with analyzer:
+        with analyzer, closing(desk):
             yield
 
     app = FastAPI(
@@ -56,7 +59,7 @@ def create_app(
         # pages.py has them, for viewers only and without internet access.
         openapi_url=None,
     )
-    app.state.tell = tell
+    app.state.tell, app.state.desk = tell, desk
     app.add_middleware(Entrance, access=access)
     app.add_middleware(SecurityHeaders)  # around it
     speak_of_problems(app)
@@ -66,6 +69,8 @@ def create_app(
     app.include_router(health_router(ready))
     collector = NodeCollector(settings, ready, release, analyzer.model)
     app.include_router(metrics_router(collector))
+    for router in v1_routers(desk):
+        app.include_router(router)
     app.include_router(pages_router(templates))
     if settings.api.tokens:
         app.include_router(login_router(access, templates))

@@ -42,7 +42,7 @@ class Entrance:
         if visit.person is None and bearer(request) is not None:
             await self._note_failure(request, visit.address)
         wrong = _wrong(request.headers, request.method, visit)
-        respond = self._app if wrong is None else spoken(wrong)
+        respond = self._app if wrong is None else spoken(scope["path"], wrong)
         await respond(scope, receive, send)
 
     def _visit(self, request: Request) -> Visit:

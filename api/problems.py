@@ -1,11 +1,18 @@
-"""Every failure of the HTTP side as the same JSON: {"error": "…in words…"}."""
+"""Every failure of the HTTP side in words, as JSON.
+
+Under /api/v1 as problem details (RFC 9457), elsewhere, as /predict always had it,
+{"error": "…in words…"}.
+"""
 
 import logging
+from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 
 from api.schemas import Problem
@@ -13,6 +20,9 @@ from api.security import headers
 
 logger = logging.getLogger(__name__)
 
+V1 = "/api/v1"
+PROBLEM_JSON = "application/problem+json"
+AWAY = "The database does not answer; /readyz says more. Try again in a moment."
 SURPRISE = "This failed on our side; the log of the node says why."
 
 
@@ -32,27 +42,59 @@ def speak_of_problems(app: FastAPI) -> None:
     """Give every failure its words, those that nobody foresaw too."""
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(RequestValidationError, _told_of_parameters)
+    app.add_exception_handler(SQLAlchemyError, _told_of_database)
     app.add_exception_handler(Exception, _told_of_surprise)
 
 
-def spoken(error: HTTPException) -> JSONResponse:
-    """Write a failure as the answer that it is."""
+def spoken(path: str, error: HTTPException) -> JSONResponse:
+    """Write a failure as the answer that it is.
+
+    Args:
+        path: What was asked for.
+        error: What is wrong with that.
+    """
     logger.info("Answered %s: %s", error.status_code, error.detail)
-    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+    return _written(path, error.status_code, error.detail, error.headers)
 
 
-def _told(_request: Request, error: Exception) -> JSONResponse:
+def _written(
+    path: str,
+    status: int,
+    words: str,
+    extra: Any = None,  # noqa: ANN401 - as starlette
+) -> JSONResponse:
+    if not path.startswith(f"{V1}/"):
+        return JSONResponse({"error": words}, status, extra)
+    title = HTTPStatus(status).phrase
+    told = {"type": "about:blank", "title": title, "status": status, "detail": words}
+    return JSONResponse(told, status, extra, PROBLEM_JSON)
+
+
+def _told(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    return spoken(error)
+    return spoken(request.url.path, error)
 
 
-def _told_of_parameters(_request: Request, error: Exception) -> JSONResponse:
+def _told_of_parameters(request: Request, error: Exception) -> JSONResponse:
     """Name the parameters, not the values: those are the sender's."""
     if not isinstance(error, RequestValidationError):
         raise error
-    names = ", ".join(str(wrong["loc"][-1]) for wrong in error.errors())
-    return JSONResponse({"error": f"This cannot be used: {names}. See /docs."}, 400)
+    names = ", ".join(_name(wrong["loc"]) for wrong in error.errors())
+    words = f"This cannot be used: {names}. See /docs."
+    return _written(request.url.path, 400, words)
+
+
+def _name(place: Sequence[int | str]) -> str:
+    """What the sender calls it: after where it stands, before its place in a list."""
+    named = [str(each) for each in place[1:] if isinstance(each, str)]
+    return ".".join(named) or str(place[0])
+
+
+def _told_of_database(request: Request, error: Exception) -> JSONResponse:
+    """Say that it is away; what it says itself may quote the question."""
+    logger.warning("The database failed: %s", type(error).__name__)
+    return _written(request.url.path, 503, AWAY, {"Retry-After": "5"})
 
 
 def _told_of_surprise(request: Request, _error: Exception) -> JSONResponse:
@@ -60,4 +102,4 @@ def _told_of_surprise(request: Request, _error: Exception) -> JSONResponse:
 
     Starlette sends this past the middleware that adds headers to all other answers.
     """
-    return JSONResponse({"error": SURPRISE}, 500, headers(request.scope))
+    return _written(request.url.path, 500, SURPRISE, headers(request.scope))

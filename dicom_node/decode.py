@@ -121,7 +121,7 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
         with np.errstate(all="ignore"):
             shown = to_gray(dataset, stored, options.window)
     else:
-        shown = Shown(_from_color(dataset, stored), None)
+        shown = Shown(from_color(dataset, stored), None)
     gray = shown.gray
     if gray.min() == gray.max():
         raise NotAnalyzedError(
@@ -134,7 +134,7 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     return Radiograph(pixels, shape.side, source_shape, shown.span)
 
 
-def _from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
+def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
     """Turn a color image, or one of palette colors, into its luma (ITU-R BT.601)."""
     if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)[..., :3]

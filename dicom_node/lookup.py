@@ -51,19 +51,23 @@ class Shown:
         span: The modality values shown as the two ends of the scale, where that is not
             by a VOI of the image's own: it has none, or none that shows anything, or
             is For Processing.
+        ends: The modality values at the two ends of the scale in any case; those that
+            a straight line between would begin and end at, where the VOI is none.
     """
 
     gray: Gray
     span: tuple[float, float] | None
+    ends: tuple[float, float] = (0.0, 255.0)
 
 
-def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Shown:
+def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int | Window) -> Shown:
     """Show a monochrome image as its attributes ask.
 
     Args:
         dataset: The image's attributes.
         pixels: Stored values as `decode_pixels` returns them, of 8 or 16 bits.
-        window: Which of several VOI windows or tables, the first being 1.
+        window: Which of several VOI windows or tables, the first being 1; or one that
+            somebody chose, which is then used whatever it shows.
 
     Returns:
         The image. One that its window leaves without any contrast is shown through
@@ -74,11 +78,11 @@ def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Shown:
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
     modality = _modality_values(dataset, _stored_values(dataset, pixels.itemsize))
     values = modality
-    shown = None if is_for_processing(dataset) else _voi(dataset, values, window)
+    shown, is_chosen = _voi(dataset, values, window), isinstance(window, Window)
     if shown is not None:
         gray = _through(stretched(shown, 0, 1), dataset, patterns)
-        if gray.min() < gray.max() or patterns.min() == patterns.max():
-            return Shown(gray, None)
+        if is_chosen or gray.min() < gray.max() or patterns.min() == patterns.max():
+            return Shown(gray, None, _ends(values, shown, window))
         logger.warning(
             "%s shows nothing through its own window; percentiles are used instead",
             loggable(text(dataset, "SOPInstanceUID")),
@@ -86,9 +90,9 @@ def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int) -> Shown:
     if is_for_processing(dataset) and _is_linear(dataset):
         values = _logarithm(dataset, values)
     low, high = _range(dataset, patterns, values)
-    ends = (float(modality[np.abs(values - end).argmin()]) for end in (low, high))
+    first, last = (float(modality[np.abs(values - x).argmin()]) for x in (low, high))
     gray = _through(stretched(values, low, high), dataset, patterns)
-    return Shown(gray, (next(ends), next(ends)))
+    return Shown(gray, (first, last), (first, last))
 
 
 def is_for_processing(dataset: Dataset) -> bool:
@@ -167,8 +171,22 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
     return np.asarray(-np.log1p(values.max() - values), np.float64)
 
 
-def _voi(dataset: Dataset, values: Values, window: int) -> Values | None:
+def _ends(values: Values, shown: Values, window: int | Window) -> tuple[float, float]:
+    """Find the modality values between which the gray levels lie."""
+    if isinstance(window, Window):
+        half = window.width / 2
+        return window.center - half, window.center + half
+    between = values[(shown > 0) & (shown < 1)]
+    inside = between if between.size else values
+    return float(inside.min()), float(inside.max())
+
+
+def _voi(dataset: Dataset, values: Values, window: int | Window) -> Values | None:
     """Apply the chosen VOI LUT, else the chosen window; None where there is none."""
+    if isinstance(window, Window):
+        return window.apply(values)
+    if is_for_processing(dataset):
+        return None
     if found := [table for _, table in tables(dataset, "VOILUTSequence", values)]:
         return found[min(window, len(found)) - 1].apply_to_display(values)
     if given := list(windows(dataset)):

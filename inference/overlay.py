@@ -7,6 +7,7 @@ its own peak always glows somewhere, and would be read as a finding.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,6 +79,24 @@ def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annot
     return Annotated(picture, (rows, columns), scale)
 
 
+def tinted(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Color a heatmap as it is laid over a radiograph, for whoever lays it there.
+
+    Args:
+        levels: Saliency from 0 to 255, of any shape.
+
+    Returns:
+        RGBA, uint8, (*shape, 4), not premultiplied: at full opacity of this layer what
+        `render` does at its own, 0.40.
+    """
+    ramp = _ramp(levels.astype(np.float32) / 255)
+    color = np.outer(1 - ramp, _FAINT) + np.outer(ramp, _STRONG)
+    alpha = 255 * ramp * ramp * (3 - 2 * ramp)
+    rgba = np.concatenate([color, alpha.reshape(-1, 1)], axis=1)
+    tint: NDArray[np.uint8] = np.rint(rgba).astype(np.uint8)
+    return tint.reshape(*levels.shape, 4)
+
+
 def _fitted(
     radiograph: Radiograph, finding: Finding, long_side: int
 ) -> tuple[float, NDArray[np.uint8]]:
@@ -144,10 +163,14 @@ def _draw(image: NDArray[np.uint8], finding: Finding, scale: float) -> None:
     )
 
 
+def _ramp(saliency: NDArray[Any]) -> NDArray[Any]:
+    """From 0, where the tint begins, to 1, where it is strongest."""
+    return np.clip((saliency - _ONSET) / (_PLATEAU - _ONSET), 0, 1)
+
+
 def _tables() -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
     """Per level of saliency, what is left of the gray, and what each color adds."""
-    saliency = np.linspace(0, 1, 256)
-    ramp = np.clip((saliency - _ONSET) / (_PLATEAU - _ONSET), 0, 1)
+    ramp = _ramp(np.linspace(0, 1, 256))
     alpha = _OPACITY * ramp * ramp * (3 - 2 * ramp)  # no edge where the tint begins
     color = np.outer(1 - ramp, _FAINT) + np.outer(ramp, _STRONG)  # (256, 3)
     added = np.rint(color * alpha[:, None]).astype(np.uint8)

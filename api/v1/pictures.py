@@ -1,0 +1,122 @@
+"""Radiographs as a person looks at them: decoded in a child, kept for a moment.
+
+A study is opened, its images are drawn at one size and then at another, and windowed
+anew with each drag of the mouse: the last few stay in memory.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from fastapi import HTTPException, status
+from numpy.typing import NDArray
+
+from config.settings import WorkerSettings
+from dicom_node.decoding_child import DecodingChild
+from dicom_node.drawing import Drawing
+from dicom_node.errors import DicomNodeError
+from dicom_node.viewing import Attribute, View, list_attributes, view_file
+from inference.overlay import tinted
+
+T = TypeVar("T")
+Key = tuple[str, tuple[float, float] | None]
+
+KEPT_BYTES = 100_000_000
+QUALITY = 92
+# Gray needs no color; and what is dragged over the wire should be quick to make.
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
+
+
+class Pictures:
+    """One decoding child for people who look, apart from that of /predict."""
+
+    def __init__(self, limits: WorkerSettings) -> None:
+        """Remember the limits. The child starts when somebody looks."""
+        self._limits = limits
+        self._child: DecodingChild | None = None
+        # One after the other: two people who look wait for each other, not for memory.
+        self._thread = ThreadPoolExecutor(1, "pictures")
+        self._kept: OrderedDict[Key, View] = OrderedDict()
+
+    def close(self) -> None:
+        """Finish what runs, drop what waits."""
+        self._thread.shutdown(cancel_futures=True)
+        if self._child is not None:
+            self._child.close()
+
+    async def view(
+        self, instance_id: str, path: Path, ends: tuple[float, float] | None
+    ) -> View:
+        """Look at an instance.
+
+        Args:
+            instance_id: Of the instance.
+            path: Of its file.
+            ends: The modality values that become the ends of the gray scale; None for
+                the window that the model saw.
+
+        Raises:
+            HTTPException: 422: it has no picture that can be shown, and why.
+        """
+        return await self._run(lambda: self._view((instance_id, ends), path))
+
+    async def attributes(self, path: Path) -> list[Attribute]:
+        """List the attributes of an instance.
+
+        Raises:
+            HTTPException: 422: it cannot be read.
+        """
+        most = self._limits.max_megapixels
+        return await self._run(lambda: self._started().run(list_attributes, path, most))
+
+    async def _run(self, call: Callable[[], T]) -> T:
+        try:
+            return await asyncio.wrap_future(self._thread.submit(call))
+        except DicomNodeError as error:
+            code = status.HTTP_422_UNPROCESSABLE_CONTENT
+            raise HTTPException(code, str(error)) from None
+
+    def _view(self, key: Key, path: Path) -> View:
+        if key not in self._kept:
+            limits = self._limits
+            window = limits.window if key[1] is None else key[1]
+            most = limits.max_megapixels
+            self._kept[key] = self._started().run(view_file, path, window, most)
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and self._bytes() > KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return self._kept[key]
+
+    def _bytes(self) -> int:
+        return sum(view.pixels.nbytes for view in self._kept.values())
+
+    def _started(self) -> DecodingChild:
+        if self._child is None:
+            self._child = DecodingChild(
+                timeout_s=self._limits.decode_timeout_s,
+                memory_mb=self._limits.decode_memory_mb,
+            )
+        return self._child
+
+
+def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
+    """Encode a picture, smaller where its long side is longer than asked for."""
+    scale = min((long_side or max(pixels.shape)) / max(pixels.shape), 1.0)
+    if scale < 1:
+        rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
+        way = cv2.INTER_AREA
+        pixels = np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way))
+    _, encoded = cv2.imencode(".jpg", pixels, _JPEG)
+    return encoded.tobytes()
+
+
+def heatmap_png(drawing: Drawing) -> bytes:
+    """Encode a heatmap as a tint with transparency, at its own coarse scale."""
+    rgba = tinted(drawing.levels)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    return encoded.tobytes()

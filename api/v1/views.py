@@ -1,0 +1,152 @@
+"""What there is to look at of an instance, and to take along."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request, Response, status
+from fastapi.responses import FileResponse
+from starlette.concurrency import run_in_threadpool
+
+from api.people import told
+from api.v1.desk import GONE, MISSING, Desk, problem, v1_router
+from api.v1.pictures import heatmap_png, jpeg
+from api.v1.schemas import AttributeAnswer
+from api.visit import Viewer
+from dicom_node.dossier import Dossier
+
+REMOVED = (
+    "Its files were removed, their time being over ([retention] in the settings). Send "
+    "the instance again."
+)
+UNSEEN: dict[int | str, dict[str, Any]] = {
+    422: problem("Unprocessable Content", "There is no image in it.", 422)
+}
+_UID = re.compile(r"[0-9.]{1,64}")
+_MOST = 1e12  # beyond any value of a pixel
+
+
+def _kind(media_type: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {media_type: {}}}, **MISSING, **GONE}
+
+
+def views_router(desk: Desk) -> APIRouter:
+    """Serve pictures, layers, attributes and files of instances."""
+    router = v1_router("pictures")
+    folder = desk.settings.storage.directory
+
+    async def opened(instance_id: str) -> tuple[Dossier, Path]:
+        known = await run_in_threadpool(desk.dossier, instance_id)
+        path = folder / known.row.path
+        if known.row.files_removed_at is not None or not path.exists():
+            raise HTTPException(status.HTTP_410_GONE, REMOVED)
+        return known, path
+
+    @router.get(
+        "/instances/{instance_id}/picture",
+        response_class=Response,
+        responses={**_kind("image/jpeg"), **UNSEEN},
+        response_description="A JPEG. The headers Gray-Low and Gray-High have the "
+        "modality values shown as the two ends of the gray scale",
+    )
+    async def picture(
+        request: Request,
+        _person: Viewer,
+        instance_id: str,
+        low: Annotated[
+            float | None, Query(ge=-_MOST, le=_MOST, description="Value at one end")
+        ] = None,
+        high: Annotated[
+            float | None, Query(ge=-_MOST, le=_MOST, description="At the other end")
+        ] = None,
+        long_side: Annotated[
+            int | None, Query(ge=16, le=65535, description="In pixels, at most")
+        ] = None,
+    ) -> Response:
+        """Show the radiograph through the window that the model saw, or another."""
+        _, path = await opened(instance_id)
+        ends = None if low is None or high is None else (low, high)
+        view = await desk.pictures.view(instance_id, path, ends)
+        content = await run_in_threadpool(jpeg, view.pixels, long_side)
+        await told(request, "viewed", f"/api/v1/instances/{instance_id}")
+        values = {"Gray-Low": f"{view.ends[0]:g}", "Gray-High": f"{view.ends[1]:g}"}
+        return Response(content, media_type="image/jpeg", headers=values)
+
+    @router.get(
+        "/instances/{instance_id}/heatmap",
+        response_class=Response,
+        responses=_kind("image/png"),
+        response_description="A PNG with transparency, to be stretched over the "
+        "radiograph from edge to edge",
+    )
+    async def heatmap(_person: Viewer, instance_id: str) -> Response:
+        """Show where the model looked, relative to its own peak."""
+        known, _ = await opened(instance_id)
+        if known.drawing is None or known.row.probability is None:
+            raise HTTPException(
+                status.HTTP_404_NOT_FOUND, "There is no answer to show."
+            )
+        return Response(heatmap_png(known.drawing), media_type="image/png")
+
+    @router.get(
+        "/instances/{instance_id}/attributes",
+        responses={**MISSING, **GONE, **UNSEEN},
+        response_description="In the order of the dataset",
+    )
+    async def attributes(
+        request: Request, _person: Viewer, instance_id: str
+    ) -> list[AttributeAnswer]:
+        """List the DICOM attributes of the original."""
+        _, path = await opened(instance_id)
+        found = await desk.pictures.attributes(path)
+        await told(request, "viewed", f"/api/v1/instances/{instance_id}/attributes")
+        return [
+            AttributeAnswer(
+                tag=each.tag,
+                name=each.name,
+                vr=each.vr,
+                value=each.value,
+                level=each.level,
+            )
+            for each in found
+        ]
+
+    @router.get(
+        "/instances/{instance_id}/original",
+        response_class=FileResponse,
+        responses=_kind("application/dicom"),
+        response_description="A DICOM file",
+    )
+    async def original(
+        request: Request, _person: Viewer, instance_id: str
+    ) -> FileResponse:
+        """Hand out the original, as it was sent."""
+        known, path = await opened(instance_id)
+        await told(request, "viewed", f"/api/v1/instances/{instance_id}/original")
+        return _file(path, known.row.sop_instance_uid)
+
+    @router.get(
+        "/instances/{instance_id}/results/{sop_instance_uid}",
+        response_class=FileResponse,
+        responses=_kind("application/dicom"),
+        response_description="A DICOM file",
+    )
+    async def result(
+        request: Request, _person: Viewer, instance_id: str, sop_instance_uid: str
+    ) -> FileResponse:
+        """Hand out a result, as it was sent."""
+        known, _ = await opened(instance_id)
+        paths = {each.sop_instance_uid: each.path for each in known.results}
+        path = folder / paths.get(sop_instance_uid, "nothing")
+        if not path.is_file():
+            raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such result.")
+        await told(request, "viewed", f"/api/v1/instances/{instance_id}/results")
+        return _file(path, sop_instance_uid)
+
+    return router
+
+
+def _file(path: Path, uid: str) -> FileResponse:
+    """Answer with a file named by its UID, which alone may stand in file names."""
+    name = f"{uid}.dcm" if _UID.fullmatch(uid) else "instance.dcm"
+    return FileResponse(path, media_type="application/dicom", filename=name)

@@ -1,0 +1,153 @@
+"""From a DICOM instance to the picture that a person looks at, through any window.
+
+Unlike `decode.py` this asks not whether the model may answer: what was not analyzed is
+looked at, too. It runs in a decoding child, as everything that reads a sender's bytes.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import DataElement, Dataset
+from pydicom.datadict import keyword_for_tag
+from pydicom.multival import MultiValue
+
+from dicom_node.attributes import number
+from dicom_node.codecs import decode_pixels
+from dicom_node.decode import INFLATED_BYTES, from_color
+from dicom_node.errors import AnalysisError
+from dicom_node.geometry import made_square, pixel_shape
+from dicom_node.lookup import Shown, to_gray
+from dicom_node.part10 import read_part10, reading_dicom
+from dicom_node.windowing import VoiLutFunction, Window
+
+LONGEST_VALUE = 256
+"""Characters of an attribute that are shown."""
+
+MOST_ATTRIBUTES = 2000
+BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A radiograph as it is looked at.
+
+    Attributes:
+        pixels: uint8, (rows, columns), dense tissue bright, its pixels square: the
+            same picture that the model saw, but for the window.
+        ends: The modality values shown as black and as white; the other way round
+            where the source is MONOCHROME1.
+    """
+
+    pixels: NDArray[np.uint8]
+    ends: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute of a dataset, as text.
+
+    Attributes:
+        tag: "(0010,0010)".
+        name: Of the data dictionary; empty where that does not know it.
+        vr: Its value representation.
+        value: Cut where it is long; of what is no text, how long it is.
+        level: How many sequences it lies in.
+    """
+
+    tag: str
+    name: str
+    vr: str
+    value: str
+    level: int
+
+
+def view_file(
+    path: Path, window: int | tuple[float, float], max_megapixels: int
+) -> View:
+    """Decode the first frame of an instance and show it.
+
+    Args:
+        path: Of the file.
+        window: Which of its own windows, the first being 1; or the modality values
+            that become the two ends of the gray scale.
+        max_megapixels: Larger images are not shown.
+
+    Raises:
+        AnalysisError: There is no image in it, it is too large or damaged.
+    """
+    with reading_dicom():
+        dataset = _read(path, max_megapixels)
+        _check(dataset, max_megapixels)
+        stored = decode_pixels(dataset)
+        if stored.ndim == 2:  # noqa: PLR2004 - rows and columns of gray
+            with np.errstate(all="ignore"):
+                shown = to_gray(dataset, stored, _window(window))
+        else:
+            shown = Shown(from_color(dataset, stored), None)
+        shape = pixel_shape(dataset)
+        return View(made_square(shown.gray, shape, max_megapixels), shown.ends)
+
+
+def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
+    """List the attributes of an instance, those in sequences after their sequence.
+
+    Raises:
+        AnalysisError: It cannot be read.
+    """
+    with reading_dicom():
+        found: list[Attribute] = []
+        _list(_read(path, max_megapixels), 0, found)
+        return found
+
+
+def _read(path: Path, max_megapixels: int) -> Dataset:
+    return read_part10(path, int(max_megapixels * 1e6) * INFLATED_BYTES)
+
+
+def _check(dataset: Dataset, max_megapixels: int) -> None:
+    if "PixelData" not in dataset:
+        raise AnalysisError("There is no image: Pixel Data (7FE0,0010) is absent.")
+    rows, columns = number(dataset, "Rows", 0), number(dataset, "Columns", 0)
+    if rows * columns * number(dataset, "SamplesPerPixel", 1) > max_megapixels * 1e6:
+        raise AnalysisError(
+            f"The image is larger than {max_megapixels} megapixels (max_megapixels "
+            "under [worker])."
+        )
+    if number(dataset, "BitsAllocated", 16) not in {8, 16}:
+        raise AnalysisError("Images of 8 or 16 bits are shown.")
+
+
+def _window(window: int | tuple[float, float]) -> int | Window:
+    if isinstance(window, int):
+        return window
+    low, high = window
+    center, width = (low + high) / 2, max(high - low, 1e-6)
+    return Window(center, width, VoiLutFunction.LINEAR_EXACT)
+
+
+def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
+    for tag in sorted(dataset.keys()):
+        if len(found) >= MOST_ATTRIBUTES:
+            return
+        element = dataset[tag]
+        name = "" if tag.is_private else keyword_for_tag(tag)
+        is_sequence = element.VR == "SQ"
+        value = f"{len(element.value)} items" if is_sequence else _said(element)
+        found.append(Attribute(f"{tag}", name, str(element.VR), value, level))
+        for item in element.value if is_sequence else ():
+            _list(item, level + 1, found)
+
+
+def _said(element: DataElement) -> str:
+    """Write a value down."""
+    value = element.value
+    if element.VR in BULK or isinstance(value, bytes):
+        return f"{len(value or b'')} bytes"
+    values = value if isinstance(value, MultiValue) else [value]
+    words = "\\".join("" if each is None else str(each) for each in values)
+    shown = "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words
+    )
+    return shown if len(shown) <= LONGEST_VALUE else f"{shown[:LONGEST_VALUE]}…"

@@ -1,0 +1,145 @@
+"""A site with a journal that holds phantoms, as a worker would have left them."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from api.app import create_app
+from api.people import AccessEvent
+from config.settings import load
+from dicom_node.analyses import Answer, Conclusion
+from dicom_node.database import migrate, open_engine
+from dicom_node.deliveries import StoredResult
+from dicom_node.drawing import drawing_of
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.patient import Patient
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.tables import InstanceState, delivery
+from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.phantom import draw_phantom
+from tests.asking import ACTING, LOOKING, TOKENS, Site, bearing
+
+MODEL = ModelIdentity("phantom-model", "1.0", "0" * 64)
+PACS = """
+[[destinations]]
+name = "pacs"
+type = "dicom"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 1
+"""
+STORED = Outcome(Verdict.STORED, 0x0000, "")
+REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
+
+
+class Review(Site):
+    """A site with a journal, and what a receiver and a worker do to it."""
+
+    def __init__(self, folder: Path, api: str = TOKENS, more: str = PACS) -> None:
+        self.told = list[AccessEvent]()
+        self.folder = folder
+        config = folder / "node.toml"
+        config.write_text(f'[api]\n{api}\n[storage]\ndirectory = "node"\n{more}')
+        self.settings = load(config, {"ACTING": ACTING})
+        self.guarded = self.settings.api.guarded
+        migrate(self.settings.storage)
+        self.engine = open_engine(self.settings.storage.database_url)
+        directory = self.settings.storage.directory
+        (directory / "spool").mkdir(exist_ok=True)
+        (directory / "results").mkdir(exist_ok=True)
+        self.directory = directory
+        self.journal = Journal(self.engine, directory, self.settings.destinations)
+        self.app = create_app(self.settings, checks={}, tell=self.told.append)
+
+    def receive(
+        self, number: int = 0, patient: Patient | None = None, **header: str
+    ) -> ReceivedInstance:
+        """Take in a broken phantom."""
+        phantom = draw_phantom(broken=True, rows=300, columns=200, seed=number)
+        dataset = phantom_dataset(phantom)
+        identity = f"{number:032x}"
+        path = self.directory / "spool" / f"{identity}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        known = {
+            "sop_class_uid": str(dataset.SOPClassUID),
+            "sop_instance_uid": str(dataset.SOPInstanceUID),
+            "transfer_syntax_uid": str(dataset.file_meta.TransferSyntaxUID),
+            "study_instance_uid": str(dataset.StudyInstanceUID),
+            "modality": "DX",
+            "body_part": "LEG",
+        }
+        received = ReceivedInstance(
+            id=identity,
+            path=path,
+            header=InstanceHeader(
+                **(known | header),  # type: ignore[arg-type]
+                patient=patient or Patient("Doe^Jane", f"P{number}", f"A{number}"),
+            ),
+            content_digest=identity,
+            size=path.stat().st_size,
+            calling_ae_title="ROOM1",
+            calling_address="127.0.0.1",
+            received_at=datetime.now(UTC),
+        )
+        assert self.journal.record(received)
+        return received
+
+    def answer(self, received: ReceivedInstance, probability: float = 0.75) -> str:
+        """Answer an instance, with one result; returns its UID."""
+        uid = f"2.25.{1000 + int(received.id, 16)}"
+        path = f"results/{received.id}-{uid}.dcm"
+        (self.directory / path).write_bytes(b"a result")
+        saliency = np.zeros((30, 20), np.float32)
+        saliency[10:20, 5:15] = 1
+        fracture = probability >= 0.5
+        point = OperatingPoint.DEFINITE if fracture else OperatingPoint.NONE
+        arrow = Arrow((100.0, 150.0), (20.0, 30.0)) if fracture else None
+        finding = Finding(probability, point, saliency, arrow, MODEL)
+        row = self.journal.load(received.id)
+        assert row is not None
+        self.journal.analyses.begin(received.id, row.run)
+        answer = Answer(
+            finding,
+            picture_digest=received.id,
+            identity_digest=received.id,
+            results=[StoredResult("secondary_capture", "1.2", uid, path)],
+            drawing=drawing_of(finding, (300, 200), (0.25, 0.5)),
+        )
+        assert self.journal.analyses.answer(received.id, row.run, answer)
+        return uid
+
+    def settle(
+        self, received: ReceivedInstance, outcome: Outcome, name: str = "pacs"
+    ) -> None:
+        """Have a delivery end."""
+        run = next(
+            each["run"]
+            for each in self.runs(received.id)
+            if each["destination"] == name
+        )
+        uid = f"2.25.{1000 + int(received.id, 16)}"
+        self.journal.deliveries.begin(received.id, name, run)
+        where = next(d for d in self.settings.destinations if d.name == name)
+        self.journal.settlement.settle(received.id, where, run, {uid: outcome})
+
+    def refuse(self, received: ReceivedInstance, why: str = "This is a chest.") -> None:
+        """Do not analyze an instance."""
+        ended = Conclusion(InstanceState.NOT_ANALYZED, why)
+        self.journal.analyses.begin(received.id, 1)
+        self.journal.analyses.conclude(received.id, 1, ended)
+
+    def runs(self, instance_id: str) -> list[dict[str, Any]]:
+        query = delivery.select().where(delivery.c.instance_id == instance_id)
+        with self.engine.connect() as connection:
+            return [row._asdict() for row in connection.execute(query)]
+
+    def get(self, path: str, shown: Mapping[str, str] | None = None) -> httpx.Response:
+        """Ask /api/v1 for something, as a viewer where nothing else is said."""
+        headers = bearing(LOOKING) if shown is None else shown
+        return self.ask("GET", f"/api/v1{path}", headers)
