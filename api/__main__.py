@@ -4,6 +4,7 @@ import socket
 
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.connection import PunctualProtocol
@@ -36,12 +37,19 @@ def main() -> None:
     with auditing(settings, engine, "api", by_hand=by_hand) as tell:
         if not stop.is_set():
             # uvicorn stops on these signals by itself, and passes them on when it has.
-            uvicorn.Server(_served(settings, audited(tell))).run(sockets)
+            _server(settings, audited(tell)).run(sockets)
 
 
-def _served(settings: Settings, tell: Tell) -> uvicorn.Config:
+def _server(settings: Settings, tell: Tell) -> uvicorn.Server:
+    app = create_app(settings, tell=tell)
+    server = uvicorn.Server(_served(settings, app))
+    app.state.ending = lambda: server.should_exit  # streams would hold it up
+    return server
+
+
+def _served(settings: Settings, app: FastAPI) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(settings, tell=tell),
+        app,
         host=settings.api.host,
         port=settings.api.port,
         http=PunctualProtocol,

@@ -14,7 +14,18 @@ from dicom_node.audit.event import What as Audited
 
 logger = logging.getLogger(__name__)
 
-What = Literal["login", "login failed", "logout", "refused", "viewed"]
+What = Literal[
+    "login",
+    "login failed",
+    "logout",
+    "refused",
+    "viewed",
+    "asked for again",
+    "uploaded",
+    "judged",
+    "paused",
+    "resumed",
+]
 SOMEBODY = "somebody"
 
 

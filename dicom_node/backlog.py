@@ -43,6 +43,14 @@ def instances(connection: sa.Connection) -> list[Waiting]:
     return [Waiting(*row) for row in connection.execute(query)]
 
 
+def last_deliveries(connection: sa.Connection) -> dict[str, float]:
+    """When something last arrived at each destination, in seconds since 1970."""
+    query = sa.select(delivery.c.destination, sa.func.max(delivery.c.finished_at))
+    query = query.where(delivery.c.state == DeliveryState.DELIVERED)
+    rows = connection.execute(query.group_by(delivery.c.destination))
+    return {row[0]: row[1] for row in rows}
+
+
 def deliveries(connection: sa.Connection, destinations: Sequence[str]) -> list[Waiting]:
     """Deliveries that have not ended, and those that failed; since they were asked for.
 

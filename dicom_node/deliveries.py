@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from config.destinations import Destination
 from dicom_node.database import upsert
 from dicom_node.events import note
+from dicom_node.recipients import drop_others, is_negative, recipients_of
 from dicom_node.results.forms import HEATMAP, NOTICE, forms
 from dicom_node.settlement import of_delivery, results_in
 from dicom_node.standing import keeps_files, lock_instance, settle_instance
@@ -24,12 +25,10 @@ from dicom_node.tables import (
     commitment,
     delivered_object,
     delivery,
-    instance,
     paused_destination,
     result,
 )
 from dicom_node.work import WorkQueue
-from inference.finding import OperatingPoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Deliveries:
         results: Sequence[StoredResult],
     ) -> None:
         """Keep the results of an answer, in place of older ones, and deliver them."""
-        recipients = _recipients(connection, instance_id)
+        recipients = recipients_of(connection, instance_id)
         for table in (result, delivered_object):
             connection.execute(table.delete().where(table.c.instance_id == instance_id))
         for each in results:
@@ -86,7 +85,7 @@ class Deliveries:
 
     def again(self, connection: sa.Connection, instance_id: str) -> None:
         """Ask for the delivery of all results of an instance, everywhere, anew."""
-        self._send(connection, instance_id, _recipients(connection, instance_id))
+        self._send(connection, instance_id, recipients_of(connection, instance_id))
 
     def _send(
         self, connection: sa.Connection, instance_id: str, recipients: set[str]
@@ -97,15 +96,15 @@ class Deliveries:
         notice, must not have the last word.
         """
         results = _results(connection, instance_id)
-        is_negative, asked = _is_negative(connection, instance_id), []
+        negative, asked = is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
             wanted = {each.name for each in forms(destination)}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             is_told = destination.send_negative or name in recipients
-            if uids and (is_told or not is_negative):
+            if uids and (is_told or not negative):
                 self._ask(connection, instance_id, name, uids)
                 asked.append(name)
-        _drop_others(connection, instance_id, asked)
+        drop_others(connection, instance_id, asked)
         settle_instance(connection, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
@@ -122,6 +121,31 @@ class Deliveries:
             if form.kind != HEATMAP and (form.kind != NOTICE) == is_answer
         }
         return bool(made) and not wanted <= made
+
+    def send_again(self, instance_id: str, destination: str | None = None) -> bool:
+        """Send all results of an instance again, whatever came of it before.
+
+        Args:
+            instance_id: Of the instance.
+            destination: To this one only; None: to all that want them.
+
+        Returns:
+            False where there is nothing to send, yet or any more.
+        """
+        with self._engine.begin() as connection:
+            lock_instance(connection, instance_id)
+            results = _results(connection, instance_id)
+            if not results or not keeps_files(connection, instance_id):
+                return False
+            if destination is None:
+                self.again(connection, instance_id)
+                return True
+            wanted = {each.name for each in forms(self._destinations[destination])}
+            uids = [r.sop_instance_uid for r in results if r.kind in wanted]
+            if uids:
+                self._ask(connection, instance_id, destination, uids)
+                settle_instance(connection, instance_id)
+            return bool(uids)
 
     def retry(self, instance_id: str, destination: str) -> bool:
         """Ask anew for what has not arrived at one destination.
@@ -243,45 +267,3 @@ class Deliveries:
 def _results(connection: sa.Connection, instance_id: str) -> Sequence[sa.Row[Any]]:
     query = result.select().where(result.c.instance_id == instance_id)
     return connection.execute(query).all()
-
-
-def _recipients(connection: sa.Connection, instance_id: str) -> set[str]:
-    """The destinations that have, or had, something of an instance."""
-    there = DeliveryState.DELIVERED, DeliveryState.COMMITTING
-    found: set[str] = set()
-    for table in (delivery, delivered_object):
-        query = sa.select(table.c.destination).where(
-            table.c.instance_id == instance_id, table.c.state.in_(there)
-        )
-        found.update(connection.execute(query).scalars())
-    return found
-
-
-def _is_negative(connection: sa.Connection, instance_id: str) -> bool:
-    """Tell whether there is an answer, and it reports no fracture."""
-    query = sa.select(instance.c.probability, instance.c.operating_point)
-    row = connection.execute(query.where(instance.c.id == instance_id)).one()
-    return row.probability is not None and row.operating_point == OperatingPoint.NONE
-
-
-def _drop_others(
-    connection: sa.Connection, instance_id: str, asked: Sequence[str]
-) -> None:
-    """Let go of what was to reach other destinations than those asked for now.
-
-    They left the settings, or there is nothing for them any more. A delivery's row
-    stays: if its destination comes back, its runs are counted on, for work under a
-    number that was used would silently not be done.
-    """
-
-    def other(table: sa.Table) -> sa.ColumnElement[bool]:
-        return sa.and_(
-            table.c.instance_id == instance_id,
-            table.c.destination.not_in(asked),
-            table.c.state != DeliveryState.DELIVERED,
-        )
-
-    connection.execute(delivered_object.delete().where(other(delivered_object)))
-    drop = delivery.update().where(other(delivery))
-    ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
-    connection.execute(drop.values(**ended))

@@ -134,10 +134,26 @@ class Review(Site):
         self.journal.analyses.begin(received.id, 1)
         self.journal.analyses.conclude(received.id, 1, ended)
 
+    def fail(self, received: ReceivedInstance, why: str) -> None:
+        """Fail an analysis."""
+        self.journal.analyses.begin(received.id, 1)
+        ended = Conclusion(InstanceState.FAILED, why)
+        self.journal.analyses.conclude(received.id, 1, ended)
+
     def runs(self, instance_id: str) -> list[dict[str, Any]]:
         query = delivery.select().where(delivery.c.instance_id == instance_id)
         with self.engine.connect() as connection:
             return [row._asdict() for row in connection.execute(query)]
+
+    def act(
+        self,
+        path: str,
+        token: str = ACTING,
+        method: str = "POST",
+        **body: Any,  # noqa: ANN401 - what httpx takes
+    ) -> httpx.Response:
+        """Do something, as an operator where nothing else is said."""
+        return self.ask(method, f"/api/v1{path}", bearing(token), **body)
 
     def get(self, path: str, shown: Mapping[str, str] | None = None) -> httpx.Response:
         """Ask /api/v1 for something, as a viewer where nothing else is said."""

@@ -36,6 +36,10 @@ EVENTS = {
     What.LOGGED_OUT: AuditEvent(What.LOGGED_OUT, "anna", "pc.example", "/logout"),
     What.REFUSED: AuditEvent(What.REFUSED, "anna", "10.0.0.2", "/retry"),
     What.VIEWED: AuditEvent(What.VIEWED, "anna", "10.0.0.2", "/predict"),
+    What.UPLOADED: AuditEvent(What.UPLOADED, "anna", "10.0.0.2", "an id of ours"),
+    What.JUDGED: AuditEvent(What.JUDGED, "anna", "10.0.0.2", "an id of ours"),
+    What.PAUSED: AuditEvent(What.PAUSED, "anna", "10.0.0.2", "pacs"),
+    What.RESUMED: AuditEvent(What.RESUMED, "anna", "10.0.0.2", "pacs"),
     What.ASKED_AGAIN: AuditEvent(What.ASKED_AGAIN, "root", instance=INSTANCE),
 }
 # PS3.15 A.5.1: children in their order, the attributes that each must and may have.

@@ -131,6 +131,7 @@ def test_every_described_route_is_asked(served: tuple[Site, str]) -> None:
         f"{method.upper()} {path}"
         for path, methods in served[0].app.openapi()["paths"].items()
         for method in methods
+        if not path.startswith("/api/v1/")  # see test_v1_contract.py
     }
 
     assert described == {PREDICT, ALIVE, READY, METRICS}

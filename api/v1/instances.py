@@ -1,6 +1,6 @@
 """The worklist, a study, an instance: what the journal knows."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, HTTPException, Query, Request, status
@@ -17,6 +17,7 @@ from api.v1.schemas import (
     WorklistAnswer,
     dossier_answer,
     instance_answer,
+    seconds_of,
 )
 from api.visit import Viewer
 from dicom_node.worklist import Order, Sorting, Wanted
@@ -124,7 +125,4 @@ def instances_router(desk: Desk) -> APIRouter:
 
 
 def _seconds(time: datetime | None) -> float | None:
-    """Seconds since 1970; a time without a zone is taken for UTC."""
-    if time is None:
-        return None
-    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
+    return None if time is None else seconds_of(time)

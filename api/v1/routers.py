@@ -1,12 +1,36 @@
 """All routes of /api/v1."""
 
+from collections.abc import Callable, Mapping
+
 from fastapi import APIRouter
 
+from api.health import Check
+from api.v1.acts import acts_router
+from api.v1.changes import changes_router
 from api.v1.desk import Desk
+from api.v1.figures import figures_router
 from api.v1.instances import instances_router
+from api.v1.opinions import opinions_router
+from api.v1.places import places_router
+from api.v1.uploads import uploads_router
 from api.v1.views import views_router
+from inference.finding import ModelIdentity
 
 
-def v1_routers(desk: Desk) -> tuple[APIRouter, ...]:
-    """Make them, in the order in which they are described."""
-    return instances_router(desk), views_router(desk)
+def v1_routers(
+    desk: Desk,
+    checks: Mapping[str, Check],
+    release: str,
+    model: Callable[[], ModelIdentity | None],
+) -> tuple[APIRouter, ...]:
+    """Make them, in the order in which they are described; see figures_router."""
+    return (
+        instances_router(desk),
+        views_router(desk),
+        opinions_router(desk),
+        acts_router(desk),
+        places_router(desk),
+        figures_router(desk, checks, release, model),
+        changes_router(desk),
+        uploads_router(desk),
+    )

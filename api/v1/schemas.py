@@ -173,6 +173,104 @@ class AskedAnswer(BaseModel):
 
     asked: int
     gone: int = Field(description="Not asked for: the files were removed.")
+    left: int = Field(description="More of it, at least; ask on.")
+
+
+class FailuresAnswer(BaseModel):
+    """Some that failed in the same way."""
+
+    destination: str = Field(description="Empty: their analysis failed.")
+    reason: str
+    count: int
+    first: datetime = Field(description="When the first of them was received.")
+    last: datetime
+
+
+class EchoAnswer(BaseModel):
+    """What came of asking a destination for a sign of life."""
+
+    at: datetime
+    who: str
+    alive: bool
+    comment: str = Field(description="Why it is not.")
+    seconds: float
+
+
+class DestinationAnswer(BaseModel):
+    """A destination of the settings, and how it fares."""
+
+    name: str
+    type: Literal["dicom", "sender", "stow"]
+    address: str
+    paused: bool
+    waiting: int = Field(description="Deliveries on their way, or held back.")
+    oldest: datetime | None = Field(description="When the oldest was asked for.")
+    failed: int
+    last_success: datetime | None
+    echoes: list[EchoAnswer] = Field(description="The last one first.")
+
+
+class CallerAnswer(BaseModel):
+    """An AE that called, from one address."""
+
+    ae_title: str
+    address: str
+    admitted: bool
+    reason: str = Field(description="Why it was rejected.")
+    mend: str = Field(description="What to change.")
+    times: int
+    last: datetime
+
+
+class ModalityAnswer(BaseModel):
+    """What an AE has sent."""
+
+    sender: str
+    modality: str
+    count: int
+    last: datetime
+
+
+class IntervalAnswer(BaseModel):
+    """What came in a part of a period."""
+
+    start: datetime
+    received: int
+    reported: int = Field(description="Answered with a fracture.")
+    negative: int = Field(description="Answered without.")
+    not_analyzed: int
+    failed: int
+
+
+class FiguresAnswer(BaseModel):
+    """How the node has fared of late."""
+
+    intervals: list[IntervalAnswer]
+    scores: list[int] = Field(
+        description="Answers by probability, in 20 equal parts from 0 to 1."
+    )
+    turnaround: dict[int, float] = Field(
+        description="Seconds from receipt to first delivery, by percentile."
+    )
+
+
+class NodeAnswer(BaseModel):
+    """How the node is at this moment."""
+
+    checks: dict[str, str] = Field(description='Each "ok", or what is wrong.')
+    states: dict[str, int] = Field(description="Instances by state.")
+    free_bytes: int | None
+    required_bytes: int = Field(description="With less, instances are refused.")
+    total_bytes: int | None
+    version: str
+    model: str
+
+
+class UploadAnswer(BaseModel):
+    """An instance that was taken in."""
+
+    id: str
+    study_instance_uid: str
 
 
 Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
@@ -182,6 +280,11 @@ Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 def when(seconds: float) -> datetime:
     """Make a time of seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def seconds_of(time: datetime) -> float:
+    """Seconds since 1970; a time without a zone is taken for UTC."""
+    return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def when_known(seconds: float | None) -> datetime | None:

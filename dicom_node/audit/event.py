@@ -26,6 +26,10 @@ class What(StrEnum):
     REFUSED = "refused"
     VIEWED = "viewed"
     ASKED_AGAIN = "asked for again"
+    UPLOADED = "uploaded"
+    JUDGED = "judged"
+    PAUSED = "paused"
+    RESUMED = "resumed"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """An event as a DICOM audit message: XML after the schema of PS3.15 A.5.1.
 
-A deviation from A.5.3: messages that are to name the patient do not, for the node keeps
-no identity but in the files of instances; the study and the instance say who it was.
+A deviation from A.5.3: messages that are to name the patient do not; the study and the
+instance say who it was, and the journal whose they are.
 """
 
 import base64
@@ -66,6 +66,10 @@ KINDS: Mapping[What, Kind] = MappingProxyType(
         ),
         What.VIEWED: Kind(ACCESSED, None, "R"),
         What.ASKED_AGAIN: Kind(ACCESSED, None, "U"),
+        What.UPLOADED: Kind(ACCESSED, None, "C"),
+        What.JUDGED: Kind(ACCESSED, None, "U"),
+        What.PAUSED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
+        What.RESUMED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
     }
 )
 

@@ -1,0 +1,120 @@
+"""What an operator does: analyze again, send again, retry what failed."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, HTTPException, Query, Request, status
+from starlette.concurrency import run_in_threadpool
+
+from api.people import told
+from api.v1.desk import FORBIDDEN, GONE, MISSING, Desk, problem, v1_router
+from api.v1.schemas import AskedAnswer, FailuresAnswer, Text, when
+from api.v1.views import REMOVED
+from api.visit import Operator, Viewer
+from dicom_node.failures import failed, grouped
+
+AT_ONCE = 200
+"""How much is asked for again in one request, which holds its connection meanwhile."""
+
+NOTHING_YET = "It has no results yet: its analysis has not ended."
+EARLY: dict[int | str, dict[str, Any]] = {409: problem("Conflict", NOTHING_YET, 409)}
+
+
+def acts_router(desk: Desk) -> APIRouter:
+    """Serve what changes something."""
+    router = v1_router("acts")
+
+    @router.post(
+        "/instances/{instance_id}/analyze",
+        status_code=status.HTTP_202_ACCEPTED,
+        responses={**MISSING, **GONE, **FORBIDDEN},
+        response_description="Asked for",
+    )
+    async def analyze(
+        request: Request, _person: Operator, instance_id: str
+    ) -> AskedAnswer:
+        """Ask for a new analysis, whatever came of the last one."""
+        await run_in_threadpool(desk.dossier, instance_id)
+        if not await run_in_threadpool(desk.journal.analyze_again, instance_id):
+            raise HTTPException(status.HTTP_410_GONE, REMOVED)
+        await told(request, "asked for again", f"analysis of {instance_id}")
+        return AskedAnswer(asked=1, gone=0, left=0)
+
+    @router.post(
+        "/instances/{instance_id}/send",
+        status_code=status.HTTP_202_ACCEPTED,
+        responses={**MISSING, **GONE, **FORBIDDEN, **EARLY},
+        response_description="Asked for",
+    )
+    async def send(
+        request: Request,
+        _person: Operator,
+        instance_id: str,
+        destination: Annotated[
+            Text, Query(description="To this one only; else to all that want them")
+        ] = "",
+    ) -> AskedAnswer:
+        """Send all results again, whatever came of it before."""
+        known = await run_in_threadpool(desk.dossier, instance_id)
+        if destination:
+            desk.destination(destination)
+        if known.row.files_removed_at is not None:
+            raise HTTPException(status.HTTP_410_GONE, REMOVED)
+        again = desk.journal.deliveries.send_again
+        if not await run_in_threadpool(again, instance_id, destination or None):
+            raise HTTPException(status.HTTP_409_CONFLICT, NOTHING_YET)
+        about = f"results of {instance_id} for {destination or 'all destinations'}"
+        await told(request, "asked for again", about)
+        return AskedAnswer(asked=1, gone=0, left=0)
+
+    @router.get("/failures", response_description="The largest group first")
+    async def failures(_person: Viewer) -> list[FailuresAnswer]:
+        """Group what failed and can be tried again by destination and reason."""
+        found = await run_in_threadpool(grouped, desk.engine)
+        return [
+            FailuresAnswer(
+                destination=each.destination,
+                reason=each.reason,
+                count=each.count,
+                first=when(each.first),
+                last=when(each.last),
+            )
+            for each in found
+        ]
+
+    @router.post(
+        "/failures/retry",
+        status_code=status.HTTP_202_ACCEPTED,
+        responses=FORBIDDEN,
+        response_description="How much was asked for. While some is left, ask on",
+    )
+    async def retry(
+        request: Request,
+        _person: Operator,
+        destination: Annotated[
+            Text | None,
+            Query(description="Deliveries to there; empty: analyses; else both"),
+        ] = None,
+        reason: Annotated[
+            str | None,
+            Query(max_length=4000, pattern=r"^[^\x00]*$", description="In full"),
+        ] = None,
+    ) -> AskedAnswer:
+        """Try again what failed: all of it, or a group."""
+        answer = await run_in_threadpool(_retry, desk, destination, reason)
+        about = f"{answer.asked} that failed for {destination or 'any destination'}"
+        await told(request, "asked for again", about)
+        return answer
+
+    return router
+
+
+def _retry(desk: Desk, destination: str | None, reason: str | None) -> AskedAnswer:
+    found = failed(desk.engine, destination, reason, AT_ONCE + 1)
+    asked = [
+        desk.journal.deliveries.retry(each.instance_id, each.destination)
+        if each.destination
+        else desk.journal.analyze_again(each.instance_id)
+        for each in found[:AT_ONCE]
+    ]
+    left = len(found) - len(asked)
+    return AskedAnswer(asked=asked.count(True), gone=asked.count(False), left=left)

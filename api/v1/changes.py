@@ -1,0 +1,102 @@
+"""What changes, told as it happens: server-sent events (WHATWG HTML 9.2)."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from api.v1.desk import Desk, v1_router
+from api.visit import Viewer
+from dicom_node.feed import Feed
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 0.5
+ALIVE_EVERY_S = 15.0
+MOST_UNREAD = 100
+
+Told = list[str]
+
+
+class Changes:
+    """One question to the journal every half second, for all who listen.
+
+    Used from the event loop alone.
+    """
+
+    def __init__(self, feed: Feed, ended: Callable[[], bool]) -> None:
+        """Ask nobody before somebody listens.
+
+        Args:
+            feed: Of the journal.
+            ended: Whether the process is about to end, and streams with it.
+        """
+        self._feed = feed
+        self._ended = ended
+        self._listening: set[asyncio.Queue[Told]] = set()
+        self._asking: asyncio.Task[None] | None = None
+
+    async def stream(self) -> AsyncIterator[str]:
+        """Yield what changes, until the process ends."""
+        queue: asyncio.Queue[Told] = asyncio.Queue(MOST_UNREAD)
+        self._listening.add(queue)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        try:
+            yield "retry: 1000\n\n"
+            spoke = time.monotonic()
+            while not self._ended():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(EVERY_S):
+                        ids = await queue.get()
+                        yield f"data: {json.dumps({'instances': ids})}\n\n"
+                        spoke = time.monotonic()
+                if time.monotonic() - spoke > ALIVE_EVERY_S:
+                    yield ": here\n\n"
+                    spoke = time.monotonic()
+        finally:
+            self._listening.discard(queue)
+
+    async def _ask(self) -> None:
+        while self._listening and not self._ended():
+            try:
+                ids = await run_in_threadpool(self._feed.changed)
+            except SQLAlchemyError as error:
+                logger.warning("Nothing can be told: %s", type(error).__name__)
+                ids = []
+            for queue in list(self._listening) if ids else ():
+                # Who reads nothing for so long finds out when it asks again.
+                with suppress(asyncio.QueueFull):
+                    queue.put_nowait(ids)
+            await asyncio.sleep(EVERY_S)
+
+
+def changes_router(desk: Desk) -> APIRouter:
+    """Serve the stream of changes."""
+    router = v1_router("changes")
+    ending: list[Callable[[], bool]] = []
+    changes = Changes(Feed(desk.engine), lambda: any(end() for end in ending))
+
+    @router.get(
+        "/changes",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}}},
+        response_description='Events with {"instances": ["id", …]}',
+    )
+    async def stream(request: Request, _person: Viewer) -> StreamingResponse:
+        """Tell which instances something happens to, from now on.
+
+        After a break, look at the worklist again: what happened meanwhile is not told.
+        """
+        if not ending:
+            ending.append(request.app.state.ending)
+        return StreamingResponse(changes.stream(), media_type="text/event-stream")
+
+    return router

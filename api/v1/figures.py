@@ -1,0 +1,102 @@
+"""How the node is, and how it has fared."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from enum import StrEnum
+
+from fastapi import APIRouter
+from starlette.concurrency import run_in_threadpool
+
+from api.health import Check, state_of
+from api.v1.desk import Desk, v1_router
+from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer, when
+from api.visit import Viewer
+from dicom_node.figures import figures
+from dicom_node.spool import MB
+from inference.finding import ModelIdentity
+
+HOUR_S = 3600.0
+
+
+class Period(StrEnum):
+    """How far back, and in how many parts."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+PARTS = {Period.DAY: (24, HOUR_S), Period.WEEK: (28, 6 * HOUR_S)}
+PARTS[Period.MONTH] = (30, 24 * HOUR_S)
+
+
+def figures_router(
+    desk: Desk,
+    checks: Mapping[str, Check],
+    release: str,
+    model: Callable[[], ModelIdentity | None],
+) -> APIRouter:
+    """Serve figures.
+
+    Args:
+        desk: With the journal.
+        checks: What /readyz asks, by name.
+        release: Version of this software.
+        model: Of this process; None while it is not loaded.
+    """
+    router = v1_router("figures")
+
+    @router.get("/figures", response_description="The period's last part is now")
+    async def of_a_period(
+        _person: Viewer, period: Period = Period.DAY
+    ) -> FiguresAnswer:
+        """Count what came in the last 24 hours, 7 or 30 days."""
+        parts, length = PARTS[period]
+        until = _end(time.time(), length)
+        since = until - parts * length
+        found = await run_in_threadpool(figures, desk.engine, since, until, parts)
+        return FiguresAnswer(
+            intervals=[
+                IntervalAnswer(
+                    start=when(each.start),
+                    received=each.received,
+                    reported=each.reported,
+                    negative=each.negative,
+                    not_analyzed=each.not_analyzed,
+                    failed=each.failed,
+                )
+                for each in found.intervals
+            ],
+            scores=list(found.scores),
+            turnaround=found.turnaround,
+        )
+
+    @router.get("/node", response_description="At this moment")
+    async def node(_person: Viewer) -> NodeAnswer:
+        """Say how the node is at this moment."""
+        return await run_in_threadpool(_node)
+
+    def _node() -> NodeAnswer:
+        storage, loaded = desk.settings.storage, model()
+        there = storage.directory.exists()
+        disk = shutil.disk_usage(storage.directory) if there else None
+        return NodeAnswer(
+            checks={name: state_of(check) for name, check in checks.items()},
+            states=desk.history.counts(),
+            free_bytes=disk.free if disk else None,
+            total_bytes=disk.total if disk else None,
+            required_bytes=storage.min_free_mb * MB,
+            version=release,
+            model=f"{loaded.name} {loaded.version}" if loaded else "",
+        )
+
+    return router
+
+
+def _end(now: float, length: float) -> float:
+    """The end of the part that it is now, counted from midnight here."""
+    local = datetime.fromtimestamp(now).astimezone()
+    midnight = local.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
+    return midnight + ((now - midnight) // length + 1) * length

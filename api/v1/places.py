@@ -1,0 +1,174 @@
+"""Where results go and where instances come from."""
+
+from fastapi import APIRouter, Request, Response, status
+from starlette.concurrency import run_in_threadpool
+
+from api.people import told
+from api.v1.desk import FORBIDDEN, MISSING, Desk, v1_router
+from api.v1.schemas import (
+    CallerAnswer,
+    DestinationAnswer,
+    EchoAnswer,
+    ModalityAnswer,
+    when,
+    when_known,
+)
+from api.visit import Operator, Viewer
+from config.destinations import (
+    Destination,
+    DicomDestination,
+    SenderDestination,
+    StowDestination,
+)
+from dicom_node import backlog, callers, echoes
+from dicom_node.database import reading
+from dicom_node.tables import DeliveryState
+
+MENDS = {
+    "calling AE title not recognized": "Add it to allowed_callers under [receiver], "
+    "with its network, if it may call.",
+    "called AE title not recognized": "Have it call the node by its own ae_title "
+    "([receiver]).",
+    "temporary congestion": "The node was busy; it will be let in when it calls again.",
+    "local limit exceeded": "More called at once than max_associations under "
+    "[receiver]; raise it if that is usual.",
+    "local limit exceeded by one caller": "It opened more at once than "
+    "max_associations_per_caller under [receiver].",
+}
+"""What to change, by the reason of a rejection."""
+
+
+def places_router(desk: Desk) -> APIRouter:
+    """Serve destinations and callers."""
+    router = v1_router("destinations")
+
+    @router.get("/destinations", response_description="In the order of the settings")
+    async def destinations(_person: Viewer) -> list[DestinationAnswer]:
+        """Say of each destination how it fares."""
+        return await run_in_threadpool(_destinations, desk)
+
+    @router.post(
+        "/destinations/{name}/echo",
+        responses={**MISSING, **FORBIDDEN},
+        response_description="What came of this and of the last times",
+    )
+    async def echo(_person: Operator, name: str) -> list[EchoAnswer]:
+        """Ask a destination for a sign of life (C-ECHO, or a DICOMweb search)."""
+        where, us = desk.destination(name), desk.settings.receiver.ae_title
+
+        def ask() -> list[EchoAnswer]:
+            echoes.ask(desk.engine, where, _person.name, calling_ae_title=us)
+            return _echoes(desk, name)
+
+        return await run_in_threadpool(ask)
+
+    @router.post(
+        "/destinations/{name}/pause",
+        status_code=status.HTTP_204_NO_CONTENT,
+        responses={**MISSING, **FORBIDDEN},
+        response_description="Held back",
+    )
+    async def pause(request: Request, _person: Operator, name: str) -> Response:
+        """Hold back a destination's deliveries; those under way still finish."""
+        desk.destination(name)
+        await run_in_threadpool(desk.journal.deliveries.pause, name)
+        await told(request, "paused", name)
+        return Response(status_code=status.HTTP_204_NO_CONTENT)
+
+    @router.post(
+        "/destinations/{name}/resume",
+        status_code=status.HTTP_204_NO_CONTENT,
+        responses={**MISSING, **FORBIDDEN},
+        response_description="They go on",
+    )
+    async def resume(request: Request, _person: Operator, name: str) -> Response:
+        """Let a destination's deliveries go on."""
+        desk.destination(name)
+        await run_in_threadpool(desk.journal.deliveries.resume, name)
+        await told(request, "resumed", name)
+        return Response(status_code=status.HTTP_204_NO_CONTENT)
+
+    @router.get("/callers", response_description="The last one first")
+    async def who_called(_person: Viewer) -> list[CallerAnswer]:
+        """List who has called in the last 30 days, and who was rejected, and why."""
+        found = await run_in_threadpool(callers.callers, desk.engine)
+        return [
+            CallerAnswer(
+                ae_title=each.ae_title,
+                address=each.address,
+                admitted=each.is_admitted,
+                reason=each.reason,
+                mend=MENDS.get(each.reason, ""),
+                times=each.times,
+                last=when(each.last),
+            )
+            for each in found
+        ]
+
+    @router.get("/modalities", response_description="By calling AE title")
+    async def modalities(_person: Viewer) -> list[ModalityAnswer]:
+        """List what each caller has sent in the last 30 days."""
+        found = await run_in_threadpool(callers.modalities, desk.engine)
+        return [
+            ModalityAnswer(
+                sender=row.calling_ae_title,
+                modality=row.modality,
+                count=row.times,
+                last=when(row.last),
+            )
+            for row in found
+        ]
+
+    return router
+
+
+def _destinations(desk: Desk) -> list[DestinationAnswer]:
+    names = [each.name for each in desk.settings.destinations]
+    with reading(desk.engine) as connection:
+        waiting = backlog.deliveries(connection, names)
+        last = backlog.last_deliveries(connection)
+    paused = set(desk.history.paused())
+    answers = []
+    for each in desk.settings.destinations:
+        mine = [one for one in waiting if one.destination == each.name]
+        open_ = [one for one in mine if one.state != DeliveryState.FAILED]
+        answers.append(
+            DestinationAnswer(
+                name=each.name,
+                type=each.type,
+                address=_address(each),
+                paused=each.name in paused,
+                waiting=sum(one.count for one in open_),
+                oldest=when_known(min((one.since for one in open_), default=None)),
+                failed=sum(one.count for one in mine) - sum(o.count for o in open_),
+                last_success=when_known(last.get(each.name)),
+                echoes=_echoes(desk, each.name),
+            )
+        )
+    return answers
+
+
+def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
+    return [
+        EchoAnswer(
+            at=when(row.at),
+            who=row.who,
+            alive=not row.comment,
+            comment=row.comment,
+            seconds=row.seconds,
+        )
+        for row in echoes.asked(desk.engine, name)
+    ]
+
+
+def _address(destination: Destination) -> str:
+    """Say where a destination is; no secret is part of that."""
+    match destination:
+        case DicomDestination():
+            return f"{destination.ae_title}@{destination.host}:{destination.port}"
+        case StowDestination():
+            return str(destination.url)
+        case SenderDestination():
+            return ", ".join(
+                f"{peer.ae_title}@{peer.host}:{peer.port}" for peer in destination.peers
+            )

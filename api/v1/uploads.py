@@ -1,0 +1,97 @@
+"""DICOM files that a person hands in."""
+
+from typing import Any
+
+from fastapi import APIRouter, HTTPException, Request, status
+from starlette.concurrency import run_in_threadpool
+
+from api.admission import Arrivals
+from api.people import told
+from api.upload import FIELD, LARGEST_FILE, received
+from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
+from api.v1.schemas import UploadAnswer
+from api.visit import Operator, visit_of
+from dicom_node.errors import OutOfResourcesError, RefusedError
+from dicom_node.sop_classes import STORED, STORED_BY_SETTING
+from dicom_node.spool import MB, Spool
+from dicom_node.uploading import Uploads
+
+FORM = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": [FIELD],
+                "properties": {
+                    FIELD: {
+                        "type": "string",
+                        "format": "binary",
+                        "description": "One DICOM file (PS3.10) with a radiograph, of "
+                        f"at most {LARGEST_FILE // 10**6} MB.",
+                    }
+                },
+            }
+        }
+    },
+}
+REFUSED: dict[int | str, dict[str, Any]] = {
+    408: problem("Request Timeout", "The file comes too slowly.", 408),
+    413: problem("Content Too Large", "The file is too large.", 413),
+    422: problem("Unprocessable Content", "It cannot be read as DICOM.", 422),
+    507: problem("Insufficient Storage", "The disk is full.", 507),
+}
+
+
+def uploads_router(desk: Desk) -> APIRouter:
+    """Serve uploads."""
+    router, arrivals = v1_router("uploads"), Arrivals()
+    receiver = desk.settings.receiver
+    classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
+
+    def taken_in(path: Any, claim: Any, address: str) -> UploadAnswer:  # noqa: ANN401
+        uploads = Uploads(
+            spool=Spool(desk.settings.storage),
+            record=desk.journal.record,
+            sop_classes=classes,
+            inflated_limit=receiver.max_instance_mb * MB,
+        )
+        it = uploads.take_in(path, claim, address)
+        header = it.header
+        for row in desk.history.by_uid(header.sop_instance_uid):
+            if row.content_digest == it.content_digest:  # it may have been here before
+                return UploadAnswer(
+                    id=row.id, study_instance_uid=row.study_instance_uid
+                )
+        return UploadAnswer(id=it.id, study_instance_uid=header.study_instance_uid)
+
+    @router.post(
+        "/uploads",
+        status_code=status.HTTP_202_ACCEPTED,
+        openapi_extra={"requestBody": FORM},
+        responses={**FORBIDDEN, **REFUSED},
+        response_description="It is safe, and its analysis was asked for",
+    )
+    async def upload(request: Request, _person: Operator) -> UploadAnswer:
+        """Take in a DICOM file, as if it had been sent by C-STORE."""
+        address = visit_of(request).address
+        with arrivals.place(address):
+            async with received(request) as file:
+                claim = await desk.pictures.claim(file)
+                try:
+                    answer = await run_in_threadpool(taken_in, file, claim, address)
+                except RefusedError as error:
+                    raise HTTPException(_status(error), str(error)) from None
+        await told(request, "uploaded", answer.id)
+        return answer
+
+    return router
+
+
+def _status(error: RefusedError) -> int:
+    full = isinstance(error, OutOfResourcesError)
+    return (
+        status.HTTP_507_INSUFFICIENT_STORAGE
+        if full
+        else status.HTTP_422_UNPROCESSABLE_CONTENT
+    )

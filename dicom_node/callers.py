@@ -1,0 +1,76 @@
+"""Who has called the node, and who was turned away: read from the audit trail."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.audit.event import What
+from dicom_node.database import reading
+from dicom_node.tables import audit, instance
+
+DAYS = 30.0
+MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An AE that called, from one address.
+
+    Attributes:
+        ae_title: As it calls itself.
+        address: Where it calls from.
+        is_admitted: Whether its associations were accepted.
+        reason: Why they were rejected; empty for those accepted.
+        times: How often, in the last 30 days.
+        last: When it last called, in seconds since 1970.
+    """
+
+    ae_title: str
+    address: str
+    is_admitted: bool
+    reason: str
+    times: int
+    last: float
+
+
+def callers(engine: sa.Engine) -> list[Caller]:
+    """List those who called in the last 30 days, the last one first."""
+    kind = audit.c.who, audit.c.address, audit.c.what, audit.c.about
+    last = sa.func.max(audit.c.at)
+    query = (
+        sa.select(*kind, sa.func.sum(audit.c.times), last)
+        .where(
+            audit.c.what.in_([What.OPENED, What.REJECTED]),
+            audit.c.at > time.time() - DAYS * 86400,
+        )
+        .group_by(*kind)
+        .order_by(last.desc())
+        .limit(MOST)
+    )
+    with reading(engine) as connection:
+        rows = connection.execute(query).all()
+    return [
+        Caller(who, address, what == What.OPENED, about, int(times), at)
+        for who, address, what, about, times, at in rows
+    ]
+
+
+def modalities(engine: sa.Engine) -> Sequence[sa.Row[Any]]:
+    """Tell what each AE has sent in the last 30 days: modality, count, last time.
+
+    Returns:
+        Rows of `calling_ae_title`, `modality`, `times`, `last`.
+    """
+    key = instance.c.calling_ae_title, instance.c.modality
+    last = sa.func.max(instance.c.received_at).label("last")
+    query = (
+        sa.select(*key, sa.func.count().label("times"), last)
+        .where(instance.c.received_at > time.time() - DAYS * 86400)
+        .group_by(*key)
+        .order_by(*key)
+    )
+    with reading(engine) as connection:
+        return connection.execute(query).all()

@@ -1,0 +1,49 @@
+"""Signs of life that people asked destinations for, and what came of it."""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from config.destinations import Destination
+from dicom_node.database import reading
+from dicom_node.delivering import signs_of_life
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.tables import echo
+
+SHOWN = 20
+
+
+def ask(
+    engine: sa.Engine, destination: Destination, who: str, *, calling_ae_title: str
+) -> None:
+    """Ask a destination, all of its peers, and write down what came of it.
+
+    Args:
+        engine: Of the journal.
+        destination: One of the settings.
+        who: Asks.
+        calling_ae_title: Who we are.
+    """
+    began = time.time()
+    asked = signs_of_life(
+        destination.name, destination, calling_ae_title=calling_ae_title
+    )
+    dead = {name: outcome for name, ask in asked if not _alive(outcome := ask())}
+    comment = "; ".join(f"{name}: {outcome.comment}" for name, outcome in dead.items())
+    values = {"destination": destination.name, "at": began, "who": who}
+    values |= {"seconds": max(time.time() - began, 0.0), "comment": comment}
+    with engine.begin() as connection:
+        connection.execute(echo.insert().values(**values))
+
+
+def asked(engine: sa.Engine, destination: str) -> Sequence[sa.Row[Any]]:
+    """Read what came of the last times, the last one first."""
+    query = echo.select().where(echo.c.destination == destination)
+    with reading(engine) as connection:
+        return connection.execute(query.order_by(echo.c.id.desc()).limit(SHOWN)).all()
+
+
+def _alive(outcome: Outcome) -> bool:
+    return outcome.verdict is Verdict.STORED

@@ -1,0 +1,51 @@
+"""Which destinations get the results of an instance, and which do not any more."""
+
+import time
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from dicom_node.tables import DeliveryState, delivered_object, delivery, instance
+from inference.finding import OperatingPoint
+
+
+def recipients_of(connection: sa.Connection, instance_id: str) -> set[str]:
+    """The destinations that have, or had, something of an instance."""
+    there = DeliveryState.DELIVERED, DeliveryState.COMMITTING
+    found: set[str] = set()
+    for table in (delivery, delivered_object):
+        query = sa.select(table.c.destination).where(
+            table.c.instance_id == instance_id, table.c.state.in_(there)
+        )
+        found.update(connection.execute(query).scalars())
+    return found
+
+
+def is_negative(connection: sa.Connection, instance_id: str) -> bool:
+    """Tell whether there is an answer, and it reports no fracture."""
+    query = sa.select(instance.c.probability, instance.c.operating_point)
+    row = connection.execute(query.where(instance.c.id == instance_id)).one()
+    return row.probability is not None and row.operating_point == OperatingPoint.NONE
+
+
+def drop_others(
+    connection: sa.Connection, instance_id: str, asked: Sequence[str]
+) -> None:
+    """Let go of what was to reach other destinations than those asked for now.
+
+    They left the settings, or there is nothing for them any more. A delivery's row
+    stays: if its destination comes back, its runs are counted on, for work under a
+    number that was used would silently not be done.
+    """
+
+    def other(table: sa.Table) -> sa.ColumnElement[bool]:
+        return sa.and_(
+            table.c.instance_id == instance_id,
+            table.c.destination.not_in(asked),
+            table.c.state != DeliveryState.DELIVERED,
+        )
+
+    connection.execute(delivered_object.delete().where(other(delivered_object)))
+    drop = delivery.update().where(other(delivery))
+    ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
+    connection.execute(drop.values(**ended))

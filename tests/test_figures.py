@@ -1,0 +1,127 @@
+"""Figures, failures and changes, as both kinds of database tell them."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+import sqlalchemy as sa
+
+from dicom_node.analyses import Conclusion
+from dicom_node.callers import callers, modalities
+from dicom_node.failures import Failed, failed, grouped
+from dicom_node.feed import Feed
+from dicom_node.figures import figures
+from dicom_node.journal import Journal
+from dicom_node.tables import InstanceState, instance
+from tests.journals import ANSWER, REFUSED, STORED, Receive, destination
+
+START = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
+
+
+def test_figures_are_those_of_the_period(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    for hours, probability in ((-1, 0.9), (0, 1.0), (1.5, 0.0), (2, 0.51), (4, 0.5)):
+        at = datetime.fromtimestamp(START + 3600 * hours, UTC)
+        received = replace(receive(), received_at=at)
+        journal.record(received)
+        said = replace(ANSWER.finding, probability=probability)
+        journal.analyses.answer(received.id, 1, replace(ANSWER, finding=said))
+        took = {instance.c.delivered_at: instance.c.received_at + 10 + hours}
+        mine = instance.c.id == received.id
+        with engine.begin() as connection:
+            connection.execute(sa.update(instance).where(mine).values(took))
+
+    found = figures(engine, START, START + 4 * 3600, 4)
+
+    assert [each.received for each in found.intervals] == [1, 1, 1, 0]
+    assert [each.start - START for each in found.intervals] == [0, 3600, 7200, 10800]
+    assert {n: count for n, count in enumerate(found.scores) if count} == {
+        0: 1,
+        10: 1,
+        19: 1,
+    }
+    # Of 10, 11.5 and 12 s: the smallest that 50, 90, 99 of 100 do not exceed.
+    assert found.turnaround == {
+        50: pytest.approx(11.5),
+        90: pytest.approx(12),
+        99: pytest.approx(12),
+    }
+    assert figures(engine, 0, 1, 2).turnaround == {}
+
+
+def test_failures_are_grouped_by_destination_and_words(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    sent = []
+    for _ in range(2):
+        received = receive()
+        journal.record(received)
+        journal.analyses.answer(received.id, 1, ANSWER)
+        for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
+            journal.deliveries.begin(received.id, name, 1)
+            told = {"2.25.1": outcome}
+            journal.settlement.settle(received.id, destination(name), 1, told)
+        sent.append(received.id)
+    broken = receive()
+    journal.record(broken)
+    ended = Conclusion(InstanceState.FAILED, "damaged")
+    journal.analyses.conclude(broken.id, 1, ended)
+
+    groups = [(each.destination, each.reason, each.count) for each in grouped(engine)]
+
+    assert groups == [("pacs", REFUSED.comment, 2), ("", "damaged", 1)]
+    everything = failed(engine, None, None, 10)
+    assert {each.instance_id for each in everything} == {*sent, broken.id}
+    assert list(failed(engine, "", None, 10)) == [Failed(broken.id)]
+    assert list(failed(engine, "", "other", 10)) == []
+    to_pacs = failed(engine, "pacs", REFUSED.comment, 10)
+    assert [each.destination for each in to_pacs] == ["pacs", "pacs"]
+    assert len(failed(engine, "pacs", None, 1)) == 1
+    assert list(failed(engine, "backup", None, 10)) == []
+
+
+def test_changes_are_told_once(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    before = receive()
+    journal.record(before)
+    feed = Feed(engine)
+
+    assert feed.changed() == []
+    received = receive()
+    journal.record(received)
+    journal.analyses.answer(received.id, 1, ANSWER)
+    journal.note(None, "paused", "pacs")
+    assert feed.changed() == [received.id]
+    assert feed.changed() == []
+    journal.note(before.id, "received again", "")
+    assert feed.changed() == [before.id]
+
+
+def test_what_is_committed_late_is_told_all_the_same(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer at a time, and so no late ones")
+    slow, quick = receive(), receive()
+    for each in (slow, quick):
+        journal.record(each)
+    feed = Feed(engine)
+    feed.changed()
+
+    with engine.connect() as late:
+        insert = sa.text(
+            "INSERT INTO event (instance_id, at, kind, detail) VALUES (:id, 1, 'x', '')"
+        )
+        late.execute(insert, {"id": slow.id})
+        journal.note(quick.id, "received again", "")
+        assert feed.changed() == [quick.id]
+        late.commit()
+
+    assert feed.changed() == [slow.id]
+
+
+def test_nobody_has_called_yet(engine: sa.Engine) -> None:
+    assert callers(engine) == []
+    assert modalities(engine) == []

@@ -1,0 +1,359 @@
+"""/api/v1: what is done through it, and by whom."""
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from io import StringIO
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dicom_node.archive import start_archive
+from dicom_node.audit.event import What
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.tables import audit, instance
+from inference.phantom import draw_phantom
+from tests.asking import ACTING, LOOKING, bearing, serve
+from tests.reviewed import PACS, REFUSED, STORED, Review
+
+GONE = "Send the instance again"
+TWO = PACS + PACS.replace('"pacs"', '"backup"')
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Review]:
+    site = Review(tmp_path, more=TWO)
+    yield site
+    site.app.state.desk.close()
+    site.engine.dispose()
+
+
+def test_only_an_operator_acts(site: Review) -> None:
+    received = site.receive(1)
+    site.answer(received)
+    acts = [
+        f"/instances/{received.id}/analyze",
+        f"/instances/{received.id}/send",
+        "/failures/retry",
+        "/destinations/pacs/echo",
+        "/destinations/pacs/pause",
+        "/destinations/pacs/resume",
+        "/uploads",
+    ]
+
+    answers = [site.act(path, LOOKING) for path in acts]
+
+    assert [each.status_code for each in answers] == [403] * len(acts)
+    assert {each.headers["content-type"] for each in answers} == {
+        "application/problem+json"
+    }
+    assert [each.what for each in site.told] == ["refused"] * len(acts)
+
+
+def test_an_instance_is_analyzed_again(site: Review) -> None:
+    received = site.receive(1)
+    site.answer(received)
+
+    answer = site.act(f"/instances/{received.id}/analyze")
+
+    assert answer.status_code == 202
+    assert site.get(f"/instances/{received.id}").json()["state"] == "received"
+    assert site.told[0].what == "asked for again"
+    assert site.act("/instances/nothing/analyze").status_code == 404
+
+
+def test_results_are_sent_again_to_one_or_all(site: Review) -> None:
+    received = site.receive(1)
+    early = site.act(f"/instances/{received.id}/send")
+    site.answer(received)
+    for name in ("pacs", "backup"):
+        site.settle(received, STORED, name)
+
+    one = site.act(f"/instances/{received.id}/send?destination=backup")
+    after_one = states(site, received.id)
+    every = site.act(f"/instances/{received.id}/send")
+
+    assert early.status_code == 409
+    assert (one.status_code, every.status_code) == (202, 202)
+    assert after_one == {"backup": "queued", "pacs": "delivered"}
+    assert states(site, received.id) == {"backup": "queued", "pacs": "queued"}
+    wrong = site.act(f"/instances/{received.id}/send?destination=moon")
+    assert wrong.status_code == 404
+    assert "pacs, backup" in wrong.json()["detail"]
+
+
+def states(site: Review, instance_id: str) -> dict[str, str]:
+    return {each["destination"]: each["state"] for each in site.runs(instance_id)}
+
+
+def test_what_has_no_files_any_more_must_be_sent_again(site: Review) -> None:
+    received = site.receive(1)
+    site.answer(received)
+    for name in ("pacs", "backup"):
+        site.settle(received, REFUSED, name)
+    with site.engine.begin() as connection:
+        connection.execute(instance.update().values(files_removed_at=1.0))
+
+    for what in ("analyze", "send"):
+        answer = site.act(f"/instances/{received.id}/{what}")
+        assert answer.status_code == 410
+        assert GONE in answer.json()["detail"]
+    assert site.get("/failures").json() == []
+
+
+def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None:
+    for number in (1, 2):
+        received = site.receive(number)
+        site.answer(received)
+        site.settle(received, REFUSED, "pacs")
+        site.settle(received, STORED, "backup")
+    broken = site.receive(3)
+    site.fail(broken, "Pixel Data is damaged.")
+
+    groups = site.get("/failures").json()
+    retried = site.act(
+        "/failures/retry", params={"destination": "pacs", "reason": REFUSED.comment}
+    )
+    left = site.get("/failures").json()
+    every = site.act("/failures/retry")
+
+    assert [(g["destination"], g["reason"], g["count"]) for g in groups] == [
+        ("pacs", REFUSED.comment, 2),
+        ("", "Pixel Data is damaged.", 1),
+    ]
+    assert retried.json() == {"asked": 2, "gone": 0, "left": 0}
+    assert [group["destination"] for group in left] == [""]
+    assert every.json() == {"asked": 1, "gone": 0, "left": 0}
+    assert site.get("/failures").json() == []
+    again = site.get("/instances?state=received").json()["instances"]
+    assert [line["id"] for line in again] == [broken.id]
+
+
+def test_only_so_much_is_retried_at_once(
+    site: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("api.v1.acts.AT_ONCE", 2)
+    for number in (1, 2, 3):
+        site.fail(site.receive(number), "damaged")
+
+    first = site.act("/failures/retry?destination=").json()
+    second = site.act("/failures/retry?destination=").json()
+
+    assert first == {"asked": 2, "gone": 0, "left": 1}
+    assert second == {"asked": 1, "gone": 0, "left": 0}
+
+
+def test_destinations_say_how_they_fare_and_are_paused(site: Review) -> None:
+    one, two = site.receive(1), site.receive(2)
+    for received in (one, two):
+        site.answer(received)
+    site.settle(one, STORED, "pacs")
+    site.settle(one, REFUSED, "backup")
+
+    assert site.act("/destinations/backup/pause").status_code == 204
+    pacs, backup = site.get("/destinations").json()
+    assert site.act("/destinations/backup/resume").status_code == 204
+    resumed = site.get("/destinations").json()[1]
+
+    assert (pacs["name"], pacs["address"]) == ("pacs", "PACS@127.0.0.1:1")
+    assert (pacs["waiting"], pacs["failed"], pacs["paused"]) == (1, 0, False)
+    assert pacs["last_success"] is not None
+    assert pacs["oldest"] is not None
+    assert (backup["waiting"], backup["failed"], backup["paused"]) == (1, 1, True)
+    assert backup["last_success"] is None
+    assert not resumed["paused"]
+    told = [(each.what, each.about) for each in site.told]
+    assert told == [("paused", "backup"), ("resumed", "backup")]
+    assert site.act("/destinations/moon/pause").status_code == 404
+
+
+def test_a_destination_is_asked_for_a_sign_of_life(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        archive = start_archive(tmp_path / "archive")
+        stack.callback(archive.stop)
+        alive = PACS.replace("port = 1", f"port = {archive.port}")
+        alive = alive.replace('"PACS"', '"ARCHIVE"')
+        dead = PACS.replace('"pacs"', '"dead"')
+        site = Review(tmp_path, more=alive + dead)
+
+        (first,) = site.act("/destinations/pacs/echo").json()
+        (dead_one,) = site.act("/destinations/dead/echo").json()
+        history = site.act("/destinations/pacs/echo").json()
+
+    assert (first["alive"], first["who"], first["comment"]) == (True, "acting", "")
+    assert not dead_one["alive"]
+    assert "dead" in dead_one["comment"]
+    assert len(history) == 2
+    assert site.get("/destinations").json()[0]["echoes"] == history
+    site.app.state.desk.close()
+    site.engine.dispose()
+
+
+def test_callers_are_listed_with_what_to_change(site: Review) -> None:
+    site.receive(1)
+    events = (
+        (What.OPENED, "ROOM1", ""),
+        (What.OPENED, "ROOM1", ""),
+        (What.REJECTED, "STRANGER", "calling AE title not recognized"),
+    )
+    rows = [
+        {"at": time.time(), "role": "receiver", "what": what, "who": who}
+        | {"address": "10.0.0.9", "about": about, "times": 1}
+        for what, who, about in events
+    ]
+    with site.engine.begin() as connection:
+        connection.execute(audit.insert(), rows)
+
+    called = {each["ae_title"]: each for each in site.get("/callers").json()}
+
+    assert (called["ROOM1"]["admitted"], called["ROOM1"]["times"]) == (True, 2)
+    assert not called["STRANGER"]["admitted"]
+    assert "allowed_callers" in called["STRANGER"]["mend"]
+    (sent,) = site.get("/modalities").json()
+    assert (sent["sender"], sent["modality"], sent["count"]) == ("ROOM1", "DX", 1)
+
+
+def test_figures_count_the_period(site: Review) -> None:
+    for number, probability in ((1, 0.97), (2, 0.5), (3, 0.02)):
+        received = site.receive(number)
+        site.answer(received, probability)
+    site.refuse(site.receive(4))
+    site.fail(site.receive(5), "damaged")
+    site.receive(6)
+
+    told = site.get("/figures?period=day").json()
+
+    assert len(told["intervals"]) == 24
+    total = {
+        key: sum(each[key] for each in told["intervals"])
+        for key in ("received", "reported", "negative", "not_analyzed", "failed")
+    }
+    assert total == {
+        "received": 6,
+        "reported": 2,
+        "negative": 1,
+        "not_analyzed": 1,
+        "failed": 1,
+    }
+    scores = {place: count for place, count in enumerate(told["scores"]) if count}
+    assert scores == {0: 1, 10: 1, 19: 1}
+    assert told["turnaround"] == {}
+    for period in ("week", "month"):
+        again = site.get(f"/figures?period={period}").json()
+        assert sum(each["received"] for each in again["intervals"]) == 6
+    node = site.get("/node").json()
+    assert node["states"] == {
+        "delivering": 3,
+        "failed": 1,
+        "not_analyzed": 1,
+        "received": 1,
+    }
+    assert node["free_bytes"] > 0
+
+
+def test_readers_say_what_they_think(site: Review) -> None:
+    received = site.receive(1)
+    path = f"/instances/{received.id}/feedback"
+    early = site.act(path, LOOKING, "PUT", json={"verdict": "agree"})
+    site.answer(received)
+
+    site.act(path, ACTING, "PUT", json={"verdict": "agree"})
+    said = site.act(
+        path, LOOKING, "PUT", json={"verdict": "disagree", "place": [12.5, 30]}
+    )
+    wrong = site.act(path, LOOKING, "PUT", json={"verdict": "maybe"})
+
+    assert early.status_code == 409
+    assert wrong.status_code == 400
+    assert [(o["who"], o["verdict"], o["place"]) for o in said.json()] == [
+        ("looking", "disagree", [12.5, 30.0]),
+        ("acting", "agree", None),
+    ]
+    export = site.get("/feedback.csv")
+    lines = list(csv.DictReader(StringIO(export.text)))
+    assert [line["verdict"] for line in lines] == ["agree", "disagree"]
+    assert lines[1]["place_column"] == "12.5"
+    assert "Doe" not in export.text
+    withdrawn = site.act(path, LOOKING, "DELETE").json()
+    assert [each["who"] for each in withdrawn] == ["acting"]
+
+
+def test_an_uploaded_file_joins_the_pipeline(site: Review, tmp_path: Path) -> None:
+    uid, path = written(tmp_path / "phantom.dcm")
+
+    first = upload(site, path.read_bytes())
+    second = upload(site, path.read_bytes())
+
+    assert first.status_code == 202
+    assert second.json() == first.json()  # the same bytes are here already
+    known = site.get(f"/instances/{first.json()['id']}").json()
+    assert known["sop_instance_uid"] == uid
+    assert (known["sender"], known["state"]) == ("UPLOAD", "received")
+    assert known["patient"]["name"].startswith("PHANTOM")
+    picture = site.get(f"/instances/{first.json()['id']}/picture")
+    assert picture.status_code == 200
+    assert len(list((site.directory / "spool").glob("*.dcm"))) == 1
+
+
+def written(path: Path) -> tuple[str, Path]:
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=300, columns=200))
+    dataset.save_as(path, enforce_file_format=True)
+    return str(dataset.SOPInstanceUID), path
+
+
+def upload(site: Review, content: bytes) -> httpx.Response:
+    return site.act("/uploads", files={"file": ("Doe^Jane.dcm", content)})
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (lambda _: b"no DICOM at all", "DICOM"),
+        (lambda content: content[:-1000], "119000 bytes of 120000"),
+        (lambda content: content[132:], "cannot be read as DICOM"),
+    ],
+)
+def test_an_upload_that_is_no_radiograph_is_refused_in_words(
+    site: Review, tmp_path: Path, harm: object, words: str
+) -> None:
+    assert callable(harm)
+    _, path = written(tmp_path / "phantom.dcm")
+
+    answer = upload(site, harm(path.read_bytes()))
+
+    assert answer.status_code == 422
+    assert words in answer.json()["detail"]
+    assert "Doe" not in answer.text
+    assert list((site.directory / "spool").iterdir()) == []
+    assert site.get("/instances").json()["total"] == 0
+
+
+def test_changes_are_told_as_they_happen(site: Review) -> None:
+    with ExitStack() as stack:
+        port = serve(site.app, stack)
+        ended = False
+        site.app.state.ending = lambda: ended
+        client = stack.enter_context(httpx.Client(timeout=20))
+        url = f"http://127.0.0.1:{port}/api/v1/changes"
+        with client.stream("GET", url, headers=bearing(LOOKING)) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == "retry: 1000"
+            time.sleep(1)  # until the first question was asked
+            received = site.receive(1)
+            began = time.monotonic()
+            data = next(line for line in lines if line.startswith("data:"))
+            seconds = time.monotonic() - began
+            site.answer(received)
+            more = next(line for line in lines if line.startswith("data:"))
+            ended = True
+            rest = [line for line in lines if line]
+
+    told = json.loads(data.removeprefix("data:"))
+    assert told == {"instances": [received.id]}
+    assert json.loads(more.removeprefix("data:")) == told
+    assert seconds < 1.5
+    assert rest == []
+    assert answer.headers["content-type"].startswith("text/event-stream")
