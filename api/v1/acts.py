@@ -6,8 +6,9 @@ from fastapi import APIRouter, HTTPException, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
 from api.people import told
+from api.v1.answers import when
 from api.v1.desk import FORBIDDEN, GONE, MISSING, Desk, problem, v1_router
-from api.v1.schemas import AskedAnswer, FailuresAnswer, Text, when
+from api.v1.schemas import AskedAnswer, FailuresAnswer, Text
 from api.v1.views import REMOVED
 from api.visit import Operator, Viewer
 from dicom_node.failures import failed, grouped

@@ -10,8 +10,9 @@ from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
 from api.health import Check, state_of
+from api.v1.answers import when
 from api.v1.desk import Desk, v1_router
-from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer, when
+from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer
 from api.visit import Viewer
 from dicom_node.figures import figures
 from dicom_node.spool import MB

@@ -7,6 +7,7 @@ from fastapi import APIRouter, HTTPException, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
 from api.people import told
+from api.v1.answers import dossier_answer, instance_answer, seconds_of
 from api.v1.desk import MISSING, Desk, v1_router
 from api.v1.schemas import (
     DossierAnswer,
@@ -15,9 +16,6 @@ from api.v1.schemas import (
     StudyAnswer,
     Text,
     WorklistAnswer,
-    dossier_answer,
-    instance_answer,
-    seconds_of,
 )
 from api.visit import Viewer
 from dicom_node.worklist import Order, Sorting, Wanted

@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.people import told
+from api.v1.answers import opinion_answer, seconds_of
 from api.v1.desk import MISSING, Desk, problem, v1_router
-from api.v1.schemas import OpinionAnswer, opinion_answer, seconds_of
+from api.v1.schemas import OpinionAnswer
 from api.visit import Viewer
 from dicom_node.feedback import EXPORTED, Verdict
 from inference.finding import Point

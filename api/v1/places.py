@@ -4,15 +4,9 @@ from fastapi import APIRouter, Request, Response, status
 from starlette.concurrency import run_in_threadpool
 
 from api.people import told
+from api.v1.answers import when, when_known
 from api.v1.desk import FORBIDDEN, MISSING, Desk, v1_router
-from api.v1.schemas import (
-    CallerAnswer,
-    DestinationAnswer,
-    EchoAnswer,
-    ModalityAnswer,
-    when,
-    when_known,
-)
+from api.v1.schemas import CallerAnswer, DestinationAnswer, EchoAnswer, ModalityAnswer
 from api.visit import Operator, Viewer
 from config.destinations import (
     Destination,
