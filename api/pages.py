@@ -44,6 +44,10 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
     def index(request: Request, _person: Viewer) -> Response:
         return templates.TemplateResponse(request, "index.html")
 
+    @router.get("/worklist")
+    def worklist(request: Request, _person: Viewer) -> Response:
+        return templates.TemplateResponse(request, "worklist.html")
+
     @router.get("/docs")
     def docs(request: Request, _person: Viewer) -> Response:
         described = {"api": request.app.openapi()}

@@ -53,12 +53,10 @@ class Changes:
             yield "retry: 1000\n\n"
             spoke = time.monotonic()
             while not self._ended():
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(EVERY_S):
-                        ids = await queue.get()
-                        yield f"data: {json.dumps({'instances': ids})}\n\n"
-                        spoke = time.monotonic()
-                if time.monotonic() - spoke > ALIVE_EVERY_S:
+                if ids := await _next(queue):
+                    yield f"data: {json.dumps({'instances': ids})}\n\n"
+                    spoke = time.monotonic()
+                elif time.monotonic() - spoke > ALIVE_EVERY_S:
                     yield ": here\n\n"
                     spoke = time.monotonic()
         finally:
@@ -76,6 +74,14 @@ class Changes:
                 with suppress(asyncio.QueueFull):
                     queue.put_nowait(ids)
             await asyncio.sleep(EVERY_S)
+
+
+async def _next(queue: asyncio.Queue[Told]) -> Told:
+    """Wait for what is told next; nothing where that takes too long."""
+    try:
+        return await asyncio.wait_for(queue.get(), EVERY_S)
+    except TimeoutError:
+        return []
 
 
 def changes_router(desk: Desk) -> APIRouter:

@@ -1,0 +1,121 @@
+"""The worklist in a real Chromium: rows, filters, and what comes while one reads."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from dicom_node.patient import Patient
+from tests.asking import LOOKING, serve
+from tests.reviewed import REFUSED, STORED, Review
+from tests.test_login_page import FLAGS, log_in
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=peer("chromium"), args=FLAGS
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Review]:
+    site = Review(tmp_path)
+    anna = site.receive(1, Patient("Schmidt^Anna", "4711", "A-1"))
+    site.answer(anna, 0.9)
+    site.settle(anna, STORED)
+    ben = site.receive(2, Patient("<b>Doe</b>^Ben", "0815", "A-2"))
+    site.answer(ben, 0.02)
+    site.settle(ben, REFUSED)
+    yield site
+    site.app.state.desk.close()
+    site.engine.dispose()
+
+
+@pytest.fixture
+def page(browser: Browser, site: Review) -> Iterator[Page]:
+    """The worklist, opened by a viewer."""
+    with ExitStack() as stack:
+        ended = False
+        site.app.state.ending = lambda: ended
+        port = serve(site.app, stack)
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}/login?next=/worklist")
+        log_in(page, LOOKING)
+        page.wait_for_selector("body[data-ready]")
+        yield page
+        context.close()
+        ended = True
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#rows td:nth-child(2)").all_inner_texts()
+
+
+def test_it_shows_what_came_and_how_that_fared(page: Page) -> None:
+    rows = page.locator("#rows tr")
+
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("<b>Doe</b>, Ben")  # as text
+    expect(rows.nth(0)).to_contain_text("failed")
+    expect(rows.nth(0)).to_contain_text("0xC000 Cannot Understand")
+    expect(rows.nth(0)).to_contain_text("No fracture")
+    expect(rows.nth(1)).to_contain_text("Schmidt, Anna")
+    expect(rows.nth(1)).to_contain_text("4711 · A-1")
+    expect(rows.nth(1)).to_contain_text("Definite fracture")
+    expect(rows.nth(1)).to_contain_text("90.0%")
+    expect(page.locator("#total")).to_have_text("2 instances")
+
+
+def test_filters_stand_in_the_address(page: Page) -> None:
+    page.fill("[name=q]", "schmidt")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    assert page.url.endswith("?q=schmidt")
+
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("[name=q]")).to_have_value("schmidt")
+
+    page.fill("[name=q]", "")
+    page.select_option("[name=state]", "failed")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("#rows")).to_contain_text("Ben")
+
+
+def test_columns_are_sorted_by_the_server(page: Page) -> None:
+    page.click("text=Patient")
+    page.wait_for_selector("body[data-ready]")
+
+    expect(page.locator("#rows tr").nth(0)).to_contain_text("Schmidt")
+    head = page.locator("[data-sort=patient]")
+    assert head.get_attribute("aria-sort") == "descending"
+
+
+def test_what_comes_appears_and_what_changes_changes(page: Page, site: Review) -> None:
+    page.wait_for_timeout(1000)  # until the stream has asked for the first time
+    eva = site.receive(3, Patient("Müller^Eva", "1", "A-3"))
+
+    first = page.locator("#rows tr").nth(0)
+    expect(first).to_contain_text("Müller, Eva", timeout=2000)
+    expect(first).to_contain_text("received")
+    site.answer(eva, 0.75)
+    expect(first).to_contain_text("Definite fracture", timeout=2000)
+
+
+def test_who_is_not_logged_in_sees_no_patient(page: Page, browser: Browser) -> None:
+    context = browser.new_context()
+    stranger = context.new_page()
+    stranger.goto(page.url)
+
+    assert "/login" in stranger.url
+    assert "Schmidt" not in stranger.content()
+    context.close()
