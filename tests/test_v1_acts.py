@@ -341,7 +341,8 @@ def test_changes_are_told_as_they_happen(site: Review) -> None:
         with client.stream("GET", url, headers=bearing(LOOKING)) as answer:
             lines = answer.iter_lines()
             assert next(lines) == "retry: 1000"
-            time.sleep(1)  # until the first question was asked
+            assert next(lines) == "event: begun"
+            assert next(lines) == "data: {}"
             received = site.receive(1)
             began = time.monotonic()
             data = next(line for line in lines if line.startswith("data:"))

@@ -101,7 +101,7 @@ def test_columns_are_sorted_by_the_server(page: Page) -> None:
 
 
 def test_what_comes_appears_and_what_changes_changes(page: Page, site: Review) -> None:
-    page.wait_for_timeout(1000)  # until the stream has asked for the first time
+    page.wait_for_selector("body[data-live]")
     eva = site.receive(3, Patient("Müller^Eva", "1", "A-3"))
 
     first = page.locator("#rows tr").nth(0)

@@ -147,9 +147,12 @@ const senders = filters.elements.sender;
 for (const sender of await ask("/senders").catch(() => [])) senders.append(new Option(sender, sender));
 for (const [name, value] of asked()) if (filters.elements[name]) filters.elements[name].value = value;
 
-// What happened while there was no connection is not told: look again.
+// What happened before the stream began, or while it was broken, is not told: look again.
 const changes = new EventSource("/api/v1/changes");
-changes.addEventListener("open", show);
+changes.addEventListener("begun", async () => {
+  await show();
+  document.body.dataset.live = "true";
+});
 changes.addEventListener("message", (event) => change(JSON.parse(event.data)));
 await show();
 document.body.dataset.ready = "true";

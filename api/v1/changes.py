@@ -42,6 +42,7 @@ class Changes:
         self._ended = ended
         self._listening: set[asyncio.Queue[Told]] = set()
         self._asking: asyncio.Task[None] | None = None
+        self._begun = asyncio.Event()
 
     async def stream(self) -> AsyncIterator[str]:
         """Yield what changes, until the process ends."""
@@ -50,7 +51,8 @@ class Changes:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         try:
-            yield "retry: 1000\n\n"
+            await self._begun.wait()  # nothing that happens after this is missed
+            yield "retry: 1000\nevent: begun\ndata: {}\n\n"
             spoke = time.monotonic()
             while not self._ended():
                 if ids := await _next(queue):
@@ -66,6 +68,7 @@ class Changes:
         while self._listening and not self._ended():
             try:
                 ids = await run_in_threadpool(self._feed.changed)
+                self._begun.set()
             except SQLAlchemyError as error:
                 logger.warning("Nothing can be told: %s", type(error).__name__)
                 ids = []
@@ -97,9 +100,10 @@ def changes_router(desk: Desk) -> APIRouter:
         response_description='Events with {"instances": ["id", …]}',
     )
     async def stream(request: Request, _person: Viewer) -> StreamingResponse:
-        """Tell which instances something happens to, from now on.
+        """Tell which instances something happens to, from the event "begun" on.
 
-        After a break, look at the worklist again: what happened meanwhile is not told.
+        At each of those, as after a break, look at the worklist again: what happened
+        before is not told.
         """
         if not ending:
             ending.append(request.app.state.ending)
