@@ -12,7 +12,8 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
 from api.schemas import Problem
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 V1 = "/api/v1"
 PROBLEM_JSON = "application/problem+json"
 AWAY = "The database does not answer; /readyz says more. Try again in a moment."
+# Others are errors of ours, and their place belongs into the log.
+AWAY_ERRORS = OperationalError, InterfaceError, PoolTimeoutError
 SURPRISE = "This failed on our side; the log of the node says why."
 
 
@@ -42,7 +45,8 @@ def speak_of_problems(app: FastAPI) -> None:
     """Give every failure its words, those that nobody foresaw too."""
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(RequestValidationError, _told_of_parameters)
-    app.add_exception_handler(SQLAlchemyError, _told_of_database)
+    for kind in AWAY_ERRORS:
+        app.add_exception_handler(kind, _told_of_database)
     app.add_exception_handler(Exception, _told_of_surprise)
 
 

@@ -51,7 +51,12 @@ class Changes:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         try:
-            await self._begun.wait()  # nothing that happens after this is missed
+            # Nothing that happens after this is missed. While the database is away it
+            # does not come, and must not hold up the end of the process.
+            while not self._begun.is_set():
+                if self._ended():
+                    return
+                await asyncio.sleep(EVERY_S / 10)
             yield "retry: 1000\nevent: begun\ndata: {}\n\n"
             spoke = time.monotonic()
             while not self._ended():
@@ -71,6 +76,9 @@ class Changes:
                 self._begun.set()
             except SQLAlchemyError as error:
                 logger.warning("Nothing can be told: %s", type(error).__name__)
+                ids = []
+            except Exception:  # those who listen would wait for ever
+                logger.exception("An error of this program; changes are told on")
                 ids = []
             for queue in list(self._listening) if ids else ():
                 # Who reads nothing for so long finds out when it asks again.

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
 from api.people import told
-from api.v1.answers import opinion_answer, seconds_of
+from api.v1.answers import opinion_answer, seconds_of, when
 from api.v1.desk import MISSING, Desk, problem, v1_router
 from api.v1.schemas import OpinionAnswer
 from api.visit import Viewer
@@ -111,7 +111,7 @@ def _lines(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
 
 def _cell(name: str, value: Any) -> Any:  # noqa: ANN401 - what the database holds
     if name in TIMES:
-        return datetime.fromtimestamp(value).astimezone().isoformat("T", "seconds")
+        return when(value).isoformat("T", "seconds")
     # What a sender or a proxy wrote must be no formula to a spreadsheet.
     is_formula = isinstance(value, str) and value[:1] in {"=", "+", "-", "@"}
     return f"'{value}" if is_formula else value
