@@ -12,30 +12,14 @@ from api.people import told
 from api.problems import STRANGER, SURPRISE, problem
 from api.reading import NEITHER
 from api.schemas import Prediction
-from api.upload import FIELD, LARGEST_FILE, received
+from api.upload import LARGEST_FILE, file_form, received
 from api.visit import Viewer, visit_of
 
-_FORM = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {
-                    FIELD: {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "One radiograph: PNG, JPEG, BMP, TIFF or WebP "
-                        "of 8 or 16 bits, gray or color, or a DICOM file, of at most "
-                        f"{LARGEST_FILE // 10**6} MB. What it is, its content says; "
-                        "its name and declared type are not looked at.",
-                    }
-                },
-            }
-        }
-    },
-}
+_FORM = file_form(
+    "One radiograph: PNG, JPEG, BMP, TIFF or WebP of 8 or 16 bits, gray or color, or a "
+    f"DICOM file, of at most {LARGEST_FILE // 10**6} MB. What it is, its content says; "
+    "its name and declared type are not looked at."
+)
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: problem(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import NamedTemporaryFile
+from typing import Any
 
 from fastapi import HTTPException, Request, status
 from starlette.concurrency import run_in_threadpool
@@ -22,6 +23,14 @@ LARGEST_FILE = 50_000_000
 _LARGEST_BODY = LARGEST_FILE + 2**16
 
 FIELD = "file"
+
+
+def file_form(description: str) -> dict[str, Any]:
+    """Describe for OpenAPI the form that `received` reads."""
+    file = {"type": "string", "format": "binary", "description": description}
+    properties = {FIELD: file}
+    schema = {"type": "object", "required": [FIELD], "properties": properties}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import sqlalchemy as sa
+from playwright.sync_api import Browser, sync_playwright
 from pydicom.uid import (
     DigitalXRayImageStorageForPresentation,
     ExplicitVRLittleEndian,
@@ -55,6 +56,18 @@ read -r _
 "$2" -D "$3/data" --mode=immediate stop >/dev/null
 rm -rf "$3/data"
 """
+# CI runs as root in a container.
+CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-sync",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--no-first-run",
+    # A name in a hospital's network, to which a browser sends no Sec-Fetch-Site.
+    "--host-resolver-rules=MAP node.test 127.0.0.1",
+]
 DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 
@@ -82,6 +95,17 @@ def peer() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="module")
+def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
+    """Debian's Chromium, which asks for nothing by itself."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=peer("chromium"), args=CHROMIUM
+        )
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,11 @@
 """Logging in and out with a real Chromium, where it trusts the connection and not."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse
 from starlette.types import Receive, Scope, Send
@@ -13,28 +13,6 @@ from starlette.types import Receive, Scope, Send
 from tests.asking import LOOKING, TOKENS, Site, serve
 
 pytestmark = pytest.mark.browser
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-sync",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-    # A name in a hospital's network, to which a browser sends no Sec-Fetch-Site.
-    "--host-resolver-rules=MAP node.test 127.0.0.1",
-]
-
-
-@pytest.fixture(scope="module")
-def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=peer("chromium"), args=FLAGS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -1,28 +1,18 @@
 """The worklist in a real Chromium: rows, filters, and what comes while one reads."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from dicom_node.patient import Patient
 from tests.asking import LOOKING, serve
 from tests.reviewed import REFUSED, STORED, Review
-from tests.test_login_page import FLAGS, log_in
+from tests.test_login_page import log_in
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=peer("chromium"), args=FLAGS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

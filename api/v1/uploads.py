@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.admission import Arrivals
 from api.people import told
-from api.upload import FIELD, LARGEST_FILE, received
+from api.upload import LARGEST_FILE, file_form, received
 from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
 from api.v1.schemas import UploadAnswer
 from api.visit import Operator, visit_of
@@ -16,25 +16,9 @@ from dicom_node.sop_classes import STORED, STORED_BY_SETTING
 from dicom_node.spool import MB, Spool
 from dicom_node.uploading import Uploads
 
-FORM = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": [FIELD],
-                "properties": {
-                    FIELD: {
-                        "type": "string",
-                        "format": "binary",
-                        "description": "One DICOM file (PS3.10) with a radiograph, of "
-                        f"at most {LARGEST_FILE // 10**6} MB.",
-                    }
-                },
-            }
-        }
-    },
-}
+FORM = file_form(
+    f"One DICOM file (PS3.10) with a radiograph, of at most {LARGEST_FILE // 10**6} MB."
+)
 REFUSED: dict[int | str, dict[str, Any]] = {
     408: problem("Request Timeout", "The file comes too slowly.", 408),
     413: problem("Content Too Large", "The file is too large.", 413),
