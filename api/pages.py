@@ -5,6 +5,8 @@ The description is our own rendering of openapi.json instead of Swagger UI, whic
 would be 1.5 MB of somebody else's scripts for one request that curl can send.
 """
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,12 +14,18 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.templating import Jinja2Templates
 
+from api.people import Person
 from api.upload import LARGEST_FILE
 from api.visit import Viewer
 from inference.phantom import draw_phantom
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"
+
+PLAIN = ("worklist", "upload", "failures", "destinations", "health")
+"""Pages that ask /api/v1 for all that they show, by path, template and text."""
+
+NAV = (("/", "analyze"), *((f"/{name}", name) for name in PLAIN), ("/docs", "docs"))
 
 
 def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
@@ -31,7 +39,11 @@ def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
     # Examples keep the order of their keys, and their letters.
     templates.env.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     templates.env.globals.update(
-        version=version, largest_file=LARGEST_FILE, guarded=guarded
+        version=version,
+        largest_file=LARGEST_FILE,
+        guarded=guarded,
+        nav=NAV,
+        texts=json.loads((HERE / "templates" / "texts.json").read_text("utf-8")),
     )
     return templates
 
@@ -44,9 +56,19 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
     def index(request: Request, _person: Viewer) -> Response:
         return templates.TemplateResponse(request, "index.html")
 
-    @router.get("/worklist")
-    def worklist(request: Request, _person: Viewer) -> Response:
-        return templates.TemplateResponse(request, "worklist.html")
+    def plain(name: str) -> Callable[[Request, Person], Response]:
+        def page(request: Request, _person: Viewer) -> Response:
+            return templates.TemplateResponse(request, f"{name}.html")
+
+        return page
+
+    for name in PLAIN:
+        router.add_api_route(f"/{name}", plain(name))
+
+    @router.get("/studies/{study_instance_uid}")
+    def study(request: Request, _person: Viewer, study_instance_uid: str) -> Response:
+        del study_instance_uid  # the page reads its address itself
+        return templates.TemplateResponse(request, "study.html")
 
     @router.get("/docs")
     def docs(request: Request, _person: Viewer) -> Response:

@@ -109,7 +109,8 @@ def _is_linear(dataset: Dataset) -> bool:
     return text(dataset, "PixelIntensityRelationship") == "LIN"
 
 
-def _is_inverted(dataset: Dataset) -> bool:
+def is_inverted(dataset: Dataset) -> bool:
+    """Whether small values are white."""
     return text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
 
 
@@ -117,7 +118,7 @@ def _note_polarity(dataset: Dataset) -> None:
     """Log a Presentation LUT Shape that contradicts; it never turns anything."""
     shape = text(dataset, "PresentationLUTShape")
     if shape in {"IDENTITY", "INVERSE"} - {
-        "INVERSE" if _is_inverted(dataset) else "IDENTITY"
+        "INVERSE" if is_inverted(dataset) else "IDENTITY"
     }:
         logger.warning(
             "%s: Presentation LUT Shape (2050,0020) is %s, which contradicts the "
@@ -129,7 +130,7 @@ def _note_polarity(dataset: Dataset) -> None:
 
 def _through(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
     """Turn the gray levels around if, and only if, MONOCHROME1; look pixels up."""
-    table = 255 - table if _is_inverted(dataset) else table
+    table = 255 - table if is_inverted(dataset) else table
     gray: Gray = table[patterns]
     return gray
 
@@ -165,7 +166,7 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
         PS3.3 C.8.11.3.1.2: with sign 1 larger values mean more intensity, with -1
         less. Where the sign is absent, what is shown dark was hit by more.
     """
-    default = 1 if _is_inverted(dataset) else -1
+    default = 1 if is_inverted(dataset) else -1
     if number(dataset, "PixelIntensityRelationshipSign", default) > 0:
         return np.asarray(np.log1p(values - values.min()), np.float64)
     return np.asarray(-np.log1p(values.max() - values), np.float64)

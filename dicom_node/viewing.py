@@ -18,7 +18,7 @@ from dicom_node.codecs import decode_pixels
 from dicom_node.decode import INFLATED_BYTES, from_color
 from dicom_node.errors import AnalysisError
 from dicom_node.geometry import made_square, pixel_shape
-from dicom_node.lookup import Shown, to_gray
+from dicom_node.lookup import Shown, is_inverted, to_gray
 from dicom_node.part10 import read_part10, reading_dicom
 from dicom_node.windowing import VoiLutFunction, Window
 
@@ -36,7 +36,7 @@ class View:
     Attributes:
         pixels: uint8, (rows, columns), dense tissue bright, its pixels square: the
             same picture that the model saw, but for the window.
-        ends: The modality values shown as black and as white; the other way round
+        ends: The modality values shown as black and as white; the first is the larger
             where the source is MONOCHROME1.
     """
 
@@ -87,7 +87,8 @@ def view_file(
         else:
             shown = Shown(from_color(dataset, stored), None)
         shape = pixel_shape(dataset)
-        return View(made_square(shown.gray, shape, max_megapixels), shown.ends)
+        ends = shown.ends[::-1] if is_inverted(dataset) else shown.ends
+        return View(made_square(shown.gray, shape, max_megapixels), ends)
 
 
 def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:

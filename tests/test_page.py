@@ -283,7 +283,7 @@ def test_phantom_that_comes_late_leaves_a_newer_file_alone(page: Page) -> None:
 
 
 def test_chooser_is_reached_by_keyboard_and_shows_it(page: Page) -> None:
-    for _ in range(6):  # past the skip link, the name and three pages
+    for _ in range(10):  # past the skip link, the name and seven pages
         page.keyboard.press("Tab")
 
     assert page.evaluate("document.activeElement.id") == "file"

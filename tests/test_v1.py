@@ -194,7 +194,7 @@ def test_the_picture_is_what_the_model_saw(site: Review) -> None:
     assert answer.headers["content-type"] == "image/jpeg"
     assert shown.shape == seen.shape
     assert np.abs(shown.astype(int) - seen).mean() < 2  # JPEG
-    assert float(answer.headers["gray-low"]) < float(answer.headers["gray-high"])
+    assert float(answer.headers["gray-black"]) < float(answer.headers["gray-white"])
 
 
 def decoded(content: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray:
@@ -212,7 +212,7 @@ def test_the_picture_takes_another_window_and_size(site: Review) -> None:
     assert decoded(bright.content).min() == 255
     assert decoded(dark.content).max() == 0
     assert decoded(half.content).shape == (150, 100)
-    assert (half.headers["gray-low"], half.headers["gray-high"]) == ("0", "4095")
+    assert (half.headers["gray-black"], half.headers["gray-white"]) == ("0", "4095")
     # Half way between the ends is half way between black and white.
     phantom = decoded(site.get(f"{path}?low=0&high=4095").content).astype(int)
     narrow = decoded(site.get(f"{path}?low=1024&high=3071").content).astype(int)

@@ -1,15 +1,10 @@
 // The page: a file goes in, its answer is shown, and a slider blends the two pictures.
 
 import { Problem, predict } from "./predict.js";
+import { say, texts } from "./text.js";
+import { percent } from "./words.js";
 
-const EXPLAINED = {
-  definite: "The model reports a definite finding.",
-  doubtful: "The model is not sure: it reports a doubtful finding.",
-  none: "The model stays below the probability at which it reports a finding. That does not rule a fracture out.",
-};
-const WHERE = "The arrow points to where it looked most.";
-const NOWHERE = "It does not say where: there is no arrow.";
-const POINTS = { definite: "Definite finding", doubtful: "Doubtful finding", none: "No finding" };
+const t = texts.analyze;
 
 const element = (id) => document.getElementById(id);
 const bench = document.querySelector(".bench");
@@ -49,7 +44,7 @@ async function analyze(file, name) {
   const { signal } = waiting;
   chooser.value = ""; // so that the same file can be chosen again
   if (file.size > Number(bench.dataset.largestFile)) {
-    show("failed", `${name} is too large.`);
+    show("failed", say(t.too_large, { name }));
     return;
   }
   show("busy", "");
@@ -65,14 +60,14 @@ async function analyze(file, name) {
   } catch (error) {
     if (signal.aborted) return;
     if (!(error instanceof Problem)) console.error(error);
-    show("failed", error instanceof Problem ? error.message : "This page failed; its console says why.");
+    show("failed", error instanceof Problem ? error.message : texts.site.page_failed);
   }
 }
 
 /** Set what is seen: "busy", "done" or "failed", the last with its words. */
 function show(state, words) {
   bench.dataset.state = state;
-  element("busy").textContent = state === "busy" ? "Analyzing…" : "";
+  element("busy").textContent = state === "busy" ? t.busy : "";
   element("alert").textContent = words;
   element("alert").hidden = state !== "failed";
   if (state === "failed") {
@@ -86,18 +81,16 @@ function show(state, words) {
 
 /** Put an answer on the page, beside its pictures. */
 function fill(answer, name, seconds) {
-  // Rounding must not make a certainty of it.
-  const shown = Math.min(Math.max(100 * answer.probability, 0.1), 99.9).toFixed(1);
-  const percent = `${shown}%`;
+  const shown = percent(answer.probability);
   const result = element("result");
   result.dataset.point = answer.operating_point;
-  element("point").textContent = POINTS[answer.operating_point];
+  element("point").textContent = t.points[answer.operating_point];
   element("label").textContent = answer.prediction;
   element("confidence").textContent = answer.confidence;
-  element("probability").textContent = percent;
-  element("bar").setAttribute("aria-valuenow", shown);
-  element("bar").setAttribute("aria-valuetext", percent);
-  element("bar").firstElementChild.style.width = percent;
+  element("probability").textContent = shown;
+  element("bar").setAttribute("aria-valuenow", parseFloat(shown));
+  element("bar").setAttribute("aria-valuetext", shown);
+  element("bar").firstElementChild.style.width = shown;
   element("explained").textContent = explained(answer);
   element("file-name").textContent = name;
   element("model").textContent = `${answer.model.name} ${answer.model.version}`;
@@ -108,8 +101,8 @@ function fill(answer, name, seconds) {
 
 /** What an answer means, and whether there is an arrow to look at. */
 function explained({ operating_point: point, arrow }) {
-  if (point === "none") return EXPLAINED.none;
-  return `${EXPLAINED[point]} ${arrow ? WHERE : NOWHERE}`;
+  if (point === "none") return texts.explained.none;
+  return `${texts.explained[point]} ${arrow ? texts.explained.where : texts.explained.nowhere}`;
 }
 
 /** Lay the annotated picture over the original, which it exceeds by its caption. */
@@ -131,5 +124,5 @@ async function place(answer) {
 function blend() {
   element("annotated").style.opacity = opacity.value / 100;
   element("opacity-value").textContent = `${opacity.value}%`;
-  opacity.setAttribute("aria-valuetext", `${opacity.value}% annotated`);
+  opacity.setAttribute("aria-valuetext", say(t.blended, { percent: `${opacity.value}%` }));
 }

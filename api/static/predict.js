@@ -1,9 +1,9 @@
 // Asks the node for one answer. Knows nothing of the page.
 
-const NO_ANSWER = "The node did not answer. See that it runs, then try again.";
+import { Problem } from "./node.js";
+import { texts } from "./text.js";
 
-/** What went wrong, in words for the person at the page. */
-export class Problem extends Error {}
+export { Problem };
 
 /**
  * Send one image and wait for its answer.
@@ -19,9 +19,9 @@ export async function predict(file, signal) {
     response = await fetch("/predict?original=true", { method: "POST", body, signal });
   } catch (error) {
     if (signal.aborted) throw error;
-    throw new Problem(NO_ANSWER);
+    throw new Problem(texts.site.no_answer);
   }
-  const answer = await response.json().catch(() => ({ error: NO_ANSWER }));
+  const answer = await response.json().catch(() => ({ error: texts.site.no_answer }));
   if (!response.ok) throw new Problem(answer.error);
   return answer;
 }

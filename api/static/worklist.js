@@ -1,158 +1,160 @@
 // The worklist: what the address asks for, and what changes while one reads.
 
-const POINTS = { definite: "Definite fracture", doubtful: "Doubtful fracture", none: "No fracture" };
-const STATES = { not_analyzed: "not analyzed" };
-const SIZE = 50;
+import { byId, complain, make } from "./elements.js";
+import { ask, follow } from "./node.js";
+import { say, texts } from "./text.js";
+import { bar, image, percent, state, when } from "./words.js";
 
-const element = (id) => document.getElementById(id);
-const filters = element("filters");
-const rows = element("rows");
-const time = new Intl.DateTimeFormat("en-GB", { dateStyle: "short", timeStyle: "medium" });
+const SIZE = 50;
+const AT_ONCE = 100; // ids that the API takes
+const DAY_MS = 24 * 3600 * 1000;
+const t = texts.worklist;
+
+const filters = byId("filters");
+const rows = byId("rows");
+let unseen = new Set(); // what came in since, and belongs on the first page
+let looked = Date.now(); // when the page was asked for
 
 /** What is looked for, as it stands in the address. */
 const asked = () => new URLSearchParams(location.search);
 
-/** Ask the node; throws its own words where it cannot answer. */
-async function ask(path) {
-  const response = await fetch(`/api/v1${path}`);
-  const answer = await response.json();
-  if (response.ok) return answer;
-  throw new Error(answer.detail);
-}
-
-/** Write a cell; all text is somebody else's, and so never markup. */
-function cell(text, className = "") {
-  const made = document.createElement("td");
-  made.textContent = text;
-  made.className = className;
+/** The same as the API is asked for it: a day here is from midnight to midnight of this clock. */
+function query() {
+  const made = asked();
+  const day = made.get("day");
+  made.delete("day");
+  if (day) {
+    const start = new Date(`${day}T00:00`);
+    const end = new Date(start.getTime() + 1.5 * DAY_MS); // days of 23 and 25 hours, too
+    end.setHours(0, 0);
+    made.set("since", start.toISOString());
+    made.set("until", end.toISOString());
+  }
   return made;
 }
 
-/** A second, smaller line in a cell. */
-function below(made, text) {
-  const line = document.createElement("div");
-  line.className = "below";
-  line.textContent = text;
-  if (text) made.append(line);
-  return made;
-}
+const below = (text) => text && make("div", { class: "below", text });
 
 /** The answer, with its probability as a bar. */
 function answered({ operating_point: point, probability }) {
-  if (point === null) return cell("");
-  // Rounding must not make a certainty of it.
-  const percent = Math.min(Math.max(100 * probability, 0.1), 99.9);
-  const made = below(cell(POINTS[point]), `${percent.toFixed(1)}%`);
-  const meter = document.createElement("div");
-  meter.className = "bar";
-  const filled = document.createElement("span");
-  filled.style.width = `${percent}%`;
-  meter.append(filled);
-  made.append(meter);
-  made.dataset.point = point;
-  return made;
+  if (point === null) return make("td", { class: "answer" });
+  return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(percent(probability)), bar(probability));
 }
 
 function row(line) {
-  const made = document.createElement("tr");
-  made.id = line.id;
-  const patient = below(cell(line.patient.name || "(no name)"), [line.patient.patient_id, line.patient.accession_number].filter(Boolean).join(" · "));
-  const image = [line.body_part, line.view_position, line.laterality].filter(Boolean).join(" ");
-  const state = below(cell(STATES[line.state] ?? line.state), line.reason);
-  state.dataset.state = line.state;
-  made.append(
-    cell(time.format(new Date(line.received_at)), "when"),
-    patient,
-    below(cell(line.modality), image),
-    cell(line.sender),
+  const { patient } = line;
+  const address = `/studies/${encodeURIComponent(line.study_instance_uid)}?image=${line.id}`;
+  const name = make("a", { href: address, text: patient.name || t.no_name });
+  const made = make(
+    "tr",
+    { id: line.id },
+    make("td", { class: "when", text: when(line.received_at) }),
+    make("td", { class: "patient" }, name, below([patient.patient_id, patient.accession_number].filter(Boolean).join(" · "))),
+    make("td", { text: line.modality }, below(image(line))),
+    make("td", { text: line.sender }),
     answered(line),
-    state,
-    cell(line.seconds === null ? "" : line.seconds.toFixed(1), "number"),
+    make("td", {}, state(line.state), below(line.reason)),
+    make("td", { class: "number", text: line.seconds === null ? "" : line.seconds.toFixed(1) }),
   );
+  made.addEventListener("click", ({ target }) => {
+    if (!target.closest("a") && getSelection().isCollapsed) name.click();
+  });
   return made;
 }
 
 /** Show the page of the worklist that the address asks for. */
 async function show() {
-  const query = asked();
-  query.set("size", SIZE);
+  const wanted = query();
+  wanted.set("size", SIZE);
   try {
-    const { instances, total, page } = await ask(`/instances?${query}`);
+    const { instances, total, page } = await ask(`/instances?${wanted}`);
     rows.replaceChildren(...instances.map(row));
-    element("total").textContent = total === 1 ? "1 instance" : `${total} instances`;
+    byId("total").textContent = say(t.total, { count: total });
+    byId("empty").textContent = [...asked()].length ? t.none_found : t.empty;
+    byId("empty").hidden = total > 0;
     turn(page, Math.max(1, Math.ceil(total / SIZE)));
-    element("alert").hidden = true;
+    looked = Date.now();
+    unseen = new Set();
+    tellOfUnseen();
+    complain(null);
   } catch (error) {
-    element("alert").textContent = error.message;
-    element("alert").hidden = false;
+    complain(error);
   }
 }
 
 /** Where the neighboring pages are. */
 function turn(page, last) {
-  element("page").textContent = `Page ${page} of ${last}`;
+  byId("page").textContent = say(t.page, { page, last });
   for (const [id, number] of [["newer", page - 1], ["older", page + 1]]) {
-    const query = asked();
-    query.set("page", number);
-    const link = element(id);
-    if (number < 1 || number > last) link.removeAttribute("href");
-    else link.href = `?${query}`;
+    const neighbor = asked();
+    neighbor.set("page", number);
+    if (number < 1 || number > last) byId(id).removeAttribute("href");
+    else byId(id).href = `?${neighbor}`;
   }
 }
 
 /** Put rows that changed in their place, without moving what one reads. */
-async function change({ instances: ids }) {
-  const query = asked();
-  const live = (query.get("page") ?? "1") === "1" && !query.has("sort");
-  for (let first = 0; first < ids.length; first += 100) {
-    for (const id of ids.slice(first, first + 100)) query.append("id", id);
-    query.set("size", 200);
-    query.delete("page");
-    const { instances } = await ask(`/instances?${query}`);
-    const before = document.documentElement.scrollHeight;
-    for (const line of instances.reverse()) {
-      const known = element(line.id);
-      if (known) known.replaceWith(row(line));
-      else if (live) rows.prepend(row(line));
-    }
-    if (scrollY > 0) scrollBy(0, document.documentElement.scrollHeight - before);
-    while (rows.children.length > SIZE && scrollY === 0) rows.lastElementChild.remove();
-    query.delete("id");
+async function change(ids) {
+  for (let first = 0; first < ids.length; first += AT_ONCE) {
+    const wanted = query();
+    for (const id of ids.slice(first, first + AT_ONCE)) wanted.append("id", id);
+    wanted.set("size", AT_ONCE);
+    wanted.delete("page");
+    place((await ask(`/instances?${wanted}`)).instances);
   }
 }
 
+function place(lines) {
+  const isFirst = (asked().get("page") ?? "1") === "1" && !asked().has("sort");
+  const before = document.documentElement.scrollHeight;
+  for (const line of lines.reverse()) {
+    const known = byId(line.id);
+    if (known) known.replaceWith(row(line));
+    else if (isFirst) rows.prepend(row(line));
+    else if (Date.parse(line.received_at) > looked) unseen.add(line.id);
+  }
+  if (rows.children.length) byId("empty").hidden = true;
+  if (scrollY > 0) scrollBy(0, document.documentElement.scrollHeight - before);
+  while (rows.children.length > SIZE && scrollY === 0) rows.lastElementChild.remove();
+  tellOfUnseen();
+}
+
+/** Say that something came that belongs on the first page, and where that is. */
+function tellOfUnseen() {
+  const first = asked();
+  for (const name of ["page", "sort", "order"]) first.delete(name);
+  const link = byId("above").firstElementChild;
+  link.href = `?${first}`;
+  link.textContent = say(t.above, { count: unseen.size });
+  byId("above").hidden = unseen.size === 0;
+}
+
 filters.addEventListener("input", () => {
-  const query = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
-  if (asked().has("sort")) query.set("sort", asked().get("sort"));
-  history.replaceState(null, "", `?${query}`);
+  const wanted = new URLSearchParams([...new FormData(filters)].filter(([, value]) => value));
+  for (const name of ["sort", "order"]) if (asked().has(name)) wanted.set(name, asked().get(name));
+  history.replaceState(null, "", `?${wanted}`);
   show();
 });
 filters.addEventListener("submit", (event) => event.preventDefault());
 
-for (const head of document.querySelectorAll("[data-sort]")) {
-  const query = asked();
-  const [sort, order] = [query.get("sort") ?? "received", query.get("order") ?? "desc"];
-  const mine = head.dataset.sort === sort;
-  query.set("sort", head.dataset.sort);
-  query.set("order", mine && order === "desc" ? "asc" : "desc");
-  query.delete("page");
-  if (mine) head.setAttribute("aria-sort", order === "desc" ? "descending" : "ascending");
-  const link = document.createElement("a");
-  link.href = `?${query}`;
-  link.textContent = head.textContent;
-  head.replaceChildren(link);
+/** Make links of the heads that sort. */
+function head(cell) {
+  const link = asked();
+  const [sort, order] = [link.get("sort") ?? "received", link.get("order") ?? "desc"];
+  const isMine = cell.dataset.sort === sort;
+  link.set("sort", cell.dataset.sort);
+  link.set("order", isMine && order === "desc" ? "asc" : "desc");
+  link.delete("page");
+  if (isMine) cell.setAttribute("aria-sort", order === "desc" ? "descending" : "ascending");
+  cell.replaceChildren(make("a", { href: `?${link}`, text: cell.textContent }));
 }
 
-const senders = filters.elements.sender;
-for (const sender of await ask("/senders").catch(() => [])) senders.append(new Option(sender, sender));
+for (const cell of document.querySelectorAll("[data-sort]")) head(cell);
+const [senders, destinations] = await Promise.all(["/senders", "/destinations"].map((path) => ask(path).catch(() => [])));
+filters.elements.sender.append(...senders.map((name) => new Option(name, name)));
+filters.elements.destination.append(...destinations.map(({ name }) => new Option(name, name)));
 for (const [name, value] of asked()) if (filters.elements[name]) filters.elements[name].value = value;
 
-// What happened before the stream began, or while it was broken, is not told: look again.
-const changes = new EventSource("/api/v1/changes");
-changes.addEventListener("begun", async () => {
-  await show();
-  document.body.dataset.live = "true";
-});
-changes.addEventListener("message", (event) => change(JSON.parse(event.data)));
+follow(show, (ids) => change(ids).catch(complain));
 await show();
 document.body.dataset.ready = "true";

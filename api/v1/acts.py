@@ -1,20 +1,33 @@
 """What an operator does: analyze again, send again, retry what failed."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
+import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
 from api.people import told
-from api.v1.answers import when
+from api.v1.answers import instance_answer, when
 from api.v1.desk import FORBIDDEN, GONE, MISSING, Desk, problem, v1_router
-from api.v1.schemas import AskedAnswer, FailuresAnswer, Text
+from api.v1.schemas import AskedAnswer, FailuresAnswer, InstanceAnswer, Text
 from api.v1.views import REMOVED
 from api.visit import Operator, Viewer
 from dicom_node.failures import failed, grouped
+from dicom_node.worklist import Order, Sorting, Wanted
 
 AT_ONCE = 200
 """How much is asked for again in one request, which holds its connection meanwhile."""
+
+LISTED = 100
+"""How many of a group are listed."""
+
+Place = Annotated[
+    Text | None, Query(description="Deliveries to there; empty: analyses; else both")
+]
+Why = Annotated[
+    str | None, Query(max_length=4000, pattern=r"^[^\x00]*$", description="In full")
+]
 
 NOTHING_YET = "It has no results yet: its analysis has not ended."
 EARLY: dict[int | str, dict[str, Any]] = {409: problem("Conflict", NOTHING_YET, 409)}
@@ -82,6 +95,15 @@ def acts_router(desk: Desk) -> APIRouter:
             for each in found
         ]
 
+    @router.get("/failures/instances", response_description="The oldest first")
+    async def members(
+        request: Request, _person: Viewer, destination: Place = None, reason: Why = None
+    ) -> list[InstanceAnswer]:
+        """List the first hundred instances of a group."""
+        rows = await run_in_threadpool(_members, desk, destination, reason)
+        await told(request, "viewed", "/api/v1/failures/instances")
+        return [instance_answer(row) for row in rows]
+
     @router.post(
         "/failures/retry",
         status_code=status.HTTP_202_ACCEPTED,
@@ -91,14 +113,8 @@ def acts_router(desk: Desk) -> APIRouter:
     async def retry(
         request: Request,
         _person: Operator,
-        destination: Annotated[
-            Text | None,
-            Query(description="Deliveries to there; empty: analyses; else both"),
-        ] = None,
-        reason: Annotated[
-            str | None,
-            Query(max_length=4000, pattern=r"^[^\x00]*$", description="In full"),
-        ] = None,
+        destination: Place = None,
+        reason: Why = None,
     ) -> AskedAnswer:
         """Try again what failed: all of it, or a group."""
         answer = await run_in_threadpool(_retry, desk, destination, reason)
@@ -107,6 +123,18 @@ def acts_router(desk: Desk) -> APIRouter:
         return answer
 
     return router
+
+
+def _members(
+    desk: Desk, destination: str | None, reason: str | None
+) -> Sequence[sa.Row[Any]]:
+    found = failed(desk.engine, destination, reason, LISTED)
+    ids = tuple(dict.fromkeys(each.instance_id for each in found))
+    oldest_first = Sorting(Order.RECEIVED, descending=False)
+    if not ids:  # would ask for any
+        return []
+    page = desk.worklist.page(Wanted(ids=ids), oldest_first, number=1, size=LISTED)
+    return page.rows
 
 
 def _retry(desk: Desk, destination: str | None, reason: str | None) -> AskedAnswer:

@@ -46,18 +46,19 @@ def views_router(desk: Desk) -> APIRouter:
         "/instances/{instance_id}/picture",
         response_class=Response,
         responses={**_kind("image/jpeg"), **UNSEEN},
-        response_description="A JPEG. The headers Gray-Low and Gray-High have the "
-        "modality values shown as the two ends of the gray scale",
+        response_description="A JPEG. The headers Gray-Black and Gray-White have the "
+        "modality values shown as black and as white",
     )
     async def picture(
         request: Request,
         _person: Viewer,
         instance_id: str,
         low: Annotated[
-            float | None, Query(ge=-_MOST, le=_MOST, description="Value at one end")
+            float | None,
+            Query(ge=-_MOST, le=_MOST, description="Least value shown"),
         ] = None,
         high: Annotated[
-            float | None, Query(ge=-_MOST, le=_MOST, description="At the other end")
+            float | None, Query(ge=-_MOST, le=_MOST, description="Its largest")
         ] = None,
         long_side: Annotated[
             int | None, Query(ge=16, le=65535, description="In pixels, at most")
@@ -69,7 +70,10 @@ def views_router(desk: Desk) -> APIRouter:
         view = await desk.pictures.view(instance_id, path, ends)
         content = await run_in_threadpool(jpeg, view.pixels, long_side)
         await told(request, "viewed", f"/api/v1/instances/{instance_id}")
-        values = {"Gray-Low": f"{view.ends[0]:g}", "Gray-High": f"{view.ends[1]:g}"}
+        values = {
+            "Gray-Black": f"{view.ends[0]:g}",
+            "Gray-White": f"{view.ends[1]:g}",
+        }
         return Response(content, media_type="image/jpeg", headers=values)
 
     @router.get(

@@ -1,0 +1,100 @@
+// Where results go, and who calls.
+
+import { byId, complain, make } from "./elements.js";
+import { act, ask, follow, mayAct } from "./node.js";
+import { say, texts } from "./text.js";
+import { when } from "./words.js";
+
+const t = texts.destinations;
+const EVERY_MS = 15_000; // who calls is in no stream of changes
+const asking = new Set(); // destinations that are being asked for a sign of life
+
+async function show() {
+  try {
+    const [places, callers, modalities] = await Promise.all(["/destinations", "/callers", "/modalities"].map((path) => ask(path)));
+    put("destinations", places.map(card));
+    put("callers", callers.map(caller));
+    put("modalities", modalities.map(modality));
+    complain(null);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+/** Put rows in their place, or say that there are none; the focus stays. */
+function put(id, rows) {
+  const focused = document.activeElement?.id;
+  byId(id).replaceChildren(...rows);
+  byId(`no-${id}`).hidden = rows.length > 0;
+  if (focused) byId(focused)?.focus();
+}
+
+/** How a destination fares, in a word. */
+function standing({ paused, failed, last_success: last, echoes }) {
+  if (paused) return "paused";
+  if (failed > 0 || echoes[0]?.alive === false) return "failing";
+  return last ? "well" : "idle";
+}
+
+function card(place) {
+  const { name, type, address, paused, waiting, oldest, failed, last_success: last, echoes } = place;
+  const word = standing(place);
+  const path = `/destinations/${encodeURIComponent(name)}`;
+  const facts = [
+    [t.waiting, String(waiting)],
+    [t.oldest, oldest ? when(oldest) : t.nobody],
+    [t.failed, String(failed)],
+    [t.last_success, last ? when(last) : t.never],
+  ];
+  const sign = type === "stow" ? t.ask : t.echo;
+  const lever = paused ? [t.resume, "resume"] : [t.pause, "pause"];
+  return make(
+    "section",
+    { class: "card", "aria-label": name },
+    make("div", { class: "card-head" }, make("h2", { text: name }), make("span", { class: "state", "data-state": word, text: t.states[word] })),
+    make("p", { class: "below", text: address }),
+    make("dl", { class: "pairs" }, ...facts.flatMap(([term, value]) => [make("dt", { text: term }), make("dd", { text: value })])),
+    make("div", { class: "actions" },
+      mayAct && make("button", { type: "button", class: "button", id: `echo-${name}`, disabled: asking.has(name), text: asking.has(name) ? t.echoing : sign, click: () => echo(name, path) }),
+      mayAct && make("button", { type: "button", class: "button", id: `lever-${name}`, text: lever[0], click: () => act(`${path}/${lever[1]}`).then(show, complain) }),
+      failed > 0 && make("a", { href: "/failures", text: t.see_failures })),
+    make("h3", { text: t.history }),
+    echoes.length ? make("ul", { class: "signs" }, ...echoes.map(heard)) : make("p", { class: "below", text: t.never_asked }),
+  );
+}
+
+const heard = ({ at, who, alive, comment, seconds }) =>
+  make("li", {},
+    make("span", { class: "state", "data-state": alive ? "ok" : "failing", text: alive ? say(t.alive, { seconds: seconds.toFixed(2) }) : comment }),
+    make("span", { class: "below", text: ` ${when(at)}, ${who}` }));
+
+async function echo(name, path) {
+  asking.add(name);
+  await show();
+  await act(`${path}/echo`).catch(complain);
+  asking.delete(name);
+  await show();
+}
+
+const caller = ({ ae_title: title, address, admitted, reason, mend, times, last }) =>
+  make("tr", {},
+    make("td", { text: title }),
+    make("td", { text: address }),
+    make("td", {},
+      make("span", { class: "state", "data-state": admitted ? "ok" : "rejected", text: admitted ? t.admitted : t.rejected }),
+      reason && make("div", { text: reason }),
+      mend && make("div", { class: "below", text: mend })),
+    make("td", { class: "number", text: times }),
+    make("td", { class: "when", text: when(last) }));
+
+const modality = ({ sender, modality: name, count, last }) =>
+  make("tr", {}, make("td", { text: sender }), make("td", { text: name }), make("td", { class: "number", text: count }), make("td", { class: "when", text: when(last) }));
+
+let later;
+follow(show, () => {
+  clearTimeout(later); // what comes in crowds is looked at once
+  later = setTimeout(show, 300);
+});
+setInterval(show, EVERY_MS);
+await show();
+document.body.dataset.ready = "true";

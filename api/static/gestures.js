@@ -1,0 +1,92 @@
+// What pointers and keys do to a pane.
+
+const STEP = 40; // pixels of the page that a key moves the image
+const ZOOM = 1.25;
+const WIDER = 1.1;
+const SHARE = 0.05; // of the window's width that a key moves it
+const FADE = 0.1;
+
+/** Keys, as the page lists them; with Shift the arrows change the window. */
+const KEYS = {
+  ArrowLeft: (pane) => pane.pan(STEP * pane.sharpness, 0),
+  ArrowRight: (pane) => pane.pan(-STEP * pane.sharpness, 0),
+  ArrowUp: (pane) => pane.pan(0, STEP * pane.sharpness),
+  ArrowDown: (pane) => pane.pan(0, -STEP * pane.sharpness),
+  "+": (pane) => pane.zoom(ZOOM),
+  "=": (pane) => pane.zoom(ZOOM),
+  "-": (pane) => pane.zoom(1 / ZOOM),
+  f: (pane) => pane.fit(),
+  1: (pane) => pane.full(),
+  r: (pane) => pane.turn(),
+  i: (pane) => pane.invert(),
+  d: (pane) => pane.reset(),
+  h: (pane) => pane.lay("heatmap"),
+  a: (pane) => pane.lay("arrow"),
+  "[": (pane) => pane.lay("opacity", Math.max(pane.layers.opacity - FADE, 0)),
+  "]": (pane) => pane.lay("opacity", Math.min(pane.layers.opacity + FADE, 1)),
+};
+const SHIFTED = {
+  ArrowLeft: (pane) => pane.window(1 / WIDER, 0),
+  ArrowRight: (pane) => pane.window(WIDER, 0),
+  ArrowUp: (pane) => pane.window(1, -SHARE),
+  ArrowDown: (pane) => pane.window(1, SHARE),
+};
+
+/**
+ * Listen to pointers and keys.
+ * @param {Pane} pane Changed by them.
+ * @param {() => "window" | "pan" | "mark"} mode What dragging, or with "mark" a click, does.
+ * @param {(place: [number, number]) => void} mark Called with a place of the picture.
+ */
+export function listen(pane, mode, mark) {
+  const { canvas } = pane;
+  const pointers = new Map();
+
+  canvas.addEventListener("pointerdown", (event) => {
+    if (mode() === "mark" && event.button === 0) {
+      const place = pane.at(point(pane, event));
+      if (place) mark(place);
+      return;
+    }
+    canvas.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, point(pane, event));
+  });
+  canvas.addEventListener("pointermove", (event) => {
+    if (!pointers.has(event.pointerId)) return;
+    const before = [...pointers.values()];
+    pointers.set(event.pointerId, point(pane, event));
+    drag(pane, before, [...pointers.values()], event.buttons === 1 ? mode() : "pan");
+  });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    canvas.addEventListener(kind, (event) => pointers.delete(event.pointerId));
+  }
+  canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+  canvas.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    pane.zoom(2 ** (-event.deltaY / 400), point(pane, event));
+  }, { passive: false });
+  canvas.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    const action = (event.shiftKey && SHIFTED[event.key]) || KEYS[event.key] || KEYS[event.key.toLowerCase()];
+    if (!action) return;
+    event.preventDefault();
+    action(pane);
+  });
+}
+
+/** Where on the canvas something happened. */
+const point = (pane, { offsetX, offsetY }) => [offsetX * pane.sharpness, offsetY * pane.sharpness];
+
+/** One pointer drags, two move and zoom. */
+function drag(pane, before, after, mode) {
+  const [from, to] = [middle(before), middle(after)];
+  const [dx, dy] = [to[0] - from[0], to[1] - from[1]];
+  if (after.length > 1) {
+    pane.pan(dx, dy);
+    pane.zoom(spread(after) / Math.max(spread(before), 1), to);
+  } else if (mode === "pan") pane.pan(dx, dy);
+  else pane.window(2 ** ((3 * dx) / pane.canvas.width), dy / pane.canvas.height);
+}
+
+const middle = (points) => [0, 1].map((axis) => points.reduce((sum, one) => sum + one[axis], 0) / points.length);
+const spread = ([one, other]) => Math.hypot(one[0] - other[0], one[1] - other[1]);

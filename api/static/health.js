@@ -1,0 +1,106 @@
+// Is the node healthy, and does the model still see what it used to see?
+
+import { columns } from "./charts.js";
+import { byId, complain, make } from "./elements.js";
+import { ask } from "./node.js";
+import { say, texts } from "./text.js";
+import { size, when } from "./words.js";
+
+const t = texts.health;
+const EVERY_MS = 10_000;
+const SERIES = [["negative", "--none"], ["reported", "--definite"], ["not_analyzed", "--edge"], ["failed", "--doubtful"]];
+const period = new URLSearchParams(location.search).get("period") ?? "day";
+
+async function show() {
+  try {
+    const [node, places, figures] = await Promise.all([ask("/node"), ask("/destinations"), ask(`/figures?period=${period}`)]);
+    byId("version").textContent = say(t.version, { version: node.version, model: node.model || t.no_model });
+    byId("now").replaceChildren(checks(node), instances(node), queues(node, places), disk(node));
+    const open = new Set([...document.querySelectorAll("#figures details[open]")].map((each) => each.closest(".card").id));
+    byId("figures").replaceChildren(throughput(figures), turnaround(figures), scores(figures), shares(figures));
+    for (const id of open) for (const each of byId(id).querySelectorAll("details")) each.open = true;
+    complain(null);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+const card = (id, title, ...children) => make("section", { class: "card", id, "aria-label": title }, make("h2", { text: title }), ...children);
+const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", {}, value)]));
+
+function checks({ checks: found }) {
+  const wrong = Object.values(found).filter((words) => words !== "ok").length;
+  const rows = Object.entries(found).map(([name, words]) => {
+    const shown = make("span", { class: "state", "data-state": words === "ok" ? "ok" : "failing", text: words === "ok" ? t.ok : words });
+    return [t.check_names[name] ?? name, shown];
+  });
+  const verdict = make("p", { class: "verdict", text: wrong ? say(t.unwell, { count: wrong }) : t.well, "data-point": wrong ? "definite" : "none" });
+  return card("checks", t.checks, verdict, pairs(rows));
+}
+
+function instances({ states }) {
+  const rows = Object.entries(states).map(([name, count]) => {
+    const link = make("a", { href: `/worklist?state=${name}`, text: texts.states[name] ?? name });
+    return make("tr", {}, make("td", {}, link), make("td", { class: "number", text: count.toLocaleString("en") }));
+  });
+  return card("instances", t.instances, rows.length ? make("table", { class: "rows" }, make("tbody", {}, ...rows)) : make("p", { class: "below", text: texts.worklist.empty }));
+}
+
+function queues({ states }, places) {
+  const rows = [[t.to_analyze, String(states.received ?? 0)], ...places.map(({ name, waiting }) => [say(t.queue, { destination: name }), String(waiting)])];
+  return card("queues", t.queues, pairs(rows));
+}
+
+/** The disk as a gauge, with the mark below which nothing is taken in. */
+function disk({ free_bytes: free, total_bytes: total, required_bytes: required }) {
+  if (free === null) return card("disk", t.disk);
+  const used = make("span");
+  used.style.width = `${(100 * (total - free)) / total}%`;
+  const words = say(t.free, { free: size(free), total: size(total), required: size(required) });
+  const level = free < required ? "definite" : free < 3 * required ? "doubtful" : "none";
+  return card("disk", t.disk, make("div", { class: "bar", "data-point": level, "aria-hidden": "true" }, used), make("p", { class: "below", text: words }));
+}
+
+function throughput({ intervals }) {
+  const series = SERIES.map(([key, color]) => ({ name: t[key], color, values: intervals.map((each) => each[key]) }));
+  const open = intervals.map((each) => each.received - each.reported - each.negative - each.not_analyzed - each.failed);
+  series.push({ name: t.open, color: "--accent", values: open });
+  return card("throughput", t.throughput, columns({ title: t.throughput, head: t.from, ...axis(intervals), series }));
+}
+
+/** Names of the parts of the period: few enough on the axis to be read. */
+function axis(intervals) {
+  const starts = intervals.map(({ start }) => new Date(start));
+  const short = starts.map((start) => (period === "day" ? `${start.getHours()}:00` : `${start.getDate()}.${start.getMonth() + 1}.`));
+  const every = { day: 3, week: 4, month: 5 }[period];
+  return { names: short.map((name, index) => (index % every === 0 ? name : "")), long: starts.map(when) };
+}
+
+function turnaround({ turnaround: found }) {
+  const most = Math.max(...Object.values(found));
+  const rows = Object.entries(found).map(([p, seconds]) => {
+    const long = make("span");
+    long.style.width = `${(100 * seconds) / most}%`;
+    const drawn = make("div", { class: "bar", "aria-hidden": "true" }, long);
+    return [say(t.percentile, { percent: p }), make("div", { text: say(t.seconds, { seconds: seconds.toFixed(1) }) }, drawn)];
+  });
+  const shown = rows.length ? pairs(rows) : make("p", { text: t.no_turnaround });
+  return card("turnaround", t.turnaround, make("p", { class: "below", text: t.turnaround_help }), shown);
+}
+
+function scores({ scores: found }) {
+  const from = found.map((_, index) => (index / found.length).toFixed(2));
+  const names = from.map((name, index) => (index % 4 === 0 ? name : ""));
+  const chart = columns({ title: t.scores, head: t.probability, names, long: from, series: [{ name: t.answers, color: "--accent", values: found }] });
+  return card("scores", t.scores, make("p", { class: "below", text: t.scores_help }), chart);
+}
+
+function shares({ intervals }) {
+  const share = (key) => intervals.map((each) => (each.received ? Math.round((100 * each[key]) / each.received) : 0));
+  const series = [["not_analyzed", "--edge"], ["failed", "--doubtful"]].map(([key, color]) => ({ name: `${t[key]}, %`, color, values: share(key) }));
+  return card("shares", t.shares, make("p", { class: "below", text: t.shares_help }), columns({ title: t.shares, head: t.from, ...axis(intervals), series }));
+}
+
+await show();
+setInterval(show, EVERY_MS);
+document.body.dataset.ready = "true";

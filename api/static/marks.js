@@ -1,0 +1,48 @@
+// What is drawn over a radiograph, white with a dark rim: legible on bone and on air, at any zoom.
+
+const [LONGEST_HEAD, HALF_HEAD, SHAFT, RIM] = [18, 0.38, 0.16, 2]; // pixels of the page; shares of the head
+const DASH = 3.2; // shaft widths
+const RING = 11;
+
+/** An arrow; dashed, as fracture software marks a doubtful finding. */
+export function drawArrow(context, tip, tail, isDashed, sharpness) {
+  const [dx, dy] = [tail[0] - tip[0], tail[1] - tip[1]];
+  const length = Math.hypot(dx, dy);
+  if (length === 0) return;
+  const head = Math.min(LONGEST_HEAD * sharpness, 0.6 * length);
+  context.save();
+  context.translate(...tip);
+  context.rotate(Math.atan2(dy, dx));
+  context.beginPath();
+  context.moveTo(0, 0);
+  context.lineTo(head, HALF_HEAD * head);
+  context.lineTo(head, -HALF_HEAD * head);
+  context.closePath();
+  const half = (SHAFT * head) / 2;
+  const dash = isDashed ? DASH * 2 * half : length;
+  for (let start = head; start < length; start += 2 * dash) {
+    context.rect(start, -half, Math.min(dash, length - start), 2 * half);
+  }
+  ink(context, sharpness);
+  context.restore();
+}
+
+/** A ring around a place that a reader marked. */
+export function drawMark(context, [x, y], sharpness) {
+  context.beginPath();
+  context.arc(x, y, RING * sharpness, 0, 2 * Math.PI);
+  for (const [width, color] of [[5, "#0c0c0c"], [2.5, "#6cc4ff"]]) {
+    context.lineWidth = width * sharpness;
+    context.strokeStyle = color;
+    context.stroke();
+  }
+}
+
+function ink(context, sharpness) {
+  context.lineJoin = "round";
+  context.lineWidth = 2 * RIM * sharpness;
+  context.strokeStyle = "#0c0c0c";
+  context.stroke();
+  context.fillStyle = "#fff";
+  context.fill();
+}

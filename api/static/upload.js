@@ -1,0 +1,120 @@
+// Files that a person hands in: each has a row, and what became of it shows there.
+
+import { byId, complain, make } from "./elements.js";
+import { filesOf } from "./folders.js";
+import { ask, follow } from "./node.js";
+import { send } from "./sending.js";
+import { say, texts } from "./text.js";
+import { percent, state } from "./words.js";
+
+const t = texts.upload;
+const AT_ONCE = 2; // the node takes more of one address for an attack
+const LARGEST = Number(byId("sheet").dataset.largestFile);
+
+const queue = [];
+const handedIn = new Map(); // cells by id of the instance
+const counted = { done: 0, total: 0, sending: 0 };
+
+/** Hand files in, in their order. */
+function take(files) {
+  for (const file of files) {
+    const progress = make("td", { class: "progress", text: t.waiting });
+    const outcome = make("td");
+    byId("rows").append(make("tr", {}, make("td", { text: file.webkitRelativePath || file.name }), progress, outcome));
+    queue.push({ file, progress, outcome, isAlone: files.length === 1 });
+  }
+  counted.total += files.length;
+  byId("table").hidden = counted.total === 0;
+  tell();
+  while (queue.length && counted.sending < AT_ONCE) work();
+}
+
+async function work() {
+  counted.sending += 1;
+  while (queue.length) {
+    const next = queue.shift();
+    try {
+      await handIn(next);
+    } catch (error) {
+      next.progress.textContent = "";
+      next.outcome.replaceChildren(make("span", { class: "state", "data-state": "failed", text: t.failed }), make("div", { class: "below", text: error.message }));
+    }
+    counted.done += 1;
+    tell();
+  }
+  counted.sending -= 1;
+}
+
+async function handIn({ file, progress, outcome, isAlone }) {
+  if (file.size === 0) throw new Error(t.empty);
+  if (file.size > LARGEST) throw new Error(say(t.too_large, { megabytes: LARGEST / 1e6 }));
+  const isPicture = !(await isDicom(file)) && file.type.startsWith("image/");
+  const answer = await send(isPicture ? "/predict" : "/api/v1/uploads", file, (share) => showProgress(progress, share));
+  progress.textContent = "";
+  if (isPicture) return picture(file, answer, outcome);
+  handedIn.set(answer.id, outcome);
+  const address = `/studies/${encodeURIComponent(answer.study_instance_uid)}?image=${answer.id}`;
+  if (isAlone && counted.total === 1) return location.assign(address);
+  outcome.dataset.address = address;
+  await fares([answer.id]);
+}
+
+/** Whether a file says that it is DICOM; other files of that kind find out when they are read. */
+async function isDicom(file) {
+  return (await file.slice(128, 132).text()) === "DICM";
+}
+
+function showProgress(cell, share) {
+  const bar = make("progress", { max: 1, value: share, "aria-label": t.progress });
+  cell.replaceChildren(bar, make("span", { class: "below", text: share < 1 ? say(t.sending, { percent: Math.floor(100 * share) }) : t.answering }));
+}
+
+/** A picture is answered at once. */
+function picture(file, answer, outcome) {
+  const alt = say(t.result, { name: file.name });
+  outcome.replaceChildren(
+    make("span", { "data-point": answer.operating_point, class: "verdict", text: texts.points[answer.operating_point] }),
+    make("span", { class: "below", text: ` ${percent(answer.probability)}` }),
+    make("details", {}, make("summary", { text: t.open }), make("img", { class: "annotated", alt, src: `data:image/jpeg;base64,${answer.image_base64}` })),
+  );
+}
+
+/** Show how instances fare. */
+async function fares(ids) {
+  const mine = ids.filter((id) => handedIn.has(id)).slice(0, 100);
+  if (!mine.length) return;
+  const { instances } = await ask(`/instances?size=100&${mine.map((id) => `id=${id}`).join("&")}`);
+  for (const line of instances) {
+    const outcome = handedIn.get(line.id);
+    outcome.replaceChildren(
+      make("a", { href: outcome.dataset.address, text: line.patient.name || t.open }),
+      make("div", {}, state(line.state)),
+      line.operating_point !== null && make("div", { class: "below", text: `${texts.points[line.operating_point]}, ${percent(line.probability)}` }),
+      line.reason && make("div", { class: "below", text: line.reason }),
+    );
+  }
+}
+
+function tell() {
+  byId("summary").textContent = say(t.summary, counted);
+}
+
+for (const id of ["files", "folder"]) {
+  byId(id).addEventListener("change", ({ target }) => {
+    take([...target.files]);
+    target.value = ""; // so that the same can be chosen again
+  });
+}
+for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());
+document.addEventListener("drop", async ({ dataTransfer }) => {
+  try {
+    take(await filesOf(dataTransfer));
+  } catch (error) {
+    complain(error);
+  }
+});
+addEventListener("beforeunload", (event) => {
+  if (counted.done < counted.total && !(counted.total === 1 && handedIn.size)) event.preventDefault();
+});
+follow(() => fares([...handedIn.keys()]), (ids) => fares(ids).catch(complain));
+document.body.dataset.ready = "true";
