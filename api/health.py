@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
+import sqlalchemy as sa
 from fastapi import APIRouter, Request, Response, status
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import Connection, text
@@ -20,6 +21,7 @@ from api.visit import visit_of
 from config.settings import StorageSettings
 from dicom_node.database import WAIT_S, open_engine
 from dicom_node.errors import OutOfResourcesError
+from dicom_node.heartbeat import DEAD_AFTER_S, silence_s
 from dicom_node.spool import probe
 
 Check = Callable[[], None]
@@ -53,6 +55,29 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
         "spool": partial(check_spool, storage),
         "database": partial(check_database, storage.database_url),
     }
+
+
+def role_checks(engine: sa.Engine) -> dict[str, Check]:
+    """Check that the other processes of the node live, on whatever machine."""
+    return {role: partial(check_role, engine, role) for role in ("receiver", "worker")}
+
+
+def check_role(engine: sa.Engine, role: str) -> None:
+    """Look for a fresh sign of life of any process of a role.
+
+    Raises:
+        NotReadyError: There is none, or the database does not answer.
+    """
+    try:
+        silent_s = silence_s(engine, role)
+    except SQLAlchemyError:
+        raise NotReadyError("the database does not say") from None
+    if silent_s is None:
+        raise NotReadyError(f"no {role} is running; start `fracture-node serve`")
+    if silent_s > DEAD_AFTER_S:
+        raise NotReadyError(
+            f"no {role} has given a sign of life for {silent_s:.0f} s; see its log"
+        )
 
 
 def check_database(url: str) -> None:

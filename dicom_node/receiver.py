@@ -32,6 +32,7 @@ from dicom_node.commitment_report import Settle, answer
 from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.counting import Counting
 from dicom_node.database import open_or_exit
+from dicom_node.heartbeat import beating
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.leftovers import remove_unfinished
@@ -79,6 +80,7 @@ def main() -> None:
     settle = journal.commitments.settle if asks else None
     by_hand = given.supervisor is None
     with (
+        beating(engine, "receiver"),
         Counting(engine) as count,
         auditing(settings, engine, "receiver", by_hand=by_hand) as tell,
     ):

@@ -206,3 +206,11 @@ echo = sa.Table(
     sa.Column("seconds", sa.Double),
     sa.Column("comment", sa.Text),
 )
+
+heartbeat = sa.Table(
+    "heartbeat",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("role", sa.Text),
+    sa.Column("at", sa.Double),
+)

@@ -21,6 +21,7 @@ from config.destinations import SenderDestination
 from config.settings import Settings
 from dicom_node.audit.trail import record, started
 from dicom_node.database import SchemaError, check_schema, open_engine
+from dicom_node.heartbeat import beating
 from dicom_node.journal import Journal
 from dicom_node.pipeline import make_pipeline
 from dicom_node.process import begin_role, load_or_exit, role_parser
@@ -87,22 +88,35 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     if slot == 0:
         take_over(_machine(settings), settings.worker.processes)
     logger.info("Ready")
+    with beating(engine, "worker"):
+        _sweep_until(stop, settings, engine, work, is_first=slot == 0)
+    logger.info("Finishing what is under way")
+    DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
+    # At once: a body that goes on would only find its tools gone, and take that for
+    # the image's fault.
+    os._exit(0)
+
+
+def _sweep_until(
+    stop: threading.Event,
+    settings: Settings,
+    engine: sa.Engine,
+    work: Work,
+    *,
+    is_first: bool,
+) -> None:
+    """Sweep now and then; what belongs to the machine, its first worker sweeps."""
     minutes = 0
     while not stop.wait(SWEEP_EVERY_S):
         try:
             sweep_work(work.journal)
             catch_up_with_the_clock()
             sweep_ended(engine, settings)
-            if slot == 0 and minutes % FILES_EVERY == 0:
+            if is_first and minutes % FILES_EVERY == 0:
                 sweep_files(work.journal, work.spool)
         except Exception as error:  # noqa: BLE001 - the next sweep does it as well
             logger.error("The sweep failed: %s", type(error).__name__)  # noqa: TRY400
         minutes += 1
-    logger.info("Finishing what is under way")
-    DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
-    # At once: a body that goes on would only find its tools gone, and take that for
-    # the image's fault.
-    os._exit(0)
 
 
 def _work(settings: Settings, engine: sa.Engine) -> Work:
