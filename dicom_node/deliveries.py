@@ -238,7 +238,8 @@ class Deliveries:
         again = {**fresh, "run": delivery.c.run + 1}
         row = upsert(connection, delivery, {**key, **fresh, "run": 1}, again)
         counters = {"attempts": 0, "brief_refusals": 0}
-        state = {"state": DeliveryState.QUEUED, "comment": "", **counters}
+        said = {"status": None, "comment": ""}
+        state = {"state": DeliveryState.QUEUED, **said, **counters}
         for uid in uids:
             values = {**key, "sop_instance_uid": uid, **state}
             upsert(connection, delivered_object, values, state)

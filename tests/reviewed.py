@@ -58,11 +58,17 @@ class Review(Site):
         self.app = create_app(self.settings, checks={}, tell=self.told.append)
 
     def receive(
-        self, number: int = 0, patient: Patient | None = None, **header: str
+        self,
+        number: int = 0,
+        patient: Patient | None = None,
+        photometric_interpretation: str = "MONOCHROME2",
+        **header: str,
     ) -> ReceivedInstance:
         """Take in a broken phantom."""
         phantom = draw_phantom(broken=True, rows=300, columns=200, seed=number)
-        dataset = phantom_dataset(phantom)
+        dataset = phantom_dataset(
+            phantom, photometric_interpretation=photometric_interpretation
+        )
         identity = f"{number:032x}"
         path = self.directory / "spool" / f"{identity}.dcm"
         dataset.save_as(path, enforce_file_format=True)

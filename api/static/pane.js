@@ -29,6 +29,7 @@ export class Pane {
     this.shown = null; // the window of the picture that was read
     this.wanted = null; // the one it is seen through
     this.first = null; // the one that the model saw
+    this.isTrue = true; // whether the picture that was read shows the one it is seen through
     this.isInverted = false;
     this.layers = { heatmap: false, arrow: true, opacity: OPACITY };
     this.heatmap = null;
@@ -75,6 +76,7 @@ export class Pane {
     const levels = await readLevels(await response.blob());
     if (signal.aborted) return;
     this.levels = levels;
+    this.isTrue = true;
     const value = (name) => Number(response.headers.get(name));
     this.shown = { black: value("Gray-Black"), white: value("Gray-White") };
   }
@@ -85,6 +87,7 @@ export class Pane {
    */
   look(wanted) {
     this.wanted = wanted;
+    this.isTrue = false;
     this.redraw();
     this.#asked.abort();
     clearTimeout(this.#timer);

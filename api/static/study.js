@@ -86,7 +86,8 @@ function told(pane) {
     const { black, white } = pane.wanted;
     const window = { center: rounded((black + white) / 2), width: rounded(Math.abs(white - black)) };
     const zoom = say(t.zoom, { percent: Math.round(100 * pane.view.scale) });
-    pane.values.textContent = `${say(t.view_values, window)} · ${zoom}`;
+    const values = `${say(t.view_values, window)} · ${zoom}`;
+    pane.values.textContent = pane.isTrue ? values : say(t.approximate, { values });
   }
   if (pane !== chosen) return;
   press("invert", pane.isInverted);

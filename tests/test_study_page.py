@@ -1,0 +1,437 @@
+"""The study view in a real Chromium, its canvas compared with the radiograph."""
+
+import base64
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from dicom_node.patient import Patient
+from inference.phantom import WHITE, draw_phantom
+from tests.asking import ACTING, LOOKING, serve
+from tests.reviewed import REFUSED, STORED, Review
+from tests.test_login_page import log_in
+
+pytestmark = pytest.mark.browser
+
+STUDY = "1.2.3.4"
+SIZE = (300, 200)  # rows, columns of the phantoms
+PIXELS = "(canvas) => canvas.toDataURL('image/png').split(',')[1]"
+FRAME = "new Promise((go) => requestAnimationFrame(() => setTimeout(go)))"
+Pixels = NDArray[np.float64]
+Open = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+    """With a study that all look at; who changes something has one of their own."""
+    site = Review(tmp_path_factory.mktemp("site"))
+    fill(site, STUDY, 1)
+    yield site
+    site.engine.dispose()
+
+
+def fill(site: Review, study: str, number: int) -> None:
+    """Make a study of two images: reported and delivered, and neither."""
+    anna = Patient("Schmidt^Anna", "4711", "A-1")
+    first = site.receive(number, anna, study_instance_uid=study, view_position="AP")
+    site.answer(first, 0.9)
+    site.settle(first, STORED)
+    second = site.receive(
+        number + 1, anna, study_instance_uid=study, view_position="LL"
+    )
+    site.answer(second, 0.02)
+    site.settle(second, REFUSED)
+
+
+@pytest.fixture(scope="module")
+def port(site: Review) -> Iterator[int]:
+    with ExitStack() as stack:
+        ended = False
+        site.app.state.ending = lambda: ended
+        stack.callback(site.app.state.desk.close)
+        yield serve(site.app, stack)
+        ended = True
+
+
+@pytest.fixture
+def open_study(browser: Browser, port: int) -> Iterator[Open]:
+    """Opens a study as somebody."""
+    with ExitStack() as stack:
+
+        def open_as(token: str = ACTING, study: str = STUDY) -> Page:
+            context = browser.new_context(viewport={"width": 1400, "height": 900})
+            stack.callback(context.close)
+            page = context.new_page()
+            page.on("pageerror", lambda error: pytest.fail(str(error)))
+            page.goto(f"http://127.0.0.1:{port}/login?next=/studies/{study}")
+            log_in(page, token)
+            page.wait_for_selector("body[data-ready]")
+            expect(page.locator(".pane-notice:visible")).to_have_count(0)
+            return page
+
+        yield open_as
+
+
+@pytest.fixture
+def page(open_study: Open) -> Page:
+    return open_study()
+
+
+def canvas(page: Page, number: int = 0) -> Locator:
+    return page.locator("canvas").nth(number)
+
+
+def drawn(page: Page, number: int = 0) -> Pixels:
+    """What is on a canvas, RGB, after the next frame."""
+    page.evaluate(FRAME)
+    png = base64.b64decode(canvas(page, number).evaluate(PIXELS))
+    bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), float)
+
+
+def press(page: Page, *keys: str) -> None:
+    canvas(page).focus()
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def bare(page: Page) -> None:
+    """Take the layers off."""
+    page.click("#heatmap[aria-pressed=true]")
+    page.click("#arrow[aria-pressed=true]")
+
+
+def fitted(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
+    """What a canvas of that shape shows of a picture that is fitted into it."""
+    (rows, columns), (height, width) = pixels.shape, shape[:2]
+    scale = min(height / rows, width / columns)
+    way = np.array(
+        [
+            [scale, 0, (width - scale * columns) / 2 + scale / 2 - 0.5],
+            [0, scale, (height - scale * rows) / 2 + scale / 2 - 0.5],
+        ]
+    )
+    return cv2.warpAffine(pixels, way, (width, height), flags=cv2.INTER_LINEAR)
+
+
+def phantom(number: int = 1, low: float = 0, high: float = WHITE) -> Pixels:
+    """The gray levels of a phantom through a window."""
+    pixels = draw_phantom(broken=True, rows=SIZE[0], columns=SIZE[1], seed=number)
+    return np.clip((pixels.pixels - low) / (high - low), 0, 1) * 255
+
+
+def difference(one: Pixels, other: Pixels) -> float:
+    return float(np.abs(one - other).mean())
+
+
+def drag(page: Page, across: int, down: int) -> None:
+    box = canvas(page).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + across, y + down, steps=5)
+    page.mouse.up()
+
+
+def window(page: Page, number: int = 0) -> tuple[float, float]:
+    """The window that a pane says it shows: center and width."""
+    page.evaluate(FRAME)
+    words = page.locator(".pane-values").nth(number).inner_text().strip("≈ ").split()
+    return float(words[1].strip(",")), float(words[3])
+
+
+def is_true(page: Page, number: int = 0) -> None:
+    """Wait until the node's own picture through the window is there."""
+    page.evaluate(FRAME)
+    expect(page.locator(".pane-values").nth(number)).not_to_contain_text("≈")
+
+
+def test_images_lie_side_by_side_as_they_are(page: Page) -> None:
+    expect(page.locator("h1")).to_have_text("Schmidt, Anna")
+    expect(page.locator("#about")).to_have_text("4711 · A-1 · 2 images")
+    expect(page.locator("canvas")).to_have_count(2)
+    bare(page)
+
+    for number in (0, 1):
+        shown = drawn(page, number)
+        assert difference(shown[..., 0], fitted(phantom(number + 1), shown.shape)) < 3
+        assert np.ptp(shown, axis=2).max() == 0
+
+
+def test_heatmap_and_arrow_are_layers(page: Page) -> None:
+    whole = drawn(page)
+    page.click("#arrow")
+    heat = drawn(page)
+    page.click("#heatmap")
+    gray = drawn(page)
+
+    assert np.ptp(whole, axis=2).max() > 20
+    assert np.ptp(heat, axis=2).max() > 20
+    assert np.ptp(gray, axis=2).max() == 0
+    changed = np.abs(whole - heat).max(axis=2)
+    assert changed.max() > 60  # the arrow, and nothing else
+    assert 0 < (changed > 0).mean() < 0.05
+    assert (heat[..., 0] >= np.minimum(gray[..., 0], 236) - 1).all()  # amber to red
+
+    page.click("#heatmap")
+    page.fill("#opacity", "100")
+    full = drawn(page)
+    colored = np.ptp(heat, axis=2) > 20
+    assert (np.ptp(full, axis=2) > np.ptp(heat, axis=2))[colored].mean() > 0.95
+    page.fill("#opacity", "0")
+    assert difference(drawn(page), gray) < 0.01
+
+
+def test_a_negative_answer_shows_its_heatmap_only_when_asked(page: Page) -> None:
+    assert np.ptp(drawn(page, 1), axis=2).max() == 0
+
+    canvas(page, 1).focus()
+    page.keyboard.press("h")
+
+    assert np.ptp(drawn(page, 1), axis=2).max() > 20
+
+
+def test_dragging_sets_the_window_and_the_node_has_the_true_one(page: Page) -> None:
+    bare(page)
+    before = drawn(page)
+
+    drag(page, -150, 0)  # narrower
+    center, width = window(page)
+
+    assert center == pytest.approx(WHITE / 2, rel=0.02)
+    assert 1000 < width < 0.8 * WHITE
+    expected = fitted(phantom(1, center - width / 2, center + width / 2), before.shape)
+    assert difference(drawn(page)[..., 0], expected) < 4  # at once
+    drag(page, 0, -150)  # brighter
+    is_true(page)
+    center, width = window(page)
+    assert center < WHITE / 2 - 200
+    expected = fitted(phantom(1, center - width / 2, center + width / 2), before.shape)
+    assert difference(drawn(page)[..., 0], expected) < 4
+
+    page.click("#reset")
+    is_true(page)
+    assert difference(drawn(page), before) < 1
+
+
+def test_a_small_value_may_be_white(site: Review, open_study: Open) -> None:
+    site.receive(
+        3, study_instance_uid="1.2.3.5", photometric_interpretation="MONOCHROME1"
+    )
+    page = open_study(study="1.2.3.5")
+    before = drawn(page)
+    assert difference(before[..., 0], fitted(phantom(3), before.shape)) < 3
+
+    drag(page, 0, -150)  # brighter here, too
+    center, width = window(page)
+
+    assert center > WHITE / 2 + 200
+    brighter = drawn(page)
+    low, high = WHITE - center - width / 2, WHITE - center + width / 2
+    assert difference(brighter[..., 0], fitted(phantom(3, low, high), before.shape)) < 4
+    assert brighter.mean() > before.mean() + 10
+
+
+def test_invert_turns_black_and_white_around(page: Page) -> None:
+    bare(page)
+    before = drawn(page)
+    inside = fitted(np.full(SIZE, 255.0), before.shape) > 254
+
+    page.click("#invert")
+
+    assert np.abs(255 - drawn(page) - before)[inside].max() <= 1
+    expect(page.locator("#invert")).to_have_attribute("aria-pressed", "true")
+
+
+def test_one_to_one_zoom_pan_and_turn(page: Page) -> None:
+    bare(page)
+    page.click("#full")
+    expect(page.locator(".pane-values").nth(0)).to_contain_text("· 100 %")
+    shown = drawn(page)[..., 0]
+    (rows, columns), (height, width) = SIZE, shown.shape
+    top, left = (height - rows) // 2, (width - columns) // 2
+    here = shown[top : top + rows, left : left + columns]
+    assert difference(here, phantom()) < 3
+
+    page.click("#turn")
+    turned = drawn(page)[..., 0]
+    top, left = (height - columns) // 2, (width - rows) // 2
+    here = turned[top : top + columns, left : left + rows]
+    assert difference(here, np.rot90(phantom(), -1)) < 3
+
+    page.click("[data-mode=pan]")
+    drag(page, 40, -30)
+    moved = drawn(page)[..., 0]
+    assert difference(moved[:-30, 40:], turned[30:, :-40]) < 0.5
+
+    box = canvas(page).bounding_box()
+    assert box is not None
+    page.mouse.move(box["x"] + 10, box["y"] + 10)
+    page.mouse.wheel(0, -400)
+    expect(page.locator(".pane-values").nth(0)).to_contain_text("· 200 %")
+    page.click("#fit")
+    fit = drawn(page)[..., 0]
+    assert difference(fit, fitted(np.rot90(phantom(), -1).copy(), fit.shape)) < 3
+
+
+def test_keys_do_what_the_tools_do(page: Page) -> None:
+    bare(page)
+    whole = drawn(page)
+    tools = {"i": "#invert", "1": "#full", "r": "#turn", "+": "#closer"}
+    for key, tool in tools.items():
+        press(page, key)
+        by_key = drawn(page)
+        press(page, "d")
+        page.click(tool)
+        assert difference(by_key, drawn(page)) == 0
+        assert difference(by_key, whole) > 1
+        press(page, "d")
+    assert difference(drawn(page), whole) == 0
+    press(page, "ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp")
+    assert difference(drawn(page), whole) == 0
+    press(page, "Shift+ArrowLeft")
+    assert window(page)[1] < 0.95 * WHITE
+    press(page, "n")
+    expect(canvas(page, 1)).to_be_focused()
+    press(page, "Enter")
+    expect(page.locator("canvas:visible")).to_have_count(1)
+
+
+def test_the_finding_stands_in_words(page: Page) -> None:
+    panel = page.locator("#panel")
+
+    expect(panel).to_contain_text("Definite fracture")
+    expect(panel).to_contain_text("90.0%")
+    expect(panel).to_contain_text("as doubtful from 25.0%, as definite from 50.0%")
+    expect(panel).to_contain_text("phantom-model 1.0")
+    canvas(page, 1).click()
+    expect(panel).to_contain_text("No fracture")
+    expect(panel).to_contain_text("does not rule a fracture out")
+    assert page.url.endswith(f"?image={2:032x}")
+
+
+def test_deliveries_and_what_happened(page: Page) -> None:
+    canvas(page, 1).click()
+    panel = page.locator("#panel")
+
+    expect(panel.locator(".deliveries")).to_contain_text("0xC000 Cannot Understand")
+    expect(panel.locator(".deliveries")).to_contain_text("1 attempt")
+    page.click("text=What happened")
+    events = panel.locator(".timeline strong")
+    assert events.all_inner_texts()[:2] == ["received", "analyzed"]
+    expect(panel.locator(".timeline")).to_contain_text("pacs: ")
+
+
+def test_an_operator_has_it_sent_and_analyzed_again(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.7", 10)
+    page = open_study(study="1.2.3.7")
+    canvas(page, 1).click()
+    page.click("#send-pacs")
+    expect(page.locator(".deliveries")).to_contain_text("waiting")
+    assert [each["state"] for each in site.runs(f"{11:032x}")] == ["queued"]
+
+    page.click("#analyze")
+    expect(page.locator("#panel")).to_contain_text("received")
+
+
+def test_a_viewer_has_no_levers(open_study: Open) -> None:
+    page = open_study(LOOKING)
+
+    expect(page.locator("#panel")).to_contain_text("Definite fracture")
+    expect(page.locator("#analyze, [id^=send-]")).to_have_count(0)
+
+
+def opinions(page: Page, number: int) -> list[dict[str, Any]]:
+    """What the node has of an instance."""
+    origin = page.evaluate("location.origin")
+    answer = page.request.get(f"{origin}/api/v1/instances/{number:032x}")
+    return list(answer.json()["opinions"])
+
+
+def test_a_reader_agrees_and_marks_what_was_missed(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.8", 20)
+    page = open_study(study="1.2.3.8")
+    canvas(page, 1).click()
+    page.click("#judge-agree")
+    expect(page.locator(".opinions")).to_contain_text("acting: Agree")
+    assert [each["verdict"] for each in opinions(page, 21)] == ["agree"]
+    before = drawn(page, 1)
+
+    page.click("#mark-missed")
+    box = canvas(page, 1).bounding_box()
+    assert box is not None
+    scale = min(box["height"] / SIZE[0], box["width"] / SIZE[1])
+    page.mouse.click(
+        box["x"] + box["width"] / 2 + 50 * scale,
+        box["y"] + box["height"] / 2 - 75 * scale,
+    )
+    expect(page.locator(".opinions")).to_contain_text("Disagree")
+
+    (opinion,) = opinions(page, 21)
+    assert opinion["place"] == pytest.approx([150, 75], abs=1)
+    changed = np.argwhere(np.abs(drawn(page, 1) - before).max(axis=2) > 20)
+    assert len(changed) > 20
+    place = changed.mean(axis=0) - np.array(before.shape[:2]) / 2
+    assert place == pytest.approx([-75 * scale, 50 * scale], abs=3)
+
+    page.click("#withdraw")
+    expect(page.locator(".opinions")).to_have_count(0)
+    assert difference(drawn(page, 1), before) == 0
+
+
+def test_attributes_are_listed_and_found(page: Page) -> None:
+    page.click("text=DICOM attributes")
+    rows = page.locator("#attributes tbody tr")
+    expect(rows.filter(has_text="PatientName")).to_contain_text("PHANTOM^BROKEN")
+    count = rows.count()
+
+    page.fill("#attributes input", "window")
+    assert 0 < page.locator("#attributes tbody tr:visible").count() < count
+
+
+def test_files_are_handed_out(page: Page, site: Review) -> None:
+    for words, expected in (
+        ("Original", (site.directory / f"spool/{1:032x}.dcm").read_bytes()),
+        ("Secondary Capture", b"a result"),
+    ):
+        with page.expect_download() as download:
+            page.click(f".files >> text={words}")
+        assert Path(download.value.path()).read_bytes() == expected
+
+
+def test_why_there_is_no_answer(site: Review, open_study: Open) -> None:
+    site.refuse(site.receive(4, study_instance_uid="1.2.3.6"), "This is a chest.")
+    page = open_study(study="1.2.3.6")
+
+    expect(page.locator("#panel")).to_contain_text("not analyzed")
+    expect(page.locator("#panel")).to_contain_text("This is a chest.")
+    expect(page.locator("#heatmap")).to_be_disabled()
+    assert drawn(page).max() > 100  # it is shown all the same
+
+
+def test_what_comes_into_the_study_comes_onto_the_page(
+    open_study: Open, site: Review
+) -> None:
+    fill(site, "1.2.3.9", 30)
+    page = open_study(study="1.2.3.9")
+    page.wait_for_selector("body[data-live]")
+    third = site.receive(5, study_instance_uid="1.2.3.9", view_position="OBL")
+    expect(page.locator("canvas")).to_have_count(3, timeout=2000)
+    label = page.locator(".pane-label").nth(2)
+    expect(label).to_contain_text("received")
+
+    site.answer(third, 0.75)
+
+    expect(label).to_contain_text("Definite fracture, 75.0%", timeout=2000)
