@@ -52,7 +52,9 @@ class Entrance:
         wants_page = "text/html" in request.headers.get("accept", "")
         to_login = request.method == "GET" and wants_page and bool(access.api.tokens)
         shown = bearer(request) is not None
-        refused = refusal(request.scope["path"], token_shown=shown, to_login=to_login)
+        query = request.url.query
+        path = request.scope["path"] + (f"?{query}" if query else "")
+        refused = refusal(path, token_shown=shown, to_login=to_login)
         return Visit(person, way, seen.address, seen.secure, refused)
 
     async def _note_failure(self, request: Request, address: str) -> None:

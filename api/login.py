@@ -18,8 +18,8 @@ from api.sessions import LIFE_S
 from api.visit import unknown, visit_of
 from config.access import Token
 
-# A path of ours; "//elsewhere" is another host.
-PATH = re.compile(r"/(?!/)[\w./~-]*", re.ASCII)
+# A path of ours, and what it asks for; "//elsewhere" is another host.
+PATH = re.compile(r"/(?!/)[\w./~-]*(\?[\w./~%&=+:-]*)?", re.ASCII)
 
 
 def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:

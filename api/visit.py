@@ -82,7 +82,7 @@ def refusal(path: str, *, token_shown: bool, to_login: bool) -> HTTPException:
     """Make the answer to somebody whom we do not know.
 
     Args:
-        path: What they asked for.
+        path: What they asked for, with its query.
         token_shown: Whether they showed a token, which must then be a wrong one.
         to_login: Whether it is a browser that can be shown the way to the login.
     """

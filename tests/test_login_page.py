@@ -40,8 +40,8 @@ def test_a_person_logs_in_works_and_logs_out(
     address = f"http://{host}:{port}"
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"{address}/docs")
-    assert page.url == f"{address}/login?next=/docs"
+    page.goto(f"{address}/docs?q=a%20b&size=5")
+    assert page.url == f"{address}/login?next=/docs%3Fq%3Da%2520b%26size%3D5"
 
     log_in(page, "x" * 43)
     assert page.inner_text("[role=alert]") == "This token is not known."
@@ -49,7 +49,7 @@ def test_a_person_logs_in_works_and_logs_out(
     assert context.cookies() == []
 
     log_in(page, LOOKING)
-    assert page.url == f"{address}/docs"
+    assert page.url == f"{address}/docs?q=a%20b&size=5"
     assert page.inner_text(".person") == "looking"
     (cookie,) = context.cookies()
     assert cookie["httpOnly"] is True

@@ -1,0 +1,199 @@
+"""All pages: their words in one place, their looks, and what axe-core says of them."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from dicom_node.patient import Patient
+from tests.asking import ACTING, serve
+from tests.reviewed import REFUSED, STORED, Review
+from tests.test_login_page import log_in
+
+API = Path(__file__).parent.parent / "api"
+TEMPLATES = sorted((API / "templates").glob("*.html"))
+SCRIPTS = sorted((API / "static").glob("*.js"))
+TEXTS = json.loads((API / "templates" / "texts.json").read_text("utf-8"))
+STUDY = "1.2.3.4"
+PAGES = [
+    "/",
+    "/worklist",
+    "/upload",
+    "/failures",
+    "/destinations",
+    "/health",
+    f"/studies/{STUDY}",
+    "/docs",
+]
+UNFOLD = "for (const e of document.querySelectorAll('details')) e.open = true"
+SERIOUS = {"serious", "critical"}
+
+
+def code_of(path: Path) -> str:
+    """A script without its comments."""
+    code = re.sub(r"(^|\s)//.*", "", path.read_text("utf-8"), flags=re.MULTILINE)
+    return re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_templates_hold_no_words_of_their_own(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for dropped in (r"\{%.*?%\}|\{\{.*?\}\}", r"<code>.*?</code>|<svg.*?</svg>"):
+        text = re.sub(dropped, "", text, flags=re.DOTALL)
+    labels = re.findall(r'(?:alt|title|placeholder|aria-label)="([^"]*)"', text)
+    shown = " ".join([re.sub(r"<[^>]*>", "", text), *labels])
+
+    assert set(re.findall(r"[A-Za-z]{2,}", shown)) <= {"fracture", "node"}  # its name
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_hold_no_words_of_their_own(path: Path) -> None:
+    quoted = [a or b for a, b in re.findall(r'"([^"\n]*)"|`([^`]*)`', code_of(path))]
+
+    assert [text for text in quoted if re.search(r"[A-Z][a-z]+ [a-z]+", text)] == []
+
+
+def test_every_text_is_used() -> None:
+    sources = "".join(p.read_text("utf-8") for p in [*TEMPLATES, *SCRIPTS])
+    known = {*re.findall(r"\w+", sources), "one", "other"}
+    by_value = {"points", "states", "kinds", "check_names", "verdicts"}
+    by_value |= {"facts", "shortcut_list"}
+
+    def unused(texts: Any) -> Iterator[str]:  # noqa: ANN401 - what JSON holds
+        for key, value in texts.items():
+            if key not in known:
+                yield key
+            if isinstance(value, dict) and key not in by_value:
+                yield from unused(value)
+
+    assert list(unused(TEXTS)) == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+    """Some of everything that pages show."""
+    site = Review(tmp_path_factory.mktemp("site"))
+    anna = Patient("Schmidt^Anna", "4711", "A-1")
+    for number, (probability, outcome) in enumerate(
+        [(0.9, STORED), (0.02, STORED), (0.75, REFUSED)]
+    ):
+        received = site.receive(number, anna, study_instance_uid=STUDY)
+        site.answer(received, probability)
+        site.settle(received, outcome)
+    site.refuse(site.receive(7, anna))
+    site.fail(site.receive(8, anna), "It cannot be decoded.")
+    site.receive(9, anna)
+    yield site
+    site.engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def port(site: Review) -> Iterator[int]:
+    with ExitStack() as stack:
+        ended = False
+        site.app.state.ending = lambda: ended
+        stack.callback(site.app.state.desk.close)
+        yield serve(site.app, stack)
+        ended = True
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, port: int) -> Iterator[Page]:
+    """A browser that is logged in."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.goto(f"http://127.0.0.1:{port}/login?next=/docs")
+    log_in(page, ACTING)
+    yield page
+    context.close()
+
+
+def show(page: Page, port: int, path: str, theme: str = "dark") -> None:
+    address = f"http://127.0.0.1:{port}"
+    page.context.add_cookies([{"name": "theme", "value": theme, "url": address}])
+    page.goto(address + path)
+    if path not in {"/", "/docs", "/login"}:
+        page.wait_for_selector("body[data-ready]")
+        page.evaluate(UNFOLD)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("path", [*PAGES, "/login"])
+def test_axe_finds_nothing_serious(
+    page: Page, port: int, path: str, theme: str
+) -> None:
+    show(page, port, path, theme)
+
+    found = Axe().run(page).response["violations"]
+
+    assert [
+        (each["id"], [node["html"][:200] for node in each["nodes"]])
+        for each in found
+        if each["impact"] in SERIOUS
+    ] == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", PAGES)
+def test_nothing_is_wider_than_the_window(page: Page, port: int, path: str) -> None:
+    show(page, port, path)
+    try:
+        for width in (360, 768, 1024, 1600):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        page.set_viewport_size({"width": 1400, "height": 900})
+
+
+@pytest.mark.browser
+def test_it_is_light_by_choice_and_stays_so(page: Page, port: int) -> None:
+    show(page, port, "/worklist")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(ground)
+
+    page.click("#theme")
+    light = page.evaluate(ground)
+    page.reload()
+
+    assert dark != light == page.evaluate(ground)
+    page.click("#theme")
+    assert page.evaluate(ground) == dark
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", PAGES)
+def test_all_is_reached_by_keyboard(page: Page, port: int, path: str) -> None:
+    show(page, port, path)
+    reachable = (
+        "[...document.querySelectorAll('a[href], button, input, select, summary,"
+        " canvas')].filter((e) => e.checkVisibility() && !e.disabled).length"
+    )
+    page.evaluate("document.activeElement.blur()")
+    expected, seen = page.evaluate(reachable), set()
+    mark = "(document.activeElement.dataset.n ??= Math.random())"
+
+    for _ in range(expected + 20):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate(mark))
+
+    assert len(seen) >= expected - 1  # of the file fields one may be hidden
+
+
+@pytest.mark.browser
+def test_pages_ask_nothing_but_the_node(page: Page, port: int) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+
+    for path in PAGES:
+        show(page, port, path)
+
+    ours = (f"http://127.0.0.1:{port}/", "data:")
+    assert [url for url in asked if not url.startswith(ours)] == []

@@ -1,0 +1,292 @@
+"""The review page of a whole node: real senders, archives and browsers."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import cv2
+import pytest
+from playwright.sync_api import Browser, Page, expect
+from pydicom import Dataset
+
+from dicom_node.archive import start_archive
+from dicom_node.outcome import Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.sender import send
+from inference.phantom import draw_phantom
+from tests.asking import ACTING, DIGEST, LOOKING
+from tests.served import Served, wait_for
+from tests.test_login_page import log_in
+
+pytestmark = pytest.mark.browser
+
+CONFIG = """
+[receiver]
+host = "127.0.0.1"
+port = 0
+allowed_callers = [{{ ae_title = "TEST" }}]
+[storage]
+directory = "node"
+min_free_mb = 1
+[api]
+port = 0
+tokens = [
+    {{ name = "looking", role = "viewer", sha256 = "{digest}" }},
+    {{ name = "acting", role = "operator", env = "ACTING" }},
+]
+[[destinations]]
+name = "archive"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {archive}
+[[destinations]]
+name = "dead"
+type = "dicom"
+ae_title = "DEAD"
+host = "127.0.0.1"
+port = {dead}
+retry_days = 0.00001
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Hospital:
+    """A node with an archive, and another destination where nobody listens."""
+
+    node: Served
+    folder: Path
+    dead: int
+    address: str
+
+    def send(self, name: str, seed: int = 0) -> Dataset:
+        """Send a broken phantom of that name."""
+        drawn = draw_phantom(broken=True, rows=600, columns=450, seed=seed)
+        dataset = phantom_dataset(drawn)
+        dataset.PatientName = name
+        path = self.folder / "sent.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        (outcome,) = send([path], self.node.address, calling_ae_title="TEST")
+        assert outcome.verdict is Verdict.STORED
+        return dataset
+
+
+@pytest.fixture(scope="module")
+def hospital(
+    tmp_path_factory: pytest.TempPathFactory, new_port: Callable[[], int]
+) -> Iterator[Hospital]:
+    folder, dead = tmp_path_factory.mktemp("hospital"), new_port()
+    archive = start_archive(folder / "archive")
+    text = CONFIG.format(archive=archive.port, dead=dead, digest=DIGEST)
+    (folder / "node.toml").write_text(text)
+    node = Served(folder / "node.toml", environment={"ACTING": ACTING})
+    node.start()
+    ports = json.loads((folder / "node/run/ports.json").read_text())
+    yield Hospital(node, folder, dead, f"http://127.0.0.1:{ports['api']}")
+    node.kill()
+    archive.stop()
+
+
+@pytest.fixture
+def open_page(browser: Browser, hospital: Hospital) -> Iterator[Callable[..., Page]]:
+    """Opens a page in a browser of its own."""
+    with ExitStack() as stack:
+
+        def open_as(path: str, token: str = ACTING) -> Page:
+            context = browser.new_context(viewport={"width": 1400, "height": 900})
+            stack.callback(context.close)
+            page = context.new_page()
+            page.on("pageerror", lambda error: pytest.fail(str(error)))
+            page.goto(f"{hospital.address}/login?next={quote(path)}")
+            log_in(page, token)
+            page.wait_for_selector("body[data-ready]")
+            return page
+
+        yield open_as
+
+
+def test_two_browsers_see_it_come_within_two_seconds(
+    hospital: Hospital, open_page: Callable[..., Page]
+) -> None:
+    pages = [open_page("/worklist"), open_page("/worklist", LOOKING)]
+    for page in pages:
+        page.wait_for_selector("body[data-live]")
+
+    hospital.send("Schmidt^Anna")
+    stored = time.monotonic()
+
+    for page in pages:
+        row = page.locator("#rows tr", has_text="Schmidt, Anna")
+        expect(row).to_be_visible(timeout=2000)
+        assert time.monotonic() - stored < 2
+    expect(row).to_contain_text("Definite fracture", timeout=60_000)
+
+
+def test_a_row_opens_its_study(
+    hospital: Hospital, open_page: Callable[..., Page]
+) -> None:
+    sent = hospital.send("Huber^Eva", seed=3)
+    page = open_page("/worklist?q=huber")
+    page.click("#rows tr")
+
+    page.wait_for_url(f"**/studies/{sent.StudyInstanceUID}?image=*")
+    expect(page.locator("h1")).to_have_text("Huber, Eva")
+    expect(page.locator("canvas")).to_have_count(1)
+    expect(page.locator("#panel .deliveries")).to_contain_text(
+        "archive", timeout=60_000
+    )
+
+
+def test_a_dead_destination_is_mended_and_what_failed_is_retried(
+    hospital: Hospital, open_page: Callable[..., Page]
+) -> None:
+    names = "Doe^John", "Doe^Jane"
+    for seed, name in enumerate(names):
+        hospital.send(name, seed=10 + seed)
+    page = open_page("/failures")
+    card = page.locator(".card", has_text="Delivery to dead").first
+    expect(card).to_be_visible(timeout=60_000)
+    worklist = open_page("/worklist?q=doe")
+    rows = worklist.locator("#rows tr .state[data-state=failed]")
+    expect(rows).to_have_count(2, timeout=60_000)
+
+    # A viewer sees the same, and has no lever.
+    looking = open_page("/failures", LOOKING)
+    expect(looking.locator(".card").first).to_be_visible()
+    expect(looking.locator("#main button:visible")).to_have_count(0)
+    refused = looking.request.post(f"{hospital.address}/api/v1/failures/retry")
+    assert refused.status == 403
+
+    archive = start_archive(
+        hospital.folder / "mended", ae_title="DEAD", port=hospital.dead
+    )
+    try:
+        card.locator("summary").click()
+        card.locator("tr", has_text="Doe, Jane").get_by_text("Retry").click()
+        expect(worklist.locator("#rows tr", has_text="Doe, Jane")).to_contain_text(
+            "delivered", timeout=20_000
+        )
+        expect(rows).to_have_count(1)
+        page.click("#all")
+        expect(rows).to_have_count(0, timeout=20_000)
+        expect(page.locator("#empty")).to_be_visible(timeout=20_000)
+        wait_for(lambda: len(archive.log) >= len(names))
+    finally:
+        archive.stop()
+
+
+def test_a_destination_is_asked_paused_and_resumed(
+    hospital: Hospital, open_page: Callable[..., Page]
+) -> None:
+    page = open_page("/destinations")
+    page.click("#echo-archive")
+    card = page.get_by_label("archive", exact=True)
+    expect(card.locator(".signs")).to_contain_text("alive", timeout=20_000)
+    page.click("#echo-dead")
+    dead = page.get_by_label("dead", exact=True)
+    expect(dead.locator(".signs")).to_contain_text("acting", timeout=20_000)
+    expect(dead.locator(".card-head")).to_contain_text("failing")
+
+    page.click("#lever-archive")
+    expect(card.locator(".card-head")).to_contain_text("paused")
+    hospital.send("Paused^Paula", seed=20)
+    expect(card.locator("dl")).to_contain_text("Waiting1", timeout=20_000)
+    page.click("#lever-archive")
+    expect(card.locator("dl")).to_contain_text("Waiting0", timeout=20_000)
+    expect(card.locator(".card-head")).to_contain_text("delivering")
+
+
+def test_who_was_rejected_and_what_to_change(
+    hospital: Hospital, open_page: Callable[..., Page]
+) -> None:
+    path = hospital.folder / "sent.dcm"
+    phantom_dataset(draw_phantom(broken=False)).save_as(path, enforce_file_format=True)
+    send([path], hospital.node.address, calling_ae_title="STRANGER")
+
+    page = open_page("/destinations")
+
+    row = page.locator("#callers tr", has_text="STRANGER")
+    expect(row).to_contain_text("rejected", timeout=30_000)
+    expect(row).to_contain_text("allowed_callers")
+
+
+def test_health_knows_all_roles(open_page: Callable[..., Page]) -> None:
+    page = open_page("/health")
+
+    expect(page.locator("#checks .verdict")).to_have_text("All is well")
+    for role in ("Receiver", "Worker", "Model", "Database", "Spool"):
+        expect(page.locator("#checks")).to_contain_text(f"{role}ok")
+    page.click("#throughput summary")
+    counts = page.locator("#throughput tbody tr").last.locator("td").all_inner_texts()
+    assert sum(map(int, counts)) > 0
+    expect(page.locator("#disk")).to_contain_text("free of")
+
+
+def test_what_is_dropped_joins_the_pipeline(
+    hospital: Hospital, open_page: Callable[..., Page]
+) -> None:
+    page = open_page("/upload")
+    folder = hospital.folder / "to upload" / "series"
+    folder.mkdir(parents=True)
+    for number in range(2):
+        dataset = phantom_dataset(
+            draw_phantom(broken=True, rows=600, columns=450, seed=30 + number)
+        )
+        dataset.PatientName = f"Uploaded^{'AB'[number]}"
+        dataset.save_as(folder / f"{number}.dcm", enforce_file_format=True)
+    (folder / "notes.txt").write_text("This is no image.")
+    png = draw_phantom(broken=True, rows=600, columns=450).radiograph().pixels
+    cv2.imwrite(str(folder / "picture.png"), png)
+
+    page.set_input_files("#folder", folder.parent)
+
+    expect(page.locator("#summary")).to_have_text("4 of 4 done", timeout=60_000)
+    dicom = page.locator("#rows tr", has_text="Uploaded, A")
+    expect(dicom).to_contain_text("Definite fracture", timeout=60_000)
+    expect(page.locator("#rows tr", has_text="picture.png")).to_contain_text("fracture")
+    failed = page.locator("#rows tr", has_text="notes.txt")
+    expect(failed).to_contain_text("Not taken in")
+    dicom.locator("a").click()
+    expect(page.locator("h1")).to_have_text("Uploaded, A")
+
+
+def test_a_single_file_opens_by_itself(
+    hospital: Hospital, open_page: Callable[..., Page]
+) -> None:
+    path = hospital.folder / "single.dcm"
+    dataset = phantom_dataset(draw_phantom(broken=False, rows=600, columns=450, seed=7))
+    dataset.PatientName = "Single^Sina"
+    dataset.save_as(path, enforce_file_format=True)
+    page = open_page("/upload")
+
+    page.set_input_files("#files", path)
+
+    page.wait_for_url("**/studies/**")
+    expect(page.locator("h1")).to_have_text("Single, Sina")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/worklist", "/studies/1.2", "/failures", "/destinations", "/health", "/upload"],
+)
+def test_who_is_signed_out_sees_no_patient(
+    hospital: Hospital, browser: Browser, path: str
+) -> None:
+    sent = hospital.send("Secret^Sam", seed=40)
+    context = browser.new_context()
+    page = context.new_page()
+    answers: list[str] = []
+    page.on("response", lambda response: answers.append(response.url))
+
+    page.goto(hospital.address + path.replace("1.2", str(sent.StudyInstanceUID)))
+
+    assert "/login" in page.url
+    assert "Secret" not in page.content()
+    assert not [url for url in answers if "/api/v1/" in url]
+    for api in ("instances", f"studies/{sent.StudyInstanceUID}", "failures/instances"):
+        assert page.request.get(f"{hospital.address}/api/v1/{api}").status == 401
+    context.close()
