@@ -19,13 +19,22 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from inference.phantom import WHITE, Phantom
+from inference.phantom import Phantom
+from inference.phantom_tissue import WHITE
 
 SPACING_MM = 0.3
 """Side of a phantom's pixel at the detector; its 900 columns are 27 cm."""
 
 MODALITY = {ComputedRadiographyImageStorage: "CR", SecondaryCaptureImageStorage: "RG"}
 """Modality (0008,0060) by SOP Class where it is not DX."""
+
+REGION = {
+    "LEG": ("30021000", "Lower leg"),
+    "HAND": ("85562004", "Hand"),
+    "FOREARM": ("14975008", "Forearm"),
+    "ANKLE": ("70258002", "Ankle joint"),
+}
+"""SNOMED CT by Body Part Examined (PS3.16 CID 4031)."""
 
 
 def phantom_dataset(
@@ -55,12 +64,12 @@ def phantom_dataset(
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     condition = "WHOLE" if phantom.fracture is None else "BROKEN"
     dataset.update(_identity(condition))
-    dataset.update(_acquisition(sop_class_uid))
+    dataset.update(_acquisition(sop_class_uid, phantom.body_part))
     dataset.update(_image(phantom, photometric_interpretation))
     if sop_class_uid == DigitalXRayImageStorageForPresentation:
-        dataset.update(_digital_x_ray(dataset, "FOR PRESENTATION"))
+        dataset.update(_digital_x_ray(dataset, phantom, "FOR PRESENTATION"))
     elif sop_class_uid == DigitalXRayImageStorageForProcessing:
-        dataset.update(_digital_x_ray(dataset, "FOR PROCESSING"))
+        dataset.update(_digital_x_ray(dataset, phantom, "FOR PROCESSING"))
         # Only an image for presentation says how it is shown (PS3.3 C.8.11.3).
         del dataset.WindowCenter, dataset.WindowWidth
     return dataset
@@ -89,13 +98,13 @@ def _identity(condition: str) -> Dataset:
     return identity
 
 
-def _acquisition(sop_class_uid: UID) -> Dataset:
+def _acquisition(sop_class_uid: UID, body_part: str) -> Dataset:
     """Series and equipment."""
     acquisition = Dataset()
     acquisition.Modality = MODALITY.get(sop_class_uid, "DX")
     acquisition.Manufacturer = "fracture-node"
     acquisition.ManufacturerModelName = "Phantom"
-    acquisition.BodyPartExamined = "LEG"
+    acquisition.BodyPartExamined = body_part
     acquisition.PatientOrientation = ["L", "F"]
     if sop_class_uid in MODALITY:
         acquisition.Laterality = "L"  # DX says it of the image, and only there
@@ -107,7 +116,7 @@ def _acquisition(sop_class_uid: UID) -> Dataset:
     return acquisition
 
 
-def _digital_x_ray(dataset: Dataset, intent: str) -> Dataset:
+def _digital_x_ray(dataset: Dataset, phantom: Phantom, intent: str) -> Dataset:
     """The modules that only DX has (PS3.3 A.26)."""
     modules = Dataset()
     modules.PresentationIntentType = intent
@@ -119,7 +128,7 @@ def _digital_x_ray(dataset: Dataset, intent: str) -> Dataset:
     modules.DetectorType = "DIRECT"
     modules.PositionerType = ""
     modules.AcquisitionContextSequence = []
-    modules.AnatomicRegionSequence = [_code("30021000", "Lower leg")]
+    modules.AnatomicRegionSequence = [_code(*REGION[phantom.body_part])]
     modules.ViewCodeSequence = [_code("399348003", "antero-posterior")]
     return modules
 

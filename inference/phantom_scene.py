@@ -50,6 +50,22 @@ class Break:
 
 
 @dataclass(frozen=True, slots=True)
+class Exposure:
+    """How it is exposed.
+
+    Attributes:
+        contrast: Of the film curve.
+        gradient: Share by which the exposure changes from the middle to the edge,
+            (down, right).
+        noise: Standard deviation of the noise, as a share of the range.
+    """
+
+    contrast: float
+    gradient: tuple[float, float]
+    noise: float
+
+
+@dataclass(frozen=True, slots=True)
 class Scene:
     """Everything that a seed decides.
 
@@ -61,10 +77,7 @@ class Scene:
         main: The bone that breaks.
         companion: Fibula or ulna beside it; it never breaks.
         cut: Where the main bone breaks, if it does.
-        contrast: Of the film curve.
-        gradient: Share by which the exposure changes from the middle to the edge,
-            (down, right).
-        noise: Standard deviation of the noise, as a share of the range.
+        exposure: How it is exposed.
     """
 
     center: tuple[float, float]
@@ -74,9 +87,7 @@ class Scene:
     main: Bone
     companion: Bone | None
     cut: Break
-    contrast: float
-    gradient: tuple[float, float]
-    noise: float
+    exposure: Exposure
 
 
 def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> Scene:
@@ -130,7 +141,9 @@ def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> 
         main=main,
         companion=None if alone else companion,
         cut=cut,
-        contrast=between(0.8, 1.9),
-        gradient=(between(-0.18, 0.18) + heel, between(-0.18, 0.18) - heel),
-        noise=between(0.004, 0.022),
+        exposure=Exposure(
+            contrast=between(0.8, 1.9),
+            gradient=(between(-0.18, 0.18) + heel, between(-0.18, 0.18) - heel),
+            noise=between(0.004, 0.022),
+        ),
     )

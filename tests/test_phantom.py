@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
-from inference.phantom import _expose, draw_phantom
+from inference.phantom import draw_phantom
+from inference.phantom_anatomy import ANATOMY, Limb
+from inference.phantom_limb import draw_limb
 from inference.phantom_scene import choose_scene
+from inference.phantom_tissue import expose
 
 SHAPES = [(480, 360), (300, 300), (200, 600), (600, 200), (97, 61)]
 
@@ -80,6 +83,50 @@ def test_where_grain_outweighs_the_tissue_it_is_as_black_as_air() -> None:
     random = np.random.default_rng(0)
     scene = choose_scene(random, 2, plain=True)
 
-    pixels = _expose(np.full((20, 10), -0.1, np.float32), scene, random)
+    pixels = expose(np.full((20, 10), -0.1, np.float32), scene.exposure, random)
 
     assert pixels.max() < 400
+
+
+@pytest.mark.parametrize("limb", ANATOMY)
+class TestLimb:
+    def test_the_same_seed_draws_the_same_picture(self, limb: Limb) -> None:
+        first, again, other = (
+            draw_limb(limb, broken=True, columns=150, seed=seed) for seed in (4, 4, 6)
+        )
+
+        assert first.pixels.tobytes() == again.pixels.tobytes()
+        assert first.fracture == again.fracture
+        assert first.pixels.tobytes() != other.pixels.tobytes()
+        assert first.body_part == limb.upper()
+
+    def test_is_whole_but_for_its_break(self, limb: Limb) -> None:
+        broken = draw_limb(limb, broken=True, columns=300, seed=2)
+        whole = draw_limb(limb, broken=False, columns=300, seed=2)
+
+        assert whole.fracture is None
+        assert broken.fracture is not None
+        left, top, right, bottom = broken.fracture
+        difference = np.abs(broken.pixels.astype(float) - whole.pixels)
+        here = difference[top:bottom, left:right].mean()
+        assert here > 100
+        # One side of it lies as it did, for the far fragment alone is moved.
+        assert min(difference[: top - 20].mean(), difference[bottom + 20 :].mean()) < 5
+
+    def test_bone_is_brighter_than_flesh_and_air_is_dark(self, limb: Limb) -> None:
+        pixels = draw_limb(limb, broken=False, columns=300).pixels
+
+        assert pixels[:, :6].mean() < 250
+        assert np.percentile(pixels, 99) > 1500
+        assert pixels.max() <= 4095
+
+    def test_every_other_one_is_of_the_other_side(self, limb: Limb) -> None:
+        # What is left of the middle in one is right of it in the next.
+        one, other = (
+            draw_limb(limb, broken=True, columns=200, seed=seed).fracture
+            for seed in (2, 3)
+        )
+
+        assert one is not None
+        assert other is not None
+        assert (one[0] + one[2] - 200) * (other[0] + other[2] - 200) < 0

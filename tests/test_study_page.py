@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from dicom_node.patient import Patient
-from inference.phantom import WHITE, draw_phantom
+from inference.phantom import draw_phantom
+from inference.phantom_tissue import WHITE
 from tests.asking import ACTING, LOOKING, serve
 from tests.reviewed import REFUSED, STORED, Review
 from tests.test_login_page import log_in
