@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check chaos mutations soak audit bench build clean
+.PHONY: run test check chaos mutations soak audit bench screenshots build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -41,6 +41,12 @@ audit: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -P tests/benchmarks/figures.py
+	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/viewer.py
+
+# Pictures of the pages: all in build/screenshots, and those of the documents in docs/.
+# Needs Chromium.
+screenshots: $(INSTALLED)
+	$(BIN)/python -P tests/benchmarks/screenshots.py
 
 build: $(INSTALLED)
 	rm -rf build  # what was deleted since the last build must not come along

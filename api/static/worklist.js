@@ -35,6 +35,9 @@ function query() {
 
 const below = (text) => text && make("div", { class: "below", text });
 
+/** Why there is no answer: its beginning, and all of it for who points at it or opens the row. */
+const why = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
+
 /** The answer, with its probability as a bar. */
 function answered({ operating_point: point, probability }) {
   if (point === null) return make("td", { class: "answer" });
@@ -53,7 +56,7 @@ function row(line) {
     make("td", { text: line.modality }, below(image(line))),
     make("td", { text: line.sender }),
     answered(line),
-    make("td", {}, state(line.state), below(line.reason)),
+    make("td", {}, state(line.state), why(line.reason)),
     make("td", { class: "number", text: line.seconds === null ? "" : line.seconds.toFixed(1) }),
   );
   made.addEventListener("click", ({ target }) => {

@@ -1,0 +1,209 @@
+"""`make screenshots`: the pictures of the pages that the documents show.
+
+A whole node, phantoms with invented names, and Chromium; nobody's data is in them. All
+are left in build/screenshots to be looked at, some are copied to docs/.
+"""
+
+import shutil
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+
+import httpx
+from playwright.sync_api import sync_playwright
+from pydicom.uid import UID, generate_uid
+from pynetdicom.events import Event
+
+from config.destinations import Address
+from config.settings import load
+from dicom_node.archive import start_archive
+from dicom_node.logs import configure_logging
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.sender import send
+from dicom_node.supervisor import Node
+from inference.phantom_anatomy import ANATOMY, Limb
+from inference.phantom_limb import draw_limb
+
+ROOT = Path(__file__).parent.parent.parent
+CONFIG = """
+[receiver]
+host = "127.0.0.1"
+port = 0
+[storage]
+directory = "node"
+[api]
+port = 0
+[[destinations]]
+name = "pacs"
+type = "dicom"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = {archive}
+[[destinations]]
+name = "teleradiology"
+type = "dicom"
+ae_title = "TELERAD"
+host = "127.0.0.1"
+port = {moody}
+send_negative = false
+"""
+INSTANCES = 200
+ROOMS = "ROOM1", "ROOM2", "MOBILE1"
+NAMES = [
+    *("Ahorn^Anna", "Birke^Ben", "Buche^Clara", "Eiche^David", "Erle^Emma"),
+    *("Esche^Finn", "Fichte^Greta", "Hasel^Hugo", "Kiefer^Ida", "Linde^Jonas"),
+    *("Pappel^Lea", "Ulme^Max", "Weide^Nora"),
+]
+DESKTOP, TABLET = (1400, 900), (820, 1180)
+STUDY = "/studies/{study}"
+SHOTS = [
+    ("study", STUDY, DESKTOP, "dark"),
+    ("study-light", STUDY, DESKTOP, "light"),
+    ("study-tablet", STUDY, TABLET, "dark"),
+    ("worklist", "/worklist", DESKTOP, "dark"),
+    ("worklist-light", "/worklist", DESKTOP, "light"),
+    ("worklist-tablet", "/worklist", TABLET, "dark"),
+    ("failures", "/failures", DESKTOP, "dark"),
+    ("destinations", "/destinations", DESKTOP, "dark"),
+    ("health", "/health", DESKTOP, "dark"),
+    ("health-light", "/health", DESKTOP, "light"),
+    ("health-tablet", "/health", TABLET, "dark"),
+    ("upload", "/upload", DESKTOP, "dark"),
+]
+KEPT = "study", "worklist"
+"""Those that the documents show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A phantom, and under whose name it is sent from where."""
+
+    limb: Limb
+    seed: int
+    columns: int
+    name: str
+    room: str
+    study: UID
+    view: str = "AP"
+    body_part: str | None = None
+
+
+def main() -> None:
+    """Start a node, fill it, take the pictures."""
+    configure_logging("screenshots")
+    looks = ROOT / "build" / "screenshots"
+    looks.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name, serving(Path(name)) as node:
+        study = fill(node, Path(name))
+        api = f"http://127.0.0.1:{node.api_port}"
+        until(lambda: waiting(api) == 0)
+        shoot(api, study, looks)
+    for kept in KEPT:
+        shutil.copy(looks / f"{kept}.png", ROOT / "docs")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Node]:
+    """Serve a node that delivers to an archive, and to one in changing moods."""
+    archive = start_archive(folder / "archive")
+    moody = start_archive(folder / "moody", answer=mood)
+    config = folder / "node.toml"
+    config.write_text(CONFIG.format(archive=archive.port, moody=moody.port), "utf-8")
+    with Node(load(config), config) as node:
+        until(lambda: answers(f"http://127.0.0.1:{node.api_port}/readyz"))
+        yield node
+    for each in (archive, moody):
+        each.stop()
+
+
+def mood(event: Event) -> int:
+    """Refuse what is sent for some patients."""
+    moods = {"Erle^Emma": 0xC000, "Hasel^Hugo": 0xA900, "Pappel^Lea": 0xC000}
+    return moods.get(str(event.dataset.PatientName), 0x0000)
+
+
+def fill(node: Node, folder: Path) -> UID:
+    """Send phantoms; gives the study of a broken forearm, which comes last."""
+    address = Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port)
+    limbs, names, rooms = cycle(ANATOMY), cycle(NAMES[:-1]), cycle(ROOMS)
+    for number in range(INSTANCES - 2):
+        one = Sent(
+            limb=next(limbs),
+            seed=number % 40,
+            columns=600,
+            name=next(names),
+            room=next(rooms),
+            study=generate_uid(),
+            body_part="CHEST" if number % 17 == 5 else None,
+        )
+        hand_over(one, address, folder)
+    study = generate_uid()
+    for seed, view in ((4, "AP"), (13, "LL")):
+        forearm = Sent("forearm", seed, 1800, NAMES[-1], ROOMS[0], study, view)
+        hand_over(forearm, address, folder)
+    return study
+
+
+def hand_over(one: Sent, address: Address, folder: Path) -> None:
+    """Send one phantom; every third is broken."""
+    is_broken = one.seed % 3 == 1
+    drawn = draw_limb(one.limb, broken=is_broken, columns=one.columns, seed=one.seed)
+    dataset = phantom_dataset(drawn)
+    dataset.PatientName = one.name
+    dataset.PatientID = f"{4700 + NAMES.index(one.name)}"
+    dataset.AccessionNumber = f"X{one.study[-5:]}"
+    dataset.StudyInstanceUID, dataset.ViewPosition = one.study, one.view
+    if one.body_part:
+        dataset.BodyPartExamined = one.body_part
+    path = folder / "sent.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    send([path], address, calling_ae_title=one.room)
+
+
+def shoot(api: str, study: UID, folder: Path) -> None:
+    """Take all pictures."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
+        for name, path, (width, height), theme in SHOTS:
+            context = browser.new_context(viewport={"width": width, "height": height})
+            context.add_cookies([{"name": "theme", "value": theme, "url": api}])
+            page = context.new_page()
+            page.goto(api + path.format(study=study))
+            page.wait_for_selector("body[data-ready]")
+            page.wait_for_selector(".pane-notice:visible", state="detached")
+            page.evaluate("new Promise((go) => requestAnimationFrame(go))")
+            page.screenshot(path=folder / f"{name}.png")
+            context.close()
+        browser.close()
+
+
+def waiting(api: str) -> int:
+    """How many instances have not ended."""
+    states: dict[str, int] = httpx.get(f"{api}/api/v1/node").json()["states"]
+    return states.get("received", 0) + states.get("delivering", 0)
+
+
+def answers(address: str) -> bool:
+    """Whether it is ready."""
+    try:
+        urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - our own
+    except OSError:
+        return False
+    return True
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again."""
+    while not condition():
+        time.sleep(0.2)
+
+
+if __name__ == "__main__":
+    main()

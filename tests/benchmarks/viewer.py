@@ -1,0 +1,120 @@
+"""`make bench`, the study view: is a 20-megapixel radiograph fluid in a browser?
+
+Milliseconds between frames while its window is dragged, while it is moved and zoomed,
+by the browser's own count; of a Chromium without a graphics processor.
+"""
+
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from itertools import pairwise
+from pathlib import Path
+
+from playwright.sync_api import Page, expect, sync_playwright
+
+from dicom_node.phantom_instance import phantom_dataset
+from inference.phantom_limb import draw_limb
+from tests.asking import ACTING, serve
+from tests.reviewed import Review
+from tests.test_login_page import log_in
+
+COLUMNS = 3600  # and 5580 rows
+STEPS = 60
+COUNT = """() => {
+  const times = [];
+  let goesOn = true;
+  const tick = (time) => {
+    times.push(time);
+    if (goesOn) requestAnimationFrame(tick);
+  };
+  requestAnimationFrame(tick);
+  window.counted = () => {
+    goesOn = false;
+    return times;
+  };
+}"""
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        site = Review(Path(folder))
+        stack.enter_context(closing(site.app.state.desk))
+        received = site.receive(1, study_instance_uid="1.2.3")
+        drawn = draw_limb("forearm", broken=True, columns=COLUMNS, seed=4)
+        dataset = phantom_dataset(drawn)
+        dataset.save_as(received.path, enforce_file_format=True)
+        site.answer(received)
+        ended = False
+        site.app.state.ending = lambda: ended
+        port = serve(site.app, stack)
+        playwright = stack.enter_context(sync_playwright())
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"),
+            args=["--no-sandbox", "--disable-gpu"],
+        )
+        page = browser.new_page(viewport={"width": 1400, "height": 900})
+        page.goto(f"http://127.0.0.1:{port}/login?next=/studies/1.2.3")
+        start = time.perf_counter()
+        log_in(page, ACTING)
+        page.wait_for_selector("body[data-ready]")
+        expect(page.locator(".pane-notice")).to_be_hidden(timeout=60_000)
+        megapixels = dataset.Rows * dataset.Columns / 1e6
+        say(f"{megapixels:.0f} megapixels in the study view, {page.viewport_size}")
+        say(f"  shown after           {time.perf_counter() - start:.2f} s")
+        measure(page)
+        ended = True
+        browser.close()
+
+
+def measure(page: Page) -> None:
+    """Drag, move and zoom."""
+    box = page.locator("canvas").bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def drag() -> None:
+        page.mouse.move(x, y)
+        page.mouse.down()
+        for step in range(STEPS):
+            page.mouse.move(x - 3 * step, y - step)
+        page.mouse.up()
+
+    def zoom() -> None:
+        page.mouse.move(x, y)
+        for step in range(STEPS):
+            page.mouse.wheel(0, -60 if step < STEPS / 2 else 60)
+
+    frames(page, "dragging the window", drag)
+    start = time.perf_counter()
+    expect(page.locator(".pane-values")).not_to_contain_text("≈", timeout=60_000)
+    say(f"  true window after     {time.perf_counter() - start:.2f} s")
+    page.click("[data-mode=pan]")
+    frames(page, "moving, fitted", drag)
+    page.click("#full")
+    frames(page, "moving, 1:1", drag)
+    frames(page, "zooming", zoom)
+
+
+def frames(page: Page, name: str, act: Callable[[], None]) -> None:
+    """Count the frames meanwhile."""
+    page.evaluate(COUNT)
+    act()
+    times = page.evaluate("window.counted()")
+    gaps = sorted(after - one for one, after in pairwise(times))
+    say(
+        f"  {name:<20}  {len(gaps)} frames, median {statistics.median(gaps):.1f} ms, "
+        f"90 % within {gaps[int(0.9 * len(gaps))]:.1f} ms, worst {gaps[-1]:.1f} ms"
+    )
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+
+
+if __name__ == "__main__":
+    main()
