@@ -19,7 +19,7 @@ from dicom_node.drawing import Drawing
 from dicom_node.errors import SamePictureError
 from dicom_node.events import note
 from dicom_node.reasons import Failure, Reason
-from dicom_node.tables import InstanceState, instance
+from dicom_node.tables import ANALYZING, InstanceState, instance
 from dicom_node.tables import finding as drawn
 from dicom_node.tally import (
     ANALYZED,
@@ -90,7 +90,11 @@ class Analyses:
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
         with self._engine.begin() as connection:
             row = connection.execute(count.returning(instance)).one_or_none()
-            if row is not None and (row.run, row.attempts) == (1, 1):
+            if row is None:
+                return None
+            again = "" if row.attempts == 1 else f"attempt {row.attempts}"
+            note(connection, instance_id, ANALYZING, again)
+            if (row.run, row.attempts) == (1, 1):
                 waited = time.time() - row.received_at
                 write(connection, took(STAGE, waited, "wait"))
             return row

@@ -16,6 +16,10 @@ class InstanceState(StrEnum):
     FAILED = "failed"
 
 
+ANALYZING = "analyzing"
+"""What an instance that is RECEIVED is called from when its analysis begins."""
+
+
 class DeliveryState(StrEnum):
     """Where the results of an instance, or one of them, stand at a destination."""
 

@@ -10,7 +10,14 @@ import sqlalchemy as sa
 from dicom_node.attributes import UID_PATTERN
 from dicom_node.database import reading
 from dicom_node.patient import folded
-from dicom_node.tables import DeliveryState, delivery, instance, patient
+from dicom_node.tables import (
+    ANALYZING,
+    DeliveryState,
+    InstanceState,
+    delivery,
+    instance,
+    patient,
+)
 
 
 class Order(StrEnum):
@@ -42,7 +49,8 @@ class Wanted:
     Attributes:
         text: Words of a name, an ID or an accession number, in any order, parts of
             them too, whatever their case and accents; or a UID, whole.
-        states: Of the instances, any of these.
+        states: Of the instances, any of these; "analyzing" and "received" exclude each
+            other.
         points: Operating points that the answer reached, any of these.
         since: Received from then on, in seconds since 1970.
         until: Received before then.
@@ -143,12 +151,13 @@ def _rows() -> sa.Select[Any]:
 def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
     one_of = {
         instance.c.id: wanted.ids,
-        instance.c.state: wanted.states,
         instance.c.operating_point: wanted.points,
     }
     found: list[sa.ColumnElement[bool]] = [
         column.in_(values) for column, values in one_of.items() if values
     ]
+    if wanted.states:
+        found.append(_in_state(wanted.states))
     if wanted.since is not None:
         found.append(instance.c.received_at >= wanted.since)
     if wanted.until is not None:
@@ -158,6 +167,25 @@ def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
     if wanted.destination:
         found.append(_goes_to(wanted.destination))
     return found + _named(wanted.text.strip())
+
+
+def state_shown(row: sa.Row[Any]) -> str:
+    """Name the state of an instance; the row is as a worklist has it."""
+    is_begun = row.state == InstanceState.RECEIVED and row.attempts > 0
+    return ANALYZING if is_begun else str(row.state)
+
+
+def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:
+    state, is_begun = instance.c.state, instance.c.attempts > 0
+    received = state == InstanceState.RECEIVED
+    special = {
+        InstanceState.RECEIVED: sa.and_(received, sa.not_(is_begun)),
+        ANALYZING: sa.and_(received, is_begun),
+    }
+    others = [each for each in states if each not in special]
+    return sa.or_(
+        state.in_(others), *(special[each] for each in states if each in special)
+    )
 
 
 def _goes_to(destination: str) -> sa.ColumnElement[bool]:

@@ -705,8 +705,10 @@ def test_train_writes_weights_and_card_where_it_was_told(
 ) -> None:
     monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
     out, recipe = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
-    text = re.sub(r"(?m)^epochs = .*$", "epochs = 1", RECIPE.read_text("utf-8"))
-    recipe.write_text(re.sub(r"(?m)^batch = .*$", "batch = 4", text))
+    text = RECIPE.read_text("utf-8")
+    for name, value in {"epochs": 1, "batch": 4, "repeats": 1, "phantoms": 0.2}.items():
+        text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
+    recipe.write_text(text)
     data = write_atlas(tmp_path / "atlas", 8)
 
     status, said = command(

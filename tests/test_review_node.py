@@ -109,6 +109,7 @@ def open_page(browser: Browser, hospital: Hospital) -> Iterator[Callable[..., Pa
         yield open_as
 
 
+@pytest.mark.alone
 def test_two_browsers_see_it_come_within_two_seconds(
     hospital: Hospital, open_page: Callable[..., Page]
 ) -> None:

@@ -144,6 +144,24 @@ def test_strangers_see_nothing(site: Review, path: str, shown: dict[str, str]) -
     assert "Doe" not in answer.text
 
 
+def test_an_instance_is_being_analyzed_from_when_that_begins(site: Review) -> None:
+    waiting, begun = site.receive(20), site.receive(21)
+    site.journal.analyses.begin(begun.id, 1)
+
+    def ids(query: str) -> list[str]:
+        return [each["id"] for each in site.get(query).json()["instances"]]
+
+    assert site.get(f"/instances/{waiting.id}").json()["state"] == "received"
+    assert site.get(f"/instances/{begun.id}").json()["state"] == "analyzing"
+    assert begun.id in ids("/instances?state=analyzing")
+    assert waiting.id not in ids("/instances?state=analyzing")
+    assert waiting.id in ids("/instances?state=received&state=failed")
+    assert begun.id not in ids("/instances?state=received&state=failed")
+    assert {waiting.id, begun.id} <= set(
+        ids("/instances?state=received&state=analyzing")
+    )
+
+
 def test_an_instance_has_a_history(site: Review) -> None:
     received = site.receive(1)
     uid = site.answer(received)
@@ -170,7 +188,7 @@ def test_an_instance_has_a_history(site: Review) -> None:
     (sent,) = delivery["objects"]
     assert (sent["status"], sent["comment"]) == ("0xC000", REFUSED.comment)
     kinds = [each["kind"] for each in told["events"]]
-    assert kinds == ["received", "analyzed", "failed"]
+    assert kinds == ["received", "analyzing", "analyzed", "failed"]
 
 
 def test_a_study_has_its_images(site: Review) -> None:

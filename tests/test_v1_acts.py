@@ -118,6 +118,7 @@ def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None
         "/failures/retry", params={"destination": "pacs", "reason": REFUSED.comment}
     )
     left = site.get("/failures").json()
+    listed = site.get("/failures/instances?destination=").json()
     every = site.act("/failures/retry")
 
     assert [(g["destination"], g["reason"], g["count"]) for g in groups] == [
@@ -126,8 +127,10 @@ def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None
     ]
     assert retried.json() == {"asked": 2, "gone": 0, "left": 0}
     assert [group["destination"] for group in left] == [""]
+    assert [line["id"] for line in listed] == [broken.id]
     assert every.json() == {"asked": 1, "gone": 0, "left": 0}
     assert site.get("/failures").json() == []
+    assert site.get("/failures/instances").json() == []
     again = site.get("/instances?state=received").json()["instances"]
     assert [line["id"] for line in again] == [broken.id]
 

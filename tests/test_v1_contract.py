@@ -47,6 +47,7 @@ OPERATIONS = [
     ("POST", "/instances/{instance_id}/analyze"),
     ("POST", "/instances/{instance_id}/send"),
     ("GET", "/failures"),
+    ("GET", "/failures/instances"),
     ("POST", "/failures/retry"),
     ("GET", "/destinations"),
     ("POST", "/destinations/{name}/echo"),

@@ -95,10 +95,10 @@ def test_what_comes_appears_and_what_changes_changes(page: Page, site: Review) -
     eva = site.receive(3, Patient("Müller^Eva", "1", "A-3"))
 
     first = page.locator("#rows tr").nth(0)
-    expect(first).to_contain_text("Müller, Eva", timeout=2000)
+    expect(first).to_contain_text("Müller, Eva")
     expect(first).to_contain_text("received")
     site.answer(eva, 0.75)
-    expect(first).to_contain_text("Definite fracture", timeout=2000)
+    expect(first).to_contain_text("Definite fracture")
 
 
 def test_who_is_not_logged_in_sees_no_patient(page: Page, browser: Browser) -> None:

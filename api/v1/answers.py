@@ -22,6 +22,7 @@ from api.v1.schemas import (
 from dicom_node.dossier import Dossier
 from dicom_node.feedback import Opinion
 from dicom_node.patient import spoken_name
+from dicom_node.worklist import state_shown
 
 
 def when(seconds: float) -> datetime:
@@ -55,6 +56,7 @@ def _line(row: sa.Row[Any]) -> dict[str, Any]:
     return kept | {
         "patient": patient,
         "sender": row.calling_ae_title,
+        "state": state_shown(row),
         "received_at": when(row.received_at),
         "has_files": row.files_removed_at is None,
         # A clock that was set back is no reason to deliver before receipt.

@@ -8,7 +8,13 @@ from pydantic import BaseModel, Field
 from inference.finding import Point
 
 State = Literal[
-    "received", "delivering", "analyzed", "delivered", "not_analyzed", "failed"
+    "received",
+    "analyzing",
+    "delivering",
+    "analyzed",
+    "delivered",
+    "not_analyzed",
+    "failed",
 ]
 OperatingPoint = Literal["none", "doubtful", "definite"]
 
