@@ -64,6 +64,7 @@ class ApiSettings(Table):
 
     host: Host
     port: Port
+    processes: int = Field(ge=0, le=1)
     tokens: Annotated[tuple[Token, ...], AfterValidator(_each_once)]
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     proxy_user_header: str = Field(pattern="^([A-Za-z][A-Za-z0-9-]*)?$")

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -110,7 +110,7 @@ class Node:
 
     Attributes:
         receiver_port: Where the Storage SCP listens; for TLS where there is only that.
-        api_port: Where the page and /predict are.
+        api_port: Where the page and /predict are; 0 where the settings want no api.
         roles: The processes.
     """
 
@@ -122,9 +122,11 @@ class Node:
             config: The file that the roles read them from again.
         """
         self._receiver = open_ports(settings)
-        self._api = listen_or_exit(settings.api.host, settings.api.port)
+        api = settings.api
+        # Not opened in vain: whoever called it would wait for ever.
+        self._api = [listen_or_exit(api.host, api.port) for _ in range(api.processes)]
         self.receiver_port = _port(next(iter(self._receiver.values())))
-        self.api_port = _port(self._api)
+        self.api_port = _port(self._api[0]) if self._api else 0
         self._settings = settings
         self.roles = _roles(settings, config, self._receiver, self._api)
 
@@ -151,7 +153,7 @@ class Node:
         deadline = time.monotonic() + DRAIN_S
         for role in self.roles:
             _end(role, deadline - time.monotonic())
-        for each in (*self._receiver.values(), self._api):
+        for each in (*self._receiver.values(), *self._api):
             each.close()
 
     def watch(self, stop: threading.Event) -> None:
@@ -169,7 +171,8 @@ class Node:
             how = " for TLS" if name == names[TLS_FD] else ""
             title = receiver.ae_title
             logger.info("%s listens on %s:%s%s", title, receiver.host, port, how)
-        logger.info("The page is at http://%s:%s/", api.host, self.api_port)
+        if self._api:
+            logger.info("The page is at http://%s:%s/", api.host, self.api_port)
         folder = self._settings.storage.directory / "run"
         folder.mkdir(parents=True, exist_ok=True)
         ports["api"] = self.api_port
@@ -180,7 +183,7 @@ def _roles(
     settings: Settings,
     config: Path | None,
     receiver: Mapping[str, socket.socket],
-    api: socket.socket,
+    api: Sequence[socket.socket],
 ) -> list[Role]:
     read = [] if config is None else [f"--config={config}"]
     listen = ["dicom_node.receiver", *read]
@@ -194,7 +197,7 @@ def _roles(
             Role(f"worker-{number}", [*work, f"--slot={number}"])
             for number in range(settings.worker.processes)
         ),
-        Role("api", ["api", *read], {FD: api}),
+        *(Role("api", ["api", *read], {FD: each}) for each in api),
     ]
 
 

@@ -31,7 +31,7 @@ allowed_callers = ["TEST", "MODALITY", "ARCHIVE"]
 directory = "node"
 min_free_mb = 1
 [api]
-port = 0
+processes = 0
 [[destinations]]
 name = "archive"
 type = "dicom"

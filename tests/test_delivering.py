@@ -34,7 +34,7 @@ port = 0
 directory = "node"
 min_free_mb = 1
 [api]
-port = 0
+processes = 0
 [[destinations]]
 name = "pacs"
 type = "dicom"

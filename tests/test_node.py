@@ -51,6 +51,7 @@ min_free_mb = 1
 decode_timeout_s = 3
 [api]
 port = 0
+processes = {api}
 [[destinations]]
 name = "archive"
 type = "dicom"
@@ -69,8 +70,17 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def config(tmp_path: Path, archive: Archive) -> Path:
+    """Settings of a node without an api, which takes long to start."""
     path = tmp_path / "node.toml"
-    path.write_text(CONFIG.format(port=archive.port))
+    path.write_text(CONFIG.format(port=archive.port, api=0))
+    return path
+
+
+@pytest.fixture
+def whole(tmp_path: Path, archive: Archive) -> Path:
+    """Settings of a node with all roles."""
+    path = tmp_path / "node.toml"
+    path.write_text(CONFIG.format(port=archive.port, api=1))
     return path
 
 
@@ -105,7 +115,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
     """For tests that do not mind what others send: to start takes long."""
     folder = tmp_path_factory.mktemp("hospital")
     archive = start_archive(folder / "archive")
-    text = CONFIG.format(port=archive.port) + '[log]\nformat = "json"\n'
+    text = CONFIG.format(port=archive.port, api=1) + '[log]\nformat = "json"\n'
     (folder / "node.toml").write_text(text)
     with serving(folder / "node.toml") as node:
         yield Hospital(node, archive, folder)
@@ -193,11 +203,11 @@ def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
 
 
 def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothing(
-    config: Path, archive: Archive, tmp_path: Path
+    whole: Path, archive: Archive, tmp_path: Path
 ) -> None:
-    paths = phantoms(tmp_path / "phantoms", 50)
-    with serving(config) as node:
-        outcomes = send(paths[:30], node.address, calling_ae_title="TEST")
+    paths = phantoms(tmp_path / "phantoms", 30)
+    with serving(whole) as node:
+        outcomes = send(paths[:20], node.address, calling_ae_title="TEST")
         archive.wait(5, timeout_s=PATIENCE_S)
         modules = ("dicom_node.receiver", "dicom_node.worker", "api")
         roles = [each for module in modules for each in node.roles(module)]
@@ -206,18 +216,18 @@ def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothi
         wait_for(lambda: not any(alive(each) for each in roles))
 
         node.start()
-        outcomes += send(paths[30:], node.address, calling_ae_title="TEST")
-        wait_for(lambda: counts(config) == {"delivered": 50})
+        outcomes += send(paths[20:], node.address, calling_ae_title="TEST")
+        wait_for(lambda: counts(whole) == {"delivered": 30})
 
     log = archive.log
     by_uid = {each.sop_instance_uid: each.digest for each in log}
     studies = {each.study_instance_uid for each in log}
     repeats = Counter(each.sop_instance_uid for each in log)
     # What is counted is whole, too, whatever was killed in the middle.
-    assert counted(config) == {RECEIVED: 50, ANALYZED: 50, DELIVERED: 50}
+    assert counted(whole) == {RECEIVED: 30, ANALYZED: 30, DELIVERED: 30}
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
     assert studies == {str(dcmread(path).StudyInstanceUID) for path in paths}
-    assert len(by_uid) == 50
+    assert len(by_uid) == 30
     assert len(roles) == 4
     # A repeat is the same object to the last byte, and only what was on its way when
     # the node was killed may be repeated: two deliveries at once.
@@ -288,16 +298,16 @@ def test_a_role_that_is_killed_comes_back(
 def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
-    paths = phantoms(tmp_path / "phantoms", 24)
+    paths = phantoms(tmp_path / "phantoms", 16)
     with serving(config) as node:
-        send(paths[:12], node.address, calling_ae_title="TEST")
+        send(paths[:8], node.address, calling_ae_title="TEST")
         archive.wait(1, timeout_s=PATIENCE_S)  # the worker is at work
         sent: list[Verdict] = []
         started = threading.Event()
 
         def sending() -> None:
             outcomes = send(
-                paths[12:],
+                paths[8:],
                 node.address,
                 calling_ae_title="TEST",
                 on_outcome=lambda *_: started.set(),
@@ -311,12 +321,12 @@ def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
         sender.join()
         states, begun = counts(config), unfinished(config)
         node.start()
-        wait_for(lambda: counts(config) == {"delivered": 24})
+        wait_for(lambda: counts(config) == {"delivered": 16})
 
     assert status == 0
-    assert sent == [Verdict.STORED] * 12
+    assert sent == [Verdict.STORED] * 8
     assert begun == 0
-    assert sum(states.values()) == 24
+    assert sum(states.values()) == 16
     assert states.keys() <= {"received", "delivering", "delivered"}
 
 

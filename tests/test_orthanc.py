@@ -48,7 +48,7 @@ port = 0
 directory = "node"
 min_free_mb = 1
 [api]
-port = 0
+processes = 0
 [[destinations]]
 name = "orthanc"
 type = "dicom"
@@ -69,7 +69,7 @@ port = 0
 directory = "node"
 min_free_mb = 1
 [api]
-port = 0
+processes = 0
 [[destinations]]
 name = "web"
 type = "stow"

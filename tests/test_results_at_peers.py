@@ -46,7 +46,7 @@ port = 0
 directory = "node"
 min_free_mb = 1
 [api]
-port = 0
+processes = 0
 """
 DESTINATION = """
 [[destinations]]

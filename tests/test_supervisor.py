@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from dicom_node.supervisor import Role
+from config.settings import load
+from dicom_node.supervisor import Node, Role
 from tests.served import alive, wait_for
 
 # Knows none of a role's options, and so ends by itself.
@@ -61,3 +62,18 @@ def test_a_role_dies_with_its_supervisor_before_it_has_imported_anything(
         it.kill()
 
     wait_for(lambda: not alive(role))
+
+
+def test_a_node_without_an_api_opens_no_port_for_one(tmp_path: Path) -> None:
+    variables = {
+        "FRACTURE_NODE__STORAGE__DIRECTORY": str(tmp_path),
+        "FRACTURE_NODE__RECEIVER__PORT": "0",
+        "FRACTURE_NODE__API__PROCESSES": "0",
+    }
+
+    node = Node(load(None, variables), None)
+
+    assert [role.name for role in node.roles] == ["receiver-0", "worker-0"]
+    assert node.api_port == 0
+    for each in node._receiver.values():
+        each.close()
