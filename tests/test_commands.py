@@ -709,7 +709,7 @@ def test_train_writes_weights_and_card_where_it_was_told(
     for name, value in {"epochs": 1, "batch": 4, "repeats": 1, "phantoms": 0.2}.items():
         text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
     recipe.write_text(text)
-    data = write_atlas(tmp_path / "atlas", 8)
+    data = write_atlas(tmp_path / "atlas", 6)
 
     status, said = command(
         "train", "--data", data, "--out", out, "--recipe", recipe, "--folds=2"

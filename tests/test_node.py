@@ -205,10 +205,10 @@ def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
 def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothing(
     whole: Path, archive: Archive, tmp_path: Path
 ) -> None:
-    paths = phantoms(tmp_path / "phantoms", 30)
+    paths = phantoms(tmp_path / "phantoms", 16)
     with serving(whole) as node:
-        outcomes = send(paths[:20], node.address, calling_ae_title="TEST")
-        archive.wait(5, timeout_s=PATIENCE_S)
+        outcomes = send(paths[:12], node.address, calling_ae_title="TEST")
+        archive.wait(3, timeout_s=PATIENCE_S)
         modules = ("dicom_node.receiver", "dicom_node.worker", "api")
         roles = [each for module in modules for each in node.roles(module)]
         node.kill()
@@ -216,18 +216,18 @@ def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothi
         wait_for(lambda: not any(alive(each) for each in roles))
 
         node.start()
-        outcomes += send(paths[20:], node.address, calling_ae_title="TEST")
-        wait_for(lambda: counts(whole) == {"delivered": 30})
+        outcomes += send(paths[12:], node.address, calling_ae_title="TEST")
+        wait_for(lambda: counts(whole) == {"delivered": 16})
 
     log = archive.log
     by_uid = {each.sop_instance_uid: each.digest for each in log}
     studies = {each.study_instance_uid for each in log}
     repeats = Counter(each.sop_instance_uid for each in log)
     # What is counted is whole, too, whatever was killed in the middle.
-    assert counted(whole) == {RECEIVED: 30, ANALYZED: 30, DELIVERED: 30}
+    assert counted(whole) == {RECEIVED: 16, ANALYZED: 16, DELIVERED: 16}
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
     assert studies == {str(dcmread(path).StudyInstanceUID) for path in paths}
-    assert len(by_uid) == 30
+    assert len(by_uid) == 16
     assert len(roles) == 4
     # A repeat is the same object to the last byte, and only what was on its way when
     # the node was killed may be repeated: two deliveries at once.

@@ -49,6 +49,12 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 
 
 @pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
+    """As few as can be trained on, for whole trainings."""
+    return read_manifest(write_atlas(tmp_path_factory.mktemp("data") / "atlas", 6))
+
+
+@pytest.fixture(scope="module")
 def recipe() -> Recipe:
     short = replace(read_recipe(SHIPPED), epochs=1, batch=4, phantoms=0.2)
     return replace(short, repeats=1, whole_share=1.0)
@@ -69,7 +75,7 @@ def plan(out: Path, recipe: Recipe) -> Plan:
 
 def test_training_writes_weights_card_and_evaluation(
     tmp_path: Path,
-    samples: tuple[Sample, ...],
+    few: tuple[Sample, ...],
     recipe: Recipe,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -78,7 +84,7 @@ def test_training_writes_weights_card_and_evaluation(
     before = torch.random.get_rng_state()
     out = tmp_path / "trained.pth"
 
-    card = train(samples, plan(out, recipe), lambda title, *_: told.append(title))
+    card = train(few, plan(out, recipe), lambda title, *_: told.append(title))
 
     assert read_card(out.with_suffix(".toml")) == card
     assert (card.name, card.version) == ("mine", "7")
@@ -108,16 +114,16 @@ def weights(fitting: Fitting, fold: int | None = None) -> dict[str, torch.Tensor
 
 
 def test_a_training_that_is_resumed_ends_as_one_that_was_not(
-    tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
+    tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     two_of_two = replace(recipe, epochs=2, generations=2)
-    through = fitted(samples, two_of_two)
+    through = fitted(few, two_of_two)
     for done in range(through.epochs):
         if done == 3:  # half of the second generation
             through.save(tmp_path / "checkpoint")
         through.epoch()
 
-    second = fitted(samples, two_of_two)
+    second = fitted(few, two_of_two)
     second.resume(tmp_path / "checkpoint")
     while second.done < second.epochs:
         second.epoch()
@@ -213,9 +219,9 @@ def test_half_precision_on_disk_moves_no_answer(
 
 
 def test_a_network_learns_nothing_of_the_fold_that_judges_it(
-    tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
+    tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    first, second = folds(samples, 2)
+    first, second = folds(few, 2)
     other = tmp_path / "other.png"
     Image.linear_gradient("L").save(other)
     others = [replace(each, path=other) for each in first]
@@ -311,10 +317,10 @@ def test_what_the_generation_before_says_of_a_film_is_one_answer() -> None:
 
 
 def test_the_second_generation_learns_what_the_first_said(
-    samples: tuple[Sample, ...], recipe: Recipe
+    few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     taught, alone = (
-        fitted(samples, replace(recipe, generations=2, taught=share))
+        fitted(few, replace(recipe, generations=2, taught=share))
         for share in (0.5, 0.0)
     )
     for fitting in (taught, alone):
