@@ -74,7 +74,7 @@ def open_study(browser: Browser, port: int) -> Iterator[Open]:
             page.goto(f"http://127.0.0.1:{port}/login?next=/studies/{study}")
             log_in(page, token)
             page.wait_for_selector("body[data-ready]")
-            expect(page.locator(".pane-notice:visible")).to_have_count(0)
+            expect(page.locator(".pane-notice").first).to_be_hidden()
             return page
 
         yield open_as
@@ -390,6 +390,48 @@ def test_a_reader_agrees_and_marks_what_was_missed(
     page.click("#withdraw")
     expect(page.locator(".opinions")).to_have_count(0)
     assert difference(drawn(page, 1), before) == 0
+
+
+def test_a_place_is_marked_by_keys(open_study: Open, site: Review) -> None:
+    fill(site, "1.2.3.10", 50)
+    page = open_study(study="1.2.3.10")
+    before = drawn(page)
+    press(page, "m")
+    aimed = drawn(page)
+    assert np.abs(aimed - before).max() > 60  # a cross
+    press(page, "ArrowUp", "Enter")
+    expect(page.locator(".opinions")).to_contain_text("Disagree")
+
+    (opinion,) = opinions(page, 50)
+    box = canvas(page).bounding_box()
+    assert box is not None
+    scale = min(box["height"] / SIZE[0], box["width"] / SIZE[1])
+    # The image was moved down by 40 pixels of the page, under the cross.
+    assert opinion["place"] == pytest.approx([100, 150 - 40 / scale], abs=1)
+
+
+def test_of_many_images_those_are_read_that_are_seen(
+    open_study: Open, site: Review
+) -> None:
+    for number in range(60, 80):
+        site.receive(number, study_instance_uid="1.2.3.11")
+    page = open_study(study="1.2.3.11")
+    waiting = page.locator(".pane-notice:not([hidden])")
+
+    assert 4 <= waiting.count() <= 12
+    canvas(page, 19).scroll_into_view_if_needed()
+    expect(page.locator(".pane").nth(19).locator(".pane-notice")).to_be_hidden()
+
+
+def test_whose_session_is_over_is_asked_to_log_in_again(open_study: Open) -> None:
+    page = open_study()
+    page.context.clear_cookies()
+
+    page.click("#judge-agree")
+
+    page.wait_for_url("**/login?next=%2Fstudies%2F**")
+    log_in(page, ACTING)
+    expect(page.locator("h1")).to_have_text("Schmidt, Anna")
 
 
 def test_attributes_are_listed_and_found(page: Page) -> None:

@@ -101,6 +101,48 @@ def test_what_comes_appears_and_what_changes_changes(page: Page, site: Review) -
     expect(first).to_contain_text("Definite fracture")
 
 
+def test_what_is_seen_stays_in_its_place_when_it_changes(
+    page: Page, site: Review
+) -> None:
+    page.select_option("[name=state]", "failed")
+    row = page.locator("#rows tr")
+    expect(row).to_have_count(1)
+    page.wait_for_selector("body[data-live]")
+
+    assert site.journal.deliveries.retry(f"{2:032x}", "pacs")
+
+    expect(row).to_contain_text("delivering")  # though it is not failed any more
+    site.receive(4)
+    site.fail(site.receive(5), "It cannot be decoded.")
+    expect(row).to_have_count(2)
+    expect(row.nth(0)).to_contain_text("It cannot be decoded.")
+    expect(page.locator("#total")).to_have_text("2 instances")
+
+
+def test_another_page_tells_of_what_came(page: Page, site: Review) -> None:
+    page.goto(page.url.split("?")[0] + "?page=2")
+    page.wait_for_selector("body[data-live]")
+    site.receive(6)
+
+    expect(page.locator("#above")).to_have_text("1 new instance")
+    page.click("#above a")
+    expect(page.locator("#rows tr")).to_have_count(3)
+
+
+def test_a_day_is_that_of_the_reader(page: Page) -> None:
+    today = page.evaluate("new Date().toLocaleDateString('sv-SE')")
+    page.fill("[name=day]", today)
+    expect(page.locator("#rows tr")).to_have_count(2)
+    assert page.url.endswith(f"day={today}")
+
+    page.fill("[name=day]", "2020-02-29")
+    expect(page.locator("#rows tr")).to_have_count(0)
+    expect(page.locator("#empty")).to_have_text("Nothing fits what you look for.")
+    page.select_option("[name=destination]", "pacs")
+    page.click("text=Clear")
+    expect(page.locator("#rows tr")).to_have_count(2)
+
+
 def test_who_is_not_logged_in_sees_no_patient(page: Page, browser: Browser) -> None:
     context = browser.new_context()
     stranger = context.new_page()

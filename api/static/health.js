@@ -16,6 +16,7 @@ async function show() {
     const [node, places, figures] = await Promise.all([ask("/node"), ask("/destinations"), ask(`/figures?period=${period}`)]);
     byId("version").textContent = say(t.version, { version: node.version, model: node.model || t.no_model });
     byId("now").replaceChildren(checks(node), instances(node), queues(node, places), disk(node));
+    if (byId("figures").contains(document.activeElement)) return; // somebody reads them
     const open = new Set([...document.querySelectorAll("#figures details[open]")].map((each) => each.closest(".card").id));
     byId("figures").replaceChildren(throughput(figures), turnaround(figures), scores(figures), shares(figures));
     for (const id of open) for (const each of byId(id).querySelectorAll("details")) each.open = true;

@@ -31,6 +31,21 @@ export function drawArrow(context, tip, tail, isDashed, sharpness) {
 export function drawMark(context, [x, y], sharpness) {
   context.beginPath();
   context.arc(x, y, RING * sharpness, 0, 2 * Math.PI);
+  outline(context, sharpness);
+}
+
+/** A cross at the place that a key would mark. */
+export function drawCross(context, [x, y], sharpness) {
+  const arm = RING * sharpness;
+  context.beginPath();
+  context.moveTo(x - arm, y);
+  context.lineTo(x + arm, y);
+  context.moveTo(x, y - arm);
+  context.lineTo(x, y + arm);
+  outline(context, sharpness);
+}
+
+function outline(context, sharpness) {
   for (const [width, color] of [[5, "#0c0c0c"], [2.5, "#6cc4ff"]]) {
     context.lineWidth = width * sharpness;
     context.strokeStyle = color;

@@ -2,6 +2,8 @@
 
 import { say, texts } from "./text.js";
 
+const AGAIN_MS = 5000; // a node that is started anew is found again
+
 /** What went wrong, in words for the person at the page. */
 export class Problem extends Error {}
 
@@ -17,7 +19,7 @@ export async function ask(path, options) {
   return response.status === 204 ? null : response.json();
 }
 
-/** Ask for something that is no JSON; throws as `ask` does. */
+/** Ask for something that is no JSON; throws as `ask` does. Whose session is over logs in again. */
 export async function reach(path, options) {
   let response;
   try {
@@ -27,6 +29,7 @@ export async function reach(path, options) {
     throw new Problem(say(texts.site.no_answer));
   }
   if (response.ok) return response;
+  if (response.status === 401) location.assign(`/login?next=${encodeURIComponent(location.pathname + location.search)}`);
   const { detail } = await response.json().catch(() => ({}));
   throw new Problem(detail ?? say(texts.site.no_answer));
 }
@@ -51,6 +54,11 @@ export function follow(begun, changed) {
     document.body.dataset.live = "true";
   });
   changes.addEventListener("message", (event) => changed(JSON.parse(event.data).instances));
+  changes.addEventListener("error", () => {
+    if (changes.readyState !== EventSource.CLOSED) return; // the browser asks again
+    setTimeout(() => follow(begun, changed), AGAIN_MS);
+    ask("/node").catch(() => {}); // the session may be over
+  });
 }
 
 /** Whether the person at the page may act. */

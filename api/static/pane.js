@@ -1,7 +1,7 @@
 // A radiograph on a canvas, with heatmap, arrow and marks as layers over it.
 
 import { readLevels, suited, colors, colored } from "./levels.js";
-import { drawArrow, drawMark } from "./marks.js";
+import { drawArrow, drawCross, drawMark } from "./marks.js";
 import { reach } from "./node.js";
 import { fitted, matrix, onCanvas, onPicture, panned, seen, turned, zoomed } from "./view.js";
 
@@ -36,6 +36,7 @@ export class Pane {
     this.drawing = null;
     this.isDashed = false;
     this.marks = [];
+    this.isAiming = false;
     this.onview = () => {};
     this.#context = canvas.getContext("2d", { alpha: false });
     new ResizeObserver(() => this.#resize()).observe(canvas);
@@ -44,6 +45,10 @@ export class Pane {
   /** Canvas pixels a pixel of the page. */
   get sharpness() {
     return Math.min(devicePixelRatio, SHARPEST);
+  }
+
+  get middle() {
+    return [this.canvas.width / 2, this.canvas.height / 2];
   }
 
   get picture() {
@@ -131,11 +136,11 @@ export class Pane {
   }
 
   /** One pixel of the picture on one of the screen. */
-  full(at = this.#middle()) {
+  full(at = this.middle) {
     this.zoom(1 / (this.view?.scale ?? 1), at);
   }
 
-  zoom(factor, at = this.#middle()) {
+  zoom(factor, at = this.middle) {
     this.#move((view) => zoomed(view, factor, at));
   }
 
@@ -160,16 +165,18 @@ export class Pane {
     this.redraw();
   }
 
+  /** Show where the middle is, to be marked by key. */
+  aim(isAiming) {
+    this.isAiming = isAiming;
+    this.redraw();
+  }
+
   /** Which point of the picture lies there on the canvas; null beside it. */
   at(point) {
     if (!this.levels) return null;
     const [column, row] = onPicture(this.view, this.picture, point);
     const isInside = column >= 0 && row >= 0 && column <= this.picture.width && row <= this.picture.height;
     return isInside ? [column, row] : null;
-  }
-
-  #middle() {
-    return [this.canvas.width / 2, this.canvas.height / 2];
   }
 
   #move(change) {
@@ -218,6 +225,7 @@ export class Pane {
       drawArrow(context, place(this.drawing.tip), place(this.drawing.tail), this.isDashed, this.sharpness);
     }
     for (const mark of this.marks) drawMark(context, place(mark), this.sharpness);
+    if (this.isAiming) drawCross(context, this.middle, this.sharpness);
   }
 
   #drawGray(context) {

@@ -134,7 +134,7 @@ function facts(known) {
 /** The attributes of the original, asked for when somebody wants to see them. */
 function attributeList(known) {
   const rows = make("tbody");
-  const find = make("input", { type: "search", class: "find", "aria-label": t.find, placeholder: t.find, input: () => sift(rows, find.value) });
+  const find = make("input", { type: "search", id: "find-attribute", class: "find", "aria-label": t.find, placeholder: t.find, input: () => sift(rows, find.value) });
   const heads = [t.tag, t.name, t.value].map((text) => make("th", { scope: "col", text }));
   const table = make("table", { class: "rows attributes" }, make("thead", {}, make("tr", {}, ...heads)), rows);
   const made = folded("attributes", t.attributes, find, table);

@@ -10,6 +10,7 @@ import { image, percent } from "./words.js";
 
 const t = texts.study;
 const uid = decodeURIComponent(location.pathname.split("/").pop());
+const MOST_COLUMNS = 4;
 const panes = new Map(); // by id of the instance, in the order in which they came
 const dossiers = new Map();
 let chosen = null;
@@ -18,17 +19,31 @@ let mode = "window";
 /** Look at the study anew: at images that came since, and at what happened to the others. */
 async function show() {
   try {
-    const { instances } = await ask(`/studies/${encodeURIComponent(uid)}`);
-    name(instances[0], instances.length);
-    for (const line of instances) if (!panes.has(line.id)) add(line);
-    arrange();
-    const wanted = new URLSearchParams(location.search).get("image");
-    choose(chosen ?? panes.get(wanted) ?? panes.values().next().value);
+    await gather();
     await Promise.all([...panes.keys()].map(refresh));
     complain(null);
   } catch (error) {
     complain(error);
   }
+}
+
+/** Add the images that came since; gives their ids. */
+async function gather() {
+  const { instances } = await ask(`/studies/${encodeURIComponent(uid)}`);
+  name(instances[0], instances.length);
+  const fresh = instances.filter(({ id }) => !panes.has(id));
+  fresh.forEach(add);
+  arrange();
+  const wanted = new URLSearchParams(location.search).get("image");
+  choose(chosen ?? panes.get(wanted) ?? panes.values().next().value);
+  return fresh.map(({ id }) => id);
+}
+
+/** Look at what happened to these instances, if they are of this study. */
+async function change(ids) {
+  const mine = ids.filter((id) => panes.has(id));
+  if (mine.length < ids.length) mine.push(...(await gather())); // perhaps another image of it
+  await Promise.all(mine.map(refresh));
 }
 
 /** Say whose study it is. */
@@ -52,10 +67,17 @@ function add(line) {
   canvas.addEventListener("dblclick", () => alone());
   canvas.addEventListener("keydown", (event) => step(event, pane));
   listen(pane, () => mode, (place) => mark(pane, place));
-  pane.load().then(
-    () => (notice.hidden = true),
-    (error) => (notice.textContent = error.message),
-  );
+  const seen = new IntersectionObserver(async ([{ isIntersecting }]) => {
+    if (!isIntersecting) return;
+    seen.disconnect(); // a study may have many: each is read when it is looked at
+    try {
+      await pane.load();
+      notice.hidden = true;
+    } catch (error) {
+      notice.textContent = error.message;
+    }
+  });
+  seen.observe(figure);
 }
 
 /** Look up what is known of an image, and lay its answer over it. */
@@ -116,22 +138,24 @@ function choose(pane) {
 
 /** Enlarge the chosen image, or show all again. */
 function alone() {
-  const stage = byId("panes");
-  press("alone", stage.classList.toggle("alone"));
-  stage.style.setProperty("--columns", stage.classList.contains("alone") ? 1 : Math.ceil(Math.sqrt(panes.size)));
+  press("alone", byId("panes").classList.toggle("alone"));
+  arrange();
 }
 
 function arrange() {
   byId("how-many").hidden = panes.size < 2;
   const isAlone = byId("panes").classList.contains("alone");
-  byId("panes").style.setProperty("--columns", isAlone ? 1 : Math.ceil(Math.sqrt(panes.size)));
+  byId("panes").style.setProperty("--columns", isAlone ? 1 : Math.min(Math.ceil(Math.sqrt(panes.size)), MOST_COLUMNS));
 }
 
 /** Keys that are about more than one image. */
 function step(event, pane) {
   const all = [...panes.values()];
   const ways = { n: 1, p: -1 };
-  if (event.key === "Enter" && all.length > 1) alone();
+  if (event.key === "Enter" && mode === "mark") mark(pane, pane.at(pane.middle));
+  else if (event.key === "Enter" && all.length > 1) alone();
+  if (event.key === "m") use("mark");
+  if (event.key === "Escape") use("window");
   if (!(event.key in ways)) return;
   const next = all[(all.indexOf(pane) + ways[event.key] + all.length) % all.length];
   choose(next); // shown before it can have the focus
@@ -156,12 +180,13 @@ function actions(pane) {
     send: (destination) => done(() => act(`${path}/send?${new URLSearchParams({ destination })}`), t.asked),
     judge: (verdict) => done(() => act(`${path}/feedback`, "PUT", { verdict }), t.verdicts[verdict]),
     withdraw: done(() => act(`${path}/feedback`, "DELETE"), t.withdraw),
-    mark: () => use("mark"),
+    mark: () => take("mark"),
   };
 }
 
 /** Keep the place of a fracture that the model missed. */
 async function mark(pane, place) {
+  if (!place) return; // beside the image
   use("window");
   try {
     await act(`/instances/${pane.id}/feedback`, "PUT", { verdict: "disagree", place });
@@ -174,9 +199,16 @@ async function mark(pane, place) {
 /** Set what dragging does. */
 function use(name) {
   mode = name;
+  for (const pane of panes.values()) pane.aim(name === "mark");
   byId("panes").dataset.mode = name;
   byId("status").textContent = name === "mark" ? t.mark_help : t[name];
   for (const button of document.querySelectorAll("[data-mode].button")) button.setAttribute("aria-pressed", button.dataset.mode === name);
+}
+
+/** The same by a button, from which one goes on to the image. */
+function take(name) {
+  use(name);
+  chosen?.canvas.focus();
 }
 
 const ZOOM = 1.25;
@@ -193,7 +225,7 @@ const TOOLS = {
   alone,
 };
 for (const [id, work] of Object.entries(TOOLS)) byId(id).addEventListener("click", () => chosen && work(chosen));
-for (const button of document.querySelectorAll("[data-mode].button")) button.addEventListener("click", () => use(button.dataset.mode));
+for (const button of document.querySelectorAll("[data-mode].button")) button.addEventListener("click", () => take(button.dataset.mode));
 byId("opacity").addEventListener("input", ({ target }) => {
   chosen?.lay("opacity", target.value / 100);
   chosen?.lay("heatmap", true);
@@ -202,10 +234,7 @@ byId("shortcuts").addEventListener("click", () => byId("shortcut-list").showModa
 
 use("window");
 byId("status").textContent = "";
-follow(show, (ids) => {
-  if (ids.some((id) => panes.has(id))) ids.filter((id) => panes.has(id)).forEach((id) => refresh(id).catch(complain));
-  else show(); // perhaps another image of this study
-});
+follow(show, (ids) => change(ids).catch(complain));
 await show();
 chosen?.canvas.focus({ preventScroll: true });
 document.body.dataset.ready = "true";

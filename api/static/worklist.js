@@ -13,6 +13,7 @@ const t = texts.worklist;
 const filters = byId("filters");
 const rows = byId("rows");
 let unseen = new Set(); // what came in since, and belongs on the first page
+let counted = 0;
 let looked = Date.now(); // when the page was asked for
 
 /** What is looked for, as it stands in the address. */
@@ -72,9 +73,7 @@ async function show() {
   try {
     const { instances, total, page } = await ask(`/instances?${wanted}`);
     rows.replaceChildren(...instances.map(row));
-    byId("total").textContent = say(t.total, { count: total });
-    byId("empty").textContent = [...asked()].length ? t.none_found : t.empty;
-    byId("empty").hidden = total > 0;
+    count(total);
     turn(page, Math.max(1, Math.ceil(total / SIZE)));
     looked = Date.now();
     unseen = new Set();
@@ -83,6 +82,14 @@ async function show() {
   } catch (error) {
     complain(error);
   }
+}
+
+/** Say how many there are on all pages. */
+function count(total) {
+  counted = total;
+  byId("total").textContent = say(t.total, { count: total });
+  byId("empty").textContent = [...asked()].length ? t.none_found : t.empty;
+  byId("empty").hidden = total > 0;
 }
 
 /** Where the neighboring pages are. */
@@ -96,27 +103,33 @@ function turn(page, last) {
   }
 }
 
-/** Put rows that changed in their place, without moving what one reads. */
+/** Put rows that changed in their place, and new ones on top, without moving what one reads. */
 async function change(ids) {
   for (let first = 0; first < ids.length; first += AT_ONCE) {
-    const wanted = query();
-    for (const id of ids.slice(first, first + AT_ONCE)) wanted.append("id", id);
-    wanted.set("size", AT_ONCE);
-    wanted.delete("page");
-    place((await ask(`/instances?${wanted}`)).instances);
+    const some = ids.slice(first, first + AT_ONCE);
+    // What is seen stays, though it may not be what is looked for any more.
+    for (const line of await named(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
+    put((await named(some.filter((id) => !byId(id)), query())).filter(({ id }) => !byId(id)));
   }
 }
 
-function place(lines) {
+/** Of these instances, those that are wanted. */
+async function named(ids, wanted) {
+  if (!ids.length) return [];
+  for (const id of ids) wanted.append("id", id);
+  wanted.set("size", AT_ONCE);
+  wanted.delete("page");
+  return (await ask(`/instances?${wanted}`)).instances;
+}
+
+/** Put new rows on top, where they belong on this page. */
+function put(lines) {
   const isFirst = (asked().get("page") ?? "1") === "1" && !asked().has("sort");
   const before = document.documentElement.scrollHeight;
-  for (const line of lines.reverse()) {
-    const known = byId(line.id);
-    if (known) known.replaceWith(row(line));
-    else if (isFirst) rows.prepend(row(line));
-    else if (Date.parse(line.received_at) > looked) unseen.add(line.id);
-  }
-  if (rows.children.length) byId("empty").hidden = true;
+  const fresh = lines.filter((line) => isFirst || Date.parse(line.received_at) > looked);
+  if (isFirst) rows.prepend(...fresh.map(row));
+  else for (const { id } of fresh) unseen.add(id);
+  count(counted + (isFirst ? fresh.length : 0));
   if (scrollY > 0) scrollBy(0, document.documentElement.scrollHeight - before);
   while (rows.children.length > SIZE && scrollY === 0) rows.lastElementChild.remove();
   tellOfUnseen();
