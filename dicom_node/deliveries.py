@@ -30,6 +30,9 @@ from dicom_node.tables import (
 )
 from dicom_node.work import WorkQueue
 
+AGAIN = "send again"
+"""What somebody asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
@@ -138,11 +141,13 @@ class Deliveries:
             if not results or not keeps_files(connection, instance_id):
                 return False
             if destination is None:
+                note(connection, instance_id, AGAIN, "")
                 self.again(connection, instance_id)
                 return True
             wanted = {each.name for each in forms(self._destinations[destination])}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             if uids:
+                note(connection, instance_id, AGAIN, destination)
                 self._ask(connection, instance_id, destination, uids)
                 settle_instance(connection, instance_id)
             return bool(uids)
@@ -162,6 +167,7 @@ class Deliveries:
                 delivered_object.c.state != DeliveryState.DELIVERED,
             )
             uids = connection.execute(missing).scalars().all()
+            note(connection, instance_id, AGAIN, destination)
             self._ask(connection, instance_id, destination, uids)
             settle_instance(connection, instance_id)
         return True

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import cv2
+import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from pydicom import Dataset
@@ -21,6 +22,7 @@ from inference.phantom import draw_phantom
 from tests.asking import ACTING, DIGEST, LOOKING
 from tests.served import Served, wait_for
 from tests.test_login_page import log_in
+from tests.test_study_page import difference, drag, drawn, is_true
 
 pytestmark = pytest.mark.browser
 
@@ -140,6 +142,20 @@ def test_a_row_opens_its_study(
     expect(page.locator("#panel .deliveries")).to_contain_text(
         "archive", timeout=60_000
     )
+    expect(page.locator(".pane-notice")).to_be_hidden()
+    # What the real model says of it is a layer over it, and zoom and window change it.
+    whole = drawn(page)
+    page.click("#heatmap[aria-pressed=true]")
+    page.click("#arrow[aria-pressed=true]")
+    gray = drawn(page)
+    assert np.ptp(whole, axis=2).max() > 20
+    assert np.ptp(gray, axis=2).max() == 0
+    page.click("#full")
+    assert difference(drawn(page), gray) > 1
+    page.click("#fit")
+    drag(page, -150, 0)
+    is_true(page)
+    assert drawn(page).std() > gray.std() + 5
 
 
 def test_a_dead_destination_is_mended_and_what_failed_is_retried(
