@@ -5,6 +5,7 @@ import sqlalchemy as sa
 from api.health import role_checks, state_of
 from dicom_node.heartbeat import DEAD_AFTER_S, KEPT_S, beating, silence_s
 from dicom_node.tables import heartbeat
+from tests.served import wait_for
 
 
 def shift(engine: sa.Engine, seconds: float) -> None:
@@ -19,8 +20,7 @@ def ids(engine: sa.Engine) -> set[str]:
 
 
 def wait_for_more(engine: sa.Engine, known: set[str]) -> None:
-    while ids(engine) <= known:
-        pass
+    wait_for(lambda: not ids(engine) <= known)
 
 
 def test_who_lives_says_so_and_who_ended_is_gone(engine: sa.Engine) -> None:
@@ -53,11 +53,9 @@ def test_a_sign_of_life_is_renewed_and_old_ones_are_cleared(engine: sa.Engine) -
         wait_for_more(engine, set())
         shift(engine, KEPT_S + 1)
         with beating(engine, "worker", every_s=0.01):
-            while len(ids(engine)) > 1:
-                pass
+            wait_for(lambda: len(ids(engine)) == 1)
             shift(engine, DEAD_AFTER_S + 12)
-            while (silence_s(engine, "worker") or 0) > DEAD_AFTER_S:
-                pass
+            wait_for(lambda: (silence_s(engine, "worker") or 0) < DEAD_AFTER_S)
 
 
 def test_it_goes_on_without_a_database() -> None:

@@ -273,6 +273,16 @@ def test_one_to_one_zoom_pan_and_turn(page: Page) -> None:
     moved = drawn(page)[..., 0]
     assert difference(moved[:-30, 40:], turned[30:, :-40]) < 0.5
 
+    page.click("#turn")  # about the middle of the canvas, wherever the image lies
+    again = drawn(page)[..., 0]
+    row, column = height // 2, width // 2
+    before, after = (
+        each[row - 40 : row + 40, column - 40 : column + 40] for each in (moved, again)
+    )
+    assert difference(after, np.rot90(before, -1)) < 3
+    for _ in range(3):
+        page.click("#turn")
+
     box = canvas(page).bounding_box()
     assert box is not None
     page.mouse.move(box["x"] + 10, box["y"] + 10)
