@@ -41,6 +41,7 @@ audit: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -P tests/benchmarks/figures.py
+	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/compare.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/viewer.py
 
 # Pictures of the pages: all in build/screenshots, and those of the documents in docs/.

@@ -155,7 +155,7 @@ def test_a_row_opens_its_study(
     page.click("#fit")
     drag(page, -150, 0)
     is_true(page)
-    assert drawn(page).std() > gray.std() + 5
+    assert difference(drawn(page), gray) > 5
 
 
 def test_a_dead_destination_is_mended_and_what_failed_is_retried(

@@ -1,0 +1,226 @@
+"""`make bench`: the node beside the straightforward way, of the same network.
+
+Both run in the same call, one after the other in pairs, so that whatever else the
+machine does slows both. Printed are our median, the baseline's, the median of the
+pairs' ratios, and where there is one, the floor: what physics asks for at the least.
+"""
+
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from config.destinations import Address
+from config.settings import load
+from dicom_node.archive import Archive, start_archive
+from dicom_node.commands.demo import CONFIG
+from dicom_node.decode import decode_file
+from dicom_node.logs import configure_logging
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.pipeline import make_pipeline
+from dicom_node.screening import ScreeningRules
+from dicom_node.sender import send
+from dicom_node.supervisor import Node
+from inference.gradcam import grad_cam
+from inference.phantom import draw_phantom
+from inference.preprocess import normalized, prepare
+from models.card import FRACTURE
+from tests.benchmarks.baseline import Baseline
+
+SIDE = 2500  # 2500 x 2500 at 16 bits allocated are 12.5 MB
+PAIRS = 9
+SENDERS, EACH = 4, 15
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way of doing it that can be sent to."""
+
+    name: str
+    address: Address
+    archive: Archive
+
+
+def main() -> None:
+    """Measure and print."""
+    configure_logging("bench")
+    torch.set_num_threads(1)
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=SIDE, columns=SIDE))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        dataset.save_as(folder / "phantom.dcm", enforce_file_format=True)
+        say(f"{'':<44}{'ours':>10}{'baseline':>10}{'ratio':>8}{'floor':>10}")
+        parts(folder)
+        with both(folder) as ways:
+            idle(ways, dataset, folder)
+            sustained(ways, dataset, folder)
+
+
+def parts(folder: Path) -> None:
+    """Compare what one image costs, without a network between."""
+    path = folder / "phantom.dcm"
+    pipeline = make_pipeline(load(None), ignore_age=True)
+    classifier = pipeline.classifier
+    card, network = classifier.card, classifier.network
+    label = card.classes.index(FRACTURE)
+    baseline = Baseline(network, card, label)
+    for each in network.features.parameters():
+        each.requires_grad_(requires_grad=True)
+    _, _, tensor = baseline.decode(path)
+    part10 = path.read_bytes()
+    rules = ScreeningRules(0, card.body_parts, datetime.now().astimezone().date())
+
+    def forward() -> object:
+        with torch.inference_mode():
+            return network.head(network.features(tensor))
+
+    def ours() -> object:
+        decoded = decode_file(path, rules, pipeline.decode_options)
+        return normalized(prepare(decoded.radiograph, card).gray, card)
+
+    def floor() -> object:
+        values = np.frombuffer(part10[-2 * SIDE * SIDE :], "<u2")
+        return np.arange(65536, dtype=np.uint16).astype(np.uint8)[values]
+
+    row(
+        "Grad-CAM with answer",
+        lambda: grad_cam(network, tensor, label),
+        lambda: baseline.classify(tensor),
+        forward,
+    )
+    row(
+        "from disk to display and input",
+        ours,
+        lambda: baseline.decode(BytesIO(part10)),
+        floor,
+    )
+    pipeline.child.close()
+
+
+def row(name: str, ours: Call, baseline: Call, floor: Call) -> None:
+    """Time the three in turn, and print a row."""
+    calls = ours, baseline, floor
+    times = [[seconds(each) for each in calls] for _ in range(PAIRS + 1)]
+    line(name, times[1:])  # the first warms caches
+
+
+def seconds(call: Call) -> float:
+    """How long a call takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def line(name: str, times: Sequence[Sequence[float]]) -> None:
+    """Print a row of times in seconds: ours, the baseline's, perhaps the floor's."""
+    medians = [1000 * statistics.median(each) for each in zip(*times, strict=True)]
+    ratio = statistics.median(each[1] / each[0] for each in times)
+    floor = f"{medians[2]:>7.0f} ms" if len(medians) > 2 else ""
+    ours, baseline = f"{medians[0]:>7.0f} ms", f"{medians[1]:>7.0f} ms"
+    say(f"{name:<44}{ours}{baseline}{ratio:>7.1f}x{floor}")
+
+
+@contextmanager
+def both(folder: Path) -> Iterator[tuple[Way, Way]]:
+    """Serve both ways, each with an archive of its own."""
+    mine, other = (start_archive(folder / name) for name in ("ours", "baseline"))
+    config = folder / "node.toml"
+    config.write_text(CONFIG.format(receiver=0, api=0, archive=mine.port))
+    pipeline = make_pipeline(load(None), ignore_age=True)
+    classifier = pipeline.classifier
+    label = classifier.card.classes.index(FRACTURE)
+    baseline = Baseline(classifier.network, classifier.card, label)
+    for each in classifier.network.features.parameters():
+        each.requires_grad_(requires_grad=True)
+    with Node(load(config), config) as node, baseline.serving(other.port) as port:
+        yield (
+            Way("ours", address("FRACTURE_AI", node.receiver_port), mine),
+            Way("baseline", address("BASELINE", port), other),
+        )
+    pipeline.child.close()
+    for each in (mine, other):
+        each.stop()
+
+
+def address(title: str, port: int) -> Address:
+    """Where one of them listens."""
+    return Address(ae_title=title, host="127.0.0.1", port=port)
+
+
+def fresh(dataset: Dataset, path: Path) -> Path:
+    """Write the phantom as another instance."""
+    dataset.SOPInstanceUID = generate_uid()
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def idle(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
+    """Compare how long it takes from the first byte sent until the result is stored.
+
+    The baseline answers when it is done, so that both are timed from the beginning.
+    """
+    times = []
+    for number in range(PAIRS + 2):
+        pair = []
+        for way in ways:
+            path = fresh(dataset, folder / "next.dcm")
+            known = len(way.archive.log)
+            start = time.perf_counter()
+            send([path], way.address, calling_ae_title="BENCH")
+            way.archive.wait(known + 1, timeout_s=120)
+            pair.append(time.perf_counter() - start)
+        if number > 1:  # the first ones wait for the model to be loaded
+            times.append(pair)
+    line("sent to stored by the archive, idle", times)
+
+
+def sustained(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
+    """Compare images a second with several senders, until the last result is stored."""
+    paths = [
+        [fresh(dataset, folder / f"{sender}-{n}.dcm") for n in range(EACH)]
+        for sender in range(SENDERS)
+    ]
+    rates = []
+    for way in ways:
+        known, count = len(way.archive.log), SENDERS * EACH
+        start = time.perf_counter()
+        senders = [
+            threading.Thread(target=send, args=(some, way.address), kwargs=CALLING)
+            for some in paths
+        ]
+        for each in senders:
+            each.start()
+        for each in senders:
+            each.join()
+        way.archive.wait(known + count, timeout_s=600)
+        rates.append(count / (time.perf_counter() - start))
+    ours, baseline = rates
+    name = f"{SENDERS} senders, {SENDERS * EACH} images, images/s"
+    say(f"{name:<44}{ours:>8.2f}  {baseline:>8.2f}  {ours / baseline:>6.1f}x")
+
+
+CALLING = {"calling_ae_title": "BENCH"}
+
+
+def say(text: str) -> None:
+    """Print a line."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
