@@ -5,9 +5,11 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from playwright.sync_api import Browser, Page, expect
 
 from dicom_node.patient import Patient
+from dicom_node.tables import instance, patient
 from tests.asking import LOOKING, serve
 from tests.reviewed import REFUSED, STORED, Review
 from tests.test_login_page import log_in
@@ -141,6 +143,38 @@ def test_a_day_is_that_of_the_reader(page: Page) -> None:
     page.select_option("[name=destination]", "pacs")
     page.click("text=Clear")
     expect(page.locator("#rows tr")).to_have_count(2)
+
+
+COPY = """
+WITH RECURSIVE number(n) AS
+    (SELECT 1000 UNION ALL SELECT n + 1 FROM number WHERE n < :end)
+INSERT INTO {table} SELECT {columns} FROM {table}, number WHERE {key} = :of
+"""
+
+
+@pytest.mark.alone
+def test_of_100_000_rows_the_first_page_comes_at_once(page: Page, site: Review) -> None:
+    fresh = {"id": "printf('%032x', n)", "instance_id": "printf('%032x', n)"}
+    fresh |= {"sop_instance_uid": "'2.25.' || n", "received_at": "received_at - n"}
+    with site.engine.begin() as connection:
+        for table, key in ((instance, "id"), (patient, "instance_id")):
+            columns = ", ".join(fresh.get(each.name, each.name) for each in table.c)
+            copy = COPY.format(table=table.name, columns=columns, key=key)
+            values = {"end": 1000 + 100_000 - 1, "of": f"{1:032x}"}
+            connection.execute(sa.text(copy), values)
+
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+
+    expect(page.locator("#total")).to_have_text("100002 instances")
+    expect(page.locator("#rows tr")).to_have_count(50)
+    asked = page.evaluate(
+        "performance.getEntriesByType('resource')"
+        ".filter(({ name }) => name.includes('/instances?')).map((e) => e.duration)"
+    )
+    assert min(asked) < 200  # ms; by the page when it opens, and when changes begin
+    page.fill("[name=q]", "doe ben")
+    expect(page.locator("#rows tr")).to_have_count(1)
 
 
 def test_who_is_not_logged_in_sees_no_patient(page: Page, browser: Browser) -> None:
