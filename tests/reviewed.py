@@ -1,6 +1,7 @@
 """A site with a journal that holds phantoms, as a worker would have left them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.tables import InstanceState, delivery
 from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
 from inference.phantom import draw_phantom
-from tests.asking import ACTING, LOOKING, TOKENS, Site, bearing
+from tests.asking import ACTING, LOOKING, TOKENS, Site, bearing, serve
 
 MODEL = ModelIdentity("phantom-model", "1.0", "0" * 64)
 PACS = """
@@ -36,6 +37,18 @@ port = 1
 """
 STORED = Outcome(Verdict.STORED, 0x0000, "")
 REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
+
+
+@contextmanager
+def served(site: "Review") -> Iterator[int]:
+    """Serve a site until the end, and its streams of changes; gives the port."""
+    with ExitStack() as stack:
+        ended = False
+        site.app.state.ending = lambda: ended
+        stack.callback(site.engine.dispose)
+        stack.callback(site.app.state.desk.close)
+        yield serve(site.app, stack)
+        ended = True
 
 
 class Review(Site):

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page
 
 from dicom_node.patient import Patient
-from tests.asking import ACTING, serve
-from tests.reviewed import REFUSED, STORED, Review
+from tests.asking import ACTING
+from tests.reviewed import REFUSED, STORED, Review, served
 from tests.test_login_page import log_in
 
 API = Path(__file__).parent.parent / "api"
@@ -76,7 +75,7 @@ def test_every_text_is_used() -> None:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
     """Some of everything that pages show."""
     site = Review(tmp_path_factory.mktemp("site"))
     anna = Patient("Schmidt^Anna", "4711", "A-1")
@@ -89,18 +88,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
     site.refuse(site.receive(7, anna))
     site.fail(site.receive(8, anna), "It cannot be decoded.")
     site.receive(9, anna)
-    yield site
-    site.engine.dispose()
+    return site
 
 
 @pytest.fixture(scope="module")
 def port(site: Review) -> Iterator[int]:
-    with ExitStack() as stack:
-        ended = False
-        site.app.state.ending = lambda: ended
-        stack.callback(site.app.state.desk.close)
-        yield serve(site.app, stack)
-        ended = True
+    with served(site) as port:
+        yield port
 
 
 @pytest.fixture(scope="module")

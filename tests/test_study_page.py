@@ -15,8 +15,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 from dicom_node.patient import Patient
 from inference.phantom import draw_phantom
 from inference.phantom_tissue import WHITE
-from tests.asking import ACTING, LOOKING, serve
-from tests.reviewed import REFUSED, STORED, Review
+from tests.asking import ACTING, LOOKING
+from tests.reviewed import REFUSED, STORED, Review, served
 from tests.test_login_page import log_in
 
 pytestmark = pytest.mark.browser
@@ -30,12 +30,11 @@ Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
     """With a study that all look at; who changes something has one of their own."""
     site = Review(tmp_path_factory.mktemp("site"))
     fill(site, STUDY, 1)
-    yield site
-    site.engine.dispose()
+    return site
 
 
 def fill(site: Review, study: str, number: int) -> None:
@@ -53,12 +52,8 @@ def fill(site: Review, study: str, number: int) -> None:
 
 @pytest.fixture(scope="module")
 def port(site: Review) -> Iterator[int]:
-    with ExitStack() as stack:
-        ended = False
-        site.app.state.ending = lambda: ended
-        stack.callback(site.app.state.desk.close)
-        yield serve(site.app, stack)
-        ended = True
+    with served(site) as port:
+        yield port
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The worklist in a real Chromium: rows, filters, and what comes while one reads."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -10,15 +9,15 @@ from playwright.sync_api import Browser, Page, expect
 
 from dicom_node.patient import Patient
 from dicom_node.tables import instance, patient
-from tests.asking import LOOKING, serve
-from tests.reviewed import REFUSED, STORED, Review
+from tests.asking import LOOKING
+from tests.reviewed import REFUSED, STORED, Review, served
 from tests.test_login_page import log_in
 
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Review]:
+def site(tmp_path: Path) -> Review:
     site = Review(tmp_path)
     anna = site.receive(1, Patient("Schmidt^Anna", "4711", "A-1"))
     site.answer(anna, 0.9)
@@ -26,18 +25,13 @@ def site(tmp_path: Path) -> Iterator[Review]:
     ben = site.receive(2, Patient("<b>Doe</b>^Ben", "0815", "A-2"))
     site.answer(ben, 0.02)
     site.settle(ben, REFUSED)
-    yield site
-    site.app.state.desk.close()
-    site.engine.dispose()
+    return site
 
 
 @pytest.fixture
 def page(browser: Browser, site: Review) -> Iterator[Page]:
     """The worklist, opened by a viewer."""
-    with ExitStack() as stack:
-        ended = False
-        site.app.state.ending = lambda: ended
-        port = serve(site.app, stack)
+    with served(site) as port:
         context = browser.new_context()
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{port}/login?next=/worklist")
@@ -45,7 +39,6 @@ def page(browser: Browser, site: Review) -> Iterator[Page]:
         page.wait_for_selector("body[data-ready]")
         yield page
         context.close()
-        ended = True
 
 
 def names(page: Page) -> list[str]:

@@ -1,7 +1,7 @@
 // Where results go, and who calls.
 
 import { byId, complain, make } from "./elements.js";
-import { act, ask, follow, mayAct } from "./node.js";
+import { act, ask, lookAnew, mayAct } from "./node.js";
 import { say, texts } from "./text.js";
 import { when } from "./words.js";
 
@@ -90,11 +90,7 @@ const caller = ({ ae_title: title, address, admitted, reason, mend, times, last 
 const modality = ({ sender, modality: name, count, last }) =>
   make("tr", {}, make("td", { text: sender }), make("td", { text: name }), make("td", { class: "number", text: count }), make("td", { class: "when", text: when(last) }));
 
-let later;
-follow(show, () => {
-  clearTimeout(later); // what comes in crowds is looked at once
-  later = setTimeout(show, 300);
-});
+lookAnew(show);
 setInterval(show, EVERY_MS);
 await show();
 document.body.dataset.ready = "true";

@@ -1,9 +1,9 @@
 // What failed, by place and reason, and the hand on the lever.
 
 import { byId, complain, make } from "./elements.js";
-import { act, ask, follow, mayAct } from "./node.js";
+import { act, ask, lookAnew, mayAct } from "./node.js";
 import { say, texts } from "./text.js";
-import { image, when } from "./words.js";
+import { address, image, when } from "./words.js";
 
 const t = texts.failures;
 const about = ({ destination, reason }) => new URLSearchParams({ destination, reason });
@@ -64,7 +64,6 @@ async function list(group, rows) {
 }
 
 function row(line, { destination }) {
-  const address = `/studies/${encodeURIComponent(line.study_instance_uid)}?image=${line.id}`;
   const path = destination ? `send?${new URLSearchParams({ destination })}` : "analyze";
   const again = async () => {
     await act(`/instances/${line.id}/${path}`).then(() => tell({ asked: 1, gone: 0 }), complain);
@@ -74,7 +73,7 @@ function row(line, { destination }) {
     "tr",
     {},
     make("td", { class: "when", text: when(line.received_at) }),
-    make("td", { class: "patient" }, make("a", { href: address, text: line.patient.name || texts.worklist.no_name })),
+    make("td", { class: "patient" }, make("a", { href: address(line), text: line.patient.name || texts.worklist.no_name })),
     make("td", { text: [line.modality, image(line)].filter(Boolean).join(" ") }),
     make("td", { class: "number" }, mayAct && make("button", { type: "button", class: "button", text: t.retry, click: again })),
   );
@@ -101,11 +100,7 @@ function tell({ asked, gone }) {
   byId("status").textContent = [say(t.asked, { count: asked }), gone > 0 && say(t.gone, { count: gone })].filter(Boolean).join(" ");
 }
 
-let later;
 byId("all").addEventListener("click", () => retry(null));
-follow(show, () => {
-  clearTimeout(later); // what comes in crowds is looked at once
-  later = setTimeout(show, 300);
-});
+lookAnew(show);
 await show();
 document.body.dataset.ready = "true";

@@ -3,6 +3,7 @@
 import { say, texts } from "./text.js";
 
 const AGAIN_MS = 5000; // a node that is started anew is found again
+const SOON_MS = 300;
 
 /** What went wrong, in words for the person at the page. */
 export class Problem extends Error {}
@@ -58,6 +59,15 @@ export function follow(begun, changed) {
     if (changes.readyState !== EventSource.CLOSED) return; // the browser asks again
     setTimeout(() => follow(begun, changed), AGAIN_MS);
     ask("/node").catch(() => {}); // the session may be over
+  });
+}
+
+/** Look anew whenever something changes; what changes in crowds is looked at once. */
+export function lookAnew(show) {
+  let later;
+  follow(show, () => {
+    clearTimeout(later);
+    later = setTimeout(show, SOON_MS);
   });
 }
 

@@ -5,7 +5,7 @@ import { filesOf } from "./folders.js";
 import { ask, follow } from "./node.js";
 import { send } from "./sending.js";
 import { say, texts } from "./text.js";
-import { percent, state } from "./words.js";
+import { address, percent, state } from "./words.js";
 
 const t = texts.upload;
 const AT_ONCE = 2; // the node takes more of one address for an attack
@@ -53,9 +53,7 @@ async function handIn({ file, progress, outcome, isAlone }) {
   progress.textContent = "";
   if (isPicture) return picture(file, answer, outcome);
   handedIn.set(answer.id, outcome);
-  const address = `/studies/${encodeURIComponent(answer.study_instance_uid)}?image=${answer.id}`;
-  if (isAlone && counted.total === 1) return location.assign(address);
-  outcome.dataset.address = address;
+  if (isAlone && counted.total === 1) return location.assign(address(answer));
   await fares([answer.id]);
 }
 
@@ -87,7 +85,7 @@ async function fares(ids) {
   for (const line of instances) {
     const outcome = handedIn.get(line.id);
     outcome.replaceChildren(
-      make("a", { href: outcome.dataset.address, text: line.patient.name || t.open }),
+      make("a", { href: address(line), text: line.patient.name || t.open }),
       make("div", {}, state(line.state)),
       line.operating_point !== null && make("div", { class: "below", text: `${texts.points[line.operating_point]}, ${percent(line.probability)}` }),
       line.reason && make("div", { class: "below", text: line.reason }),

@@ -3,7 +3,7 @@
 import { byId, complain, make } from "./elements.js";
 import { ask, follow } from "./node.js";
 import { say, texts } from "./text.js";
-import { bar, image, percent, state, when } from "./words.js";
+import { address, bar, image, percent, state, when } from "./words.js";
 
 const SIZE = 50;
 const AT_ONCE = 100; // ids that the API takes
@@ -47,8 +47,7 @@ function answered({ operating_point: point, probability }) {
 
 function row(line) {
   const { patient } = line;
-  const address = `/studies/${encodeURIComponent(line.study_instance_uid)}?image=${line.id}`;
-  const name = make("a", { href: address, text: patient.name || t.no_name });
+  const name = make("a", { href: address(line), text: patient.name || t.no_name });
   const made = make(
     "tr",
     { id: line.id },

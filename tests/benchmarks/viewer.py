@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from dicom_node.phantom_instance import phantom_dataset
 from inference.phantom_limb import draw_limb
-from tests.asking import ACTING, serve
-from tests.reviewed import Review
+from tests.asking import ACTING
+from tests.reviewed import Review, served
 from tests.test_login_page import log_in
 
 COLUMNS = 3600  # and 5580 rows
@@ -43,15 +43,12 @@ def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         site = Review(Path(folder))
-        stack.enter_context(closing(site.app.state.desk))
         received = site.receive(1, study_instance_uid="1.2.3")
         drawn = draw_limb("forearm", broken=True, columns=COLUMNS, seed=4)
         dataset = phantom_dataset(drawn)
         dataset.save_as(received.path, enforce_file_format=True)
         site.answer(received)
-        ended = False
-        site.app.state.ending = lambda: ended
-        port = serve(site.app, stack)
+        port = stack.enter_context(served(site))
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"),
@@ -67,7 +64,6 @@ def main() -> None:
         say(f"{megapixels:.0f} megapixels in the study view, {page.viewport_size}")
         say(f"  shown after           {time.perf_counter() - start:.2f} s")
         measure(page)
-        ended = True
         browser.close()
 
 
