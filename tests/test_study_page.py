@@ -311,6 +311,46 @@ def test_keys_do_what_the_tools_do(page: Page) -> None:
     expect(page.locator("canvas:visible")).to_have_count(1)
 
 
+def test_two_fingers_zoom_and_one_drags(browser: Browser, port: int) -> None:
+    context = browser.new_context(
+        viewport={"width": 820, "height": 1180}, has_touch=True
+    )
+    page = context.new_page()
+    page.goto(f"http://127.0.0.1:{port}/login?next=/studies/{STUDY}")
+    log_in(page, LOOKING)
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator(".pane-notice").first).to_be_hidden()
+    page.evaluate(FRAME)
+    box = canvas(page).bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    fingers = context.new_cdp_session(page)
+
+    def touch(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": a, "y": b, "id": n} for n, (a, b) in enumerate(places)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    before = zoom(page)
+    touch("touchStart", (x - 20, y), (x + 20, y))
+    touch("touchMove", (x - 40, y), (x + 40, y))
+    touch("touchEnd")
+    assert zoom(page) == pytest.approx(2 * before, rel=0.05)
+
+    touch("touchStart", (x, y))
+    touch("touchMove", (x - 60, y))
+    touch("touchEnd")
+    assert window(page)[1] < 0.8 * WHITE
+    assert page.evaluate("scrollY") == 0
+    context.close()
+
+
+def zoom(page: Page) -> float:
+    """The zoom that the first pane says it has, in percent."""
+    page.evaluate(FRAME)
+    words = page.locator(".pane-values").nth(0).inner_text()
+    return float(words.split("·")[1].strip(" %"))
+
+
 def test_the_finding_stands_in_words(page: Page) -> None:
     panel = page.locator("#panel")
 
