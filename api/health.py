@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 
 from api.visit import visit_of
 from config.settings import StorageSettings
+from dicom_node.belonging import StrangeStorageError, check_belonging
 from dicom_node.database import WAIT_S, open_engine
 from dicom_node.errors import OutOfResourcesError
 from dicom_node.heartbeat import DEAD_AFTER_S, silence_s
@@ -51,10 +52,13 @@ class NotReadyError(Exception):
 
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
     """Check what every role needs: a database and a disk that can be written."""
-    return {  # the folder first: SQLite's file may lie in it
+    checks: dict[str, Check] = {  # the folder first: SQLite's file may lie in it
         "spool": partial(check_spool, storage),
         "database": partial(check_database, storage.database_url),
     }
+    if storage.database:
+        checks["storage"] = partial(check_storage, storage)
+    return checks
 
 
 def role_checks(engine: sa.Engine) -> dict[str, Check]:
@@ -131,6 +135,23 @@ def check_spool(storage: StorageSettings) -> None:
         probe(storage)
     except OutOfResourcesError as error:
         raise NotReadyError(str(error)) from None
+
+
+def check_storage(storage: StorageSettings) -> None:
+    """See that the storage directory is the one that the database speaks of.
+
+    Raises:
+        NotReadyError: It is another, or the database does not say.
+    """
+    engine = open_engine(storage.database_url)
+    try:
+        check_belonging(engine, storage)
+    except (StrangeStorageError, OSError) as error:
+        raise NotReadyError(str(error)) from None
+    except SQLAlchemyError:
+        raise NotReadyError("the database does not say which it is") from None
+    finally:
+        engine.dispose()
 
 
 def health_router(checks: Mapping[str, Check]) -> APIRouter:

@@ -33,7 +33,8 @@ from dicom_node import backlog
 from dicom_node.admission import held_places, places_folder
 from dicom_node.backlog import Waiting
 from dicom_node.database import open_engine, reading
-from dicom_node.spool import MB, spool_folder
+from dicom_node.machine import run_folder
+from dicom_node.spool import MB
 from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.tally import FAMILIES, INFINITE, Family, Tally, read
 from inference.finding import ModelIdentity
@@ -103,7 +104,7 @@ class NodeCollector(Collector):
             "With less free disk, instances are refused (min_free_mb).",
             storage.min_free_mb * MB,
         )
-        held = held_places(places_folder(spool_folder(storage)))
+        held = held_places(places_folder(run_folder(storage)))
         if held is not None:
             words = "Associations open at receivers of this machine."
             yield _gauge("associations_active", words, held)

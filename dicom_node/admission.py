@@ -179,9 +179,9 @@ def held_places(folder: Path) -> int | None:
     return sum(str(path.stat().st_ino) in held for path in folder.glob("*.lock"))
 
 
-def places_folder(spool: Path) -> Path:
-    """Where the files of the places lie; the same for all processes."""
-    return spool / "associations"
+def places_folder(run: Path) -> Path:
+    """Where the files of the places lie, in the folder that a machine's roles share."""
+    return run / "associations"
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

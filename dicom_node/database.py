@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +23,16 @@ from config.settings import StorageSettings
 logger = logging.getLogger(__name__)
 
 WAIT_S = 3
+GONE_AFTER_S = 20
+# Of a connection on which nothing moves: seconds until the first question, between
+# questions, and how many go unanswered.
+ALIVE = MappingProxyType(
+    {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
+)
+NONE: Mapping[str, int] = MappingProxyType({})
 MIGRATING = 0x46524143  # an advisory lock's number, ours alone
+# The oldest schema whose release can work beside this one, on this one's schema.
+WORKS_FROM = 10
 # What migrations call these types.
 TYPES = {
     "sqlite": {"SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"},
@@ -42,8 +52,8 @@ def open_engine(url: str) -> sa.Engine:
     if url.startswith("sqlite"):
         arguments: dict[str, Any] = {"timeout": WAIT_S, "isolation_level": None}
     else:
-        milliseconds = f"-c statement_timeout={WAIT_S}000 -c lock_timeout={WAIT_S}000"
-        arguments = {"connect_timeout": WAIT_S, "options": milliseconds}
+        limits = {"statement_timeout": 1000 * WAIT_S, "lock_timeout": 1000 * WAIT_S}
+        arguments = connecting(limits)
     engine = sa.create_engine(
         url,
         connect_args=arguments,
@@ -67,6 +77,26 @@ def open_or_exit(url: str) -> sa.Engine:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
     return engine
+
+
+def connecting(limits: Mapping[str, int] = NONE) -> dict[str, Any]:
+    """Say how to connect to PostgreSQL so that a cable that is cut holds nobody up.
+
+    Both sides ask the other whether it is still there: else ours would wait for an
+    answer, and the server keep the locks of a machine that is gone, for hours.
+
+    Args:
+        limits: More settings of the session, as PostgreSQL calls them.
+    """
+    alive = {f"tcp_{name}": value for name, value in ALIVE.items()}
+    patience = {"idle_in_transaction_session_timeout": 1000 * GONE_AFTER_S}
+    options = {**alive, **patience, **limits}
+    return {
+        "connect_timeout": WAIT_S,
+        **ALIVE,
+        "tcp_user_timeout": 1000 * GONE_AFTER_S,
+        "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+    }
 
 
 @contextmanager
@@ -122,6 +152,9 @@ def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
 def check_schema(engine: sa.Engine) -> None:
     """Refuse a database that this release does not know.
 
+    A newer one it does know where that says so: during an upgrade, the release before
+    works on beside the new one.
+
     Raises:
         SchemaError: It is older or newer, has never been migrated, or is away.
     """
@@ -130,6 +163,8 @@ def check_schema(engine: sa.Engine) -> None:
         with reading(engine) as connection:
             is_new = not sa.inspect(connection).has_table("journal_version")
             found = 0 if is_new else _version(connection)
+            if found > expected and _works_from(connection) <= expected:
+                return
     except OperationalError as error:
         raise SchemaError(
             f"The database cannot be opened: {' '.join(str(error.orig).split())}. "
@@ -159,14 +194,25 @@ def _apply(connection: sa.Connection) -> None:
         for statement in script.split(";"):
             if statement.strip():
                 connection.exec_driver_sql(statement)
-        insert = sa.text("INSERT INTO journal_version VALUES (:number)")
+        insert = sa.text("INSERT INTO journal_version (version) VALUES (:number)")
         connection.execute(insert, {"number": number})
         logger.info("Migrated the journal to schema %s", number)
+    newest = "UPDATE journal_version SET works_from = :oldest WHERE version = :number"
+    values = {"oldest": WORKS_FROM, "number": len(_steps())}
+    connection.execute(sa.text(newest), values)
 
 
 def _version(connection: sa.Connection) -> int:
     query = sa.text("SELECT COALESCE(MAX(version), 0) FROM journal_version")
     return int(connection.execute(query).scalar_one())
+
+
+def _works_from(connection: sa.Connection) -> int:
+    query = sa.text(
+        "SELECT works_from FROM journal_version ORDER BY version DESC LIMIT 1"
+    )
+    found = connection.execute(query).scalar()
+    return sys.maxsize if found is None else int(found)
 
 
 def _steps() -> list[str]:

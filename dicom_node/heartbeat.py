@@ -1,8 +1,14 @@
-"""Signs of life of the node's own processes, for whoever watches over it."""
+"""Signs of life of the node's own processes, by the clock of the database.
 
+Whoever watches over the node reads them, and workers, who take over what a dead one
+had under way (see takeover.py). Locks in the database would not do: a restart of it
+frees those of the living, and a machine that is cut off keeps its own.
+"""
+
+import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from uuid import uuid4
 
@@ -12,31 +18,54 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.database import reading, upsert
 from dicom_node.tables import heartbeat
 
-EVERY_S = 10.0
-DEAD_AFTER_S = 30.0
+logger = logging.getLogger(__name__)
+
+EVERY_S = 5.0
+DEAD_AFTER_S = 20.0
 """Whoever was silent for longer is taken for dead: hung, killed, or cut off."""
 
 KEPT_S = 24 * 3600.0
 
 
+class DoubleError(Exception):
+    """Two living processes go by one name."""
+
+
+def _nothing() -> None:
+    pass
+
+
 @contextmanager
-def beating(engine: sa.Engine, role: str, every_s: float = EVERY_S) -> Iterator[None]:
+def beating(
+    engine: sa.Engine,
+    role: str,
+    name: str = "",
+    *,
+    on_double: Callable[[], None] = _nothing,
+    every_s: float = EVERY_S,
+) -> Iterator[None]:
     """Give signs of life meanwhile. None while the database is away.
+
+    The first is given before this begins, if it can be.
 
     Args:
         engine: Of the journal.
         role: What this process is.
+        name: What it is called; one that comes back is called the same. Empty: it has
+            no name.
+        on_double: Called, in a thread, where another process goes by the same name.
         every_s: How often, in seconds.
     """
-    process, ended = uuid4().hex, threading.Event()
+    sign, ended = _Sign(engine, role, name), threading.Event()
 
     def keep_beating() -> None:
-        while True:
-            with suppress(SQLAlchemyError):
-                _beat(engine, process, role)
-            if ended.wait(every_s):
-                return
+        while not ended.wait(every_s):
+            try:
+                sign.give()
+            except DoubleError:
+                on_double()
 
+    sign.give()
     thread = threading.Thread(target=keep_beating, name="heartbeat")
     thread.start()
     try:
@@ -44,9 +73,7 @@ def beating(engine: sa.Engine, role: str, every_s: float = EVERY_S) -> Iterator[
     finally:
         ended.set()
         thread.join()
-        mine = heartbeat.delete().where(heartbeat.c.id == process)
-        with suppress(SQLAlchemyError), engine.begin() as connection:
-            connection.execute(mine)
+        sign.take_back()
 
 
 def silence_s(engine: sa.Engine, role: str) -> float | None:
@@ -57,13 +84,68 @@ def silence_s(engine: sa.Engine, role: str) -> float | None:
     last = sa.select(sa.func.max(heartbeat.c.at)).where(heartbeat.c.role == role)
     with reading(engine) as connection:
         at = connection.execute(last).scalar_one()
-    return None if at is None else max(time.time() - at, 0.0)
+        return None if at is None else max(_now(connection) - at, 0.0)
 
 
-def _beat(engine: sa.Engine, process: str, role: str) -> None:
-    now = time.time()
-    old = heartbeat.delete().where(heartbeat.c.at < now - KEPT_S)
-    with engine.begin() as connection:
+def living(connection: sa.Connection, role: str) -> dict[str, float]:
+    """Look up who of a role lives, and for how many seconds without a gap, by name."""
+    now = _now(connection)
+    query = sa.select(heartbeat.c.id, heartbeat.c.since).where(
+        heartbeat.c.role == role, heartbeat.c.at > now - DEAD_AFTER_S
+    )
+    found = connection.execute(query).all()
+    return {row.id: now - (now if row.since is None else row.since) for row in found}
+
+
+class _Sign:
+    """The sign of life of one process: a row, renewed again and again."""
+
+    def __init__(self, engine: sa.Engine, role: str, name: str) -> None:
+        self._engine = engine
+        self._role = role
+        self._process = uuid4().hex
+        self._name = name or self._process
+        self._given = False
+
+    def give(self) -> None:
+        """Give a sign of life, if the database takes it.
+
+        Raises:
+            DoubleError: Somebody else has given one in the same name since our last.
+        """
+        with suppress(SQLAlchemyError), self._engine.begin() as connection:
+            self._renew(connection)
+            self._given = True
+
+    def take_back(self) -> None:
+        """Leave none behind, if the database lets us."""
+        mine = heartbeat.delete().where(heartbeat.c.process == self._process)
+        with suppress(SQLAlchemyError), self._engine.begin() as connection:
+            connection.execute(mine)
+
+    def _renew(self, connection: sa.Connection) -> None:
+        now = _now(connection)
+        query = heartbeat.select().where(heartbeat.c.id == self._name)
+        row = connection.execute(query).one_or_none()
+        is_mine = row is not None and row.process == self._process
+        # The first time, it is that of who had the name before us, and died.
+        if row and self._given and not is_mine:
+            raise DoubleError
+        goes_on = row and is_mine and now - row.at <= DEAD_AFTER_S
+        since = row.since if row and goes_on else now
+        change = {"at": now, "since": since, "process": self._process}
+        values = {"id": self._name, "role": self._role, **change}
+        upsert(connection, heartbeat, values, change)
+        old = heartbeat.delete().where(heartbeat.c.at < now - KEPT_S)
         connection.execute(old)
-        values = {"id": process, "role": role, "at": now}
-        upsert(connection, heartbeat, values, {"at": now})
+
+
+def _now(connection: sa.Connection) -> float:
+    """Read the database's clock, in seconds since 1970; SQLite has that of its machine.
+
+    Of this moment, not of when the transaction began.
+    """
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    clock = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
+    return float(connection.execute(clock).scalar_one())

@@ -82,7 +82,8 @@ def _modified(path: Path) -> float:
 
 def _remove_unless(path: Path, name: str, known: Known) -> int:
     """Remove a file that nobody holds and that, once nobody can, is still not known."""
-    with suppress(FileNotFoundError, BlockingIOError), path.open("rb") as file:
+    # To write, though nothing is written: NFS locks no others.
+    with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not known([name]):
             path.unlink()

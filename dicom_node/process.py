@@ -4,11 +4,13 @@ import argparse
 import ctypes
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from config.access import ApiSettings, unsettled
@@ -18,6 +20,7 @@ from dicom_node.logs import configure_logging
 
 LIBC = ctypes.CDLL(None)  # between fork and exec is no time to look for it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+M_ARENA_MAX = -8  # malloc.h
 # The roles of a supervisor that was killed die with it, and hold its ports until they
 # have: with a model in memory, that takes a moment.
 FREE_AFTER_S = 5.0
@@ -49,6 +52,17 @@ def begin_role(
     if supervisor not in {None, os.getppid()}:  # it died before the kernel was told
         sys.exit(1)
     return stop_on_signals()
+
+
+def allow_many_threads() -> None:
+    """Raise the limits that a process with many sockets and threads runs into."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    if sys.platform == "linux":
+        # One heap for all threads: two for each association would keep, and never
+        # give back, what each needed at its peak.
+        with suppress(AttributeError):  # a C library that knows none
+            LIBC.mallopt(M_ARENA_MAX, 1)
 
 
 def keep_files_private() -> None:

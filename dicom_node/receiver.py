@@ -8,13 +8,10 @@ being the listening socket that all receivers share, and --tls-fd N the one for 
 hand without them.
 """
 
-import ctypes
 import logging
-import resource
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 
 from pynetdicom import AE, _config, evt
 
@@ -28,6 +25,7 @@ from dicom_node.admission import (
 )
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing
+from dicom_node.belonging import belong_or_exit
 from dicom_node.commitment_report import Settle, answer
 from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.counting import Counting
@@ -38,7 +36,12 @@ from dicom_node.journal import Journal
 from dicom_node.leftovers import remove_unfinished
 from dicom_node.listener import DEADLINE_S, Caller, Listener, Listening
 from dicom_node.ports import add_options, listening
-from dicom_node.process import begin_role, load_or_exit, role_parser
+from dicom_node.process import (
+    allow_many_threads,
+    begin_role,
+    load_or_exit,
+    role_parser,
+)
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -57,7 +60,6 @@ logger = logging.getLogger(__name__)
 IDLE_S = 60.0  # an association on which nothing moves is aborted
 DRAIN_S = 30.0
 ABORT_S = 2.0
-M_ARENA_MAX = -8  # malloc.h
 
 OnAsked = Callable[[str, str, str], None]
 """Told the calling AE title and address of each who asks for an association, and why it
@@ -74,6 +76,7 @@ def main() -> None:
     where = settings.receiver
     sockets = listening(given, settings)
     engine = open_or_exit(settings.storage.database_url)
+    belong_or_exit(engine, settings.storage)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool = Spool(settings.storage)
     asks = any(each.commitment for each in settings.destinations)
@@ -126,17 +129,8 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     settle: Settle | None = None,
     count: Count = ignore,
 ) -> None:
-    """Serve until told to stop, then drain; see start_receiver.
-
-    Raises the limits that a process with many sockets and threads runs into.
-    """
-    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
-    if sys.platform == "linux":
-        # One heap for all threads: two for each association would keep, and never
-        # give back, what each needed at its peak.
-        with suppress(OSError, AttributeError):
-            ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+    """Serve until told to stop, then drain; see start_receiver."""
+    allow_many_threads()
     remove_unfinished(spool)
     receiver = start_receiver(
         settings, spool, accept, sockets, on_asked, settle=settle, count=count
@@ -203,7 +197,7 @@ class Receiver:
         self._limit = settings.max_instance_mb * MB
         self._ae = _application_entity(settings)
         self._contexts = served_contexts(for_processing=settings.for_processing)
-        places = places_folder(storing.spool.directory)
+        places = places_folder(storing.spool.run)
         self._admission = Admission(settings, places)
         self._connections: set[Connection] = set()
         self._changed = threading.Condition()

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from config.settings import StorageSettings
 from dicom_node.errors import OutOfResourcesError
+from dicom_node.machine import run_folder
 
 MB = 1_000_000
 # An instance may be larger than what the watermark leaves, and many arrive at once:
@@ -37,6 +38,7 @@ class Spool:
     Attributes:
         directory: The folder of received instances.
         results: The folder of encoded results.
+        run: The folder of what the roles of this machine share.
     """
 
     def __init__(self, storage: StorageSettings) -> None:
@@ -47,6 +49,7 @@ class Spool:
         root = storage.directory.absolute()
         self.directory = spool_folder(storage)
         self.results = root / "results"
+        self.run = run_folder(storage)
         self._min_free_mb = storage.min_free_mb
         for folder in (self.directory, self.results):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)

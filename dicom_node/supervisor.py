@@ -22,6 +22,7 @@ from typing import Self
 from config.settings import Settings
 from dicom_node.audit.trail import record, started, stopped
 from dicom_node.database import migrate, writing_or_exit
+from dicom_node.machine import run_folder
 from dicom_node.ports import FD, TLS_FD, open_ports
 from dicom_node.process import (
     begin_role,
@@ -173,7 +174,7 @@ class Node:
             logger.info("%s listens on %s:%s%s", title, receiver.host, port, how)
         if self._api:
             logger.info("The page is at http://%s:%s/", api.host, self.api_port)
-        folder = self._settings.storage.directory / "run"
+        folder = run_folder(self._settings.storage)
         folder.mkdir(parents=True, exist_ok=True)
         ports["api"] = self.api_port
         (folder / "ports.json").write_text(json.dumps(ports))

@@ -1,8 +1,7 @@
 """The clean-up that workers do: of work every minute, of files every hour.
 
 Files that nobody recorded, work that ended in an error, work that is long done, counts
-that can be added up, and what has been kept for long enough. At its start, a worker
-also looks after what others left.
+that can be added up, and what has been kept for long enough.
 """
 
 import logging
@@ -19,7 +18,6 @@ from dicom_node.leftovers import remove_orphans
 from dicom_node.retention import let_go
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
-from dicom_node.work import ANALYZE, DELIVER
 
 logger = logging.getLogger(__name__)
 
@@ -85,23 +83,6 @@ def catch_up_with_the_clock() -> None:
         DBOS.set_workflow_delay(each.workflow_id, delay_seconds=0)
     if early:
         logger.warning("The clock was set back; %s work items go on", len(early))
-
-
-def take_over(machine: str, slots: int) -> None:
-    """Take up what workers of a machine left whose slots are no more.
-
-    Args:
-        machine: As their names begin.
-        slots: How many workers it has now.
-    """
-    for queue in (ANALYZE, DELIVER):
-        pending = DBOS.list_workflows(status="PENDING", queue_name=queue)
-        left = []
-        for each in pending:
-            owner, _, slot = (each.executor_id or "").rpartition(":")
-            if owner == machine and int(slot) >= slots:
-                left.append(each.workflow_id)
-        DBOS.resume_workflows(left, queue_name=queue)
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:

@@ -217,4 +217,12 @@ heartbeat = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("role", sa.Text),
     sa.Column("at", sa.Double),
+    sa.Column("since", sa.Double),
+    sa.Column("process", sa.Text),
+)
+
+storage = sa.Table(
+    "storage",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
 )

@@ -6,11 +6,11 @@ It owns the model and a decoding child; DBOS hands it work from the database.
 import fcntl
 import logging
 import os
-import socket
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -20,9 +20,11 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from config.destinations import SenderDestination
 from config.settings import Settings
 from dicom_node.audit.trail import record, started
-from dicom_node.database import SchemaError, check_schema, open_engine
+from dicom_node.belonging import belong_or_exit
+from dicom_node.database import SchemaError, check_schema, connecting, open_engine
 from dicom_node.heartbeat import beating
 from dicom_node.journal import Journal
+from dicom_node.machine import machine_name, run_folder
 from dicom_node.pipeline import make_pipeline
 from dicom_node.process import begin_role, load_or_exit, role_parser
 from dicom_node.spool import Spool
@@ -31,8 +33,8 @@ from dicom_node.sweep import (
     sweep_ended,
     sweep_files,
     sweep_work,
-    take_over,
 )
+from dicom_node.takeover import take_over
 from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
@@ -45,8 +47,9 @@ POLL_S = 0.1
 ANALYSES_AT_ONCE = 3
 # To one destination: two associations hide each other's waiting, more only crowd it.
 DELIVERIES_AT_ONCE = 2
-SWEEP_EVERY_S = 60.0
-FILES_EVERY = 60
+LOOK_EVERY_S = 5.0
+SWEEP_EVERY = 12
+FILES_EVERY = 12 * 60
 DRAIN_S = 30
 
 
@@ -59,7 +62,7 @@ def main() -> None:
     stop = begin_role(f"worker-{given.slot}", given.supervisor, settings.log.format)
     if given.supervisor is None:
         record(settings, f"worker-{given.slot}", started(settings))
-    with _slot(settings.storage.directory, given.slot):
+    with _slot(run_folder(settings.storage), given.slot):
         try:
             run(settings, given.slot, stop)
         except (ModelError, SchemaError) as error:
@@ -75,48 +78,59 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
         slot: Number of this worker on its machine; a worker that comes back under the
             same number takes up what it left.
         stop: Set to end; what is under way has DRAIN_S to finish, and what has not
-            is taken up again by the worker that has this slot next.
+            is taken up by the worker that has this slot next, or by any other.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
+    belong_or_exit(engine, settings.storage)
     work = _work(settings, engine)
     register(work)
-    DBOS(config=_config(settings, slot))
-    DBOS.launch()
-    _open_queues(settings)
-    if slot == 0:
-        take_over(_machine(settings), settings.worker.processes)
-    logger.info("Ready")
-    with beating(engine, "worker"):
-        _sweep_until(stop, settings, engine, work, is_first=slot == 0)
-    logger.info("Finishing what is under way")
-    DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
+    name = f"{machine_name(settings.storage)}:{slot}"
+    DBOS(config=_config(settings, name))
+    # Before there is work: what nobody living holds, others take over.
+    with beating(engine, "worker", name, on_double=partial(_end_as_double, name)):
+        DBOS.launch()
+        _open_queues(settings)
+        logger.info("Ready")
+        _look_after(stop, settings, engine, work, name)
+        logger.info("Finishing what is under way")
+        DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
     # At once: a body that goes on would only find its tools gone, and take that for
     # the image's fault.
     os._exit(0)
 
 
-def _sweep_until(
-    stop: threading.Event,
-    settings: Settings,
-    engine: sa.Engine,
-    work: Work,
-    *,
-    is_first: bool,
+def _end_as_double(name: str) -> None:
+    """End at once: neither of the two could be taken for dead while the other lives."""
+    logger.critical(
+        "Another worker calls itself %s, too. Each machine that works on this database "
+        "needs a host name of its own; this worker ends.",
+        name,
+    )
+    os._exit(2)
+
+
+def _look_after(
+    stop: threading.Event, settings: Settings, engine: sa.Engine, work: Work, name: str
 ) -> None:
-    """Sweep now and then; what belongs to the machine, its first worker sweeps."""
-    minutes = 0
-    while not stop.wait(SWEEP_EVERY_S):
+    """Look after what others left, and sweep now and then, until told to stop.
+
+    What belongs to the machine, its first worker sweeps.
+    """
+    is_first, looks = name.endswith(":0"), 0
+    while not stop.wait(LOOK_EVERY_S):
         try:
-            sweep_work(work.journal)
-            catch_up_with_the_clock()
-            sweep_ended(engine, settings)
-            if is_first and minutes % FILES_EVERY == 0:
+            take_over(engine, name)
+            if looks % SWEEP_EVERY == 0:
+                sweep_work(work.journal)
+                catch_up_with_the_clock()
+                sweep_ended(engine, settings)
+            if is_first and looks % FILES_EVERY == 0:
                 sweep_files(work.journal, work.spool)
-        except Exception as error:  # noqa: BLE001 - the next sweep does it as well
+        except Exception as error:  # noqa: BLE001 - the next look does it as well
             logger.error("The sweep failed: %s", type(error).__name__)  # noqa: TRY400
-        minutes += 1
+        looks += 1
 
 
 def _work(settings: Settings, engine: sa.Engine) -> Work:
@@ -126,19 +140,16 @@ def _work(settings: Settings, engine: sa.Engine) -> Work:
     return Work(settings, journal, Spool(settings.storage), pipeline)
 
 
-def _machine(settings: Settings) -> str:
-    """Name the machine; SQLite serves one only, whose name may change."""
-    return socket.gethostname() if settings.storage.database else "local"
-
-
-def _config(settings: Settings, slot: int) -> DBOSConfig:
+def _config(settings: Settings, name: str) -> DBOSConfig:
+    away = {"connect_args": connecting()} if settings.storage.database else {}
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=settings.storage.database_url,
         application_version=VERSION,
-        executor_id=f"{_machine(settings)}:{slot}",
+        executor_id=name,
         serializer=DBOSPortableJSONSerializer(),
         run_migrations=False,
+        db_engine_kwargs=away,
         log_level="WARNING",
         scheduler_polling_interval_sec=3600.0,
     )
@@ -161,9 +172,8 @@ def _open_queues(settings: Settings) -> None:
 
 
 @contextmanager
-def _slot(directory: Path, slot: int) -> Iterator[None]:
+def _slot(folder: Path, slot: int) -> Iterator[None]:
     """Hold the slot: two workers under one number would do each other's work."""
-    folder = directory / "run"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"worker-{slot}.lock").open("w") as lock:
         try:

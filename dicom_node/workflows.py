@@ -7,16 +7,15 @@ that is cheaper, and an upgrade cannot stumble over steps of the release before.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from dbos import DBOS
 from pydicom.uid import DigitalXRayImageStorageForProcessing
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from config.destinations import Destination
 from config.settings import Settings
@@ -31,6 +30,7 @@ from dicom_node.errors import (
     NotMeantError,
     SamePictureError,
 )
+from dicom_node.insisting import insist
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome
@@ -44,8 +44,6 @@ from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.work import ANALYZE, DELIVER
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MOST_CHILD_DEATHS = 3
 # An instance during which the whole worker keeps dying is given up as well, but later:
@@ -151,7 +149,7 @@ class Work:
                 Failure.WORKER_DIED,
             )
 
-        if not insist(instance.path.exists):
+        if not insist(partial(_is_there, instance.path)):
             words = "Its file is gone from the disk; send the instance again."
             raise AnalysisError(words, Failure.BROKEN)
 
@@ -259,6 +257,19 @@ def _log_delivery(
     )
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a file of the spool is there.
+
+    Raises:
+        OSError: Nobody can say: the whole spool is away.
+    """
+    if path.exists():
+        return True
+    if not path.parent.exists():
+        raise OSError("the spool is away; is it mounted?")
+    return False
+
+
 def _spoken(state: InstanceState) -> str:
     return state.replace("_", " ").capitalize()
 
@@ -275,19 +286,3 @@ def register(work: Work) -> None:
     @DBOS.workflow(name=DELIVER, max_recovery_attempts=None)
     def deliver(instance_id: str, destination: str, run: int) -> None:
         work.deliver(instance_id, destination, run)
-
-
-def insist(write: Callable[[], T]) -> T:
-    """Repeat what fails because the database is away or the disk is full.
-
-    For as long as it takes: an instance is not to blame for that, and a worker that is
-    told to end meanwhile leaves the work for the next.
-    """
-    pause = 0.1
-    while True:
-        try:
-            return write()
-        except (OperationalError, PoolTimeoutError, OSError) as error:
-            logger.warning("Database or disk: %s; trying again", type(error).__name__)
-            time.sleep(pause)
-            pause = min(pause * 2, 5.0)

@@ -34,10 +34,12 @@ from dicom_node.tables import (
     event,
     feedback,
     finding,
+    heartbeat,
     instance,
     patient,
     paused_destination,
     result,
+    storage,
 )
 from tests.certificates import Certificates, make_certificates
 from tests.journals import Receive, destination, work_item
@@ -205,7 +207,8 @@ def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
     engine = open_engine(migrated.database_url)
     with engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding
-        for table in (*leaves, feedback, instance, paused_destination, audit, echo):
+        others = instance, paused_destination, audit, echo, heartbeat, storage
+        for table in (*leaves, feedback, *others):
             connection.execute(table.delete())
         connection.execute(work_item(engine).delete())
     yield engine

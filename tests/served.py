@@ -15,6 +15,7 @@ from config.destinations import Address
 from config.settings import load
 from dicom_node.database import open_engine
 from dicom_node.history import History
+from dicom_node.machine import run_folder
 from dicom_node.outcome import Verdict
 from dicom_node.sender import echo
 
@@ -38,7 +39,7 @@ class Served:
     ) -> None:
         self._config = config
         self._title = title
-        self._ports = config.parent / "node" / "run" / "ports.json"
+        self._ports = run_folder(load(config, {}).storage) / "ports.json"
         self._before = before
         self._environment = environment
 

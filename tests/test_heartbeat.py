@@ -1,9 +1,12 @@
 """Signs of life of processes: fresh, stale, and none."""
 
+import threading
+
 import sqlalchemy as sa
 
 from api.health import role_checks, state_of
-from dicom_node.heartbeat import DEAD_AFTER_S, KEPT_S, beating, silence_s
+from dicom_node.database import reading
+from dicom_node.heartbeat import DEAD_AFTER_S, KEPT_S, beating, living, silence_s
 from dicom_node.tables import heartbeat
 from tests.served import wait_for
 
@@ -17,6 +20,12 @@ def shift(engine: sa.Engine, seconds: float) -> None:
 def ids(engine: sa.Engine) -> set[str]:
     with engine.connect() as connection:
         return set(connection.execute(sa.select(heartbeat.c.id)).scalars())
+
+
+def steady_s(engine: sa.Engine, name: str) -> float:
+    """For how long a worker has given signs of life without a gap."""
+    with reading(engine) as connection:
+        return living(connection, "worker").get(name, -1.0)
 
 
 def wait_for_more(engine: sa.Engine, known: set[str]) -> None:
@@ -40,7 +49,7 @@ def test_who_is_silent_is_taken_for_dead_until_another_lives(engine: sa.Engine) 
     with beating(engine, "worker"):  # the first beat, and no other within this test
         wait_for_more(engine, set())
         shift(engine, DEAD_AFTER_S + 12)
-        assert "for 42 s" in state_of(check)
+        assert f"for {DEAD_AFTER_S + 12:.0f} s" in state_of(check)
 
         first = ids(engine)
         with beating(engine, "worker"):
@@ -56,6 +65,47 @@ def test_a_sign_of_life_is_renewed_and_old_ones_are_cleared(engine: sa.Engine) -
             wait_for(lambda: len(ids(engine)) == 1)
             shift(engine, DEAD_AFTER_S + 12)
             wait_for(lambda: (silence_s(engine, "worker") or 0) < DEAD_AFTER_S)
+
+
+def test_a_gap_ends_what_was_without_one(engine: sa.Engine) -> None:
+    with beating(engine, "worker", "here:0", every_s=0.01):
+        shift_beginning = heartbeat.update().values(since=heartbeat.c.since - 1000)
+        with engine.begin() as connection:
+            connection.execute(shift_beginning)
+        assert steady_s(engine, "here:0") >= 1000
+
+        shift(engine, DEAD_AFTER_S + 1)
+
+        wait_for(lambda: 0 <= steady_s(engine, "here:0") < DEAD_AFTER_S)
+
+
+def test_who_comes_back_under_its_name_takes_the_place_of_who_died(
+    engine: sa.Engine,
+) -> None:
+    doubles: list[str] = []
+    with beating(engine, "worker", "here:0", every_s=3600):
+        with engine.begin() as connection:  # it is killed, and starts anew
+            connection.execute(heartbeat.update().values(process="of who died"))
+        with beating(
+            engine,
+            "worker",
+            "here:0",
+            on_double=lambda: doubles.append("new"),
+            every_s=0.01,
+        ):
+            before = steady_s(engine, "here:0")
+            wait_for(lambda: steady_s(engine, "here:0") > before)
+            assert len([each for each in ids(engine) if each == "here:0"]) == 1
+    assert doubles == []
+
+
+def test_of_two_that_go_by_one_name_the_first_is_told(engine: sa.Engine) -> None:
+    told = threading.Event()
+    with (
+        beating(engine, "worker", "clone:0", on_double=told.set, every_s=0.05),
+        beating(engine, "worker", "clone:0", every_s=3600),
+    ):
+        assert told.wait(30)
 
 
 def test_it_goes_on_without_a_database() -> None:

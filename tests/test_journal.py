@@ -18,7 +18,13 @@ from pydicom.uid import (
 from config.destinations import Address, SenderDestination
 from config.settings import StorageSettings
 from dicom_node.analyses import Answer, Conclusion
-from dicom_node.database import SchemaError, check_schema, migrate, open_engine
+from dicom_node.database import (
+    WORKS_FROM,
+    SchemaError,
+    check_schema,
+    migrate,
+    open_engine,
+)
 from dicom_node.deliveries import StoredResult
 from dicom_node.drawing import drawing_in
 from dicom_node.errors import SamePictureError
@@ -847,13 +853,36 @@ def test_an_unmigrated_database_is_refused_and_migrating_twice_is_as_once(
     engine.dispose()
 
 
-def test_a_newer_database_is_refused(engine: sa.Engine) -> None:
+@pytest.mark.parametrize(
+    ("works_from", "is_known"), [("NULL", False), ("{n}", True), ("{n} + 1", False)]
+)
+def test_a_newer_database_is_refused_unless_it_knows_this_release(
+    engine: sa.Engine, works_from: str, *, is_known: bool
+) -> None:
+    values = works_from.format(n="(SELECT MAX(version) FROM journal_version)")
     with engine.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO journal_version VALUES (999)")
+        connection.exec_driver_sql(
+            f"INSERT INTO journal_version (version, works_from) SELECT 999, {values}"
+        )
 
     try:
+        if is_known:
+            check_schema(engine)
+            return
         with pytest.raises(SchemaError, match=r"schema 999.*newer"):
             check_schema(engine)
     finally:
         with engine.begin() as connection:
             connection.exec_driver_sql("DELETE FROM journal_version WHERE version=999")
+
+
+def test_this_release_says_which_older_ones_may_work_beside_it(
+    engine: sa.Engine,
+) -> None:
+    with engine.connect() as connection:
+        newest = connection.exec_driver_sql(
+            "SELECT version, works_from FROM journal_version ORDER BY version DESC"
+        ).first()
+
+    assert newest is not None
+    assert newest.works_from == WORKS_FROM <= newest.version

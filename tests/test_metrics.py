@@ -30,6 +30,7 @@ from dicom_node.analyses import Conclusion
 from dicom_node.database import migrate, open_engine
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
+from dicom_node.machine import run_folder
 from dicom_node.tables import InstanceState, delivery
 from dicom_node.tally import (
     DELIVERED,
@@ -245,8 +246,7 @@ def test_deliveries_are_told_by_destination_and_state(node: Node) -> None:
 
 
 def test_open_associations_and_free_disk_are_those_of_this_machine(node: Node) -> None:
-    node.settings.storage.directory.joinpath("spool").mkdir()
-    folder = places_folder(node.settings.storage.directory / "spool")
+    folder = places_folder(run_folder(node.settings.storage))
     rules = Admission(node.settings.receiver, folder)
     places = [rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(3)]
     assert isinstance(places[0], Place)

@@ -18,12 +18,7 @@ from dicom_node.database import migrate, open_engine
 from dicom_node.deliveries import StoredResult
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import TWIN_WAIT_S, Journal
-from dicom_node.sweep import (
-    catch_up_with_the_clock,
-    sweep_ended,
-    sweep_work,
-    take_over,
-)
+from dicom_node.sweep import catch_up_with_the_clock, sweep_ended, sweep_work
 from dicom_node.tables import InstanceState
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 
@@ -127,27 +122,6 @@ def test_work_does_not_wait_an_hour_more_when_the_clock_is_set_back_by_one(
     engine.dispose()
     assert left[f"analyze:{twin}:1"] == pytest.approx(0, abs=5)
     assert left[f"analyze:{waiting}:1"] == pytest.approx(TWIN_WAIT_S, abs=5)
-
-
-def test_what_a_worker_left_whose_slot_is_no_more_is_taken_over_on_its_machine(
-    journal: Journal, tmp_path: Path
-) -> None:
-    left = {"here:2": "ENQUEUED", "here:1": "PENDING", "there:2": "PENDING"}
-    engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
-    for number, executor in enumerate(left):
-        record(journal, tmp_path, f"{number:032x}")
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                "UPDATE workflow_status SET status = 'PENDING', executor_id = ? "
-                "WHERE status = 'ENQUEUED'",
-                (executor,),
-            )
-
-    take_over("here", 2)
-
-    states = [each.status for each in DBOS.list_workflows(sort_desc=False)]
-    engine.dispose()
-    assert states == list(left.values())
 
 
 def test_what_has_been_kept_for_long_enough_goes_with_one_line_in_the_log(

@@ -30,6 +30,7 @@ from dicom_node.errors import (
     NotMeantError,
     SamePictureError,
 )
+from dicom_node.insisting import insist
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.phantom_instance import phantom_dataset
@@ -39,7 +40,7 @@ from dicom_node.results.objects import ResultObject
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
 from dicom_node.tally import read
-from dicom_node.workflows import MOST_ATTEMPTS, Work, insist
+from dicom_node.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.phantom import draw_phantom
 
