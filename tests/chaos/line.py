@@ -4,6 +4,7 @@ import socket
 import threading
 from contextlib import suppress
 from enum import Enum, auto
+from pathlib import Path
 
 CHUNK = 4096
 
@@ -21,7 +22,8 @@ class State(Enum):
 class Line:
     """Brings what it gets on a port of its own to another port, and back."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int | Path) -> None:
+        """Lead to a port of this host, or to a socket in its file system."""
         self._target = target
         self._ends: set[socket.socket] = set()
         self._changed = threading.Condition()
@@ -74,7 +76,7 @@ class Line:
                 near.close()
                 continue
             try:
-                far = socket.create_connection(("127.0.0.1", self._target))
+                far = _call(self._target)
             except OSError:
                 near.close()
                 continue
@@ -103,3 +105,15 @@ class Line:
                 slow = lambda: self._state is not State.SLOW  # noqa: E731
                 self._changed.wait_for(slow, CHUNK / 10_000)
             self._changed.wait_for(lambda: self._state is not State.HANGS)
+
+
+def _call(target: int | Path) -> socket.socket:
+    if isinstance(target, int):
+        return socket.create_connection(("127.0.0.1", target))
+    called = socket.socket(socket.AF_UNIX)
+    try:
+        called.connect(str(target))
+    except OSError:
+        called.close()
+        raise
+    return called

@@ -131,12 +131,7 @@ class Night:
 
     def lines(self) -> list[tuple[float, str, str]]:
         """The log: seconds since 1970, role, words."""
-        found = map(STAMP.match, (self.folder / "log").read_text().splitlines())
-        return [
-            (datetime.strptime(m[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), m[2], m[3])  # noqa: DTZ007 - the node's local time
-            for m in found
-            if m
-        ]
+        return stamped((self.folder / "log").read_text())
 
     def said(self, role: str, words: str) -> int:
         """How often a role said something."""
@@ -161,6 +156,16 @@ class Night:
     def tracebacks(self) -> int:
         """How many the log has."""
         return (self.folder / "log").read_text().count("Traceback")
+
+
+def stamped(log: str) -> list[tuple[float, str, str]]:
+    """Read a log: seconds since 1970, role, words of each line."""
+    found = map(STAMP.match, log.splitlines())
+    return [
+        (datetime.strptime(m[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), m[2], m[3])  # noqa: DTZ007 - the node's local time
+        for m in found
+        if m
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,55 @@
+"""Where the processes of a machine keep what is theirs alone."""
+
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from config.settings import StorageSettings
+from dicom_node import machine
+from dicom_node.machine import machine_name, run_folder
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The machine's folder for temporary files."""
+    folder = tmp_path / "tmp"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(folder))
+    return folder
+
+
+def storage(directory: Path, database: str = "postgresql://db/node") -> StorageSettings:
+    return StorageSettings(directory=directory, database=database, min_free_mb=0)
+
+
+def test_with_sqlite_it_lies_in_the_storage_directory(tmp_path: Path) -> None:
+    alone = storage(tmp_path, database="")
+
+    assert run_folder(alone) == tmp_path / "run"
+    assert machine_name(alone) == "local"
+
+
+def test_machines_that_share_a_directory_have_each_their_own(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = set()
+    for name in ("one", "two"):
+        monkeypatch.setattr(machine.socket, "gethostname", lambda name=name: name)
+        folders |= {run_folder(storage(tmp_path / each)) for each in ("a", "b")}
+
+    assert len(folders) == 4
+    assert all(each.is_relative_to(temporary) for each in folders)
+    assert {each.stat().st_mode & 0o777 for each in temporary.iterdir()} == {0o700}
+
+
+def test_a_folder_that_leads_elsewhere_is_not_used(
+    temporary: Path, tmp_path: Path
+) -> None:
+    run_folder(storage(tmp_path))
+    (ours,) = temporary.iterdir()
+    ours.rmdir()
+    ours.symlink_to(tmp_path)
+
+    with pytest.raises(PermissionError, match="belongs to another user"):
+        run_folder(storage(tmp_path))

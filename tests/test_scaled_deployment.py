@@ -1,0 +1,170 @@
+"""What runs the node on several machines says what the code says."""
+
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from api.health import health_router
+from config.access import unsettled
+from config.settings import Settings, load
+from dicom_node import receiver, worker
+from dicom_node.cli import COMMANDS
+from tests.test_deployment import DEFAULTS, PROJECT, instructions
+
+ROOT = Path(__file__).resolve().parents[1]
+MANIFESTS = sorted((ROOT / "docs" / "kubernetes").glob("*.yaml"))
+DATABASE = "FRACTURE_NODE__STORAGE__DATABASE"
+SECRET = {DATABASE: "postgresql://db/node", "FRACTURE_NODE_TOKEN": "x" * 43}
+ROLES = {"receiver": "Deployment", "worker": "StatefulSet", "api": "Deployment"}
+
+
+def resources() -> Iterator[dict[str, Any]]:
+    for path in MANIFESTS:
+        yield from yaml.safe_load_all(path.read_text())
+
+
+def named(kind: str, name: str) -> dict[str, Any]:
+    (found,) = [
+        each
+        for each in resources()
+        if each["kind"] == kind and each["metadata"]["name"] == name
+    ]
+    return found
+
+
+def pod_of(role: str) -> dict[str, Any]:
+    kind = {**ROLES, "migrate": "Job"}[role]
+    spec: dict[str, Any] = named(kind, f"fracture-node-{role}")["spec"]["template"]
+    return spec["spec"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """The settings of the pods."""
+    file = tmp_path_factory.mktemp("settings") / "node.toml"
+    file.write_text(named("ConfigMap", "fracture-node")["data"]["node.toml"])
+    return load(file, SECRET)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_manifest_is_one_of_kubernetes(path: Path) -> None:
+    newest = kubernetes_validate.latest_version()
+    for resource in yaml.safe_load_all(path.read_text()):
+        kubernetes_validate.validate(resource, newest, strict=True)
+
+
+def test_what_is_no_manifest_is_told_from_one() -> None:
+    wrong = named("Deployment", "fracture-node-api")
+    wrong["spec"]["template"]["spec"]["containers"][0]["comand"] = ["serve"]
+
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(wrong, "1.37", strict=True)
+
+
+@pytest.mark.parametrize("role", [*ROLES, "migrate"])
+def test_a_pod_runs_its_role_on_the_settings_that_it_is_given(
+    role: str, settings: Settings
+) -> None:
+    pod = pod_of(role)
+    (container,) = pod["containers"]
+    command, option, file = container["args"]
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    (user,) = instructions("USER")
+    rights = container["securityContext"]
+
+    assert (command, option) == (role, "--config")
+    assert command in COMMANDS
+    assert str(Path(file).parent) in mounts
+    assert container["image"].endswith(f":{PROJECT['project']['version']}")
+    assert container["envFrom"] == [{"secretRef": {"name": "fracture-node"}}]
+    assert f"--uid {pod['securityContext']['runAsUser']}" in " ".join(
+        each for each in instructions("RUN") if user in each
+    )
+    assert rights["readOnlyRootFilesystem"]
+    assert rights["capabilities"] == {"drop": ["ALL"]}
+    if role in ROLES:  # the others need no spool
+        assert str(settings.storage.directory) in mounts
+        longest = max(receiver.DRAIN_S, worker.DRAIN_S)
+        assert pod["terminationGracePeriodSeconds"] > longest
+
+
+def test_services_lead_to_where_roles_listen(settings: Settings) -> None:
+    ports = {"receiver": settings.receiver.port, "api": settings.api.port}
+    for role, port in ports.items():
+        (container,) = pod_of(role)["containers"]
+        (given,) = container["ports"]
+        (served,) = named("Service", f"fracture-node-{role}")["spec"]["ports"]
+
+        assert given["containerPort"] == port
+        assert served["targetPort"] == given["name"]
+
+
+def test_selectors_find_the_pods_of_their_role() -> None:
+    for role, kind in ROLES.items():
+        template = named(kind, f"fracture-node-{role}")["spec"]
+        labels = template["template"]["metadata"]["labels"]
+        service = named("Service", f"fracture-node-{role}")["spec"]["selector"]
+
+        assert template["selector"]["matchLabels"] == labels == service
+
+
+def test_probes_ask_what_the_api_answers() -> None:
+    (container,) = pod_of("api")["containers"]
+    routes = {getattr(each, "path", "") for each in health_router({}).routes}
+
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"] in routes
+
+
+def test_the_settings_of_the_pods_are_settings(settings: Settings) -> None:
+    assert settings.storage.database
+    assert settings.destinations
+    assert unsettled(settings.api) == []
+
+
+@pytest.fixture(scope="module")
+def compose() -> dict[str, Any]:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    return dict(services)
+
+
+@pytest.mark.parametrize("role", [*ROLES, "migrate"])
+def test_a_role_in_compose_works_on_the_database_beside_it(
+    role: str, compose: dict[str, Any]
+) -> None:
+    service = compose[role]
+    command, _, target = service["command"]
+    environment = {
+        name: value
+        for name, value in service["environment"].items()
+        if name.startswith("FRACTURE_NODE__")
+    }
+    settings = load(ROOT / "config" / "compose.toml", environment)
+
+    assert command == role
+    assert service["profiles"] == ["scaled"]
+    assert f"./config/compose.toml:{target}:ro" in service["volumes"]
+    assert settings.storage.database.endswith("@postgres/node")
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "hostname" not in service  # of two that are called the same, one ends
+
+
+def test_the_balancer_is_what_orthanc_and_modalities_call(
+    compose: dict[str, Any], peer: Callable[[str], str]
+) -> None:
+    balancer, port = compose["balancer"], DEFAULTS.receiver.port
+    file = ROOT / "config" / "haproxy.cfg"
+    words = file.read_text()
+
+    assert balancer["networks"]["default"]["aliases"] == ["node"]
+    assert balancer["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert f"bind :{port}" in words
+    assert f" receiver:{port} " in words
+    assert f"timeout client {receiver.IDLE_S + 30:.0f}s" in words
+    subprocess.run([peer("haproxy"), "-c", "-f", file], check=True)
