@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check chaos mutations soak audit bench screenshots build clean
+.PHONY: run test check chaos mutations soak audit bench scaling screenshots build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -43,6 +43,10 @@ bench: $(INSTALLED)
 	$(BIN)/python -P tests/benchmarks/figures.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/compare.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/viewer.py
+
+# Images a second with 1 to 8 workers on one PostgreSQL, analyses being a sleep.
+scaling: $(INSTALLED)
+	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/scaling.py
 
 # Pictures of the pages: all in build/screenshots, and those of the documents in docs/.
 # Needs Chromium.

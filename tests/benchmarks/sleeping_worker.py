@@ -1,0 +1,91 @@
+"""A worker whose analysis is a fixed sleep: what is measured is all around it.
+
+    python -m tests.benchmarks.sleeping_worker SECONDS --config FILE --slot N
+
+Its results are small Secondary Captures, stored, recorded and delivered as any.
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
+
+from config.settings import Settings
+from dicom_node import worker
+from dicom_node.decode import DecodedInstance
+from dicom_node.instance import ReceivedInstance
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.pipeline import Analysis, Check
+from dicom_node.results.objects import ResultObject
+from dicom_node.results.uids import derived_uid
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.phantom import draw_phantom
+
+SIDE = 32
+MODEL = ModelIdentity("sleeping", "1", "0" * 64)
+SALIENCY = np.zeros((7, 7), np.float32)
+FINDING = Finding(0.5, OperatingPoint.DEFINITE, SALIENCY, None, MODEL)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SleepingPipeline:
+    """Takes as long as it is told to, and no processor."""
+
+    seconds: float
+    classifier: None = None
+
+    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+        """Sleep in place of decoding, inference and encoding."""
+        drawn = draw_phantom(broken=True, rows=SIDE, columns=SIDE)
+        digest = instance.content_digest
+        decoded = DecodedInstance(drawn.radiograph(), digest, digest)
+        check(decoded)
+        time.sleep(self.seconds)
+        return Analysis(decoded, FINDING, (_result(instance),))
+
+    @staticmethod
+    def notices(*_: object) -> tuple[ResultObject, ...]:
+        """There is nothing that has no answer."""
+        return ()
+
+
+def _result(instance: ReceivedInstance) -> ResultObject:
+    dataset = dcmread(BytesIO(TEMPLATE))
+    uid = derived_uid(instance.id)
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
+    content = BytesIO()
+    dataset.save_as(content, enforce_file_format=True)
+    form, sop_class_uid = "secondary_capture", SecondaryCaptureImageStorage
+    return ResultObject(form, sop_class_uid, uid, content.getvalue())
+
+
+def _template() -> bytes:
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=SIDE, columns=SIDE))
+    dataset.SOPClassUID = SecondaryCaptureImageStorage
+    dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
+    content = BytesIO()
+    dataset.save_as(content, enforce_file_format=True)
+    return content.getvalue()
+
+
+TEMPLATE = _template()
+
+
+def main() -> None:
+    """Be a worker, but for its pipeline."""
+    pipeline = SleepingPipeline(float(sys.argv.pop(1)))
+
+    def make(_: Settings) -> SleepingPipeline:
+        return pipeline
+
+    worker.make_pipeline = make  # type: ignore[assignment]
+    worker.self_test = lambda _: None  # type: ignore[assignment, attr-defined]
+    worker.main()
+
+
+if __name__ == "__main__":
+    main()
