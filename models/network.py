@@ -9,7 +9,7 @@ import io
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torchvision.models import ResNet, resnet18, resnet34, resnet50
 from torchvision.models.resnet import BasicBlock
 
 from models.card import ModelCard, ModelError
+from models.folding import folded
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +161,7 @@ def load_network(content: bytes, card: ModelCard) -> Network:
         )
     _fit(network, state, card)
     parts = halves(network.eval().requires_grad_(requires_grad=False), card)
-    return replace(parts, statistics=statistics)
+    return Network(folded(parts.features), parts.head, statistics)
 
 
 def build_network(card: ModelCard) -> ResNet:

@@ -5,6 +5,7 @@ is copied from the source passes through as bytes beside what is ours.
 """
 
 import hashlib
+import pickle
 import struct
 from dataclasses import dataclass
 
@@ -62,6 +63,12 @@ class ResultObject:
     sop_instance_uid: str
     content: bytes
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the content beside, so that it reaches a parent uncopied."""
+        buffer = pickle.PickleBuffer(self.content)
+        uids = self.sop_class_uid, self.sop_instance_uid
+        return type(self), (self.form, *uids, buffer)
+
 
 def encoded(tag: int, vr: str, value: bytes) -> bytes:
     """Encode one element whose value is already bytes (PS3.5 7.1.2).
@@ -114,7 +121,7 @@ def encoded_dataset(dataset: Dataset) -> Elements:
 
 def content_uid(kind: str, elements: Elements) -> UID:
     """Derive the UID of an object from all that is in it: equal UIDs, equal bytes."""
-    digest = hashlib.blake2b(digest_size=32)
+    digest = hashlib.sha256()
     for tag in sorted(elements):
         digest.update(elements[tag])
     return derived_uid(kind, digest.hexdigest())
