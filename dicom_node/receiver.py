@@ -12,6 +12,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from pynetdicom import AE, _config, evt
 
@@ -25,6 +26,7 @@ from dicom_node.admission import (
 )
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing
+from dicom_node.bells import ring
 from dicom_node.belonging import belong_or_exit
 from dicom_node.commitment_report import Settle, answer
 from dicom_node.connection import MAXIMUM_PDU, Connection
@@ -97,6 +99,8 @@ def _recorder(journal: Journal, spool: Spool) -> Accept:
     def accept(instance: ReceivedInstance) -> None:
         if not journal.record(instance):
             spool.remove(instance.id)  # its bytes are here already
+        with suppress(OSError):  # the worker polls, too
+            ring(spool.run)
 
     return accept
 

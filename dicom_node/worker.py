@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
 from config.destinations import SenderDestination
 from config.settings import Settings
 from dicom_node.audit.trail import record, started
+from dicom_node.bells import hang, heard
 from dicom_node.belonging import belong_or_exit
 from dicom_node.database import SchemaError, check_schema, connecting, open_engine
 from dicom_node.heartbeat import beating
@@ -84,12 +85,16 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
     belong_or_exit(engine, settings.storage)
-    work = _work(settings, engine)
+    arrived, encoded = hang(ANALYZE), hang(DELIVER)
+    work = _work(settings, engine, encoded.ring)
     register(work)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Before there is work: what nobody living holds, others take over.
-    with beating(engine, "worker", name, on_double=partial(_end_as_double, name)):
+    with (
+        beating(engine, "worker", name, on_double=partial(_end_as_double, name)),
+        heard(run_folder(settings.storage), f"worker-{slot}", arrived),
+    ):
         DBOS.launch()
         _open_queues(settings)
         logger.info("Ready")
@@ -133,11 +138,13 @@ def _look_after(
         looks += 1
 
 
-def _work(settings: Settings, engine: sa.Engine) -> Work:
+def _work(
+    settings: Settings, engine: sa.Engine, on_delivery: Callable[[], None]
+) -> Work:
     pipeline = make_pipeline(settings)
     self_test(pipeline.classifier)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
-    return Work(settings, journal, Spool(settings.storage), pipeline)
+    return Work(settings, journal, Spool(settings.storage), pipeline, on_delivery)
 
 
 def _config(settings: Settings, name: str) -> DBOSConfig:

@@ -7,7 +7,7 @@ that is cheaper, and an upgrade cannot stumble over steps of the release before.
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -53,12 +53,21 @@ MOST_ATTEMPTS = 10
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """What the bodies below work with."""
+    """What the bodies below work with.
+
+    Attributes:
+        settings: All of them.
+        journal: Where all is written down.
+        spool: Where the files are.
+        pipeline: The analysis.
+        on_delivery: Called when there may be something to deliver.
+    """
 
     settings: Settings
     journal: Journal
     spool: Spool
     pipeline: Pipeline
+    on_delivery: Callable[[], None] = lambda: None
 
     def analyze(self, instance_id: str, run: int) -> None:
         """Analyze one instance, and say in the journal how it ended."""
@@ -70,6 +79,7 @@ class Work:
             ended = self._analyze(row)
             if ended is not None:
                 self._conclude(row, ended, time.monotonic() - began)
+        self.on_delivery()
 
     def _analyze(self, row: sa.Row[Any]) -> Conclusion | None:
         """Record an answer, or say why there is none."""

@@ -1,0 +1,126 @@
+"""Work that was just asked for is begun at once."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, _queue
+
+from config.settings import StorageSettings
+from dicom_node.bells import Bell, hang, heard, ring
+from dicom_node.database import migrate, open_engine
+from dicom_node.journal import Journal
+from dicom_node.work import ANALYZE
+from tests.journals import Receive
+
+LONG_S = 600.0
+
+
+def waiting(bell: Bell) -> threading.Thread:
+    """Wait for a bell in a thread."""
+    thread = threading.Thread(target=bell.wait, args=(LONG_S,))
+    thread.start()
+    return thread
+
+
+def test_a_ring_ends_a_wait_and_only_one() -> None:
+    bell = Bell()
+    first = waiting(bell)
+    bell.ring()
+    first.join(30)
+    assert not first.is_alive()
+
+    before = time.monotonic()
+    assert not bell.wait(0.2)
+    assert time.monotonic() - before >= 0.2
+
+
+def test_who_is_to_stop_is_told_so() -> None:
+    stop = threading.Event()
+    bell = Bell().hang(stop)
+    assert not bell.is_set()
+
+    stop.set()
+
+    assert bell.is_set()
+    assert bell.wait(LONG_S)
+
+
+@pytest.mark.parametrize("depth", [1, 30], ids=["short", "longer than a socket's name"])
+def test_a_bell_is_heard_from_other_processes_of_the_machine(
+    tmp_path: Path, depth: int
+) -> None:
+    folder = tmp_path.joinpath(*["folder"] * depth)
+    folder.mkdir(parents=True)
+    one, two = Bell(), Bell()
+    with heard(folder, "worker-0", one), heard(folder, "worker-1", two):
+        threads = [waiting(one), waiting(two)]
+        ring(folder)
+        for each in threads:
+            each.join(30)
+            assert not each.is_alive()
+
+    assert list(folder.iterdir()) == []
+    ring(folder)  # nobody hears it
+
+
+def test_who_was_killed_is_rung_in_vain_until_it_is_back(tmp_path: Path) -> None:
+    left = tmp_path / "worker-0.bell"
+    left.touch()
+    ring(tmp_path)
+    bell = Bell()
+
+    with heard(tmp_path, "worker-0", bell):
+        thread = waiting(bell)
+        ring(tmp_path)
+        thread.join(30)
+
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
+    monkeypatch.setattr(_queue, "queue_worker_thread", _queue.queue_worker_thread)
+    storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+    migrate(storage)
+    engine = open_engine(storage.database_url)
+    yield Journal(engine, tmp_path, [])
+    DBOS.destroy(destroy_registry=True)
+    engine.dispose()
+
+
+def test_dbos_hears_the_bell_of_its_queue(
+    journal: Journal, receive: Receive, tmp_path: Path
+) -> None:
+    begun = threading.Event()
+    bell = hang(ANALYZE)
+    config = DBOSConfig(
+        name="fracture-node",
+        system_database_url=f"sqlite:///{tmp_path / 'node.sqlite'}",
+        application_version="1",
+        serializer=DBOSPortableJSONSerializer(),
+        run_migrations=False,
+        log_level="CRITICAL",
+    )
+    DBOS(config=config)
+
+    @DBOS.workflow(name=ANALYZE)
+    def analyze(_instance_id: str, _run: int) -> None:
+        begun.set()
+
+    DBOS.launch()
+    DBOS.register_queue(ANALYZE, polling_interval_sec=LONG_S / 10)
+    deadline = time.monotonic() + 30
+    while bell.is_set() or not any(
+        each.name == f"queue-worker-{ANALYZE}" for each in threading.enumerate()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    journal.record(receive())
+    assert not begun.is_set()
+    bell.ring()
+
+    assert begun.wait(30)
