@@ -20,8 +20,9 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicom_node.errors import MismatchError
+from dicom_node.fragments import FragmentReader, is_fragments
 from dicom_node.intake import NO_UID, Intake
-from dicom_node.listener import Caller, hang_up, receive
+from dicom_node.listener import PDU_HEAD, Caller, hang_up, receive, receive_into
 from dicom_node.spool import Spool
 from dicom_node.tls import Line, part
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
@@ -49,6 +50,7 @@ class _Socket(AssociationSocket):
     ) -> None:
         self._connection = caller.socket
         self._ahead = caller.request
+        self._buffer = bytearray()
         self._doorbell = doorbell
         super().__init__(association, client_socket=caller.socket)
 
@@ -72,15 +74,40 @@ class _Socket(AssociationSocket):
         if self._ahead:
             data, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
             return bytearray(data)
-        if nr_bytes > LONGEST_PDU:
-            raise OSError("The peer announced a PDU of absurd length")
-        deadline = time.monotonic() + PDU_DEADLINE_S
+        deadline = _deadline(nr_bytes)
         return receive(self._connection, nr_bytes, deadline)
+
+    def fragments(self) -> memoryview | None:
+        """Read the next PDU if it is a P-DATA-TF: what follows its head.
+
+        In memory that is used again for the next. None: it is another.
+
+        Raises:
+            OSError: The connection broke or ended in the middle of it.
+        """
+        head = bytes(self.recv(PDU_HEAD))
+        if not is_fragments(head):
+            self._ahead = head + self._ahead
+            return None
+        length = int.from_bytes(head[2:], "big")
+        deadline = _deadline(length)
+        if length > len(self._buffer):
+            self._buffer = bytearray(length)
+        view = memoryview(self._buffer)[:length]
+        if receive_into(self._connection, view, deadline) < length:
+            raise OSError("The connection ended in the middle of a PDU")
+        return view
 
     def close(self) -> None:
         """End the connection, with a goodbye under TLS."""
         part(self.socket)
         super().close()
+
+
+def _deadline(length: int) -> float:
+    if length > LONGEST_PDU:
+        raise OSError("The peer announced a PDU of absurd length")
+    return time.monotonic() + PDU_DEADLINE_S
 
 
 class _StateMachine(StateMachine):
@@ -130,6 +157,7 @@ class Connection(Association):
         self._connection = caller.socket
         doorbell = Doorbell(caller.socket)
         self.held.callback(doorbell.close)
+        self.dul = FragmentReader(self)
         self.dul.state_machine = _StateMachine(self.dul)
         self.dul.to_provider_queue = WakingQueue(doorbell.ring)
         self._checkpoint = Checkpoint()

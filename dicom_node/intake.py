@@ -75,7 +75,7 @@ class IncomingDataset(BytesIO):
         self._begin = begin
         self._limit = limit
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]
+    def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
         """Store some bytes. Never raises: pynetdicom's thread would die of it."""
         if not self.received:
             self.began = time.monotonic()
@@ -100,7 +100,7 @@ class IncomingDataset(BytesIO):
         if self.arrival is not None:
             self.arrival.close()
 
-    def _store(self, data: bytes) -> None:
+    def _store(self, data: bytes | memoryview) -> None:
         if self.refusal is not None:
             return
         if self.received > self._limit:

@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext, SSLEOFError, SSLError
 
+from dicom_node.handshake import Failures, let_read, secured_by
 from dicom_node.tally import SENT_AWAY, Count, ignore, one
 from dicom_node.tls import Line, reason
 
@@ -33,10 +34,9 @@ PDU_HEAD = 6  # type, reserved, length of what follows (PS3.8 9.3.1)
 LONGEST_REQUEST = 262_144
 # A-ABORT by the service provider: unrecognized PDU (PS3.8 9.3.8).
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
-ALERT_S = 1.0  # for a peer to read why there is no TLS with it
-# A scanner or a modality with the wrong certificate may fail a hundred times a second.
-TOLD_EVERY_S = 60.0
-MOST_TOLD = 20
+# For each association that is open here, a connection is left so long to the others.
+YIELD_S = 0.003
+LONGEST_YIELD_S = 0.009
 
 # Sockets to accept from, with what secures their connections: None means plain text.
 Listening = Mapping[socket.socket, SSLContext | None]
@@ -74,6 +74,7 @@ class Listener:
         listening: Listening,
         serve: Callable[[Caller], None],
         count: Count = ignore,
+        busy: Callable[[], int] = lambda: 0,
     ) -> None:
         """Start to accept, in a thread of its own.
 
@@ -81,14 +82,16 @@ class Listener:
             listening: Shared with other processes; only our copies are ever closed.
             serve: Takes a caller over; called from several threads at once.
             count: Takes who is sent away.
+            busy: Says how many are served, where other processes may have fewer.
         """
         for each in listening:
             # Another process may take the connection that woke us.
             each.settimeout(0)
         self._listening = listening
-        self._failures = _Failures()
+        self._failures = Failures()
         self._serve = serve
         self._count = count
+        self._busy = busy
         self._waiting: dict[socket.socket, str] = {}  # oldest first; their addresses
         self._lock = threading.Lock()
         self._stopped = False
@@ -117,10 +120,15 @@ class Listener:
                     try:
                         # One at a time: the other processes have woken up, too.
                         if key.data:
+                            self._let_others()
                             self._accept(key.data)
                     except Exception:  # this connection is lost, not the node
                         logger.exception("Cannot take a connection")
                         time.sleep(0.1)
+
+    def _let_others(self) -> None:
+        """Let a process that has less to do go ahead: who wakes up first takes all."""
+        time.sleep(min(YIELD_S * (self._busy() + len(self._waiting)), LONGEST_YIELD_S))
 
     def _accept(self, listening: socket.socket) -> None:
         try:
@@ -134,7 +142,7 @@ class Listener:
             time.sleep(0.1)
             return
         context = self._listening[listening]
-        secured = _secured(connection, context) if context else connection
+        secured = secured_by(connection, context) if context else connection
         if secured is None:
             return
         self._make_room(address[0])
@@ -197,58 +205,8 @@ class Listener:
             raise
         except SSLError as error:
             self._failures.note(address, reason(error))
-            _let_read(connection)
+            let_read(connection)
             raise
-
-
-class _Failures:
-    """What the log is told of failed handshakes: neither nothing nor each of a flood.
-
-    An address is told once a minute, and at most so many of them; the rest is counted.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._told: set[str] = set()
-        self._untold = 0
-        self._since = time.monotonic()
-
-    def note(self, address: str, why: str) -> None:
-        with self._lock:
-            if time.monotonic() - self._since > TOLD_EVERY_S:
-                if self._untold:
-                    logger.warning("%d more TLS handshakes failed", self._untold)
-                self._told, self._untold = set(), 0
-                self._since = time.monotonic()
-            if address in self._told or len(self._told) >= MOST_TOLD:
-                self._untold += 1
-                return
-            self._told.add(address)
-            logger.warning("No TLS with the caller at %s: %s", address, why)
-
-
-def _secured(connection: socket.socket, context: SSLContext) -> socket.socket | None:
-    """Put TLS over a connection; None where the peer has gone already."""
-    try:
-        return context.wrap_socket(
-            connection, server_side=True, do_handshake_on_connect=False
-        )
-    except OSError:
-        connection.close()
-        return None
-
-
-def _let_read(connection: socket.socket) -> None:
-    """Let the peer read our alert: bytes that nobody read would reset the connection.
-
-    A caller of TLS 1.3 has sent its request before it learns that it was refused.
-    """
-    connection.settimeout(ALERT_S)
-    deadline = time.monotonic() + ALERT_S
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_WR)
-        while socket.socket.recv(connection, 4096) and time.monotonic() < deadline:
-            pass
 
 
 def _request(connection: socket.socket, deadline: float) -> bytes:
@@ -276,18 +234,23 @@ def receive(connection: socket.socket, length: int, deadline: float) -> bytearra
         OSError: The connection broke, or the deadline has passed.
     """
     data = bytearray(length)
-    view = memoryview(data)
-    while view:
+    with memoryview(data) as view:
+        count = receive_into(connection, view, deadline)
+    return data if count == length else data[:count]
+
+
+def receive_into(connection: socket.socket, view: memoryview, deadline: float) -> int:
+    """Fill a view as `receive` would; return how many bytes came."""
+    count = 0
+    while count < len(view):
         if (left := deadline - time.monotonic()) <= 0:
             raise TimeoutError("The deadline has passed")
         connection.settimeout(left)
-        count = connection.recv_into(view)
-        if not count:
+        came = connection.recv_into(view[count:])
+        if not came:
             break
-        view = view[count:]
-    missing = len(view)
-    view.release()
-    return data[: length - missing] if missing else data
+        count += came
+    return count
 
 
 def hang_up(connection: socket.socket) -> None:

@@ -205,7 +205,8 @@ class Receiver:
         self._admission = Admission(settings, places)
         self._connections: set[Connection] = set()
         self._changed = threading.Condition()
-        self._listener = Listener(sockets, self._serve, storing.count)
+        busy = (lambda: len(self._connections)) if settings.processes > 1 else lambda: 0
+        self._listener = Listener(sockets, self._serve, storing.count, busy)
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nobody any more and wait for the associations to end.

@@ -152,7 +152,7 @@ class Arrival:
         """Whether the file has been let go of."""
         return self._file.closed
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Append to the dataset.
 
         Raises:
@@ -226,7 +226,7 @@ def make_names_durable(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write(file: FileIO, data: bytes) -> None:
+def _write(file: FileIO, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]

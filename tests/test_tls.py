@@ -23,7 +23,7 @@ from pynetdicom.association import Association
 from config.destinations import Address
 from config.settings import ReceiverSettings, Settings, load
 from config.tls import TlsSettings
-from dicom_node import connection, listener, requestor
+from dicom_node import connection, handshake, listener, requestor
 from dicom_node.commitment import ask
 from dicom_node.commitment_report import Report
 from dicom_node.commitments import Request
@@ -205,7 +205,7 @@ def test_a_caller_that_does_not_trust_our_certificate_is_told_of_in_one_line(
     assert "certificate verify failed" in output
     assert node.receiver.drain(SOON_S)
     until(lambda: "127.0.0.1: TLSV1_ALERT_UNKNOWN_CA" in caplog.text)
-    (record,) = (each for each in caplog.records if each.name == listener.__name__)
+    (record,) = (each for each in caplog.records if each.name == handshake.__name__)
     assert record.exc_info is None
     assert "PATIENT" not in caplog.text  # the name that stands in the certificates
 
@@ -321,7 +321,7 @@ def test_a_flood_of_failed_handshakes_is_a_line_and_a_count(
     for _ in range(30):
         fail()
     assert told() == ["No TLS with the caller at 127.0.0.1: HTTP_REQUEST"]
-    monkeypatch.setattr(listener, "TOLD_EVERY_S", 0)
+    monkeypatch.setattr(handshake, "TOLD_EVERY_S", 0)
     fail()
 
     assert told()[1:] == ["29 more TLS handshakes failed", told()[0]]

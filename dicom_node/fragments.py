@@ -1,0 +1,85 @@
+"""P-DATA-TF PDUs, which carry all pixels, read without copies (PS3.8 9.3.5).
+
+pynetdicom copies what comes six times on its way from the socket to whoever takes it, a
+fifth of what it costs to receive a large image. Here one buffer is read into, and
+handed on in slices.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import P_DATA_TF
+from pynetdicom.pdu_primitives import P_DATA
+
+from dicom_node.listener import PDU_HEAD
+
+TYPE = 0x04
+# PS3.8 9.2.2: a P-DATA-TF PDU, the connection is closed, an invalid PDU.
+RECEIVED, CLOSED, INVALID = "Evt10", "Evt17", "Evt19"
+_LENGTH = 4  # bytes of a presentation data value's length (PS3.8 9.3.5.1)
+_SHORTEST = 2  # a presentation context and a message control header
+
+
+class Fragments(P_DATA_TF):
+    """What came in one P-DATA-TF PDU, in the place of pynetdicom's object of it."""
+
+    def __init__(self, content: memoryview) -> None:
+        """Read what follows the head of a PDU.
+
+        Raises:
+            ValueError: It is none.
+        """
+        super().__init__()
+        self._values: list[Any] = list(_values(content))
+
+    def to_primitive(self) -> P_DATA:
+        """Give presentation contexts, and control headers with their fragments."""
+        primitive = P_DATA()
+        primitive.presentation_data_value_list.extend(self._values)
+        return primitive
+
+
+class FragmentReader(DULServiceProvider):
+    """pynetdicom's upper layer, but for the one PDU of which there are many.
+
+    Its socket reads ahead: see connection.py.
+    """
+
+    socket: Any
+
+    def _read_pdu_data(self) -> None:
+        """Read the next PDU, and queue what it means to the state machine."""
+        try:
+            content = self.socket.fragments()
+        except OSError:
+            self.event_queue.put(CLOSED)
+            return
+        if content is None:
+            super()._read_pdu_data()
+            return
+        if not self.event_queue.empty():
+            # The next PDU may be read into the same memory before this one's turn.
+            content = memoryview(bytes(content))
+        try:
+            received = Fragments(content)
+        except ValueError:
+            self.event_queue.put(INVALID)
+            return
+        self.event_queue.put(RECEIVED)
+        self._recv_pdu.put(received)
+
+
+def is_fragments(head: bytes | bytearray) -> bool:
+    """Whether a PDU, of which this is the head, is a P-DATA-TF PDU."""
+    return len(head) == PDU_HEAD and head[0] == TYPE
+
+
+def _values(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    while content:
+        length = int.from_bytes(content[:_LENGTH], "big")
+        value = content[_LENGTH : _LENGTH + length]
+        if len(value) != length or length < _SHORTEST:
+            raise ValueError("a presentation data value of a wrong length")
+        yield value[0], value[1:]
+        content = content[_LENGTH + length :]

@@ -1,0 +1,154 @@
+"""`make bench`: receiving, beside DCMTK's storescp, which forks and does not fsync.
+
+Each sender is a process, DCMTK's storescu, that sends its share of the instances over
+one association. Ours are two receivers that fsync and record. Nothing analyzes
+meanwhile, so that both have the machine to themselves. In pairs, medians.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from pydicom import Dataset
+from pydicom.uid import generate_uid
+
+from config.destinations import Address
+from config.settings import load
+from dicom_node.database import migrate, open_engine, reading
+from dicom_node.heartbeat import living
+from dicom_node.listener import listen
+from dicom_node.logs import configure_logging
+from dicom_node.outcome import Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.ports import FD
+from dicom_node.sender import echo
+from dicom_node.supervisor import Role
+from inference.phantom import draw_phantom
+from tests.benchmarks.compare import say
+
+STORESCU, STORESCP = "/usr/bin/storescu", "/usr/bin/storescp"
+ASSOCIATIONS = 1, 4, 16, 64
+PAIRS = 5
+SETTLED_S = 1.0  # from the first sign of life until a receiver listens
+# Instances a run, by the side of the image: of 12.5 MB and of 0.5 MB.
+SIZES = {2500: 64, 500: 512}
+TITLE = "FRACTURE_AI"
+SETTINGS = """
+[receiver]
+ae_title = "FRACTURE_AI"
+max_associations = 100
+max_associations_per_caller = 100
+
+[storage]
+directory = "node"
+min_free_mb = 1
+"""
+
+Way = Callable[[Path], AbstractContextManager[int]]
+
+
+def main() -> None:
+    """Measure and print."""
+    configure_logging("bench")
+    say(f"{'receiving, MB/s':<44}{'ours':>10}{'storescp':>10}{'ratio':>8}")
+    for side, count in SIZES.items():
+        dataset = phantom_dataset(draw_phantom(broken=True, rows=side, columns=side))
+        for senders in ASSOCIATIONS:
+            with tempfile.TemporaryDirectory() as name:
+                compare(Path(name), dataset, senders, count)
+
+
+def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
+    """Send instances to both in turn, over so many associations."""
+    shares = written(dataset, folder / "sent", senders, count)
+    pairs = [
+        [seconds(way, folder, shares) for way in (ours, storescp)] for _ in range(PAIRS)
+    ]
+    megabytes = dataset.Rows * dataset.Columns * 2 * count / 1e6
+    first, second = (megabytes / statistics.median(s) for s in zip(*pairs, strict=True))
+    ratio = statistics.median(theirs / mine for mine, theirs in pairs)
+    words = f"{megabytes / count:.1f} MB, {senders} associations"
+    say(f"{words:<44}{first:>10.0f}{second:>10.0f}{ratio:>7.2f}x")
+
+
+def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Path]:
+    """Write instances, a folder for each sender."""
+    for number in range(count):
+        share = folder / str(number % senders)
+        share.mkdir(parents=True, exist_ok=True)
+        dataset.SOPInstanceUID = generate_uid()
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset.save_as(share / f"{number}.dcm", enforce_file_format=True)
+    return sorted(folder.iterdir())
+
+
+def seconds(way: Way, folder: Path, shares: Sequence[Path]) -> float:
+    """How long a fresh acceptor takes until the last sender has ended."""
+    with tempfile.TemporaryDirectory(dir=folder) as name, way(Path(name)) as port:
+        call = [STORESCU, "-R", "+sd", "-aec", TITLE, "127.0.0.1", str(port)]
+        start = time.perf_counter()
+        senders = [subprocess.Popen([*call, str(share)]) for share in shares]
+        codes = [each.wait() for each in senders]
+        took = time.perf_counter() - start
+    if any(codes):
+        sys.exit(f"senders failed: {codes}")
+    return took
+
+
+@contextmanager
+def ours(folder: Path) -> Iterator[int]:
+    """Run two receivers that share a port; gives it."""
+    config = folder / "node.toml"
+    config.write_text(SETTINGS)
+    migrate(load(config, {}).storage)
+    with listen("127.0.0.1", 0) as listening:
+        arguments = ["dicom_node.receiver", f"--config={config}"]
+        roles = [Role(f"receiver-{n}", arguments, {FD: listening}) for n in range(2)]
+        for each in roles:
+            each.start()
+        engine = open_engine(load(config, {}).storage.database_url)
+        while beats(engine) < len(roles):
+            time.sleep(0.05)
+        engine.dispose()
+        time.sleep(SETTLED_S)
+        yield listening.getsockname()[1]
+        for each in roles:
+            assert each.process is not None
+            each.process.terminate()
+            each.process.wait()
+
+
+@contextmanager
+def storescp(folder: Path) -> Iterator[int]:
+    """Run DCMTK's acceptor, as quick as it can be told to be; gives its port."""
+    with listen("127.0.0.1", 0) as free:
+        port: int = free.getsockname()[1]
+    options = ["--fork", "-pdu", "131072", "-aet", TITLE, "-od", str(folder)]
+    acceptor = subprocess.Popen([STORESCP, *options, str(port)])
+    answering(port)
+    yield port
+    acceptor.terminate()
+    acceptor.wait()
+
+
+def beats(engine: sa.Engine) -> int:
+    """How many receivers live."""
+    with reading(engine) as connection:
+        return len(living(connection, "receiver"))
+
+
+def answering(port: int) -> None:
+    """Wait until an acceptor answers."""
+    address = Address(ae_title=TITLE, host="127.0.0.1", port=port)
+    while echo(address, calling_ae_title="BENCH").verdict is not Verdict.STORED:
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    main()
