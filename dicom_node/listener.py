@@ -36,7 +36,7 @@ LONGEST_REQUEST = 262_144
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
 # For each association that is open here, a connection is left so long to the others.
 YIELD_S = 0.003
-LONGEST_YIELD_S = 0.009
+LONGEST_YIELD_S = 0.006
 
 # Sockets to accept from, with what secures their connections: None means plain text.
 Listening = Mapping[socket.socket, SSLContext | None]

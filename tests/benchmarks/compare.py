@@ -33,15 +33,18 @@ from dicom_node.pipeline import make_pipeline
 from dicom_node.screening import ScreeningRules
 from dicom_node.sender import send
 from dicom_node.supervisor import Node
+from inference.classifier import Classifier
 from inference.gradcam import grad_cam
 from inference.phantom import draw_phantom
 from inference.preprocess import normalized, prepare
 from models.card import FRACTURE
+from models.network import build_network, halves
 from tests.benchmarks.baseline import Baseline
 
 SIDE = 2500  # 2500 x 2500 at 16 bits allocated are 12.5 MB
 PAIRS = 9
 SENDERS, EACH = 4, 15
+WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "fracture_model.pth"
 Call = Callable[[], object]
 
 
@@ -73,19 +76,15 @@ def parts(folder: Path) -> None:
     """Compare what one image costs, without a network between."""
     path = folder / "phantom.dcm"
     pipeline = make_pipeline(load(None), ignore_age=True)
-    classifier = pipeline.classifier
-    card, network = classifier.card, classifier.network
-    label = card.classes.index(FRACTURE)
-    baseline = Baseline(network, card, label)
-    for each in network.features.parameters():
-        each.requires_grad_(requires_grad=True)
+    card, network = pipeline.classifier.card, pipeline.classifier.network
+    baseline = straightforward(pipeline.classifier)
     _, _, tensor = baseline.decode(path)
     part10 = path.read_bytes()
     rules = ScreeningRules(0, card.body_parts, datetime.now().astimezone().date())
 
     def forward() -> object:
         with torch.inference_mode():
-            return network.head(network.features(tensor))
+            return baseline.network.head(baseline.network.features(tensor))
 
     def ours() -> object:
         decoded = decode_file(path, rules, pipeline.decode_options)
@@ -97,7 +96,7 @@ def parts(folder: Path) -> None:
 
     row(
         "Grad-CAM with answer",
-        lambda: grad_cam(network, tensor, label),
+        lambda: grad_cam(network, tensor, baseline.label),
         lambda: baseline.classify(tensor),
         forward,
     )
@@ -108,6 +107,17 @@ def parts(folder: Path) -> None:
         floor,
     )
     pipeline.child.close()
+
+
+def straightforward(classifier: Classifier) -> Baseline:
+    """The baseline, with the same network as its weights file has it, not folded."""
+    card = classifier.card
+    state = torch.load(WEIGHTS, weights_only=True)
+    network = build_network(card)
+    network.load_state_dict(
+        {name: value.float() for name, value in state.items()}, strict=False
+    )
+    return Baseline(halves(network.eval(), card), card, card.classes.index(FRACTURE))
 
 
 def row(name: str, ours: Call, baseline: Call, floor: Call) -> None:
@@ -139,18 +149,12 @@ def both(folder: Path) -> Iterator[tuple[Way, Way]]:
     mine, other = (start_archive(folder / name) for name in ("ours", "baseline"))
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=mine.port))
-    pipeline = make_pipeline(load(None), ignore_age=True)
-    classifier = pipeline.classifier
-    label = classifier.card.classes.index(FRACTURE)
-    baseline = Baseline(classifier.network, classifier.card, label)
-    for each in classifier.network.features.parameters():
-        each.requires_grad_(requires_grad=True)
+    baseline = straightforward(Classifier.load(None, "cpu"))
     with Node(load(config), config) as node, baseline.serving(other.port) as port:
         yield (
             Way("ours", address("FRACTURE_AI", node.receiver_port), mine),
             Way("baseline", address("BASELINE", port), other),
         )
-    pipeline.child.close()
     for each in (mine, other):
         each.stop()
 

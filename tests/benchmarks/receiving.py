@@ -37,7 +37,7 @@ ASSOCIATIONS = 1, 4, 16, 64
 PAIRS = 5
 SETTLED_S = 1.0  # from the first sign of life until a receiver listens
 # Instances a run, by the side of the image: of 12.5 MB and of 0.5 MB.
-SIZES = {2500: 64, 500: 512}
+SIZES = {2500: 64, 500: 128}
 TITLE = "FRACTURE_AI"
 SETTINGS = """
 [receiver]
