@@ -12,7 +12,13 @@ from api.people import Tell, audited
 from config.settings import Settings
 from dicom_node.audit.trail import auditing
 from dicom_node.database import migrate, open_engine, writing_or_exit
-from dicom_node.process import begin_role, load_or_exit, role_parser, settled_or_exit
+from dicom_node.process import (
+    allow_many_threads,
+    begin_role,
+    load_or_exit,
+    role_parser,
+    settled_or_exit,
+)
 
 DRAIN_S = 30
 """How long running requests may take to finish after SIGTERM."""
@@ -25,6 +31,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_or_exit(given.config)
     stop = begin_role("api", given.supervisor, settings.log.format)
+    allow_many_threads()
     settled_or_exit(settings.api)
     # One team of threads a process: busy-waiting, two of them slow each other down.
     torch.set_num_threads(1)

@@ -27,7 +27,12 @@ from dicom_node.heartbeat import beating
 from dicom_node.journal import Journal
 from dicom_node.machine import machine_name, run_folder
 from dicom_node.pipeline import make_pipeline
-from dicom_node.process import begin_role, load_or_exit, role_parser
+from dicom_node.process import (
+    allow_many_threads,
+    begin_role,
+    load_or_exit,
+    role_parser,
+)
 from dicom_node.spool import Spool
 from dicom_node.sweep import (
     catch_up_with_the_clock,
@@ -61,6 +66,7 @@ def main() -> None:
     given = parser.parse_args()
     settings = load_or_exit(given.config)
     stop = begin_role(f"worker-{given.slot}", given.supervisor, settings.log.format)
+    allow_many_threads()
     if given.supervisor is None:
         record(settings, f"worker-{given.slot}", started(settings))
     with _slot(run_folder(settings.storage), given.slot):

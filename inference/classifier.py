@@ -64,6 +64,9 @@ class Classifier:
     def of(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
         """Make a classifier of a card and the bytes of a weights file."""
         where = _device(device)
+        if where.type == "cuda":
+            # Ten bits of a product's digits are too few for the answers of a CPU.
+            torch.backends.cudnn.allow_tf32 = False
         network = load_network(content, card).to(where)
         identity = ModelIdentity(card.name, card.version, digest(content))
         return cls(network, card, identity, where)

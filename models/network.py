@@ -1,4 +1,4 @@
-"""A torchvision ResNet in two halves, its weights loaded safely.
+"""A ResNet in two halves, its weights loaded safely.
 
 The halves make Grad-CAM an ordinary expression: what the first half returns is what
 the map is made of, and no hook has to reach into a network that threads share.
@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
-from torchvision.models import ResNet, resnet18, resnet34, resnet50
-from torchvision.models.resnet import BasicBlock
 
 from models.card import ModelCard, ModelError
 from models.folding import folded
+from models.resnet import BasicBlock, ResNet, resnet18, resnet34, resnet50
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +25,15 @@ WIDTH = 256
 """Channels of the third stage of a ResNet18, and of the fourth of a fine one."""
 
 
-def resnet18_fine(weights: None, num_classes: int) -> ResNet:
+def resnet18_fine(classes: int) -> ResNet:
     """A ResNet18 whose last stage keeps the grid of the third, 14 x 14 for 224.
 
     Half the width and four times the cells: a fracture is smaller than a cell of the
     usual 7 x 7.
     """
-    network = resnet18(weights=weights, num_classes=num_classes)
+    network = resnet18(classes)
     network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH), BasicBlock(WIDTH, WIDTH))
-    network.fc = nn.Linear(WIDTH, num_classes)
+    network.fc = nn.Linear(WIDTH, classes)
     return network
 
 
@@ -166,7 +165,7 @@ def load_network(content: bytes, card: ModelCard) -> Network:
 
 def build_network(card: ModelCard) -> ResNet:
     """Make the card's architecture with random weights; nothing is downloaded."""
-    return BUILDERS[card.architecture](weights=None, num_classes=len(card.classes))
+    return BUILDERS[card.architecture](len(card.classes))
 
 
 def halves(network: ResNet, card: ModelCard) -> Network:

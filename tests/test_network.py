@@ -1,16 +1,19 @@
 """Weights: loaded when they are those of the card, refused in words otherwise."""
 
 import io
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
+from torchvision import models as torchvision_models
 
 from inference.training import draft
 from models.card import ModelCard, ModelError
 from models.network import build_network, digest, load_network
+from models.resnet import ResNet
 
 DRAFT = replace(
     draft.DRAFT, architecture="resnet18", pooling="average", quarter_turns=False
@@ -62,6 +65,32 @@ def test_the_two_halves_answer_as_the_whole_network(architecture: str) -> None:
     with torch.inference_mode():
         answer = network.head(network.features(IMAGE))
         torch.testing.assert_close(answer, whole(IMAGE), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
+def test_an_architecture_is_that_of_torchvision(architecture: str) -> None:
+    ours = random_network(replace(DRAFT, architecture=architecture))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        theirs = getattr(torchvision_models, architecture)(weights=None, num_classes=2)
+    for name, begun in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], begun, rtol=0, atol=0)
+    used(ours)
+    theirs.load_state_dict(ours.state_dict())
+
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(IMAGE), theirs.eval()(IMAGE), rtol=0, atol=0)
+
+
+def test_to_answer_no_torchvision_is_imported() -> None:
+    """It costs 190 MB and a second in each process."""
+    roles = "import sys, api.__main__, dicom_node.worker"
+    asked = f"{roles}; print('torchvision' in sys.modules)"
+    ended = subprocess.run(
+        [sys.executable, "-c", asked], capture_output=True, text=True, check=True
+    )
+
+    assert ended.stdout == "False\n"
 
 
 def test_from_four_sides_a_turned_film_is_the_same_film() -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.models import ResNet
 
 from inference.preprocess import normalized
 from inference.training.atlas import Sample
@@ -29,6 +28,7 @@ from inference.training.recipe import Recipe
 from inference.training.start import read_start
 from models.card import ModelError
 from models.network import COUNTER, build_network
+from models.resnet import BasicBlock, ResNet
 
 GRID = 14
 """Cells to a side of the network's map."""
@@ -66,7 +66,8 @@ class Fitting:
         self.recipe, self.parts, self.seed, self.device = recipe, parts, seed, device
         self.done = 0
         given = {} if start is None else read_start(start)
-        self._new = _new(given, seed).to(device, memory_format=torch.channels_last)
+        new = _new(given, seed).to(device)
+        self._new = new.to(memory_format=torch.channels_last)
         self._frozen, _, _ = thirds(self._new)
         self._teachers: dict[int | None, ResNet] = {}
         self._learners = self._newborn()
@@ -178,6 +179,7 @@ def _new(given: Mapping[str, Tensor], seed: int) -> ResNet:
         torch.manual_seed(seed)
         network = build_network(DRAFT).eval()
     for block in network.layer4:
+        assert isinstance(block, BasicBlock)  # noqa: S101 - narrows the type
         nn.init.zeros_(block.bn2.weight)  # it begins as if it were not there
     # The score of "No Fracture" stays 0: the fracture's alone says everything.
     nn.init.zeros_(network.fc.weight)

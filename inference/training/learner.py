@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torchvision.models import ResNet
 
 from inference.training.dataset import PAIR, Example
 from inference.training.draft import DRAFT
 from inference.training.recipe import Recipe
 from models.card import FRACTURE
 from models.network import Head, pooled
+from models.resnet import ResNet
 
 FROZEN = 4
 """Modules to the end of the stem, which stay as they came."""

@@ -12,7 +12,6 @@ from itertools import chain
 from pathlib import Path
 
 import torch
-from torchvision.models import ResNet
 
 from inference.classifier import Classifier, record
 from inference.familiarity import Familiarity
@@ -29,6 +28,7 @@ from inference.training.report import write_figures
 from inference.training.statistics import RESAMPLED
 from models.card import FRACTURE, ModelCard, card_text
 from models.network import STATISTICS, digest, halves
+from models.resnet import ResNet
 
 Progress = Callable[[str, int, int, str], None]
 """Told what is under way, steps done, steps in all, and how it goes."""

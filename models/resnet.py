@@ -1,0 +1,136 @@
+"""The ResNets of torchvision, layer by layer and name by name, without torchvision.
+
+To import it costs 190 MB and a second in each process, for its detectors and compilers,
+of which nothing is needed to answer. A test holds these to be the same networks.
+
+Source:
+    He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; with the
+    stride of a bottleneck in its second convolution, as torchvision has it.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+WIDTHS = 64, 128, 256, 512
+"""Channels of the four stages, before a block's expansion."""
+
+
+def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2d:
+    """A square convolution that keeps the size, but for its stride."""
+    return nn.Conv2d(before, after, side, stride, side // 2, bias=False)
+
+
+def shortcut(before: int, after: int, stride: int) -> nn.Module | None:
+    """What brings a block's input to the shape of its output; None: nothing has to."""
+    if stride == 1 and before == after:
+        return None
+    return nn.Sequential(convolution(before, after, 1, stride), nn.BatchNorm2d(after))
+
+
+class BasicBlock(nn.Module):
+    """Two convolutions, and a way around them."""
+
+    expansion = 1
+
+    def __init__(self, before: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        self.conv1 = convolution(before, width, 3, stride)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = convolution(width, width, 3)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.downsample = shortcut(before, width, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, before, h, w) to (N, width, h / stride, w / stride)."""
+        around = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        result: Tensor = self.relu(x + around)
+        return result
+
+
+class Bottleneck(nn.Module):
+    """A convolution of fewer channels between two that shrink and widen."""
+
+    expansion = 4
+
+    def __init__(self, before: int, width: int, stride: int = 1) -> None:
+        super().__init__()
+        after = width * self.expansion
+        self.conv1 = convolution(before, width, 1)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = convolution(width, width, 3, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = convolution(width, after, 1)
+        self.bn3 = nn.BatchNorm2d(after)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = shortcut(before, after, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, before, h, w) to (N, 4 * width, h / stride, w / stride)."""
+        around = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        result: Tensor = self.relu(x + around)
+        return result
+
+
+Block = type[BasicBlock] | type[Bottleneck]
+
+
+def stage(
+    block: Block, before: int, width: int, depth: int, stride: int
+) -> nn.Sequential:
+    """Blocks one after the other, the first of which changes shape."""
+    after = width * block.expansion
+    others = [block(after, width) for _ in range(depth - 1)]
+    return nn.Sequential(block(before, width, stride), *others)
+
+
+class ResNet(nn.Module):
+    """Four stages of blocks, a pooling and a linear layer."""
+
+    def __init__(self, block: Block, depths: Sequence[int], classes: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        first, second, third, fourth = (width * block.expansion for width in WIDTHS)
+        self.layer1 = stage(block, 64, WIDTHS[0], depths[0], 1)
+        self.layer2 = stage(block, first, WIDTHS[1], depths[1], 2)
+        self.layer3 = stage(block, second, WIDTHS[2], depths[2], 2)
+        self.layer4 = stage(block, third, WIDTHS[3], depths[3], 2)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(fourth, classes)
+        for each in self.modules():
+            if isinstance(each, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    each.weight, mode="fan_out", nonlinearity="relu"
+                )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, S, S) to (N, classes)."""
+        *convolutions, pool, linear = self.children()
+        for each in convolutions:
+            image = each(image)
+        logits: Tensor = linear(pool(image).flatten(1))
+        return logits
+
+
+def resnet18(classes: int) -> ResNet:
+    """ResNet18."""
+    return ResNet(BasicBlock, (2, 2, 2, 2), classes)
+
+
+def resnet34(classes: int) -> ResNet:
+    """ResNet34."""
+    return ResNet(BasicBlock, (3, 4, 6, 3), classes)
+
+
+def resnet50(classes: int) -> ResNet:
+    """ResNet50."""
+    return ResNet(Bottleneck, (3, 4, 6, 3), classes)
