@@ -107,7 +107,9 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(fourth, classes)
         for each in self.modules():
-            if isinstance(each, nn.Conv2d):
+            # On the meta device there is nothing to draw, and torch imports a compiler
+            # to draw it.
+            if isinstance(each, nn.Conv2d) and not each.weight.is_meta:
                 nn.init.kaiming_normal_(
                     each.weight, mode="fan_out", nonlinearity="relu"
                 )
