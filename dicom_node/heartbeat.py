@@ -64,6 +64,9 @@ def beating(
                 sign.give()
             except DoubleError:
                 on_double()
+            except Exception:
+                # Who is silent is taken for dead, whatever silenced it.
+                logger.exception("Cannot give a sign of life")
 
     sign.give()
     thread = threading.Thread(target=keep_beating, name="heartbeat")

@@ -38,7 +38,7 @@ def take_over(engine: sa.Engine, name: str) -> int:
         if alive.get(name, 0.0) < DEAD_AFTER_S or not _one_at_a_time(connection):
             return 0
         left = [each for each in _under_way() if each.executor_id not in alive]
-        for queue in (ANALYZE, DELIVER):
+        for queue in {each.name for each in left}:
             ids = [each.workflow_id for each in left if each.name == queue]
             DBOS.resume_workflows(ids, queue_name=queue)
     if left:
@@ -48,7 +48,9 @@ def take_over(engine: sa.Engine, name: str) -> int:
 
 
 def _under_way() -> list[WorkflowStatus]:
-    return DBOS.list_workflows(status="PENDING", load_input=False, load_output=False)
+    return DBOS.list_workflows(
+        status="PENDING", name=[ANALYZE, DELIVER], load_input=False, load_output=False
+    )
 
 
 def _one_at_a_time(connection: sa.Connection) -> bool:

@@ -159,7 +159,7 @@ def test_the_balancer_is_what_orthanc_and_modalities_call(
     compose: dict[str, Any], peer: Callable[[str], str]
 ) -> None:
     balancer, port = compose["balancer"], DEFAULTS.receiver.port
-    file = ROOT / "config" / "haproxy.cfg"
+    file = ROOT / "docs" / "haproxy.cfg"
     words = file.read_text()
 
     assert balancer["networks"]["default"]["aliases"] == ["node"]
