@@ -12,6 +12,8 @@ from config.settings import StorageSettings
 from dicom_node.bells import Bell, hang, heard, ring
 from dicom_node.database import migrate, open_engine
 from dicom_node.journal import Journal
+from dicom_node.receiver import _recorder
+from dicom_node.spool import Spool
 from dicom_node.work import ANALYZE
 from tests.journals import Receive
 
@@ -75,6 +77,20 @@ def test_who_was_killed_is_rung_in_vain_until_it_is_back(tmp_path: Path) -> None
     with heard(tmp_path, "worker-0", bell):
         thread = waiting(bell)
         ring(tmp_path)
+        thread.join(30)
+
+    assert not thread.is_alive()
+
+
+def test_a_receiver_rings_for_what_it_has_recorded(
+    journal: Journal, receive: Receive, tmp_path: Path
+) -> None:
+    spool = Spool(StorageSettings(directory=tmp_path, database="", min_free_mb=0))
+    spool.run.mkdir()
+    bell = Bell()
+    with heard(spool.run, "worker-0", bell):
+        thread = waiting(bell)
+        _recorder(journal, spool)(receive())
         thread.join(30)
 
     assert not thread.is_alive()

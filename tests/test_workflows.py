@@ -40,7 +40,7 @@ from dicom_node.results.objects import ResultObject
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
 from dicom_node.tally import read
-from dicom_node.workflows import MOST_ATTEMPTS, Work
+from dicom_node.workflows import MOST_ATTEMPTS, Work, _is_there
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.phantom import draw_phantom
 
@@ -345,6 +345,29 @@ def test_an_instance_whose_file_is_gone_fails_in_words(
     row = row_of(work, received)
     assert row.state == InstanceState.FAILED
     assert row.reason.startswith("Its file is gone from the disk; send")
+
+
+def test_of_a_spool_that_is_away_nobody_says_that_a_file_is_gone(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "spool").mkdir()
+    path = tmp_path / "spool" / "a.dcm"
+    assert not _is_there(path)
+
+    (tmp_path / "spool").rmdir()
+
+    with pytest.raises(OSError, match="is it mounted"):
+        _is_there(path)
+
+
+def test_who_delivers_is_told_of_an_answer(
+    work: Work, received: ReceivedInstance
+) -> None:
+    told: list[str] = []
+
+    replace(work, on_delivery=lambda: told.append("look")).analyze(received.id, 1)
+
+    assert told == ["look"]
 
 
 def test_the_same_picture_sent_again_has_the_results_delivered_again(
