@@ -42,6 +42,8 @@ audit: $(INSTALLED)
 bench: $(INSTALLED)
 	$(BIN)/python -P tests/benchmarks/figures.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/compare.py
+	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/receiving.py
+	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/load.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/viewer.py
 
 # Images a second with 1 to 8 workers on one PostgreSQL, analyses being a sleep.
