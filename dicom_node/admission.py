@@ -66,7 +66,7 @@ class Admission:
             folder: Where the files of the places lie; the same for all processes.
         """
         self._settings = settings
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
         self._door = folder / "door.lock"
         self._places = [
             folder / f"{number:03}.lock" for number in range(settings.max_associations)
@@ -103,6 +103,8 @@ class Admission:
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         """Keep other threads and processes from deciding meanwhile."""
+        # It may lie among temporary files, which are cleaned up once they are old.
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(self._door, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)

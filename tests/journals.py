@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import sqlalchemy as sa
+from dbos import DBOSConfig, DBOSPortableJSONSerializer
 
 from config.destinations import DicomDestination
 from dicom_node.analyses import Answer
@@ -12,6 +13,7 @@ from dicom_node.drawing import Drawing
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.work import APPLICATION, VERSION
 from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
 
 STORED = Outcome(Verdict.STORED, 0x0000, "")
@@ -68,3 +70,15 @@ def state_of(journal: Journal, instance: ReceivedInstance) -> str:
     row = journal.load(instance.id)
     assert row is not None
     return str(row.state)
+
+
+def looked_after(url: str) -> DBOSConfig:
+    """Have DBOS look after the work of a database, as a worker does."""
+    return DBOSConfig(
+        name=APPLICATION,
+        system_database_url=url,
+        application_version=VERSION,
+        serializer=DBOSPortableJSONSerializer(),
+        run_migrations=False,
+        log_level="CRITICAL",
+    )

@@ -1,6 +1,7 @@
 """Who may associate, and how many at once over all processes."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -93,6 +94,19 @@ def test_a_place_that_is_given_back_is_free_again(tmp_path: Path) -> None:
     assert isinstance(first, Place)
     first.give_back()
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+
+
+def test_files_of_places_that_were_cleaned_up_are_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "associations"
+    rules = admission(folder, max_associations=1)
+    first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+    assert isinstance(first, Place)
+    first.give_back()
+
+    shutil.rmtree(tmp_path / "run")
+
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert rules.admit("B", "FRACTURE_AI", "192.0.2.2") is LIMIT_EXCEEDED
 
 
 def test_unknown_callers_take_no_place(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, _queue
+from dbos import DBOS, _queue
 
 from config.settings import StorageSettings
 from dicom_node.bells import Bell, hang, heard, ring
@@ -15,7 +15,7 @@ from dicom_node.journal import Journal
 from dicom_node.receiver import _recorder
 from dicom_node.spool import Spool
 from dicom_node.work import ANALYZE
-from tests.journals import Receive
+from tests.journals import Receive, looked_after
 
 LONG_S = 600.0
 
@@ -112,15 +112,7 @@ def test_dbos_hears_the_bell_of_its_queue(
 ) -> None:
     begun = threading.Event()
     bell = hang(ANALYZE)
-    config = DBOSConfig(
-        name="fracture-node",
-        system_database_url=f"sqlite:///{tmp_path / 'node.sqlite'}",
-        application_version="1",
-        serializer=DBOSPortableJSONSerializer(),
-        run_migrations=False,
-        log_level="CRITICAL",
-    )
-    DBOS(config=config)
+    DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
     @DBOS.workflow(name=ANALYZE)
     def analyze(_instance_id: str, _run: int) -> None:

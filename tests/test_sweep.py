@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from dbos import DBOS
 from pydicom.uid import DigitalXRayImageStorageForProcessing
 
 from config.destinations import DicomDestination
@@ -21,6 +21,7 @@ from dicom_node.journal import TWIN_WAIT_S, Journal
 from dicom_node.sweep import catch_up_with_the_clock, sweep_ended, sweep_work
 from dicom_node.tables import InstanceState
 from inference.finding import Finding, ModelIdentity, OperatingPoint
+from tests.journals import looked_after
 
 MODEL = ModelIdentity("test", "1", "0" * 64)
 SALIENCY = np.zeros((7, 7), np.float32)
@@ -41,16 +42,7 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
     pacs = DicomDestination(
         name="pacs", type="dicom", ae_title="X", host="localhost", port=104
     )
-    DBOS(
-        config=DBOSConfig(
-            name="fracture-node",
-            system_database_url=storage.database_url,
-            application_version="1",
-            serializer=DBOSPortableJSONSerializer(),
-            run_migrations=False,
-            log_level="CRITICAL",
-        )
-    )
+    DBOS(config=looked_after(storage.database_url))
     DBOS.launch()
     yield Journal(engine, tmp_path, [pacs])
     with engine.begin() as connection:

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import pytest
 import sqlalchemy as sa
-from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from dbos import DBOS
 
 from config.settings import StorageSettings
 from dicom_node.heartbeat import DEAD_AFTER_S
 from dicom_node.journal import Journal
 from dicom_node.tables import heartbeat
 from dicom_node.takeover import TAKING_OVER, take_over
-from tests.journals import Receive, work_item
+from tests.journals import Receive, looked_after, work_item
 
 ME, OTHER = "here:0", "there:0"
 on_postgresql = pytest.mark.parametrize(
@@ -22,16 +22,7 @@ on_postgresql = pytest.mark.parametrize(
 @pytest.fixture
 def engine(migrated: StorageSettings, engine: sa.Engine) -> Iterator[sa.Engine]:
     """A database whose work DBOS looks after, but does not run."""
-    DBOS(
-        config=DBOSConfig(
-            name="fracture-node",
-            system_database_url=migrated.database_url,
-            application_version="1",
-            serializer=DBOSPortableJSONSerializer(),
-            run_migrations=False,
-            log_level="CRITICAL",
-        )
-    )
+    DBOS(config=looked_after(migrated.database_url))
     DBOS.launch()
     yield engine
     with engine.begin() as connection:
