@@ -22,7 +22,7 @@ LONG_S = 600.0
 
 def waiting(bell: Bell) -> threading.Thread:
     """Wait for a bell in a thread."""
-    thread = threading.Thread(target=bell.wait, args=(LONG_S,))
+    thread = threading.Thread(target=bell.wait, args=(LONG_S,), daemon=True)
     thread.start()
     return thread
 
