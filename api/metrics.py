@@ -30,10 +30,10 @@ from api.problems import STRANGER
 from api.visit import Viewer
 from config.settings import Settings
 from dicom_node import backlog
-from dicom_node.admission import held_places, places_folder
 from dicom_node.backlog import Waiting
 from dicom_node.database import open_engine, reading
 from dicom_node.machine import run_folder
+from dicom_node.places import held_places, places_folder
 from dicom_node.spool import MB
 from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.tally import FAMILIES, INFINITE, Family, Tally, read
@@ -104,10 +104,11 @@ class NodeCollector(Collector):
             "With less free disk, instances are refused (min_free_mb).",
             storage.min_free_mb * MB,
         )
-        held = held_places(places_folder(run_folder(storage)))
-        if held is not None:
-            words = "Associations open at receivers of this machine."
-            yield _gauge("associations_active", words, held)
+        yield _gauge(
+            "associations_active",
+            "Associations open at receivers of this machine.",
+            held_places(places_folder(run_folder(storage))),
+        )
         yield _gauge(
             "associations_limit",
             "How many there may be at once (max_associations).",

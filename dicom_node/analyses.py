@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from pydicom.uid import DigitalXRayImageStorageForPresentation
 
-from dicom_node.database import reading
+from dicom_node.database import reading, writing
 from dicom_node.deliveries import Deliveries, StoredResult
 from dicom_node.drawing import Drawing
 from dicom_node.errors import SamePictureError
@@ -88,7 +88,7 @@ class Analyses:
             The instance's row, this attempt counted; None for stale work.
         """
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             row = connection.execute(count.returning(instance)).one_or_none()
             if row is None:
                 return None
@@ -103,7 +103,7 @@ class Analyses:
         """Note that the decoder died on the instance; how often it has in this run."""
         deaths = instance.c.child_deaths
         count = _open_run(instance_id, run).values(child_deaths=deaths + 1)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             note(connection, instance_id, "decoder died", reason)
             write(connection, one(DECODER_DIED))
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
@@ -117,7 +117,7 @@ class Analyses:
             analyzed_at=time.time(),
             same_picture_as=conclusion.same_picture_as,
         )
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             if not connection.execute(end).rowcount:
                 return
             note(connection, instance_id, state, reason)
@@ -139,7 +139,7 @@ class Analyses:
         """
         end = _open_run(instance_id, run).values(**_kept(answer))
         digests = answer.picture_digest, answer.identity_digest
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             if run == 1:
                 # Of two that are answered at the same moment, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)

@@ -13,7 +13,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 
 from config.settings import StorageSettings
-from dicom_node.database import reading
+from dicom_node.database import reading, writing
 from dicom_node.spool import make_names_durable
 from dicom_node.tables import storage as known
 
@@ -62,7 +62,7 @@ def check_belonging(engine: sa.Engine, storage: StorageSettings) -> None:
 
 def _begin(engine: sa.Engine, directory: Path) -> str:
     """Have directory and database know each other; of two that begin, one waits."""
-    with engine.begin() as connection:
+    with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("LOCK TABLE storage IN EXCLUSIVE MODE")
         expected = connection.execute(sa.select(known.c.id)).scalar()

@@ -17,6 +17,7 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Destination
 from dicom_node.commitment_report import NOT_COMMITTED, Remedy, Report, remedy_of
+from dicom_node.database import writing
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.settlement import (
@@ -83,7 +84,7 @@ class Commitments:
             no report came for too long, or the setting was turned off meanwhile, with
             which what is stored is delivered.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             row = under_way(connection, instance_id, destination.name, run)
             references = () if row is None else _waiting(connection, row)
@@ -107,7 +108,7 @@ class Commitments:
 
         Stale work changes nothing: the report was faster.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             row = under_way(connection, instance_id, destination.name, run)
             if row is None:
@@ -135,7 +136,7 @@ class Commitments:
         ended: tuple[str, str] | None = None
         mine = commitment.c.transaction_uid == report.transaction_uid
         close = commitment.update().where(mine, commitment.c.closed_at.is_(None))
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             query = commitment.select().where(mine)
             asked = connection.execute(query).one_or_none()
             if asked is None:

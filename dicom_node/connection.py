@@ -36,8 +36,10 @@ MAXIMUM_PDU = 131_072
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
 LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
-# PS3.8 9.2.1: ready for data transfer, and aborted, until the peer hangs up.
-OPEN, ABORTED = "Sta6", "Sta13"
+# PS3.8 9.2.1: our answer to the request for an association, data or our answer to that
+# for its end are awaited; whichever comes, rings.
+WAITING = {"Sta3", "Sta6", "Sta8"}
+ABORTED = "Sta13"  # until the peer hangs up
 # PS3.8 9.2.2: what we would have done, from a request for an association to an abort.
 OURS = {"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"}
 
@@ -58,15 +60,15 @@ class _Socket(AssociationSocket):
     def ready(self) -> bool:
         """Whether there is something to read, be it the end of the connection.
 
-        On an open association this waits for it, or for something to send.
+        Where nothing else can happen this waits for it, or for something to send.
         """
         if self.socket is None:
             return False
         line = self._connection if isinstance(self._connection, Line) else None
         if self._ahead or (line and line.pending()):
             return True
-        is_open = self.assoc.dul.state_machine.current_state == OPEN
-        rings = self._doorbell.wait(LOOK_AROUND_S * is_open)
+        waits = self.assoc.dul.state_machine.current_state in WAITING
+        rings = self._doorbell.wait(LOOK_AROUND_S * waits)
         return rings and (line is None or line.has_data())
 
     def recv(self, nr_bytes: int) -> bytearray:

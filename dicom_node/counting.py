@@ -12,6 +12,7 @@ from typing import Self
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.database import writing
 from dicom_node.tally import Tally, summed, write
 
 FLUSH_EVERY_S = 5.0
@@ -56,7 +57,7 @@ class Counting:
         if not counted:
             return
         try:
-            with self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 write(connection, *counted)
         except SQLAlchemyError:
             with self._lock:

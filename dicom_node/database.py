@@ -7,6 +7,7 @@ short: a receiver that gets no transaction in 3 s answers 0xA700 instead of hang
 
 import logging
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -30,6 +31,7 @@ ALIVE = MappingProxyType(
     {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
 )
 NONE: Mapping[str, int] = MappingProxyType({})
+_turn = threading.Lock()
 MIGRATING = 0x46524143  # an advisory lock's number, ours alone
 # The oldest schema whose release can work beside this one, on this one's schema.
 WORKS_FROM = 10
@@ -104,6 +106,27 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Open a transaction that only reads, and so never waits for a writer."""
     with engine.connect() as connection:
         yield connection.execution_options(reads_only=True)
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Open a transaction that writes, and commit it at the end.
+
+    SQLite has one writer at a time, and whoever finds it busy sleep for up to 0.1 s.
+    Threads of one process rather wait for their turn, which comes at once.
+
+    Raises:
+        SQLAlchemyError: There was no turn in WAIT_S; and as ever.
+    """
+    alone = engine.dialect.name == "sqlite"
+    if alone and not _turn.acquire(timeout=WAIT_S):
+        raise sa.exc.TimeoutError("The database was busy")
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        if alone:
+            _turn.release()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI

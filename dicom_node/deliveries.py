@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.database import upsert
+from dicom_node.database import upsert, writing
 from dicom_node.events import note
 from dicom_node.recipients import drop_others, is_negative, recipients_of
 from dicom_node.results.forms import HEATMAP, NOTICE, forms
@@ -135,7 +135,7 @@ class Deliveries:
         Returns:
             False where there is nothing to send, yet or any more.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             results = _results(connection, instance_id)
             if not results or not keeps_files(connection, instance_id):
@@ -158,7 +158,7 @@ class Deliveries:
         Returns:
             False where the results were removed, their time being over.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             if not keeps_files(connection, instance_id):
                 return False
@@ -188,7 +188,7 @@ class Deliveries:
             delivery.c.state.in_(UNDER_WAY),
         )
         count = delivery.update().where(mine)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             if self._is_paused(connection, destination):
                 connection.execute(count.values(state=DeliveryState.PAUSED))
                 return None
@@ -200,7 +200,7 @@ class Deliveries:
     def pause(self, destination: str) -> None:
         """Hold back a destination's deliveries; those under way still finish."""
         values = {"name": destination, "at": time.time()}
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             upsert(connection, paused_destination, values, {"at": values["at"]})
             note(connection, None, "paused", destination)
 
@@ -211,7 +211,7 @@ class Deliveries:
             delivery.c.state == DeliveryState.PAUSED,
         )
         held = held.order_by(delivery.c.instance_id)  # two who lock never cross
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             named = paused_destination.c.name == destination
             connection.execute(paused_destination.delete().where(named))
             note(connection, None, "resumed", destination)

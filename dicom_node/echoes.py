@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.database import reading
+from dicom_node.database import reading, writing
 from dicom_node.delivering import signs_of_life
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.tables import echo
@@ -34,7 +34,7 @@ def ask(
     comment = "; ".join(f"{name}: {outcome.comment}" for name, outcome in dead.items())
     values = {"destination": destination.name, "at": began, "who": who}
     values |= {"seconds": max(time.time() - began, 0.0), "comment": comment}
-    with engine.begin() as connection:
+    with writing(engine) as connection:
         connection.execute(echo.insert().values(**values))
 
 

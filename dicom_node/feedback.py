@@ -8,7 +8,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.database import reading, upsert
+from dicom_node.database import reading, upsert, writing
 from dicom_node.tables import feedback, instance
 
 
@@ -83,7 +83,7 @@ class Feedback:
             instance.c.id == instance_id, instance.c.probability.is_not(None)
         )
         column, row = place or (None, None)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             run = connection.execute(answered).scalar_one_or_none()
             if run is None:
                 return False
@@ -96,7 +96,7 @@ class Feedback:
     def withdraw(self, instance_id: str, who: str) -> None:
         """Forget what a reader said."""
         theirs = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == who)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             connection.execute(feedback.delete().where(theirs))
 
     def of(self, instance_id: str) -> list[Opinion]:

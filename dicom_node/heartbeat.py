@@ -15,7 +15,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.database import reading, upsert
+from dicom_node.database import reading, upsert, writing
 from dicom_node.tables import heartbeat
 
 logger = logging.getLogger(__name__)
@@ -116,14 +116,14 @@ class _Sign:
         Raises:
             DoubleError: Somebody else has given one in the same name since our last.
         """
-        with suppress(SQLAlchemyError), self._engine.begin() as connection:
+        with suppress(SQLAlchemyError), writing(self._engine) as connection:
             self._renew(connection)
             self._given = True
 
     def take_back(self) -> None:
         """Leave none behind, if the database lets us."""
         mine = heartbeat.delete().where(heartbeat.c.process == self._process)
-        with suppress(SQLAlchemyError), self._engine.begin() as connection:
+        with suppress(SQLAlchemyError), writing(self._engine) as connection:
             connection.execute(mine)
 
     def _renew(self, connection: sa.Connection) -> None:

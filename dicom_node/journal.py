@@ -18,7 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from config.destinations import Destination
 from dicom_node.analyses import Analyses
 from dicom_node.commitments import Commitments
-from dicom_node.database import reading
+from dicom_node.database import reading, writing
 from dicom_node.deliveries import Deliveries
 from dicom_node.events import note
 from dicom_node.instance import InstanceHeader, ReceivedInstance
@@ -82,7 +82,7 @@ class Journal:
         uid = received.header.sop_instance_uid
         same_uid = instance.select().where(instance.c.sop_instance_uid == uid)
         same_uid = same_uid.order_by(instance.c.id).with_for_update(key_share=True)
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             earlier = connection.execute(same_uid).all()
             for row in earlier:
                 if row.content_digest == received.content_digest:
@@ -143,7 +143,7 @@ class Journal:
             False where its file was removed, its time being over: it must be sent
             again.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             has_files = keeps_files(connection, instance_id)
             if has_files:
@@ -155,7 +155,7 @@ class Journal:
 
         Once only, whichever of its deliveries find that.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             query = sa.select(instance.c.state).where(instance.c.id == instance_id)
             if connection.execute(query).scalar_one() != InstanceState.RECEIVED:
@@ -164,12 +164,12 @@ class Journal:
 
     def note(self, instance_id: str | None, kind: str, detail: str) -> None:
         """Write an event that changes no state."""
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             note(connection, instance_id, kind, detail)
 
     def add_up(self) -> None:
         """Put few rows in the place of many that count the same things."""
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             add_up(connection)
 
     def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:

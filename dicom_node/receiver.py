@@ -17,13 +17,7 @@ from contextlib import suppress
 from pynetdicom import AE, _config, evt
 
 from config.settings import ReceiverSettings
-from dicom_node.admission import (
-    CONGESTED,
-    Admission,
-    Place,
-    Rejection,
-    places_folder,
-)
+from dicom_node.admission import CONGESTED, Admission, Rejection
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing
 from dicom_node.bells import ring
@@ -37,6 +31,7 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.leftovers import remove_unfinished
 from dicom_node.listener import DEADLINE_S, Caller, Listener, Listening
+from dicom_node.places import Place, places_folder
 from dicom_node.ports import add_options, listening
 from dicom_node.process import (
     allow_many_threads,

@@ -15,6 +15,7 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from config.settings import RetentionSettings
+from dicom_node.database import writing
 from dicom_node.tables import (
     DeliveryState,
     InstanceState,
@@ -67,7 +68,7 @@ def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo
     def repeated(batch: Callable[[sa.Connection], int]) -> int:
         done = 0
         while time.monotonic() < until:
-            with engine.begin() as connection:
+            with writing(engine) as connection:
                 count = batch(connection)
             done += count
             if count < BATCH:

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
+from dicom_node.database import writing
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.standing import lock_instance, settle_instance
@@ -64,7 +65,7 @@ class Settlement:
         Returns:
             Where the delivery stands now; None for stale work, which changes nothing.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             row = under_way(connection, instance_id, destination.name, run)
             if row is None:
@@ -84,7 +85,7 @@ class Settlement:
 
         Stale work changes nothing.
         """
-        with self._engine.begin() as connection:
+        with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             row = under_way(connection, instance_id, destination, run)
             if row is not None:

@@ -21,10 +21,10 @@ from dicom_node.admission import (
     CALLING_UNKNOWN,
     LIMIT_EXCEEDED,
     Admission,
-    Place,
     Rejection,
     open_to_anyone,
 )
+from dicom_node.places import Place
 from dicom_node.ports import open_ports
 from tests.certificates import Certificates
 

@@ -25,12 +25,13 @@ from api.health import Check, NotReadyError
 from api.metrics import NodeCollector, metrics_router
 from config.destinations import DicomDestination
 from config.settings import Settings, load
-from dicom_node.admission import Admission, Place, places_folder
+from dicom_node.admission import Admission
 from dicom_node.analyses import Conclusion
 from dicom_node.database import migrate, open_engine
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.machine import run_folder
+from dicom_node.places import Place, places_folder
 from dicom_node.tables import InstanceState, delivery
 from dicom_node.tally import (
     DELIVERED,

@@ -25,7 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from config.settings import Settings
 from dicom_node.audit.event import AuditEvent, What, disclosed, plain
 from dicom_node.audit.message import Source, message
-from dicom_node.database import open_engine
+from dicom_node.database import open_engine, writing
 from dicom_node.tables import audit
 
 logger = logging.getLogger(__name__)
@@ -188,7 +188,7 @@ class Trail:
         if not self._rows or time.monotonic() < self._not_before:
             return
         try:
-            with self._engine.begin() as connection:
+            with writing(self._engine) as connection:
                 rows = [_row(each, self._source) for each in self._rows]
                 connection.execute(audit.insert(), rows)
         except SQLAlchemyError:
