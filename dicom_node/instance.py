@@ -52,7 +52,7 @@ class ReceivedInstance:
         path: The Part 10 file in the spool: our File Meta Information, then the
             dataset byte for byte as it was sent.
         header: What the receiver read of it.
-        content_digest: SHA-256 of the dataset's bytes as sent, hexadecimal.
+        content_digest: BLAKE3 of the dataset's bytes as sent, hexadecimal.
         size: Bytes of the dataset as sent.
         calling_ae_title: The AE that sent it, stripped of padding.
         calling_address: Its network address.

@@ -1,10 +1,10 @@
 """A DICOM file that somebody names, made an instance as if it had been received."""
 
-import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
+from blake3 import blake3
 from pydicom import Dataset
 from pydicom.filewriter import dcmwrite
 
@@ -39,7 +39,7 @@ def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
         id=identity,
         path=path,
         header=header,
-        content_digest=hashlib.sha256(content).hexdigest(),
+        content_digest=blake3(content).hexdigest(),
         size=len(content),
         calling_ae_title="",
         calling_address="",

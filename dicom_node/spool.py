@@ -12,7 +12,6 @@ trusting the clock.
 
 import errno
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
@@ -21,6 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+
+from blake3 import blake3
 
 from config.settings import StorageSettings
 from dicom_node.errors import OutOfResourcesError
@@ -126,7 +127,7 @@ class Arrival:
         self.offset = len(preamble)
         self.size = 0
         self._spool = spool
-        self._digest = hashlib.sha256()
+        self._digest = blake3()
         self._kept = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with _refusing_when_disk_fails():
@@ -144,7 +145,7 @@ class Arrival:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the dataset's bytes so far, hexadecimal."""
+        """BLAKE3 of the dataset's bytes so far, hexadecimal."""
         return self._digest.hexdigest()
 
     @property

@@ -2,12 +2,12 @@
 
 import errno
 import fcntl
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from config.settings import StorageSettings
 from dicom_node import spool as module
@@ -45,7 +45,7 @@ def test_what_is_kept_is_the_preamble_and_then_the_bytes_as_they_came(
     assert arrival.path == spool.path(arrival.id)
     assert arrival.offset == len("preamble")
     assert arrival.size == len("dataset")
-    assert arrival.digest == hashlib.sha256(b"dataset").hexdigest()
+    assert arrival.digest == blake3(b"dataset").hexdigest()
     assert files(spool) == [".dcm"]
 
 

@@ -5,7 +5,7 @@
 CREATE TABLE instance (
     id TEXT PRIMARY KEY,                -- our UUID, which also names the file
     sop_instance_uid TEXT NOT NULL,
-    content_digest TEXT NOT NULL,       -- SHA-256 of the dataset as sent
+    content_digest TEXT NOT NULL,       -- BLAKE3 of the dataset as sent
     revision INTEGER NOT NULL,          -- 1, then 2 for other bytes under the same UID
     path TEXT NOT NULL,                 -- below the storage directory
     size BIGINT NOT NULL,
