@@ -226,7 +226,7 @@ def _keep(connection: sa.Connection, instance_id: str, drawing: Drawing | None) 
     connection.execute(drawn.delete().where(mine))
     if drawing is not None:
         values = {"instance_id": instance_id, **drawing.values()}
-        connection.execute(drawn.insert().values(**values))
+        connection.execute(drawn.insert(), values)
 
 
 def _revisions(instance_id: str) -> sa.Select[Any]:

@@ -228,7 +228,7 @@ def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
     uid = str(generate_uid(prefix=None))  # from a random UUID (PS3.5 B.2)
     key = {"instance_id": row.instance_id, "destination": row.destination}
     values = {**key, "transaction_uid": uid, "asked_at": time.time()}
-    connection.execute(commitment.insert().values(**values))
+    connection.execute(commitment.insert(), values)
     waits = delivery.update().where(of_delivery(delivery, *key.values()))
     connection.execute(waits.values(state=DeliveryState.COMMITTING))
     words = f"{row.destination}: transaction {uid}"

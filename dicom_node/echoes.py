@@ -35,7 +35,7 @@ def ask(
     values = {"destination": destination.name, "at": began, "who": who}
     values |= {"seconds": max(time.time() - began, 0.0), "comment": comment}
     with writing(engine) as connection:
-        connection.execute(echo.insert().values(**values))
+        connection.execute(echo.insert(), values)
 
 
 def asked(engine: sa.Engine, destination: str) -> Sequence[sa.Row[Any]]:

@@ -18,5 +18,6 @@ def note(
         kind: What happened, in a word or two.
         detail: More of it, in words; no patient data.
     """
-    values = {"instance_id": instance_id, "at": time.time()}
-    connection.execute(event.insert().values(**values, kind=kind, detail=detail))
+    what = {"kind": kind, "detail": detail}
+    values = {"instance_id": instance_id, "at": time.time(), **what}
+    connection.execute(event.insert(), values)

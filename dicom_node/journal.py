@@ -92,11 +92,9 @@ class Journal:
                     write(connection, one(REPEATED))
                     return adopted
             values = self._values(received, revision=len(earlier) + 1)
-            connection.execute(instance.insert().values(**values))
+            connection.execute(instance.insert(), values)
             whose = received.header.patient.values()
-            connection.execute(
-                patient.insert().values(instance_id=received.id, **whose)
-            )
+            connection.execute(patient.insert(), {"instance_id": received.id} | whose)
             said = f"from {received.calling_ae_title}, revision {values['revision']}"
             note(connection, received.id, "received", said)
             delay_s = _delay_s(received.header.sop_class_uid)

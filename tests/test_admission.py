@@ -24,7 +24,7 @@ from dicom_node.admission import (
     Rejection,
     open_to_anyone,
 )
-from dicom_node.places import Place
+from dicom_node.places import Place, held_places
 from dicom_node.ports import open_ports
 from tests.certificates import Certificates
 
@@ -192,10 +192,42 @@ def test_places_are_counted_over_processes_and_freed_when_one_is_killed(
     ours = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     with holding(tmp_path) as other:
         assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
+        assert held_places(tmp_path) == 2
         other.kill()
 
+    assert held_places(tmp_path) == 1
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
     assert isinstance(ours, Place)
+    assert len(list(tmp_path.glob("*.callers"))) == 1
+
+
+def test_who_serves_nobody_leaves_no_file(tmp_path: Path) -> None:
+    rules = admission(tmp_path)
+    places = [rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(2)]
+
+    for left in (1, 0):
+        place = places.pop()
+        assert isinstance(place, Place)
+        place.give_back()
+        assert held_places(tmp_path) == left
+
+    assert not list(tmp_path.glob("*.callers"))
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+
+
+def test_a_place_is_given_back_where_the_folder_is_gone(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    rules = admission(folder, max_associations=2)
+    first, _ = (rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(2))
+    shutil.rmtree(folder)
+
+    assert isinstance(first, Place)
+    first.give_back()
+
+    assert held_places(folder) == 0  # until the next to come writes what is true
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert held_places(folder) == 2
+    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
 
 
 def test_the_share_of_a_caller_is_counted_over_processes_and_freed_with_one(

@@ -14,9 +14,11 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
     generate_uid,
 )
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import Address, SenderDestination
 from config.settings import StorageSettings
+from dicom_node import database
 from dicom_node.analyses import Answer, Conclusion
 from dicom_node.database import (
     WORKS_FROM,
@@ -24,6 +26,7 @@ from dicom_node.database import (
     check_schema,
     migrate,
     open_engine,
+    writing,
 )
 from dicom_node.deliveries import StoredResult
 from dicom_node.drawing import drawing_in
@@ -794,6 +797,30 @@ def test_a_delivery_that_begins_while_its_destination_is_resumed_is_not_held_for
         at_once(partial(begin, one.id, "pacs", 1), partial(resume, "pacs"))
 
         assert any(begin(one.id, "pacs", run) for run in (1, 2))
+
+
+def test_who_writes_to_sqlite_waits_for_its_turn_and_does_not_sleep_at_a_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "WAIT_S", 0.05)
+    engine = open_engine(f"sqlite:///{tmp_path / 'journal.db'}")
+    begun: list[sa.Connection] = []
+    sa.event.listen(engine, "begin", begun.append)
+
+    def write() -> None:
+        with writing(engine):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, writing(engine):
+        with pytest.raises(SQLAlchemyError, match="busy"):
+            pool.submit(write).result()
+        assert len(begun) == 1
+    with pytest.raises(ZeroDivisionError), writing(engine):
+        _ = 1 / 0
+
+    write()
+    assert len(begun) == 3
+    engine.dispose()
 
 
 def test_processes_may_migrate_at_the_same_moment(

@@ -8,12 +8,15 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import psycopg
 import pytest
 
-from tests.chaos.night import Night
+from tests.chaos.line import Line
+from tests.chaos.machines import Machine
+from tests.chaos.night import DESTINATION, SETTINGS, Night
 
 SEEN: list[str] = []
 
@@ -53,6 +56,39 @@ def restart_postgresql(
         )
 
     return restart
+
+
+@pytest.fixture
+def build(
+    night: Night, postgresql: str, new_port: Callable[[], int]
+) -> Iterator[Callable[..., Machine]]:
+    """Makes a machine that reaches archives by name, over lines of its own."""
+    machines: list[Machine] = []
+    with psycopg.connect(postgresql, autocommit=True) as administration:
+        administration.execute("CREATE DATABASE machines")
+    server = Path(postgresql.partition("host=")[2]) / ".s.PGSQL.5432"
+
+    def make(name: str, archives: Mapping[str, int]) -> Machine:
+        targets: dict[str, int | Path] = {"database": server, **archives}
+        lines = {name: Line(target) for name, target in targets.items()}
+        machine = Machine(night, name, lines)
+        url = f"postgresql://postgres@127.0.0.1:{lines['database'].port}/machines"
+        storage = f'min_free_mb = 1\ndatabase = "{url}"'
+        sections = {"receiver": "processes = 1", "storage": storage, "worker": ""}
+        text = SETTINGS.format(port=new_port(), api_port=new_port(), **sections)
+        for each in archives:
+            text += DESTINATION.format(name=each, port=lines[each].port)
+        machine.config.write_text(text)
+        machines.append(machine)
+        return machine
+
+    yield make
+    for each in machines:
+        if each.process is not None:
+            each.process.kill()
+            each.process.wait()
+        for line in each.lines.values():
+            line.close()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

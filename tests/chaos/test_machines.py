@@ -1,39 +1,17 @@
-"""Several machines, one PostgreSQL, one spool that all see: none lost, none twice.
-
-Each machine is a process, or two, with a host name of its own, that reaches database
-and archives over lines of its own, which can be cut.
-"""
+"""Several machines, one PostgreSQL, one spool that all see: none lost, none twice."""
 
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-import psycopg
 import pytest
 
-from config.destinations import Address
 from dicom_node.archive import Archive
-from dicom_node.outcome import Verdict
-from dicom_node.sender import echo, send
-from tests.chaos.line import Line, State
-from tests.chaos.night import (
-    DESTINATION,
-    ORDINARY,
-    SETTINGS,
-    Night,
-    lost,
-    mixed,
-    side_by_side,
-    stamped,
-    studies_in,
-    twice,
-)
+from tests.chaos.machines import Machine, all_run, push
+from tests.chaos.night import Night, lost, mixed, side_by_side, studies_in, twice
 from tests.served import counts, wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.postgresql]
@@ -43,107 +21,6 @@ INSTANCES = 1000
 SENDERS = 2
 AWAY_S = 45.0
 TAKEN_OVER_IN_S = 30.0
-NAMED = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"')
-
-
-class Machine:
-    """One machine: what runs on it, and the lines that it has."""
-
-    def __init__(self, night: Night, name: str, lines: Mapping[str, Line]) -> None:
-        self.name = name
-        self.lines = lines
-        self.process: subprocess.Popen[bytes] | None = None
-        self.log = night.folder / f"{name}.log"
-        self.config = night.folder / f"{name}.toml"
-
-    def runs(self, module: str, *arguments: str) -> None:
-        """Start what it is for."""
-        command = [sys.executable, "-P", "-m", module, f"--config={self.config}"]
-        with self.log.open("a") as log:
-            self.process = subprocess.Popen(
-                [*NAMED, self.name, *ORDINARY, *command, *arguments], stderr=log
-            )
-
-    def signals(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def ends(self) -> int:
-        """Tell it to end; its exit status."""
-        assert self.process is not None
-        self.process.terminate()
-        return self.process.wait(60)
-
-    def is_cut_off(self) -> None:
-        for line in self.lines.values():
-            line.state = State.HANGS
-
-    def is_back(self) -> None:
-        for line in self.lines.values():
-            line.state = State.GOOD
-
-    def said(self, words: str) -> list[float]:
-        """When it said something that begins so, in seconds since 1970."""
-        lines = stamped(self.log.read_text())
-        return [at for at, _, said in lines if said.startswith(words)]
-
-
-@pytest.fixture
-def build(
-    night: Night, postgresql: str, new_port: Callable[[], int]
-) -> Iterator[Callable[..., Machine]]:
-    """Makes a machine that reaches archives by name, over lines of its own."""
-    machines: list[Machine] = []
-    with psycopg.connect(postgresql, autocommit=True) as administration:
-        administration.execute("CREATE DATABASE machines")
-    server = Path(postgresql.partition("host=")[2]) / ".s.PGSQL.5432"
-
-    def make(name: str, archives: Mapping[str, int]) -> Machine:
-        targets: dict[str, int | Path] = {"database": server, **archives}
-        lines = {name: Line(target) for name, target in targets.items()}
-        machine = Machine(night, name, lines)
-        url = f"postgresql://postgres@127.0.0.1:{lines['database'].port}/machines"
-        storage = f'min_free_mb = 1\ndatabase = "{url}"'
-        sections = {"receiver": "processes = 1", "storage": storage, "worker": ""}
-        text = SETTINGS.format(port=new_port(), api_port=new_port(), **sections)
-        for each in archives:
-            text += DESTINATION.format(name=each, port=lines[each].port)
-        machine.config.write_text(text)
-        machines.append(machine)
-        return machine
-
-    yield make
-    for each in machines:
-        if each.process is not None:
-            each.process.kill()
-            each.process.wait()
-        for line in each.lines.values():
-            line.close()
-
-
-def address(receiver: Machine) -> Address:
-    line = next(
-        each for each in receiver.config.read_text().splitlines() if "port =" in each
-    )
-    port = int(line.partition("=")[2])
-    return Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=port)
-
-
-def answers(receiver: Machine) -> bool:
-    outcome = echo(address(receiver), calling_ae_title="PROBE", timeout_s=5)
-    return outcome.verdict is Verdict.STORED
-
-
-def push(path: Path, receivers: list[Machine], choose: random.Random) -> None:
-    """Send one instance to either receiver, until one has acknowledged it."""
-    deadline = time.monotonic() + 120
-    while True:
-        where = address(choose.choice(receivers))
-        (outcome,) = send([path], where, calling_ae_title="SENDER", timeout_s=20)
-        if outcome.verdict is Verdict.STORED:
-            return
-        assert time.monotonic() < deadline, "it was never acknowledged"
-        time.sleep(0.2)  # a sender that is refused waits a little
 
 
 @dataclass
@@ -256,15 +133,3 @@ def test_machines_that_die_sleep_or_are_cut_off_lose_nothing_and_double_nothing(
     for each in (receivers[1], *workers[:2]):
         assert each.ends() == 0
         assert "Traceback" not in each.log.read_text()
-
-
-def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
-    """Start all roles on a new database, and wait until they are ready."""
-    migrate = (sys.executable, "-P", "-m", "dicom_node.commands.migrate")
-    subprocess.run([*migrate, f"--config={workers[0].config}"], check=True)
-    for each in receivers:
-        each.runs("dicom_node.receiver")
-    for each in workers:
-        each.runs("dicom_node.worker")
-    wait_for(lambda: all(map(answers, receivers)))
-    wait_for(lambda: all(each.said("Ready") for each in workers))

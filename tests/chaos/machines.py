@@ -1,0 +1,114 @@
+"""Machines that share one PostgreSQL and one spool.
+
+Each is a process, or two, with a host name of its own, that reaches database and
+archives over lines of its own, which can be cut.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from config.destinations import Address
+from dicom_node.outcome import Verdict
+from dicom_node.sender import echo, send
+from tests.chaos.line import Line, State
+from tests.chaos.night import ORDINARY, Night, stamped
+from tests.served import NOTHING, wait_for
+
+NAMED = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"')
+
+
+class Machine:
+    """One machine: what runs on it, and the lines that it has."""
+
+    def __init__(self, night: Night, name: str, lines: Mapping[str, Line]) -> None:
+        """Prepare it; nothing runs yet."""
+        self.name = name
+        self.lines = lines
+        self.process: subprocess.Popen[bytes] | None = None
+        self.log = night.folder / f"{name}.log"
+        self.config = night.folder / f"{name}.toml"
+
+    def runs(self, module: str, environment: Mapping[str, str] = NOTHING) -> None:
+        """Start what it is for."""
+        command = [sys.executable, "-P", "-m", module, f"--config={self.config}"]
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [*NAMED, self.name, *ORDINARY, *command],
+                env={**os.environ, **environment},
+                stderr=log,
+            )
+
+    def signals(self, number: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def ends(self) -> int:
+        """Tell it to end; its exit status."""
+        assert self.process is not None
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def is_cut_off(self) -> None:
+        for line in self.lines.values():
+            line.state = State.HANGS
+
+    def is_back(self) -> None:
+        for line in self.lines.values():
+            line.state = State.GOOD
+
+    def said(self, words: str) -> list[float]:
+        """When it said something that begins so, in seconds since 1970."""
+        lines = stamped(self.log.read_text())
+        return [at for at, _, said in lines if said.startswith(words)]
+
+
+def address(receiver: Machine) -> Address:
+    line = next(
+        each for each in receiver.config.read_text().splitlines() if "port =" in each
+    )
+    port = int(line.partition("=")[2])
+    return Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=port)
+
+
+def answers(receiver: Machine) -> bool:
+    outcome = echo(address(receiver), calling_ae_title="PROBE", timeout_s=5)
+    return outcome.verdict is Verdict.STORED
+
+
+def push(path: Path, receivers: list[Machine], choose: random.Random) -> None:
+    """Send one instance to either receiver, until one has acknowledged it."""
+    deadline = time.monotonic() + 120
+    while True:
+        where = address(choose.choice(receivers))
+        (outcome,) = send([path], where, calling_ae_title="SENDER", timeout_s=20)
+        if outcome.verdict is Verdict.STORED:
+            return
+        assert time.monotonic() < deadline, "it was never acknowledged"
+        time.sleep(0.2)  # a sender that is refused waits a little
+
+
+def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
+    """Start all roles on a new database, and wait until they are ready."""
+    migrate(workers[0])
+    for each in receivers:
+        each.runs("dicom_node.receiver")
+    for each in workers:
+        each.runs("dicom_node.worker")
+    wait_for(lambda: all(map(answers, receivers)))
+    wait_for(lambda: all(each.said("Ready") for each in workers))
+
+
+def migrate(machine: Machine, environment: Mapping[str, str] = NOTHING) -> None:
+    """Bring the database to the schema of a release."""
+    command = [sys.executable, "-P", "-m", "dicom_node.commands.migrate"]
+    subprocess.run(
+        [*command, f"--config={machine.config}"],
+        env={**os.environ, **environment},
+        check=True,
+    )
