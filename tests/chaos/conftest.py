@@ -65,6 +65,7 @@ def build(
     """Makes a machine that reaches archives by name, over lines of its own."""
     machines: list[Machine] = []
     with psycopg.connect(postgresql, autocommit=True) as administration:
+        administration.execute("DROP DATABASE IF EXISTS machines WITH (FORCE)")
         administration.execute("CREATE DATABASE machines")
     server = Path(postgresql.partition("host=")[2]) / ".s.PGSQL.5432"
 

@@ -48,6 +48,11 @@ class Machine:
         assert self.process is not None
         self.process.send_signal(number)
 
+    def dies(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
     def ends(self) -> int:
         """Tell it to end; its exit status."""
         assert self.process is not None

@@ -5,7 +5,6 @@ The next release is a copy of this one whose schema goes one step further.
 
 import random
 import shutil
-import signal
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -92,6 +91,6 @@ def test_an_upgrade_machine_by_machine_strands_nothing(
 def one_of_this_release_starts_again(worker: Machine) -> None:
     """It is killed, and finds the schema of the next when it is back."""
     before = len(worker.said("Ready"))
-    worker.signals(signal.SIGKILL)
+    worker.dies()
     worker.runs("dicom_node.worker")
     wait_for(lambda: len(worker.said("Ready")) > before)
