@@ -1,7 +1,7 @@
 """Work that was just asked for is begun at once, not when its queue is next polled.
 
-DBOS polls each queue ten times a second, which is all that is needed to get work done:
-an instance would wait 50 ms for its analysis on average, and its results 50 more for
+DBOS polls each queue five times a second, which is all that is needed to get work done:
+an instance would wait 100 ms for its analysis on average, and its results 100 more for
 their delivery. Whoever asks for work on this machine rings, and whoever polls for it
 looks at once. A ring that nobody hears costs what it would have saved; work that other
 machines asked for is found by polling.
