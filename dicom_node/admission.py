@@ -59,7 +59,7 @@ class Admission:
             address: The network address that it comes from.
 
         Raises:
-            OSError: The files of the places cannot be written.
+            OSError: The folder of the places cannot be written.
         """
         if called.strip() != self._settings.ae_title:
             return CALLED_UNKNOWN

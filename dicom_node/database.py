@@ -2,7 +2,8 @@
 
 One engine a process. Writes to SQLite begin IMMEDIATE, so that what a transaction
 reads cannot change before it writes; reads leave writers alone (WAL). Every wait is
-short: a receiver that gets no transaction in 3 s answers 0xA700 instead of hanging.
+short: a receiver that gets no transaction in 3 s, or had to wait for its turn as long
+and then gets none in 3 more, answers 0xA700 instead of hanging.
 """
 
 import logging

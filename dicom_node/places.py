@@ -12,9 +12,11 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 
 LENGTH = 16  # bytes that stand for a caller
+NOBODY = bytes(LENGTH)  # what follows then was written earlier, and is over
 
 
 class Place:
@@ -75,35 +77,34 @@ class Places:
 
     def take(self, caller: bytes) -> Place:
         """Hold a place for a caller; behind the door."""
-        mine = [*self._mine, caller]
-        self._write(mine)
-        self._mine = mine
+        self._mine.append(caller)
+        self._tell()
         return Place(self, caller)
 
     def free(self, caller: bytes) -> None:
         """Give a place of a caller back."""
         with self._lock:
             self._mine.remove(caller)
-            with suppress(OSError):  # the next to come in writes what is true
-                self._write(self._mine)
+            self._tell()
 
-    def _write(self, callers: list[bytes]) -> None:
-        """Let the others see whom we serve."""
-        if not callers:
-            self._path.unlink(missing_ok=True)
-            self._close()
-            return
-        if self._descriptor is None or not self._path.exists():
-            self._close()
-            self._descriptor = _opened(self._path)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-        os.truncate(self._descriptor, len(callers) * LENGTH)
-        os.pwrite(self._descriptor, b"".join(callers), 0)
+    def _tell(self) -> None:
+        """Let the others see whom we serve.
 
-    def _close(self) -> None:
+        A full disk turns nobody away here, since who sends shall hear of it in words:
+        the others count too few until there is room. The file never shrinks.
+        """
+        with suppress(OSError):
+            if self._descriptor is None or not self._path.exists():
+                self._open()
+            assert self._descriptor is not None  # noqa: S101 - narrows the type
+            os.pwrite(self._descriptor, b"".join([*self._mine, NOBODY]), 0)
+
+    def _open(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
-        self._descriptor = None
+            self._descriptor = None
+        self._descriptor = _opened(self._path)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
 
 def named(ae_title: str, address: str) -> bytes:
@@ -126,7 +127,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _callers(path: Path) -> list[bytes] | None:
-    """Read whom a process serves; None where it has died or serves nobody."""
+    """Read whom a process serves; None where it has died."""
     try:
         with path.open("rb", buffering=0) as file:
             try:
@@ -137,7 +138,8 @@ def _callers(path: Path) -> list[bytes] | None:
                 return None
     except FileNotFoundError:
         return None
-    return [content[at : at + LENGTH] for at in range(0, len(content), LENGTH)]
+    entries = (content[at : at + LENGTH] for at in range(0, len(content), LENGTH))
+    return list(takewhile(NOBODY.__ne__, entries))
 
 
 def _opened(path: Path) -> int:

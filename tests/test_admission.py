@@ -1,5 +1,6 @@
 """Who may associate, and how many at once over all processes."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -201,18 +202,41 @@ def test_places_are_counted_over_processes_and_freed_when_one_is_killed(
     assert len(list(tmp_path.glob("*.callers"))) == 1
 
 
-def test_who_serves_nobody_leaves_no_file(tmp_path: Path) -> None:
+def test_places_that_are_given_back_are_nobodys(tmp_path: Path) -> None:
     rules = admission(tmp_path)
-    places = [rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(2)]
+    places = [rules.admit("A", "FRACTURE_AI", f"192.0.2.{n}") for n in range(3)]
 
-    for left in (1, 0):
-        place = places.pop()
+    for left in (2, 1, 0):
+        place = places.pop(0)
         assert isinstance(place, Place)
         place.give_back()
         assert held_places(tmp_path) == left
 
-    assert not list(tmp_path.glob("*.callers"))
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert held_places(tmp_path) == 1
+
+
+@pytest.mark.parametrize("call", ["pwrite", "open"])
+def test_a_full_disk_turns_nobody_away_and_is_made_good_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    rules = admission(tmp_path, max_associations=3)
+    admission(tmp_path).admit("B", "FRACTURE_AI", "192.0.2.2")  # makes the door
+    with monkeypatch.context() as full:
+
+        def fail(path: Path, *_: object) -> int:
+            if getattr(path, "name", "") == "door.lock":
+                return door(path, os.O_RDWR)
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        door = os.open
+        full.setattr(os, call, fail)
+        answer = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+
+    assert isinstance(answer, Place)
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert held_places(tmp_path) == 3
+    assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
 
 
 def test_a_place_is_given_back_where_the_folder_is_gone(tmp_path: Path) -> None:

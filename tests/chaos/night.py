@@ -281,6 +281,17 @@ def studies_in(archive: Archive) -> set[str]:
     return {each.study_instance_uid for each in archive.log if each.path}
 
 
+def has_each_once(archive: Archive, sent: Sent) -> str:
+    """Assert that nothing is lost or doubled; what was seen, in words."""
+    repeats, forms = twice(archive)
+    objects = {each.sop_instance_uid for each in archive.log if each.path}
+    missing = lost(sent, studies_in(archive))
+    assert not missing
+    assert len(objects) == len(sent.answered)
+    assert forms == 0
+    return f"0 lost, {len(objects)} objects, {len(repeats)} of them sent again"
+
+
 def twice(archive: Archive) -> tuple[list[tuple[float, float]], int]:
     """(First time, next time) of each repeat; how many objects came in two forms."""
     times: dict[str, list[float]] = {}
