@@ -41,10 +41,10 @@ WATCH_S = 0.2
 SOUND_AFTER_S = 10.0
 LONGEST_PAUSE_S = 30.0
 DRAIN_S = 40.0
-# Senders wait for the receivers, which come first. The others import torch and the like
-# for seconds, on all cores, and so let them go ahead.
-FIRST_TO_WAIT = "worker-0"
-HEAD_START_S = 1.0
+# Senders wait for the receivers, which come first: when all start at once, and when one
+# is killed while the workers have all cores. See nice(2): of a core for which two
+# contend, one that is nicer by 10 has a tenth. Where there is no contention, nothing.
+BEHIND_RECEIVERS = 10
 
 
 def main() -> None:
@@ -59,11 +59,19 @@ def main() -> None:
 
 @dataclass
 class Role:
-    """One process of the node, over all its lives."""
+    """One process of the node, over all its lives.
+
+    Attributes:
+        name: Stands in each log line.
+        arguments: The module and its options.
+        listening: The sockets that it inherits, by their options.
+        niceness: How far its processor time stands back, as in nice(2).
+    """
 
     name: str
     arguments: list[str]
     listening: Mapping[str, socket.socket] = field(default_factory=dict)
+    niceness: int = 0
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     quick_deaths: int = 0
@@ -81,9 +89,13 @@ class Role:
             pass_fds=list(inherited.values()),
             env=environment,
             # Before it imports anything, which takes seconds. (One thread, no harm.)
-            preexec_fn=die_with_parent,  # noqa: PLW1509
+            preexec_fn=self._begin,  # noqa: PLW1509
         )
         self.started = time.monotonic()
+
+    def _begin(self) -> None:
+        die_with_parent()
+        os.nice(self.niceness)
 
     def revive(self) -> None:
         """Start the process again if it died, at once unless it keeps dying."""
@@ -140,8 +152,6 @@ class Node:
             self._announce()
             record(self._settings, "serve", started(self._settings))
         for role in self.roles:
-            if role.name == FIRST_TO_WAIT:
-                time.sleep(HEAD_START_S)
             role.start()
         return self
 
@@ -195,10 +205,14 @@ def _roles(
             for number in range(settings.receiver.processes)
         ),
         *(
-            Role(f"worker-{number}", [*work, f"--slot={number}"])
+            Role(
+                f"worker-{number}",
+                [*work, f"--slot={number}"],
+                niceness=BEHIND_RECEIVERS,
+            )
             for number in range(settings.worker.processes)
         ),
-        *(Role("api", ["api", *read], {FD: each}) for each in api),
+        *(Role("api", ["api", *read], {FD: each}, BEHIND_RECEIVERS) for each in api),
     ]
 
 

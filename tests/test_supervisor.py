@@ -1,11 +1,12 @@
-"""How often a role that dies is started again."""
+"""How often a role that dies is started again, and which go before others."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 from config.settings import load
-from dicom_node.supervisor import Node, Role
+from dicom_node.supervisor import BEHIND_RECEIVERS, Node, Role
 from tests.served import alive, wait_for
 
 # Knows none of a role's options, and so ends by itself.
@@ -41,6 +42,28 @@ def test_a_role_that_keeps_ending_by_itself_is_started_less_and_less_often() -> 
     role.process.wait()
 
     assert starts == [True, False, False]
+
+
+def test_receivers_go_before_all_other_roles_under_load(tmp_path: Path) -> None:
+    variables = {
+        "FRACTURE_NODE__STORAGE__DIRECTORY": str(tmp_path),
+        "FRACTURE_NODE__RECEIVER__PORT": "0",
+        "FRACTURE_NODE__API__PORT": "0",
+    }
+    node = Node(load(None, variables), None)
+    niceness = {}
+    for role in node.roles:
+        ends = Role(role.name, ENDS, niceness=role.niceness)
+        ends.start()
+        assert ends.process is not None
+        niceness[role.name] = os.getpriority(os.PRIO_PROCESS, ends.process.pid)
+        ends.process.wait()
+    for each in (*node._receiver.values(), *node._api):
+        each.close()
+
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    behind = own + BEHIND_RECEIVERS
+    assert niceness == {"receiver-0": own, "worker-0": behind, "api": behind}
 
 
 def test_a_role_dies_with_its_supervisor_before_it_has_imported_anything(

@@ -36,7 +36,8 @@ KILLS = 50
 INSTANCES = 500
 SENDERS = 4
 SMALL = 400_000  # bytes; larger ones are compressed, which DCMTK must be told of
-ROLES = ("receiver", "worker", "api", "supervisor")
+PROCESSES = {"receiver": 2, "worker": 1, "api": 1}
+ROLES = (*PROCESSES, "supervisor")
 # What may lie between a result that arrived and the kill that has it sent again.
 ON_ITS_WAY_S = 5.0
 
@@ -63,8 +64,8 @@ class Reaper:
 
     def all_is_well(self) -> bool:
         """Whether all roles are there, and have been asked, since the last kill."""
-        roles = map(self._node.roles, MODULES.values())
-        return self.echoed[-1] > self.killed[-1][0] and all(roles)
+        there = {name: len(self._node.roles(each)) for name, each in MODULES.items()}
+        return self.echoed[-1] > self.killed[-1][0] and there == PROCESSES
 
     def probe(self, over: threading.Event) -> None:
         """Ask again and again whether associations are accepted."""
