@@ -72,12 +72,6 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Committing]:
     archive.stop()
 
 
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wait for a report at once for as long as a busy machine may take."""
-    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 20.0)
-
-
 class Node:
     """A worker's tools, and one instance with two results to deliver."""
 
@@ -239,10 +233,10 @@ def test_the_request_is_that_of_the_standard(node: Node, archive: Committing) ->
     assert asked.caller == "FRACTURE_AI"
 
 
-@pytest.mark.usefixtures("patient")
 def test_a_report_on_the_same_association_is_recorded_and_answered(
-    node: Node, archive: Committing
+    node: Node, archive: Committing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 20.0)  # a machine may be busy
     archive.at_once = lambda _: 0
 
     assert node.go_on(2) == DeliveryState.DELIVERED
