@@ -11,7 +11,7 @@ run: $(INSTALLED)
 	$(BIN)/fracture-node demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 # Bad nights, a quarter of an hour of them; needs root's right to mount a small disk, and

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from socketserver import BaseServer
 from uuid import uuid4
 
 import psycopg
@@ -70,6 +71,9 @@ CHROMIUM = [
     # A name in a hospital's network, to which a browser sends no Sec-Fetch-Site.
     "--host-resolver-rules=MAP node.test 127.0.0.1",
 ]
+# The peers of hundreds of tests end at once: socketserver looks twice a second whether
+# it shall, which nothing that is tested depends on.
+BaseServer.serve_forever.__defaults__ = (0.02,)
 DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 

@@ -92,11 +92,13 @@ def children(parent: int, module: str) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Ask again and again, since a process of its own can only be asked."""
-    deadline = time.monotonic() + PATIENCE_S
+    """Ask again and again, since a process of its own can only be asked; less and less
+    often, for what asks takes from what is asked."""
+    start = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
+        waited = time.monotonic() - start
+        assert waited < PATIENCE_S, "it did not come true in time"
+        time.sleep(min(max(waited / 10, 0.02), 0.5))
 
 
 def alive(pid: int) -> bool:

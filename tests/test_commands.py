@@ -706,7 +706,8 @@ def test_train_writes_weights_and_card_where_it_was_told(
     monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
     out, recipe = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
     text = RECIPE.read_text("utf-8")
-    for name, value in {"epochs": 1, "batch": 4, "repeats": 1, "phantoms": 0.2}.items():
+    short = {"generations": 1, "epochs": 1, "batch": 4, "repeats": 1, "phantoms": 0.2}
+    for name, value in short.items():
         text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
     recipe.write_text(text)
     data = write_atlas(tmp_path / "atlas", 6)

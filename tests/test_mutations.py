@@ -12,7 +12,7 @@ import pytest
 from tests.mutated import Node, analyzed, mutated_node, originals, table
 from tests.mutations import HARMS, Sample, mutations
 
-SEED, COUNT = 20, 88
+SEED, COUNT = 20, 44
 SMALL = 150_000  # bytes of an original
 
 

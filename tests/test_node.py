@@ -205,9 +205,9 @@ def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
 def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothing(
     whole: Path, archive: Archive, tmp_path: Path
 ) -> None:
-    paths = phantoms(tmp_path / "phantoms", 16)
+    paths = phantoms(tmp_path / "phantoms", 10)
     with serving(whole) as node:
-        outcomes = send(paths[:12], node.address, calling_ae_title="TEST")
+        outcomes = send(paths[:8], node.address, calling_ae_title="TEST")
         archive.wait(3, timeout_s=PATIENCE_S)
         modules = ("dicom_node.receiver", "dicom_node.worker", "api")
         roles = [each for module in modules for each in node.roles(module)]
@@ -216,18 +216,18 @@ def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothi
         wait_for(lambda: not any(alive(each) for each in roles))
 
         node.start()
-        outcomes += send(paths[12:], node.address, calling_ae_title="TEST")
-        wait_for(lambda: counts(whole) == {"delivered": 16})
+        outcomes += send(paths[8:], node.address, calling_ae_title="TEST")
+        wait_for(lambda: counts(whole) == {"delivered": 10})
 
     log = archive.log
     by_uid = {each.sop_instance_uid: each.digest for each in log}
     studies = {each.study_instance_uid for each in log}
     repeats = Counter(each.sop_instance_uid for each in log)
     # What is counted is whole, too, whatever was killed in the middle.
-    assert counted(whole) == {RECEIVED: 16, ANALYZED: 16, DELIVERED: 16}
+    assert counted(whole) == {RECEIVED: 10, ANALYZED: 10, DELIVERED: 10}
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
     assert studies == {str(dcmread(path).StudyInstanceUID) for path in paths}
-    assert len(by_uid) == 16
+    assert len(by_uid) == 10
     assert len(roles) == 4
     # A repeat is the same object to the last byte, and only what was on its way when
     # the node was killed may be repeated: two deliveries at once.
@@ -298,16 +298,16 @@ def test_a_role_that_is_killed_comes_back(
 def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
-    paths = phantoms(tmp_path / "phantoms", 16)
+    paths = phantoms(tmp_path / "phantoms", 10)
     with serving(config) as node:
-        send(paths[:8], node.address, calling_ae_title="TEST")
+        send(paths[:5], node.address, calling_ae_title="TEST")
         archive.wait(1, timeout_s=PATIENCE_S)  # the worker is at work
         sent: list[Verdict] = []
         started = threading.Event()
 
         def sending() -> None:
             outcomes = send(
-                paths[8:],
+                paths[5:],
                 node.address,
                 calling_ae_title="TEST",
                 on_outcome=lambda *_: started.set(),
@@ -321,12 +321,12 @@ def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
         sender.join()
         states, begun = counts(config), unfinished(config)
         node.start()
-        wait_for(lambda: counts(config) == {"delivered": 16})
+        wait_for(lambda: counts(config) == {"delivered": 10})
 
     assert status == 0
-    assert sent == [Verdict.STORED] * 8
+    assert sent == [Verdict.STORED] * 5
     assert begun == 0
-    assert sum(states.values()) == 16
+    assert sum(states.values()) == 10
     assert states.keys() <= {"received", "delivering", "delivered"}
 
 
