@@ -34,10 +34,7 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.retention import let_go
 from dicom_node.tables import InstanceState
 from inference.phantom import draw_phantom
-from inference.training import familiar
-from inference.training.recipe import SHIPPED as RECIPE
 from models.card import read_card
-from tests.atlas import write_atlas
 from tests.dicomweb import serving_web
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -698,26 +695,3 @@ def test_the_demo_shows_both_phantoms_travel(tmp_path: Path) -> None:
         "PHANTOM^BROKEN",
         "PHANTOM^WHOLE",
     }
-
-
-def test_train_writes_weights_and_card_where_it_was_told(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
-    out, recipe = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
-    text = RECIPE.read_text("utf-8")
-    short = {"generations": 1, "epochs": 1, "batch": 4, "repeats": 1, "phantoms": 0.2}
-    for name, value in short.items():
-        text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
-    recipe.write_text(text)
-    data = write_atlas(tmp_path / "atlas", 6)
-
-    status, said = command(
-        "train", "--data", data, "--out", out, "--recipe", recipe, "--folds=2"
-    )
-
-    card = read_card(out.with_suffix(".toml"))
-    assert status == 0
-    assert f"{out}: {card.name} {card.version}\n" in said
-    assert "No --start: all begins at random" in said
-    assert out.stat().st_size > 5e6

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.models import resnet18
 
+from dicom_node.commands import train as command
 from inference.classifier import Classifier, self_test
 from inference.finding import OperatingPoint
 from inference.training import dataset, familiar
@@ -73,33 +75,38 @@ def plan(out: Path, recipe: Recipe) -> Plan:
     )
 
 
-def test_training_writes_weights_card_and_evaluation(
-    tmp_path: Path,
-    few: tuple[Sample, ...],
-    recipe: Recipe,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_command_writes_weights_card_and_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
-    told: list[str] = []
+    out, shorter = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
+    text = SHIPPED.read_text("utf-8")
+    for name, value in {"epochs": 1, "batch": 4, "repeats": 1, "phantoms": 0.2}.items():
+        text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
+    shorter.write_text(text)
+    data = write_atlas(tmp_path / "atlas", 6)
+    given = f"--data={data} --out={out} --recipe={shorter} --folds=2 --version=7"
+    monkeypatch.setattr(sys, "argv", ["train", *given.split()])
     before = torch.random.get_rng_state()
-    out = tmp_path / "trained.pth"
 
-    card = train(few, plan(out, recipe), lambda title, *_: told.append(title))
+    command.main()
 
-    assert read_card(out.with_suffix(".toml")) == card
+    said = capsys.readouterr()
+    card = read_card(out.with_suffix(".toml"))
     assert (card.name, card.version) == ("mine", "7")
+    assert said.out == f"{out}: mine 7\n"
+    assert "No --start: all begins at random" in said.err
+    assert re.search("(?m)^epoch 2 of 2 ", said.err)
+    assert "judging fold 2" in said.err
     assert out.stat().st_size < 25e6
     self_test(Classifier.load(out, "cpu"))
-    told_of_folds = json.loads(
-        (tmp_path / "trained.folds" / "evaluation.json").read_text()
-    )
+    told_of_folds = json.loads((out.parent / "mine.folds/evaluation.json").read_text())
     each = [fold["auc"][0] for fold in told_of_folds["folds"]]
     mean, low, high = told_of_folds["mean_of_folds"]["auc"]
     assert mean == pytest.approx(sum(each) / 2, abs=1e-4)
     assert low <= mean <= high
-    assert (tmp_path / "trained.folds" / "roc.png").exists()
-    self_test(Classifier.load(tmp_path / "trained.fold-1.pth", "cpu"))
-    assert {"epoch 2 of 2", "judging fold 2"} <= set(told)
+    assert (out.parent / "mine.folds" / "roc.png").exists()
+    self_test(Classifier.load(out.parent / "mine.fold-1.pth", "cpu"))
     assert torch.equal(before, torch.random.get_rng_state())  # nobody is disturbed
 
 
