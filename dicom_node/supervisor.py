@@ -43,7 +43,7 @@ LONGEST_PAUSE_S = 30.0
 DRAIN_S = 40.0
 # Senders wait for the receivers, which come first: when all start at once, and when one
 # is killed while the workers have all cores. See nice(2): of a core for which two
-# contend, one that is nicer by 10 has a tenth. Where there is no contention, nothing.
+# contend, one that is nicer by 10 has a tenth; alone, it has all of it.
 BEHIND_RECEIVERS = 10
 
 

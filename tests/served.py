@@ -92,8 +92,10 @@ def children(parent: int, module: str) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Ask again and again, since a process of its own can only be asked; less and less
-    often, for what asks takes from what is asked."""
+    """Ask again and again, since a process of its own can only be asked.
+
+    Less and less often, for what asks takes from what is asked.
+    """
     start = time.monotonic()
     while not condition():
         waited = time.monotonic() - start

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from config.settings import load
@@ -44,22 +46,30 @@ def test_a_role_that_keeps_ending_by_itself_is_started_less_and_less_often() -> 
     assert starts == [True, False, False]
 
 
-def test_receivers_go_before_all_other_roles_under_load(tmp_path: Path) -> None:
+@contextmanager
+def bound(folder: Path, *, api: int) -> Iterator[Node]:
+    """A node that has bound its sockets and started nothing."""
     variables = {
-        "FRACTURE_NODE__STORAGE__DIRECTORY": str(tmp_path),
+        "FRACTURE_NODE__STORAGE__DIRECTORY": str(folder),
         "FRACTURE_NODE__RECEIVER__PORT": "0",
         "FRACTURE_NODE__API__PORT": "0",
+        "FRACTURE_NODE__API__PROCESSES": str(api),
     }
     node = Node(load(None, variables), None)
-    niceness = {}
-    for role in node.roles:
-        ends = Role(role.name, ENDS, niceness=role.niceness)
-        ends.start()
-        assert ends.process is not None
-        niceness[role.name] = os.getpriority(os.PRIO_PROCESS, ends.process.pid)
-        ends.process.wait()
+    yield node
     for each in (*node._receiver.values(), *node._api):
         each.close()
+
+
+def test_receivers_go_before_all_other_roles_under_load(tmp_path: Path) -> None:
+    niceness = {}
+    with bound(tmp_path, api=1) as node:
+        for role in node.roles:
+            ends = Role(role.name, ENDS, niceness=role.niceness)
+            ends.start()
+            assert ends.process is not None
+            niceness[role.name] = os.getpriority(os.PRIO_PROCESS, ends.process.pid)
+            ends.process.wait()
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
     behind = own + BEHIND_RECEIVERS
@@ -88,15 +98,6 @@ def test_a_role_dies_with_its_supervisor_before_it_has_imported_anything(
 
 
 def test_a_node_without_an_api_opens_no_port_for_one(tmp_path: Path) -> None:
-    variables = {
-        "FRACTURE_NODE__STORAGE__DIRECTORY": str(tmp_path),
-        "FRACTURE_NODE__RECEIVER__PORT": "0",
-        "FRACTURE_NODE__API__PROCESSES": "0",
-    }
-
-    node = Node(load(None, variables), None)
-
-    assert [role.name for role in node.roles] == ["receiver-0", "worker-0"]
-    assert node.api_port == 0
-    for each in node._receiver.values():
-        each.close()
+    with bound(tmp_path, api=0) as node:
+        assert [role.name for role in node.roles] == ["receiver-0", "worker-0"]
+        assert node.api_port == 0

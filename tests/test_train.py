@@ -85,8 +85,8 @@ def test_the_command_writes_weights_card_and_evaluation(
         text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
     shorter.write_text(text)
     data = write_atlas(tmp_path / "atlas", 6)
-    given = f"--data={data} --out={out} --recipe={shorter} --folds=2 --version=7"
-    monkeypatch.setattr(sys, "argv", ["train", *given.split()])
+    given = [f"--data={data}", f"--out={out}", f"--recipe={shorter}"]
+    monkeypatch.setattr(sys, "argv", ["train", *given, "--folds=2", "--version=7"])
     before = torch.random.get_rng_state()
 
     command.main()
