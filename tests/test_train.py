@@ -105,6 +105,8 @@ def test_the_command_writes_weights_card_and_evaluation(
     mean, low, high = told_of_folds["mean_of_folds"]["auc"]
     assert mean == pytest.approx(sum(each) / 2, abs=1e-4)
     assert low <= mean <= high
+    assert 0 < told_of_folds["moved_by_half_precision"] < 1e-3
+    assert "half precision moves an answer by 0.000" in said.err
     assert (out.parent / "mine.folds" / "roc.png").exists()
     self_test(Classifier.load(out.parent / "mine.fold-1.pth", "cpu"))
     assert torch.equal(before, torch.random.get_rng_state())  # nobody is disturbed
