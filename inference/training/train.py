@@ -96,18 +96,19 @@ def conclude(
     """
     held_out: list[list[Judged]] = []
     for number, part in enumerate(parts):
-        held_out.append([])
-        for each in _judged(fitted(number), part, plan.device):
-            held_out[-1].append(each)
-            progress(f"judging fold {number + 1}", len(held_out[-1]), len(part), "")
+        judged = _judged(fitted(number), part, plan.device)
+        title = f"judging fold {number + 1}"
+        held_out.append(_told(judged, title, len(part), progress))
 
     first, *others = parts
     network = fitted(0)
     calibration = calibrate([*chain(*held_out[1:])])
-    full = map(calibration.apply, _judged_in_full(network, first, plan.device))
-    pairs = zip(map(calibration.apply, held_out[0]), full, strict=True)
+    judged = _judged_in_full(network, first, plan.device)
+    full = _told(judged, "judging fold 1 in full precision", len(first), progress)
+    said = (map(calibration.apply, part) for part in (held_out[0], full))
+    pairs = zip(*said, strict=True)
     moved = max(abs(one.probability - other.probability) for one, other in pairs)
-    progress(f"half precision moves an answer by {moved:.5f} at most", 1, 1, "")
+    progress("half precision", 1, 1, f"moves an answer by {moved:.5f} at most")
     _report([*calibrated(held_out)], moved, plan.out)
 
     known = _familiarity(network, [*chain(*others)], plan, progress)
@@ -224,6 +225,17 @@ def _judged(
 ) -> Iterator[Judged]:
     """Judge radiographs that the network has not seen, by what would lie on disk."""
     return judge(_classifier(network, device), samples)
+
+
+def _told(
+    judged: Iterator[Judged], title: str, count: int, progress: Progress
+) -> list[Judged]:
+    """Collect answers, and tell of each."""
+    found: list[Judged] = []
+    for each in judged:
+        found.append(each)
+        progress(title, len(found), count, "")
+    return found
 
 
 def _judged_in_full(
