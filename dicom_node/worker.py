@@ -52,6 +52,8 @@ POLL_S = 0.2  # what nobody rang for: bells.py
 # While one instance is classified, the next is decoded and the one before written.
 ANALYSES_AT_ONCE = 3
 # To one destination: two associations hide each other's waiting, more only crowd it.
+# On a busy machine it may be more for a moment: DBOS counts what has begun, not what
+# it has taken up.
 DELIVERIES_AT_ONCE = 2
 LOOK_EVERY_S = 5.0
 SWEEP_EVERY = 12

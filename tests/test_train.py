@@ -26,7 +26,7 @@ from inference.training.dataset import NO_FOLD, Example, epoch, example
 from inference.training.draft import DRAFT
 from inference.training.fitting import GRID, Fitting, halved
 from inference.training.judging import Judged
-from inference.training.learner import teach
+from inference.training.learner import low_precision, teach
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import SHIPPED, Recipe, read_recipe
 from inference.training.start import read_start
@@ -225,6 +225,21 @@ def test_half_precision_on_disk_moves_no_answer(
         one, other = (c.classify(each.read()) for c in (halved_, full))
         assert one.probability == pytest.approx(other.probability, abs=1e-3)
     assert abs(other.probability - 0.5) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("knows", "precision"),
+    [("AVX2", torch.float32), ("DEFAULT", torch.float32), ("AVX512", torch.bfloat16)],
+)
+def test_bfloat16_is_for_processors_that_compute_it_quickly(
+    monkeypatch: pytest.MonkeyPatch, knows: str, precision: torch.dtype
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: knows)
+
+    with low_precision("cpu"):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+
+    assert product.dtype == precision
 
 
 def test_a_network_learns_nothing_of_the_fold_that_judges_it(
