@@ -30,6 +30,7 @@ from dicom_node.commitment import ask
 from dicom_node.commitment_report import Report
 from dicom_node.commitments import Request
 from dicom_node.database import open_engine
+from dicom_node.history import History
 from dicom_node.listener import listen
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
@@ -40,7 +41,8 @@ from dicom_node.tables import delivered_object
 from inference.phantom import draw_phantom
 from tests.served import PATIENCE_S, counts, reasons, serving, wait_for
 
-NODE = """
+ALL_KINDS = list(get_args(ResultKind))
+NODE = f"""
 [receiver]
 host = "127.0.0.1"
 port = 0
@@ -54,13 +56,13 @@ name = "orthanc"
 type = "dicom"
 ae_title = "ORTHANC"
 host = "127.0.0.1"
-port = {port}
+port = {{port}}
+results = {ALL_KINDS}
+commitment = true
 """
-
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 USER = ("node", "pässwörd")
-ALL_KINDS = list(get_args(ResultKind))
 WEB = f"""
 [receiver]
 host = "127.0.0.1"
@@ -113,6 +115,52 @@ class Orthanc:
             return self.rest.get("/system").is_success
         except httpx.TransportError:
             return False
+
+
+@dataclass(frozen=True, slots=True)
+class Hospital:
+    """A node and an Orthanc that know each other: to start them takes long."""
+
+    orthanc: Orthanc
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "node.toml"
+
+    def analyzed(self, source: Dataset) -> dict[str, Dataset]:
+        """Have Orthanc send an instance to the node, and wait for what comes back.
+
+        Returns:
+            All that Orthanc has of its study then, by modality.
+        """
+        uploaded = self.orthanc.upload(source)
+        self.orthanc.send(uploaded["ID"], "fracture-node")
+        uid, study = str(source.SOPInstanceUID), uploaded["ParentStudy"]
+        wait_for(lambda: states(self.config, uid) == ["delivered"])
+        files = [self.orthanc.file(e["ID"]) for e in self.orthanc.instances(study)]
+        assert len(files) == 1 + len(ALL_KINDS)
+        return {str(each.Modality): each for each in files}
+
+    def ours(self) -> list[Dataset]:
+        """All results as they lie on the node's disk."""
+        return [*map(dcmread, (self.folder / "node" / "results").glob("*.dcm"))]
+
+
+@pytest.fixture(scope="module")
+def hospital(
+    tmp_path_factory: pytest.TempPathFactory,
+    peer: Callable[[str], str],
+    new_port: Callable[[], int],
+) -> Iterator[Hospital]:
+    folder = tmp_path_factory.mktemp("hospital")
+    with started(folder, peer, new_port, {"AuthenticationEnabled": False}) as orthanc:
+        hospital = Hospital(orthanc, folder)
+        hospital.config.write_text(NODE.format(port=orthanc.dicom_port))
+        with serving(hospital.config) as node:
+            us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
+            orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
+            yield hospital
 
 
 @pytest.fixture
@@ -180,78 +228,54 @@ def started(
 
 
 @pytest.mark.orthanc
-def test_a_study_in_orthanc_gets_its_capture_and_the_capture_is_not_analyzed_again(
-    orthanc: Orthanc, tmp_path: Path
+def test_results_of_all_kinds_reach_the_study_and_those_that_come_back_are_left_alone(
+    hospital: Hospital,
 ) -> None:
-    config = tmp_path / "node.toml"
-    config.write_text(NODE.format(port=orthanc.dicom_port))
     source = phantom_dataset(draw_phantom(broken=True))
-    uploaded = orthanc.upload(source)
 
-    with serving(config) as node:
-        us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
-        orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
-        sent = orthanc.send(uploaded["ID"], "fracture-node")
-        wait_for(lambda: len(orthanc.instances(uploaded["ParentStudy"])) == 2)
-        (result,) = [
-            each
-            for each in orthanc.instances(uploaded["ParentStudy"])
-            if each["ID"] != uploaded["ID"]
-        ]
-        capture = orthanc.file(result["ID"])
-        wait_for(lambda: counts(config) == {"delivered": 1})
+    stored = hospital.analyzed(source)
 
-        sent_back = orthanc.send(result["ParentSeries"], "fracture-node")
-        wait_for(lambda: counts(config) == {"delivered": 1, "not_analyzed": 1})
-        assert len(orthanc.instances(uploaded["ParentStudy"])) == 2
-
-    (stored,) = (tmp_path / "node" / "results").glob("*.dcm")
-    ours = dcmread(stored)
-    assert (sent["InstancesCount"], sent["FailedInstancesCount"]) == (1, 0)
-    assert (sent_back["InstancesCount"], sent_back["FailedInstancesCount"]) == (1, 0)
+    assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
+    ours = {str(each.SOPInstanceUID): each for each in hospital.ours()}
+    for modality in ("OT", "PR", "SR", "SEG"):
+        assert stored[modality] == ours[stored[modality].SOPInstanceUID]
+    capture, state, heatmap = stored["OT"], stored["PR"], stored["SEG"]
     assert capture.SOPClassUID == SecondaryCaptureImageStorage
-    assert capture == ours
-    assert np.array_equal(capture.pixel_array, ours.pixel_array)
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID"):
         assert capture[keyword] == source[keyword]
-    (reason,) = reasons(config, str(capture.SOPInstanceUID))
-    assert "result of this software came back" in reason
-
-
-@pytest.mark.orthanc
-def test_all_kinds_lie_beside_each_other_where_they_are_asked_for(
-    orthanc: Orthanc, tmp_path: Path
-) -> None:
-    config = tmp_path / "node.toml"
-    config.write_text(NODE.format(port=orthanc.dicom_port) + f"results = {ALL_KINDS}")
-    source = phantom_dataset(draw_phantom(broken=True))
-    uploaded = orthanc.upload(source)
-
-    with serving(config) as node:
-        us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
-        orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
-        orthanc.send(uploaded["ID"], "fracture-node")
-        wait_for(lambda: counts(config) == {"delivered": 1})
-
-    study = orthanc.instances(uploaded["ParentStudy"])
-    stored = {
-        each.Modality: each for each in map(orthanc.file, (i["ID"] for i in study))
-    }
-    assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
-    state = stored["PR"]
+    kept = ours[capture.SOPInstanceUID], ours[heatmap.SOPInstanceUID]
+    for each, mine in zip((capture, heatmap), kept, strict=True):
+        assert np.array_equal(each.pixel_array, mine.pixel_array)
     (image,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
     assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
-    results = [*map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))]
-    assert all(stored[modality] in results for modality in ("OT", "PR", "SR", "SEG"))
-    heatmap = stored["SEG"]
-    (ours,) = [each for each in results if each.Modality == "SEG"]
     assert heatmap.pixel_array.shape == source.pixel_array.shape
-    assert np.array_equal(heatmap.pixel_array, ours.pixel_array)
     assert heatmap.pixel_array.max() > 250
+
+    rest = hospital.orthanc.rest
+    (series,) = rest.post("/tools/lookup", content=capture.SeriesInstanceUID).json()
+    sent_back = hospital.orthanc.send(series["ID"], "fracture-node")
+    uid = str(capture.SOPInstanceUID)
+    wait_for(lambda: states(hospital.config, uid) == ["not_analyzed"])
+
+    assert (sent_back["InstancesCount"], sent_back["FailedInstancesCount"]) == (1, 0)
+    (reason,) = reasons(hospital.config, uid)
+    assert "result of this software came back" in reason
+    (study,) = rest.post("/tools/lookup", content=source.StudyInstanceUID).json()
+    assert len(hospital.orthanc.instances(study["ID"])) == 1 + len(ALL_KINDS)
 
 
 @pytest.mark.orthanc
-def test_results_of_all_kinds_reach_the_study_over_dicomweb(
+def test_orthanc_commits_itself_to_results_and_says_so_on_its_own_association(
+    hospital: Hospital,
+) -> None:
+    hospital.analyzed(phantom_dataset(draw_phantom(broken=True)))
+
+    log = (hospital.folder / "log").read_text()
+    assert re.search(r"receiver INFO ORTHANC on 2\.25\.\d+: 4 committed, 0 not", log)
+
+
+@pytest.mark.orthanc
+def test_results_reach_the_study_over_dicomweb_once_the_password_is_right(
     orthanc_web: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = str(orthanc_web.rest.base_url.join("/dicom-web"))
@@ -262,41 +286,9 @@ def test_results_of_all_kinds_reach_the_study_over_dicomweb(
     source.save_as(path, enforce_file_format=True)
     orthanc_web.upload(source)
 
-    monkeypatch.setenv("ORTHANC_PASSWORD", USER[1])
-    with serving(config) as node:
-        (outcome,) = send([path], node.address, calling_ae_title="TEST")
-        wait_for(lambda: counts(config) == {"delivered": 1})
-
-    # The client's own reading, over WADO-RS.
-    session = create_session()
-    session.auth = (USER[0].encode(), USER[1].encode())
-    with session:
-        client = DICOMwebClient(url, session)
-        found = client.retrieve_study(source.StudyInstanceUID)
-    stored = {each.Modality: each for each in found}
-    results = [*map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))]
-    assert outcome.verdict is Verdict.STORED
-    assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
-    assert len(results) == 4
-    for ours in results:
-        assert stored[ours.Modality] == ours
-    (capture,) = (each for each in results if each.Modality == "OT")
-    assert np.array_equal(stored["OT"].pixel_array, capture.pixel_array)
-
-
-@pytest.mark.orthanc
-def test_a_wrong_password_is_tried_again_until_it_is_mended(
-    orthanc_web: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tmp_path / "node.toml"
-    config.write_text(WEB.format(url=orthanc_web.rest.base_url.join("/dicom-web")))
-    path = tmp_path / "source.dcm"
-    source = phantom_dataset(draw_phantom(broken=True))
-    source.save_as(path, enforce_file_format=True)
-
     monkeypatch.setenv("ORTHANC_PASSWORD", "wrong")
     with serving(config) as node:
-        send([path], node.address, calling_ae_title="TEST")
+        (outcome,) = send([path], node.address, calling_ae_title="TEST")
         wait_for(lambda: "HTTP 401" in said_of_objects(config))
         refused = counts(config), said_of_objects(config)
         assert node.stop() == 0
@@ -307,7 +299,31 @@ def test_a_wrong_password_is_tried_again_until_it_is_mended(
     assert refused[0] == {"delivering": 1}
     assert "look at ORTHANC_PASSWORD" in refused[1]
     assert "wrong" not in (tmp_path / "log").read_text()
-    assert len(orthanc_web.rest.get("/instances").json()) == len(ALL_KINDS)
+    # The client's own reading, over WADO-RS.
+    session = create_session()
+    session.auth = (USER[0].encode(), USER[1].encode())
+    with session:
+        client = DICOMwebClient(url, session)
+        found = client.retrieve_study(source.StudyInstanceUID)
+    stored = {each.Modality: each for each in found}
+    results = [*map(dcmread, (tmp_path / "node" / "results").glob("*.dcm"))]
+    assert outcome.verdict is Verdict.STORED
+    assert len(found) == 1 + len(ALL_KINDS)
+    assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
+    assert len(results) == 4
+    for ours in results:
+        assert stored[ours.Modality] == ours
+    (capture,) = (each for each in results if each.Modality == "OT")
+    assert np.array_equal(stored["OT"].pixel_array, capture.pixel_array)
+
+
+def states(config: Path, sop_instance_uid: str) -> list[str]:
+    """Where each revision of an instance stands."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        return [row.state for row in History(engine).by_uid(sop_instance_uid)]
+    finally:
+        engine.dispose()
 
 
 def said_of_objects(config: Path) -> str:
@@ -338,54 +354,22 @@ NAMES = {
 
 
 @pytest.mark.orthanc
+@pytest.mark.parametrize("character_set", NAMES)
 def test_names_come_back_byte_for_byte_in_any_character_set(
-    orthanc: Orthanc, tmp_path: Path
+    hospital: Hospital, character_set: str
 ) -> None:
-    config = tmp_path / "node.toml"
-    config.write_text(NODE.format(port=orthanc.dicom_port) + f"results = {ALL_KINDS}")
-    studies = {}
-    for character_set, name in NAMES.items():
-        source = phantom_dataset(draw_phantom(broken=True))
-        source.SpecificCharacterSet = character_set.split("\\")
-        padded = name + b" " * (len(name) % 2)
-        raw = partial(RawDataElement, Tag("PatientName"), "PN", len(padded), padded)
-        source[0x00100010] = raw(0, is_implicit_VR=False, is_little_endian=True)
-        studies[character_set] = orthanc.upload(source)
+    name = NAMES[character_set]
+    source = phantom_dataset(draw_phantom(broken=True, rows=600, columns=480))
+    source.SpecificCharacterSet = character_set.split("\\")
+    padded = name + b" " * (len(name) % 2)
+    raw = partial(RawDataElement, Tag("PatientName"), "PN", len(padded), padded)
+    source[0x00100010] = raw(0, is_implicit_VR=False, is_little_endian=True)
 
-    with serving(config) as node:
-        us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
-        orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
-        for uploaded in studies.values():
-            orthanc.send(uploaded["ID"], "fracture-node")
-        wait_for(lambda: counts(config) == {"delivered": len(NAMES)})
-
-    for character_set, uploaded in studies.items():
-        stored = orthanc.instances(uploaded["ParentStudy"])
-        files = [orthanc.file(each["ID"]) for each in stored]
-        assert len(files) == 1 + len(ALL_KINDS)
-        for each in files:
-            element = each.get_item("PatientName")
-            assert element.value.rstrip(b" ") == NAMES[character_set], each.Modality
-            sets = each["SpecificCharacterSet"].value
-            assert "\\".join([sets] if isinstance(sets, str) else sets) == character_set
-
-
-@pytest.mark.orthanc
-def test_orthanc_commits_itself_to_a_result_and_says_so_on_its_own_association(
-    orthanc: Orthanc, tmp_path: Path
-) -> None:
-    config = tmp_path / "node.toml"
-    config.write_text(NODE.format(port=orthanc.dicom_port) + "commitment = true")
-    uploaded = orthanc.upload(phantom_dataset(draw_phantom(broken=True)))
-
-    with serving(config) as node:
-        us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
-        orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
-        orthanc.send(uploaded["ID"], "fracture-node")
-        wait_for(lambda: counts(config) == {"delivered": 1})
-
-    log = (tmp_path / "log").read_text()
-    assert re.search(r"receiver INFO ORTHANC on 2\.25\.\d+: 1 committed, 0 not", log)
+    for each in hospital.analyzed(source).values():
+        element = each.get_item("PatientName")
+        assert element.value.rstrip(b" ") == name, each.Modality
+        sets = each["SpecificCharacterSet"].value
+        assert "\\".join([sets] if isinstance(sets, str) else sets) == character_set
 
 
 @pytest.mark.orthanc

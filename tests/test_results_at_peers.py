@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread
 from pydicom.uid import (
@@ -126,70 +128,91 @@ def objects(config: Path) -> dict[tuple[str, str], tuple[str, str]]:
 
 
 @contextmanager
-def node_with(config: Path, peers: Mapping[str, int], more: str) -> Iterator[Served]:
-    """A node whose destinations are these ports, by name."""
+def node_with(
+    config: Path, destinations: Sequence[tuple[str, int, str]]
+) -> Iterator[Served]:
+    """A node with destinations: by name, port and what else their settings say."""
     blocks = [
         DESTINATION.format(name=name, port=port, more=more)
-        for name, port in peers.items()
+        for name, port, more in destinations
     ]
     config.write_text(NODE + "".join(blocks))
     with serving(config) as node:
         yield node
 
 
-def test_what_an_archive_does_not_take_fails_alone(tmp_path: Path) -> None:
-    """One refuses reports, one knows Implicit VR only, one answers 0xA900 to one."""
-    config = tmp_path / "node.toml"
-    source = phantom(tmp_path / "source.dcm", broken=True)
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """What became of one instance's results of all kinds at peers of all sorts.
+
+    Attributes:
+        objects: As the function of that name tells.
+        reason: What the node says of the instance.
+        peers: By name.
+    """
+
+    objects: Mapping[tuple[str, str], tuple[str, str]]
+    reason: str
+    peers: Mapping[str, Peer]
+
+
+@pytest.fixture(scope="module")
+def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
+    """One refuses reports, one knows Implicit VR only, one answers 0xA900 to one.
+
+    Two are to get compressed images, of whom one takes them.
+    """
+    folder = tmp_path_factory.mktemp("node")
+    config = folder / "node.toml"
+    source = phantom(folder / "source.dcm", broken=True)
+    compressed = f'{ALL_KINDS}\ntransfer_syntax = "jpeg_2000"'
     with (
         peer(CLASSES - {Comprehensive3DSRStorage}, *PLAIN) as no_reports,
         peer(CLASSES, ImplicitVRLittleEndian) as implicit,
         peer(CLASSES, *PLAIN, refused=SegmentationStorage) as picky,
+        peer(CLASSES, JPEG2000Lossless, *PLAIN) as knows,
+        peer(CLASSES, RLELossless, *PLAIN) as does_not,
     ):
-        ports = {"no_reports": no_reports.port, "implicit": implicit.port}
-        ports["picky"] = picky.port
-        with node_with(config, ports, ALL_KINDS) as node:
+        plain = {"no_reports": no_reports, "implicit": implicit, "picky": picky}
+        others = {"knows": knows, "does_not": does_not}
+        asked = [
+            *((name, each.port, ALL_KINDS) for name, each in plain.items()),
+            *((name, each.port, compressed) for name, each in others.items()),
+        ]
+        with node_with(config, asked) as node:
             send([source], node.address, calling_ae_title="TEST")
             wait_for(lambda: counts(config) == {"failed": 1})
-        found = objects(config)
+        uid = str(dcmread(source, stop_before_pixels=True).SOPInstanceUID)
+        (reason,) = reasons(config, uid)
+        yield Aftermath(objects(config), reason, plain | others)
 
+
+def test_what_an_archive_does_not_take_fails_alone(aftermath: Aftermath) -> None:
+    found = aftermath.objects
     failed = {key: said for key, (state, said) in found.items() if state == "failed"}
     assert failed.keys() == {("no_reports", "structured_report"), ("picky", "heatmap")}
     assert "does not accept" in failed["no_reports", "structured_report"]
     assert "0xA900" in failed["picky", "heatmap"]
     others = {state for key, (state, _) in found.items() if key not in failed}
     assert others == {"delivered"}
-    assert len(found) == 3 * len(KINDS)
-    assert {*implicit.syntaxes.values()} == {ImplicitVRLittleEndian}
-    assert implicit.syntaxes.keys() == CLASSES
-    uid = str(dcmread(source, stop_before_pixels=True).SOPInstanceUID)
-    (reason,) = reasons(config, uid)
-    assert "no_reports: " in reason
-    assert "picky: 0xA900" in reason
+    assert len(found) == len(aftermath.peers) * len(KINDS)
+    implicit = aftermath.peers["implicit"].syntaxes
+    assert {*implicit.values()} == {ImplicitVRLittleEndian}
+    assert implicit.keys() == CLASSES
+    assert "no_reports: " in aftermath.reason
+    assert "picky: 0xA900" in aftermath.reason
 
 
 def test_images_are_sent_in_the_transfer_syntax_that_was_asked_for(
-    tmp_path: Path,
+    aftermath: Aftermath,
 ) -> None:
     """Where the peer takes it; all else, and elsewhere, goes uncompressed."""
-    config = tmp_path / "node.toml"
-    source = phantom(tmp_path / "source.dcm", broken=True)
-    asked = f'{ALL_KINDS}\ntransfer_syntax = "jpeg_2000"'
-    with (
-        peer(CLASSES, JPEG2000Lossless, *PLAIN) as knows,
-        peer(CLASSES, RLELossless, *PLAIN) as does_not,
-        node_with(
-            config, {"knows": knows.port, "does_not": does_not.port}, asked
-        ) as node,
-    ):
-        send([source], node.address, calling_ae_title="TEST")
-        wait_for(lambda: counts(config) == {"delivered": 1})
-
-    images = {SecondaryCaptureImageStorage, SegmentationStorage}
-    compressed = {each for each in CLASSES if knows.syntaxes[each] == JPEG2000Lossless}
-    assert compressed == images
-    assert {*does_not.syntaxes.values()} == {ExplicitVRLittleEndian}
-    assert does_not.syntaxes.keys() == CLASSES
+    knows = aftermath.peers["knows"].syntaxes
+    does_not = aftermath.peers["does_not"].syntaxes
+    compressed = {each for each in CLASSES if knows[each] == JPEG2000Lossless}
+    assert compressed == {SecondaryCaptureImageStorage, SegmentationStorage}
+    assert {*does_not.values()} == {ExplicitVRLittleEndian}
+    assert does_not.keys() == CLASSES
 
 
 def test_where_negative_answers_are_not_sent_what_has_no_answer_says_so(
@@ -204,7 +227,8 @@ def test_where_negative_answers_are_not_sent_what_has_no_answer_says_so(
     ]
     archive = start_archive(tmp_path / "archive")
     try:
-        with node_with(config, {"pacs": archive.port}, "send_negative = false") as node:
+        pacs = "pacs", archive.port, "send_negative = false"
+        with node_with(config, [pacs]) as node:
             send(files, node.address, calling_ae_title="TEST")
             ended = {"delivered": 1, "analyzed": 1, "not_analyzed": 1, "failed": 1}
             wait_for(lambda: counts(config) == ended)
