@@ -252,3 +252,16 @@ def _refusing_when_disk_fails() -> Iterator[None]:
         code = errno.errorcode.get(error.errno or 0, "unknown")
         reason = "is full" if full else f"failed ({code})"
         raise OutOfResourcesError(f"The disk {reason}; send again later.") from error
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file of the spool is there.
+
+    Raises:
+        OSError: Nobody can say: the whole spool is away.
+    """
+    if path.exists():
+        return True
+    if not path.parent.exists():
+        raise OSError("the spool is away; is it mounted?")
+    return False

@@ -41,6 +41,7 @@ from dicom_node.sweep import (
     sweep_work,
 )
 from dicom_node.takeover import take_over
+from dicom_node.turns import AT_ONCE
 from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
@@ -51,10 +52,6 @@ logger = logging.getLogger(__name__)
 POLL_S = 0.2  # what nobody rang for: bells.py
 # While one instance is classified, the next is decoded and the one before written.
 ANALYSES_AT_ONCE = 3
-# To one destination: two associations hide each other's waiting, more only crowd it.
-# On a busy machine it may be more for a moment: DBOS counts what has begun, not what
-# it has taken up.
-DELIVERIES_AT_ONCE = 2
 LOOK_EVERY_S = 5.0
 SWEEP_EVERY = 12
 FILES_EVERY = 12 * 60
@@ -180,8 +177,8 @@ def _open_queues(settings: Settings) -> None:
     )
     DBOS.register_queue(
         DELIVER,
-        partition_worker_concurrency=DELIVERIES_AT_ONCE,
-        worker_concurrency=DELIVERIES_AT_ONCE * max(reached, 1),
+        partition_worker_concurrency=AT_ONCE,
+        worker_concurrency=AT_ONCE * max(reached, 1),
         polling_interval_sec=POLL_S,
     )
 

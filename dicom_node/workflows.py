@@ -8,9 +8,8 @@ that is cheaper, and an upgrade cannot stumble over steps of the release before.
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,9 +37,10 @@ from dicom_node.pipeline import Analysis, Pipeline
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.objects import ResultObject
 from dicom_node.settlement import step_of
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, is_there
 from dicom_node.steps import about, log_step
 from dicom_node.tables import DeliveryState, InstanceState
+from dicom_node.turns import Turns
 from dicom_node.work import ANALYZE, DELIVER
 
 logger = logging.getLogger(__name__)
@@ -61,6 +61,7 @@ class Work:
         spool: Where the files are.
         pipeline: The analysis.
         on_delivery: Called when there may be something to deliver.
+        turns: How many deliveries there are at once.
     """
 
     settings: Settings
@@ -68,6 +69,7 @@ class Work:
     spool: Spool
     pipeline: Pipeline
     on_delivery: Callable[[], None] = lambda: None
+    turns: Turns = field(default_factory=Turns)
 
     def analyze(self, instance_id: str, run: int) -> None:
         """Analyze one instance, and say in the journal how it ended."""
@@ -159,7 +161,7 @@ class Work:
                 Failure.WORKER_DIED,
             )
 
-        if not insist(partial(_is_there, instance.path)):
+        if not insist(partial(is_there, instance.path)):
             words = "Its file is gone from the disk; send the instance again."
             raise AnalysisError(words, Failure.BROKEN)
 
@@ -199,19 +201,26 @@ class Work:
     def _deliver(
         self, instance_id: str, destination: str, run: int, came_from: str
     ) -> None:
-        journal, folder = self.journal, self.settings.storage.directory
         known = {each.name: each for each in self.settings.destinations}
-        if destination not in known:
-            words = "not in the settings any more; add it and retry"
-            give_up = partial(journal.settlement.give_up, instance_id, destination, run)
-            insist(lambda: give_up(words))
-            failed = step_of(DeliveryState.FAILED)
-            log_step(logger, failed, f"{destination} is {words}")
+        if destination in known:
+            reached = known[destination]
+            with self.turns.at(reached, came_from):
+                self._deliver_to(reached, instance_id, run, came_from)
             return
-        paths = insist(lambda: journal.deliveries.begin(instance_id, destination, run))
+        words = "not in the settings any more; add it and retry"
+        give_up = self.journal.settlement.give_up
+        insist(lambda: give_up(instance_id, destination, run, words))
+        log_step(logger, step_of(DeliveryState.FAILED), f"{destination} is {words}")
+
+    def _deliver_to(
+        self, destination: Destination, instance_id: str, run: int, came_from: str
+    ) -> None:
+        journal, folder = self.journal, self.settings.storage.directory
+        begin = partial(journal.deliveries.begin, instance_id, destination.name, run)
+        paths = insist(begin)
         if paths is None:
             return  # stale, or paused
-        if not paths and self._asks(instance_id, known[destination], run, came_from):
+        if not paths and self._asks(instance_id, destination, run, came_from):
             return
         files = {uid: folder / path for uid, path in paths.items()}
         if not insist(lambda: all(each.exists() for each in files.values())):
@@ -221,15 +230,15 @@ class Work:
         began = time.monotonic()
         outcomes = delivering.deliver(
             files,
-            known[destination],
+            destination,
             came_from=came_from,
             calling_ae_title=self.settings.receiver.ae_title,
         )
         seconds = time.monotonic() - began
-        settle = partial(journal.settlement.settle, instance_id, known[destination])
+        settle = partial(journal.settlement.settle, instance_id, destination)
         state = insist(lambda: settle(run, outcomes, seconds))
         if state is not None:
-            _log_delivery(destination, state, outcomes, seconds)
+            _log_delivery(destination.name, state, outcomes, seconds)
 
     def _asks(
         self, instance_id: str, destination: Destination, run: int, came_from: str
@@ -265,19 +274,6 @@ def _log_delivery(
     log_step(
         logger, step_of(state), f"{destination}: {words}", seconds=seconds, level=level
     )
-
-
-def _is_there(path: Path) -> bool:
-    """Whether a file of the spool is there.
-
-    Raises:
-        OSError: Nobody can say: the whole spool is away.
-    """
-    if path.exists():
-        return True
-    if not path.parent.exists():
-        raise OSError("the spool is away; is it mounted?")
-    return False
 
 
 def _spoken(state: InstanceState) -> str:

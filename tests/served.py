@@ -123,18 +123,28 @@ def serving(config: Path) -> Iterator[Served]:
 
 def counts(config: Path) -> dict[str, int]:
     """How many instances are in each state."""
-    engine = open_engine(load(config, {}).storage.database_url)
-    try:
-        return History(engine).counts()
-    finally:
-        engine.dispose()
+    with history(config) as told:
+        return told.counts()
 
 
 def reasons(config: Path, sop_instance_uid: str) -> list[str]:
     """What the node says of each revision of an instance."""
+    with history(config) as told:
+        return [row.reason for row in told.by_uid(sop_instance_uid)]
+
+
+def states(config: Path, sop_instance_uid: str) -> list[str]:
+    """Where each revision of an instance stands."""
+    with history(config) as told:
+        return [row.state for row in told.by_uid(sop_instance_uid)]
+
+
+@contextmanager
+def history(config: Path) -> Iterator[History]:
+    """What a node's journal tells."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
-        return [row.reason for row in History(engine).by_uid(sop_instance_uid)]
+        yield History(engine)
     finally:
         engine.dispose()
 

@@ -30,7 +30,6 @@ from dicom_node.commitment import ask
 from dicom_node.commitment_report import Report
 from dicom_node.commitments import Request
 from dicom_node.database import open_engine
-from dicom_node.history import History
 from dicom_node.listener import listen
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
@@ -39,7 +38,7 @@ from dicom_node.sender import send
 from dicom_node.spool import Spool
 from dicom_node.tables import delivered_object
 from inference.phantom import draw_phantom
-from tests.served import PATIENCE_S, counts, reasons, serving, wait_for
+from tests.served import PATIENCE_S, counts, reasons, serving, states, wait_for
 
 ALL_KINDS = list(get_args(ResultKind))
 NODE = f"""
@@ -135,7 +134,8 @@ class Hospital:
             All that Orthanc has of its study then, by modality.
         """
         uploaded = self.orthanc.upload(source)
-        self.orthanc.send(uploaded["ID"], "fracture-node")
+        sent = self.orthanc.send(uploaded["ID"], "fracture-node")
+        assert (sent["InstancesCount"], sent["FailedInstancesCount"]) == (1, 0)
         uid, study = str(source.SOPInstanceUID), uploaded["ParentStudy"]
         wait_for(lambda: states(self.config, uid) == ["delivered"])
         files = [self.orthanc.file(e["ID"]) for e in self.orthanc.instances(study)]
@@ -315,15 +315,6 @@ def test_results_reach_the_study_over_dicomweb_once_the_password_is_right(
         assert stored[ours.Modality] == ours
     (capture,) = (each for each in results if each.Modality == "OT")
     assert np.array_equal(stored["OT"].pixel_array, capture.pixel_array)
-
-
-def states(config: Path, sop_instance_uid: str) -> list[str]:
-    """Where each revision of an instance stands."""
-    engine = open_engine(load(config, {}).storage.database_url)
-    try:
-        return [row.state for row in History(engine).by_uid(sop_instance_uid)]
-    finally:
-        engine.dispose()
 
 
 def said_of_objects(config: Path) -> str:

@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import DicomDestination
 from config.settings import Settings, load
-from dicom_node import deliveries, settlement
+from dicom_node import deliveries, delivering, settlement
 from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine, reading
@@ -37,10 +37,11 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.pipeline import Analysis, Check, Pipeline
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.objects import ResultObject
-from dicom_node.spool import Spool
+from dicom_node.spool import Spool, is_there
 from dicom_node.tables import InstanceState
 from dicom_node.tally import read
-from dicom_node.workflows import MOST_ATTEMPTS, Work, _is_there
+from dicom_node.turns import AT_ONCE
+from dicom_node.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.phantom import draw_phantom
 
@@ -352,12 +353,12 @@ def test_of_a_spool_that_is_away_nobody_says_that_a_file_is_gone(
 ) -> None:
     (tmp_path / "spool").mkdir()
     path = tmp_path / "spool" / "a.dcm"
-    assert not _is_there(path)
+    assert not is_there(path)
 
     (tmp_path / "spool").rmdir()
 
     with pytest.raises(OSError, match="is it mounted"):
-        _is_there(path)
+        is_there(path)
 
 
 def test_who_delivers_is_told_of_an_answer(
@@ -442,6 +443,35 @@ def test_a_result_that_is_gone_from_the_disk_is_made_and_delivered_anew(
     assert (lost.state, lost.run) == (InstanceState.RECEIVED, 2)
     assert row_of(work, received).state == InstanceState.DELIVERED
     assert len(archive.log) == 1
+
+
+def test_a_delivery_has_a_turn_from_its_beginning_until_it_is_settled(
+    work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.analyze(received.id, 1)
+    (pacs,) = work.settings.destinations
+    turn, free = work.turns.at(pacs, "MODALITY"), list[int]()
+
+    def watched(name: str, of: object) -> None:
+        original = getattr(of, name)
+
+        def watching(*given: object, **more: object) -> object:
+            done = original(*given, **more)
+            taken = [turn.acquire(blocking=False) for _ in range(AT_ONCE)]
+            free.append(sum(taken))
+            turn.release(sum(taken))
+            return done
+
+        monkeypatch.setattr(of, name, watching)
+
+    watched("begin", work.journal.deliveries)
+    watched("deliver", delivering)
+    watched("settle", work.journal.settlement)
+
+    work.deliver(received.id, "pacs", 1)
+
+    assert free == [AT_ONCE - 1] * 3
+    assert all(turn.acquire(blocking=False) for _ in range(AT_ONCE))
 
 
 def test_a_destination_that_left_the_settings_fails_in_words(
