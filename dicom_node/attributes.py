@@ -7,9 +7,18 @@ from collections.abc import Iterable
 from pydicom import Dataset
 from pydicom.sequence import Sequence
 
+LONGEST_UID = 256
+"""Characters of a UID that is accepted, though PS3.5 9.1 allows 64.
+
+Equipment writes longer ones. A UID is never cut, so there must be a limit: it keeps
+what a database indexes and a page addresses short.
+"""
+
 # PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
-# written to logs.
-UID_PATTERN = re.compile(r"[0-9.]{1,64}")
+# written to logs. A value that breaks another rule of 9.1 still identifies: see
+# `uid_fault`.
+UID_PATTERN = re.compile(rf"(?=\.*[0-9])[0-9.]{{1,{LONGEST_UID}}}")
+_STANDARD_LENGTH = 64
 # PS3.5 table 6.2-1, CS.
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 # What may be repeated in a message.
@@ -45,6 +54,42 @@ def text(dataset: Dataset, keyword: str) -> str:
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         value = next(iter(value), None)
     return "" if value is None else str(value).strip(" \0")
+
+
+def uid_text(value: bytes) -> str:
+    """Read the whole value of a UID as it was sent, without its padding (PS3.5 9.1).
+
+    Spaces are removed, too: senders pad with them. Values of several UIDs, where the
+    standard allows one, stay together, and no UID is written like that.
+    """
+    return value.decode("ascii", "replace").strip(" \0")
+
+
+def uid(dataset: Dataset, keyword: str) -> str:
+    """Read the whole value of a UID attribute; empty if it is absent."""
+    value = dataset.get(keyword)
+    many = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    values = value if many else (value,)
+    return "\\".join("" if one is None else str(one) for one in values).strip(" \0")
+
+
+def uid_fault(uid: str) -> str:
+    """Name the rule of PS3.5 9.1 that a UID breaks.
+
+    Args:
+        uid: A value that matches UID_PATTERN.
+
+    Returns:
+        What is wrong with it, to follow "it has"; empty if nothing is.
+    """
+    components = uid.split(".")
+    if len(uid) > _STANDARD_LENGTH:
+        return f"{len(uid)} characters, more than {_STANDARD_LENGTH}"
+    if "" in components:
+        return "an empty component"
+    if any(each.startswith("0") and each != "0" for each in components):
+        return "a component with a leading zero"
+    return ""
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:

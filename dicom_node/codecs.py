@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
-from pydicom.encaps import get_frame
+from pydicom.encaps import encapsulate, generate_fragments, get_frame
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import (
     HTJ2K,
@@ -39,7 +39,8 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.codestream import declared_size
+from dicom_node.attributes import number
+from dicom_node.codestream import begins_frame, declared_size
 from dicom_node.errors import AnalysisError, DicomNodeError
 
 UNCOMPRESSED = (
@@ -111,8 +112,36 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
         ) from None
 
 
+def join_fragments(dataset: Dataset) -> None:
+    """Put the fragments of a single-frame image together, in the dataset itself.
+
+    All fragments belong to the one frame (PS3.5 A.4), so offset tables say nothing:
+    they may be absent, empty, or wrong. Does nothing if the image has several frames or
+    is not compressed.
+
+    Raises:
+        ValueError: Pixel Data is not a sequence of items.
+    """
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    if not syntax.is_encapsulated or "PixelData" not in dataset:
+        return
+    if number(dataset, "NumberOfFrames", 1) > 1:
+        return
+    table, *fragments = generate_fragments(dataset.PixelData)
+    if begins_frame(table):  # The Basic Offset Table was left out.
+        fragments.insert(0, table)
+    for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
+        if keyword in dataset:
+            delattr(dataset, keyword)
+    if table or len(fragments) > 1:
+        dataset.PixelData = encapsulate([b"".join(fragments)], has_bot=False)
+        dataset["PixelData"].is_undefined_length = True
+
+
 def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
+    _check_encapsulation(dataset, syntax)
     if syntax.is_encapsulated:
+        join_fragments(dataset)
         _check_size(dataset)
     if syntax == JPEGExtended12Bit and not _is_8_bit_jpeg(_frame(dataset)):
         return _decode_12_bit_jpeg(dataset)
@@ -123,6 +152,18 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         correct_unused_bits=False,  # type: ignore[arg-type]  # the look-up table does
     )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
+    """Refuse pixels that are compressed, or not, against their transfer syntax."""
+    is_encapsulated = dataset["PixelData"].is_undefined_length
+    if is_encapsulated != syntax.is_encapsulated:
+        found = "compressed" if is_encapsulated else "not compressed"
+        raise AnalysisError(
+            f"Pixel Data (7FE0,0010) is {found}, which the transfer syntax "
+            f"{syntax.name} does not allow. Send the image in the transfer syntax that "
+            "it is encoded in."
+        )
 
 
 def _check_size(dataset: Dataset) -> None:

@@ -14,6 +14,25 @@ _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _BOXES = 4096  # a codestream may be wrapped into JP2 boxes; they are short
 
 
+_JP2 = b"\0\0\0\x0cjP  "  # the first box of a file (ISO/IEC 15444-1 I.5.1)
+_RLE = struct.Struct("<2L")  # how many segments, where the first begins
+_MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
+
+
+def begins_frame(item: bytes) -> bool:
+    """Tell whether an item of Pixel Data begins a frame of any of our codecs.
+
+    The first item should be the Basic Offset Table (PS3.5 A.4), of which the first
+    value is 0; some equipment leaves it out.
+    """
+    if item.startswith((_JPEG + b"\xff", _JPEG_2000, _JP2)):
+        return True
+    if len(item) <= _RLE_HEADER:
+        return False
+    segments, first = _RLE.unpack_from(item)
+    return 0 < segments <= _MOST_SEGMENTS and first == _RLE_HEADER
+
+
 def declared_size(frame: bytes) -> tuple[int, int] | None:
     """Read (rows, columns) from the header of a frame of JPEG, JPEG-LS or JPEG 2000.
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from pydicom.uid import UID
-from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
 from dicom_node.errors import CannotUnderstandError
 from dicom_node.reasons import Refusal
@@ -31,6 +31,11 @@ ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 MARKS = frozenset({ITEM, ITEM_END, SEQUENCE_END})
 HEAD = 8
 LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
+VRS = LONG_VRS | frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
+# Command elements (PS3.7 6.3) and File Meta Information (PS3.10 7.1) are no part of a
+# dataset. Some senders leave them in it; they must not say how it is read.
+FOREIGN_GROUPS = frozenset({0x0000, 0x0002})
+_FILE_META = b"\x02\x00"  # the group, as it begins an element of File Meta Information
 # Real radiographs have a few hundred, a private sequence may have thousands; walking so
 # many takes about 0.2 s.
 MOST_ELEMENTS = 50_000
@@ -185,11 +190,14 @@ class Walk:
 
     Attributes:
         source: The dataset's bytes, as far as the walk has come.
+        foreign: Where elements of FOREIGN_GROUPS lie on the top level, as far as
+            `values` has come: start and end in the dataset, in bytes.
     """
 
     def __init__(self, source: Source, transfer_syntax: UID) -> None:
         """Start at the dataset's first element."""
         self.source = source
+        self.foreign: list[tuple[int, int]] = []
         self._steps = 0
         order = "<" if transfer_syntax.is_little_endian else ">"
         self._without_vr = struct.Struct(f"{order}HHL").unpack
@@ -211,7 +219,7 @@ class Walk:
             The values, without those that are longer than LONGEST_VALUE; last of all
             the element `until`, if it is there.
         """
-        root = 0
+        root, start = 0, self.source.position
         open_containers: list[_Container] = []
         while element := self.next_element(_is_implicit(open_containers)):
             if not open_containers:
@@ -230,8 +238,11 @@ class Walk:
                 yield Value(root if open_containers else 0, element.tag, value)
             else:
                 self.source.skip(element.length)
-            while open_containers and open_containers[-1].end <= self.source.position:
-                open_containers.pop()
+            self._leave_ended(open_containers)
+            if not open_containers:
+                if is_foreign(root):
+                    self.foreign.append((start, self.source.position))
+                start = self.source.position
         if open_containers:
             raise CannotUnderstandError(
                 "The dataset ends within a sequence. Send the instance again."
@@ -249,15 +260,24 @@ class Walk:
             return None
         if len(head) < HEAD:
             raise truncated(HEAD, len(head))
+        vr = head[4:6]
+        if head.startswith(_FILE_META) and vr in VRS:
+            return self._file_meta_element(head)
         group, number, length = self._without_vr(head)
         tag = group << 16 | number
-        vr = head[4:6]
         if is_implicit or self._is_implicit or tag in MARKS or not _is_vr(vr):
             return Element(tag, b"", length)
         length = self._with_vr(head)[3]
         if vr in LONG_VRS:
             length = self._long(self._exactly(4))[0]
         return Element(tag, vr, length)
+
+    def _file_meta_element(self, head: bytes) -> Element:
+        """Read on in Explicit VR Little Endian, whatever the dataset is encoded in."""
+        group, number, vr, length = struct.unpack("<HH2sH", head)
+        if vr in LONG_VRS:
+            (length,) = struct.unpack("<L", self._exactly(4))
+        return Element(group << 16 | number, vr, length)
 
     def _entered(self, element: Element, within: list[_Container]) -> _Container:
         end = self.source.position + element.length
@@ -266,6 +286,10 @@ class Walk:
             # PS3.5 6.2.2: what is UN and of undefined length is encoded as implicit.
             is_implicit=_is_implicit(within) or element.vr == b"UN",
         )
+
+    def _leave_ended(self, containers: list[_Container]) -> None:
+        while containers and containers[-1].end <= self.source.position:
+            containers.pop()
 
     def _exactly(self, length: int) -> bytes:
         data = self.source.read(length)
@@ -279,6 +303,11 @@ def truncated(declared: int, found: int) -> CannotUnderstandError:
     return CannotUnderstandError(
         f"The dataset ends early: {found} bytes of {declared}. Send the instance again."
     )
+
+
+def is_foreign(tag: int) -> bool:
+    """Tell whether an element of this tag has no place in a dataset."""
+    return tag >> 16 in FOREIGN_GROUPS
 
 
 def _is_implicit(containers: list[_Container]) -> bool:

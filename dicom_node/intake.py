@@ -15,7 +15,6 @@ from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
-from pynetdicom.dsutils import create_file_meta, encode_file_meta
 from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.attributes import UID_PATTERN
@@ -25,11 +24,8 @@ from dicom_node.errors import (
     OutOfResourcesError,
     RefusedError,
 )
+from dicom_node.file_meta import file_head
 from dicom_node.reasons import Refusal
-from dicom_node.results.uids import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-)
 from dicom_node.spool import MB, Arrival, Spool
 
 logger = logging.getLogger(__name__)
@@ -45,7 +41,6 @@ NO_UID = (
     "Affected SOP Class UID (0000,0002) or Instance UID (0000,1000) is no UID. "
     "Send the instance under its own UIDs."
 )
-PREFIX = bytes(128) + b"DICM"  # PS3.10 7.1
 
 
 class IncomingDataset(BytesIO):
@@ -170,14 +165,9 @@ class Intake(DIMSEServiceProvider):
         if not all(UID_PATTERN.fullmatch(str(uid)) for uid in uids):
             raise MismatchError(NO_UID)
         contexts = {each.context_id: each for each in self.assoc.accepted_contexts}
-        meta = create_file_meta(
-            sop_class_uid=UID(uids[0]),
-            sop_instance_uid=UID(uids[1]),
-            transfer_syntax=contexts[message.context_id].transfer_syntax[0],
-            implementation_uid=IMPLEMENTATION_CLASS_UID,
-            implementation_version=IMPLEMENTATION_VERSION_NAME,
-        )
-        arrival = self._spool.begin(PREFIX + encode_file_meta(meta))
+        syntax = contexts[message.context_id].transfer_syntax[0]
+        head = file_head(str(uids[0]), str(uids[1]), UID(syntax))
+        arrival = self._spool.begin(head)
         self._on_disk = {each for each in self._on_disk if each.is_open}
         self._on_disk.add(dataset)
         return arrival

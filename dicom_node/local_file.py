@@ -6,19 +6,18 @@ from uuid import uuid4
 
 from blake3 import blake3
 from pydicom import Dataset
-from pydicom.filewriter import dcmwrite
 
 from dicom_node.attributes import UID_PATTERN, text
+from dicom_node.attributes import uid as whole_uid
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.part10 import PREFIX, read_part10, reading_dicom
+from dicom_node.part10 import read_part10, reading_dicom
 
 
-def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
+def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
     """Read what must be known of a file. Run in the decoding child.
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.
-        folder: Where a copy with both goes if the file lacks them.
         max_inflated: Bytes that a deflated dataset may become.
 
     Raises:
@@ -30,11 +29,7 @@ def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     content = path.read_bytes()
     with reading_dicom():
-        dataset = read_part10(path, max_inflated)
-        header = _header(dataset)
-        if content[PREFIX] != b"DICM":
-            path = folder / f"{identity}.dcm"
-            dcmwrite(path, dataset, enforce_file_format=True)
+        header = _header(read_part10(path, max_inflated))
     return ReceivedInstance(
         id=identity,
         path=path,
@@ -49,7 +44,7 @@ def adopt(path: Path, folder: Path, max_inflated: int) -> ReceivedInstance:
 
 def _header(dataset: Dataset) -> InstanceHeader:
     def uid(keyword: str) -> str:
-        found = text(dataset, keyword)
+        found = whole_uid(dataset, keyword)
         return found if UID_PATTERN.fullmatch(found) else ""
 
     return InstanceHeader(

@@ -1,4 +1,15 @@
-"""Reading a file that says it is DICOM, and may have been made to do harm.
+"""Reading a DICOM file, which may have been made to do harm.
+
+A file is read by one rule, whoever reads it: `locate` finds its dataset and how that is
+encoded. Preamble and File Meta Information (PS3.10 7.1) may be missing or wrong:
+
+- File Meta Information ends where its group length says. If no element ends there, or
+  no Transfer Syntax UID comes before, it ends with the last element of group 0002.
+- Its Transfer Syntax UID (0002,0010) counts. If it names an uncompressed transfer
+  syntax and the dataset is encoded in another, or if it is missing, what is found in
+  the dataset counts.
+- The SOP Class and Instance UID are those of the dataset.
+- Elements of groups 0000 and 0002 within the dataset are ignored.
 
 pydicom parses; what it would take on trust is looked at first: that the file is DICOM
 at all, and how far a deflated dataset inflates. What it quotes does not get out.
@@ -7,15 +18,17 @@ at all, and how far a deflated dataset inflates. What it quotes does not get out
 import logging
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import BytesIO
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import SEEK_END, BytesIO
 from pathlib import Path
+from typing import BinaryIO
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset as parse
-from pydicom.filereader import read_file_meta_info
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -24,48 +37,148 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dicom_node.errors import AnalysisError, DicomNodeError
+from dicom_node.attributes import UID_PATTERN, uid_text
+from dicom_node.elements import (
+    HEAD,
+    LONGEST_VALUE,
+    FileSource,
+    InflatedSource,
+    Source,
+    Value,
+    Walk,
+    is_foreign,
+)
+from dicom_node.errors import AnalysisError, CannotUnderstandError, DicomNodeError
 
 PREFIX = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time
 
-# By (implicit VR, little endian), as pydicom found it: what the file does not say.
-NATIVE = {
-    (True, True): ImplicitVRLittleEndian,
-    (False, True): ExplicitVRLittleEndian,
-    (False, False): ExplicitVRBigEndian,
-}
+PIXEL_DATA = int(Tag("PixelData"))
+PIXELS = frozenset(
+    {PIXEL_DATA, int(Tag("FloatPixelData")), int(Tag("DoubleFloatPixelData"))}
+)
+SOP_CLASS, SOP_INSTANCE = int(Tag("SOPClassUID")), int(Tag("SOPInstanceUID"))
+NOTHING = -1  # no tag
+META_GROUP, GROUP_LENGTH, META_SYNTAX = 0x0002, 0x00020000, 0x00020010
+META_CLASS, META_INSTANCE = 0x00020002, 0x00020003
+NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 
-def read_part10(path: Path, max_inflated: int) -> Dataset:
-    """Read a DICOM file, with or without preamble and File Meta Information.
+@dataclass(frozen=True, slots=True)
+class Location:
+    """Where the dataset of a file lies, and how it is encoded.
+
+    Attributes:
+        offset: Bytes of the file before the dataset.
+        transfer_syntax: Of the dataset.
+        file_meta: The UIDs of the file's own File Meta Information, by tag; those of
+            META_CLASS, META_INSTANCE and META_SYNTAX that it has.
+    """
+
+    offset: int
+    transfer_syntax: UID
+    file_meta: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which instance a file holds.
+
+    Attributes:
+        sop_class_uid: (0008,0016) of the dataset; empty if it is absent.
+        sop_instance_uid: (0008,0018) of the dataset; empty if it is absent.
+        foreign: Where elements of groups 0000 and 0002 lie in the dataset: start and
+            end, in bytes.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    foreign: tuple[tuple[int, int], ...]
+
+
+def locate(file: BinaryIO) -> Location:
+    """Find the dataset of a DICOM file by the rule above.
+
+    Raises:
+        AnalysisError: The file is not DICOM, or its File Meta Information ends early.
+    """
+    file.seek(0)
+    head = file.read(PREFIX.stop)
+    if not looks_like_dicom(head):
+        raise AnalysisError(
+            "The file is not DICOM: it neither has the prefix DICM nor begins with an "
+            "attribute of group 0002 or 0008."
+        )
+    start = PREFIX.stop if head[PREFIX] == b"DICM" else 0
+    length, meta = _file_meta(_source(file, start))
+    syntax = UID(meta.get(META_SYNTAX, ""))
+    if not UID_PATTERN.fullmatch(syntax):
+        syntax = UID("")
+    offset = start + length
+    if not syntax or syntax in NATIVE:
+        walked = syntax or ExplicitVRLittleEndian
+        syntax = _found_syntax(file, offset, walked) or walked
+    return Location(offset, syntax, meta)
+
+
+def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
+    """Read which instance a file holds, and what in it is no part of the dataset.
+
+    Args:
+        file: The file.
+        location: Of its dataset.
+        inflated_limit: Bytes that a deflated dataset may become.
+
+    Raises:
+        CannotUnderstandError: The dataset cannot be walked up to its pixels.
+    """
+    source: Source = _source(file, location.offset)
+    if location.transfer_syntax == DeflatedExplicitVRLittleEndian:
+        source = InflatedSource(file, inflated_limit)
+    walk = Walk(source, _walkable(location.transfer_syntax))
+    uids = {SOP_CLASS: "", SOP_INSTANCE: ""}
+    for found in walk.values(uids.keys(), inside=NOTHING, until=PIXEL_DATA):
+        if isinstance(found, Value) and not found.root:
+            uids[found.tag] = uid_text(found.value)
+    return Identity(uids[SOP_CLASS], uids[SOP_INSTANCE], tuple(walk.foreign))
+
+
+def read_part10(
+    path: Path, max_inflated: int, tags: Iterable[BaseTag] | None = None
+) -> Dataset:
+    """Read a DICOM file by the rule above.
 
     Args:
         path: The file.
         max_inflated: Bytes that a deflated dataset may become.
+        tags: Read these attributes alone, and not what follows Pixel Data.
 
     Returns:
-        The dataset. Its Transfer Syntax UID (0002,0010) is there even where the file
-        leaves it out.
+        The dataset. Its File Meta Information is the Transfer Syntax UID (0002,0010)
+        that it is encoded in.
 
     Raises:
         AnalysisError: The file is not DICOM, or inflates beyond the limit.
         Exception: Whatever pydicom raises on what it cannot parse.
     """
     with path.open("rb") as file:
-        head = file.read(PREFIX.stop)
-    if not looks_like_dicom(head):
-        raise AnalysisError(
-            "The file is not DICOM: it neither has the prefix DICM nor begins with an "
-            "attribute of group 0002 or 0008."
+        location = locate(file)
+        syntax = location.transfer_syntax
+        content: BinaryIO = file
+        file.seek(location.offset)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            content = _inflated_content(file.read(), max_inflated)
+        dataset = parse(
+            _without_foreign(content, _walkable(syntax)),
+            is_implicit_VR=syntax.is_implicit_VR,
+            is_little_endian=syntax.is_little_endian,
+            specific_tags=None if tags is None else list(tags),
+            stop_when=None if tags is None else _at_pixels,
         )
-    if head[PREFIX] == b"DICM":
-        meta = read_file_meta_info(path)
-        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
-            return _read_deflated(path, meta, max_inflated)
-    dataset = dcmread(path, force=True)
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = _native(dataset)
+    for tag in filter(is_foreign, list(dataset.keys())):
+        del dataset[tag]  # it came after the pixels
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
     return dataset
 
 
@@ -83,26 +196,111 @@ def looks_like_dicom(head: bytes) -> bool:
     }
 
 
-def _native(dataset: Dataset) -> UID:
-    implicit, little = dataset.original_encoding
-    return NATIVE[implicit is not False, little is not False]
+def _source(file: BinaryIO, start: int) -> FileSource:
+    size = file.seek(0, SEEK_END) - start
+    file.seek(start)
+    return FileSource(file, size)
 
 
-def _read_deflated(path: Path, meta: FileMetaDataset, limit: int) -> Dataset:
-    """Inflate (PS3.5 A.5) what does not grow beyond the limit, and parse it."""
-    group_length = 12  # (0002,0000) itself, which does not count itself
-    start = PREFIX.stop + group_length + int(meta.FileMetaInformationGroupLength)
-    deflated = path.read_bytes()[start:]
+def _file_meta(source: Source) -> tuple[int, dict[int, str]]:
+    """Read File Meta Information: how many bytes it takes, and its UIDs."""
+    walk = Walk(source, ExplicitVRLittleEndian)
+    meta: dict[int, str] = {}
+    end, declared_end = 0, -1
+    with _as_analysis_error():
+        while (element := walk.next_element()) and element.tag >> 16 == META_GROUP:
+            value = b""
+            if element.length <= LONGEST_VALUE:
+                value = source.read(element.length)
+            else:
+                source.skip(element.length)
+            end = source.position
+            if element.tag == GROUP_LENGTH:
+                declared_end = end + int.from_bytes(value, "little")
+            elif element.tag in {META_CLASS, META_INSTANCE, META_SYNTAX}:
+                meta.setdefault(element.tag, uid_text(value))
+            if end == declared_end and META_SYNTAX in meta:
+                break
+    return end, meta
+
+
+def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
+    """Tell by the first element of a dataset in which uncompressed syntax it is.
+
+    Returns:
+        None if there is no element.
+    """
+    source = _source(file, offset)
+    walk = Walk(source, assumed)
+    start = 0
+    with _as_analysis_error():
+        while (element := walk.next_element()) and is_foreign(element.tag):
+            source.skip(element.length)
+            start = source.position
+    if element is None:
+        return None
+    file.seek(offset + start)
+    head = file.read(HEAD)
+    group, vr = head[:2], head[4:6]
+    is_little = group[::-1] < group  # groups are small numbers
+    if group[0] == group[1]:
+        is_little = assumed.is_little_endian
+    if vr.isalpha() and vr.isupper():
+        return ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    if is_little:
+        return ImplicitVRLittleEndian
+    raise AnalysisError(
+        "The dataset is in Implicit VR Big Endian, which DICOM does not have. Export "
+        "the file again in a transfer syntax of DICOM."
+    )
+
+
+def _walkable(syntax: UID) -> UID:
+    """Return the syntax, or that which elements of an unknown one are encoded in."""
+    return syntax if syntax.is_transfer_syntax else ExplicitVRLittleEndian
+
+
+def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
+    """Cut elements of groups 0000 and 0002 out of a dataset.
+
+    pydicom takes their encoding for that of the dataset.
+    """
+    start = content.tell()
+    walk = Walk(_source(content, start), syntax)
+    with suppress(CannotUnderstandError):  # pydicom may be able to read it
+        for _ in walk.values((), inside=NOTHING, until=PIXEL_DATA):
+            pass
+    content.seek(start)
+    if not walk.foreign:
+        return content
+    whole, pieces, passed = content.read(), [], 0
+    for begin, end in walk.foreign:
+        pieces.append(whole[passed:begin])
+        passed = end
+    return BytesIO(b"".join((*pieces, whole[passed:])))
+
+
+def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag in PIXELS
+
+
+@contextmanager
+def _as_analysis_error() -> Iterator[None]:
+    try:
+        yield
+    except CannotUnderstandError as error:
+        raise AnalysisError(str(error)) from None
+
+
+def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
+    """Inflate (PS3.5 A.5) what does not grow beyond the limit."""
     # Once to see how much it is, so that a bomb costs time but no memory.
     if sum(map(len, _inflated(deflated, limit))) > limit:
         raise AnalysisError(
             f"The deflated dataset becomes larger than {limit} bytes, more than an "
             "image within max_megapixels under [worker] can need."
         )
-    content = BytesIO(b"".join(_inflated(deflated, limit)))
-    dataset = parse(content, is_implicit_VR=False, is_little_endian=True)
-    dataset.file_meta = meta
-    return dataset
+    return BytesIO(b"".join(_inflated(deflated, limit)))
 
 
 def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:

@@ -12,17 +12,22 @@ from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
-from pydicom import DataElement, Dataset, dcmread
+from pydicom import DataElement, Dataset
 from pydicom.dataelem import RawDataElement
-from pydicom.filebase import DicomBytesIO, DicomFileLike
+from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import (
     correct_ambiguous_vr_element,
     write_data_element,
-    write_file_meta_info,
 )
 from pydicom.hooks import raw_element_vr
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from pydicom.valuerep import AMBIGUOUS_VR
+
+from dicom_node.attributes import uid
+from dicom_node.codecs import join_fragments
+from dicom_node.elements import is_foreign
+from dicom_node.file_meta import file_head
+from dicom_node.part10 import read_part10
 
 # Bytes of the words that a value is made of, where they are more than one (PS3.5 7.3).
 WORD = {
@@ -31,6 +36,9 @@ WORD = {
     **dict.fromkeys(("FD", "OD", "OV", "SV", "UV"), 8),
 }
 
+
+MOST_INFLATED = 2**31
+"""Bytes that a deflated dataset may become."""
 
 ENCODERS: Mapping[UID, str] = MappingProxyType(
     {
@@ -54,17 +62,17 @@ def transcode(source: Path, target: Path, syntax: UID) -> None:
     Raises:
         Exception: Whatever pydicom raises of a file that it cannot read or decode.
     """
-    dataset = dcmread(source)
+    dataset = read_part10(source, MOST_INFLATED)
     meta = dataset.file_meta
     if meta.TransferSyntaxUID.is_encapsulated:
+        join_fragments(dataset)
         # Color stays in the color model that Photometric Interpretation will name.
         dataset.decompress(generate_instance_uid=False)
     if plugin := ENCODERS.get(syntax):
         dataset.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
-    meta.TransferSyntaxUID = syntax
+    uids = uid(dataset, "SOPClassUID"), uid(dataset, "SOPInstanceUID")
     with target.open("wb") as file:
-        file.write(b"\0" * 128 + b"DICM")
-        write_file_meta_info(DicomFileLike(file), meta)
+        file.write(file_head(*uids, syntax))
         file.write(_encoded(dataset, implicit=syntax.is_implicit_VR))
 
 
@@ -72,8 +80,8 @@ def _encoded(dataset: Dataset, *, implicit: bool) -> bytes:
     buffer = DicomBytesIO()
     buffer.is_implicit_VR, buffer.is_little_endian = implicit, True
     for tag in sorted(dataset.keys()):
-        if tag.element == 0:
-            continue  # a group length, retired, would be wrong now
+        if tag.element == 0 or is_foreign(tag):
+            continue  # a group length, retired, would be wrong now; the others are too
         element: DataElement | RawDataElement = dataset.get_item(tag)
         if isinstance(element, RawDataElement):
             element = _plain(element, dataset)

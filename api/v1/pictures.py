@@ -20,7 +20,6 @@ from config.settings import WorkerSettings
 from dicom_node.decoding_child import DecodingChild
 from dicom_node.drawing import Drawing
 from dicom_node.errors import DicomNodeError
-from dicom_node.uploading import Claim, claim_of
 from dicom_node.viewing import Attribute, View, list_attributes, view_file
 from inference.overlay import tinted
 
@@ -74,14 +73,6 @@ class Pictures:
         """
         most = self._limits.max_megapixels
         return await self._run(lambda: self._started().run(list_attributes, path, most))
-
-    async def claim(self, path: Path) -> Claim:
-        """Read what a file says of itself.
-
-        Raises:
-            HTTPException: 422: it is no DICOM file.
-        """
-        return await self._run(lambda: self._started().run(claim_of, path))
 
     async def _run(self, call: Callable[[], T]) -> T:
         try:

@@ -1,5 +1,6 @@
 """DICOM files that a person hands in."""
 
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, HTTPException, Request, status
@@ -11,7 +12,7 @@ from api.upload import LARGEST_FILE, file_form, received
 from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
 from api.v1.schemas import UploadAnswer
 from api.visit import Operator, visit_of
-from dicom_node.errors import OutOfResourcesError, RefusedError
+from dicom_node.errors import DicomNodeError, OutOfResourcesError
 from dicom_node.sop_classes import STORED, STORED_BY_SETTING
 from dicom_node.spool import MB, Spool
 from dicom_node.uploading import Uploads
@@ -33,14 +34,14 @@ def uploads_router(desk: Desk) -> APIRouter:
     receiver = desk.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
 
-    def taken_in(path: Any, claim: Any, address: str) -> UploadAnswer:  # noqa: ANN401
+    def taken_in(path: Path, address: str) -> UploadAnswer:
         uploads = Uploads(
             spool=Spool(desk.settings.storage),
             record=desk.journal.record,
             sop_classes=classes,
             inflated_limit=receiver.max_instance_mb * MB,
         )
-        it = uploads.take_in(path, claim, address)
+        it = uploads.take_in(path, address)
         header = it.header
         for row in desk.history.by_uid(header.sop_instance_uid):
             if row.content_digest == it.content_digest:  # it may have been here before
@@ -61,10 +62,9 @@ def uploads_router(desk: Desk) -> APIRouter:
         address = visit_of(request).address
         with arrivals.place(address):
             async with received(request) as file:
-                claim = await desk.pictures.claim(file)
                 try:
-                    answer = await run_in_threadpool(taken_in, file, claim, address)
-                except RefusedError as error:
+                    answer = await run_in_threadpool(taken_in, file, address)
+                except DicomNodeError as error:
                     raise HTTPException(_status(error), str(error)) from None
         await told(request, "uploaded", answer.id)
         return answer
@@ -72,7 +72,7 @@ def uploads_router(desk: Desk) -> APIRouter:
     return router
 
 
-def _status(error: RefusedError) -> int:
+def _status(error: DicomNodeError) -> int:
     full = isinstance(error, OutOfResourcesError)
     return (
         status.HTTP_507_INSUFFICIENT_STORAGE

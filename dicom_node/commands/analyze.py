@@ -7,7 +7,6 @@ does not matter here. One bad file does not stop the others.
 import argparse
 import json
 import sys
-import tempfile
 from collections import Counter
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -84,25 +83,20 @@ def run(settings: Settings, given: argparse.Namespace) -> list[Line]:
     given.out.mkdir(parents=True, exist_ok=True)
     pipeline = make_pipeline(settings, ignore_age=True)
     self_test(pipeline.classifier)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Progress(console=Console(stderr=True), disable=given.json) as progress,
-    ):
-        analyze = partial(_analyze, pipeline, settings, Path(folder), given.out)
+    with Progress(console=Console(stderr=True), disable=given.json) as progress:
+        analyze = partial(_analyze, pipeline, settings, given.out)
         lines = [analyze(path) for path in progress.track(paths, None, 0, None, "")]
     pipeline.child.close()
     return lines
 
 
-def _analyze(
-    pipeline: Pipeline, settings: Settings, folder: Path, out: Path, path: Path
-) -> Line:
+def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> Line:
     try:
         with path.open("rb") as file:
             head = file.read(PREFIX.stop)
         target = _free(out / path.name)
         if looks_like_dicom(head):
-            return _dicom(pipeline, settings, folder, path, target)
+            return _dicom(pipeline, settings, path, target)
         return _plain(pipeline, settings, path, target)
     except (NotAnalyzedError, UnfamiliarError) as reason:
         return Line(str(path), "not analyzed", reason=str(reason))
@@ -110,11 +104,9 @@ def _analyze(
         return Line(str(path), "failed", reason=str(reason))
 
 
-def _dicom(
-    pipeline: Pipeline, settings: Settings, folder: Path, path: Path, target: Path
-) -> Line:
+def _dicom(pipeline: Pipeline, settings: Settings, path: Path, target: Path) -> Line:
     most = settings.receiver.max_instance_mb * 1_000_000
-    instance = pipeline.child.run(adopt, path, folder, most)
+    instance = pipeline.child.run(adopt, path, most)
     analysis = pipeline.analyze(instance, lambda _: None)
     written = []
     for result in analysis.results:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.sequence import Sequence
@@ -23,6 +23,7 @@ from pydicom.tag import BaseTag, Tag
 
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.part10 import read_part10
 from dicom_node.results.objects import Elements, encoded, encoded_item
 
 TYPE_2 = (
@@ -102,6 +103,9 @@ _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
 
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 
+_MOST_INFLATED = 2**31
+"""Bytes that a deflated dataset may become; the child's limit on memory is lower."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
@@ -126,12 +130,8 @@ def read_source(instance: ReceivedInstance) -> Source:
     Raises:
         AnalysisError: It cannot be read, or names no study to put a result into.
     """
-    tags: list[int | BaseTag] = [Tag(each) for each in _READ]
     with reading():
-        # Files that people name may lack the preamble; what is no DICOM was found out.
-        dataset = dcmread(
-            instance.path, stop_before_pixels=True, force=True, specific_tags=tags
-        )
+        dataset = read_part10(instance.path, _MOST_INFLATED, map(Tag, _READ))
     source = Source(instance, dataset)
     if not source.text("StudyInstanceUID"):
         raise AnalysisError(

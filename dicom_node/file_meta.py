@@ -1,0 +1,38 @@
+"""What the node writes before a dataset to make it a file (PS3.10 7.1)."""
+
+from pydicom import DataElement
+from pydicom.config import IGNORE
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_file_meta_info
+from pydicom.tag import Tag
+from pydicom.uid import UID
+
+from dicom_node.results.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+)
+
+PREFIX = bytes(128) + b"DICM"
+
+
+def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: UID) -> bytes:
+    """Write preamble, prefix and our File Meta Information.
+
+    Args:
+        sop_class_uid: Of the instance; like the next, valid or not.
+        sop_instance_uid: Of the instance.
+        transfer_syntax: Of the dataset that follows.
+    """
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = transfer_syntax
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    for keyword, uid in (
+        ("MediaStorageSOPClassUID", sop_class_uid),
+        ("MediaStorageSOPInstanceUID", sop_instance_uid),
+    ):
+        meta.add(DataElement(Tag(keyword), "UI", UID(uid), validation_mode=IGNORE))
+    buffer = DicomBytesIO()
+    write_file_meta_info(buffer, meta)
+    return PREFIX + buffer.getvalue()
