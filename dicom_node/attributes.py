@@ -68,7 +68,9 @@ def uid_text(value: bytes) -> str:
 def uid(dataset: Dataset, keyword: str) -> str:
     """Read the whole value of a UID attribute; empty if it is absent."""
     value = dataset.get(keyword)
-    many = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    if isinstance(value, bytes):  # by the VR that it was written with
+        return uid_text(value)
+    many = isinstance(value, Iterable) and not isinstance(value, str)
     values = value if many else (value,)
     return "\\".join("" if one is None else str(one) for one in values).strip(" \0")
 

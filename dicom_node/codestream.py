@@ -30,7 +30,7 @@ def begins_frame(item: bytes) -> bool:
     if len(item) <= _RLE_HEADER:
         return False
     segments, first = _RLE.unpack_from(item)
-    return 0 < segments <= _MOST_SEGMENTS and first == _RLE_HEADER
+    return bool(0 < segments <= _MOST_SEGMENTS and first == _RLE_HEADER)
 
 
 def declared_size(frame: bytes) -> tuple[int, int] | None:

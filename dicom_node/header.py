@@ -5,6 +5,7 @@ its Pixel Data, and those must be all there (0xC000). Whether the image can be d
 and analyzed is not asked here: that is the worker's business, and takes its time.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import SEEK_END
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Literal
 from pydicom.tag import Tag
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
-from dicom_node.attributes import UID_PATTERN
+from dicom_node.attributes import UID_PATTERN, uid_fault, uid_text
 from dicom_node.elements import (
     ITEM,
     SEQUENCE_END,
@@ -31,13 +32,18 @@ from dicom_node.patient import KEYWORDS, patient_of
 PIXEL_DATA = int(Tag("PixelData"))
 SOURCE_IMAGES = int(Tag("SourceImageSequence"))
 REFERENCED_INSTANCE = int(Tag("ReferencedSOPInstanceUID"))
-TEXTS = {
+UIDS = {
     int(Tag(keyword)): keyword
     for keyword in (
         "SOPClassUID",
         "SOPInstanceUID",
         "StudyInstanceUID",
         "SeriesInstanceUID",
+    )
+}
+TEXTS = {
+    int(Tag(keyword)): keyword
+    for keyword in (
         "Modality",
         "StudyDate",
         "BodyPartExamined",
@@ -53,9 +59,14 @@ NUMBERS = {
     for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 }
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
-WANTED = frozenset({*TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
+WANTED = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-LONGEST_TEXT = 64  # what the VRs of TEXTS allow (PS3.5 table 6.2-1)
+LONGEST_TEXT = 256
+"""Characters of a text that are kept, though the VRs of TEXTS allow 16 or less.
+
+A longer one is not kept at all: two that are cut could become equal."""
+CUT_UID = 64
+"""Characters of a UID in a command of DCMTK's, which cuts longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +121,19 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
         if isinstance(found, Element):
             pixel_data = found
         elif found.root == SOURCE_IMAGES and found.tag == REFERENCED_INSTANCE:
-            sources.append(_uid(_text(found.value)))
+            sources.append(_uid(uid_text(found.value)))
         elif not found.root:
             values[found.tag] = found.value
+    uids = {word: uid_text(values.get(tag, b"")) for tag, word in UIDS.items()}
     texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}
-    _check_agreement(announced, texts)
+    _check_agreement(announced, uids)
     _check_pixels(walk, pixel_data, _declared_bytes(values, texts, announced))
     return InstanceHeader(
-        sop_class_uid=announced.sop_class_uid,
-        sop_instance_uid=announced.sop_instance_uid,
+        sop_class_uid=uids["SOPClassUID"],
+        sop_instance_uid=uids["SOPInstanceUID"],
         transfer_syntax_uid=announced.transfer_syntax,
-        study_instance_uid=_uid(texts["StudyInstanceUID"]),
-        series_instance_uid=_uid(texts["SeriesInstanceUID"]),
+        study_instance_uid=_uid(uids["StudyInstanceUID"]),
+        series_instance_uid=_uid(uids["SeriesInstanceUID"]),
         modality=texts["Modality"],
         study_date=texts["StudyDate"],
         body_part=texts["BodyPartExamined"],
@@ -131,11 +143,44 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
         patient=patient_of(
             {PATIENT[tag]: values[tag] for tag in PATIENT.keys() & values.keys()}
         ),
+        assumptions=tuple(_assumptions(walk, announced, uids, values)),
     )
 
 
-def _check_agreement(announced: Announced, texts: dict[str, str]) -> None:
-    """Compare what was announced with what came (PS3.4 B.2.3, 0xA900)."""
+def _assumptions(
+    walk: Walk,
+    announced: Announced,
+    uids: Mapping[str, str],
+    values: Mapping[int, bytes],
+) -> Iterator[str]:
+    """Say what was made of a header that breaks the standard."""
+    if walk.foreign:
+        yield (
+            "The dataset holds elements of groups 0000 or 0002, which are no part of "
+            "it. They are ignored."
+        )
+    if _is_cut(announced, uids):
+        yield (
+            f"The command names the instance by the first {CUT_UID} characters of its "
+            "SOPInstanceUID. That of the dataset is used."
+        )
+    for keyword, uid in uids.items():
+        if fault := UID_PATTERN.fullmatch(uid) and uid_fault(uid):
+            yield f"{keyword} has {fault} (PS3.5 9.1). It is used as it was sent."
+    for tag, keyword in TEXTS.items():
+        if len(_stripped(values.get(tag, b""))) > LONGEST_TEXT:
+            yield (
+                f"{keyword} has more than {LONGEST_TEXT} characters. It is as if it "
+                "were absent from the worklist."
+            )
+
+
+def _check_agreement(announced: Announced, uids: Mapping[str, str]) -> None:
+    """Compare what was announced with what came (PS3.4 B.2.3, 0xA900).
+
+    A sender that cuts the SOP Instance UID in its command has the whole one in the
+    dataset.
+    """
     if not UID_PATTERN.fullmatch(announced.sop_instance_uid):
         raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")
     if announced.sop_class_uid != announced.abstract_syntax:
@@ -143,15 +188,26 @@ def _check_agreement(announced: Announced, texts: dict[str, str]) -> None:
             "Affected SOP Class UID (0000,0002) is not that of the presentation "
             "context. Send the instance under its own SOP Class."
         )
-    for keyword, expected in (
-        ("SOPClassUID", announced.sop_class_uid),
-        ("SOPInstanceUID", announced.sop_instance_uid),
+    if uids["SOPClassUID"] != announced.sop_class_uid:
+        raise _differs("SOPClassUID")
+    if uids["SOPInstanceUID"] != announced.sop_instance_uid and not _is_cut(
+        announced, uids
     ):
-        if texts[keyword] != expected:
-            raise MismatchError(
-                f"{keyword} differs between command and dataset. Send the instance "
-                "under its own UIDs."
-            )
+        raise _differs("SOPInstanceUID")
+
+
+def _differs(keyword: str) -> MismatchError:
+    return MismatchError(
+        f"{keyword} differs between command and dataset. Send the instance under its "
+        "own UIDs."
+    )
+
+
+def _is_cut(announced: Announced, uids: Mapping[str, str]) -> bool:
+    """Tell whether the command has what DCMTK makes of a longer UID."""
+    sent, said = uids["SOPInstanceUID"], announced.sop_instance_uid
+    is_start = len(said) == CUT_UID < len(sent) and sent.startswith(said)
+    return is_start and bool(UID_PATTERN.fullmatch(sent))
 
 
 def _declared_bytes(
@@ -213,11 +269,17 @@ def _pass_fragments(walk: Walk) -> None:
 
 
 def _text(value: bytes) -> str:
-    text = value.decode("ascii", "replace").strip(" \0")[:LONGEST_TEXT]
+    text = _stripped(value)
+    if len(text) > LONGEST_TEXT:
+        return ""
     # No database column holds a NUL for certain, no terminal wants control codes.
     return "".join(c if c.isprintable() else REPLACEMENT for c in text)
 
 
+def _stripped(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip(" \0")
+
+
 def _uid(text: str) -> str:
-    """Return a UID, or nothing where it is none."""
+    """Return a UID, or nothing if the text cannot be one."""
     return text if UID_PATTERN.fullmatch(text) else ""

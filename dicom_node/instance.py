@@ -27,6 +27,7 @@ class InstanceHeader:
         source_sop_instance_uids: Of Source Image Sequence (0008,2112), which ties a
             For Presentation image to the For Processing image it was made from.
         patient: Whose it is; goes nowhere but to the journal's table of patients.
+        assumptions: What was made of a header that breaks the standard, in sentences.
     """
 
     sop_class_uid: str
@@ -41,6 +42,7 @@ class InstanceHeader:
     laterality: str = ""
     source_sop_instance_uids: tuple[str, ...] = ()
     patient: Patient = field(default=Patient(), repr=False)
+    assumptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from dicom_node.analyses import Analyses
 from dicom_node.commitments import Commitments
 from dicom_node.database import reading, writing
 from dicom_node.deliveries import Deliveries
-from dicom_node.events import note
+from dicom_node.events import ASSUMPTION, note
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
@@ -97,6 +97,8 @@ class Journal:
             connection.execute(patient.insert(), {"instance_id": received.id} | whose)
             said = f"from {received.calling_ae_title}, revision {values['revision']}"
             note(connection, received.id, "received", said)
+            for assumption in received.header.assumptions:
+                note(connection, received.id, ASSUMPTION, assumption)
             delay_s = _delay_s(received.header.sop_class_uid)
             self._work.analyze(connection, received.id, 1, delay_s)
             write(connection, one(RECEIVED))

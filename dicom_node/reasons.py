@@ -32,6 +32,7 @@ class Unanalyzed(StrEnum):
     BITS = "bits"
     TOO_LARGE = "too_large"
     NO_STUDY = "no_study"
+    NOT_A_UID = "not_a_uid"  # Study, Series or SOP Instance UID
     BODY_PART = "body_part"
     BLANK = "blank"
     UNFAMILIAR = "unfamiliar"  # unlike the pictures of training

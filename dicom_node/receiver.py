@@ -166,9 +166,11 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
             where no archive is asked, and none is heard.
         count: Takes what happens that no journal records.
     """
-    # A switch of the whole process: pynetdicom would build text for every PDU, and
-    # log what peers write.
+    # Switches of the whole process: pynetdicom would build text for every PDU, and
+    # log what peers write. It would abort an association on a UID of more than 64
+    # characters: intake.py decides which UIDs are taken.
     _config.LOG_HANDLER_LEVEL = "none"
+    _config.VALIDATORS["UI"] = lambda _: (True, "")
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
     return Receiver(settings, storing, sockets, on_asked, settle)
 

@@ -17,7 +17,15 @@ from pydicom.uid import (
     XRayRadiofluoroscopicImageStorage,
 )
 
-from dicom_node.attributes import items, number, quoted, text
+from dicom_node.attributes import (
+    LONGEST_UID,
+    UID_PATTERN,
+    items,
+    number,
+    quoted,
+    text,
+    uid,
+)
 from dicom_node.errors import NotAnalyzedError, NotMeantError
 from dicom_node.reasons import Unanalyzed
 
@@ -97,6 +105,7 @@ def _not_for_the_model(
     dataset: Dataset, rules: ScreeningRules, max_megapixels: int
 ) -> Iterator[Why]:
     yield from _not_one_picture(dataset, max_megapixels)
+    yield from _not_identified(dataset)
     yield from _not_of_use(dataset, rules)
 
 
@@ -203,13 +212,38 @@ def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
         )
 
 
-def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
+def _not_identified(dataset: Dataset) -> Iterator[Why]:
+    """Refuse UIDs that cannot identify anything (PS3.5 9.1).
+
+    UIDs that break another rule of 9.1 are used as they are: see attributes.py.
+    """
     if not text(dataset, "StudyInstanceUID"):
         yield Why(
             Unanalyzed.NO_STUDY,
             "Study Instance UID (0020,000D) is absent, so that no result could join "
             "the study. Correct it at the sender.",
         )
+    for keyword, name in (
+        ("StudyInstanceUID", "Study Instance UID (0020,000D)"),
+        ("SeriesInstanceUID", "Series Instance UID (0020,000E)"),
+        ("SOPInstanceUID", "SOP Instance UID (0008,0018)"),
+    ):
+        value = uid(dataset, keyword)
+        if value and not UID_PATTERN.fullmatch(value):
+            found = (
+                f"{len(value)} characters, more than the {LONGEST_UID} that are "
+                "accepted"
+                if len(value) > LONGEST_UID
+                else "a value that is not digits and periods"
+            )
+            yield Why(
+                Unanalyzed.NOT_A_UID,
+                f"{name} has {found}, so that it is not a UID. Correct it at the "
+                "sender.",
+            )
+
+
+def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
     examined = text(dataset, "BodyPartExamined")
     body_part = examined.upper()
     if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):

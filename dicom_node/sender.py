@@ -7,42 +7,41 @@ bounds on waiting are in association.py.
 """
 
 import logging
-import struct
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset
-from pydicom.errors import InvalidDicomError
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import VerificationPresentationContexts
 from pynetdicom.association import Association
-from pynetdicom.dsutils import split_dataset
 from pynetdicom.presentation import build_context
 
 from config.destinations import Address
 from dicom_node.association import LostError, Peer, associated
 from dicom_node.attributes import UID_PATTERN
+from dicom_node.errors import DicomNodeError
+from dicom_node.file_meta import file_head
 from dicom_node.outcome import Outcome, Verdict, answered
-from dicom_node.transcode import transcode
+from dicom_node.part10 import (
+    META_CLASS,
+    META_INSTANCE,
+    META_SYNTAX,
+    Identity,
+    Location,
+    identify,
+    locate,
+)
+from dicom_node.transcode import MOST_INFLATED, transcode
 
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
-META = ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID", "TransferSyntaxUID")
-
-# What pydicom raises of a file whose File Meta Information is broken.
-PARSE_ERRORS = (
-    EOFError,
-    InvalidDicomError,
-    NotImplementedError,
-    ValueError,
-    struct.error,
-)
-
 OnOutcome = Callable[[Path, Outcome], None]
 
 
@@ -52,13 +51,26 @@ class UnsendableError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One file that is to be sent, by its File Meta Information."""
+    """One file that is to be sent.
+
+    Attributes:
+        position: Of the file among those to be sent.
+        path: Of the file.
+        sop_class: Of its dataset.
+        sop_instance: Of its dataset.
+        syntax: What its dataset is encoded in.
+        offset: Where in the file that is sent begins, in bytes: with the dataset,
+            without elements of groups 0000 and 0002 before it.
+        is_ready: Whether its File Meta Information is whole and says the same.
+    """
 
     position: int
     path: Path
     sop_class: UID
     sop_instance: UID
     syntax: UID
+    offset: int
+    is_ready: bool
 
     @property
     def contexts(self) -> frozenset[tuple[UID, UID]]:
@@ -181,16 +193,50 @@ def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
 
 def _read(position: int, path: Path) -> Instance:
     try:
-        meta, _ = split_dataset(path)
+        with path.open("rb") as file:
+            location = locate(file)
+            found = identify(file, location, inflated_limit=MOST_INFLATED)
     except OSError as error:
         raise UnsendableError(f"cannot be read: {error.strerror}") from None
-    except PARSE_ERRORS:
+    except DicomNodeError:
         raise UnsendableError("is not a DICOM file (PS3.10)") from None
-    uids = [str(meta.get(keyword, "")) for keyword in META]
-    for keyword, uid in zip(META, uids, strict=True):
+    return _instance(position, path, location, found)
+
+
+def _instance(
+    position: int, path: Path, location: Location, found: Identity
+) -> Instance:
+    meta = location.file_meta
+    # A DICOMDIR, say, has its UIDs in the File Meta Information alone.
+    sop_class = found.sop_class_uid or meta.get(META_CLASS, "")
+    sop_instance = found.sop_instance_uid or meta.get(META_INSTANCE, "")
+    for name, uid in (
+        ("SOP Class UID (0008,0016)", sop_class),
+        ("SOP Instance UID (0008,0018)", sop_instance),
+    ):
         if not UID_PATTERN.fullmatch(uid):
-            raise UnsendableError(f"its File Meta Information has no usable {keyword}")
-    return Instance(position, path, *map(UID, uids))
+            raise UnsendableError(f"it has no usable {name}")
+    syntax = location.transfer_syntax
+    said = [meta.get(tag) for tag in (META_CLASS, META_INSTANCE, META_SYNTAX)]
+    leading = _leading(found.foreign)
+    return Instance(
+        position,
+        path,
+        UID(sop_class),
+        UID(sop_instance),
+        syntax,
+        location.offset + leading,
+        is_ready=said == [sop_class, sop_instance, syntax] and not leading,
+    )
+
+
+def _leading(foreign: Sequence[tuple[int, int]]) -> int:
+    """Count the bytes of a dataset before its first own element."""
+    leading = 0
+    for start, end in foreign:
+        if start == leading:
+            leading = end
+    return leading
 
 
 def _store(instance: Instance, peer: Peer) -> Outcome:
@@ -202,11 +248,31 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
         words = f"{peer} does not accept {instance.sop_class.name}"
         return Outcome(Verdict.REFUSED, None, words)
     if syntax == instance.syntax:
-        outcome = _c_store(instance.path, instance.position, peer)
+        with _ready(instance) as path:
+            outcome = _c_store(path, instance.position, peer)
     else:
         outcome = _c_store_as(syntax, instance, peer)
     logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.verdict)
     return outcome
+
+
+@contextmanager
+def _ready(instance: Instance) -> Iterator[Path]:
+    """Name a file that pynetdicom sends as it is: it takes UIDs from File Meta.
+
+    Raises:
+        OSError: There is no room for a copy.
+    """
+    if instance.is_ready:
+        yield instance.path
+        return
+    with tempfile.NamedTemporaryFile() as copy, instance.path.open("rb") as file:
+        uids = instance.sop_class, instance.sop_instance
+        copy.write(file_head(*uids, instance.syntax))
+        file.seek(instance.offset)
+        shutil.copyfileobj(file, copy, 2**20)
+        copy.flush()
+        yield Path(copy.name)
 
 
 def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:

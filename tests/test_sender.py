@@ -64,8 +64,11 @@ def write_instance(
 
 
 def digest(path: Path) -> str:
-    """Of what follows the File Meta Information."""
-    return hashlib.sha256(path.read_bytes()[split_dataset(path)[1] :]).hexdigest()
+    """Of what follows the File Meta Information, if there is any."""
+    content = path.read_bytes()
+    is_file = content[128:132] == b"DICM"
+    dataset = content[split_dataset(path)[1] if is_file else 0 :]
+    return hashlib.sha256(dataset).hexdigest()
 
 
 def destination(port: int) -> Address:
@@ -313,7 +316,7 @@ def test_what_is_no_dicom_file_is_an_outcome_and_the_others_go(
     assert [other.comment for other in others] == [
         "is not a DICOM file (PS3.10)",
         "is not a DICOM file (PS3.10)",
-        "its File Meta Information has no usable MediaStorageSOPClassUID",
+        "is not a DICOM file (PS3.10)",
         "cannot be read: No such file or directory",
     ]
 

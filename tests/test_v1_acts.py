@@ -316,7 +316,10 @@ def upload(site: Review, content: bytes) -> httpx.Response:
     [
         (lambda _: b"no DICOM at all", "DICOM"),
         (lambda content: content[:-1000], "119000 bytes of 120000"),
-        (lambda content: content[132:], "cannot be read as DICOM"),
+        (
+            lambda content: content.replace(b".1.1.1.1\0", b".1.1.6.1\0"),
+            "is not taken; radiographs are",
+        ),
     ],
 )
 def test_an_upload_that_is_no_radiograph_is_refused_in_words(

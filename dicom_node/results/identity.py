@@ -21,6 +21,8 @@ from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.sequence import Sequence
 from pydicom.tag import BaseTag, Tag
 
+from dicom_node.attributes import UID_PATTERN, uid_text
+from dicom_node.elements import is_foreign
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.part10 import read_part10
@@ -101,6 +103,9 @@ _WIDTHS = {"AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 
 _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
 """VRs of what may have one of several, where the source does not say (PS3.5 A.1)."""
 
+_REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")))
+"""What names an instance, both of them required (PS3.3 table 10-11)."""
+
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 
 _MOST_INFLATED = 2**31
@@ -133,10 +138,10 @@ def read_source(instance: ReceivedInstance) -> Source:
     with reading():
         dataset = read_part10(instance.path, _MOST_INFLATED, map(Tag, _READ))
     source = Source(instance, dataset)
-    if not source.text("StudyInstanceUID"):
+    if not UID_PATTERN.fullmatch(source.text("StudyInstanceUID")):
         raise AnalysisError(
-            "Study Instance UID (0020,000D) is absent; a result belongs to the study "
-            "of its source. Correct the instance at the modality."
+            "Study Instance UID (0020,000D) is absent or not a UID; a result belongs "
+            "to the study of its source. Correct the instance at the modality."
         )
     return source
 
@@ -217,9 +222,15 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
     for tag in tags:
         vr = _vr(dataset, tag)
         value = _items(dataset, tag) if vr == "SQ" else _value(dataset, tag)
-        if value is not None:
+        if value is not None and not (vr == "UI" and _is_no_uid(value)):
             elements[int(tag)] = encoded(tag, vr, value)
     return elements
+
+
+def _is_no_uid(value: bytes) -> bool:
+    """Tell whether a value that is not empty cannot be one UID or several."""
+    uids = [each for each in uid_text(value).split("\\") if each]
+    return not all(map(UID_PATTERN.fullmatch, uids))
 
 
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
@@ -233,15 +244,24 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
-    """Encode the items of a sequence; None where the value is no sequence.
+    """Encode the items of a sequence; None if there is nothing to copy.
 
-    Anew, because VRs, lengths and byte order follow the source's transfer syntax: only
-    the values in them can be kept as they are.
+    They are encoded again because VRs, lengths and byte order follow the source's
+    transfer syntax: only the values in them can be kept as they are. An item that
+    refers to an instance by a value that is not a UID is left out.
     """
     sequence = dataset[tag].value
     if not isinstance(sequence, Sequence):
         return None
-    return b"".join(encoded_item(_copied(item, _tags(item))) for item in sequence)
+    copies = [(item, _copied(item, _tags(item))) for item in sequence]
+    kept = [copy for item, copy in copies if not _lost_reference(item, copy)]
+    if sequence and not kept:
+        return None
+    return b"".join(map(encoded_item, kept))
+
+
+def _lost_reference(item: Dataset, copy: Elements) -> bool:
+    return any(tag in item and tag not in copy for tag in _REFERENCE)
 
 
 def _text(dataset: Dataset, tag: BaseTag) -> str:
@@ -250,8 +270,9 @@ def _text(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _tags(item: Dataset) -> list[BaseTag]:
-    """List the tags of an item, but for the retired group lengths."""
-    return [element.tag for element in item.elements() if element.tag.element]
+    """List the tags of an item, without group lengths and what is no part of it."""
+    tags = [element.tag for element in item.elements()]
+    return [tag for tag in tags if tag.element and not is_foreign(tag)]
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:

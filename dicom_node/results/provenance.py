@@ -11,6 +11,7 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.tag import Tag
 
+from dicom_node.attributes import UID_PATTERN
 from dicom_node.results.codes import PROCESSING_EQUIPMENT, SOURCE_IMAGE, code_item
 from dicom_node.results.identity import Source
 from dicom_node.results.uids import IMPLEMENTATION_VERSION_NAME, derived_uid
@@ -86,7 +87,7 @@ def reference(source: Source) -> Dataset:
     image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
     dataset = Dataset()
     dataset.SourceImageSequence = [image]
-    if source.text("SeriesInstanceUID"):
+    if UID_PATTERN.fullmatch(source.text("SeriesInstanceUID")):
         dataset.ReferencedSeriesSequence = [source_series(source)]
     return dataset
 
