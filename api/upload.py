@@ -1,6 +1,8 @@
 """Takes one uploaded file in, to disk, and never more of it than allowed.
 
-The name that the sender gave the file is not kept; names hold names of people.
+The part of the form with the name "file" is the file, whatever else its header says: a
+file name may be missing, or be written as RFC 7578 forbids (`filename*`). The name that
+the sender gave the file is not kept; names hold names of people.
 """
 
 import shutil
@@ -11,8 +13,10 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from fastapi import HTTPException, Request, status
+from python_multipart.multipart import parse_options_header
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
 from api.body import capped
 
@@ -23,6 +27,7 @@ LARGEST_FILE = 50_000_000
 _LARGEST_BODY = LARGEST_FILE + 2**16
 
 FIELD = "file"
+_AS_FILE = f'form-data; name="{FIELD}"; filename="{FIELD}"'.encode()
 
 
 def file_form(description: str) -> dict[str, Any]:
@@ -48,7 +53,7 @@ async def received(request: Request) -> AsyncIterator[Path]:
             end, 408 when it comes too slowly, 413 when it is too large.
     """
     body = capped(request, _LARGEST_BODY, _too_large())
-    async with body.form(max_files=1, max_fields=8, max_part_size=2**16) as form:
+    async with _form(body) as form:
         upload = form.get(FIELD)
         if not isinstance(upload, UploadFile):
             raise HTTPException(
@@ -65,6 +70,42 @@ async def received(request: Request) -> AsyncIterator[Path]:
             await upload.close()  # a second copy, which may be in memory
             file.flush()
             yield Path(file.name)
+
+
+class _FileParser(MultiPartParser):
+    """Takes the part FIELD for a file, and its header for no more than that."""
+
+    def on_headers_finished(self) -> None:
+        """Decide what a part is, now that its header is there."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if options.get(b"name") == FIELD.encode():
+            part.content_disposition = _AS_FILE
+        super().on_headers_finished()
+
+
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """Parse a form; one without fields if the body is not multipart/form-data."""
+    kind, _ = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        yield FormData()
+        return
+    parser = _FileParser(
+        request.headers,
+        request.stream(),
+        max_files=1,
+        max_fields=8,
+        max_part_size=2**16,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(status.HTTP_400_BAD_REQUEST, error.message) from None
+    try:
+        yield form
+    finally:
+        await form.close()
 
 
 def _too_large() -> HTTPException:

@@ -92,6 +92,39 @@ def upload(content: bytes) -> HTTPException:
     return refused.value
 
 
+@pytest.mark.parametrize(
+    "disposition",
+    [
+        pytest.param(b'name="file"', id="no-file-name"),
+        pytest.param(b"name=file", id="not-quoted"),
+        pytest.param(b'filename="a b.dcm"; name="file"', id="file-name-first"),
+        pytest.param(b"name=\"file\"; filename*=UTF-8''Doe%5EJ%C3%BCrgen", id="5987"),
+        pytest.param(b'name="file"; filename*0=Doe; filename*1=Jane', id="2231"),
+        pytest.param(b'name="file"; filename="Doe\\"; x=\\"Jane"', id="quotes"),
+        pytest.param('name="file"; filename="Müller"'.encode(), id="utf-8"),
+        pytest.param(b'name="file"; filename="M\xfcller"', id="latin-1"),
+        pytest.param(b'name="file"; filename=""', id="empty-file-name"),
+    ],
+)
+def test_a_file_is_taken_whatever_is_said_of_its_name(disposition: bytes) -> None:
+    content = bytes(range(256)) * 1000  # more than a field of a form may have
+    head = b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\n"
+    body = head + content + b"\r\n--b--\r\n"
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def take() -> tuple[str, bytes]:
+        scope = {"type": "http", "headers": [(b"content-type", MULTIPART)]}
+        async with received(Request(scope, receive)) as path:
+            return str(path), path.read_bytes()
+
+    path, taken = asyncio.run(take())
+
+    assert taken == content
+    assert "Doe" not in path
+
+
 NAMED = b'Content-Disposition: form-data; name="%d"\r\n'
 
 
