@@ -33,6 +33,10 @@ from dicom_node.tally import (
 )
 from inference.finding import Finding
 
+OTHER_IDENTITY = "other identity"
+"""The kind of an event: another revision shows the same picture, and names another
+patient, study, or whatever else results say of their source."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
@@ -134,21 +138,26 @@ class Analyses:
             False for stale work, of which nothing is kept.
 
         Raises:
-            SamePictureError: Another revision that looks just like this one was
+            SamePictureError: Another revision with the same picture and identity was
                 answered meanwhile, and nobody asked for this analysis by hand.
         """
         end = _open_run(instance_id, run).values(**_kept(answer))
         digests = answer.picture_digest, answer.identity_digest
+        other: sa.Row[Any] | None = None
         with writing(self._engine) as connection:
             if run == 1:
                 # Of two that are answered at the same moment, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)
-                _refuse_known(connection.execute(query).all(), instance_id, *digests)
+                revisions = connection.execute(query).all()
+                _refuse_known(revisions, instance_id, *digests)
+                other = _under_other_identity(revisions, instance_id, *digests)
             if not connection.execute(end).rowcount:
                 return False
             finding = answer.finding
             said = f"{finding.label}, probability {finding.probability:.3f}"
             note(connection, instance_id, "analyzed", said)
+            if other is not None:
+                _note_other_identity(connection, instance_id, other)
             _keep(connection, instance_id, answer.drawing)
             self._deliveries.open(connection, instance_id, answer.results)
             stages = [took(STAGE, s, name) for name, s in answer.seconds.items()]
@@ -156,9 +165,10 @@ class Analyses:
         return True
 
     def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
-        """Refuse what looks just like an answered revision of the same UID.
+        """Refuse what has the picture and the identity of an answered revision.
 
-        Whoever asks for a new analysis gets one all the same.
+        If the identity differs, results under the new one are due: the study that it
+        names has none. A new analysis that somebody asks for is never refused.
 
         Args:
             row: Of the instance.
@@ -244,21 +254,53 @@ def _refuse_known(
 ) -> None:
     known = [
         each
+        for each in _same_picture(revisions, instance_id, picture)
+        if each.identity_digest == identity
+    ]
+    if known:
+        first = min(known, key=lambda each: each.revision)
+        told = f"The same picture as revision {first.revision}, whose results stand."
+        raise SamePictureError(told, first.id)
+
+
+def _under_other_identity(
+    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
+) -> sa.Row[Any] | None:
+    """Find the last answered revision with the same picture and another identity."""
+    others = [
+        each
+        for each in _same_picture(revisions, instance_id, picture)
+        if each.identity_digest != identity
+    ]
+    return max(others, key=lambda each: each.revision, default=None)
+
+
+def _same_picture(
+    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str
+) -> list[sa.Row[Any]]:
+    """Select the other revisions that show a picture and have an answer."""
+    return [
+        each
         for each in revisions
         if each.id != instance_id
         and each.picture_digest == picture
         and each.probability is not None
     ]
-    if not known:
-        return
-    first = min(known, key=lambda each: each.revision)
-    told = f"The same picture as revision {first.revision}, whose results stand."
-    if first.identity_digest != identity:
-        told += (
-            " Patient or study identity differ: `fracture-node retry --uid` issues "
-            "results under the new one."
-        )
-    raise SamePictureError(told, first.id)
+
+
+def _note_other_identity(
+    connection: sa.Connection, instance_id: str, other: sa.Row[Any]
+) -> None:
+    """Say on both revisions that their results name different identities."""
+    words = (
+        "Revision {} shows the same picture under another patient, study or description"
+        ". Both have results. If one identity is wrong, remove its results from the "
+        "archive."
+    )
+    mine = sa.select(instance.c.revision).where(instance.c.id == instance_id)
+    revision = connection.execute(mine).scalar_one()
+    note(connection, instance_id, OTHER_IDENTITY, words.format(other.revision))
+    note(connection, other.id, OTHER_IDENTITY, words.format(revision))
 
 
 def _open_run(instance_id: str, run: int) -> sa.Update:

@@ -79,7 +79,7 @@ class NotMeantError(NotAnalyzedError):
 
 
 class SamePictureError(NotAnalyzedError):
-    """An instance that looks just like one that has its answer.
+    """An instance with the picture and the identity of one that has its answer.
 
     Attributes:
         known: Our id of that one.

@@ -24,6 +24,7 @@ from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine, reading
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
+from dicom_node.dossier import dossier
 from dicom_node.errors import (
     AnalysisError,
     NotAnalyzedError,
@@ -154,6 +155,13 @@ def row_of(work: Work, instance: ReceivedInstance) -> sa.Row[tuple[object, ...]]
     row = work.journal.load(instance.id)
     assert row is not None
     return row
+
+
+def details(work: Work, instance: ReceivedInstance, kind: str) -> list[str]:
+    """What the journal says in the events of a kind."""
+    told = dossier(work.journal._engine, instance.id)
+    assert told is not None
+    return [each.detail for each in told.events if each.kind == kind]
 
 
 def test_an_answer_is_delivered_as_it_was_encoded(
@@ -297,25 +305,40 @@ def test_an_instance_that_takes_the_worker_with_it_is_given_up(
     assert row_of(work, received).state == InstanceState.FAILED
 
 
-@pytest.mark.parametrize(
-    ("identity", "words"), [("i", "results stand."), ("j", "identity differ")]
-)
 def test_the_same_picture_under_the_same_uid_is_not_analyzed_twice(
-    work: Work,
-    received: ReceivedInstance,
-    pipeline: ToldPipeline,
-    identity: str,
-    words: str,
+    work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
     again = record(work, "b" * 32, "d2")
-    pipeline.identity_digest = identity
 
     work.analyze(again.id, 1)
 
     row = row_of(work, again)
     assert row.state == InstanceState.NOT_ANALYZED
-    assert words in row.reason
+    assert "results stand." in row.reason
+
+
+def test_the_same_picture_under_another_identity_has_results_of_its_own(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    work.analyze(received.id, 1)
+    other = record(work, "b" * 32, "d2")
+    pipeline.identity_digest = "j"
+
+    work.analyze(other.id, 1)
+    once_more = record(work, "c" * 32, "d3")
+    work.analyze(once_more.id, 1)
+
+    assert row_of(work, other).state == InstanceState.DELIVERING
+    row = row_of(work, once_more)
+    assert row.state == InstanceState.NOT_ANALYZED
+    assert row.same_picture_as == other.id
+    told = {
+        each.id: details(work, each, "other identity") for each in (received, other)
+    }
+    assert "Revision 2 shows the same picture" in told[received.id][0]
+    assert "Revision 1 shows the same picture" in told[other.id][0]
+    assert details(work, once_more, "other identity") == []
 
 
 def test_the_same_picture_that_is_analyzed_at_the_same_time_is_answered_once(
