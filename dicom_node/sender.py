@@ -41,6 +41,7 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 30.0
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+LONGEST_UID = 64  # PS3.5 9.1
 MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
 OnOutcome = Callable[[Path, Outcome], None]
 
@@ -109,7 +110,11 @@ def send(
     """
     delivery = _Delivery(paths, on_outcome)
     try:
-        for batch in _batches(list(delivery.instances())):
+        # DCMTK aborts the association on a longer UID: the others go first.
+        instances = sorted(
+            delivery.instances(), key=lambda each: len(each.sop_instance) > LONGEST_UID
+        )
+        for batch in _batches(instances):
             contexts = frozenset().union(*(each.contexts for each in batch))
             with associated(
                 destination,

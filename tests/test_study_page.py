@@ -376,6 +376,20 @@ def test_deliveries_and_what_happened(page: Page) -> None:
     expect(panel.locator(".timeline")).to_contain_text("pacs: ")
 
 
+def test_images_without_a_study_are_shown_one_by_one(
+    open_study: Open, site: Review
+) -> None:
+    # What cannot be a UID is not kept: these two are of nobody's study, not of one.
+    for number, name in ((40, "Weber^Karl"), (41, "Maier^Eva")):
+        received = site.receive(number, Patient(name, "7", ""), study_instance_uid="")
+        site.refuse(received)
+
+    page = open_study(study=f"none%3Fimage%3D{received.id}")
+
+    assert page.locator("canvas").count() == 1
+    expect(page.locator("#patient")).to_have_text("Maier, Eva")
+
+
 def test_an_operator_has_it_sent_and_analyzed_again(
     open_study: Open, site: Review
 ) -> None:

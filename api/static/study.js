@@ -6,7 +6,7 @@ import { act, ask, follow } from "./node.js";
 import { Pane } from "./pane.js";
 import { fill } from "./panel.js";
 import { say, texts } from "./text.js";
-import { image, percent } from "./words.js";
+import { NO_STUDY, image, percent } from "./words.js";
 
 const t = texts.study;
 const uid = decodeURIComponent(location.pathname.split("/").pop());
@@ -29,12 +29,13 @@ async function show() {
 
 /** Add the images that came since; gives their ids. */
 async function gather() {
-  const { instances } = await ask(`/studies/${encodeURIComponent(uid)}`);
+  const wanted = new URLSearchParams(location.search).get("image");
+  const one = uid === NO_STUDY ? await ask(`/instances/${encodeURIComponent(wanted)}`) : null;
+  const { instances } = one ? { instances: [one] } : await ask(`/studies/${encodeURIComponent(uid)}`);
   name(instances[0], instances.length);
   const fresh = instances.filter(({ id }) => !panes.has(id));
   fresh.forEach(add);
   arrange();
-  const wanted = new URLSearchParams(location.search).get("image");
   choose(chosen ?? panes.get(wanted) ?? panes.values().next().value);
   return fresh.map(({ id }) => id);
 }

@@ -25,8 +25,11 @@ export const state = (name) => make("span", { class: "state", "data-state": name
 /** What an image shows, as far as it says so. */
 export const image = (line) => [line.body_part, line.view_position, line.laterality].filter(Boolean).join(" ");
 
+/** In place of the Study Instance UID of an image that has none, which is shown alone. */
+export const NO_STUDY = "none";
+
 /** Where the study of an instance is shown, with it chosen. */
-export const address = ({ study_instance_uid: uid, id }) => `/studies/${encodeURIComponent(uid)}?image=${id}`;
+export const address = ({ study_instance_uid: uid, id }) => `/studies/${encodeURIComponent(uid || NO_STUDY)}?image=${id}`;
 
 /** Bytes in megabytes or gigabytes. */
 export const size = (bytes) => (bytes < 1e9 ? `${(bytes / 1e6).toFixed(1)} MB` : `${(bytes / 1e9).toFixed(1)} GB`);

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
+from dicom_node.attributes import LONGEST_UID
 from inference.finding import Point
 
 State = Literal[
@@ -273,5 +274,5 @@ class UploadAnswer(BaseModel):
     study_instance_uid: str
 
 
-Text = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
-"""What a database can be asked for."""
+Text = Annotated[str, Field(max_length=LONGEST_UID, pattern=r"^[^\x00]*$")]
+"""What a database can be asked for: a UID, or words that are not longer."""
