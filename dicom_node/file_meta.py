@@ -32,7 +32,9 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: UID) -
         ("MediaStorageSOPClassUID", sop_class_uid),
         ("MediaStorageSOPInstanceUID", sop_instance_uid),
     ):
-        meta.add(DataElement(Tag(keyword), "UI", UID(uid), validation_mode=IGNORE))
+        meta.add(
+            DataElement(Tag(keyword), "UI", UID(uid, IGNORE), validation_mode=IGNORE)
+        )
     buffer = DicomBytesIO()
     write_file_meta_info(buffer, meta)
     return PREFIX + buffer.getvalue()

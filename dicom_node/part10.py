@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from pydicom import Dataset
+from pydicom.config import IGNORE
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset as parse
 from pydicom.tag import BaseTag, Tag
@@ -111,9 +112,8 @@ def locate(file: BinaryIO) -> Location:
         )
     start = PREFIX.stop if head[PREFIX] == b"DICM" else 0
     length, meta = _file_meta(_source(file, start))
-    syntax = UID(meta.get(META_SYNTAX, ""))
-    if not UID_PATTERN.fullmatch(syntax):
-        syntax = UID("")
+    named = meta.get(META_SYNTAX, "")
+    syntax = UID(named if UID_PATTERN.fullmatch(named) else "", IGNORE)
     offset = start + length
     if not syntax or syntax in NATIVE:
         walked = syntax or ExplicitVRLittleEndian

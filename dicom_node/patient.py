@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pydicom.charset import ESC, convert_encodings, decode_bytes, python_encoding
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
-LONGEST = 200
-"""Characters kept of a value: a name has three groups of 64 (PS3.5 6.2)."""
+LONGEST = 1000
+"""Characters kept of a value: a name has three groups of 64 (PS3.5 6.2).
+
+A longer value is cut and marked with CUT, so that it is not taken for another one."""
 
 LONGEST_BYTES = 4 * LONGEST
+CUT = "\N{HORIZONTAL ELLIPSIS}"
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -102,10 +105,13 @@ def _encodings(terms: list[str]) -> list[str]:
 
 def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
     """Decode a value; what cannot be shown is replaced, nothing is raised."""
-    value = value[:LONGEST_BYTES].strip(b" \0")
+    value = value.strip(b" \0")
+    is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
     if ESC not in value:
         text = value.decode(encodings[0], "replace")
     else:
         text = decode_bytes(value, encodings, delimiters)
     shown = "".join(each if each.isprintable() else REPLACEMENT for each in text)
-    return shown.strip()[:LONGEST]
+    shown = shown.strip()
+    is_cut |= len(shown) > LONGEST
+    return shown[: LONGEST - len(CUT)] + CUT if is_cut else shown

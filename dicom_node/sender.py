@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import Dataset
+from pydicom.config import IGNORE
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import VerificationPresentationContexts
 from pynetdicom.association import Association
@@ -227,8 +228,8 @@ def _instance(
     return Instance(
         position,
         path,
-        UID(sop_class),
-        UID(sop_instance),
+        UID(sop_class, IGNORE),
+        UID(sop_instance, IGNORE),
         syntax,
         location.offset + leading,
         is_ready=said == [sop_class, sop_instance, syntax] and not leading,

@@ -4,15 +4,18 @@ import csv
 import re
 import time
 import zlib
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.config import IGNORE
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
@@ -29,6 +32,7 @@ from dicom_node.errors import CannotUnderstandError, MismatchError
 from dicom_node.header import Announced, read_header
 from dicom_node.instance import InstanceHeader
 from dicom_node.patient import Patient
+from tests.mutations import Encoding
 
 DX = DigitalXRayImageStorageForPresentation
 LIMIT = 1_000_000
@@ -138,6 +142,105 @@ def test_a_study_uid_that_is_none_is_not_passed_on(
     content = encoded(dataset).replace(b"1.2.4\0", b"DOE^J\0")
 
     assert read(tmp_path, content).study_instance_uid == ""
+
+
+def with_uids(dataset: Dataset, **uids: str) -> Dataset:
+    for keyword, uid in uids.items():
+        tag = Tag(keyword)
+        dataset.add(DataElement(tag, "UI", UID(uid, IGNORE), validation_mode=IGNORE))
+    return dataset
+
+
+def test_uids_are_read_whole_and_those_that_break_a_rule_are_an_assumption(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    long = "1.2.840.113845.11." + "1234567890" * 10
+    uids = {
+        "StudyInstanceUID": long[:67],
+        "SeriesInstanceUID": "1.2..3",
+        "SOPInstanceUID": "1.02.3",
+    }
+    source = with_uids(dataset.SourceImageSequence[0], ReferencedSOPInstanceUID=long)
+    dataset.SourceImageSequence = [source]
+
+    header = read(tmp_path, encoded(with_uids(dataset, **uids)), uid="1.02.3")
+
+    assert header.study_instance_uid == long[:67]
+    assert header.series_instance_uid == "1.2..3"
+    assert header.sop_instance_uid == "1.02.3"
+    assert header.source_sop_instance_uids == (long,)
+    assert [each.split(" (")[0] for each in header.assumptions] == [
+        "SOPInstanceUID has a component with a leading zero",
+        "StudyInstanceUID has 67 characters, more than 64",
+        "SeriesInstanceUID has an empty component",
+    ]
+
+
+def test_a_command_may_have_the_first_64_characters_of_a_longer_uid(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    # DCMTK's storescu sends such a command: its UIDs have room for 64.
+    uid = "1.2." + "1234567890" * 7
+    content = encoded(with_uids(dataset, SOPInstanceUID=uid))
+
+    header = read(tmp_path, content, uid=uid[:64])
+
+    assert header.sop_instance_uid == uid
+    assert header.assumptions[0].startswith("The command names the instance by the")
+    for other in (uid[:63], uid[:65], uid[:63] + "9"):
+        with pytest.raises(MismatchError, match="SOPInstanceUID differs"):
+            read(tmp_path, content, uid=other)
+
+
+def test_a_uid_of_256_characters_is_the_longest(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    for length in (256, 257, 40_000, 65_534):
+        content = encoded(with_uids(dataset, StudyInstanceUID="1" * length))
+        known = read(tmp_path, content).study_instance_uid
+        assert known == ("1" * length if length == 256 else "")
+
+
+def test_a_text_is_kept_whole_or_not_at_all(tmp_path: Path, dataset: Dataset) -> None:
+    for length in (16, 64, 65, 256, 257):
+        text = "A" * length
+        explicit = Encoding(implicit=False, order="<")
+        sent, longer = (
+            explicit.named("ViewPosition", each) for each in (b"PA", text.encode())
+        )
+
+        header = read(tmp_path, encoded(dataset).replace(sent, longer))
+
+        assert header.view_position == (text if length <= 256 else "")
+        assert bool(header.assumptions) == (length > 256)
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
+def test_elements_of_groups_0000_and_0002_are_ignored_and_an_assumption(
+    tmp_path: Path, dataset: Dataset, syntax: UID
+) -> None:
+    known = read(tmp_path, whole(encoded(dataset, syntax), syntax), syntax)
+    # File Meta Information is explicit VR little endian, whatever follows it.
+    meta = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
+    own = Encoding(syntax.is_implicit_VR, "<" if syntax.is_little_endian else ">")
+    command = own.element(0x00000002, b"UI", b"1.2.3")
+    content = encoded(dataset, syntax)
+    place = content.index(own.tag(int(Tag("PatientName"))))
+
+    for odd in (
+        meta + content,
+        command + content,
+        content[:place] + command + meta + content[place:],
+    ):
+        header = read(tmp_path, whole(odd, syntax), syntax)
+
+        assert "groups 0000 or 0002" in header.assumptions[0]
+        assert replace(header, assumptions=()) == known
+
+
+def whole(content: bytes, syntax: UID) -> bytes:
+    is_deflated = syntax == DeflatedExplicitVRLittleEndian
+    return deflated(content) if is_deflated else content
 
 
 def test_an_implicit_sequence_in_an_explicit_dataset_is_walked(

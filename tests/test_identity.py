@@ -35,6 +35,7 @@ from dicom_node.results.identity import (
     empty,
     read_source,
 )
+from dicom_node.results.objects import encoded, encoded_sequence
 from inference.phantom import draw_phantom
 
 EVERYTHING = (*TYPE_2, *TYPE_3)
@@ -295,6 +296,71 @@ def test_an_instance_without_a_study_gets_no_result(
         AnalysisError, match=r"Study Instance UID \(0020,000D\) is abse"
     ):
         read(dataset)
+
+
+def in_sequence(dataset: Dataset, keyword: str, *items: bytes) -> bytes:
+    """The file of a dataset with a sequence whose items are these bytes."""
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    content = buffer.getvalue()
+    whole = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(i)) + i for i in items)
+    tag = Tag(keyword)
+    head = struct.pack("<HH2sHI", tag.group, tag.element, b"SQ", 0, len(whole))
+    # Pixel Data come last; what is put before them need not be in order.
+    at = content.index(struct.pack("<HH", 0x7FE0, 0x0010))
+    return content[:at] + head + whole + content[at:]
+
+
+def test_elements_that_are_no_part_of_an_item_are_not_copied(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    description = encoded(0x00400007, "LO", b"Left leg")
+    syntax = encoded(0x00020010, "UI", b"1.2.840.10008.1.2.4.70")
+    item = encoded(0x00000002, "UI", b"1.2.3") + syntax + description
+    path.write_bytes(in_sequence(dataset, "RequestAttributesSequence", item))
+
+    elements = copied(read_source(received(path)), ["RequestAttributesSequence"])
+
+    assert elements[0x00400275] == encoded_sequence(
+        0x00400275, {0x00400007: description}
+    )
+
+
+def test_a_reference_by_what_cannot_be_a_uid_is_left_out(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    uids = (b"1." + b"2" * 254, b"1.02..3", b"DOE^JANE", b"1." + b"2" * 255, b"\xff")
+    items = [
+        encoded(0x00081150, "UI", b"1.2.840.10008.3.1.2.3.1")
+        + encoded(0x00081155, "UI", uid)
+        for uid in uids
+    ]
+    path.write_bytes(in_sequence(dataset, "ReferencedStudySequence", *items))
+
+    source = read_source(received(path))
+    elements = copied(source, ["ReferencedStudySequence"])
+
+    kept = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(i)) + i for i in items[:2])
+    assert elements[0x00081110] == encoded(0x00081110, "SQ", kept)
+    path.write_bytes(in_sequence(dataset, "ReferencedStudySequence", *items[2:]))
+    assert copied(read_source(received(path)), ["ReferencedStudySequence"]) == {}
+
+
+def test_a_study_uid_that_is_too_long_for_the_standard_is_copied_whole(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    uid = "1.2.840.113845.11." + "1234567890" * 5
+    save(dataset, path, StudyInstanceUID=uid)
+
+    elements = copied(read_source(received(path)), ["StudyInstanceUID"])
+
+    assert value(elements[0x0020000D]) == uid.encode()
+    save(dataset, path, StudyInstanceUID="DOE^JANE")
+    with pytest.raises(AnalysisError, match="or not a UID"):
+        read_source(received(path))
 
 
 def test_an_unreadable_sequence_is_reported_without_quoting_it(

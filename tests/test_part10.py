@@ -1,5 +1,6 @@
 """Reading files: what is DICOM is read, and nothing inflates without a limit."""
 
+import struct
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -9,6 +10,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_file_meta_info
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -18,9 +20,11 @@ from pydicom.uid import (
 )
 
 from dicom_node.errors import AnalysisError
-from dicom_node.part10 import read_part10
+from dicom_node.file_meta import file_head
+from dicom_node.part10 import identify, locate, read_part10
 from dicom_node.phantom_instance import phantom_dataset
 from inference.phantom import draw_phantom
+from tests.mutations import Encoding
 
 LIMIT = 1_000_000
 
@@ -100,4 +104,180 @@ def test_what_is_not_dicom_is_not_parsed(content: bytes, tmp_path: Path) -> None
     path.write_bytes(content)
 
     with pytest.raises(AnalysisError, match="is not DICOM"):
+        read_part10(path, LIMIT)
+
+
+def meta_element(element: int, value: bytes, vr: bytes = b"UI") -> bytes:
+    """An element of File Meta Information, Explicit VR Little Endian (PS3.10 7.1)."""
+    value += b"\0" * (len(value) % 2)
+    return struct.pack("<HH2sH", 2, element, vr, len(value)) + value
+
+
+def command_element(element: int, value: bytes) -> bytes:
+    """An element of a command, Implicit VR Little Endian (PS3.7 6.3)."""
+    return struct.pack("<HHL", 0, element, len(value)) + value
+
+
+JPEG = b"1.2.840.10008.1.2.4.70"
+FOREIGN = {
+    "file-meta": meta_element(2, b"1.2.3") + meta_element(0x10, JPEG),
+    "group-length": meta_element(0, b"\x1e\0\0\0", b"UL") + meta_element(0x10, JPEG),
+    "bytes": meta_element(1, b"", b"SH")
+    + struct.pack("<HH2sHL", 2, 0x102, b"OB", 0, 2)
+    + b"\0\1"
+    + meta_element(0x10, JPEG),
+    "command": command_element(0, b"\x0c\0\0\0") + command_element(2, b"1.2.3\0"),
+    "both": command_element(2, b"1.2.3\0") + meta_element(0x10, JPEG),
+}
+ENCODINGS = {
+    ImplicitVRLittleEndian: Encoding(implicit=True, order="<"),
+    ExplicitVRLittleEndian: Encoding(implicit=False, order="<"),
+    ExplicitVRBigEndian: Encoding(implicit=False, order=">"),
+}
+
+# A command in little endian is not told from other elements in big endian.
+MIXED = [
+    pytest.param(syntax, foreign, id=f"{foreign}-{syntax.name}")
+    for syntax in ENCODINGS
+    for foreign in (*FOREIGN, "own")
+    if syntax.is_little_endian or foreign not in {"command", "both"}
+]
+
+
+def own_elements(encoding: Encoding) -> bytes:
+    """Elements of groups 0000 and 0002 as the dataset itself is encoded."""
+    command = encoding.element(0x00000002, b"UI", b"1.2.3")
+    return command + encoding.element(0x00020010, b"UI", JPEG)
+
+
+def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
+    """Our head of a file, and the dataset as it is encoded in a syntax."""
+    encoding = ENCODINGS[syntax]
+    if not syntax.is_little_endian:
+        dataset["PixelData"].VR = "OW"
+    path = folder / "written"
+    head = file_head(str(dataset.SOPClassUID), str(dataset.SOPInstanceUID), syntax)
+    del dataset.file_meta
+    dataset.save_as(
+        path, implicit_vr=encoding.implicit, little_endian=encoding.order == "<"
+    )
+    return head, path.read_bytes()
+
+
+def put(content: bytes, syntax: UID, elements: bytes, before: str) -> bytes:
+    """Put elements into a dataset, before its first one or before another."""
+    tag = ENCODINGS[syntax].tag(int(Tag(before)))
+    place = content.index(tag)
+    return content[:place] + elements + content[place:]
+
+
+@pytest.mark.parametrize("before", ["SpecificCharacterSet", "PatientID", "Rows"])
+@pytest.mark.parametrize(("syntax", "foreign"), MIXED)
+def test_only_file_meta_says_how_a_dataset_is_read(
+    syntax: UID, foreign: str, before: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    head, content = written(dataset, syntax, tmp_path)
+    plain, odd = tmp_path / "plain", tmp_path / "odd"
+    elements = FOREIGN.get(foreign) or own_elements(ENCODINGS[syntax])
+    plain.write_bytes(head + content)
+    odd.write_bytes(head + put(content, syntax, elements, before))
+
+    read = read_part10(odd, LIMIT)
+
+    assert read.file_meta.TransferSyntaxUID == syntax
+    assert read == read_part10(plain, LIMIT)
+    with odd.open("rb") as file:
+        location = locate(file)
+        found = identify(file, location, inflated_limit=LIMIT)
+    assert location.offset == len(head)
+    assert found.sop_instance_uid == dataset.SOPInstanceUID
+    assert sum(end - start for start, end in found.foreign) == len(elements)
+
+
+def test_foreign_elements_of_a_deflated_dataset_are_ignored(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    _, content = written(dataset, ExplicitVRLittleEndian, tmp_path)
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    deflated = deflater.compress(FOREIGN["both"] + content) + deflater.flush()
+    path = tmp_path / "deflated"
+    syntax = DeflatedExplicitVRLittleEndian
+    path.write_bytes(file_head("1.2", "1.2.3", syntax) + deflated)
+
+    read = read_part10(path, LIMIT)
+
+    assert read.file_meta.TransferSyntaxUID == syntax
+    assert read.PatientName == "PHANTOM^BROKEN"
+    assert 0x00020010 not in read
+    assert 0x00000002 not in read
+
+
+def test_foreign_elements_after_the_pixels_are_ignored(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    head, content = written(dataset, ExplicitVRLittleEndian, tmp_path)
+    path = tmp_path / "file"
+    path.write_bytes(head + content + FOREIGN["file-meta"])
+
+    read = read_part10(path, LIMIT)
+
+    assert read.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    assert 0x00020010 not in read
+
+
+META_WITHOUT_LENGTH = meta_element(2, b"1.2") + meta_element(3, b"1.2.3")
+SYNTAX = meta_element(0x10, b"1.2.840.10008.1.2")
+REST = meta_element(0x12, b"1.2.3.4")
+
+
+def group_length(length: int) -> bytes:
+    return meta_element(0, struct.pack("<L", length), b"UL")
+
+
+@pytest.mark.parametrize(
+    "preamble", [bytes(128) + b"DICM", b""], ids=["prefix", "bare"]
+)
+@pytest.mark.parametrize(
+    "meta",
+    [
+        pytest.param(b"", id="absent"),
+        pytest.param(META_WITHOUT_LENGTH + SYNTAX + REST, id="no-group-length"),
+        pytest.param(META_WITHOUT_LENGTH, id="no-transfer-syntax"),
+        pytest.param(group_length(0) + SYNTAX + REST, id="length-0"),
+        pytest.param(group_length(14) + META_WITHOUT_LENGTH + SYNTAX, id="too-short"),
+        pytest.param(group_length(13) + META_WITHOUT_LENGTH + SYNTAX, id="in-a-value"),
+        pytest.param(group_length(9999) + META_WITHOUT_LENGTH + SYNTAX, id="too-long"),
+        pytest.param(meta_element(0x10, b"JPEG?"), id="no-uid"),
+        pytest.param(meta_element(0x10, b"1.2.840.10008.1.2.1"), id="explicit"),
+        pytest.param(meta_element(0x10, b"1.2.840.10008.1.2.2"), id="big-endian"),
+        pytest.param(SYNTAX + meta_element(3, b"9.9.9"), id="another-instance"),
+        pytest.param(
+            struct.pack("<HHL", 2, 0x10, 18) + b"1.2.840.10008.1.2\0", id="implicit"
+        ),
+    ],
+)
+def test_a_dataset_is_found_behind_file_meta_that_is_missing_or_wrong(
+    meta: bytes, preamble: bytes, dataset: Dataset, tmp_path: Path
+) -> None:
+    # PS3.10 7.1: explicit VR, the group length first. What is found in the dataset is
+    # implicit VR, and that holds.
+    _, content = written(dataset, ImplicitVRLittleEndian, tmp_path)
+    path = tmp_path / "file"
+    path.write_bytes(preamble + meta + content)
+
+    read = read_part10(path, LIMIT)
+    with path.open("rb") as file:
+        found = identify(file, locate(file), inflated_limit=LIMIT)
+
+    assert read.file_meta.TransferSyntaxUID == ImplicitVRLittleEndian
+    assert read.PixelData == dataset.PixelData
+    assert found.sop_instance_uid == dataset.SOPInstanceUID
+
+
+def test_what_no_syntax_of_dicom_has_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    # Group 0008 in big endian, and a length where a VR would be.
+    path.write_bytes(b"\0\x08\0\x05\0\0\0\x0aISO_IR 100" + bytes(200))
+
+    with pytest.raises(AnalysisError, match="Implicit VR Big Endian"):
         read_part10(path, LIMIT)

@@ -84,6 +84,17 @@ def test_whatever_the_bytes_there_is_a_text_of_bounded_length(
             text.encode()  # no lone surrogates, which no database takes
 
 
+def test_a_value_is_kept_whole_or_marked_as_cut() -> None:
+    first, second, endless = b"1" * 64 + b"A", b"1" * 64 + b"B", b"1" * 5000
+
+    ids = [patient_of({"PatientID": each}).patient_id for each in (first, second)]
+    cut = [patient_of({"PatientID": endless[:n]}).patient_id for n in (1001, 5000)]
+
+    assert ids == [first.decode(), second.decode()]
+    assert {len(each) for each in cut} == {LONGEST}
+    assert all(each.endswith("1…") for each in cut)
+
+
 @pytest.mark.parametrize(
     ("name", "spoken"),
     [
