@@ -116,16 +116,17 @@ def join_fragments(dataset: Dataset) -> None:
     """Put the fragments of a single-frame image together, in the dataset itself.
 
     All fragments belong to the one frame (PS3.5 A.4), so offset tables say nothing:
-    they may be absent, empty, or wrong. Does nothing if the image has several frames or
-    is not compressed.
+    they may be absent, empty, or wrong. Number of Frames is 1 afterwards, if it was
+    there: it may have been 0 or empty. Does nothing if the image has several frames.
 
     Raises:
-        ValueError: Pixel Data is not a sequence of items.
+        ValueError: Pixel Data is not a sequence of items though it is compressed.
     """
-    syntax = UID(dataset.file_meta.TransferSyntaxUID)
-    if not syntax.is_encapsulated or "PixelData" not in dataset:
-        return
     if number(dataset, "NumberOfFrames", 1) > 1:
+        return
+    if "NumberOfFrames" in dataset:
+        dataset.NumberOfFrames = 1
+    if not UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
         return
     table, *fragments = generate_fragments(dataset.PixelData)
     if begins_frame(table):  # The Basic Offset Table was left out.
@@ -140,8 +141,8 @@ def join_fragments(dataset: Dataset) -> None:
 
 def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
     _check_encapsulation(dataset, syntax)
+    join_fragments(dataset)
     if syntax.is_encapsulated:
-        join_fragments(dataset)
         _check_size(dataset)
     if syntax == JPEGExtended12Bit and not _is_8_bit_jpeg(_frame(dataset)):
         return _decode_12_bit_jpeg(dataset)

@@ -228,7 +228,7 @@ def _declared_bytes(
     if texts["PhotometricInterpretation"] == "YBR_FULL_422":
         samples = 2  # Two pixels share their chrominance (PS3.3 C.7.6.3.1.2).
     frames = texts["NumberOfFrames"]
-    count = int(frames) if frames.isdecimal() else 1
+    count = max(int(frames), 1) if frames.isdecimal() else 1
     return -(-rows * columns * samples * count * bits // 8)
 
 

@@ -20,6 +20,7 @@ from pydicom.filewriter import (
     write_data_element,
 )
 from pydicom.hooks import raw_element_vr
+from pydicom.tag import Tag
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless, RLELossless
 from pydicom.valuerep import AMBIGUOUS_VR
 
@@ -65,15 +66,23 @@ def transcode(source: Path, target: Path, syntax: UID) -> None:
     dataset = read_part10(source, MOST_INFLATED)
     meta = dataset.file_meta
     if meta.TransferSyntaxUID.is_encapsulated:
-        join_fragments(dataset)
-        # Color stays in the color model that Photometric Interpretation will name.
-        dataset.decompress(generate_instance_uid=False)
+        _decompress(dataset)
     if plugin := ENCODERS.get(syntax):
         dataset.compress(syntax, encoding_plugin=plugin, generate_instance_uid=False)
     uids = uid(dataset, "SOPClassUID"), uid(dataset, "SOPInstanceUID")
     with target.open("wb") as file:
         file.write(file_head(*uids, syntax))
         file.write(_encoded(dataset, implicit=syntax.is_implicit_VR))
+
+
+def _decompress(dataset: Dataset) -> None:
+    tag = Tag("NumberOfFrames")
+    frames = dataset.get_item(tag) if tag in dataset else None
+    join_fragments(dataset)
+    # Color stays in the color model that Photometric Interpretation will name.
+    dataset.decompress(generate_instance_uid=False)
+    if frames is not None:
+        dataset[tag] = frames
 
 
 def _encoded(dataset: Dataset, *, implicit: bool) -> bytes:

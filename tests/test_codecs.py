@@ -1,9 +1,11 @@
 """Every transfer syntax that is advertised is decoded; others' programs encode."""
 
 import base64
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +195,91 @@ def test_high_throughput_jpeg_2000_is_decoded(syntax: UID, off: int) -> None:
     pixels = decode_pixels(high_throughput(syntax))
 
     assert np.abs(pixels.astype(int) - drawing()).max() <= off
+
+
+def item(content: bytes) -> bytes:
+    return struct.pack("<HHL", 0xFFFE, 0xE000, len(content)) + content
+
+
+def table(*offsets: int) -> bytes:
+    return item(struct.pack(f"<{len(offsets)}L", *offsets))
+
+
+def layouts(frame: bytes) -> dict[str, bytes]:
+    """Pixel Data of one frame, as equipment divides it, and other ways."""
+    size = len(frame) // 6 * 2
+    pieces = [frame[start : start + size] for start in range(0, len(frame), size)]
+    fragments = b"".join(map(item, pieces))
+    offsets = [number * (size + 8) for number in range(len(pieces))]
+    return {
+        "an offset for each": table(*offsets) + fragments,
+        "none": table() + fragments,
+        "one": table(0) + fragments,
+        "the wrong one": table(size + 8) + fragments,
+        "beyond the end": table(0, 10**6) + fragments,
+        "decreasing": table(*offsets[::-1]) + fragments,
+        "half a number": item(b"\0\0\0\0\x08\0") + fragments,
+        "no table": fragments,
+        "no table and no other fragment": item(frame),
+        "empty fragments": table(0) + item(b"") + fragments + item(b""),
+        "a table of one fragment that lies": table(8) + item(frame),
+    }
+
+
+@pytest.mark.parametrize(
+    "syntax",
+    [uid for uid in DECODABLE if uid.is_encapsulated],
+    ids=lambda uid: uid.name,
+)
+def test_all_fragments_belong_to_the_only_frame(
+    syntax: UID, peer: Peer, tmp_path: Path
+) -> None:
+    if syntax in HIGH_THROUGHPUT:
+        dataset = high_throughput(syntax)
+    else:
+        bits = 8 if syntax == JPEGBaseline8Bit else 12
+        dataset = encoded(phantom(bits=bits), syntax, peer, tmp_path)
+    expected = decode_pixels(deepcopy(dataset))
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+
+    for name, content in layouts(frame).items():
+        for frames in (None, "", "0", "1"):
+            odd = deepcopy(dataset)
+            odd.PixelData = content
+            odd.NumberOfFrames = frames
+            if frames is None:
+                del odd.NumberOfFrames
+            np.testing.assert_array_equal(decode_pixels(odd), expected, err_msg=name)
+
+    # An Extended Offset Table (PS3.3 C.7.6.3.1.8) says nothing of one frame, either.
+    for offsets, lengths in ((b"\1" * 8, b"\0" * 8), (b"\0" * 8, b"\2"), (b"", b"")):
+        odd = deepcopy(dataset)
+        odd.PixelData = layouts(frame)["none"]
+        odd.ExtendedOffsetTable, odd.ExtendedOffsetTableLengths = offsets, lengths
+        np.testing.assert_array_equal(decode_pixels(odd), expected)
+
+
+def test_a_frame_without_a_fragment_is_an_error(peer: Peer, tmp_path: Path) -> None:
+    dataset = encoded(phantom(), JPEGLosslessSV1, peer, tmp_path)
+
+    for content in (b"", table(), table(0), table() + item(b""), b"no items at all"):
+        dataset.PixelData = content
+        with pytest.raises(AnalysisError, match=r"\(7FE0,0010\) cannot be decoded"):
+            decode_pixels(dataset)
+
+
+def test_pixels_that_are_compressed_against_their_syntax_are_named(
+    peer: Peer, tmp_path: Path
+) -> None:
+    compressed = encoded(phantom(), JPEGLosslessSV1, peer, tmp_path)
+    compressed.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    plain = phantom()
+    plain.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+
+    with pytest.raises(AnalysisError, match="is compressed, which the transfer syntax"):
+        decode_pixels(compressed)
+    with pytest.raises(AnalysisError, match="is not compressed, which the transfer"):
+        decode_pixels(plain)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Transcoding carries values over as they are, and agrees with DCMTK."""
 
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import get_frame
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -134,6 +136,38 @@ def test_compressed_pixels_are_decoded_and_the_object_keeps_its_uid(
     copy = dcmread(tmp_path / "b")
     assert copy.SOPInstanceUID == copy.file_meta.MediaStorageSOPInstanceUID == "1.2.3.4"
     assert np.array_equal(copy.pixel_array, PIXELS)
+
+
+def test_a_frame_in_several_fragments_is_decoded_whole(tmp_path: Path) -> None:
+    dataset = dcmread(write_instance(tmp_path / "a"))
+    dataset.compress(RLELossless, generate_instance_uid=False)
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    half = len(frame) // 4 * 2
+    items = [struct.pack("<2L", 0, half + 8), frame[:half], frame[half:]]
+    dataset.PixelData = b"".join(
+        struct.pack("<HHL", 0xFFFE, 0xE000, len(each)) + each for each in items
+    )
+    dataset.NumberOfFrames = "0"
+    dataset.save_as(tmp_path / "a")
+
+    transcode(tmp_path / "a", tmp_path / "b", ExplicitVRLittleEndian)
+
+    copy = dcmread(tmp_path / "b")
+    assert copy.NumberOfFrames == 0  # a value of the source's is not corrected
+    del copy.NumberOfFrames
+    assert np.array_equal(copy.pixel_array, PIXELS)
+
+
+def test_elements_that_are_no_part_of_a_dataset_are_not_sent_on(tmp_path: Path) -> None:
+    content = write_instance(tmp_path / "a").read_bytes()
+    syntax = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
+    odd = content.replace(b"\x08\0\x05\0CS", syntax + b"\x08\0\x05\0CS")
+    (tmp_path / "odd").write_bytes(odd)
+
+    transcode(tmp_path / "a", tmp_path / "b", ImplicitVRLittleEndian)
+    transcode(tmp_path / "odd", tmp_path / "c", ImplicitVRLittleEndian)
+
+    assert (tmp_path / "c").read_bytes() == (tmp_path / "b").read_bytes()
 
 
 @pytest.mark.dcmtk
