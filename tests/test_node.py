@@ -2,14 +2,16 @@
 
 import json
 import os
+import random
 import signal
+import struct
 import subprocess
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,6 +21,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client.parser import text_string_to_metric_families
 from pydicom import dcmread
+from pydicom.encaps import get_frame
 
 from config.settings import load
 from dicom_node.archive import Archive, Stored, start_archive
@@ -30,14 +33,19 @@ from dicom_node.sender import send
 from dicom_node.tables import DeliveryState, delivered_object
 from dicom_node.tally import ANALYZED, DELIVERED, RECEIVED, Family, read
 from inference.phantom import draw_phantom
+from tests.mutated import phantoms as samples
+from tests.mutations import Draft, Sample, closed, opened
+from tests.raw_sender import raw_sender
 from tests.served import (
     PATIENCE_S,
     Served,
     alive,
     counts,
+    history,
     made_endless,
     reasons,
     serving,
+    states,
     wait_for,
 )
 
@@ -150,6 +158,140 @@ def test_a_radiograph_comes_back_annotated_in_its_study(
     assert result.PatientID == source.PatientID
     assert result.SOPClassUID == "1.2.840.10008.5.1.4.1.1.7"
     assert result.pixel_array.ndim == 3
+
+
+LONG = "1.2.840.113845.11." + "1234567890" * 8
+JPEG = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
+COMMAND = b"\0\0\x02\0\6\0\0\x001.2.3\0"
+Harm = Callable[[Draft], None]
+
+
+def as_it_is(_draft: Draft) -> None:
+    pass
+
+
+def with_foreign_elements(draft: Draft) -> None:
+    found = draft.find(0x00100020)
+    assert found is not None
+    draft.splice(found.start, found.start, JPEG)
+    draft.splice(0, 0, COMMAND + JPEG)
+
+
+def in_several_fragments(draft: Draft) -> None:
+    """Divide the one frame, with an offset for each piece."""
+    pixels = draft.find(0x7FE00010)
+    assert pixels is not None
+    items = draft.data[pixels.value : pixels.end - 8]
+    frame = get_frame(items, 0, number_of_frames=1)
+    size = len(frame) // 6 * 2
+    pieces = [frame[at : at + size] for at in range(0, len(frame), size)]
+    offsets = [number * (size + 8) for number in range(len(pieces))]
+    table = struct.pack(f"<{len(offsets)}L", *offsets)
+    items = b"".join(map(draft.encoding.item, (table, *pieces)))
+    draft.splice(pixels.value, pixels.end - 8, items)
+
+
+ODD: list[tuple[int, Harm, str, str]] = [
+    (0, as_it_is, "1.2.7.0", "1.2.8.0"),
+    (0, with_foreign_elements, "1.2.7.1", "1.2.8.1"),
+    (1, with_foreign_elements, "1.2.7.2", "1.2.8.2"),
+    (2, with_foreign_elements, "1.2.7.3", "1.2.8.3"),
+    (2, in_several_fragments, "1.2.7.4", "1.2.8.4"),
+    (0, as_it_is, "1.2.7.5", LONG[:67]),
+    (1, as_it_is, LONG[:66], "1.02..8"),
+]
+"""Which of the phantoms, what is done to it, its SOP and Study Instance UID."""
+
+
+@pytest.mark.filterwarnings("ignore:The value length")  # the sender's pydicom
+def test_datasets_that_break_the_standard_are_analyzed_as_the_picture_in_them(
+    hospital: Hospital,
+) -> None:
+    plain = samples()
+    sent: list[Sample] = []
+    for which, harm, uid, study in ODD:
+        draft = opened(plain[which], random.Random(0))
+        draft.put("SOPInstanceUID", uid.encode())
+        draft.put("StudyInstanceUID", study.encode())
+        harm(draft)
+        head = plain[which].syntax, plain[which].sop_class_uid
+        sent.append(Sample(harm.__name__, *head, uid, closed(draft)))
+
+    with raw_sender(hospital.node.address.port) as sender:
+        answers = [sender.send(sample) for sample in sent]
+    uids, studies = ([each[place] for each in ODD] for place in (2, 3))
+    wait_for(
+        lambda: [states(hospital.config, uid) for uid in uids] == [["delivered"]] * 7
+    )
+
+    assert [answer.status for answer in answers] == [0] * 7
+    with history(hospital.config) as told:
+        rows = [told.by_uid(uid)[0] for uid in uids]
+    assert len({row.probability for row in rows}) == 1  # they are the same picture
+    assert [row.study_instance_uid for row in rows] == studies
+    delivered = {each.study_instance_uid for each in hospital.archive.log}
+    assert delivered >= set(studies)
+
+
+def test_the_same_picture_under_another_patient_or_study_comes_back_there(
+    hospital: Hospital,
+) -> None:
+    first = samples()[0]
+    study = b"1.2.9.1"
+
+    def changed(**values: bytes) -> Sample:
+        draft = opened(first, random.Random(0))
+        for keyword, value in ({"StudyInstanceUID": study} | values).items():
+            draft.put(keyword, value)
+        return replace(first, dataset=closed(draft))
+
+    with raw_sender(hospital.node.address.port) as sender:
+        for number, sample in enumerate(
+            (
+                changed(PatientName=b"Before^A"),
+                changed(PatientName=b"Corrected^A"),
+                changed(PatientName=b"Corrected^A", StudyInstanceUID=b"1.2.9.2"),
+            ),
+            start=1,
+        ):
+            assert sender.send(sample).status == 0
+            wait_for(
+                lambda count=number: (  # type: ignore[misc]
+                    states(hospital.config, first.sop_instance_uid)
+                    == ["delivered"] * count
+                )
+            )
+
+    results = [
+        dcmread(hospital.archive.directory / each.path)
+        for each in hospital.archive.log
+        if each.study_instance_uid.startswith("1.2.9.")
+    ]
+    assert [
+        (str(each.StudyInstanceUID), str(each.PatientName)) for each in results
+    ] == [
+        ("1.2.9.1", "Before^A"),
+        ("1.2.9.1", "Corrected^A"),
+        ("1.2.9.2", "Corrected^A"),
+    ]
+    assert len({each.SOPInstanceUID for each in results}) == 3
+
+
+@pytest.mark.dcmtk
+def test_an_instance_that_dcmtk_sends_under_a_uid_that_it_cut_has_its_whole_uid(
+    hospital: Hospital, tmp_path: Path, peer: Callable[[str], str]
+) -> None:
+    draft = opened(samples()[0], random.Random(0))
+    draft.put("SOPInstanceUID", LONG[:70].encode())
+    path = tmp_path / "long.dcm"
+    path.write_bytes(replace(samples()[0], dataset=closed(draft)).part10)
+    where = hospital.node.address
+    command = [peer("storescu"), "-aec", where.ae_title, where.host, str(where.port)]
+
+    subprocess.run([*command, path], check=True)
+
+    wait_for(lambda: states(hospital.config, LONG[:70]) == ["delivered"])
+    assert states(hospital.config, LONG[:64]) == []
 
 
 @pytest.mark.postgresql
