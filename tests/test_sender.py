@@ -7,13 +7,16 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.config import IGNORE
 from pydicom.dataset import FileMetaDataset
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     ComputedRadiographyImageStorage,
@@ -30,6 +33,7 @@ from pynetdicom.dsutils import split_dataset
 
 from config.destinations import Address
 from dicom_node.archive import Archive, start_archive
+from dicom_node.file_meta import file_head
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.sender import echo, send
 
@@ -121,6 +125,53 @@ def test_bytes_on_the_wire_are_those_of_the_file_on_every_attempt(
 
     assert outcomes == [(Outcome(STORED, 0),)] * 3
     assert [stored.digest for stored in archive.log] == [digest(file)] * 3
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"", id="no-preamble-and-no-file-meta"),
+        pytest.param(bytes(128) + b"DICM", id="no-file-meta"),
+        pytest.param(file_head("1.2", "1.2.9", ExplicitVRLittleEndian), id="uids"),
+        pytest.param(file_head("1.2", "1.2.9", ImplicitVRLittleEndian), id="syntax"),
+        pytest.param(
+            file_head("1.2", "1.2.9", ExplicitVRLittleEndian)
+            + b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70",
+            id="another-syntax-in-the-dataset",
+        ),
+    ],
+)
+def test_a_file_with_missing_or_wrong_file_meta_is_sent_as_what_it_is(
+    head: bytes, archive: Archive, tmp_path: Path
+) -> None:
+    file, odd = write_instance(tmp_path / "a.dcm"), tmp_path / "odd"
+    content = file.read_bytes()
+    dataset = content[split_dataset(file)[1] :]
+    odd.write_bytes(head + dataset)
+
+    assert send_to(archive.port, file, odd) == (Outcome(STORED, 0),) * 2
+
+    first, second = archive.log
+    assert replace(second, time=first.time, path=first.path) == first
+
+
+@pytest.mark.filterwarnings("ignore:The value length")
+def test_what_a_peer_aborts_on_is_sent_last(archive: Archive, tmp_path: Path) -> None:
+    uid = "1.2." + "9" * 62
+    long, other = tmp_path / "long", write_instance(tmp_path / "a.dcm")
+    dataset = dcmread(other)
+    tag = Tag("SOPInstanceUID")
+    uid_of_66 = UID(uid, IGNORE)
+    dataset.add(DataElement(tag, "UI", uid_of_66, validation_mode=IGNORE))
+    dataset.save_as(long, enforce_file_format=True)
+
+    outcomes = send_to(archive.port, long, other)
+
+    assert outcomes == (Outcome(STORED, 0),) * 2
+    assert [each.sop_instance_uid for each in archive.log] == [
+        str(dcmread(other).SOPInstanceUID),
+        uid,
+    ]
 
 
 def test_several_objects_travel_in_one_association_in_their_order(

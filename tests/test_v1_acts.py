@@ -10,15 +10,27 @@ from pathlib import Path
 
 import httpx
 import pytest
+from pydicom import DataElement, dcmread
+from pydicom.config import IGNORE
+from pydicom.tag import Tag
+from pydicom.uid import (
+    UID,
+    DigitalXRayImageStorageForPresentation,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    generate_uid,
+)
 
 from dicom_node.archive import start_archive
 from dicom_node.audit.event import What
+from dicom_node.file_meta import file_head
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.tables import audit, instance
 from inference.phantom import draw_phantom
 from tests.asking import ACTING, LOOKING, bearing, serve
 from tests.reviewed import PACS, REFUSED, STORED, Review
 
+STUDY = Tag("StudyInstanceUID")
 GONE = "Send the instance again"
 TWO = PACS + PACS.replace('"pacs"', '"backup"')
 
@@ -309,6 +321,58 @@ def written(path: Path) -> tuple[str, Path]:
 
 def upload(site: Review, content: bytes) -> httpx.Response:
     return site.act("/uploads", files={"file": ("Doe^Jane.dcm", content)})
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(b"", id="no-preamble-and-no-file-meta"),
+        pytest.param(bytes(128) + b"DICM", id="no-file-meta"),
+        pytest.param(file_head("1.2", "1.2.3", ExplicitVRLittleEndian), id="uids"),
+        pytest.param(file_head("1.2", "1.2.3", ImplicitVRLittleEndian), id="syntax"),
+        pytest.param(
+            file_head("1.2", "1.2.3", ExplicitVRLittleEndian)[132:], id="no-preamble"
+        ),
+    ],
+)
+def test_an_upload_with_missing_or_wrong_file_meta_is_taken(
+    site: Review, tmp_path: Path, head: bytes
+) -> None:
+    uid, path = written(tmp_path / "phantom.dcm")
+    content = path.read_bytes()
+    dataset = content[144 + int.from_bytes(content[140:144], "little") :]
+
+    answer = upload(site, head + dataset)
+
+    assert answer.status_code == 202
+    known = site.get(f"/instances/{answer.json()['id']}").json()
+    assert known["sop_instance_uid"] == uid
+    (kept,) = (site.directory / "spool").glob("*.dcm")
+    sop_class = DigitalXRayImageStorageForPresentation
+    assert (
+        kept.read_bytes() == file_head(sop_class, uid, ExplicitVRLittleEndian) + dataset
+    )
+    assert site.get(f"/instances/{answer.json()['id']}/picture").status_code == 200
+
+
+def test_studies_whose_uids_have_the_same_first_64_characters_are_two(
+    site: Review, tmp_path: Path
+) -> None:
+    studies = ["1.2." + "9" * 60 + end for end in ("1", "2")]
+    _, path = written(tmp_path / "phantom.dcm")
+    dataset = dcmread(path)
+    for study, name in zip(studies, ("Weber^Karl", "Maier^Eva"), strict=True):
+        dataset.PatientName, dataset.SOPInstanceUID = name, generate_uid()
+        uid = UID(study, IGNORE)
+        dataset.add(DataElement(STUDY, "UI", uid, validation_mode=IGNORE))
+        dataset.save_as(path, enforce_file_format=True)
+        assert upload(site, path.read_bytes()).json()["study_instance_uid"] == study
+
+    answers = [site.get(f"/studies/{study}").json() for study in studies]
+
+    names = [[each["patient"]["name"] for each in a["instances"]] for a in answers]
+    assert names == [["Weber, Karl"], ["Maier, Eva"]]
+    assert site.get(f"/studies/{studies[0][:64]}").status_code == 404
 
 
 @pytest.mark.parametrize(
