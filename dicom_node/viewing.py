@@ -4,6 +4,7 @@ Unlike `decode.py` this asks not whether the model may answer: what was not anal
 looked at, too. It runs in a decoding child, as everything that reads a sender's bytes.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pydicom.multival import MultiValue
 from dicom_node.attributes import number
 from dicom_node.codecs import decode_pixels
 from dicom_node.decode import INFLATED_BYTES, from_color
+from dicom_node.elements import is_foreign
 from dicom_node.errors import AnalysisError
 from dicom_node.geometry import made_square, pixel_shape
 from dicom_node.lookup import Shown, is_inverted, to_gray
@@ -129,7 +131,7 @@ def _window(window: int | tuple[float, float]) -> int | Window:
 
 
 def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
-    for tag in sorted(dataset.keys()):
+    for tag in itertools.filterfalse(is_foreign, sorted(dataset.keys())):
         if len(found) >= MOST_ATTRIBUTES:
             return
         element = dataset[tag]

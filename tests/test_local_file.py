@@ -8,6 +8,7 @@ import pytest
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.local_file import adopt
+from dicom_node.results.identity import read_source
 from tests.mutated import phantoms
 from tests.mutations import Draft, closed, opened
 
@@ -45,6 +46,18 @@ def test_a_broken_file_is_an_error_of_ours_that_quotes_nothing(
         adopted(broken, tmp_path)
 
     assert "Secret" not in str(caught.value)
+
+
+def test_a_file_without_preamble_is_read_where_it_lies(tmp_path: Path) -> None:
+    path = tmp_path / "bare"
+    path.write_bytes(PHANTOM.dataset)
+
+    adopted = adopt(path, 10**8)
+
+    assert adopted.path == path
+    assert adopted.header.sop_instance_uid == PHANTOM.sop_instance_uid
+    assert adopted.header.transfer_syntax_uid == PHANTOM.syntax
+    assert read_source(adopted).text("PatientID") == "PHANTOM-BROKEN"
 
 
 @pytest.mark.parametrize("uid", [b"../../etc/passwd", b"1.2\n3", b"1" * 257, b"\xc3"])

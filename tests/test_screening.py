@@ -4,8 +4,11 @@ from collections.abc import Callable
 from datetime import date
 
 import pytest
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
+from pydicom.tag import Tag
 from pydicom.uid import (
+    UID,
     BasicTextSRStorage,
     ComputedRadiographyImageStorage,
     CTImageStorage,
@@ -30,6 +33,17 @@ Change = Callable[[Dataset], None]
 @pytest.fixture
 def dataset() -> Dataset:
     return phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+
+
+def identified(**uids: str) -> Change:
+    """Give UIDs that pydicom would warn of."""
+
+    def change(dataset: Dataset) -> None:
+        for keyword, uid in uids.items():
+            tag, value = Tag(keyword), UID(uid, IGNORE)
+            dataset.add(DataElement(tag, "UI", value, validation_mode=IGNORE))
+
+    return change
 
 
 def setting(**values: object) -> Change:
@@ -143,6 +157,24 @@ def test_radiographs_are_the_classes_that_the_node_promises() -> None:
             Unanalyzed.NO_STUDY,
             id="no-study",
         ),
+        pytest.param(
+            identified(StudyInstanceUID="Jane.1"),
+            r"Study Instance UID \(0020,000D\) has a value that is not digits",
+            Unanalyzed.NOT_A_UID,
+            id="study-uid",
+        ),
+        pytest.param(
+            identified(SeriesInstanceUID="1.2\\1.3"),
+            r"Series Instance UID \(0020,000E\) has a value that is not digits",
+            Unanalyzed.NOT_A_UID,
+            id="two-series-uids",
+        ),
+        pytest.param(
+            identified(SOPInstanceUID="1" * 257),
+            r"SOP Instance UID \(0008,0018\) has 257 characters, more than the 256",
+            Unanalyzed.NOT_A_UID,
+            id="instance-uid",
+        ),
     ],
 )
 def test_what_is_not_a_radiograph_is_not_analyzed(
@@ -156,6 +188,16 @@ def test_what_is_not_a_radiograph_is_not_analyzed(
     assert caught.value.reason is reason
     assert "Jane" not in str(caught.value)
     assert "PHANTOM" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "uid", ["1." + "2" * 66, "1" * 256, "1.02", "1..2", "1.2.", " 1.2"]
+)
+def test_a_uid_that_breaks_another_rule_is_analyzed(uid: str, dataset: Dataset) -> None:
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+    identified(**dict.fromkeys(keywords, uid))(dataset)
+
+    screen(dataset, ANY, max_megapixels=1)
 
 
 def test_report_is_named_as_what_it_is(dataset: Dataset) -> None:

@@ -268,6 +268,20 @@ def test_attributes_are_listed_with_their_names(site: Review) -> None:
     assert max(each["level"] for each in told) >= 1
 
 
+def test_elements_that_are_no_part_of_the_dataset_change_nothing(site: Review) -> None:
+    received = site.receive(1)
+    paths = [f"/instances/{received.id}/{each}" for each in ("attributes", "picture")]
+    ends = "?low=0&high=2000"
+    before = site.get(paths[0]).content
+    content = received.path.read_bytes()
+    start = 144 + int.from_bytes(content[140:144], "little")
+    syntax = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
+    received.path.write_bytes(content[:start] + syntax + content[start:])
+
+    assert site.get(paths[0]).content == before
+    assert site.get(paths[1] + ends).status_code == 200
+
+
 def test_original_and_results_can_be_taken_along(site: Review) -> None:
     received = site.receive(1)
     uid = site.answer(received)
