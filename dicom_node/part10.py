@@ -27,6 +27,7 @@ from typing import BinaryIO
 
 from pydicom import Dataset
 from pydicom.config import IGNORE
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataset import FileMetaDataset
 from pydicom.filereader import read_dataset as parse
 from pydicom.tag import BaseTag, Tag
@@ -38,7 +39,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from dicom_node.attributes import UID_PATTERN, uid_text
+from dicom_node.attributes import UID_PATTERN, quoted, uid_text
 from dicom_node.elements import (
     HEAD,
     LONGEST_VALUE,
@@ -141,6 +142,26 @@ def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Iden
         if isinstance(found, Value) and not found.root:
             uids[found.tag] = uid_text(found.value)
     return Identity(uids[SOP_CLASS], uids[SOP_INSTANCE], tuple(walk.foreign))
+
+
+def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
+    """Say what was made of File Meta Information that is missing or wrong."""
+    meta, syntax = location.file_meta, location.transfer_syntax
+    named = meta.get(META_SYNTAX, "")
+    if named != syntax:
+        yield (
+            f"Transfer Syntax UID (0002,0010) of the file is {quoted(named)}. The "
+            f"dataset is read as {syntax.name}, in which it is encoded."
+        )
+    for tag, uid in (
+        (META_CLASS, identity.sop_class_uid),
+        (META_INSTANCE, identity.sop_instance_uid),
+    ):
+        if meta.get(tag, uid) != uid:
+            yield (
+                f"{keyword_for_tag(tag)} of the file differs from that of the dataset, "
+                "which is used."
+            )
 
 
 def read_part10(

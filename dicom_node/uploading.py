@@ -5,11 +5,12 @@ said to be here.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from pydicom.config import IGNORE
 from pydicom.uid import UID
 
 from dicom_node.attributes import UID_PATTERN, quoted
@@ -17,8 +18,14 @@ from dicom_node.codecs import DECODABLE
 from dicom_node.errors import CannotUnderstandError, RefusedError
 from dicom_node.file_meta import file_head
 from dicom_node.header import Announced, read_header
-from dicom_node.instance import ReceivedInstance
-from dicom_node.part10 import identify, locate
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.part10 import (
+    Identity,
+    Location,
+    file_assumptions,
+    identify,
+    locate,
+)
 from dicom_node.spool import Arrival, Spool
 
 CALLER = "UPLOAD"
@@ -55,19 +62,15 @@ class Uploads:
         with path.open("rb") as file:
             location = locate(file)
             found = identify(file, location, inflated_limit=self.inflated_limit)
-            syntax = location.transfer_syntax
-            announced = Announced(
-                sop_class_uid=found.sop_class_uid,
-                sop_instance_uid=found.sop_instance_uid,
-                abstract_syntax=found.sop_class_uid,
-                transfer_syntax=syntax,
+            self._check(location, found)
+            head = file_head(
+                found.sop_class_uid, found.sop_instance_uid, location.transfer_syntax
             )
-            self._check(announced)
-            head = file_head(found.sop_class_uid, found.sop_instance_uid, syntax)
             file.seek(location.offset)
             arrival = self.spool.begin(head)
             try:
-                received = self._stored(file, announced, arrival, address)
+                header = self._stored(file, arrival, location, found)
+                received = _received(arrival, header, address)
                 is_kept = self.record(received)
             except RefusedError:
                 arrival.discard()
@@ -78,43 +81,57 @@ class Uploads:
             self.spool.remove(received.id)  # its bytes are here already
         return received
 
-    def _check(self, announced: Announced) -> None:
+    def _check(self, location: Location, found: Identity) -> None:
         for name, uid in (
-            ("SOP Class UID (0008,0016)", announced.sop_class_uid),
-            ("SOP Instance UID (0008,0018)", announced.sop_instance_uid),
+            ("SOP Class UID (0008,0016)", found.sop_class_uid),
+            ("SOP Instance UID (0008,0018)", found.sop_instance_uid),
         ):
             if not UID_PATTERN.fullmatch(uid):
                 fault = "is not a UID" if uid else "is absent"
                 raise CannotUnderstandError(f"{name} {fault}. Export the file again.")
-        if announced.sop_class_uid not in self.sop_classes:
+        if found.sop_class_uid not in self.sop_classes:
             raise CannotUnderstandError(
-                f"{UID(announced.sop_class_uid).name} is not taken; radiographs are "
-                "(CR, DX, XRF, XA, or a Secondary Capture of one)."
+                f"{UID(found.sop_class_uid, IGNORE).name} is not taken; radiographs "
+                "are (CR, DX, XRF, XA, or a Secondary Capture of one)."
             )
-        if announced.transfer_syntax not in DECODABLE:
+        if location.transfer_syntax not in DECODABLE:
             raise CannotUnderstandError(
                 "Transfer Syntax UID (0002,0010) is "
-                f"{quoted(announced.transfer_syntax)}, which the node does not decode. "
+                f"{quoted(location.transfer_syntax)}, which the node does not decode. "
                 "Export the file in one that it accepts."
             )
 
     def _stored(
-        self, file: BinaryIO, announced: Announced, arrival: Arrival, address: str
-    ) -> ReceivedInstance:
+        self, file: BinaryIO, arrival: Arrival, location: Location, found: Identity
+    ) -> InstanceHeader:
+        """Make a dataset durable, and read its header."""
         while piece := file.read(2**20):
             arrival.write(piece)
+        announced = Announced(
+            sop_class_uid=found.sop_class_uid,
+            sop_instance_uid=found.sop_instance_uid,
+            abstract_syntax=found.sop_class_uid,
+            transfer_syntax=location.transfer_syntax,
+        )
         limit = self.inflated_limit
         header = read_header(
             arrival.path, arrival.offset, announced, inflated_limit=limit
         )
         arrival.keep()
-        return ReceivedInstance(
-            id=arrival.id,
-            path=arrival.path,
-            header=header,
-            content_digest=arrival.digest,
-            size=arrival.size,
-            calling_ae_title=CALLER,
-            calling_address=address,
-            received_at=datetime.now(UTC),
-        )
+        assumed = *file_assumptions(location, found), *header.assumptions
+        return replace(header, assumptions=assumed)
+
+
+def _received(
+    arrival: Arrival, header: InstanceHeader, address: str
+) -> ReceivedInstance:
+    return ReceivedInstance(
+        id=arrival.id,
+        path=arrival.path,
+        header=header,
+        content_digest=arrival.digest,
+        size=arrival.size,
+        calling_ae_title=CALLER,
+        calling_address=address,
+        received_at=datetime.now(UTC),
+    )

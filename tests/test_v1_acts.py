@@ -347,6 +347,7 @@ def test_an_upload_with_missing_or_wrong_file_meta_is_taken(
     assert answer.status_code == 202
     known = site.get(f"/instances/{answer.json()['id']}").json()
     assert known["sop_instance_uid"] == uid
+    assert "assumption" in [each["kind"] for each in known["events"]]
     (kept,) = (site.directory / "spool").glob("*.dcm")
     sop_class = DigitalXRayImageStorageForPresentation
     assert (
