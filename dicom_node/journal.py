@@ -244,6 +244,13 @@ class Journal:
         """
         said = f"from {received.calling_ae_title}, the same bytes"
         note(connection, row.id, "received again", said)
+        # An earlier version of the node cut them to 64 characters.
+        whole = {
+            "study_instance_uid": received.header.study_instance_uid,
+            "series_instance_uid": received.header.series_instance_uid,
+        }
+        mine = instance.c.id == row.id
+        connection.execute(instance.update().where(mine).values(**whole))
         is_gone = answering.files_removed_at is not None
         if is_gone:
             answering = row  # whose own file is there, since it came again

@@ -609,6 +609,38 @@ def test_the_same_bytes_again_replace_a_file_that_is_gone(
     assert first.path.read_bytes() == b"the same bytes"
 
 
+def test_a_uid_that_an_older_release_cut_is_whole_when_the_instance_comes_again(
+    journal: Journal, receive: Receive
+) -> None:
+    uid = "1.2." + "9" * 63
+    first = receive(study_instance_uid=uid[:64], series_instance_uid=uid[:64])
+    journal.record(first)
+    sop_instance_uid = first.header.sop_instance_uid
+
+    journal.record(
+        receive(
+            sop_instance_uid=sop_instance_uid,
+            study_instance_uid=uid,
+            series_instance_uid=uid,
+        )
+    )
+
+    row = journal.load(first.id)
+    assert row is not None
+    assert (row.study_instance_uid, row.series_instance_uid) == (uid, uid)
+
+
+def test_an_assumption_about_the_header_is_an_event(
+    journal: Journal, receive: Receive, engine: sa.Engine
+) -> None:
+    received = receive()
+    header = replace(received.header, assumptions=("A.", "B."))
+
+    journal.record(replace(received, header=header))
+
+    assert events(engine) == ["received", "assumption", "assumption"]
+
+
 def test_a_picture_that_was_answered_under_the_same_uid_is_known(
     journal: Journal, answered: ReceivedInstance, receive: Receive
 ) -> None:
