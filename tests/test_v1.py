@@ -12,6 +12,7 @@ from dicom_node.part10 import read_part10
 from dicom_node.patient import Patient
 from inference.overlay import tinted
 from tests.asking import bearing
+from tests.mutations import Encoding
 from tests.reviewed import REFUSED, STORED, Review
 
 PROBLEM = "application/problem+json"
@@ -268,18 +269,36 @@ def test_attributes_are_listed_with_their_names(site: Review) -> None:
     assert max(each["level"] for each in told) >= 1
 
 
-def test_elements_that_are_no_part_of_the_dataset_change_nothing(site: Review) -> None:
+@pytest.mark.parametrize("place", ["start", "sequence"])
+def test_elements_that_are_no_part_of_the_dataset_change_nothing(
+    place: str, site: Review
+) -> None:
     received = site.receive(1)
-    paths = [f"/instances/{received.id}/{each}" for each in ("attributes", "picture")]
-    ends = "?low=0&high=2000"
-    before = site.get(paths[0]).content
     content = received.path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
-    syntax = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
-    received.path.write_bytes(content[:start] + syntax + content[start:])
+    pixels = content.index(b"\xe0\x7f\x10\0OW")
+    encoding = Encoding(implicit=False, order="<")
+    syntax = encoding.element(0x00020010, b"UI", b"1.2.840.10008.1.2.4.70")
+    step = encoding.named("ScheduledProcedureStepDescription", b"Left leg")
 
-    assert site.get(paths[0]).content == before
-    assert site.get(paths[1] + ends).status_code == 200
+    def written(before: bytes, within: bytes) -> bytes:
+        item = encoding.item(within + step)
+        sequence = encoding.named("RequestAttributesSequence", item)
+        dataset = content[start:pixels] + sequence + content[pixels:]
+        return content[:start] + before + dataset
+
+    listed = []
+    for before, within in (
+        (b"", b""),
+        {"start": (syntax, b"")}.get(place, (b"", syntax)),
+    ):
+        received.path.write_bytes(written(before, within))
+        listed.append(site.get(f"/instances/{received.id}/attributes").json())
+
+    assert listed[1] == listed[0]
+    assert "Left leg" in [each["value"] for each in listed[0]]
+    picture = site.get(f"/instances/{received.id}/picture?low=0&high=2000")
+    assert picture.status_code == 200
 
 
 def test_original_and_results_can_be_taken_along(site: Review) -> None:
