@@ -254,8 +254,12 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
         words = f"{peer} does not accept {instance.sop_class.name}"
         return Outcome(Verdict.REFUSED, None, words)
     if syntax == instance.syntax:
-        with _ready(instance) as path:
-            outcome = _c_store(path, instance.position, peer)
+        try:
+            with _ready(instance) as path:
+                outcome = _c_store(path, instance.position, peer)
+        except OSError as error:  # no room for the copy, say
+            words = f"cannot be copied: {error.strerror}"
+            return Outcome(Verdict.RETRY, None, words)
     else:
         outcome = _c_store_as(syntax, instance, peer)
     logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.verdict)
