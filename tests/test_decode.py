@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pydicom import Dataset
 from pydicom.uid import (
     ComputedRadiographyImageStorage,
@@ -243,3 +244,18 @@ def test_missing_file_is_an_error_without_its_path(tmp_path: Path) -> None:
         decode_file(tmp_path / "gone.dcm", RULES, OPTIONS)
 
     assert os.fspath(tmp_path) not in str(caught.value)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    "name", ["base", "group2_in_dataset", "fragments_bot_each", "uid_66"]
+)
+def test_a_dataset_that_breaks_the_standard_shows_its_picture(
+    name: str, shared: Path
+) -> None:
+    path = shared / "cases" / f"{name}.dcm"
+    expected = np.asarray(Image.open(shared / "cases" / "expected" / f"{name}.png"))
+
+    shown = decode_file(path, RULES, OPTIONS).radiograph.pixels
+
+    np.testing.assert_array_equal(shown, expected)
