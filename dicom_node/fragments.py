@@ -12,11 +12,10 @@ from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.listener import PDU_HEAD
-from dicom_node.upper_layer import UpperLayer
+from dicom_node.upper_layer import CLOSED, UpperLayer
 
 TYPE = 0x04
-# PS3.8 9.2.2: a P-DATA-TF PDU, the connection is closed.
-RECEIVED, CLOSED = "Evt10", "Evt17"
+RECEIVED = "Evt10"  # PS3.8 9.2.2: a P-DATA-TF PDU has come
 _LENGTH = 4  # bytes of a presentation data value's length (PS3.8 9.3.5.1)
 _SHORTEST = 2  # a presentation context and a message control header
 

@@ -39,8 +39,10 @@ PDU_OF = {
     "Evt12": 0x05,
     "Evt13": 0x06,
 }
-INVALID_PDU = "Evt19"
+INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
+ABORTED = "Sta13"  # until the connection ends
+MOST_DISCARDED = 65_536  # at once
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 
@@ -90,6 +92,23 @@ class UpperLayer(DULServiceProvider):
         self.complain(why)
         self.event_queue.put(INVALID_PDU)
 
+    def _is_transport_event(self) -> bool:
+        """Look whether something has come.
+
+        After an abort it is thrown away. pynetdicom would read PDUs and might wait for
+        the rest of one, although the association is over.
+        """
+        is_aborted = self.state_machine.current_state == ABORTED
+        if is_aborted and self.socket and self.socket.socket and self.socket.ready:
+            try:
+                content = self.socket.socket.recv(MOST_DISCARDED)
+            except OSError:
+                content = b""
+            if not content:
+                self.event_queue.put(CLOSED)
+            return True
+        return super()._is_transport_event()
+
     def _decode_pdu(self, bytestream: bytearray) -> tuple[_PDUType, str]:
         kind = bytestream[0]
         try:
@@ -130,7 +149,7 @@ class _StateMachine(StateMachine):
             self._drop(event)
             return
         if action in ABORTS and event == INVALID_PDU:
-            self.dul.complain("what came is no DICOM PDU")
+            self.dul.complain("what came cannot be read as DICOM")
         elif action in ABORTS and event in PDU_OF:
             self.dul.complain(f"{pdu_name(PDU_OF[event])} came out of turn")
         super().do_action(event)

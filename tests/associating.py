@@ -9,6 +9,14 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.settings import ReceiverSettings, load
+from dicom_node.commitment_report import Settle
+from dicom_node.listener import listen
+from dicom_node.receiver import Receiver, start_receiver
+from dicom_node.spool import Spool
+from dicom_node.tally import ACCEPTED, REJECTED, SENT_AWAY, Tally
 
 APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
 VERIFICATION = b"1.2.840.10008.1.1"
@@ -263,3 +271,58 @@ def serving(answer: bytes) -> Play:
                 connection.sendall(RELEASED)
 
     return play
+
+
+@dataclass
+class Node:
+    """A receiver, what it told of callers, and what it counted."""
+
+    receiver: Receiver
+    told: list[tuple[str, str, str]]
+    counted: list[Tally]
+
+    @property
+    def port(self) -> int:
+        return self.receiver.port
+
+    def counts(self) -> list[tuple[str, str]]:
+        """What became of connections, with the label of the metric."""
+        names = {ACCEPTED.name: "accepted", REJECTED.name: "rejected"}
+        names[SENT_AWAY.name] = "sent away"
+        return [(names[each.name], each.label) for each in self.counted]
+
+    def wait(self) -> None:
+        """Wait until each connection has been told of and counted."""
+        until(lambda: len(self.told) == len(self.counted) > 0)
+
+
+@contextmanager
+def serving_node(
+    folder: Path, settle: Settle | None = None, **changes: object
+) -> Iterator[Node]:
+    """Run a receiver until the end, and drain it."""
+    defaults = load(None, {})
+    update = {"directory": folder, "min_free_mb": 0}
+    told: list[tuple[str, str, str]] = []
+    counted: list[Tally] = []
+    receiver = start_receiver(
+        ReceiverSettings.model_validate(defaults.receiver.model_dump() | changes),
+        Spool(defaults.storage.model_copy(update=update)),
+        lambda _: None,
+        {listen("127.0.0.1", 0): None},
+        lambda *who: told.append(who),
+        settle=settle,
+        count=counted.append,
+    )
+    yield Node(receiver, told, counted)
+    assert receiver.drain(SOON_S)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Ask again and again: what another thread will do has no event of ours."""
+    deadline = threading.Event()
+    timer = threading.Timer(SOON_S, deadline.set)
+    timer.start()
+    while not condition():
+        assert not deadline.wait(0.01)
+    timer.cancel()

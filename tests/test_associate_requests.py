@@ -8,12 +8,10 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
-from types import SimpleNamespace
+from contextlib import ExitStack, suppress
 
 import pytest
 
-from config.settings import ReceiverSettings, load
 from dicom_node import listener
 from dicom_node.associate_pdu import (
     LARGEST_PDU,
@@ -22,10 +20,6 @@ from dicom_node.associate_pdu import (
     MalformedPduError,
     read_request,
 )
-from dicom_node.listener import listen
-from dicom_node.receiver import Receiver, start_receiver
-from dicom_node.spool import Spool
-from dicom_node.tally import ACCEPTED, REJECTED, SENT_AWAY, Tally
 from tests.associating import (
     ACCEPT,
     APPLICATION_CONTEXT,
@@ -39,6 +33,7 @@ from tests.associating import (
     USER,
     VERIFICATION,
     VERSION_NAME,
+    Node,
     abstract,
     asked,
     calling,
@@ -49,8 +44,10 @@ from tests.associating import (
     request,
     results,
     role,
+    serving_node,
     syntax,
     title,
+    until,
     user,
 )
 
@@ -261,63 +258,18 @@ UNUSABLE = {
 }
 
 
-class Node(SimpleNamespace):
-    """A receiver, and what it told of callers and counted."""
-
-    receiver: Receiver
-    told: list[tuple[str, str, str]]
-    counted: list[Tally]
-
-    @property
-    def port(self) -> int:
-        return self.receiver.port
-
-    def counts(self) -> list[tuple[str, str]]:
-        names = {ACCEPTED.name: "accepted", REJECTED.name: "rejected"}
-        names[SENT_AWAY.name] = "sent away"
-        return [(names[each.name], each.label) for each in self.counted]
-
-    def wait(self) -> None:
-        """Wait until each connection has been told of and counted."""
-        until(lambda: len(self.told) == len(self.counted) > 0)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline = threading.Event()
-    timer = threading.Timer(20.0, deadline.set)
-    timer.start()
-    while not condition():
-        assert not deadline.wait(0.01)
-    timer.cancel()
-
-
 Serve = Callable[..., Node]
 
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    nodes: list[Node] = []
+    with ExitStack() as stack:
 
-    def start(**changes: object) -> Node:
-        folder = tmp_path_factory.mktemp("node")
-        defaults = load(None, {})
-        storage = defaults.storage.model_copy(update={"directory": folder})
-        given = defaults.receiver.model_dump() | changes
-        node = Node(told=[], counted=[])
-        node.receiver = start_receiver(
-            ReceiverSettings.model_validate(given),
-            Spool(storage),
-            lambda _: None,
-            {listen("127.0.0.1", 0): None},
-            lambda *who: node.told.append(who),
-            count=node.counted.append,
-        )
-        nodes.append(node)
-        return node
+        def start(**changes: object) -> Node:
+            folder = tmp_path_factory.mktemp("node")
+            return stack.enter_context(serving_node(folder, **changes))
 
-    yield start
-    for node in nodes:
-        assert node.receiver.drain(20.0)
+        yield start
 
 
 @pytest.fixture(scope="module")
