@@ -19,7 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from config.access import ApiSettings
 from config.destinations import Destination, names_are_unique
 from config.explanation import explained
-from config.tables import AeTitle, Host, Port, Table
+from config.tables import AeTitle, CallerTitle, Host, Port, Table
 from config.tls import TlsSettings
 
 PREFIX = "FRACTURE_NODE__"
@@ -41,11 +41,11 @@ class Caller(Table):
     """Who may open an association.
 
     Attributes:
-        ae_title: The calling AE title.
+        ae_title: The calling AE title, as the node shows it.
         network: The addresses it may come from; None means any.
     """
 
-    ae_title: AeTitle
+    ae_title: CallerTitle
     network: IPv4Network | IPv6Network | None = None
 
 

@@ -3,7 +3,14 @@
 from ipaddress import ip_address
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 
 class Table(BaseModel):
@@ -23,6 +30,19 @@ class Table(BaseModel):
 # PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, neither
 # backslash nor control characters; spaces at either end mean nothing.
 AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
+LONGEST_TITLE = 16
+
+
+def _caller_title(title: str) -> str:
+    """Check how a caller may call itself: some use bytes that PS3.5 does not allow."""
+    if not title.isprintable() or title != title.strip() or not title:
+        raise ValueError("should be printable, without spaces at either end")
+    if len(title) > LONGEST_TITLE:
+        raise ValueError(f"should have at most {LONGEST_TITLE} characters")
+    return title
+
+
+CallerTitle = Annotated[str, AfterValidator(_caller_title)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Host = Annotated[str, Field(min_length=1)]
 

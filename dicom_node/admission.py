@@ -19,7 +19,8 @@ class Rejection:
 
     Attributes:
         result: 1 permanent, 2 transient.
-        source: 1 service user, 3 service provider (presentation related).
+        source: 1 service user, 2 service provider (ACSE related), 3 service provider
+            (presentation related).
         diagnostic: The reason, by its number for this source.
         reason: The same in words.
     """
@@ -31,6 +32,9 @@ class Rejection:
 
 
 CALLING_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognized")
+CALLING_ABSENT = Rejection(1, 1, 3, "calling AE title is empty")
+CONTEXT_NAME_UNKNOWN = Rejection(1, 1, 2, "application context name not supported")
+VERSION_UNKNOWN = Rejection(1, 2, 2, "protocol version not supported")
 CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognized")
 CONGESTED = Rejection(2, 3, 1, "temporary congestion")
 LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
@@ -64,19 +68,13 @@ class Admission:
         if called.strip() != self._settings.ae_title:
             return CALLED_UNKNOWN
         ae_title, comes_from = calling.strip(), _plain(address)
-        if not self._may_call(ae_title, comes_from):
+        if not ae_title:
+            return CALLING_ABSENT
+        if not _is_listed(self._settings, ae_title, comes_from):
             return CALLING_UNKNOWN
         caller = named(ae_title, str(comes_from))
         with self._places.door():
             return self._place_for(caller)
-
-    def _may_call(self, ae_title: str, address: IPv4Address | IPv6Address) -> bool:
-        callers = self._settings.allowed_callers
-        return not callers or any(
-            caller.ae_title == ae_title
-            and (caller.network is None or address in caller.network)
-            for caller in callers
-        )
 
     def _place_for(self, caller: bytes) -> Place | Rejection:
         """Hold a free place for a caller, unless it has its share already."""
@@ -86,6 +84,21 @@ class Admission:
         if len(held) >= self._settings.max_associations:
             return LIMIT_EXCEEDED
         return self._places.take(caller)
+
+
+def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
+    """Whether allowed_callers lets an AE title call from an address."""
+    return _is_listed(settings, ae_title, _plain(address))
+
+
+def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
+    """Return the networks that an AE title is listed with in allowed_callers.
+
+    They explain why a listed caller is rejected: it called from elsewhere. Empty if
+    the title is not listed, or may call from anywhere.
+    """
+    same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
+    return [str(each.network) for each in same if each.network is not None]
 
 
 def open_to_anyone(settings: Settings) -> list[str]:
@@ -103,6 +116,17 @@ def open_to_anyone(settings: Settings) -> list[str]:
     where = f"{receiver.host}:{port}"
     remedy = "name your modalities in allowed_callers under [receiver]"
     return [f"ANYONE who reaches {where} may send: {remedy}, or listen on 127.0.0.1"]
+
+
+def _is_listed(
+    settings: ReceiverSettings, ae_title: str, address: IPv4Address | IPv6Address
+) -> bool:
+    callers = settings.allowed_callers
+    return not callers or any(
+        caller.ae_title == ae_title
+        and (caller.network is None or address in caller.network)
+        for caller in callers
+    )
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

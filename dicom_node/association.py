@@ -17,16 +17,15 @@ from ssl import SSLContext
 
 from pydicom import Dataset
 from pydicom.uid import UID
-from pynetdicom import _config, evt
+from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
-from pynetdicom.pdu import A_ABORT_RQ, A_ASSOCIATE_RJ
-from pynetdicom.pdu_primitives import MaximumLengthNotification
+from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
 from pynetdicom.presentation import PresentationContext
 
 from config.destinations import Address
 from dicom_node.listener import hang_up
 from dicom_node.outcome import rejected
-from dicom_node.requestor import RequestorAE
+from dicom_node.requestor import RequestedAssociation
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -42,10 +41,6 @@ _config.VALIDATORS["UI"] = lambda _: (True, "")
 # What goes wrong is told by outcomes; a peer's or a library's text stays out of logs.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
-# One PDU is one step of progress: small enough that a slow line makes many of them.
-# A peer may ask for less, or set no limit.
-LARGEST_PDU = 65536
-SMALLEST_PDU = 128
 # What the kernel may hold for us: 'sent' shall not be megabytes from the truth.
 SEND_BUFFER = 131072
 
@@ -103,15 +98,13 @@ class Peer:
         self._destination = destination
         self._calling = calling
         self._timeout_s = timeout_s
-        self._ae: RequestorAE
-        self._association: Association
-        self._connected = self._aborted = self._stalled = False
-        self._rejection: A_ASSOCIATE_RJ | None = None
+        self._association: RequestedAssociation | None = None
+        self._connected = self._aborted = self._released = self._stalled = False
         self._moved = threading.Event()
 
     def call(self, contexts: Sequence[PresentationContext]) -> Association:
         """Request the association; used by `associated`."""
-        ae = self._ae = RequestorAE(self._calling)
+        ae = AE(self._calling)
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.connection_timeout = ae.acse_timeout = self._timeout_s
@@ -119,28 +112,22 @@ class Peer:
         tls = self._secured()
         started = time.monotonic()
         try:
-            self._association = ae.associate(
-                self._destination.host,
-                self._destination.port,
-                contexts=list(contexts),
-                ae_title=self._destination.ae_title,
-                tls_args=(tls, self._destination.host) if tls else None,
-                evt_handlers=[
-                    (evt.EVT_CONN_OPEN, self._on_open),
-                    (evt.EVT_DATA_SENT, self._on_sent),
-                    (evt.EVT_PDU_RECV, self._on_received),
-                ],
-            )
+            association = RequestedAssociation(ae, self._destination, contexts, tls)
         except (OSError, UnicodeError) as error:
             raise LostError(f"{self} cannot be found: {error}") from None
-        self._negotiated(time.monotonic() - started)
-        return self._association
+        self._association = association
+        association.bind(evt.EVT_CONN_OPEN, self._on_open)
+        association.bind(evt.EVT_DATA_SENT, self._on_sent)
+        association.bind(evt.EVT_PDU_RECV, self._on_received)
+        association.request()
+        self._negotiated(association, time.monotonic() - started)
+        return association
 
     def hang_up(self) -> None:
         """Close the connection: pynetdicom may not, where the peer closed it first."""
-        if line := self._ae.connection:
-            hang_up(line)
-            line.close()
+        if self._association:
+            hang_up(self._association.connection)
+            self._association.connection.close()
 
     def ask(self, request: Request) -> Dataset:
         """Send a request and wait for the response for as long as bytes move.
@@ -151,16 +138,23 @@ class Peer:
         Raises:
             LostError: The association ended, or nothing moved on it for too long.
         """
-        with self._watched():
+        association = self._open()
+        with self._watched(association):
             try:
-                response = request(self._association)
+                response = request(association)
             except RuntimeError:  # the association has ended meanwhile
                 response = Dataset()
             except OSError as error:
                 raise LostError(f"a file cannot be read: {error.strerror}") from None
         if "Status" not in response:
-            raise LostError(self._why_lost())
+            raise LostError(self._why_lost(association))
         return response
+
+    def _open(self) -> RequestedAssociation:
+        assert self._association  # noqa: S101 - `associated` has called
+        if self._association.is_over:
+            raise LostError(self._why_lost(self._association))
+        return self._association
 
     def _secured(self) -> SSLContext | None:
         try:
@@ -171,53 +165,41 @@ class Peer:
                 "used; run `fracture-node check`"
             ) from None
 
-    def _negotiated(self, waited_s: float) -> None:
-        accepted = self._association.accepted_contexts
-        if self._association.is_established:
-            self._bound_pdu()
-        elif accepted or not self._association.rejected_contexts:
-            raise LostError(self._why_not_associated(waited_s))
+    def _negotiated(self, association: RequestedAssociation, waited_s: float) -> None:
+        accepted = association.accepted_contexts
+        refused = association.rejected_contexts
+        if not association.is_established and (accepted or not refused):
+            raise LostError(self._why_not_associated(association, waited_s))
         self.accepted = frozenset(
             (UID(context.abstract_syntax or ""), context.transfer_syntax[0])
             for context in accepted
         )
 
-    def _bound_pdu(self) -> None:
-        """Keep PDUs within our bounds, whatever the peer announced."""
-        items = self._association.acceptor.user_information
-        for item in items:
-            if isinstance(item, MaximumLengthNotification):
-                announced = item.maximum_length_received or LARGEST_PDU
-                item.maximum_length_received = max(
-                    min(announced, LARGEST_PDU), SMALLEST_PDU
-                )
-
     def _on_open(self, _event: evt.Event) -> None:
+        assert self._association  # noqa: S101 - it was made before it connects
         self._connected = True
-        if line := self._ae.connection:
-            line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-            # A request goes out in two pieces; the second shall not wait 40 ms for the
-            # acknowledgment of the first.
-            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            # A peer that stops in the middle of a PDU would hold pynetdicom's thread,
-            # and with it an abort, for ever. `_watch` is faster where it watches.
-            line.settimeout(2 * self._timeout_s)
+        line = self._association.connection
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        # A request goes out in two pieces; the second shall not wait 40 ms for the
+        # acknowledgment of the first.
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # A peer that stops in the middle of a PDU would hold pynetdicom's thread,
+        # and with it an abort, for ever. `_watch` is faster where it watches.
+        line.settimeout(2 * self._timeout_s)
 
     def _on_sent(self, _event: evt.Event) -> None:
         self._moved.set()
 
     def _on_received(self, event: evt.Event) -> None:
-        # Noted here because pynetdicom takes a rejection for a failed connection where
-        # the peer closes it fast.
-        if isinstance(event.pdu, A_ASSOCIATE_RJ):
-            self._rejection = event.pdu
         self._aborted |= isinstance(event.pdu, A_ABORT_RQ)
+        self._released |= isinstance(event.pdu, A_RELEASE_RQ)
 
     @contextmanager
-    def _watched(self) -> Iterator[None]:
+    def _watched(self, association: RequestedAssociation) -> Iterator[None]:
         over = threading.Event()
         self._moved.clear()
-        watch = threading.Thread(target=self._watch, args=(over,), daemon=True)
+        watching = association, over
+        watch = threading.Thread(target=self._watch, args=watching, daemon=True)
         watch.start()
         try:
             yield
@@ -226,40 +208,53 @@ class Peer:
             self._moved.set()
             watch.join()
 
-    def _watch(self, over: threading.Event) -> None:
+    def _watch(self, association: RequestedAssociation, over: threading.Event) -> None:
         """Cut the connection when nothing has moved on it for too long."""
         while self._moved.wait(self._timeout_s):
             self._moved.clear()
             if over.is_set():
                 return
         self._stalled = True
-        if line := self._ae.connection:
-            hang_up(line)
+        hang_up(association.connection)
         # Wakes the request even where the association's own threads are gone.
-        self._association.dimse.msg_queue.put((None, None))
+        association.dimse.msg_queue.put((None, None))
 
-    def _why_not_associated(self, waited_s: float) -> str:
-        in_vain = waited_s >= self._timeout_s
-        if self._rejection:
-            how = rejected(self._rejection, self._calling, self._destination.ae_title)
-            return f"{self} rejected the association {how}"
-        if isinstance(self._ae.connection, Line) and self._ae.connection.failure:
-            return f"{self} {why_not(self._ae.connection.failure)}"
+    def _why_not_associated(
+        self, association: RequestedAssociation, waited_s: float
+    ) -> str:
+        upper_layer = association.dul
         if not self._connected:
-            how = f"cannot be reached within {self._timeout_s:g} s"
-            return f"{self} {how if in_vain else 'refuses the connection'}"
+            return self._why_not_connected(association.connection, waited_s)
+        if upper_layer.rejection:
+            titles = self._calling, self._destination.ae_title
+            how = rejected(upper_layer.rejection, *titles)
+            return f"{self} rejected the association {how}"
         if self._aborted:
             return f"{self} aborted the request for an association"
-        if in_vain:
+        if upper_layer.complaint:
+            did = f"the node aborted its request for an association with {self}"
+            return f"{did}: {upper_layer.complaint}"
+        if waited_s >= self._timeout_s:
             how = f"within {self._timeout_s:g} s"
             return f"{self} did not answer the request for an association {how}"
         return f"{self} closed the connection instead of associating"
 
-    def _why_lost(self) -> str:
+    def _why_not_connected(self, line: socket.socket, waited_s: float) -> str:
+        if isinstance(line, Line) and line.failure:
+            return f"{self} {why_not(line.failure)}"
+        in_vain = waited_s >= self._timeout_s
+        how = f"cannot be reached within {self._timeout_s:g} s"
+        return f"{self} {how if in_vain else 'refuses the connection'}"
+
+    def _why_lost(self, association: RequestedAssociation) -> str:
         if self._stalled:
             return f"{self} hangs: nothing has moved for {self._timeout_s:g} s"
         if self._aborted:
             return f"{self} aborted the association"
+        if complaint := association.dul.complaint:
+            return f"the node aborted the association with {self}: {complaint}"
+        if self._released:
+            return f"{self} released the association before it had answered"
         return f"{self} broke the connection"
 
     def __str__(self) -> str:

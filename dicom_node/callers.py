@@ -20,10 +20,10 @@ class Caller:
     """An AE that called, from one address.
 
     Attributes:
-        ae_title: As it calls itself.
+        ae_title: As it calls itself; empty if it did not come as far as to say it.
         address: Where it calls from.
         is_admitted: Whether its associations were accepted.
-        reason: Why they were rejected; empty for those accepted.
+        reason: Why there was none; empty for those accepted.
         times: How often, in the last 30 days.
         last: When it last called, in seconds since 1970.
     """

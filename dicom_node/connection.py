@@ -10,18 +10,24 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE, DimseServiceType
-from pynetdicom.fsm import StateMachine
+from pynetdicom.dimse_primitives import DimseServiceType
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from dicom_node.errors import MismatchError
+from dicom_node.associate_pdu import (
+    ASSOCIATE_AC,
+    AssociateRequest,
+    complete_accept,
+    read_request,
+)
 from dicom_node.fragments import FragmentReader, is_fragments
-from dicom_node.intake import NO_UID, Intake
+from dicom_node.intake import Intake
+from dicom_node.invalid_request import NotServedError, answer_invalid
 from dicom_node.listener import PDU_HEAD, Caller, hang_up, receive, receive_into
 from dicom_node.spool import Spool
 from dicom_node.tls import Line, part
@@ -35,20 +41,22 @@ MAXIMUM_PDU = 131_072
 # Some exceed it; more than this is an attack on our memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
-LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
 # PS3.8 9.2.1: our answer to the request for an association, data or our answer to that
 # for its end are awaited; whichever comes, rings.
 WAITING = {"Sta3", "Sta6", "Sta8"}
-ABORTED = "Sta13"  # until the peer hangs up
-# PS3.8 9.2.2: what we would have done, from a request for an association to an abort.
-OURS = {"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"}
 
 
 class _Socket(AssociationSocket):
-    """The connection, whose first PDU has been read already."""
+    """The connection, whose first PDU has been read already.
+
+    Attributes:
+        asked: The request that an A-ASSOCIATE-AC has to answer.
+    """
+
+    asked: AssociateRequest
 
     def __init__(
-        self, association: "Connection", caller: Caller, doorbell: Doorbell
+        self, association: Association, caller: Caller, doorbell: Doorbell
     ) -> None:
         self._connection = caller.socket
         self._ahead = caller.request
@@ -100,6 +108,12 @@ class _Socket(AssociationSocket):
             raise OSError("The connection ended in the middle of a PDU")
         return view
 
+    def send(self, bytestream: bytes) -> None:
+        """Send a PDU, with what belongs into the answer to the request."""
+        if bytestream[0] == ASSOCIATE_AC:
+            bytestream = complete_accept(bytestream, self.asked)
+        super().send(bytestream)
+
     def close(self) -> None:
         """End the connection, with a goodbye under TLS."""
         part(self.socket)
@@ -112,26 +126,12 @@ def _deadline(length: int) -> float:
     return time.monotonic() + PDU_DEADLINE_S
 
 
-class _StateMachine(StateMachine):
-    """Drops what we would still say to a peer whom we have aborted.
-
-    PS3.8 table 9-10 knows no such event, and pynetdicom's thread dies of it; but an
-    instance that is being stored is answered when it is, whatever came meanwhile.
-    """
-
-    def do_action(self, event: str) -> None:
-        """Act on an event."""
-        if self.current_state == ABORTED and event in OURS:
-            self.dul.to_provider_queue.get(block=False)
-        else:
-            super().do_action(event)
-
-
 class Connection(Association):
     """One association, from the peer's request to the end of its thread.
 
     Attributes:
         address: The network address of the peer.
+        asked: The peer's request.
         held: What is let go of when the association ends, however it ends.
     """
 
@@ -149,7 +149,11 @@ class Connection(Association):
             contexts: What we serve.
             caller: The peer.
             ended: Called when all else has been let go of.
+
+        Raises:
+            MalformedPduError: The request cannot be read.
         """
+        self.asked = read_request(caller.request)
         super().__init__(ae, "acceptor")
         self.name = "association"
         self.address = caller.address[0]
@@ -159,14 +163,16 @@ class Connection(Association):
         self._connection = caller.socket
         doorbell = Doorbell(caller.socket)
         self.held.callback(doorbell.close)
-        self.dul = FragmentReader(self)
-        self.dul.state_machine = _StateMachine(self.dul)
+        self.dul: FragmentReader = FragmentReader(self)
+        self.dul.on_complaint = self._log_abort
         self.dul.to_provider_queue = WakingQueue(doorbell.ring)
         self._checkpoint = Checkpoint()
         # pynetdicom's name; should it go, there is polling again and no harm.
         self._reactor_checkpoint = self._checkpoint
         self.dul.to_user_queue = WakingQueue(self._checkpoint.set)
-        self.set_socket(_Socket(self, caller, doorbell))
+        line = _Socket(self, replace(caller, request=self.asked.pdu), doorbell)
+        line.asked = self.asked
+        self.set_socket(line)
         self.requestor.address_info = AddressInformation.from_tuple(caller.address)
         self.acceptor.ae_title = ae.ae_title
         self.acceptor.maximum_length = ae.maximum_pdu_size
@@ -176,15 +182,13 @@ class Connection(Association):
 
     @property
     def calling_ae_title(self) -> str:
-        """The AE title of the peer, once it has asked for the association."""
-        request = self.requestor.primitive
-        return "" if request is None else str(request.calling_ae_title).strip()
+        """The AE title of the peer, as it is shown; empty if it has none."""
+        return self.asked.calling
 
     @property
     def called_ae_title(self) -> str:
-        """The AE title that the peer asks for, once it has."""
-        request = self.requestor.primitive
-        return "" if request is None else str(request.called_ae_title).strip()
+        """The AE title that the peer asks for, as it is shown."""
+        return self.asked.called
 
     def store_in(self, spool: Spool, limit: int) -> None:
         """Have datasets stream into the spool, of at most `limit` bytes each."""
@@ -205,22 +209,17 @@ class Connection(Association):
         """
         if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, msg))
-        elif isinstance(msg, C_STORE) and not msg.is_valid_request:
-            self._refuse(msg, context_id)
-        else:
-            super()._serve_request(msg, context_id)
-
-    def _refuse(self, request: C_STORE, context_id: int) -> None:
-        """Answer a request without UIDs, of which pynetdicom would say nothing."""
-        if request.MessageID is None:  # nothing that an answer could name
-            self.abort()
             return
-        logger.warning("Refused an instance from %s: %s", self.calling_ae_title, NO_UID)
-        response = C_STORE()
-        response.MessageIDBeingRespondedTo = request.MessageID
-        response.Status = MismatchError.status
-        response.ErrorComment = NO_UID[:LONGEST_COMMENT]  # type: ignore[assignment]
-        self.dimse.send_msg(response, context_id)
+        try:
+            if not answer_invalid(self, msg, context_id, self.calling_ae_title):
+                super()._serve_request(msg, context_id)
+        except NotServedError as error:
+            self.dul.complain(str(error))
+            self.abort()
+
+    def _log_abort(self, why: str) -> None:
+        who = self.calling_ae_title, self.address
+        logger.warning("Aborting the association of %s at %s: %s", *who, why)
 
     def run_reactor(self) -> None:
         """Serve the association to its end, and let go of all that it held."""

@@ -8,15 +8,14 @@ handed on in slices.
 from collections.abc import Iterator
 from typing import Any
 
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.listener import PDU_HEAD
+from dicom_node.upper_layer import CLOSED, UpperLayer
 
 TYPE = 0x04
-# PS3.8 9.2.2: a P-DATA-TF PDU, the connection is closed, an invalid PDU.
-RECEIVED, CLOSED, INVALID = "Evt10", "Evt17", "Evt19"
+RECEIVED = "Evt10"  # PS3.8 9.2.2: a P-DATA-TF PDU has come
 _LENGTH = 4  # bytes of a presentation data value's length (PS3.8 9.3.5.1)
 _SHORTEST = 2  # a presentation context and a message control header
 
@@ -40,7 +39,7 @@ class Fragments(P_DATA_TF):
         return primitive
 
 
-class FragmentReader(DULServiceProvider):
+class FragmentReader(UpperLayer):
     """pynetdicom's upper layer, but for the one PDU of which there are many.
 
     Its socket reads ahead: see connection.py.
@@ -63,8 +62,8 @@ class FragmentReader(DULServiceProvider):
             content = memoryview(bytes(content))
         try:
             received = Fragments(content)
-        except ValueError:
-            self.event_queue.put(INVALID)
+        except ValueError as error:
+            self.abort_because(f"P-DATA-TF has {error}")
             return
         self.event_queue.put(RECEIVED)
         self._recv_pdu.put(received)

@@ -1,4 +1,4 @@
-"""TLS with who has just connected, and what the log is told where there is none."""
+"""TLS with a new connection, and what the log says of connections that fail."""
 
 import logging
 import socket
@@ -12,34 +12,44 @@ logger = logging.getLogger(__name__)
 ALERT_S = 1.0  # for a peer to read why there is no TLS with it
 # A scanner or a modality with the wrong certificate may fail a hundred times a second.
 TOLD_EVERY_S = 60.0
-MOST_TOLD = 20
+MOST_TOLD = 100
 
 
 class Failures:
-    """What the log is told of failed handshakes: neither nothing nor each of a flood.
+    """Logs connections that fail, but not each one of a flood.
 
-    An address is told once a minute, and at most so many of them; the rest is counted.
+    The same reason for the same address is logged once a minute, and no more than
+    MOST_TOLD lines a minute. The rest is counted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, missing: str, more: str) -> None:
+        """Begin to log.
+
+        Args:
+            missing: What there is not with the caller.
+            more: What happened more often than was logged.
+        """
+        self._missing = missing
+        self._more = more
         self._lock = threading.Lock()
-        self._told: set[str] = set()
+        self._told: set[tuple[str, str]] = set()
         self._untold = 0
         self._since = time.monotonic()
 
     def note(self, address: str, why: str) -> None:
-        """Tell the log of one, or count it."""
+        """Log one failure, or count it."""
         with self._lock:
             if time.monotonic() - self._since > TOLD_EVERY_S:
                 if self._untold:
-                    logger.warning("%d more TLS handshakes failed", self._untold)
+                    logger.warning("%d more %s", self._untold, self._more)
                 self._told, self._untold = set(), 0
                 self._since = time.monotonic()
-            if address in self._told or len(self._told) >= MOST_TOLD:
+            if (address, why) in self._told or len(self._told) >= MOST_TOLD:
                 self._untold += 1
                 return
-            self._told.add(address)
-            logger.warning("No TLS with the caller at %s: %s", address, why)
+            self._told.add((address, why))
+            words = "No %s with the caller at %s: %s"
+            logger.warning(words, self._missing, address, why)
 
 
 def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket | None:

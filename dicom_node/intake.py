@@ -13,11 +13,11 @@ from io import BytesIO
 
 from pydicom.uid import UID
 from pynetdicom.association import Association
-from pynetdicom.dimse import DIMSEServiceProvider
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.attributes import UID_PATTERN
+from dicom_node.dimse import WITHOUT_DATASET, MessageReader
 from dicom_node.errors import (
     CannotUnderstandError,
     MismatchError,
@@ -33,10 +33,9 @@ logger = logging.getLogger(__name__)
 LONGEST_COMMAND = 65_536  # and the longest report: ours name a few objects
 # Without asynchronous operations a peer waits for each answer (PS3.7 D.3.3.3).
 MOST_UNANSWERED = 4
-# A dataset that is too large is heard out, to be refused with the reason, but not
-# for ever.
-OVERLONG = 2
-INVALID_PDU = "Evt19"  # PS3.8 9.2.2; the association is aborted
+# A dataset that is too large is read to its end and thrown away, so that it can be
+# refused with the reason. One that has more bytes than any element can have is aborted.
+LONGEST_DATASET = 2**32
 NO_UID = (
     "Affected SOP Class UID (0000,0002) or Instance UID (0000,1000) is no UID. "
     "Send the instance under its own UIDs."
@@ -117,7 +116,7 @@ class IncomingDataset(BytesIO):
         self.let_go()
 
 
-class Intake(DIMSEServiceProvider):
+class Intake(MessageReader):
     """Receives the messages of one association, their datasets into the spool."""
 
     def __init__(self, association: Association, spool: Spool, limit: int) -> None:
@@ -125,29 +124,30 @@ class Intake(DIMSEServiceProvider):
         super().__init__(association)
         self._spool = spool
         self._limit = limit
-        self._dataset: IncomingDataset  # of the message that is coming in
+        # Of the message that is coming in, or came last.
+        self._command: BytesIO
+        self._dataset: IncomingDataset
         self._on_disk: set[IncomingDataset] = set()
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take in the next fragments of a message. Never raises, as write() above."""
-        if self.message is None:
-            self.message = DIMSEMessage()
-            begin = partial(self._begin, self.message)
-            self._dataset = IncomingDataset(begin, self._limit)
-            self.message.data_set = self._dataset
-        command = self.message.encoded_command_set
-        try:
-            super().receive_primitive(primitive)
-        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
-            logger.warning("Aborting: an unreadable message: %s", type(error).__name__)
-            self.dul.event_queue.put(INVALID_PDU)
-        if (
-            command.tell() > LONGEST_COMMAND
-            or self._dataset.received > OVERLONG * self._limit
-            or self.msg_queue.qsize() > MOST_UNANSWERED
-        ):
-            logger.warning("Aborting: a peer that sends without end")
-            self.dul.event_queue.put(INVALID_PDU)
+        """Take in the next fragments of a message; abort if they have no end."""
+        super().receive_primitive(primitive)
+        if self._command.tell() > LONGEST_COMMAND:
+            words = f"a command of more than {LONGEST_COMMAND} bytes came"
+        elif self._dataset.received > LONGEST_DATASET:
+            words = f"a dataset of more than {LONGEST_DATASET} bytes came"
+        elif self.msg_queue.qsize() > MOST_UNANSWERED:
+            words = f"more than {MOST_UNANSWERED} requests came before an answer"
+        else:
+            return
+        self.upper_layer.abort_because(words)
+
+    def _begin_message(self) -> DIMSEMessage:
+        message = DIMSEMessage()
+        self._command = message.encoded_command_set
+        begin = partial(self._begin, message)
+        message.data_set = self._dataset = IncomingDataset(begin, self._limit)
+        return message
 
     def let_go(self) -> None:
         """Let go of all datasets, half received or never looked at."""
@@ -160,11 +160,15 @@ class Intake(DIMSEServiceProvider):
             if dataset.received > LONGEST_COMMAND:
                 raise CannotUnderstandError("A report of absurd length.")
             return None
+        if isinstance(message, WITHOUT_DATASET):
+            return None
         command = message.command_set
         uids = command.get("AffectedSOPClassUID"), command.get("AffectedSOPInstanceUID")
         if not all(UID_PATTERN.fullmatch(str(uid)) for uid in uids):
             raise MismatchError(NO_UID)
         contexts = {each.context_id: each for each in self.assoc.accepted_contexts}
+        if message.context_id not in contexts:
+            raise MismatchError("The presentation context was not accepted.")
         syntax = contexts[message.context_id].transfer_syntax[0]
         head = file_head(str(uids[0]), str(uids[1]), UID(syntax))
         arrival = self._spool.begin(head)

@@ -16,8 +16,9 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from ssl import SSLContext, SSLEOFError, SSLError
+from ssl import SSLContext, SSLError
 
+from dicom_node.associate_pdu import ASSOCIATE_RQ, MalformedPduError, pdu_name
 from dicom_node.handshake import Failures, let_read, secured_by
 from dicom_node.tally import SENT_AWAY, Count, ignore, one
 from dicom_node.tls import Line, reason
@@ -28,15 +29,39 @@ BACKLOG = 128
 DEADLINE_S = 10.0
 MOST_WAITING = 128
 MOST_WAITING_PER_ADDRESS = 32
-ASSOCIATE_RQ = 0x01  # PS3.8 9.3.2
 PDU_HEAD = 6  # type, reserved, length of what follows (PS3.8 9.3.1)
 # 128 presentation contexts of 40 transfer syntaxes make 150 kB.
 LONGEST_REQUEST = 262_144
-# A-ABORT by the service provider: unrecognized PDU (PS3.8 9.3.8).
+# A-ABORT by the service provider: unrecognized PDU, invalid PDU parameter value
+# (PS3.8 9.3.8).
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
+ABORT_INVALID = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
+# Why a connection came to no association. What follows a colon is the detail.
+SILENT = "ended without a byte"  # a load balancer's probe: it is only counted
+NO_TLS = "no TLS"
+NO_REQUEST = "no A-ASSOCIATE-RQ in time"
+CUT_OFF = "A-ASSOCIATE-RQ was cut off"
+NO_DICOM = "no A-ASSOCIATE-RQ but something else"
+UNREADABLE = "unreadable request"
+CROWDED = "too many connections waited"
+# The reason as the metric has it.
+LABELS = {
+    SILENT: "no_request",
+    NO_TLS: "no_tls",
+    NO_REQUEST: "no_request",
+    CUT_OFF: "no_request",
+    NO_DICOM: "no_dicom",
+    UNREADABLE: "unreadable",
+    CROWDED: "crowded",
+}
+TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446 5.1: record type and version
+HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTION", b"CONNEC", b"PRI * ")
 # For each association that is open here, a connection is left so long to the others.
 YIELD_S = 0.003
 LONGEST_YIELD_S = 0.006
+
+OnFailed = Callable[[str, str], None]
+"""Told the address and the reason of each connection that comes to no association."""
 
 # Sockets to accept from, with what secures their connections: None means plain text.
 Listening = Mapping[socket.socket, SSLContext | None]
@@ -57,6 +82,20 @@ class Caller:
     request: bytes
 
 
+class _NoRequestError(Exception):
+    """The connection comes to no association.
+
+    Attributes:
+        reason: One of the reasons above.
+        detail: More about it, without what the peer may have chosen; may be empty.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Open the listening socket. Several processes may share it; port 0 finds one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -75,23 +114,30 @@ class Listener:
         serve: Callable[[Caller], None],
         count: Count = ignore,
         busy: Callable[[], int] = lambda: 0,
+        on_failed: OnFailed = lambda *_: None,
     ) -> None:
         """Start to accept, in a thread of its own.
 
         Args:
             listening: Shared with other processes; only our copies are ever closed.
-            serve: Takes a caller over; called from several threads at once.
+            serve: Takes a caller over, or raises MalformedPduError if its request
+                cannot be read; called from several threads at once.
             count: Takes who is sent away.
             busy: Says how many are served, where other processes may have fewer.
+            on_failed: Told of connections that come to no association, except those
+                that end without a byte. Called from several threads at once.
         """
         for each in listening:
             # Another process may take the connection that woke us.
             each.settimeout(0)
         self._listening = listening
-        self._failures = Failures()
+        self._no_tls = Failures("TLS", "TLS handshakes failed")
+        more = "connections came to no association"
+        self._no_association = Failures("association", more)
         self._serve = serve
         self._count = count
         self._busy = busy
+        self._on_failed = on_failed
         self._waiting: dict[socket.socket, str] = {}  # oldest first; their addresses
         self._lock = threading.Lock()
         self._stopped = False
@@ -169,57 +215,108 @@ class Listener:
                 leaving = same[:1]
             elif address is None or len(waiting) >= MOST_WAITING:
                 leaving = waiting[:1]
-            for connection in leaving:
-                del self._waiting[connection]
-                hang_up(connection)
-                self._count(one(SENT_AWAY, "crowded"))
+            gone = [(each, self._waiting.pop(each)) for each in leaving]
+        for connection, where in gone:
+            hang_up(connection)
+            self._fail(where, CROWDED)
 
     def _hear(self, connection: socket.socket, address: tuple[str, int]) -> None:
         """Wait for the request of one connection, and hand it on."""
-        deadline = time.monotonic() + DEADLINE_S
         try:
-            if isinstance(connection, Line):
-                self._shake_hands(connection, address[0])
-            request = _request(connection, deadline)
-        except OSError:
-            request = b""
+            request, failure = self._heard(connection, address[0]), None
+        except _NoRequestError as error:
+            request, failure = b"", error
         with self._lock:
             may_stay = self._waiting.pop(connection, None) and not self._stopped
         try:
             if request and may_stay:
                 self._serve(Caller(connection, address, request))
                 return
+        except MalformedPduError as error:
+            _abort(connection, ABORT_INVALID)
+            failure = _NoRequestError(UNREADABLE, str(error))
         except Exception:
             logger.exception("Cannot serve a connection")
-        if may_stay and not request:
-            self._count(one(SENT_AWAY, "no_request"))
+        if failure and may_stay:
+            self._fail(address[0], failure.reason, failure.detail)
         hang_up(connection)
         connection.close()
 
+    def _heard(self, connection: socket.socket, address: str) -> bytes:
+        """Read the request, after the TLS handshake if there is one."""
+        deadline = time.monotonic() + DEADLINE_S
+        try:
+            if isinstance(connection, Line):
+                self._shake_hands(connection, address)
+            return _request(connection, deadline)
+        except TimeoutError:
+            raise _NoRequestError(NO_REQUEST) from None
+        except OSError:
+            raise _NoRequestError(SILENT) from None
+
     def _shake_hands(self, connection: Line, address: str) -> None:
-        """Agree on TLS, however slowly the peer speaks, or raise OSError."""
+        """Agree on TLS, however slowly the peer speaks."""
         connection.settimeout(DEADLINE_S)  # of the handshake as a whole
+        # SSLSocket knows no flags; this looks without taking.
+        if not socket.socket.recv(connection, 1, socket.MSG_PEEK):
+            raise _NoRequestError(SILENT)
         try:
             connection.do_handshake()
-        except SSLEOFError:  # it came to see whether somebody is here
-            raise
-        except SSLError as error:
-            self._failures.note(address, reason(error))
+        except (SSLError, ConnectionError) as error:
+            why = reason(error) if isinstance(error, SSLError) else "broken off"
+            self._no_tls.note(address, why)
             let_read(connection)
-            raise
+            raise _NoRequestError(NO_TLS, why) from None
+
+    def _fail(self, address: str, reason: str, detail: str = "") -> None:
+        """Tell of a connection that came to no association."""
+        words = f"{reason}: {detail}" if detail else reason
+        if reason not in {SILENT, NO_TLS}:  # NO_TLS is logged earlier
+            self._no_association.note(address, words)
+        if reason != SILENT:
+            self._on_failed(address, words)
+        self._count(one(SENT_AWAY, LABELS[reason]))
 
 
 def _request(connection: socket.socket, deadline: float) -> bytes:
-    """Read the first PDU; empty when it is no A-ASSOCIATE-RQ."""
+    """Read the first PDU.
+
+    Raises:
+        _NoRequestError: It is no A-ASSOCIATE-RQ, or not as a whole.
+        OSError: The connection broke before that, or the deadline has passed.
+    """
     head = receive(connection, PDU_HEAD, deadline)
-    length = int.from_bytes(head[2:], "big")
     if not head:
-        return b""
+        raise _NoRequestError(SILENT)
+    if len(head) < PDU_HEAD:
+        raise _NoRequestError(CUT_OFF)
+    length = int.from_bytes(head[2:], "big")
     if head[0] != ASSOCIATE_RQ or length > LONGEST_REQUEST:
-        connection.sendall(ABORT)
-        return b""
-    rest = receive(connection, length, deadline)
-    return bytes(head + rest) if len(rest) == length else b""
+        _abort(connection, ABORT)
+        raise _NoRequestError(NO_DICOM, _kind(bytes(head), length))
+    try:
+        rest = receive(connection, length, deadline)
+    except ConnectionError:
+        rest = bytearray()
+    if len(rest) < length:
+        raise _NoRequestError(CUT_OFF)
+    return bytes(head + rest)
+
+
+def _abort(connection: socket.socket, abort: bytes) -> None:
+    with suppress(OSError):  # gone already
+        connection.sendall(abort)
+
+
+def _kind(head: bytes, length: int) -> str:
+    """Say what came in place of a request."""
+    if head.startswith(TLS_HANDSHAKE):
+        return "TLS on the port for plain DICOM"
+    if head.startswith(HTTP_METHODS):
+        return "HTTP"
+    if head[0] == ASSOCIATE_RQ:
+        return f"an A-ASSOCIATE-RQ of {length} bytes, more than {LONGEST_REQUEST}"
+    return pdu_name(head[0])
 
 
 def receive(connection: socket.socket, length: int, deadline: float) -> bytearray:

@@ -17,7 +17,16 @@ from contextlib import suppress
 from pynetdicom import AE, _config, evt
 
 from config.settings import ReceiverSettings
-from dicom_node.admission import CONGESTED, Admission, Rejection
+from dicom_node.admission import (
+    CALLING_UNKNOWN,
+    CONGESTED,
+    CONTEXT_NAME_UNKNOWN,
+    VERSION_UNKNOWN,
+    Admission,
+    Rejection,
+    listed_networks,
+)
+from dicom_node.associate_pdu import DICOM_APPLICATION_CONTEXT
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing
 from dicom_node.bells import ring
@@ -59,8 +68,9 @@ DRAIN_S = 30.0
 ABORT_S = 2.0
 
 OnAsked = Callable[[str, str, str], None]
-"""Told the calling AE title and address of each who asks for an association, and why it
-is rejected; an empty reason: it is not."""
+"""Told the calling AE title and the address of each caller, and why it gets no
+association. The reason is empty if it gets one. The title is empty if the caller did
+not come as far as to say it."""
 
 
 def main() -> None:
@@ -100,21 +110,18 @@ def _recorder(journal: Journal, spool: Spool) -> Accept:
     return accept
 
 
-def log_rejection(calling_ae_title: str, address: str, reason: str) -> None:
-    """Log that an association was rejected, if there is a reason."""
-    if reason:
-        logger.warning("Rejected %s at %s: %s", calling_ae_title, address, reason)
-
-
 def _doorkeeper(tell: Tell) -> OnAsked:
-    """Compose what makes an association known to the log and to the audit trail."""
+    """Compose what makes callers known to the audit trail."""
 
     def asked(calling_ae_title: str, address: str, reason: str) -> None:
         what = What.REJECTED if reason else What.OPENED
         tell(AuditEvent(what, calling_ae_title, address, reason))
-        log_rejection(calling_ae_title, address, reason)
 
     return asked
+
+
+def ignore_callers(_title: str, _address: str, _reason: str) -> None:
+    """Tell nobody of callers."""
 
 
 def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
@@ -123,7 +130,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     accept: Accept,
     sockets: Listening,
     stop: threading.Event,
-    on_asked: OnAsked = log_rejection,
+    on_asked: OnAsked = ignore_callers,
     *,
     settle: Settle | None = None,
     count: Count = ignore,
@@ -146,7 +153,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     spool: Spool,
     accept: Accept,
     sockets: Listening,
-    on_asked: OnAsked = log_rejection,
+    on_asked: OnAsked = ignore_callers,
     *,
     settle: Settle | None = None,
     count: Count = ignore,
@@ -161,7 +168,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
             threads at once.
         sockets: The sockets to accept from, plain or under TLS; other processes may
             share them.
-        on_asked: Told who asks for an association, and why it is rejected.
+        on_asked: Told who asks for an association, and why it gets none.
         settle: Records what an archive reports that it commits itself to keep; None
             where no archive is asked, and none is heard.
         count: Takes what happens that no journal records.
@@ -195,6 +202,7 @@ class Receiver:
         self._storing = storing
         self._on_asked = on_asked
         self._settle = settle
+        self._settings = settings
         self._limit = settings.max_instance_mb * MB
         self._ae = _application_entity(settings)
         self._contexts = served_contexts(for_processing=settings.for_processing)
@@ -203,7 +211,9 @@ class Receiver:
         self._connections: set[Connection] = set()
         self._changed = threading.Condition()
         busy = (lambda: len(self._connections)) if settings.processes > 1 else lambda: 0
-        self._listener = Listener(sockets, self._serve, storing.count, busy)
+        self._listener = Listener(
+            sockets, self._serve, storing.count, busy, self._on_failed
+        )
 
     def drain(self, timeout_s: float) -> bool:
         """Accept nobody any more and wait for the associations to end.
@@ -250,35 +260,58 @@ class Receiver:
             self._connections.discard(connection)
             self._changed.notify_all()
 
+    def _on_failed(self, address: str, reason: str) -> None:
+        """Take a connection that came to no association; the listener logs it."""
+        self._on_asked("", address, reason)
+
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:
         """Admit or reject an association, before anything is negotiated."""
         decision = self._admit(connection)
-        who = connection.calling_ae_title, connection.address
-        if isinstance(decision, Place):
-            connection.held.callback(decision.give_back)
-            self._storing.count(one(ACCEPTED))
-            self._on_asked(*who, "")
-            if self._settle and connection.would_serve(STORAGE_COMMITMENT):
-                contexts = [*self._contexts, reporting_context()]
-                connection.acceptor.supported_contexts = contexts
+        if isinstance(decision, Rejection):
+            self._reject(connection, decision)
             return
-        how = decision.result, decision.source, decision.diagnostic
-        connection.acse.send_reject(*how)
-        connection.kill()
-        self._storing.count(one(REJECTED, decision.reason))
-        self._on_asked(*who, decision.reason)
+        connection.held.callback(decision.give_back)
+        self._storing.count(one(ACCEPTED))
+        self._on_asked(connection.calling_ae_title, connection.address, "")
+        _log_refused_contexts(connection)
+        if self._settle and connection.would_serve(STORAGE_COMMITMENT):
+            contexts = [*self._contexts, reporting_context()]
+            connection.acceptor.supported_contexts = contexts
 
     def _admit(self, connection: Connection) -> Place | Rejection:
+        asked = connection.asked
+        if not asked.has_version_1:
+            return VERSION_UNKNOWN
+        if asked.application_context != DICOM_APPLICATION_CONTEXT:
+            return CONTEXT_NAME_UNKNOWN
         try:
             return self._admission.admit(
-                connection.calling_ae_title,
-                connection.called_ae_title,
-                connection.address,
+                asked.calling, asked.called, connection.address
             )
         except Exception:
             # pynetdicom would go on and accept whom nobody has looked at.
             logger.exception("Cannot decide on an association")
             return CONGESTED
+
+    def _reject(self, connection: Connection, why: Rejection) -> None:
+        connection.acse.send_reject(why.result, why.source, why.diagnostic)
+        connection.kill()
+        who = connection.calling_ae_title, connection.address
+        networks = listed_networks(self._settings, connection.calling_ae_title)
+        is_elsewhere = why is CALLING_UNKNOWN and networks
+        more = f" (listed for {', '.join(networks)} only)" if is_elsewhere else ""
+        words = "Rejected %s at %s: %s%s"
+        logger.warning(words, who[0] or "a caller", who[1], why.reason, more)
+        self._storing.count(one(REJECTED, why.reason))
+        self._on_asked(*who, why.reason)
+
+
+def _log_refused_contexts(connection: Connection) -> None:
+    """Say which presentation contexts were refused because they are invalid."""
+    for number, (_, why) in connection.asked.refused.items():
+        who = connection.calling_ae_title, connection.address
+        words = "Refused presentation context %d of %s at %s: %s"
+        logger.warning(words, number, *who, why)
 
 
 def _application_entity(settings: ReceiverSettings) -> AE:

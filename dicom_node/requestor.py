@@ -1,13 +1,27 @@
-"""The connection of an association that we open: pynetdicom's, in our own hands."""
+"""An association that we open: pynetdicom's, with the connection in our own hands."""
 
+import queue
 import socket
+from collections.abc import Sequence
+from copy import deepcopy
 from ssl import SSLContext
+from typing import Any
 
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import DimseServiceType
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
+from config.destinations import Address
+from dicom_node.dimse import MessageReader
+from dicom_node.invalid_request import NotServedError, answer_invalid
 from dicom_node.tls import Line, part
+from dicom_node.upper_layer import UpperLayer
+
+# PS3.8 9.2.1: the request was sent; data may be. pynetdicom enters the second state
+# only after it has told of the answer.
+OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
 
 class _Socket(AssociationSocket):
@@ -26,24 +40,123 @@ class _Socket(AssociationSocket):
         super().close()
 
 
-class RequestorAE(AE):
-    """Keeps hold of the connection: to secure it, tune it, cut it and close it.
+class _Responses(queue.Queue[Any]):
+    """The responses to our requests. What a peer asks meanwhile is not one of them."""
+
+    def __init__(self, association: "RequestedAssociation") -> None:
+        super().__init__()
+        self._association = association
+
+    def put(
+        self,
+        item: Any,  # noqa: ANN401 - context ID and message, or None and None
+        block: bool = True,  # noqa: FBT001, FBT002 - as in the standard library
+        timeout: float | None = None,
+    ) -> None:
+        """Queue a response, or serve a request."""
+        context_id, message = item
+        if message is not None and message.MessageIDBeingRespondedTo is None:
+            self._association._serve_request(message, context_id or 0)  # noqa: SLF001 - pynetdicom's name
+            return
+        if message is not None and not message.is_valid_response:
+            self._association.dul.complain("a response came without a status")
+        super().put(item, block, timeout)
+
+
+class RequestedAssociation(Association):
+    """One association that we open.
+
+    pynetdicom's thread for an association is not started: it answers a peer that asks
+    for a release at the same moment as we ask for one, and each waits for the other.
+    `release` and `abort` answer such a peer here.
 
     Attributes:
-        connection: The connection, as soon as there is an association to open.
+        connection: The connection, to tune it, cut it and close it.
     """
 
-    connection: socket.socket | None = None
+    connection: socket.socket
+
+    def __init__(
+        self,
+        ae: AE,
+        peer: Address,
+        contexts: Sequence[PresentationContext],
+        tls: SSLContext | None,
+    ) -> None:
+        """Set up an association that `request` will open.
+
+        Args:
+            ae: Our AE title, timeouts and implementation.
+            peer: Whom to call.
+            contexts: What to propose, at most 128.
+            tls: What secures the connection; None for plain text.
+
+        Raises:
+            OSError: The host is not known.
+            UnicodeError: The host is no name that can be known.
+        """
+        super().__init__(ae, "requestor")
+        self.dul: UpperLayer = UpperLayer(self)
+        self.network_timeout = ae.network_timeout  # a timer of the upper layer has it
+        self.dimse = MessageReader(self)
+        self.dimse.msg_queue = _Responses(self)
+        self._is_paused = True  # no thread of the association is in the way
+        remote = AddressInformation.from_addr_port(peer.host, peer.port)
+        local = AddressInformation.from_tuple(("" if remote.is_ipv4 else "::0", 0))
+        self.set_socket(self._create_socket(local, peer.host, tls))
+        self.acceptor.ae_title = peer.ae_title
+        self.acceptor.address_info = remote
+        us = self.requestor
+        us.ae_title = ae.ae_title
+        us.address_info = local
+        us.implementation_class_uid = ae.implementation_class_uid
+        us.implementation_version_name = ae.implementation_version_name
+        us.requested_contexts = deepcopy(list(contexts))
+        for number, context in enumerate(us.requested_contexts):
+            context.context_id = 2 * number + 1
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing can be asked any more."""
+        return self.dul.state_machine.current_state not in OPEN_STATES
+
+    def release(self) -> None:
+        """Release the association; answer the peer if it has asked for that first."""
+        if not self._answer_release():
+            super().release()
+
+    def _abort_blocking(self, block: bool = True) -> None:  # noqa: FBT001, FBT002 - as in pynetdicom
+        """Abort the association, unless the peer has asked for its release.
+
+        pynetdicom puts this in the place of `abort` of each association.
+        """
+        if not self._answer_release():
+            super()._abort_blocking(block)
+
+    def _answer_release(self) -> bool:
+        if not self.is_established or not self.acse.is_release_requested():
+            return False
+        self.acse.send_release(is_response=True)
+        self.is_released, self.is_established = True, False
+        self.kill()
+        return True
 
     def _create_socket(
-        self,
-        assoc: Association,
-        address: AddressInformation,
-        tls_args: tuple[SSLContext, str] | None,
-    ) -> AssociationSocket:
-        created = _Socket(assoc, address=address)
-        if tls_args and created.socket:
-            context, host = tls_args
-            created.socket = context.wrap_socket(created.socket, server_hostname=host)
+        self, local: AddressInformation, host: str, tls: SSLContext | None
+    ) -> _Socket:
+        created = _Socket(self, address=local)
+        assert created.socket  # noqa: S101 - it was made a moment ago
+        if tls:
+            created.socket = tls.wrap_socket(created.socket, server_hostname=host)
         self.connection = created.socket
         return created
+
+    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+        """Serve what the peer asks: an archive may report on this association."""
+        try:
+            if not answer_invalid(self, msg, context_id, self.acceptor.ae_title):
+                super()._serve_request(msg, context_id)
+        except NotServedError as error:
+            self.dul.abort_because(str(error))
+        finally:
+            self._is_paused = True

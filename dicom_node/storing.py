@@ -18,6 +18,7 @@ from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.attributes import loggable
+from dicom_node.connection import Connection
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, RefusedError
 from dicom_node.header import Announced, read_header
 from dicom_node.instance import InstanceHeader, ReceivedInstance
@@ -54,16 +55,17 @@ class Storing:
 
     def answer(self, event: evt.Event) -> int | Dataset:
         """Answer one request."""
-        request, calling = event.request, event.assoc.requestor.ae_title.strip()
+        request, connection = event.request, event.assoc
+        assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
         assert isinstance(request, C_STORE)  # noqa: S101 - of this event it always is
         dataset = request.DataSet
         assert isinstance(dataset, IncomingDataset)  # noqa: S101 - intake.py's
         uid = loggable(str(request.AffectedSOPInstanceUID))
         with about(uid, dataset.arrival.id if dataset.arrival else "-"):
             try:
-                size = self._store(event, request, dataset)
+                size = self._store(event, request, dataset, connection)
             except RefusedError as error:
-                return self._refuse(error, calling)
+                return self._refuse(error, connection, dataset)
             except Exception as error:  # noqa: BLE001 - a bug must not cost an image
                 # 0xA700: whatever is wrong with us, the sender should keep its copy
                 # and try again. The message may quote the dataset and stays out of
@@ -72,23 +74,31 @@ class Storing:
                 away = isinstance(error, SQLAlchemyError)
                 reason = Refusal.DATABASE if away else Refusal.PROGRAM
                 words = "The node failed; send again later."
-                return self._refuse(OutOfResourcesError(words, reason), calling)
+                refusal = OutOfResourcesError(words, reason)
+                return self._refuse(refusal, connection, dataset)
             finally:
                 dataset.let_go()
             seconds = time.monotonic() - dataset.began
-            words = f"from {calling}, {size} bytes"
+            words = f"from {connection.calling_ae_title}, {size} bytes"
             log_step(logger, "received", words, seconds=seconds)
             self.count(took(STAGE, seconds, "receive"))
         return SUCCESS
 
-    def _refuse(self, error: RefusedError, calling: str) -> Dataset:
-        words = f"from {calling}: {error}"
+    def _refuse(
+        self, error: RefusedError, connection: Connection, dataset: IncomingDataset
+    ) -> Dataset:
+        who = f"{connection.calling_ae_title} at {connection.address}"
+        words = f"from {who}, {dataset.received} bytes: {error}"
         log_step(logger, "refused", words, level=logging.WARNING)
         self.count(one(REFUSED, error.reason))
         return _failure(error)
 
     def _store(
-        self, event: evt.Event, request: C_STORE, dataset: IncomingDataset
+        self,
+        event: evt.Event,
+        request: C_STORE,
+        dataset: IncomingDataset,
+        connection: Connection,
     ) -> int:
         """Make an instance durable and have it recorded; return its size in bytes."""
         if dataset.refusal is not None:
@@ -104,8 +114,8 @@ class Storing:
             header=header,
             content_digest=arrival.digest,
             size=arrival.size,
-            calling_ae_title=event.assoc.requestor.ae_title.strip(),
-            calling_address=event.assoc.requestor.address or "",
+            calling_ae_title=connection.calling_ae_title,
+            calling_address=connection.address,
             received_at=datetime.now(UTC),
         )
         try:

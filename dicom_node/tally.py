@@ -99,16 +99,18 @@ REJECTED = Family(
     (
         "calling AE title not recognized",
         "called AE title not recognized",
+        "application context name not supported",
+        "protocol version not supported",
         "temporary congestion",
         "local limit exceeded",
     ),
 )
 SENT_AWAY = Family(
     "fracture_node_connections_sent_away",
-    "Connections that came to no association: no A-ASSOCIATE-RQ came in time, or more "
-    "were waiting than there is room for.",
+    "Connections that came to no association: no A-ASSOCIATE-RQ came in time, one that "
+    "cannot be read, something else, no TLS, or more waited than there is room for.",
     "reason",
-    ("no_request", "crowded"),
+    ("no_request", "unreadable", "no_dicom", "no_tls", "crowded"),
 )
 STAGE = Family(
     "fracture_node_stage_seconds",

@@ -193,14 +193,26 @@ def test_abort_of_the_request_is_a_retry(
     assert outcome.comment.endswith("aborted the request for an association")
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-def test_what_speaks_no_dicom_is_a_retry(
-    answer: bytes, answering_port: Callable[[bytes], int]
+def test_what_hangs_up_instead_of_an_answer_is_a_retry(
+    answering_port: Callable[[bytes], int],
 ) -> None:
-    outcome = echo_to(answering_port(answer))
+    outcome = echo_to(answering_port(b""))
 
     assert outcome.verdict is RETRY
     assert outcome.comment.endswith("closed the connection instead of associating")
+
+
+def test_what_speaks_no_dicom_is_a_retry(
+    answering_port: Callable[[bytes], int],
+) -> None:
+    port = answering_port(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    assert echo_to(port) == Outcome(
+        RETRY,
+        None,
+        "the node aborted its request for an association with ARCHIVE at "
+        f"127.0.0.1:{port}: what came cannot be read as DICOM",
+    )
 
 
 def test_what_is_stored_stays_so_when_the_association_is_aborted(

@@ -40,7 +40,7 @@ from pynetdicom.presentation import build_context
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import ReceiverSettings, load
-from dicom_node import connection, listener
+from dicom_node import connection, intake, listener
 from dicom_node import spool as spool_module
 from dicom_node.attributes import UID_PATTERN
 from dicom_node.codecs import DECODABLE
@@ -457,21 +457,50 @@ def test_an_instance_over_the_limit_is_refused_and_the_next_one_taken(
     assert node.counts(STAGE) == ["receive"]
 
 
-def test_a_dataset_without_end_is_cut_off(serve: Serve, phantom: Dataset) -> None:
-    node = serve(max_instance_mb=1)
-    association = node.associate()
-    path = node.part10(
-        encoded(phantom) + bytes(4_000_000),
+def four_megabytes(node: Node, phantom: Dataset) -> Path:
+    return node.part10(
+        encoded(phantom).ljust(4_000_000, b"\0"),
         phantom.SOPInstanceUID,
         DX,
         ExplicitVRLittleEndian,
     )
 
-    response = association.send_c_store(path)
+
+def test_an_instance_of_four_times_the_limit_is_refused_with_the_reason(
+    serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = serve(max_instance_mb=1)
+    association = node.associate()
+
+    response = association.send_c_store(four_megabytes(node, phantom))
+
+    assert response.Status == 0xC000
+    assert response.ErrorComment.startswith(
+        "The instance is larger than 1 MB, the limit"
+    )
+    assert association.send_c_echo().Status == 0x0000
+    (refused,) = [each for each in caplog.messages if each.startswith("Refused")]
+    assert "from MODALITY at 127.0.0.1, 4000000 bytes: The instance is " in refused
+    assert node.on_disk() == []
+
+
+def test_a_dataset_without_end_is_cut_off_and_the_log_says_whose(
+    serve: Serve,
+    phantom: Dataset,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "LONGEST_DATASET", 3_000_000)
+    node = serve(max_instance_mb=1)
+    association = node.associate()
+
+    response = association.send_c_store(four_megabytes(node, phantom))
 
     assert "Status" not in response
     association.join(SOON_S)
     assert association.is_aborted
+    (aborted,) = [each for each in caplog.messages if each.startswith("Aborting")]
+    assert "of MODALITY at 127.0.0.1: a dataset of more than 3000000 bytes" in aborted
     assert node.on_disk() == []
 
 
@@ -813,7 +842,8 @@ def test_who_sends_ahead_without_end_is_aborted_and_what_is_answered_late_harms_
     ahead = b"".join(request(association, phantom)) * (MOST_UNANSWERED + 2)
 
     sent_raw(association).sendall(ahead)
-    until(lambda: "Aborting: a peer that sends without end" in caplog.messages)
+    aborting = "Aborting the association of MODALITY at 127.0.0.1: more than 4 requests"
+    until(lambda: any(each.startswith(aborting) for each in caplog.messages))
     node.inbox.may_go_on.set()
 
     # A thread that dies of the answer, which comes after the abort, is a failure.

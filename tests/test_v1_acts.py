@@ -32,12 +32,16 @@ from tests.reviewed import PACS, REFUSED, STORED, Review
 
 STUDY = Tag("StudyInstanceUID")
 GONE = "Send the instance again"
+LISTED = """
+[receiver]
+allowed_callers = [{ae_title = "CR1", network = "10.1.0.0/16"}, "DX1"]
+"""
 TWO = PACS + PACS.replace('"pacs"', '"backup"')
 
 
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Review]:
-    site = Review(tmp_path, more=TWO)
+    site = Review(tmp_path, more=TWO + LISTED)
     yield site
     site.app.state.desk.close()
     site.engine.dispose()
@@ -213,6 +217,7 @@ def test_callers_are_listed_with_what_to_change(site: Review) -> None:
         (What.OPENED, "ROOM1", ""),
         (What.OPENED, "ROOM1", ""),
         (What.REJECTED, "STRANGER", "calling AE title not recognized"),
+        (What.REJECTED, "", "no A-ASSOCIATE-RQ but something else: HTTP"),
     )
     rows = [
         {"at": time.time(), "role": "receiver", "what": what, "who": who}
@@ -226,9 +231,29 @@ def test_callers_are_listed_with_what_to_change(site: Review) -> None:
 
     assert (called["ROOM1"]["admitted"], called["ROOM1"]["times"]) == (True, 2)
     assert not called["STRANGER"]["admitted"]
-    assert "allowed_callers" in called["STRANGER"]["mend"]
+    assert called["STRANGER"]["mend"].startswith("Add it to allowed_callers")
+    assert called[""]["mend"].startswith("It does not speak DICOM on this port.")
     (sent,) = site.get("/modalities").json()
     assert (sent["sender"], sent["modality"], sent["count"]) == ("ROOM1", "DX", 1)
+
+
+def test_a_listed_caller_from_another_network_is_told_of_its_network(
+    site: Review,
+) -> None:
+    row = {"at": time.time(), "role": "receiver", "what": What.REJECTED, "times": 1}
+    why = {"about": "calling AE title not recognized", "address": "10.2.0.9"}
+    rows = [row | why | {"who": who} for who in ("CR1", "DX1", "MG1")]
+    with site.engine.begin() as connection:
+        connection.execute(audit.insert(), rows)
+
+    mends = {each["ae_title"]: each["mend"] for each in site.get("/callers").json()}
+
+    assert mends["CR1"] == (
+        "It is listed in allowed_callers under [receiver] for 10.1.0.0/16 only. "
+        "Widen its network if it may call from its address."
+    )
+    assert mends["DX1"] == "It is listed in allowed_callers by now."
+    assert mends["MG1"].startswith("Add it to allowed_callers")
 
 
 def test_figures_count_the_period(site: Review) -> None:

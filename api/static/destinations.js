@@ -78,7 +78,7 @@ async function echo(name, path) {
 
 const caller = ({ ae_title: title, address, admitted, reason, mend, times, last }) =>
   make("tr", {},
-    make("td", { text: title }),
+    make("td", { text: title || t.no_title }),
     make("td", { text: address }),
     make("td", {},
       make("span", { class: "state", "data-state": admitted ? "ok" : "rejected", text: admitted ? t.admitted : t.rejected }),

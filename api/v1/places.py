@@ -14,22 +14,39 @@ from config.destinations import (
     SenderDestination,
     StowDestination,
 )
-from dicom_node import backlog, callers, echoes
+from dicom_node import admission, backlog, callers, echoes, listener
 from dicom_node.database import reading
 from dicom_node.tables import DeliveryState
 
+CALLING_UNKNOWN = admission.CALLING_UNKNOWN.reason
 MENDS = {
-    "calling AE title not recognized": "Add it to allowed_callers under [receiver], "
+    CALLING_UNKNOWN: "Add it to allowed_callers under [receiver], "
     "with its network, if it may call.",
+    "calling AE title is empty": "Set its own AE title at the caller.",
     "called AE title not recognized": "Have it call the node by its own ae_title "
     "([receiver]).",
+    "application context name not supported": "Its request names another application "
+    "context than that of DICOM; ask its vendor.",
+    "protocol version not supported": "Its request says that it does not speak "
+    "version 1 of the DICOM protocol; ask its vendor.",
     "temporary congestion": "The node was busy; it will be let in when it calls again.",
     "local limit exceeded": "More called at once than max_associations under "
     "[receiver]; raise it if that is usual.",
     "local limit exceeded by one caller": "It opened more at once than "
     "max_associations_per_caller under [receiver].",
+    listener.NO_TLS: "Check that it uses TLS on this port, at least version 1.2, and "
+    "that each side trusts the other's certificate ([tls]).",
+    listener.NO_REQUEST: "It connected and sent no request for an association within "
+    "10 s. Check the network, and that a TLS caller uses the port for TLS.",
+    listener.CUT_OFF: "The connection ended in the middle of the request. Check the "
+    "network between it and the node.",
+    listener.NO_DICOM: "It does not speak DICOM on this port. If it should, check "
+    "port and TLS at the caller; if not, keep it from calling.",
+    listener.UNREADABLE: "Its request for an association is damaged; ask its vendor.",
+    listener.CROWDED: "Too many connections from its address sent no request. If it is "
+    "a scanner, keep it from calling.",
 }
-"""What to change, by the reason of a rejection."""
+"""What to change, by the reason why there was no association."""
 
 
 def places_router(desk: Desk) -> APIRouter:
@@ -92,7 +109,7 @@ def places_router(desk: Desk) -> APIRouter:
                 address=each.address,
                 admitted=each.is_admitted,
                 reason=each.reason,
-                mend=MENDS.get(each.reason, ""),
+                mend=_mend(desk, each),
                 times=each.times,
                 last=when(each.last),
             )
@@ -114,6 +131,20 @@ def places_router(desk: Desk) -> APIRouter:
         ]
 
     return router
+
+
+def _mend(desk: Desk, caller: callers.Caller) -> str:
+    """Say what to change so that a caller gets an association."""
+    if caller.reason != CALLING_UNKNOWN:
+        return MENDS.get(caller.reason.partition(":")[0], "")
+    settings = desk.settings.receiver
+    if admission.may_call(settings, caller.ae_title, caller.address):
+        return "It is listed in allowed_callers by now."
+    if networks := admission.listed_networks(settings, caller.ae_title):
+        listed = "It is listed in allowed_callers under [receiver] for"
+        remedy = "Widen its network if it may call from its address."
+        return f"{listed} {', '.join(networks)} only. {remedy}"
+    return MENDS[CALLING_UNKNOWN]
 
 
 def _destinations(desk: Desk) -> list[DestinationAnswer]:

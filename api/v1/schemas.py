@@ -214,10 +214,10 @@ class DestinationAnswer(BaseModel):
 class CallerAnswer(BaseModel):
     """An AE that called, from one address."""
 
-    ae_title: str
+    ae_title: str = Field(description="Empty if it did not come as far as to say it.")
     address: str
     admitted: bool
-    reason: str = Field(description="Why it was rejected.")
+    reason: str = Field(description="Why there was no association.")
     mend: str = Field(description="What to change.")
     times: int
     last: datetime

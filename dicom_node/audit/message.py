@@ -145,10 +145,11 @@ def _participants(root: Element, event: AuditEvent, source: Source) -> None:
     if event.address:
         where["NetworkAccessPointID"] = plain(event.address)
         where["NetworkAccessPointTypeCode"] = _point(event.address)
+    who = event.who or event.address  # of a caller that did not say its AE title
     them = SubElement(
         root,
         "ActiveParticipant",
-        {"UserID": plain(event.who), "UserIsRequestor": "true", **where},
+        {"UserID": plain(who), "UserIsRequestor": "true", **where},
     )
     if event.what in {What.STARTED, What.STOPPED}:
         _code(them, "RoleIDCode", LAUNCHER)

@@ -1,0 +1,122 @@
+"""Requests that pynetdicom would not answer: each gets its answer, or an abort.
+
+pynetdicom says nothing to a request that lacks a parameter, and its peer waits for an
+answer until its own timeout.
+"""
+
+import logging
+
+from pydicom.uid import UID
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import (
+    C_ECHO,
+    C_STORE,
+    N_EVENT_REPORT,
+    DimseServiceType,
+)
+
+from dicom_node.commitment_report import (
+    INVALID_OBJECT_INSTANCE,
+    NO_SUCH_EVENT_TYPE,
+    NO_SUCH_SOP_CLASS,
+)
+from dicom_node.errors import MismatchError
+from dicom_node.intake import NO_UID, IncomingDataset
+from dicom_node.sop_classes import STORAGE_COMMITMENT, VERIFICATION
+
+logger = logging.getLogger(__name__)
+
+LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
+MEDIUM = 0  # PS3.7 9.3.1.1
+OTHER_CLASS = (
+    "Affected SOP Class UID (0000,0002) is not that of the presentation context. "
+    "Send the instance in a context of its own SOP Class."
+)
+
+
+class NotServedError(Exception):
+    """The request cannot be answered, and the association is to be aborted."""
+
+
+def answer_invalid(
+    association: Association, request: DimseServiceType, context_id: int, caller: str
+) -> bool:
+    """Answer a request that pynetdicom cannot serve.
+
+    Args:
+        association: Where it came.
+        request: The request. Parameters that can have one value only are filled in.
+        context_id: The presentation context that it came in.
+        caller: The peer, for the log.
+
+    Returns:
+        Whether it was answered. If not, pynetdicom is to serve it.
+
+    Raises:
+        NotServedError: It cannot be answered. The message says why.
+    """
+    contexts = {each.context_id: each for each in association.accepted_contexts}
+    if context_id not in contexts:
+        words = f"a message came in presentation context {context_id}"
+        raise NotServedError(f"{words}, which was not accepted")
+    if request.MessageID is None:
+        raise NotServedError("a response came that answers nothing")
+    sop_class = contexts[context_id].abstract_syntax
+    if isinstance(request, C_STORE):
+        return _refuse_store(association, request, context_id, sop_class, caller)
+    if isinstance(request, N_EVENT_REPORT):
+        return _refuse_report(association, request, context_id, sop_class, caller)
+    if isinstance(request, C_ECHO):
+        request.AffectedSOPClassUID = VERIFICATION  # PS3.7 9.1.5: it has no other
+        return False
+    name = type(request).__name__.replace("_", "-")
+    raise NotServedError(f"a {name} request came, which is not served")
+
+
+def _refuse_store(
+    association: Association,
+    request: C_STORE,
+    context_id: int,
+    sop_class: UID | None,
+    caller: str,
+) -> bool:
+    if request.Priority is None:
+        request.Priority = MEDIUM
+    if not request.is_valid_request:
+        words = NO_UID
+    elif request.AffectedSOPClassUID != sop_class:
+        words = OTHER_CLASS
+    else:
+        return False
+    if isinstance(request.DataSet, IncomingDataset):
+        request.DataSet.let_go()
+    logger.warning("Refused an instance from %s: %s", caller, words)
+    response = C_STORE()
+    response.MessageIDBeingRespondedTo = request.MessageID
+    response.Status = MismatchError.status
+    response.ErrorComment = words[:LONGEST_COMMENT]  # type: ignore[assignment]
+    association.dimse.send_msg(response, context_id)
+    return True
+
+
+def _refuse_report(
+    association: Association,
+    request: N_EVENT_REPORT,
+    context_id: int,
+    sop_class: UID | None,
+    caller: str,
+) -> bool:
+    if {request.AffectedSOPClassUID, sop_class} != {STORAGE_COMMITMENT}:
+        status, words = NO_SUCH_SOP_CLASS, "Affected SOP Class UID (0000,0002)"
+    elif request.AffectedSOPInstanceUID is None:
+        status, words = INVALID_OBJECT_INSTANCE, "Affected SOP Instance UID (0000,1000)"
+    elif request.EventTypeID is None:
+        status, words = NO_SUCH_EVENT_TYPE, "Event Type ID (0000,1002)"
+    else:
+        return False
+    logger.warning("Refused a report of %s: %s is absent or wrong", caller, words)
+    response = N_EVENT_REPORT()
+    response.MessageIDBeingRespondedTo = request.MessageID
+    response.Status = status
+    association.dimse.send_msg(response, context_id)
+    return True
