@@ -16,6 +16,8 @@ import sqlalchemy as sa
 from pydicom.uid import generate_uid
 
 from config.destinations import Destination
+from dicom_node.attempts import go_on, of_delivery, pause_s
+from dicom_node.circuit_breaker import CircuitBreaker
 from dicom_node.commitment_report import NOT_COMMITTED, Remedy, Report, remedy_of
 from dicom_node.database import writing
 from dicom_node.events import note
@@ -23,10 +25,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.settlement import (
     end,
     fail,
-    go_on,
     is_within,
-    of_delivery,
-    pause_s,
     results_in,
     states_of,
     step_of,
@@ -68,10 +67,15 @@ class Commitments:
     """Requests for commitment and the reports on them, in the journal."""
 
     def __init__(
-        self, engine: sa.Engine, work: WorkQueue, destinations: Sequence[Destination]
+        self,
+        engine: sa.Engine,
+        work: WorkQueue,
+        destinations: Sequence[Destination],
+        breaker: CircuitBreaker,
     ) -> None:
         self._engine = engine
         self._work = work
+        self._breaker = breaker
         self._retry_days = {each.name: each.retry_days for each in destinations}
 
     def begin(
@@ -113,19 +117,22 @@ class Commitments:
             row = under_way(connection, instance_id, destination.name, run)
             if row is None:
                 return
+            change = self._breaker.record(connection, row, {"": outcome})
             again = outcome.verdict is Verdict.RETRY
             words = f"{NOT_COMMITTED}: {outcome.comment}"
+            state = DeliveryState.COMMITTING
             if outcome.verdict is Verdict.STORED:
-                pause = REPORT_WAIT_S
+                _say(connection, row, "")
+                go_on(connection, self._work, row, state, REPORT_WAIT_S)
             elif again and is_within(row, destination.retry_days):
-                pause = pause_s(row.attempts)
+                _say(connection, row, words)
                 told = f"{destination.name}: {words}"
                 note(connection, instance_id, "will try again", told)
+                self._breaker.postpone(connection, row, state, change)
             else:
                 fail(connection, row, words)
-                settle_instance(connection, instance_id)
-                return
-            go_on(connection, self._work, row, DeliveryState.COMMITTING, pause)
+            settle_instance(connection, instance_id)
+        self._breaker.announce(change)
 
     def settle(self, report: Report) -> bool:
         """Write down what an archive reports. To repeat it changes nothing.
@@ -212,6 +219,15 @@ def _objects(row: sa.Row[Any]) -> sa.Update:
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.state == DeliveryState.COMMITTING,
     )
+
+
+def _say(connection: sa.Connection, row: sa.Row[Any], why: str) -> None:
+    """Keep with the objects why they are not committed yet; empty: nothing failed."""
+    said = sa.or_(
+        delivered_object.c.comment == "",
+        delivered_object.c.comment.startswith(NOT_COMMITTED, autoescape=True),
+    )
+    connection.execute(_objects(row).where(said).values(comment=why))
 
 
 def _waiting(

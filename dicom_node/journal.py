@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from config.destinations import Destination
 from dicom_node.analyses import Analyses
+from dicom_node.circuit_breaker import CircuitBreaker
 from dicom_node.commitments import Commitments
 from dicom_node.database import reading, writing
 from dicom_node.deliveries import Deliveries
@@ -41,6 +42,7 @@ class Journal:
     Attributes:
         analyses: How analyses begin and end.
         deliveries: How results are asked to be delivered.
+        breaker: Which deliveries wait until their peer answers again.
         settlement: How attempts at delivery end.
         commitments: What archives have committed themselves to keep.
     """
@@ -59,8 +61,9 @@ class Journal:
         self._directory = directory.absolute()
         self._work = WorkQueue(engine, destinations)
         self.deliveries = Deliveries(engine, self._work, destinations)
-        self.settlement = Settlement(engine, self._work)
-        self.commitments = Commitments(engine, self._work, destinations)
+        self.breaker = CircuitBreaker(engine, self._work, destinations)
+        self.settlement = Settlement(engine, self._work, self.breaker)
+        self.commitments = Commitments(engine, self._work, destinations, self.breaker)
         self.analyses = Analyses(engine, self.deliveries)
 
     def record(self, received: ReceivedInstance) -> bool:

@@ -205,7 +205,7 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
         outcome = _c_store(instance.path, instance.position, peer)
     else:
         outcome = _c_store_as(syntax, instance, peer)
-    logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.verdict)
+    logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.log_text)
     return outcome
 
 
