@@ -8,6 +8,7 @@ it may come to another process, hours later.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from dicom_node.settlement import (
     end,
     fail,
     is_within,
+    note_objects,
     results_in,
     states_of,
     step_of,
@@ -157,7 +159,7 @@ class Commitments:
         if ended is not None:
             uid, state = ended
             with about(uid, asked.instance_id):
-                log_step(logger, step_of(state), f"{asked.destination}: by its report")
+                _log_report(asked.destination, state, report)
         return True
 
     def _settle(
@@ -178,8 +180,9 @@ class Commitments:
             return  # it has ended
         asks_again = False
         # Of what an earlier request says, the newest will say the same or better.
-        for uid, reason in report.failed.items() if is_newest else ():
-            asks_again |= self._refuse(connection, row, uid, reason)
+        for reason in set(report.failed.values()) if is_newest else ():
+            uids = [uid for uid, why in report.failed.items() if why == reason]
+            asks_again |= self._refuse(connection, row, uids, reason)
         states = states_of(connection, row)
         if states.isdisjoint(UNDER_WAY):
             end(connection, row, states)
@@ -193,9 +196,13 @@ class Commitments:
             go_on(connection, self._work, row, DeliveryState.COMMITTING, pause)
 
     def _refuse(
-        self, connection: sa.Connection, row: sa.Row[Any], uid: str, reason: int
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        uids: Sequence[str],
+        reason: int,
     ) -> bool:
-        """Settle an object that is not committed; say whether it is to be asked for."""
+        """Settle objects that are not committed; say whether to ask for them again."""
         remedy, words = remedy_of(reason)
         if not is_within(row, self._retry_days.get(row.destination, 0)):
             remedy = Remedy.NONE
@@ -204,13 +211,25 @@ class Commitments:
             Remedy.ASK_AGAIN: DeliveryState.COMMITTING,
             Remedy.NONE: DeliveryState.FAILED,
         }[remedy]
-        change = _objects(row).where(delivered_object.c.sop_instance_uid == uid)
-        changed = connection.execute(change.values(state=state, comment=words))
-        if not changed.rowcount:
-            return False  # not an object that waits for this
+        change = _objects(row).where(delivered_object.c.sop_instance_uid.in_(uids))
+        change = change.values(state=state, comment=words)
+        changed = change.returning(delivered_object.c.sop_instance_uid)
+        found = connection.execute(changed).scalars().all()
+        if not found:
+            return False  # none waits for this
         kind = "failed" if remedy is Remedy.NONE else "will try again"
-        note(connection, row.instance_id, kind, f"{row.destination}: {words}")
+        note_objects(connection, row, found, kind, words)
         return remedy is Remedy.ASK_AGAIN
+
+
+def _log_report(destination: str, state: str, report: Report) -> None:
+    """Log a report with which a delivery has ended."""
+    counts = Counter(remedy_of(reason)[1] for reason in report.failed.values())
+    refused = "".join(f"; {count} {why}" for why, count in counts.items())
+    words = f"{destination}: by its report{refused}"
+    failed = state == DeliveryState.FAILED
+    level = logging.WARNING if failed else logging.INFO
+    log_step(logger, step_of(state), words, level=level)
 
 
 def _objects(row: sa.Row[Any]) -> sa.Update:
@@ -267,8 +286,9 @@ def _keep(
         sa.or_(objects.state == DeliveryState.COMMITTING, gave_up),
     )
     delivered = {"state": DeliveryState.DELIVERED, "comment": ""}
-    if connection.execute(change.values(**delivered)).rowcount:
-        note(connection, row.instance_id, "committed", row.destination)
+    change = change.values(**delivered).returning(objects.sop_instance_uid)
+    if found := connection.execute(change).scalars().all():
+        note_objects(connection, row, found, "committed", "committed")
 
 
 def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:

@@ -75,10 +75,10 @@ class Outcome:
     def told(self) -> str:
         """Say what became of the object in words for the journal and the page."""
         if self.verdict is not Verdict.STORED:
-            return self.comment or str(self.verdict)
-        if self.comment or self.status is None:
-            return f"stored, {self.comment}" if self.comment else "stored"
-        return f"stored (0x{self.status:04X})"
+            return f"not stored: {self.comment or self.verdict}"
+        status = "" if self.status is None else f"0x{self.status:04X}"
+        details = self.comment or status  # a comment begins with the status
+        return f"stored ({details})" if details else "stored"
 
     @property
     def is_answer(self) -> bool:
@@ -86,8 +86,9 @@ class Outcome:
 
         False if there was no answer, or one that says "not now".
         """
-        decided = self.status is not None and self.verdict is not Verdict.RETRY
-        return decided or self.verdict is Verdict.STORED
+        if self.verdict is Verdict.REFUSED:  # perhaps by us, before it was sent
+            return self.status is not None
+        return self.verdict in {Verdict.STORED, Verdict.RETRY_BRIEFLY}
 
 
 def verdict_of(status: int) -> Verdict:

@@ -7,7 +7,7 @@ an archive is to commit itself, too, is in commitments.py.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
@@ -227,16 +227,29 @@ def _note_attempt(
     states: Mapping[str, DeliveryState],
 ) -> None:
     """Write an event for each kind of outcome, which names the objects concerned."""
-    query = sa.select(result.c.sop_instance_uid, result.c.kind)
-    query = query.where(result.c.instance_id == row.instance_id)
-    kinds = {each[0]: each[1] for each in connection.execute(query)}
-    groups: dict[tuple[DeliveryState, str], list[str]] = {}
+    groups: dict[tuple[str, str], list[str]] = {}
     for uid, outcome in outcomes.items():
-        kind = spoken_kind(kinds.get(uid, ""))
-        groups.setdefault((states[uid], outcome.told), []).append(kind)
-    for (state, told), objects in groups.items():
-        words = f"{row.destination}: {', '.join(sorted(objects))}: {told}"
-        note(connection, row.instance_id, WORDS.get(state, state), words)
+        state = states[uid]
+        kind = WORDS.get(state, state)
+        groups.setdefault((kind, outcome.told), []).append(uid)
+    for (kind, told), uids in groups.items():
+        note_objects(connection, row, uids, kind, told)
+
+
+def note_objects(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    uids: Iterable[str],
+    kind: str,
+    told: str,
+) -> None:
+    """Write one event about some objects of a delivery, which it names."""
+    query = sa.select(result.c.kind).where(
+        result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)
+    )
+    names = sorted(map(spoken_kind, connection.execute(query).scalars()))
+    words = f"{row.destination}: {', '.join(names)} {told}"
+    note(connection, row.instance_id, kind, words)
 
 
 def _state(
