@@ -22,6 +22,7 @@ from dicom_node.commitments import Commitments
 from dicom_node.database import reading, writing
 from dicom_node.deliveries import Deliveries
 from dicom_node.events import note
+from dicom_node.failures import Failed
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
@@ -150,6 +151,20 @@ class Journal:
             if has_files:
                 self._analyze_again(connection, instance_id)
             return has_files
+
+    def try_again(self, failed: Failed) -> bool:
+        """Try again what failed; have what waits tried at once.
+
+        Returns:
+            False if the files were removed.
+        """
+        if not failed.destination:
+            return self.analyze_again(failed.instance_id)
+        if not failed.waiting:
+            return self.deliveries.retry(failed.instance_id, failed.destination)
+        # If it does not wait any more, it is being tried.
+        self.deliveries.try_now(failed.instance_id, failed.destination)
+        return True
 
     def replace_lost_results(self, instance_id: str) -> None:
         """Ask for a new analysis because a result is gone from the disk.

@@ -51,7 +51,7 @@ def settle_instance(connection: sa.Connection, instance_id: str) -> None:
         state = InstanceState.ANALYZED
     elif goes_on:
         state = InstanceState.DELIVERING
-        reason = _reason(connection, instance_id, _is_tried_again())
+        reason = _reason(connection, instance_id, is_tried_again())
     elif DeliveryState.FAILED in states:
         state = InstanceState.FAILED
         has_failed = delivered_object.c.state == DeliveryState.FAILED
@@ -106,7 +106,7 @@ def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
         write(connection, took(TURNAROUND, now - received_at))
 
 
-def _is_tried_again() -> sa.ColumnElement[bool]:
+def is_tried_again() -> sa.ColumnElement[bool]:
     """Whether an object waits because an attempt failed."""
     objects = delivered_object.c
     is_unsent = sa.and_(objects.state == DeliveryState.QUEUED, objects.comment != "")
