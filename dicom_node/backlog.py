@@ -4,12 +4,19 @@ Each question is answered by an index over what has not ended, however many inst
 have been and gone.
 """
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_node.tables import DeliveryState, InstanceState, delivery, instance
+from dicom_node.tables import (
+    DeliveryState,
+    InstanceState,
+    delivery,
+    instance,
+    peer_state,
+)
 
 OPEN = (InstanceState.RECEIVED, InstanceState.DELIVERING, InstanceState.FAILED)
 
@@ -31,6 +38,57 @@ class Waiting:
     destination: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A peer to which no attempt at a delivery succeeds. Times are seconds since 1970.
+
+    Attributes:
+        peer: The destination, or one AE of it.
+        since: When the first attempt failed.
+        last_attempt: When the last one failed.
+        reason: Why the last one failed; may hold the peer's words.
+        next_attempt: When it is tried next; None if nothing is to be delivered.
+    """
+
+    peer: str
+    since: float
+    last_attempt: float
+    reason: str
+    next_attempt: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationState:
+    """How the last attempts at deliveries to a destination ended.
+
+    Attributes:
+        last_success: When something last arrived, in seconds since 1970.
+        outages: The peers of it that fail.
+    """
+
+    last_success: float | None
+    outages: tuple[Outage, ...]
+
+    def __str__(self) -> str:
+        """Say "ok", or what is wrong."""
+        wrong = (
+            f"no attempt has succeeded for {spoken_age(each.since)}: {each.reason}; "
+            f"last tried {spoken_age(each.last_attempt)} ago"
+            for each in self.outages
+        )
+        return "; ".join(wrong) or "ok"
+
+
+def spoken_age(at: float) -> str:
+    """Say how long ago something was, in one unit: "12 s", "5 min", "3 h", "2 d"."""
+    seconds = max(time.time() - at, 0.0)
+    units = ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h"))
+    for most, length, unit in units:
+        if seconds < most:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds // 86400:.0f} d"
+
+
 def instances(connection: sa.Connection) -> list[Waiting]:
     """Instances that wait for analysis or delivery, or failed; since their receipt."""
     query = (
@@ -43,12 +101,41 @@ def instances(connection: sa.Connection) -> list[Waiting]:
     return [Waiting(*row) for row in connection.execute(query)]
 
 
-def last_deliveries(connection: sa.Connection) -> dict[str, float]:
-    """When something last arrived at each destination, in seconds since 1970."""
-    query = sa.select(delivery.c.destination, sa.func.max(delivery.c.finished_at))
-    query = query.where(delivery.c.state == DeliveryState.DELIVERED)
-    rows = connection.execute(query.group_by(delivery.c.destination))
-    return {row[0]: row[1] for row in rows}
+def destination_states(
+    connection: sa.Connection, destinations: Sequence[str]
+) -> dict[str, DestinationState]:
+    """Look up how the last attempts at deliveries ended, by destination."""
+    return {
+        name: DestinationState(
+            _last_success(connection, name), _outages(connection, name)
+        )
+        for name in destinations
+    }
+
+
+def _last_success(connection: sa.Connection, destination: str) -> float | None:
+    query = sa.select(sa.func.max(delivery.c.finished_at)).where(
+        delivery.c.destination == destination,
+        delivery.c.state == DeliveryState.DELIVERED,
+    )
+    at: float | None = connection.execute(query).scalar_one()
+    return at
+
+
+def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
+    c = peer_state.c
+    next_at = (
+        sa.select(sa.func.min(delivery.c.next_at))
+        .where(
+            delivery.c.destination == destination,
+            delivery.c.finished_at.is_(None),
+            delivery.c.waits_for.is_(None),
+        )
+        .scalar_subquery()
+    )
+    query = sa.select(c.peer, c.failing_since, c.failed_at, c.reason, next_at)
+    query = query.where(c.destination == destination, c.failing_since.is_not(None))
+    return tuple(Outage(*row) for row in connection.execute(query.order_by(c.peer)))
 
 
 def deliveries(connection: sa.Connection, destinations: Sequence[str]) -> list[Waiting]:

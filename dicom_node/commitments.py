@@ -8,6 +8,7 @@ it may come to another process, hours later.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ import sqlalchemy as sa
 from pydicom.uid import generate_uid
 
 from config.destinations import Destination
+from dicom_node.attempts import go_on, of_delivery, pause_s
+from dicom_node.circuit_breaker import CircuitBreaker
 from dicom_node.commitment_report import NOT_COMMITTED, Remedy, Report, remedy_of
 from dicom_node.database import writing
 from dicom_node.events import note
@@ -23,10 +26,8 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.settlement import (
     end,
     fail,
-    go_on,
     is_within,
-    of_delivery,
-    pause_s,
+    note_objects,
     results_in,
     states_of,
     step_of,
@@ -68,10 +69,15 @@ class Commitments:
     """Requests for commitment and the reports on them, in the journal."""
 
     def __init__(
-        self, engine: sa.Engine, work: WorkQueue, destinations: Sequence[Destination]
+        self,
+        engine: sa.Engine,
+        work: WorkQueue,
+        destinations: Sequence[Destination],
+        breaker: CircuitBreaker,
     ) -> None:
         self._engine = engine
         self._work = work
+        self._breaker = breaker
         self._retry_days = {each.name: each.retry_days for each in destinations}
 
     def begin(
@@ -113,19 +119,22 @@ class Commitments:
             row = under_way(connection, instance_id, destination.name, run)
             if row is None:
                 return
+            change = self._breaker.record(connection, row, {"": outcome})
             again = outcome.verdict is Verdict.RETRY
             words = f"{NOT_COMMITTED}: {outcome.comment}"
+            state = DeliveryState.COMMITTING
             if outcome.verdict is Verdict.STORED:
-                pause = REPORT_WAIT_S
+                _say(connection, row, "")
+                go_on(connection, self._work, row, state, REPORT_WAIT_S)
             elif again and is_within(row, destination.retry_days):
-                pause = pause_s(row.attempts)
+                _say(connection, row, words)
                 told = f"{destination.name}: {words}"
                 note(connection, instance_id, "will try again", told)
+                self._breaker.postpone(connection, row, state, change)
             else:
                 fail(connection, row, words)
-                settle_instance(connection, instance_id)
-                return
-            go_on(connection, self._work, row, DeliveryState.COMMITTING, pause)
+            settle_instance(connection, instance_id)
+        self._breaker.announce(change)
 
     def settle(self, report: Report) -> bool:
         """Write down what an archive reports. To repeat it changes nothing.
@@ -150,7 +159,7 @@ class Commitments:
         if ended is not None:
             uid, state = ended
             with about(uid, asked.instance_id):
-                log_step(logger, step_of(state), f"{asked.destination}: by its report")
+                _log_report(asked.destination, state, report)
         return True
 
     def _settle(
@@ -171,8 +180,9 @@ class Commitments:
             return  # it has ended
         asks_again = False
         # Of what an earlier request says, the newest will say the same or better.
-        for uid, reason in report.failed.items() if is_newest else ():
-            asks_again |= self._refuse(connection, row, uid, reason)
+        for reason in set(report.failed.values()) if is_newest else ():
+            uids = [uid for uid, why in report.failed.items() if why == reason]
+            asks_again |= self._refuse(connection, row, uids, reason)
         states = states_of(connection, row)
         if states.isdisjoint(UNDER_WAY):
             end(connection, row, states)
@@ -186,9 +196,13 @@ class Commitments:
             go_on(connection, self._work, row, DeliveryState.COMMITTING, pause)
 
     def _refuse(
-        self, connection: sa.Connection, row: sa.Row[Any], uid: str, reason: int
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        uids: Sequence[str],
+        reason: int,
     ) -> bool:
-        """Settle an object that is not committed; say whether it is to be asked for."""
+        """Settle objects that are not committed; say whether to ask for them again."""
         remedy, words = remedy_of(reason)
         if not is_within(row, self._retry_days.get(row.destination, 0)):
             remedy = Remedy.NONE
@@ -197,13 +211,25 @@ class Commitments:
             Remedy.ASK_AGAIN: DeliveryState.COMMITTING,
             Remedy.NONE: DeliveryState.FAILED,
         }[remedy]
-        change = _objects(row).where(delivered_object.c.sop_instance_uid == uid)
-        changed = connection.execute(change.values(state=state, comment=words))
-        if not changed.rowcount:
-            return False  # not an object that waits for this
+        change = _objects(row).where(delivered_object.c.sop_instance_uid.in_(uids))
+        change = change.values(state=state, comment=words)
+        changed = change.returning(delivered_object.c.sop_instance_uid)
+        found = connection.execute(changed).scalars().all()
+        if not found:
+            return False  # none waits for this
         kind = "failed" if remedy is Remedy.NONE else "will try again"
-        note(connection, row.instance_id, kind, f"{row.destination}: {words}")
+        note_objects(connection, row, found, kind, words)
         return remedy is Remedy.ASK_AGAIN
+
+
+def _log_report(destination: str, state: str, report: Report) -> None:
+    """Log a report with which a delivery has ended."""
+    counts = Counter(remedy_of(reason)[1] for reason in report.failed.values())
+    refused = "".join(f"; {count} {why}" for why, count in counts.items())
+    words = f"{destination}: by its report{refused}"
+    failed = state == DeliveryState.FAILED
+    level = logging.WARNING if failed else logging.INFO
+    log_step(logger, step_of(state), words, level=level)
 
 
 def _objects(row: sa.Row[Any]) -> sa.Update:
@@ -212,6 +238,15 @@ def _objects(row: sa.Row[Any]) -> sa.Update:
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.state == DeliveryState.COMMITTING,
     )
+
+
+def _say(connection: sa.Connection, row: sa.Row[Any], why: str) -> None:
+    """Keep with the objects why they are not committed yet; empty: nothing failed."""
+    said = sa.or_(
+        delivered_object.c.comment == "",
+        delivered_object.c.comment.startswith(NOT_COMMITTED, autoescape=True),
+    )
+    connection.execute(_objects(row).where(said).values(comment=why))
 
 
 def _waiting(
@@ -251,8 +286,9 @@ def _keep(
         sa.or_(objects.state == DeliveryState.COMMITTING, gave_up),
     )
     delivered = {"state": DeliveryState.DELIVERED, "comment": ""}
-    if connection.execute(change.values(**delivered)).rowcount:
-        note(connection, row.instance_id, "committed", row.destination)
+    change = change.values(**delivered).returning(objects.sop_instance_uid)
+    if found := connection.execute(change).scalars().all():
+        note_objects(connection, row, found, "committed", "committed")
 
 
 def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:

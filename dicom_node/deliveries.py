@@ -13,14 +13,14 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
+from dicom_node.attempts import go_on, is_waiting, of_delivery
 from dicom_node.database import upsert, writing
 from dicom_node.events import note
 from dicom_node.recipients import drop_others, is_negative, recipients_of
 from dicom_node.results.forms import HEATMAP, NOTICE, forms
-from dicom_node.settlement import of_delivery, results_in
+from dicom_node.settlement import is_current, results_in
 from dicom_node.standing import keeps_files, lock_instance, settle_instance
 from dicom_node.tables import (
-    UNDER_WAY,
     DeliveryState,
     commitment,
     delivered_object,
@@ -172,6 +172,22 @@ class Deliveries:
             settle_instance(connection, instance_id)
         return True
 
+    def try_now(self, instance_id: str, destination: str) -> bool:
+        """Make the next attempt of a delivery at once.
+
+        Returns:
+            False if it does not wait any more.
+        """
+        mine = of_delivery(delivery, instance_id, destination)
+        query = delivery.select().where(mine, is_waiting()).with_for_update()
+        with writing(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return False
+            note(connection, instance_id, "try now", destination)
+            go_on(connection, self._work, row, row.state, 0)
+        return True
+
     def begin(
         self, instance_id: str, destination: str, run: int
     ) -> dict[str, str] | None:
@@ -182,11 +198,7 @@ class Deliveries:
             UID, none where all are stored; None for stale work and while the
             destination is paused.
         """
-        mine = sa.and_(
-            of_delivery(delivery, instance_id, destination),
-            delivery.c.run == run,
-            delivery.c.state.in_(UNDER_WAY),
-        )
+        mine = sa.and_(of_delivery(delivery, instance_id, destination), is_current(run))
         count = delivery.update().where(mine)
         with writing(self._engine) as connection:
             if self._is_paused(connection, destination):
@@ -239,6 +251,7 @@ class Deliveries:
             "asked_at": now,
             "next_at": now,
             "finished_at": None,
+            "waits_for": None,
         }
         key = {"instance_id": instance_id, "destination": destination}
         again = {**fresh, "run": delivery.c.run + 1}

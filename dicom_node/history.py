@@ -5,6 +5,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.attempts import is_waiting
 from dicom_node.database import reading
 from dicom_node.tables import (
     DeliveryState,
@@ -86,3 +87,10 @@ class History:
         )
         with reading(self._engine) as connection:
             return [(row[0], row[1]) for row in connection.execute(query)]
+
+    def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
+        """(Instance id, destination) of each delivery that waits for its next try."""
+        query = sa.select(delivery.c.instance_id, delivery.c.destination)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query.where(is_waiting()))
+            return [(row[0], row[1]) for row in rows]

@@ -17,10 +17,12 @@ from sqlalchemy.exc import IntegrityError
 
 from config.destinations import Destination
 from dicom_node.analyses import Analyses
+from dicom_node.circuit_breaker import CircuitBreaker
 from dicom_node.commitments import Commitments
 from dicom_node.database import reading, writing
 from dicom_node.deliveries import Deliveries
 from dicom_node.events import ASSUMPTION, note
+from dicom_node.failures import Failed
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
@@ -41,6 +43,7 @@ class Journal:
     Attributes:
         analyses: How analyses begin and end.
         deliveries: How results are asked to be delivered.
+        breaker: Which deliveries wait until their peer answers again.
         settlement: How attempts at delivery end.
         commitments: What archives have committed themselves to keep.
     """
@@ -59,8 +62,9 @@ class Journal:
         self._directory = directory.absolute()
         self._work = WorkQueue(engine, destinations)
         self.deliveries = Deliveries(engine, self._work, destinations)
-        self.settlement = Settlement(engine, self._work)
-        self.commitments = Commitments(engine, self._work, destinations)
+        self.breaker = CircuitBreaker(engine, self._work, destinations)
+        self.settlement = Settlement(engine, self._work, self.breaker)
+        self.commitments = Commitments(engine, self._work, destinations, self.breaker)
         self.analyses = Analyses(engine, self.deliveries)
 
     def record(self, received: ReceivedInstance) -> bool:
@@ -149,6 +153,20 @@ class Journal:
             if has_files:
                 self._analyze_again(connection, instance_id)
             return has_files
+
+    def try_again(self, failed: Failed) -> bool:
+        """Try again what failed; have what waits tried at once.
+
+        Returns:
+            False if the files were removed.
+        """
+        if not failed.destination:
+            return self.analyze_again(failed.instance_id)
+        if not failed.waiting:
+            return self.deliveries.retry(failed.instance_id, failed.destination)
+        # If it does not wait any more, it is being tried.
+        self.deliveries.try_now(failed.instance_id, failed.destination)
+        return True
 
     def replace_lost_results(self, instance_id: str) -> None:
         """Ask for a new analysis because a result is gone from the disk.

@@ -6,7 +6,7 @@ mend by itself, or by an administrator's hand at the other end, is tried again.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pydicom import Dataset
@@ -19,6 +19,7 @@ DUPLICATE_SOP_INSTANCE = 0x0111
 PASSING = frozenset({0x0110, 0x0213, 0xA700})
 WARNINGS = range(0xB000, 0xC000)
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
+COMMENT_ELSEWHERE = " (the page shows its Error Comment)"
 PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; else transient
 # Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and what to do about it.
 REASONS = {
@@ -53,11 +54,41 @@ class Outcome:
         comment: In words, for the journal and the page; empty where all is well. It
             may hold the destination's own text, which may name the patient: never
             log it.
+        without_quote: The comment without the destination's own text. Empty if the
+            comment holds none.
     """
 
     verdict: Verdict
     status: int | None
     comment: str = ""
+    without_quote: str = field(default="", compare=False)
+
+    @property
+    def log_text(self) -> str:
+        """Say what became of the object in words that may be logged."""
+        words = self.without_quote or self.comment
+        if self.verdict is Verdict.STORED:
+            return f"stored, {words}" if words else "stored"
+        return words or str(self.verdict)
+
+    @property
+    def told(self) -> str:
+        """Say what became of the object in words for the journal and the page."""
+        if self.verdict is not Verdict.STORED:
+            return f"not stored: {self.comment or self.verdict}"
+        status = "" if self.status is None else f"0x{self.status:04X}"
+        details = self.comment or status  # a comment begins with the status
+        return f"stored ({details})" if details else "stored"
+
+    @property
+    def is_answer(self) -> bool:
+        """Tell whether the destination decided about this object.
+
+        False if there was no answer, or one that says "not now".
+        """
+        if self.verdict is Verdict.REFUSED:  # perhaps by us, before it was sent
+            return self.status is not None
+        return self.verdict in {Verdict.STORED, Verdict.RETRY_BRIEFLY}
 
 
 def verdict_of(status: int) -> Verdict:
@@ -88,7 +119,8 @@ def answered(
     status = int(response.Status)
     words = in_words(status)
     if status and (comment := printable(response.get("ErrorComment"))):
-        words += f": {comment}"
+        quoted = f"{words}: {comment}"
+        return Outcome(judge(status), status, quoted, f"{words}{COMMENT_ELSEWHERE}")
     return Outcome(judge(status), status, words)
 
 

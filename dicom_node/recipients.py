@@ -48,4 +48,4 @@ def drop_others(
     connection.execute(delivered_object.delete().where(other(delivered_object)))
     drop = delivery.update().where(other(delivery))
     ended = {"state": DeliveryState.DROPPED, "finished_at": time.time()}
-    connection.execute(drop.values(**ended))
+    connection.execute(drop.values(**ended, waits_for=None))

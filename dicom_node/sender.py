@@ -262,7 +262,7 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
             return Outcome(Verdict.RETRY, None, words)
     else:
         outcome = _c_store_as(syntax, instance, peer)
-    logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.verdict)
+    logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.log_text)
     return outcome
 
 

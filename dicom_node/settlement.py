@@ -2,21 +2,23 @@
 
 Which answer means what is said in outcome.py. Here is how long one goes on trying, and
 how the states of objects add up to that of a delivery; how those add up is in
-standing.py. What follows where an archive is to commit itself, too, is in
-commitments.py.
+standing.py. When the next attempt is made is in circuit_breaker.py. What follows where
+an archive is to commit itself, too, is in commitments.py.
 """
 
-import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sqlalchemy as sa
 
 from config.destinations import Destination
+from dicom_node.attempts import go_on, of_delivery
+from dicom_node.circuit_breaker import Change, CircuitBreaker
 from dicom_node.database import writing
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.results.forms import spoken_kind
 from dicom_node.standing import lock_instance, settle_instance
 from dicom_node.tables import (
     UNDER_WAY,
@@ -28,8 +30,6 @@ from dicom_node.tables import (
 from dicom_node.tally import DELIVERED, DELIVERY, UNDELIVERED, one, took, write
 from dicom_node.work import WorkQueue
 
-FIRST_PAUSE_S = 2.0
-LONGEST_PAUSE_S = 300.0
 BRIEF_TRIES = 3
 # What an event calls the state of an object, where not by its name.
 WORDS = {
@@ -41,9 +41,12 @@ WORDS = {
 class Settlement:
     """Writes down how attempts at delivery ended."""
 
-    def __init__(self, engine: sa.Engine, work: WorkQueue) -> None:
+    def __init__(
+        self, engine: sa.Engine, work: WorkQueue, breaker: CircuitBreaker
+    ) -> None:
         self._engine = engine
         self._work = work
+        self._breaker = breaker
 
     def settle(
         self,
@@ -70,12 +73,17 @@ class Settlement:
             row = under_way(connection, instance_id, destination.name, run)
             if row is None:
                 return None
-            for uid, outcome in outcomes.items():
-                _settle_object(connection, row, uid, outcome, destination)
-            state = self._settle_delivery(connection, row)
-            settle_instance(connection, instance_id)
+            states = {
+                uid: _settle_object(connection, row, uid, outcome, destination)
+                for uid, outcome in outcomes.items()
+            }
+            _note_attempt(connection, row, outcomes, states)
             if outcomes:
                 write(connection, took(DELIVERY, seconds, destination.name))
+            change = self._breaker.record(connection, row, outcomes)
+            state = self._settle_delivery(connection, row, change)
+            settle_instance(connection, instance_id)
+        self._breaker.announce(change)
         return state
 
     def give_up(
@@ -93,12 +101,11 @@ class Settlement:
                 settle_instance(connection, instance_id)
 
     def _settle_delivery(
-        self, connection: sa.Connection, row: sa.Row[Any]
+        self, connection: sa.Connection, row: sa.Row[Any], change: Change
     ) -> DeliveryState:
         states = states_of(connection, row)
         if DeliveryState.QUEUED in states:
-            pause = pause_s(row.attempts)
-            go_on(connection, self._work, row, DeliveryState.QUEUED, pause)
+            self._breaker.postpone(connection, row, DeliveryState.QUEUED, change)
             return DeliveryState.QUEUED
         if DeliveryState.COMMITTING in states:
             go_on(connection, self._work, row, DeliveryState.COMMITTING, 0)
@@ -117,9 +124,7 @@ def under_way(
 ) -> sa.Row[Any] | None:
     """Read the row of a delivery; None where the work of this run is stale."""
     query = delivery.select().where(
-        of_delivery(delivery, instance_id, destination),
-        delivery.c.run == run,
-        delivery.c.state.in_(UNDER_WAY),
+        of_delivery(delivery, instance_id, destination), is_current(run)
     )
     return connection.execute(query).one_or_none()
 
@@ -136,19 +141,16 @@ def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
     return set(connection.execute(query).scalars())
 
 
-def go_on(
-    connection: sa.Connection,
-    work: WorkQueue,
-    row: sa.Row[Any],
-    state: DeliveryState,
-    pause: float,
-) -> None:
-    """Ask for the next run of a delivery, after a pause in seconds."""
-    key = (row.instance_id, row.destination)
-    values = {"state": state, "run": row.run + 1, "next_at": time.time() + pause}
-    change = delivery.update().where(of_delivery(delivery, *key))
-    connection.execute(change.values(**values))
-    work.deliver(connection, key, row.run + 1, pause)
+def is_current(run: int) -> sa.ColumnElement[bool]:
+    """Whether a delivery is under way, and in this run.
+
+    A delivery that waits for its peer has ended its run.
+    """
+    return sa.and_(
+        delivery.c.run == run,
+        delivery.c.state.in_(UNDER_WAY),
+        delivery.c.waits_for.is_(None),
+    )
 
 
 def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> DeliveryState:
@@ -158,7 +160,8 @@ def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> Delive
     change = delivery.update().where(
         of_delivery(delivery, row.instance_id, row.destination)
     )
-    connection.execute(change.values(state=state, finished_at=time.time()))
+    ended = {"finished_at": time.time(), "waits_for": None}
+    connection.execute(change.values(state=state, **ended))
     if state != row.state:
         family = UNDELIVERED if failed else DELIVERED
         write(connection, one(family, row.destination))
@@ -175,24 +178,6 @@ def fail(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
     connection.execute(objects.values(state=failed, status=None, comment=reason))
     end(connection, row, {failed})
     note(connection, row.instance_id, "failed", f"{row.destination}: {reason}")
-
-
-def pause_s(attempts: int) -> float:
-    """Seconds until the next try: doubled each time, with jitter, bounded.
-
-    The jitter keeps a thousand results from knocking at once when an archive returns.
-    """
-    longest = min(FIRST_PAUSE_S * 2 ** min(attempts - 1, 16), LONGEST_PAUSE_S)
-    return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
-
-
-def of_delivery(
-    table: sa.Table, instance_id: str, destination: str
-) -> sa.ColumnElement[bool]:
-    """The rows of a table that belong to one delivery."""
-    return sa.and_(
-        table.c.instance_id == instance_id, table.c.destination == destination
-    )
 
 
 def results_in(
@@ -215,7 +200,7 @@ def _settle_object(
     uid: str,
     outcome: Outcome,
     destination: Destination,
-) -> None:
+) -> DeliveryState:
     mine = sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.sop_instance_uid == uid,
@@ -232,9 +217,39 @@ def _settle_object(
         "brief_refusals": refusals,
     }
     connection.execute(delivered_object.update().where(mine).values(**values))
-    words = WORDS.get(state, state)
-    told = outcome.comment or outcome.verdict
-    note(connection, row.instance_id, words, f"{row.destination}: {told}")
+    return state
+
+
+def _note_attempt(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    outcomes: Mapping[str, Outcome],
+    states: Mapping[str, DeliveryState],
+) -> None:
+    """Write an event for each kind of outcome, which names the objects concerned."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for uid, outcome in outcomes.items():
+        state = states[uid]
+        kind = WORDS.get(state, state)
+        groups.setdefault((kind, outcome.told), []).append(uid)
+    for (kind, told), uids in groups.items():
+        note_objects(connection, row, uids, kind, told)
+
+
+def note_objects(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    uids: Iterable[str],
+    kind: str,
+    told: str,
+) -> None:
+    """Write one event about some objects of a delivery, which it names."""
+    query = sa.select(result.c.kind).where(
+        result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)
+    )
+    names = sorted(map(spoken_kind, connection.execute(query).scalars()))
+    words = f"{row.destination}: {', '.join(names)} {told}"
+    note(connection, row.instance_id, kind, words)
 
 
 def _state(

@@ -4,6 +4,7 @@ import time
 
 import sqlalchemy as sa
 
+from dicom_node.commitment_report import NOT_COMMITTED
 from dicom_node.tables import (
     UNDER_WAY,
     DeliveryState,
@@ -50,8 +51,11 @@ def settle_instance(connection: sa.Connection, instance_id: str) -> None:
         state = InstanceState.ANALYZED
     elif goes_on:
         state = InstanceState.DELIVERING
+        reason = _reason(connection, instance_id, is_tried_again())
     elif DeliveryState.FAILED in states:
-        state, reason = InstanceState.FAILED, _reason(connection, instance_id)
+        state = InstanceState.FAILED
+        has_failed = delivered_object.c.state == DeliveryState.FAILED
+        reason = _reason(connection, instance_id, has_failed)
     else:
         state = InstanceState.DELIVERED
     answered = instance.update().where(
@@ -102,11 +106,21 @@ def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
         write(connection, took(TURNAROUND, now - received_at))
 
 
-def _reason(connection: sa.Connection, instance_id: str) -> str:
-    """What the destinations said of the objects that failed."""
+def is_tried_again() -> sa.ColumnElement[bool]:
+    """Whether an object waits because an attempt failed."""
+    objects = delivered_object.c
+    is_unsent = sa.and_(objects.state == DeliveryState.QUEUED, objects.comment != "")
+    is_not_committed = objects.comment.startswith(NOT_COMMITTED, autoescape=True)
+    is_committing = objects.state == DeliveryState.COMMITTING
+    return sa.or_(is_unsent, sa.and_(is_committing, is_not_committed))
+
+
+def _reason(
+    connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
+) -> str:
+    """What the destinations said of some objects."""
     query = delivered_object.select().where(
-        delivered_object.c.instance_id == instance_id,
-        delivered_object.c.state == DeliveryState.FAILED,
+        delivered_object.c.instance_id == instance_id, which
     )
     rows = connection.execute(query).all()
     return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

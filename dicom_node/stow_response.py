@@ -74,6 +74,12 @@ class Answer:
         """What a person is told of it; nothing of the payload."""
         return f"HTTP {self.code} {printable(self.reason)}".rstrip()
 
+    @property
+    def standard_words(self) -> str:
+        """The status with the words of RFC 9110, not those of the server."""
+        known = {each.value: each.phrase for each in HTTPStatus}
+        return f"HTTP {self.code} {known.get(self.code, '')}".rstrip()
+
 
 def became_of(
     uids: Iterable[str], answer: Answer, credentials: str
@@ -99,20 +105,31 @@ def alive(answer: Answer, credentials: str) -> Outcome:
 
 def _unlisted(answer: Answer, credentials: str) -> Outcome:
     """Judge the objects that an answer does not list, by its status."""
-    code, words = answer.code, str(answer)
+    code = answer.code
     if code == HTTPStatus.OK and not answer.is_its_own:
-        words += f" with {printable(answer.media_type) or 'something'}, which is no"
-        return Outcome(Verdict.RETRY, None, f"{words} answer of a DICOMweb service")
+        what = printable(answer.media_type) or "something"
+        is_none = "which is no answer of a DICOMweb service"
+        return Outcome(
+            Verdict.RETRY,
+            None,
+            f"{answer} with {what}, {is_none}",
+            f"{answer.standard_words} with another media type, {is_none}",
+        )
     if code == HTTPStatus.OK and not (answer.content and answer.media_type in READ):
         return Outcome(Verdict.STORED, None)
     if code < REDIRECTS.start:
-        words += " does not say what became of it"
-        return Outcome(Verdict.RETRY_BRIEFLY, None, words)
+        return _unclear(
+            answer, Verdict.RETRY_BRIEFLY, " does not say what became of it"
+        )
+    advice = ADVICE.get(code, "")
     if code in {401, 403} or code in REDIRECTS:
-        words += f"; {credentials}"
+        advice = f"; {credentials}{advice}"
     passes = code in PASSING or code in REDIRECTS or code in SERVER_ERRORS
-    verdict = Verdict.RETRY if passes else Verdict.REFUSED
-    return Outcome(verdict, None, words + ADVICE.get(code, ""))
+    return _unclear(answer, Verdict.RETRY if passes else Verdict.REFUSED, advice)
+
+
+def _unclear(answer: Answer, verdict: Verdict, more: str) -> Outcome:
+    return Outcome(verdict, None, f"{answer}{more}", f"{answer.standard_words}{more}")
 
 
 def _listed(answer: Answer) -> Iterator[tuple[str, Outcome]]:

@@ -98,6 +98,19 @@ delivery = sa.Table(
     sa.Column("asked_at", sa.Double),
     sa.Column("next_at", sa.Double),
     sa.Column("finished_at", sa.Double),
+    sa.Column("waits_for", sa.Text),
+)
+
+peer_state = sa.Table(
+    "peer_state",
+    metadata,
+    sa.Column("peer", sa.Text, primary_key=True),
+    sa.Column("destination", sa.Text),
+    sa.Column("failing_since", sa.Double),
+    sa.Column("failures", sa.Integer),
+    sa.Column("probe", sa.Text),
+    sa.Column("failed_at", sa.Double),
+    sa.Column("reason", sa.Text),
 )
 
 delivered_object = sa.Table(

@@ -53,15 +53,18 @@ class WorkQueue:
         instance_id, destination = delivery
         identity = f"{DELIVER}:{instance_id}:{destination}:{run}"
         options = _options(DELIVER, identity, delay_s)
-        options["queue_partition_key"] = self._partition(connection, *delivery)
+        options["queue_partition_key"] = self.peer(connection, *delivery)
         self._client.enqueue_in_transaction(
             connection, options, instance_id, destination, run
         )
 
-    def _partition(
+    def peer(
         self, connection: sa.Connection, instance_id: str, destination: str
     ) -> str:
-        """Give each AE or service its own: none waits for another that hangs."""
+        """Name the AE or service that a delivery goes to.
+
+        Each has a partition of the queue: none waits for another that hangs.
+        """
         if destination not in self._to_senders:
             return destination
         query = sa.select(instance.c.calling_ae_title)

@@ -132,6 +132,7 @@ def _look_after(
     while not stop.wait(LOOK_EVERY_S):
         try:
             take_over(engine, name)
+            work.journal.breaker.look_after()
             if looks % SWEEP_EVERY == 0:
                 sweep_work(work.journal)
                 catch_up_with_the_clock()

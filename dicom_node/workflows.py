@@ -7,6 +7,7 @@ that is cheaper, and an upgrade cannot stumble over steps of the release before.
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -32,7 +33,7 @@ from dicom_node.errors import (
 from dicom_node.insisting import insist
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
-from dicom_node.outcome import Outcome
+from dicom_node.outcome import Outcome, Verdict
 from dicom_node.pipeline import Analysis, Pipeline
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.objects import ResultObject
@@ -210,7 +211,8 @@ class Work:
         words = "not in the settings any more; add it and retry"
         give_up = self.journal.settlement.give_up
         insist(lambda: give_up(instance_id, destination, run, words))
-        log_step(logger, step_of(DeliveryState.FAILED), f"{destination} is {words}")
+        step, told = step_of(DeliveryState.FAILED), f"{destination} is {words}"
+        log_step(logger, step, told, level=logging.WARNING)
 
     def _deliver_to(
         self, destination: Destination, instance_id: str, run: int, came_from: str
@@ -257,8 +259,12 @@ class Work:
             settle=commitments.settle,
         )
         insist(lambda: commitments.asked(instance_id, destination, run, outcome))
-        words = f"{destination.name}: {request.transaction_uid}, {outcome.verdict}"
-        log_step(logger, "asked for commitment", words)
+        is_taken = outcome.verdict is Verdict.STORED
+        said = "taken" if is_taken else outcome.log_text
+        words = f"{destination.name}: {request.transaction_uid}: {said}"
+        failed = outcome.verdict is Verdict.REFUSED
+        level = logging.WARNING if failed else logging.INFO
+        log_step(logger, "asked for commitment", words, level=level)
         return True
 
 
@@ -268,12 +274,19 @@ def _log_delivery(
     outcomes: Mapping[str, Outcome],
     seconds: float,
 ) -> None:
-    """Log an attempt; a comment of the destination's may name the patient."""
-    words = ", ".join(each.verdict for each in outcomes.values())
+    """Log an attempt, with each reason once.
+
+    A text of the destination may name the patient, and is not logged.
+    """
+    counts = Counter(each.log_text for each in outcomes.values())
+    words = "; ".join(f"{_objects(count)}: {why}" for why, count in counts.items())
     level = logging.WARNING if state is DeliveryState.FAILED else logging.INFO
-    log_step(
-        logger, step_of(state), f"{destination}: {words}", seconds=seconds, level=level
-    )
+    told = f"{destination}: {words or 'nothing was missing'}"
+    log_step(logger, step_of(state), told, seconds=seconds, level=level)
+
+
+def _objects(count: int) -> str:
+    return f"{count} object{'' if count == 1 else 's'}"
 
 
 def _spoken(state: InstanceState) -> str:

@@ -39,6 +39,7 @@ from dicom_node.tables import (
     instance,
     patient,
     paused_destination,
+    peer_state,
     result,
     storage,
 )
@@ -211,8 +212,8 @@ def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
     engine = open_engine(migrated.database_url)
     with engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding
-        others = instance, paused_destination, audit, echo, heartbeat, storage
-        for table in (*leaves, feedback, *others):
+        others = instance, paused_destination, peer_state, audit, echo, heartbeat
+        for table in (*leaves, feedback, *others, storage):
             connection.execute(table.delete())
         connection.execute(work_item(engine).delete())
     yield engine

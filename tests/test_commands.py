@@ -30,12 +30,14 @@ from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.retention import let_go
 from dicom_node.tables import InstanceState
 from inference.phantom import draw_phantom
 from models.card import read_card
 from tests.dicomweb import serving_web
+from tests.journals import ANSWER, destination
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = Path(sys.executable).with_name("fracture-node")
@@ -589,6 +591,39 @@ def test_status_tells_people_and_programs_what_failed_and_retry_tries_again(
     (event,) = map(json.loads, audited.splitlines())
     assert (event["what"], event["who"]) == ("asked for again", getpass.getuser())
     assert event["sop_instance_uid"] == "2.25.7"
+
+
+def test_status_says_since_when_and_why_a_destination_fails_and_retry_tries_it_at_once(
+    command: Command, config: Path, failed: ReceivedInstance
+) -> None:
+    settings = load(config, {})
+    engine = open_engine(settings.storage.database_url)
+    directory = settings.storage.directory
+    journal = Journal(engine, directory, [destination("pacs")])
+    journal.analyze_again(failed.id)
+    journal.analyses.answer(failed.id, 2, ANSWER)
+    journal.deliveries.begin(failed.id, "pacs", 1)
+    refuses = Outcome(Verdict.RETRY, None, "X at localhost:104 refuses the connection")
+    told = {ANSWER.results[0].sop_instance_uid: refuses}
+    journal.settlement.settle(failed.id, destination("pacs"), 1, told)
+
+    _, before = command("status", "--config", config)
+    _, said = command("status", "--json", "--config", config)
+    elsewhere = command("retry", "--destination=web", "--config", config)
+    by_uid = command("retry", "--uid=2.25.7", "--config", config)
+    under_way = command("retry", "--destination=pacs", "--config", config)
+    engine.dispose()
+
+    assert "To pacs: 1 queued, the oldest asked for" in before
+    line = rf"pacs fails since \d s ago: {refuses.comment}; last attempt \d s ago"
+    assert re.search(f"{line}, next in [012] s\n", before)
+    state = json.loads(said)
+    (outage,) = state["destinations"]["pacs"]["outages"]
+    assert outage["reason"] == refuses.comment
+    assert state["listed"][0]["reason"] == f"pacs: {refuses.comment}"
+    assert elsewhere == (1, "0 asked for again\n")
+    assert by_uid == (0, "1 asked for again\n")
+    assert under_way == (1, "0 asked for again\n")  # it does not wait any more
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["retry", "--all"]])

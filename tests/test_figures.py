@@ -8,12 +8,14 @@ import sqlalchemy as sa
 
 from dicom_node.analyses import Conclusion
 from dicom_node.callers import callers, modalities
-from dicom_node.failures import Failed, failed, grouped
+from dicom_node.deliveries import StoredResult
+from dicom_node.failures import Failed, Told, failed, grouped
 from dicom_node.feed import Feed
 from dicom_node.figures import figures
 from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
 from dicom_node.tables import InstanceState, instance
-from tests.journals import ANSWER, REFUSED, STORED, Receive, destination
+from tests.journals import ANSWER, LOST, REFUSED, STORED, Receive, destination
 
 START = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
 
@@ -125,3 +127,61 @@ def test_what_is_committed_late_is_told_all_the_same(
 def test_nobody_has_called_yet(engine: sa.Engine) -> None:
     assert callers(engine) == []
     assert modalities(engine) == []
+
+
+def test_a_failure_tells_each_reason_with_the_objects_concerned(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    kinds = ("secondary_capture", "presentation_state", "structured_report", "heatmap")
+    results = [
+        StoredResult(kind, "1.2", f"2.25.{number}", f"results/{kind}.dcm")
+        for number, kind in enumerate(kinds)
+    ]
+    accept = Outcome(Verdict.REFUSED, None, "PACS does not accept it")
+    pacs, sent = destination("pacs", results=kinds), []
+    for number in range(2):
+        received = receive(digest=str(number))
+        journal = Journal(engine, received.path.parents[1], [pacs])
+        journal.record(received)
+        journal.analyses.answer(received.id, 1, replace(ANSWER, results=results))
+        journal.deliveries.begin(received.id, "pacs", 1)
+        outcomes = {"2.25.0": STORED, "2.25.1": accept, "2.25.2": REFUSED}
+        outcomes["2.25.3"] = accept
+        journal.settlement.settle(received.id, pacs, 1, outcomes)
+        sent.append(received.id)
+
+    (group,) = grouped(engine)
+
+    assert group.count == 2
+    assert group.told == (
+        Told("0xC000 Cannot Understand", ("Structured Report",)),
+        Told("PACS does not accept it", ("Heatmap", "Presentation State")),
+    )
+    listed = failed(engine, "pacs", group.reason, 10)
+    assert {each.instance_id for each in listed} == set(sent)
+
+
+def test_what_waits_after_a_failure_is_told_as_well(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    sent = []
+    for number in range(3):
+        received = receive(digest=str(number))
+        journal.record(received)
+        journal.analyses.answer(received.id, 1, ANSWER)
+        journal.deliveries.begin(received.id, "pacs", 1)
+        journal.settlement.settle(received.id, destination("pacs"), 1, {"2.25.1": LOST})
+        sent.append(received.id)
+
+    (group,) = grouped(engine)
+
+    assert (group.destination, group.count, group.waiting) == ("pacs", 3, True)
+    assert group.reason == LOST.comment
+    for given in (None, LOST.comment):
+        waits = failed(engine, "pacs", given, 10, waiting=True)
+        assert {each.instance_id for each in waits} == set(sent)
+        assert all(each.waiting for each in waits)
+    assert list(failed(engine, "pacs", None, 10, waiting=False)) == []
+    for each in failed(engine, None, None, 10):
+        assert journal.try_again(each)
+    assert grouped(engine) == []

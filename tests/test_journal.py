@@ -20,6 +20,7 @@ from config.destinations import Address, SenderDestination
 from config.settings import StorageSettings
 from dicom_node import database
 from dicom_node.analyses import Answer, Conclusion
+from dicom_node.attempts import LONGEST_PAUSE_S, pause_s
 from dicom_node.database import (
     WORKS_FROM,
     SchemaError,
@@ -35,7 +36,6 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome
 from dicom_node.patient import Patient
-from dicom_node.settlement import LONGEST_PAUSE_S, pause_s
 from dicom_node.tables import (
     DeliveryState,
     InstanceState,

@@ -67,6 +67,16 @@ def test_failure_is_told_with_its_number_its_meaning_and_the_peers_comment() -> 
     )
 
 
+def test_the_log_is_told_the_status_and_not_the_peers_comment() -> None:
+    outcome = answered(response(0xA900, "No such patient: DOE^JANE"))
+
+    assert outcome.log_text == (
+        "0xA900 Data Set Does Not Match SOP Class (the page shows its Error Comment)"
+    )
+    assert answered(response(0)).log_text == "stored"
+    assert answered(response(0xA700)).log_text == "0xA700 Refused: Out of Resources"
+
+
 def test_failure_without_a_comment_is_told_by_its_meaning() -> None:
     assert answered(response(0xA700)).comment == "0xA700 Refused: Out of Resources"
 

@@ -56,6 +56,27 @@ def test_status_alone_leads_to_verdict(code: int, verdict: Verdict) -> None:
     assert bool(outcome.comment) is (verdict is not STORED)
 
 
+@pytest.mark.parametrize(
+    ("code", "media_type", "words"),
+    [
+        (404, "", "HTTP 404 Not Found; is url the base of the DICOMweb service?"),
+        (503, "", "HTTP 503 Service Unavailable"),
+        (599, "", "HTTP 599"),
+        (200, "x/jane", "HTTP 200 OK with another media type, which is no answer"),
+        (204, "", "HTTP 204 No Content does not say what became of it"),
+    ],
+)
+def test_the_log_is_told_nothing_that_the_service_wrote(
+    code: int, media_type: str, words: str
+) -> None:
+    answer = Answer(code, "Doe^Jane", media_type, b"")
+    (outcome,) = became_of(["1.2.3"], answer, "").values()
+
+    assert outcome.log_text.startswith(words)
+    assert "jane" not in outcome.log_text.lower()
+    assert "Jane" in outcome.comment
+
+
 def test_an_empty_page_is_no_answer_of_a_service() -> None:
     assert judge(200, b"", "text/html").verdict is RETRY
     assert judge(200, b"", "").verdict is STORED

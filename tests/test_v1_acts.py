@@ -24,6 +24,7 @@ from pydicom.uid import (
 from dicom_node.archive import start_archive
 from dicom_node.audit.event import What
 from dicom_node.file_meta import file_head
+from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.tables import audit, instance
 from inference.phantom import draw_phantom
@@ -187,6 +188,67 @@ def test_destinations_say_how_they_fare_and_are_paused(site: Review) -> None:
     told = [(each.what, each.about) for each in site.told]
     assert told == [("paused", "backup"), ("resumed", "backup")]
     assert site.act("/destinations/moon/pause").status_code == 404
+
+
+def test_what_waits_for_a_dead_archive_is_told_with_its_reason_and_tried_at_once(
+    site: Review,
+) -> None:
+    refuses = "PACS at 127.0.0.1:1 refuses the connection"
+    ids = []
+    for number in range(3):
+        received = site.receive(number)
+        site.answer(received)
+        site.settle(received, Outcome(Verdict.RETRY, None, refuses), "pacs")
+        site.settle(received, STORED, "backup")
+        ids.append(received.id)
+
+    pacs, backup = site.get("/destinations").json()
+    node = site.get("/node").json()
+    lines = site.get("/instances").json()["instances"]
+    (group,) = site.get("/failures").json()
+    listed = site.get("/failures/instances?destination=pacs&waiting=true").json()
+    retry = "/failures/retry?destination=pacs&waiting=true"
+    viewer = site.act(retry, token=LOOKING)
+    tried = site.act(retry)
+
+    (outage,) = pacs["outages"]
+    assert (outage["peer"], outage["reason"]) == ("pacs", refuses)
+    assert outage["since"] <= outage["last_attempt"] < outage["next_attempt"]
+    assert backup["outages"] == []
+    assert node["destinations"]["backup"] == "ok"
+    assert refuses in node["destinations"]["pacs"]
+    assert {line["reason"] for line in lines} == {f"pacs: {refuses}"}
+    assert {line["state"] for line in lines} == {"delivering"}
+    assert (group["waiting"], group["count"], group["reason"]) == (True, 3, refuses)
+    assert group["told"] == [{"reason": refuses, "objects": ["Secondary Capture"]}]
+    assert {line["id"] for line in listed} == set(ids)
+    assert viewer.status_code == 403
+    assert tried.json() == {"asked": 3, "gone": 0, "left": 0}
+    assert site.get("/failures").json() == []
+
+
+def test_a_sign_of_life_is_outdated_once_a_delivery_fails(tmp_path: Path) -> None:
+    archive = start_archive(tmp_path / "archive")
+    alive = PACS.replace("port = 1", f"port = {archive.port}")
+    site = Review(tmp_path, more=alive.replace('"PACS"', '"ARCHIVE"'))
+    try:
+        site.act("/destinations/pacs/echo")
+        (before,) = site.get("/destinations").json()
+        received = site.receive()
+        site.answer(received)
+        site.settle(received, Outcome(Verdict.RETRY, None, "no answer"), "pacs")
+        (after,) = site.get("/destinations").json()
+        site.act("/destinations/pacs/echo")
+        (again,) = site.get("/destinations").json()
+    finally:
+        archive.stop()
+        site.app.state.desk.close()
+        site.engine.dispose()
+
+    assert [each["outdated"] for each in before["echoes"]] == [False]
+    assert [each["outdated"] for each in after["echoes"]] == [True]
+    assert after["echoes"][0]["alive"]
+    assert [each["outdated"] for each in again["echoes"]] == [False, True]
 
 
 def test_a_destination_is_asked_for_a_sign_of_life(tmp_path: Path) -> None:

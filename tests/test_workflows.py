@@ -34,9 +34,11 @@ from dicom_node.errors import (
 from dicom_node.insisting import insist
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.pipeline import Analysis, Check, Pipeline
 from dicom_node.reasons import Unanalyzed
+from dicom_node.results.forms import Form
 from dicom_node.results.objects import ResultObject
 from dicom_node.spool import Spool, is_there
 from dicom_node.tables import InstanceState
@@ -66,6 +68,7 @@ class ToldPipeline:
     identity_digest: str = "i"
     calls: list[str] = field(default_factory=list)
     notices_about: list[tuple[str, ...]] = field(default_factory=list)
+    results: tuple[ResultObject, ...] = ()
 
     def notices(
         self, instance: ReceivedInstance, why: tuple[str, str]
@@ -80,7 +83,8 @@ class ToldPipeline:
         decoded = DecodedInstance(phantom, self.picture_digest, self.identity_digest)
         check(decoded)
         self.afterwards()
-        return Analysis(decoded, FINDING, (self.result,), {"decode": 0.25})
+        results = self.results or (self.result,)
+        return Analysis(decoded, FINDING, results, {"decode": 0.25})
 
 
 @pytest.fixture
@@ -665,3 +669,82 @@ def test_each_step_is_logged_with_the_uid_and_our_id_of_the_instance(
     assert [each.step for each in steps] == ["analyzed", "delivered"]
     for each in steps:
         assert f" 1.2.3 [{received.id}] in 0." in each.message
+
+
+def delivery_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
+    """Level, step and what is said of each delivery that was logged."""
+    return [
+        (each.levelname, each.step, each.message.partition(" s: ")[2])
+        for each in caplog.records
+        if getattr(each, "step", "analyzed") != "analyzed"
+    ]
+
+
+def test_the_log_says_why_a_delivery_is_tried_again(
+    work: Work,
+    received: ReceivedInstance,
+    archive: Archive,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "dicom_node")
+    work.analyze(received.id, 1)
+    archive.stop()
+
+    work.deliver(received.id, "pacs", 1)
+    work.deliver(received.id, "pacs", 2)
+
+    why = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
+    line = ("INFO", "will try again", f"pacs: 1 object: {why}")
+    assert delivery_lines(caplog) == [line, line]
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings == [f"Deliveries to pacs fail: {why}"]
+
+
+SAID = {
+    "no": Outcome(Verdict.RETRY, None, "no answer"),
+    "stored": Outcome(Verdict.STORED, 0),
+    "warned": Outcome(Verdict.STORED, 0xB007, "0xB007 odd: DOE^J", "0xB007 odd"),
+    "refused": Outcome(Verdict.REFUSED, 0xC000, "0xC000 bad: DOE^JANE", "0xC000 bad"),
+}
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        (["no"] * 4, ("INFO", "will try again", "pacs: 4 objects: no answer")),
+        (
+            ["refused", "stored", "stored"],
+            (
+                "WARNING",
+                "delivery failed",
+                "pacs: 1 object: 0xC000 bad; 2 objects: stored",
+            ),
+        ),
+        (["warned"], ("INFO", "delivered", "pacs: 1 object: stored, 0xB007 odd")),
+    ],
+)
+def test_the_log_names_each_reason_once_and_nothing_that_the_archive_wrote(
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    answers: list[str],
+    expected: tuple[str, str, str],
+) -> None:
+    pipeline: ToldPipeline = request.getfixturevalue("pipeline")
+    work: Work = request.getfixturevalue("work")
+    received: ReceivedInstance = request.getfixturevalue("received")
+    kinds = "heatmap", "presentation_state", "secondary_capture", "structured_report"
+    pipeline.results = tuple(
+        replace(pipeline.result, form=kind, sop_instance_uid=f"2.25.{number}")
+        for number, kind in enumerate(kinds[: len(answers)])
+    )
+    outcomes = {f"2.25.{n}": SAID[answer] for n, answer in enumerate(answers)}
+    monkeypatch.setattr(delivering, "deliver", lambda *_, **__: outcomes)
+    monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
+    caplog.set_level(logging.INFO)
+    work.analyze(received.id, 1)
+
+    work.deliver(received.id, "pacs", 1)
+
+    assert delivery_lines(caplog) == [expected]
+    assert "DOE" not in caplog.text

@@ -1,6 +1,7 @@
-"""What an operator does: analyze again, send again, retry what failed."""
+"""What an operator does: analyze again, send again, retry what failed or waits."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import sqlalchemy as sa
@@ -10,7 +11,13 @@ from starlette.concurrency import run_in_threadpool
 from api.people import told
 from api.v1.answers import instance_answer, when
 from api.v1.desk import FORBIDDEN, GONE, MISSING, Desk, problem, v1_router
-from api.v1.schemas import AskedAnswer, FailuresAnswer, InstanceAnswer, Text
+from api.v1.schemas import (
+    AskedAnswer,
+    FailuresAnswer,
+    InstanceAnswer,
+    Text,
+    ToldAnswer,
+)
 from api.v1.views import REMOVED
 from api.visit import Operator, Viewer
 from dicom_node.failures import failed, grouped
@@ -24,6 +31,10 @@ LISTED = 100
 
 Place = Annotated[
     Text | None, Query(description="Deliveries to there; empty: analyses; else both")
+]
+Waits = Annotated[
+    bool | None,
+    Query(description="true: what waits for its next try; false: what failed"),
 ]
 Why = Annotated[
     str | None, Query(max_length=4000, pattern=r"^[^\x00]*$", description="In full")
@@ -82,7 +93,7 @@ def acts_router(desk: Desk) -> APIRouter:
 
     @router.get("/failures", response_description="The largest group first")
     async def failures(_person: Viewer) -> list[FailuresAnswer]:
-        """Group what failed and can be tried again by destination and reason."""
+        """Group what failed, and what waits after a failure, by place and reason."""
         found = await run_in_threadpool(grouped, desk.engine)
         return [
             FailuresAnswer(
@@ -91,16 +102,27 @@ def acts_router(desk: Desk) -> APIRouter:
                 count=each.count,
                 first=when(each.first),
                 last=when(each.last),
+                waiting=each.waiting,
+                told=[
+                    ToldAnswer(reason=one.reason, objects=list(one.objects))
+                    for one in each.told
+                ],
             )
             for each in found
         ]
 
     @router.get("/failures/instances", response_description="The oldest first")
     async def members(
-        request: Request, _person: Viewer, destination: Place = None, reason: Why = None
+        request: Request,
+        _person: Viewer,
+        destination: Place = None,
+        reason: Why = None,
+        waiting: Waits = None,
     ) -> list[InstanceAnswer]:
         """List the first hundred instances of a group."""
-        rows = await run_in_threadpool(_members, desk, destination, reason)
+        rows = await run_in_threadpool(
+            _members, desk, destination, reason, waiting=waiting
+        )
         await told(request, "viewed", "/api/v1/failures/instances")
         return [instance_answer(row) for row in rows]
 
@@ -115,9 +137,12 @@ def acts_router(desk: Desk) -> APIRouter:
         _person: Operator,
         destination: Place = None,
         reason: Why = None,
+        waiting: Waits = None,
     ) -> AskedAnswer:
-        """Try again what failed: all of it, or a group."""
-        answer = await run_in_threadpool(_retry, desk, destination, reason)
+        """Try again what failed, and at once what waits: all of it, or a group."""
+        answer = await run_in_threadpool(
+            _retry, desk, destination, reason, waiting=waiting
+        )
         about = f"{answer.asked} that failed for {destination or 'any destination'}"
         await told(request, "asked for again", about)
         return answer
@@ -126,9 +151,9 @@ def acts_router(desk: Desk) -> APIRouter:
 
 
 def _members(
-    desk: Desk, destination: str | None, reason: str | None
+    desk: Desk, destination: str | None, reason: str | None, *, waiting: bool | None
 ) -> Sequence[sa.Row[Any]]:
-    found = failed(desk.engine, destination, reason, LISTED)
+    found = failed(desk.engine, destination, reason, LISTED, waiting=waiting)
     ids = tuple(dict.fromkeys(each.instance_id for each in found))
     oldest_first = Sorting(Order.RECEIVED, descending=False)
     if not ids:  # would ask for any
@@ -137,13 +162,14 @@ def _members(
     return page.rows
 
 
-def _retry(desk: Desk, destination: str | None, reason: str | None) -> AskedAnswer:
-    found = failed(desk.engine, destination, reason, AT_ONCE + 1)
-    asked = [
-        desk.journal.deliveries.retry(each.instance_id, each.destination)
-        if each.destination
-        else desk.journal.analyze_again(each.instance_id)
-        for each in found[:AT_ONCE]
-    ]
-    left = len(found) - len(asked)
+def _retry(
+    desk: Desk, destination: str | None, reason: str | None, *, waiting: bool | None
+) -> AskedAnswer:
+    """Try some again. What waits is never left: the first success releases the rest."""
+    lists = partial(failed, desk.engine, destination, reason)
+    ended = [] if waiting else lists(AT_ONCE + 1, waiting=False)
+    waits = [] if waiting is False else lists(AT_ONCE, waiting=True)
+    tried = [*ended[:AT_ONCE], *waits]
+    asked = [desk.journal.try_again(each) for each in tried]
+    left = len(ended[AT_ONCE:])
     return AskedAnswer(asked=asked.count(True), gone=asked.count(False), left=left)

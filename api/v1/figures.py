@@ -14,6 +14,8 @@ from api.v1.answers import when
 from api.v1.desk import Desk, v1_router
 from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer
 from api.visit import Viewer
+from dicom_node.backlog import destination_states
+from dicom_node.database import reading
 from dicom_node.figures import figures
 from dicom_node.spool import MB
 from inference.finding import ModelIdentity
@@ -85,8 +87,12 @@ def figures_router(
         storage, loaded = desk.settings.storage, model()
         there = storage.directory.exists()
         disk = shutil.disk_usage(storage.directory) if there else None
+        names = [each.name for each in desk.settings.destinations]
+        with reading(desk.engine) as connection:
+            places = destination_states(connection, names)
         return NodeAnswer(
             checks={name: state_of(check) for name, check in asked.items()},
+            destinations={name: str(state) for name, state in places.items()},
             states=desk.history.counts(),
             free_bytes=disk.free if disk else None,
             total_bytes=disk.total if disk else None,

@@ -6,7 +6,13 @@ from starlette.concurrency import run_in_threadpool
 from api.people import told
 from api.v1.answers import when, when_known
 from api.v1.desk import FORBIDDEN, MISSING, Desk, v1_router
-from api.v1.schemas import CallerAnswer, DestinationAnswer, EchoAnswer, ModalityAnswer
+from api.v1.schemas import (
+    CallerAnswer,
+    DestinationAnswer,
+    EchoAnswer,
+    ModalityAnswer,
+    OutageAnswer,
+)
 from api.visit import Operator, Viewer
 from config.destinations import (
     Destination,
@@ -15,6 +21,7 @@ from config.destinations import (
     StowDestination,
 )
 from dicom_node import admission, backlog, callers, echoes, listener
+from dicom_node.backlog import Outage
 from dicom_node.database import reading
 from dicom_node.tables import DeliveryState
 
@@ -151,7 +158,7 @@ def _destinations(desk: Desk) -> list[DestinationAnswer]:
     names = [each.name for each in desk.settings.destinations]
     with reading(desk.engine) as connection:
         waiting = backlog.deliveries(connection, names)
-        last = backlog.last_deliveries(connection)
+        states = backlog.destination_states(connection, names)
     paused = set(desk.history.paused())
     answers = []
     for each in desk.settings.destinations:
@@ -166,14 +173,28 @@ def _destinations(desk: Desk) -> list[DestinationAnswer]:
                 waiting=sum(one.count for one in open_),
                 oldest=when_known(min((one.since for one in open_), default=None)),
                 failed=sum(one.count for one in mine) - sum(o.count for o in open_),
-                last_success=when_known(last.get(each.name)),
+                last_success=when_known(states[each.name].last_success),
+                outages=[_outage(one) for one in states[each.name].outages],
                 echoes=_echoes(desk, each.name),
             )
         )
     return answers
 
 
+def _outage(outage: Outage) -> OutageAnswer:
+    return OutageAnswer(
+        peer=outage.peer,
+        since=when(outage.since),
+        last_attempt=when(outage.last_attempt),
+        reason=outage.reason,
+        next_attempt=when_known(outage.next_attempt),
+    )
+
+
 def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
+    with reading(desk.engine) as connection:
+        outages = backlog.destination_states(connection, [name])[name].outages
+    failed_at = max((each.last_attempt for each in outages), default=0.0)
     return [
         EchoAnswer(
             at=when(row.at),
@@ -181,6 +202,7 @@ def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
             alive=not row.comment,
             comment=row.comment,
             seconds=row.seconds,
+            outdated=row.at < failed_at,
         )
         for row in echoes.asked(desk.engine, name)
     ]

@@ -177,14 +177,23 @@ class AskedAnswer(BaseModel):
     left: int = Field(description="More of it, at least; ask on.")
 
 
+class ToldAnswer(BaseModel):
+    """One reason, and the objects that it was given for."""
+
+    reason: str
+    objects: list[str] = Field(description='"Secondary Capture" and so on.')
+
+
 class FailuresAnswer(BaseModel):
     """Some that failed in the same way."""
 
     destination: str = Field(description="Empty: their analysis failed.")
-    reason: str
+    reason: str = Field(description="All reasons of one of them.")
     count: int
     first: datetime = Field(description="When the first of them was received.")
     last: datetime
+    waiting: bool = Field(description="They are tried again without being asked to.")
+    told: list[ToldAnswer] = Field(description="Each reason of a delivery by itself.")
 
 
 class EchoAnswer(BaseModel):
@@ -195,6 +204,17 @@ class EchoAnswer(BaseModel):
     alive: bool
     comment: str = Field(description="Why it is not.")
     seconds: float
+    outdated: bool = Field(description="An attempt at a delivery has failed since.")
+
+
+class OutageAnswer(BaseModel):
+    """An AE or service to which no attempt at a delivery succeeds."""
+
+    peer: str = Field(description="The destination, or one AE of it.")
+    since: datetime = Field(description="When the first attempt failed.")
+    last_attempt: datetime
+    reason: str = Field(description="Of the last attempt.")
+    next_attempt: datetime | None
 
 
 class DestinationAnswer(BaseModel):
@@ -208,6 +228,7 @@ class DestinationAnswer(BaseModel):
     oldest: datetime | None = Field(description="When the oldest was asked for.")
     failed: int
     last_success: datetime | None
+    outages: list[OutageAnswer] = Field(description="Empty: none fails.")
     echoes: list[EchoAnswer] = Field(description="The last one first.")
 
 
@@ -259,6 +280,9 @@ class NodeAnswer(BaseModel):
     """How the node is at this moment."""
 
     checks: dict[str, str] = Field(description='Each "ok", or what is wrong.')
+    destinations: dict[str, str] = Field(
+        description='Of each "ok", or since when and why deliveries to it fail.'
+    )
     states: dict[str, int] = Field(description="Instances by state.")
     free_bytes: int | None
     required_bytes: int = Field(description="With less, instances are refused.")

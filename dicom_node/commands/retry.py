@@ -1,7 +1,8 @@
 """Tries again what failed: one instance, a destination's deliveries, or everything.
 
-An instance that is named is analyzed again also where it was not analyzed: a picture
-that was known already, but under another identity, then gets results under its own.
+What waits for its next attempt is tried at once. An instance that is named is analyzed
+again also where it was not analyzed: a picture that was known already, but under
+another identity, then gets results under its own.
 """
 
 import sys
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 from dicom_node.audit.event import AuditedInstance, AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing, os_user
 from dicom_node.database import open_or_exit
+from dicom_node.failures import Failed
 from dicom_node.history import History
 from dicom_node.journal import Journal
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
@@ -24,8 +26,8 @@ def main() -> None:
     parser = role_parser("retry", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--uid", help="an instance, by its SOP Instance UID")
-    what.add_argument("--destination", help="all failed deliveries to a destination")
-    what.add_argument("--all", action="store_true", help="everything that failed")
+    what.add_argument("--destination", help="what failed or waits for a destination")
+    what.add_argument("--all", action="store_true", help="all that failed or waits")
     given = parser.parse_args()
     keep_files_private()
     settings = load_or_exit(given.config)
@@ -54,17 +56,17 @@ def _retry(
         if not given.destination and (uids is None or each in uids)
     ]
     analyses += [each.id for each in named if _is_left_out(each)]
+    failed = [Failed(*each) for each in history.failed_deliveries()]
+    waiting = [Failed(*each, waiting=True) for each in history.waiting_deliveries()]
     deliveries = [
-        (instance_id, name)
-        for instance_id, name in history.failed_deliveries()
-        if given.destination in (None, name) and (uids is None or instance_id in uids)
+        each
+        for each in (*failed, *waiting)
+        if given.destination in (None, each.destination)
+        and (uids is None or each.instance_id in uids)
     ]
-    for instance_id in {*analyses, *(each for each, _ in deliveries)}:
+    for instance_id in {*analyses, *(each.instance_id for each in deliveries)}:
         _tell(journal, instance_id, tell)
-    return [
-        *(journal.analyze_again(instance_id) for instance_id in analyses),
-        *(journal.deliveries.retry(*each) for each in deliveries),
-    ]
+    return [journal.try_again(each) for each in (*map(Failed, analyses), *deliveries)]
 
 
 def _is_left_out(row: sa.Row[Any]) -> bool:

@@ -3,6 +3,8 @@
 import json
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +12,8 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.database import open_or_exit
+from dicom_node.backlog import destination_states, spoken_age
+from dicom_node.database import open_or_exit, reading
 from dicom_node.history import History
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
 
@@ -36,13 +39,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
     keep_files_private()
-    storage = load_or_exit(given.config).storage
-    history = History(open_or_exit(storage.database_url))
+    settings = load_or_exit(given.config)
+    engine = open_or_exit(settings.storage.database_url)
+    history = History(engine)
+    names = [each.name for each in settings.destinations]
+    with reading(engine) as connection:
+        destinations = destination_states(connection, names)
     rows = history.by_uid(given.uid) if given.uid else history.recent(given.limit)
     state = {
         "instances": history.counts(),
         "deliveries": history.deliveries(),
         "paused": list(history.paused()),
+        "destinations": {name: asdict(each) for name, each in destinations.items()},
         "listed": [_shown(row) for row in rows],
     }
     if given.json:
@@ -67,6 +75,9 @@ def _print(state: dict[str, Any]) -> None:
         console.print(f"{line}, the oldest asked for {age:.0f} s ago")
     for name in state["paused"]:
         console.print(f"{name} is paused")
+    for name, each in state["destinations"].items():
+        for words in _attempts(name, each):
+            console.print(words)
     table = Table(
         "received (UTC)", "SOP Instance UID", "state", "probability", "reason"
     )
@@ -81,6 +92,21 @@ def _print(state: dict[str, Any]) -> None:
             row["reason"],
         )
     console.print(table)
+
+
+def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:
+    """Say how the last attempts at deliveries to a destination ended."""
+    for each in destination["outages"]:
+        since, last = spoken_age(each["since"]), spoken_age(each["last_attempt"])
+        line = f"{each['peer']} fails since {since} ago: {each['reason']}"
+        line += f"; last attempt {last} ago"
+        if each["next_attempt"] is not None:
+            line += f", next in {max(each['next_attempt'] - time.time(), 0):.0f} s"
+        yield line
+    if destination["last_success"] is not None:
+        yield f"{name} last took results {spoken_age(destination['last_success'])} ago"
+    elif not destination["outages"]:
+        yield f"{name} has taken nothing yet"
 
 
 if __name__ == "__main__":

@@ -34,6 +34,22 @@ class Form:
         return "-".join((self.kind, *(word for word, is_so in unusual if is_so)))
 
 
+_SPOKEN = {
+    SECONDARY_CAPTURE: "Secondary Capture",
+    NOTICE: "Notice",
+    HEATMAP: "Heatmap",
+    "presentation_state": "Presentation State",
+    "structured_report": "Structured Report",
+}
+
+
+def spoken_kind(name: str) -> str:
+    """Say in words which object has this name in the journal."""
+    kind, *unusual = name.split("-")
+    words = _SPOKEN.get(kind, kind or "an object")
+    return f"{words} ({', '.join(unusual)})" if unusual else words
+
+
 def forms(destination: Destination) -> frozenset[Form]:
     """List what is made for a destination.
 

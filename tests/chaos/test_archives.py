@@ -10,8 +10,8 @@ import pytest
 from pynetdicom import evt
 
 from config.settings import load
+from dicom_node.attempts import FIRST_PAUSE_S
 from dicom_node.database import open_engine, reading
-from dicom_node.settlement import FIRST_PAUSE_S
 from dicom_node.tables import delivered_object, delivery
 from tests.chaos.line import Line, State
 from tests.chaos.night import Night, mixed, push

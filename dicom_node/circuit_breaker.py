@@ -1,0 +1,250 @@
+"""Which peers fail, and which deliveries wait until a peer answers again.
+
+A peer is an AE or a service that results go to. It fails from the first attempt that
+gets no answer, or an answer that says "not now", until the next attempt that gets one.
+While it fails, the deliveries to it that were tried in vain wait. One of them, the
+probe, is tried again after the back-off of the peer. All are released when an attempt
+gets an answer. (The pattern is known as circuit breaker.)
+
+Two rules keep one object that breaks an archive from holding up the others:
+
+- A delivery that was not tried yet never waits. Its first attempt serves as a probe.
+- If a delivery fails again although the peer has answered others since, the delivery
+  has a back-off of its own: else each success would release it.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from config.destinations import Destination
+from dicom_node.attempts import go_on, of_delivery, pause_s
+from dicom_node.database import reading, upsert, writing
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.tables import (
+    UNDER_WAY,
+    DeliveryState,
+    delivery,
+    paused_destination,
+    peer_state,
+)
+from dicom_node.work import WorkQueue
+
+logger = logging.getLogger(__name__)
+
+# One transaction releases no more: while it lasts, no other process writes to SQLite.
+BATCH = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an attempt changed for the peer.
+
+    Attributes:
+        peer: The destination, or one AE of it.
+        is_failing: True: it fails since this attempt. False: it has failed until then.
+            None: neither.
+        reason: Why it fails, in words that may be logged.
+    """
+
+    peer: str
+    is_failing: bool | None = None
+    reason: str = ""
+
+
+class CircuitBreaker:
+    """Lets deliveries wait while their peer fails, and releases them."""
+
+    def __init__(
+        self, engine: sa.Engine, work: WorkQueue, destinations: Sequence[Destination]
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._retry_days = {each.name: each.retry_days for each in destinations}
+
+    def record(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        outcomes: Mapping[str, Outcome],
+    ) -> Change:
+        """Note what an attempt says about the peer, at the end of a transaction.
+
+        Args:
+            connection: In a transaction, which holds the lock of the instance.
+            row: The delivery, before the attempt's outcome.
+            outcomes: Of the attempt.
+        """
+        peer = self._work.peer(connection, row.instance_id, row.destination)
+        if any(each.is_answer for each in outcomes.values()):
+            failed = self._record_answer(connection, row, peer)
+            return Change(peer, False if failed else None)
+        retried = [o for o in outcomes.values() if o.verdict is Verdict.RETRY]
+        if not retried:  # nothing was sent
+            return Change(peer)
+        known = _record_failure(connection, row, peer, retried[0].comment)
+        begins = known.failing_since == known.failed_at
+        return Change(peer, begins or None, retried[0].log_text)
+
+    def postpone(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        state: DeliveryState,
+        change: Change,
+    ) -> None:
+        """Have a delivery tried again: by itself, or when its peer answers.
+
+        Args:
+            connection: In the transaction of `record`.
+            row: The delivery, before the attempt's outcome.
+            state: What it waits in.
+            change: What `record` returned.
+        """
+        known = _failing(connection, change.peer)
+        if known is None or (change.is_failing and row.attempts > 1):
+            go_on(connection, self._work, row, state, pause_s(row.attempts))
+            return
+        mine = of_delivery(delivery, row.instance_id, row.destination)
+        waits = {"state": state, "waits_for": known.peer, "next_at": time.time()}
+        connection.execute(delivery.update().where(mine).values(**waits))
+        if known.probe == row.instance_id or not _is_alive(connection, known):
+            self._choose_probe(connection, known)
+
+    def announce(self, change: Change) -> None:
+        """Log a change, and release what waited; after the transaction."""
+        if change.is_failing:
+            logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
+        if change.is_failing is False:
+            released = self._release(delivery.c.waits_for == change.peer)
+            words = "Deliveries to %s succeed again; %s that waited are sent now"
+            logger.info(words, change.peer, released)
+
+    def look_after(self) -> None:
+        """Find a probe where none is left, and release what waits for nothing.
+
+        A probe is lost if its instance was analyzed again, say; a worker may die before
+        it releases the others.
+        """
+        with reading(self._engine) as connection:
+            query = sa.select(delivery.c.instance_id)
+            query = query.where(delivery.c.waits_for.is_not(None)).limit(1)
+            if connection.execute(query).first() is None:
+                return
+            paused = set(
+                connection.execute(sa.select(paused_destination.c.name)).scalars()
+            )
+            failing = peer_state.select().where(peer_state.c.failing_since.is_not(None))
+            failing = failing.where(peer_state.c.destination.not_in(paused))
+            peers = [row.peer for row in connection.execute(failing)]
+        for peer in peers:
+            with writing(self._engine) as connection:
+                known = _failing(connection, peer)
+                if known is not None and not _is_alive(connection, known):
+                    self._choose_probe(connection, known)
+        self._release(delivery.c.destination.not_in(paused), self._waits_in_vain())
+
+    def _record_answer(
+        self, connection: sa.Connection, row: sa.Row[Any], peer: str
+    ) -> bool:
+        """Note that a peer answered; say whether it failed before."""
+        known = _failing(connection, peer)
+        if known is None:
+            return False
+        if known.probe != row.instance_id:  # it is delayed, and can be tried now
+            probe = _probe(known).where(delivery.c.next_at > time.time())
+            for each in connection.execute(probe.with_for_update(skip_locked=True)):
+                go_on(connection, self._work, each, each.state, 0)
+        works = {"failing_since": None, "failures": 0, "probe": None}
+        mine = peer_state.c.peer == peer
+        connection.execute(peer_state.update().where(mine).values(**works))
+        return True
+
+    def _choose_probe(self, connection: sa.Connection, known: sa.Row[Any]) -> None:
+        """Schedule one of the deliveries that wait: the one that was tried least."""
+        query = delivery.select().where(
+            delivery.c.waits_for == known.peer, delivery.c.state.in_(UNDER_WAY)
+        )
+        query = query.order_by(delivery.c.attempts, delivery.c.next_at).limit(1)
+        query = query.with_for_update(skip_locked=True)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            return
+        failures = known.failures + 1
+        pause = pause_s(max(failures, row.attempts))
+        go_on(connection, self._work, row, row.state, pause)
+        chosen = {"failures": failures, "probe": row.instance_id}
+        mine = peer_state.c.peer == known.peer
+        connection.execute(peer_state.update().where(mine).values(**chosen))
+
+    def _release(self, *which: sa.ColumnElement[bool]) -> int:
+        """Ask for an attempt at once of deliveries that wait for a peer."""
+        query = delivery.select().where(
+            delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNDER_WAY), *which
+        )
+        query = query.order_by(delivery.c.asked_at).limit(BATCH)
+        with writing(self._engine) as connection:
+            rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+            for row in rows:
+                go_on(connection, self._work, row, row.state, 0)
+        return len(rows)
+
+    def _waits_in_vain(self) -> sa.ColumnElement[bool]:
+        """Whether a delivery waits for a peer that works, or that is not to be tried.
+
+        A delivery that is too old, or that has no destination any more, fails in words
+        at its next attempt.
+        """
+        fails = sa.exists().where(
+            peer_state.c.peer == delivery.c.waits_for,
+            peer_state.c.failing_since.is_not(None),
+        )
+        too_old = [
+            sa.and_(
+                delivery.c.destination == name,
+                delivery.c.asked_at < time.time() - days * 86400,
+            )
+            for name, days in self._retry_days.items()
+        ]
+        gone = delivery.c.destination.not_in(self._retry_days)
+        return sa.or_(~fails, gone, *too_old)
+
+
+def _record_failure(
+    connection: sa.Connection, row: sa.Row[Any], peer: str, reason: str
+) -> sa.Row[Any]:
+    now = time.time()
+    said = {"failed_at": now, "reason": reason}
+    values = {"peer": peer, "destination": row.destination, "failures": 0}
+    since = sa.func.coalesce(peer_state.c.failing_since, now)
+    return upsert(
+        connection,
+        peer_state,
+        {**values, **said, "failing_since": now, "probe": None},
+        {**said, "failing_since": since},
+    )
+
+
+def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
+    """Read and lock the state of a peer; None if it does not fail."""
+    query = peer_state.select().where(
+        peer_state.c.peer == peer, peer_state.c.failing_since.is_not(None)
+    )
+    return connection.execute(query.with_for_update()).one_or_none()
+
+
+def _probe(known: sa.Row[Any]) -> sa.Select[Any]:
+    return delivery.select().where(
+        of_delivery(delivery, known.probe, known.destination),
+        delivery.c.state.in_(UNDER_WAY),
+        delivery.c.waits_for.is_(None),
+    )
+
+
+def _is_alive(connection: sa.Connection, known: sa.Row[Any]) -> bool:
+    """Whether the probe of a peer is scheduled or being tried."""
+    return connection.execute(_probe(known)).first() is not None

@@ -1,0 +1,17 @@
+-- How each AE or service that results go to answered: see circuit_breaker.py. A row is
+-- changed at failures, and at the first success after them.
+CREATE TABLE peer_state (
+    peer TEXT PRIMARY KEY,              -- the destination, and the AE where it is many
+    destination TEXT NOT NULL,
+    failing_since DOUBLE PRECISION,     -- no attempt has succeeded since; NULL: one has
+    failures INTEGER NOT NULL,          -- attempts of the probe in that time
+    probe TEXT,                         -- the instance with which it is tried next
+    failed_at DOUBLE PRECISION NOT NULL,
+    reason TEXT NOT NULL                -- of the last failure; may hold the peer's words
+);
+-- The peer that must answer before this delivery is tried again; NULL: it waits for none.
+ALTER TABLE delivery ADD COLUMN waits_for TEXT;
+CREATE INDEX delivery_that_waits ON delivery (waits_for, attempts)
+    WHERE waits_for IS NOT NULL;
+-- When the last one arrived, without a look at all that have.
+CREATE INDEX delivery_by_end ON delivery (destination, state, finished_at);

@@ -1,0 +1,369 @@
+"""Which deliveries wait while a peer fails, and which one tries it."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from config.destinations import Address, SenderDestination
+from dicom_node.attempts import FIRST_PAUSE_S
+from dicom_node.circuit_breaker import CircuitBreaker
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.tables import DeliveryState, delivery, peer_state
+from tests.journals import (
+    ANSWER,
+    BRIEFLY,
+    LOST,
+    REFUSED,
+    RETRY,
+    STORED,
+    Receive,
+    destination,
+    work,
+)
+
+UID = "2.25.1"
+
+Queue = Callable[[int], list[str]]
+
+
+@pytest.fixture
+def journal(engine: sa.Engine, tmp_path: Path) -> Journal:
+    return Journal(engine, tmp_path, [destination("pacs")])
+
+
+@pytest.fixture
+def queue(journal: Journal, receive: Receive) -> Queue:
+    """Queue results of so many instances for the archive; gives the ids."""
+
+    def make(count: int, **changes: object) -> list[str]:
+        made = [replace(receive(digest=str(n)), **changes) for n in range(count)]  # type: ignore[arg-type]
+        for instance in made:
+            answer(journal, instance)
+        return [each.id for each in made]
+
+    return make
+
+
+def answer(journal: Journal, instance: ReceivedInstance) -> None:
+    journal.record(instance)
+    journal.analyses.answer(instance.id, 1, ANSWER)
+
+
+def rows(engine: sa.Engine, name: str = "pacs") -> dict[str, sa.Row[Any]]:
+    query = delivery.select().where(delivery.c.destination == name)
+    with engine.connect() as connection:
+        found = connection.execute(query).all()
+    return {row.instance_id: row for row in found}
+
+
+def attempt(
+    journal: Journal, engine: sa.Engine, instance: str, outcome: Outcome
+) -> str | None:
+    """Do the work that is scheduled for a delivery, if there is any."""
+    row = rows(engine)[instance]
+    if journal.deliveries.begin(instance, "pacs", row.run) is None:
+        return None
+    pacs = destination("pacs")
+    return journal.settlement.settle(instance, pacs, row.run, {UID: outcome})
+
+
+def scheduled(engine: sa.Engine) -> dict[str, float]:
+    """When each delivery that has an attempt ahead is tried, in seconds from now."""
+    asked = {each for each, _ in work(engine)}
+    return {
+        row.instance_id: row.next_at - time.time()
+        for row in rows(engine).values()
+        if row.state in {DeliveryState.QUEUED, DeliveryState.COMMITTING}
+        and row.waits_for is None
+        and f"deliver:{row.instance_id}:pacs:{row.run}" in asked
+    }
+
+
+def state(engine: sa.Engine) -> sa.Row[Any]:
+    with engine.connect() as connection:
+        return connection.execute(peer_state.select()).one()
+
+
+@pytest.mark.parametrize("outcome", [LOST, RETRY], ids=["no answer", "no resources"])
+def test_of_many_deliveries_to_a_failing_archive_one_is_tried_again(
+    journal: Journal, engine: sa.Engine, queue: Queue, outcome: Outcome
+) -> None:
+    waiting = queue(20)
+
+    for each in waiting:
+        assert attempt(journal, engine, each, outcome) == DeliveryState.QUEUED
+
+    (pause,) = scheduled(engine).values()
+    assert FIRST_PAUSE_S / 2 - 1 < pause <= FIRST_PAUSE_S
+    assert state(engine).reason == outcome.comment
+
+
+def test_when_one_delivery_succeeds_all_others_are_tried_at_once(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    waiting = queue(20)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (probe,) = scheduled(engine)
+
+    attempt(journal, engine, probe, STORED)
+
+    due = scheduled(engine)
+    assert due.keys() == set(waiting) - {probe}
+    assert max(due.values()) <= 0
+    assert state(engine).failing_since is None
+    for each in due:
+        assert attempt(journal, engine, each, STORED) == DeliveryState.DELIVERED
+
+
+def test_the_pause_doubles_with_each_probe_and_each_delivery_has_its_turn(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    waiting = queue(3)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+
+    probes, pauses = [], []
+    for _ in range(6):
+        ((probe, pause),) = scheduled(engine).items()
+        probes.append(probe)
+        pauses.append(pause)
+        attempt(journal, engine, probe, LOST)
+
+    assert set(probes[:3]) == set(probes[3:]) == set(waiting)
+    for number, pause in enumerate(pauses):
+        assert FIRST_PAUSE_S * 2**number / 2 - 1 < pause <= FIRST_PAUSE_S * 2**number
+
+
+@pytest.mark.parametrize(
+    "outcome", [STORED, REFUSED, BRIEFLY], ids=["stored", "refused", "refused for now"]
+)
+def test_a_new_delivery_is_tried_at_once_and_its_answer_releases_the_others(
+    journal: Journal, engine: sa.Engine, queue: Queue, outcome: Outcome
+) -> None:
+    waiting = queue(3)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (new,) = queue(1)
+
+    assert scheduled(engine)[new] <= 0
+    attempt(journal, engine, new, outcome)
+
+    due = scheduled(engine)
+    assert all(due[each] <= 0 for each in waiting)
+
+
+def test_an_object_that_breaks_the_archive_does_not_hold_up_others(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    (poison,) = queue(1)
+    attempt(journal, engine, poison, LOST)
+    pauses = []
+    for _ in range(6):
+        (sound,) = queue(1)
+        assert attempt(journal, engine, sound, STORED) == DeliveryState.DELIVERED
+        assert attempt(journal, engine, poison, LOST) == DeliveryState.QUEUED
+        pauses.append(scheduled(engine)[poison])
+
+    # Each success of another would release it; it keeps a back-off of its own.
+    for number, pause in enumerate(pauses, start=2):
+        assert FIRST_PAUSE_S * 2 ** (number - 1) / 2 - 1 < pause
+
+
+def test_an_attempt_that_is_not_made_says_nothing_about_the_archive(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    waiting = queue(2)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (new,) = queue(1)
+
+    attempt(journal, engine, new, Outcome(Verdict.REFUSED, None, "no DICOM file"))
+
+    assert len(scheduled(engine)) == 1
+    assert state(engine).failing_since is not None
+
+
+@pytest.mark.parametrize("loss", ["analyzed again", "given up"])
+def test_where_the_probe_is_lost_another_takes_its_place(
+    journal: Journal, engine: sa.Engine, queue: Queue, loss: str
+) -> None:
+    waiting = queue(3)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (probe,) = scheduled(engine)
+
+    if loss == "given up":
+        run = rows(engine)[probe].run
+        journal.settlement.give_up(probe, "pacs", run, "an error of ours")
+    else:
+        with engine.begin() as connection:  # for which there is nothing to deliver
+            dropped = {"state": DeliveryState.DROPPED, "finished_at": 0.0}
+            mine = delivery.c.instance_id == probe
+            connection.execute(delivery.update().where(mine).values(**dropped))
+    assert scheduled(engine) == {}
+    for _ in range(2):
+        journal.breaker.look_after()
+
+    (other,) = scheduled(engine)
+    assert other != probe
+
+
+def test_what_a_killed_worker_did_not_release_is_released_by_the_next(
+    journal: Journal,
+    engine: sa.Engine,
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = queue(4)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (probe,) = scheduled(engine)
+    monkeypatch.setattr(CircuitBreaker, "announce", lambda *_: None)
+    attempt(journal, engine, probe, STORED)
+    assert scheduled(engine) == {}
+
+    journal.breaker.look_after()
+
+    assert scheduled(engine).keys() == set(waiting) - {probe}
+
+
+def test_work_that_is_done_twice_does_not_try_what_waits(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    one, two = queue(2)
+    attempt(journal, engine, one, LOST)
+    run = rows(engine)[two].run
+    attempt(journal, engine, two, LOST)
+
+    assert journal.deliveries.begin(two, "pacs", run) is None
+    stale = journal.settlement.settle(two, destination("pacs"), run, {UID: STORED})
+    assert stale is None
+
+
+def test_what_waits_fails_in_words_when_it_is_too_old_or_has_no_destination(
+    journal: Journal, engine: sa.Engine, queue: Queue, tmp_path: Path
+) -> None:
+    waiting = queue(3)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    journal.breaker.look_after()
+    assert len(scheduled(engine)) == 1
+
+    gone = Journal(engine, tmp_path, [])
+    gone.breaker.look_after()
+    assert scheduled(engine).keys() == set(waiting)
+
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    old = Journal(engine, tmp_path, [destination("pacs", retry_days=1e-9)])
+    old.breaker.look_after()
+    assert scheduled(engine).keys() == set(waiting)
+
+
+def test_a_paused_destination_is_not_probed(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    waiting = queue(3)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (probe,) = scheduled(engine)
+    journal.deliveries.pause("pacs")
+    assert attempt(journal, engine, probe, STORED) is None
+
+    journal.breaker.look_after()
+    assert scheduled(engine) == {}
+    journal.deliveries.resume("pacs")
+    attempt(journal, engine, probe, STORED)
+
+    assert scheduled(engine).keys() == set(waiting) - {probe}
+
+
+def test_of_many_senders_each_waits_for_itself_alone(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    peers = tuple(
+        Address(ae_title=name, host="localhost", port=104) for name in ("DX1", "DX2")
+    )
+    back = SenderDestination(name="pacs", type="sender", peers=peers)
+    journal = Journal(engine, tmp_path, [back])
+    sent: dict[str, list[str]] = {"DX1": [], "DX2": []}
+    for number, name in enumerate(["DX1", "DX1", "DX2", "DX2"]):
+        instance = replace(receive(digest=str(number)), calling_ae_title=name)
+        answer(journal, instance)
+        sent[name].append(instance.id)
+        attempt(journal, engine, instance.id, LOST)
+    assert len(scheduled(engine)) == 2
+
+    attempt(journal, engine, sent["DX1"][0], STORED)
+
+    due = {each for each, seconds in scheduled(engine).items() if seconds <= 0}
+    assert due == {sent["DX1"][1]}
+
+
+def test_a_person_has_one_that_waits_tried_at_once(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    waiting = queue(3)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+
+    assert all(journal.deliveries.try_now(each, "pacs") for each in waiting)
+
+    due = scheduled(engine)
+    assert due.keys() == set(waiting)
+    assert max(due.values()) <= 0
+    assert not journal.deliveries.try_now(waiting[0], "pacs")  # it is being tried
+
+
+def test_deliveries_that_fail_at_the_same_moment_have_one_probe(
+    journal: Journal, engine: sa.Engine, queue: Queue
+) -> None:
+    waiting = queue(8)
+    together = threading.Barrier(len(waiting))
+
+    def fail(instance: str) -> None:
+        together.wait()
+        attempt(journal, engine, instance, LOST)
+
+    with ThreadPoolExecutor(len(waiting)) as threads:
+        list(threads.map(fail, waiting))
+
+    assert len(scheduled(engine)) == 1
+
+
+def test_the_log_says_when_an_archive_begins_to_fail_and_when_it_works_again(
+    journal: Journal,
+    engine: sa.Engine,
+    queue: Queue,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "dicom_node")
+    named = Outcome(
+        Verdict.RETRY, 0xA700, "0xA700 Out of Resources: DOE^JANE", "0xA700 no room"
+    )
+    waiting = queue(3)
+    for each in waiting:
+        attempt(journal, engine, each, named)
+    (probe,) = scheduled(engine)
+    attempt(journal, engine, probe, STORED)
+
+    told = [
+        (each.levelname, each.message)
+        for each in caplog.records
+        if each.name == "dicom_node.circuit_breaker"
+    ]
+    assert told == [
+        ("WARNING", "Deliveries to pacs fail: 0xA700 no room"),
+        ("INFO", "Deliveries to pacs succeed again; 2 that waited are sent now"),
+    ]
