@@ -1,5 +1,7 @@
 """The web side as a process: /predict, the page, health."""
 
+import logging
+import os
 import socket
 
 import torch
@@ -42,9 +44,14 @@ def main() -> None:
             migrate(storage)
     engine = open_engine(storage.database_url)
     with auditing(settings, engine, "api", by_hand=by_hand) as tell:
+        stop.ready(DRAIN_S)
         if not stop.is_set():
             # uvicorn stops on these signals by itself, and passes them on when it has.
             _server(settings, audited(tell)).run(sockets)
+        stop.drained()
+    # A model that is still being loaded would hold up the end of the interpreter.
+    logging.shutdown()
+    os._exit(0)
 
 
 def _server(settings: Settings, tell: Tell) -> uvicorn.Server:
