@@ -96,6 +96,26 @@ def test_a_role_that_loads_its_model_ends(
     assert before or EARLY in log
 
 
+LATE = """
+import os, signal, api.__main__ as main, uvicorn
+capture = uvicorn.Server.capture_signals
+def late(server):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return capture(server)
+uvicorn.Server.capture_signals = late
+main.main()
+"""
+
+
+def test_an_api_ends_on_a_signal_that_comes_before_its_server_handles_them(
+    tmp_path: Path,
+) -> None:
+    config = configured(tmp_path)
+    with running(["-c", LATE, f"--config={config}"], tmp_path) as it:
+        it.has_logged("Started server process")
+        assert "cleanup" not in it.end(signal.SIGCONT)
+
+
 @pytest.fixture
 def far_database(postgresql: str, tmp_path: Path) -> Iterator[tuple[Line, Path]]:
     """A database behind a line that can be cut, and the settings that name it."""
