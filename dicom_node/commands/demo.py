@@ -95,13 +95,13 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="do not go on serving")
     given = parser.parse_args()
     stop = begin_role("demo", None)
+    stop.ready(DRAIN_S)  # _show looks at it, so that the exit status is true
     arrivals = Arrivals()
     archive = start_archive(given.directory / "archive", on_stored=arrivals.add)
     try:
         config = _configure(given.directory, archive)
         settings = load(config)
         with Node(settings, config) as node, _watched(node):
-            stop.ready(DRAIN_S)
             complete = _show(node, settings, archive, arrivals, stop)
             if not given.once:
                 console.print(f"The page: http://127.0.0.1:{node.api_port}/")
