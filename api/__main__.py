@@ -1,6 +1,9 @@
 """The web side as a process: /predict, the page, health."""
 
+import logging
+import os
 import socket
+from threading import Event, Thread
 
 import torch
 import uvicorn
@@ -42,9 +45,20 @@ def main() -> None:
             migrate(storage)
     engine = open_engine(storage.database_url)
     with auditing(settings, engine, "api", by_hand=by_hand) as tell:
-        if not stop.is_set():
-            # uvicorn stops on these signals by itself, and passes them on when it has.
-            _server(settings, audited(tell)).run(sockets)
+        server = _server(settings, audited(tell))
+        # uvicorn handles the signals itself, but not those that came before it began.
+        Thread(target=_end, args=(stop, server), daemon=True).start()
+        stop.ready(DRAIN_S)
+        server.run(sockets)
+        stop.drained()
+    # A model that is still being loaded would hold up the end of the interpreter.
+    logging.shutdown()
+    os._exit(0)
+
+
+def _end(stop: Event, server: uvicorn.Server) -> None:
+    stop.wait()
+    server.should_exit = True
 
 
 def _server(settings: Settings, tell: Tell) -> uvicorn.Server:

@@ -70,7 +70,10 @@ class Analyzer:
         _traceback: TracebackType | None,
     ) -> None:
         """Finish what runs, drop what waits."""
-        self._thread.shutdown(cancel_futures=True)
+        # Nobody waits for a model that is still being loaded.
+        self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
+        if not self._tools.done():
+            return
         if not self._tools.cancelled() and not self._tools.exception():
             self._tools.result().reader.child.close()
 

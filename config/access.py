@@ -1,13 +1,12 @@
 """Who may use the page and /predict: tokens, or people whom a reverse proxy names."""
 
 from hashlib import sha256
-from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from config.destinations import FromEnvironment
-from config.tables import Host, Port, Table, is_loopback
+from config.tables import Host, Name, Network, Port, Table, is_loopback
 
 SHORTEST_TOKEN = 20
 """Characters of a token, at least: what cannot be guessed over a network."""
@@ -26,9 +25,13 @@ class Token(Table):
         env: The variable of the environment that holds the token itself.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    name: Name
     role: Role
-    sha256: str = Field(default="", pattern="^([0-9A-Fa-f]{64})?$")
+    sha256: str = Field(
+        default="",
+        pattern="^([0-9A-Fa-f]{64})?$",
+        description="the 64 hexadecimal digits that `fracture-node token` prints",
+    )
     env: FromEnvironment | None = None
 
     @model_validator(mode="after")
@@ -49,7 +52,7 @@ class Token(Table):
         """
         if self.env is None:
             return bytes.fromhex(self.sha256)
-        return sha256(self.env.value.encode()).digest()
+        return sha256(self.env.value.encode(errors="surrogateescape")).digest()
 
 
 def _each_once(given: tuple[Token, ...]) -> tuple[Token, ...]:
@@ -66,8 +69,11 @@ class ApiSettings(Table):
     port: Port
     processes: int = Field(ge=0, le=1)
     tokens: Annotated[tuple[Token, ...], AfterValidator(_each_once)]
-    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
-    proxy_user_header: str = Field(pattern="^([A-Za-z][A-Za-z0-9-]*)?$")
+    trusted_proxies: tuple[Network, ...]
+    proxy_user_header: str = Field(
+        pattern="^([A-Za-z][A-Za-z0-9-]*)?$",
+        description="the name of an HTTP header such as X-Remote-User, or nothing",
+    )
     operators: tuple[str, ...]
 
     @model_validator(mode="after")

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from config.tables import AeTitle, Host, Table, is_loopback
+from config.tables import AeTitle, Host, Name, Table, is_loopback
 from config.tls import File, check_authorities, check_certificate
 
 LARGEST_PORT = 65535
@@ -90,7 +90,7 @@ class _Destination(Table):
             committed itself to keep it (PS3.4 annex J).
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")
+    name: Name
     results: tuple[ResultKind, ...] = Field(
         default=("secondary_capture",), min_length=1
     )
@@ -193,7 +193,9 @@ class StowDestination(_Destination):
     commitment: Literal[False] = False  # DICOMweb has none
     url: Annotated[str, AfterValidator(_service)]
     token_env: FromEnvironment | None = None
-    username: Annotated[str, Field(pattern="^[^:]*$")] = ""  # RFC 7617
+    username: Annotated[
+        str, Field(pattern="^[^:]*$", description="a user name without a colon")
+    ] = ""  # RFC 7617
     password_env: FromEnvironment | None = None
     ca_bundle: Path | None = None
 

@@ -1,85 +1,137 @@
-"""Wrong settings in words: what was found, what is expected, the nearest known name."""
+"""Wrong keys of a TOML file in words: what was found and what is expected."""
 
 import difflib
 from collections.abc import Iterator
-from typing import Any, get_args
+from dataclasses import dataclass
+from datetime import date, time
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
+
+from config.expectation import alternatives, expected, item_of, keys_of, written
 
 Location = tuple[str | int, ...]
-Tables = list[type[BaseModel]]
 
 # They may hold a password, or be one that was written into the wrong place.
 UNQUOTED = frozenset(
     {"database", "url", "token_env", "username", "password_env", "tokens"}
 )
+LONGEST_QUOTE = 60
+
+KINDS = (
+    (dict, "a table"),
+    (list, "a list"),
+    ((date, time), "a date or time"),  # datetime is a date
+    (Path, "a path"),
+)
+UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
+MISSING = {"missing", "missing_argument"}
+NO_TYPE = {"union_tag_not_found", "union_tag_invalid"}
 
 
-def explained(error: ValidationError, tree: type[BaseModel]) -> Iterator[str]:
-    """Explain every wrong key, a line each.
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A wrong key.
+
+    Attributes:
+        keys: The key, after those of the tables and lists that hold it.
+        words: What is wrong with it: one line.
+    """
+
+    keys: Location
+    words: str
+
+    def __str__(self) -> str:
+        """Write both as a line."""
+        return f"{'.'.join(map(_printable, self.keys))}: {self.words}"
+
+
+def explained(error: ValidationError, tree: Any) -> Iterator[Problem]:  # noqa: ANN401
+    """Explain every wrong key.
 
     Args:
         error: What pydantic found.
-        tree: What it was looking for.
+        tree: The table that it was looking for: a pydantic model or a dataclass.
     """
-    for problem in error.errors(include_url=False):
-        path, known = _walk(tree, problem["loc"])
-        key = ".".join(path)
-        if problem["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(path[-1], known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            yield f"{key}: no such key{hint}"
-        elif problem["type"] == "missing":
-            yield f"{key}: missing; it has no default"
-        elif problem["type"] == "union_tag_not_found":
-            yield f"{key}.type: missing; it has no default"
-        elif problem["type"] == "union_tag_invalid":
-            tag, tags = problem["ctx"]["tag"], problem["ctx"]["expected_tags"]
-            yield f"{key}.type: found {tag!r}; Input should be one of {tags}"
-        else:
-            yield f"{key}: {_found(path, problem['input'])}{problem['msg']}"
+    found = (_explained(dict(each), tree) for each in error.errors(include_url=False))
+    # A value of several types is wrong once for each of them.
+    yield from dict.fromkeys(found)
 
 
-def _found(path: list[str], value: object) -> str:
-    """Quote a value, but neither a whole table nor what may hold a password."""
-    values = value if isinstance(value, list) else [value]
-    plain = all(isinstance(each, str | int | float) for each in values)
-    return f"found {value!r}; " if plain and UNQUOTED.isdisjoint(path) else ""
+def _explained(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN401
+    keys, known, wanted = _walk(tree, problem["loc"])
+    kind, value = problem["type"], problem["input"]
+    if kind in UNKNOWN:
+        near = difflib.get_close_matches(str(keys[-1]), known, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        return Problem(keys, f"no such key{hint}")
+    if kind in NO_TYPE and isinstance(value, dict):
+        keys, value = (*keys, "type"), value.get("type")
+        wanted = Literal[tuple(_type(each) for each in alternatives(wanted))]
+    if kind in MISSING or (kind in NO_TYPE and value is None):
+        return Problem(keys, "missing; it has no default")
+    if kind != "value_error":
+        return Problem(
+            keys, f"found {_found(keys, value)}; expected {expected(wanted)}"
+        )
+    own = str(problem["ctx"]["error"])  # of one of our own validators
+    is_shown = isinstance(value, str) and UNQUOTED.isdisjoint(keys)
+    return Problem(keys, f"found {_found(keys, value)}; {own}" if is_shown else own)
 
 
-def _walk(tree: type[BaseModel], location: Location) -> tuple[list[str], list[str]]:
-    """Follow a location down to the key it means.
+def _walk(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # noqa: ANN401
+    """Follow a location of pydantic's to the key that it means.
 
-    Where tables of several types may stand, pydantic adds the type to the location;
-    the file has no such level.
+    If a value may be of several types, pydantic adds the name of one of them to the
+    location. The file has no such level.
 
     Returns:
-        The key with those above it, and the names that are known beside it.
+        The keys; the names that are known beside the last of them; its type.
     """
-    path: list[str] = []
+    keys: list[str | int] = []
     known: list[str] = []
-    tables: Tables = [tree]
+    wanted = tree
     for part in location:
-        if isinstance(part, str) and len(tables) > 1:
-            tables = [each for each in tables if _type(each) == part]
+        options = alternatives(wanted)
+        tables = [each for each in options if keys_of(each)]
+        if isinstance(part, int):
+            lists = [each for each in options if get_origin(each) is tuple]
+            wanted = item_of(lists[0], part)
+        elif len(tables) > 1:
+            (wanted,) = (each for each in tables if _type(each) == part)
             continue
-        name = str(part)
-        path.append(name if name.isprintable() else repr(name))  # a line is a line
-        if isinstance(part, str):
-            fields = tables[0].model_fields if tables else {}
-            known = list(fields)
-            tables = _tables(fields[part].annotation) if part in fields else []
-    return path, known
+        elif tables:
+            known = list(keys_of(tables[0]))
+            wanted = keys_of(tables[0]).get(part, Any)
+        elif get_origin(options[0]) is dict:
+            wanted = get_args(options[0])[1]
+        else:
+            break  # the name of a type
+        keys.append(part)
+    return tuple(keys), known, wanted
 
 
-def _type(table: type[BaseModel]) -> str:
-    """Say which `type` tells a table from those that may stand in its place."""
+def _type(table: Any) -> str:  # noqa: ANN401 - a class
+    """Return the `type` that tells a table from those that may stand in its place."""
     (name,) = get_args(table.model_fields["type"].annotation)
     return str(name)
 
 
-def _tables(annotation: Any) -> Tables:  # noqa: ANN401 - any type at all
-    """Find the tables that a key may hold, or hold many of."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [table for inside in get_args(annotation) for table in _tables(inside)]
+def _found(keys: Location, value: object) -> str:
+    """Say what was found; quote neither a whole table nor what may hold a password."""
+    values = value if isinstance(value, list) else [value]
+    if not all(isinstance(each, str | int | float) for each in values):
+        return next(
+            (word for kind, word in KINDS if isinstance(value, kind)), "nothing"
+        )
+    if not UNQUOTED.isdisjoint(keys):
+        return "a value that is not shown, as it may be secret"
+    quoted = written(value)
+    cut = len(quoted) > LONGEST_QUOTE
+    return f"{quoted[:LONGEST_QUOTE]}{' …' if cut else ''}"
+
+
+def _printable(key: str | int) -> str:
+    name = str(key)
+    return name if name.isprintable() else repr(name)  # a line is a line

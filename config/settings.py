@@ -8,19 +8,21 @@ FRACTURE_NODE__RECEIVER__PORT=104. Lists come from the file only.
 
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
-from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from config.access import ApiSettings
 from config.destinations import Destination, names_are_unique
-from config.explanation import explained
-from config.tables import AeTitle, CallerTitle, Host, Port, Table
+from config.explanation import Problem, explained
+from config.tables import AeTitle, CallerTitle, Host, Network, Port, Table
 from config.tls import TlsSettings
+from config.toml_file import TomlError, read_toml
 
 PREFIX = "FRACTURE_NODE__"
 # Keys that hold a path, wherever they stand.
@@ -31,6 +33,10 @@ PATHS = frozenset(
         *("tls_certificate", "tls_private_key", "tls_authorities"),
     }
 )
+
+
+_Keys = tuple[str, str]
+"""A section and a key of it."""
 
 
 class SettingsError(Exception):
@@ -46,7 +52,7 @@ class Caller(Table):
     """
 
     ae_title: CallerTitle
-    network: IPv4Network | IPv6Network | None = None
+    network: Network | None = None
 
 
 def _caller(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
@@ -63,7 +69,10 @@ class ReceiverSettings(Table):
     processes: int = Field(ge=1, le=64)
     max_associations: int = Field(ge=1, le=1000)
     max_associations_per_caller: int = Field(ge=1, le=1000)
-    allowed_callers: tuple[Annotated[Caller, BeforeValidator(_caller)], ...]
+    allowed_callers: tuple[Annotated[Caller, BeforeValidator(_caller)], ...] = Field(
+        description='a list of AE titles or of { ae_title = "DX1", network = '
+        '"10.1.0.0/16" }'
+    )
     max_study_age_days: int = Field(ge=0)
     for_processing: bool
     max_instance_mb: int = Field(ge=1, le=4096)
@@ -79,7 +88,10 @@ class StorageSettings(Table):
     """Where instances, results and the journal lie: see node.toml for each key."""
 
     directory: Annotated[Path, BeforeValidator(_named)]
-    database: str = Field(pattern=r"^$|^postgresql(\+psycopg)?://")
+    database: str = Field(
+        pattern=r"^$|^postgresql(\+psycopg)?://",
+        description="a URL that begins with postgresql://, or nothing for SQLite",
+    )
     min_free_mb: int = Field(ge=0)
 
     @property
@@ -94,7 +106,10 @@ class ModelSettings(Table):
     """Which weights answer: see node.toml for each key."""
 
     weights: Path | None
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    device: str = Field(
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="'auto', 'cpu', 'cuda' or 'cuda:1', the number being that of a GPU",
+    )
 
 
 class WorkerSettings(Table):
@@ -132,7 +147,7 @@ class AuditSettings(Table):
 class LogSettings(Table):
     """The log of every process: see node.toml for each key."""
 
-    format: str = Field(pattern=r"^(text|json)$")
+    format: Literal["text", "json"]
 
 
 class Settings(Table):
@@ -177,17 +192,58 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
             else:
                 tables[name] = value
         tables["destinations"] = given.get("destinations", [])
-    wrong = list(_override(tables, environment))
+    file = _File(str(path or "The packaged node.toml"), frozenset(tables))
+    variables = _variables(environment)
+    # Lines by what holds the wrong keys: the file, variables, or both.
+    wrong: defaultdict[str, list[str]] = defaultdict(list)
+    for name, line in _override(tables, variables, environment):
+        wrong[f"The {_variables_named([name])}"].append(f"{name}: {line}")
     try:
         located = _located(tables, Path() if path is None else path.parent)
         settings = Settings.model_validate(located, context=environment)
     except ValidationError as error:
-        wrong += explained(error, Settings)
+        for each in explained(error, Settings):
+            wrong[_holder(each, file, variables)].append(str(each))
     if wrong:
-        where = path or "the packaged node.toml"
-        lines = "\n".join(f"  {line}" for line in wrong)
-        raise SettingsError(f"{where} cannot be used:\n{lines}")
+        paragraphs = (
+            "\n".join([f"{holder} cannot be used:", *(f"  {line}" for line in lines)])
+            for holder, lines in wrong.items()
+        )
+        raise SettingsError("\n".join(paragraphs))
     return settings
+
+
+def _variables_named(variables: Sequence[str]) -> str:
+    plural = "s" if len(variables) > 1 else ""
+    return f"environment variable{plural} {' and '.join(variables)}"
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """The file that the settings come from.
+
+    Attributes:
+        name: Its path.
+        sections: The sections that it has, and those that have defaults.
+    """
+
+    name: str
+    sections: frozenset[str]
+
+
+def _holder(problem: Problem, file: _File, variables: Mapping[str, _Keys]) -> str:
+    """Say what holds a wrong key: the file, variables of the environment, or both."""
+    section, *keys = map(str, problem.keys)
+    mine = [
+        name
+        for name, (table, key) in variables.items()
+        if table == section and keys[:1] in ([], [key])
+    ]
+    if not mine:
+        return file.name
+    if keys or section not in file.sections:
+        return f"The {_variables_named(mine)}"
+    return f"{file.name}, together with the {_variables_named(mine)},"
 
 
 def _defaults() -> dict[str, Any]:
@@ -196,34 +252,45 @@ def _defaults() -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
+        return read_toml(path)
     except FileNotFoundError:
         raise SettingsError(
             f"{path} does not exist. Name an existing file with --config, or leave "
             "--config away to run with the defaults."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise SettingsError(f"{path} cannot be read as TOML: {error}") from None
+    except TomlError as error:
+        raise SettingsError(f"{path} {error}") from None
 
 
-def _override(tables: dict[str, Any], environment: Mapping[str, str]) -> Iterator[str]:
-    """Lay the environment over the tables, yielding what cannot be laid there.
+def _variables(environment: Mapping[str, str]) -> dict[str, _Keys]:
+    """Return the section and the key that each variable of ours names."""
+    ours = (name for name in environment if name.upper().startswith(PREFIX))
+    parts = {name: name[len(PREFIX) :].lower().partition("__") for name in ours}
+    return {name: (section, key) for name, (section, _, key) in parts.items()}
 
-    A name that nobody knows is reported with the wrong keys of the file.
+
+def _override(
+    tables: dict[str, Any],
+    variables: Mapping[str, _Keys],
+    environment: Mapping[str, str],
+) -> Iterator[tuple[str, str]]:
+    """Put the values of the environment into the tables.
+
+    A key that nobody knows is put there, too: it is reported with those of the file.
+
+    Yields:
+        A variable that cannot be used, and why.
     """
-    for name, value in environment.items():
-        if not name.upper().startswith(PREFIX):
-            continue
-        section, _, key = name[len(PREFIX) :].lower().partition("__")
+    for name, (section, key) in variables.items():
         table = tables.get(section, {})
         if not key:
-            yield f"{name}: names no key; say {PREFIX}SECTION__KEY"
+            yield name, f"names no key; say {PREFIX}SECTION__KEY"
         elif isinstance(table, list) or (
             isinstance(table, dict) and isinstance(table.get(key), list)
         ):
-            yield f"{name}: is a list; set it in the file"
+            yield name, "is a list; set it in the file"
         elif isinstance(table, dict):
-            tables[section] = {**table, key: value}
+            tables[section] = {**table, key: environment[name]}
 
 
 def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - whatever stands in the file

@@ -1,6 +1,7 @@
 """What every table of the settings is made of."""
 
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import (
@@ -11,6 +12,7 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+from pydantic_core import PydanticCustomError
 
 
 class Table(BaseModel):
@@ -20,16 +22,32 @@ class Table(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        """Refuse true for 1, and text that the operating system cannot be given."""
         field = cls.model_fields[info.field_name or ""]
-        if isinstance(value, bool) and field.annotation is not bool:
-            raise ValueError("true and false are no value for this key")
+        is_bool = isinstance(value, bool) and field.annotation is not bool
+        if is_bool or (isinstance(value, str | Path) and not _is_text(str(value))):
+            raise PydanticCustomError("another_type", "explanation.py has the words")
         return value
+
+
+def _is_text(value: str) -> bool:
+    """Tell whether a text has no NUL and, if it is of the environment, is UTF-8."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
 # PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, neither
 # backslash nor control characters; spaces at either end mean nothing.
-AeTitle = Annotated[str, Field(pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")]
+AeTitle = Annotated[
+    str,
+    Field(
+        pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$",
+        description="an AE title: 1 to 16 ASCII characters, without backslash, and "
+        "without spaces at either end",
+    ),
+]
+
+
 LONGEST_TITLE = 16
 
 
@@ -42,9 +60,31 @@ def _caller_title(title: str) -> str:
     return title
 
 
-CallerTitle = Annotated[str, AfterValidator(_caller_title)]
+CallerTitle = Annotated[
+    str,
+    Field(
+        description="an AE title: 1 to 16 printable characters, without spaces at "
+        "either end"
+    ),
+    AfterValidator(_caller_title),
+]
 Port = Annotated[int, Field(ge=0, le=65535)]
-Host = Annotated[str, Field(min_length=1)]
+Host = Annotated[str, Field(min_length=1, description="a host name or an IP address")]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
+        description="1 to 32 characters: a to z, 0 to 9, - and _, the first a letter "
+        "or a digit",
+    ),
+]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    Field(
+        description='a network of addresses such as "10.1.0.0/16" or "fd00::/8", with '
+        "no bits beyond those of the prefix"
+    ),
+]
 
 
 def is_loopback(host: str) -> bool:

@@ -25,7 +25,7 @@ from pynetdicom.dsutils import encode_file_meta, split_dataset
 from dicom_node.archive_server import listen, stop_listening
 from dicom_node.logs import configure_logging
 from dicom_node.outcome import Verdict, verdict_of
-from dicom_node.process import stop_on_signals
+from dicom_node.process import Stop
 from dicom_node.spool import make_names_durable
 
 SUCCESS = 0x0000
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, default=11113, help="0 = any")
     options = parser.parse_args(arguments)
     configure_logging("archive")
-    ended = stop_on_signals()
+    stop = Stop()
     archive = start_archive(
         options.directory,
         ae_title=options.ae_title,
@@ -236,7 +236,8 @@ def main(arguments: list[str] | None = None) -> int:
     where = f"{options.ae_title}@{options.host}:{archive.port}"
     sys.stdout.write(f"{where} keeps what it gets in {options.directory.absolute()}\n")
     sys.stdout.flush()
-    ended.wait()
+    stop.ready(0)
+    stop.wait()
     archive.stop()
     return 0
 

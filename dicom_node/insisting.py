@@ -1,7 +1,7 @@
 """What a worker does while the database is away or the disk is full: wait for them."""
 
 import logging
-import time
+import threading
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,12 +12,24 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_leaving = threading.Event()
+
+
+class LeftForLater(BaseException):
+    """This process ends while its work waits; the next worker repeats the work.
+
+    No Exception: code that records failures must not take this for one.
+    """
+
 
 def insist(write: Callable[[], T]) -> T:
-    """Repeat what fails because the database is away or the disk is full.
+    """Repeat a call that fails because the database is away or the disk is full.
 
-    For as long as it takes: an instance is not to blame for that, and a worker that is
-    told to end meanwhile leaves the work for the next.
+    The instance is not to blame for such a failure, so the call is repeated until it
+    succeeds or this process ends.
+
+    Raises:
+        LeftForLater: The call failed, and this process was told to end.
     """
     pause = 0.1
     while True:
@@ -25,5 +37,11 @@ def insist(write: Callable[[], T]) -> T:
             return write()
         except (OperationalError, PoolTimeoutError, OSError) as error:
             logger.warning("Database or disk: %s; trying again", type(error).__name__)
-            time.sleep(pause)
+            if _leaving.wait(pause):
+                raise LeftForLater from None
             pause = min(pause * 2, 5.0)
+
+
+def leave_what_waits() -> None:
+    """End the calls that `insist` repeats, and those that fail from now on."""
+    _leaving.set()

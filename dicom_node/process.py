@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import errno
+import logging
 import os
 import resource
 import signal
@@ -18,12 +19,16 @@ from config.settings import Settings, SettingsError, load
 from dicom_node.listener import listen
 from dicom_node.logs import configure_logging
 
+logger = logging.getLogger(__name__)
+
 LIBC = ctypes.CDLL(None)  # between fork and exec is no time to look for it
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
 # The roles of a supervisor that was killed die with it, and hold its ports until they
 # have: with a model in memory, that takes a moment.
 FREE_AFTER_S = 5.0
+# For what follows the drain: rows and files that tell how the process ended.
+CLOSE_S = 5.0
 
 
 def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
@@ -34,10 +39,70 @@ def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def begin_role(
-    name: str, supervisor: int | None, form: str = "text"
-) -> threading.Event:
-    """Start being a role.
+class Stop(threading.Event):
+    """Set when SIGTERM or SIGINT tells this process to end.
+
+    The process ends by itself: at once if its start is not complete, otherwise after
+    its work is finished. If it waits for something that does not come (a lock, the
+    database, a file on a share), a thread ends it with status 0. The node may be killed
+    at any moment, so an end without cleanup loses nothing.
+    """
+
+    def __init__(self) -> None:
+        """Handle the two signals. Call this in the main thread."""
+        super().__init__()
+        self._patience_s: float | None = None
+        self._drained = threading.Event()
+        # A Python handler runs in the main thread, after the call that is in progress
+        # there: seconds later if that loads a model, and never if that holds the lock
+        # of this event. The C handler behind it writes to this socket at once.
+        receiving, sending = socket.socketpair()
+        sending.settimeout(0)
+        self._sending = sending
+        signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        args = (receiving,)
+        threading.Thread(
+            target=self._end, args=args, name="signals", daemon=True
+        ).start()
+
+    def ready(self, drain_s: float) -> None:
+        """Report that the start is complete.
+
+        Args:
+            drain_s: Seconds that the process needs at most to finish its work.
+        """
+        self._patience_s = drain_s
+
+    def drained(self) -> None:
+        """Report that the work is finished; the process has CLOSE_S to end."""
+        self._drained.set()
+
+    def _end(self, receiving: socket.socket) -> None:
+        """Wait for a signal, then for the process to end; end it if it does not."""
+        while receiving.recv(1)[0] not in {signal.SIGTERM, signal.SIGINT}:
+            pass  # another signal with a Python handler
+        self.set()
+        if self._patience_s is None:
+            _exit(logging.INFO, "Told to end before the start was complete: ending")
+        self._drained.wait(self._patience_s)
+        time.sleep(CLOSE_S)
+        _exit(
+            logging.WARNING, "The process did not end in time and ends without cleanup"
+        )
+
+
+def _exit(level: int, words: str) -> None:
+    """End the process with status 0, even if its log cannot be written."""
+    last = threading.Thread(target=logger.log, args=(level, words), daemon=True)
+    last.start()
+    last.join(1)
+    os._exit(0)
+
+
+def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
+    """Configure the log, the permissions of files and the signals of a role.
 
     Args:
         name: Stands in each log line.
@@ -45,13 +110,14 @@ def begin_role(
         form: Of the log lines, "text" or "json".
 
     Returns:
-        The event that SIGTERM and SIGINT set: finish, then exit.
+        The event that SIGTERM and SIGINT set. The role calls its `ready` when its start
+        is complete; until then the signals end the process at once.
     """
     configure_logging(name, form)
     keep_files_private()
     if supervisor not in {None, os.getppid()}:  # it died before the kernel was told
         sys.exit(1)
-    return stop_on_signals()
+    return Stop()
 
 
 def allow_many_threads() -> None:
@@ -100,14 +166,6 @@ def settled_or_exit(api: ApiSettings) -> None:
     if wrong := unsettled(api):
         sys.stderr.write("".join(f"{line}\n" for line in wrong))
         sys.exit(2)
-
-
-def stop_on_signals() -> threading.Event:
-    """Make the event that SIGTERM and SIGINT set, in place of ending the process."""
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
 
 
 def die_with_parent() -> None:

@@ -43,6 +43,7 @@ from dicom_node.listener import DEADLINE_S, Caller, Listener, Listening
 from dicom_node.places import Place, places_folder
 from dicom_node.ports import add_options, listening
 from dicom_node.process import (
+    Stop,
     allow_many_threads,
     begin_role,
     load_or_exit,
@@ -129,7 +130,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     spool: Spool,
     accept: Accept,
     sockets: Listening,
-    stop: threading.Event,
+    stop: Stop,
     on_asked: OnAsked = ignore_callers,
     *,
     settle: Settle | None = None,
@@ -138,6 +139,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     """Serve until told to stop, then drain; see start_receiver."""
     allow_many_threads()
     remove_unfinished(spool)
+    stop.ready(DRAIN_S)
     receiver = start_receiver(
         settings, spool, accept, sockets, on_asked, settle=settle, count=count
     )
@@ -146,6 +148,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     logger.info("Draining")
     if not receiver.drain(DRAIN_S):
         logger.warning("Associations still open after %.0f s were aborted", DRAIN_S)
+    stop.drained()
 
 
 def start_receiver(  # noqa: PLR0913 - what a receiver is made of

@@ -54,6 +54,7 @@ def main() -> None:
     stop = begin_role("serve", None, settings.log.format)
     settled_or_exit(settings.api)
     with Node(settings, arguments.config) as node:
+        stop.ready(DRAIN_S)
         node.watch(stop)
 
 

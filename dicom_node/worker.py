@@ -7,27 +7,36 @@ import fcntl
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 
 import sqlalchemy as sa
 import torch
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import SenderDestination
 from config.settings import Settings
 from dicom_node.audit.trail import record, started
 from dicom_node.bells import hang, heard
 from dicom_node.belonging import belong_or_exit
-from dicom_node.database import SchemaError, check_schema, connecting, open_engine
+from dicom_node.database import (
+    SchemaError,
+    check_schema,
+    connecting,
+    open_engine,
+    writing,
+)
 from dicom_node.heartbeat import beating
+from dicom_node.insisting import leave_what_waits
 from dicom_node.journal import Journal
 from dicom_node.machine import machine_name, run_folder
 from dicom_node.pipeline import make_pipeline
 from dicom_node.process import (
+    Stop,
     allow_many_threads,
     begin_role,
     load_or_exit,
@@ -56,6 +65,8 @@ LOOK_EVERY_S = 5.0
 SWEEP_EVERY = 12
 FILES_EVERY = 12 * 60
 DRAIN_S = 30
+# How long the database may take to show that it answers; less than CLOSE_S.
+ANSWER_S = 4.0
 
 
 def main() -> None:
@@ -76,15 +87,16 @@ def main() -> None:
             sys.exit(2)
 
 
-def run(settings: Settings, slot: int, stop: threading.Event) -> None:
-    """Work until told to stop.
+def run(settings: Settings, slot: int, stop: Stop) -> None:
+    """Work until told to stop, then end the process.
 
     Args:
         settings: All of them.
         slot: Number of this worker on its machine; a worker that comes back under the
             same number takes up what it left.
-        stop: Set to end; what is under way has DRAIN_S to finish, and what has not
-            is taken up by the worker that has this slot next, or by any other.
+        stop: Set to end. Work in progress has DRAIN_S to finish. The next worker with
+            this slot, or any other, repeats what did not finish, and what cannot finish
+            because the database or the disk does not answer.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
@@ -102,10 +114,15 @@ def run(settings: Settings, slot: int, stop: threading.Event) -> None:
     ):
         DBOS.launch()
         _open_queues(settings)
+        # DBOS repeats each of its queries until the database answers. Nobody may wait
+        # for a thread that does that.
+        looks = (stop, settings, engine, work, name)
+        Thread(target=_look_after, args=looks, name="sweep", daemon=True).start()
+        stop.ready(DRAIN_S)
         logger.info("Ready")
-        _look_after(stop, settings, engine, work, name)
-        logger.info("Finishing what is under way")
-        DBOS.destroy(workflow_completion_timeout_sec=DRAIN_S)
+        stop.wait()
+        _finish(engine)
+        stop.drained()
     # At once: a body that goes on would only find its tools gone, and take that for
     # the image's fault.
     os._exit(0)
@@ -121,8 +138,41 @@ def _end_as_double(name: str) -> None:
     os._exit(2)
 
 
+def _finish(engine: sa.Engine) -> None:
+    """Wait until the work in progress is done, if it can be done, DRAIN_S at most."""
+    logger.info("Finishing what is under way")
+    leave_what_waits()
+    if not _within(ANSWER_S, partial(_begin_transaction, engine)):
+        logger.warning(
+            "The database does not answer. The next worker repeats what is in progress."
+        )
+        os._exit(0)
+    destroy = partial(DBOS.destroy, workflow_completion_timeout_sec=DRAIN_S)
+    _within(DRAIN_S + ANSWER_S, destroy)
+
+
+def _begin_transaction(engine: sa.Engine) -> None:
+    with writing(engine) as connection:
+        connection.execute(sa.select(1))
+
+
+def _within(seconds: float, call: Callable[[], None]) -> bool:
+    """Tell whether a call returns within some seconds, and without an error."""
+    returned = []
+
+    def run_it() -> None:
+        with suppress(SQLAlchemyError):
+            call()
+            returned.append(True)
+
+    thread = Thread(target=run_it, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(returned)
+
+
 def _look_after(
-    stop: threading.Event, settings: Settings, engine: sa.Engine, work: Work, name: str
+    stop: Stop, settings: Settings, engine: sa.Engine, work: Work, name: str
 ) -> None:
     """Look after what others left, and sweep now and then, until told to stop.
 
@@ -193,6 +243,7 @@ def _slot(folder: Path, slot: int) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logger.warning("Another worker has slot %s; waiting for it to end", slot)
+            # A signal meanwhile ends this process: see Stop.
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -4,15 +4,16 @@ A card is a TOML file beside the weights, of the same name. Nothing about a mode
 stands anywhere else in the code.
 """
 
-import difflib
 import json
-import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from config.explanation import explained
+from config.toml_file import TomlError, read_toml
 
 FRACTURE = "Fracture"
 """Name of the class that the node looks for."""
@@ -76,7 +77,13 @@ class ModelCard:
     doubtful: Probability
     definite: Probability
     body_parts: tuple[Text, ...]
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    sha256: Annotated[
+        str,
+        Field(
+            pattern=r"^([0-9a-f]{64})?$",
+            description="64 hexadecimal digits, a to f in lower case, or nothing",
+        ),
+    ]
     phantom_logits: dict[str, tuple[Number, ...]]
     pooling: Literal["average", "log_sum_exp"] = "average"
     quarter_turns: bool = False
@@ -91,20 +98,20 @@ def read_card(path: Path) -> ModelCard:
             or missing; the message names them all.
     """
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = read_toml(path)
     except FileNotFoundError:
         raise ModelError(
             f"The model card {path} does not exist. Weights need a card of the same "
             "name beside them; models/README.md says what to write on it."
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as TOML: {error}") from None
+    except TomlError as error:
+        raise ModelError(f"The model card {path} {error}") from None
     try:
         # JSON, because strict reading of it takes arrays as tuples.
         card = TypeAdapter(ModelCard).validate_json(json.dumps(table, default=str))
         problems = list(_contradictions(card))
     except ValidationError as error:
-        problems = list(_explained(error))
+        problems = list(map(str, explained(error, ModelCard)))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ModelError(f"The model card {path} cannot be used:\n{lines}")
@@ -140,17 +147,3 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
                 f"phantom_logits.{which}: found {len(logits)} numbers for "
                 f"{len(card.classes)} classes"
             )
-
-
-def _explained(error: ValidationError) -> Iterator[str]:
-    """Every wrong key: what was found, what is expected, the nearest known name."""
-    known = [field.name for field in fields(ModelCard)]
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-            near = difflib.get_close_matches(key, known, 1)
-            yield f"{key}: no such key" + (f"; did you mean {near[0]}?" if near else "")
-        elif problem["type"] in {"missing", "missing_argument"}:
-            yield f"{key}: missing"
-        else:
-            yield f"{key}: found {problem['input']!r}; {problem['msg']}"

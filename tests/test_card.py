@@ -49,7 +49,7 @@ def test_every_wrong_key_is_named_at_once(path: Path) -> None:
         read_card(write(path, text))
 
     message = str(refused.value)
-    assert "architecture: found 'vgg16'; Input should be 'resnet18'" in message
+    assert "architecture: found 'vgg16'; expected 'resnet18'" in message
     assert "input_size: found '224'" in message
     assert "temperature: found 0" in message
     assert "doubtfull: no such key; did you mean doubtful?" in message

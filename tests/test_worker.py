@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.spool import Spool
 from dicom_node.tables import InstanceState
 from inference.phantom import draw_phantom
+from tests.journals import state_of
+from tests.roles import configured, running
 from tests.served import made_endless, wait_for
 
 HASTY = "import sys, dicom_node.worker as w; w.DRAIN_S = 0.5; w.main()"
@@ -44,12 +47,49 @@ def test_what_outlasts_the_drain_is_left_for_the_next_worker(tmp_path: Path) -> 
     assert row.child_deaths == 0
 
 
+def test_a_worker_whose_disk_fails_leaves_its_work_for_the_next(tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    settings = load(config, {})
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, ())
+    spool = Spool(settings.storage)
+
+    worker = ["-m", "dicom_node.worker", f"--config={config}"]
+    with running(worker, tmp_path) as it:
+        it.has_logged("Ready")
+        spool.results.rmdir()
+        spool.results.touch()
+        instance = spooled(spool)
+        journal.record(instance)
+        it.has_logged("Database or disk: NotADirectoryError; trying again")
+        log = it.end(signal.SIGTERM)
+    left = state_of(journal, instance)
+    spool.results.unlink()
+    with running(worker, tmp_path) as it:
+        it.has_logged("Analyzed ")
+        it.end(signal.SIGINT)
+
+    assert "An error of this program" not in log
+    assert (left, state_of(journal, instance)) == (
+        InstanceState.RECEIVED,
+        InstanceState.ANALYZED,
+    )
+    engine.dispose()
+
+
 def long_instance(spool: Spool) -> ReceivedInstance:
-    """Put an instance into the spool whose analysis takes minutes."""
-    dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+    """Put an instance into the spool that takes minutes to analyze."""
+    instance = spooled(spool, rows=64, columns=48)
+    made_endless(instance.path)
+    return replace(instance, size=instance.path.stat().st_size)
+
+
+def spooled(spool: Spool, **size: int) -> ReceivedInstance:
+    """Put a phantom into the spool."""
+    dataset = phantom_dataset(draw_phantom(broken=True, **size))
     path = spool.path("0" * 32)
     dataset.save_as(path, enforce_file_format=True)
-    made_endless(path)
     header = InstanceHeader(
         sop_class_uid=str(dataset.SOPClassUID),
         sop_instance_uid=str(dataset.SOPInstanceUID),

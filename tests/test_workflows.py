@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import cast
 
 import numpy as np
@@ -18,7 +19,7 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import DicomDestination
 from config.settings import Settings, load
-from dicom_node import deliveries, delivering, settlement
+from dicom_node import deliveries, delivering, insisting, settlement
 from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine, reading
@@ -31,7 +32,7 @@ from dicom_node.errors import (
     NotMeantError,
     SamePictureError,
 )
-from dicom_node.insisting import insist
+from dicom_node.insisting import LeftForLater, insist, leave_what_waits
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
@@ -534,6 +535,20 @@ def test_a_database_or_disk_that_is_away_is_waited_for(error: Exception) -> None
 
     assert insist(write) == "written"
     assert len(calls) == 3
+
+
+def test_a_process_that_ends_leaves_what_still_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(insisting, "_leaving", Event())
+
+    def write() -> str:
+        leave_what_waits()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(LeftForLater):
+        insist(write)
+    assert insist(lambda: "written") == "written"
 
 
 def counted(work: Work) -> dict[tuple[str, str], int]:

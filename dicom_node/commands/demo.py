@@ -30,11 +30,12 @@ from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.process import begin_role
 from dicom_node.sender import send
-from dicom_node.supervisor import Node
+from dicom_node.supervisor import DRAIN_S, Node
 from inference.finding import OperatingPoint
 from inference.phantom import draw_phantom
 
 PATIENCE_S = 120.0
+LOOK_EVERY_S = 0.2
 CONFIG = """\
 # Written by `fracture-node demo`.
 [receiver]
@@ -94,13 +95,14 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="do not go on serving")
     given = parser.parse_args()
     stop = begin_role("demo", None)
+    stop.ready(DRAIN_S)  # _show looks at it, so that the exit status is true
     arrivals = Arrivals()
     archive = start_archive(given.directory / "archive", on_stored=arrivals.add)
     try:
         config = _configure(given.directory, archive)
         settings = load(config)
         with Node(settings, config) as node, _watched(node):
-            complete = _show(node, settings, archive, arrivals)
+            complete = _show(node, settings, archive, arrivals, stop)
             if not given.once:
                 console.print(f"The page: http://127.0.0.1:{node.api_port}/")
                 console.print("Serving until Ctrl-C.")
@@ -124,10 +126,21 @@ class Arrivals:
             self._by_study.setdefault(stored.study_instance_uid, arrived)
             self._news.notify_all()
 
-    def wait(self, studies: set[str]) -> dict[str, Arrived]:
-        """Wait until there is a result in each of these studies, or patience ends."""
+    def wait(self, studies: set[str], stop: threading.Event) -> dict[str, Arrived]:
+        """Wait for a result in each study; return those that came in PATIENCE_S.
+
+        Args:
+            studies: Their Study Instance UIDs.
+            stop: Ends the wait.
+        """
+        deadline = time.monotonic() + PATIENCE_S
         with self._news:
-            self._news.wait_for(lambda: self._by_study.keys() >= studies, PATIENCE_S)
+            while not (
+                self._by_study.keys() >= studies
+                or stop.is_set()
+                or time.monotonic() > deadline
+            ):
+                self._news.wait(LOOK_EVERY_S)
             return dict(self._by_study)
 
 
@@ -168,10 +181,18 @@ def _watched(node: Node) -> Iterator[None]:
         watcher.join()
 
 
-def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) -> bool:
+def _show(
+    node: Node,
+    settings: Settings,
+    archive: Archive,
+    arrivals: Arrivals,
+    stop: threading.Event,
+) -> bool:
     """Send the phantoms, wait for their results, print the table."""
     console.print("Loading the model …")
-    _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz")
+    _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz", stop)
+    if stop.is_set():
+        return False
     address = Address(
         ae_title=settings.receiver.ae_title,
         host="127.0.0.1",
@@ -180,7 +201,7 @@ def _show(node: Node, settings: Settings, archive: Archive, arrivals: Arrivals) 
     sent = [
         _send(broken, address, archive.directory.parent) for broken in (True, False)
     ]
-    arrived = arrivals.wait({each.study_instance_uid for each in sent})
+    arrived = arrivals.wait({each.study_instance_uid for each in sent}, stop)
     history = History(open_engine(settings.storage.database_url))
     table = Table("instance", "answer", "probability", "seconds", "Secondary Capture")
     for each in sent:
@@ -205,7 +226,7 @@ def _answer(row: sa.Row[Any]) -> str:
     return f"Fracture, {row.operating_point}"
 
 
-def _wait_until_ready(address: str) -> None:
+def _wait_until_ready(address: str, stop: threading.Event) -> None:
     """Wait for the model, so that the seconds of the table are those of every day."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + PATIENCE_S
@@ -213,7 +234,8 @@ def _wait_until_ready(address: str) -> None:
         try:
             opener.open(address, timeout=5).close()
         except OSError:  # not listening yet, or 503 while the model is loaded
-            time.sleep(0.2)
+            if stop.wait(LOOK_EVERY_S):
+                return
         else:
             return
     console.print("The model is still not loaded; the log above may say why.")

@@ -6,6 +6,7 @@ import sys
 from pydantic import ValidationError
 
 from config.destinations import Destination, DicomDestination
+from config.explanation import explained
 from config.settings import Settings
 
 ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
@@ -30,4 +31,5 @@ def peer(text: str, settings: Settings) -> Destination:
             {"name": "peer", "type": "dicom", **match.groupdict()}
         )
     except ValidationError as error:
-        sys.exit(f"{wrong}: {error.errors()[0]['msg']}")
+        said = "; ".join(map(str, explained(error, DicomDestination)))
+        sys.exit(f"{wrong}: {said}")

@@ -1,13 +1,14 @@
 """The recipe: all that was chosen about a training, in one small file."""
 
 import json
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from config.explanation import explained
+from config.toml_file import TomlError, read_toml
 from models.card import ModelError
 
 SHIPPED = Path(__file__).parents[2] / "models" / "recipe.toml"
@@ -65,14 +66,18 @@ def read_recipe(path: Path) -> Recipe:
         ModelError: It is not there, or keys are wrong, unknown or missing.
     """
     try:
-        table = tomllib.loads(path.read_text("utf-8"))
+        table = read_toml(path)
         # JSON, because strict reading of Python asks for an instance.
         return TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"The recipe {path} cannot be read: {error}") from None
+    except FileNotFoundError:
+        raise ModelError(
+            f"The recipe {path} does not exist. Name an existing file with --recipe, "
+            "or leave --recipe away to train with the shipped one."
+        ) from None
+    except TomlError as error:
+        raise ModelError(f"The recipe {path} {error}") from None
     except ValidationError as error:
-        lines = (
-            f"  {'.'.join(map(str, each['loc']))}: {each['msg']}"
-            for each in error.errors(include_url=False)
-        )
-        raise ModelError(f"The recipe {path} is wrong:\n" + "\n".join(lines)) from None
+        lines = (f"  {each}" for each in explained(error, Recipe))
+        raise ModelError(
+            f"The recipe {path} cannot be used:\n" + "\n".join(lines)
+        ) from None

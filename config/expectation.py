@@ -1,0 +1,145 @@
+"""What a key of a TOML file may hold, in words, from the type in the code."""
+
+from dataclasses import dataclass, is_dataclass
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+WORDS: dict[Any, str] = {
+    bool: "true or false",
+    str: "text in quotes",
+    Path: "the path of a file or folder",
+    IPv4Network: 'a network of addresses such as "10.1.0.0/16"',
+    IPv6Network: 'a network of addresses such as "fd00::/8"',
+}
+NUMBERS = {int: "whole number", float: "number"}
+
+
+@dataclass(frozen=True, slots=True)
+class _Type:
+    """A type without its `Annotated`.
+
+    Attributes:
+        base: The type itself.
+        words: What a `Field(description=…)` says of it; empty if there is none.
+        limits: The limits of its values: Ge, MaxLen and so on.
+    """
+
+    base: Any
+    words: str
+    limits: tuple[Any, ...]
+
+
+def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
+    """Return the keys that a table knows, with their types; empty for other types.
+
+    Args:
+        table: A pydantic model, or a dataclass.
+    """
+    if isinstance(table, type) and issubclass(table, BaseModel):
+        known = table.model_fields.items()
+        return {name: Annotated[each.annotation, each] for name, each in known}
+    if is_dataclass(table):
+        hints = get_type_hints(table, include_extras=True)
+        return {name: hints[name] for name in table.__dataclass_fields__}
+    return {}
+
+
+def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401 - any type at all
+    """Return the types that a value may have, without None and `Annotated`."""
+    base = _unwrapped(annotation).base
+    if get_origin(base) not in {Union, UnionType}:
+        return [base]
+    return [each for part in get_args(base) for each in alternatives(part)]
+
+
+def item_of(annotation: Any, place: int) -> Any:  # noqa: ANN401 - any type at all
+    """Return the type of an item of a list."""
+    items = get_args(_unwrapped(annotation).base)
+    if len(items) == 2 and items[1] is Ellipsis:  # noqa: PLR2004 - tuple[X, ...]
+        return items[0]
+    return items[place] if place < len(items) else Any
+
+
+def expected(annotation: Any) -> str:  # noqa: ANN401 - any type at all
+    """Say what a value of a type is: "a whole number from 0 to 65535"."""
+    it = _unwrapped(annotation)
+    origin = get_origin(it.base)
+    if it.words:
+        words = it.words
+    elif it.base in NUMBERS:
+        words = _number(it)
+    elif origin is Literal:
+        words = _one_of([written(each) for each in get_args(it.base)])
+    elif origin is tuple:
+        words = _list(it)
+    elif origin in {Union, UnionType}:
+        parts = (each for each in get_args(it.base) if each is not NoneType)
+        words = _one_of(list(dict.fromkeys(map(expected, parts))))
+    else:
+        words = WORDS.get(it.base, "a table of keys") + _length(it, "character")
+    return words
+
+
+def _unwrapped(annotation: Any) -> _Type:  # noqa: ANN401 - any type at all
+    base, words, limits = annotation, "", []
+    while get_origin(base) is Annotated:
+        base, *extra = get_args(base)
+        for each in extra:
+            if isinstance(each, FieldInfo):
+                words = words or each.description or ""
+                limits += each.metadata
+            else:
+                limits.append(each)
+    return _Type(base, words, tuple(limits))
+
+
+def _number(it: _Type) -> str:
+    limit = {type(each): each for each in it.limits}
+    kind = NUMBERS[it.base]
+    if Ge in limit and Le in limit:
+        words = f"a {kind} from {limit[Ge].ge} to {limit[Le].le}"
+    else:
+        bounds = {
+            Ge: "of at least {0.ge}",
+            Gt: "above {0.gt}",
+            Le: "of at most {0.le}",
+            Lt: "below {0.lt}",
+        }
+        said = [text.format(limit[key]) for key, text in bounds.items() if key in limit]
+        words = " ".join([f"a {kind}", " and ".join(said)]).strip()
+    if MultipleOf in limit:
+        words += f", a multiple of {limit[MultipleOf].multiple_of}"
+    return words
+
+
+def _list(it: _Type) -> str:
+    items = get_args(it.base)
+    is_open = len(items) == 2 and items[1] is Ellipsis  # noqa: PLR2004
+    count = "" if is_open else f" of {len(items)} items"
+    return f"a list{count}{_length(it, 'item')}, each of them {expected(items[0])}"
+
+
+def _length(it: _Type, unit: str) -> str:
+    for each in it.limits:
+        if isinstance(each, MinLen):
+            plural = "" if each.min_length == 1 else "s"
+            least = f" of at least {each.min_length} {unit}{plural}"
+            most = [e.max_length for e in it.limits if isinstance(e, MaxLen)]
+            return f"{least} and at most {most[0]}" if most else least
+    return ""
+
+
+def _one_of(words: list[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def written(value: object) -> str:
+    """Write a value of a TOML file for people."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

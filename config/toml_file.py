@@ -1,0 +1,42 @@
+"""A TOML file, or in words why it cannot be read."""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+# What tomllib says of a key is the tuple of its parts.
+_PARTS = re.compile(r"\(((?:'[^']*'(?:, )?)+),?\)")
+
+
+class TomlError(Exception):
+    """The file cannot be read; the message goes on after its path."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        TomlError: It cannot be read, or it is not TOML.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise TomlError(
+            f"cannot be read: {error.strerror}. Name a file that this user can read."
+        ) from None
+    try:
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise TomlError(
+            f"cannot be read as TOML: line {line} is not UTF-8. Save the file as UTF-8."
+        ) from None
+    except RecursionError:
+        raise TomlError("cannot be read as TOML: it is nested too deeply.") from None
+    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
+        said = _PARTS.sub(lambda it: it[1].replace("', '", ".").strip("',"), str(error))
+        raise TomlError(f"cannot be read as TOML: {said}. Correct it there.") from None

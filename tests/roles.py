@@ -1,0 +1,75 @@
+"""Roles in processes of their own, for tests that end them."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+SOON_S = 10.0  # a busy machine; an idle one needs one to five seconds
+
+
+class Role:
+    """A role in a process of its own, and the lines that it has logged."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            with self._news:
+                self._lines.append(line)
+                self._news.notify_all()
+
+    def has_logged(self, words: str) -> None:
+        """Wait until it has."""
+        with self._news:
+            assert self._news.wait_for(lambda: words in "".join(self._lines), 120), (
+                "".join(self._lines)
+            )
+
+    def end(self, number: int) -> str:
+        """Send a signal; return the log of the role, which ends soon and with 0."""
+        self.process.send_signal(number)
+        asked = time.monotonic()
+        status = self.process.wait(60)
+        took = time.monotonic() - asked
+        self._reader.join()
+        log = "".join(self._lines)
+        assert (status, took < SOON_S) == (0, True), f"{status} after {took:.1f} s{log}"
+        return log
+
+
+@contextmanager
+def running(arguments: Sequence[str], folder: Path) -> Iterator[Role]:
+    with subprocess.Popen(
+        [sys.executable, "-P", *arguments],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # Its imports are those of this checkout wherever it runs.
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+    ) as process:
+        try:
+            yield Role(process)
+        finally:
+            process.kill()
+
+
+def configured(folder: Path, storage: str = "", model: str = "") -> Path:
+    config = folder / "node.toml"
+    config.write_text(
+        f'[storage]\ndirectory = "node"\nmin_free_mb = 1\n{storage}\n'
+        '[receiver]\nhost = "127.0.0.1"\nport = 0\n'
+        f"[api]\nport = 0\n[model]\n{model}\n"
+    )
+    return config

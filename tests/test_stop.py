@@ -1,0 +1,157 @@
+"""SIGTERM and SIGINT end every role, whatever the role waits for."""
+
+import fcntl
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+
+from config.settings import load
+from dicom_node.database import migrate
+from dicom_node.machine import run_folder
+from inference.classifier import SHIPPED
+from models.card import card_text, read_card
+from tests.chaos.line import Line, State
+from tests.roles import configured, running
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+EARLY = "Told to end before the start was complete: ending"
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_worker_that_waits_for_a_taken_slot_ends(number: int, tmp_path: Path) -> None:
+    config = configured(tmp_path)
+    storage = load(config, {}).storage
+    migrate(storage)
+    run_folder(storage).mkdir()
+    with (run_folder(storage) / "worker-0.lock").open("w") as taken:
+        fcntl.flock(taken, fcntl.LOCK_EX)
+        with running(["-m", "dicom_node.worker", f"--config={config}"], tmp_path) as it:
+            it.has_logged("Another worker has slot 0; waiting for it to end")
+            log = it.end(number)
+
+    assert EARLY in log
+
+
+ROLE = """
+import ctypes, logging, os, signal
+import dicom_node.process as process
+process.CLOSE_S = 0.2
+stop = process.begin_role("role", None)
+stop.ready(0.0)
+logging.getLogger().warning("Ready")
+{work}
+stop.drained()
+"""
+
+
+def test_a_role_that_does_not_come_to_its_end_is_ended(tmp_path: Path) -> None:
+    endless = "while True: ctypes.CDLL(None).pause()"  # no handler of Python's runs
+    with running(["-c", ROLE.format(work=endless)], tmp_path) as it:
+        it.has_logged("Ready")
+        log = it.end(signal.SIGTERM)
+
+    assert "WARNING The process did not end in time and ends without cleanup" in log
+
+
+def test_a_signal_that_comes_between_two_steps_of_a_wait_is_not_lost(
+    tmp_path: Path,
+) -> None:
+    within = "with stop._cond: os.kill(os.getpid(), signal.SIGTERM)\nstop.wait()"
+    with running(["-c", ROLE.format(work=within)], tmp_path) as it:
+        it.has_logged("Ready")
+        log = it.end(signal.SIGTERM)
+
+    assert "without cleanup" not in log
+
+
+@pytest.fixture
+def endless_model(tmp_path: Path) -> Path:
+    """The settings of a node with a model whose file never ends."""
+    os.mkfifo(tmp_path / "slow.pth")
+    card = read_card(SHIPPED.with_suffix(".toml"))
+    (tmp_path / "slow.toml").write_text(card_text(card))
+    return configured(tmp_path, model='weights = "slow.pth"')
+
+
+@pytest.mark.parametrize(
+    ("module", "before"),
+    [("dicom_node.worker", ""), ("api", "Application startup complete")],
+)
+def test_a_role_that_loads_its_model_ends(
+    module: str, before: str, tmp_path: Path, endless_model: Path
+) -> None:
+    migrate(load(endless_model, {}).storage)
+
+    with running(["-m", module, f"--config={endless_model}"], tmp_path) as it:
+        if before:
+            it.has_logged(before)
+        with (tmp_path / "slow.pth").open("wb"):  # returns when the role has opened it
+            log = it.end(signal.SIGTERM)
+
+    assert before or EARLY in log
+
+
+LATE = """
+import os, signal, api.__main__ as main, uvicorn
+capture = uvicorn.Server.capture_signals
+def late(server):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return capture(server)
+uvicorn.Server.capture_signals = late
+main.main()
+"""
+
+
+def test_an_api_ends_on_a_signal_that_comes_before_its_server_handles_them(
+    tmp_path: Path,
+) -> None:
+    config = configured(tmp_path)
+    with running(["-c", LATE, f"--config={config}"], tmp_path) as it:
+        it.has_logged("Started server process")
+        assert "cleanup" not in it.end(signal.SIGCONT)
+
+
+@pytest.fixture
+def far_database(postgresql: str, tmp_path: Path) -> Iterator[tuple[Line, Path]]:
+    """A database behind a line that can be cut, and the settings that name it."""
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgresql, autocommit=True) as administration:
+        administration.execute(f"CREATE DATABASE {name}")
+    line = Line(Path(postgresql.partition("host=")[2]) / ".s.PGSQL.5432")
+    url = f"postgresql://postgres@127.0.0.1:{line.port}/{name}"
+    config = configured(tmp_path, storage=f'database = "{url}"')
+    migrate(load(config, {}).storage)
+    yield line, config
+    if line.state is not State.DOWN:
+        line.close()
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("state", [State.HANGS, State.DOWN])
+@pytest.mark.parametrize(
+    ("module", "ready"),
+    [
+        ("dicom_node.worker", "Ready"),
+        ("dicom_node.receiver", "listens on port"),
+        ("api", "Loaded the model"),
+    ],
+)
+def test_a_role_ends_while_the_database_does_not_answer(
+    module: str,
+    ready: str,
+    state: State,
+    far_database: tuple[Line, Path],
+    tmp_path: Path,
+) -> None:
+    line, config = far_database
+    with running(["-m", module, f"--config={config}"], tmp_path) as it:
+        it.has_logged(ready)
+        line.state = state
+        if (module, state) == ("dicom_node.worker", State.DOWN):
+            it.has_logged("The sweep failed")
+        it.end(signal.SIGTERM)
