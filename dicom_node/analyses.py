@@ -31,6 +31,7 @@ from dicom_node.tally import (
     took,
     write,
 )
+from inference.caption import headline
 from inference.finding import Finding
 
 
@@ -147,8 +148,7 @@ class Analyses:
             if not connection.execute(end).rowcount:
                 return False
             finding = answer.finding
-            said = f"{finding.label}, probability {finding.probability:.3f}"
-            note(connection, instance_id, "analyzed", said)
+            note(connection, instance_id, "analyzed", headline(finding))
             _keep(connection, instance_id, answer.drawing)
             self._deliveries.open(connection, instance_id, answer.results)
             stages = [took(STAGE, s, name) for name, s in answer.seconds.items()]

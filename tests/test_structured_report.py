@@ -20,7 +20,7 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.codes import code_item
 from dicom_node.results.encode import encode_file
 from dicom_node.results.forms import Form
-from inference.finding import Finding, OperatingPoint
+from inference.finding import Finding
 from inference.phantom import draw_phantom
 from tests.test_presentation_state import POSITIVE
 from tests.test_secondary_capture import OPTIONS, received
@@ -28,9 +28,7 @@ from tests.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 REPORT = replace(OPTIONS, forms=(Form("structured_report"),))
-NEGATIVE = replace(
-    POSITIVE, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
-)
+NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 NO_LIMITS = " ".join(
     f"-Djdk.xml.{which}Limit=0"
     for which in ("xpathExprOp", "xpathTotalOp", "xpathExprGrp")
