@@ -179,7 +179,7 @@ def test_report_is_named_as_what_it_is(dataset: Dataset) -> None:
             setting(ContributingEquipmentSequence=equipment("X", "Newcode1", "99IHE")),
             "result of other image processing or AI",
             Unanalyzed.OTHER_RESULT,
-            id="algorithm-as-IHE-AIR-codes-it",
+            id="algorithm-as-the-MONAI-SDK-codes-it",
         ),
         pytest.param(
             setting(**CAPTURE, ContributingEquipmentSequence=equipment("X", "109102")),
