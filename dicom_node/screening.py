@@ -216,8 +216,8 @@ def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
     if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
         yield Why(
             Unanalyzed.BODY_PART,
-            f"Body Part Examined (0018,0015) is {quoted(examined)}; the model answers "
-            f"for {', '.join(rules.body_parts)}.",
+            f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
+            "the model's intended use.",
         )
 
 
