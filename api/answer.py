@@ -13,7 +13,7 @@ from inference.overlay import Annotated
 from inference.radiograph import Radiograph
 
 MOST = 0.999
-"""What a confidence is written as at most: rounding must not make a certainty of it."""
+"""The largest confidence that is written. Rounding must not state a certainty."""
 
 # No color subsampling: a thin colored arrow would fray.
 _JPEG = (

@@ -9,7 +9,7 @@ from inference.finding import Point
 
 _EXAMPLE: JsonDict = {
     "prediction": "Fracture",
-    "confidence": "94.3%",
+    "confidence": "97.0%",
     "image_base64": "/9j/4AAQSkZJRg…",
     "probability": 0.9431,
     "operating_point": "definite",
@@ -55,16 +55,23 @@ class Prediction(BaseModel):
 
     prediction: Literal["Fracture", "No Fracture"] = Field(description="The answer.")
     confidence: str = Field(
-        description="Probability of the answer given, in percent with one decimal; "
-        "never above 99.9%, since no model is certain."
+        description="How far the answer is from the reporting threshold: 50% at the "
+        "threshold, 100% at certainty, linear in between, as text with one decimal. "
+        "Never above 99.9%. Where the threshold is 0.5, this is the probability of the "
+        "answer given."
     )
     image_base64: str = Field(
         description="The annotated radiograph with its caption: a JPEG, base64."
     )
-    probability: float = Field(ge=0, le=1, description="Of a fracture, from 0 to 1.")
+    probability: float = Field(
+        ge=0,
+        le=1,
+        description="Probability of a fracture, from 0 to 1, as calibrated; "
+        "also for a negative answer.",
+    )
     operating_point: Literal["none", "doubtful", "definite"] = Field(
-        description="The highest operating point of the model that is reached: none, "
-        "doubtful or definite."
+        description="The highest operating point that the probability reaches: none "
+        '("No Fracture"), doubtful or definite ("Fracture").'
     )
     arrow: ArrowAnswer | None = Field(
         description="Towards the suspected fracture, each end a [column, row] in the "

@@ -31,6 +31,7 @@ from dicom_node.tally import (
     took,
     write,
 )
+from inference.caption import headline
 from inference.finding import Finding
 
 OTHER_IDENTITY = "other identity"
@@ -154,8 +155,7 @@ class Analyses:
             if not connection.execute(end).rowcount:
                 return False
             finding = answer.finding
-            said = f"{finding.label}, probability {finding.probability:.3f}"
-            note(connection, instance_id, "analyzed", said)
+            note(connection, instance_id, "analyzed", headline(finding))
             if other is not None:
                 _note_other_identity(connection, instance_id, other)
             _keep(connection, instance_id, answer.drawing)

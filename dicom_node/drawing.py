@@ -47,18 +47,18 @@ class Drawing:
         }
 
 
-def drawing_of(
-    finding: Finding, picture_shape: tuple[int, int], points: tuple[float, float]
-) -> Drawing:
-    """Keep of a finding what is drawn.
+def drawing_of(finding: Finding, picture_shape: tuple[int, int]) -> Drawing:
+    """Keep the part of a finding that is drawn.
 
     Args:
         finding: On the radiograph.
-        picture_shape: (rows, columns) of that as displayed.
-        points: The model's operating points, the doubtful one first.
+        picture_shape: (rows, columns) of the radiograph as displayed.
     """
     levels = np.rint(np.clip(finding.saliency, 0, 1) * 255).astype(np.uint8)
-    return Drawing(picture_shape, finding.arrow, *points, levels)
+    points = finding.thresholds
+    return Drawing(
+        picture_shape, finding.arrow, points.doubtful, points.definite, levels
+    )
 
 
 def drawing_in(row: sa.Row[Any] | Mapping[str, Any]) -> Drawing:

@@ -96,13 +96,9 @@ class Pipeline:
             results = self.child.run(
                 encode_file, instance, decoded.radiograph, finding, self.result_options
             )
-        drawing = self._drawing(finding, decoded.radiograph)
+        rows, columns = decoded.radiograph.pixels.shape
+        drawing = drawing_of(finding, (rows, columns))
         return Analysis(decoded, finding, results, watch.seconds, drawing)
-
-    def _drawing(self, finding: Finding, radiograph: Radiograph) -> Drawing:
-        rows, columns = radiograph.pixels.shape
-        points = self.classifier.card.doubtful, self.classifier.card.definite
-        return drawing_of(finding, (rows, columns), points)
 
     def _classify(self, radiograph: Radiograph) -> Finding:
         try:

@@ -46,7 +46,8 @@ and equipment that knows no other class."""
 OUR_MODEL_NAME = "fracture-node"
 """Manufacturer's Model Name (0008,1090) in our results' Contributing Equipment."""
 
-# CID 7005; IHE AIR 6.5.3.1 asks for a code of its own, still provisional.
+# CID 7005. Results made with the MONAI Deploy App SDK have a provisional code of the
+# scheme 99IHE in its place.
 PROCESSING_EQUIPMENT = ("109102", "DCM")
 PROCESSING_ALGORITHM_SCHEME = "99IHE"
 # The library writes such an item into whatever is made with it, by an AI or not.
@@ -249,8 +250,8 @@ def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
     if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
         yield Why(
             Unanalyzed.BODY_PART,
-            f"Body Part Examined (0018,0015) is {quoted(examined)}; the model answers "
-            f"for {', '.join(rules.body_parts)}.",
+            f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
+            "the model's intended use.",
         )
 
 

@@ -43,6 +43,7 @@ from dicom_node.steps import about, log_step
 from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.turns import Turns
 from dicom_node.work import ANALYZE, DELIVER
+from inference.caption import headline
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class Work:
         if not insist(lambda: self.journal.analyses.answer(row.id, row.run, answer)):
             return  # stale
         stages = ", ".join(f"{name} {s:.3f} s" for name, s in answer.seconds.items())
-        words = f"{said.label}, probability {said.probability:.3f} ({stages})"
+        words = f"{headline(said)} ({stages})"
         log_step(logger, "analyzed", words, seconds=time.monotonic() - began)
 
     def _told(

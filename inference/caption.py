@@ -7,7 +7,7 @@ use the same sentences.
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.finding import Finding, ModelIdentity
+from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.lettering import SMALLEST, Sentence, draw_sentences, fit
 
 DISCLAIMER = "AI result, not for diagnostic use"
@@ -20,11 +20,20 @@ _SIZES = (1.0, 0.75, 0.75)
 
 
 def headline(finding: Finding) -> str:
-    """Say what was found, how surely, and what the number means."""
-    probability = percent(finding.probability)
-    if not finding.is_fracture:
-        return f"{finding.label}: probability of a fracture {probability}"
-    return f"{finding.label}: {finding.operating_point}, probability {probability}"
+    """Return the answer, its operating point, and the probability of a fracture.
+
+    The number is the calibrated probability (`Finding.probability`) for every answer,
+    negative or positive. `Finding.confidence` is not shown beside it.
+    """
+    return describe(finding.operating_point, finding.probability)
+
+
+def describe(point: OperatingPoint, probability: float) -> str:
+    """Return the sentence of `headline` for an answer that was read from a record."""
+    said = f"probability of a fracture {percent(probability)}"
+    if point is OperatingPoint.NONE:
+        return f"No Fracture: {said}"
+    return f"Fracture: {point}, {said}"
 
 
 def model_line(model: ModelIdentity) -> str:

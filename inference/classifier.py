@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from inference.familiarity import Familiarity, UnfamiliarError
-from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
 from inference.gradcam import grad_cam
 from inference.localization import point_at_peak
 from inference.phantom import draw_phantom
@@ -89,12 +89,12 @@ class Classifier:
             raise ModelError(f"{self.card.name} gave an answer that is not a number.")
         calibrated = (logits / self.card.temperature).softmax(dim=0)
         probability = calibrated[fracture].item()
-        point = _operating_point(probability, self.card)
+        thresholds = Thresholds(self.card.doubtful, self.card.definite)
         saliency = model_input.saliency(heatmap.cpu().numpy())
         arrow = None
-        if point is not OperatingPoint.NONE:
+        if thresholds.operating_point(probability) is not OperatingPoint.NONE:
             arrow = point_at_peak(radiograph, saliency)
-        return Finding(probability, point, saliency, arrow, self.identity)
+        return Finding(probability, thresholds, saliency, arrow, self.identity)
 
     def _check_familiar(self, activation: Tensor) -> None:
         limit, statistics = self.card.unfamiliar, self.network.statistics
@@ -209,14 +209,6 @@ def _device(name: str) -> torch.device:
             f"{torch.cuda.device_count()} GPUs. Set `device` to auto or cpu."
         )
     return device
-
-
-def _operating_point(probability: float, card: ModelCard) -> OperatingPoint:
-    if probability >= card.definite:
-        return OperatingPoint.DEFINITE
-    if probability >= card.doubtful:
-        return OperatingPoint.DOUBTFUL
-    return OperatingPoint.NONE
 
 
 def _rounded(logits: tuple[float, ...]) -> tuple[float, ...]:

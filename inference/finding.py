@@ -20,6 +20,39 @@ class OperatingPoint(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Thresholds:
+    """The probabilities of a fracture from which it is reported.
+
+    Attributes:
+        doubtful: From here on the answer is "Fracture", as doubtful.
+        definite: From here on it is reported as definite; not below `doubtful`.
+
+    Raises:
+        ValueError: Not 0 < doubtful <= definite < 1. At 0 or 1 the model would give
+            the same answer for every image.
+    """
+
+    doubtful: float
+    definite: float
+
+    def __post_init__(self) -> None:
+        """Check the order."""
+        if not 0 < self.doubtful <= self.definite < 1:
+            raise ValueError(
+                f"Found doubtful = {self.doubtful}, definite = {self.definite}; "
+                "expected 0 < doubtful <= definite < 1"
+            )
+
+    def operating_point(self, probability: float) -> OperatingPoint:
+        """Return the highest operating point that a probability reaches."""
+        if probability >= self.definite:
+            return OperatingPoint.DEFINITE
+        if probability >= self.doubtful:
+            return OperatingPoint.DOUBTFUL
+        return OperatingPoint.NONE
+
+
+@dataclass(frozen=True, slots=True)
 class ModelIdentity:
     """Which weights gave an answer.
 
@@ -53,7 +86,7 @@ class Finding:
 
     Attributes:
         probability: Of a fracture, in [0, 1], as calibrated on the model card.
-        operating_point: The highest operating point of the card that is reached.
+        thresholds: The probabilities from which a fracture is reported, from the card.
         saliency: float32, (h, w), in [0, 1]: Grad-CAM of the fracture class. Covers
             the radiograph from edge to edge at the scale of the network's input:
             resize it to lay it over an image of any size. All zeros when nothing
@@ -63,10 +96,15 @@ class Finding:
     """
 
     probability: float
-    operating_point: OperatingPoint
+    thresholds: Thresholds
     saliency: NDArray[np.float32]
     arrow: Arrow | None
     model: ModelIdentity
+
+    @property
+    def operating_point(self) -> OperatingPoint:
+        """The highest operating point that the probability reaches."""
+        return self.thresholds.operating_point(self.probability)
 
     @property
     def is_fracture(self) -> bool:
@@ -80,5 +118,15 @@ class Finding:
 
     @property
     def confidence(self) -> float:
-        """Probability of the answer given, in [0, 1]."""
-        return self.probability if self.is_fracture else 1 - self.probability
+        """How far the probability is from the reporting threshold, in [0.5, 1].
+
+        0.5 at the threshold t (`thresholds.doubtful`) and 1 at certainty, linear in
+        between: 0.5 + 0.5 (p - t) / (1 - t) for a fracture, 0.5 + 0.5 (t - p) / t for
+        none. With t = 0.5 this is the probability of the answer given.
+        """
+        threshold = self.thresholds.doubtful
+        if self.is_fracture:
+            share = (self.probability - threshold) / (1 - threshold)
+        else:
+            share = (threshold - self.probability) / threshold
+        return 0.5 + share / 2

@@ -45,7 +45,8 @@ class ModelCard:
         std: Per channel, divides what remains.
         temperature: Divides the logits before the softmax (Guo et al., "On
             Calibration of Modern Neural Networks", ICML 2017).
-        doubtful: Probability from which a fracture is reported as doubtful.
+        doubtful: Probability from which a fracture is reported, as doubtful. It is the
+            threshold between the two answers, at which their confidence is 50 %.
         definite: Probability from which it is reported as definite; not below
             `doubtful`.
         body_parts: Body Part Examined values the model may answer for; empty means

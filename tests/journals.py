@@ -14,7 +14,7 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.work import APPLICATION, VERSION
-from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 
 STORED = Outcome(Verdict.STORED, 0x0000, "")
 RETRY = Outcome(Verdict.RETRY, 0xA700, "0xA700 Out of Resources")
@@ -25,7 +25,7 @@ REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
 ANSWER = Answer(
     Finding(
         probability=0.75,
-        operating_point=OperatingPoint.DEFINITE,
+        thresholds=Thresholds(0.5, 0.7),
         saliency=np.zeros((7, 7), np.float32),
         arrow=None,
         model=ModelIdentity("test", "1", "0" * 64),

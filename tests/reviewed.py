@@ -22,7 +22,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.patient import Patient
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.tables import InstanceState, delivery
-from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom import draw_phantom
 from tests.asking import ACTING, LOOKING, TOKENS, Site, bearing, serve
 
@@ -117,9 +117,8 @@ class Review(Site):
         saliency = np.zeros((30, 20), np.float32)
         saliency[10:20, 5:15] = 1
         fracture = probability >= 0.5
-        point = OperatingPoint.DEFINITE if fracture else OperatingPoint.NONE
         arrow = Arrow((100.0, 150.0), (20.0, 30.0)) if fracture else None
-        finding = Finding(probability, point, saliency, arrow, MODEL)
+        finding = Finding(probability, Thresholds(0.25, 0.5), saliency, arrow, MODEL)
         row = self.journal.load(received.id)
         assert row is not None
         self.journal.analyses.begin(received.id, row.run)
@@ -128,7 +127,7 @@ class Review(Site):
             picture_digest=received.id,
             identity_digest=received.id,
             results=[StoredResult("secondary_capture", "1.2", uid, path)],
-            drawing=drawing_of(finding, (300, 200), (0.25, 0.5)),
+            drawing=drawing_of(finding, (300, 200)),
         )
         assert self.journal.analyses.answer(received.id, row.run, answer)
         return uid

@@ -68,7 +68,7 @@ class TestShipped:
 
         assert finding.label == "Fracture"
         assert finding.operating_point is OperatingPoint.DEFINITE
-        assert finding.confidence == finding.probability > 0.5
+        assert finding.probability > 0.5
         assert finding.arrow is not None
         assert phantom.fracture is not None
         left, top, right, bottom = phantom.fracture
@@ -82,7 +82,7 @@ class TestShipped:
 
         assert finding.label == "No Fracture"
         assert finding.operating_point is OperatingPoint.NONE
-        assert finding.confidence == 1 - finding.probability > 0.5
+        assert finding.probability < shipped.card.doubtful
         assert finding.arrow is None
 
     @pytest.mark.parametrize(

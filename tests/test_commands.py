@@ -368,6 +368,9 @@ def test_check_is_content_with_a_destination_that_answers(
         "database: ok",
         "destination pacs: ok",
     ]
+    model = said.splitlines()[2]
+    shipped = read_card(ROOT / "models" / "fracture_model.toml")
+    assert model.endswith(f"may answer for: {', '.join(shipped.body_parts)}")
 
 
 def test_check_warns_of_an_archive_that_could_not_report_its_commitment(

@@ -42,12 +42,12 @@ from dicom_node.tables import (
 )
 from dicom_node.tally import DELIVERED, UNDELIVERED, Family, read
 from dicom_node.workflows import Work
-from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.finding import Finding, ModelIdentity, Thresholds
 from tests.committing import WELL_KNOWN, Committing
 
 FINDING = Finding(
     probability=0.9,
-    operating_point=OperatingPoint.DEFINITE,
+    thresholds=Thresholds(0.5, 0.7),
     saliency=np.zeros((7, 7), np.float32),
     arrow=None,
     model=ModelIdentity("test", "1", "0" * 64),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dicom_node.drawing import drawing_in, drawing_of
-from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 
 SALIENCY = np.array([[0.0, 0.25, 1.0], [0.5, 0.75, 0.1]], np.float32)
 
@@ -12,9 +12,9 @@ SALIENCY = np.array([[0.0, 0.25, 1.0], [0.5, 0.75, 0.1]], np.float32)
 @pytest.mark.parametrize("arrow", [None, Arrow((10.5, 20.0), (40.0, 60.25))])
 def test_a_drawing_comes_back_from_the_journal(arrow: Arrow | None) -> None:
     model = ModelIdentity("test", "1", "0" * 64)
-    finding = Finding(0.75, OperatingPoint.DEFINITE, SALIENCY, arrow, model)
+    finding = Finding(0.75, Thresholds(0.25, 0.5), SALIENCY, arrow, model)
 
-    row = drawing_of(finding, (200, 300), (0.25, 0.5)).values()
+    row = drawing_of(finding, (200, 300)).values()
     back = drawing_in(row)
 
     assert back.picture_shape == (200, 300)

@@ -18,14 +18,14 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import ResultOptions, encode_file
 from dicom_node.results.forms import Form
 from dicom_node.results.uids import IMPLEMENTATION_CLASS_UID
-from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom import draw_phantom
 
 PHANTOM = draw_phantom(broken=True, rows=200, columns=150)
 RADIOGRAPH = PHANTOM.radiograph()
 FINDING = Finding(
     0.612,
-    OperatingPoint.DOUBTFUL,
+    Thresholds(0.5, 0.7),
     np.zeros((7, 7), np.float32),
     None,
     ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32),

@@ -26,7 +26,7 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import encode_file
 from dicom_node.results.forms import Form
-from inference.finding import Finding, OperatingPoint
+from inference.finding import Finding
 from inference.localization import point_at_peak
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
@@ -36,9 +36,7 @@ from tests.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 HEATMAP = replace(OPTIONS, forms=(Form("heatmap"),))
-NEGATIVE = replace(
-    POSITIVE, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
-)
+NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 NOWHERE = replace(POSITIVE, saliency=np.zeros((7, 7), np.float32), arrow=None)
 LABEL = "Grad-CAM, relative, not a probability"
 
@@ -142,7 +140,8 @@ def test_it_says_that_it_is_no_probability_and_what_it_is(
     assert algorithm.AlgorithmVersion == "0.1.0"
     assert algorithm.AlgorithmFamilyCodeSequence[0].CodeValue == "123110"
     assert written.ImageComments == (
-        "Fracture: definite, probability 94.3%. AI result, not for diagnostic use."
+        "Fracture: definite, probability of a fracture 94.3%. "
+        "AI result, not for diagnostic use."
     )
 
 

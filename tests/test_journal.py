@@ -44,7 +44,6 @@ from dicom_node.tables import (
     finding,
     patient,
 )
-from inference.finding import OperatingPoint
 from tests.journals import (
     ANSWER,
     BRIEFLY,
@@ -475,9 +474,7 @@ def delivered(journal: Journal, instance: ReceivedInstance, run: int, uid: str) 
     journal.settlement.settle(instance.id, destination("pacs"), run, {uid: STORED})
 
 
-NEGATIVE = replace(
-    ANSWER.finding, probability=0.01, operating_point=OperatingPoint.NONE
-)
+NEGATIVE = replace(ANSWER.finding, probability=0.01)
 
 
 def test_results_in_a_form_that_is_not_wanted_any_more_are_made_anew_when_asked_for(

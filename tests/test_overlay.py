@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from inference.caption import draw_caption, headline, percent
-from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint, Thresholds
 from inference.overlay import render
 from inference.radiograph import Radiograph
 
@@ -34,7 +34,7 @@ def finding(
     model: ModelIdentity = MODEL,
 ) -> Finding:
     probability = {"none": 0.021, "doubtful": 0.612, "definite": 0.943}[point]
-    return Finding(probability, point, saliency, arrow, model)
+    return Finding(probability, Thresholds(0.5, 0.7), saliency, arrow, model)
 
 
 def lower_right(level: float) -> NDArray[np.float32]:
@@ -224,10 +224,10 @@ def test_words_never_run_out_of_the_band(width: int, name: str) -> None:
 
 def test_the_headline_tells_doubtful_from_definite() -> None:
     assert headline(finding(OperatingPoint.DEFINITE)) == (
-        "Fracture: definite, probability 94.3%"
+        "Fracture: definite, probability of a fracture 94.3%"
     )
     assert headline(finding(OperatingPoint.DOUBTFUL)) == (
-        "Fracture: doubtful, probability 61.2%"
+        "Fracture: doubtful, probability of a fracture 61.2%"
     )
     assert headline(finding(OperatingPoint.NONE)) == (
         "No Fracture: probability of a fracture 2.1%"

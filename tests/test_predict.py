@@ -37,7 +37,7 @@ from api.schemas import ArrowAnswer
 from api.upload import LARGEST_FILE, received
 from config.settings import load
 from dicom_node.phantom_instance import phantom_dataset
-from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.overlay import render
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
@@ -436,24 +436,27 @@ def test_upload_that_its_sender_breaks_off_is_no_failure_of_ours(
     assert [record.name for record in said if record.levelno >= logging.ERROR] == []
 
 
+ORIGINAL = Thresholds(0.5, 0.5)
+
+
 def analysis(
     probability: float,
-    point: OperatingPoint,
     arrow: Arrow | None = None,
     source_shape: tuple[int, int] = (200, 150),
+    thresholds: Thresholds = ORIGINAL,
 ) -> Analysis:
     """An analysis of a black image of 200 rows and 150 columns."""
     radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, source_shape)
     model = ModelIdentity("m", "1", "0" * 64)
     saliency = np.zeros((7, 7), np.float32)
-    finding = Finding(probability, point, saliency, arrow, model)
+    finding = Finding(probability, thresholds, saliency, arrow, model)
     return Analysis(radiograph, finding, render(radiograph, finding, long_side=512))
 
 
 def test_arrow_is_in_the_pixels_that_were_stored() -> None:
     arrow = Arrow(tip=(30.0, 80.0), tail=(50.0, 120.0))
     # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
-    shown = analysis(0.9, OperatingPoint.DEFINITE, arrow, source_shape=(100, 150))
+    shown = analysis(0.9, arrow, source_shape=(100, 150))
 
     written = answer(shown, original=False)
 
@@ -489,11 +492,28 @@ def test_arrow_of_a_picture_on_its_side_is_that_of_the_picture_upright(
 def test_confidence_is_never_written_as_a_certainty(
     probability: float, written: str
 ) -> None:
-    point = OperatingPoint.DEFINITE if probability > 0.5 else OperatingPoint.NONE
-
-    found = answer(analysis(probability, point), original=False)
+    found = answer(analysis(probability), original=False)
 
     assert found.confidence == written
+    assert found.probability == probability
+
+
+@pytest.mark.parametrize(
+    ("probability", "prediction", "written"),
+    [
+        # 50 + 50 (0.12 - 0.06) / 0.94 = 53.19; 50 + 50 (0.06 - 0.036) / 0.06 = 70
+        pytest.param(0.12, "Fracture", "53.2%", id="a-doubtful-fracture"),
+        pytest.param(0.036, "No Fracture", "70.0%", id="none"),
+    ],
+)
+def test_confidence_is_measured_from_the_threshold_of_the_card(
+    probability: float, prediction: str, written: str
+) -> None:
+    shown = analysis(probability, thresholds=Thresholds(0.06, 0.37))
+
+    found = answer(shown, original=False)
+
+    assert (found.prediction, found.confidence) == (prediction, written)
     assert found.probability == probability
 
 
@@ -525,7 +545,7 @@ def test_who_was_answered_is_told_to_the_audit_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def analyze(_self: Analyzer, _file: Path) -> Analysis:
-        return analysis(0.9, OperatingPoint.DEFINITE)
+        return analysis(0.9)
 
     monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
     monkeypatch.setattr(Analyzer, "analyze", analyze)

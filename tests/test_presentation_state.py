@@ -26,7 +26,7 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import encode_file
 from dicom_node.results.forms import Form
-from inference.finding import Arrow, Finding, OperatingPoint
+from inference.finding import Arrow, Finding
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
 from tests.test_lookup import as_text
@@ -139,7 +139,7 @@ def test_arrow_and_outline_are_in_a_layer_apart_from_the_caption(
     np.testing.assert_allclose(around[0], around[-1])
     (text,) = caption.TextObjectSequence
     assert text.UnformattedTextValue.split("\r\n") == [
-        "Fracture: definite, probability 94.3%",
+        "Fracture: definite, probability of a fracture 94.3%",
         "Model phantom-resnet18, version 0.1.0",
         "AI result, not for diagnostic use",
     ]
@@ -148,9 +148,7 @@ def test_arrow_and_outline_are_in_a_layer_apart_from_the_caption(
 def test_a_negative_answer_draws_its_caption_only(
     source: Source, dataset: Dataset
 ) -> None:
-    negative = replace(
-        FINDING, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
-    )
+    negative = replace(FINDING, probability=0.02, arrow=None)
 
     state = state_of(source(dataset), negative)
 

@@ -27,7 +27,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import ResultOptions, encode_file
 from dicom_node.results.forms import Form
-from inference.finding import Arrow, Finding, ModelIdentity, OperatingPoint
+from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.overlay import render
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
@@ -39,7 +39,7 @@ RADIOGRAPH = PHANTOM.radiograph()
 MODEL = ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32)
 FINDING = Finding(
     0.943,
-    OperatingPoint.DEFINITE,
+    Thresholds(0.5, 0.7),
     np.ones((7, 7), np.float32),
     Arrow((150.0, 200.0), (50.0, 100.0)),
     MODEL,
@@ -159,9 +159,7 @@ CHANGES = [
     pytest.param({}, {"model": replace(MODEL, digest="12" * 32)}, {}, id="weights"),
     pytest.param({}, {"model": replace(MODEL, version="0.2")}, {}, id="version"),
     pytest.param({}, {"probability": 0.9}, {}, id="probability"),
-    pytest.param(
-        {}, {"operating_point": OperatingPoint.DOUBTFUL}, {}, id="operating point"
-    ),
+    pytest.param({}, {"thresholds": Thresholds(0.5, 0.95)}, {}, id="operating point"),
     pytest.param({}, {}, {"long_side": 300}, id="long side"),
     pytest.param({}, {}, {"series_number": 42}, id="series number"),
 ]
@@ -355,7 +353,8 @@ def test_the_comment_says_what_the_caption_says(spool: Spool, dataset: Dataset) 
     capture = encode(spool(dataset))
 
     assert capture.ImageComments == (
-        "Fracture: definite, probability 94.3%. AI result, not for diagnostic use."
+        "Fracture: definite, probability of a fracture 94.3%. "
+        "AI result, not for diagnostic use."
     )
     assert capture.ContentQualification == "RESEARCH"
 
@@ -526,9 +525,7 @@ def test_the_anatomic_region_is_copied_where_it_is_one(
 
 
 def test_a_negative_result_says_so(spool: Spool, dataset: Dataset) -> None:
-    negative = replace(
-        FINDING, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
-    )
+    negative = replace(FINDING, probability=0.02, arrow=None)
 
     capture = encode(spool(dataset), negative)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from highdicom.sr import Comprehensive3DSR
 from pydicom import Dataset, dcmread
 from pydicom.sr.coding import Code
 from pydicom.uid import Comprehensive3DSRStorage, ComputedRadiographyImageStorage
@@ -17,10 +18,10 @@ from pydicom.uid import Comprehensive3DSRStorage, ComputedRadiographyImageStorag
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.results.codes import code_item
+from dicom_node.results.codes import FRACTURE_OF_BONE, code_item
 from dicom_node.results.encode import encode_file
 from dicom_node.results.forms import Form
-from inference.finding import Finding, OperatingPoint
+from inference.finding import Finding, Thresholds
 from inference.phantom import draw_phantom
 from tests.test_presentation_state import POSITIVE
 from tests.test_secondary_capture import OPTIONS, received
@@ -28,9 +29,9 @@ from tests.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 REPORT = replace(OPTIONS, forms=(Form("structured_report"),))
-NEGATIVE = replace(
-    POSITIVE, probability=0.02, operating_point=OperatingPoint.NONE, arrow=None
-)
+NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
+DOUBTFUL = replace(POSITIVE, probability=0.612)
+SHIPPED = Thresholds(0.0598, 0.3735)
 NO_LIMITS = " ".join(
     f"-Djdk.xml.{which}Limit=0"
     for which in ("xpathExprOp", "xpathTotalOp", "xpathExprGrp")
@@ -88,6 +89,8 @@ def test_it_says_that_a_fracture_is_present_where_and_how_probably(
     said = dict(items(written))
     assert coded(said["Finding"]) == ("125605004", "SCT")
     assert coded(said["Presence of property"]) == ("52101004", "SCT")
+    assert coded(said["CAD Processing and Findings Summary"]) == ("111242", "DCM")
+    assert said["CAD Operating Point Description"].TextValue == "definite"
     assert coded(said["Procedure reported"]) == ("43468-8", "LN")
     assert coded(said["Finding Site"]) == ("30021000", "SCT")
     assert coded(said["Laterality"]) == ("7771000", "SCT")
@@ -114,6 +117,98 @@ def test_it_says_that_none_is_of_the_image_as_a_whole(
     assert "Image Region" not in said
     (image,) = said["Source of Measurement"].ReferencedSOPSequence
     assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+
+
+def test_a_doubtful_answer_is_coded_as_suspected(
+    source: Source, dataset: Dataset
+) -> None:
+    said = dict(items(report(source(dataset), DOUBTFUL)))
+
+    assert coded(said["Finding"]) == ("125605004", "SCT")
+    assert coded(said["Presence of property"]) == ("415684004", "SCT")
+    assert said["CAD Operating Point Description"].TextValue == "doubtful"
+    assert said["Comment"].TextValue == (
+        "Fracture: doubtful, probability of a fracture 61.2%. "
+        "AI result, not for diagnostic use."
+    )
+    assert "Image Region" in said
+
+
+def test_a_negative_report_has_no_finding_and_no_code_of_a_fracture(
+    source: Source, dataset: Dataset
+) -> None:
+    """A viewer that lists names without values cannot take it for a positive one."""
+    written = report(source(dataset), NEGATIVE)
+
+    said = dict(items(written))
+    assert "Finding" not in said
+    named = [item for _, item in items(written) if "ConceptCodeSequence" in item]
+    assert "125605004" not in {coded(item)[0] for item in named}
+    assert coded(said["CAD Processing and Findings Summary"]) == ("111241", "DCM")
+    assert said["CAD Operating Point Description"].TextValue == "none"
+    assert said["Comment"].TextValue.startswith("No Fracture: probability")
+
+
+@pytest.mark.parametrize(
+    ("probability", "point", "presence"),
+    [
+        (0.0597, "none", "Absent"),
+        (0.06, "doubtful", "Suspected"),
+        (0.3734, "doubtful", "Suspected"),
+        (0.3735, "definite", "Present"),
+    ],
+)
+def test_highdicom_reads_back_presence_operating_point_and_thresholds(
+    source: Source, dataset: Dataset, probability: float, point: str, presence: str
+) -> None:
+    finding = replace(
+        POSITIVE if probability > 0.0598 else NEGATIVE,
+        probability=probability,
+        thresholds=SHIPPED,
+    )
+
+    read = Comprehensive3DSR.from_dataset(report(source(dataset), finding)).content
+
+    groups = [
+        *read.get_image_measurement_groups(),
+        *read.get_planar_roi_measurement_groups(),
+    ]
+    (group,) = groups
+    evaluations = {
+        each.name.meaning: each.value.meaning
+        for each in group.get_qualitative_evaluations()
+    }
+    assert evaluations["Presence of property"] == presence
+    (measured,) = group.get_measurements()
+    assert measured.name.meaning == "Probability"
+    assert measured.value == probability
+    positive = [
+        *read.get_image_measurement_groups(finding_type=FRACTURE_OF_BONE),
+        *read.get_planar_roi_measurement_groups(finding_type=FRACTURE_OF_BONE),
+    ]
+    assert len(positive) == (presence != "Absent")
+    texts = [
+        (name, item.TextValue)
+        for name, item in items(group[0])
+        if item.ValueType == "TEXT"
+    ]
+    assert ("CAD Operating Point Description", point) in texts
+    assert ("Algorithm Parameters", "doubtful from a probability of 0.0598") in texts
+    assert ("Algorithm Parameters", "definite from a probability of 0.3735") in texts
+
+
+@pytest.mark.parametrize(
+    ("probability", "written"), [(0.99999, 0.9999), (0.00001, 0.0001)]
+)
+def test_the_probability_is_never_rounded_to_a_certainty(
+    source: Source, dataset: Dataset, probability: float, written: float
+) -> None:
+    finding = replace(POSITIVE, probability=probability, arrow=None)
+
+    said = dict(items(report(source(dataset), finding)))
+
+    (number,) = said["Probability"].MeasuredValueSequence
+    assert float(number.NumericValue) == written
 
 
 def test_what_the_source_does_not_say_is_not_said(
@@ -201,7 +296,14 @@ def test_a_source_without_a_series_is_refused_in_words(
         content(source(dataset))
 
 
-@pytest.mark.parametrize("finding", [POSITIVE, NEGATIVE], ids=["present", "absent"])
+@pytest.mark.parametrize(
+    "finding",
+    [
+        pytest.param(POSITIVE, id="present"),
+        pytest.param(DOUBTFUL, id="suspected"),
+        pytest.param(NEGATIVE, id="absent"),
+    ],
+)
 def test_validators_find_no_fault(
     source: Source,
     complaints: Complaints,

@@ -536,4 +536,4 @@ def test_what_comes_into_the_study_comes_onto_the_page(
 
     site.answer(third, 0.75)
 
-    expect(label).to_contain_text("Definite fracture, 75.0%")
+    expect(label).to_contain_text("Definite fracture, probability of a fracture 75.0%")

@@ -20,13 +20,13 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import TWIN_WAIT_S, Journal
 from dicom_node.sweep import catch_up_with_the_clock, sweep_ended, sweep_work
 from dicom_node.tables import InstanceState
-from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.finding import Finding, ModelIdentity, Thresholds
 from tests.journals import looked_after
 
 MODEL = ModelIdentity("test", "1", "0" * 64)
 SALIENCY = np.zeros((7, 7), np.float32)
 ANSWER = Answer(
-    Finding(0.75, OperatingPoint.DEFINITE, SALIENCY, None, MODEL),
+    Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL),
     picture_digest="p" * 64,
     identity_digest="i" * 64,
     results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],

@@ -46,12 +46,12 @@ from dicom_node.tables import InstanceState
 from dicom_node.tally import read
 from dicom_node.turns import AT_ONCE
 from dicom_node.workflows import MOST_ATTEMPTS, Work
-from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom import draw_phantom
 
 FINDING = Finding(
     probability=0.9,
-    operating_point=OperatingPoint.DEFINITE,
+    thresholds=Thresholds(0.5, 0.7),
     saliency=np.zeros((7, 7), np.float32),
     arrow=None,
     model=ModelIdentity("test", "1", "0" * 64),

@@ -20,7 +20,6 @@ from dicom_node.journal import Journal
 from dicom_node.patient import Patient
 from dicom_node.tables import delivery, instance, patient
 from dicom_node.worklist import Order, Sorting, Wanted, Worklist
-from inference.finding import OperatingPoint
 from tests.journals import ANSWER, STORED, Receive, destination
 
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
@@ -58,9 +57,7 @@ def three(journal: Journal, receive: Receive) -> dict[str, ReceivedInstance]:
 
 
 def negative(probability: float) -> Answer:
-    said = replace(
-        ANSWER.finding, probability=probability, operating_point=OperatingPoint.NONE
-    )
+    said = replace(ANSWER.finding, probability=probability)
     return replace(ANSWER, finding=said, picture_digest="q" * 64)
 
 

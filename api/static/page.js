@@ -88,9 +88,9 @@ function fill(answer, name, seconds) {
   element("label").textContent = answer.prediction;
   element("confidence").textContent = answer.confidence;
   element("probability").textContent = shown;
-  element("bar").setAttribute("aria-valuenow", parseFloat(shown));
+  element("bar").setAttribute("aria-valuenow", Math.min(Math.max(100 * answer.probability, 0.1), 99.9).toFixed(1));
   element("bar").setAttribute("aria-valuetext", shown);
-  element("bar").firstElementChild.style.width = shown;
+  element("bar").firstElementChild.style.width = `${100 * answer.probability}%`;
   element("explained").textContent = explained(answer);
   element("file-name").textContent = name;
   element("model").textContent = `${answer.model.name} ${answer.model.version}`;

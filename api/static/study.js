@@ -6,7 +6,7 @@ import { act, ask, follow } from "./node.js";
 import { Pane } from "./pane.js";
 import { fill } from "./panel.js";
 import { say, texts } from "./text.js";
-import { NO_STUDY, image, percent } from "./words.js";
+import { NO_STUDY, answerText, image } from "./words.js";
 
 const t = texts.study;
 const uid = decodeURIComponent(location.pathname.split("/").pop());
@@ -97,7 +97,7 @@ async function refresh(id) {
 
 function describe(pane, known) {
   const point = known.operating_point;
-  const answer = point === null ? (texts.states[known.state] ?? known.state) : `${texts.points[point]}, ${percent(known.probability)}`;
+  const answer = point === null ? (texts.states[known.state] ?? known.state) : answerText(point, known.probability);
   const shows = [known.modality, image(known)].filter(Boolean).join(" ");
   pane.label.replaceChildren(make("span", { text: shows }), make("strong", { "data-point": point, text: answer }));
   pane.canvas.setAttribute("aria-label", say(t.canvas, { image: shows, answer }));

@@ -5,7 +5,7 @@ import { filesOf } from "./folders.js";
 import { ask, follow } from "./node.js";
 import { send } from "./sending.js";
 import { say, texts } from "./text.js";
-import { address, percent, state } from "./words.js";
+import { address, answerText, percent, state } from "./words.js";
 
 const t = texts.upload;
 const AT_ONCE = 2; // the node takes more of one address for an attack
@@ -72,7 +72,7 @@ function picture(file, answer, outcome) {
   const alt = say(t.result, { name: file.name });
   outcome.replaceChildren(
     make("span", { "data-point": answer.operating_point, class: "verdict", text: texts.points[answer.operating_point] }),
-    make("span", { class: "below", text: ` ${percent(answer.probability)}` }),
+    make("span", { class: "below", text: ` ${say(texts.of_a_fracture, { probability: percent(answer.probability) })}` }),
     make("details", {}, make("summary", { text: t.open }), make("img", { class: "annotated", alt, src: `data:image/jpeg;base64,${answer.image_base64}` })),
   );
 }
@@ -87,7 +87,7 @@ async function fares(ids) {
     outcome.replaceChildren(
       make("a", { href: address(line), text: line.patient.name || t.open }),
       make("div", {}, state(line.state)),
-      line.operating_point !== null && make("div", { class: "below", text: `${texts.points[line.operating_point]}, ${percent(line.probability)}` }),
+      line.operating_point !== null && make("div", { class: "below", text: answerText(line.operating_point, line.probability) }),
       line.reason && make("div", { class: "below", text: line.reason }),
     );
   }

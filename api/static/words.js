@@ -1,7 +1,7 @@
 // How times, answers, states and sizes are written.
 
 import { make } from "./elements.js";
-import { texts } from "./text.js";
+import { say, texts } from "./text.js";
 
 // 2026-11-26 14:05:09, which is read the same everywhere.
 const moment = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle: "medium" });
@@ -9,13 +9,19 @@ const moment = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle:
 /** A time by the clock of this place; the API's are UTC. */
 export const when = (time) => moment.format(new Date(time));
 
-/** A probability in percent. Rounding must not make a certainty of it. */
-export const percent = (probability) => `${Math.min(Math.max(100 * probability, 0.1), 99.9).toFixed(1)}%`;
+/** A probability in percent, written as in the captions of the results: rounding must not state a certainty. */
+export function percent(probability) {
+  if (probability < 0.0005) return "<0.1%";
+  return probability >= 0.9995 ? ">99.9%" : `${(100 * probability).toFixed(1)}%`;
+}
 
-/** A bar as long as a probability. What it shows stands in words beside it. */
+/** "Doubtful fracture, probability of a fracture 12.0%". */
+export const answerText = (point, probability) => `${texts.points[point]}, ${say(texts.of_a_fracture, { probability: percent(probability) })}`;
+
+/** A bar as long as a probability. The number is written beside it. */
 export function bar(probability) {
   const filled = make("span");
-  filled.style.width = percent(probability);
+  filled.style.width = `${100 * probability}%`;
   return make("div", { class: "bar", "aria-hidden": "true" }, filled);
 }
 

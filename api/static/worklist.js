@@ -39,7 +39,7 @@ const below = (text) => text && make("div", { class: "below", text });
 /** Why there is no answer: its beginning, and all of it for who points at it or opens the row. */
 const why = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
 
-/** The answer, with its probability as a bar. */
+/** The answer, and the probability of a fracture as number and bar. */
 function answered({ operating_point: point, probability }) {
   if (point === null) return make("td", { class: "answer" });
   return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(percent(probability)), bar(probability));

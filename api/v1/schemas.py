@@ -50,7 +50,10 @@ class InstanceAnswer(BaseModel):
     view_position: str
     laterality: str
     sender: str = Field(description="Calling AE title.")
-    probability: float | None = Field(description="Of a fracture; null: no answer.")
+    probability: float | None = Field(
+        description="Probability of a fracture, from 0 to 1, as calibrated; also for a "
+        "negative answer. Null without an answer."
+    )
     operating_point: OperatingPoint | None
     state: State
     reason: str = Field(description="Why it is not analyzed, or failed.")

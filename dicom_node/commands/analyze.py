@@ -24,9 +24,10 @@ from dicom_node.local_file import adopt
 from dicom_node.part10 import PREFIX, looks_like_dicom
 from dicom_node.pipeline import Pipeline, make_pipeline
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
+from inference.caption import describe
 from inference.classifier import self_test
 from inference.familiarity import UnfamiliarError
-from inference.finding import Finding
+from inference.finding import Finding, OperatingPoint
 from inference.overlay import render
 from inference.plain_image import PlainImageError, read_plain_image
 from inference.radiograph import Radiograph
@@ -41,9 +42,10 @@ class Line:
         path: The file.
         state: "analyzed", "not analyzed" or "failed".
         answer: "Fracture" or "No Fracture"; empty without an answer.
-        probability: Of a fracture.
+        probability: Of a fracture, from 0 to 1, with four decimals.
         reason: Why there is no answer, in words.
         written: What was written.
+        operating_point: "none", "doubtful" or "definite"; empty without an answer.
     """
 
     path: str
@@ -52,6 +54,7 @@ class Line:
     probability: float | None = None
     reason: str = ""
     written: tuple[str, ...] = ()
+    operating_point: str = ""
 
 
 def main() -> None:
@@ -144,14 +147,16 @@ def _free(target: Path) -> Path:
 
 
 def _line(path: Path, finding: Finding, written: tuple[str, ...]) -> Line:
-    sure = round(finding.probability, 4)
-    return Line(str(path), "analyzed", finding.label, sure, "", written)
+    probability, point = round(finding.probability, 4), finding.operating_point.value
+    return Line(str(path), "analyzed", finding.label, probability, "", written, point)
 
 
 def _print(lines: list[Line]) -> None:
     for each in lines:
-        sure = "" if each.probability is None else f" {each.probability:.3f}"
-        said = f"{each.answer}{sure}" if each.answer else f"{each.state}: {each.reason}"
+        if each.probability is None:
+            said = f"{each.state}: {each.reason}"
+        else:
+            said = describe(OperatingPoint(each.operating_point), each.probability)
         sys.stdout.write(f"{each.path}: {said}\n")
     counts = Counter(each.state for each in lines)
     words = ", ".join(f"{count} {state}" for state, count in counts.items())

@@ -1,5 +1,7 @@
 """Validates the settings, tests the model on the phantom and asks destinations.
 
+It also lists the body parts of the model's intended use.
+
 An AE is asked by C-ECHO, a DICOMweb service by a search with our credentials.
 
 `--record` writes what the phantom gives into the card of one's own weights, once.
@@ -90,7 +92,11 @@ def _model(settings: Settings) -> str:
         if card.phantom_logits
         else "no answers recorded; run `fracture-node check --record`"
     )
-    return f"ok, {card.name} {card.version}, {compared}"
+    parts = ", ".join(card.body_parts) or "any"
+    return (
+        f"ok, {card.name} {card.version}, {compared}; Body Part Examined that it may "
+        f"answer for: {parts}"
+    )
 
 
 def _spool(settings: Settings) -> str:

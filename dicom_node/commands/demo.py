@@ -31,6 +31,7 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.process import begin_role
 from dicom_node.sender import send
 from dicom_node.supervisor import DRAIN_S, Node
+from inference.caption import percent
 from inference.finding import OperatingPoint
 from inference.phantom import draw_phantom
 
@@ -203,14 +204,17 @@ def _show(
     ]
     arrived = arrivals.wait({each.study_instance_uid for each in sent}, stop)
     history = History(open_engine(settings.storage.database_url))
-    table = Table("instance", "answer", "probability", "seconds", "Secondary Capture")
+    table = Table(
+        *("instance", "answer", "probability of a fracture"),
+        *("seconds", "Secondary Capture"),
+    )
     for each in sent:
         row = history.by_uid(each.sop_instance_uid)[-1]
         result = arrived.get(each.study_instance_uid)
         table.add_row(
             each.name,
             _answer(row),
-            "" if row.probability is None else f"{row.probability:.3f}",
+            "" if row.probability is None else percent(row.probability),
             "" if result is None else f"{result.at - each.at:.2f}",
             row.reason if result is None else str(archive.directory / result.path),
         )

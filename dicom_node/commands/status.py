@@ -16,6 +16,7 @@ from dicom_node.backlog import destination_states, spoken_age
 from dicom_node.database import open_or_exit, reading
 from dicom_node.history import History
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
+from inference.caption import percent
 
 WIDTH = 300  # holds a UID and a long reason
 SHOWN = (
@@ -79,7 +80,8 @@ def _print(state: dict[str, Any]) -> None:
         for words in _attempts(name, each):
             console.print(words)
     table = Table(
-        "received (UTC)", "SOP Instance UID", "state", "probability", "reason"
+        *("received (UTC)", "SOP Instance UID", "state"),
+        *("probability of a fracture", "reason"),
     )
     for row in state["listed"]:
         received = datetime.fromtimestamp(row["received_at"], tz=UTC)
@@ -88,7 +90,7 @@ def _print(state: dict[str, Any]) -> None:
             f"{received:%Y-%m-%d %H:%M:%S}",
             row["sop_instance_uid"],
             row["state"],
-            "" if sure is None else f"{sure:.3f} {row['operating_point']}",
+            "" if sure is None else f"{percent(sure)} {row['operating_point']}",
             row["reason"],
         )
     console.print(table)

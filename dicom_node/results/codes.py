@@ -27,6 +27,21 @@ PRESENT = Code("52101004", "SCT", "Present")
 ABSENT = Code("272519000", "SCT", "Absent")
 """CID 240, Present-Absent."""
 
+SUSPECTED = Code("415684004", "SCT", "Suspected")
+"""CID 3770, Problem Status. CID 240 has only "Undetermined" between present and absent,
+which would say that the image cannot be judged."""
+
+SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
+
+WITH_FINDINGS = Code("111242", "DCM", "All algorithms succeeded; with findings")
+WITHOUT_FINDINGS = Code("111241", "DCM", "All algorithms succeeded; without findings")
+"""CID 6047, CAD Processing and Finding Summary."""
+
+OPERATING_POINT = Code("111081", "DCM", "CAD Operating Point Description")
+"""As in TID 4023, CAD Operating Points."""
+
+COMMENT = Code("121106", "DCM", "Comment")
+
 PROBABILITY = Code("122157", "DCM", "Probability")
 
 NO_UNITS = Code("1", "UCUM", "no units")

@@ -1,4 +1,4 @@
-"""What is said of one radiograph, as a Measurement Report (PS3.16 TID 1500)."""
+"""The answer for one radiograph as a Measurement Report (PS3.16 TID 1500)."""
 
 import warnings
 from typing import Any
@@ -18,8 +18,10 @@ from highdicom.sr import (
     ObserverContext,
     PlanarROIMeasurementsAndQualitativeEvaluations,
     QualitativeEvaluation,
+    RelationshipTypeValues,
     SourceImageForMeasurementGroup,
     SourceImageForRegion,
+    TextContentItem,
     TrackingIdentifier,
 )
 from pydicom import Dataset
@@ -28,20 +30,36 @@ from dicom_node.results.anatomy import body_part, side
 from dicom_node.results.codes import (
     ABSENT,
     ARTIFICIAL_INTELLIGENCE,
+    COMMENT,
     DEVICE,
     FRACTURE_OF_BONE,
     NO_UNITS,
+    OPERATING_POINT,
     PRESENCE,
     PRESENT,
     PROBABILITY,
     RADIOGRAPH,
+    SUMMARY,
+    SUSPECTED,
+    WITH_FINDINGS,
+    WITHOUT_FINDINGS,
 )
 from dicom_node.results.identity import Source
 from dicom_node.results.provenance import MANUFACTURER, MODEL_NAME, plain
 from dicom_node.results.uids import derived_uid
-from inference.finding import Finding, ModelIdentity
+from inference.caption import DISCLAIMER, headline
+from inference.finding import Finding, ModelIdentity, OperatingPoint
 from inference.outline import outline
 from inference.radiograph import Radiograph
+
+TRACKING = "AI assessment for fracture"
+"""Tracking Identifier (112039, DCM) of the group."""
+
+_PRESENCE = {
+    OperatingPoint.NONE: ABSENT,
+    OperatingPoint.DOUBTFUL: SUSPECTED,
+    OperatingPoint.DEFINITE: PRESENT,
+}
 
 
 def measurement_report(
@@ -80,24 +98,32 @@ def _observer(model: ModelIdentity) -> ObservationContext:
 
 
 def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
-    """Say what was found: with a region (TID 1410), else of the image (TID 1501)."""
+    """Write the group: with a region (TID 1410), else of the image (TID 1501)."""
+    group = _coded_group(source, radiograph, finding)
+    group[0].ContentSequence.extend(_sentences(finding))
+    return group
+
+
+def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
     header = source.instance.header
     image = header.sop_class_uid, header.sop_instance_uid
     said: dict[str, Any] = {
-        # The same thing on the same image, whenever and by whatever it is seen again.
+        # The same for every answer about the image. A viewer may show it as a label,
+        # so it does not say what was found.
         "tracking_identifier": TrackingIdentifier(
-            uid=derived_uid("tracking", header.sop_instance_uid), identifier="fracture"
+            uid=derived_uid("tracking", header.sop_instance_uid), identifier=TRACKING
         ),
-        "finding_type": FRACTURE_OF_BONE,
-        "algorithm_id": AlgorithmIdentification(
-            name=plain(finding.model.name),
-            version=plain(finding.model.version),
-            family=ARTIFICIAL_INTELLIGENCE,
-        ),
+        # A negative report has no Finding: a viewer may list these without the
+        # evaluation beside them.
+        "finding_type": FRACTURE_OF_BONE if finding.is_fracture else None,
+        "algorithm_id": _algorithm(finding),
         "finding_sites": _sites(source),
         "measurements": [Measurement(PROBABILITY, _rounded(finding), NO_UNITS)],
         "qualitative_evaluations": [
-            QualitativeEvaluation(PRESENCE, PRESENT if finding.is_fracture else ABSENT)
+            QualitativeEvaluation(PRESENCE, _PRESENCE[finding.operating_point]),
+            QualitativeEvaluation(
+                SUMMARY, WITH_FINDINGS if finding.is_fracture else WITHOUT_FINDINGS
+            ),
         ],
     }
     if finding.arrow is None:
@@ -115,8 +141,35 @@ def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # 
     )
 
 
+def _algorithm(finding: Finding) -> AlgorithmIdentification:
+    """Name the model and the thresholds that it was used with (TID 4019)."""
+    points = finding.thresholds
+    return AlgorithmIdentification(
+        name=plain(finding.model.name),
+        version=plain(finding.model.version),
+        parameters=[
+            f"doubtful from a probability of {points.doubtful:.6g}",
+            f"definite from a probability of {points.definite:.6g}",
+        ],
+        family=ARTIFICIAL_INTELLIGENCE,
+    )
+
+
+def _sentences(finding: Finding) -> list[TextContentItem]:
+    """State the operating point, and the answer in the words of the caption."""
+    comment = f"{headline(finding)}. {DISCLAIMER}."
+    return [
+        TextContentItem(name, words, RelationshipTypeValues.CONTAINS)
+        for name, words in (
+            (OPERATING_POINT, finding.operating_point.value),
+            (COMMENT, comment),
+        )
+    ]
+
+
 def _rounded(finding: Finding) -> float:
-    return round(finding.probability, 4)
+    """Round the probability to four decimals, never to a certainty."""
+    return min(max(round(finding.probability, 4), 0.0001), 0.9999)
 
 
 def _sites(source: Source) -> list[FindingSite] | None:

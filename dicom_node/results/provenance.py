@@ -58,7 +58,7 @@ def times(source: Source) -> Dataset:
 
 
 def equipment(source: Source, model: ModelIdentity) -> Dataset:
-    """Name the node and the weights (PS3.3 C.7.5.1, C.12.1; IHE AIR 6.5.3.1)."""
+    """Name the node and the weights (PS3.3 C.7.5.1, C.12.1)."""
     versions = [
         IMPLEMENTATION_VERSION_NAME,
         plain(f"{model.name:.48} {model.version}"),

@@ -1,8 +1,8 @@
 """The finding as a coded report (PS3.3 A.35.13, PS3.16 TID 1500).
 
-A Comprehensive 3D SR with a Measurement Report as its root, as IHE AI Results asks:
-whether a fracture is present, how probably, where by name and side, and where on the
-image. Its content is highdicom's; around it stands the identity of the source, in the
+A Comprehensive 3D SR with a Measurement Report as its root: whether a fracture is
+present, suspected or absent, its probability, the body part and side, and the region on
+the image. highdicom writes the content. The identity of the source is copied from the
 source's own bytes.
 """
 

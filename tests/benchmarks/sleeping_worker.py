@@ -22,13 +22,13 @@ from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.pipeline import Analysis, Check
 from dicom_node.results.objects import ResultObject
 from dicom_node.results.uids import derived_uid
-from inference.finding import Finding, ModelIdentity, OperatingPoint
+from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom import draw_phantom
 
 SIDE = 32
 MODEL = ModelIdentity("sleeping", "1", "0" * 64)
 SALIENCY = np.zeros((7, 7), np.float32)
-FINDING = Finding(0.5, OperatingPoint.DEFINITE, SALIENCY, None, MODEL)
+FINDING = Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
