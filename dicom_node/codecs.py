@@ -39,7 +39,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.codestream import declared_size
+from dicom_node.codestream import declared_samples, declared_size
 from dicom_node.errors import AnalysisError, DicomNodeError
 
 UNCOMPRESSED = (
@@ -121,8 +121,18 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         index=0,
         decoding_plugin={**LOSSLESS, **LOSSY}.get(syntax, ""),
         correct_unused_bits=False,  # type: ignore[arg-type]  # the look-up table does
+        bits_stored=_precision(dataset, syntax),  # type: ignore[arg-type]
     )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _precision(dataset: Dataset, syntax: UID) -> int:
+    """Return the bits that a frame says its samples have, else Bits Stored.
+
+    Some codecs cut samples down to what they are told.
+    """
+    found = declared_samples(_frame(dataset)) if syntax.is_encapsulated else None
+    return found.bits if found else int(dataset.BitsStored)
 
 
 def _check_size(dataset: Dataset) -> None:

@@ -6,6 +6,9 @@ import sqlalchemy as sa
 
 from dicom_node.tables import event
 
+ASSUMPTION = "assumption"
+"""The kind of an event that says what was made of an attribute that is wrong."""
+
 
 def note(
     connection: sa.Connection, instance_id: str | None, kind: str, detail: str

@@ -25,6 +25,7 @@ from dicom_node.elements import (
     Walk,
 )
 from dicom_node.errors import CannotUnderstandError, MismatchError
+from dicom_node.image_pixel import SAMPLES, photometric_name
 from dicom_node.instance import InstanceHeader
 from dicom_node.patient import KEYWORDS, patient_of
 
@@ -115,7 +116,9 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
             values[found.tag] = found.value
     texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}
     _check_agreement(announced, texts)
-    _check_pixels(walk, pixel_data, _declared_bytes(values, texts, announced))
+    length = pixel_data.length if pixel_data else 0
+    declared = _declared_bytes(values, texts, announced, length)
+    _check_pixels(walk, pixel_data, declared)
     return InstanceHeader(
         sop_class_uid=announced.sop_class_uid,
         sop_instance_uid=announced.sop_instance_uid,
@@ -155,11 +158,17 @@ def _check_agreement(announced: Announced, texts: dict[str, str]) -> None:
 
 
 def _declared_bytes(
-    values: dict[int, bytes], texts: dict[str, str], announced: Announced
+    values: dict[int, bytes], texts: dict[str, str], announced: Announced, length: int
 ) -> int:
     """How many bytes of Pixel Data the image needs (PS3.5 8.1.1); 0: not said.
 
     Of compressed ones nothing is known but that there must be some.
+
+    Args:
+        values: Of the attributes, as they came.
+        texts: The same as text.
+        announced: What the sender said of the dataset.
+        length: Of the Pixel Data that came.
     """
     order: Literal["little", "big"] = (
         "little" if announced.transfer_syntax.is_little_endian else "big"
@@ -169,7 +178,13 @@ def _declared_bytes(
     )
     if announced.transfer_syntax.is_compressed:
         return min(rows * columns, 1)
-    if texts["PhotometricInterpretation"] == "YBR_FULL_422":
+    photometric = photometric_name(texts["PhotometricInterpretation"])
+    expected = SAMPLES.get(photometric, samples or 1)
+    needed = -(-rows * columns * expected * bits // 8)
+    # If the two contradict each other, what came tells which is right.
+    if samples == 0 or length == needed + needed % 2:
+        samples = expected
+    if photometric == "YBR_FULL_422":
         samples = 2  # Two pixels share their chrominance (PS3.3 C.7.6.3.1.2).
     frames = texts["NumberOfFrames"]
     count = int(frames) if frames.isdecimal() else 1
