@@ -17,7 +17,7 @@ from dicom_node.database import reading, writing
 from dicom_node.deliveries import Deliveries, StoredResult
 from dicom_node.drawing import Drawing
 from dicom_node.errors import SamePictureError
-from dicom_node.events import note
+from dicom_node.events import ASSUMPTION, note
 from dicom_node.reasons import Failure, Reason
 from dicom_node.tables import ANALYZING, InstanceState, instance
 from dicom_node.tables import finding as drawn
@@ -112,6 +112,26 @@ class Analyses:
             note(connection, instance_id, "decoder died", reason)
             write(connection, one(DECODER_DIED))
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
+
+    def note_assumptions(
+        self, instance_id: str, run: int, assumptions: Sequence[str]
+    ) -> None:
+        """Note what was made of attributes that are missing or wrong.
+
+        Args:
+            instance_id: Of the instance.
+            run: If it is not that of the row, nothing is noted.
+            assumptions: Sentences; without any, nothing is written.
+        """
+        if not assumptions:
+            return
+        mine = sa.select(instance.c.id).where(
+            instance.c.id == instance_id, instance.c.run == run
+        )
+        with writing(self._engine) as connection:
+            if connection.execute(mine).scalar_one_or_none() is not None:
+                for each in assumptions:
+                    note(connection, instance_id, ASSUMPTION, each)
 
     def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
         """End an analysis without an answer, and deliver what says so."""

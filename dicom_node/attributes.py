@@ -4,8 +4,12 @@ import math
 import re
 from collections.abc import Iterable
 
+import numpy as np
 from pydicom import Dataset
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
+from pydicom.tag import Tag
 
 LONGEST_UID = 256
 """Characters of a UID that is accepted, though PS3.5 9.1 allows 64.
@@ -23,34 +27,114 @@ _STANDARD_LENGTH = 64
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
 # What may be repeated in a message.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
+# How the values of a binary VR are stored (PS3.5 6.2).
+_BINARY = {
+    "US": "u2", "SS": "i2", "OW": "u2", "UL": "u4", "SL": "i4", "OL": "u4",
+    "UV": "u8", "SV": "i8", "OV": "u8", "FL": "f4", "OF": "f4", "FD": "f8", "OD": "f8",
+}  # fmt: skip
+# Stand for the VR of the data dictionary, which the writer did not know.
+_UNTYPED = {"UN", "OB"}
+# The number that a text begins with. A comma can only be a decimal comma: DICOM has no
+# digit grouping, and separates values by backslashes.
+_PLAIN = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *", re.ASCII)
+_NUMBER = re.compile(r"\s*([+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?)", re.ASCII)
 
 
-def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
     """Read all values of an attribute that holds numbers, as text or binary.
 
+    They are read by the VR that they were written with, whatever it should have been.
+    Text is read as far as it is a number, as DCMTK does: "2048 HU" is 2048. A decimal
+    comma is read as a point.
+
     Returns:
-        The values; none at all where the attribute is absent or empty, or where one of
-        them is no number, is infinite or NaN. A display attribute that cannot be read
-        is then as if it were absent.
+        The values in their order, None for each that is no finite number; nothing if
+        the attribute is absent or empty.
     """
-    try:
-        value = dataset.get(keyword)
-        many = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
-        found = tuple(float(one) for one in (value if many else (value,)))
-    # pydicom reads the text of a number when it is asked for it.
-    except (ValueError, TypeError, ArithmeticError):
-        return ()
-    return found if all(math.isfinite(one) for one in found) else ()
+    return tuple(_finite(one) for one in _values(dataset, keyword))
+
+
+def usable(dataset: Dataset, keyword: str) -> tuple[float, ...]:
+    """Read the values of an attribute that are numbers; see `numbers`."""
+    return tuple(one for one in numbers(dataset, keyword) if one is not None)
 
 
 def number(dataset: Dataset, keyword: str, default: float) -> float:
-    """Read the first value of an attribute; see `numbers`."""
-    return (*numbers(dataset, keyword), default)[0]
+    """Read the first value of an attribute that is a number; see `numbers`."""
+    return (*usable(dataset, keyword), default)[0]
+
+
+def is_plain(dataset: Dataset, keyword: str) -> bool:
+    """Tell whether all values of an attribute are numbers as the standard writes them.
+
+    So are those of an attribute that is absent, empty or binary.
+    """
+    return all(
+        _PLAIN.fullmatch(one) if isinstance(one, str) else _finite(one) is not None
+        for one in _values(dataset, keyword)
+    )
+
+
+def signed_16(value: float, *, signed: bool) -> int:
+    """Read the 16 bits of a value again, as SS or as US (PS3.5 6.2).
+
+    The VR of some attributes is US or SS, by Pixel Representation (0028,0103). What was
+    written with the other one has the right bits.
+    """
+    bits = int(value) % 2**16
+    return bits - 2**16 if signed and bits >= 2**15 else bits
+
+
+def _values(dataset: Dataset, keyword: str) -> Iterable[object]:
+    tag = Tag(keyword)
+    element = dataset.get_item(tag) if tag in dataset else None
+    if element is None or element.value is None:
+        return ()
+    value = element.value
+    if isinstance(element, RawDataElement):
+        return _read_raw(element)
+    if isinstance(value, bytes):
+        return _read_bytes(value, dictionary_VR(tag), "<")
+    is_many = isinstance(value, Iterable) and not isinstance(value, str)
+    return value if is_many else (value,)
+
+
+def _read_raw(element: RawDataElement) -> Iterable[object]:
+    vr = element.VR
+    if vr is None or vr in _UNTYPED:
+        vr = dictionary_VR(element.tag)
+    return _read_bytes(element.value or b"", vr, "<>"[not element.is_little_endian])
+
+
+def _read_bytes(value: bytes, vr: str, order: str) -> Iterable[object]:
+    # The dictionary says "US or SS" of some.
+    if kind := _BINARY.get(vr[:2]):
+        dtype = np.dtype(order + kind)
+        whole = len(value) // dtype.itemsize * dtype.itemsize
+        return np.frombuffer(value[:whole], dtype).tolist()  # type: ignore[no-any-return]
+    text = value.decode("ascii", "replace").strip(" \0")
+    return text.split("\\") if text else ()
+
+
+def _finite(value: object) -> float | None:
+    if isinstance(value, str):
+        found = _NUMBER.match(value)
+        value = found[1].replace(",", ".") if found else None
+    try:
+        read = float(value)  # type: ignore[arg-type]  # anything may stand there
+    except (ValueError, TypeError, ArithmeticError):
+        return None
+    return read if math.isfinite(read) else None
 
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Read the first value of a text or UID attribute; empty where it is absent."""
-    value = dataset.get(keyword)
+    try:
+        value = dataset.get(keyword)
+    # pydicom reads the text of a number when it is asked for it.
+    except (ValueError, TypeError, ArithmeticError):
+        raw = dataset.get_item(Tag(keyword)).value or b""
+        value = raw.decode("ascii", "replace").split("\\")[0]
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         value = next(iter(value), None)
     return "" if value is None else str(value).strip(" \0")
@@ -92,6 +176,15 @@ def uid_fault(uid: str) -> str:
     if any(each.startswith("0") and each != "0" for each in components):
         return "a component with a leading zero"
     return ""
+
+
+def code(dataset: Dataset, keyword: str) -> str:
+    """Read the first value of a code string as the standard writes it.
+
+    Leading and trailing spaces are not significant, and letters are upper case
+    (PS3.5 6.2, CS); equipment writes them in lower case, too.
+    """
+    return text(dataset, keyword).strip().upper()
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:

@@ -40,7 +40,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.attributes import number
-from dicom_node.codestream import begins_frame, declared_size
+from dicom_node.codestream import begins_frame, declared_samples, declared_size
 from dicom_node.errors import AnalysisError, DicomNodeError
 
 UNCOMPRESSED = (
@@ -151,6 +151,7 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
         index=0,
         decoding_plugin={**LOSSLESS, **LOSSY}.get(syntax, ""),
         correct_unused_bits=False,  # type: ignore[arg-type]  # the look-up table does
+        bits_stored=_precision(dataset, syntax),  # type: ignore[arg-type]
     )
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -165,6 +166,15 @@ def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
             f"{syntax.name} does not allow. Send the image in the transfer syntax that "
             "it is encoded in."
         )
+
+
+def _precision(dataset: Dataset, syntax: UID) -> int:
+    """Return the bits that a frame says its samples have, else Bits Stored.
+
+    Some codecs cut samples down to what they are told.
+    """
+    found = declared_samples(_frame(dataset)) if syntax.is_encapsulated else None
+    return found.bits if found else int(dataset.BitsStored)
 
 
 def _check_size(dataset: Dataset) -> None:

@@ -1,16 +1,19 @@
-"""What a compressed frame says of its own size, before a codec believes it.
+"""What a compressed frame says of itself, before a codec believes it.
 
 A codec takes memory for what its frame declares, whatever Rows and Columns say: 200
-bytes of JPEG may ask for 4 GB.
+bytes of JPEG may ask for 4 GB. It returns samples of the frame's precision, whatever
+Bits Allocated says.
 """
 
 import struct
+from dataclasses import dataclass
 
 # Starts of Frame: of JPEG (ISO/IEC 10918-1 table B.1) but DHT, JPG and DAC between
 # them, and of JPEG-LS (ISO/IEC 14495-1 C.1.1).
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
+_RLE_HEADER, _MOST_SEGMENTS = 64, 15  # PS3.5 G.5
 _BOXES = 4096  # a codestream may be wrapped into JP2 boxes; they are short
 
 
@@ -50,13 +53,69 @@ def declared_size(frame: bytes) -> tuple[int, int] | None:
     return bottom - top, right - left
 
 
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What a frame says of its samples.
+
+    Attributes:
+        bits: Of each sample.
+        count: Samples of each pixel.
+    """
+
+    bits: int
+    count: int
+
+
+def declared_samples(frame: bytes) -> Samples | None:
+    """Read the samples from the header of a frame of JPEG, JPEG-LS or JPEG 2000.
+
+    Returns:
+        None if there is no such header.
+
+    Source:
+        ISO/IEC 10918-1 B.2.2, ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1.
+    """
+    if frame.startswith(_JPEG):
+        start = _start_of_frame(frame)
+        return Samples(frame[start + 4], frame[start + 9]) if start else None
+    start = frame.find(_JPEG_2000, 0, _BOXES)
+    header = frame[start + 40 : start + 43] if start >= 0 else b""
+    if len(header) < struct.calcsize(">HB"):
+        return None
+    count, depth = struct.unpack(">HB", header)
+    return Samples((depth & 0x7F) + 1, count)
+
+
+def declared_segments(frame: bytes) -> int | None:
+    """Read how many segments a frame of RLE Lossless has (PS3.5 G.5).
+
+    Each holds one byte of one sample of all pixels (PS3.5 G.2).
+
+    Returns:
+        None if there is no such header.
+    """
+    if len(frame) <= _RLE_HEADER:
+        return None
+    segments, first = struct.unpack_from("<2I", frame)
+    is_header = 0 < segments <= _MOST_SEGMENTS and first == _RLE_HEADER
+    return segments if is_header else None
+
+
 def _of_jpeg(frame: bytes) -> tuple[int, int] | None:
+    start = _start_of_frame(frame)
+    if start is None:
+        return None
+    rows, columns = struct.unpack_from(">HH", frame, start + 5)
+    return (rows, columns) if rows else None  # 0: the end of the scan says
+
+
+def _start_of_frame(frame: bytes) -> int | None:
+    """Find the Start of Frame marker, behind which there is at least one component."""
     position = len(_JPEG)
-    while position + 9 <= len(frame) and frame[position] == 0xFF:  # noqa: PLR2004
+    while position + 10 <= len(frame) and frame[position] == 0xFF:  # noqa: PLR2004
         marker = frame[position + 1]
         if marker in _FRAMES:
-            rows, columns = struct.unpack_from(">HH", frame, position + 5)
-            return (rows, columns) if rows else None  # 0: the end of the scan says
+            return position
         if marker == 0xFF:  # noqa: PLR2004 - fill
             position += 1
         elif marker in _BARE:

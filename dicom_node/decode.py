@@ -12,17 +12,27 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
 from pydicom.pixels.processing import apply_color_lut
+from pydicom.tag import Tag
 
-from dicom_node.attributes import number, text
+from dicom_node.assumptions import attribute_assumptions
+from dicom_node.attributes import number, signed_16, text, usable
 from dicom_node.codecs import decode_pixels
-from dicom_node.errors import NotAnalyzedError
+from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.geometry import made_square, pixel_shape
-from dicom_node.lookup import Shown, to_gray
+from dicom_node.image_pixel import (
+    check_bits,
+    complete_image_pixel,
+    named,
+    photometric_interpretation,
+)
+from dicom_node.lookup import Shown, is_monochrome, to_gray
 from dicom_node.part10 import read_part10, reading_dicom
 from dicom_node.reasons import Unanalyzed
 from dicom_node.screening import ScreeningRules, screen
+from dicom_node.windowing import Window
 from inference.radiograph import Radiograph
 
 IDENTITY = (
@@ -115,13 +125,11 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
         NotAnalyzedError: The image is blank, or too large once its pixels are square.
         AnalysisError: The pixel data is damaged.
     """
+    assumptions = attribute_assumptions(dataset)
+    assumptions += complete_image_pixel(dataset)
     stored = decode_pixels(dataset)
-    if text(dataset, "PhotometricInterpretation").startswith("MONOCHROME"):
-        # Values that no modality writes may leave the range of floating point.
-        with np.errstate(all="ignore"):
-            shown = to_gray(dataset, stored, options.window)
-    else:
-        shown = Shown(from_color(dataset, stored), None)
+    assumptions += check_bits(dataset, stored)
+    shown = show(dataset, stored, options.window)
     gray = shown.gray
     if gray.min() == gray.max():
         raise NotAnalyzedError(
@@ -131,18 +139,61 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     shape = pixel_shape(dataset)
     pixels = made_square(gray, shape, options.max_megapixels)
     source_shape = gray.shape[0], gray.shape[1]
-    return Radiograph(pixels, shape.side, source_shape, shown.span)
+    assumptions += shown.assumptions
+    return Radiograph(pixels, shape.side, source_shape, shown.span, assumptions)
+
+
+def show(dataset: Dataset, stored: NDArray[Any], window: int | Window) -> Shown:
+    """Show an image, gray or in color, as its attributes ask.
+
+    Args:
+        dataset: The image's attributes, its Image Pixel Module complete.
+        stored: Stored values as `decode_pixels` returns them.
+        window: See `to_gray`.
+    """
+    if not is_monochrome(dataset):
+        return Shown(from_color(dataset, stored), None)
+    # Values that no modality writes may leave the range of floating point.
+    with np.errstate(all="ignore"):
+        return to_gray(dataset, stored, window)
 
 
 def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
     """Turn a color image, or one of palette colors, into its luma (ITU-R BT.601)."""
-    if text(dataset, "PhotometricInterpretation") == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)[..., :3]
+    if photometric_interpretation(dataset) == "PALETTE COLOR":
+        stored = apply_color_lut(stored, _palette(dataset))[..., :3]
         bits = 8 * stored.itemsize
     else:
         bits = int(number(dataset, "BitsStored", 8))
     rgb = (stored >> max(bits - 8, 0)).astype(np.uint8)
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _palette(dataset: Dataset) -> Dataset:
+    """Return an image whose palettes are described as their bits say.
+
+    The first value mapped is signed if pixels are (PS3.3 C.7.6.3.1.5), whatever VR it
+    was written with.
+    """
+    described = Dataset()
+    described.update(dataset)
+    described.file_meta = dataset.file_meta
+    is_signed = dataset.PixelRepresentation == 1
+    for color in ("Red", "Green", "Blue"):
+        keyword = f"{color}PaletteColorLookupTableDescriptor"
+        values = usable(dataset, keyword)
+        if len(values) != 3:  # noqa: PLR2004 - PS3.3 C.7.6.3.1.5
+            raise AnalysisError(
+                f"{named(keyword)} is absent or not three numbers, which palette color "
+                "needs. Correct it at the sender."
+            )
+        count, first, bits = (signed_16(one, signed=False) for one in values)
+        first = signed_16(first, signed=is_signed)
+        vr = "SS" if first < 0 else "US"
+        read = [count, first, bits]
+        element = DataElement(Tag(keyword), vr, read, validation_mode=IGNORE)
+        described[element.tag] = element
+    return described
 
 
 def picture_digest(radiograph: Radiograph) -> str:

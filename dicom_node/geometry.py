@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset
 
-from dicom_node.attributes import numbers
+from dicom_node.attributes import usable
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.reasons import Unanalyzed
 
@@ -54,10 +54,22 @@ def pixel_shape(dataset: Dataset) -> PixelShape:
         first, is for images of unknown spacing).
     """
     for keyword in (*SPACINGS, "PixelAspectRatio"):
-        sides = numbers(dataset, keyword)
-        if len(sides) == 2 and min(sides) > 0:  # noqa: PLR2004 - rows, columns
-            return PixelShape(*sides, in_mm=keyword in SPACINGS)
+        if pair := sides(dataset, keyword):
+            return PixelShape(*pair, in_mm=keyword in SPACINGS)
     return PixelShape(1, 1, in_mm=False)
+
+
+def sides(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    """Read the first two values of an attribute that are numbers above 0.
+
+    Returns:
+        Distance between rows, then between columns; None if there are no two: a side is
+        never guessed from the other one.
+    """
+    match [side for side in usable(dataset, keyword) if side > 0]:
+        case [height, width, *_]:
+            return height, width
+    return None
 
 
 def made_square(

@@ -26,6 +26,7 @@ from dicom_node.elements import (
     Walk,
 )
 from dicom_node.errors import CannotUnderstandError, MismatchError
+from dicom_node.image_pixel import SAMPLES, photometric_name
 from dicom_node.instance import InstanceHeader
 from dicom_node.patient import KEYWORDS, patient_of
 
@@ -127,7 +128,9 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
     uids = {word: uid_text(values.get(tag, b"")) for tag, word in UIDS.items()}
     texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}
     _check_agreement(announced, uids)
-    _check_pixels(walk, pixel_data, _declared_bytes(values, texts, announced))
+    length = pixel_data.length if pixel_data else 0
+    declared = _declared_bytes(values, texts, announced, length)
+    _check_pixels(walk, pixel_data, declared)
     return InstanceHeader(
         sop_class_uid=uids["SOPClassUID"],
         sop_instance_uid=uids["SOPInstanceUID"],
@@ -211,11 +214,17 @@ def _is_cut(announced: Announced, uids: Mapping[str, str]) -> bool:
 
 
 def _declared_bytes(
-    values: dict[int, bytes], texts: dict[str, str], announced: Announced
+    values: dict[int, bytes], texts: dict[str, str], announced: Announced, length: int
 ) -> int:
     """How many bytes of Pixel Data the image needs (PS3.5 8.1.1); 0: not said.
 
     Of compressed ones nothing is known but that there must be some.
+
+    Args:
+        values: Of the attributes, as they came.
+        texts: The same as text.
+        announced: What the sender said of the dataset.
+        length: Of the Pixel Data that came.
     """
     order: Literal["little", "big"] = (
         "little" if announced.transfer_syntax.is_little_endian else "big"
@@ -225,7 +234,13 @@ def _declared_bytes(
     )
     if announced.transfer_syntax.is_compressed:
         return min(rows * columns, 1)
-    if texts["PhotometricInterpretation"] == "YBR_FULL_422":
+    photometric = photometric_name(texts["PhotometricInterpretation"])
+    expected = SAMPLES.get(photometric, samples or 1)
+    needed = -(-rows * columns * expected * bits // 8)
+    # If the two contradict each other, what came tells which is right.
+    if samples == 0 or length == needed + needed % 2:
+        samples = expected
+    if photometric == "YBR_FULL_422":
         samples = 2  # Two pixels share their chrominance (PS3.3 C.7.6.3.1.2).
     frames = texts["NumberOfFrames"]
     count = max(int(frames), 1) if frames.isdecimal() else 1

@@ -8,12 +8,14 @@ however large it is.
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DigitalXRayImageStorageForProcessing,
@@ -21,16 +23,34 @@ from pydicom.uid import (
     XRayRadiofluoroscopicImageStorage,
 )
 
-from dicom_node.attributes import items, loggable, number, numbers, text
+from dicom_node.attributes import (
+    code,
+    items,
+    loggable,
+    number,
+    numbers,
+    signed_16,
+    text,
+    usable,
+)
 from dicom_node.codecs import LOSSY
+from dicom_node.image_pixel import named, photometric_interpretation
 from dicom_node.windowing import (
+    LEAST_STRUCTURE,
     LookUpTable,
     Values,
     VoiLutFunction,
     Window,
+    entry_bits,
     stored_values,
+    structure_kept,
 )
-from inference.autowindow import exposed_area, percentile_range, stretched, thinned
+from inference.autowindow import (
+    exposed_area,
+    percentile_range,
+    stretched,
+    thinned,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +62,16 @@ PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
 PLAIN_BITS = 8
 """Images of up to so many bits are shown as they are where no VOI is given."""
 
+COMPARED_PIXELS = 250_000
+"""Pixels by which two displays are compared: every n-th of every n-th row."""
+
+FEWEST_COMPARED = 1_000
+"""With fewer, a display is judged only by whether it shows anything at all."""
+
+_ENTRY_VRS = {None, "OW", "OB", "UN", "US", "SS", "US or OW", "US or SS or OW"}
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
@@ -50,15 +80,17 @@ class Shown:
     Attributes:
         gray: Gray levels, (rows, columns), dense tissue bright.
         span: The modality values shown as the two ends of the scale, where that is not
-            by a VOI of the image's own: it has none, or none that shows anything, or
+            by a VOI of the image's own: it has none, or none that shows enough, or
             is For Processing.
         ends: The modality values at the two ends of the scale in any case; those that
             a straight line between would begin and end at, where the VOI is none.
+        assumptions: What was made of attributes that are wrong, in sentences.
     """
 
     gray: Gray
     span: tuple[float, float] | None
     ends: tuple[float, float] = (0.0, 255.0)
+    assumptions: tuple[str, ...] = ()
 
 
 def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int | Window) -> Shown:
@@ -71,35 +103,87 @@ def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int | Window) -> Sho
             somebody chose, which is then used whatever it shows.
 
     Returns:
-        The image. One that its window leaves without any contrast is shown through
-        percentiles instead: what a reader would correct by hand must not reach the
-        model as a black image.
+        The image. If its own VOI leaves less than LEAST_STRUCTURE of what percentiles
+        show, it is shown through percentiles, as if it had no VOI: what a reader would
+        correct by hand must not reach the model as a black image.
     """
-    _note_polarity(dataset)
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
-    modality = _modality_values(dataset, _stored_values(dataset, pixels.itemsize))
+    modality = modality_values(dataset, pixels.itemsize)
+    display = _display(dataset, modality, window)
+    assumptions = tuple(_assumptions(dataset, pixels.itemsize, modality, window))
+    for each in assumptions:
+        logger.warning("%s: %s", loggable(text(dataset, "SOPInstanceUID")), each)
+    if display is not None:
+        levels = _levels(display, modality)
+        gray = _through(stretched(levels, 0, 1), dataset, patterns)
+        ends = _ends(modality, levels, window)
+        if isinstance(window, Window):
+            return Shown(gray, None, ends, assumptions)
+        fault = _fault(dataset, patterns, gray, (levels, modality))
+        if not fault:
+            return Shown(gray, None, ends, assumptions)
+        logger.warning("%s %s", loggable(text(dataset, "SOPInstanceUID")), fault)
+        assumptions += (f"The image {fault}",)
+    return _shown_by_percentiles(dataset, patterns, modality, assumptions)
+
+
+def _shown_by_percentiles(
+    dataset: Dataset,
+    patterns: NDArray[Any],
+    modality: Values,
+    assumptions: tuple[str, ...],
+) -> Shown:
     values = modality
-    shown, is_chosen = _voi(dataset, values, window), isinstance(window, Window)
-    if shown is not None:
-        gray = _through(stretched(shown, 0, 1), dataset, patterns)
-        if is_chosen or gray.min() < gray.max() or patterns.min() == patterns.max():
-            return Shown(gray, None, _ends(values, shown, window))
-        logger.warning(
-            "%s shows nothing through its own window; percentiles are used instead",
-            loggable(text(dataset, "SOPInstanceUID")),
-        )
     if is_for_processing(dataset) and _is_linear(dataset):
         values = _logarithm(dataset, values)
     low, high = _range(dataset, patterns, values)
     first, last = (float(modality[np.abs(values - x).argmin()]) for x in (low, high))
     gray = _through(stretched(values, low, high), dataset, patterns)
-    return Shown(gray, (first, last), (first, last))
+    return Shown(gray, (first, last), (first, last), assumptions)
+
+
+def _fault(
+    dataset: Dataset,
+    patterns: NDArray[Any],
+    gray: Gray,
+    tables: tuple[Values, Values],
+) -> str:
+    """Say what is wrong with a display of the image's own; empty if nothing is.
+
+    Args:
+        dataset: The image's attributes.
+        patterns: Its pixels.
+        gray: The same, as they are displayed.
+        tables: The display value in [0, 1] and the modality value of each pattern.
+    """
+    instead = "it is shown as if it had none."
+    if gray.min() == gray.max() and patterns.min() < patterns.max():
+        return f"shows nothing through its own window or VOI LUT; {instead}"
+    sample = thinned(patterns, COMPARED_PIXELS)
+    sample = sample[exposed_area(sample)]
+    if sample.size < FEWEST_COMPARED:
+        return ""
+    levels, modality = tables
+    low, high = _range(dataset, sample, modality)
+    reference = np.clip((modality - low) / (high - low or 1.0), 0, 1)
+    padded = _padded(dataset, sample)
+    own, expected = (
+        np.where(padded, np.nan, np.nan_to_num(each)[sample])
+        for each in (levels, reference)
+    )
+    kept = structure_kept(own, expected)
+    if kept >= LEAST_STRUCTURE:
+        return ""
+    return (
+        f"keeps {kept:.0%} of its structure through its own window or VOI LUT, less "
+        f"than {LEAST_STRUCTURE:.0%}; {instead}"
+    )
 
 
 def is_for_processing(dataset: Dataset) -> bool:
     """Whether the image was not made to be looked at; a VOI is then not its own."""
     sop_class_uid = text(dataset, "SOPClassUID")
-    intent = text(dataset, "PresentationIntentType")
+    intent = code(dataset, "PresentationIntentType")
     return (
         sop_class_uid == DigitalXRayImageStorageForProcessing
         or intent == "FOR PROCESSING"
@@ -107,26 +191,54 @@ def is_for_processing(dataset: Dataset) -> bool:
 
 
 def _is_linear(dataset: Dataset) -> bool:
-    return text(dataset, "PixelIntensityRelationship") == "LIN"
+    return code(dataset, "PixelIntensityRelationship") == "LIN"
+
+
+def is_monochrome(dataset: Dataset) -> bool:
+    """Whether the image is gray."""
+    return photometric_interpretation(dataset).startswith("MONOCHROME")
 
 
 def is_inverted(dataset: Dataset) -> bool:
     """Whether small values are white."""
-    return text(dataset, "PhotometricInterpretation") == "MONOCHROME1"
+    return photometric_interpretation(dataset) == "MONOCHROME1"
 
 
-def _note_polarity(dataset: Dataset) -> None:
-    """Log a Presentation LUT Shape that contradicts; it never turns anything."""
-    shape = text(dataset, "PresentationLUTShape")
+def _assumptions(
+    dataset: Dataset, itemsize: int, modality: Values, window: int | Window
+) -> Iterator[str]:
+    """Say what is made of attributes of the display that are wrong."""
+    shape = code(dataset, "PresentationLUTShape")
     if shape in {"IDENTITY", "INVERSE"} - {
         "INVERSE" if is_inverted(dataset) else "IDENTITY"
     }:
-        logger.warning(
-            "%s: Presentation LUT Shape (2050,0020) is %s, which contradicts the "
-            "Photometric Interpretation (0028,0004); only the latter counts",
-            loggable(text(dataset, "SOPInstanceUID")),
-            shape,
+        yield (
+            f"Presentation LUT Shape (2050,0020) is {shape}, which contradicts the "
+            "Photometric Interpretation (0028,0004); only the latter counts."
         )
+    stored = stored_pixel_values(dataset, itemsize)
+    if found := modality_table(dataset, stored):
+        yield from _read_otherwise(dataset, "ModalityLUTSequence", *found)
+    if isinstance(window, int) and (chosen := voi_table(dataset, modality, window)):
+        yield from _read_otherwise(dataset, "VOILUTSequence", *chosen)
+
+
+def _read_otherwise(
+    dataset: Dataset, keyword: str, place: int, table: LookUpTable
+) -> Iterator[str]:
+    """Say if a table is read otherwise than its descriptor asks."""
+    said = numbers(items(dataset, keyword)[place], "LUTDescriptor")
+    is_display = keyword == "VOILUTSequence"
+    for name, found, used in (
+        ("entries", said[0], len(table.entries) % 2**16),
+        ("as the first value mapped", said[1], table.first),
+        ("bits for each entry", said[2], table.bits if is_display else said[2]),
+    ):
+        if found != used:
+            yield (
+                f"LUT Descriptor (0028,3002) of {named(keyword)} says {found:g} "
+                f"{name}; {used} is used."
+            )
 
 
 def _through(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
@@ -136,11 +248,11 @@ def _through(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
     return np.asarray(cv2.LUT(patterns, table), np.uint8)
 
 
-def _stored_values(dataset: Dataset, itemsize: int) -> Values:
-    """List what each pattern of `itemsize` bytes stands for."""
+def stored_pixel_values(dataset: Dataset, itemsize: int) -> Values:
+    """List the stored value that each pattern of `itemsize` bytes stands for."""
     width = 8 * itemsize
     stored = min(max(int(number(dataset, "BitsStored", width)), 1), width)
-    signed = number(dataset, "PixelRepresentation", 0) == 1
+    signed = _is_signed(dataset)
     if not signed and UID(dataset.file_meta.TransferSyntaxUID) in LOSSY:
         # Lossy codecs overshoot: what they set above Bits Stored is value, not overlay.
         return np.clip(np.arange(2**width, dtype=np.float64), 0, 2**stored - 1)
@@ -148,14 +260,31 @@ def _stored_values(dataset: Dataset, itemsize: int) -> Values:
     return stored_values(width, stored, high_bit, signed=signed)
 
 
-def _modality_values(dataset: Dataset, values: Values) -> Values:
-    """Apply the Modality LUT, else the rescale (PS3.3 C.11.1)."""
-    if text(dataset, "SOPClassUID") not in PROJECTIONS:  # PS3.4 N.2.1.2
-        for _, table in tables(dataset, "ModalityLUTSequence", values):
-            return table.apply(values)
+def modality_values(dataset: Dataset, itemsize: int) -> Values:
+    """List the modality value of each pattern that a pixel can hold (PS3.3 C.11.1).
+
+    Args:
+        dataset: The image's attributes.
+        itemsize: Bytes of a pixel as it was decoded.
+    """
+    values = stored_pixel_values(dataset, itemsize)
+    if found := modality_table(dataset, values):
+        return found[1].apply(values)
     slope = number(dataset, "RescaleSlope", 1) or 1.0
     intercept = number(dataset, "RescaleIntercept", 0)
     return np.asarray(values * slope + intercept, np.float64)
+
+
+def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] | None:
+    """Find the Modality LUT, and the number of its item; None if there is none.
+
+    Args:
+        dataset: The image's attributes.
+        values: Every stored value.
+    """
+    if text(dataset, "SOPClassUID") in PROJECTIONS:  # PS3.4 N.2.1.2
+        return None
+    return next(_tables(dataset, "ModalityLUTSequence", values), None)
 
 
 def _logarithm(dataset: Dataset, values: Values) -> Values:
@@ -183,71 +312,147 @@ def _ends(values: Values, shown: Values, window: int | Window) -> tuple[float, f
     return float(inside.min()), float(inside.max())
 
 
-def _voi(dataset: Dataset, values: Values, window: int | Window) -> Values | None:
-    """Apply the chosen VOI LUT, else the chosen window; None where there is none."""
+def _display(
+    dataset: Dataset, values: Values, window: int | Window
+) -> LookUpTable | Window | None:
+    """Find the chosen VOI LUT, else the chosen window; None if there is none."""
     if isinstance(window, Window):
-        return window.apply(values)
+        return window
     if is_for_processing(dataset):
         return None
-    if found := [table for _, table in tables(dataset, "VOILUTSequence", values)]:
-        return found[min(window, len(found)) - 1].apply_to_display(values)
-    if given := list(windows(dataset)):
-        return given[min(window, len(given)) - 1].apply(values)
-    return None
+    if table := voi_table(dataset, values, window):
+        return table[1]
+    return voi_window(dataset, window)
 
 
-def windows(dataset: Dataset) -> Iterator[Window]:
-    """Yield the windows that have a width."""
-    name = text(dataset, "VOILUTFunction")
+def _levels(display: LookUpTable | Window, values: Values) -> Values:
+    """Map modality values to display values in [0, 1]."""
+    if isinstance(display, Window):
+        return display.apply(values)
+    return display.apply_to_display(values)
+
+
+def voi_table(
+    dataset: Dataset, values: Values, wanted: int
+) -> tuple[int, LookUpTable] | None:
+    """Find the VOI LUT of an image, and the number of its item; None without any.
+
+    Args:
+        dataset: The image's attributes.
+        values: Every modality value that may be looked up.
+        wanted: Which of several, the first being 1; see `_chosen`.
+    """
+    return _chosen(list(_tables(dataset, "VOILUTSequence", values)), wanted)
+
+
+def voi_window(dataset: Dataset, wanted: int) -> Window | None:
+    """Find the window of an image; None without any.
+
+    Args:
+        dataset: The image's attributes.
+        wanted: Which of several, the first being 1; see `_chosen`.
+    """
+    found = _chosen(list(_windows(dataset)), wanted)
+    return found and found[1]
+
+
+def _chosen(found: list[tuple[int, T]], wanted: int) -> tuple[int, T] | None:
+    """Choose the item that is wanted.
+
+    If that is absent or unusable, choose the last one before it, else the first one.
+
+    Args:
+        found: Those that are usable, each with its place, from 0.
+        wanted: Which of all, the first being 1.
+    """
+    before = [each for each in found if each[0] < wanted]
+    return next(iter(before[-1:] or found), None)
+
+
+def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
+    """Yield each window of which both numbers are usable, and its place from 0."""
+    name = code(dataset, "VOILUTFunction").replace(" ", "_")
     known = name in VoiLutFunction.__members__
     function = VoiLutFunction(name) if known else VoiLutFunction.LINEAR
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
-    for center, width in zip(centers, widths, strict=False):
-        if width > 0:
-            yield Window(center, width, function)
+    for place, (center, width) in enumerate(zip(centers, widths, strict=False)):
+        if center is not None and width is not None and width > 0:
+            yield place, Window(center, width, function)
 
 
-def tables(
+def _tables(
     dataset: Dataset, keyword: str, values: Values
 ) -> Iterator[tuple[int, LookUpTable]]:
-    """Yield the tables of a sequence that have entries, and the number of their item.
+    """Yield the tables of a sequence that have entries, and the places of their items.
 
     Args:
         dataset: The image's attributes.
         keyword: Of the sequence.
-        values: Every value that may be looked up. Where some are negative, the first
-            value of a table is signed (PS3.3 C.11.2.1.1), but not always read so.
+        values: Every value that may be looked up.
     """
     for place, item in enumerate(items(dataset, keyword)):
         descriptor = numbers(item, "LUTDescriptor")
-        if len(descriptor) != 3:  # noqa: PLR2004 - PS3.3 C.11.1.1.1
+        if len(descriptor) != 3 or descriptor[1] is None:  # noqa: PLR2004 - C.11.1.1.1
             continue
-        count, first, bits = (int(one) for one in descriptor)
-        order = ">" if dataset.original_encoding[1] is False else "<"
-        entries = _entries(item.get("LUTData"), count % 2**16 or 2**16, order)
-        if not entries.size:
-            continue
-        if first > values.max() and values.min() < 0:
-            first -= 2**16
-        enough = 1 <= bits <= 16 and entries.max() < 2**bits  # noqa: PLR2004
-        yield place, LookUpTable(first, entries, bits if enough else 16)
+        count = int(descriptor[0] or 0) % 2**16 or 2**16
+        entries = _entries(dataset, item, count)
+        if entries.size:
+            first = _first_value(descriptor[1], entries.size, values)
+            yield place, LookUpTable(first, entries, entry_bits(entries))
 
 
-def _entries(data: object, count: int, order: str) -> NDArray[np.uint16]:
-    """Read LUT Data (0028,3006): 16 bits an entry, or 8 where it is just as long.
+def _first_value(written: float, count: int, values: Values) -> int:
+    """Read the value that the first entry of a table stands for.
 
-    None at all where they are no numbers.
+    It is signed if the values are that are looked up (PS3.3 C.11.1.1.1, C.11.2.1.1),
+    whatever VR it was written with. If the table then has an entry for none of them, it
+    was meant otherwise.
     """
-    if isinstance(data, bytes):
-        packed = len(data) <= count + count % 2
-        usable = data if packed else data[: len(data) // 2 * 2]
-        kind = "u1" if packed else f"{order}u2"
-        return np.frombuffer(usable, kind)[:count].astype(np.uint16)
+    is_signed = bool(values.min() < 0)
+    for signed in (is_signed, not is_signed):
+        first = signed_16(written, signed=signed)
+        if first <= values.max() and first + count > values.min():
+            return first
+    return signed_16(written, signed=is_signed)
+
+
+def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
+    """Read LUT Data (0028,3006): 16 bits an entry, or 8 if it is only as long as that.
+
+    Args:
+        dataset: What the item lies in.
+        item: Of a Modality or VOI LUT Sequence.
+        count: Of entries, by LUT Descriptor. If the data hold another number of 16-bit
+            entries, all of these are used, as DCMTK does.
+
+    Returns:
+        The entries; none at all if they are no numbers.
+    """
+    tag = Tag("LUTData")
+    element = item.get_item(tag) if tag in item else None
+    data = element.value if element else None
+    if element and isinstance(data, bytes):
+        is_binary = element.VR in _ENTRY_VRS
+        words = _words(dataset, element, data) if is_binary else np.empty(0, np.uint16)
+        if len(words) == (count + 1) // 2 != count:
+            words = words.astype("<u2").view("u1")[:count].astype(np.uint16)
+        return words[: 2**16]
     try:
-        entries = np.atleast_1d(np.asarray(data or [], np.int64))[:count]
+        entries = np.atleast_1d(np.asarray(data or [], np.int64))[: 2**16]
     except (ValueError, TypeError, OverflowError):
-        entries = np.empty(0, np.int64)
+        return np.empty(0, np.uint16)
     return (entries & (2**16 - 1)).astype(np.uint16)
+
+
+def _words(
+    dataset: Dataset, element: DataElement | RawDataElement, data: bytes
+) -> NDArray[np.uint16]:
+    """Read the 16-bit words of a value, in the byte order of its dataset."""
+    is_little = UID(dataset.file_meta.TransferSyntaxUID).is_little_endian
+    if isinstance(element, RawDataElement):
+        is_little = element.is_little_endian
+    order = "<" if is_little or element.VR == "OB" else ">"
+    return np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2").astype(np.uint16)
 
 
 def _range(
@@ -263,10 +468,25 @@ def _range(
 
 
 def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Mark Pixel Padding, from Value to Range Limit (PS3.3 C.7.5.1.1.2)."""
-    ends = numbers(dataset, "PixelPaddingValue")[:1]
-    if not ends:
+    """Mark Pixel Padding, from Value to Range Limit (PS3.3 C.7.5.1.1.2).
+
+    Their bits are those of pixels, whatever VR they were written with. A value that
+    needs more than Bits Stored is that of whole words.
+    """
+    signed = _is_signed(dataset)
+    ends = [
+        signed_16(end, signed=signed)
+        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
+        for end in usable(dataset, keyword)[:1]
+    ]
+    if not ends or not usable(dataset, "PixelPaddingValue"):
         return np.zeros(patterns.shape, bool)
-    ends += numbers(dataset, "PixelPaddingRangeLimit")[:1]
-    stored = _stored_values(dataset, patterns.itemsize)[patterns]
-    return np.asarray((stored >= min(ends)) & (stored <= max(ends)), bool)
+    stored = stored_pixel_values(dataset, patterns.itemsize)
+    mask = 2 ** (8 * patterns.itemsize) - 1
+    table = (stored >= min(ends)) & (stored <= max(ends))
+    table[ends[0] & mask] |= not stored.min() <= ends[0] <= stored.max()
+    return np.asarray(table[patterns], bool)
+
+
+def _is_signed(dataset: Dataset) -> bool:
+    return number(dataset, "PixelRepresentation", 0) == 1

@@ -27,6 +27,7 @@ from dicom_node.attributes import (
     uid,
 )
 from dicom_node.errors import NotAnalyzedError, NotMeantError
+from dicom_node.image_pixel import photometric_interpretation
 from dicom_node.reasons import Unanalyzed
 
 RADIOGRAPHS = (
@@ -173,18 +174,18 @@ def _not_a_radiograph(dataset: Dataset) -> Iterator[Why]:
     if sop_class_uid != SecondaryCaptureImageStorage:
         return
     modality = text(dataset, "Modality")
-    if modality not in CAPTURED_MODALITIES:
+    if modality.upper() not in CAPTURED_MODALITIES:
         yield Why(
             Unanalyzed.MODALITY,
             f"Modality (0008,0060) of this Secondary Capture is {quoted(modality)}; "
             f"those of {', '.join(CAPTURED_MODALITIES)} are analyzed.",
         )
-    photometric = text(dataset, "PhotometricInterpretation")
-    if photometric not in {"MONOCHROME1", "MONOCHROME2"}:
+    photometric = photometric_interpretation(dataset)
+    if photometric and not photometric.startswith("MONOCHROME"):
         yield Why(
             Unanalyzed.COLOR,
             "This is a color capture: Photometric Interpretation (0028,0004) is "
-            f"{quoted(photometric)}. Send the radiograph that it was made from.",
+            f"{photometric}. Send the radiograph that it was made from.",
         )
 
 
@@ -197,7 +198,9 @@ def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
             "for single images.",
         )
     allocated = number(dataset, "BitsAllocated", 16)
-    if allocated not in {8, 16}:
+    # A compressed image says for itself how many bits it has.
+    is_native = not UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated
+    if is_native and allocated not in {8, 16}:
         yield Why(
             Unanalyzed.BITS,
             f"Bits Allocated (0028,0100) is {allocated:.0f}; radiographs have 8 or 16.",

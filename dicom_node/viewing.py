@@ -16,11 +16,12 @@ from pydicom.multival import MultiValue
 
 from dicom_node.attributes import number
 from dicom_node.codecs import decode_pixels
-from dicom_node.decode import INFLATED_BYTES, from_color
+from dicom_node.decode import INFLATED_BYTES, show
 from dicom_node.elements import is_foreign
 from dicom_node.errors import AnalysisError
 from dicom_node.geometry import made_square, pixel_shape
-from dicom_node.lookup import Shown, is_inverted, to_gray
+from dicom_node.image_pixel import check_bits, complete_image_pixel
+from dicom_node.lookup import is_inverted
 from dicom_node.part10 import read_part10, reading_dicom
 from dicom_node.windowing import VoiLutFunction, Window
 
@@ -82,12 +83,10 @@ def view_file(
     with reading_dicom():
         dataset = _read(path, max_megapixels)
         _check(dataset, max_megapixels)
+        complete_image_pixel(dataset)
         stored = decode_pixels(dataset)
-        if stored.ndim == 2:  # noqa: PLR2004 - rows and columns of gray
-            with np.errstate(all="ignore"):
-                shown = to_gray(dataset, stored, _window(window))
-        else:
-            shown = Shown(from_color(dataset, stored), None)
+        check_bits(dataset, stored)
+        shown = show(dataset, stored, _window(window))
         shape = pixel_shape(dataset)
         ends = shown.ends[::-1] if is_inverted(dataset) else shown.ends
         return View(made_square(shown.gray, shape, max_megapixels), ends)
@@ -118,8 +117,6 @@ def _check(dataset: Dataset, max_megapixels: int) -> None:
             f"The image is larger than {max_megapixels} megapixels (max_megapixels "
             "under [worker])."
         )
-    if number(dataset, "BitsAllocated", 16) not in {8, 16}:
-        raise AnalysisError("Images of 8 or 16 bits are shown.")
 
 
 def _window(window: int | tuple[float, float]) -> int | Window:

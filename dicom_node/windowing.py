@@ -1,5 +1,8 @@
 """From modality values to display values: windows and look-up tables (PS3.3 C.11).
 
+A display may be useless though it is valid: a window far too wide, or beside the data,
+leaves next to nothing of the picture. `structure_kept` measures that.
+
 Arrays in, arrays out. Nothing here sees a Dataset, so nothing here needs one to be
 tested; `lookup.py` reads the attributes and puts these in the standard's order.
 """
@@ -12,6 +15,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+
+LEAST_SHARE = 1 / 8
+"""Of the gray levels that percentiles give to a step between two pixels, how many a
+display must give it at least. With less, the step is lost."""
+
+LEAST_STRUCTURE = 1 / 4
+"""Of the structure of a picture, how much a display must keep at least.
+
+Measured on 25 radiographs of FracAtlas (val) in which the shipped model reports a
+fracture, each through 51 windows, too wide ones and ones beside the data: 298 times the
+window hid the fracture from the model, and 230 of these windows keep less than this. Of
+the 713 windows that left its answer Fracture, 199 keep less, 181 of them because they
+are 10 times as wide as the data and more. The radiographs of `tests/test_real_files.py`
+keep 98 % and more through their own windows and tables.
+"""
+
+LARGEST_STEP = 16 / 255
+"""Steps count by their square, larger ones than this as this: noise counts little, and
+so do the borders of collimation and markers."""
+
+FEWEST_ENTRY_BITS = 8
 
 
 class VoiLutFunction(StrEnum):
@@ -66,7 +90,7 @@ class LookUpTable:
     Attributes:
         first: The input value that the first entry stands for.
         entries: Unsigned, at least one.
-        bits: What an entry may use: its largest value is 2 ** bits - 1.
+        bits: What an entry may use: white is 2 ** bits - 1; see `entry_bits`.
     """
 
     first: int
@@ -81,6 +105,17 @@ class LookUpTable:
     def apply_to_display(self, values: NDArray[Any]) -> Values:
         """Look values up as display values in [0, 1]."""
         return self.apply(values) / np.float64(2**self.bits - 1)
+
+
+def entry_bits(entries: NDArray[np.uint16]) -> int:
+    """Return the bits that the entries of a VOI LUT use.
+
+    These are the bits of the largest entry, FEWEST_ENTRY_BITS at least, as DCMTK
+    determines them (`+Mv`). The third value of LUT Descriptor (0028,3002) is not used:
+    equipment writes the 16 bits of the storage there, or less than the entries need. So
+    the largest entry is never darker than half of white.
+    """
+    return max(int(entries.max()).bit_length(), FEWEST_ENTRY_BITS)
 
 
 def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Values:
@@ -102,3 +137,26 @@ def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Va
     if signed:
         values = np.where(values >> (stored - 1), values - 2**stored, values)
     return np.asarray(values, np.float64)
+
+
+def structure_kept(own: Values, reference: Values) -> float:
+    """Measure how much of the structure of a picture a display keeps.
+
+    The structure consists of the steps between neighboring pixels in a reference
+    display. A step is kept if it has LEAST_SHARE of its gray levels there, or more.
+
+    Args:
+        own: Display values in [0, 1], (rows, columns); NaN where nothing counts.
+        reference: The same pixels through the reference display.
+
+    Returns:
+        The part that is kept, in [0, 1]; 1 if there is no structure.
+    """
+    kept = total = 0.0
+    for axis in (0, 1):
+        steps = np.abs(np.diff(reference, axis=axis))
+        weights = np.minimum(steps, LARGEST_STEP) ** 2
+        is_kept = np.abs(np.diff(own, axis=axis)) >= LEAST_SHARE * steps
+        total += float(np.nansum(weights))
+        kept += float(np.nansum(weights[is_kept]))
+    return kept / total if total else 1.0

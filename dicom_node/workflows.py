@@ -168,6 +168,9 @@ class Work:
             raise AnalysisError(words, Failure.BROKEN)
 
         def check(decoded: DecodedInstance) -> None:
+            assumed = decoded.radiograph.assumptions
+            noted = partial(self.journal.analyses.note_assumptions, row.id, row.run)
+            insist(lambda: noted(assumed))
             refuse = partial(self.journal.analyses.refuse_known, row)
             insist(lambda: refuse(decoded.picture_digest, decoded.identity_digest))
 

@@ -37,9 +37,9 @@ def _span(varies: NDArray[np.bool_]) -> slice:
     return slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(None)
 
 
-def thinned(pixels: NDArray[Any]) -> NDArray[Any]:
-    """Every n-th pixel of every n-th row, so that about SAMPLE remain."""
-    step = max(1, round((pixels.size / SAMPLE) ** 0.5))
+def thinned(pixels: NDArray[Any], count: int = SAMPLE) -> NDArray[Any]:
+    """Take every n-th pixel of every n-th row, so that about `count` remain."""
+    step = max(1, round((pixels.size / count) ** 0.5))
     return pixels[::step, ::step]
 
 

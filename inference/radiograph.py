@@ -22,9 +22,12 @@ class Radiograph:
             from `pixels.shape` where the stored pixels are not square.
         span: The values of the source that became the two ends of the gray scale; None
             where that went by what the source itself says.
+        assumptions: What was made of attributes of the source that are missing or
+            wrong, in sentences.
     """
 
     pixels: NDArray[np.uint8]
     pixel_spacing: float | None
     source_shape: tuple[int, int]
     span: tuple[float, float] | None = None
+    assumptions: tuple[str, ...] = ()

@@ -35,20 +35,20 @@ def body_part(source: Source) -> Code | None:
         said = [item_text(source, REGION, 0, each) for each in inner]
         if all(each and each.isascii() for each in said):
             return Code(*said)
-    examined = source.text("BodyPartExamined").upper()
+    examined = source.code("BodyPartExamined")
     words = examined, *_words(source)
     return next((BODY_PARTS[each] for each in words if each in BODY_PARTS), None)
 
 
 def side(source: Source) -> Code | None:
     """Code which side was imaged."""
-    said = source.text("ImageLaterality") or source.text("Laterality")
+    said = source.code("ImageLaterality") or source.code("Laterality")
     in_words = (SIDES_IN_WORDS[w] for w in _words(source) if w in SIDES_IN_WORDS)
     return SIDES.get(said or next(in_words, ""))
 
 
 def _words(source: Source) -> list[str]:
-    return re.split("[ _]+", source.text("BodyPartExamined").upper())
+    return re.split("[ _]+", source.code("BodyPartExamined"))
 
 
 def anatomy(source: Source) -> Elements:
@@ -59,8 +59,8 @@ def anatomy(source: Source) -> Elements:
     (0008,2218) has one item (C.7.6.1), where DX also allows an empty sequence.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
-    is_said = "Laterality" in source.dataset or source.text("ImageLaterality")
-    is_one = source.text("BodyPartExamined") in UNPAIRED
+    is_said = "Laterality" in source.dataset or source.code("ImageLaterality")
+    is_one = source.code("BodyPartExamined") in UNPAIRED
     return elements if is_said or is_one else elements | empty(["Laterality"])
 
 
@@ -70,13 +70,13 @@ def image_anatomy(source: Source) -> Elements:
     Image Laterality (0020,0062) stands in for Laterality (0020,0060): what the source's
     series says is true of each image in it. It is empty where that would be.
     """
-    if source.text("ImageLaterality"):
+    if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])
-    side = source.text("Laterality")
+    side = source.code("Laterality")
     if side in SIDES:
         tag = Tag("ImageLaterality")
         return _part(source) | {tag: encoded(tag, "CS", side.encode())}
-    is_one = source.text("BodyPartExamined") in UNPAIRED
+    is_one = source.code("BodyPartExamined") in UNPAIRED
     return _part(source) | ({} if is_one else empty(["ImageLaterality"]))
 
 

@@ -96,7 +96,7 @@ def capture(
         The object. All of it follows from the arguments and, where the source names no
         time zone, from this machine's.
     """
-    of_source = source.instance.header.modality
+    of_source = source.instance.header.modality.strip().upper()
     is_said = form.modality == "source" and CODE_PATTERN.fullmatch(of_source)
     modality = of_source if is_said else MODALITY
     syntax = JPEGBaseline8Bit if form.lossy else ExplicitVRLittleEndian

@@ -87,7 +87,8 @@ _READ_TOO = (
     "LossyImageCompressionMethod", "SeriesInstanceUID", "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",
     # How it is shown
-    "PhotometricInterpretation", "PixelRepresentation", "PixelAspectRatio",
+    "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",
+    "BitsStored", "HighBit", "PixelRepresentation",
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
@@ -127,6 +128,10 @@ class Source:
     def text(self, keyword: str) -> str:
         """Read a UID, code string or number, stripped; empty where it is absent."""
         return _text(self.dataset, Tag(keyword))
+
+    def code(self, keyword: str) -> str:
+        """Read a code string as the standard writes it, in upper case."""
+        return self.text(keyword).strip().upper()
 
 
 def read_source(instance: ReceivedInstance) -> Source:

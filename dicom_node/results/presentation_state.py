@@ -14,9 +14,16 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_node.attributes import number
+from dicom_node.attributes import number, numbers
 from dicom_node.errors import AnalysisError
-from dicom_node.lookup import PROJECTIONS, tables, windows
+from dicom_node.image_pixel import photometric_name
+from dicom_node.lookup import (
+    modality_table,
+    modality_values,
+    stored_pixel_values,
+    voi_table,
+    voi_window,
+)
 from dicom_node.results.anatomy import UNPAIRED, anatomy
 from dicom_node.results.graphics import annotation
 from dicom_node.results.identity import (
@@ -33,6 +40,7 @@ from dicom_node.results.objects import (
     ResultObject,
     ResultOptions,
     content_uid,
+    encoded,
     encoded_dataset,
     encoded_sequence,
     result_object,
@@ -47,7 +55,7 @@ from dicom_node.results.provenance import (
     uid_element,
 )
 from dicom_node.results.series import check_series, instance_number, result_series
-from dicom_node.windowing import VoiLutFunction, Window
+from dicom_node.windowing import LookUpTable, VoiLutFunction, Window
 from inference.caption import headline
 from inference.finding import Finding
 from inference.radiograph import Radiograph
@@ -57,9 +65,6 @@ MODALITY = "PR"
 SERIES_DESCRIPTION = "AI fracture annotations - not for diagnosis"
 LABEL = "AI_FRACTURE"
 """Content Label (0070,0080), by which viewers list presentation states."""
-
-_ANY_VALUE = np.zeros(1)
-"""Where no values are looked up, only tables looked for."""
 
 
 def presentation_state(
@@ -106,7 +111,7 @@ def presentation_state(
 
 
 def _check(source: Source) -> None:
-    photometric = source.text("PhotometricInterpretation")
+    photometric = photometric_name(source.text("PhotometricInterpretation"))
     if not photometric.startswith("MONOCHROME"):
         raise AnalysisError(
             "Photometric Interpretation (0028,0004) is not MONOCHROME1 or 2; a "
@@ -128,7 +133,8 @@ def _content(source: Source, finding: Finding) -> Dataset:
     content.ContentDescription = plain(headline(finding))
     content.ContentCreatorName = ""
     content.ReferencedSeriesSequence = [series]
-    is_inverted = source.text("PhotometricInterpretation") == "MONOCHROME1"
+    photometric = photometric_name(source.text("PhotometricInterpretation"))
+    is_inverted = photometric == "MONOCHROME1"
     content.PresentationLUTShape = "INVERSE" if is_inverted else "IDENTITY"
     return content
 
@@ -142,7 +148,7 @@ def _laterality(source: Source) -> Elements:
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
     kept = {tag: value for tag, value in elements.items() if tag not in of_image}
-    is_one = source.text("BodyPartExamined") in UNPAIRED
+    is_one = source.code("BodyPartExamined") in UNPAIRED
     if source.text("ImageLaterality") and not is_one:
         return empty(["Laterality"]) | kept
     return kept
@@ -151,11 +157,8 @@ def _laterality(source: Source) -> Elements:
 def _modality_lut(source: Source) -> Elements:
     """Name the Modality LUT, else the rescale (PS3.3 C.11.1), as it was decoded."""
     shown = deepcopy(source.dataset)  # reading values makes something else of them
-    if source.instance.header.sop_class_uid not in PROJECTIONS:
-        for place, _ in tables(shown, "ModalityLUTSequence", _ANY_VALUE):
-            tag = Tag("ModalityLUTSequence")
-            table = copied_item(source, "ModalityLUTSequence", place)
-            return {tag: encoded_sequence(tag, table)}
+    if found := modality_table(shown, stored_pixel_values(shown, _itemsize(shown))):
+        return _table(source, "ModalityLUTSequence", *found)
     if "RescaleSlope" not in shown and "RescaleIntercept" not in shown:
         return {}
     rescale = Dataset()
@@ -174,19 +177,42 @@ def _voi_lut(
 ) -> Elements:
     """Name what the decoder looked through (PS3.3 C.11.8)."""
     shown = deepcopy(source.dataset)
+    tag = Tag("SoftcopyVOILUTSequence")
     if radiograph.span is not None:
         low, high = radiograph.span
         # LINEAR counts gray levels, not distance (PS3.3 C.11.2.1.2.1).
-        item = encoded_dataset(_window(Window((low + high + 1) / 2, high - low + 1)))
-    elif places := [n for n, _ in tables(shown, "VOILUTSequence", _ANY_VALUE)]:
-        place = places[min(options.window, len(places)) - 1]
-        tag = Tag("VOILUTSequence")
-        table = copied_item(source, "VOILUTSequence", place)
-        item = {tag: encoded_sequence(tag, table)}
-    else:
-        given = list(windows(shown))
-        item = encoded_dataset(_window(given[min(options.window, len(given)) - 1]))
-    tag = Tag("SoftcopyVOILUTSequence")
+        window = Window((low + high + 1) / 2, high - low + 1)
+        return {tag: encoded_sequence(tag, encoded_dataset(_window(window)))}
+    values = modality_values(shown, _itemsize(shown))
+    if found := voi_table(shown, values, options.window):
+        return {tag: encoded_sequence(tag, _table(source, "VOILUTSequence", *found))}
+    own = voi_window(shown, options.window)
+    return {tag: encoded_sequence(tag, encoded_dataset(_window(own)))} if own else {}
+
+
+def _itemsize(dataset: Dataset) -> int:
+    """Return the bytes that the values of a pixel need."""
+    return 1 if number(dataset, "BitsStored", 16) <= 8 else 2  # noqa: PLR2004
+
+
+def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elements:
+    """Copy a table, and describe it as it was read.
+
+    A viewer that trusts the descriptor of the source would show another picture than
+    the model saw.
+    """
+    tag, descriptor, data = (Tag(k) for k in (keyword, "LUTDescriptor", "LUTData"))
+    item = copied_item(source, keyword, place)
+    said = numbers(deepcopy(source.dataset)[tag].value[place], "LUTDescriptor")
+    bits = table.bits
+    if keyword == "ModalityLUTSequence":  # PS3.3 C.11.1.1.1 allows 8 and 16
+        bits = 8 if bits == 8 == said[2] else 16  # noqa: PLR2004
+    read = len(table.entries) % 2**16, table.first, bits
+    if said != read:
+        vr = "SS" if table.first < 0 else "US"
+        values = np.array(read).astype("<u2")
+        item[descriptor] = encoded(descriptor, vr, values.tobytes())
+        item[data] = encoded(data, "OW", table.entries.astype("<u2").tobytes())
     return {tag: encoded_sequence(tag, item)}
 
 

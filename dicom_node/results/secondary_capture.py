@@ -1,10 +1,9 @@
 """The result picture as a Secondary Capture: what is particular about it."""
 
-from math import isfinite
-
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
+from dicom_node.geometry import sides
 from dicom_node.results.capture import Picture, capture
 from dicom_node.results.forms import Form
 from dicom_node.results.identity import (
@@ -53,8 +52,13 @@ def secondary_capture(
         pixels=annotated.pixels,
         flavor="AI_OVERLAY",
         series=SERIES_DESCRIPTION,
-        derivation="Displayed radiograph with Grad-CAM heatmap, arrow and caption. "
-        + model_line(finding.model),
+        derivation=" ".join(
+            (
+                "Displayed radiograph with Grad-CAM heatmap, arrow and caption.",
+                model_line(finding.model),
+                *radiograph.assumptions,
+            )
+        ),
         comments=f"{headline(finding)}. {DISCLAIMER}.",
         elements=empty(IMAGE_TYPE_2)
         | copied(source, image)
@@ -70,9 +74,9 @@ def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> El
 
     Without Pixel Spacing (0028,0030), that at the detector stands in, uncalibrated.
     """
-    calibrated = _lengths(source, "PixelSpacing")
-    spacing = calibrated or _lengths(source, "ImagerPixelSpacing")
-    if not spacing:
+    calibrated = sides(source.dataset, "PixelSpacing")
+    spacing = calibrated or sides(source.dataset, "ImagerPixelSpacing")
+    if spacing is None:
         return {}
     dataset = Dataset()
     dataset.PixelSpacing = [
@@ -83,15 +87,3 @@ def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> El
     ]
     elements = encoded_dataset(dataset)
     return elements | copied(source, _CALIBRATION) if calibrated else elements
-
-
-def _lengths(source: Source, keyword: str) -> tuple[float, ...]:
-    """Read (between rows, between columns) in mm; nothing where that makes no sense."""
-    try:
-        lengths = tuple(float(part) for part in source.text(keyword).split("\\"))
-    except ValueError:
-        return ()
-    sensible = len(lengths) == len(("rows", "columns")) and all(
-        isfinite(length) and length > 0 for length in lengths
-    )
-    return lengths if sensible else ()

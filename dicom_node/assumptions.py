@@ -1,0 +1,60 @@
+"""What is made of display attributes that break the standard, in words.
+
+They are read all the same: see attributes.py. The journal and the results say how.
+"""
+
+from collections.abc import Iterator
+
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+
+from dicom_node.attributes import code, is_plain, number, numbers
+from dicom_node.geometry import SPACINGS
+from dicom_node.image_pixel import named
+from dicom_node.windowing import VoiLutFunction
+
+NUMBERS = (
+    *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"),
+    *(*SPACINGS, "PixelAspectRatio", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+)
+US_OR_SS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+
+
+def attribute_assumptions(dataset: Dataset) -> tuple[str, ...]:
+    """Say what is made of attributes that break the standard, in sentences.
+
+    Args:
+        dataset: An image as it was read; other functions may put it right later.
+
+    Returns:
+        Sentences that quote nothing but numbers, codes and VRs.
+    """
+    return (*_odd_numbers(dataset), *_odd_vrs(dataset), *_odd_codes(dataset))
+
+
+def _odd_numbers(dataset: Dataset) -> Iterator[str]:
+    for keyword in NUMBERS:
+        if not is_plain(dataset, keyword):
+            values = numbers(dataset, keyword)
+            read = ", ".join("nothing" if x is None else f"{x:g}" for x in values)
+            yield (
+                f"{named(keyword)} has a value that is not a number; it is read as "
+                f"{read}."
+            )
+
+
+def _odd_vrs(dataset: Dataset) -> Iterator[str]:
+    expected = "SS" if number(dataset, "PixelRepresentation", 0) == 1 else "US"
+    for keyword in US_OR_SS:
+        tag = Tag(keyword)
+        element = dataset.get_item(tag) if tag in dataset else None
+        written = element.VR if isinstance(element, RawDataElement) else None
+        if written not in {None, expected}:
+            yield f"{named(keyword)} has the VR {written}; it is read as {expected}."
+
+
+def _odd_codes(dataset: Dataset) -> Iterator[str]:
+    function = code(dataset, "VOILUTFunction").replace(" ", "_")
+    if function and function not in VoiLutFunction.__members__:
+        yield f"{named('VOILUTFunction')} is not a known function; LINEAR is assumed."

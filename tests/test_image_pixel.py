@@ -1,0 +1,244 @@
+"""The Image Pixel Module: what is completed, and what is refused by its name."""
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pydicom import Dataset, dcmread
+from pydicom.uid import ExplicitVRLittleEndian
+
+from dicom_node.decode import DecodeOptions, decode
+from dicom_node.errors import AnalysisError
+from dicom_node.image_pixel import photometric_name
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.viewing import view_file
+from inference.phantom import draw_phantom
+from inference.radiograph import Radiograph
+
+Peer = Callable[[str], str]
+
+PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
+"""12 bits in 16."""
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    dataset = phantom_dataset(PHANTOM)
+    dataset["PixelData"].VR = "OW"
+    return dataset
+
+
+def changed(dataset: Dataset, changes: dict[str, object]) -> Dataset:
+    for keyword, value in changes.items():
+        if value is None:
+            del dataset[keyword]
+        else:
+            setattr(dataset, keyword, value)
+    return dataset
+
+
+def decoded(dataset: Dataset) -> Radiograph:
+    return decode(dataset, DecodeOptions(window=1, max_megapixels=1))
+
+
+def test_a_sound_image_leaves_nothing_to_assume(dataset: Dataset) -> None:
+    assert decoded(dataset).assumptions == ()
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS", "ignore:A value of type")
+@pytest.mark.parametrize(
+    ("changes", "assumed"),
+    [
+        ({"SamplesPerPixel": None}, r"\(0028,0002\) is absent; 1 is assumed"),
+        ({"SamplesPerPixel": ""}, r"\(0028,0002\) is absent; 1 is assumed"),
+        ({"SamplesPerPixel": 0}, r"\(0028,0002\) is 0; 1 is assumed"),
+        ({"SamplesPerPixel": 3}, r"\(0028,0002\) is 3; 1 is assumed"),
+        ({"HighBit": None}, r"\(0028,0102\) is absent; 11 is assumed"),
+        ({"HighBit": 0}, r"\(0028,0102\) is 0; 11 is assumed"),
+        ({"HighBit": 15}, r"\(0028,0102\) is 15; 11 is assumed"),
+        ({"HighBit": 16}, r"\(0028,0102\) is 16; 11 is assumed"),
+        ({"PixelRepresentation": 2}, r"\(0028,0103\) is 2; 0 is assumed"),
+        ({"NumberOfFrames": 0}, r"\(0028,0008\) is 0; 1 is assumed"),
+        (
+            {"PhotometricInterpretation": "monochrome2"},
+            r"\(0028,0004\) is not a valid code; MONOCHROME2 is assumed",
+        ),
+        (
+            {"PhotometricInterpretation": "MONOCHROME 2"},
+            r"\(0028,0004\) is MONOCHROME 2; MONOCHROME2 is assumed",
+        ),
+    ],
+)
+def test_what_has_only_one_meaning_is_shown_and_recorded(
+    dataset: Dataset,
+    changes: dict[str, object],
+    assumed: str,
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "instance.dcm"
+    changed(dataset, changes).save_as(path, enforce_file_format=True)
+
+    radiograph = decoded(dcmread(path))
+
+    np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
+    assert len(radiograph.assumptions) == 1
+    assert re.search(assumed, radiograph.assumptions[0])
+    np.testing.assert_array_equal(view_file(path, 1, 1).pixels, radiograph.pixels)
+
+
+@pytest.mark.filterwarnings("ignore:A value of type")
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"PixelRepresentation": None}, r"Pixel Representation \(0028,0103\) is abs"),
+        ({"PhotometricInterpretation": None}, r"tion \(0028,0004\) is absent; MONOCH"),
+        ({"PhotometricInterpretation": "GRAY"}, r"tion \(0028,0004\) is GRAY; MONOCH"),
+        ({"PhotometricInterpretation": "RGB"}, r"RGB, which has 3 sampl.* has 1"),
+        ({"BitsStored": None}, r"Bits Stored \(0028,0101\) is absent"),
+        ({"BitsStored": 17}, r"Bits Stored \(0028,0101\) is 17; .* which is 16"),
+        ({"BitsStored": 0}, r"Bits Stored \(0028,0101\) is 0; .* which is 16"),
+        ({"BitsAllocated": 8}, r"Bits Stored \(0028,0101\) is 12; .* which is 8"),
+        ({"BitsAllocated": None}, r"Bits Allocated \(0028,0100\) is absent; 8 or 16"),
+        ({"BitsAllocated": 12}, r"Bits Allocated \(0028,0100\) is 12; 8 or 16"),
+        ({"Rows": None}, r"Rows \(0028,0010\) is absent"),
+        ({"Columns": ""}, r"Columns \(0028,0011\) is absent"),
+        ({"Columns": 0}, r"Columns \(0028,0011\) is 0"),
+    ],
+)
+def test_what_is_missing_or_contradictory_is_refused_by_its_name(
+    dataset: Dataset, changes: dict[str, object], named: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    changed(dataset, changes).save_as(path, enforce_file_format=True)
+
+    with pytest.raises(AnalysisError, match=named) as refusal:
+        decoded(dcmread(path))
+    with pytest.raises(AnalysisError, match=named):
+        view_file(path, 1, 1)
+
+    assert str(refusal.value).endswith("Correct it at the sender.")
+    assert "damaged" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        (" monochrome1", "MONOCHROME1"),
+        ("Palette_Color", "PALETTE COLOR"),
+        ("ybr full 422", "YBR_FULL_422"),
+        ("MONOCHROME3", ""),
+        ("", ""),
+    ],
+)
+def test_case_spaces_and_punctuation_of_photometric_interpretation_do_not_count(
+    written: str, name: str
+) -> None:
+    assert photometric_name(written) == name
+
+
+def test_rows_that_are_text_and_no_number_are_named(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()
+    content = content.replace(b"\x28\0\x10\0US\2\0\x40\0", b"\x28\0\x10\0IS\2\0AB")
+    path.write_bytes(content)
+
+    with pytest.raises(AnalysisError, match=r"Rows \(0028,0010\) is not a number"):
+        view_file(path, 1, 1)
+
+
+COMPRESS = {
+    "dcmcjpeg +eb": 8,  # lossy
+    "dcmcjpeg +ee": 8,
+    "dcmcjpeg +e1": 1,
+    "dcmcjpls +el": 1,
+    "gdcmconv --j2k": 1,
+    "dcmcrle": 1,
+}
+"""Programs, and how many gray levels their pictures may differ."""
+
+
+def compressed(dataset: Dataset, command: str, peer: Peer, folder: Path) -> Dataset:
+    plain, result = folder / "plain.dcm", folder / "compressed.dcm"
+    dataset.save_as(plain, enforce_file_format=True)
+    program, *options = command.split()
+    subprocess.run([peer(program), *options, plain, result], check=True)
+    return dcmread(result)
+
+
+@pytest.mark.parametrize("bits_stored", [8, 12, 16])
+@pytest.mark.parametrize("command", COMPRESS)
+def test_samples_of_8_bits_are_shown_though_16_are_allocated(
+    dataset: Dataset, command: str, bits_stored: int, peer: Peer, tmp_path: Path
+) -> None:
+    dataset.PixelData = (PHANTOM.pixels >> 4).astype(np.uint8).tobytes()
+    dataset["PixelData"].VR = "OB"
+    changed(dataset, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7})
+    changed(dataset, {"WindowCenter": 128, "WindowWidth": 256})
+    lying = compressed(dataset, command, peer, tmp_path)
+    lying.BitsAllocated, lying.BitsStored, lying.HighBit = 16, bits_stored, 7
+
+    radiograph = decoded(lying)
+
+    off = radiograph.pixels.astype(int) - PHANTOM.radiograph().pixels
+    assert np.abs(off).mean() < COMPRESS[command]
+    assert "(0028,0100) is 16; 8 is assumed" in radiograph.assumptions[0]
+
+
+@pytest.mark.parametrize("allocated", [8, 12, 32])
+@pytest.mark.parametrize("command", [c for c in COMPRESS if c != "dcmcjpeg +eb"])
+def test_samples_of_12_bits_are_shown_whatever_is_allocated(
+    dataset: Dataset, command: str, allocated: int, peer: Peer, tmp_path: Path
+) -> None:
+    lying = compressed(dataset, command, peer, tmp_path)
+    lying.BitsAllocated = allocated
+
+    radiograph = decoded(lying)
+
+    off = radiograph.pixels.astype(int) - PHANTOM.radiograph().pixels
+    assert np.abs(off).mean() < 1
+    assert f"is {allocated}; 16 is assumed" in radiograph.assumptions[0]
+
+
+@pytest.mark.parametrize("command", [c for c in COMPRESS if c != "dcmcjpeg +eb"])
+def test_bits_stored_below_those_of_the_compressed_samples_is_refused(
+    dataset: Dataset, command: str, peer: Peer, tmp_path: Path
+) -> None:
+    # 10 of 12 bits would wrap around: what is brightest would be black.
+    lying = compressed(dataset, command, peer, tmp_path)
+    lying.BitsStored, lying.HighBit = 10, 9
+
+    with pytest.raises(AnalysisError, match=r"\(0028,0101\) is 10, but the values of"):
+        decoded(lying)
+
+
+def test_overlay_in_the_bits_above_those_stored_is_not_held_against_the_image(
+    dataset: Dataset, peer: Peer, tmp_path: Path
+) -> None:
+    # Retired: Overlay Bit Position 12, and no Overlay Data.
+    values = PHANTOM.pixels | (1 << 12)
+    dataset.PixelData = values.astype("<u2").tobytes()
+    dataset.add_new(0x60000100, "US", 16)
+    dataset.add_new(0x60000102, "US", 12)
+
+    radiograph = decoded(compressed(dataset, "dcmcrle", peer, tmp_path))
+
+    np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
+
+
+def test_values_aligned_to_the_left_are_read_from_high_bit_down(
+    dataset: Dataset,
+) -> None:
+    dataset.PixelData = (PHANTOM.pixels << 4).astype("<u2").tobytes()
+    dataset.HighBit = 15
+
+    radiograph = decoded(dataset)
+
+    assert dataset.file_meta.TransferSyntaxUID == ExplicitVRLittleEndian
+    np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
+    assert radiograph.assumptions == ()
