@@ -223,28 +223,24 @@ class Peer:
         self, association: RequestedAssociation, waited_s: float
     ) -> str:
         upper_layer = association.dul
-        if not self._connected:
-            return self._why_not_connected(association.connection, waited_s)
+        in_vain = f" within {self._timeout_s:g} s" * (waited_s >= self._timeout_s)
         if upper_layer.rejection:
             titles = self._calling, self._destination.ae_title
             how = rejected(upper_layer.rejection, *titles)
             return f"{self} rejected the association {how}"
+        if without_tls := _why_no_tls(association.connection):
+            return f"{self} {without_tls}"
         if self._aborted:
             return f"{self} aborted the request for an association"
         if upper_layer.complaint:
             did = f"the node aborted its request for an association with {self}"
             return f"{did}: {upper_layer.complaint}"
-        if waited_s >= self._timeout_s:
-            how = f"within {self._timeout_s:g} s"
-            return f"{self} did not answer the request for an association {how}"
-        return f"{self} closed the connection instead of associating"
-
-    def _why_not_connected(self, line: socket.socket, waited_s: float) -> str:
-        if isinstance(line, Line) and line.failure:
-            return f"{self} {why_not(line.failure)}"
-        in_vain = waited_s >= self._timeout_s
-        how = f"cannot be reached within {self._timeout_s:g} s"
-        return f"{self} {how if in_vain else 'refuses the connection'}"
+        if self._connected:
+            silent = "did not answer the request for an association"
+            closed = "closed the connection instead of associating"
+            return f"{self} {silent + in_vain if in_vain else closed}"
+        unreached = "cannot be reached"
+        return f"{self} {unreached + in_vain if in_vain else 'refuses the connection'}"
 
     def _why_lost(self, association: RequestedAssociation) -> str:
         if self._stalled:
@@ -261,3 +257,9 @@ class Peer:
         """How messages call it."""
         at = f"{self._destination.host}:{self._destination.port}"
         return f"{self._destination.ae_title} at {at}"
+
+
+def _why_no_tls(line: socket.socket) -> str:
+    """Say why TLS failed on a connection; empty if it did not."""
+    failure = line.failure if isinstance(line, Line) else None
+    return why_not(failure) if failure else ""

@@ -94,15 +94,17 @@ ACCEPTED = Family(
 )
 REJECTED = Family(
     "fracture_node_associations_rejected",
-    "Associations rejected, by the reason of PS3.8 table 9-21.",
+    "Associations rejected, by the reason of PS3.8 table 9-21 or a closer one.",
     "reason",
     (
         "calling AE title not recognized",
+        "calling AE title is empty",
         "called AE title not recognized",
         "application context name not supported",
         "protocol version not supported",
         "temporary congestion",
         "local limit exceeded",
+        "local limit exceeded by one caller",
     ),
 )
 SENT_AWAY = Family(

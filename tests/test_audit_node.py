@@ -12,6 +12,7 @@ import pytest
 from config.settings import load
 from dicom_node.database import open_engine
 from dicom_node.tables import audit
+from tests.associating import ABORT, calling, received
 from tests.served import Served, wait_for
 from tests.test_audit import messages, rows
 
@@ -54,6 +55,8 @@ def test_who_called_looked_and_asked_is_written_down(
         stderr=subprocess.DEVNULL,
         check=False,
     )
+    with calling(node.address.port, b"GET / HTTP/1.1\r\n\r\n") as connection:
+        assert received(connection)[0] == ABORT
     ports = json.loads((tmp_path / "node" / "run" / "ports.json").read_text())
     with httpx.Client(base_url=f"http://127.0.0.1:{ports['api']}") as client:
         wait_for(lambda: answers(client))
@@ -77,6 +80,7 @@ def test_who_called_looked_and_asked_is_written_down(
         ("serve", "started"),
         ("receiver", "association opened", "DX1"),
         ("receiver", "association rejected", "STRANGER"),
+        ("receiver", "association rejected", ""),
         ("api", "login failed", "somebody"),
         ("api", "login", "looking"),
         ("api", "logout", "looking"),

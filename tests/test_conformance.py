@@ -9,9 +9,10 @@ from typing import get_args
 import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit
 
+from api.v1.places import MENDS
 from config.destinations import TransferSyntax
 from config.settings import load
-from dicom_node import admission, commitment, errors, tls
+from dicom_node import admission, associate_pdu, commitment, errors, listener, tls
 from dicom_node.audit.event import What
 from dicom_node.audit.message import KINDS, Kind
 from dicom_node.codecs import DECODABLE
@@ -19,7 +20,7 @@ from dicom_node.commitment_report import Remedy, remedy_of
 from dicom_node.commitments import REPORT_WAIT_S
 from dicom_node.connection import MAXIMUM_PDU
 from dicom_node.delivering import LOSSLESS, SEND_TIMEOUT_S
-from dicom_node.intake import LONGEST_COMMAND
+from dicom_node.intake import LONGEST_COMMAND, LONGEST_DATASET
 from dicom_node.listener import DEADLINE_S
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.receiver import IDLE_S
@@ -30,6 +31,7 @@ from dicom_node.results.objects import IMPLEMENTATION_VERSION_NAME as VERSION_NA
 from dicom_node.sop_classes import STORAGE_COMMITMENT, served_contexts
 from dicom_node.stow import MOST_BYTES
 from dicom_node.stow_response import JSON, Answer, became_of
+from dicom_node.tally import REJECTED
 from tests.dicomweb import module
 
 TEXT = (Path(__file__).parent.parent / "CONFORMANCE.md").read_text()
@@ -99,6 +101,24 @@ def test_every_rejection_is_listed() -> None:
     )
 
     assert {(int(a), int(b), int(c), words) for a, b, c, words in rows} == rejections
+    assert set(REJECTED.values) == {each[3] for each in rejections}
+
+
+def test_every_reason_for_no_association_has_its_remedy() -> None:
+    failed = set(listener.LABELS) - {listener.SILENT}
+
+    assert MENDS.keys() == failed | set(REJECTED.values)
+
+
+def test_bounds_on_associations_are_those_of_the_code() -> None:
+    text = " ".join(section("Association requests that break the standard").split())
+
+    assert f"({associate_pdu.USUAL_PDU} is assumed)" in text
+    assert (
+        f"below {associate_pdu.SMALLEST_PDU} ({associate_pdu.SMALLEST_PDU} is" in text
+    )
+    assert f"more than {listener.LONGEST_REQUEST} bytes" in text
+    assert f"after {LONGEST_DATASET} bytes the association is aborted |" in TEXT
 
 
 def test_every_transfer_syntax_to_choose_is_listed() -> None:
@@ -218,7 +238,7 @@ def test_numbers_of_storage_commitment_are_those_of_the_code() -> None:
     assert f"again after {REPORT_WAIT_S:g} s" in text
     assert f"longer than {LONGEST_COMMAND} bytes" in text
     assert f"SOP Class {STORAGE_COMMITMENT}, instance {commitment.WELL_KNOWN}" in text
-    for status in (0, 0x0113, 0x0115, 0x0118, 0x0213):
+    for status in (0, 0x0113, 0x0115, 0x0117, 0x0118, 0x0213):
         assert f"| 0x{status:04X} | " in text
 
 

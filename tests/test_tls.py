@@ -39,6 +39,7 @@ from dicom_node.supervisor import Node as Supervised
 from dicom_node.tls import Line, client_context, server_context
 from dicom_node.wakeups import Doorbell
 from inference.phantom import draw_phantom
+from tests.associating import calling, request
 from tests.certificates import Certificates, Pair
 from tests.committing import Committing
 
@@ -56,6 +57,7 @@ class Node:
     receiver: Receiver
     ports: tuple[int, int]
     inbox: list[ReceivedInstance] = field(default_factory=list)
+    told: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def tls_port(self) -> int:
@@ -96,13 +98,15 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
         sockets = {listen("127.0.0.1", 0): None, listen("127.0.0.1", 0): context}
         plain, secured = (each.getsockname()[1] for each in sockets)
         given = defaults.receiver.model_dump() | changes
+        told: list[tuple[str, str, str]] = []
         receiver = start_receiver(
             ReceiverSettings.model_validate(given),
             Spool(storage),
             inbox.append,
             sockets,
+            lambda *who: told.append(who),
         )
-        nodes.append(Node(receiver, (plain, secured), inbox))
+        nodes.append(Node(receiver, (plain, secured), inbox, told))
         return nodes[-1]
 
     yield start
@@ -286,6 +290,25 @@ def test_who_does_not_finish_a_handshake_is_sent_away(
         assert caller.recv(100) == b""
 
 
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "no TLS: HTTP_REQUEST"),
+        (request(), "no TLS: WRONG_VERSION_NUMBER"),  # plain DICOM
+        (HALF_A_HELLO, "no TLS: UNEXPECTED_EOF_WHILE_READING"),
+    ],
+)
+def test_a_handshake_that_fails_is_told_of(serve: Serve, said: bytes, why: str) -> None:
+    node = serve()
+
+    with calling(node.tls_port, said) as caller:
+        caller.shutdown(socket.SHUT_WR)
+        while caller.recv(100):
+            pass
+
+    until(lambda: node.told == [("", "127.0.0.1", why)])
+
+
 def test_who_shakes_hands_byte_by_byte_is_sent_away_at_the_same_deadline(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,6 +361,7 @@ def test_a_connection_that_opens_and_closes_is_no_line_in_the_log(
 
     assert node.receiver.drain(SOON_S)
     assert caplog.records == []
+    assert node.told == []
 
 
 def until(condition: Callable[[], bool]) -> None:
