@@ -370,7 +370,8 @@ def test_the_derivation_says_what_was_assumed_of_the_source(
         spool(dataset), radiograph=replace(RADIOGRAPH, assumptions=assumed)
     )
 
-    assert capture.DerivationDescription == f"{plain} {' '.join(assumed)}"
+    expected = f"{plain}. Assumed of the source: {' '.join(assumed)}"
+    assert capture.DerivationDescription == expected
 
 
 def test_a_model_of_any_name_is_named_in_ascii_and_in_one_value(

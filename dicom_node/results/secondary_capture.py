@@ -69,6 +69,15 @@ def secondary_capture(
     return capture(source, finding.model, picture, options, form)
 
 
+def _derivation(radiograph: Radiograph, finding: Finding) -> str:
+    """Say how the picture came about, and what was assumed of its source."""
+    made = "Displayed radiograph with Grad-CAM heatmap, arrow and caption. "
+    made += model_line(finding.model)
+    if not radiograph.assumptions:
+        return made
+    return f"{made}. Assumed of the source: {' '.join(radiograph.assumptions)}"
+
+
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:
     """Scale the size of the source's pixels to that of the written ones.
 
