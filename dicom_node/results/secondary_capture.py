@@ -52,13 +52,7 @@ def secondary_capture(
         pixels=annotated.pixels,
         flavor="AI_OVERLAY",
         series=SERIES_DESCRIPTION,
-        derivation=" ".join(
-            (
-                "Displayed radiograph with Grad-CAM heatmap, arrow and caption.",
-                model_line(finding.model),
-                *radiograph.assumptions,
-            )
-        ),
+        derivation=_derivation(radiograph, finding),
         comments=f"{headline(finding)}. {DISCLAIMER}.",
         elements=empty(IMAGE_TYPE_2)
         | copied(source, image)
