@@ -133,8 +133,9 @@ def text(dataset: Dataset, keyword: str) -> str:
         value = dataset.get(keyword)
     # pydicom reads the text of a number when it is asked for it.
     except (ValueError, TypeError, ArithmeticError):
-        raw = dataset.get_item(Tag(keyword)).value or b""
-        value = raw.decode("ascii", "replace").split("\\")[0]
+        value = dataset.get_item(Tag(keyword)).value
+    if isinstance(value, bytes):  # of a number that is none, or of another VR
+        value = value.decode("ascii", "replace").split("\\")[0]
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         value = next(iter(value), None)
     return "" if value is None else str(value).strip(" \0")

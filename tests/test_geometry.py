@@ -6,6 +6,7 @@ from pydicom import Dataset
 
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.geometry import made_square, pixel_shape
+from tests.test_lookup import as_text
 
 
 def attributes_of(**values: object) -> Dataset:
@@ -61,6 +62,27 @@ def test_pixels_are_made_square_by_stretching_the_coarser_side(
     shape = pixel_shape(attributes_of(**attributes))
 
     assert made_square(np.zeros((60, 40), np.uint8), shape, 1).shape == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        pytest.param("0.2\\0.1\\", 0.1, id="a-third-that-is-empty"),
+        pytest.param("0.2\\NaN\\0.1", 0.1, id="two-of-three"),
+        pytest.param("0,2\\0,1", 0.1, id="decimal-commas"),
+        pytest.param("0.2\\", 0.3, id="one-of-two"),  # the other side is not guessed
+        pytest.param("\\0.2", 0.3, id="the-other-of-two"),
+        pytest.param("0.2\\inf", 0.3, id="infinite"),
+        pytest.param("unknown", 0.3, id="text"),
+    ],
+)
+def test_the_first_spacing_with_two_usable_values_counts(
+    written: str, expected: float
+) -> None:
+    dataset = attributes_of(ImagerPixelSpacing=[0.3, 0.4])
+    dataset["PixelSpacing"] = as_text("PixelSpacing", written)
+
+    assert pixel_shape(dataset).side == expected
 
 
 def test_absurd_ratio_does_not_become_a_giant_image() -> None:

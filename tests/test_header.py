@@ -340,6 +340,37 @@ def test_pixel_data_must_hold_what_rows_and_columns_declare(
         read(tmp_path, encoded(dataset))
 
 
+@pytest.mark.parametrize(
+    ("photometric", "samples", "expected"),
+    [
+        pytest.param("MONOCHROME2", None, 24, id="absent"),
+        pytest.param(" monochrome2", 0, 24, id="zero"),
+        pytest.param("MONOCHROME2", 3, 24, id="too-many"),
+        pytest.param("RGB", None, 72, id="color"),
+        pytest.param("UNKNOWN", None, 24, id="unknown"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_samples_are_those_of_the_photometric_interpretation_if_that_fits(
+    tmp_path: Path,
+    dataset: Dataset,
+    photometric: str,
+    samples: int | None,
+    expected: int,
+) -> None:
+    dataset.PhotometricInterpretation = photometric
+    del dataset.SamplesPerPixel
+    if samples is not None:
+        dataset.SamplesPerPixel = samples
+    dataset.PixelData = bytes(expected)
+    read(tmp_path, encoded(dataset))
+
+    dataset.PixelData = bytes(expected - 2)
+
+    with pytest.raises(CannotUnderstandError, match="are declared"):
+        read(tmp_path, encoded(dataset))
+
+
 def test_declared_pixels_that_are_absent_are_refused(
     tmp_path: Path, dataset: Dataset
 ) -> None:

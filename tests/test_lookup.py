@@ -13,13 +13,17 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.tag import Tag
 from pydicom.uid import (
     JPEG2000,
+    UID,
     ComputedRadiographyImageStorage,
     DigitalXRayImageStorageForProcessing,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     XRayAngiographicImageStorage,
 )
 
 from dicom_node.lookup import to_gray
+from dicom_node.windowing import Window
+from inference.phantom import draw_phantom
 
 
 def attributes_of(**changes: object) -> Dataset:
@@ -163,6 +167,132 @@ def test_voi_table_with_more_than_its_bits_is_read_as_16_bits() -> None:
     dataset = attributes_of(VOILUTSequence=table(0, [0, 32768, 65535], 8))
 
     assert shown([0, 1, 2], dataset) == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("bits", "entries", "expected"),
+    [
+        # 1024 of 4095 of 255 is 63.8, 512 of 1023 is 127.6, 8192 of 16383 is 127.5.
+        pytest.param(16, [0, 1024, 4095], [0, 64, 255], id="12-of-16"),
+        pytest.param(16, [0, 512, 1023], [0, 128, 255], id="10-of-16"),
+        pytest.param(12, [0, 8192, 16383], [0, 128, 255], id="14-of-12"),
+        pytest.param(16, [4095, 1024, 0], [255, 64, 0], id="descending"),
+        pytest.param(16, [0, 128, 255], [0, 128, 255], id="8-of-16"),
+        # Entries that stop before the top are no brighter than with their bits: of
+        # 2047, 1000 is 124.6 and 2000 is 249.1. 8 bits are the fewest.
+        pytest.param(12, [0, 1000, 2000], [0, 125, 249], id="11-of-12"),
+        pytest.param(8, [0, 50, 100], [0, 50, 100], id="7-of-8"),
+    ],
+)
+@pytest.mark.parametrize("with_window", [False, True])
+def test_white_of_a_voi_table_is_that_of_the_bits_that_its_entries_use(
+    bits: int,
+    entries: list[int],
+    expected: list[int],
+    with_window: bool,  # noqa: FBT001
+) -> None:
+    dataset = attributes_of(VOILUTSequence=table(0, entries, bits))
+    if not with_window:
+        del dataset.WindowCenter, dataset.WindowWidth
+
+    assert shown([0, 1, 2], dataset) == expected
+
+
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_bits_that_a_descriptor_states_wrongly_are_recorded(photometric: str) -> None:
+    dataset = attributes_of(
+        VOILUTSequence=table(0, [0, 1024, 4095], 16),
+        PhotometricInterpretation=photometric,
+    )
+
+    (assumption,) = to_gray(dataset, np.array([[0, 1, 2]], "<u2"), 1).assumptions
+
+    assert assumption == (
+        "LUT Descriptor (0028,3002) of VOI LUT Sequence (0028,3010) says 16 bits for "
+        "each entry; 12 is used."
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "bits_stored", "values"),
+    [
+        pytest.param(736, 12, [735, 736, 737, 738, 800], id="positive"),
+        # 40000 has the bits of -25536.
+        pytest.param(-25536, 16, [0, 40000, 40001, 40002, 65535], id="above-32767"),
+        # Of unsigned pixels, none is 65535 and above: -1 was meant.
+        pytest.param(-1, 12, [0, 0, 0, 1, 2], id="below-the-data"),
+    ],
+)
+def test_first_value_written_as_ss_is_read_by_the_values_that_are_looked_up(
+    first: int, bits_stored: int, values: list[int]
+) -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS", [3, first, 8])
+    item.add_new("LUTData", "US", [0, 100, 255])
+    changes = {"BitsStored": bits_stored, "HighBit": bits_stored - 1}
+
+    gray = shown(values, attributes_of(VOILUTSequence=[item], **changes))
+
+    expected = [100, 100, 100, 255, 255] if first == -1 else [0, 0, 100, 255, 255]
+    assert gray == expected
+
+
+def test_first_value_is_unsigned_for_unsigned_values_though_either_would_do() -> None:
+    # 30,000 entries from -25536 would reach up to 4463, from 40000 up to 69999.
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS", [30000, -25536, 16])
+    item.add_new("LUTData", "US", [*[0] * 10000, *[65535] * 20000])
+    dataset = attributes_of(VOILUTSequence=[item], BitsStored=16, HighBit=15)
+
+    assert shown([0, 49999, 50000], dataset) == [0, 0, 255]
+
+
+def test_first_value_of_a_modality_table_is_unsigned_as_the_pixels_are() -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "SS", [3, -25536, 16])
+    item.add_new("LUTData", "US", [0, 2048, 4095])
+    dataset = attributes_of(ModalityLUTSequence=[item], BitsStored=16, HighBit=15)
+
+    assert shown([40000, 40001, 40002], dataset) == [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("syntax", "vr", "data"),
+    [
+        (ExplicitVRLittleEndian, "OW", [0, 100, 255, 0]),
+        (ExplicitVRBigEndian, "OW", [100, 0, 0, 255]),  # bytes of a word change places
+        (ExplicitVRBigEndian, "OB", [0, 100, 255, 0]),
+    ],
+)
+def test_packed_entries_are_read_in_the_order_of_bytes(
+    syntax: UID, vr: str, data: list[int]
+) -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [3, 0, 8])
+    item.add_new("LUTData", vr, bytes(data))
+    dataset = attributes_of(VOILUTSequence=[item])
+    dataset.file_meta.TransferSyntaxUID = syntax
+
+    assert shown([0, 1, 2], dataset) == [0, 100, 255]
+
+
+def test_all_entries_count_whatever_their_number_should_be() -> None:
+    item = Dataset()
+    item.add_new("LUTDescriptor", "US", [2, 0, 8])
+    item.add_new("LUTData", "OW", bytes([0, 0, 100, 0, 255, 0]))
+
+    assert shown([0, 1, 2], attributes_of(VOILUTSequence=[item])) == [0, 100, 255]
+
+
+@pytest.mark.parametrize(("window", "white"), [(1, 200), (2, 200), (3, 250)])
+def test_of_several_tables_the_usable_one_before_is_taken(
+    window: int, white: int
+) -> None:
+    (first,), (broken,), (third,) = (table(0, [0, white], 8) for white in (200, 1, 250))
+    del broken.LUTData
+    dataset = attributes_of(VOILUTSequence=[first, broken, third])
+
+    assert shown([0, 1], dataset, window=window) == [0, white]
 
 
 def test_voi_table_of_zero_entries_has_65536() -> None:
@@ -311,6 +441,39 @@ def test_padding_does_not_count_for_the_percentiles(
     assert (gray[5], gray[500], gray[995]) == (0, 128, 255)
 
 
+@pytest.mark.parametrize(
+    ("changes", "vr", "value", "padded"),
+    [
+        pytest.param({"BitsStored": 16}, "SS", -1, 65535, id="unsigned-as-SS"),
+        pytest.param(
+            {"PixelRepresentation": 1}, "US", 63488, 0xF800, id="signed-as-US"
+        ),
+        pytest.param({}, "SS", -1, 65535, id="more-than-bits-stored"),
+    ],
+)
+def test_padding_is_known_by_its_bits_whatever_vr_it_was_written_with(
+    changes: dict[str, int], vr: str, value: int, padded: int
+) -> None:
+    dataset = attributes_of(**changes, **NO_WINDOW)
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.add_new("PixelPaddingValue", vr, value)
+
+    gray = shown([*range(1001), *[padded] * 500], dataset)
+
+    assert (gray[5], gray[500], gray[995]) == (0, 128, 255)
+
+
+def test_a_range_of_padding_is_known_by_its_bits() -> None:
+    # 65440 to 65535, written as -96 to -1.
+    dataset = attributes_of(BitsStored=16, HighBit=15, **NO_WINDOW)
+    dataset.add_new("PixelPaddingValue", "SS", -1)
+    dataset.add_new("PixelPaddingRangeLimit", "SS", -96)
+
+    gray = shown([*range(1001), *[65440, 65500, 65535] * 500], dataset)
+
+    assert (gray[5], gray[500], gray[995]) == (0, 128, 255)
+
+
 @pytest.mark.parametrize("width", [0, -100])
 def test_window_without_width_is_as_if_absent(width: float) -> None:
     gray = shown(list(range(1001)), attributes_of(WindowWidth=width))
@@ -325,6 +488,121 @@ def test_window_that_is_no_number_is_as_if_absent() -> None:
     gray = shown(list(range(1001)), dataset)
 
     assert (gray[5], gray[500], gray[995]) == (0, 128, 255)
+
+
+# (0 - 1299.5) / 2599 + 0.5 is 0; a window of 2600 around 2048 shows 748 to 3347.
+ONE_WINDOW = [0, 128, 255]
+
+
+@pytest.mark.parametrize(
+    ("centers", "widths"),
+    [
+        ("2048\\", "2600\\"),
+        ("2048", "2600\\NaN"),
+        ("\\2048", "1\\2600"),
+        ("1\\2048", "\\2600"),
+        ("inf\\2048", "100\\2600"),
+        ("soft\\2048", "100\\2600"),
+        ("100\\2048", "0\\2600"),
+        ("100\\2048", "-1\\2600"),
+        ("2048,0", "2600,0"),
+        ("2048\\100\\200", "2600"),
+    ],
+)
+def test_a_pair_of_center_and_width_is_used_though_others_cannot_be(
+    centers: str, widths: str
+) -> None:
+    dataset = attributes_of()
+    dataset["WindowCenter"] = as_text("WindowCenter", centers)
+    dataset["WindowWidth"] = as_text("WindowWidth", widths)
+
+    assert shown([748, 2048, 3347], dataset) == ONE_WINDOW
+
+
+@pytest.mark.parametrize(("window", "white"), [(1, 3347), (2, 3347), (3, 3000)])
+def test_a_window_keeps_its_number_though_one_before_it_cannot_be_used(
+    window: int, white: int
+) -> None:
+    dataset = attributes_of()
+    dataset["WindowCenter"] = as_text("WindowCenter", "2048\\\\1500.5")
+    dataset["WindowWidth"] = as_text("WindowWidth", "2600\\\\3000")
+
+    assert shown([0, white], dataset, window=window) == [0, 255]
+    assert shown([white - 20], dataset, window=window)[0] < 255
+
+
+def test_center_and_width_of_different_pairs_are_no_window() -> None:
+    dataset = attributes_of()
+    dataset["WindowCenter"] = as_text("WindowCenter", "2048\\")
+    dataset["WindowWidth"] = as_text("WindowWidth", "\\2600")
+
+    gray = shown(list(range(1001)), dataset)
+
+    assert (gray[5], gray[500], gray[995]) == (0, 128, 255)
+
+
+PICTURE = draw_phantom(broken=True, rows=200, columns=150).pixels
+"""Of 12 bits, all of which it uses."""
+
+
+def squeezed(levels: int) -> list[Dataset]:
+    """A table that leaves a picture of 12 bits some of 256 gray levels."""
+    return table(0, (np.arange(4096) * levels // 4096 + 1).tolist(), 8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"WindowCenter": 32768, "WindowWidth": 65536}, id="too-wide"),
+        pytest.param({"WindowCenter": 3800, "WindowWidth": 1000}, id="above"),
+        pytest.param({"WindowCenter": -900, "WindowWidth": 2000}, id="below"),
+        pytest.param(
+            {"WindowCenter": 1e6, "WindowWidth": 2e6, "VOILUTFunction": "SIGMOID"},
+            id="sigmoid",
+        ),
+        pytest.param({"VOILUTSequence": squeezed(16)}, id="table"),
+        pytest.param({"RescaleSlope": 1 / 32}, id="rescale"),
+    ],
+)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+def test_a_voi_that_keeps_too_little_of_the_picture_is_as_if_absent(
+    changes: dict[str, Any], photometric: str
+) -> None:
+    own = attributes_of(PhotometricInterpretation=photometric, **changes)
+    without = attributes_of(PhotometricInterpretation=photometric, **NO_WINDOW)
+    expected = to_gray(without, PICTURE, 1)
+
+    result = to_gray(own, PICTURE, 1)
+
+    # The ends are whole modality values, of which a gray level has fewer than one here.
+    np.testing.assert_allclose(result.gray.astype(int), expected.gray, atol=1)
+    assert result.span is not None
+    assert (
+        "of its structure through its own window or VOI LUT" in result.assumptions[-1]
+    )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"WindowWidth": 4 * 4096}, id="four-times-too-wide"),
+        pytest.param({"WindowCenter": 3000, "WindowWidth": 500}, id="bone"),
+        pytest.param({"VOILUTSequence": squeezed(64)}, id="64-levels"),
+        pytest.param({"VOILUTFunction": "SIGMOID"}, id="sigmoid"),
+    ],
+)
+def test_a_voi_that_shows_the_picture_is_used_as_it_is(changes: dict[str, Any]) -> None:
+    assert to_gray(attributes_of(**changes), PICTURE, 1).span is None
+
+
+def test_a_window_that_somebody_chose_is_used_whatever_it_shows() -> None:
+    chosen = Window(32768, 65536)
+
+    result = to_gray(attributes_of(), PICTURE, chosen)
+
+    # Values up to 3472, of 65535 of 255, are up to 13.5.
+    assert (result.gray.min(), result.gray.max()) == (0, 14)
+    assert result.assumptions == ()
 
 
 @pytest.mark.parametrize("center", [30000, -30000])

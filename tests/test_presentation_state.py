@@ -347,6 +347,55 @@ def test_an_image_without_a_window_is_shown_as_the_node_showed_it(
     assert np.abs(seen.astype(int) - ours).max() <= 1
 
 
+def curve(first: int, bits: int, vr: str = "US") -> Dataset:
+    """Entries of 12 bits, from `first` on for 2,049 values, as a film shows them."""
+    share = np.linspace(-3, 3, 2049)
+    entries = np.rint(4095 / (1 + np.exp(-share)) - 194).clip(0, 4095).astype("<u2")
+    item = Dataset()
+    item.add_new("LUTDescriptor", vr, [2049, first, bits])
+    item.add_new("LUTData", "OW", entries.tobytes())
+    return item
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"VOILUTSequence": [curve(1000, 16)]}, id="storage-stated"),
+        pytest.param({"VOILUTSequence": [curve(1000, 8)]}, id="too-few-stated"),
+        pytest.param({"VOILUTSequence": [curve(736, 16, "SS")]}, id="SS"),
+        pytest.param(
+            {"RescaleIntercept": -2000, "VOILUTSequence": [curve(-1000, 16, "SS")]},
+            id="negative",
+        ),
+        pytest.param({"WindowCenter": 32768, "WindowWidth": 65536}, id="too-wide"),
+        pytest.param({"PhotometricInterpretation": " monochrome2"}, id="code"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_an_image_with_odd_attributes_is_shown_as_the_node_showed_it(
+    source: Source,
+    complaints: Complaints,
+    peer: Callable[[str], str],
+    changes: dict[str, object],
+) -> None:
+    dataset = phantom_dataset(PHANTOM)
+    for keyword, value in changes.items():
+        setattr(dataset, keyword, value)
+    instance = source(dataset)
+    folder = instance.path.parent
+    state, picture = folder / "state", folder / "picture.pgm"
+    write_state(instance, state)
+
+    render = [peer("dcmp2pgm"), "-p", state, instance.path, picture]
+    subprocess.run(render, check=True)
+
+    seen = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
+    ours = shown(dcmread(instance.path)).pixels.ravel()
+    assert np.ptp(ours) > 200
+    assert np.abs(seen.astype(int) - ours).max() <= 1
+    assert complaints(state) == set()
+
+
 @pytest.mark.shared
 def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
     shared: Path,

@@ -14,6 +14,7 @@ import pytest
 from dicom_node.decode import DecodeOptions, decode_file
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.screening import ScreeningRules
+from dicom_node.viewing import view_file
 from inference.radiograph import Radiograph
 
 pytestmark = pytest.mark.shared
@@ -78,6 +79,7 @@ def test_radiograph_is_analyzed_or_left_out_for_a_good_reason(
     assert radiograph.source_shape == (int(row["rows"]), int(row["cols"]))
     assert radiograph.pixels.shape == radiograph.source_shape
     assert np.ptp(radiograph.pixels) > 16
+    assert not any("structure" in each for each in radiograph.assumptions)
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,37 @@ def test_picture_is_the_one_that_dcmtk_shows(
 
     # DCMTK cuts fractions of a gray level off, we round.
     np.testing.assert_allclose(ours.astype(int), theirs.astype(int), atol=1)
+
+
+CASES = {
+    "base": 0,
+    "voi_lut_16_data_12": 0,
+    "voi_lut_16_data_12_window": 0,
+    "voi_lut_ss_736": 0,
+    "voi_lut_12_data_14": 1,  # the picture was drawn with the entries of 12 bits
+    "padding_ss_unsigned": 0,
+    "window_second_empty": 0,
+    "photo_lead": 0,
+    "photo_lower": 0,
+    "jpegbl_16_8": 8,  # lossy
+    "no_samplesperpixel": 0,
+}
+"""Files of ../shared/cases, and how many gray levels a pixel may differ."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_equipment_writes_oddly_shows_the_picture_to_model_and_reader(
+    name: str, shared: Path
+) -> None:
+    path = shared / "cases" / f"{name}.dcm"
+    expected = cv2.imread(str(shared / f"cases/expected/{name}.png"), -1)
+    assert expected is not None
+
+    shown = decode_file(path, RULES, OPTIONS).radiograph.pixels
+
+    off = np.abs(shown.astype(int) - expected.astype(int))
+    assert off.max() <= CASES[name]
+    np.testing.assert_array_equal(view_file(path, 1, 100).pixels, shown)
 
 
 @pytest.mark.parametrize("syntax", ["J2KR", "JLSL", "JPLL", "RLE"])

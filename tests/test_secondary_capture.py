@@ -359,6 +359,20 @@ def test_the_comment_says_what_the_caption_says(spool: Spool, dataset: Dataset) 
     assert capture.ContentQualification == "RESEARCH"
 
 
+def test_the_derivation_says_what_was_assumed_of_the_source(
+    spool: Spool, dataset: Dataset
+) -> None:
+    assumed = "Bits Allocated (0028,0100) is 16; 8 is assumed.", "The image keeps 0%."
+
+    plain = encode(spool(dataset)).DerivationDescription
+    capture = encode(
+        spool(dataset), radiograph=replace(RADIOGRAPH, assumptions=assumed)
+    )
+
+    expected = f"{plain}. Assumed of the source: {' '.join(assumed)}"
+    assert capture.DerivationDescription == expected
+
+
 def test_a_model_of_any_name_is_named_in_ascii_and_in_one_value(
     spool: Spool, dataset: Dataset
 ) -> None:

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from dicom_node.windowing import LookUpTable, VoiLutFunction, Window, stored_values
+from dicom_node.windowing import (
+    LookUpTable,
+    VoiLutFunction,
+    Window,
+    entry_bits,
+    stored_values,
+    structure_kept,
+)
 
 LINEAR, EXACT, SIGMOID = VoiLutFunction
 
@@ -79,3 +86,52 @@ def test_pattern_stands_for_the_value_in_its_stored_bits(
     values = stored_values(16, stored, high_bit, signed=signed)
 
     assert values[pattern] == expected
+
+
+@pytest.mark.parametrize(
+    ("largest", "bits"),
+    [(0, 8), (255, 8), (256, 9), (1023, 10), (2500, 12), (4096, 13), (65535, 16)],
+)
+def test_entries_use_the_bits_of_the_largest_and_8_at_least(
+    largest: int, bits: int
+) -> None:
+    assert entry_bits(np.array([0, largest], np.uint16)) == bits
+
+
+RAMP = np.linspace(0, 1, 101)[np.newaxis]
+"""A hundred steps of a hundredth."""
+
+
+@pytest.mark.parametrize(
+    ("own", "kept"),
+    [
+        pytest.param(RAMP, 1.0, id="the-same"),
+        pytest.param(1 - RAMP, 1.0, id="inverted"),
+        pytest.param(RAMP / 7, 1.0, id="a-seventh-of-the-levels"),
+        pytest.param(RAMP / 9, 0.0, id="a-ninth"),
+        pytest.param(np.maximum(RAMP, 0.8), 0.2, id="a-fifth-of-the-range"),
+        pytest.param(np.full_like(RAMP, 0.5), 0.0, id="flat"),
+    ],
+)
+def test_structure_is_kept_where_steps_have_an_eighth_of_their_levels(
+    own: np.ndarray[tuple[int, int], np.dtype[np.float64]], kept: float
+) -> None:
+    assert structure_kept(own, RAMP) == pytest.approx(kept)
+    assert structure_kept(own.T, RAMP.T) == pytest.approx(kept)
+
+
+def test_large_steps_count_no_more_than_16_levels() -> None:
+    # A border of the whole range, and four steps of 8 levels: 16 squared of 16 squared
+    # and four times 8 squared is a half.
+    levels = np.array([[0, 255, 247, 239, 231, 223]]) / 255
+    border_only = np.array([[0.0, 1, 1, 1, 1, 1]])
+
+    assert structure_kept(border_only, levels) == pytest.approx(0.5)
+
+
+def test_what_does_not_count_and_a_flat_picture_have_no_structure() -> None:
+    levels = np.array([[0, np.nan, 1.0, 0.5]])
+
+    assert structure_kept(np.array([[0, np.nan, 0, 0]]), levels) == 0
+    assert structure_kept(np.array([[0, np.nan, 0.5, 0]]), levels) == 1
+    assert structure_kept(np.zeros((3, 3)), np.ones((3, 3))) == 1

@@ -42,7 +42,7 @@ from dicom_node.reasons import Unanalyzed
 from dicom_node.results.forms import Form
 from dicom_node.results.objects import ResultObject
 from dicom_node.spool import Spool, is_there
-from dicom_node.tables import InstanceState
+from dicom_node.tables import InstanceState, event
 from dicom_node.tally import read
 from dicom_node.turns import AT_ONCE
 from dicom_node.workflows import MOST_ATTEMPTS, Work
@@ -67,6 +67,7 @@ class ToldPipeline:
     afterwards: Callable[[], None] = lambda: None
     picture_digest: str = "p"
     identity_digest: str = "i"
+    assumptions: tuple[str, ...] = ()
     calls: list[str] = field(default_factory=list)
     notices_about: list[tuple[str, ...]] = field(default_factory=list)
     results: tuple[ResultObject, ...] = ()
@@ -81,7 +82,8 @@ class ToldPipeline:
         self.calls.append(instance.id)
         self.behavior()
         phantom = draw_phantom(broken=True, rows=64, columns=48).radiograph()
-        decoded = DecodedInstance(phantom, self.picture_digest, self.identity_digest)
+        shown = replace(phantom, assumptions=self.assumptions)
+        decoded = DecodedInstance(shown, self.picture_digest, self.identity_digest)
         check(decoded)
         self.afterwards()
         results = self.results or (self.result,)
@@ -308,6 +310,22 @@ def test_an_instance_that_takes_the_worker_with_it_is_given_up(
 
     assert pipeline.calls == []
     assert row_of(work, received).state == InstanceState.FAILED
+
+
+def test_what_was_assumed_of_an_instance_becomes_an_event(
+    work: Work, pipeline: ToldPipeline, received: ReceivedInstance
+) -> None:
+    pipeline.assumptions = "First.", "Second."
+
+    work.analyze(received.id, 1)
+
+    with reading(open_engine(work.settings.storage.database_url)) as connection:
+        query = sa.select(event.c.kind, event.c.detail).order_by(event.c.id)
+        told = [tuple(row) for row in connection.execute(query)]
+    assumed = [("assumption", "First."), ("assumption", "Second.")]
+    begun, ended = told.index(("analyzing", "")), told.index(assumed[1])
+    assert told[begun + 1 : ended + 1] == assumed
+    assert told[ended + 1][0] == "analyzed"
 
 
 def test_the_same_picture_under_the_same_uid_is_not_analyzed_twice(

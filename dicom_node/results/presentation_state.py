@@ -196,7 +196,7 @@ def _itemsize(dataset: Dataset) -> int:
 
 
 def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elements:
-    """Copy a table, and describe it as it was read.
+    """Copy a table; describe it as it was read, with 8 or 16 bits (PS3.3 C.11.1.1.1).
 
     A viewer that trusts the descriptor of the source would show another picture than
     the model saw.
@@ -204,15 +204,18 @@ def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elem
     tag, descriptor, data = (Tag(k) for k in (keyword, "LUTDescriptor", "LUTData"))
     item = copied_item(source, keyword, place)
     said = numbers(deepcopy(source.dataset)[tag].value[place], "LUTDescriptor")
-    bits = table.bits
-    if keyword == "ModalityLUTSequence":  # PS3.3 C.11.1.1.1 allows 8 and 16
+    entries, bits = table.entries, table.bits
+    if keyword == "ModalityLUTSequence":
         bits = 8 if bits == 8 == said[2] else 16  # noqa: PLR2004
-    read = len(table.entries) % 2**16, table.first, bits
-    if said != read:
+    elif bits not in {8, 16}:
+        # So that it is the same picture whether a viewer goes by this or by entries.
+        entries, bits = np.rint(entries * (65535 / (2**bits - 1))), 16
+    read = len(entries) % 2**16, table.first, bits
+    if said != read or entries is not table.entries:
         vr = "SS" if table.first < 0 else "US"
         values = np.array(read).astype("<u2")
         item[descriptor] = encoded(descriptor, vr, values.tobytes())
-        item[data] = encoded(data, "OW", table.entries.astype("<u2").tobytes())
+        item[data] = encoded(data, "OW", entries.astype("<u2").tobytes())
     return {tag: encoded_sequence(tag, item)}
 
 

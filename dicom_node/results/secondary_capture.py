@@ -52,13 +52,7 @@ def secondary_capture(
         pixels=annotated.pixels,
         flavor="AI_OVERLAY",
         series=SERIES_DESCRIPTION,
-        derivation=" ".join(
-            (
-                "Displayed radiograph with Grad-CAM heatmap, arrow and caption.",
-                model_line(finding.model),
-                *radiograph.assumptions,
-            )
-        ),
+        derivation=_derivation(radiograph, finding),
         comments=f"{headline(finding)}. {DISCLAIMER}.",
         elements=empty(IMAGE_TYPE_2)
         | copied(source, image)
@@ -67,6 +61,15 @@ def secondary_capture(
         losses=losses(source),
     )
     return capture(source, finding.model, picture, options, form)
+
+
+def _derivation(radiograph: Radiograph, finding: Finding) -> str:
+    """Say how the picture came about, and what was assumed of its source."""
+    made = "Displayed radiograph with Grad-CAM heatmap, arrow and caption. "
+    made += model_line(finding.model)
+    if not radiograph.assumptions:
+        return made
+    return f"{made}. Assumed of the source: {' '.join(radiograph.assumptions)}"
 
 
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:
