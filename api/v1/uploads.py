@@ -12,6 +12,7 @@ from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
 from api.v1.schemas import UploadAnswer
 from api.visit import Operator, visit_of
 from dicom_node.errors import OutOfResourcesError, RefusedError
+from dicom_node.instance import ReceivedInstance
 from dicom_node.sop_classes import STORED, STORED_BY_SETTING
 from dicom_node.spool import MB, Spool
 from dicom_node.uploading import Uploads
@@ -33,7 +34,11 @@ def uploads_router(desk: Desk) -> APIRouter:
     receiver = desk.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
 
-    def taken_in(path: Any, claim: Any, address: str) -> UploadAnswer:  # noqa: ANN401
+    def taken_in(
+        path: Any,  # noqa: ANN401
+        claim: Any,  # noqa: ANN401
+        address: str,
+    ) -> tuple[UploadAnswer, ReceivedInstance]:
         uploads = Uploads(
             spool=Spool(desk.settings.storage),
             record=desk.journal.record,
@@ -44,10 +49,10 @@ def uploads_router(desk: Desk) -> APIRouter:
         header = it.header
         for row in desk.history.by_uid(header.sop_instance_uid):
             if row.content_digest == it.content_digest:  # it may have been here before
-                return UploadAnswer(
-                    id=row.id, study_instance_uid=row.study_instance_uid
-                )
-        return UploadAnswer(id=it.id, study_instance_uid=header.study_instance_uid)
+                uid = row.study_instance_uid
+                return UploadAnswer(id=row.id, study_instance_uid=uid), it
+        uid = header.study_instance_uid
+        return UploadAnswer(id=it.id, study_instance_uid=uid), it
 
     @router.post(
         "/uploads",
@@ -63,10 +68,10 @@ def uploads_router(desk: Desk) -> APIRouter:
             async with received(request) as file:
                 claim = await desk.pictures.claim(file)
                 try:
-                    answer = await run_in_threadpool(taken_in, file, claim, address)
+                    answer, it = await run_in_threadpool(taken_in, file, claim, address)
                 except RefusedError as error:
                     raise HTTPException(_status(error), str(error)) from None
-        await told(request, "uploaded", answer.id)
+        await told(request, "uploaded", answer.id, it, again=answer.id != it.id)
         return answer
 
     return router
