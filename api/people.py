@@ -11,6 +11,8 @@ from starlette.concurrency import run_in_threadpool
 from config.access import Role
 from dicom_node.audit.event import AuditEvent
 from dicom_node.audit.event import What as Audited
+from dicom_node.audit.transfers import received_event
+from dicom_node.instance import ReceivedInstance
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +54,16 @@ class AccessEvent:
         person: Who; None for somebody who could not say.
         address: Where they asked from.
         about: Which path, or which way to log in. Nothing that the person wrote.
+        received: The instance that they uploaded.
+        again: Whether the node had its bytes already.
     """
 
     what: What
     person: Person | None
     address: str
     about: str
+    received: ReceivedInstance | None = None
+    again: bool = False
 
 
 Tell = Callable[[AccessEvent], None]
@@ -78,12 +84,21 @@ def audited(tell: Callable[[AuditEvent], None]) -> Tell:
         log_event(event)
         who = event.person.name if event.person else SOMEBODY
         tell(AuditEvent(Audited(event.what), who, event.address, event.about))
+        if event.received is not None:
+            tell(received_event(event.received, who, again=event.again))
 
     return both
 
 
-async def told(request: Request, what: What, about: str) -> None:
+async def told(
+    request: Request,
+    what: What,
+    about: str,
+    received: ReceivedInstance | None = None,
+    *,
+    again: bool = False,
+) -> None:
     """Tell of something that whoever sent this request did."""
     visit = request.state.visit
-    event = AccessEvent(what, visit.person, visit.address, about)
+    event = AccessEvent(what, visit.person, visit.address, about, received, again)
     await run_in_threadpool(request.app.state.tell, event)

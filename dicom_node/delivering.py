@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import (
@@ -89,6 +90,19 @@ def deliver(
         if ready[uid] != files[uid] and outcome.verdict is Verdict.REFUSED
     }
     return outcomes | bring(as_they_are) if as_they_are else outcomes
+
+
+def peer_of(destination: Destination, came_from: str) -> tuple[str, str]:
+    """Name the other side of a delivery: AE title and host, or URL and host.
+
+    Args:
+        destination: Where results are sent to.
+        came_from: As for `deliver`.
+    """
+    if isinstance(destination, StowDestination):
+        return destination.url, urlsplit(destination.url).hostname or ""
+    address = _address(destination, came_from)
+    return (address.ae_title, address.host) if address else (came_from, "")
 
 
 def ask(

@@ -26,8 +26,10 @@ class InstanceHeader:
         laterality: Image Laterality (0020,0062), else Laterality (0020,0060).
         source_sop_instance_uids: Of Source Image Sequence (0008,2112), which ties a
             For Presentation image to the For Processing image it was made from.
-        patient: Whose it is; goes nowhere but to the journal's table of patients.
-        assumptions: What was made of a header that breaks the standard, in sentences.
+        patient: The patient; written to the journal's table of patients and to the
+            audit file, and nowhere else.
+        assumptions: What was assumed of a header that breaks the standard, in
+            sentences.
     """
 
     sop_class_uid: str

@@ -29,6 +29,7 @@ from dicom_node.admission import (
 from dicom_node.associate_pdu import DICOM_APPLICATION_CONTEXT
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing
+from dicom_node.audit.transfers import received_event
 from dicom_node.bells import ring
 from dicom_node.belonging import belong_or_exit
 from dicom_node.commitment_report import Settle, answer
@@ -95,15 +96,17 @@ def main() -> None:
         Counting(engine) as count,
         auditing(settings, engine, "receiver", by_hand=by_hand) as tell,
     ):
-        accept, asked = _recorder(journal, spool), _doorkeeper(tell)
+        accept, asked = _recorder(journal, spool, tell), _doorkeeper(tell)
         run(where, spool, accept, sockets, stop, asked, settle=settle, count=count)
 
 
-def _recorder(journal: Journal, spool: Spool) -> Accept:
+def _recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
     """Compose what makes an instance the node's: its row and its work."""
 
     def accept(instance: ReceivedInstance) -> None:
-        if not journal.record(instance):
+        is_kept = journal.record(instance)
+        tell(received_event(instance, instance.calling_ae_title, again=not is_kept))
+        if not is_kept:
             spool.remove(instance.id)  # its bytes are here already
         with suppress(OSError):  # the worker polls, too
             ring(spool.run)

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -20,7 +21,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import SenderDestination
 from config.settings import Settings
-from dicom_node.audit.trail import record, started
+from dicom_node.audit.trail import auditing, record, started
+from dicom_node.audit.transfers import OnSent, auditing_sent, ignore
 from dicom_node.bells import hang, heard
 from dicom_node.belonging import belong_or_exit
 from dicom_node.database import (
@@ -102,8 +104,34 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
     belong_or_exit(engine, settings.storage)
+    with _auditing_sent(settings, engine, slot) as on_sent:
+        _run(settings, engine, slot, stop, on_sent)
+    # At once: a body that goes on would only find its tools gone, and take that for
+    # the image's fault.
+    os._exit(0)
+
+
+@contextmanager
+def _auditing_sent(
+    settings: Settings, engine: sa.Engine, slot: int
+) -> Iterator[OnSent]:
+    """Write what is sent to the audit file, if the settings name one."""
+    if settings.audit.file is None:
+        yield ignore
+        return
+    with auditing(settings, engine, f"worker-{slot}") as tell:
+        yield auditing_sent(engine, tell)
+
+
+def _run(
+    settings: Settings,
+    engine: sa.Engine,
+    slot: int,
+    stop: Stop,
+    on_sent: OnSent,
+) -> None:
     arrived, encoded = hang(ANALYZE), hang(DELIVER)
-    work = _work(settings, engine, encoded.ring)
+    work = replace(_work(settings, engine, encoded.ring), on_sent=on_sent)
     register(work)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
@@ -123,9 +151,6 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
         stop.wait()
         _finish(engine)
         stop.drained()
-    # At once: a body that goes on would only find its tools gone, and take that for
-    # the image's fault.
-    os._exit(0)
 
 
 def _end_as_double(name: str) -> None:

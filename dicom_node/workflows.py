@@ -21,6 +21,7 @@ from config.destinations import Destination
 from config.settings import Settings
 from dicom_node import delivering
 from dicom_node.analyses import Answer, Conclusion
+from dicom_node.audit.transfers import OnSent, ignore
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
 from dicom_node.deliveries import StoredResult
@@ -63,6 +64,8 @@ class Work:
         spool: Where the files are.
         pipeline: The analysis.
         on_delivery: Called when there may be something to deliver.
+        on_sent: Called after each attempt to send results; may raise SQLAlchemyError
+            before it has done anything.
         turns: How many deliveries there are at once.
     """
 
@@ -71,6 +74,7 @@ class Work:
     spool: Spool
     pipeline: Pipeline
     on_delivery: Callable[[], None] = lambda: None
+    on_sent: OnSent = ignore
     turns: Turns = field(default_factory=Turns)
 
     def analyze(self, instance_id: str, run: int) -> None:
@@ -245,6 +249,8 @@ class Work:
         state = insist(lambda: settle(run, outcomes, seconds))
         if state is not None:
             _log_delivery(destination.name, state, outcomes, seconds)
+        peer = delivering.peer_of(destination, came_from)
+        insist(lambda: self.on_sent(instance_id, outcomes, peer))
 
     def _asks(
         self, instance_id: str, destination: Destination, run: int, came_from: str

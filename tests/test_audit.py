@@ -19,13 +19,34 @@ from sqlalchemy.exc import OperationalError
 
 from config.settings import load
 from dicom_node.audit import trail as module
-from dicom_node.audit.event import AuditedInstance, AuditEvent, What, disclosed
+from dicom_node.audit.event import (
+    AuditedInstance,
+    AuditedPatient,
+    AuditEvent,
+    What,
+    disclosed,
+)
 from dicom_node.audit.message import KINDS, Source, message
-from dicom_node.audit.trail import MOST_DIFFERENT, MOST_WAITING, Trail
+from dicom_node.audit.trail import (
+    MOST_DIFFERENT,
+    MOST_INSTANCES,
+    MOST_WAITING,
+    Trail,
+)
 from dicom_node.tables import audit
 
 SOURCE = Source("FRACTURE_AI@host", "api", 42)
 INSTANCE = AuditedInstance("1.2.3", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3.4")
+PATIENT = AuditedPatient("4711", "Doe^Jane")
+
+
+def transfer(
+    what: What, who: str = "DX1", about: str = "", uid: str = "1.2.3.4"
+) -> AuditEvent:
+    instance = replace(INSTANCE, sop_instance_uid=uid)
+    return AuditEvent(what, who, "10.0.0.1", about, instance, PATIENT)
+
+
 EVENTS = {
     What.STARTED: AuditEvent(What.STARTED, "root", about='{"receiver": {}}'),
     What.STOPPED: AuditEvent(What.STOPPED, "root"),
@@ -42,6 +63,13 @@ EVENTS = {
     What.RESUMED: AuditEvent(What.RESUMED, "anna", "10.0.0.2", "pacs"),
     What.ASKED_AGAIN: AuditEvent(What.ASKED_AGAIN, "root", instance=INSTANCE),
 }
+MOVED = {
+    What.RECEIVED: transfer(What.RECEIVED),
+    What.RECEIVED_AGAIN: transfer(What.RECEIVED_AGAIN),
+    What.SENT: transfer(What.SENT, "PACS"),
+    What.NOT_STORED: transfer(What.NOT_STORED, "PACS", "status 0xC000"),
+}
+"""Transfers, which are written to the file only."""
 # PS3.15 A.5.1: children in their order, the attributes that each must and may have.
 CHILDREN = {
     "AuditMessage": "EventIdentification (ActiveParticipant )+"
@@ -106,7 +134,13 @@ def code(root: ET.Element, path: str) -> str:
     return f"{found.get('csd-code')} {found.get('originalText')}"
 
 
-@pytest.mark.parametrize("what", What)
+def test_every_event_has_a_message_but_an_association_and_an_upload() -> None:
+    """PS3.15 A.5.3 has none for an association; an upload is a transfer."""
+    assert (EVENTS | MOVED).keys() == set(What)
+    assert KINDS.keys() == set(What) - {What.OPENED, What.UPLOADED}
+
+
+@pytest.mark.parametrize("what", [each for each in EVENTS if each in KINDS])
 def test_each_event_is_a_message_after_the_schema(what: What) -> None:
     event = EVENTS[what]
 
@@ -125,12 +159,15 @@ def test_each_event_is_a_message_after_the_schema(what: What) -> None:
 
 
 def test_the_codes_are_those_of_the_standard() -> None:
-    told = {each: checked(message(EVENTS[each], SOURCE, 0)) for each in What}
+    told = {
+        each: checked(message(event, SOURCE, 0))
+        for each, event in (EVENTS | MOVED).items()
+        if each in KINDS
+    }
     codes = {
         each: code(root, "EventIdentification/EventID") for each, root in told.items()
     }
 
-    assert KINDS.keys() == set(What)
     assert codes[What.STARTED] == codes[What.STOPPED] == "110100 Application Activity"
     assert codes[What.LOGGED_IN] == "110114 User Authentication"
     assert codes[What.VIEWED] == "110103 DICOM Instances Accessed"
@@ -144,6 +181,64 @@ def test_the_codes_are_those_of_the_standard() -> None:
     assert refused is not None
     assert login.get("csd-code") == "110122"
     assert refused.get("csd-code") == "110132"
+    assert {codes[each] for each in MOVED} == {"110104 DICOM Instances Transferred"}
+    assert not any("Network Entry" in each for each in codes.values())
+
+
+@pytest.mark.parametrize(
+    ("what", "action", "outcome", "source", "destination", "requestor"),
+    [
+        (What.RECEIVED, "C", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
+        (What.RECEIVED_AGAIN, "R", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
+        (What.SENT, "R", "0", "api@FRACTURE_AI@host", "PACS", "api@FRACTURE_AI@host"),
+        (
+            *(What.NOT_STORED, "R", "4"),
+            *("api@FRACTURE_AI@host", "PACS", "api@FRACTURE_AI@host"),
+        ),
+    ],
+)
+def test_a_transfer_is_written_as_table_a_5_3_7_1_asks(  # noqa: PLR0913, PLR0917
+    what: What, action: str, outcome: str, source: str, destination: str, requestor: str
+) -> None:
+    root = checked(message(MOVED[what], SOURCE, 0.25))
+
+    event = root.find("EventIdentification")
+    assert event is not None
+    assert event.get("EventActionCode") == action
+    assert event.get("EventOutcomeIndicator") == outcome
+    roles = {
+        code(each, "RoleIDCode"): each for each in root.findall("ActiveParticipant")
+    }
+    assert {name: each.get("UserID") for name, each in roles.items()} == {
+        "110153 Source Role ID": source,
+        "110152 Destination Role ID": destination,
+    }
+    asked = [e for e in roles.values() if e.get("UserIsRequestor") == "true"]
+    assert [each.get("UserID") for each in asked] == [requestor]
+    study, patient = root.findall("ParticipantObjectIdentification")
+    assert study.get("ParticipantObjectTypeCode") == "2"
+    assert study.get("ParticipantObjectTypeCodeRole") == "3"
+    assert study.get("ParticipantObjectID") == INSTANCE.study_instance_uid
+    assert code(study, "ParticipantObjectIDTypeCode") == "110180 Study Instance UID"
+    assert patient.get("ParticipantObjectTypeCode") == "1"
+    assert patient.get("ParticipantObjectTypeCodeRole") == "1"
+    assert patient.get("ParticipantObjectID") == "4711"
+    assert patient.findtext("ParticipantObjectName") == "Doe^Jane"
+    id_type = patient.find("ParticipantObjectIDTypeCode")
+    assert id_type is not None
+    assert id_type.get("csd-code") == "2"
+    assert id_type.get("codeSystemName") == "RFC-3881"
+
+
+@pytest.mark.parametrize("name", ["", "<b>&\"'", "a\0b\x1b[31m", "Анна=\ud800"])
+def test_whatever_a_patient_is_called_the_message_is_xml(name: str) -> None:
+    event = replace(MOVED[What.RECEIVED], patient=AuditedPatient("", name))
+
+    root = checked(message(event, SOURCE, 0))
+
+    _, patient = root.findall("ParticipantObjectIdentification")
+    said = patient.findtext("ParticipantObjectName")
+    assert said == re.sub("[\0\x1b\ud800]", "\ufffd", name)
 
 
 def test_an_instance_is_named_by_study_class_and_uid() -> None:
@@ -246,8 +341,77 @@ def test_each_event_is_a_row_and_a_message(engine: sa.Engine, tmp_path: Path) ->
     assert written[-1]["sop_instance_uid"] == INSTANCE.sop_instance_uid
     assert all(before <= each["at"] <= time.time() for each in written)
     assert {each["role"] for each in written} == {"api"}
-    assert len(messages(file)) == len(EVENTS)
+    assert len(messages(file)) == len(EVENTS.keys() & KINDS.keys())
     assert file.stat().st_mode & 0o077 == 0
+
+
+def sop_classes(root: ET.Element) -> dict[str | None, list[str | None]]:
+    """The instances of a transfer, by SOP Class."""
+    found = root.findall(".//SOPClass")
+    assert all(each.get("NumberOfInstances") == str(len(each)) for each in found)
+    return {each.get("UID"): [i.get("UID") for i in each] for each in found}
+
+
+def test_transfers_of_one_study_are_one_message_and_no_row(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    other_class = replace(INSTANCE, sop_class_uid="1.2.9", sop_instance_uid="1.2.3.6")
+    other_study = replace(INSTANCE, study_instance_uid="1.2.4")
+
+    with writing(engine, tmp_path / "audit.xml") as trail:
+        trail.tell(transfer(What.RECEIVED, uid="1.2.3.4"))
+        trail.tell(transfer(What.RECEIVED, uid="1.2.3.5"))
+        trail.tell(replace(MOVED[What.RECEIVED], instance=other_class))
+        trail.tell(replace(MOVED[What.RECEIVED], instance=other_study))
+        trail.tell(transfer(What.RECEIVED, "DX2"))
+        trail.tell(replace(MOVED[What.RECEIVED], patient=AuditedPatient("1", "X")))
+
+    written = [sop_classes(each) for each in messages(tmp_path / "audit.xml")]
+    of_class = INSTANCE.sop_class_uid
+    assert written == [
+        {of_class: ["1.2.3.4", "1.2.3.5"], "1.2.9": ["1.2.3.6"]},
+        {of_class: ["1.2.3.4"]},
+        {of_class: ["1.2.3.4"]},
+        {of_class: ["1.2.3.4"]},
+    ]
+    assert rows(engine) == []
+
+
+def test_a_transfer_is_written_some_seconds_after_its_first_instance(
+    engine: sa.Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "TRANSFER_S", 0)
+    file = tmp_path / "audit.xml"
+
+    with writing(engine, file) as trail:
+        for count, uid in enumerate(("1.2.3.4", "1.2.3.5"), start=1):
+            trail.tell(transfer(What.SENT, uid=uid))
+            until(lambda n=count: file.exists() and len(messages(file)) == n)
+
+
+def test_a_study_of_many_instances_is_several_messages(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
+    many = MOST_INSTANCES + 1
+
+    with writing(engine, tmp_path / "audit.xml") as trail:
+        for number in range(many):
+            trail.tell(transfer(What.RECEIVED, uid=f"1.2.{number}"))
+
+    written = [
+        sop_classes(each)[INSTANCE.sop_class_uid]
+        for each in messages(tmp_path / "audit.xml")
+    ]
+    assert [len(each) for each in written] == [MOST_INSTANCES, 1]
+    assert written[0] + written[1] == [f"1.2.{number}" for number in range(many)]
+
+
+def test_without_a_file_transfers_are_not_kept(engine: sa.Engine) -> None:
+    with writing(engine) as trail:
+        for each in MOVED.values():
+            trail.tell(each)
+
+    assert rows(engine) == []
 
 
 def test_what_happens_again_and_again_is_counted(

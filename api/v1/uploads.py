@@ -13,6 +13,7 @@ from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
 from api.v1.schemas import UploadAnswer
 from api.visit import Operator, visit_of
 from dicom_node.errors import DicomNodeError, OutOfResourcesError
+from dicom_node.instance import ReceivedInstance
 from dicom_node.sop_classes import STORED, STORED_BY_SETTING
 from dicom_node.spool import MB, Spool
 from dicom_node.uploading import Uploads
@@ -34,7 +35,7 @@ def uploads_router(desk: Desk) -> APIRouter:
     receiver = desk.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
 
-    def taken_in(path: Path, address: str) -> UploadAnswer:
+    def taken_in(path: Path, address: str) -> tuple[UploadAnswer, ReceivedInstance]:
         uploads = Uploads(
             spool=Spool(desk.settings.storage),
             record=desk.journal.record,
@@ -45,10 +46,10 @@ def uploads_router(desk: Desk) -> APIRouter:
         header = it.header
         for row in desk.history.by_uid(header.sop_instance_uid):
             if row.content_digest == it.content_digest:  # it may have been here before
-                return UploadAnswer(
-                    id=row.id, study_instance_uid=row.study_instance_uid
-                )
-        return UploadAnswer(id=it.id, study_instance_uid=header.study_instance_uid)
+                uid = row.study_instance_uid
+                return UploadAnswer(id=row.id, study_instance_uid=uid), it
+        uid = header.study_instance_uid
+        return UploadAnswer(id=it.id, study_instance_uid=uid), it
 
     @router.post(
         "/uploads",
@@ -63,10 +64,10 @@ def uploads_router(desk: Desk) -> APIRouter:
         with arrivals.place(address):
             async with received(request) as file:
                 try:
-                    answer = await run_in_threadpool(taken_in, file, address)
+                    answer, it = await run_in_threadpool(taken_in, file, address)
                 except DicomNodeError as error:
                     raise HTTPException(_status(error), str(error)) from None
-        await told(request, "uploaded", answer.id)
+        await told(request, "uploaded", answer.id, it, again=answer.id != it.id)
         return answer
 
     return router

@@ -1,7 +1,7 @@
 """What the audit trail tells of, and by whom it was done."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -30,11 +30,22 @@ class What(StrEnum):
     JUDGED = "judged"
     PAUSED = "paused"
     RESUMED = "resumed"
+    RECEIVED = "instances received"
+    RECEIVED_AGAIN = "instances received again"
+    SENT = "instances sent"
+    NOT_STORED = "instances not stored"
+
+
+TRANSFERS = frozenset({What.RECEIVED, What.RECEIVED_AGAIN, What.SENT, What.NOT_STORED})
+"""Events of an instance that went from one application to another."""
+
+OUTGOING = frozenset({What.SENT, What.NOT_STORED})
+"""Transfers in which this node is the source."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuditedInstance:
-    """What instance an event is about. Of the patient, only the UIDs are known.
+    """The instance that an event is about.
 
     Attributes:
         study_instance_uid: Of its study.
@@ -48,15 +59,30 @@ class AuditedInstance:
 
 
 @dataclass(frozen=True, slots=True)
+class AuditedPatient:
+    """The patient of a transferred instance, as the dataset names them.
+
+    Attributes:
+        patient_id: Patient ID (0010,0020); empty if absent.
+        name: Patient's Name (0010,0010), decoded; empty if absent.
+    """
+
+    patient_id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEvent:
     """One event. What a caller or a proxy calls somebody stands in it as they said it.
 
     Attributes:
         what: What happened.
-        who: The AE title, the person, or the user of this machine who did it.
+        who: The AE title, the person, or the user of this machine who did it. In a
+            transfer, the other application.
         address: Where they did it from, as far as that is known.
         about: The reason, path, way or settings that it is about, in words.
         instance: The instance that it is about.
+        patient: The patient of that instance; of transfers only.
     """
 
     what: What
@@ -64,6 +90,7 @@ class AuditEvent:
     address: str = ""
     about: str = ""
     instance: AuditedInstance | None = None
+    patient: AuditedPatient | None = field(default=None, repr=False)
 
 
 def plain(words: str) -> str:

@@ -1,28 +1,41 @@
 """An event as a DICOM audit message: XML after the schema of PS3.15 A.5.1.
 
-A deviation from A.5.3: messages that are to name the patient do not; the study and the
-instance say who it was, and the journal whose they are.
+DICOM Instances Transferred follows A.5.3.7: source, destination, study and patient. A
+deviation from A.5.3.6: DICOM Instances Accessed does not name the patient, and the
+study only if the event has one. Some events have no message in A.5.3: see KINDS.
 """
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from types import MappingProxyType
 from xml.etree.ElementTree import Element, SubElement, tostring
 
-from dicom_node.audit.event import AuditedInstance, AuditEvent, What, plain
+from dicom_node.audit.event import (
+    OUTGOING,
+    TRANSFERS,
+    AuditedInstance,
+    AuditedPatient,
+    AuditEvent,
+    What,
+    plain,
+)
 
 SUCCESS, MINOR_FAILURE = "0", "4"
 MACHINE_NAME, IP_ADDRESS = "1", "2"
 SYSTEM_OBJECT, REPORT, SECURITY_RESOURCE = "2", "3", "13"  # RFC 3881 5.5
+PERSON, PATIENT = "1", "1"
 APPLICATION_SERVER = "4"  # RFC 3881 5.4.3
 
 Code = tuple[str, str]
 APPLICATION, LAUNCHER = ("110150", "Application"), ("110151", "Application Launcher")
 STUDY = ("110180", "Study Instance UID")
-URI, RFC_3881 = ("12", "URI"), "RFC-3881"
+SOURCE_ROLE = ("110153", "Source Role ID")
+DESTINATION_ROLE = ("110152", "Destination Role ID")
+URI, PATIENT_NUMBER = ("12", "URI"), ("2", "Patient Number")
+RFC_3881 = "RFC-3881"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +57,7 @@ class Kind:
 
 ACTIVITY = ("110100", "Application Activity")
 ACCESSED = ("110103", "DICOM Instances Accessed")
-NETWORK_ENTRY = ("110108", "Network Entry")
+TRANSFERRED = ("110104", "DICOM Instances Transferred")
 ALERT = ("110113", "Security Alert")
 AUTHENTICATION = ("110114", "User Authentication")
 LOGIN = ("110122", "Login")
@@ -53,8 +66,6 @@ KINDS: Mapping[What, Kind] = MappingProxyType(
     {
         What.STARTED: Kind(ACTIVITY, ("110120", "Application Start"), "E"),
         What.STOPPED: Kind(ACTIVITY, ("110121", "Application Stop"), "E"),
-        # There is none for an association; this is a node that comes to the network.
-        What.OPENED: Kind(NETWORK_ENTRY, ("110124", "Attach"), "E"),
         What.REJECTED: Kind(
             ALERT, ("110126", "Node Authentication"), "E", MINOR_FAILURE
         ),
@@ -66,12 +77,21 @@ KINDS: Mapping[What, Kind] = MappingProxyType(
         ),
         What.VIEWED: Kind(ACCESSED, None, "R"),
         What.ASKED_AGAIN: Kind(ACCESSED, None, "U"),
-        What.UPLOADED: Kind(ACCESSED, None, "C"),
         What.JUDGED: Kind(ACCESSED, None, "U"),
         What.PAUSED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
         What.RESUMED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
+        What.RECEIVED: Kind(TRANSFERRED, None, "C"),
+        What.RECEIVED_AGAIN: Kind(TRANSFERRED, None, "R"),
+        # "R" as well: the sender does not know what the receiver holds already.
+        What.SENT: Kind(TRANSFERRED, None, "R"),
+        What.NOT_STORED: Kind(TRANSFERRED, None, "R", MINOR_FAILURE),
     }
 )
+"""The events that have a message in PS3.15 A.5.3.
+
+An association that is opened has none: Network Entry (A.5.3.9) is for a system that
+enters or leaves the network. An upload is written as the transfer that it is.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +109,22 @@ class Source:
     process: int
 
 
-def message(event: AuditEvent, source: Source, at: float, times: int = 1) -> str:
+def message(
+    event: AuditEvent,
+    source: Source,
+    at: float,
+    times: int = 1,
+    instances: Sequence[AuditedInstance] = (),
+) -> str:
     """Write an event as a message of one line.
 
     Args:
-        event: What happened.
+        event: What happened; one of KINDS.
         source: Who tells.
-        at: When, in seconds since 1970.
+        at: When, in seconds since 1970; of a transfer, when it was complete.
         times: How often the same happened, up to then.
+        instances: Of a transfer, all of its instances; they are of one study and one
+            patient. Empty means that of the event.
     """
     root = Element("AuditMessage")
     _identification(root, event, at, times)
@@ -106,9 +134,11 @@ def message(event: AuditEvent, source: Source, at: float, times: int = 1) -> str
     )
     SubElement(origin, "AuditSourceTypeCode", {"csd-code": APPLICATION_SERVER})
     if event.instance:
-        _study(root, event.instance)
+        _study(root, instances or [event.instance])
     elif event.about:
         _object(root, event)
+    if event.patient:
+        _patient(root, event.patient)
     return tostring(root, encoding="unicode")
 
 
@@ -132,44 +162,81 @@ def _identification(root: Element, event: AuditEvent, at: float, times: int) -> 
 
 
 def _participants(root: Element, event: AuditEvent, source: Source) -> None:
-    """The node itself, and who asked it to."""
+    """Name the node itself, and who asked it to or whom it sent to."""
+    is_outgoing = event.what in OUTGOING
     us = SubElement(
         root,
         "ActiveParticipant",
         UserID=plain(f"{source.role}@{source.node}"),
         AlternativeUserID=str(source.process),
-        UserIsRequestor="false",
+        UserIsRequestor=_flag(is_outgoing),
     )
-    _code(us, "RoleIDCode", APPLICATION)
     where = {}
     if event.address:
         where["NetworkAccessPointID"] = plain(event.address)
         where["NetworkAccessPointTypeCode"] = _point(event.address)
     who = event.who or event.address  # of a caller that did not say its AE title
+    requestor = _flag(not is_outgoing)
     them = SubElement(
         root,
         "ActiveParticipant",
-        {"UserID": plain(who), "UserIsRequestor": "true", **where},
+        {"UserID": plain(who), "UserIsRequestor": requestor, **where},
     )
+    if event.what in TRANSFERS:
+        roles = (SOURCE_ROLE, DESTINATION_ROLE)
+        our_role, their_role = roles if is_outgoing else reversed(roles)
+        _code(us, "RoleIDCode", our_role)
+        _code(them, "RoleIDCode", their_role)
+        return
+    _code(us, "RoleIDCode", APPLICATION)
     if event.what in {What.STARTED, What.STOPPED}:
         _code(them, "RoleIDCode", LAUNCHER)
 
 
-def _study(root: Element, instance: AuditedInstance) -> None:
+def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
+    return "true" if is_so else "false"
+
+
+def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
+    """Name the study of instances, with their number and UIDs by SOP Class."""
+    uid = plain(instances[0].study_instance_uid)
     study = SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=plain(instance.study_instance_uid),
+        ParticipantObjectID=uid,
         ParticipantObjectTypeCode=SYSTEM_OBJECT,
         ParticipantObjectTypeCodeRole=REPORT,
     )
     _code(study, "ParticipantObjectIDTypeCode", STUDY)
-    SubElement(study, "ParticipantObjectName").text = plain(instance.study_instance_uid)
+    SubElement(study, "ParticipantObjectName").text = uid
     described = SubElement(study, "ParticipantObjectDescription")
-    sop_class = SubElement(
-        described, "SOPClass", UID=plain(instance.sop_class_uid), NumberOfInstances="1"
+    for sop_class_uid in dict.fromkeys(each.sop_class_uid for each in instances):
+        of_class = [i for i in instances if i.sop_class_uid == sop_class_uid]
+        sop_class = SubElement(
+            described,
+            "SOPClass",
+            UID=plain(sop_class_uid),
+            NumberOfInstances=str(len(of_class)),
+        )
+        for each in of_class:
+            SubElement(sop_class, "Instance", UID=plain(each.sop_instance_uid))
+
+
+def _patient(root: Element, patient: AuditedPatient) -> None:
+    """Name a patient (PS3.15 A.5.3.7): Patient ID, and Patient's Name if there is one.
+
+    The schema asks for a ParticipantObjectName; without a name it repeats the ID.
+    """
+    it = SubElement(
+        root,
+        "ParticipantObjectIdentification",
+        ParticipantObjectID=plain(patient.patient_id),
+        ParticipantObjectTypeCode=PERSON,
+        ParticipantObjectTypeCodeRole=PATIENT,
     )
-    SubElement(sop_class, "Instance", UID=plain(instance.sop_instance_uid))
+    _code(it, "ParticipantObjectIDTypeCode", PATIENT_NUMBER, RFC_3881)
+    name = patient.name or patient.patient_id
+    SubElement(it, "ParticipantObjectName").text = plain(name)
 
 
 def _object(root: Element, event: AuditEvent) -> None:

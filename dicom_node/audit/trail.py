@@ -4,6 +4,9 @@ Each is a row and, by setting, a message in a file. The same event again within 
 is counted, and written with its count when the minute is over: a peer that is rejected
 a thousand times is two rows. While the database is away, events wait in memory; with a
 process that is killed goes what it was told in the last moment, and its counts.
+
+Transfers are written to the file only, since the journal records each of them: one
+message for the instances of a study that went the same way within some seconds.
 """
 
 import getpass
@@ -23,8 +26,15 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.settings import Settings
-from dicom_node.audit.event import AuditEvent, What, disclosed, plain
-from dicom_node.audit.message import Source, message
+from dicom_node.audit.event import (
+    TRANSFERS,
+    AuditedInstance,
+    AuditEvent,
+    What,
+    disclosed,
+    plain,
+)
+from dicom_node.audit.message import KINDS, Source, message
 from dicom_node.database import open_engine, writing
 from dicom_node.tables import audit
 
@@ -38,6 +48,8 @@ SAME_FOR_S = 60.0
 # Different ones within that time: whoever calls under ever new names fills no disk.
 MOST_DIFFERENT = 1_000
 PAUSE_S = 0.2
+TRANSFER_S = 5.0  # in which transfers of one study become one message
+MOST_INSTANCES = 500  # in one message
 AWAY_S = 1.0  # until a database that was away is asked again
 LONGEST_END_S = 5.0
 
@@ -49,6 +61,23 @@ class Entry:
     event: AuditEvent
     at: float
     times: int = 1
+
+
+@dataclass(slots=True)
+class Transfer:
+    """The instances of a study that went the same way, and are to be one message.
+
+    Attributes:
+        event: What the events have in common, with the first instance.
+        since: When the first one was told of.
+        until: When the last one was told of.
+        instances: All of them.
+    """
+
+    event: AuditEvent
+    since: float
+    until: float
+    instances: list[AuditedInstance]
 
 
 def os_user() -> str:
@@ -112,6 +141,7 @@ class Trail:
         self._told: Queue[AuditEvent] = Queue(MOST_WAITING)
         self._lost = 0
         self._seen: dict[AuditEvent, Entry] = {}
+        self._transfers: dict[tuple[AuditEvent, str], Transfer] = {}
         self._rows: list[Entry] = []
         self._not_before = 0.0
         self._ended = threading.Event()
@@ -120,6 +150,8 @@ class Trail:
 
     def tell(self, event: AuditEvent) -> None:
         """Take an event; see Tell."""
+        if event.what in TRANSFERS and self._file is None:
+            return
         try:
             self._told.put_nowait(event)
         except Full:
@@ -146,7 +178,9 @@ class Trail:
         try:
             fresh = [*self._new(), *self._over(now)]
             self._rows += fresh
-            self._write_file(fresh)
+            if self._file is not None:
+                told = [*self._messages(fresh), *self._completed(now)]
+                self._write_file(self._file, told)
             self._write_rows()
         except Exception:
             logger.exception("Cannot write the audit trail")
@@ -163,7 +197,9 @@ class Trail:
                 event = self._told.get_nowait()
             except Empty:
                 return
-            if known := self._seen.get(event):
+            if event.what in TRANSFERS:
+                self._add_transfer(event)
+            elif known := self._seen.get(event):
                 self._seen[event] = replace(known, times=known.times + 1)
             elif len(self._seen) >= MOST_DIFFERENT:
                 self._lost += 1
@@ -171,6 +207,30 @@ class Trail:
                 entry = Entry(event, time.time())
                 self._seen[event] = replace(entry, times=0)
                 yield entry
+
+    def _add_transfer(self, event: AuditEvent) -> None:
+        """Add an instance to those of its study that went the same way."""
+        assert event.instance is not None  # noqa: S101 - transfers have one
+        uid = event.instance.study_instance_uid
+        key, now = (replace(event, instance=None), uid), time.time()
+        transfer = self._transfers.setdefault(key, Transfer(event, now, now, []))
+        transfer.until = now
+        transfer.instances.append(event.instance)
+
+    def _messages(self, entries: list[Entry]) -> Iterator[str]:
+        """Write the events that have a DICOM audit message as messages."""
+        for each in entries:
+            if each.event.what in KINDS:
+                yield message(each.event, self._source, each.at, each.times)
+
+    def _completed(self, now: float) -> Iterator[str]:
+        """Write transfers to which nothing is added any more as messages."""
+        for key, each in list(self._transfers.items()):
+            if abs(now - each.since) >= TRANSFER_S:
+                del self._transfers[key]
+                for start in range(0, len(each.instances), MOST_INSTANCES):
+                    some = each.instances[start : start + MOST_INSTANCES]
+                    yield message(each.event, self._source, each.until, 1, some)
 
     def _over(self, now: float) -> list[Entry]:
         """Forget what was seen a minute ago; what came again since is to be told."""
@@ -196,18 +256,18 @@ class Trail:
             return
         self._rows = []
 
-    def _write_file(self, entries: list[Entry]) -> None:
+    def _write_file(self, path: Path, lines: list[str]) -> None:
         """Append messages, a line each; opened anew, so that it may be rotated."""
-        if self._file is None or not entries:
+        if not lines:
             return
-        lines = [message(e.event, self._source, e.at, e.times) for e in entries]
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
-            with FileIO(os.open(self._file, flags, 0o600), "a") as file:
+            with FileIO(os.open(path, flags, 0o600), "a") as file:
                 # At once: other processes append to it, too.
                 file.write("".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
-            words = "Cannot write %s messages to audit.file: %s. The rows have them."
+            words = "Cannot write %s messages to audit.file: %s. They are lost; events "
+            words += "are in the database, too, and transfers in the journal."
             logger.error(words, len(lines), error.strerror)  # noqa: TRY400
 
 
