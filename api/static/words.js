@@ -9,6 +9,16 @@ const moment = new Intl.DateTimeFormat("sv-SE", { dateStyle: "short", timeStyle:
 /** A time by the clock of this place; the API's are UTC. */
 export const when = (time) => moment.format(new Date(time));
 
+const relative = new Intl.RelativeTimeFormat("en", { style: "short" });
+const UNITS = [["day", 172_800, 86_400], ["hour", 7200, 3600], ["minute", 120, 60], ["second", 0, 1]];
+
+/** How long ago a time is, or in what time it will be, in one unit: 5 min. ago. */
+export function ago(time) {
+  const seconds = (new Date(time) - Date.now()) / 1000;
+  const [unit, , length] = UNITS.find(([, least]) => Math.abs(seconds) >= least);
+  return relative.format(Math.round(seconds / length), unit);
+}
+
 /** A probability in percent. Rounding must not make a certainty of it. */
 export const percent = (probability) => `${Math.min(Math.max(100 * probability, 0.1), 99.9).toFixed(1)}%`;
 
