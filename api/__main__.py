@@ -44,11 +44,11 @@ def main() -> None:
     with auditing(settings, engine, "api", by_hand=by_hand) as tell:
         if not stop.is_set():
             # uvicorn stops on these signals by itself, and passes them on when it has.
-            _server(settings, audited(tell)).run(sockets)
+            _server(settings, audited(tell), supervised=not by_hand).run(sockets)
 
 
-def _server(settings: Settings, tell: Tell) -> uvicorn.Server:
-    app = create_app(settings, tell=tell)
+def _server(settings: Settings, tell: Tell, *, supervised: bool) -> uvicorn.Server:
+    app = create_app(settings, tell=tell, supervised=supervised)
     server = uvicorn.Server(_served(settings, app))
     app.state.ending = lambda: server.should_exit  # streams would hold it up
     return server
