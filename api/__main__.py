@@ -45,7 +45,7 @@ def main() -> None:
             migrate(storage)
     engine = open_engine(storage.database_url)
     with auditing(settings, engine, "api", by_hand=by_hand) as tell:
-        server = _server(settings, audited(tell))
+        server = _server(settings, audited(tell), supervised=not by_hand)
         # uvicorn handles the signals itself, but not those that came before it began.
         Thread(target=_end, args=(stop, server), daemon=True).start()
         stop.ready(DRAIN_S)
@@ -61,8 +61,8 @@ def _end(stop: Event, server: uvicorn.Server) -> None:
     server.should_exit = True
 
 
-def _server(settings: Settings, tell: Tell) -> uvicorn.Server:
-    app = create_app(settings, tell=tell)
+def _server(settings: Settings, tell: Tell, *, supervised: bool) -> uvicorn.Server:
+    app = create_app(settings, tell=tell, supervised=supervised)
     server = uvicorn.Server(_served(settings, app))
     app.state.ending = lambda: server.should_exit  # streams would hold it up
     return server

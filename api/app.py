@@ -10,7 +10,7 @@ from starlette.staticfiles import StaticFiles
 from api.access import Access
 from api.analyzer import Analyzer
 from api.entrance import Entrance
-from api.health import Check, health_router, storage_checks
+from api.health import Check, health_router, role_checks, storage_checks
 from api.login import login_router
 from api.metrics import NodeCollector, metrics_router
 from api.pages import STATIC, page_templates, pages_router
@@ -32,14 +32,18 @@ def create_app(
     settings: Settings,
     checks: Mapping[str, Check] | None = None,
     tell: Tell = log_event,
+    *,
+    supervised: bool = False,
 ) -> FastAPI:
     """Put the application together. Nothing is loaded before it is served.
 
     Args:
         settings: All settings of the node.
         checks: What /readyz asks besides the model, by name; None asks for the
-            database and the spool.
+            database, the spool, and the other roles.
         tell: What is told of logins, refusals and results that were looked at.
+        supervised: Whether the other roles run on this machine, under one supervisor.
+            Else only roles that have ever run are expected to.
     """
     analyzer = Analyzer(settings)
     desk = open_desk(settings)
@@ -67,10 +71,12 @@ def create_app(
     others = storage_checks(settings.storage) if checks is None else checks
     app.include_router(predict_router(analyzer))
     ready = {"model": analyzer.check, **others}
-    app.include_router(health_router(ready))
-    collector = NodeCollector(settings, ready, release, analyzer.model)
+    roles = role_checks(desk.engine, expected=supervised) if checks is None else {}
+    app.include_router(health_router(ready, roles))
+    whole = {**ready, **roles}
+    collector = NodeCollector(settings, whole, release, analyzer.model)
     app.include_router(metrics_router(collector))
-    for router in v1_routers(desk, ready, release, analyzer.model):
+    for router in v1_routers(desk, whole, release, analyzer.model):
         app.include_router(router)
     app.include_router(pages_router(templates))
     if settings.api.tokens:

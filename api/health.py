@@ -1,17 +1,22 @@
 """Is the process alive, and is it of use?
 
 `/healthz` says that the process serves; restart it when that fails. `/readyz` says
-that it can do its work, or why not; send it no requests until it can.
+that the node can do its work, or why not: the api, and on whatever machine a receiver
+and a worker. `/readyz?role=api` says it of the api alone, for a load balancer: without
+a worker the pages still serve, and say what is wrong.
 """
 
 import asyncio
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
+from typing import Annotated, Literal
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Request, Response, status
+from fastapi import APIRouter, Query, Request, Response, status
 from fastapi.responses import PlainTextResponse
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -22,13 +27,15 @@ from config.settings import StorageSettings
 from dicom_node.belonging import StrangeStorageError, check_belonging
 from dicom_node.database import WAIT_S, open_engine
 from dicom_node.errors import OutOfResourcesError
-from dicom_node.heartbeat import DEAD_AFTER_S, silence_s
+from dicom_node.heartbeat import DEAD_AFTER_S, has_run, silence_s
 from dicom_node.spool import probe
 
 Check = Callable[[], None]
 """Returns when all is well; raises NotReadyError."""
 
 OK = "ok"
+
+NONE: Mapping[str, Check] = MappingProxyType({})
 
 FRESH_S = 2.0
 """How old an answer to strangers may be."""
@@ -50,6 +57,10 @@ class NotReadyError(Exception):
     """Something that the work needs is missing; the message says what, in words."""
 
 
+class AbsentError(Exception):
+    """There is nothing to check: the node does not have it, and does not need it."""
+
+
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
     """Check what every role needs: a database and a disk that can be written."""
     checks: dict[str, Check] = {  # the folder first: SQLite's file may lie in it
@@ -61,19 +72,31 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
     return checks
 
 
-def role_checks(engine: sa.Engine) -> dict[str, Check]:
-    """Check that the other processes of the node live, on whatever machine."""
-    return {role: partial(check_role, engine, role) for role in ("receiver", "worker")}
+def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]:
+    """Check that the other processes of the node live, on whatever machine.
+
+    Args:
+        engine: Of the journal.
+        expected: Whether there must be a process of each role. False: only if there
+            has ever been one on this database; an api may serve /predict alone.
+    """
+    return {
+        role: partial(check_role, engine, role, expected=expected)
+        for role in ("receiver", "worker")
+    }
 
 
-def check_role(engine: sa.Engine, role: str) -> None:
+def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
     """Look for a fresh sign of life of any process of a role.
 
     Raises:
         NotReadyError: There is none, or the database does not answer.
+        AbsentError: There never was one, and none is expected.
     """
     try:
         silent_s = silence_s(engine, role)
+        if silent_s is None and not expected and not has_run(engine, role):
+            raise AbsentError
     except SQLAlchemyError:
         raise NotReadyError("the database does not say") from None
     if silent_s is None:
@@ -154,10 +177,17 @@ def check_storage(storage: StorageSettings) -> None:
         engine.dispose()
 
 
-def health_router(checks: Mapping[str, Check]) -> APIRouter:
-    """Serve /healthz and /readyz."""
+def health_router(
+    checks: Mapping[str, Check], roles: Mapping[str, Check] = NONE
+) -> APIRouter:
+    """Serve /healthz and /readyz.
+
+    Args:
+        checks: What the api itself needs, by name.
+        roles: Whether the other processes of the node live.
+    """
     router = APIRouter(tags=["health"])
-    latest = _Latest(checks)
+    latest = _Latest({**checks, **roles})
 
     @router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
     async def healthz() -> str:
@@ -169,14 +199,23 @@ def health_router(checks: Mapping[str, Check]) -> APIRouter:
         response_description="Ready",
         responses={503: {"description": "Not ready, and why", "content": _WHY}},
     )
-    async def readyz(request: Request, response: Response) -> dict[str, str]:
+    async def readyz(
+        request: Request,
+        response: Response,
+        role: Annotated[
+            Literal["api"] | None,
+            Query(description="Of the api alone, as a load balancer asks"),
+        ] = None,
+    ) -> dict[str, str]:
         """Say of each thing that the work needs that it is 'ok', or what is wrong.
 
-        Whoever may not look at the page is told of the node as a whole: 'ok' or 'not
-        ready'.
+        A receiver and a worker are among these. Whoever may not look at the page is
+        told of the node as a whole: 'ok' or 'not ready'.
         """
         stranger = visit_of(request).person is None
         states = await latest.states(FRESH_S if stranger else 0)
+        if role is not None:
+            states = {name: words for name, words in states.items() if name in checks}
         ready = all(state == OK for state in states.values())
         if not ready:
             response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
@@ -209,7 +248,16 @@ class _Latest:
             return self._states
 
     def _ask(self) -> dict[str, str]:
-        return {name: state_of(check) for name, check in self._checks.items()}
+        return states_of(self._checks)
+
+
+def states_of(checks: Mapping[str, Check]) -> dict[str, str]:
+    """Ask checks, without those of what the node does not have."""
+    states = {}
+    for name, check in checks.items():
+        with suppress(AbsentError):
+            states[name] = state_of(check)
+    return states
 
 
 def state_of(check: Check) -> str:

@@ -25,12 +25,12 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.health import OK, Check, state_of
+from api.health import OK, Check, states_of
 from api.problems import STRANGER
 from api.visit import Viewer
 from config.settings import Settings
 from dicom_node import backlog
-from dicom_node.backlog import Waiting
+from dicom_node.backlog import DestinationState, Waiting
 from dicom_node.database import open_engine, reading
 from dicom_node.machine import run_folder
 from dicom_node.places import held_places, places_folder
@@ -70,7 +70,7 @@ class NodeCollector(Collector):
         yield _gauge(
             "ready",
             "Whether what the work needs is there, as /readyz says it.",
-            {name: state_of(check) == OK for name, check in self.checks.items()},
+            {name: words == OK for name, words in states_of(self.checks).items()},
             "check",
         )
         yield from self._of_this_machine()
@@ -122,6 +122,7 @@ class NodeCollector(Collector):
         tallies = read(connection)
         yield from _waiting_instances(waiting)
         yield from _waiting_deliveries(deliveries, names)
+        yield _outages(backlog.destination_states(connection, names))
         for family in FAMILIES:
             mine = [each for each in tallies if each.name == family.name]
             known = names if family.label == "destination" else family.values
@@ -209,6 +210,20 @@ def _waiting_deliveries(
     )
     words = "Deliveries that failed for good and were not tried again."
     yield _gauge("deliveries_unmended", words, failed, "destination")
+
+
+def _outages(states: Mapping[str, DestinationState]) -> Metric:
+    now = time.time()
+    seconds = {
+        name: max((now - outage.since for outage in state.outages), default=0.0)
+        for name, state in states.items()
+    }
+    return _gauge(
+        "destination_failing_seconds",
+        "Since when no attempt at a delivery has succeeded; 0: the last one did.",
+        {name: max(each, 0.0) for name, each in seconds.items()},
+        "destination",
+    )
 
 
 def _shown(family: Family, tallies: list[Tally], known: Iterable[str]) -> Metric:

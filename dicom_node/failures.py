@@ -9,7 +9,6 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.attempts import is_waiting
 from dicom_node.database import reading
 from dicom_node.results.forms import spoken_kind
 from dicom_node.standing import is_tried_again
@@ -129,7 +128,9 @@ def _listed(
 ) -> sa.Select[Any]:
     said = _reasons(waiting=waiting)
     query = sa.select(delivery.c.instance_id, delivery.c.destination)
-    query = query.select_from(_with(said)).where(_which(waiting=waiting), _MENDABLE)
+    query = query.select_from(_with(said, waiting=waiting)).where(
+        _which(waiting=waiting), _MENDABLE
+    )
     if destination is not None:
         query = query.where(delivery.c.destination == destination)
     if reason is not None:
@@ -142,7 +143,7 @@ def _deliveries(connection: sa.Connection, *, waiting: bool) -> list[Failures]:
     reason = sa.func.coalesce(said.c.reason, "")
     which = _which(waiting=waiting), _MENDABLE
     query = sa.select(delivery.c.destination, reason, *_numbers())
-    query = query.select_from(_with(said)).where(*which)
+    query = query.select_from(_with(said, waiting=waiting)).where(*which)
     query = query.group_by(delivery.c.destination, reason)
     found = [Failures(*row) for row in connection.execute(query)]
     if not found:
@@ -154,7 +155,9 @@ def _deliveries(connection: sa.Connection, *, waiting: bool) -> list[Failures]:
     each = delivery.c.destination, reason, delivered_object.c.comment, result.c.kind
     objects = sa.select(*each).distinct().order_by(*each)
     objects = objects.select_from(
-        _with(said).join(delivered_object, _of_it(delivered_object)).join(result, kind)
+        _with(said, waiting=waiting)
+        .join(delivered_object, _of_it(delivered_object))
+        .join(result, kind)
     ).where(*which, _object(waiting=waiting))
     told = [tuple(row) for row in connection.execute(objects)]
     return [replace(each, waiting=waiting, told=_told(each, told)) for each in found]
@@ -174,8 +177,9 @@ def _numbers() -> tuple[sa.ColumnElement[Any], ...]:
 
 
 def _which(*, waiting: bool) -> sa.ColumnElement[bool]:
-    """Whether a delivery waits after a failure, or has failed."""
-    return is_waiting() if waiting else delivery.c.state == DeliveryState.FAILED
+    """Whether a delivery has not ended, or has failed."""
+    is_open = delivery.c.finished_at.is_(None)
+    return is_open if waiting else delivery.c.state == DeliveryState.FAILED
 
 
 def _object(*, waiting: bool) -> sa.ColumnElement[bool]:
@@ -195,10 +199,13 @@ def _reasons(*, waiting: bool) -> sa.Subquery:
     return sa.select(*key, reason).group_by(*key).subquery()
 
 
-def _with(said: sa.Subquery) -> sa.Join:
-    """Deliveries, their instances and what was said of them, if anything was."""
+def _with(said: sa.Subquery, *, waiting: bool) -> sa.Join:
+    """Deliveries, their instances and what was said of them.
+
+    What failed may have failed without a word; what waits after a failure has a reason.
+    """
     mine = delivery.join(instance, instance.c.id == delivery.c.instance_id)
-    return mine.outerjoin(said, _of_it(said))
+    return mine.join(said, _of_it(said), isouter=not waiting)
 
 
 def _of_it(table: sa.FromClause) -> sa.ColumnElement[bool]:

@@ -82,19 +82,30 @@ def beating(
 def silence_s(engine: sa.Engine, role: str) -> float | None:
     """Look up for how long no process of a role has given a sign of life, in seconds.
 
-    None where none has within a day, or the last ones ended as they were told to.
+    None if there was none, or if all ended as they were told to.
     """
-    last = sa.select(sa.func.max(heartbeat.c.at)).where(heartbeat.c.role == role)
+    last = sa.select(sa.func.max(heartbeat.c.at)).where(
+        heartbeat.c.role == role, heartbeat.c.ended_at.is_(None)
+    )
     with reading(engine) as connection:
         at = connection.execute(last).scalar_one()
         return None if at is None else max(_now(connection) - at, 0.0)
+
+
+def has_run(engine: sa.Engine, role: str) -> bool:
+    """Tell whether a process of a role has ever worked on this database."""
+    query = sa.select(heartbeat.c.id).where(heartbeat.c.role == role).limit(1)
+    with reading(engine) as connection:
+        return connection.execute(query).first() is not None
 
 
 def living(connection: sa.Connection, role: str) -> dict[str, float]:
     """Look up who of a role lives, and for how many seconds without a gap, by name."""
     now = _now(connection)
     query = sa.select(heartbeat.c.id, heartbeat.c.since).where(
-        heartbeat.c.role == role, heartbeat.c.at > now - DEAD_AFTER_S
+        heartbeat.c.role == role,
+        heartbeat.c.at > now - DEAD_AFTER_S,
+        heartbeat.c.ended_at.is_(None),
     )
     found = connection.execute(query).all()
     return {row.id: now - (now if row.since is None else row.since) for row in found}
@@ -121,10 +132,10 @@ class _Sign:
             self._given = True
 
     def take_back(self) -> None:
-        """Leave none behind, if the database lets us."""
-        mine = heartbeat.delete().where(heartbeat.c.process == self._process)
+        """Note that this process ended, if the database lets us."""
+        mine = heartbeat.update().where(heartbeat.c.process == self._process)
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
-            connection.execute(mine)
+            connection.execute(mine.values(ended_at=_now(connection)))
 
     def _renew(self, connection: sa.Connection) -> None:
         now = _now(connection)
@@ -137,9 +148,14 @@ class _Sign:
         goes_on = row and is_mine and now - row.at <= DEAD_AFTER_S
         since = row.since if row and goes_on else now
         change = {"at": now, "since": since, "process": self._process}
+        change |= {"ended_at": None}
         values = {"id": self._name, "role": self._role, **change}
         upsert(connection, heartbeat, values, change)
-        old = heartbeat.delete().where(heartbeat.c.at < now - KEPT_S)
+        newer = heartbeat.alias()
+        is_last = ~sa.exists().where(
+            newer.c.role == heartbeat.c.role, newer.c.at > heartbeat.c.at
+        )
+        old = heartbeat.delete().where(heartbeat.c.at < now - KEPT_S, ~is_last)
         connection.execute(old)
 
 

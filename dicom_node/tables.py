@@ -232,6 +232,7 @@ heartbeat = sa.Table(
     sa.Column("at", sa.Double),
     sa.Column("since", sa.Double),
     sa.Column("process", sa.Text),
+    sa.Column("ended_at", sa.Double),
 )
 
 storage = sa.Table(

@@ -184,4 +184,8 @@ def test_what_waits_after_a_failure_is_told_as_well(
     assert list(failed(engine, "pacs", None, 10, waiting=False)) == []
     for each in failed(engine, None, None, 10):
         assert journal.try_again(each)
-    assert grouped(engine) == []
+        assert not journal.deliveries.try_now(each.instance_id, "pacs")  # it is tried
+    assert grouped(engine) == [group]
+    journal.deliveries.begin(sent[0], "pacs", 3)
+    journal.settlement.settle(sent[0], destination("pacs"), 3, {"2.25.1": STORED})
+    assert grouped(engine) == [replace(group, count=2)]

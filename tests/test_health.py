@@ -33,11 +33,13 @@ def ill() -> None:
     raise NotReadyError("the model is being loaded")
 
 
-def asked(path: str, checks: dict[str, Check]) -> httpx.Response:
+def asked(
+    path: str, checks: dict[str, Check], roles: dict[str, Check] | None = None
+) -> httpx.Response:
     """Ask an application that has nothing but the health router, and is open."""
     app = FastAPI()
     app.add_middleware(Entrance, access=Access(load(None, {})))
-    app.include_router(health_router(checks))
+    app.include_router(health_router(checks, roles or {}))
     transport = httpx.ASGITransport(app)
 
     async def ask() -> httpx.Response:
@@ -67,6 +69,23 @@ def test_not_ready_with_the_reason_when_one_is_not() -> None:
 
     assert response.status_code == 503
     assert response.json() == {"model": "the model is being loaded", "spool": "ok"}
+
+
+def test_a_dead_worker_is_the_nodes_trouble_and_not_the_apis() -> None:
+    checks: dict[str, Check] = {"model": well}
+
+    def dead() -> None:
+        raise NotReadyError("no worker is running")
+
+    whole = asked("/readyz", checks, {"worker": dead})
+    alone = asked("/readyz?role=api", checks, {"worker": dead})
+
+    assert whole.status_code == 503
+    assert whole.json() == {"model": "ok", "worker": "no worker is running"}
+    assert alone.status_code == 200
+    assert alone.json() == {"model": "ok"}
+    assert asked("/readyz?role=api", {"model": ill}).status_code == 503
+    assert asked("/readyz?role=worker", checks).status_code in {400, 422}
 
 
 def test_api_alone_is_ready_on_an_empty_disk(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import threading
 
 import sqlalchemy as sa
 
-from api.health import role_checks, state_of
+from api.health import role_checks, state_of, states_of
 from dicom_node.database import reading
 from dicom_node.heartbeat import DEAD_AFTER_S, KEPT_S, beating, living, silence_s
 from dicom_node.tables import heartbeat
@@ -55,6 +55,24 @@ def test_who_is_silent_is_taken_for_dead_until_another_lives(engine: sa.Engine) 
         with beating(engine, "worker"):
             wait_for_more(engine, first)
             assert state_of(check) == "ok"
+
+
+def test_a_role_is_expected_once_it_has_run(engine: sa.Engine) -> None:
+    checks = role_checks(engine, expected=False)
+    assert states_of(checks) == {}
+    assert states_of(role_checks(engine)).keys() == {"receiver", "worker"}
+
+    with beating(engine, "worker"):
+        assert states_of(checks) == {"worker": "ok"}
+    shift(engine, 30 * KEPT_S)
+    with beating(engine, "receiver", every_s=0.01):
+        known = ids(engine)
+        with beating(engine, "receiver"):
+            wait_for_more(engine, known)
+
+        states = states_of(checks)
+    assert states["worker"].startswith("no worker is running")
+    assert states["receiver"] == "ok"
 
 
 def test_a_sign_of_life_is_renewed_and_old_ones_are_cleared(engine: sa.Engine) -> None:

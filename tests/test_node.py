@@ -523,6 +523,37 @@ def test_what_went_through_the_processes_is_told_in_one_place(
     assert more("deliveries_delivered_total", destination="archive") == 1
 
 
+def test_a_frozen_worker_makes_the_node_not_ready_and_leaves_the_api_so(
+    hospital: Hospital,
+) -> None:
+    ports = json.loads((hospital.folder / "node" / "run" / "ports.json").read_text())
+    address = f"http://127.0.0.1:{ports['api']}/readyz"
+    workers = hospital.node.roles("dicom_node.worker")
+    wait_for(lambda: httpx.get(address, timeout=60).status_code == 200)
+
+    for each in workers:
+        os.kill(each, signal.SIGSTOP)
+    try:
+        wait_for(lambda: httpx.get(address, timeout=60).status_code == 503)
+        frozen = httpx.get(address, timeout=60).json()
+        alone = httpx.get(f"{address}?role=api", timeout=60)
+        figures = scraped(hospital)
+    finally:
+        for each in workers:
+            os.kill(each, signal.SIGCONT)
+
+    silent = frozen.pop("worker")
+    assert silent.startswith("no worker has given a sign of life for ")
+    assert set(frozen.values()) == {"ok"}
+    assert alone.status_code == 200
+    ready = {
+        role: figures["fracture_node_ready", frozenset({("check", role)})]
+        for role in ("worker", "receiver", "model")
+    }
+    assert ready == {"worker": 0, "receiver": 1, "model": 1}
+    wait_for(lambda: httpx.get(address, timeout=60).status_code == 200)
+
+
 def scraped(hospital: Hospital) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     ports = json.loads((hospital.folder / "node" / "run" / "ports.json").read_text())
     text = httpx.get(f"http://127.0.0.1:{ports['api']}/metrics", timeout=60).text

@@ -118,7 +118,10 @@ def test_probes_ask_what_the_api_answers() -> None:
     routes = {getattr(each, "path", "") for each in health_router({}).routes}
 
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
-        assert container[probe]["httpGet"]["path"] in routes
+        path, _, query = container[probe]["httpGet"]["path"].partition("?")
+        assert path in routes
+        # A dead worker must not take the pages away that say so.
+        assert query == ("role=api" if path == "/readyz" else "")
 
 
 def test_the_settings_of_the_pods_are_settings(settings: Settings) -> None:

@@ -3,7 +3,7 @@
 import { byId, complain, make } from "./elements.js";
 import { act, ask, lookAnew, mayAct } from "./node.js";
 import { say, texts } from "./text.js";
-import { when } from "./words.js";
+import { ago, when } from "./words.js";
 
 const t = texts.destinations;
 const EVERY_MS = 15_000; // who calls is in no stream of changes
@@ -30,19 +30,30 @@ function put(id, rows) {
 }
 
 /** How a destination fares, in a word. */
-function standing({ paused, failed, last_success: last, echoes }) {
+function standing({ paused, failed, last_success: last, outages, echoes: [echo] }) {
   if (paused) return "paused";
-  if (failed > 0 || echoes[0]?.alive === false) return "failing";
+  if (outages.length || failed > 0 || (echo && !echo.alive && !echo.outdated)) return "failing";
   return last ? "well" : "idle";
 }
 
+/** How the last attempt at a delivery ended, and how long ago; of each AE that fails. */
+function attempts({ name, last_success: last, outages }) {
+  if (!outages.length) return [[t.last_attempt, last ? say(t.succeeded, { ago: ago(last) }) : t.nobody]];
+  return outages.flatMap(({ peer, since, last_attempt: at, reason, next_attempt: next }) => [
+    [peer === name ? t.last_attempt : say(t.last_attempt_of, { peer }), say(t.attempt_failed, { ago: ago(at), reason })],
+    [t.failing_since, `${when(since)}, ${ago(since)}`],
+    [t.next_attempt, next ? (Date.parse(next) > Date.now() ? ago(next) : t.due) : t.nobody],
+  ]);
+}
+
 function card(place) {
-  const { name, type, address, paused, waiting, oldest, failed, last_success: last, echoes } = place;
+  const { name, type, address, paused, waiting, oldest, failed, last_success: last, outages, echoes } = place;
   const word = standing(place);
   const path = `/destinations/${encodeURIComponent(name)}`;
   const facts = [
     [t.waiting, String(waiting)],
-    [t.oldest, oldest ? when(oldest) : t.nobody],
+    [t.oldest, oldest ? `${when(oldest)}, ${ago(oldest)}` : t.nobody],
+    ...attempts(place),
     [t.failed, String(failed)],
     [t.last_success, last ? when(last) : t.never],
   ];
@@ -57,16 +68,27 @@ function card(place) {
     make("div", { class: "actions" },
       mayAct && make("button", { type: "button", class: "button", id: `echo-${name}`, disabled: asking.has(name), text: asking.has(name) ? t.echoing : sign, click: () => echo(name, path) }),
       mayAct && make("button", { type: "button", class: "button", id: `lever-${name}`, text: lever[0], click: () => act(`${path}/${lever[1]}`).then(show, complain) }),
-      failed > 0 && make("a", { href: "/failures", text: t.see_failures })),
+      mayAct && waiting > 0 && !paused && make("button", { type: "button", class: "button", id: `try-${name}`, text: t.try_now, click: () => tryNow(name) }),
+      (failed > 0 || outages.length > 0) && make("a", { href: "/failures", text: t.see_failures })),
     make("h3", { text: t.history }),
     echoes.length ? make("ul", { class: "signs" }, ...echoes.map(heard)) : make("p", { class: "below", text: t.never_asked }),
   );
 }
 
-const heard = ({ at, who, alive, comment, seconds }) =>
-  make("li", {},
-    make("span", { class: "state", "data-state": alive ? "ok" : "failing", text: alive ? say(t.alive, { seconds: seconds.toFixed(2) }) : comment }),
-    make("span", { class: "below", text: ` ${when(at)}, ${who}` }));
+/** A sign of life, or none. If a delivery has shown otherwise since, it counts no more. */
+function heard({ at, who, alive, comment, seconds, outdated }) {
+  const words = alive ? say(t.alive, { seconds: seconds.toFixed(2) }) : comment;
+  const word = outdated ? "unknown" : alive ? "ok" : "failing";
+  return make("li", {},
+    make("span", { class: "state", "data-state": word, text: outdated ? say(t.outdated, { words }) : words }),
+    make("span", { class: "below", text: ` ${ago(at)}, ${when(at)}, ${who}` }));
+}
+
+/** Try at once what waits for a destination. */
+async function tryNow(name) {
+  await act(`/failures/retry?${new URLSearchParams({ destination: name, waiting: true })}`).catch(complain);
+  await show();
+}
 
 async function echo(name, path) {
   asking.add(name);

@@ -6,7 +6,7 @@ import { say, texts } from "./text.js";
 import { address, image, when } from "./words.js";
 
 const t = texts.failures;
-const about = ({ destination, reason }) => new URLSearchParams({ destination, reason });
+const about = ({ destination, reason, waiting }) => new URLSearchParams({ destination, reason, waiting });
 
 /** Show all groups; those that were open stay so. */
 async function show() {
@@ -24,7 +24,7 @@ async function show() {
 }
 
 function card(group, places, isOpen) {
-  const { destination, reason, count, first, last } = group;
+  const { destination, count, first, last, waiting } = group;
   const title = destination ? say(t.delivery, { destination }) : t.analysis;
   const isPaused = places.some(({ name, paused }) => name === destination && paused);
   const instances = make("table", { class: "rows cards" }, make("tbody"));
@@ -36,13 +36,21 @@ function card(group, places, isOpen) {
     { class: "card" },
     make("div", { class: "card-head" },
       make("h2", { text: title }),
+      waiting && make("span", { class: "state", "data-state": "queued", text: t.waiting }),
       isPaused && make("span", { class: "state", "data-state": "paused", text: t.paused }),
       make("span", { text: say(t.count, { count }) }),
       make("span", { class: "below", text: say(t.between, { first: when(first), last: when(last) }) }),
-      mayAct && make("button", { type: "button", class: "button end", text: t.retry_group, click: () => retry(group) })),
-    make("p", { class: "reason", text: reason || t.no_reason }),
+      mayAct && make("button", { type: "button", class: "button end", text: waiting ? t.try_now : t.retry_group, click: () => retry(group) })),
+    reasons(group),
     details,
   );
+}
+
+/** Why it failed. Of a delivery each reason, with the objects concerned. */
+function reasons({ reason, told }) {
+  if (!told.length) return make("p", { class: "reason", text: reason || t.no_reason });
+  const lines = told.map(({ reason: why, objects }) => make("li", { class: "reason", text: say(t.told, { objects: objects.join(", "), reason: why || t.no_reason }) }));
+  return make("ul", { class: "reasons" }, ...lines);
 }
 
 /** Pause a destination, or let it go on. */
@@ -63,7 +71,7 @@ async function list(group, rows) {
   }
 }
 
-function row(line, { destination }) {
+function row(line, { destination, waiting }) {
   const path = destination ? `send?${new URLSearchParams({ destination })}` : "analyze";
   const again = async () => {
     await act(`/instances/${line.id}/${path}`).then(() => tell({ asked: 1, gone: 0 }), complain);
@@ -75,7 +83,7 @@ function row(line, { destination }) {
     make("td", { class: "when", text: when(line.received_at) }),
     make("td", { class: "patient" }, make("a", { href: address(line), text: line.patient.name || texts.worklist.no_name })),
     make("td", { text: [line.modality, image(line)].filter(Boolean).join(" ") }),
-    make("td", { class: "number" }, mayAct && make("button", { type: "button", class: "button", text: t.retry, click: again })),
+    make("td", { class: "number" }, mayAct && !waiting && make("button", { type: "button", class: "button", text: t.retry, click: again })),
   );
 }
 

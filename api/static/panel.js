@@ -95,7 +95,7 @@ function deliveries(known, actions) {
       const said = comment.startsWith(status ?? " ") ? comment : [status, comment].filter(Boolean).join(" ");
       return `${texts.kinds[kind] ?? kind}: ${said}`;
     });
-    const when_ = each.next_at ? say(t.next, { time: when(each.next_at) }) : each.finished_at ? when(each.finished_at) : "";
+    const when_ = each.waits_for_destination ? say(t.waits, { destination: each.destination }) : each.next_at ? say(t.next, { time: when(each.next_at) }) : each.finished_at ? when(each.finished_at) : "";
     return make("li", {},
       make("div", { class: "card-head" }, make("strong", { text: each.destination }), state(each.state),
         mayAct && known.has_files && make("button", { type: "button", class: "link end", id: `send-${each.destination}`, text: t.send_again, click: actions.send(each.destination) })),

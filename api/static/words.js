@@ -15,6 +15,17 @@ export function percent(probability) {
   return probability >= 0.9995 ? ">99.9%" : `${(100 * probability).toFixed(1)}%`;
 }
 
+const relative = new Intl.RelativeTimeFormat("en", { style: "short" });
+const UNITS = [["day", 172_800, 86_400], ["hour", 7200, 3600], ["minute", 120, 60], ["second", 0, 1]];
+
+/** How long ago a time is, or in what time it will be, in one unit: 5 min. ago. */
+export function ago(time) {
+  const seconds = (new Date(time) - Date.now()) / 1000;
+  const [unit, , length] = UNITS.find(([, least]) => Math.abs(seconds) >= least);
+  return relative.format(Math.round(seconds / length), unit);
+}
+
+
 /** "Doubtful fracture, probability of a fracture 12.0%". */
 export const answerText = (point, probability) => `${texts.points[point]}, ${say(texts.of_a_fracture, { probability: percent(probability) })}`;
 

@@ -142,12 +142,14 @@ def _delivery(
         for each in known.objects
         if each.destination == row.destination
     ]
+    has_next = row.finished_at is None and row.waits_for is None
     return DeliveryAnswer(
         destination=row.destination,
         state=row.state,
         attempts=row.attempts,
         asked_at=when(row.asked_at),
-        next_at=when(row.next_at) if row.finished_at is None else None,
+        next_at=when(row.next_at) if has_next else None,
+        waits_for_destination=row.waits_for is not None,
         finished_at=when_known(row.finished_at),
         objects=objects,
     )

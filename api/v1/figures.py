@@ -9,7 +9,7 @@ from enum import StrEnum
 from fastapi import APIRouter
 from starlette.concurrency import run_in_threadpool
 
-from api.health import Check, role_checks, state_of
+from api.health import Check, states_of
 from api.v1.answers import when
 from api.v1.desk import Desk, v1_router
 from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer
@@ -81,8 +81,6 @@ def figures_router(
         """Say how the node is at this moment."""
         return await run_in_threadpool(_node)
 
-    asked = {**checks, **role_checks(desk.engine)}
-
     def _node() -> NodeAnswer:
         storage, loaded = desk.settings.storage, model()
         there = storage.directory.exists()
@@ -91,7 +89,7 @@ def figures_router(
         with reading(desk.engine) as connection:
             places = destination_states(connection, names)
         return NodeAnswer(
-            checks={name: state_of(check) for name, check in asked.items()},
+            checks=states_of(checks),
             destinations={name: str(state) for name, state in places.items()},
             states=desk.history.counts(),
             free_bytes=disk.free if disk else None,

@@ -193,8 +193,9 @@ def _outage(outage: Outage) -> OutageAnswer:
 
 def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
     with reading(desk.engine) as connection:
-        outages = backlog.destination_states(connection, [name])[name].outages
-    failed_at = max((each.last_attempt for each in outages), default=0.0)
+        state = backlog.destination_states(connection, [name])[name]
+    failed_at = max((each.last_attempt for each in state.outages), default=0.0)
+    succeeded_at = state.last_success or 0.0
     return [
         EchoAnswer(
             at=when(row.at),
@@ -202,7 +203,7 @@ def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
             alive=not row.comment,
             comment=row.comment,
             seconds=row.seconds,
-            outdated=row.at < failed_at,
+            outdated=row.at < (succeeded_at if row.comment else failed_at),
         )
         for row in echoes.asked(desk.engine, name)
     ]

@@ -114,6 +114,9 @@ class DeliveryAnswer(BaseModel):
     attempts: int
     asked_at: datetime
     next_at: datetime | None = Field(description="Of the next try, while it waits.")
+    waits_for_destination: bool = Field(
+        description="It is tried when a delivery of another instance has succeeded."
+    )
     finished_at: datetime | None
     objects: list[ObjectAnswer]
 
@@ -207,7 +210,7 @@ class EchoAnswer(BaseModel):
     alive: bool
     comment: str = Field(description="Why it is not.")
     seconds: float
-    outdated: bool = Field(description="An attempt at a delivery has failed since.")
+    outdated: bool = Field(description="A delivery has shown otherwise since.")
 
 
 class OutageAnswer(BaseModel):

@@ -15,3 +15,7 @@ CREATE INDEX delivery_that_waits ON delivery (waits_for, attempts)
     WHERE waits_for IS NOT NULL;
 -- When the last one arrived, without a look at all that have.
 CREATE INDEX delivery_by_end ON delivery (destination, state, finished_at);
+
+-- When a process ended as it was told to. The last row of each role stays: it says that
+-- the node has such a role.
+ALTER TABLE heartbeat ADD COLUMN ended_at DOUBLE PRECISION;
