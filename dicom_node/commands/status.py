@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
+from dicom_node.commands.named import named_or_exit
 from dicom_node.database import open_or_exit
 from dicom_node.history import History
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
@@ -32,17 +33,24 @@ def main() -> None:
     """Print the state of the node as the journal has it."""
     parser = role_parser("status", __doc__)
     parser.add_argument("--limit", type=int, default=20, help="instances to list")
-    parser.add_argument("--uid", help="show one SOP Instance UID only")
+    parser.add_argument(
+        "--uid", help="show only what concerns the instance of this SOP Instance UID"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
     keep_files_private()
     storage = load_or_exit(given.config).storage
     history = History(open_or_exit(storage.database_url))
-    rows = history.by_uid(given.uid) if given.uid else history.recent(given.limit)
+    named = given.uid is not None
+    rows = named_or_exit(history, given.uid) if named else history.recent(given.limit)
+    deliveries, paused = history.deliveries(given.uid), list(history.paused())
+    if named:
+        reached = {each["destination"] for each in deliveries}
+        paused = [name for name in paused if name in reached]
     state = {
-        "instances": history.counts(),
-        "deliveries": history.deliveries(),
-        "paused": list(history.paused()),
+        "instances": history.counts(given.uid),
+        "deliveries": deliveries,
+        "paused": paused,
         "listed": [_shown(row) for row in rows],
     }
     if given.json:
