@@ -2,12 +2,13 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
 from api.admission import Admission, Arrivals
 from api.analyzer import Analyzer
 from api.answer import answer
+from api.parameters import check_parameters
 from api.people import told
 from api.problems import STRANGER, SURPRISE, problem
 from api.reading import NEITHER
@@ -23,7 +24,7 @@ _FORM = file_form(
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: problem(
-        "The file is missing, empty, truncated, or broken",
+        "The file is missing, empty, truncated, or broken; or a parameter is not known",
         "The image is damaged or ends early (OSError). Send the whole file.",
     ),
     401: STRANGER,
@@ -55,7 +56,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 def predict_router(analyzer: Analyzer) -> APIRouter:
     """Serve /predict."""
-    router = APIRouter(tags=["predict"])
+    router = APIRouter(tags=["predict"], dependencies=[Depends(check_parameters)])
     admission = Admission()
     arrivals = Arrivals()
 

@@ -16,8 +16,10 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
+from api.parameters import REPEATED, UNKNOWN
 from api.schemas import Problem
 from api.security import headers
+from dicom_node.audit.event import plain
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,8 @@ PROBLEM_JSON = "application/problem+json"
 AWAY = "The database does not answer; /readyz says more. Try again in a moment."
 # Others are errors of ours, and their place belongs into the log.
 AWAY_ERRORS = OperationalError, InterfaceError, PoolTimeoutError
+MOST_NAMED = 5
+LONGEST_NAME = 64
 SURPRISE = "This failed on our side; the log of the node says why."
 
 
@@ -81,18 +85,27 @@ def _told(request: Request, error: Exception) -> JSONResponse:
 
 
 def _told_of_parameters(request: Request, error: Exception) -> JSONResponse:
-    """Name the parameters, not the values: those are the sender's."""
+    """Name the parameters, not the values: those are the sender's.
+
+    Nothing is logged: a parameter that is not known may be anything.
+    """
     if not isinstance(error, RequestValidationError):
         raise error
-    names = ", ".join(_name(wrong["loc"]) for wrong in error.errors())
-    words = f"This cannot be used: {names}. See /docs."
-    return _written(request.url.path, 400, words)
+    wrong = error.errors()
+    names = ", ".join(dict.fromkeys(_name(each["loc"]) for each in wrong[:MOST_NAMED]))
+    words = f"This cannot be used: {names}."
+    if wrong[0]["type"] == UNKNOWN:
+        known = ", ".join(wrong[0]["ctx"]["known"]) or "none"
+        words = f"Not a parameter here: {names}. Known parameters: {known}."
+    elif wrong[0]["type"] == REPEATED:
+        words = f"Given more than once: {names}. Give one value."
+    return _written(request.url.path, 400, f"{words} See /docs.")
 
 
 def _name(place: Sequence[int | str]) -> str:
     """What the sender calls it: after where it stands, before its place in a list."""
     named = [str(each) for each in place[1:] if isinstance(each, str)]
-    return ".".join(named) or str(place[0])
+    return plain(".".join(named) or str(place[0]))[:LONGEST_NAME]
 
 
 def _told_of_database(request: Request, error: Exception) -> JSONResponse:

@@ -22,14 +22,20 @@ class History:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def counts(self) -> dict[str, int]:
-        """How many instances are in each state."""
+    def counts(self, uid: str | None = None) -> dict[str, int]:
+        """Count the instances in each state: all of them, or those of one UID."""
         query = sa.select(instance.c.state, sa.func.count()).group_by(instance.c.state)
+        if uid is not None:
+            query = query.where(instance.c.sop_instance_uid == uid)
         with reading(self._engine) as connection:
             return {row[0]: row[1] for row in connection.execute(query)}
 
-    def deliveries(self) -> list[dict[str, Any]]:
-        """How many deliveries of each destination are in each state, since when."""
+    def deliveries(self, uid: str | None = None) -> list[dict[str, Any]]:
+        """Count the deliveries to each destination in each state, and since when.
+
+        Args:
+            uid: Count only those of the instances of this SOP Instance UID.
+        """
         query = (
             sa.select(
                 delivery.c.destination,
@@ -40,6 +46,9 @@ class History:
             .group_by(delivery.c.destination, delivery.c.state)
             .order_by(delivery.c.destination, delivery.c.state)
         )
+        if uid is not None:
+            named = sa.select(instance.c.id).where(instance.c.sop_instance_uid == uid)
+            query = query.where(delivery.c.instance_id.in_(named))
         with reading(self._engine) as connection:
             return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - public in spite of its name
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -27,13 +28,13 @@ from config.settings import load
 from dicom_node import cli
 from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
-from dicom_node.database import migrate, open_engine
+from dicom_node.database import migrate, open_engine, writing
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.retention import let_go
-from dicom_node.tables import InstanceState
+from dicom_node.tables import InstanceState, delivery, paused_destination
 from inference.phantom import draw_phantom
 from models.card import read_card
 from tests.dicomweb import serving_web
@@ -643,11 +644,66 @@ def test_what_status_and_retry_make_nobody_else_may_read(
 
 
 @pytest.mark.usefixtures("failed")
-def test_retry_of_what_has_not_failed_says_so(command: Command, config: Path) -> None:
-    status, said = command("retry", "--uid=2.25.8", "--config", config)
+@pytest.mark.parametrize("uid", ["2.25.8", "", "2.25", "2.25.7 ", "\udcff"])
+@pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["retry"]])
+def test_an_instance_that_is_not_known_is_told_with_what_to_do(
+    command: Command,
+    config: Path,
+    arguments: list[str],
+    uid: str,
+) -> None:
+    said = (
+        "The node has not received an instance with the SOP Instance UID "
+        f"{uid!r}, or has removed it from the journal. "
+        "`fracture-node status --limit 100` lists the last 100 instances."
+    )
 
-    assert status == 1
-    assert "0 asked for again" in said
+    assert command(*arguments, f"--uid={uid}", "--config", config) == (1, said)
+
+
+def test_status_of_one_instance_shows_only_what_concerns_it(
+    command: Command, config: Path, failed: ReceivedInstance
+) -> None:
+    settings = load(config, {})
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    header = replace(failed.header, sop_instance_uid="2.25.9")
+    other = replace(failed, id=uuid4().hex, header=header, content_digest="e")
+    journal.record(other)
+    with writing(engine) as connection:
+        for instance, name in ((failed, "pacs"), (other, "archive")):
+            row = {"instance_id": instance.id, "destination": name, "state": "queued"}
+            row = {**row, "run": 1, "attempts": 0, "asked_at": 1.0, "next_at": 1.0}
+            connection.execute(delivery.insert(), row)
+            connection.execute(paused_destination.insert(), {"name": name, "at": 1.0})
+    engine.dispose()
+
+    status, told = command("status", "--uid=2.25.7", "--config", config)
+    _, said = command("status", "--json", "--uid=2.25.7", "--config", config)
+    _, everything = command("status", "--config", config)
+
+    state = json.loads(said)
+    assert status == 0
+    assert state["instances"] == {"failed": 1}
+    assert [each["destination"] for each in state["deliveries"]] == ["pacs"]
+    assert state["paused"] == ["pacs"]
+    assert [each["sop_instance_uid"] for each in state["listed"]] == ["2.25.7"]
+    assert "archive" not in told
+    assert "archive" in everything
+
+
+def test_retry_of_what_has_not_failed_says_so(
+    command: Command, config: Path, failed: ReceivedInstance
+) -> None:
+    settings = load(config, {})
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    journal.analyze_again(failed.id)
+    engine.dispose()
+
+    said = "Nothing of 2.25.7 failed (received), so nothing is repeated."
+
+    assert command("retry", "--uid=2.25.7", "--config", config) == (1, said)
 
 
 @pytest.mark.usefixtures("failed")

@@ -16,8 +16,10 @@ let unseen = new Set(); // what came in since, and belongs on the first page
 let counted = 0;
 let looked = Date.now(); // when the page was asked for
 
-/** What is looked for, as it stands in the address. */
-const asked = () => new URLSearchParams(location.search);
+const KNOWN = ["q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
+
+/** What is looked for, as it stands in the address; the API refuses what it does not know. */
+const asked = () => new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => KNOWN.includes(name)));
 
 /** The same as the API is asked for it: a day here is from midnight to midnight of this clock. */
 function query() {

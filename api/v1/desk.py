@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
-from fastapi import APIRouter, HTTPException, status
+from fastapi import APIRouter, Depends, HTTPException, status
 
+from api.parameters import check_parameters
 from api.problems import PROBLEM_JSON, V1
 from api.v1.pictures import Pictures
 from api.v1.schemas import ProblemDetails
@@ -113,7 +114,8 @@ def v1_router(tag: str) -> APIRouter:
         503: problem("Service Unavailable", "The database does not answer.", 503),
         "default": problem("Any other failure", "This failed on our side.", 500),
     }
-    return APIRouter(prefix=V1, tags=[tag], responses=failures)
+    checked = [Depends(check_parameters)]
+    return APIRouter(prefix=V1, tags=[tag], responses=failures, dependencies=checked)
 
 
 MISSING: dict[int | str, dict[str, Any]] = {

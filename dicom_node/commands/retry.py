@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditedInstance, AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing, os_user
+from dicom_node.commands.named import named_or_exit
 from dicom_node.database import open_or_exit
 from dicom_node.failures import Failed
 from dicom_node.history import History
@@ -33,8 +34,13 @@ def main() -> None:
     settings = load_or_exit(given.config)
     engine = open_or_exit(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
+    history = History(engine)
+    named = [] if given.uid is None else named_or_exit(history, given.uid)
     with auditing(settings, engine, "retry") as tell:
-        asked = _retry(History(engine), journal, given, tell)
+        asked = _retry(history, journal, given, tell)
+    if named and not asked:
+        states = ", ".join(dict.fromkeys(row.state for row in named))
+        sys.exit(f"Nothing of {given.uid} failed ({states}), so nothing is repeated.")
     sys.stdout.write(f"{asked.count(True)} asked for again\n")
     if gone := asked.count(False):
         sys.stdout.write(
@@ -48,8 +54,8 @@ def _retry(
     history: History, journal: Journal, given: Namespace, tell: Tell
 ) -> list[bool]:
     """Ask again; returns of each whether it could be asked for."""
-    named = history.by_uid(given.uid) if given.uid else []
-    uids = {row.id for row in named} if given.uid else None
+    named = [] if given.uid is None else history.by_uid(given.uid)
+    uids = None if given.uid is None else {row.id for row in named}
     analyses = [
         each
         for each in history.failed_analyses()

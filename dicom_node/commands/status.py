@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.backlog import destination_states, spoken_age
+from dicom_node.commands.named import named_or_exit
 from dicom_node.database import open_or_exit, reading
 from dicom_node.history import History
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
@@ -36,21 +37,29 @@ def main() -> None:
     """Print the state of the node as the journal has it."""
     parser = role_parser("status", __doc__)
     parser.add_argument("--limit", type=int, default=20, help="instances to list")
-    parser.add_argument("--uid", help="show one SOP Instance UID only")
+    parser.add_argument(
+        "--uid", help="show only what concerns the instance of this SOP Instance UID"
+    )
     parser.add_argument("--json", action="store_true", help="for programs")
     given = parser.parse_args()
     keep_files_private()
     settings = load_or_exit(given.config)
     engine = open_or_exit(settings.storage.database_url)
     history = History(engine)
+    named = given.uid is not None
+    rows = named_or_exit(history, given.uid) if named else history.recent(given.limit)
+    deliveries, paused = history.deliveries(given.uid), list(history.paused())
     names = [each.name for each in settings.destinations]
+    if named:
+        reached = {each["destination"] for each in deliveries}
+        paused = [name for name in paused if name in reached]
+        names = [name for name in names if name in reached]
     with reading(engine) as connection:
         destinations = destination_states(connection, names)
-    rows = history.by_uid(given.uid) if given.uid else history.recent(given.limit)
     state = {
-        "instances": history.counts(),
-        "deliveries": history.deliveries(),
-        "paused": list(history.paused()),
+        "instances": history.counts(given.uid),
+        "deliveries": deliveries,
+        "paused": paused,
         "destinations": {name: asdict(each) for name, each in destinations.items()},
         "listed": [_shown(row) for row in rows],
     }

@@ -1,0 +1,134 @@
+"""Query parameters that a route does not know are refused, with those that it knows."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.app import create_app
+from config.settings import load
+from tests.asking import ACTING, LOOKING, bearing
+from tests.reviewed import Review
+
+DESCRIBED = create_app(load(None, {})).openapi()["paths"]
+OPERATIONS = [
+    (method, path)
+    for path, methods in DESCRIBED.items()
+    for method in methods
+    if path.startswith("/api/v1/") or path == "/predict"
+]
+
+
+def parameters(method: str, path: str) -> list[str]:
+    described = DESCRIBED[path][method].get("parameters", [])
+    return [each["name"] for each in described if each["in"] == "query"]
+
+
+SINGLE = [
+    (method, path, name)
+    for method, path in OPERATIONS
+    for name in parameters(method, path)
+    if name not in {"state", "answer", "id"}  # of the worklist: any of several
+]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
+    site = Review(tmp_path_factory.mktemp("site"))
+    yield site
+    site.engine.dispose()
+    site.app.state.desk.close()
+
+
+def refusal(
+    site: Review, method: str, path: str, query: str, token: str = ACTING
+) -> str:
+    """Ask; return what is wrong with that."""
+    address = re.sub("{.*?}", "x", path)
+    answer = site.ask(method.upper(), f"{address}?{query}", bearing(token))
+    assert answer.status_code == 400, answer.text
+    told = answer.json()
+    if path == "/predict":
+        return str(told["error"])
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (told["status"], told["title"]) == (400, "Bad Request")
+    return str(told["detail"])
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_a_parameter_that_is_not_known_is_refused_with_those_that_are(
+    site: Review, method: str, path: str
+) -> None:
+    known = ", ".join(parameters(method, path)) or "none"
+
+    said = refusal(site, method, path, "limit=1")
+
+    assert said == (
+        f"Not a parameter here: limit. Known parameters: {known}. See /docs."
+    )
+
+
+@pytest.mark.parametrize(("method", "path", "name"), SINGLE)
+def test_a_parameter_of_one_value_is_refused_if_it_is_given_twice(
+    site: Review, method: str, path: str, name: str
+) -> None:
+    said = refusal(site, method, path, f"{name}=1&{name}=1")
+
+    assert said == f"Given more than once: {name}. Give one value. See /docs."
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("limit", "limit"),
+        ("SIZE=1", "SIZE"),
+        ("size%20=1", "size "),
+        ("size=1&Size=2&limit=3", "Size, limit"),
+        ("=1", "query"),
+        ("a%00b%0Ac=1", "a\ufffdb\ufffdc"),
+        (f"{'n' * 5000}=1", "n" * 64),
+        ("&".join(f"p{n}=1" for n in range(9)), "p0, p1, p2, p3, p4"),
+        ("q[]=1", "q[]"),
+    ],
+)
+def test_whatever_is_no_parameter_is_named_in_short(
+    site: Review, query: str, named: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG")
+
+    said = refusal(site, "get", "/api/v1/instances", query)
+
+    assert said.startswith(f"Not a parameter here: {named}. Known parameters: q, state")
+    # It may be the name of a patient, who belongs into no log.
+    assert named not in "".join(
+        each.getMessage() for each in caplog.records if each.name.startswith("api")
+    )
+
+
+def test_parameters_of_several_values_may_be_repeated(site: Review) -> None:
+    query = "state=failed&state=received&answer=none&answer=definite&id=1&id=2"
+
+    answer = site.ask("GET", f"/api/v1/instances?{query}", bearing(LOOKING))
+
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+def test_a_stranger_is_not_told_of_parameters(
+    site: Review, method: str, path: str
+) -> None:
+    answer = site.ask(method.upper(), f"{re.sub('{.*?}', 'x', path)}?limit=1")
+
+    assert answer.status_code == 401
+    assert "limit" not in answer.text
+
+
+def test_other_routes_than_those_of_the_api_ignore_parameters(tmp_path: Path) -> None:
+    site = Review(tmp_path)
+
+    for path in ("/healthz", "/static/page.css"):
+        assert site.ask("GET", f"{path}?v=1").status_code == 200
+
+    site.engine.dispose()
+    site.app.state.desk.close()
