@@ -62,7 +62,7 @@ PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
 PLAIN_BITS = 8
 """Images of up to so many bits are shown as they are where no VOI is given."""
 
-COMPARED_PIXELS = 250_000
+COMPARED_PIXELS = 100_000
 """Pixels by which two displays are compared: every n-th of every n-th row."""
 
 FEWEST_COMPARED = 1_000
