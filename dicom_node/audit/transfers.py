@@ -82,7 +82,8 @@ def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
     )
     with reading(engine) as connection:
         row = connection.execute(whose).one()
-        classes = dict(connection.execute(made).tuples().all())
+        results = connection.execute(made).all()
+    classes = {each.sop_instance_uid: each.sop_class_uid for each in results}
     named = AuditedPatient(row.patient_id or "", row.name or "")
     return Subject(row.study_instance_uid, named, classes)
 
