@@ -30,7 +30,15 @@ def grad_cam(
         The logits, (classes,); the map, (h, w), not negative and not normalized: all
         zeros when nothing in the image raised the score; and what both were made of,
         the activation, (1, K, h, w).
+
+    Raises:
+        ValueError: The tensor is not one image.
     """
+    if tensor.ndim != 4 or tensor.shape[0] != 1:  # noqa: PLR2004 - (N, C, H, W)
+        raise ValueError(
+            "grad_cam explains one image at a time: expected a tensor of shape "
+            f"(1, 3, S, S), found {tuple(tensor.shape)}; call it for each image."
+        )
     with torch.inference_mode():
         activation: Tensor = network.features(tensor)  # (1, K, h, w)
         logits: Tensor = network.head(activation)  # (1, classes)

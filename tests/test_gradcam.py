@@ -56,6 +56,12 @@ def test_map_is_zero_when_nothing_raised_the_score(
     assert not heatmap.any()
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (0, 1, 4, 4), (1, 4, 4), (4, 4)])
+def test_what_is_not_one_image_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected a tensor of shape \(1, 3, S, S\)"):
+        grad_cam(seer(), torch.zeros(shape), BRIGHT)
+
+
 class RawGradCAM(GradCAM):  # type: ignore[misc]
     """grad-cam without its stretching of the map to the image."""
 
