@@ -32,6 +32,7 @@ PDU_NAMES: Mapping[int, str] = {
 _APPLICATION_CONTEXT, _USER_INFORMATION = 0x10, 0x50
 _CONTEXT_RQ, _CONTEXT_AC, _ABSTRACT_SYNTAX, _TRANSFER_SYNTAX = 0x20, 0x21, 0x30, 0x40
 _MAXIMUM_LENGTH, _ROLE_SELECTION = 0x51, 0x54
+_LONGEST_UID = 64  # PS3.5 9.1
 
 DICOM_APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"  # PS3.7 A.2.1
 DEFAULT_TRANSFER_SYNTAX = b"1.2.840.10008.1.2"  # PS3.5 10.1
@@ -329,9 +330,13 @@ def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _uid(value: bytes) -> str:
-    """Read a UID as a C string; empty if it is none."""
+    """Read a UID as a C string; empty if it is none, or longer than PS3.5 9.1 allows.
+
+    No SOP Class and no transfer syntax has such a name. Both peers refuse it.
+    """
     text = value.partition(b"\0")[0].strip(b" ").decode("ascii", "replace")
-    return text if UID_PATTERN.fullmatch(text) else ""
+    is_valid = len(text) <= _LONGEST_UID and UID_PATTERN.fullmatch(text)
+    return text if is_valid else ""
 
 
 def _title(field: bytes) -> str:

@@ -90,7 +90,7 @@ def test_a_receiver_rings_for_what_it_has_recorded(
     bell = Bell()
     with heard(spool.run, "worker-0", bell):
         thread = waiting(bell)
-        _recorder(journal, spool)(receive())
+        _recorder(journal, spool, lambda _: None)(receive())
         thread.join(30)
 
     assert not thread.is_alive()
