@@ -57,6 +57,12 @@ def photometric_interpretation(dataset: Dataset) -> str:
     return photometric_name(text(dataset, "PhotometricInterpretation"))
 
 
+def is_encapsulated(dataset: Dataset) -> bool:
+    """Whether Pixel Data are compressed; false if the transfer syntax is unknown."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    return syntax.is_transfer_syntax and syntax.is_encapsulated
+
+
 def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
     """Put the Image Pixel Module of a dataset right, in the dataset itself.
 
@@ -77,8 +83,8 @@ def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
     stream = _stream(dataset)
     _complete_samples(dataset, stream)
     _complete_bits(dataset, stream)
-    if _integer(dataset, "NumberOfFrames", 1) < 1:
-        dataset.NumberOfFrames = 1
+    if "NumberOfFrames" in dataset:
+        dataset.NumberOfFrames = max(_integer(dataset, "NumberOfFrames", 1), 1)
     return tuple(_assumptions(dataset, before))
 
 
@@ -109,7 +115,7 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
         found, dataset.HighBit = dataset.HighBit, bits - 1
         return (f"{named('HighBit')} is {found}; {bits - 1} is assumed.",)
     beyond = (some >= 2**bits) | (some < -(2 ** (bits - 1)))
-    is_checked = _is_encapsulated(dataset) and not _has_overlay_bits(dataset)
+    is_checked = is_encapsulated(dataset) and not _has_overlay_bits(dataset)
     if is_checked and beyond.mean() > MOST_BEYOND:
         _refuse(
             "BitsStored",
@@ -187,7 +193,7 @@ def _complete_bits(dataset: Dataset, stream: Samples | None) -> None:
 
 def _stream(dataset: Dataset) -> Samples | None:
     """Read what the compressed image says of its samples; None if it does not."""
-    if not _is_encapsulated(dataset):
+    if not is_encapsulated(dataset):
         return None
     try:
         fragments = generate_fragments(dataset.PixelData)
@@ -198,10 +204,6 @@ def _stream(dataset: Dataset) -> Samples | None:
         return None  # Its codec will say what is wrong.
     count = SAMPLES[dataset.PhotometricInterpretation]
     return None if segments % count else Samples(8 * segments // count, count)
-
-
-def _is_encapsulated(dataset: Dataset) -> bool:
-    return UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated
 
 
 def _has_overlay_bits(dataset: Dataset) -> bool:

@@ -27,7 +27,7 @@ from dicom_node.attributes import (
     uid,
 )
 from dicom_node.errors import NotAnalyzedError, NotMeantError
-from dicom_node.image_pixel import photometric_interpretation
+from dicom_node.image_pixel import is_encapsulated, photometric_interpretation
 from dicom_node.reasons import Unanalyzed
 
 RADIOGRAPHS = (
@@ -199,8 +199,7 @@ def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
         )
     allocated = number(dataset, "BitsAllocated", 16)
     # A compressed image says for itself how many bits it has.
-    is_native = not UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated
-    if is_native and allocated not in {8, 16}:
+    if not is_encapsulated(dataset) and allocated not in {8, 16}:
         yield Why(
             Unanalyzed.BITS,
             f"Bits Allocated (0028,0100) is {allocated:.0f}; radiographs have 8 or 16.",
