@@ -220,10 +220,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="fracture-node archive", description="A small archive, as a PACS to try."
     )
-    parser.add_argument("--directory", type=Path, default=Path("archive"))
-    parser.add_argument("--ae-title", default="ARCHIVE")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=11113, help="0 = any")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("archive"),
+        help="folder to write to; without it, archive",
+    )
+    parser.add_argument(
+        "--ae-title", default="ARCHIVE", help="its AE title; without it, ARCHIVE"
+    )
+    parser.add_argument(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; without it, 127.0.0.1: this machine only",
+    )
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=11113,
+        help="port to listen on; 0 is any free one; without it, 11113",
+    )
     options = parser.parse_args(arguments)
     configure_logging("archive")
     stop = Stop()

@@ -98,6 +98,20 @@ def test_the_command_writes_weights_card_and_evaluation(
     assert "No --start: all begins at random" in said.err
     assert re.search("(?m)^epoch 2 of 2 ", said.err)
     assert "judging fold 2" in said.err
+    _, *after_its_last_figure = said.err.split("half precision moves an answer")
+    stages = [
+        line.removesuffix(" …")
+        for line in "".join(after_its_last_figure).splitlines()
+        if line.endswith(" …")
+    ]
+    assert stages == [
+        "working out figures",
+        "what is familiar",
+        "what is unfamiliar",
+        "writing mine.fold-1.pth",
+        "what is familiar",
+        "writing mine.pth",
+    ]
     assert out.stat().st_size < 25e6
     self_test(Classifier.load(out, "cpu"))
     told_of_folds = json.loads((out.parent / "mine.folds/evaluation.json").read_text())
@@ -427,7 +441,7 @@ def test_too_little_to_learn_from_is_refused_in_words(
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
-    [("epochs", 0, "greater than or equal to 1"), ("batch", 31, "multiple of 2")],
+    [("epochs", 0, "of at least 1"), ("batch", 31, "a multiple of 2")],
 )
 def test_numbers_that_no_training_can_have_are_refused(
     tmp_path: Path, key: str, value: int, words: str

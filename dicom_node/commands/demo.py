@@ -92,7 +92,12 @@ class Arrived:
 def main() -> None:
     """Run the demo; the exit status is 0 when both results arrived."""
     parser = argparse.ArgumentParser("fracture-node demo", description=__doc__)
-    parser.add_argument("--directory", type=Path, default=Path("data/demo"))
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("data/demo"),
+        help="folder to write to; without it, data/demo",
+    )
     parser.add_argument("--once", action="store_true", help="do not go on serving")
     given = parser.parse_args()
     stop = begin_role("demo", None)

@@ -13,7 +13,7 @@ from rich.progress import Progress
 from dicom_node.process import load_or_exit, role_parser
 from inference.classifier import Classifier
 from inference.training.atlas import ManifestError, Sample, read_manifest, rows_of
-from inference.training.evaluate import evaluation
+from inference.training.evaluate import evaluation, figures_in
 from inference.training.judging import Judged, judge
 from inference.training.report import write_report
 from inference.training.robustness import CHANGES, robustness
@@ -23,7 +23,12 @@ from models.card import ModelError
 def main() -> None:
     """Write the evaluation into a folder; print the figures over all as JSON."""
     parser = role_parser("evaluate", __doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with the radiographs and their manifest",
+    )
     parser.add_argument(
         "--split", default="", help="only these rows, such as val, or train's fold-1"
     )
@@ -45,11 +50,13 @@ def main() -> None:
     found = {
         "model": f"{card.name} {card.version}",
         "unreadable": unreadable,
-        **evaluation(judged),
+        **_evaluation(judged),
     }
     if given.robust:
         found["robustness"] = _robustness(classifier, [e.sample for e in judged])
-    write_report(given.out, found, judged, classifier)
+    with Progress(console=Console(stderr=True)) as progress:
+        progress.add_task("Drawing the report", total=None)
+        write_report(given.out, found, judged, classifier)
     sys.stdout.write(json.dumps(found["overall"], indent=2) + "\n")
 
 
@@ -60,7 +67,7 @@ def _judged(
     judged: list[Judged] = []
     unreadable: list[str] = []
     with Progress(console=Console(stderr=True)) as progress:
-        for sample in progress.track(samples):
+        for sample in progress.track(samples, description="Judging"):
             try:
                 judged += judge(classifier, [sample])
             except ManifestError as error:
@@ -71,12 +78,19 @@ def _judged(
     return judged, unreadable
 
 
+def _evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("Working out figures", total=figures_in(judged))
+        return evaluation(judged, lambda: progress.advance(task))
+
+
 def _robustness(
     classifier: Classifier, samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
     with Progress(console=Console(stderr=True)) as progress:
         told = robustness(classifier, samples)
-        return list(progress.track(told, total=len(CHANGES), description="Changed"))
+        label = "Judging after changes"
+        return list(progress.track(told, total=len(CHANGES), description=label))
 
 
 def _samples(data: Path, split: str) -> Sequence[Sample]:

@@ -49,8 +49,14 @@ def main() -> None:
     with Progress(console=Console(stderr=True)) as bars:
         task = bars.add_task("Training", total=None)
 
+        stage = ""
+
         def show(title: str, done: int, count: int, words: str) -> None:
+            nonlocal stage
             said = f"{title} {words}".strip()
+            if title != stage and done < count and not bars.console.is_terminal:
+                bars.console.print(f"{title} …")  # a log shows no bar
+            stage = title
             bars.update(task, completed=done, total=count, description=said)
             if done == count:  # what stays to be read when the bar has gone on
                 bars.console.print(said)
@@ -64,21 +70,46 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("fracture-node train", description=__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="the folder")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        help="folder with the radiographs and their manifest",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the .pth to write")
-    parser.add_argument("--recipe", type=Path, default=SHIPPED, help="how to train")
+    parser.add_argument(
+        "--recipe",
+        type=Path,
+        default=SHIPPED,
+        help="TOML file that says how to train; without it, the shipped one",
+    )
     parser.add_argument(
         "--start",
         type=Path,
         help="a .npz of a torchvision ResNet18's weights; without it, all is random",
     )
     parser.add_argument(
-        "--folds", type=int, default=FOLDS, help="to judge and calibrate"
+        "--folds",
+        type=int,
+        default=FOLDS,
+        help="number of parts, each judged by a network that learned from the others",
     )
-    parser.add_argument("--seed", type=int, default=0, help="the same gives the same")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--name", default="", help="on the card; else that of --out")
-    parser.add_argument("--version", default="1", help="on the card")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="of all that is drawn; the same seed gives the same weights",
+    )
+    parser.add_argument(
+        "--device",
+        default="cpu",
+        choices=["cpu", "cuda"],
+        help="where to train: cuda is the first GPU",
+    )
+    parser.add_argument(
+        "--name", default="", help="of the model on its card; without it, that of --out"
+    )
+    parser.add_argument("--version", default="1", help="of the model on its card")
     return parser
 
 

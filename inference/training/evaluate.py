@@ -30,6 +30,13 @@ SMALL, LARGE = 0.06, 0.12
 
 Rows = NDArray[np.intp]
 
+Tell = Callable[[], None]
+"""Called after each figure, since its bootstrap takes seconds."""
+
+
+def _nothing() -> None:
+    pass
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
@@ -45,8 +52,12 @@ class _Table:
     answered: NDArray[np.bool_]
 
 
-def evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
+def evaluation(judged: Sequence[Judged], tell: Tell = _nothing) -> dict[str, Any]:
     """Work out all figures.
+
+    Args:
+        judged: What was answered.
+        tell: Called `figures_in(judged)` times.
 
     Returns:
         What becomes JSON: `margin`, `overall`, `reliability`, and `subgroups` by trait
@@ -56,30 +67,44 @@ def evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
     table = _table([each for each in judged if not each.refused])
     return {
         "margin": MARGIN,
-        "overall": figures(judged, RESAMPLED),
+        "overall": figures(judged, RESAMPLED, tell),
         "reliability": reliability(table.truth, table.probability),
         "subgroups": {
-            trait: {value: figures(part, FEW) for value, part in sorted(parts.items())}
+            trait: {
+                value: figures(part, FEW, tell) for value, part in sorted(parts.items())
+            }
             for trait, parts in subgroups(judged).items()
         },
     }
 
 
-def figures(judged: Sequence[Judged], resampled: int) -> dict[str, Any]:
+def figures_in(judged: Sequence[Judged]) -> int:
+    """Return how many figures an evaluation works out."""
+    groups = sum(len(parts) for parts in subgroups(judged).values())
+    return FIGURES * (1 + groups)
+
+
+def figures(
+    judged: Sequence[Judged], resampled: int, tell: Tell = _nothing
+) -> dict[str, Any]:
     """The figures of some radiographs; None where there is nothing to count.
 
     A fracture that is not answered for is missed, a whole bone that is not is no false
     alarm; the figures of probabilities leave both out.
     """
-    return _counted([judged], resampled)
+    return _counted([judged], resampled, tell)
 
 
-def means(parts: Sequence[Sequence[Judged]], resampled: int) -> dict[str, Any]:
+def means(
+    parts: Sequence[Sequence[Judged]], resampled: int, tell: Tell = _nothing
+) -> dict[str, Any]:
     """The means of the figures of several folds, with their intervals."""
-    return _counted(parts, resampled)
+    return _counted(parts, resampled, tell)
 
 
-def _counted(parts: Sequence[Sequence[Judged]], resampled: int) -> dict[str, Any]:
+def _counted(
+    parts: Sequence[Sequence[Judged]], resampled: int, tell: Tell
+) -> dict[str, Any]:
     judged = [*chain(*parts)]
     table = _table(judged)
     fold = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
@@ -98,6 +123,7 @@ def _counted(parts: Sequence[Sequence[Judged]], resampled: int) -> dict[str, Any
         low, high = interval(partial(mean, figure), groups, resampled)
         triple = [value, low, high]
         counted[name] = None if np.isnan(value) else [round(x, 4) for x in triple]
+        tell()
     return counted
 
 
@@ -202,3 +228,6 @@ _FIGURES: dict[str, Figure] = {
     "arrow_in_box": lambda t, rows: share(t.pointed[rows][t.marked[rows]]),
     "heat_in_boxes": _heat,
 }
+
+FIGURES = len(_FIGURES)
+"""How many figures `figures` and `means` work out."""

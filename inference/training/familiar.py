@@ -55,14 +55,28 @@ def learn_familiarity(
 
 
 def farthest(
-    known: Familiarity, network: Network, samples: Sequence[Sample], card: ModelCard
+    known: Familiarity,
+    network: Network,
+    samples: Sequence[Sample],
+    card: ModelCard,
+    tell: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
     """Measure how far ANSWERED of radiographs stay that the network has not seen.
+
+    Args:
+        known: What is familiar to the network.
+        network: That was trained.
+        samples: On others than these.
+        card: How it wants its input.
+        tell: Told how many have been looked at, of how many.
 
     Returns:
         The limit for the card, with ROOM.
     """
-    distances = [known.distance(_seen(network, each.read(), card)) for each in samples]
+    distances: list[float] = []
+    for each in samples:
+        distances.append(known.distance(_seen(network, each.read(), card)))
+        tell(len(distances), len(samples))
     return round(ROOM * float(np.quantile(distances, ANSWERED)), 4)
 
 

@@ -19,7 +19,13 @@ from inference.training.atlas import ManifestError, Sample, folds
 from inference.training.calibration import Calibration, calibrate, uncalibrated
 from inference.training.dataset import steps
 from inference.training.draft import DRAFT
-from inference.training.evaluate import evaluation, figures, means
+from inference.training.evaluate import (
+    FIGURES,
+    evaluation,
+    figures,
+    figures_in,
+    means,
+)
 from inference.training.familiar import farthest, learn_familiarity
 from inference.training.fitting import Fitting, halved
 from inference.training.judging import Judged, judge
@@ -109,18 +115,24 @@ def conclude(
     pairs = zip(*said, strict=True)
     moved = max(abs(one.probability - other.probability) for one, other in pairs)
     progress("half precision", 1, 1, f"moves an answer by {moved:.5f} at most")
-    _report([*calibrated(held_out)], moved, plan.out)
+    _report([*calibrated(held_out)], moved, plan.out, progress)
 
     known = _familiarity(network, [*chain(*others)], plan, progress)
-    limit = farthest(known, halves(network, DRAFT), first, DRAFT)
+    tell = _named("what is unfamiliar", progress)
+    limit = farthest(known, halves(network, DRAFT), first, DRAFT, tell)
     path = plan.out.with_suffix(".fold-1.pth")
-    write(network, _card(calibration, limit, plan), calibration.shift, known, path)
+    card = _card(calibration, limit, plan)
+    progress(f"writing {path.name}", 0, 1, "")
+    write(network, card, calibration.shift, known, path)
 
     network = fitted(None)
     known = _familiarity(network, [*chain(*parts)], plan, progress)
     calibration = calibrate([*chain(*held_out)])
     card = _card(calibration, limit, plan)
-    return write(network, card, calibration.shift, known, plan.out)
+    progress(f"writing {plan.out.name}", 0, 1, "")
+    card = write(network, card, calibration.shift, known, plan.out)
+    progress(f"writing {plan.out.name}", 1, 1, "")
+    return card
 
 
 def _card(calibration: Calibration, limit: float, plan: Plan) -> ModelCard:
@@ -163,27 +175,39 @@ def calibrated(held_out: Sequence[list[Judged]]) -> Iterator[list[Judged]]:
 def _familiarity(
     network: ResNet, samples: Sequence[Sample], plan: Plan, progress: Progress
 ) -> Familiarity:
-    parts = halves(network, DRAFT)
-
-    def tell(done: int, count: int) -> None:
-        progress("what is familiar", done, count, "")
-
-    return learn_familiarity(parts, samples, DRAFT, plan.seed, tell)
+    tell = _named("what is familiar", progress)
+    return learn_familiarity(halves(network, DRAFT), samples, DRAFT, plan.seed, tell)
 
 
-def _report(answers: Sequence[Sequence[Judged]], moved: float, out: Path) -> None:
+def _named(title: str, progress: Progress) -> Callable[[int, int], None]:
+    """Return a function that reports the progress of one stage."""
+    return lambda done, count: progress(title, done, count, "")
+
+
+def _report(
+    answers: Sequence[Sequence[Judged]], moved: float, out: Path, progress: Progress
+) -> None:
     """Write the figures of all folds together, of each, and the means of these.
 
     Args:
         answers: Of each fold, calibrated.
         moved: The most by which half precision on disk moved one of the first fold.
         out: The .pth beside which they are written.
+        progress: As for `train`.
     """
     together = [*chain(*answers)]
+    count = figures_in(together) + FIGURES * (len(answers) + 1)
+    done = 0
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        progress("working out figures", done, count, "")
+
     found = {
-        **evaluation(together),
-        "folds": [figures(part, RESAMPLED) for part in answers],
-        "mean_of_folds": means(answers, RESAMPLED),
+        **evaluation(together, tell),
+        "folds": [figures(part, RESAMPLED, tell) for part in answers],
+        "mean_of_folds": means(answers, RESAMPLED, tell),
         "moved_by_half_precision": moved,
     }
     write_figures(out.with_suffix(".folds"), found, together)
@@ -214,7 +238,14 @@ def _fitted(
     while fitting.done < fitting.epochs:
         fitting.epoch(tell)
         fitting.save(checkpoint)
-        found = figures(list(_judged(fitting.network(0), shown, plan.device)), 0)
+        title = f"judging after epoch {fitting.done}"
+        judged: list[Judged] = []
+        progress(title, 0, len(shown), "")
+        for each in _judged(fitting.network(0), shown, plan.device):
+            judged.append(each)
+            if len(judged) < len(shown):  # the last is told with what came of it
+                progress(title, len(judged), len(shown), "")
+        found = figures(judged, 0)
         told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
         progress(f"after epoch {fitting.done}", 1, 1, told)
     return fitting
