@@ -14,6 +14,7 @@ State = Literal[
     "analyzed",
     "delivered",
     "not_analyzed",
+    "returned",
     "failed",
 ]
 OperatingPoint = Literal["none", "doubtful", "definite"]
