@@ -18,7 +18,7 @@ from dicom_node.deliveries import Deliveries, StoredResult
 from dicom_node.drawing import Drawing
 from dicom_node.errors import SamePictureError
 from dicom_node.events import ASSUMPTION, note
-from dicom_node.reasons import Failure, Reason
+from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.tables import ANALYZING, InstanceState, instance
 from dicom_node.tables import finding as drawn
 from dicom_node.tally import (
@@ -142,6 +142,10 @@ class Analyses:
             analyzed_at=time.time(),
             same_picture_as=conclusion.same_picture_as,
         )
+        if conclusion.counted_as is Unanalyzed.OWN_RESULT:
+            end = end.values(returned=1)
+        elif state is InstanceState.FAILED:  # somebody should look at it
+            end = end.values(returned=None)
         with writing(self._engine) as connection:
             if not connection.execute(end).rowcount:
                 return
@@ -247,6 +251,7 @@ def _kept(answer: Answer) -> dict[str, Any]:
         "model_name": finding.model.name,
         "model_version": finding.model.version,
         "model_digest": finding.model.digest,
+        "returned": None,
     }
 
 

@@ -72,7 +72,9 @@ def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figure
     place = sa.func.floor((c.received_at - since) / length)
     part = sa.cast(place, sa.Integer).label("part")
     score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
-    within = sa.and_(c.received_at >= since, c.received_at < until)
+    within = sa.and_(
+        c.received_at >= since, c.received_at < until, c.returned.is_(None)
+    )
     kind = sa.case(
         (c.probability.is_not(None), sa.func.coalesce(c.operating_point, "none")),
         else_=c.state,

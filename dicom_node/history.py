@@ -1,5 +1,6 @@
 """The reading side of the journal: counts, recent instances, what failed."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 from dicom_node.attempts import is_waiting
 from dicom_node.database import reading
 from dicom_node.tables import (
+    RETURNED,
     DeliveryState,
     InstanceState,
     delivery,
@@ -24,11 +26,17 @@ class History:
 
     def counts(self, uid: str | None = None) -> dict[str, int]:
         """Count the instances in each state: all of them, or those of one UID."""
-        query = sa.select(instance.c.state, sa.func.count()).group_by(instance.c.state)
+        returned = instance.c.returned.is_not(None)
+        query = sa.select(instance.c.state, returned, sa.func.count())
+        query = query.group_by(instance.c.state, returned)
         if uid is not None:
             query = query.where(instance.c.sop_instance_uid == uid)
         with reading(self._engine) as connection:
-            return {row[0]: row[1] for row in connection.execute(query)}
+            rows = [tuple(row) for row in connection.execute(query)]
+        counts: Counter[str] = Counter()
+        for state, is_returned, count in rows:
+            counts[RETURNED if is_returned else state] += count
+        return dict(counts)
 
     def deliveries(self, uid: str | None = None) -> list[dict[str, Any]]:
         """Count the deliveries to each destination in each state, and since when.

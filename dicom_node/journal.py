@@ -24,6 +24,7 @@ from dicom_node.deliveries import Deliveries
 from dicom_node.events import ASSUMPTION, note
 from dicom_node.failures import Failed
 from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.results.forms import spoken_kind
 from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
 from dicom_node.standing import keeps_files, lock_instance
@@ -103,6 +104,7 @@ class Journal:
             note(connection, received.id, "received", said)
             for assumption in received.header.assumptions:
                 note(connection, received.id, ASSUMPTION, assumption)
+            _note_return(connection, received)
             delay_s = _delay_s(received.header.sop_class_uid)
             self._work.analyze(connection, received.id, 1, delay_s)
             write(connection, one(RECEIVED))
@@ -311,6 +313,19 @@ class Journal:
         run = connection.execute(again.returning(instance.c.run)).scalar_one()
         note(connection, instance_id, "analyze again", f"run {run}")
         self._work.analyze(connection, instance_id, run)
+
+
+def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
+    """Note with its source that a result of ours came back, if it is one."""
+    uid = received.header.sop_instance_uid
+    query = sa.select(result.c.instance_id, result.c.kind)
+    rows = connection.execute(query.where(result.c.sop_instance_uid == uid)).all()
+    for row in rows:
+        words = f"{spoken_kind(row.kind)} from {received.calling_ae_title}"
+        note(connection, row.instance_id, "came back", words)
+    if rows:
+        mine = instance.update().where(instance.c.id == received.id)
+        connection.execute(mine.values(returned=1))
 
 
 def _delay_s(sop_class_uid: str) -> float:

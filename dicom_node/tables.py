@@ -20,6 +20,10 @@ ANALYZING = "analyzing"
 """What an instance that is RECEIVED is called from when its analysis begins."""
 
 
+RETURNED = "returned"
+"""What a result of this software is called that came back. It is not analyzed."""
+
+
 class DeliveryState(StrEnum):
     """Where the results of an instance, or one of them, stand at a destination."""
 
@@ -75,6 +79,7 @@ instance = sa.Table(
     sa.Column("delivered_at", sa.Double),
     sa.Column("ended_at", sa.Double),
     sa.Column("files_removed_at", sa.Double),
+    sa.Column("returned", sa.Integer),
 )
 
 result = sa.Table(

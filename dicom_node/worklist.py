@@ -12,6 +12,7 @@ from dicom_node.database import reading
 from dicom_node.patient import folded
 from dicom_node.tables import (
     ANALYZING,
+    RETURNED,
     DeliveryState,
     InstanceState,
     delivery,
@@ -31,6 +32,7 @@ class Order(StrEnum):
     SECONDS = "seconds"
 
 
+IS_RETURNED = instance.c.returned.is_not(None)
 SECONDS = instance.c.delivered_at - instance.c.received_at
 COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
     Order.RECEIVED: instance.c.received_at,
@@ -50,7 +52,8 @@ class Wanted:
         text: Words of a name, an ID or an accession number, in any order, parts of
             them too, whatever their case and accents; or a UID, whole.
         states: Of the instances, any of these; "analyzing" and "received" exclude each
-            other.
+            other. Results of ours that came back are "returned", and are found if that
+            is asked for, or by their own UID, or by id.
         points: Operating points that the answer reached, any of these.
         since: Received from then on, in seconds since 1970.
         until: Received before then.
@@ -120,11 +123,16 @@ class Worklist:
             return Page(rows, connection.execute(count).scalar_one())
 
     def study(self, study_instance_uid: str) -> Sequence[sa.Row[Any]]:
-        """Look up the instances of a study, in the order in which they came."""
+        """Look up the instances of a study, in the order in which they came.
+
+        Results of ours that came back are shown with their sources, and are among these
+        only if none of the sources is known.
+        """
         query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
         query = query.order_by(instance.c.received_at, instance.c.id)
         with reading(self._engine) as connection:
-            return connection.execute(query).all()
+            rows = connection.execute(query).all()
+        return [row for row in rows if state_shown(row) != RETURNED] or rows
 
     def senders(self) -> Sequence[str]:
         """List the AE titles that have sent something, to choose from."""
@@ -166,25 +174,33 @@ def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
         found.append(instance.c.calling_ae_title == wanted.sender)
     if wanted.destination:
         found.append(_goes_to(wanted.destination))
-    return found + _named(wanted.text.strip())
+    text = wanted.text.strip()
+    if not wanted.ids and RETURNED not in wanted.states:
+        is_named = instance.c.sop_instance_uid == text
+        found.append(sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED)
+    return found + _named(text)
 
 
 def state_shown(row: sa.Row[Any]) -> str:
     """Name the state of an instance; the row is as a worklist has it."""
+    if row.returned:
+        return RETURNED
     is_begun = row.state == InstanceState.RECEIVED and row.attempts > 0
     return ANALYZING if is_begun else str(row.state)
 
 
 def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:
     state, is_begun = instance.c.state, instance.c.attempts > 0
-    received = state == InstanceState.RECEIVED
+    received = sa.and_(state == InstanceState.RECEIVED, ~IS_RETURNED)
     special = {
         InstanceState.RECEIVED: sa.and_(received, sa.not_(is_begun)),
         ANALYZING: sa.and_(received, is_begun),
+        RETURNED: IS_RETURNED,
     }
     others = [each for each in states if each not in special]
     return sa.or_(
-        state.in_(others), *(special[each] for each in states if each in special)
+        sa.and_(state.in_(others), ~IS_RETURNED),
+        *(special[each] for each in states if each in special),
     )
 
 

@@ -7,9 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
+from dicom_node.analyses import Conclusion
 from dicom_node.decode import DecodeOptions, decode
 from dicom_node.part10 import read_part10
 from dicom_node.patient import Patient
+from dicom_node.reasons import Unanalyzed
+from dicom_node.tables import InstanceState
 from inference.overlay import tinted
 from tests.asking import bearing
 from tests.mutations import Encoding
@@ -163,6 +166,62 @@ def test_an_instance_is_being_analyzed_from_when_that_begins(site: Review) -> No
     )
 
 
+def test_a_result_that_came_back_is_shown_with_its_source(site: Review) -> None:
+    source = site.receive(1)
+    uid = site.answer(source)
+    site.settle(source, STORED)
+    study = source.header.study_instance_uid
+    back = site.receive(2, sop_instance_uid=uid, study_instance_uid=study)
+
+    def listed(query: str = "") -> dict[str, str]:
+        lines = site.get(f"/instances{query}").json()["instances"]
+        return {line["id"]: line["state"] for line in lines}
+
+    before = listed()
+    why = "A result of this software came back."
+    own = Conclusion(InstanceState.NOT_ANALYZED, why, counted_as=Unanalyzed.OWN_RESULT)
+    site.journal.analyses.begin(back.id, 1)
+    site.journal.analyses.conclude(back.id, 1, own)
+
+    assert before == listed() == {source.id: "delivered"}
+    assert listed("?state=not_analyzed") == {}
+    assert listed("?state=returned") == {back.id: "returned"}
+    assert listed(f"?q={uid}") == {back.id: "returned"}
+    assert listed(f"?id={back.id}") == {back.id: "returned"}
+    images = site.get(f"/studies/{study}").json()["instances"]
+    assert [image["id"] for image in images] == [source.id]
+    states = site.get("/node").json()["states"]
+    assert states == {"delivered": 1, "returned": 1}
+    events = site.get(f"/instances/{source.id}").json()["events"]
+    assert ("came back", "Secondary Capture from ROOM1") in [
+        (each["kind"], each["detail"]) for each in events
+    ]
+    assert site.get(f"/instances/{back.id}").json()["reason"] == why
+
+
+def test_a_result_that_came_back_without_its_source_is_in_its_study(
+    site: Review,
+) -> None:
+    back = site.receive(2)
+    own = Conclusion(InstanceState.NOT_ANALYZED, "", counted_as=Unanalyzed.OWN_RESULT)
+    site.journal.analyses.conclude(back.id, 1, own)
+
+    study = site.get(f"/studies/{back.header.study_instance_uid}").json()
+
+    assert [image["state"] for image in study["instances"]] == ["returned"]
+    assert site.get("/instances").json()["total"] == 0
+
+
+def test_what_comes_under_the_uid_of_a_result_and_fails_is_not_hidden(
+    site: Review,
+) -> None:
+    uid = site.answer(site.receive(1))
+    odd = site.receive(2, sop_instance_uid=uid)
+    site.fail(odd, "damaged")
+
+    assert odd.id in {each["id"] for each in site.get("/instances").json()["instances"]}
+
+
 def test_an_instance_has_a_history(site: Review) -> None:
     received = site.receive(1)
     uid = site.answer(received)
@@ -188,8 +247,22 @@ def test_an_instance_has_a_history(site: Review) -> None:
     assert (delivery["destination"], delivery["state"]) == ("pacs", "failed")
     (sent,) = delivery["objects"]
     assert (sent["status"], sent["comment"]) == ("0xC000", REFUSED.comment)
-    kinds = [each["kind"] for each in told["events"]]
+    events = [(each["kind"], each["detail"]) for each in told["events"]]
+    kinds = [kind for kind, _ in events]
     assert kinds == ["received", "analyzing", "analyzed", "failed"]
+    words = f"pacs: Secondary Capture not stored: {REFUSED.comment}"
+    assert events[-1] == ("failed", words)
+
+
+def test_the_timeline_names_the_objects_that_were_stored(site: Review) -> None:
+    received = site.receive(1)
+    site.answer(received)
+    site.settle(received, STORED)
+
+    event = site.get(f"/instances/{received.id}").json()["events"][-1]
+
+    assert event["kind"] == "delivered"
+    assert event["detail"] == "pacs: Secondary Capture stored (0x0000)"
 
 
 def test_a_study_has_its_images(site: Review) -> None:

@@ -110,9 +110,12 @@ async function change(ids) {
     const some = ids.slice(first, first + AT_ONCE);
     // What is seen stays, though it may not be what is looked for any more.
     for (const line of await named(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
-    put((await named(some.filter((id) => !byId(id)), query())).filter(({ id }) => !byId(id)));
+    put((await named(some.filter((id) => !byId(id)), query())).filter((line) => !byId(line.id) && isListed(line)));
   }
 }
+
+/** Results of the node that came back are listed only if they are asked for. */
+const isListed = ({ state: name }) => name !== "returned" || asked().getAll("state").includes(name);
 
 /** Of these instances, those that are wanted. */
 async function named(ids, wanted) {

@@ -15,6 +15,7 @@ State = Literal[
     "analyzed",
     "delivered",
     "not_analyzed",
+    "returned",
     "failed",
 ]
 OperatingPoint = Literal["none", "doubtful", "definite"]

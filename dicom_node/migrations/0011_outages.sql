@@ -19,3 +19,10 @@ CREATE INDEX delivery_by_end ON delivery (destination, state, finished_at);
 -- When a process ended as it was told to. The last row of each role stays: it says that
 -- the node has such a role.
 ALTER TABLE heartbeat ADD COLUMN ended_at DOUBLE PRECISION;
+
+-- 1: a result of this software that came back; NULL: it is none.
+ALTER TABLE instance ADD COLUMN returned INTEGER;
+UPDATE instance SET returned = 1 WHERE state = 'not_analyzed'
+    AND substr(reason, 1, 35) = 'A result of this software came back';
+CREATE INDEX instance_in_worklist ON instance (returned, received_at, id);
+CREATE INDEX result_by_uid ON result (sop_instance_uid);
