@@ -272,6 +272,19 @@ def test_a_modality_that_is_no_code_is_not_passed_on(
     assert read(result).Modality == "OT"
 
 
+def test_a_modality_in_lower_case_is_passed_on_as_a_code(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    instance = laid(dataset, tmp_path)
+    header = replace(instance.header, modality="dx")
+
+    (result,) = made(
+        replace(instance, header=header), Form("secondary_capture", "source")
+    )
+
+    assert read(result).Modality == "DX"
+
+
 def test_a_series_is_not_named_if_its_uid_cannot_be_a_uid(
     dataset: Dataset, tmp_path: Path
 ) -> None:

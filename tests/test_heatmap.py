@@ -167,6 +167,21 @@ def test_each_pixel_is_that_of_the_source_which_it_names(
     assert instance.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
 
 
+def test_its_derivation_says_what_was_assumed_of_the_source(
+    source: Source, dataset: Dataset
+) -> None:
+    del dataset.HighBit
+
+    written = heatmap_of(source(dataset))
+
+    (frame,) = written.PerFrameFunctionalGroupsSequence
+    (derivation,) = frame.DerivationImageSequence
+    assert derivation.DerivationDescription == (
+        "Grad-CAM over the pixels as stored. Assumed of the source: High Bit "
+        "(0028,0102) is absent; 11 is assumed."
+    )
+
+
 @pytest.mark.parametrize("ratio", [[1, 1], [3, 2], [1, 2]])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 def test_its_values_are_the_map_over_the_pixels_as_stored(
@@ -315,11 +330,13 @@ def test_validators_find_no_fault_and_highdicom_reads_it(
     np.testing.assert_allclose(255 * fractions, expected, atol=0.51)
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 @pytest.mark.parametrize(
     ("said", "written"),
     [
         pytest.param({"ImageLaterality": "R", "Laterality": "L"}, "R", id="of-image"),
         pytest.param({"Laterality": "L"}, "L", id="of-series"),
+        pytest.param({"Laterality": " l"}, "L", id="lower-case"),
         pytest.param({"Laterality": "LEFT"}, "", id="no-side"),
         pytest.param({}, "", id="nobody"),
         pytest.param({"BodyPartExamined": "PELVIS"}, None, id="unpaired"),

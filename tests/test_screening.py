@@ -331,6 +331,14 @@ def test_body_parts_that_the_model_does_not_know_are_not_analyzed(
     )
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
+def test_codes_of_a_capture_count_in_any_case(dataset: Dataset) -> None:
+    setting(**CAPTURE)(dataset)
+    dataset.Modality, dataset.PhotometricInterpretation = "cr", " monochrome2"
+
+    screen(dataset, ANY, max_megapixels=1)
+
+
 def test_contributing_equipment_that_is_no_sequence_says_nothing(
     dataset: Dataset,
 ) -> None:

@@ -39,6 +39,7 @@ from dicom_node.results.objects import (
 )
 from dicom_node.results.pixels import aspect_ratio, compression, was_lossy
 from dicom_node.results.provenance import (
+    assumed,
     equipment,
     plain,
     source_image,
@@ -95,7 +96,7 @@ def heatmap(
     del own.ContentQualification  # is no attribute of this IOD
     own.update(_content(source, finding))
     own.update(_image(radiograph))
-    own.update(_frame(source))
+    own.update(_frame(source, radiograph))
     oriented = ("PatientOrientation",)
     elements = (
         empty((*TYPE_2, *oriented))
@@ -165,7 +166,7 @@ def _image(radiograph: Radiograph) -> Dataset:
     return image
 
 
-def _frame(source: Source) -> Dataset:
+def _frame(source: Source, radiograph: Radiograph) -> Dataset:
     """Tie the only frame to its segment and its image (PS3.3 C.7.6.16, C.7.6.17)."""
     header = source.instance.header
     dimensions = Dataset()
@@ -184,7 +185,7 @@ def _frame(source: Source) -> Dataset:
     groups = Dataset()
     groups.FrameContentSequence = [position]
     groups.SegmentIdentificationSequence = [identified]
-    groups.DerivationImageSequence = [_derivation(source)]
+    groups.DerivationImageSequence = [_derivation(source, radiograph)]
     frame = Dataset()
     frame.DimensionOrganizationSequence = [dimensions]
     frame.DimensionIndexSequence = [index]
@@ -193,12 +194,13 @@ def _frame(source: Source) -> Dataset:
     return frame
 
 
-def _derivation(source: Source) -> Dataset:
+def _derivation(source: Source, radiograph: Radiograph) -> Dataset:
     """Name the image whose pixels these are over, in the codes of PS3.3 A.51.5.1."""
     image = source_image(source)
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()
-    derivation.DerivationDescription = "Grad-CAM over the pixels as stored"
+    made = assumed("Grad-CAM over the pixels as stored", radiograph)
+    derivation.DerivationDescription = plain(made, 1024)
     derivation.DerivationCodeSequence = [code_item(SEGMENTATION)]
     derivation.SourceImageSequence = [image]
     return derivation

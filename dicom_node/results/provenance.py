@@ -16,6 +16,7 @@ from dicom_node.results.codes import PROCESSING_EQUIPMENT, SOURCE_IMAGE, code_it
 from dicom_node.results.identity import Source
 from dicom_node.results.uids import IMPLEMENTATION_VERSION_NAME, derived_uid
 from inference.finding import ModelIdentity
+from inference.radiograph import Radiograph
 
 MANUFACTURER = "fracture-node project"
 MODEL_NAME = "fracture-node"
@@ -29,6 +30,13 @@ def plain(text: str, limit: int = _LONG_STRING) -> str:
     """Make text fit one value: ASCII, without backslash or control characters."""
     ascii_text = text.encode("ascii", "replace").decode()
     return re.sub(r"[^ -\[\]-~]", "?", ascii_text)[:limit].strip()
+
+
+def assumed(made: str, radiograph: Radiograph) -> str:
+    """Add to how a result was made what was assumed of its source, if anything was."""
+    if not radiograph.assumptions:
+        return made
+    return f"{made}. Assumed of the source: {' '.join(radiograph.assumptions)}"
 
 
 def moment(source: Source) -> datetime:

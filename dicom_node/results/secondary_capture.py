@@ -20,6 +20,7 @@ from dicom_node.results.objects import (
     encoded_dataset,
 )
 from dicom_node.results.pixels import compression, losses
+from dicom_node.results.provenance import assumed
 from inference.caption import DISCLAIMER, headline, model_line
 from inference.finding import Finding
 from inference.overlay import Annotated, render
@@ -52,7 +53,11 @@ def secondary_capture(
         pixels=annotated.pixels,
         flavor="AI_OVERLAY",
         series=SERIES_DESCRIPTION,
-        derivation=_derivation(radiograph, finding),
+        derivation=assumed(
+            "Displayed radiograph with Grad-CAM heatmap, arrow and caption. "
+            + model_line(finding.model),
+            radiograph,
+        ),
         comments=f"{headline(finding)}. {DISCLAIMER}.",
         elements=empty(IMAGE_TYPE_2)
         | copied(source, image)
@@ -61,15 +66,6 @@ def secondary_capture(
         losses=losses(source),
     )
     return capture(source, finding.model, picture, options, form)
-
-
-def _derivation(radiograph: Radiograph, finding: Finding) -> str:
-    """Say how the picture came about, and what was assumed of its source."""
-    made = "Displayed radiograph with Grad-CAM heatmap, arrow and caption. "
-    made += model_line(finding.model)
-    if not radiograph.assumptions:
-        return made
-    return f"{made}. Assumed of the source: {' '.join(radiograph.assumptions)}"
 
 
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:
