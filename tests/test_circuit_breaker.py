@@ -174,10 +174,12 @@ def test_an_object_that_breaks_the_archive_does_not_hold_up_others(
     for _ in range(6):
         (sound,) = queue(1)
         assert attempt(journal, engine, sound, STORED) == DeliveryState.DELIVERED
+        due = scheduled(engine)[poison]
+        # It has another chance at once, and after that a back-off of its own.
+        assert due <= 0 if not pauses else due > 0
         assert attempt(journal, engine, poison, LOST) == DeliveryState.QUEUED
         pauses.append(scheduled(engine)[poison])
 
-    # Each success of another would release it; it keeps a back-off of its own.
     for number, pause in enumerate(pauses, start=2):
         assert FIRST_PAUSE_S * 2 ** (number - 1) / 2 - 1 < pause
 

@@ -30,7 +30,7 @@ from dicom_node.history import History
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
-from dicom_node.tables import DeliveryState, delivered_object
+from dicom_node.tables import DeliveryState, delivered_object, delivery
 from dicom_node.tally import ANALYZED, DELIVERED, RECEIVED, Family, read
 from inference.phantom import draw_phantom
 from tests.mutated import phantoms as samples
@@ -413,6 +413,42 @@ def counted(config: Path) -> dict[Family, int]:
         family: sum(each.times for each in tallies if each.name == family.name)
         for family in (RECEIVED, ANALYZED, DELIVERED)
     }
+
+
+def test_when_an_archive_returns_all_that_waited_arrives_within_seconds(
+    config: Path, archive: Archive, tmp_path: Path
+) -> None:
+    archive.stop()
+    paths = phantoms(tmp_path / "phantoms", 20)
+    with serving(config) as node:
+        send(paths, node.address, calling_ae_title="TEST")
+        wait_for(lambda: sum(tried(config).values()) == 20)
+        attempts = tried(config)
+        log = (tmp_path / "log").read_text()
+        back = start_archive(tmp_path / "back", port=archive.port)
+        try:
+            stored = back.wait(20, timeout_s=PATIENCE_S)
+            wait_for(lambda: counts(config) == {"delivered": 20})
+        finally:
+            back.stop()
+
+    times = sorted(datetime.fromisoformat(each.time) for each in stored)
+    assert (times[-1] - times[0]).total_seconds() < 5
+    # Of 20 that waited, only the probes were tried more than once.
+    assert sum((count - 1) * number for count, number in attempts.items()) < 8
+    why = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
+    assert log.count(f"WARNING Deliveries to archive fail: {why}") == 1
+    assert f" s: archive: 1 object: {why}\n" in log
+
+
+def tried(config: Path) -> Counter[int]:
+    """How many deliveries were tried how often; those that were tried."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    with reading(engine) as connection:
+        found = connection.execute(sa.select(delivery.c.attempts)).scalars()
+        counted = Counter(count for count in found if count)
+    engine.dispose()
+    return counted
 
 
 def test_work_of_a_worker_that_is_no_more_is_taken_over(

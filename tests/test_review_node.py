@@ -207,6 +207,8 @@ def test_a_destination_is_asked_paused_and_resumed(
     dead = page.get_by_label("dead", exact=True)
     expect(dead.locator(".signs")).to_contain_text("acting", timeout=20_000)
     expect(dead.locator(".card-head")).to_contain_text("failing")
+    why = f"DEAD at 127.0.0.1:{hospital.dead} refuses the connection"
+    expect(dead.locator(".signs")).to_contain_text(why)
 
     page.click("#lever-archive")
     expect(card.locator(".card-head")).to_contain_text("paused")
@@ -215,6 +217,9 @@ def test_a_destination_is_asked_paused_and_resumed(
     page.click("#lever-archive")
     expect(card.locator("dl")).to_contain_text("Waiting0", timeout=20_000)
     expect(card.locator(".card-head")).to_contain_text("delivering")
+    # What was sent meanwhile could not be delivered to the other one.
+    expect(dead.locator("dl")).to_contain_text("Failing since", timeout=20_000)
+    expect(dead.locator("dl")).to_contain_text(why)
 
 
 def test_who_was_rejected_and_what_to_change(
@@ -234,7 +239,14 @@ def test_who_was_rejected_and_what_to_change(
 def test_health_knows_all_roles(open_page: Callable[..., Page]) -> None:
     page = open_page("/health")
 
-    expect(page.locator("#checks .verdict")).to_have_text("All is well")
+    # Nobody listens where the other destination is; the node itself is well.
+    states = page.request.get(page.url.replace("/health", "/api/v1/node")).json()
+    wrong = {words for words in states["destinations"].values() if words != "ok"}
+    count = len(wrong)
+    verdict = f"{count} check fails" if count else "All is well"
+    expect(page.locator("#checks .verdict")).to_have_text(verdict)
+    assert all("refuses the connection" in words for words in wrong)
+    assert set(states["checks"].values()) == {"ok"}
     for role in ("Receiver", "Worker", "Model", "Database", "Spool"):
         expect(page.locator("#checks")).to_contain_text(f"{role}ok")
     page.click("#throughput summary")

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from statistics import median
 
 import pytest
+import sqlalchemy as sa
 from pynetdicom import evt
 
 from config.settings import load
 from dicom_node.attempts import FIRST_PAUSE_S
 from dicom_node.database import open_engine, reading
-from dicom_node.tables import delivered_object, delivery
+from dicom_node.tables import delivered_object, delivery, peer_state
 from tests.chaos.line import Line, State
 from tests.chaos.night import Night, mixed, push
 from tests.served import PATIENCE_S, wait_for
@@ -73,7 +74,9 @@ def test_results_wait_for_archives_that_are_in_trouble_over_a_restart(
         push(path, node)
     well.wait(INSTANCES, PATIENCE_S)
     wait_for(lambda: states(night, "refusing") == {"failed"})
-    wait_for(lambda: min(attempts(night, "down"), default=0) >= 2)
+    wait_for(lambda: len(attempts(night, "down")) == INSTANCES)
+    wait_for(lambda: min(attempts(night, "down")) >= 1)
+    wait_for(lambda: max(attempts(night, "down")) >= 2)
     node.kill()
     node.start()
     wait_for(lambda: night.said("worker-0", "Ready") == 2)
@@ -110,8 +113,18 @@ def test_results_wait_for_archives_that_are_in_trouble_over_a_restart(
 
 def two_steps(night: Night, destination: str) -> float:
     """How long the pause that runs and the one after it may last, in seconds."""
-    tried = max(attempts(night, destination), default=0)
+    tried = max(failures(night, destination), *attempts(night, destination), 1)
     return FIRST_PAUSE_S * (2 ** (tried - 1) + 2**tried) + LATE_S
+
+
+def failures(night: Night, destination: str) -> int:
+    """How often an archive was tried in vain since it last answered."""
+    engine = open_engine(load(night.config, {}).storage.database_url)
+    query = sa.select(peer_state.c.failures).where(peer_state.c.peer == destination)
+    with reading(engine) as connection:
+        found = connection.execute(query).scalar()
+    engine.dispose()
+    return found or 0
 
 
 def times_until_delivered(night: Night, names: set[str]) -> dict[str, float]:
