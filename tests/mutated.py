@@ -46,6 +46,8 @@ device = "cpu"
 decode_timeout_s = 5
 [api]
 port = 0
+[audit]
+file = "audit.xml"
 [[destinations]]
 name = "archive"
 type = "dicom"

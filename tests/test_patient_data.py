@@ -1,5 +1,7 @@
 """Whose image it is stands in no log, error, answer or file name of a full run.
 
+The audit file names patients, as PS3.15 A.5.3.7 asks; it is written here, too.
+
 Malformed and non-ASCII identity too, which libraries quote in warnings and exceptions;
 and what is broken, so that every path of errors is walked.
 """
@@ -151,6 +153,8 @@ def test_no_name_id_or_accession_number_gets_out(node: Node, tmp_path: Path) -> 
     states = {what.split()[0] for _, what in outcomes}
     assert states >= {"delivered", "not_analyzed", "0xa900", "0xc000"}, outcomes
     assert samples[0].sop_instance_uid in node.log
+    # The one file that is to name patients.
+    wait_for(lambda: MARKERS[0] in (node.folder / "audit.xml").read_text("utf-8"))
     for text in said:
         for marker in (
             *MARKERS,

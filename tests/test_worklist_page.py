@@ -56,7 +56,8 @@ def test_it_shows_what_came_and_how_that_fared(page: Page) -> None:
     expect(rows.nth(1)).to_contain_text("Schmidt, Anna")
     expect(rows.nth(1)).to_contain_text("4711 · A-1")
     expect(rows.nth(1)).to_contain_text("Definite fracture")
-    expect(rows.nth(1)).to_contain_text("90.0%")
+    expect(rows.nth(0)).to_contain_text("probability of a fracture 2.0%")
+    expect(rows.nth(1)).to_contain_text("probability of a fracture 90.0%")
     expect(page.locator("#total")).to_have_text("2 instances")
 
 

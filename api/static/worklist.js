@@ -44,7 +44,7 @@ const why = (reason) => reason && make("div", { class: "below why", title: reaso
 /** The answer, and the probability of a fracture as number and bar. */
 function answered({ operating_point: point, probability }) {
   if (point === null) return make("td", { class: "answer" });
-  return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(percent(probability)), bar(probability));
+  return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(say(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));
 }
 
 function row(line) {

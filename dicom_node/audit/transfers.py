@@ -81,9 +81,11 @@ def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
         result.c.instance_id == instance_id
     )
     with reading(engine) as connection:
-        row = connection.execute(whose).one()
+        row = connection.execute(whose).one_or_none()
         results = connection.execute(made).all()
     classes = {each.sop_instance_uid: each.sop_class_uid for each in results}
+    if row is None:  # its time under [retention] is over
+        return Subject("", AuditedPatient("", ""), classes)
     named = AuditedPatient(row.patient_id or "", row.name or "")
     return Subject(row.study_instance_uid, named, classes)
 
