@@ -3,9 +3,8 @@
 A hundred failures are mostly one.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
@@ -78,14 +77,37 @@ _ANALYSES = sa.and_(
 )
 
 
+_Key = tuple[str, str, bool]  # destination, all reasons, whether it waits
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A delivery that failed or waits, and what was said of its objects."""
+
+    failed: Failed
+    received_at: float
+    told: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """All reasons in one text."""
+        return SEPARATOR.join(sorted(self.told))
+
+
 def grouped(engine: sa.Engine) -> list[Failures]:
     """Group all that can be tried again, the largest group first."""
-    analyses = sa.select(sa.literal(""), instance.c.reason, *_numbers())
+    received = instance.c.received_at
+    numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
+    analyses = sa.select(sa.literal(""), instance.c.reason, *numbers)
     analyses = analyses.where(_ANALYSES).group_by(instance.c.reason)
     with reading(engine) as connection:
         found = [Failures(*row) for row in connection.execute(analyses)]
+        groups: dict[_Key, list[_Delivery]] = {}
         for waiting in (False, True):
-            found += _deliveries(connection, waiting=waiting)
+            for each in _deliveries(connection, None, waiting=waiting):
+                key = each.failed.destination, each.reason, waiting
+                groups.setdefault(key, []).append(each)
+    found += [_group(key, members) for key, members in groups.items()]
     return sorted(found, key=lambda each: (-each.count, each.destination, each.reason))
 
 
@@ -115,102 +137,71 @@ def failed(
             query = query.order_by(instance.c.received_at).limit(limit)
             found += map(Failed, connection.execute(query).scalars())
         if destination != "":
-            kinds = (False, True) if waiting is None else (waiting,)
-            for kind in kinds:
-                query = _listed(destination, reason, waiting=kind)
-                rows = connection.execute(query.limit(limit - len(found)))
-                found += [Failed(row[0], row[1], kind) for row in rows]
-    return found
+            for kind in (False, True) if waiting is None else (waiting,):
+                every = _deliveries(connection, destination, waiting=kind)
+                found += [
+                    each.failed for each in every if reason in {None, each.reason}
+                ]
+    return found[:limit]
 
 
-def _listed(
-    destination: str | None, reason: str | None, *, waiting: bool
-) -> sa.Select[Any]:
-    said = _reasons(waiting=waiting)
-    query = sa.select(delivery.c.instance_id, delivery.c.destination)
-    query = query.select_from(_with(said, waiting=waiting)).where(
-        _which(waiting=waiting), _MENDABLE
+def _deliveries(
+    connection: sa.Connection, destination: str | None, *, waiting: bool
+) -> Iterable[_Delivery]:
+    """Read what failed, or waits after a failure, the oldest first."""
+    failing = delivery.c.state == DeliveryState.FAILED
+    has_failed = delivered_object.c.state == DeliveryState.FAILED
+    concerned = is_tried_again() if waiting else has_failed
+    objects = delivered_object.outerjoin(
+        result,
+        sa.and_(
+            result.c.instance_id == delivered_object.c.instance_id,
+            result.c.sop_instance_uid == delivered_object.c.sop_instance_uid,
+        ),
     )
+    # What failed may have failed without a word; what waits has a reason.
+    mine = sa.and_(
+        delivered_object.c.instance_id == delivery.c.instance_id,
+        delivered_object.c.destination == delivery.c.destination,
+        concerned,
+    )
+    key = delivery.c.instance_id, delivery.c.destination
+    words = instance.c.received_at, delivered_object.c.comment, result.c.kind
+    query = sa.select(*key, *words).select_from(
+        delivery.join(instance, instance.c.id == delivery.c.instance_id).join(
+            objects, mine, isouter=not waiting
+        )
+    )
+    query = query.where(delivery.c.finished_at.is_(None) if waiting else failing)
     if destination is not None:
         query = query.where(delivery.c.destination == destination)
-    if reason is not None:
-        query = query.where(sa.func.coalesce(said.c.reason, "") == reason)
-    return query.order_by(delivery.c.asked_at)
+    found: dict[tuple[str, str], _Delivery] = {}
+    order = delivery.c.asked_at, *key
+    for row in connection.execute(query.where(_MENDABLE).order_by(*order)):
+        known = found.setdefault(
+            (row[0], row[1]), _Delivery(Failed(row[0], row[1], waiting), row[2])
+        )
+        if row[3] is not None:
+            known.told.setdefault(row[3], []).append(row[4] or "")
+    return found.values()
 
 
-def _deliveries(connection: sa.Connection, *, waiting: bool) -> list[Failures]:
-    said = _reasons(waiting=waiting)
-    reason = sa.func.coalesce(said.c.reason, "")
-    which = _which(waiting=waiting), _MENDABLE
-    query = sa.select(delivery.c.destination, reason, *_numbers())
-    query = query.select_from(_with(said, waiting=waiting)).where(*which)
-    query = query.group_by(delivery.c.destination, reason)
-    found = [Failures(*row) for row in connection.execute(query)]
-    if not found:
-        return []
-    kind = sa.and_(
-        result.c.instance_id == delivered_object.c.instance_id,
-        result.c.sop_instance_uid == delivered_object.c.sop_instance_uid,
-    )
-    each = delivery.c.destination, reason, delivered_object.c.comment, result.c.kind
-    objects = sa.select(*each).distinct().order_by(*each)
-    objects = objects.select_from(
-        _with(said, waiting=waiting)
-        .join(delivered_object, _of_it(delivered_object))
-        .join(result, kind)
-    ).where(*which, _object(waiting=waiting))
-    told = [tuple(row) for row in connection.execute(objects)]
-    return [replace(each, waiting=waiting, told=_told(each, told)) for each in found]
-
-
-def _told(group: Failures, rows: Sequence[tuple[Any, ...]]) -> tuple[Told, ...]:
-    objects: dict[str, list[str]] = {}
-    for row in rows:
-        if (row[0], row[1]) == (group.destination, group.reason):
-            objects.setdefault(row[2], []).append(spoken_kind(row[3]))
-    return tuple(Told(reason, tuple(kinds)) for reason, kinds in objects.items())
-
-
-def _numbers() -> tuple[sa.ColumnElement[Any], ...]:
-    received = instance.c.received_at
-    return sa.func.count(), sa.func.min(received), sa.func.max(received)
-
-
-def _which(*, waiting: bool) -> sa.ColumnElement[bool]:
-    """Whether a delivery has not ended, or has failed."""
-    is_open = delivery.c.finished_at.is_(None)
-    return is_open if waiting else delivery.c.state == DeliveryState.FAILED
-
-
-def _object(*, waiting: bool) -> sa.ColumnElement[bool]:
-    """Whether an object is one for which it waits, or has failed."""
-    has_failed = delivered_object.c.state == DeliveryState.FAILED
-    return is_tried_again() if waiting else has_failed
-
-
-def _reasons(*, waiting: bool) -> sa.Subquery:
-    """All that was said of the objects of each delivery, each once, in one text."""
-    each = delivery.c.instance_id, delivery.c.destination, delivered_object.c.comment
-    said = sa.select(*each).distinct().order_by(*each)
-    said = said.select_from(delivery.join(delivered_object, _of_it(delivered_object)))
-    rows = said.where(_which(waiting=waiting), _object(waiting=waiting)).subquery()
-    key = rows.c.instance_id, rows.c.destination
-    reason = sa.func.aggregate_strings(rows.c.comment, SEPARATOR).label("reason")
-    return sa.select(*key, reason).group_by(*key).subquery()
-
-
-def _with(said: sa.Subquery, *, waiting: bool) -> sa.Join:
-    """Deliveries, their instances and what was said of them.
-
-    What failed may have failed without a word; what waits after a failure has a reason.
-    """
-    mine = delivery.join(instance, instance.c.id == delivery.c.instance_id)
-    return mine.join(said, _of_it(said), isouter=not waiting)
-
-
-def _of_it(table: sa.FromClause) -> sa.ColumnElement[bool]:
-    """The rows of a table that belong to a delivery."""
-    return sa.and_(
-        table.c.instance_id == delivery.c.instance_id,
-        table.c.destination == delivery.c.destination,
+def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
+    destination, reason, waiting = key
+    kinds: dict[str, set[str]] = {}
+    for each in members:
+        for words, concerned in each.told.items():
+            kinds.setdefault(words, set()).update(concerned)
+    received = [each.received_at for each in members]
+    return Failures(
+        destination,
+        reason,
+        len(members),
+        min(received),
+        max(received),
+        waiting,
+        tuple(
+            Told(words, tuple(sorted(map(spoken_kind, kinds[words]))))
+            for words in sorted(kinds)
+        ),
     )
