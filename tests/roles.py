@@ -39,6 +39,10 @@ class Role:
     def end(self, number: int) -> str:
         """Send a signal; return the log of the role, which ends soon and with 0."""
         self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> str:
+        """Wait for the role, which ends soon and with 0; return its log."""
         asked = time.monotonic()
         status = self.process.wait(60)
         took = time.monotonic() - asked

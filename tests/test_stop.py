@@ -63,8 +63,8 @@ def test_a_signal_that_comes_between_two_steps_of_a_wait_is_not_lost(
 ) -> None:
     within = "with stop._cond: os.kill(os.getpid(), signal.SIGTERM)\nstop.wait()"
     with running(["-c", ROLE.format(work=within)], tmp_path) as it:
-        it.has_logged("Ready")
-        log = it.end(signal.SIGTERM)
+        # A second signal could come when the interpreter has no handlers any more.
+        log = it.ended()
 
     assert "without cleanup" not in log
 
