@@ -21,7 +21,7 @@ from typing import BinaryIO, Protocol
 from pydicom.uid import UID
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from dicom_node.errors import CannotUnderstandError
+from dicom_node.errors import CannotUnderstandError, EndsEarlyError
 from dicom_node.reasons import Refusal
 
 UNDEFINED = 0xFFFFFFFF
@@ -118,8 +118,8 @@ class InflatedSource:
         while self.read(INFLATE_STEP):
             pass
         if not self._inflater.eof:
-            raise CannotUnderstandError(
-                "The deflated dataset ends early. Send the instance again."
+            raise EndsEarlyError(
+                "The deflated dataset ends early. Copy or send it again."
             )
 
     def _inflate(self) -> bytes:
@@ -244,8 +244,8 @@ class Walk:
                     self.foreign.append((start, self.source.position))
                 start = self.source.position
         if open_containers:
-            raise CannotUnderstandError(
-                "The dataset ends within a sequence. Send the instance again."
+            raise EndsEarlyError(
+                "The dataset ends early, within a sequence. Copy or send it again."
             )
 
     def next_element(self, is_implicit: bool = False) -> Element | None:  # noqa: FBT001, FBT002
@@ -298,10 +298,10 @@ class Walk:
         return data
 
 
-def truncated(declared: int, found: int) -> CannotUnderstandError:
+def truncated(declared: int, found: int) -> EndsEarlyError:
     """Make the error for a value that is longer than what is left of the dataset."""
-    return CannotUnderstandError(
-        f"The dataset ends early: {found} bytes of {declared}. Send the instance again."
+    return EndsEarlyError(
+        f"The dataset ends early: {found} bytes of {declared}. Copy or send it again."
     )
 
 

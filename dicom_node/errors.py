@@ -5,6 +5,7 @@
     │   ├── OutOfResourcesError      0xA700: no disk, no database; send again later
     │   ├── MismatchError            0xA900: command, class and dataset disagree
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
+    │       └── EndsEarlyError       0xC000: the dataset is cut off
     ├── NotAnalyzedError             nobody must act: kept, filed with the reason
     │   ├── NotMeantError            and nobody waits for an answer
     │   └── SamePictureError         answered already, under another revision
@@ -66,6 +67,10 @@ class CannotUnderstandError(RefusedError):
 
     status = 0xC000  # Error: Cannot Understand
     reason = Refusal.UNREADABLE
+
+
+class EndsEarlyError(CannotUnderstandError):
+    """The dataset ends within an element or a sequence."""
 
 
 class NotAnalyzedError(DicomNodeError):

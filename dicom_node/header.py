@@ -25,7 +25,7 @@ from dicom_node.elements import (
     Source,
     Walk,
 )
-from dicom_node.errors import CannotUnderstandError, MismatchError
+from dicom_node.errors import CannotUnderstandError, EndsEarlyError, MismatchError
 from dicom_node.image_pixel import SAMPLES, photometric_name
 from dicom_node.instance import InstanceHeader
 from dicom_node.patient import KEYWORDS, patient_of
@@ -130,7 +130,7 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
     _check_agreement(announced, uids)
     length = pixel_data.length if pixel_data else 0
     declared = _declared_bytes(values, texts, announced, length)
-    _check_pixels(walk, pixel_data, declared)
+    check_pixels(walk, pixel_data, declared)
     return InstanceHeader(
         sop_class_uid=uids["SOPClassUID"],
         sop_instance_uid=uids["SOPInstanceUID"],
@@ -247,8 +247,18 @@ def _declared_bytes(
     return -(-rows * columns * samples * count * bits // 8)
 
 
-def _check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
-    """Pass over the Pixel Data, which must be all there."""
+def check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
+    """Pass over the Pixel Data, which must be all there.
+
+    Args:
+        walk: A walk that has just passed the head of Pixel Data.
+        pixel_data: That element, if there is one.
+        declared: Bytes that the image needs if it is not compressed.
+
+    Raises:
+        EndsEarlyError: The dataset ends within them.
+        CannotUnderstandError: They are less than declared, or no fragments.
+    """
     if pixel_data is None:
         if declared:
             raise CannotUnderstandError(
@@ -278,8 +288,9 @@ def _pass_fragments(walk: Walk) -> None:
                 "compressed image. Send the instance again."
             )
         walk.source.skip(element.length)
-    raise CannotUnderstandError(
-        "The compressed Pixel Data has no end. Send the instance again."
+    raise EndsEarlyError(
+        "The dataset ends early: compressed Pixel Data has no end. Copy or send it "
+        "again."
     )
 
 

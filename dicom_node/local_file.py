@@ -10,7 +10,7 @@ from pydicom import Dataset
 from dicom_node.attributes import UID_PATTERN, text
 from dicom_node.attributes import uid as whole_uid
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.part10 import read_part10, reading_dicom
+from dicom_node.part10 import check_complete, locate, read_part10, reading_dicom
 
 
 def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
@@ -21,7 +21,7 @@ def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
         max_inflated: Bytes that a deflated dataset may become.
 
     Raises:
-        AnalysisError: The file is not DICOM, or it is broken.
+        AnalysisError: The file is not DICOM, ends early, or is broken.
         OSError: It is not there.
     """
     identity = uuid4().hex
@@ -29,6 +29,8 @@ def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     content = path.read_bytes()
     with reading_dicom():
+        with path.open("rb") as file:
+            check_complete(file, locate(file), inflated_limit=max_inflated)
         header = _header(read_part10(path, max_inflated))
     return ReceivedInstance(
         id=identity,

@@ -43,6 +43,7 @@ from dicom_node.attributes import UID_PATTERN, quoted, uid_text
 from dicom_node.elements import (
     HEAD,
     LONGEST_VALUE,
+    Element,
     FileSource,
     InflatedSource,
     Source,
@@ -50,7 +51,13 @@ from dicom_node.elements import (
     Walk,
     is_foreign,
 )
-from dicom_node.errors import AnalysisError, CannotUnderstandError, DicomNodeError
+from dicom_node.errors import (
+    AnalysisError,
+    CannotUnderstandError,
+    DicomNodeError,
+    EndsEarlyError,
+)
+from dicom_node.header import check_pixels
 
 PREFIX = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time
@@ -109,7 +116,7 @@ def locate(file: BinaryIO) -> Location:
     if not looks_like_dicom(head):
         raise AnalysisError(
             "The file is not DICOM: it neither has the prefix DICM nor begins with an "
-            "attribute of group 0002 or 0008."
+            "attribute of group 0002 or 0008. Export it as DICOM."
         )
     start = PREFIX.stop if head[PREFIX] == b"DICM" else 0
     length, meta = _file_meta(_source(file, start))
@@ -133,15 +140,41 @@ def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Iden
     Raises:
         CannotUnderstandError: The dataset cannot be walked up to its pixels.
     """
-    source: Source = _source(file, location.offset)
-    if location.transfer_syntax == DeflatedExplicitVRLittleEndian:
-        source = InflatedSource(file, inflated_limit)
-    walk = Walk(source, _walkable(location.transfer_syntax))
+    walk = _walk(file, location, inflated_limit)
     uids = {SOP_CLASS: "", SOP_INSTANCE: ""}
     for found in walk.values(uids.keys(), inside=NOTHING, until=PIXEL_DATA):
         if isinstance(found, Value) and not found.root:
             uids[found.tag] = uid_text(found.value)
     return Identity(uids[SOP_CLASS], uids[SOP_INSTANCE], tuple(walk.foreign))
+
+
+def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -> None:
+    """Check that a file holds the whole dataset, up to the end of its pixels.
+
+    Other faults of the dataset are not looked for.
+
+    Args:
+        file: The file.
+        location: Of its dataset.
+        inflated_limit: Bytes that a deflated dataset may become.
+
+    Raises:
+        AnalysisError: The file ends early.
+    """
+    walk = _walk(file, location, inflated_limit)
+    try:
+        for found in walk.values((), inside=NOTHING, until=PIXEL_DATA):
+            if isinstance(found, Element):
+                check_pixels(walk, found, 0)
+    except EndsEarlyError as error:
+        raise AnalysisError(str(error)) from None
+    except CannotUnderstandError:
+        return
+    if not walk.source.position:
+        raise AnalysisError(
+            "The file ends early: there is no dataset after the File Meta Information. "
+            "Copy or send it again."
+        )
 
 
 def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
@@ -215,6 +248,13 @@ def looks_like_dicom(head: bytes) -> bool:
         b"\x00\x02",
         b"\x00\x08",
     }
+
+
+def _walk(file: BinaryIO, location: Location, inflated_limit: int) -> Walk:
+    source: Source = _source(file, location.offset)
+    if location.transfer_syntax == DeflatedExplicitVRLittleEndian:
+        source = InflatedSource(file, inflated_limit)
+    return Walk(source, _walkable(location.transfer_syntax))
 
 
 def _source(file: BinaryIO, start: int) -> FileSource:

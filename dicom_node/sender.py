@@ -33,6 +33,7 @@ from dicom_node.part10 import (
     META_SYNTAX,
     Identity,
     Location,
+    check_complete,
     identify,
     locate,
 )
@@ -99,7 +100,7 @@ def send(
     counts, the rest is to be retried. Thread-safe.
 
     Args:
-        paths: Part 10 files. What is none is an outcome, too.
+        paths: DICOM files. Another file gets an outcome that says what it is.
         destination: Whom to send them to.
         calling_ae_title: Who we are.
         timeout_s: How long a connection, an association, or the next byte in either
@@ -202,10 +203,14 @@ def _read(position: int, path: Path) -> Instance:
         with path.open("rb") as file:
             location = locate(file)
             found = identify(file, location, inflated_limit=MOST_INFLATED)
+            check_complete(file, location, inflated_limit=MOST_INFLATED)
     except OSError as error:
-        raise UnsendableError(f"cannot be read: {error.strerror}") from None
-    except DicomNodeError:
-        raise UnsendableError("is not a DICOM file (PS3.10)") from None
+        raise UnsendableError(
+            f"The file cannot be read: {error.strerror}. Check that it exists and that "
+            "this user may read it."
+        ) from None
+    except DicomNodeError as error:
+        raise UnsendableError(str(error)) from None
     return _instance(position, path, location, found)
 
 
@@ -221,7 +226,7 @@ def _instance(
         ("SOP Instance UID (0008,0018)", sop_instance),
     ):
         if not UID_PATTERN.fullmatch(uid):
-            raise UnsendableError(f"it has no usable {name}")
+            raise UnsendableError(f"The file has no usable {name}. Export it again.")
     syntax = location.transfer_syntax
     said = [meta.get(tag) for tag in (META_CLASS, META_INSTANCE, META_SYNTAX)]
     leading = _leading(found.foreign)

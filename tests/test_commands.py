@@ -1,5 +1,6 @@
 """Each command as a user types it: what it prints, how it ends."""
 
+import argparse
 import getpass
 import importlib
 import json
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 import numpy as np
@@ -23,11 +25,13 @@ from pydicom.uid import (
     ExplicitVRLittleEndian,
     SecondaryCaptureImageStorage,
 )
+from pynetdicom.dsutils import split_dataset
 
 from config.settings import load
 from dicom_node import cli
 from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
+from dicom_node.commands.input_files import printable
 from dicom_node.database import migrate, open_engine, writing
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
@@ -185,6 +189,23 @@ def test_every_command_explains_itself(command: Command, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_option_of_every_command_has_a_help_text(
+    command: Command, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsers: list[argparse.ArgumentParser] = []
+
+    def parse_args(self: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parsers.append(self)
+        sys.exit(0)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    command(name)
+
+    (parser,) = parsers
+    assert [each.dest for each in parser._actions if not each.help] == []
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_refuses_options_that_it_does_not_know(
     command: Command, name: str
 ) -> None:
@@ -315,18 +336,6 @@ def test_a_file_that_is_analyzed_again_gives_the_same_object(
     assert first == second
 
 
-def test_a_file_that_is_not_there_fails_and_the_others_do_not(
-    command: Command, tmp_path: Path, phantom: Path, config: Path
-) -> None:
-    absent, out = tmp_path / "absent.dcm", tmp_path / "out"
-
-    status, said = command("analyze", absent, phantom, "--out", out, "--config", config)
-
-    assert status == 1
-    assert "absent.dcm: failed: " in said
-    assert "phantom.dcm: Fracture" in said
-
-
 def test_an_empty_folder_is_an_error_in_words(
     command: Command, tmp_path: Path, config: Path
 ) -> None:
@@ -336,7 +345,7 @@ def test_an_empty_folder_is_an_error_in_words(
     status, said = command("analyze", empty, "--out", out, "--config", config)
 
     assert status == 1
-    assert "There are no files to analyze" in said
+    assert f"{empty}: failed: There are no files in this folder. Name another" in said
 
 
 @pytest.mark.parametrize("name", ["analyze", "check"])
@@ -539,6 +548,162 @@ def test_send_stores_files_of_a_folder_and_names_what_is_no_instance(
     assert part.returncode == 1
     assert "phantom.dcm: stored" in part.stdout
     assert "notes.txt: refused" in part.stdout
+
+
+# What is no file and what is no DICOM
+
+LINK = (
+    "There are no files in this folder. Name another one. A link to a folder inside a "
+    "folder is not followed: name the folder that it points to."
+)
+NOT_REGULAR = "This is a device, a pipe or a socket. Name a file or a folder."
+EMPTY = "The file is empty. Copy or export it again."
+ABSENT = "There is no such file or folder. Check the path."
+
+
+def unreadable(strerror: str) -> str:
+    return (
+        f"The path cannot be read: {strerror}. Check the path and that this user may "
+        "read it."
+    )
+
+
+@pytest.fixture
+def unusable(tmp_path: Path, phantom: Path) -> dict[Path, str]:
+    """Paths that can be neither sent nor analyzed, with what a command says."""
+    folder = tmp_path / "unusable"
+    (folder / "none").mkdir(parents=True)
+    (folder / "link").symlink_to("none")
+    os.mkfifo(folder / "pipe")
+    (folder / "loop").symlink_to("loop")
+    (folder / "dangling").symlink_to("absent")
+    (folder / "empty.dcm").touch()
+    in_folder = {
+        "link": LINK,
+        "pipe": NOT_REGULAR,
+        "loop": unreadable("Too many levels of symbolic links"),
+        "dangling": ABSENT,
+        "empty.dcm": EMPTY,
+    }
+    content = phantom.read_bytes()
+    dataset = split_dataset(phantom)[1]
+    pixels = content.index(b"\xe0\x7f\x10\0OW\0\0")
+    again = "Copy or send it again."
+    # Preamble and prefix: 132 bytes. (0002,0000): 12. (0002,0001): a head of 12.
+    cut = {
+        144 + 6: f"The dataset ends early: 6 bytes of 8. {again}",
+        dataset: "The file ends early: there is no dataset after the File Meta "
+        f"Information. {again}",
+        dataset + 5: f"The dataset ends early: 5 bytes of 8. {again}",
+        pixels + 10: f"The dataset ends early: 2 bytes of 4. {again}",
+        len(content) - 9: f"The dataset ends early: {len(content) - pixels - 21} bytes "
+        f"of {len(content) - pixels - 12}. {again}",
+    }
+    for length, words in cut.items():
+        path = folder / f"{length}.dcm"
+        path.write_bytes(content[:length])
+        in_folder[path.name] = words
+    bare = folder / "bare.dcm"  # without preamble and File Meta Information
+    bare.write_bytes(content[dataset:-9])
+    in_folder[bare.name] = cut[len(content) - 9]
+    return {folder / name: words for name, words in in_folder.items()} | {
+        tmp_path / "absent.dcm": ABSENT,
+        tmp_path / "none": LINK,
+        phantom / "within.dcm": unreadable("Not a directory"),
+        Path("/dev/null"): NOT_REGULAR,
+        tmp_path / ("n" * 300): unreadable("File name too long"),
+    }
+
+
+def not_dicom(tmp_path: Path) -> list[Path]:
+    """Files of other kinds."""
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("A text.")
+    (folder / "report.pdf").write_bytes(b"%PDF-1.4\n")
+    (folder / "zeros").write_bytes(bytes(5000))
+    (folder / "short").write_bytes(b"DICM")
+    return sorted(folder.iterdir())
+
+
+def test_send_says_what_it_cannot_send_and_what_to_do_and_sends_the_rest(
+    command: Command,
+    config: Path,
+    phantom: Path,
+    archive: Archive,
+    unusable: dict[Path, str],
+) -> None:
+    others = not_dicom(phantom.parent)
+    picture = others[0].with_name("picture.png")
+    Image.new("L", (8, 8)).save(picture)
+    bare = phantom.with_name("bare.dcm")
+    bare.write_bytes(phantom.read_bytes()[split_dataset(phantom)[1] :])
+    (phantom.parent / "none").mkdir()
+    other = (
+        "The file is not DICOM: it neither has the prefix DICM nor begins with an "
+        "attribute of group 0002 or 0008. Export it as DICOM."
+    )
+    expected = {**unusable, **dict.fromkeys([*others, picture], other)}
+    folders = {phantom.parent / "unusable", picture.parent}
+    paths = [path for path in expected if path.parent not in folders]
+
+    status, said = command(
+        *("send", *paths, *folders, phantom, bare),
+        *("--to", "pacs", "--config", config),
+    )
+
+    lines = said.splitlines()
+    told = dict(line.split(": refused: ") for line in lines if ": refused" in line)
+    assert told == {str(path): words for path, words in expected.items()}
+    assert {f"{phantom}: stored", f"{bare}: stored"} <= {*lines}
+    assert "Sending" in said  # the progress bar
+    assert status == 1
+    assert len(archive.log) == 2
+    (nothing,) = (path for path, words in unusable.items() if path.name == "none")
+    assert command("send", nothing, "--to", "pacs", "--config", config)[0] == 1
+
+
+def test_analyze_says_what_it_cannot_analyze_and_what_to_do_and_analyzes_the_rest(
+    command: Command, config: Path, phantom: Path, unusable: dict[Path, str]
+) -> None:
+    others = not_dicom(phantom.parent)
+    bare = phantom.with_name("bare.dcm")
+    bare.write_bytes(phantom.read_bytes()[split_dataset(phantom)[1] :])
+    (phantom.parent / "none").mkdir()
+    other = (
+        "The file is neither DICOM nor an image in a format that can be read. Name "
+        "DICOM, PNG, JPEG, BMP, TIFF or WebP files."
+    )
+    expected = {**unusable, **dict.fromkeys(others, other)}
+    out = phantom.parent / "out"
+
+    status, said = command(
+        *("analyze", *expected, phantom, bare), *("--out", out, "--config", config)
+    )
+
+    lines = said.splitlines()
+    told = dict(line.split(": failed: ") for line in lines if ": failed" in line)
+    assert told == {str(path): words for path, words in expected.items()}
+    assert f"{phantom}: Fracture" in said
+    assert f"{bare}: Fracture" in said
+    assert "Analyzing" in said  # the progress bar
+    assert status == 1
+
+
+def test_analyze_says_that_it_cannot_make_its_folder(
+    command: Command, config: Path, phantom: Path
+) -> None:
+    status, said = command("analyze", phantom, "--out", config, "--config", config)
+
+    assert status == 1
+    assert said == (
+        f"The folder --out {config} cannot be made: File exists. Name a folder that "
+        "this user may write to."
+    )
+
+
+def test_a_path_that_is_not_text_is_printed_all_the_same(tmp_path: Path) -> None:
+    assert printable(tmp_path / "m\udcfcller.dcm") == f"{tmp_path}/m\ufffdller.dcm"
 
 
 # status and retry

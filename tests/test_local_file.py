@@ -42,7 +42,9 @@ def test_a_broken_file_is_an_error_of_ours_that_quotes_nothing(
     broken = draft()
     harm(broken)  # type: ignore[operator]
 
-    with pytest.raises(AnalysisError, match="cannot be read as DICOM") as caught:
+    with pytest.raises(
+        AnalysisError, match=r"cannot be read as DICOM|ends early"
+    ) as caught:
         adopted(broken, tmp_path)
 
     assert "Secret" not in str(caught.value)

@@ -16,6 +16,7 @@ import pytest
 from pydicom import DataElement, Dataset, dcmread
 from pydicom.config import IGNORE
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
@@ -260,7 +261,7 @@ def test_object_that_cannot_be_transcoded_is_refused_with_the_reason(
     port = scp({SecondaryCaptureImageStorage: [ImplicitVRLittleEndian]}, lambda _: 0)
     file = write_instance(tmp_path / "a.dcm", syntax=RLELossless)
     dataset = dcmread(file)
-    dataset.PixelData = dataset.PixelData[:60]
+    dataset.PixelData = encapsulate([bytes(64)])
     dataset.save_as(file)
 
     (outcome,) = send_to(port, file)
@@ -364,12 +365,32 @@ def test_what_is_no_dicom_file_is_an_outcome_and_the_others_go(
 
     assert last == Outcome(STORED, 0)
     assert {other.verdict for other in others} == {REFUSED}
+    no_dicom = (
+        "The file is not DICOM: it neither has the prefix DICM nor begins with an "
+        "attribute of group 0002 or 0008. Export it as DICOM."
+    )
     assert [other.comment for other in others] == [
-        "is not a DICOM file (PS3.10)",
-        "is not a DICOM file (PS3.10)",
-        "is not a DICOM file (PS3.10)",
-        "cannot be read: No such file or directory",
+        no_dicom,
+        no_dicom,
+        # Byte 144 begins (0002,0001): 12 bytes of tag, VR and length before its value.
+        "The dataset ends early: 6 bytes of 8. Copy or send it again.",
+        (
+            "The file cannot be read: No such file or directory. Check that it exists "
+            "and that this user may read it."
+        ),
     ]
+
+
+def test_a_file_that_ends_early_is_not_sent(archive: Archive, tmp_path: Path) -> None:
+    content = write_instance(tmp_path / "a.dcm").read_bytes()
+    cut = tmp_path / "cut"
+    cut.write_bytes(content[:-19])  # within Pixel Data, its last element
+
+    (outcome,) = send_to(archive.port, cut)
+
+    assert outcome.verdict is REFUSED
+    assert outcome.comment.startswith("The dataset ends early: ")
+    assert not archive.log
 
 
 def test_nothing_to_send_needs_no_association(free_port: int) -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from config.settings import Settings
-from dicom_node.commands.send import files
+from dicom_node.commands.input_files import file_problem, input_files, printable
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.local_file import adopt
 from dicom_node.part10 import PREFIX, looks_like_dicom
@@ -29,9 +29,18 @@ from inference.classifier import self_test
 from inference.familiarity import UnfamiliarError
 from inference.finding import Finding, OperatingPoint
 from inference.overlay import render
-from inference.plain_image import PlainImageError, read_plain_image
+from inference.plain_image import (
+    NotAnImageError,
+    PlainImageError,
+    read_plain_image,
+)
 from inference.radiograph import Radiograph
 from models.card import ModelError
+
+NEITHER = (
+    "The file is neither DICOM nor an image in a format that can be read. Name DICOM, "
+    "PNG, JPEG, BMP, TIFF or WebP files."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +67,7 @@ class Line:
 
 
 def main() -> None:
-    """Analyze; the exit status is 0 when there are files and none failed."""
+    """Analyze; the exit status is 0 if none of what was named failed."""
     parser = role_parser("analyze", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="files and folders")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -71,8 +80,6 @@ def main() -> None:
     except ModelError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    if not lines:
-        sys.exit("There are no files to analyze in what was named.")
     if given.json:
         sys.stdout.writelines(json.dumps(asdict(each)) + "\n" for each in lines)
     else:
@@ -82,18 +89,27 @@ def main() -> None:
 
 def run(settings: Settings, given: argparse.Namespace) -> list[Line]:
     """Analyze the files that are named, with a progress bar."""
-    paths = list(files(given.paths))
-    given.out.mkdir(parents=True, exist_ok=True)
+    paths = list(input_files(given.paths))
+    try:
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        sys.exit(
+            f"The folder --out {printable(given.out)} cannot be made: "
+            f"{error.strerror}. Name a folder that this user may write to."
+        )
     pipeline = make_pipeline(settings, ignore_age=True)
     self_test(pipeline.classifier)
     with Progress(console=Console(stderr=True), disable=given.json) as progress:
         analyze = partial(_analyze, pipeline, settings, given.out)
-        lines = [analyze(path) for path in progress.track(paths, None, 0, None, "")]
+        tracked = progress.track(paths, description="Analyzing")
+        lines = [analyze(path) for path in tracked]
     pipeline.child.close()
     return lines
 
 
 def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> Line:
+    if why := file_problem(path):
+        return _failed(path, why)
     try:
         with path.open("rb") as file:
             head = file.read(PREFIX.stop)
@@ -103,8 +119,23 @@ def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> L
         return _plain(pipeline, settings, path, target)
     except (NotAnalyzedError, UnfamiliarError) as reason:
         return Line(str(path), "not analyzed", reason=str(reason))
-    except (DicomNodeError, PlainImageError, OSError) as reason:
-        return Line(str(path), "failed", reason=str(reason))
+    except (DicomNodeError, PlainImageError, OSError) as error:
+        return _failed(path, _reason(error))
+
+
+def _failed(path: Path, reason: str) -> Line:
+    return Line(str(path), "failed", reason=reason)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, NotAnImageError):
+        return NEITHER
+    if isinstance(error, OSError) and error.strerror:
+        return (
+            "The file cannot be read, or the results cannot be written: "
+            f"{error.strerror}. Check the file and the folder --out."
+        )
+    return str(error)
 
 
 def _dicom(pipeline: Pipeline, settings: Settings, path: Path, target: Path) -> Line:
@@ -157,7 +188,7 @@ def _print(lines: list[Line]) -> None:
             said = f"{each.state}: {each.reason}"
         else:
             said = describe(OperatingPoint(each.operating_point), each.probability)
-        sys.stdout.write(f"{each.path}: {said}\n")
+        sys.stdout.write(f"{printable(each.path)}: {said}\n")
     counts = Counter(each.state for each in lines)
     words = ", ".join(f"{count} {state}" for state, count in counts.items())
     sys.stdout.write(f"{words}\n")

@@ -5,13 +5,14 @@ By C-STORE, and so to destinations that are reached by it.
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import Progress
 
 from config.destinations import DicomDestination
+from dicom_node.commands.input_files import file_problem, input_files, printable
 from dicom_node.commands.peer import peer
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.process import load_or_exit, role_parser
@@ -30,26 +31,24 @@ def main() -> None:
     if not isinstance(destination, DicomDestination):
         words = "name a destination that is one, or say AE@host:port"
         sys.exit(f"{given.to} is no fixed AE; {words}")
-    paths = list(files(given.paths))
+    paths = list(input_files(given.paths))
+    problems = [file_problem(path) for path in paths]
+    files = [path for path, why in zip(paths, problems, strict=True) if not why]
     with Progress(console=Console(stderr=True), disable=given.json) as progress:
-        task = progress.add_task("Sending", total=len(paths))
-        outcomes = send(
-            paths,
+        task = progress.add_task("Sending", total=len(files))
+        sent = send(
+            files,
             destination,
             calling_ae_title=settings.receiver.ae_title,
             on_outcome=lambda *_: progress.advance(task),
         )
+    answers = iter(sent)
+    outcomes = [
+        Outcome(Verdict.REFUSED, None, why) if why else next(answers)
+        for why in problems
+    ]
     report(paths, outcomes, as_json=given.json)
     sys.exit(0 if all(each.verdict is Verdict.STORED for each in outcomes) else 1)
-
-
-def files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Name the files among the paths and below them, each folder in order."""
-    for path in paths:
-        if path.is_dir():
-            yield from sorted(each for each in path.rglob("*") if each.is_file())
-        else:
-            yield path
 
 
 def report(
@@ -63,7 +62,8 @@ def report(
             "status": outcome.status,
             "comment": outcome.comment,
         }
-        line = f"{path}: {outcome.verdict} {outcome.comment}".rstrip()
+        words = (printable(path), outcome.verdict, outcome.comment)
+        line = ": ".join(filter(None, words))
         sys.stdout.write((json.dumps(told) if as_json else line) + "\n")
 
 

@@ -73,7 +73,7 @@ def median_ms(call: Callable[[], object]) -> str:
 def parts(path: Path) -> dict[str, str]:
     """Time each part of an analysis."""
     pipeline = make_pipeline(load(None), ignore_age=True)
-    instance = adopt(path, path.parent, 2**30)
+    instance = adopt(path, 2**30)
     analysis = pipeline.analyze(instance, lambda _: None)
     radiograph, classifier = analysis.decoded.radiograph, pipeline.classifier
     card = classifier.card

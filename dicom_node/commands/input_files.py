@@ -1,0 +1,61 @@
+"""The files that a command line names: the files themselves, and those in folders."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+NO_FILES = (
+    "There are no files in this folder. Name another one. A link to a folder inside a "
+    "folder is not followed: name the folder that it points to."
+)
+NOT_REGULAR = "This is a device, a pipe or a socket. Name a file or a folder."
+EMPTY = "The file is empty. Copy or export it again."
+ABSENT = "There is no such file or folder. Check the path."
+
+
+def input_files(paths: Sequence[Path]) -> Iterator[Path]:
+    """Yield the files among the paths and below them, each folder in order.
+
+    A folder is yielded itself if it holds no file, cannot be read, or is a link within
+    another folder, so that `file_problem` can say so.
+    """
+    for path in paths:
+        yield from sorted(_below(path)) or [path]
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    unreadable: list[OSError] = []
+    for root, folders, files in os.walk(folder, onerror=unreadable.append):
+        yield from (Path(root, name) for name in files)
+        yield from (link for name in folders if (link := Path(root, name)).is_symlink())
+    yield from (Path(error.filename) for error in unreadable)
+
+
+def file_problem(path: Path) -> str:
+    """Say why a path is not a file that can be read, and what to do.
+
+    Returns:
+        Sentences; empty if it is such a file.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.scandir(path).close()
+            return NO_FILES
+        if not stat.S_ISREG(mode):
+            return NOT_REGULAR
+        with path.open("rb") as file:
+            return "" if file.read(1) else EMPTY
+    except FileNotFoundError:
+        return ABSENT
+    except OSError as error:
+        return (
+            f"The path cannot be read: {error.strerror}. Check the path and that this "
+            "user may read it."
+        )
+
+
+def printable(path: Path | str) -> str:
+    """Return a path as text that can be printed, whatever bytes its name has."""
+    return os.fsencode(path).decode(errors="replace")
