@@ -1,6 +1,6 @@
-"""What is made of display attributes that break the standard, in words.
+"""Display attributes that break the standard, and how the node reads them.
 
-They are read all the same: see attributes.py. The journal and the results say how.
+See attributes.py. The journal and the results record what is said here.
 """
 
 from collections.abc import Iterator
@@ -18,6 +18,9 @@ NUMBERS = (
     *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"),
     *(*SPACINGS, "PixelAspectRatio", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
+MOST_VALUES = 8
+"""Values of an attribute that a sentence lists: a sender may write any number."""
+
 US_OR_SS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
 
@@ -37,7 +40,11 @@ def _odd_numbers(dataset: Dataset) -> Iterator[str]:
     for keyword in NUMBERS:
         if not is_plain(dataset, keyword):
             values = numbers(dataset, keyword)
-            read = ", ".join("nothing" if x is None else f"{x:g}" for x in values)
+            read = ", ".join(
+                "nothing" if x is None else f"{x:g}" for x in values[:MOST_VALUES]
+            )
+            if (more := len(values) - MOST_VALUES) > 0:
+                read += f" and {more} more values"
             yield (
                 f"{named(keyword)} has a value that is not a number; it is read as "
                 f"{read}."

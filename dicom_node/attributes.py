@@ -5,7 +5,8 @@ import re
 from collections.abc import Iterable
 
 import numpy as np
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
@@ -186,6 +187,13 @@ def code(dataset: Dataset, keyword: str) -> str:
     (PS3.5 6.2, CS); equipment writes them in lower case, too.
     """
     return text(dataset, keyword).strip().upper()
+
+
+def put(dataset: Dataset, keyword: str, value: object) -> None:
+    """Set an attribute, with the VR that the standard gives it, whatever it had."""
+    tag = Tag(keyword)
+    vr = dictionary_VR(tag)
+    dataset[tag] = DataElement(tag, vr, value, validation_mode=IGNORE)
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:

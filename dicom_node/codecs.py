@@ -39,7 +39,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from dicom_node.attributes import number
+from dicom_node.attributes import number, put
 from dicom_node.codestream import begins_frame, declared_samples, declared_size
 from dicom_node.errors import AnalysisError, DicomNodeError
 
@@ -125,7 +125,7 @@ def join_fragments(dataset: Dataset) -> None:
     if number(dataset, "NumberOfFrames", 1) > 1:
         return
     if "NumberOfFrames" in dataset:
-        dataset.NumberOfFrames = 1
+        put(dataset, "NumberOfFrames", 1)
     if not UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
         return
     table, *fragments = generate_fragments(dataset.PixelData)

@@ -17,7 +17,7 @@ from pydicom.encaps import generate_fragments
 from pydicom.tag import Tag
 from pydicom.uid import UID, RLELossless
 
-from dicom_node.attributes import number, quoted, text, usable
+from dicom_node.attributes import number, put, quoted, text, usable
 from dicom_node.codestream import Samples, declared_samples, declared_segments
 from dicom_node.errors import AnalysisError
 
@@ -32,6 +32,7 @@ MOST_BEYOND = 0.05
 """Of the pixels of a compressed image, how many may exceed Bits Stored (0028,0101): a
 codec that loses something overshoots at edges."""
 
+_NUMBER = re.compile(r"[+-]?[0-9]{1,16}")
 _LETTERS = re.compile(r"[^A-Z0-9]")
 _BY_LETTERS = {_LETTERS.sub("", name): name for name in SAMPLES}
 _MOST_ROWS = 2**16 - 1
@@ -84,7 +85,8 @@ def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
     _complete_samples(dataset, stream)
     _complete_bits(dataset, stream)
     if "NumberOfFrames" in dataset:
-        dataset.NumberOfFrames = max(_integer(dataset, "NumberOfFrames", 1), 1)
+        frames = max(_integer(dataset, "NumberOfFrames", 1), 1)
+        put(dataset, "NumberOfFrames", frames)
     return tuple(_assumptions(dataset, before))
 
 
@@ -112,7 +114,8 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
         is_right_aligned = pixels.max() < 2**bits and (some % 2**shift).any()
         if dataset.PixelRepresentation == 1 or not is_right_aligned:
             return ()
-        found, dataset.HighBit = dataset.HighBit, bits - 1
+        found = dataset.HighBit
+        put(dataset, "HighBit", bits - 1)
         return (f"{named('HighBit')} is {found}; {bits - 1} is assumed.",)
     beyond = (some >= 2**bits) | (some < -(2 ** (bits - 1)))
     is_checked = is_encapsulated(dataset) and not _has_overlay_bits(dataset)
@@ -129,14 +132,14 @@ def _complete_shape(dataset: Dataset) -> None:
         value = _required(dataset, keyword, "a number from 1 to 65535")
         if not 1 <= value <= _MOST_ROWS:
             _refuse(keyword, f"is {value}; a number from 1 to 65535 is expected")
-        setattr(dataset, keyword, value)
+        put(dataset, keyword, value)
     keyword = "PhotometricInterpretation"
     written = text(dataset, keyword)
     photometric = photometric_name(written)
     if not photometric:
         expected = "MONOCHROME1 or MONOCHROME2 is expected"
         _refuse(keyword, f"is {quoted(written)}; {expected}")
-    dataset.PhotometricInterpretation = photometric
+    put(dataset, keyword, photometric)
 
 
 def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
@@ -150,9 +153,9 @@ def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
             f"is {photometric}, which has {expected} samples per pixel; Pixel Data "
             f"(7FE0,0010) has {found}",
         )
-    dataset.SamplesPerPixel = expected
+    put(dataset, "SamplesPerPixel", expected)
     if expected > 1 and not usable(dataset, "PlanarConfiguration"):
-        dataset.PlanarConfiguration = 0
+        put(dataset, "PlanarConfiguration", 0)
 
 
 def _native_samples(dataset: Dataset, expected: int, said: int) -> int:
@@ -185,10 +188,12 @@ def _complete_bits(dataset: Dataset, stream: Samples | None) -> None:
             f"{declared}, is expected",
         )
     sign = _required(dataset, "PixelRepresentation", "0 (unsigned) or 1 (signed)")
-    dataset.BitsAllocated, dataset.BitsStored = allocated, min(stored, allocated)
-    lowest, high_bit = dataset.BitsStored - 1, _integer(dataset, "HighBit", -1)
-    dataset.HighBit = high_bit if lowest <= high_bit < bits else lowest
-    dataset.PixelRepresentation = int(sign == 1)
+    stored = min(stored, allocated)
+    lowest, high_bit = stored - 1, _integer(dataset, "HighBit", -1)
+    put(dataset, "BitsAllocated", allocated)
+    put(dataset, "BitsStored", stored)
+    put(dataset, "HighBit", high_bit if lowest <= high_bit < bits else lowest)
+    put(dataset, "PixelRepresentation", int(sign == 1))
 
 
 def _stream(dataset: Dataset) -> Samples | None:
@@ -219,8 +224,7 @@ def _assumptions(dataset: Dataset, before: dict[str, str]) -> Iterator[str]:
     for keyword, found in before.items():
         assumed = text(dataset, keyword)
         if assumed != found:
-            is_number = found.lstrip("+-").isdecimal()
-            shown = found if is_number else quoted(found)
+            shown = found if _NUMBER.fullmatch(found) else quoted(found)
             yield f"{named(keyword)} is {shown}; {assumed} is assumed."
 
 

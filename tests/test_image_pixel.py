@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pydicom import Dataset, dcmread
+from pydicom import DataElement, Dataset, dcmread
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
+from dicom_node.assumptions import attribute_assumptions
 from dicom_node.decode import DecodeOptions, decode
 from dicom_node.errors import AnalysisError
 from dicom_node.image_pixel import photometric_name
@@ -86,6 +89,65 @@ def test_what_has_only_one_meaning_is_shown_and_recorded(
     np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
     assert len(radiograph.assumptions) == 1
     assert re.search(assumed, radiograph.assumptions[0])
+    np.testing.assert_array_equal(view_file(path, 1, 1).pixels, radiograph.pixels)
+
+
+def test_an_assumption_lists_only_a_few_of_many_values(dataset: Dataset) -> None:
+    center = Tag("WindowCenter")
+    value = b"Doe^John\\" * 1000 + b"2048"
+    dataset[center] = RawDataElement(
+        center, "DS", len(value), value, 0, is_implicit_VR=False, is_little_endian=True
+    )
+
+    (assumed,) = attribute_assumptions(dataset)
+
+    nothing = ", ".join(["nothing"] * 8)
+    assert assumed == (
+        "Window Center (0028,1050) has a value that is not a number; it is read as "
+        f"{nothing} and 993 more values."
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value")
+@pytest.mark.parametrize("vr", ["DS", "FD", "IS", "SS", "UL"])
+def test_numbers_are_read_whatever_their_vr(
+    dataset: Dataset, vr: str, tmp_path: Path
+) -> None:
+    for keyword in (
+        *("Rows", "Columns", "SamplesPerPixel", "PixelRepresentation"),
+        *("BitsAllocated", "BitsStored", "HighBit"),
+    ):
+        number = dataset[keyword].value
+        dataset[keyword] = DataElement(Tag(keyword), vr, number)
+    path = tmp_path / "instance.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+
+    radiograph = decoded(dcmread(path))
+
+    np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
+    np.testing.assert_array_equal(view_file(path, 1, 1).pixels, radiograph.pixels)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("digits", [b"1" * 400, b"1e400 ", b"9" * 5000])
+def test_a_number_of_frames_that_is_no_number_is_read_as_one(
+    dataset: Dataset, digits: bytes, tmp_path: Path
+) -> None:
+    dataset.NumberOfFrames = "1234"
+    path = tmp_path / "instance.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    head = b"\x28\0\x08\0IS"
+    content = path.read_bytes().replace(
+        head + b"\4\0" + b"1234", head + len(digits).to_bytes(2, "little") + digits
+    )
+    path.write_bytes(content)
+
+    radiograph = decoded(dcmread(path))
+
+    np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
+    (assumed,) = radiograph.assumptions
+    assert assumed.endswith("1 is assumed.")
+    assert len(assumed) < 100
     np.testing.assert_array_equal(view_file(path, 1, 1).pixels, radiograph.pixels)
 
 
