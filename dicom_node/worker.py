@@ -104,8 +104,7 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
     belong_or_exit(engine, settings.storage)
-    with _auditing_sent(settings, engine, slot) as on_sent:
-        _run(settings, engine, slot, stop, on_sent)
+    _run(settings, engine, slot, stop)
     # At once: a body that goes on would only find its tools gone, and take that for
     # the image's fault.
     os._exit(0)
@@ -123,16 +122,9 @@ def _auditing_sent(
         yield auditing_sent(engine, tell)
 
 
-def _run(
-    settings: Settings,
-    engine: sa.Engine,
-    slot: int,
-    stop: Stop,
-    on_sent: OnSent,
-) -> None:
+def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
     arrived, encoded = hang(ANALYZE), hang(DELIVER)
-    work = replace(_work(settings, engine, encoded.ring), on_sent=on_sent)
-    register(work)
+    work = _work(settings, engine, encoded.ring)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Before there is work: what nobody living holds, others take over.
@@ -140,17 +132,30 @@ def _run(
         beating(engine, "worker", name, on_double=partial(_end_as_double, name)),
         heard(run_folder(settings.storage), f"worker-{slot}", arrived),
     ):
-        DBOS.launch()
-        _open_queues(settings)
-        # DBOS repeats each of its queries until the database answers. Nobody may wait
-        # for a thread that does that.
-        looks = (stop, settings, engine, work, name)
-        Thread(target=_look_after, args=looks, name="sweep", daemon=True).start()
-        stop.ready(DRAIN_S)
-        logger.info("Ready")
-        stop.wait()
-        _finish(engine)
-        stop.drained()
+        with _auditing_sent(settings, engine, slot) as on_sent:
+            work = replace(work, on_sent=on_sent)
+            is_finished = _work_until_told(settings, engine, work, name, stop)
+            stop.drained()
+        # The audit file is complete now. To remove the heartbeat needs the database.
+        if not is_finished:
+            os._exit(0)
+
+
+def _work_until_told(
+    settings: Settings, engine: sa.Engine, work: Work, name: str, stop: Stop
+) -> bool:
+    """Work until told to stop, and finish; tell whether the database let it."""
+    register(work)
+    DBOS.launch()
+    _open_queues(settings)
+    # DBOS repeats each of its queries until the database answers. Nobody may wait
+    # for a thread that does that.
+    looks = (stop, settings, engine, work, name)
+    Thread(target=_look_after, args=looks, name="sweep", daemon=True).start()
+    stop.ready(DRAIN_S)
+    logger.info("Ready")
+    stop.wait()
+    return _finish(engine)
 
 
 def _end_as_double(name: str) -> None:
@@ -163,17 +168,22 @@ def _end_as_double(name: str) -> None:
     os._exit(2)
 
 
-def _finish(engine: sa.Engine) -> None:
-    """Wait until the work in progress is done, if it can be done, DRAIN_S at most."""
+def _finish(engine: sa.Engine) -> bool:
+    """Wait until the work in progress is done, DRAIN_S at most.
+
+    Returns:
+        False, without a wait, if the database does not answer.
+    """
     logger.info("Finishing what is under way")
     leave_what_waits()
     if not _within(ANSWER_S, partial(_begin_transaction, engine)):
         logger.warning(
             "The database does not answer. The next worker repeats what is in progress."
         )
-        os._exit(0)
+        return False
     destroy = partial(DBOS.destroy, workflow_completion_timeout_sec=DRAIN_S)
     _within(DRAIN_S + ANSWER_S, destroy)
+    return True
 
 
 def _begin_transaction(engine: sa.Engine) -> None:

@@ -69,6 +69,34 @@ def test_a_signal_that_comes_between_two_steps_of_a_wait_is_not_lost(
     assert "without cleanup" not in log
 
 
+WITHOUT_DATABASE = """
+import dicom_node.worker as worker
+from dicom_node.outcome import Outcome, Verdict
+def work_until_told(_settings, _engine, work, *_):
+    outcomes = {"1.2.3": Outcome(Verdict.STORED, 0)}
+    work.on_sent("", outcomes, ("PACS", "pacs.example"))
+    return False
+worker._work = lambda settings, *_: worker.Work(settings, None, None, None)
+worker._work_until_told = work_until_told
+worker.main()
+"""
+
+
+def test_a_worker_that_ends_without_a_database_writes_to_the_audit_file_what_it_sent(
+    tmp_path: Path,
+) -> None:
+    config = configured(tmp_path)
+    with config.open("a") as file:
+        file.write('[audit]\nfile = "audit.xml"\n')
+    migrate(load(config, {}).storage)
+
+    with running(["-c", WITHOUT_DATABASE, f"--config={config}"], tmp_path) as it:
+        it.ended()
+
+    lines = (tmp_path / "audit.xml").read_text().splitlines()
+    assert any("1.2.3" in line and "pacs.example" in line for line in lines)
+
+
 @pytest.fixture
 def endless_model(tmp_path: Path) -> Path:
     """The settings of a node with a model whose file never ends."""
