@@ -1,4 +1,4 @@
-"""Wrong keys of a TOML file in words: what was found and what is expected."""
+"""Explains wrong keys of a TOML file: what was found and what is expected."""
 
 import difflib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from config.expectation import alternatives, expected, item_of, keys_of, written
 
 Location = tuple[str | int, ...]
 
-# They may hold a password, or be one that was written into the wrong place.
+# Their values may be secret, or contain a password that was written here by mistake.
 UNQUOTED = frozenset(
     {"database", "url", "token_env", "username", "password_env", "tokens"}
 )

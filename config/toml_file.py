@@ -1,11 +1,11 @@
-"""A TOML file, or in words why it cannot be read."""
+"""Reads a TOML file, or explains why it cannot be read."""
 
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
-# What tomllib says of a key is the tuple of its parts.
+# tomllib names a key by the tuple of its parts.
 _PARTS = re.compile(r"\(((?:'[^']*'(?:, )?)+),?\)")
 
 

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
-_RLE_HEADER, _MOST_SEGMENTS = 64, 15  # PS3.5 G.5
 _BOXES = 4096  # a codestream may be wrapped into JP2 boxes; they are short
-
-
 _JP2 = b"\0\0\0\x0cjP  "  # the first box of a file (ISO/IEC 15444-1 I.5.1)
 _RLE = struct.Struct("<2L")  # how many segments, where the first begins
 _MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
@@ -25,15 +22,11 @@ _MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
 def begins_frame(item: bytes) -> bool:
     """Tell whether an item of Pixel Data begins a frame of any of our codecs.
 
-    The first item should be the Basic Offset Table (PS3.5 A.4), of which the first
-    value is 0; some equipment leaves it out.
+    The first item should be the Basic Offset Table (PS3.5 A.4), which begins with the
+    value 0. Some equipment leaves it out.
     """
-    if item.startswith((_JPEG + b"\xff", _JPEG_2000, _JP2)):
-        return True
-    if len(item) <= _RLE_HEADER:
-        return False
-    segments, first = _RLE.unpack_from(item)
-    return bool(0 < segments <= _MOST_SEGMENTS and first == _RLE_HEADER)
+    starts = (_JPEG + b"\xff", _JPEG_2000, _JP2)
+    return item.startswith(starts) or declared_segments(item) is not None
 
 
 def declared_size(frame: bytes) -> tuple[int, int] | None:
@@ -96,7 +89,7 @@ def declared_segments(frame: bytes) -> int | None:
     """
     if len(frame) <= _RLE_HEADER:
         return None
-    segments, first = struct.unpack_from("<2I", frame)
+    segments, first = _RLE.unpack_from(frame)
     is_header = 0 < segments <= _MOST_SEGMENTS and first == _RLE_HEADER
     return segments if is_header else None
 

@@ -1,4 +1,4 @@
-"""What the node writes before a dataset to make it a file (PS3.10 7.1)."""
+"""Preamble, prefix and File Meta Information of the files that the node writes."""
 
 from pydicom import DataElement
 from pydicom.config import IGNORE
@@ -17,7 +17,7 @@ PREFIX = bytes(128) + b"DICM"
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: UID) -> bytes:
-    """Write preamble, prefix and our File Meta Information.
+    """Encode preamble, prefix and our File Meta Information (PS3.10 7.1).
 
     Args:
         sop_class_uid: Of the instance; like the next, valid or not.

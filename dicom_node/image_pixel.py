@@ -1,8 +1,8 @@
 """The Image Pixel Module, as far as pixels are decoded by it (PS3.3 C.7.6.3).
 
-Equipment leaves attributes out, or writes them otherwise than the standard has them.
-What has only one meaning is completed and recorded; the rest is an error that names the
-attribute. The measure is what DCMTK shows.
+Equipment leaves attributes out, or writes them in a way that breaks the standard. If an
+attribute can have only one meaning, it is completed and the assumption is recorded;
+otherwise an error names the attribute. The result is the picture that DCMTK shows.
 """
 
 import re
@@ -29,8 +29,8 @@ SAMPLES = {
 """Samples per Pixel (0028,0002) of each Photometric Interpretation (0028,0004)."""
 
 MOST_BEYOND = 0.05
-"""Of the pixels of a compressed image, how many may exceed Bits Stored (0028,0101): a
-codec that loses something overshoots at edges."""
+"""The part of the pixels of a compressed image that may exceed Bits Stored (0028,0101):
+a lossy codec overshoots at edges."""
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,16}")
 _LETTERS = re.compile(r"[^A-Z0-9]")
@@ -65,9 +65,9 @@ def is_encapsulated(dataset: Dataset) -> bool:
 
 
 def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
-    """Put the Image Pixel Module of a dataset right, in the dataset itself.
+    """Complete and correct the Image Pixel Module, in the dataset itself.
 
-    Afterwards the attributes say of the pixels what their codec returns.
+    Afterwards the attributes describe the pixels that the codec returns.
 
     Args:
         dataset: With its File Meta Information and Pixel Data.
@@ -91,9 +91,9 @@ def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
 
 
 def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
-    """Hold Bits Stored and High Bit against the values that there are.
+    """Compare Bits Stored and High Bit with the values of the pixels.
 
-    A High Bit that cannot be right is put right in the dataset itself.
+    A High Bit that cannot be right is corrected in the dataset itself.
 
     Args:
         dataset: The image, its Image Pixel Module complete.
@@ -104,9 +104,9 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
 
     Raises:
         AnalysisError: The values of a compressed image do not fit into Bits Stored, so
-            that nobody knows which bits are the picture. What native pixels hold in
-            other bits is undefined (PS3.5 8.1.1), and so is what lies in the bits of an
-            overlay.
+            that it is unknown which bits are the picture. Other bits of native pixels
+            are undefined (PS3.5 8.1.1) and not checked, nor is an image with an
+            overlay in its pixels.
     """
     bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
     some = pixels[::4, ::4]

@@ -1,4 +1,4 @@
-"""What a worker does while the database is away or the disk is full: wait for them."""
+"""Repeats a call while the database is away or the disk is full."""
 
 import logging
 import threading
@@ -18,14 +18,14 @@ _leaving = threading.Event()
 class LeftForLater(BaseException):
     """This process ends while its work waits; the next worker repeats the work.
 
-    No Exception: code that records failures must not take this for one.
+    It is not an Exception, so that code that records failures does not catch it.
     """
 
 
 def insist(write: Callable[[], T]) -> T:
     """Repeat a call that fails because the database is away or the disk is full.
 
-    The instance is not to blame for such a failure, so the call is repeated until it
+    The instance does not cause such a failure, so the call is repeated until it
     succeeds or this process ends.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A DICOM file that somebody names, made an instance as if it had been received."""
+"""Reads a DICOM file that a command line names as if it had been received."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from dicom_node.part10 import check_complete, locate, read_part10, reading_dicom
 
 
 def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
-    """Read what must be known of a file. Run in the decoding child.
+    """Read the identity of a file. Run in the decoding child.
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.
@@ -25,7 +25,7 @@ def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
         OSError: It is not there.
     """
     identity = uuid4().hex
-    # Not the time of day: the same file analyzed again gives the same object.
+    # The current time would give another object when the same file is analyzed again.
     modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
     content = path.read_bytes()
     with reading_dicom():

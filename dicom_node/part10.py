@@ -11,8 +11,8 @@ encoded. Preamble and File Meta Information (PS3.10 7.1) may be missing or wrong
 - The SOP Class and Instance UID are those of the dataset.
 - Elements of groups 0000 and 0002 within the dataset are ignored.
 
-pydicom parses; what it would take on trust is looked at first: that the file is DICOM
-at all, and how far a deflated dataset inflates. What it quotes does not get out.
+pydicom parses. Before that, the node checks that the file is DICOM and how far a
+deflated dataset inflates. Values that pydicom quotes in warnings are suppressed.
 """
 
 import logging
@@ -130,7 +130,7 @@ def locate(file: BinaryIO) -> Location:
 
 
 def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
-    """Read which instance a file holds, and what in it is no part of the dataset.
+    """Read which instance a file holds, and find elements that are no part of it.
 
     Args:
         file: The file.

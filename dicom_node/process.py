@@ -27,7 +27,7 @@ M_ARENA_MAX = -8  # malloc.h
 # The roles of a supervisor that was killed die with it, and hold its ports until they
 # have: with a model in memory, that takes a moment.
 FREE_AFTER_S = 5.0
-# For what follows the drain: rows and files that tell how the process ended.
+# For the rows and files that are written after the drain.
 CLOSE_S = 5.0
 
 

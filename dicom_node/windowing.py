@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 LEAST_SHARE = 1 / 8
-"""Of the gray levels that percentiles give to a step between two pixels, how many a
-display must give it at least. With less, the step is lost."""
+"""A step between two pixels is kept if a display gives it at least this share of the
+gray levels that percentiles give it. With less, the step is lost."""
 
 LEAST_STRUCTURE = 1 / 4
-"""Of the structure of a picture, how much a display must keep at least.
+"""The share of the structure of a picture that a display must keep at least.
 
 Measured on 25 radiographs of FracAtlas (val) in which the shipped model reports a
 fracture, each through 51 windows, too wide ones and ones beside the data: 298 times the

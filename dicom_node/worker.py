@@ -278,7 +278,7 @@ def _slot(folder: Path, slot: int) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logger.warning("Another worker has slot %s; waiting for it to end", slot)
-            # A signal meanwhile ends this process: see Stop.
+            # A signal ends this process while it waits: see Stop.
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -52,7 +52,7 @@ class Line:
         state: "analyzed", "not analyzed" or "failed".
         answer: "Fracture" or "No Fracture"; empty without an answer.
         probability: Of a fracture, from 0 to 1, with four decimals.
-        reason: Why there is no answer, in words.
+        reason: Why there is no answer, in sentences.
         written: What was written.
         operating_point: "none", "doubtful" or "definite"; empty without an answer.
     """
