@@ -170,11 +170,13 @@ class Value:
         root: The tag of the outermost sequence that it was found in; 0 for none.
         tag: Its own.
         value: As in the dataset, padding and all.
+        vr: As in the dataset; empty where it is implicit.
     """
 
     root: int
     tag: int
     value: bytes
+    vr: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +237,8 @@ class Walk:
                 open_containers.append(self._entered(element, open_containers))
             elif element.tag in wanted and element.length <= LONGEST_VALUE:
                 value = self._exactly(element.length)
-                yield Value(root if open_containers else 0, element.tag, value)
+                outermost = root if open_containers else 0
+                yield Value(outermost, element.tag, value, element.vr)
             else:
                 self.source.skip(element.length)
             self._leave_ended(open_containers)

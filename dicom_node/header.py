@@ -59,6 +59,9 @@ NUMBERS = {
     int(Tag(keyword)): keyword
     for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 }
+WORD_VRS = frozenset({b"", b"US", b"SS", b"UL", b"SL", b"UN", b"OB", b"OW"})
+"""VRs that NUMBERS are read with here. If one has another VR, the length of Pixel Data
+is not checked here; the worker reads all VRs."""
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
 WANTED = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -123,7 +126,7 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
             pixel_data = found
         elif found.root == SOURCE_IMAGES and found.tag == REFERENCED_INSTANCE:
             sources.append(_uid(uid_text(found.value)))
-        elif not found.root:
+        elif not found.root and (found.tag not in NUMBERS or found.vr in WORD_VRS):
             values[found.tag] = found.value
     uids = {word: uid_text(values.get(tag, b"")) for tag, word in UIDS.items()}
     texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}

@@ -271,6 +271,16 @@ def test_compressed_pixels_are_passed_over_to_their_delimiter(
     assert read(tmp_path, encoded(dataset), RLELossless).modality == "DX"
 
 
+@pytest.mark.parametrize("vr", ["DS", "IS", "FD", "LO"])
+def test_a_size_with_another_vr_is_left_to_the_worker(
+    tmp_path: Path, dataset: Dataset, vr: str
+) -> None:
+    rows: object = 4.0 if vr == "FD" else "4"
+    dataset["Rows"] = DataElement(Tag("Rows"), vr, rows)
+
+    assert read(tmp_path, encoded(dataset)).sop_instance_uid == "1.2.3"
+
+
 @pytest.mark.parametrize("missing", [1, 8, 9, 30])
 def test_compressed_pixels_that_end_early_are_refused(
     tmp_path: Path, dataset: Dataset, missing: int
