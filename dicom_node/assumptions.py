@@ -9,7 +9,7 @@ from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from dicom_node.attributes import code, is_plain, number, numbers
+from dicom_node.attributes import code, is_plain, number, numbers, usable
 from dicom_node.geometry import SPACINGS
 from dicom_node.image_pixel import named
 from dicom_node.windowing import VoiLutFunction
@@ -33,7 +33,12 @@ def attribute_assumptions(dataset: Dataset) -> tuple[str, ...]:
     Returns:
         Sentences that quote nothing but numbers, codes and VRs.
     """
-    return (*_odd_numbers(dataset), *_odd_vrs(dataset), *_odd_codes(dataset))
+    return (
+        *_odd_numbers(dataset),
+        *_useless_numbers(dataset),
+        *_odd_vrs(dataset),
+        *_odd_codes(dataset),
+    )
 
 
 def _odd_numbers(dataset: Dataset) -> Iterator[str]:
@@ -49,6 +54,14 @@ def _odd_numbers(dataset: Dataset) -> Iterator[str]:
                 f"{named(keyword)} has a value that is not a number; it is read as "
                 f"{read}."
             )
+
+
+def _useless_numbers(dataset: Dataset) -> Iterator[str]:
+    """Say which numbers cannot be used, since they would leave nothing of an image."""
+    if number(dataset, "RescaleSlope", 1) == 0:
+        yield f"{named('RescaleSlope')} is 0; it is read as 1."
+    if any(width <= 0 for width in usable(dataset, "WindowWidth")):
+        yield f"{named('WindowWidth')} is not above 0; that window is not used."
 
 
 def _odd_vrs(dataset: Dataset) -> Iterator[str]:

@@ -131,8 +131,14 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
     for tag in itertools.filterfalse(is_foreign, sorted(dataset.keys())):
         if len(found) >= MOST_ATTRIBUTES:
             return
-        element = dataset[tag]
         name = "" if tag.is_private else keyword_for_tag(tag)
+        try:
+            element = dataset[tag]
+        except Exception:  # noqa: BLE001 - pydicom raises anything; others can be read
+            raw = dataset.get_item(tag)
+            value = f"{len(raw.value or b'')} bytes that cannot be read"
+            found.append(Attribute(f"{tag}", name, str(raw.VR or ""), value, level))
+            continue
         is_sequence = element.VR == "SQ"
         value = f"{len(element.value)} items" if is_sequence else _said(element)
         found.append(Attribute(f"{tag}", name, str(element.VR), value, level))

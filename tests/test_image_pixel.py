@@ -17,7 +17,7 @@ from dicom_node.decode import DecodeOptions, decode
 from dicom_node.errors import AnalysisError
 from dicom_node.image_pixel import photometric_name
 from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.viewing import view_file
+from dicom_node.viewing import list_attributes, view_file
 from inference.phantom import draw_phantom
 from inference.radiograph import Radiograph
 
@@ -92,6 +92,26 @@ def test_what_has_only_one_meaning_is_shown_and_recorded(
     np.testing.assert_array_equal(view_file(path, 1, 1).pixels, radiograph.pixels)
 
 
+@pytest.mark.parametrize(
+    ("changes", "assumed"),
+    [
+        ({"RescaleSlope": 0}, "Rescale Slope (0028,1053) is 0; it is read as 1."),
+        (
+            {"WindowCenter": 2048, "WindowWidth": 0},
+            "Window Width (0028,1051) is not above 0; that window is not used.",
+        ),
+        (
+            {"WindowCenter": [2048, 2048], "WindowWidth": [-1, 4096]},
+            "Window Width (0028,1051) is not above 0; that window is not used.",
+        ),
+    ],
+)
+def test_a_number_that_would_leave_nothing_of_an_image_is_recorded(
+    dataset: Dataset, changes: dict[str, object], assumed: str
+) -> None:
+    assert decoded(changed(dataset, changes)).assumptions == (assumed,)
+
+
 def test_an_assumption_lists_only_a_few_of_many_values(dataset: Dataset) -> None:
     center = Tag("WindowCenter")
     value = b"Doe^John\\" * 1000 + b"2048"
@@ -126,6 +146,26 @@ def test_numbers_are_read_whatever_their_vr(
 
     np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
     np.testing.assert_array_equal(view_file(path, 1, 1).pixels, radiograph.pixels)
+
+
+def test_an_attribute_that_cannot_be_read_does_not_hide_the_others(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    path = tmp_path / "instance.dcm"
+    dataset.InstanceNumber = "1"
+    dataset.save_as(path, enforce_file_format=True)
+    whole = list_attributes(path, 1)
+    head = b"\x20\0\x13\0IS"
+    content = path.read_bytes().replace(
+        head + b"\2\0" + b"1 ", head + b"\6\0" + b"1e400 "
+    )
+    path.write_bytes(content)
+
+    listed = list_attributes(path, 1)
+
+    assert [each.name for each in listed] == [each.name for each in whole]
+    (number,) = (each for each in listed if each.name == "InstanceNumber")
+    assert (number.vr, number.value) == ("IS", "6 bytes that cannot be read")
 
 
 @pytest.mark.filterwarnings("ignore")
