@@ -9,10 +9,11 @@ import logging
 from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import (
+    C_CANCEL,
     C_ECHO,
     C_STORE,
     N_EVENT_REPORT,
-    DimseServiceType,
+    DimsePrimitiveType,
 )
 
 from dicom_node.commitment_report import (
@@ -39,7 +40,10 @@ class NotServedError(Exception):
 
 
 def answer_invalid(
-    association: Association, request: DimseServiceType, context_id: int, caller: str
+    association: Association,
+    request: DimsePrimitiveType,
+    context_id: int,
+    caller: str,
 ) -> bool:
     """Answer a request that pynetdicom cannot serve.
 
@@ -59,6 +63,9 @@ def answer_invalid(
     if context_id not in contexts:
         words = f"a message came in presentation context {context_id}"
         raise NotServedError(f"{words}, which was not accepted")
+    name = type(request).__name__.replace("_", "-")
+    if isinstance(request, C_CANCEL):  # pynetdicom takes ten of them
+        raise NotServedError(f"too many {name} requests came")
     if request.MessageID is None:
         raise NotServedError("a response came that answers nothing")
     sop_class = contexts[context_id].abstract_syntax
@@ -69,7 +76,6 @@ def answer_invalid(
     if isinstance(request, C_ECHO):
         request.AffectedSOPClassUID = VERIFICATION  # PS3.7 9.1.5: it has no other
         return False
-    name = type(request).__name__.replace("_", "-")
     raise NotServedError(f"a {name} request came, which is not served")
 
 

@@ -247,6 +247,13 @@ ABORTED = {
         ),
         "a C-FIND request came, which is not served",
     ),
+    "eleven requests to cancel": (
+        b"".join(
+            command((0x100, short(0xFFF)), (0x120, short(n)), (0x800, NO_DATASET))
+            for n in range(11)
+        ),
+        "too many C-CANCEL requests came",
+    ),
     "a context that was not accepted": (
         echo(context=77),
         "a message came in presentation context 77, which was not accepted",
