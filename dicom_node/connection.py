@@ -15,7 +15,7 @@ from dataclasses import replace
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import DimseServiceType
+from pynetdicom.dimse_primitives import C_STORE, DimseServiceType
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
@@ -25,11 +25,13 @@ from dicom_node.associate_pdu import (
     complete_accept,
     read_request,
 )
+from dicom_node.errors import MismatchError
 from dicom_node.fragments import FragmentReader, is_fragments
 from dicom_node.intake import Intake
 from dicom_node.invalid_request import NotServedError, answer_invalid
 from dicom_node.listener import PDU_HEAD, Caller, hang_up, receive, receive_into
 from dicom_node.spool import Spool
+from dicom_node.tally import REFUSED, Count, ignore, one
 from dicom_node.tls import Line, part
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
 
@@ -165,6 +167,7 @@ class Connection(Association):
         self.held.callback(doorbell.close)
         self.dul: FragmentReader = FragmentReader(self)
         self.dul.on_complaint = self._log_abort
+        self._count: Count = ignore
         self.dul.to_provider_queue = WakingQueue(doorbell.ring)
         self._checkpoint = Checkpoint()
         # pynetdicom's name; should it go, there is polling again and no harm.
@@ -190,8 +193,12 @@ class Connection(Association):
         """The AE title that the peer asks for, as it is shown."""
         return self.asked.called
 
-    def store_in(self, spool: Spool, limit: int) -> None:
-        """Have datasets stream into the spool, of at most `limit` bytes each."""
+    def store_in(self, spool: Spool, limit: int, count: Count = ignore) -> None:
+        """Have datasets stream into the spool, of at most `limit` bytes each.
+
+        `count` takes those that are refused because of their command.
+        """
+        self._count = count
         self.dimse = intake = Intake(self, spool, limit)
         intake.msg_queue = WakingQueue(self._checkpoint.set)
         self._checkpoint.queues = [intake.msg_queue, self.dul.to_user_queue]
@@ -210,9 +217,12 @@ class Connection(Association):
         if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, msg))
             return
+        caller = f"{self.calling_ae_title} at {self.address}"
         try:
-            if not answer_invalid(self, msg, context_id, self.calling_ae_title):
+            if not answer_invalid(self, msg, context_id, caller):
                 super()._serve_request(msg, context_id)
+            elif isinstance(msg, C_STORE):
+                self._count(one(REFUSED, MismatchError.reason))
         except NotServedError as error:
             self.dul.complain(str(error))
             self.abort()

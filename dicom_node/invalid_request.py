@@ -16,6 +16,7 @@ from pynetdicom.dimse_primitives import (
     DimsePrimitiveType,
 )
 
+from dicom_node.attributes import loggable
 from dicom_node.commitment_report import (
     INVALID_OBJECT_INSTANCE,
     NO_SUCH_EVENT_TYPE,
@@ -24,6 +25,7 @@ from dicom_node.commitment_report import (
 from dicom_node.errors import MismatchError
 from dicom_node.intake import NO_UID, IncomingDataset
 from dicom_node.sop_classes import STORAGE_COMMITMENT, VERIFICATION
+from dicom_node.steps import about, log_step
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +96,13 @@ def _refuse_store(
         words = OTHER_CLASS
     else:
         return False
+    size = 0
     if isinstance(request.DataSet, IncomingDataset):
+        size = request.DataSet.received
         request.DataSet.let_go()
-    logger.warning("Refused an instance from %s: %s", caller, words)
+    with about(loggable(str(request.AffectedSOPInstanceUID)), "-"):
+        told = f"from {caller}, {size} bytes: {words}"
+        log_step(logger, "refused", told, level=logging.WARNING)
     response = C_STORE()
     response.MessageIDBeingRespondedTo = request.MessageID
     response.Status = MismatchError.status

@@ -248,7 +248,8 @@ class Receiver:
     def _serve(self, caller: Caller) -> None:
         """Open an association with a peer that has asked for one."""
         connection = Connection(self._ae, self._contexts, caller, self._forget)
-        connection.store_in(self._storing.spool, self._limit)
+        storing = self._storing
+        connection.store_in(storing.spool, self._limit, storing.count)
         connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
         connection.bind(evt.EVT_C_STORE, self._storing.answer)
         if self._settle:

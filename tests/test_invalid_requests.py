@@ -9,7 +9,9 @@ import pytest
 
 from dicom_node.commitment import WELL_KNOWN
 from dicom_node.commitment_report import Report
+from dicom_node.reasons import Refusal
 from dicom_node.sop_classes import STORAGE_COMMITMENT
+from dicom_node.tally import REFUSED, one
 from tests.associating import (
     ABORT,
     CR,
@@ -201,13 +203,20 @@ def test_a_c_store_with_a_flaw_in_its_command_is_answered(
     changes: dict[str, bytes | None],
     expected: int,
     shared: Node,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    shared.counted.clear()
     dataset = b"" if "dataset" in changes else data(3, 2, b"\x55" * 99)
     line.sendall(store(**changes) + dataset)
 
     assert status(received(line)) == expected
     ended(line)
     assert list(shared.receiver._storing.spool.directory.glob("*.*")) == []
+    reason = {0xA900: Refusal.MISMATCH, 0xC000: Refusal.UNREADABLE}[expected]
+    until(lambda: shared.counted == [one(REFUSED, reason)])
+    size = 0 if "dataset" in changes else 99
+    [line_of_it] = caplog.messages
+    assert f"from MODALITY at 127.0.0.1, {size} bytes: " in line_of_it
 
 
 ABORTED = {
