@@ -58,8 +58,9 @@ class _Socket(AssociationSocket):
     asked: AssociateRequest
 
     def __init__(
-        self, association: Association, caller: Caller, doorbell: Doorbell
+        self, association: "Connection", caller: Caller, doorbell: Doorbell
     ) -> None:
+        self._association = association
         self._connection = caller.socket
         self._ahead = caller.request
         self._buffer = bytearray()
@@ -86,7 +87,7 @@ class _Socket(AssociationSocket):
         if self._ahead:
             data, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
             return bytearray(data)
-        deadline = _deadline(nr_bytes)
+        deadline = self._deadline(nr_bytes)
         return receive(self._connection, nr_bytes, deadline)
 
     def fragments(self) -> memoryview | None:
@@ -102,7 +103,7 @@ class _Socket(AssociationSocket):
             self._ahead = head + self._ahead
             return None
         length = int.from_bytes(head[2:], "big")
-        deadline = _deadline(length)
+        deadline = self._deadline(length)
         if length > len(self._buffer):
             self._buffer = bytearray(length)
         view = memoryview(self._buffer)[:length]
@@ -121,11 +122,12 @@ class _Socket(AssociationSocket):
         part(self.socket)
         super().close()
 
-
-def _deadline(length: int) -> float:
-    if length > LONGEST_PDU:
-        raise OSError("The peer announced a PDU of absurd length")
-    return time.monotonic() + PDU_DEADLINE_S
+    def _deadline(self, length: int) -> float:
+        if length > LONGEST_PDU:
+            words = f"a PDU of {length} bytes was announced, more than {LONGEST_PDU}"
+            self._association.dul.complain(words)
+            raise OSError(words)
+        return time.monotonic() + PDU_DEADLINE_S
 
 
 class Connection(Association):
@@ -199,10 +201,10 @@ class Connection(Association):
         `count` takes those that are refused because of their command.
         """
         self._count = count
-        self.dimse = intake = Intake(self, spool, limit)
-        intake.msg_queue = WakingQueue(self._checkpoint.set)
-        self._checkpoint.queues = [intake.msg_queue, self.dul.to_user_queue]
-        self.held.callback(intake.let_go)
+        self.dimse: Intake = Intake(self, spool, limit)
+        self.dimse.msg_queue = WakingQueue(self._checkpoint.set)
+        self._checkpoint.queues = [self.dimse.msg_queue, self.dul.to_user_queue]
+        self.held.callback(self.dimse.let_go)
 
     def would_serve(self, sop_class: UID) -> bool:
         """Whether the peer, once it has asked, would be the SCP of a SOP class."""
@@ -238,6 +240,15 @@ class Connection(Association):
                 super().run_reactor()
             finally:
                 self.hang_up()
+                self._log_cut_off()
+
+    def _log_cut_off(self) -> None:
+        """Log that an instance did not come whole, unless the log says so already."""
+        if self.dul.complaint or not self.dimse.unfinished:
+            return
+        who = self.calling_ae_title, self.address
+        words = "The association of %s at %s ended in the middle of %s"
+        logger.warning(words, *who, self.dimse.unfinished)
 
     def hang_up(self) -> None:
         """End the connection. Its threads then come to their ends."""

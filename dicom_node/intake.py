@@ -16,7 +16,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
 from pynetdicom.pdu_primitives import P_DATA
 
-from dicom_node.attributes import UID_PATTERN
+from dicom_node.attributes import UID_PATTERN, loggable
 from dicom_node.dimse import WITHOUT_DATASET, MessageReader
 from dicom_node.errors import (
     CannotUnderstandError,
@@ -141,6 +141,14 @@ class Intake(MessageReader):
         else:
             return
         self.upper_layer.abort_because(words)
+
+    @property
+    def unfinished(self) -> str:
+        """Say which message is coming in, and how much of it came; empty if none is."""
+        if self.message is None:
+            return ""
+        uid = self.message.command_set.get("AffectedSOPInstanceUID", "")
+        return f"{loggable(str(uid))}, after {self._dataset.received} bytes"
 
     def _begin_message(self) -> DIMSEMessage:
         message = DIMSEMessage()
