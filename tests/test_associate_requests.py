@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -353,10 +353,41 @@ def test_a_bad_context_is_refused_and_not_the_association(
         assert len(told) == 1
 
 
-def test_an_association_whose_contexts_are_all_refused_is_open(node: Node) -> None:
-    answer = asked(node.port, request(proposed(1, abstract())))
+CT = b"1.2.840.10008.5.1.4.1.1.2"
 
-    assert results(answer) == {1: 4}
+
+@pytest.mark.parametrize(
+    ("contexts", "found", "words"),
+    [
+        ((proposed(1, abstract()),), {1: 4}, "none that is valid"),
+        (
+            (
+                proposed(1, abstract(CT), syntax()),
+                proposed(3, abstract(CR), syntax(b"1.2.3")),
+                proposed(5, abstract(b"1.2.3.4"), syntax()),
+            ),
+            {1: 3, 3: 4, 5: 3},
+            (
+                "1.2.3.4 (SOP Class not supported), "
+                "CT Image Storage (SOP Class not supported), "
+                "Computed Radiography Image Storage (transfer syntaxes not supported)"
+            ),
+        ),
+    ],
+    ids=["invalid", "valid"],
+)
+def test_an_association_whose_contexts_are_all_refused_is_open_and_logged(
+    node: Node,
+    contexts: Sequence[bytes],
+    found: dict[int, int],
+    words: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer = asked(node.port, request(*contexts))
+
+    assert results(answer) == found
+    line = "No presentation context of MODALITY at 127.0.0.1 was accepted. It proposed:"
+    until(lambda: f"{line} {words}" in caplog.messages)
 
 
 @by_name(REJECTED_REQUESTS)
