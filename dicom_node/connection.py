@@ -49,7 +49,7 @@ WAITING = {"Sta3", "Sta6", "Sta8"}
 
 
 class _Socket(AssociationSocket):
-    """The connection, whose first PDU has been read already.
+    """The connection. Its first PDU has been read already.
 
     Attributes:
         asked: The request that an A-ASSOCIATE-AC has to answer.
@@ -112,7 +112,7 @@ class _Socket(AssociationSocket):
         return view
 
     def send(self, bytestream: bytes) -> None:
-        """Send a PDU, with what belongs into the answer to the request."""
+        """Send a PDU. An A-ASSOCIATE-AC is completed first."""
         if bytestream[0] == ASSOCIATE_AC:
             bytestream = complete_accept(bytestream, self.asked)
         super().send(bytestream)

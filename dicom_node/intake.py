@@ -124,7 +124,7 @@ class Intake(MessageReader):
         super().__init__(association)
         self._spool = spool
         self._limit = limit
-        # Of the message that is coming in, or came last.
+        # Command and dataset of the message that is coming in, or came last.
         self._command: BytesIO
         self._dataset: IncomingDataset
         self._on_disk: set[IncomingDataset] = set()

@@ -50,7 +50,7 @@ def answer_invalid(
     """Answer a request that pynetdicom cannot serve.
 
     Args:
-        association: Where it came.
+        association: The association that it came on.
         request: The request. Parameters that can have one value only are filled in.
         context_id: The presentation context that it came in.
         caller: The peer, for the log.

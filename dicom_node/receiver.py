@@ -81,9 +81,9 @@ WHY_REFUSED: Mapping[int | None, str] = {
 }
 
 OnAsked = Callable[[str, str, str], None]
-"""Told the calling AE title and the address of each caller, and why it gets no
-association. The reason is empty if it gets one. The title is empty if the caller did
-not come as far as to say it."""
+"""Called with the calling AE title and the address of each caller, and the reason why
+it gets no association. The reason is empty if it gets one. The title is empty if the
+caller did not send one."""
 
 
 def main() -> None:
@@ -185,7 +185,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
             threads at once.
         sockets: The sockets to accept from, plain or under TLS; other processes may
             share them.
-        on_asked: Told who asks for an association, and why it gets none.
+        on_asked: Called for each caller, with the reason if it gets no association.
         settle: Records what an archive reports that it commits itself to keep; None
             where no archive is asked, and none is heard.
         count: Takes what happens that no journal records.
@@ -280,7 +280,7 @@ class Receiver:
             self._changed.notify_all()
 
     def _on_failed(self, address: str, reason: str) -> None:
-        """Take a connection that came to no association; the listener logs it."""
+        """Report a connection that did not become an association."""
         self._on_asked("", address, reason)
 
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:

@@ -27,7 +27,7 @@ from dicom_node.upper_layer import UpperLayer
 logger = logging.getLogger(__name__)
 
 # PS3.8 9.2.1: the request was sent; data may be. pynetdicom enters the second state
-# only after it has told of the answer.
+# only after it has reported the answer.
 OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
 
@@ -145,13 +145,13 @@ class RequestedAssociation(Association):
 
         Args:
             ae: Our AE title, timeouts and implementation.
-            peer: Whom to call.
-            contexts: What to propose, at most 128.
-            tls: What secures the connection; None for plain text.
+            peer: The peer to call.
+            contexts: The presentation contexts to propose, at most 128.
+            tls: The TLS settings of the connection; None for plain text.
 
         Raises:
             OSError: The host is not known.
-            UnicodeError: The host is no name that can be known.
+            UnicodeError: The host is not a valid name.
         """
         super().__init__(ae, "requestor")
         self.dul: UpperLayer = UpperLayer(self)
@@ -209,7 +209,7 @@ class RequestedAssociation(Association):
         return created
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        """Serve what the peer asks: an archive may report on this association."""
+        """Serve a request of the peer: an archive may report on this association."""
         try:
             if not answer_invalid(self, msg, context_id, self.acceptor.ae_title):
                 super()._serve_request(msg, context_id)

@@ -346,7 +346,7 @@ def test_if_we_abort_an_open_association_the_outcome_says_so(name: str) -> None:
     assert peer.heard[:2] == [DATA, ABORT]
 
 
-def test_a_peer_may_ask_us_for_a_sign_of_life_meanwhile() -> None:
+def test_a_peer_may_send_us_a_c_echo_before_its_answer() -> None:
     with playing(scripted(command(*SIGN_OF_LIFE), echoed(), RELEASED)) as peer:
         outcome = echo_to(peer)
 

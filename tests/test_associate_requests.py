@@ -1,4 +1,4 @@
-"""Requests for an association that break the standard, and what comes of each.
+"""Requests for an association that break the standard, and the answer to each.
 
 The bytes go over a socket to a receiver, and to DCMTK's storescp for comparison.
 """
@@ -410,7 +410,7 @@ def test_what_cannot_be_accepted_is_rejected_with_the_standards_reason(
 
 
 @by_name(UNUSABLE)
-def test_what_is_no_request_is_aborted_and_told_of(
+def test_anything_but_a_request_is_aborted_and_reported(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, reason, words = UNUSABLE[name]
@@ -436,7 +436,7 @@ def test_what_is_no_request_is_aborted_and_told_of(
         (request()[:100], "A-ASSOCIATE-RQ was cut off"),
     ],
 )
-def test_a_request_that_is_cut_off_is_told_of(
+def test_a_request_that_is_cut_off_is_reported(
     node: Node, content: bytes, why: str
 ) -> None:
     with calling(node.port, content) as connection:
@@ -449,7 +449,7 @@ def test_a_request_that_is_cut_off_is_told_of(
 
 
 @pytest.mark.parametrize("content", [b"", request()[:100]])
-def test_who_sends_no_request_in_time_is_told_of(
+def test_a_caller_that_sends_no_request_in_time_is_reported(
     node: Node, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "DEADLINE_S", 0.2)
@@ -463,7 +463,7 @@ def test_who_sends_no_request_in_time_is_told_of(
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_probe_that_connects_and_goes_is_counted_and_not_told_of(
+def test_a_probe_that_connects_and_goes_is_counted_and_not_reported(
     node: Node,
     reset: bool,  # noqa: FBT001
     caplog: pytest.LogCaptureFixture,
