@@ -14,7 +14,6 @@ from io import BytesIO
 from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
-from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.attributes import UID_PATTERN, loggable
 from dicom_node.dimse import WITHOUT_DATASET, MessageReader
@@ -129,9 +128,9 @@ class Intake(MessageReader):
         self._dataset: IncomingDataset
         self._on_disk: set[IncomingDataset] = set()
 
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take in the next fragments of a message; abort if they have no end."""
-        super().receive_primitive(primitive)
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        """Take in a fragment; abort if there is no end of them."""
+        super()._receive(context_id, fragment)
         if self._command.tell() > LONGEST_COMMAND:
             words = f"a command of more than {LONGEST_COMMAND} bytes came"
         elif self._dataset.received > LONGEST_DATASET:

@@ -5,6 +5,7 @@ pynetdicom reads them (associate_pdu.py), and an event that PS3.8 table 9-10 doe
 know in the current state is dropped. In pynetdicom it ends the thread.
 """
 
+import queue
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.association import Association
@@ -170,6 +171,9 @@ class _StateMachine(StateMachine):
         """
         if event not in OURS:
             return
-        request = self.dul.to_provider_queue.get(block=False)
+        try:
+            request = self.dul.to_provider_queue.get(block=False)
+        except queue.Empty:  # pynetdicom queues two events of one request at times
+            return
         if isinstance(request, A_RELEASE) and request.result is None:
             self.dul.to_user_queue.put(A_P_ABORT())

@@ -256,6 +256,18 @@ ABORTED = {
         ),
         "a C-FIND request came, which is not served",
     ),
+    "a command in the middle of a dataset": (
+        store() + data(3, 0, b"1234") + store(instance=b"1.2.4\0"),
+        "a command came in the middle of a dataset",
+    ),
+    "a dataset in another context": (
+        store() + data(1, 2, b"1234"),
+        "a dataset came in another presentation context than its command",
+    ),
+    "a thousand requests in one PDU": (
+        pdu(DATA, (store()[6:] + data(3, 2, b"1234")[6:]) * 1000),
+        "more than 4 requests came before an answer",
+    ),
     "eleven requests to cancel": (
         b"".join(
             command((0x100, short(0xFFF)), (0x120, short(n)), (0x800, NO_DATASET))
@@ -324,6 +336,13 @@ def test_a_peer_that_asks_and_is_gone_harms_nothing(
 ) -> None:
     line.sendall(echo() + last)
     line.shutdown(socket.SHUT_RDWR)
+
+
+def test_two_requests_in_one_pdu_are_both_answered(line: socket.socket) -> None:
+    line.sendall(pdu(DATA, store()[6:] + data(3, 2, b"\x55" * 99)[6:] + echo()[6:]))
+
+    assert [status(received(line)) for _ in range(2)] == [0xC000, 0]
+    ended(line)
 
 
 def test_an_even_context_carries_messages(shared: Node) -> None:
