@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
 
+# Bytes of a PDU, and of a message: responses and reports are brief.
+LONGEST_MESSAGE = 1_048_576
+
+
 class _Socket(AssociationSocket):
     """The connection; what TLS sends for itself does not count as something to read."""
 
@@ -45,6 +49,16 @@ class _Socket(AssociationSocket):
         """End the connection, with a goodbye under TLS."""
         part(self.socket)
         super().close()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read so many bytes; none, and abort the association, if they are too many."""
+        if nr_bytes > LONGEST_MESSAGE:
+            upper_layer = self.assoc.dul
+            assert isinstance(upper_layer, UpperLayer)  # noqa: S101 - ours always is
+            words = f"a PDU of {nr_bytes} bytes was announced, "
+            upper_layer.abort_because(f"{words}more than {LONGEST_MESSAGE}")
+            return bytearray()
+        return super().recv(nr_bytes)
 
 
 class _Responses(queue.Queue[Any]):
@@ -119,6 +133,16 @@ class _Messages(MessageReader):
         if is_request and not isinstance(primitive, C_CANCEL):
             self._responses.expect(primitive)
         super().send_msg(primitive, context_id)
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        """Take in a fragment; abort if there is no end of them."""
+        super()._receive(context_id, fragment)
+        if (message := self.message) is None:
+            return
+        parts = message.encoded_command_set, message.data_set
+        if sum(each.tell() for each in parts if each) > LONGEST_MESSAGE:
+            words = f"a message of more than {LONGEST_MESSAGE} bytes came"
+            self.upper_layer.abort_because(words)
 
 
 class RequestedAssociation(Association):

@@ -322,6 +322,14 @@ AFTERWARDS = {
         "P-DATA-TF cannot be read",
     ),
     "an unknown PDU": (pdu(10, bytes(4)), "what came cannot be read as DICOM"),
+    "a PDU without end": (
+        b"\4\0\xff\xff\xff\xff",
+        "a PDU of 4294967295 bytes was announced, more than 1048576",
+    ),
+    "a command without end": (
+        data(1, 1, bytes(100_000)) * 11,
+        "a message of more than 1048576 bytes came",
+    ),
     "a second answer": (accept(), "A-ASSOCIATE-AC came out of turn"),
     "a request that we do not serve": (
         command((0x100, short(0x20)), (0x110, short(7)), (0x800, short(0x101))),
