@@ -1,14 +1,13 @@
 """A-ASSOCIATE, A-ASSOCIATE-RJ and A-ABORT PDUs, rewritten before pynetdicom reads them.
 
 PS3.8 9.3.1 tells a receiver to ignore items that it does not know and not to test
-reserved fields. pynetdicom aborts the association instead, and so it does for an AE
+reserved fields. pynetdicom aborts the association instead. It also aborts it for an AE
 title padded with NUL, an Implementation Version Name of more than 16 characters, or an
 even presentation context ID. DCMTK and Orthanc accept them.
 
-The functions here follow the item lengths, keep what the node uses and write that as
-pynetdicom expects it. What cannot be used costs as little as possible: a bad sub-item
-is left out, a bad presentation context is refused, and only a PDU whose item lengths do
-not fit is an error.
+The functions here follow the item lengths, keep the items that the node uses and write
+them as pynetdicom expects them. A bad sub-item is left out, a bad presentation context
+is refused, and only a PDU with item lengths that do not fit is an error.
 """
 
 import struct
@@ -48,13 +47,13 @@ _ITEM_HEAD = 4
 _FIXED = 68  # version, reserved, two AE titles, reserved (PS3.8 table 9-11)
 _TITLE = 16
 
-# What may go into one PDU to a peer. Less than 128 bytes cannot carry a message at a
-# useful speed, and a peer that announces 1 does not mean it. More than 64 kB would make
-# the steps of progress on a slow line too large. 0 means that there is no limit; a peer
-# that says nothing gets what peers said before there were larger ones.
+# Bounds of the Maximum Length that a peer announces (PS3.8 D.1). Less than 128 bytes
+# cannot carry a message at a useful speed, and a peer that announces 1 does not mean
+# it. With more than 64 kB, progress on a slow line would be seen too rarely. 0 means
+# that there is no limit. A peer that announces none gets the usual length.
 SMALLEST_PDU, LARGEST_PDU, USUAL_PDU = 128, 65_536, 16_384
 
-# Of one presentation context. Several items may repeat its ID.
+# Transfer syntaxes of one presentation context. Several items may have its ID.
 MOST_SYNTAXES = 512
 
 
@@ -73,7 +72,7 @@ class AssociateRequest:
         has_version_1: Whether bit 0 of the protocol version is set (PS3.8 9.3.2).
         application_context: Application Context Name; empty if it is none.
         refused: Why presentation contexts are refused, by ID: the result of PS3.8
-            table 9-18, and the reason in words.
+            table 9-18, and the reason as text.
         echoed: The fields that the answer repeats unchanged (PS3.8 table 9-17).
     """
 
@@ -114,9 +113,9 @@ def read_request(pdu: bytes) -> AssociateRequest:
 
 
 def complete_accept(pdu: bytes, request: AssociateRequest) -> bytes:
-    """Add to our A-ASSOCIATE-AC what pynetdicom was not told of in the request.
+    """Complete our A-ASSOCIATE-AC, which pynetdicom wrote for the rewritten request.
 
-    These are the results of the refused contexts, and the fields that are sent back
+    Added are the results of the refused contexts, and the fields that are sent back
     as they came (PS3.8 9.3.3).
     """
     fixed, items = _parts(pdu)
@@ -189,7 +188,7 @@ def pdu_name(kind: int) -> str:
 
 @dataclass(slots=True)
 class _Proposal:
-    """What is said of one presentation context ID, by one item or by several."""
+    """The content of all items with one presentation context ID."""
 
     number: int
     abstract_syntaxes: set[str] = field(default_factory=set)
@@ -252,7 +251,7 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
     except MalformedPduError:
         return NO_REASON, ""
     named = {_uid(each) for kind, each in items if kind == _TRANSFER_SYNTAX} - {""}
-    # Where one was proposed and none is named, no other can be meant.
+    # If one was proposed and none is named, it can only be the one proposed.
     found = named if len(named) == 1 else (named or set(proposed)) & set(proposed)
     if len(found) != 1:
         return TRANSFER_SYNTAXES_NOT_SUPPORTED, ""

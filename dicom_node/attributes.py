@@ -16,7 +16,7 @@ LONGEST_UID = 256
 """Characters of a UID that is accepted, though PS3.5 9.1 allows 64.
 
 Equipment writes longer ones. A UID is never cut, so there must be a limit: it keeps
-what a database indexes and a page addresses short.
+database indexes and page addresses short.
 """
 
 # PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
@@ -135,7 +135,7 @@ def text(dataset: Dataset, keyword: str) -> str:
     # pydicom reads the text of a number when it is asked for it.
     except (ValueError, TypeError, ArithmeticError):
         value = dataset.get_item(Tag(keyword)).value
-    if isinstance(value, bytes):  # of a number that is none, or of another VR
+    if isinstance(value, bytes):  # a number that cannot be read, or another VR
         value = value.decode("ascii", "replace").split("\\")[0]
     if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
         value = next(iter(value), None)

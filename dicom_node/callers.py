@@ -20,7 +20,7 @@ class Caller:
     """An AE that called, from one address.
 
     Attributes:
-        ae_title: As it calls itself; empty if it did not come as far as to say it.
+        ae_title: As it calls itself; empty if it did not send one.
         address: Where it calls from.
         is_admitted: Whether its associations were accepted.
         reason: Why there was none; empty for those accepted.

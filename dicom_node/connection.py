@@ -15,7 +15,7 @@ from dataclasses import replace
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import DimseServiceType
+from pynetdicom.dimse_primitives import C_STORE, DimseServiceType
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
@@ -25,11 +25,13 @@ from dicom_node.associate_pdu import (
     complete_accept,
     read_request,
 )
+from dicom_node.errors import MismatchError
 from dicom_node.fragments import FragmentReader, is_fragments
 from dicom_node.intake import Intake
 from dicom_node.invalid_request import NotServedError, answer_invalid
 from dicom_node.listener import PDU_HEAD, Caller, hang_up, receive, receive_into
 from dicom_node.spool import Spool
+from dicom_node.tally import REFUSED, Count, ignore, one
 from dicom_node.tls import Line, part
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
 
@@ -47,7 +49,7 @@ WAITING = {"Sta3", "Sta6", "Sta8"}
 
 
 class _Socket(AssociationSocket):
-    """The connection, whose first PDU has been read already.
+    """The connection. Its first PDU has been read already.
 
     Attributes:
         asked: The request that an A-ASSOCIATE-AC has to answer.
@@ -56,8 +58,9 @@ class _Socket(AssociationSocket):
     asked: AssociateRequest
 
     def __init__(
-        self, association: Association, caller: Caller, doorbell: Doorbell
+        self, association: "Connection", caller: Caller, doorbell: Doorbell
     ) -> None:
+        self._association = association
         self._connection = caller.socket
         self._ahead = caller.request
         self._buffer = bytearray()
@@ -84,7 +87,7 @@ class _Socket(AssociationSocket):
         if self._ahead:
             data, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
             return bytearray(data)
-        deadline = _deadline(nr_bytes)
+        deadline = self._deadline(nr_bytes)
         return receive(self._connection, nr_bytes, deadline)
 
     def fragments(self) -> memoryview | None:
@@ -100,7 +103,7 @@ class _Socket(AssociationSocket):
             self._ahead = head + self._ahead
             return None
         length = int.from_bytes(head[2:], "big")
-        deadline = _deadline(length)
+        deadline = self._deadline(length)
         if length > len(self._buffer):
             self._buffer = bytearray(length)
         view = memoryview(self._buffer)[:length]
@@ -109,7 +112,7 @@ class _Socket(AssociationSocket):
         return view
 
     def send(self, bytestream: bytes) -> None:
-        """Send a PDU, with what belongs into the answer to the request."""
+        """Send a PDU. An A-ASSOCIATE-AC is completed first."""
         if bytestream[0] == ASSOCIATE_AC:
             bytestream = complete_accept(bytestream, self.asked)
         super().send(bytestream)
@@ -119,11 +122,12 @@ class _Socket(AssociationSocket):
         part(self.socket)
         super().close()
 
-
-def _deadline(length: int) -> float:
-    if length > LONGEST_PDU:
-        raise OSError("The peer announced a PDU of absurd length")
-    return time.monotonic() + PDU_DEADLINE_S
+    def _deadline(self, length: int) -> float:
+        if length > LONGEST_PDU:
+            words = f"a PDU of {length} bytes was announced, more than {LONGEST_PDU}"
+            self._association.dul.complain(words)
+            raise OSError(words)
+        return time.monotonic() + PDU_DEADLINE_S
 
 
 class Connection(Association):
@@ -165,6 +169,7 @@ class Connection(Association):
         self.held.callback(doorbell.close)
         self.dul: FragmentReader = FragmentReader(self)
         self.dul.on_complaint = self._log_abort
+        self._count: Count = ignore
         self.dul.to_provider_queue = WakingQueue(doorbell.ring)
         self._checkpoint = Checkpoint()
         # pynetdicom's name; should it go, there is polling again and no harm.
@@ -190,12 +195,16 @@ class Connection(Association):
         """The AE title that the peer asks for, as it is shown."""
         return self.asked.called
 
-    def store_in(self, spool: Spool, limit: int) -> None:
-        """Have datasets stream into the spool, of at most `limit` bytes each."""
-        self.dimse = intake = Intake(self, spool, limit)
-        intake.msg_queue = WakingQueue(self._checkpoint.set)
-        self._checkpoint.queues = [intake.msg_queue, self.dul.to_user_queue]
-        self.held.callback(intake.let_go)
+    def store_in(self, spool: Spool, limit: int, count: Count = ignore) -> None:
+        """Have datasets stream into the spool, of at most `limit` bytes each.
+
+        `count` takes those that are refused because of their command.
+        """
+        self._count = count
+        self.dimse: Intake = Intake(self, spool, limit)
+        self.dimse.msg_queue = WakingQueue(self._checkpoint.set)
+        self._checkpoint.queues = [self.dimse.msg_queue, self.dul.to_user_queue]
+        self.held.callback(self.dimse.let_go)
 
     def would_serve(self, sop_class: UID) -> bool:
         """Whether the peer, once it has asked, would be the SCP of a SOP class."""
@@ -210,9 +219,12 @@ class Connection(Association):
         if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, msg))
             return
+        caller = f"{self.calling_ae_title} at {self.address}"
         try:
-            if not answer_invalid(self, msg, context_id, self.calling_ae_title):
+            if not answer_invalid(self, msg, context_id, caller):
                 super()._serve_request(msg, context_id)
+            elif isinstance(msg, C_STORE):
+                self._count(one(REFUSED, MismatchError.reason))
         except NotServedError as error:
             self.dul.complain(str(error))
             self.abort()
@@ -228,6 +240,15 @@ class Connection(Association):
                 super().run_reactor()
             finally:
                 self.hang_up()
+                self._log_cut_off()
+
+    def _log_cut_off(self) -> None:
+        """Log that an instance did not come whole, unless the log says so already."""
+        if self.dul.complaint or not self.dimse.unfinished:
+            return
+        who = self.calling_ae_title, self.address
+        words = "The association of %s at %s ended in the middle of %s"
+        logger.warning(words, *who, self.dimse.unfinished)
 
     def hang_up(self) -> None:
         """End the connection. Its threads then come to their ends."""

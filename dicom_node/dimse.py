@@ -41,18 +41,28 @@ class MessageReader(DIMSEServiceProvider):
         return self.dul
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take in the next fragments of a message; abort if they cannot be read."""
-        if self._skips:
-            self._skip_dataset(primitive)
-            if not primitive.presentation_data_value_list:
+        """Take in the next fragments, of one message or of several.
+
+        The association is aborted if they cannot be read.
+        """
+        for context_id, fragment in primitive.presentation_data_value_list:
+            if self.upper_layer.complaint:
                 return
+            if not self._is_skipped(fragment[0]):
+                self._receive(context_id, fragment)
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
         if self.message is None:
             self.message = self._begin_message()
         message = self.message
+        if fault := _fault(message, context_id, fragment[0]):
+            self.upper_layer.abort_because(fault)
+            return
         try:
-            super().receive_primitive(primitive)
+            super().receive_primitive(_primitive(context_id, fragment))
             if self.message is message and isinstance(message, WITHOUT_DATASET):
-                super().receive_primitive(_end_of_dataset(message))
+                end = _primitive(context_id, bytes((_LAST,)))
+                super().receive_primitive(end)
                 self._skips = True
         except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
             words = f"a message cannot be read ({type(error).__name__})"
@@ -61,20 +71,28 @@ class MessageReader(DIMSEServiceProvider):
     def _begin_message(self) -> DIMSEMessage:
         return DIMSEMessage()
 
-    def _skip_dataset(self, primitive: P_DATA) -> None:
-        """Take out fragments of a dataset that nobody reads, up to its last one."""
-        values = primitive.presentation_data_value_list
-        while values and self._skips:
-            control = values[0][1][0]
-            if control & _COMMAND:  # it never came
-                self._skips = False
-                return
-            self._skips = not control & _LAST
-            del values[0]
+    def _is_skipped(self, control: int) -> bool:
+        """Tell whether a fragment is of a dataset that nobody reads."""
+        if control & _COMMAND:  # such a dataset never came, or was the last
+            self._skips = False
+        is_skipped = self._skips
+        if control & _LAST:
+            self._skips = False
+        return is_skipped
 
 
-def _end_of_dataset(message: DIMSEMessage) -> P_DATA:
+def _fault(message: DIMSEMessage, context_id: int, control: int) -> str:
+    """Say why a fragment cannot belong to a message; empty if it can (PS3.8 E.1)."""
+    if message.context_id is None:  # its command is not complete
+        return ""
+    if control & _COMMAND:
+        return "a command came in the middle of a dataset"
+    if context_id != message.context_id:
+        return "a dataset came in another presentation context than its command"
+    return ""
+
+
+def _primitive(context_id: int, fragment: bytes) -> P_DATA:
     primitive = P_DATA()
-    fragment = message.context_id or 0, bytes((_LAST,))
-    primitive.presentation_data_value_list.append(fragment)
+    primitive.presentation_data_value_list.append((context_id, fragment))
     return primitive

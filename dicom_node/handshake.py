@@ -26,8 +26,8 @@ class Failures:
         """Begin to log.
 
         Args:
-            missing: What there is not with the caller.
-            more: What happened more often than was logged.
+            missing: What could not be had with the caller: "TLS" or "association".
+            more: Ends the line that counts the failures that were not logged.
         """
         self._missing = missing
         self._more = more

@@ -14,9 +14,8 @@ from io import BytesIO
 from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
-from pynetdicom.pdu_primitives import P_DATA
 
-from dicom_node.attributes import UID_PATTERN
+from dicom_node.attributes import UID_PATTERN, loggable
 from dicom_node.dimse import WITHOUT_DATASET, MessageReader
 from dicom_node.errors import (
     CannotUnderstandError,
@@ -124,14 +123,14 @@ class Intake(MessageReader):
         super().__init__(association)
         self._spool = spool
         self._limit = limit
-        # Of the message that is coming in, or came last.
+        # Command and dataset of the message that is coming in, or came last.
         self._command: BytesIO
         self._dataset: IncomingDataset
         self._on_disk: set[IncomingDataset] = set()
 
-    def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take in the next fragments of a message; abort if they have no end."""
-        super().receive_primitive(primitive)
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        """Take in a fragment; abort if there is no end of them."""
+        super()._receive(context_id, fragment)
         if self._command.tell() > LONGEST_COMMAND:
             words = f"a command of more than {LONGEST_COMMAND} bytes came"
         elif self._dataset.received > LONGEST_DATASET:
@@ -141,6 +140,14 @@ class Intake(MessageReader):
         else:
             return
         self.upper_layer.abort_because(words)
+
+    @property
+    def unfinished(self) -> str:
+        """Say which message is coming in, and how much of it came; empty if none is."""
+        if self.message is None:
+            return ""
+        uid = self.message.command_set.get("AffectedSOPInstanceUID", "")
+        return f"{loggable(str(uid))}, after {self._dataset.received} bytes"
 
     def _begin_message(self) -> DIMSEMessage:
         message = DIMSEMessage()

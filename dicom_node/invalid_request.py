@@ -9,12 +9,14 @@ import logging
 from pydicom.uid import UID
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import (
+    C_CANCEL,
     C_ECHO,
     C_STORE,
     N_EVENT_REPORT,
-    DimseServiceType,
+    DimsePrimitiveType,
 )
 
+from dicom_node.attributes import loggable
 from dicom_node.commitment_report import (
     INVALID_OBJECT_INSTANCE,
     NO_SUCH_EVENT_TYPE,
@@ -23,6 +25,7 @@ from dicom_node.commitment_report import (
 from dicom_node.errors import MismatchError
 from dicom_node.intake import NO_UID, IncomingDataset
 from dicom_node.sop_classes import STORAGE_COMMITMENT, VERIFICATION
+from dicom_node.steps import about, log_step
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +42,15 @@ class NotServedError(Exception):
 
 
 def answer_invalid(
-    association: Association, request: DimseServiceType, context_id: int, caller: str
+    association: Association,
+    request: DimsePrimitiveType,
+    context_id: int,
+    caller: str,
 ) -> bool:
     """Answer a request that pynetdicom cannot serve.
 
     Args:
-        association: Where it came.
+        association: The association that it came on.
         request: The request. Parameters that can have one value only are filled in.
         context_id: The presentation context that it came in.
         caller: The peer, for the log.
@@ -59,6 +65,9 @@ def answer_invalid(
     if context_id not in contexts:
         words = f"a message came in presentation context {context_id}"
         raise NotServedError(f"{words}, which was not accepted")
+    name = type(request).__name__.replace("_", "-")
+    if isinstance(request, C_CANCEL):  # pynetdicom takes ten of them
+        raise NotServedError(f"too many {name} requests came")
     if request.MessageID is None:
         raise NotServedError("a response came that answers nothing")
     sop_class = contexts[context_id].abstract_syntax
@@ -69,7 +78,6 @@ def answer_invalid(
     if isinstance(request, C_ECHO):
         request.AffectedSOPClassUID = VERIFICATION  # PS3.7 9.1.5: it has no other
         return False
-    name = type(request).__name__.replace("_", "-")
     raise NotServedError(f"a {name} request came, which is not served")
 
 
@@ -88,9 +96,13 @@ def _refuse_store(
         words = OTHER_CLASS
     else:
         return False
+    size = 0
     if isinstance(request.DataSet, IncomingDataset):
+        size = request.DataSet.received
         request.DataSet.let_go()
-    logger.warning("Refused an instance from %s: %s", caller, words)
+    with about(loggable(str(request.AffectedSOPInstanceUID)), "-"):
+        told = f"from {caller}, {size} bytes: {words}"
+        log_step(logger, "refused", told, level=logging.WARNING)
     response = C_STORE()
     response.MessageIDBeingRespondedTo = request.MessageID
     response.Status = MismatchError.status

@@ -36,7 +36,7 @@ LONGEST_REQUEST = 262_144
 # (PS3.8 9.3.8).
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
 ABORT_INVALID = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
-# Why a connection came to no association. What follows a colon is the detail.
+# Why a connection did not become an association. Details follow after a colon.
 SILENT = "ended without a byte"  # a load balancer's probe: it is only counted
 NO_TLS = "no TLS"
 NO_REQUEST = "no A-ASSOCIATE-RQ in time"
@@ -61,7 +61,8 @@ YIELD_S = 0.003
 LONGEST_YIELD_S = 0.006
 
 OnFailed = Callable[[str, str], None]
-"""Told the address and the reason of each connection that comes to no association."""
+"""Called with the address and the reason of each connection that does not become an
+association."""
 
 # Sockets to accept from, with what secures their connections: None means plain text.
 Listening = Mapping[socket.socket, SSLContext | None]
@@ -83,11 +84,11 @@ class Caller:
 
 
 class _NoRequestError(Exception):
-    """The connection comes to no association.
+    """The connection does not become an association.
 
     Attributes:
         reason: One of the reasons above.
-        detail: More about it, without what the peer may have chosen; may be empty.
+        detail: More about it, without text that the peer chose; may be empty.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -124,15 +125,15 @@ class Listener:
                 cannot be read; called from several threads at once.
             count: Takes who is sent away.
             busy: Says how many are served, where other processes may have fewer.
-            on_failed: Told of connections that come to no association, except those
-                that end without a byte. Called from several threads at once.
+            on_failed: Called for connections that do not become an association, except
+                those that end without a byte. Called from several threads at once.
         """
         for each in listening:
             # Another process may take the connection that woke us.
             each.settimeout(0)
         self._listening = listening
         self._no_tls = Failures("TLS", "TLS handshakes failed")
-        more = "connections came to no association"
+        more = "connections did not become an association"
         self._no_association = Failures("association", more)
         self._serve = serve
         self._count = count
@@ -269,7 +270,7 @@ class Listener:
             raise _NoRequestError(NO_TLS, why) from None
 
     def _fail(self, address: str, reason: str, detail: str = "") -> None:
-        """Tell of a connection that came to no association."""
+        """Report a connection that did not become an association."""
         words = f"{reason}: {detail}" if detail else reason
         if reason not in {SILENT, NO_TLS}:  # NO_TLS is logged earlier
             self._no_association.note(address, words)

@@ -11,9 +11,10 @@ hand without them.
 import logging
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 
 from config.settings import ReceiverSettings
@@ -26,7 +27,11 @@ from dicom_node.admission import (
     Rejection,
     listed_networks,
 )
-from dicom_node.associate_pdu import DICOM_APPLICATION_CONTEXT
+from dicom_node.associate_pdu import (
+    ABSTRACT_SYNTAX_NOT_SUPPORTED,
+    DICOM_APPLICATION_CONTEXT,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+)
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing
 from dicom_node.audit.transfers import received_event
@@ -69,10 +74,16 @@ IDLE_S = 60.0  # an association on which nothing moves is aborted
 DRAIN_S = 30.0
 ABORT_S = 2.0
 
+MOST_NAMED = 10  # SOP Classes in one log line
+WHY_REFUSED: Mapping[int | None, str] = {
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: "SOP Class not supported",
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported",
+}
+
 OnAsked = Callable[[str, str, str], None]
-"""Told the calling AE title and the address of each caller, and why it gets no
-association. The reason is empty if it gets one. The title is empty if the caller did
-not come as far as to say it."""
+"""Called with the calling AE title and the address of each caller, and the reason why
+it gets no association. The reason is empty if it gets one. The title is empty if the
+caller did not send one."""
 
 
 def main() -> None:
@@ -174,7 +185,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
             threads at once.
         sockets: The sockets to accept from, plain or under TLS; other processes may
             share them.
-        on_asked: Told who asks for an association, and why it gets none.
+        on_asked: Called for each caller, with the reason if it gets no association.
         settle: Records what an archive reports that it commits itself to keep; None
             where no archive is asked, and none is heard.
         count: Takes what happens that no journal records.
@@ -248,8 +259,10 @@ class Receiver:
     def _serve(self, caller: Caller) -> None:
         """Open an association with a peer that has asked for one."""
         connection = Connection(self._ae, self._contexts, caller, self._forget)
-        connection.store_in(self._storing.spool, self._limit)
+        storing = self._storing
+        connection.store_in(storing.spool, self._limit, storing.count)
         connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
+        connection.bind(evt.EVT_ESTABLISHED, _log_unusable)
         connection.bind(evt.EVT_C_STORE, self._storing.answer)
         if self._settle:
             connection.bind(evt.EVT_N_EVENT_REPORT, answer, [self._settle])
@@ -267,7 +280,7 @@ class Receiver:
             self._changed.notify_all()
 
     def _on_failed(self, address: str, reason: str) -> None:
-        """Take a connection that came to no association; the listener logs it."""
+        """Report a connection that did not become an association."""
         self._on_asked("", address, reason)
 
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:
@@ -318,6 +331,22 @@ def _log_refused_contexts(connection: Connection) -> None:
         who = connection.calling_ae_title, connection.address
         words = "Refused presentation context %d of %s at %s: %s"
         logger.warning(words, number, *who, why)
+
+
+def _log_unusable(event: evt.Event) -> None:
+    """Say why nothing can be sent on an association without accepted contexts."""
+    connection = event.assoc
+    assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
+    if connection.accepted_contexts:
+        return
+    proposed = {
+        f"{UID(each.abstract_syntax or '').name} ({WHY_REFUSED.get(each.result, '')})"
+        for each in connection.rejected_contexts
+    }
+    words = "No presentation context of %s at %s was accepted. It proposed: %s"
+    who = connection.calling_ae_title, connection.address
+    named = ", ".join(sorted(proposed)[:MOST_NAMED])
+    logger.warning(words, *who, named or "none that is valid")
 
 
 def _application_entity(settings: ReceiverSettings) -> AE:

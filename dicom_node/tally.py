@@ -109,8 +109,8 @@ REJECTED = Family(
 )
 SENT_AWAY = Family(
     "fracture_node_connections_sent_away",
-    "Connections that came to no association: no A-ASSOCIATE-RQ came in time, one that "
-    "cannot be read, something else, no TLS, or more waited than there is room for.",
+    "Connections that did not become an association: no A-ASSOCIATE-RQ in time, an "
+    "unreadable one, something else, no TLS, or too many connections waiting.",
     "reason",
     ("no_request", "unreadable", "no_dicom", "no_tls", "crowded"),
 )

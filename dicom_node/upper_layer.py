@@ -2,9 +2,10 @@
 
 For associations that peers open and for those that we open. PDUs are rewritten before
 pynetdicom reads them (associate_pdu.py), and an event that PS3.8 table 9-10 does not
-know in the current state is dropped, where pynetdicom's thread would die of it.
+know in the current state is dropped. In pynetdicom it ends the thread.
 """
 
+import queue
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.association import Association
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 # PS3.8 9.2.2: a request of ours to the upper layer, from A-ASSOCIATE to A-ABORT.
 OURS = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
-# PDUs that have come; what came was no valid PDU.
+# PDU types by the event of their arrival, and other events.
 PDU_OF = {
     "Evt3": 0x02,
     "Evt4": 0x03,
@@ -67,8 +68,8 @@ class UpperLayer(DULServiceProvider):
     """The upper layer of one association.
 
     Attributes:
-        complaint: Why we abort the association because of what the peer sent, in
-            words; empty if we do not.
+        complaint: Why the node aborts the association because of something that the
+            peer sent; empty if it does not.
         on_complaint: Called with the complaint, in the thread of the upper layer.
         rejection: The peer's A-ASSOCIATE-RJ with the numbers that it sent.
     """
@@ -82,13 +83,13 @@ class UpperLayer(DULServiceProvider):
         self.rejection: A_ASSOCIATE_RJ | None = None
 
     def complain(self, why: str) -> None:
-        """Take down why we abort the association; the first reason counts."""
+        """Record why the node aborts the association; the first reason counts."""
         if not self.complaint:
             self.complaint = why
             self.on_complaint(why)
 
     def abort_because(self, why: str) -> None:
-        """Have the association aborted because of what the peer sent."""
+        """Abort the association because of something that the peer sent."""
         self.complain(why)
         self.event_queue.put(INVALID_PDU)
 
@@ -155,7 +156,7 @@ class _StateMachine(StateMachine):
         super().do_action(event)
 
     def transition(self, state: str) -> None:
-        """Go to a state. Whoever waits for a message learns when none can come."""
+        """Enter a state. At the end of data transfer, wake the thread that waits."""
         ends = self.current_state == DATA_TRANSFER != state
         super().transition(state)
         if ends:
@@ -170,6 +171,9 @@ class _StateMachine(StateMachine):
         """
         if event not in OURS:
             return
-        request = self.dul.to_provider_queue.get(block=False)
+        try:
+            request = self.dul.to_provider_queue.get(block=False)
+        except queue.Empty:  # pynetdicom queues two events of one request at times
+            return
         if isinstance(request, A_RELEASE) and request.result is None:
             self.dul.to_user_queue.put(A_P_ABORT())

@@ -322,6 +322,14 @@ AFTERWARDS = {
         "P-DATA-TF cannot be read",
     ),
     "an unknown PDU": (pdu(10, bytes(4)), "what came cannot be read as DICOM"),
+    "a PDU without end": (
+        b"\4\0\xff\xff\xff\xff",
+        "a PDU of 4294967295 bytes was announced, more than 1048576",
+    ),
+    "a command without end": (
+        data(1, 1, bytes(100_000)) * 11,
+        "a message of more than 1048576 bytes came",
+    ),
     "a second answer": (accept(), "A-ASSOCIATE-AC came out of turn"),
     "a request that we do not serve": (
         command((0x100, short(0x20)), (0x110, short(7)), (0x800, short(0x101))),
@@ -346,12 +354,101 @@ def test_if_we_abort_an_open_association_the_outcome_says_so(name: str) -> None:
     assert peer.heard[:2] == [DATA, ABORT]
 
 
-def test_a_peer_may_ask_us_for_a_sign_of_life_meanwhile() -> None:
+def test_a_peer_may_send_us_a_c_echo_before_its_answer() -> None:
     with playing(scripted(command(*SIGN_OF_LIFE), echoed(), RELEASED)) as peer:
         outcome = echo_to(peer)
 
     assert outcome == Outcome(Verdict.STORED, 0)
     assert peer.heard == [DATA, DATA, RELEASE_RQ, 0]
+
+
+# --- which request a response answers (PS3.7 9.3.1.2)
+
+
+def stored(
+    message: int, status: int | None = 0, field: int = 0x8001, context: int = 3
+) -> bytes:
+    """Write a C-STORE-RSP, or a response of another kind."""
+    elements = (0x100, short(field)), (0x120, short(message)), (0x800, short(0x101))
+    known = () if status is None else ((0x900, short(status)),)
+    return command(*elements, *known, context=context)
+
+
+def archive(*responses: bytes) -> Play:
+    """Play an archive that sends the next of these when an object has come."""
+    left = list(responses)
+
+    def play(connection: socket, peer: Peer) -> None:
+        connection.sendall(accept(answered(3, 0, syntax(EXPLICIT))))
+        while kind := (content := received(connection) or b"\0")[0]:
+            if kind == DATA and content[11] == 2 and left:  # its last fragment
+                connection.sendall(left.pop(0))
+            elif kind != DATA:
+                peer.heard.append(kind)
+            if kind == RELEASE_RQ:
+                connection.sendall(RELEASED)
+
+    return play
+
+
+def send_objects(peer: Peer, folder: Path, count: int) -> tuple[Outcome, ...]:
+    where = Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port)
+    paths = [folder / f"{number}.dcm" for number in range(count)]
+    for number, path in enumerate(paths):
+        dataset = Dataset()
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        dataset.SOPClassUID = SecondaryCaptureImageStorage
+        dataset.SOPInstanceUID = UID(f"1.2.{number + 3}")
+        dataset.save_as(path, enforce_file_format=True)
+    return send(paths, where, calling_ae_title="NODE", timeout_s=TIMEOUT_S)
+
+
+STORED = Outcome(Verdict.STORED, 0)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "verdict"),
+    [
+        (stored(1) * 2, stored(2, 0xA900), Verdict.REFUSED),
+        (stored(1) * 3, stored(2), Verdict.STORED),
+        (stored(1), stored(1) + stored(2, 0xA900), Verdict.REFUSED),
+    ],
+    ids=["at once", "three times", "after the next object"],
+)
+def test_a_response_that_is_sent_twice_answers_one_object(
+    first: bytes, second: bytes, verdict: Verdict, tmp_path: Path
+) -> None:
+    with playing(archive(first, second)) as peer:
+        outcomes = send_objects(peer, tmp_path, 2)
+
+    assert outcomes[0] == STORED
+    assert outcomes[1].verdict is verdict
+    assert peer.heard == [RELEASE_RQ]
+
+
+@pytest.mark.parametrize(
+    ("response", "came"),
+    [
+        (stored(3), "a C-STORE response to message 3"),
+        (stored(0), "a C-STORE response to message 0"),
+        (stored(1, 0xA700), "a C-STORE response to message 1"),  # two answers
+        (stored(2, field=0x8030), "a C-ECHO response to message 2"),
+        (stored(2, field=0x8130), "a N-ACTION response to message 2"),
+    ],
+    ids=["later", "zero", "another status", "C-ECHO", "N-ACTION"],
+)
+def test_a_response_to_no_open_request_stores_nothing(
+    response: bytes, came: str, tmp_path: Path
+) -> None:
+    with playing(archive(stored(1), response)) as peer:
+        outcomes = send_objects(peer, tmp_path, 3)
+
+    assert outcomes[0] == STORED
+    us = f"the node aborted the association with ARCHIVE at 127.0.0.1:{peer.port}: "
+    retry = Outcome(Verdict.RETRY, None, f"{us}{came} came, which is not open")
+    assert outcomes[1:] == (retry, retry)
+    assert peer.heard == [ABORT]
 
 
 # --- what it is for
@@ -360,12 +457,6 @@ def test_a_peer_may_ask_us_for_a_sign_of_life_meanwhile() -> None:
 def test_an_object_is_stored_by_an_archive_whose_answer_has_every_flaw(
     tmp_path: Path,
 ) -> None:
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID = SecondaryCaptureImageStorage
-    dataset.SOPInstanceUID = UID("1.2.3")
-    dataset.save_as(tmp_path / "object.dcm", enforce_file_format=True)
     # Contexts 1 and 3: Implicit and Explicit VR Little Endian, in the order of UIDs.
     answer = accept(
         answered(1, 4),
@@ -382,17 +473,14 @@ def test_an_object_is_stored_by_an_archive_whose_answer_has_every_flaw(
             peer.heard.append(kind)
             if kind == DATA and content[11] == 2:  # the last fragment of a dataset
                 elements = (0x100, short(0x8001)), (0x120, short(1)), (0x800, short(0))
-                stored = command(*elements, (0x900, short(0)), context=3)
-                connection.sendall(stored)
+                connection.sendall(command(*elements, (0x900, short(0)), context=3))
             elif kind == RELEASE_RQ:
                 connection.sendall(RELEASED)
 
     with playing(play) as peer:
-        where = Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port)
-        paths = [tmp_path / "object.dcm"]
-        outcomes = send(paths, where, calling_ae_title="NODE", timeout_s=TIMEOUT_S)
+        outcomes = send_objects(peer, tmp_path, 1)
 
-    assert outcomes == (Outcome(Verdict.STORED, 0),)
+    assert outcomes == (STORED,)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Requests for an association that break the standard, and what comes of each.
+"""Requests for an association that break the standard, and the answer to each.
 
 The bytes go over a socket to a receiver, and to DCMTK's storescp for comparison.
 """
@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 
 import pytest
@@ -353,10 +353,41 @@ def test_a_bad_context_is_refused_and_not_the_association(
         assert len(told) == 1
 
 
-def test_an_association_whose_contexts_are_all_refused_is_open(node: Node) -> None:
-    answer = asked(node.port, request(proposed(1, abstract())))
+CT = b"1.2.840.10008.5.1.4.1.1.2"
 
-    assert results(answer) == {1: 4}
+
+@pytest.mark.parametrize(
+    ("contexts", "found", "words"),
+    [
+        ((proposed(1, abstract()),), {1: 4}, "none that is valid"),
+        (
+            (
+                proposed(1, abstract(CT), syntax()),
+                proposed(3, abstract(CR), syntax(b"1.2.3")),
+                proposed(5, abstract(b"1.2.3.4"), syntax()),
+            ),
+            {1: 3, 3: 4, 5: 3},
+            (
+                "1.2.3.4 (SOP Class not supported), "
+                "CT Image Storage (SOP Class not supported), "
+                "Computed Radiography Image Storage (transfer syntaxes not supported)"
+            ),
+        ),
+    ],
+    ids=["invalid", "valid"],
+)
+def test_an_association_whose_contexts_are_all_refused_is_open_and_logged(
+    node: Node,
+    contexts: Sequence[bytes],
+    found: dict[int, int],
+    words: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    answer = asked(node.port, request(*contexts))
+
+    assert results(answer) == found
+    line = "No presentation context of MODALITY at 127.0.0.1 was accepted. It proposed:"
+    until(lambda: f"{line} {words}" in caplog.messages)
 
 
 @by_name(REJECTED_REQUESTS)
@@ -379,7 +410,7 @@ def test_what_cannot_be_accepted_is_rejected_with_the_standards_reason(
 
 
 @by_name(UNUSABLE)
-def test_what_is_no_request_is_aborted_and_told_of(
+def test_anything_but_a_request_is_aborted_and_reported(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, reason, words = UNUSABLE[name]
@@ -405,7 +436,7 @@ def test_what_is_no_request_is_aborted_and_told_of(
         (request()[:100], "A-ASSOCIATE-RQ was cut off"),
     ],
 )
-def test_a_request_that_is_cut_off_is_told_of(
+def test_a_request_that_is_cut_off_is_reported(
     node: Node, content: bytes, why: str
 ) -> None:
     with calling(node.port, content) as connection:
@@ -418,7 +449,7 @@ def test_a_request_that_is_cut_off_is_told_of(
 
 
 @pytest.mark.parametrize("content", [b"", request()[:100]])
-def test_who_sends_no_request_in_time_is_told_of(
+def test_a_caller_that_sends_no_request_in_time_is_reported(
     node: Node, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "DEADLINE_S", 0.2)
@@ -432,7 +463,7 @@ def test_who_sends_no_request_in_time_is_told_of(
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_probe_that_connects_and_goes_is_counted_and_not_told_of(
+def test_a_probe_that_connects_and_goes_is_counted_and_not_reported(
     node: Node,
     reset: bool,  # noqa: FBT001
     caplog: pytest.LogCaptureFixture,

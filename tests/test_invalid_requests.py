@@ -9,7 +9,9 @@ import pytest
 
 from dicom_node.commitment import WELL_KNOWN
 from dicom_node.commitment_report import Report
+from dicom_node.reasons import Refusal
 from dicom_node.sop_classes import STORAGE_COMMITMENT
+from dicom_node.tally import REFUSED, one
 from tests.associating import (
     ABORT,
     CR,
@@ -201,13 +203,20 @@ def test_a_c_store_with_a_flaw_in_its_command_is_answered(
     changes: dict[str, bytes | None],
     expected: int,
     shared: Node,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    shared.counted.clear()
     dataset = b"" if "dataset" in changes else data(3, 2, b"\x55" * 99)
     line.sendall(store(**changes) + dataset)
 
     assert status(received(line)) == expected
     ended(line)
     assert list(shared.receiver._storing.spool.directory.glob("*.*")) == []
+    reason = {0xA900: Refusal.MISMATCH, 0xC000: Refusal.UNREADABLE}[expected]
+    until(lambda: shared.counted == [one(REFUSED, reason)])
+    size = 0 if "dataset" in changes else 99
+    [line_of_it] = caplog.messages
+    assert f"from MODALITY at 127.0.0.1, {size} bytes: " in line_of_it
 
 
 ABORTED = {
@@ -246,6 +255,25 @@ ABORTED = {
             (0x800, NO_DATASET),
         ),
         "a C-FIND request came, which is not served",
+    ),
+    "a command in the middle of a dataset": (
+        store() + data(3, 0, b"1234") + store(instance=b"1.2.4\0"),
+        "a command came in the middle of a dataset",
+    ),
+    "a dataset in another context": (
+        store() + data(1, 2, b"1234"),
+        "a dataset came in another presentation context than its command",
+    ),
+    "a thousand requests in one PDU": (
+        pdu(DATA, (store()[6:] + data(3, 2, b"1234")[6:]) * 1000),
+        "more than 4 requests came before an answer",
+    ),
+    "eleven requests to cancel": (
+        b"".join(
+            command((0x100, short(0xFFF)), (0x120, short(n)), (0x800, NO_DATASET))
+            for n in range(11)
+        ),
+        "too many C-CANCEL requests came",
     ),
     "a context that was not accepted": (
         echo(context=77),
@@ -308,6 +336,13 @@ def test_a_peer_that_asks_and_is_gone_harms_nothing(
 ) -> None:
     line.sendall(echo() + last)
     line.shutdown(socket.SHUT_RDWR)
+
+
+def test_two_requests_in_one_pdu_are_both_answered(line: socket.socket) -> None:
+    line.sendall(pdu(DATA, store()[6:] + data(3, 2, b"\x55" * 99)[6:] + echo()[6:]))
+
+    assert [status(received(line)) for _ in range(2)] == [0xC000, 0]
+    ended(line)
 
 
 def test_an_even_context_carries_messages(shared: Node) -> None:

@@ -828,6 +828,11 @@ def half_a_dataset(node: Node, phantom: Dataset) -> Association:
     return association
 
 
+def cut_off(phantom: Dataset) -> str:
+    """What the log says of such a half."""
+    return f"{phantom.SOPInstanceUID}, after {len(encoded(phantom)) // 2} bytes"
+
+
 def test_who_sends_ahead_without_end_is_aborted_and_what_is_answered_late_harms_nothing(
     serve: Serve,
     phantom: Dataset,
@@ -851,8 +856,8 @@ def test_who_sends_ahead_without_end_is_aborted_and_what_is_answered_late_harms_
     assert association.is_aborted
 
 
-def test_a_connection_that_drops_leaves_no_file_and_no_place_taken(
-    serve: Serve, phantom: Dataset
+def test_a_connection_that_drops_leaves_no_file_no_place_taken_and_a_log_line(
+    serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = serve(max_associations=1)
     association = half_a_dataset(node, phantom)
@@ -862,10 +867,14 @@ def test_a_connection_that_drops_leaves_no_file_and_no_place_taken(
     until(lambda: node.on_disk() == [])
     until(lambda: node.associate().is_established)
     assert node.inbox == []
+    assert [each for each in caplog.messages if "ended" in each] == [
+        "The association of MODALITY at 127.0.0.1 ended in the middle of "
+        + cut_off(phantom)
+    ]
 
 
 def test_a_pdu_of_absurd_length_ends_the_connection(
-    serve: Serve, phantom: Dataset
+    serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = serve()
     association = half_a_dataset(node, phantom)
@@ -875,10 +884,15 @@ def test_a_pdu_of_absurd_length_ends_the_connection(
 
     association.join(SOON_S)
     until(lambda: node.on_disk() == [])
+    (line,) = [each for each in caplog.messages if each.startswith("Aborting")]
+    assert line.endswith(": a PDU of 1048577 bytes was announced, more than 1048576")
 
 
 def test_half_a_pdu_holds_an_association_no_longer_than_the_deadline(
-    serve: Serve, phantom: Dataset, monkeypatch: pytest.MonkeyPatch
+    serve: Serve,
+    phantom: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     node = serve()
     association = half_a_dataset(node, phantom)
@@ -888,6 +902,7 @@ def test_half_a_pdu_holds_an_association_no_longer_than_the_deadline(
 
     association.join(SOON_S)
     until(lambda: node.on_disk() == [])
+    until(lambda: any(each.endswith(cut_off(phantom)) for each in caplog.messages))
 
 
 # --- the end

@@ -298,7 +298,9 @@ def test_who_does_not_finish_a_handshake_is_sent_away(
         (HALF_A_HELLO, "no TLS: UNEXPECTED_EOF_WHILE_READING"),
     ],
 )
-def test_a_handshake_that_fails_is_told_of(serve: Serve, said: bytes, why: str) -> None:
+def test_a_handshake_that_fails_is_reported(
+    serve: Serve, said: bytes, why: str
+) -> None:
     node = serve()
 
     with calling(node.tls_port, said) as caller:

@@ -316,7 +316,7 @@ def test_a_listed_caller_from_another_network_is_told_of_its_network(
         "It is listed in allowed_callers under [receiver] for 10.1.0.0/16 only. "
         "Widen its network if it may call from its address."
     )
-    assert mends["DX1"] == "It is listed in allowed_callers by now."
+    assert mends["DX1"] == "It is listed in allowed_callers now."
     assert mends["MG1"].startswith("Add it to allowed_callers")
 
 

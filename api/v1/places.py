@@ -146,7 +146,7 @@ def _mend(desk: Desk, caller: callers.Caller) -> str:
         return MENDS.get(caller.reason.partition(":")[0], "")
     settings = desk.settings.receiver
     if admission.may_call(settings, caller.ae_title, caller.address):
-        return "It is listed in allowed_callers by now."
+        return "It is listed in allowed_callers now."
     if networks := admission.listed_networks(settings, caller.ae_title):
         listed = "It is listed in allowed_callers under [receiver] for"
         remedy = "Widen its network if it may call from its address."
