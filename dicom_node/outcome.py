@@ -56,12 +56,15 @@ class Outcome:
             log it.
         without_quote: The comment without the destination's own text. Empty if the
             comment holds none.
+        was_sent: Whether the destination was asked to store the object. False: it was
+            refused here, so the outcome says nothing about the destination.
     """
 
     verdict: Verdict
     status: int | None
     comment: str = ""
     without_quote: str = field(default="", compare=False)
+    was_sent: bool = field(default=True, compare=False)
 
     @property
     def log_text(self) -> str:
@@ -86,9 +89,7 @@ class Outcome:
 
         False if there was no answer, or one that says "not now".
         """
-        if self.verdict is Verdict.REFUSED:  # perhaps by us, before it was sent
-            return self.status is not None
-        return self.verdict in {Verdict.STORED, Verdict.RETRY_BRIEFLY}
+        return self.was_sent and self.verdict is not Verdict.RETRY
 
 
 def verdict_of(status: int) -> Verdict:

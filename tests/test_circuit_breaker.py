@@ -148,7 +148,16 @@ def test_the_pause_doubles_with_each_probe_and_each_delivery_has_its_turn(
 
 
 @pytest.mark.parametrize(
-    "outcome", [STORED, REFUSED, BRIEFLY], ids=["stored", "refused", "refused for now"]
+    "outcome",
+    [
+        pytest.param(STORED, id="stored"),
+        pytest.param(REFUSED, id="refused"),
+        pytest.param(BRIEFLY, id="refused for now"),
+        pytest.param(
+            Outcome(Verdict.REFUSED, None, "HTTP 404 Not Found"),
+            id="refused without a DICOM status",
+        ),
+    ],
 )
 def test_a_new_delivery_is_tried_at_once_and_its_answer_releases_the_others(
     journal: Journal, engine: sa.Engine, queue: Queue, outcome: Outcome
@@ -192,7 +201,8 @@ def test_an_attempt_that_is_not_made_says_nothing_about_the_archive(
         attempt(journal, engine, each, LOST)
     (new,) = queue(1)
 
-    attempt(journal, engine, new, Outcome(Verdict.REFUSED, None, "no DICOM file"))
+    unsent = Outcome(Verdict.REFUSED, None, "no DICOM file", was_sent=False)
+    attempt(journal, engine, new, unsent)
 
     assert len(scheduled(engine)) == 1
     assert state(engine).failing_since is not None

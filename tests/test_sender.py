@@ -298,6 +298,7 @@ def test_where_nothing_is_accepted_all_are_refused(
     (outcome,) = send_to(port, write_instance(tmp_path / "a"))
 
     assert outcome.verdict is REFUSED
+    assert outcome.is_answer
     assert "does not accept Secondary Capture" in outcome.comment
 
 
@@ -364,6 +365,7 @@ def test_what_is_no_dicom_file_is_an_outcome_and_the_others_go(
 
     assert last == Outcome(STORED, 0)
     assert {other.verdict for other in others} == {REFUSED}
+    assert not any(other.is_answer for other in others)
     assert [other.comment for other in others] == [
         "is not a DICOM file (PS3.10)",
         "is not a DICOM file (PS3.10)",
