@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 
 # One transaction releases no more: while it lasts, no other process writes to SQLite.
 BATCH = 200
+# An outage is forgotten if nothing waits and the last attempt was longer ago: an AE
+# that sends no more images would fail for ever.
+FORGET_AFTER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,16 +128,15 @@ class CircuitBreaker:
             logger.info(words, change.peer, released)
 
     def look_after(self) -> None:
-        """Find a probe where none is left, and release what waits for nothing.
+        """Replace probes that were lost, and release what waits without a reason.
 
-        A probe is lost if its instance was analyzed again, say; a worker may die before
-        it releases the others.
+        A probe is lost if its instance was analyzed again, for example. A worker may be
+        killed before it releases the others.
         """
         with reading(self._engine) as connection:
             query = sa.select(delivery.c.instance_id)
             query = query.where(delivery.c.waits_for.is_not(None)).limit(1)
-            if connection.execute(query).first() is None:
-                return
+            something_waits = connection.execute(query).first() is not None
             paused = set(
                 connection.execute(sa.select(paused_destination.c.name)).scalars()
             )
@@ -146,7 +148,8 @@ class CircuitBreaker:
                 known = _failing(connection, peer)
                 if known is not None and not _is_alive(connection, known):
                     self._choose_probe(connection, known)
-        self._release(delivery.c.destination.not_in(paused), self._waits_in_vain())
+        if something_waits:
+            self._release(delivery.c.destination.not_in(paused), self._waits_in_vain())
 
     def _record_answer(
         self, connection: sa.Connection, row: sa.Row[Any], peer: str
@@ -165,7 +168,11 @@ class CircuitBreaker:
         return True
 
     def _choose_probe(self, connection: sa.Connection, known: sa.Row[Any]) -> None:
-        """Schedule one of the deliveries that wait: the one that was tried least."""
+        """Schedule one of the deliveries that wait: the one with the fewest attempts.
+
+        If none waits, or what waits goes to a peer of another name since the settings
+        were changed, the peer is forgotten: at once, or after FORGET_AFTER_S.
+        """
         query = delivery.select().where(
             delivery.c.waits_for == known.peer, delivery.c.state.in_(UNDER_WAY)
         )
@@ -173,6 +180,12 @@ class CircuitBreaker:
         query = query.with_for_update(skip_locked=True)
         row = connection.execute(query).one_or_none()
         if row is None:
+            if known.failed_at < time.time() - FORGET_AFTER_S:
+                _forget(connection, known)
+            return
+        peer = self._work.peer(connection, row.instance_id, row.destination)
+        if peer != known.peer:
+            _forget(connection, known)
             return
         failures = known.failures + 1
         pause = pause_s(max(failures, row.attempts))
@@ -235,6 +248,11 @@ def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
         peer_state.c.peer == peer, peer_state.c.failing_since.is_not(None)
     )
     return connection.execute(query.with_for_update()).one_or_none()
+
+
+def _forget(connection: sa.Connection, known: sa.Row[Any]) -> None:
+    """Remove the state of a peer; what waits for it is released by `look_after`."""
+    connection.execute(peer_state.delete().where(peer_state.c.peer == known.peer))
 
 
 def _probe(known: sa.Row[Any]) -> sa.Select[Any]:
