@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from config.destinations import Address, SenderDestination
 from dicom_node.attempts import FIRST_PAUSE_S
@@ -259,6 +260,25 @@ def test_what_a_killed_worker_did_not_release_is_released_by_the_next(
     assert scheduled(engine).keys() == set(waiting) - {probe}
 
 
+def test_an_answer_counts_although_the_others_cannot_be_released(
+    journal: Journal,
+    engine: sa.Engine,
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else `settle` would be repeated, find the work done, and log nothing."""
+    waiting = queue(2)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (probe,) = scheduled(engine)
+
+    def away(*_: object) -> None:
+        raise OperationalError("", None, Exception())
+
+    monkeypatch.setattr(CircuitBreaker, "_release", away)
+    assert attempt(journal, engine, probe, STORED) == DeliveryState.DELIVERED
+
+
 def test_work_that_is_done_twice_does_not_try_what_waits(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
@@ -448,5 +468,5 @@ def test_the_log_says_when_an_archive_begins_to_fail_and_when_it_works_again(
     ]
     assert told == [
         ("WARNING", "Deliveries to pacs fail: 0xA700 no room"),
-        ("INFO", "Deliveries to pacs succeed again; 2 that waited are sent now"),
+        ("INFO", "Deliveries to pacs succeed again; what waited is sent now"),
     ]
