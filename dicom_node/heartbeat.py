@@ -80,9 +80,9 @@ def beating(
 
 
 def silence_s(engine: sa.Engine, role: str) -> float | None:
-    """Look up for how long no process of a role has given a sign of life, in seconds.
+    """Return the seconds since the last heartbeat of any process of a role.
 
-    None if there was none, or if all ended as they were told to.
+    None if there was none, or if all shut down cleanly.
     """
     last = sa.select(sa.func.max(heartbeat.c.at)).where(
         heartbeat.c.role == role, _has_not_ended()
@@ -141,7 +141,7 @@ class _Sign:
             self._given = True
 
     def take_back(self) -> None:
-        """Note that this process ended, if the database lets us."""
+        """Record that this process shut down, if the database can be reached."""
         mine = heartbeat.update().where(heartbeat.c.process == self._process)
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
             connection.execute(mine.values(ended_at=_now(connection)))

@@ -68,15 +68,15 @@ class Outcome:
 
     @property
     def log_text(self) -> str:
-        """Say what became of the object in words that may be logged."""
+        """Describe the outcome for the log, without the destination's text."""
         words = self.without_quote or self.comment
         if self.verdict is Verdict.STORED:
             return f"stored, {words}" if words else "stored"
         return words or str(self.verdict)
 
     @property
-    def told(self) -> str:
-        """Say what became of the object in words for the journal and the page."""
+    def journal_text(self) -> str:
+        """Describe the outcome for the journal and the page."""
         if self.verdict is not Verdict.STORED:
             return f"not stored: {self.comment or self.verdict}"
         status = "" if self.status is None else f"0x{self.status:04X}"
