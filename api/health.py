@@ -1,9 +1,9 @@
 """Is the process alive, and is it of use?
 
 `/healthz` says that the process serves; restart it when that fails. `/readyz` says
-that the node can do its work, or why not: the api, and on whatever machine a receiver
-and a worker. `/readyz?role=api` says it of the api alone, for a load balancer: without
-a worker the pages still serve, and say what is wrong.
+whether the node can do its work, and if not, why: the api, and at least one receiver
+and one worker on any machine. `/readyz?role=api` checks the api alone, for a load
+balancer: without a worker the pages still serve, and say what is wrong.
 """
 
 import asyncio
@@ -58,7 +58,7 @@ class NotReadyError(Exception):
 
 
 class AbsentError(Exception):
-    """There is nothing to check: the node does not have it, and does not need it."""
+    """The node neither has nor needs what the check is about."""
 
 
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
@@ -204,13 +204,13 @@ def health_router(
         response: Response,
         role: Annotated[
             Literal["api"] | None,
-            Query(description="Of the api alone, as a load balancer asks"),
+            Query(description="Check the api alone, for a load balancer"),
         ] = None,
     ) -> dict[str, str]:
         """Say of each thing that the work needs that it is 'ok', or what is wrong.
 
-        A receiver and a worker are among these. Whoever may not look at the page is
-        told of the node as a whole: 'ok' or 'not ready'.
+        A receiver and a worker are among these. A request without access to the pages
+        gets one word about the whole node: 'ok' or 'not ready'.
         """
         stranger = visit_of(request).person is None
         states = await latest.states(FRESH_S if stranger else 0)
@@ -252,7 +252,7 @@ class _Latest:
 
 
 def states_of(checks: Mapping[str, Check]) -> dict[str, str]:
-    """Ask checks, without those of what the node does not have."""
+    """Run checks, and leave out the roles that the node does not have."""
     states = {}
     for name, check in checks.items():
         with suppress(AbsentError):

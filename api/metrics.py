@@ -220,7 +220,7 @@ def _outages(states: Mapping[str, DestinationState]) -> Metric:
     }
     return _gauge(
         "destination_failing_seconds",
-        "Since when no attempt at a delivery has succeeded; 0: the last one did.",
+        "For how long no attempt at a delivery has succeeded; 0: the last one did.",
         {name: max(each, 0.0) for name, each in seconds.items()},
         "destination",
     )

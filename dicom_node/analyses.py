@@ -35,8 +35,8 @@ from inference.caption import headline
 from inference.finding import Finding
 
 OTHER_IDENTITY = "other identity"
-"""The kind of an event: another revision shows the same picture, and names another
-patient, study, or whatever else results say of their source."""
+"""The kind of an event: another revision shows the same picture under another patient,
+study or description."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,7 +116,7 @@ class Analyses:
     def note_assumptions(
         self, instance_id: str, run: int, assumptions: Sequence[str]
     ) -> None:
-        """Note what was made of attributes that are missing or wrong.
+        """Record what was assumed about attributes that are missing or wrong.
 
         Args:
             instance_id: Of the instance.
@@ -191,8 +191,8 @@ class Analyses:
     def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
         """Refuse what has the picture and the identity of an answered revision.
 
-        If the identity differs, results under the new one are due: the study that it
-        names has none. A new analysis that somebody asks for is never refused.
+        If the identity differs, the study that it names has no results yet, so the
+        instance is analyzed. An analysis that a person asks for is never refused.
 
         Args:
             row: Of the instance.
@@ -284,8 +284,8 @@ def _refuse_known(
     ]
     if known:
         first = min(known, key=lambda each: each.revision)
-        told = f"The same picture as revision {first.revision}, whose results stand."
-        raise SamePictureError(told, first.id)
+        words = f"The same picture as revision {first.revision}. Its results stand."
+        raise SamePictureError(words, first.id)
 
 
 def _under_other_identity(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from dicom_node.tables import (
+    UNDER_WAY,
     DeliveryState,
     InstanceState,
     delivery,
@@ -128,8 +129,9 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
         sa.select(sa.func.min(delivery.c.next_at))
         .where(
             delivery.c.destination == destination,
-            delivery.c.finished_at.is_(None),
+            delivery.c.state.in_(UNDER_WAY),
             delivery.c.waits_for.is_(None),
+            sa.or_(c.probe.is_(None), delivery.c.instance_id == c.probe),
         )
         .scalar_subquery()
     )

@@ -2,24 +2,26 @@
 
 A peer is an AE or a service that results go to. It fails from the first attempt that
 gets no answer, or an answer that says "not now", until the next attempt that gets one.
-While it fails, the deliveries to it that were tried in vain wait. One of them, the
-probe, is tried again after the back-off of the peer. All are released when an attempt
-gets an answer. (The pattern is known as circuit breaker.)
+While it fails, the deliveries to it whose attempt failed wait. One of them, the probe,
+is tried again after the back-off of the peer. All are released when an attempt gets an
+answer. (The pattern is known as circuit breaker.)
 
-Two rules keep one object that breaks an archive from holding up the others:
+Two rules prevent that one object that crashes an archive holds up the others:
 
-- A delivery that was not tried yet never waits. Its first attempt serves as a probe.
+- A delivery without an attempt never waits. Its first attempt also serves as a probe.
 - If a delivery fails again although the peer has answered others since, the delivery
-  has a back-off of its own: else each success would release it.
+  has a back-off of its own. Otherwise each success would release it.
 """
 
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import Destination
 from dicom_node.attempts import go_on, of_delivery, pause_s
@@ -36,18 +38,22 @@ from dicom_node.work import WorkQueue
 
 logger = logging.getLogger(__name__)
 
-# One transaction releases no more: while it lasts, no other process writes to SQLite.
+# The most deliveries that one transaction releases. No other process writes to SQLite
+# while it lasts: about 0.2 s.
 BATCH = 200
+# An outage is forgotten if nothing waits and the last attempt was longer ago: an AE
+# that sends no more images would fail for ever.
+FORGET_AFTER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an attempt changed for the peer.
+    """How an attempt changed the state of the peer.
 
     Attributes:
         peer: The destination, or one AE of it.
-        is_failing: True: it fails since this attempt. False: it has failed until then.
-            None: neither.
+        is_failing: True: this attempt is the first that failed. False: this attempt is
+            the first that got an answer after failures. None: no change.
         reason: Why it fails, in words that may be logged.
     """
 
@@ -72,12 +78,12 @@ class CircuitBreaker:
         row: sa.Row[Any],
         outcomes: Mapping[str, Outcome],
     ) -> Change:
-        """Note what an attempt says about the peer, at the end of a transaction.
+        """Record whether the peer answered, at the end of a transaction.
 
         Args:
-            connection: In a transaction, which holds the lock of the instance.
+            connection: In a transaction that holds the lock of the instance.
             row: The delivery, before the attempt's outcome.
-            outcomes: Of the attempt.
+            outcomes: Outcomes of the attempt, by SOP Instance UID.
         """
         peer = self._work.peer(connection, row.instance_id, row.destination)
         if any(each.is_answer for each in outcomes.values()):
@@ -97,12 +103,12 @@ class CircuitBreaker:
         state: DeliveryState,
         change: Change,
     ) -> None:
-        """Have a delivery tried again: by itself, or when its peer answers.
+        """Schedule the next attempt of a delivery, or let it wait for its peer.
 
         Args:
             connection: In the transaction of `record`.
             row: The delivery, before the attempt's outcome.
-            state: What it waits in.
+            state: The state in which it waits.
             change: What `record` returned.
         """
         known = _failing(connection, change.peer)
@@ -116,46 +122,50 @@ class CircuitBreaker:
             self._choose_probe(connection, known)
 
     def announce(self, change: Change) -> None:
-        """Log a change, and release what waited; after the transaction."""
+        """Log a change, and release what waited; after the transaction.
+
+        If the database does not answer, `look_after` releases it.
+        """
         if change.is_failing:
             logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
         if change.is_failing is False:
-            released = self._release(delivery.c.waits_for == change.peer)
-            words = "Deliveries to %s succeed again; %s that waited are sent now"
-            logger.info(words, change.peer, released)
+            words = "Deliveries to %s succeed again; what waited is sent now"
+            logger.info(words, change.peer)
+            with suppress(SQLAlchemyError):
+                self._release(delivery.c.waits_for == change.peer)
 
     def look_after(self) -> None:
-        """Find a probe where none is left, and release what waits for nothing.
+        """Replace probes that were lost, and release what waits without a reason.
 
-        A probe is lost if its instance was analyzed again, say; a worker may die before
-        it releases the others.
+        A probe is lost if its instance was analyzed again, for example. A worker may be
+        killed before it releases the others.
         """
         with reading(self._engine) as connection:
             query = sa.select(delivery.c.instance_id)
             query = query.where(delivery.c.waits_for.is_not(None)).limit(1)
-            if connection.execute(query).first() is None:
-                return
-            paused = set(
-                connection.execute(sa.select(paused_destination.c.name)).scalars()
+            something_waits = connection.execute(query).first() is not None
+            paused = sa.select(paused_destination.c.name)
+            failing = sa.select(peer_state.c.peer).where(
+                peer_state.c.failing_since.is_not(None),
+                peer_state.c.destination.not_in(paused),
             )
-            failing = peer_state.select().where(peer_state.c.failing_since.is_not(None))
-            failing = failing.where(peer_state.c.destination.not_in(paused))
-            peers = [row.peer for row in connection.execute(failing)]
+            peers = connection.execute(failing).scalars().all()
         for peer in peers:
             with writing(self._engine) as connection:
                 known = _failing(connection, peer)
                 if known is not None and not _is_alive(connection, known):
                     self._choose_probe(connection, known)
-        self._release(delivery.c.destination.not_in(paused), self._waits_in_vain())
+        if something_waits:
+            self._release(self._waits_in_vain())
 
     def _record_answer(
         self, connection: sa.Connection, row: sa.Row[Any], peer: str
     ) -> bool:
-        """Note that a peer answered; say whether it failed before."""
+        """Record that a peer answered. Return whether it failed before."""
         known = _failing(connection, peer)
         if known is None:
             return False
-        if known.probe != row.instance_id:  # it is delayed, and can be tried now
+        if known.probe != row.instance_id:  # the probe is delayed: try it now
             probe = _probe(known).where(delivery.c.next_at > time.time())
             for each in connection.execute(probe.with_for_update(skip_locked=True)):
                 go_on(connection, self._work, each, each.state, 0)
@@ -165,7 +175,11 @@ class CircuitBreaker:
         return True
 
     def _choose_probe(self, connection: sa.Connection, known: sa.Row[Any]) -> None:
-        """Schedule one of the deliveries that wait: the one that was tried least."""
+        """Schedule one of the deliveries that wait: the one with the fewest attempts.
+
+        If none waits, or what waits goes to a peer of another name since the settings
+        were changed, the peer is forgotten: at once, or after FORGET_AFTER_S.
+        """
         query = delivery.select().where(
             delivery.c.waits_for == known.peer, delivery.c.state.in_(UNDER_WAY)
         )
@@ -173,6 +187,12 @@ class CircuitBreaker:
         query = query.with_for_update(skip_locked=True)
         row = connection.execute(query).one_or_none()
         if row is None:
+            if known.failed_at < time.time() - FORGET_AFTER_S:
+                _forget(connection, known)
+            return
+        peer = self._work.peer(connection, row.instance_id, row.destination)
+        if peer != known.peer:
+            _forget(connection, known)
             return
         failures = known.failures + 1
         pause = pause_s(max(failures, row.attempts))
@@ -181,23 +201,22 @@ class CircuitBreaker:
         mine = peer_state.c.peer == known.peer
         connection.execute(peer_state.update().where(mine).values(**chosen))
 
-    def _release(self, *which: sa.ColumnElement[bool]) -> int:
-        """Ask for an attempt at once of deliveries that wait for a peer."""
+    def _release(self, which: sa.ColumnElement[bool]) -> None:
+        """Schedule an attempt, at once, of deliveries that wait for a peer."""
         query = delivery.select().where(
-            delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNDER_WAY), *which
+            delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNDER_WAY), which
         )
         query = query.order_by(delivery.c.asked_at).limit(BATCH)
         with writing(self._engine) as connection:
             rows = connection.execute(query.with_for_update(skip_locked=True)).all()
             for row in rows:
                 go_on(connection, self._work, row, row.state, 0)
-        return len(rows)
 
     def _waits_in_vain(self) -> sa.ColumnElement[bool]:
-        """Whether a delivery waits for a peer that works, or that is not to be tried.
+        """Whether a delivery need not wait: its peer works, or it cannot succeed.
 
-        A delivery that is too old, or that has no destination any more, fails in words
-        at its next attempt.
+        A delivery that is too old, or whose destination is not in the settings, fails
+        for good at its next attempt, with the reason.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,
@@ -235,6 +254,11 @@ def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
         peer_state.c.peer == peer, peer_state.c.failing_since.is_not(None)
     )
     return connection.execute(query.with_for_update()).one_or_none()
+
+
+def _forget(connection: sa.Connection, known: sa.Row[Any]) -> None:
+    """Remove the state of a peer; what waits for it is released by `look_after`."""
+    connection.execute(peer_state.delete().where(peer_state.c.peer == known.peer))
 
 
 def _probe(known: sa.Row[Any]) -> sa.Select[Any]:

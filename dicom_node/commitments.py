@@ -100,41 +100,51 @@ class Commitments:
                 connection.execute(_objects(row).values(state=DeliveryState.DELIVERED))
                 return None
             unanswered = _count_open(connection, row)
-            if unanswered and not is_within(row, destination.retry_days):
-                words = f"{NOT_COMMITTED}: no report on {unanswered} requests"
-                fail(connection, row, words)
-                settle_instance(connection, instance_id)
-                return None
-            return Request(_record(connection, row), references)
+            if not unanswered or is_within(row, destination.retry_days):
+                return Request(_record(connection, row), references)
+            words = f"{NOT_COMMITTED}: no report on {unanswered} requests"
+            fail(connection, row, words)
+            settle_instance(connection, instance_id)
+        step = step_of(DeliveryState.FAILED)
+        log_step(logger, step, f"{destination.name}: {words}", level=logging.WARNING)
+        return None
 
     def asked(
         self, instance_id: str, destination: Destination, run: int, outcome: Outcome
-    ) -> None:
+    ) -> bool:
         """Write down how a request went, and ask for what follows.
 
         Stale work changes nothing: the report was faster.
+
+        Returns:
+            Whether the delivery has failed for good.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             row = under_way(connection, instance_id, destination.name, run)
             if row is None:
-                return
+                return False
             change = self._breaker.record(connection, row, {"": outcome})
-            again = outcome.verdict is Verdict.RETRY
+            is_taken = outcome.verdict is Verdict.STORED
+            again = outcome.verdict is Verdict.RETRY and is_within(
+                row, destination.retry_days
+            )
+            failed = not (is_taken or again)
             words = f"{NOT_COMMITTED}: {outcome.comment}"
             state = DeliveryState.COMMITTING
-            if outcome.verdict is Verdict.STORED:
+            if failed:
+                fail(connection, row, words)
+            elif is_taken:
                 _say(connection, row, "")
                 go_on(connection, self._work, row, state, REPORT_WAIT_S)
-            elif again and is_within(row, destination.retry_days):
+            else:
                 _say(connection, row, words)
                 told = f"{destination.name}: {words}"
                 note(connection, instance_id, "will try again", told)
                 self._breaker.postpone(connection, row, state, change)
-            else:
-                fail(connection, row, words)
             settle_instance(connection, instance_id)
         self._breaker.announce(change)
+        return failed
 
     def settle(self, report: Report) -> bool:
         """Write down what an archive reports. To repeat it changes nothing.
@@ -241,7 +251,7 @@ def _objects(row: sa.Row[Any]) -> sa.Update:
 
 
 def _say(connection: sa.Connection, row: sa.Row[Any], why: str) -> None:
-    """Keep with the objects why they are not committed yet; empty: nothing failed."""
+    """Store with the objects why they are not committed yet; "" if nothing failed."""
     said = sa.or_(
         delivered_object.c.comment == "",
         delivered_object.c.comment.startswith(NOT_COMMITTED, autoescape=True),

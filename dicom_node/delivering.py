@@ -160,7 +160,7 @@ def _unknown(destination: Destination, came_from: str) -> Outcome:
         f"{came_from} sent it and is not among the peers; add it to them, restart "
         f"the node and run `fracture-node retry --destination {destination.name}`"
     )
-    return Outcome(Verdict.REFUSED, None, words)
+    return Outcome(Verdict.REFUSED, None, words, was_sent=False)
 
 
 @contextmanager

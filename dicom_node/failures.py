@@ -1,6 +1,6 @@
-"""What failed or waits after a failure, grouped by where and why.
+"""What failed, or waits after a failure, grouped by destination and reason.
 
-A hundred failures are mostly one.
+A hundred failures mostly have one cause.
 """
 
 from collections.abc import Iterable, Sequence
@@ -24,12 +24,12 @@ SEPARATOR = "; "
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """One reason, and the objects that it was given for.
+class FailureReason:
+    """One reason of a delivery, and the objects concerned.
 
     Attributes:
-        reason: In words, a peer's among them.
-        objects: "Secondary Capture" and so on.
+        reason: For a person. May quote the peer.
+        objects: Kinds of result: "Secondary Capture" and so on.
     """
 
     reason: str
@@ -42,12 +42,12 @@ class Failures:
 
     Attributes:
         destination: Where they were to go; empty: their analysis failed.
-        reason: All reasons of one of them in words, a peer's among them.
+        reason: All reasons of one of them in one text. May quote the peer.
         count: How many instances.
         first: When the first of them was received, in seconds since 1970.
         last: When the last one was.
-        waiting: Whether they are tried again without anybody's doing.
-        told: Each reason of a delivery by itself.
+        waiting: Whether they are tried again automatically.
+        reasons: The reasons of a delivery, one by one. Empty for an analysis.
     """
 
     destination: str
@@ -56,7 +56,7 @@ class Failures:
     first: float
     last: float
     waiting: bool = False
-    told: tuple[Told, ...] = ()
+    reasons: tuple[FailureReason, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,16 +82,16 @@ _Key = tuple[str, str, bool]  # destination, all reasons, whether it waits
 
 @dataclass(slots=True)
 class _Delivery:
-    """A delivery that failed or waits, and what was said of its objects."""
+    """A delivery that failed or waits; kinds of result by the reason they have."""
 
     failed: Failed
     received_at: float
-    told: dict[str, list[str]] = field(default_factory=dict)
+    kinds: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def reason(self) -> str:
-        """All reasons in one text."""
-        return SEPARATOR.join(sorted(self.told))
+        """Return all reasons in one text."""
+        return SEPARATOR.join(sorted(self.kinds))
 
 
 def grouped(engine: sa.Engine) -> list[Failures]:
@@ -124,7 +124,7 @@ def failed(
     Args:
         engine: Of the journal.
         destination: Of deliveries to there only; empty: of analyses only.
-        reason: Of those that failed for it only; all of a delivery's, as in a group.
+        reason: Only those with this text, which is the reason of a group.
         limit: How many at most.
         waiting: True: what waits after a failure; False: what failed; None: both.
     """
@@ -159,7 +159,7 @@ def _deliveries(
             result.c.sop_instance_uid == delivered_object.c.sop_instance_uid,
         ),
     )
-    # What failed may have failed without a word; what waits has a reason.
+    # A failed delivery may have no object with a reason. A waiting one has one.
     mine = sa.and_(
         delivered_object.c.instance_id == delivery.c.instance_id,
         delivered_object.c.destination == delivery.c.destination,
@@ -182,7 +182,7 @@ def _deliveries(
             (row[0], row[1]), _Delivery(Failed(row[0], row[1], waiting), row[2])
         )
         if row[3] is not None:
-            known.told.setdefault(row[3], []).append(row[4] or "")
+            known.kinds.setdefault(row[3], []).append(row[4] or "")
     return found.values()
 
 
@@ -190,7 +190,7 @@ def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
     destination, reason, waiting = key
     kinds: dict[str, set[str]] = {}
     for each in members:
-        for words, concerned in each.told.items():
+        for words, concerned in each.kinds.items():
             kinds.setdefault(words, set()).update(concerned)
     received = [each.received_at for each in members]
     return Failures(
@@ -201,7 +201,7 @@ def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
         max(received),
         waiting,
         tuple(
-            Told(words, tuple(sorted(map(spoken_kind, kinds[words]))))
+            FailureReason(words, tuple(sorted(map(spoken_kind, kinds[words]))))
             for words in sorted(kinds)
         ),
     )

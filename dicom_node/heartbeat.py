@@ -80,12 +80,12 @@ def beating(
 
 
 def silence_s(engine: sa.Engine, role: str) -> float | None:
-    """Look up for how long no process of a role has given a sign of life, in seconds.
+    """Return the seconds since the last heartbeat of any process of a role.
 
-    None if there was none, or if all ended as they were told to.
+    None if there was none, or if all shut down cleanly.
     """
     last = sa.select(sa.func.max(heartbeat.c.at)).where(
-        heartbeat.c.role == role, heartbeat.c.ended_at.is_(None)
+        heartbeat.c.role == role, _has_not_ended()
     )
     with reading(engine) as connection:
         at = connection.execute(last).scalar_one()
@@ -105,10 +105,19 @@ def living(connection: sa.Connection, role: str) -> dict[str, float]:
     query = sa.select(heartbeat.c.id, heartbeat.c.since).where(
         heartbeat.c.role == role,
         heartbeat.c.at > now - DEAD_AFTER_S,
-        heartbeat.c.ended_at.is_(None),
+        _has_not_ended(),
     )
     found = connection.execute(query).all()
     return {row.id: now - (now if row.since is None else row.since) for row in found}
+
+
+def _has_not_ended() -> sa.ColumnElement[bool]:
+    """Whether a process has sent a heartbeat since one of its name ended.
+
+    The release before this one sends heartbeats and leaves `ended_at` as it is.
+    """
+    ended_at = heartbeat.c.ended_at
+    return sa.or_(ended_at.is_(None), ended_at < heartbeat.c.at)
 
 
 class _Sign:
@@ -132,7 +141,7 @@ class _Sign:
             self._given = True
 
     def take_back(self) -> None:
-        """Note that this process ended, if the database lets us."""
+        """Record that this process shut down, if the database can be reached."""
         mine = heartbeat.update().where(heartbeat.c.process == self._process)
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
             connection.execute(mine.values(ended_at=_now(connection)))

@@ -56,24 +56,27 @@ class Outcome:
             log it.
         without_quote: The comment without the destination's own text. Empty if the
             comment holds none.
+        was_sent: Whether the destination was asked to store the object. False: it was
+            refused here, so the outcome says nothing about the destination.
     """
 
     verdict: Verdict
     status: int | None
     comment: str = ""
     without_quote: str = field(default="", compare=False)
+    was_sent: bool = field(default=True, compare=False)
 
     @property
     def log_text(self) -> str:
-        """Say what became of the object in words that may be logged."""
+        """Describe the outcome for the log, without the destination's text."""
         words = self.without_quote or self.comment
         if self.verdict is Verdict.STORED:
             return f"stored, {words}" if words else "stored"
         return words or str(self.verdict)
 
     @property
-    def told(self) -> str:
-        """Say what became of the object in words for the journal and the page."""
+    def journal_text(self) -> str:
+        """Describe the outcome for the journal and the page."""
         if self.verdict is not Verdict.STORED:
             return f"not stored: {self.comment or self.verdict}"
         status = "" if self.status is None else f"0x{self.status:04X}"
@@ -86,9 +89,7 @@ class Outcome:
 
         False if there was no answer, or one that says "not now".
         """
-        if self.verdict is Verdict.REFUSED:  # perhaps by us, before it was sent
-            return self.status is not None
-        return self.verdict in {Verdict.STORED, Verdict.RETRY_BRIEFLY}
+        return self.was_sent and self.verdict is not Verdict.RETRY
 
 
 def verdict_of(status: int) -> Verdict:

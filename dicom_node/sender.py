@@ -168,7 +168,8 @@ class _Delivery:
             try:
                 yield _read(position, path)
             except UnsendableError as error:
-                self.settle(position, Outcome(Verdict.REFUSED, None, str(error)))
+                outcome = Outcome(Verdict.REFUSED, None, str(error), was_sent=False)
+                self.settle(position, outcome)
 
     def settle(self, position: int, outcome: Outcome) -> None:
         self._outcomes[position] = outcome

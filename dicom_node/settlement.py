@@ -231,7 +231,7 @@ def _note_attempt(
     for uid, outcome in outcomes.items():
         state = states[uid]
         kind = WORDS.get(state, state)
-        groups.setdefault((kind, outcome.told), []).append(uid)
+        groups.setdefault((kind, outcome.journal_text), []).append(uid)
     for (kind, told), uids in groups.items():
         note_objects(connection, row, uids, kind, told)
 

@@ -118,7 +118,7 @@ def is_tried_again() -> sa.ColumnElement[bool]:
 def _reason(
     connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
 ) -> str:
-    """What the destinations said of some objects."""
+    """Join the reasons of some objects, by destination."""
     query = delivered_object.select().where(
         delivered_object.c.instance_id == instance_id, which
     )

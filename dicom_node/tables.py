@@ -21,7 +21,7 @@ ANALYZING = "analyzing"
 
 
 RETURNED = "returned"
-"""What a result of this software is called that came back. It is not analyzed."""
+"""The state shown for a result of this software that came back: not analyzed."""
 
 
 class DeliveryState(StrEnum):

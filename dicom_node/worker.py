@@ -148,8 +148,8 @@ def _work_until_told(
     register(work)
     DBOS.launch()
     _open_queues(settings)
-    # DBOS repeats each of its queries until the database answers. Nobody may wait
-    # for a thread that does that.
+    # DBOS repeats each of its queries until the database answers, so nothing waits
+    # for this thread at the end.
     looks = (stop, settings, engine, work, name)
     Thread(target=_look_after, args=looks, name="sweep", daemon=True).start()
     stop.ready(DRAIN_S)
@@ -278,7 +278,7 @@ def _slot(folder: Path, slot: int) -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             logger.warning("Another worker has slot %s; waiting for it to end", slot)
-            # A signal ends this process while it waits: see Stop.
+            # A signal during this wait ends the process: see Stop.
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))
         lock.flush()

@@ -268,13 +268,14 @@ class Work:
             calling_ae_title=self.settings.receiver.ae_title,
             settle=commitments.settle,
         )
-        insist(lambda: commitments.asked(instance_id, destination, run, outcome))
+        asked = partial(commitments.asked, instance_id, destination, run, outcome)
+        failed = insist(asked)
         is_taken = outcome.verdict is Verdict.STORED
         said = "taken" if is_taken else outcome.log_text
         words = f"{destination.name}: {request.transaction_uid}: {said}"
-        failed = outcome.verdict is Verdict.REFUSED
+        step = step_of(DeliveryState.FAILED) if failed else "asked for commitment"
         level = logging.WARNING if failed else logging.INFO
-        log_step(logger, "asked for commitment", words, level=level)
+        log_step(logger, step, words, level=level)
         return True
 
 
@@ -289,9 +290,13 @@ def _log_delivery(
     A text of the destination may name the patient, and is not logged.
     """
     counts = Counter(each.log_text for each in outcomes.values())
-    words = "; ".join(f"{_objects(count)}: {why}" for why, count in counts.items())
-    level = logging.WARNING if state is DeliveryState.FAILED else logging.INFO
-    told = f"{destination}: {words or 'nothing was missing'}"
+    words = [f"{_objects(count)}: {why}" for why, count in counts.items()]
+    verdicts = {each.verdict for each in outcomes.values()}
+    failed = state is DeliveryState.FAILED
+    if failed and verdicts <= {Verdict.STORED}:
+        words.append("others failed in an earlier attempt")
+    level = logging.WARNING if failed or Verdict.REFUSED in verdicts else logging.INFO
+    told = f"{destination}: {'; '.join(words) or 'nothing was missing'}"
     log_step(logger, step_of(state), told, seconds=seconds, level=level)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.exc import OperationalError
 
 from config.destinations import Address, SenderDestination
 from dicom_node.attempts import FIRST_PAUSE_S
-from dicom_node.circuit_breaker import CircuitBreaker
+from dicom_node.backlog import destination_states
+from dicom_node.circuit_breaker import FORGET_AFTER_S, CircuitBreaker
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
@@ -57,6 +59,12 @@ def queue(journal: Journal, receive: Receive) -> Queue:
 def answer(journal: Journal, instance: ReceivedInstance) -> None:
     journal.record(instance)
     journal.analyses.answer(instance.id, 1, ANSWER)
+
+
+def senders(*titles: str) -> SenderDestination:
+    """Make a destination that is many AEs."""
+    peers = tuple(Address(ae_title=each, host="localhost", port=104) for each in titles)
+    return SenderDestination(name="pacs", type="sender", peers=peers)
 
 
 def rows(engine: sa.Engine, name: str = "pacs") -> dict[str, sa.Row[Any]]:
@@ -148,7 +156,16 @@ def test_the_pause_doubles_with_each_probe_and_each_delivery_has_its_turn(
 
 
 @pytest.mark.parametrize(
-    "outcome", [STORED, REFUSED, BRIEFLY], ids=["stored", "refused", "refused for now"]
+    "outcome",
+    [
+        pytest.param(STORED, id="stored"),
+        pytest.param(REFUSED, id="refused"),
+        pytest.param(BRIEFLY, id="refused for now"),
+        pytest.param(
+            Outcome(Verdict.REFUSED, None, "HTTP 404 Not Found"),
+            id="refused without a DICOM status",
+        ),
+    ],
 )
 def test_a_new_delivery_is_tried_at_once_and_its_answer_releases_the_others(
     journal: Journal, engine: sa.Engine, queue: Queue, outcome: Outcome
@@ -192,7 +209,8 @@ def test_an_attempt_that_is_not_made_says_nothing_about_the_archive(
         attempt(journal, engine, each, LOST)
     (new,) = queue(1)
 
-    attempt(journal, engine, new, Outcome(Verdict.REFUSED, None, "no DICOM file"))
+    unsent = Outcome(Verdict.REFUSED, None, "no DICOM file", was_sent=False)
+    attempt(journal, engine, new, unsent)
 
     assert len(scheduled(engine)) == 1
     assert state(engine).failing_since is not None
@@ -240,6 +258,25 @@ def test_what_a_killed_worker_did_not_release_is_released_by_the_next(
     journal.breaker.look_after()
 
     assert scheduled(engine).keys() == set(waiting) - {probe}
+
+
+def test_an_answer_counts_although_the_others_cannot_be_released(
+    journal: Journal,
+    engine: sa.Engine,
+    queue: Queue,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else `settle` would be repeated, find the work done, and log nothing."""
+    waiting = queue(2)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (probe,) = scheduled(engine)
+
+    def away(*_: object) -> None:
+        raise OperationalError("", None, Exception())
+
+    monkeypatch.setattr(CircuitBreaker, "_release", away)
+    assert attempt(journal, engine, probe, STORED) == DeliveryState.DELIVERED
 
 
 def test_work_that_is_done_twice_does_not_try_what_waits(
@@ -296,11 +333,7 @@ def test_a_paused_destination_is_not_probed(
 def test_of_many_senders_each_waits_for_itself_alone(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
-    peers = tuple(
-        Address(ae_title=name, host="localhost", port=104) for name in ("DX1", "DX2")
-    )
-    back = SenderDestination(name="pacs", type="sender", peers=peers)
-    journal = Journal(engine, tmp_path, [back])
+    journal = Journal(engine, tmp_path, [senders("DX1", "DX2")])
     sent: dict[str, list[str]] = {"DX1": [], "DX2": []}
     for number, name in enumerate(["DX1", "DX1", "DX2", "DX2"]):
         instance = replace(receive(digest=str(number)), calling_ae_title=name)
@@ -313,6 +346,72 @@ def test_of_many_senders_each_waits_for_itself_alone(
 
     due = {each for each, seconds in scheduled(engine).items() if seconds <= 0}
     assert due == {sent["DX1"][1]}
+
+
+def test_each_peer_of_a_destination_has_its_own_next_attempt(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    journal, sent = Journal(engine, tmp_path, [senders("DX1", "DX2")]), {}
+    now = time.time()
+    for number, name in enumerate(["DX1", "DX2"], start=1):
+        instance = replace(receive(digest=name), calling_ae_title=name)
+        answer(journal, instance)
+        attempt(journal, engine, instance.id, LOST)
+        sent[name] = instance.id
+        with engine.begin() as connection:
+            mine = delivery.update().where(delivery.c.instance_id == instance.id)
+            connection.execute(mine.values(next_at=now + 100 * number))
+
+    def next_attempts() -> dict[str, float | None]:
+        with engine.connect() as connection:
+            known = destination_states(connection, ["pacs"])["pacs"]
+        return {each.peer: each.next_attempt for each in known.outages}
+
+    assert next_attempts() == {"pacs:DX1": now + 100, "pacs:DX2": now + 200}
+    journal.deliveries.pause("pacs")
+    attempt(journal, engine, sent["DX1"], STORED)
+    assert next_attempts() == {"pacs:DX1": None, "pacs:DX2": now + 200}
+
+
+def test_an_outage_is_forgotten_a_day_after_the_last_attempt_if_nothing_waits(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    """An AE that sends no more images would fail for ever."""
+    journal = Journal(engine, tmp_path, [senders("DX1")])
+    instance = replace(receive(), calling_ae_title="DX1")
+    answer(journal, instance)
+    attempt(journal, engine, instance.id, LOST)
+
+    def shift(**changes: object) -> None:
+        with engine.begin() as connection:
+            at = time.time() - FORGET_AFTER_S - 1
+            connection.execute(peer_state.update().values(failed_at=at))
+            if changes:
+                connection.execute(delivery.update().values(**changes))
+        journal.breaker.look_after()
+
+    shift()
+    assert state(engine).failing_since is not None  # its probe is delayed
+    shift(state=DeliveryState.FAILED, finished_at=time.time())
+    with engine.connect() as connection:
+        assert connection.execute(peer_state.select()).all() == []
+
+
+def test_what_waits_is_released_if_the_destination_becomes_many_senders(
+    journal: Journal, engine: sa.Engine, queue: Queue, tmp_path: Path
+) -> None:
+    waiting = queue(4)
+    for each in waiting:
+        attempt(journal, engine, each, LOST)
+    (probe,) = scheduled(engine)
+
+    changed = Journal(engine, tmp_path, [senders("SENDER")])
+    assert attempt(changed, engine, probe, STORED) == DeliveryState.DELIVERED
+    changed.breaker.look_after()
+
+    due = scheduled(engine)
+    assert due.keys() == set(waiting) - {probe}
+    assert max(due.values()) <= 0
 
 
 def test_a_person_has_one_that_waits_tried_at_once(
@@ -369,5 +468,5 @@ def test_the_log_says_when_an_archive_begins_to_fail_and_when_it_works_again(
     ]
     assert told == [
         ("WARNING", "Deliveries to pacs fail: 0xA700 no room"),
-        ("INFO", "Deliveries to pacs succeed again; 2 that waited are sent now"),
+        ("INFO", "Deliveries to pacs succeed again; what waited is sent now"),
     ]

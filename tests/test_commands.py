@@ -784,7 +784,7 @@ def test_status_says_since_when_and_why_a_destination_fails_and_retry_tries_it_a
     engine.dispose()
 
     assert "To pacs: 1 queued, the oldest asked for" in before
-    line = rf"pacs fails since \d s ago: {refuses.comment}; last attempt \d s ago"
+    line = rf"pacs has failed for \d s: {refuses.comment}; last attempt \d s ago"
     assert re.search(f"{line}, next in [012] s\n", before)
     state = json.loads(said)
     (outage,) = state["destinations"]["pacs"]["outages"]

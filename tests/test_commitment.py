@@ -372,7 +372,7 @@ def test_a_late_report_on_an_earlier_request_counts_where_it_is_good(
 
 
 def test_an_archive_that_stays_silent_for_too_long_fails_the_delivery(
-    node: Node, archive: Committing
+    node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
 ) -> None:
     node.go_on(2)
     node.set(retry_days=1e-9)
@@ -381,6 +381,9 @@ def test_an_archive_that_stays_silent_for_too_long_fails_the_delivery(
     told = "pacs: stored, but not committed: no report on 1 requests"
     assert node.instance == (InstanceState.FAILED, told)
     assert len(archive.asked) == 1
+    (line,) = (each for each in caplog.records if each.levelname == "WARNING")
+    assert line.getMessage().startswith("Delivery failed ")
+    assert line.getMessage().endswith(told)
 
 
 def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
@@ -391,6 +394,7 @@ def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
     node.set(retry_days=1e-9)
     node.go_on()
     assert node.row.state == DeliveryState.FAILED
+    caplog.clear()
 
     (asked,) = archive.asked
     report = Report(asked.transaction, COMMITTED, {})
@@ -492,6 +496,20 @@ def test_a_request_taken_with_a_warning_is_taken(
     node.go_on(2)
 
     assert node.row.next_at > time.time() + REPORT_WAIT_S / 2
+
+
+def test_a_request_without_an_answer_for_too_long_fails_the_delivery_in_the_log(
+    node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.go_on()
+    archive.stop()
+    node.set(retry_days=1e-9)
+    node.go_on()
+
+    assert node.row.state == DeliveryState.FAILED
+    lines = [each.getMessage() for each in caplog.records if hasattr(each, "step")]
+    assert lines[-1].startswith("Delivery failed ")
+    assert lines[-1].endswith("refuses the connection")
 
 
 def test_an_archive_that_is_away_is_asked_when_it_is_back(

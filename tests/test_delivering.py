@@ -124,6 +124,7 @@ def test_sender_that_is_not_in_the_table_gets_nothing_and_is_named(
     )
     refused = Outcome(Verdict.REFUSED, None, words)
     assert outcomes == {uid: refused, "1.2.3": refused}
+    assert not any(each.is_answer for each in outcomes.values())
     assert room.log == ()
 
 

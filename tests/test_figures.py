@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from dicom_node.analyses import Conclusion
 from dicom_node.callers import callers, modalities
 from dicom_node.deliveries import StoredResult
-from dicom_node.failures import Failed, Told, failed, grouped
+from dicom_node.failures import Failed, FailureReason, failed, grouped
 from dicom_node.feed import Feed
 from dicom_node.figures import figures
 from dicom_node.journal import Journal
@@ -153,9 +153,9 @@ def test_a_failure_tells_each_reason_with_the_objects_concerned(
     (group,) = grouped(engine)
 
     assert group.count == 2
-    assert group.told == (
-        Told("0xC000 Cannot Understand", ("Structured Report",)),
-        Told("PACS does not accept it", ("Heatmap", "Presentation State")),
+    assert group.reasons == (
+        FailureReason("0xC000 Cannot Understand", ("Structured Report",)),
+        FailureReason("PACS does not accept it", ("Heatmap", "Presentation State")),
     )
     listed = failed(engine, "pacs", group.reason, 10)
     assert {each.instance_id for each in listed} == set(sent)

@@ -75,6 +75,20 @@ def test_a_role_is_expected_once_it_has_run(engine: sa.Engine) -> None:
     assert states["receiver"] == "ok"
 
 
+def test_a_worker_of_the_release_before_lives_under_the_name_of_one_that_ended(
+    engine: sa.Engine,
+) -> None:
+    with beating(engine, "worker", "a:0"):
+        pass
+    with engine.begin() as connection:  # it knows nothing of ended_at
+        ended_at = connection.execute(sa.select(heartbeat.c.ended_at)).scalar_one()
+        connection.execute(heartbeat.update().values(at=ended_at + 1e-3))
+
+    with engine.connect() as connection:
+        assert living(connection, "worker").keys() == {"a:0"}
+    assert silence_s(engine, "worker") is not None
+
+
 def test_a_sign_of_life_is_renewed_and_old_ones_are_cleared(engine: sa.Engine) -> None:
     with beating(engine, "worker", every_s=3600):
         wait_for_more(engine, set())

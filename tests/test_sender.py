@@ -299,6 +299,7 @@ def test_where_nothing_is_accepted_all_are_refused(
     (outcome,) = send_to(port, write_instance(tmp_path / "a"))
 
     assert outcome.verdict is REFUSED
+    assert outcome.is_answer
     assert "does not accept Secondary Capture" in outcome.comment
 
 
@@ -365,6 +366,7 @@ def test_what_is_no_dicom_file_is_an_outcome_and_the_others_go(
 
     assert last == Outcome(STORED, 0)
     assert {other.verdict for other in others} == {REFUSED}
+    assert not any(other.is_answer for other in others)
     no_dicom = (
         "The file is not DICOM: it neither has the prefix DICM nor begins with an "
         "attribute of group 0002 or 0008. Export it as DICOM."

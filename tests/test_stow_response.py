@@ -53,6 +53,7 @@ def test_status_alone_leads_to_verdict(code: int, verdict: Verdict) -> None:
 
     assert outcome.verdict is verdict
     assert outcome.status is None
+    assert outcome.is_answer is (verdict is not RETRY)
     assert bool(outcome.comment) is (verdict is not STORED)
 
 

@@ -220,7 +220,7 @@ def test_what_waits_for_a_dead_archive_is_told_with_its_reason_and_tried_at_once
     assert {line["reason"] for line in lines} == {f"pacs: {refuses}"}
     assert {line["state"] for line in lines} == {"delivering"}
     assert (group["waiting"], group["count"], group["reason"]) == (True, 3, refuses)
-    assert group["told"] == [{"reason": refuses, "objects": ["Secondary Capture"]}]
+    assert group["reasons"] == [{"reason": refuses, "objects": ["Secondary Capture"]}]
     assert {line["id"] for line in listed} == set(ids)
     assert viewer.status_code == 403
     assert tried.json() == {"asked": 3, "gone": 0, "left": 0}

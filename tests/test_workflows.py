@@ -754,6 +754,14 @@ SAID = {
             ),
         ),
         (["warned"], ("INFO", "delivered", "pacs: 1 object: stored, 0xB007 odd")),
+        (
+            ["refused", "no"],
+            (
+                "WARNING",
+                "will try again",
+                "pacs: 1 object: 0xC000 bad; 1 object: no answer",
+            ),
+        ),
     ],
 )
 def test_the_log_names_each_reason_once_and_nothing_that_the_archive_wrote(
@@ -781,3 +789,27 @@ def test_the_log_names_each_reason_once_and_nothing_that_the_archive_wrote(
 
     assert delivery_lines(caplog) == [expected]
     assert "DOE" not in caplog.text
+
+
+def test_the_log_does_not_call_a_delivery_failed_because_it_was_stored(
+    work: Work,
+    pipeline: ToldPipeline,
+    received: ReceivedInstance,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = "secondary_capture", "structured_report"
+    pipeline.results = tuple(
+        replace(pipeline.result, form=kind, sop_instance_uid=kind) for kind in kinds
+    )
+    said = iter([dict(zip(kinds, (SAID["refused"], SAID["no"]), strict=True))])
+    later = {kinds[1]: SAID["stored"]}
+    monkeypatch.setattr(delivering, "deliver", lambda *_, **__: next(said, later))
+    monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
+    work.analyze(received.id, 1)
+
+    work.deliver(received.id, "pacs", 1)
+    work.deliver(received.id, "pacs", 2)
+
+    words = "pacs: 1 object: stored; others failed in an earlier attempt"
+    assert delivery_lines(caplog)[-1] == ("WARNING", "delivery failed", words)

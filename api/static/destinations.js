@@ -36,7 +36,7 @@ function standing({ paused, failed, last_success: last, outages, echoes: [echo] 
   return last ? "well" : "idle";
 }
 
-/** How the last attempt at a delivery ended, and how long ago; of each AE that fails. */
+/** How the last attempt at a delivery ended, and how long ago, for each AE that fails. */
 function attempts({ name, last_success: last, outages }) {
   if (!outages.length) return [[t.last_attempt, last ? say(t.succeeded, { ago: ago(last) }) : t.nobody]];
   return outages.flatMap(({ peer, since, last_attempt: at, reason, next_attempt: next }) => [
@@ -75,7 +75,7 @@ function card(place) {
   );
 }
 
-/** A sign of life, or none. If a delivery has shown otherwise since, it counts no more. */
+/** The outcome of a C-ECHO. It is outdated if a delivery has shown otherwise since. */
 function heard({ at, who, alive, comment, seconds, outdated }) {
   const words = alive ? say(t.alive, { seconds: seconds.toFixed(2) }) : comment;
   const word = outdated ? "unknown" : alive ? "ok" : "failing";

@@ -46,10 +46,10 @@ function card(group, places, isOpen) {
   );
 }
 
-/** Why it failed. Of a delivery each reason, with the objects concerned. */
-function reasons({ reason, told }) {
-  if (!told.length) return make("p", { class: "reason", text: reason || t.no_reason });
-  const lines = told.map(({ reason: why, objects }) => make("li", { class: "reason", text: say(t.told, { objects: objects.join(", "), reason: why || t.no_reason }) }));
+/** Why it failed. A delivery shows each reason with the objects concerned. */
+function reasons({ reason, reasons: each }) {
+  if (!each.length) return make("p", { class: "reason", text: reason || t.no_reason });
+  const lines = each.map(({ reason: why, objects }) => make("li", { class: "reason", text: say(t.objects_reason, { objects: objects.join(", "), reason: why || t.no_reason }) }));
   return make("ul", { class: "reasons" }, ...lines);
 }
 

@@ -13,10 +13,10 @@ from api.v1.answers import instance_answer, when
 from api.v1.desk import FORBIDDEN, GONE, MISSING, Desk, problem, v1_router
 from api.v1.schemas import (
     AskedAnswer,
+    FailureReasonAnswer,
     FailuresAnswer,
     InstanceAnswer,
     Text,
-    ToldAnswer,
 )
 from api.v1.views import REMOVED
 from api.visit import Operator, Viewer
@@ -103,9 +103,9 @@ def acts_router(desk: Desk) -> APIRouter:
                 first=when(each.first),
                 last=when(each.last),
                 waiting=each.waiting,
-                told=[
-                    ToldAnswer(reason=one.reason, objects=list(one.objects))
-                    for one in each.told
+                reasons=[
+                    FailureReasonAnswer(reason=one.reason, objects=list(one.objects))
+                    for one in each.reasons
                 ],
             )
             for each in found

@@ -184,8 +184,8 @@ class AskedAnswer(BaseModel):
     left: int = Field(description="More of it, at least; ask on.")
 
 
-class ToldAnswer(BaseModel):
-    """One reason, and the objects that it was given for."""
+class FailureReasonAnswer(BaseModel):
+    """One reason of a delivery, and the objects concerned."""
 
     reason: str
     objects: list[str] = Field(description='"Secondary Capture" and so on.')
@@ -199,8 +199,10 @@ class FailuresAnswer(BaseModel):
     count: int
     first: datetime = Field(description="When the first of them was received.")
     last: datetime
-    waiting: bool = Field(description="They are tried again without being asked to.")
-    told: list[ToldAnswer] = Field(description="Each reason of a delivery by itself.")
+    waiting: bool = Field(description="They are tried again automatically.")
+    reasons: list[FailureReasonAnswer] = Field(
+        description="The reasons of a delivery, one by one. Empty for an analysis."
+    )
 
 
 class EchoAnswer(BaseModel):
@@ -242,7 +244,7 @@ class DestinationAnswer(BaseModel):
 class CallerAnswer(BaseModel):
     """An AE that called, from one address."""
 
-    ae_title: str = Field(description="Empty if it did not come as far as to say it.")
+    ae_title: str = Field(description="Empty if the caller sent none.")
     address: str
     admitted: bool
     reason: str = Field(description="Why there was no association.")
@@ -288,7 +290,7 @@ class NodeAnswer(BaseModel):
 
     checks: dict[str, str] = Field(description='Each "ok", or what is wrong.')
     destinations: dict[str, str] = Field(
-        description='Of each "ok", or since when and why deliveries to it fail.'
+        description='By name: "ok", or since when and why deliveries to it fail.'
     )
     states: dict[str, int] = Field(description="Instances by state.")
     free_bytes: int | None

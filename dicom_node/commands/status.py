@@ -109,7 +109,7 @@ def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:
     """Say how the last attempts at deliveries to a destination ended."""
     for each in destination["outages"]:
         since, last = spoken_age(each["since"]), spoken_age(each["last_attempt"])
-        line = f"{each['peer']} fails since {since} ago: {each['reason']}"
+        line = f"{each['peer']} has failed for {since}: {each['reason']}"
         line += f"; last attempt {last} ago"
         if each["next_attempt"] is not None:
             line += f", next in {max(each['next_attempt'] - time.time(), 0):.0f} s"

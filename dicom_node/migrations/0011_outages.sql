@@ -1,10 +1,10 @@
--- How each AE or service that results go to answered: see circuit_breaker.py. A row is
+-- Whether each AE or service that results go to fails: see circuit_breaker.py. A row is
 -- changed at failures, and at the first success after them.
 CREATE TABLE peer_state (
-    peer TEXT PRIMARY KEY,              -- the destination, and the AE where it is many
+    peer TEXT PRIMARY KEY,              -- the destination; with the AE if it is many
     destination TEXT NOT NULL,
     failing_since DOUBLE PRECISION,     -- no attempt has succeeded since; NULL: one has
-    failures INTEGER NOT NULL,          -- attempts of the probe in that time
+    failures INTEGER NOT NULL,          -- how many probes were chosen in that time
     probe TEXT,                         -- the instance with which it is tried next
     failed_at DOUBLE PRECISION NOT NULL,
     reason TEXT NOT NULL                -- of the last failure; may hold the peer's words
@@ -13,11 +13,11 @@ CREATE TABLE peer_state (
 ALTER TABLE delivery ADD COLUMN waits_for TEXT;
 CREATE INDEX delivery_that_waits ON delivery (waits_for, attempts)
     WHERE waits_for IS NOT NULL;
--- When the last one arrived, without a look at all that have.
+-- For the time of the last success, without a scan of all deliveries.
 CREATE INDEX delivery_by_end ON delivery (destination, state, finished_at);
 
--- When a process ended as it was told to. The last row of each role stays: it says that
--- the node has such a role.
+-- When a process shut down cleanly. The last row of each role stays: it shows that the
+-- node has such a role.
 ALTER TABLE heartbeat ADD COLUMN ended_at DOUBLE PRECISION;
 
 -- 1: a result of this software that came back; NULL: it is none.
