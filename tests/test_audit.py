@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -550,6 +551,29 @@ def test_a_file_that_cannot_be_written_costs_no_row(
 
     assert len(rows(engine)) == 1
     assert "Cannot write 1 messages to audit.file: Is a directory" in caplog.text
+
+
+def test_the_log_says_if_only_a_part_was_written(
+    engine: sa.Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a disk that is nearly full the system writes what fits, without an error."""
+
+    class NearlyFull(FileIO):
+        def write(self, content: bytes) -> int:  # type: ignore[override]
+            return super().write(content[:10])
+
+    monkeypatch.setattr(module, "FileIO", NearlyFull)
+
+    with (
+        caplog.at_level(logging.ERROR),
+        writing(engine, tmp_path / "audit.xml") as trail,
+    ):
+        trail.tell(MOVED[What.RECEIVED])
+
+    assert "Cannot write 1 messages to audit.file: No space left" in caplog.text
 
 
 def test_a_name_that_no_database_holds_is_written_as_far_as_it_can_be(
