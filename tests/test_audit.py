@@ -390,6 +390,20 @@ def test_a_transfer_is_written_some_seconds_after_its_first_instance(
             until(lambda n=count: file.exists() and len(messages(file)) == n)
 
 
+def test_a_transfer_waits_for_more_instances(engine: sa.Engine, tmp_path: Path) -> None:
+    file = tmp_path / "audit.xml"
+
+    with writing(engine, file) as trail:
+        trail.tell(transfer(What.RECEIVED, uid="1.2.3.4"))
+        trail.tell(EVENTS[What.VIEWED])
+        until(lambda: file.exists() and len(messages(file)) == 1)
+        trail.tell(transfer(What.RECEIVED, uid="1.2.3.5"))
+
+    viewed, received = messages(file)
+    assert not sop_classes(viewed)
+    assert sop_classes(received) == {INSTANCE.sop_class_uid: ["1.2.3.4", "1.2.3.5"]}
+
+
 def test_a_study_of_many_instances_is_several_messages(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
@@ -413,6 +427,16 @@ def test_without_a_file_transfers_are_not_kept(engine: sa.Engine) -> None:
             trail.tell(each)
 
     assert rows(engine) == []
+    assert not trail._transfers  # else they would be kept for as long as the process
+
+
+def test_an_event_is_shown_without_the_patient() -> None:
+    """Exceptions and logs show events by their repr."""
+    shown = repr(MOVED[What.RECEIVED])
+
+    assert INSTANCE.sop_instance_uid in shown
+    assert PATIENT.name not in shown
+    assert PATIENT.patient_id not in shown
 
 
 def test_what_happens_again_and_again_is_counted(

@@ -53,7 +53,7 @@ def main() -> None:
 def _retry(
     history: History, journal: Journal, given: Namespace, tell: Tell
 ) -> list[bool]:
-    """Ask for failed and waiting work again; return for each whether that was possible."""
+    """Ask again for what failed or waits; return for each whether that was possible."""
     named = [] if given.uid is None else history.by_uid(given.uid)
     uids = None if given.uid is None else {row.id for row in named}
     analyses = [
