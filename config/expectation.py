@@ -1,4 +1,4 @@
-"""What a key of a TOML file may hold, in words, from the type in the code."""
+"""Describes what a key of a TOML file may hold, from its type in the code."""
 
 from dataclasses import dataclass, is_dataclass
 from ipaddress import IPv4Network, IPv6Network

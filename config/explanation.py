@@ -1,4 +1,4 @@
-"""Wrong keys of a TOML file in words: what was found and what is expected."""
+"""Explains wrong keys of a TOML file: what was found and what is expected."""
 
 import difflib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A TOML file, or in words why it cannot be read."""
+"""Reads a TOML file, or explains why it cannot be read."""
 
 import re
 import tomllib
