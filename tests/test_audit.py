@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -389,6 +390,20 @@ def test_a_transfer_is_written_some_seconds_after_its_first_instance(
             until(lambda n=count: file.exists() and len(messages(file)) == n)
 
 
+def test_a_transfer_waits_for_more_instances(engine: sa.Engine, tmp_path: Path) -> None:
+    file = tmp_path / "audit.xml"
+
+    with writing(engine, file) as trail:
+        trail.tell(transfer(What.RECEIVED, uid="1.2.3.4"))
+        trail.tell(EVENTS[What.VIEWED])
+        until(lambda: file.exists() and len(messages(file)) == 1)
+        trail.tell(transfer(What.RECEIVED, uid="1.2.3.5"))
+
+    viewed, received = messages(file)
+    assert not sop_classes(viewed)
+    assert sop_classes(received) == {INSTANCE.sop_class_uid: ["1.2.3.4", "1.2.3.5"]}
+
+
 def test_a_study_of_many_instances_is_several_messages(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
@@ -412,6 +427,16 @@ def test_without_a_file_transfers_are_not_kept(engine: sa.Engine) -> None:
             trail.tell(each)
 
     assert rows(engine) == []
+    assert not trail._transfers  # else they would be kept for as long as the process
+
+
+def test_an_event_is_shown_without_the_patient() -> None:
+    """Exceptions and logs show events by their repr."""
+    shown = repr(MOVED[What.RECEIVED])
+
+    assert INSTANCE.sop_instance_uid in shown
+    assert PATIENT.name not in shown
+    assert PATIENT.patient_id not in shown
 
 
 def test_what_happens_again_and_again_is_counted(
@@ -550,6 +575,29 @@ def test_a_file_that_cannot_be_written_costs_no_row(
 
     assert len(rows(engine)) == 1
     assert "Cannot write 1 messages to audit.file: Is a directory" in caplog.text
+
+
+def test_the_log_says_if_only_a_part_was_written(
+    engine: sa.Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """On a disk that is nearly full the system writes what fits, without an error."""
+
+    class NearlyFull(FileIO):
+        def write(self, content: bytes) -> int:  # type: ignore[override]
+            return super().write(content[:10])
+
+    monkeypatch.setattr(module, "FileIO", NearlyFull)
+
+    with (
+        caplog.at_level(logging.ERROR),
+        writing(engine, tmp_path / "audit.xml") as trail,
+    ):
+        trail.tell(MOVED[What.RECEIVED])
+
+    assert "Cannot write 1 messages to audit.file: No space left" in caplog.text
 
 
 def test_a_name_that_no_database_holds_is_written_as_far_as_it_can_be(

@@ -75,7 +75,7 @@ function card(place) {
   );
 }
 
-/** The outcome of a C-ECHO. It is outdated if a delivery has shown otherwise since. */
+/** The outcome of a C-ECHO. It no longer counts if a later delivery had another outcome. */
 function heard({ at, who, alive, comment, seconds, outdated }) {
   const words = alive ? say(t.alive, { seconds: seconds.toFixed(2) }) : comment;
   const word = outdated ? "unknown" : alive ? "ok" : "failing";

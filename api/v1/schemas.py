@@ -116,7 +116,7 @@ class DeliveryAnswer(BaseModel):
     asked_at: datetime
     next_at: datetime | None = Field(description="Of the next try, while it waits.")
     waits_for_destination: bool = Field(
-        description="It is tried when a delivery of another instance has succeeded."
+        description="It waits until a delivery of another instance succeeds."
     )
     finished_at: datetime | None
     objects: list[ObjectAnswer]
@@ -184,8 +184,13 @@ class AskedAnswer(BaseModel):
     left: int = Field(description="More of it, at least; ask on.")
 
 
+<<<<<<< HEAD
 class FailureReasonAnswer(BaseModel):
     """One reason of a delivery, and the objects concerned."""
+=======
+class ToldAnswer(BaseModel):
+    """One reason of a failure, and the objects that it concerns."""
+>>>>>>> user
 
     reason: str
     objects: list[str] = Field(description='"Secondary Capture" and so on.')
@@ -199,10 +204,15 @@ class FailuresAnswer(BaseModel):
     count: int
     first: datetime = Field(description="When the first of them was received.")
     last: datetime
+<<<<<<< HEAD
     waiting: bool = Field(description="They are tried again automatically.")
     reasons: list[FailureReasonAnswer] = Field(
         description="The reasons of a delivery, one by one. Empty for an analysis."
     )
+=======
+    waiting: bool = Field(description="The node tries them again by itself.")
+    told: list[ToldAnswer] = Field(description="Each reason of a delivery by itself.")
+>>>>>>> user
 
 
 class EchoAnswer(BaseModel):
@@ -213,7 +223,7 @@ class EchoAnswer(BaseModel):
     alive: bool
     comment: str = Field(description="Why it is not.")
     seconds: float
-    outdated: bool = Field(description="A delivery has shown otherwise since.")
+    outdated: bool = Field(description="A later delivery had another outcome.")
 
 
 class OutageAnswer(BaseModel):
@@ -237,7 +247,7 @@ class DestinationAnswer(BaseModel):
     oldest: datetime | None = Field(description="When the oldest was asked for.")
     failed: int
     last_success: datetime | None
-    outages: list[OutageAnswer] = Field(description="Empty: none fails.")
+    outages: list[OutageAnswer] = Field(description="Empty if deliveries succeed.")
     echoes: list[EchoAnswer] = Field(description="The last one first.")
 
 
@@ -290,7 +300,11 @@ class NodeAnswer(BaseModel):
 
     checks: dict[str, str] = Field(description='Each "ok", or what is wrong.')
     destinations: dict[str, str] = Field(
+<<<<<<< HEAD
         description='By name: "ok", or since when and why deliveries to it fail.'
+=======
+        description='For each, "ok", or since when and why deliveries fail.'
+>>>>>>> user
     )
     states: dict[str, int] = Field(description="Instances by state.")
     free_bytes: int | None
@@ -308,4 +322,4 @@ class UploadAnswer(BaseModel):
 
 
 Text = Annotated[str, Field(max_length=LONGEST_UID, pattern=r"^[^\x00]*$")]
-"""What a database can be asked for: a UID, or words that are not longer."""
+"""A text to search for, of at most the length of a UID and without NUL."""

@@ -5,8 +5,9 @@ is counted, and written with its count when the minute is over: a peer that is r
 a thousand times is two rows. While the database is away, events wait in memory; with a
 process that is killed goes what it was told in the last moment, and its counts.
 
-Transfers are written to the file only, since the journal records each of them: one
-message for the instances of a study that went the same way within some seconds.
+Transfers are written to the file only, because the journal records each of them. One
+message holds the instances of a study that were transferred between the same two
+applications within some seconds.
 """
 
 import getpass
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from errno import ENOSPC
 from io import FileIO
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -48,7 +50,7 @@ SAME_FOR_S = 60.0
 # Different ones within that time: whoever calls under ever new names fills no disk.
 MOST_DIFFERENT = 1_000
 PAUSE_S = 0.2
-TRANSFER_S = 5.0  # in which transfers of one study become one message
+TRANSFER_S = 5.0  # transfers of one study within it are one message
 MOST_INSTANCES = 500  # in one message
 AWAY_S = 1.0  # until a database that was away is asked again
 LONGEST_END_S = 5.0
@@ -65,13 +67,13 @@ class Entry:
 
 @dataclass(slots=True)
 class Transfer:
-    """The instances of a study that went the same way, and are to be one message.
+    """Instances of one study that become one message, because their events are alike.
 
     Attributes:
-        event: What the events have in common, with the first instance.
-        since: When the first one was told of.
-        until: When the last one was told of.
-        instances: All of them.
+        event: The event of the first instance. The others differ in the instance only.
+        since: When the first event came, in seconds since 1970.
+        until: When the last event came, in seconds since 1970.
+        instances: All instances.
     """
 
     event: AuditEvent
@@ -209,7 +211,7 @@ class Trail:
                 yield entry
 
     def _add_transfer(self, event: AuditEvent) -> None:
-        """Add an instance to those of its study that went the same way."""
+        """Add an instance to the transfer that its event belongs to."""
         assert event.instance is not None  # noqa: S101 - transfers have one
         uid = event.instance.study_instance_uid
         key, now = (replace(event, instance=None), uid), time.time()
@@ -218,13 +220,13 @@ class Trail:
         transfer.instances.append(event.instance)
 
     def _messages(self, entries: list[Entry]) -> Iterator[str]:
-        """Write the events that have a DICOM audit message as messages."""
+        """Yield the message of each event that has one in PS3.15 A.5.3."""
         for each in entries:
             if each.event.what in KINDS:
                 yield message(each.event, self._source, each.at, each.times)
 
     def _completed(self, now: float) -> Iterator[str]:
-        """Write transfers to which nothing is added any more as messages."""
+        """Yield the messages of the transfers that began TRANSFER_S ago or earlier."""
         for key, each in list(self._transfers.items()):
             if abs(now - each.since) >= TRANSFER_S:
                 del self._transfers[key]
@@ -257,18 +259,27 @@ class Trail:
         self._rows = []
 
     def _write_file(self, path: Path, lines: list[str]) -> None:
-        """Append messages, a line each; opened anew, so that it may be rotated."""
         if not lines:
             return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
-            with FileIO(os.open(path, flags, 0o600), "a") as file:
-                # At once: other processes append to it, too.
-                file.write("".join(f"{line}\n" for line in lines).encode())
+            _append(path, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
             words = "Cannot write %s messages to audit.file: %s. They are lost; events "
             words += "are in the database, too, and transfers in the journal."
             logger.error(words, len(lines), error.strerror)  # noqa: TRY400
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Append to a file, which is opened each time because it may be rotated.
+
+    Raises:
+        OSError: The file cannot be opened, or not all was written.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    with FileIO(os.open(path, flags, 0o600), "a") as file:
+        # In one write: other processes append to the file, too.
+        if file.write(content) < len(content):  # a disk that is nearly full
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
 
 
 def _row(entry: Entry, source: Source) -> dict[str, object]:

@@ -12,7 +12,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.tables import instance, patient, result
 
 OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
-"""Takes the id of an instance, what became of its results by SOP Instance UID, and the
+"""Takes the id of an instance, the outcomes of its results by SOP Instance UID, and the
 name and host of the peer that they were sent to."""
 
 
@@ -52,7 +52,7 @@ def received_event(received: ReceivedInstance, who: str, *, again: bool) -> Audi
 
 
 def auditing_sent(engine: sa.Engine, tell: Callable[[AuditEvent], None]) -> OnSent:
-    """Compose what makes a delivery known to the audit trail."""
+    """Return a function that tells the audit trail of the results that were sent."""
 
     def on_sent(
         instance_id: str, outcomes: Mapping[str, Outcome], peer: tuple[str, str]
@@ -67,12 +67,12 @@ def auditing_sent(engine: sa.Engine, tell: Callable[[AuditEvent], None]) -> OnSe
 def ignore(
     _instance_id: str, _outcomes: Mapping[str, Outcome], _peer: tuple[str, str]
 ) -> None:
-    """Do nothing: where there is no audit file, no one reads of transfers."""
+    """Do nothing: without an audit file, transfers are not written."""
 
 
 def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
     """Read the study, the patient and the results of an instance from the journal."""
-    whose = (
+    query = (
         sa.select(instance.c.study_instance_uid, patient.c.patient_id, patient.c.name)
         .outerjoin_from(instance, patient, patient.c.instance_id == instance.c.id)
         .where(instance.c.id == instance_id)
@@ -81,10 +81,10 @@ def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
         result.c.instance_id == instance_id
     )
     with reading(engine) as connection:
-        row = connection.execute(whose).one_or_none()
+        row = connection.execute(query).one_or_none()
         results = connection.execute(made).all()
     classes = {each.sop_instance_uid: each.sop_class_uid for each in results}
-    if row is None:  # its time under [retention] is over
+    if row is None:  # deleted under [retention]
         return Subject("", AuditedPatient("", ""), classes)
     named = AuditedPatient(row.patient_id or "", row.name or "")
     return Subject(row.study_instance_uid, named, classes)
@@ -95,8 +95,8 @@ def sent_events(
 ) -> Iterator[AuditEvent]:
     """Make the events of results that were sent.
 
-    A result that the destination did not answer for has no event: no association came
-    about, or it ended before.
+    A result that got no answer has no event: there was no association, or it ended
+    before the answer.
 
     Args:
         outcomes: By SOP Instance UID.

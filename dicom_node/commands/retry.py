@@ -1,8 +1,8 @@
 """Tries again what failed: one instance, a destination's deliveries, or everything.
 
-What waits for its next attempt is tried at once. An instance that is named is analyzed
-again also where it was not analyzed: a picture that was known already, but under
-another identity, then gets results under its own.
+Deliveries that wait for their next attempt are tried at once. With `--uid`, an instance
+that was not analyzed is analyzed as well. If its picture was known under another
+identity, it then gets results under its own.
 """
 
 import sys
@@ -53,7 +53,7 @@ def main() -> None:
 def _retry(
     history: History, journal: Journal, given: Namespace, tell: Tell
 ) -> list[bool]:
-    """Ask again; returns of each whether it could be asked for."""
+    """Ask again for what failed or waits; return for each whether that was possible."""
     named = [] if given.uid is None else history.by_uid(given.uid)
     uids = None if given.uid is None else {row.id for row in named}
     analyses = [

@@ -44,7 +44,7 @@ _SPOKEN = {
 
 
 def spoken_kind(name: str) -> str:
-    """Say in words which object has this name in the journal."""
+    """Return the label of the object that has this name in the journal."""
     kind, *unusual = name.split("-")
     words = _SPOKEN.get(kind, kind or "an object")
     return f"{words} ({', '.join(unusual)})" if unusual else words

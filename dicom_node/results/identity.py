@@ -105,7 +105,11 @@ _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
 """VRs of what may have one of several, where the source does not say (PS3.5 A.1)."""
 
 _REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")))
+<<<<<<< HEAD
 """The attributes that name an instance; both are required (PS3.3 table 10-11)."""
+=======
+"""The attributes that refer to an instance; both are required (PS3.3 table 10-11)."""
+>>>>>>> user
 
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 
@@ -275,7 +279,7 @@ def _text(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _tags(item: Dataset) -> list[BaseTag]:
-    """List the tags of an item, without group lengths and what is no part of it."""
+    """List the tags of an item, without group lengths and groups 0000 and 0002."""
     tags = [element.tag for element in item.elements()]
     return [tag for tag in tags if tag.element and not is_foreign(tag)]
 

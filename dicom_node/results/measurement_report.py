@@ -98,7 +98,7 @@ def _observer(model: ModelIdentity) -> ObservationContext:
 
 
 def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
-    """Write the group: with a region (TID 1410), else of the image (TID 1501)."""
+    """Write the group: with a region (TID 1410), or for the whole image (TID 1501)."""
     group = _coded_group(source, radiograph, finding)
     group[0].ContentSequence.extend(_sentences(finding))
     return group

@@ -196,7 +196,7 @@ def _itemsize(dataset: Dataset) -> int:
 
 
 def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elements:
-    """Copy a table; describe it as it was read, with 8 or 16 bits (PS3.3 C.11.1.1.1).
+    """Copy a table, with a descriptor that says how it was read (PS3.3 C.11.1.1.1).
 
     A viewer that trusts the descriptor of the source would show another picture than
     the model saw.
@@ -208,7 +208,8 @@ def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elem
     if keyword == "ModalityLUTSequence":
         bits = 8 if bits == 8 == said[2] else 16  # noqa: PLR2004
     elif bits not in {8, 16}:
-        # So that it is the same picture whether a viewer goes by this or by entries.
+        # A viewer may take white from the descriptor or from the largest entry: with
+        # entries over the whole range, both show the same picture.
         entries, bits = np.rint(entries * (65535 / (2**bits - 1))), 16
     read = len(entries) % 2**16, table.first, bits
     if said != read or entries is not table.entries:

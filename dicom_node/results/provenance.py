@@ -33,7 +33,7 @@ def plain(text: str, limit: int = _LONG_STRING) -> str:
 
 
 def assumed(made: str, radiograph: Radiograph) -> str:
-    """Add to how a result was made what was assumed of its source, if anything was."""
+    """Append the assumptions about the source to the derivation of a result."""
     if not radiograph.assumptions:
         return made
     return f"{made}. Assumed of the source: {' '.join(radiograph.assumptions)}"

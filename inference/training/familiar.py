@@ -43,7 +43,7 @@ def learn_familiarity(
         samples: On these.
         card: How it wants its input.
         seed: Decides how the radiographs are shown.
-        tell: Told how many have been looked at, of how many.
+        tell: Called with the number of radiographs that are done, and of all.
     """
     random = np.random.default_rng((seed, 2))
     shown = (_shown(each, number, random) for number, each in enumerate(samples))
@@ -68,7 +68,7 @@ def farthest(
         network: That was trained.
         samples: On others than these.
         card: How it wants its input.
-        tell: Told how many have been looked at, of how many.
+        tell: Called with the number of radiographs that are done, and of all.
 
     Returns:
         The limit for the card, with ROOM.
