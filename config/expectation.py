@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Describes the values that a key of a TOML file may have, by its type in the code."""
-=======
-"""Describes what a key of a TOML file may hold, from its type in the code."""
->>>>>>> user
 
 from dataclasses import dataclass, is_dataclass
 from ipaddress import IPv4Network, IPv6Network

@@ -3,6 +3,7 @@ what to do."""
 
 import errno
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -701,7 +702,9 @@ def test_each_step_is_logged_with_the_uid_and_our_id_of_the_instance(
     steps = [each for each in caplog.records if hasattr(each, "step")]
     assert [each.step for each in steps] == ["analyzed", "delivered"]
     for each in steps:
-        assert f" 1.2.3 [{received.id}] in 0." in each.message
+        assert re.search(
+            rf" 1\.2\.3 \[{received.id}\] in \d+\.\d{{3}} s: ", each.message
+        )
 
 
 def delivery_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:

@@ -184,13 +184,8 @@ class AskedAnswer(BaseModel):
     left: int = Field(description="More of it, at least; ask on.")
 
 
-<<<<<<< HEAD
 class FailureReasonAnswer(BaseModel):
-    """One reason of a delivery, and the objects concerned."""
-=======
-class ToldAnswer(BaseModel):
     """One reason of a failure, and the objects that it concerns."""
->>>>>>> user
 
     reason: str
     objects: list[str] = Field(description='"Secondary Capture" and so on.')
@@ -204,15 +199,10 @@ class FailuresAnswer(BaseModel):
     count: int
     first: datetime = Field(description="When the first of them was received.")
     last: datetime
-<<<<<<< HEAD
     waiting: bool = Field(description="They are tried again automatically.")
     reasons: list[FailureReasonAnswer] = Field(
         description="The reasons of a delivery, one by one. Empty for an analysis."
     )
-=======
-    waiting: bool = Field(description="The node tries them again by itself.")
-    told: list[ToldAnswer] = Field(description="Each reason of a delivery by itself.")
->>>>>>> user
 
 
 class EchoAnswer(BaseModel):
@@ -300,11 +290,7 @@ class NodeAnswer(BaseModel):
 
     checks: dict[str, str] = Field(description='Each "ok", or what is wrong.')
     destinations: dict[str, str] = Field(
-<<<<<<< HEAD
         description='By name: "ok", or since when and why deliveries to it fail.'
-=======
-        description='For each, "ok", or since when and why deliveries fail.'
->>>>>>> user
     )
     states: dict[str, int] = Field(description="Instances by state.")
     free_bytes: int | None

@@ -105,11 +105,7 @@ _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
 """VRs of what may have one of several, where the source does not say (PS3.5 A.1)."""
 
 _REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")))
-<<<<<<< HEAD
-"""The attributes that name an instance; both are required (PS3.3 table 10-11)."""
-=======
 """The attributes that refer to an instance; both are required (PS3.3 table 10-11)."""
->>>>>>> user
 
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 
