@@ -252,6 +252,9 @@ class Listener:
             return _request(connection, deadline)
         except TimeoutError:
             raise _NoRequestError(NO_REQUEST) from None
+        except SSLError as error:  # after the handshake: a record that is not valid
+            self._no_tls.note(address, reason(error))
+            raise _NoRequestError(NO_TLS, reason(error)) from None
         except OSError:
             raise _NoRequestError(SILENT) from None
 

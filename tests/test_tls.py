@@ -311,6 +311,24 @@ def test_a_handshake_that_fails_is_reported(
     until(lambda: node.told == [("", "127.0.0.1", why)])
 
 
+def test_a_record_that_is_not_valid_after_the_handshake_is_reported(
+    serve: Serve, certificates: Certificates
+) -> None:
+    node = serve()
+    context = ssl.create_default_context(cafile=certificates.authority.certificate)
+    plain = socket.create_connection(("127.0.0.1", node.tls_port), SOON_S)
+
+    with context.wrap_socket(plain, server_hostname="127.0.0.1") as caller:
+        # Past the TLS of the caller: application data that nobody encrypted.
+        socket.socket.sendall(caller, b"\x17\x03\x03\x00\x20" + bytes(32))
+
+        until(lambda: len(node.told) == 1)
+
+    ((title, address, why),) = node.told
+    assert (title, address) == ("", "127.0.0.1")
+    assert why.startswith("no TLS: ")
+
+
 def test_who_shakes_hands_byte_by_byte_is_sent_away_at_the_same_deadline(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
