@@ -651,7 +651,7 @@ def test_a_picture_that_was_answered_under_the_same_uid_is_known(
     assert strange is not None
     refuse = journal.analyses.refuse_known
 
-    with pytest.raises(SamePictureError, match="as revision 1, whose") as refusal:
+    with pytest.raises(SamePictureError, match=r"revision 1\. Its results") as refusal:
         refuse(row, ANSWER.picture_digest, ANSWER.identity_digest)
 
     assert refusal.value.known == answered.id

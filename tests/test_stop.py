@@ -70,11 +70,13 @@ def test_a_signal_that_comes_between_two_steps_of_a_wait_is_not_lost(
 
 
 WITHOUT_DATABASE = """
+import sys
 import dicom_node.worker as worker
 from dicom_node.outcome import Outcome, Verdict
 def work_until_told(_settings, _engine, work, *_):
     outcomes = {"1.2.3": Outcome(Verdict.STORED, 0)}
     work.on_sent("", outcomes, ("PACS", "pacs.example"))
+    print("sent", file=sys.stderr, flush=True)
     return False
 worker._work = lambda settings, *_: worker.Work(settings, None, None, None)
 worker._work_until_told = work_until_told
@@ -91,6 +93,7 @@ def test_a_worker_that_ends_without_a_database_writes_to_the_audit_file_what_it_
     migrate(load(config, {}).storage)
 
     with running(["-c", WITHOUT_DATABASE, f"--config={config}"], tmp_path) as it:
+        it.has_logged("sent")
         it.ended()
 
     lines = (tmp_path / "audit.xml").read_text().splitlines()
