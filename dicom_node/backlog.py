@@ -7,13 +7,16 @@ have been and gone.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 
+from dicom_node.attempts import of_delivery
 from dicom_node.tables import (
     UNDER_WAY,
     DeliveryState,
     InstanceState,
+    delivered_object,
     delivery,
     instance,
     peer_state,
@@ -59,24 +62,41 @@ class Outage:
 
 
 @dataclass(frozen=True, slots=True)
+class LastFailure:
+    """The delivery that failed last and is not tried again.
+
+    Attributes:
+        at: When it failed, in seconds since 1970.
+        reason: Why; may hold the peer's words.
+    """
+
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationState:
     """How the last attempts at deliveries to a destination ended.
 
     Attributes:
         last_success: When something last arrived, in seconds since 1970.
+        last_failure: The last delivery that failed for good, if none succeeded since.
         outages: The peers of it that fail.
     """
 
     last_success: float | None
+    last_failure: LastFailure | None
     outages: tuple[Outage, ...]
 
     def __str__(self) -> str:
         """Say "ok", or what is wrong."""
-        wrong = (
+        wrong = [
             f"no attempt has succeeded for {spoken_age(each.since)}: {each.reason}; "
             f"last tried {spoken_age(each.last_attempt)} ago"
             for each in self.outages
-        )
+        ]
+        if (last := self.last_failure) and not wrong:
+            wrong = [f"the last one failed {spoken_age(last.at)} ago: {last.reason}"]
         return "; ".join(wrong) or "ok"
 
 
@@ -106,21 +126,43 @@ def destination_states(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> dict[str, DestinationState]:
     """Look up how the last attempts at deliveries ended, by destination."""
-    return {
-        name: DestinationState(
-            _last_success(connection, name), _outages(connection, name)
-        )
-        for name in destinations
-    }
+    return {name: _state(connection, name) for name in destinations}
 
 
-def _last_success(connection: sa.Connection, destination: str) -> float | None:
-    query = sa.select(sa.func.max(delivery.c.finished_at)).where(
-        delivery.c.destination == destination,
-        delivery.c.state == DeliveryState.DELIVERED,
+def _state(connection: sa.Connection, destination: str) -> DestinationState:
+    success = _last_end(connection, destination, DeliveryState.DELIVERED)
+    failure = _last_end(connection, destination, DeliveryState.FAILED)
+    last_failure = None
+    if failure and (success is None or success.finished_at < failure.finished_at):
+        reason = _reason(connection, failure)
+        last_failure = LastFailure(failure.finished_at, reason)
+    return DestinationState(
+        success and success.finished_at,
+        last_failure,
+        _outages(connection, destination),
     )
-    at: float | None = connection.execute(query).scalar_one()
-    return at
+
+
+def _last_end(
+    connection: sa.Connection, destination: str, state: DeliveryState
+) -> sa.Row[Any] | None:
+    """Return the delivery that ended last in a state."""
+    query = delivery.select().where(
+        delivery.c.destination == destination, delivery.c.state == state
+    )
+    query = query.order_by(delivery.c.finished_at.desc()).limit(1)
+    return connection.execute(query).one_or_none()
+
+
+def _reason(connection: sa.Connection, failure: sa.Row[Any]) -> str:
+    """Return why the objects of a delivery failed, each reason once."""
+    query = sa.select(delivered_object.c.comment).distinct()
+    query = query.where(
+        of_delivery(delivered_object, failure.instance_id, failure.destination),
+        delivered_object.c.state == DeliveryState.FAILED,
+    )
+    reasons = connection.execute(query.order_by(delivered_object.c.comment)).scalars()
+    return "; ".join(reasons)
 
 
 def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:

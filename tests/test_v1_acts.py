@@ -229,6 +229,31 @@ def test_what_waits_for_a_dead_archive_is_told_with_its_reason_and_tried_at_once
         assert now["next_at"] <= time.time()
 
 
+def test_a_destination_that_refuses_says_so_until_it_takes_something(
+    site: Review,
+) -> None:
+    taken, refused, later = (site.receive(number) for number in range(3))
+    for received in (taken, refused, later):
+        site.answer(received)
+        site.settle(received, STORED, "backup")
+    site.settle(taken, STORED, "pacs")
+    before, _ = site.get("/destinations").json()
+    site.settle(refused, REFUSED, "pacs")
+    failing, backup = site.get("/destinations").json()
+    node = site.get("/node").json()
+    site.settle(later, STORED, "pacs")
+    after, _ = site.get("/destinations").json()
+
+    assert before["last_failure"] is None
+    assert failing["last_failure"]["reason"] == REFUSED.comment
+    assert failing["last_failure"]["at"] >= failing["last_success"]
+    assert failing["outages"] == []  # it answers
+    assert backup["last_failure"] is None
+    assert node["destinations"]["pacs"].startswith("the last one failed 0 s ago: ")
+    assert after["last_failure"] is None
+    assert after["failed"] == 1
+
+
 def test_a_sign_of_life_is_outdated_once_a_delivery_fails(tmp_path: Path) -> None:
     archive = start_archive(tmp_path / "archive")
     alive = PACS.replace("port = 1", f"port = {archive.port}")

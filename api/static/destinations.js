@@ -30,14 +30,15 @@ function put(id, rows) {
 }
 
 /** How a destination fares, in a word. */
-function standing({ paused, failed, last_success: last, outages, echoes: [echo] }) {
+function standing({ paused, last_success: last, last_failure: failure, outages, echoes: [echo] }) {
   if (paused) return "paused";
-  if (outages.length || failed > 0 || (echo && !echo.alive && !echo.outdated)) return "failing";
+  if (outages.length || failure || (echo && !echo.alive && !echo.outdated)) return "failing";
   return last ? "well" : "idle";
 }
 
 /** How the last attempt at a delivery ended, and how long ago, for each AE that fails. */
-function attempts({ name, last_success: last, outages }) {
+function attempts({ name, last_success: last, last_failure: failure, outages }) {
+  if (!outages.length && failure) return [[t.last_attempt, say(t.attempt_failed, { ago: ago(failure.at), reason: failure.reason })]];
   if (!outages.length) return [[t.last_attempt, last ? say(t.succeeded, { ago: ago(last) }) : t.nobody]];
   return outages.flatMap(({ peer, since, last_attempt: at, reason, next_attempt: next }) => [
     [peer === name ? t.last_attempt : say(t.last_attempt_of, { peer }), say(t.attempt_failed, { ago: ago(at), reason })],

@@ -10,6 +10,7 @@ from api.v1.schemas import (
     CallerAnswer,
     DestinationAnswer,
     EchoAnswer,
+    LastFailureAnswer,
     ModalityAnswer,
     OutageAnswer,
 )
@@ -21,7 +22,7 @@ from config.destinations import (
     StowDestination,
 )
 from dicom_node import admission, backlog, callers, echoes, listener
-from dicom_node.backlog import Outage
+from dicom_node.backlog import LastFailure, Outage
 from dicom_node.database import reading
 from dicom_node.tables import DeliveryState
 
@@ -174,11 +175,18 @@ def _destinations(desk: Desk) -> list[DestinationAnswer]:
                 oldest=when_known(min((one.since for one in open_), default=None)),
                 failed=sum(one.count for one in mine) - sum(o.count for o in open_),
                 last_success=when_known(states[each.name].last_success),
+                last_failure=_last_failure(states[each.name].last_failure),
                 outages=[_outage(one) for one in states[each.name].outages],
                 echoes=_echoes(desk, each.name),
             )
         )
     return answers
+
+
+def _last_failure(failure: LastFailure | None) -> LastFailureAnswer | None:
+    if failure is None:
+        return None
+    return LastFailureAnswer(at=when(failure.at), reason=failure.reason)
 
 
 def _outage(outage: Outage) -> OutageAnswer:

@@ -226,6 +226,13 @@ class OutageAnswer(BaseModel):
     next_attempt: datetime | None
 
 
+class LastFailureAnswer(BaseModel):
+    """The delivery that failed last and is not tried again."""
+
+    at: datetime
+    reason: str
+
+
 class DestinationAnswer(BaseModel):
     """A destination of the settings, and how it fares."""
 
@@ -237,6 +244,9 @@ class DestinationAnswer(BaseModel):
     oldest: datetime | None = Field(description="When the oldest was asked for.")
     failed: int
     last_success: datetime | None
+    last_failure: LastFailureAnswer | None = Field(
+        description="If no delivery has succeeded since."
+    )
     outages: list[OutageAnswer] = Field(description="Empty if deliveries succeed.")
     echoes: list[EchoAnswer] = Field(description="The last one first.")
 

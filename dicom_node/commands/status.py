@@ -114,9 +114,12 @@ def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:
         if each["next_attempt"] is not None:
             line += f", next in {max(each['next_attempt'] - time.time(), 0):.0f} s"
         yield line
+    if failure := destination["last_failure"]:
+        age = spoken_age(failure["at"])
+        yield f"{name}: the last delivery failed {age} ago: {failure['reason']}"
     if destination["last_success"] is not None:
         yield f"{name} last took results {spoken_age(destination['last_success'])} ago"
-    elif not destination["outages"]:
+    elif not destination["outages"] and not failure:
         yield f"{name} has taken nothing yet"
 
 
