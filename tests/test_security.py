@@ -43,34 +43,24 @@ def test_every_test_that_security_means_is_named_in_full() -> None:
 def test_the_limits_are_those_of_the_code() -> None:
     settings = load(None, {})
     node, worker = settings.receiver, settings.worker
+    rejections = folding.MOST_OF_A_FLOOD_PER_ADDRESS, folding.MOST_OF_A_FLOOD
 
     for limit in (
-        (
-            f"{listener.MOST_WAITING}, of these {listener.MOST_WAITING_PER_ADDRESS} from "
-            f"one address, {listener.DEADLINE_S:g} s each"
-        ),
+        f"| {listener.MOST_WAITING}, of these {listener.MOST_WAITING_PER_ADDRESS} from",
+        f"one address, {listener.DEADLINE_S:g} s each",
         f"an A-ASSOCIATE-RQ | {listener.LONGEST_REQUEST} bytes",
         f"a command set | {intake.LONGEST_COMMAND} bytes",
-        (
-            f"`max_associations` {node.max_associations}; "
-            f"`max_associations_per_caller` {node.max_associations_per_caller}"
-        ),
+        f"`max_associations` {node.max_associations};",
+        f"`max_associations_per_caller` {node.max_associations_per_caller}",
         f"nothing moves | {receiver.IDLE_S:g} s",
         f"`max_instance_mb` {node.max_instance_mb}",
-        (
-            f"`decode_timeout_s` {worker.decode_timeout_s:g}; "
-            f"`decode_memory_mb` {worker.decode_memory_mb}; "
-            f"`max_megapixels` {worker.max_megapixels}"
-        ),
+        f"`decode_timeout_s` {worker.decode_timeout_s:g};",
+        f"`decode_memory_mb` {worker.decode_memory_mb};",
+        f"`max_megapixels` {worker.max_megapixels}",
         f"head of an HTTP request | {connection.HEAD_S:g} s",
-        (
-            f"{upload.LARGEST_FILE // 10**6} MB, at {body.SLOWEST // 1000} kB/s or faster "
-            f"after {body.GRACE_S:g} s"
-        ),
-        (
-            f"{folding.MOST_OF_A_FLOOD_PER_ADDRESS} from one address and "
-            f"{folding.MOST_OF_A_FLOOD} in all"
-        ),
+        f"{upload.LARGEST_FILE // 10**6} MB, at {body.SLOWEST // 1000} kB/s or faster",
+        f"or faster after {body.GRACE_S:g} s",
+        "{} from one address and {} in all".format(*rejections),
         f"{folding.MOST_IN_FULL} in a minute",
     ):
         assert limit in TEXT

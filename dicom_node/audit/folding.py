@@ -13,7 +13,8 @@ from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
-from dicom_node.audit.event import AuditEvent, What
+from dicom_node.audit.event import TRANSFERS, AuditEvent, What
+from dicom_node.audit.message import KINDS, SUCCESS
 
 Spare = Callable[[], float]
 """Returns the bytes of disk that may be used, beyond those that must stay free."""
@@ -25,10 +26,12 @@ FURTHER_CALLERS = "(further callers)"  # longer than the 16 characters of an AE 
 FURTHER_ADDRESSES = "(further addresses)"
 SEVERAL = "(several)"
 
-FLOODS = frozenset({What.REJECTED, What.LOGIN_FAILED, What.REFUSED})
+FLOODS = frozenset(
+    what for what, kind in KINDS.items() if kind.outcome != SUCCESS
+).difference(TRANSFERS)
 """Events that a caller without the right to do something can cause."""
 
-CALLERS = frozenset({What.OPENED, What.REJECTED, What.LOGIN_FAILED})
+CALLERS = FLOODS.difference({What.REFUSED}).union({What.OPENED})
 """Events of callers that are not known, except by the AE title that they choose."""
 
 # Different events in a minute. Those of FLOODS are few; the others fold only if a disk
