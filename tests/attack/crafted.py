@@ -27,14 +27,15 @@ ENDLESS = struct.pack("<I", 0xFFFFFFFF)
 ITEM_END = b"\xfe\xff\x0d\xe0" + bytes(4)
 SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
 ACQUISITION_CONTEXT = b"\x40\x00\x55\x05SQ\x00\x00"
+VOI_LUT = b"\x28\x00\x10\x30SQ\x00\x00"
 PIXEL_DATA = b"\xe0\x7f\x10\x00"
 SIDE = 4000
 
 
 def deflated_items(count: int = 2_500_000) -> Sample:
-    """A deflated dataset with a sequence of empty items; some 30 kB."""
+    """A deflated dataset with a sequence of empty items that is read; some 30 kB."""
     items = (ITEM + bytes(4)) * count
-    sequence = ACQUISITION_CONTEXT + struct.pack("<I", len(items)) + items
+    sequence = VOI_LUT + struct.pack("<I", len(items)) + items
     dataset = _phantom()
     content = _spliced(_bytes(dataset), sequence)
     squeezed = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
@@ -57,10 +58,15 @@ def trailing_elements(count: int = 500_000) -> Sample:
 
 
 def nested(depth: int, breadth: int) -> Sample:
-    """A dataset with sequences in sequences, each with empty items beside the next."""
+    """A dataset with sequences in sequences, each with empty items beside the next.
+
+    The outer one has a length, so that it can be skipped as a whole.
+    """
     beside = (ITEM + bytes(4)) * breadth
     opening = ACQUISITION_CONTEXT + ENDLESS + beside + ITEM + ENDLESS
-    sequence = opening * depth + (ITEM_END + SEQUENCE_END) * depth
+    inner = opening * depth + (ITEM_END + SEQUENCE_END) * depth
+    item = ITEM + struct.pack("<I", len(inner)) + inner
+    sequence = ACQUISITION_CONTEXT + struct.pack("<I", len(item)) + item
     dataset = _phantom()
     content = _spliced(_bytes(dataset), sequence)
     return _sample(dataset, content, ExplicitVRLittleEndian)

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Self
 
+from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from dicom_node.archive import Archive, start_archive
@@ -99,9 +100,14 @@ class Target:
         """Start with an empty storage directory if an attack has left work behind."""
         if self.damaged:
             self.node.kill()
-            shutil.rmtree(self.folder / "node")
+            wait_for(self._is_removed)  # its roles may still be at their end
             self.damaged = False
             self.start()
+
+    def _is_removed(self) -> bool:
+        storage = self.folder / "node"
+        shutil.rmtree(storage, ignore_errors=True)
+        return not storage.exists()
 
     def close(self) -> None:
         if hasattr(self.node, "process"):
@@ -169,6 +175,13 @@ class Target:
         return any(
             each.study_instance_uid == study and each.path for each in self.archive.log
         )
+
+    def patients(self) -> set[str]:
+        """The Patient IDs of the results in the archive."""
+        paths = {each.path for each in self.archive.log if each.path}
+        files = (self.folder / "archive" / path for path in paths)
+        found = (dcmread(each, specific_tags=["PatientID"]) for each in files)
+        return {str(each.PatientID) for each in found}
 
 
 class Memory:

@@ -35,7 +35,7 @@ MOST = 1_500_000_000
 PIECE = 65_536
 PATIENCE_S = 30.0
 USUAL_S = 1.5  # of a good image; each attack has a node of its own
-GOES_ON_S = 20.0
+GOES_ON_S = 12.0
 
 Play = Callable[[socket.socket, Cost], None]
 

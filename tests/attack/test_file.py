@@ -161,7 +161,7 @@ def test_a_row_of_the_database_runs_no_code(target: Target) -> None:
 def equipment() -> Dataset:
     """What a detector's denoiser writes, which is no AI that looks for fractures."""
     purpose, item = Dataset(), Dataset()
-    purpose.CodeValue, purpose.CodingSchemeDesignator = "Processing Algorithm", "99IHE"
+    purpose.CodeValue, purpose.CodingSchemeDesignator = "1110003", "99IHE"
     purpose.CodeMeaning = "Processing Algorithm"
     item.Manufacturer, item.ManufacturerModelName = "Detectors Inc.", "DENOISE 2"
     item.PurposeOfReferenceCodeSequence = [purpose]
@@ -189,19 +189,20 @@ def test_contributing_equipment_silences_no_radiograph(
     seen.check()
 
 
-def test_a_false_first_sender_silences_no_patient(target: Target) -> None:
+@pytest.mark.parametrize("study", ["the same study", "another study"])
+def test_a_false_first_sender_silences_no_patient(target: Target, study: str) -> None:
     """The real image follows under the same SOP Instance UID, for another patient."""
-    seen = note(10, "a false image under the UID of a real one")
+    seen = note(10, f"a false image under the UID of a real one, {study}")
     false, false_study = target.image(PatientID="FALSE", PatientName="False^Patient")
-    real, real_study = target.image()
+    same = {"StudyInstanceUID": false_study} if study == "the same study" else {}
+    patient = f"REAL{len(same)}"
+    real, _ = target.image(PatientID=patient, PatientName="Real^Patient", **same)
     uid = copied_uid(false, real)
     seen.sent, start = false.stat().st_size, time.monotonic()
     assert target.store(false, "INTRUDER")
     wait(lambda: target.has_result(false_study), 20)
     assert target.store(real)
-    is_told = wait(
-        lambda: target.has_result(real_study) or has_failure(target, uid), 20
-    )
+    is_told = wait(lambda: patient in target.patients() or has_failure(target, uid), 20)
     seen.seconds = time.monotonic() - start
 
     seen.expect(is_told, "the real patient gets neither result nor notice")
