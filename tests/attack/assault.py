@@ -117,10 +117,10 @@ def assault(
 
 
 def _guarded(attack: Attack, cost: Cost) -> None:
-    """Run an attack; that the node ends its connections is an ordinary end of it."""
+    """Run an attack; that the node refuses it or hangs up is an ordinary end of it."""
     try:
         attack(cost)
-    except OSError as error:
+    except Exception as error:  # noqa: BLE001 - whatever a refusal leads to
         cost.note = cost.note or f"the node ended it ({type(error).__name__})"
     finally:
         cost.ready.set()
