@@ -75,6 +75,11 @@ class Seen:
         assert not self.failures, "; ".join(self.failures)
 
 
+def in_words(seconds: float) -> str:
+    """A duration, or that what was waited for did not come."""
+    return f"{seconds:.1f} s" if math.isfinite(seconds) else "in vain"
+
+
 ROWS: list[Seen] = []
 
 

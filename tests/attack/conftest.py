@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.attack.assault import ROWS, Seen
-from tests.attack.target import LONGEST_WAIT_S, Target
+from tests.attack.target import Target
 
 COLUMNS = ("attack", "attacker", "good image", "memory (MB)", "what came of it")
 
@@ -49,9 +49,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _cells(seen: Seen) -> list[str]:
     cost = f"{seen.sent / 1000:.0f} kB, {seen.seconds:.0f} s"
-    during = f"{seen.during:.1f} s"
-    if seen.during == math.inf:
-        during = f"over {LONGEST_WAIT_S:.0f} s"
+    during = "no result" if seen.during == math.inf else f"{seen.during:.1f} s"
     turnaround = f"{seen.before:.1f} -> {during}"
     if math.isnan(seen.during):
         turnaround = ""

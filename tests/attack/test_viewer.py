@@ -14,7 +14,7 @@ from PIL import Image
 
 from inference.phantom import draw_phantom
 from tests.asking import bearing
-from tests.attack.assault import Cost, assault, note
+from tests.attack.assault import Cost, assault, in_words, note
 from tests.attack.crafted import nested
 from tests.attack.target import ACTING, LOOKING, Target
 from tests.attack.wire import connect, pour
@@ -87,7 +87,7 @@ def test_pictures_that_nobody_waits_for_hold_up_nobody(target: Target) -> None:
     )
 
     took = waited[0] if waited else math.inf
-    seen.note = f"another person waited {took:.1f} s for a picture"
+    seen.note = f"another person waited {in_words(took)} for a picture"
     seen.expect(took < LONGEST_S, "another person waits")
     seen.check()
 
@@ -126,7 +126,7 @@ def test_predictions_that_nobody_waits_for_hold_up_nobody(target: Target) -> Non
     )
 
     took = waited[-1] if waited else math.inf
-    seen.note = f"another person waited {took:.1f} s, tried {len(waited)} times"
+    seen.note = f"another person waited {in_words(took)}, tried {len(waited)} times"
     seen.expect(took < LONGEST_S, "another person waits")
     seen.check()
 
@@ -173,7 +173,7 @@ def test_the_attributes_of_a_hostile_file_hold_up_nobody(target: Target) -> None
     other = waited[0] if waited else math.inf
     longest = max(took, default=math.inf)
     seen.sent = len(sample.dataset)
-    seen.note = f"answered after {longest:.0f} s; another waited {other:.1f} s"
+    seen.note = f"answered after {longest:.0f} s; another waited {in_words(other)}"
     seen.expect(other < LONGEST_S, "another person waits")
     seen.check()
 
