@@ -25,7 +25,7 @@ from tests.served import Served, wait_for
 
 LOOKING = "a-token-of-a-viewer-0123456789"
 ACTING = "a-token-of-an-operator-0123456789"
-SECRET = "the-secret-of-a-destination-0123456789"  # noqa: S105 - of these tests
+SECRET = "the-secret-of-these-tests-0123456789"  # noqa: S105
 LONGEST_WAIT_S = 45.0
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SETTINGS = """
@@ -44,6 +44,7 @@ port = 0
 tokens = [
     {{ name = "looking", role = "viewer", sha256 = "{looking}" }},
     {{ name = "acting", role = "operator", sha256 = "{acting}" }},
+    {{ name = "secret", role = "operator", env = "PAGE_TOKEN" }},
 ]
 [[destinations]]
 name = "archive"
@@ -85,7 +86,7 @@ class Target:
         }
         text = SETTINGS.format(port=self.archive.port, **digests)
         self.config.write_text(text + destinations)
-        environment = {"PACS_TOKEN": SECRET}
+        environment = {"PACS_TOKEN": SECRET[::-1], "PAGE_TOKEN": SECRET}
         self.node = Served(self.config, environment=environment, title="GOOD")
 
     def start(self) -> Self:

@@ -98,7 +98,7 @@ def test_the_decoder_has_no_secret_and_a_filter_of_system_calls(
     decoders = [pid for pid, role in found.items() if role == "decoder"]
     filters = {seccomp(pid) for pid in decoders}
 
-    seen.note = f"the secret of a destination is in: {', '.join(holders) or 'none'}"
+    seen.note = f"an operator's token is in: {', '.join(holders) or 'none'}"
     seen.note += f"; seccomp {sorted(filters)}"
     assert decoders
     for role in ("decoder", "receiver"):
