@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check chaos mutations soak audit bench scaling screenshots build clean
+.PHONY: run test check chaos attack mutations soak audit bench scaling screenshots build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -20,6 +20,11 @@ test: $(INSTALLED)
 # setpriv, DCMTK, PostgreSQL and libfaketime.
 chaos: $(INSTALLED)
 	$(BIN)/python -m pytest tests/chaos -m chaos
+
+# Attacks on a node, ten minutes of them: a table shows what each costs the attacker and
+# does to a good image and to the memory of the node.
+attack: $(INSTALLED)
+	$(BIN)/python -m pytest tests/attack -m attack
 
 # Three thousand harmed instances, by C-STORE, /predict and analyze.
 mutations: $(INSTALLED)

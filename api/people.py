@@ -22,11 +22,13 @@ What = Literal[
     "logout",
     "refused",
     "viewed",
+    "searched",
     "asked for again",
     "uploaded",
     "judged",
     "paused",
     "resumed",
+    "connection tested",
 ]
 SOMEBODY = "somebody"
 

@@ -37,25 +37,34 @@ class Caller:
 
 
 def callers(engine: sa.Engine) -> list[Caller]:
-    """List those who called in the last 30 days, the last one first."""
+    """List those who called in the last 30 days, the last one first.
+
+    Accepted and rejected callers have a limit each, so that the rejected ones do not
+    displace the others.
+    """
+    with reading(engine) as connection:
+        rows = [
+            row
+            for what in (What.OPENED, What.REJECTED)
+            for row in connection.execute(_last_callers(what)).all()
+        ]
+    found = [
+        Caller(who, address, what == What.OPENED, about, int(times), at)
+        for who, address, what, about, times, at in rows
+    ]
+    return sorted(found, key=lambda each: each.last, reverse=True)
+
+
+def _last_callers(what: What) -> sa.Select[Any]:
     kind = audit.c.who, audit.c.address, audit.c.what, audit.c.about
     last = sa.func.max(audit.c.at)
-    query = (
+    return (
         sa.select(*kind, sa.func.sum(audit.c.times), last)
-        .where(
-            audit.c.what.in_([What.OPENED, What.REJECTED]),
-            audit.c.at > time.time() - DAYS * 86400,
-        )
+        .where(audit.c.what == what, audit.c.at > time.time() - DAYS * 86400)
         .group_by(*kind)
         .order_by(last.desc())
         .limit(MOST)
     )
-    with reading(engine) as connection:
-        rows = connection.execute(query).all()
-    return [
-        Caller(who, address, what == What.OPENED, about, int(times), at)
-        for who, address, what, about, times, at in rows
-    ]
 
 
 def modalities(engine: sa.Engine) -> Sequence[sa.Row[Any]]:

@@ -27,13 +27,16 @@ from dicom_node.audit.event import (
     What,
     disclosed,
 )
-from dicom_node.audit.message import KINDS, Source, message
-from dicom_node.audit.trail import (
-    MOST_DIFFERENT,
-    MOST_INSTANCES,
-    MOST_WAITING,
-    Trail,
+from dicom_node.audit.folding import (
+    FURTHER_ADDRESSES,
+    FURTHER_CALLERS,
+    MOST_IN_FULL,
+    MOST_OF_A_FLOOD_PER_ADDRESS,
+    SEVERAL,
+    spare,
 )
+from dicom_node.audit.message import KINDS, Source, message
+from dicom_node.audit.trail import MOST_INSTANCES, Trail
 from dicom_node.tables import audit
 
 SOURCE = Source("FRACTURE_AI@host", "api", 42)
@@ -62,6 +65,8 @@ EVENTS = {
     What.JUDGED: AuditEvent(What.JUDGED, "anna", "10.0.0.2", "an id of ours"),
     What.PAUSED: AuditEvent(What.PAUSED, "anna", "10.0.0.2", "pacs"),
     What.RESUMED: AuditEvent(What.RESUMED, "anna", "10.0.0.2", "pacs"),
+    What.SEARCHED: AuditEvent(What.SEARCHED, "anna", "10.0.0.2", "/worklist by q"),
+    What.TESTED: AuditEvent(What.TESTED, "anna", "10.0.0.2", "pacs"),
     What.ASKED_AGAIN: AuditEvent(What.ASKED_AGAIN, "root", instance=INSTANCE),
 }
 MOVED = {
@@ -135,10 +140,12 @@ def code(root: ET.Element, path: str) -> str:
     return f"{found.get('csd-code')} {found.get('originalText')}"
 
 
-def test_every_event_has_a_message_but_an_association_and_an_upload() -> None:
-    """PS3.15 A.5.3 has none for an association; an upload is a transfer."""
+def test_every_event_has_a_message_except_those_that_the_standard_has_none_for() -> (
+    None
+):
+    """PS3.15 A.5.3 has none for an association or a test; an upload is a transfer."""
     assert (EVENTS | MOVED).keys() == set(What)
-    assert KINDS.keys() == set(What) - {What.OPENED, What.UPLOADED}
+    assert KINDS.keys() == set(What) - {What.OPENED, What.UPLOADED, What.TESTED}
 
 
 @pytest.mark.parametrize("what", [each for each in EVENTS if each in KINDS])
@@ -172,6 +179,7 @@ def test_the_codes_are_those_of_the_standard() -> None:
     assert codes[What.STARTED] == codes[What.STOPPED] == "110100 Application Activity"
     assert codes[What.LOGGED_IN] == "110114 User Authentication"
     assert codes[What.VIEWED] == "110103 DICOM Instances Accessed"
+    assert codes[What.SEARCHED] == "110112 Query"
     assert codes[What.REJECTED] == codes[What.REFUSED] == "110113 Security Alert"
     types = {
         each: root.find("EventIdentification/EventTypeCode")
@@ -516,11 +524,11 @@ def test_what_cannot_be_written_is_said_to_be_lost(
     assert "anna" not in caplog.text
 
 
-def test_who_tells_never_waits_however_much_there_is(
+def test_who_tells_never_waits_and_no_event_is_dropped_however_many_there_are(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE_S", 60)  # nobody takes anything meanwhile
-    many = MOST_WAITING + 10
+    monkeypatch.setattr(module, "PAUSE_S", 60)  # nothing is written meanwhile
+    many = MOST_IN_FULL + 10
 
     with writing(engine) as trail:
         started = time.monotonic()
@@ -529,8 +537,142 @@ def test_who_tells_never_waits_however_much_there_is(
         took = time.monotonic() - started
 
     assert took < 5
-    assert len(rows(engine)) == MOST_DIFFERENT
-    assert f"{many - MOST_DIFFERENT} audit events were not" in caplog.text
+    *in_full, once, others = rows(engine)
+    assert len(in_full) == MOST_IN_FULL
+    assert (once["who"], once["about"], once["times"]) == ("anna", SEVERAL, 1)
+    assert (others["who"], others["about"], others["times"]) == ("anna", SEVERAL, 9)
+    assert caplog.text == ""
+
+
+REJECTED = "calling AE title not recognized"
+
+
+def flood(trail: Trail, what: What, count: int, address: str = "10.0.0.9") -> None:
+    for number in range(count):
+        trail.tell(AuditEvent(what, f"X{number}", address, REJECTED))
+
+
+def test_rejected_callers_leave_room_for_each_event_of_another_kind(
+    engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when 1,010 titles that are not known hid the association that followed."""
+    others = [each for each in EVENTS if each is not What.REJECTED]
+
+    with writing(engine, tmp_path / "audit.xml") as trail:
+        flood(trail, What.REJECTED, 20_000)
+        flood(trail, What.LOGIN_FAILED, 20_000)
+        for each in others:
+            trail.tell(replace(EVENTS[each], address="10.0.0.2"))
+
+    written = {(row["what"], row["who"], row["address"]) for row in rows(engine)}
+    assert written >= {(each, EVENTS[each].who, "10.0.0.2") for each in others}
+    assert caplog.text == ""
+    assert len(messages(tmp_path / "audit.xml")) < 100
+
+
+def test_rejections_fold_by_address(engine: sa.Engine) -> None:
+    in_full = MOST_OF_A_FLOOD_PER_ADDRESS
+
+    with writing(engine) as trail:
+        flood(trail, What.REJECTED, 1010, "10.0.0.9")
+        flood(trail, What.REJECTED, 1, "10.0.0.8")
+
+    written = [(row["who"], row["address"], row["times"]) for row in rows(engine)]
+    assert written == [
+        *((f"X{number}", "10.0.0.9", 1) for number in range(in_full)),
+        (FURTHER_CALLERS, "10.0.0.9", 1),
+        ("X0", "10.0.0.8", 1),
+        (FURTHER_CALLERS, "10.0.0.9", 1009 - in_full),
+    ]
+    assert {row["about"] for row in rows(engine)} == {REJECTED}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "address"),
+    [
+        ("2001:db8::{:x}", "2001:db8::/64"),
+        ("::ffff:10.0.0.9", "10.0.0.9"),
+        ("fe80::{:x}%eth0", "fe80::/64"),
+    ],
+)
+def test_the_addresses_of_one_subscriber_fold_as_one(
+    engine: sa.Engine, pattern: str, address: str
+) -> None:
+    with writing(engine) as trail:
+        for number in range(100):
+            flood(trail, What.REJECTED, 20, pattern.format(number))
+
+    folded = [row for row in rows(engine) if row["who"] == FURTHER_CALLERS]
+    assert {row["address"] for row in folded} == {address}
+    assert sum(row["times"] for row in rows(engine)) == 2000
+    assert len({row["who"] for row in rows(engine)}) == MOST_OF_A_FLOOD_PER_ADDRESS + 1
+
+
+def test_rejections_of_many_addresses_have_a_bound(engine: sa.Engine) -> None:
+    with writing(engine) as trail:
+        for number in range(20_000):
+            address = f"10.{number // 62_500}.{number // 250 % 250}.{number % 250}"
+            flood(trail, What.REJECTED, 1, address)
+
+    *_, last = rows(engine)
+    assert (last["who"], last["address"]) == (FURTHER_CALLERS, FURTHER_ADDRESSES)
+    assert sum(row["times"] for row in rows(engine)) == 20_000
+    assert len(rows(engine)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("spare_bytes", "rejected", "opened"),
+    # A flood may take 1 % in a day, 2,000 bytes a row: 10 GB are 35 rows a minute, as
+    # many by address, and one for the rest. An ordinary kind of event may take that in
+    # an hour: 10 MB are one row a minute. Ten addresses are always told apart.
+    [(10e9, 35 + 35 + 1, 100), (10e6, 1 + 10 + 1, 1 + 10 + 1), (-1, 10 + 1, 10 + 1)],
+)
+def test_the_trail_grows_by_less_the_less_disk_is_free(
+    engine: sa.Engine, spare_bytes: float, rejected: int, opened: int
+) -> None:
+    asked = threading.Event()
+
+    def measure() -> float:
+        asked.set()
+        return spare_bytes
+
+    trail = Trail(engine, SOURCE, None, measure)
+    assert asked.wait(20)
+    until(lambda: trail._folding.spare_bytes == spare_bytes)
+    for what in (What.REJECTED, What.OPENED):
+        for number in range(100):
+            address = f"10.0.0.{number}"
+            trail.tell(AuditEvent(what, f"X{number}", address))
+    trail.close()
+
+    for what, at_most in ((What.REJECTED, rejected), (What.OPENED, opened)):
+        written = [row for row in rows(engine) if row["what"] == what]
+        assert sum(row["times"] for row in written) == 100
+        different = {(row["who"], row["address"]) for row in written}
+        assert len(different) == at_most
+
+
+def test_the_fullest_disk_bounds_the_trail(tmp_path: Path) -> None:
+    free = spare([tmp_path], 0)()
+
+    assert spare([tmp_path, tmp_path / "away"], 2**62)() == pytest.approx(free - 2**62)
+    assert spare([tmp_path / "away"], 5)() == float("inf")
+
+
+def test_after_hours_without_a_database_rejections_are_dropped_first(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(module, "MOST_WAITING", 15)
+    monkeypatch.setattr(module, "PAUSE_S", 60)
+
+    with writing(engine) as trail:
+        trail.tell(EVENTS[What.OPENED])
+        flood(trail, What.REJECTED, 10)
+        flood(trail, What.OPENED, 10)
+
+    written = [row["what"] for row in rows(engine)]
+    assert written == [What.OPENED, *[What.REJECTED] * 4, *[What.OPENED] * 10]
+    assert "6 audit events were not written" in caplog.text
 
 
 def test_an_error_of_ours_ends_no_trail(

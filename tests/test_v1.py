@@ -418,3 +418,61 @@ def test_who_looked_is_told(site: Review) -> None:
         ("viewed", "/api/v1/instances"),
         ("viewed", f"/api/v1/instances/{received.id}"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("query", "by"),
+    [
+        ("?q=Miller", "q"),
+        ("?q=Miller&sender=CR7", "q, sender"),
+        ("?state=failed&since=2026-01-01T00:00:00Z", "state, since"),
+    ],
+)
+def test_a_search_is_audited_without_its_words(
+    site: Review, query: str, by: str
+) -> None:
+    site.receive(1)
+
+    assert site.get(f"/instances{query}").status_code == 200
+
+    told = [(each.what, each.about) for each in site.told]
+    assert told == [
+        ("searched", f"/api/v1/instances by {by}"),
+        ("viewed", "/api/v1/instances"),
+    ]
+
+
+@pytest.mark.parametrize("query", ["", "?q=&sender=", "?page=1&sort=received", "?id=1"])
+def test_a_worklist_without_words_is_no_search(site: Review, query: str) -> None:
+    assert site.get(f"/instances{query}").status_code == 200
+
+    assert [each.what for each in site.told] == ["viewed"]
+
+
+def test_every_route_that_answers_about_instances_is_audited(site: Review) -> None:
+    """The others name no patient and no image; the stream of changes has only ids."""
+    received = site.receive(1)
+    values = {
+        "instance_id": received.id,
+        "study_instance_uid": received.header.study_instance_uid,
+        "sop_instance_uid": site.answer(received),
+    }
+
+    unaudited = set()
+    for path, methods in site.app.openapi()["paths"].items():
+        if "get" in methods and path not in {"/api/v1/changes", "/metrics"}:
+            site.told.clear()
+            answer = site.get(path.removeprefix("/api/v1").format(**values))
+            if path.startswith("/api/v1"):
+                assert answer.status_code == 200, path
+            if not site.told:
+                unaudited.add(path)
+
+    assert {each for each in unaudited if each.startswith("/api/v1")} == {
+        "/api/v1/callers",
+        "/api/v1/destinations",
+        "/api/v1/figures",
+        "/api/v1/modalities",
+        "/api/v1/node",
+        "/api/v1/senders",
+    }

@@ -23,6 +23,7 @@ from pydicom.uid import (
 
 from dicom_node.archive import start_archive
 from dicom_node.audit.event import What
+from dicom_node.audit.folding import FURTHER_CALLERS
 from dicom_node.file_meta import file_head
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
@@ -296,6 +297,8 @@ def test_a_destination_is_asked_for_a_sign_of_life(tmp_path: Path) -> None:
     assert "dead" in dead_one["comment"]
     assert len(history) == 2
     assert site.get("/destinations").json()[0]["echoes"] == history
+    told = [(each.what, each.about) for each in site.told]
+    assert told == [("connection tested", each) for each in ("pacs", "dead", "pacs")]
     site.app.state.desk.close()
     site.engine.dispose()
 
@@ -324,6 +327,23 @@ def test_callers_are_listed_with_what_to_change(site: Review) -> None:
     assert called[""]["mend"].startswith("It does not speak DICOM on this port.")
     (sent,) = site.get("/modalities").json()
     assert (sent["sender"], sent["modality"], sent["count"]) == ("ROOM1", "DX", 1)
+
+
+def test_rejected_callers_displace_no_accepted_one_from_the_list(site: Review) -> None:
+    row = {"role": "receiver", "address": "10.0.0.9", "times": 1}
+    why = {"what": What.REJECTED, "about": "calling AE title not recognized"}
+    now = time.time()
+    rows = [row | why | {"who": f"X{n}", "at": now} for n in range(300)]
+    rows += [row | {"what": What.OPENED, "about": "", "who": "ROOM1", "at": now - 60}]
+    folded = {"who": FURTHER_CALLERS, "address": "2001:db8::/64", "at": now}
+    with site.engine.begin() as connection:
+        connection.execute(audit.insert(), [*rows, row | why | folded])
+
+    called = {each["ae_title"]: each for each in site.get("/callers").json()}
+
+    assert called["ROOM1"]["admitted"]
+    mend = called[FURTHER_CALLERS]["mend"]
+    assert mend.startswith("Add it to allowed_callers")
 
 
 def test_a_listed_caller_from_another_network_is_told_of_its_network(

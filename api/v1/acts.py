@@ -92,9 +92,10 @@ def acts_router(desk: Desk) -> APIRouter:
         return AskedAnswer(asked=1, gone=0, left=0)
 
     @router.get("/failures", response_description="The largest group first")
-    async def failures(_person: Viewer) -> list[FailuresAnswer]:
+    async def failures(request: Request, _person: Viewer) -> list[FailuresAnswer]:
         """Group what failed, and what waits after a failure, by place and reason."""
         found = await run_in_threadpool(grouped, desk.engine)
+        await told(request, "viewed", "/api/v1/failures")
         return [
             FailuresAnswer(
                 destination=each.destination,

@@ -23,6 +23,8 @@ from dicom_node.worklist import Order, Sorting, Wanted
 MOST_IDS = 100
 LARGEST_PAGE = 200
 LAST_PAGE = 100_000
+SEARCHES = ("q", "state", "answer", "since", "until", "sender", "destination")
+"""Parameters of a search. Their names are audited, their values are not."""
 
 
 def instances_router(desk: Desk) -> APIRouter:
@@ -72,6 +74,9 @@ def instances_router(desk: Desk) -> APIRouter:
         found = await run_in_threadpool(
             desk.worklist.page, wanted, sorting, number=page, size=size
         )
+        if used := _searches(request):
+            about = f"/api/v1/instances by {', '.join(used)}"
+            await told(request, "searched", about)
         await told(request, "viewed", "/api/v1/instances")
         return WorklistAnswer(
             instances=[instance_answer(row) for row in found.rows],
@@ -120,6 +125,12 @@ def instances_router(desk: Desk) -> APIRouter:
         return dossier_answer(known, opinions)
 
     return router
+
+
+def _searches(request: Request) -> list[str]:
+    """Return the names of the parameters that a search was made by."""
+    given = request.query_params
+    return [name for name in SEARCHES if any(given.getlist(name))]
 
 
 def _seconds(time: datetime | None) -> float | None:

@@ -84,6 +84,7 @@ def opinions_router(desk: Desk) -> APIRouter:
         response_description="A line an opinion; no patient is named",
     )
     async def export(
+        request: Request,
         _person: Viewer,
         since: Annotated[datetime | None, Query()] = None,
         until: Annotated[datetime | None, Query()] = None,
@@ -91,6 +92,7 @@ def opinions_router(desk: Desk) -> APIRouter:
         """Export all opinions with the answers that they are about."""
         first = 0.0 if since is None else seconds_of(since)
         last = time.time() + 1 if until is None else seconds_of(until)
+        await told(request, "viewed", "/api/v1/feedback.csv")
         lines = _lines(desk.feedback.export(first, last))
         named = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
         return StreamingResponse(lines, media_type="text/csv", headers=named)

@@ -22,6 +22,7 @@ from config.destinations import (
     StowDestination,
 )
 from dicom_node import admission, backlog, callers, echoes, listener
+from dicom_node.audit.folding import FURTHER_CALLERS
 from dicom_node.backlog import LastFailure, Outage
 from dicom_node.database import reading
 from dicom_node.tables import DeliveryState
@@ -71,7 +72,7 @@ def places_router(desk: Desk) -> APIRouter:
         responses={**MISSING, **FORBIDDEN},
         response_description="What came of this and of the last times",
     )
-    async def echo(_person: Operator, name: str) -> list[EchoAnswer]:
+    async def echo(request: Request, _person: Operator, name: str) -> list[EchoAnswer]:
         """Ask a destination for a sign of life (C-ECHO, or a DICOMweb search)."""
         where, us = desk.destination(name), desk.settings.receiver.ae_title
 
@@ -79,6 +80,7 @@ def places_router(desk: Desk) -> APIRouter:
             echoes.ask(desk.engine, where, _person.name, calling_ae_title=us)
             return _echoes(desk, name)
 
+        await told(request, "connection tested", name)
         return await run_in_threadpool(ask)
 
     @router.post(
@@ -145,6 +147,8 @@ def _mend(desk: Desk, caller: callers.Caller) -> str:
     """Say what to change so that a caller gets an association."""
     if caller.reason != CALLING_UNKNOWN:
         return MENDS.get(caller.reason.partition(":")[0], "")
+    if caller.ae_title == FURTHER_CALLERS:  # its address may be a network
+        return MENDS[CALLING_UNKNOWN]
     settings = desk.settings.receiver
     if admission.may_call(settings, caller.ae_title, caller.address):
         return "It is listed in allowed_callers now."

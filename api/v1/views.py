@@ -83,13 +83,14 @@ def views_router(desk: Desk) -> APIRouter:
         response_description="A PNG with transparency, to be stretched over the "
         "radiograph from edge to edge",
     )
-    async def heatmap(_person: Viewer, instance_id: str) -> Response:
+    async def heatmap(request: Request, _person: Viewer, instance_id: str) -> Response:
         """Show where the model looked, relative to its own peak."""
         known, _ = await opened(instance_id)
         if known.drawing is None or known.row.probability is None:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND, "There is no answer to show."
             )
+        await told(request, "viewed", f"/api/v1/instances/{instance_id}/heatmap")
         return Response(heatmap_png(known.drawing), media_type="image/png")
 
     @router.get(

@@ -58,6 +58,7 @@ class Kind:
 ACTIVITY = ("110100", "Application Activity")
 ACCESSED = ("110103", "DICOM Instances Accessed")
 TRANSFERRED = ("110104", "DICOM Instances Transferred")
+QUERY = ("110112", "Query")
 ALERT = ("110113", "Security Alert")
 AUTHENTICATION = ("110114", "User Authentication")
 LOGIN = ("110122", "Login")
@@ -76,6 +77,7 @@ KINDS: Mapping[What, Kind] = MappingProxyType(
             ALERT, ("110132", "Use of Restricted Function"), "E", MINOR_FAILURE
         ),
         What.VIEWED: Kind(ACCESSED, None, "R"),
+        What.SEARCHED: Kind(QUERY, None, "E"),
         What.ASKED_AGAIN: Kind(ACCESSED, None, "U"),
         What.JUDGED: Kind(ACCESSED, None, "U"),
         What.PAUSED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
@@ -90,7 +92,8 @@ KINDS: Mapping[What, Kind] = MappingProxyType(
 """The events that have a message in PS3.15 A.5.3.
 
 An association that is opened has none: Network Entry (A.5.3.9) is for a system that
-enters or leaves the network. An upload is written as the transfer that it is.
+enters or leaves the network. The test of a connection has none either. An upload is
+written as the transfer that it is.
 """
 
 

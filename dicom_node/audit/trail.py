@@ -2,8 +2,9 @@
 
 Each is a row and, by setting, a message in a file. The same event again within a minute
 is counted, and written with its count when the minute is over: a peer that is rejected
-a thousand times is two rows. While the database is away, events wait in memory; with a
-process that is killed goes what it was told in the last moment, and its counts.
+a thousand times is two rows. If there are too many different events, folding.py counts
+them together. While the database is away, events wait in memory. A process that is
+killed loses the events of the last moment, and its counts.
 
 Transfers are written to the file only, because the journal records each of them. One
 message holds the instances of a study that were transferred between the same two
@@ -22,7 +23,6 @@ from dataclasses import dataclass, replace
 from errno import ENOSPC
 from io import FileIO
 from pathlib import Path
-from queue import Empty, Full, Queue
 
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
@@ -36,8 +36,10 @@ from dicom_node.audit.event import (
     disclosed,
     plain,
 )
+from dicom_node.audit.folding import FLOODS, Folding, Spare, spare
 from dicom_node.audit.message import KINDS, Source, message
 from dicom_node.database import open_engine, writing
+from dicom_node.spool import MB
 from dicom_node.tables import audit
 
 logger = logging.getLogger(__name__)
@@ -45,10 +47,8 @@ logger = logging.getLogger(__name__)
 Tell = Callable[[AuditEvent], None]
 """Takes an event. Never waits, never raises; for all threads."""
 
-MOST_WAITING = 10_000
+MOST_WAITING = 20_000  # rows, and instances of transfers
 SAME_FOR_S = 60.0
-# Different ones within that time: whoever calls under ever new names fills no disk.
-MOST_DIFFERENT = 1_000
 PAUSE_S = 0.2
 TRANSFER_S = 5.0  # transfers of one study within it are one message
 MOST_INSTANCES = 500  # in one message
@@ -103,7 +103,10 @@ def auditing(
         by_hand: Tell of its start and end, too. For roles, the supervisor does.
     """
     node = f"{settings.receiver.ae_title}@{socket.gethostname()}"
-    trail = Trail(engine, Source(node, role, os.getpid()), settings.audit.file)
+    file, storage = settings.audit.file, settings.storage
+    folders = [storage.directory, *([file.parent] if file else [])]
+    disk = spare(folders, storage.min_free_mb * MB)
+    trail = Trail(engine, Source(node, role, os.getpid()), file, disk)
     try:
         if by_hand:
             trail.tell(started(settings))
@@ -135,15 +138,25 @@ def stopped() -> AuditEvent:
 class Trail:
     """The trail of one process."""
 
-    def __init__(self, engine: sa.Engine, source: Source, file: Path | None) -> None:
-        """Begin to write; see auditing."""
+    def __init__(
+        self,
+        engine: sa.Engine,
+        source: Source,
+        file: Path | None,
+        spare_bytes: Spare = lambda: float("inf"),
+    ) -> None:
+        """Begin to write; see auditing. The less disk is left, the more events fold."""
         self._engine = engine
         self._source = source
         self._file = file
-        self._told: Queue[AuditEvent] = Queue(MOST_WAITING)
+        self._spare_bytes = spare_bytes
+        self._lock = threading.Lock()  # of what tell changes; never held for long
         self._lost = 0
         self._seen: dict[AuditEvent, Entry] = {}
+        self._folding = Folding()
+        self._fresh: list[Entry] = []
         self._transfers: dict[tuple[AuditEvent, str], Transfer] = {}
+        self._instances = 0  # of those transfers
         self._rows: list[Entry] = []
         self._not_before = 0.0
         self._ended = threading.Event()
@@ -152,12 +165,14 @@ class Trail:
 
     def tell(self, event: AuditEvent) -> None:
         """Take an event; see Tell."""
-        if event.what in TRANSFERS and self._file is None:
+        is_transfer = event.what in TRANSFERS
+        if is_transfer and self._file is None:
             return
-        try:
-            self._told.put_nowait(event)
-        except Full:
-            self._lost += 1
+        with self._lock:
+            if is_transfer:
+                self._add_transfer(event)
+            else:
+                self._add(event)
 
     def close(self) -> None:
         """Write what is left."""
@@ -192,32 +207,38 @@ class Trail:
         if lost:
             logger.error("%s audit events were not written", lost)
 
-    def _new(self) -> Iterator[Entry]:
-        """Take what was told; count what was told a moment ago."""
-        while True:
-            try:
-                event = self._told.get_nowait()
-            except Empty:
-                return
-            if event.what in TRANSFERS:
-                self._add_transfer(event)
-            elif known := self._seen.get(event):
-                self._seen[event] = replace(known, times=known.times + 1)
-            elif len(self._seen) >= MOST_DIFFERENT:
-                self._lost += 1
-            else:
-                entry = Entry(event, time.time())
-                self._seen[event] = replace(entry, times=0)
-                yield entry
+    def _new(self) -> list[Entry]:
+        """Take what was told, and measure how much more may be told."""
+        spare_bytes = self._spare_bytes()
+        with self._lock:
+            fresh, self._fresh = self._fresh, []
+            self._folding.spare_bytes = spare_bytes
+            waiting = len(self._rows) + len(fresh)
+            self._folding.spare_rows = MOST_WAITING // 2 - waiting
+        return fresh
+
+    def _add(self, event: AuditEvent) -> None:
+        """Count an event if it was told within the last minute."""
+        event = self._folding.fold(event)
+        if known := self._seen.get(event):
+            self._seen[event] = replace(known, times=known.times + 1)
+        else:
+            entry = Entry(event, time.time())
+            self._seen[event] = replace(entry, times=0)
+            self._fresh.append(entry)
 
     def _add_transfer(self, event: AuditEvent) -> None:
         """Add an instance to the transfer that its event belongs to."""
         assert event.instance is not None  # noqa: S101 - transfers have one
+        if self._instances >= MOST_WAITING:
+            self._lost += 1
+            return
         uid = event.instance.study_instance_uid
         key, now = (replace(event, instance=None), uid), time.time()
         transfer = self._transfers.setdefault(key, Transfer(event, now, now, []))
         transfer.until = now
         transfer.instances.append(event.instance)
+        self._instances += 1
 
     def _messages(self, entries: list[Entry]) -> Iterator[str]:
         """Yield the message of each event that has one in PS3.15 A.5.3."""
@@ -227,26 +248,30 @@ class Trail:
 
     def _completed(self, now: float) -> Iterator[str]:
         """Yield the messages of the transfers that began TRANSFER_S ago or earlier."""
-        for key, each in list(self._transfers.items()):
-            if abs(now - each.since) >= TRANSFER_S:
+        with self._lock:
+            transfers = self._transfers.items()
+            old = {k: t for k, t in transfers if abs(now - t.since) >= TRANSFER_S}
+            for key, each in old.items():
                 del self._transfers[key]
-                for start in range(0, len(each.instances), MOST_INSTANCES):
-                    some = each.instances[start : start + MOST_INSTANCES]
-                    yield message(each.event, self._source, each.until, 1, some)
+                self._instances -= len(each.instances)
+        for each in old.values():
+            for start in range(0, len(each.instances), MOST_INSTANCES):
+                some = each.instances[start : start + MOST_INSTANCES]
+                yield message(each.event, self._source, each.until, 1, some)
 
     def _over(self, now: float) -> list[Entry]:
         """Forget what was seen a minute ago; what came again since is to be told."""
-        old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
-        for each in old:
-            del self._seen[each.event]
+        with self._lock:
+            old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
+            for each in old:
+                del self._seen[each.event]
+                self._folding.forget(each.event)
         if old:  # once a minute or so
             self._tell_of_loss()
         return [Entry(e.event, time.time(), e.times) for e in old if e.times]
 
     def _write_rows(self) -> None:
-        too_many = max(len(self._rows) - MOST_WAITING, 0)
-        self._lost += too_many
-        del self._rows[:too_many]
+        self._drop_too_many()
         if not self._rows or time.monotonic() < self._not_before:
             return
         try:
@@ -257,6 +282,20 @@ class Trail:
             self._not_before = time.monotonic() + AWAY_S
             return
         self._rows = []
+
+    def _drop_too_many(self) -> None:
+        """Drop rows if a database is away for hours: the oldest, those of floods first.
+
+        That it comes to this is rare, since events fold while many rows wait.
+        """
+        excess = len(self._rows) - MOST_WAITING
+        if excess <= 0:
+            return
+        floods = [each for each in self._rows if each.event.what in FLOODS]
+        others = [each for each in self._rows if each.event.what not in FLOODS]
+        gone = {id(each) for each in [*floods, *others][:excess]}
+        self._rows = [each for each in self._rows if id(each) not in gone]
+        self._lost += excess
 
     def _write_file(self, path: Path, lines: list[str]) -> None:
         if not lines:

@@ -1,0 +1,148 @@
+"""Bounds how many rows a flood of events adds to the audit trail, and drops none.
+
+An event is written in full while there is room for its kind in that minute. After that,
+events are counted together: first those of one address, then those of the whole kind.
+Each kind has its own room, so that rejected callers take none from accepted ones.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+
+from dicom_node.audit.event import TRANSFERS, AuditEvent, What
+from dicom_node.audit.message import KINDS, SUCCESS
+
+Spare = Callable[[], float]
+"""Returns the bytes of disk that may be used, beyond those that must stay free."""
+
+Key = tuple[int, What, str]
+"""How far events are folded, their kind, and an address or nothing."""
+
+FURTHER_CALLERS = "(further callers)"  # longer than the 16 characters of an AE title
+FURTHER_ADDRESSES = "(further addresses)"
+SEVERAL = "(several)"
+
+FLOODS = frozenset(
+    what for what, kind in KINDS.items() if kind.outcome != SUCCESS
+).difference(TRANSFERS)
+"""Events that a caller without the right to do something can cause."""
+
+CALLERS = FLOODS.difference({What.REFUSED}).union({What.OPENED})
+"""Events of callers that are not known, except by the AE title that they choose."""
+
+# Different events in a minute. Those of FLOODS are few; the others fold only if a disk
+# fills up or a database is away.
+MOST_IN_FULL = 10_000
+MOST_OF_A_FLOOD = 500
+MOST_OF_A_FLOOD_PER_ADDRESS = 10
+LEAST_ADDRESSES = 10  # that are told apart however little room there is
+# In a day, each kind of flood takes at most 1 % of the disk that may still be used; in
+# an hour, each other kind does.
+FLOOD_SHARE = 0.01 / (24 * 60)
+SHARE = 0.01 / 60
+BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
+
+
+class Folding:
+    """The room of each kind of event in one process. Callers hold a lock.
+
+    Attributes:
+        spare_bytes: How much disk may be used; events fold if it is little.
+        spare_rows: How many rows may wait; events fold if the database is away.
+    """
+
+    def __init__(self) -> None:
+        """Start with all rooms empty."""
+        self.spare_bytes = float("inf")
+        self.spare_rows = MOST_IN_FULL
+        self._held: dict[AuditEvent, Sequence[Key]] = {}
+        self._taken: Counter[Key] = Counter()
+
+    def fold(self, event: AuditEvent) -> AuditEvent:
+        """Return an event as it is written: in full, or as one that counts several."""
+        *fuller, last = forms(event)
+        for level, each in enumerate(fuller):
+            if each in self._held:
+                return each
+            kind = (level, each.what, "")
+            address = (level, each.what, network(each.address))
+            if self._has_room(kind, address):
+                self._held[each] = (kind, address)
+                self._taken.update((kind, address))
+                return each
+        return last
+
+    def forget(self, event: AuditEvent) -> None:
+        """Give back the room of an event that fold returned a minute ago."""
+        for key in self._held.pop(event, ()):
+            self._taken[key] -= 1
+            if not self._taken[key]:
+                del self._taken[key]
+
+    def _has_room(self, kind: Key, address: Key) -> bool:
+        level, what, _ = kind
+        is_flood = what in FLOODS
+        most = MOST_OF_A_FLOOD if is_flood else MOST_IN_FULL
+        share = FLOOD_SHARE if is_flood else SHARE
+        by_disk = self.spare_bytes * share / BYTES_PER_EVENT
+        room = min(most, by_disk, self.spare_rows)
+        if level > 0:
+            return self._taken[kind] < max(room, LEAST_ADDRESSES)
+        in_address = MOST_OF_A_FLOOD_PER_ADDRESS if is_flood else MOST_IN_FULL
+        return self._taken[kind] < room and self._taken[address] < in_address
+
+
+def forms(event: AuditEvent) -> Sequence[AuditEvent]:
+    """Return an event in full, then without its details, then without its address.
+
+    The reason of a rejection stays, without the details after its colon. A start always
+    stands with its settings.
+    """
+    if event.what is What.STARTED:
+        return (event,)
+    if event.what in CALLERS:
+        about = event.about.partition(":")[0]
+        by_address = replace(event, who=FURTHER_CALLERS, about=about)
+    else:
+        by_address = replace(event, about=SEVERAL, instance=None)
+    by_address = replace(by_address, address=network(event.address))
+    by_kind = replace(by_address, who=FURTHER_CALLERS, address=FURTHER_ADDRESSES)
+    return event, by_address, by_kind
+
+
+def network(address: str) -> str:
+    """Return an address, or the network of 64 bits that an IPv6 address is in.
+
+    One subscriber has all addresses of such a network (RFC 6177).
+    """
+    try:
+        number = ip_address(address)
+    except ValueError:  # a host name, or nothing
+        return address
+    if not isinstance(number, IPv6Address):
+        return address
+    if number.ipv4_mapped is not None:
+        return str(number.ipv4_mapped)
+    return str(IPv6Network((number.packed[:8] + bytes(8), 64)))
+
+
+def spare(folders: Sequence[Path], min_free_bytes: int) -> Spare:
+    """Return a function that measures how much disk may be used.
+
+    Args:
+        folders: Where the trail may grow; the fullest disk counts.
+        min_free_bytes: What must stay free for images.
+    """
+
+    def measure() -> float:
+        free = [float("inf")]
+        for folder in folders:
+            with suppress(OSError):  # it is away; then nothing is written there
+                free.append(shutil.disk_usage(folder).free)
+        return min(free) - min_free_bytes
+
+    return measure

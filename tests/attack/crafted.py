@@ -1,0 +1,127 @@
+"""Datasets that cost much more to read than to send."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+from PIL import Image
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_dataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    generate_uid,
+)
+
+from dicom_node.phantom_instance import phantom_dataset
+from inference.phantom import draw_phantom
+from tests.mutations import Sample
+
+ITEM = b"\xfe\xff\x00\xe0"
+ENDLESS = struct.pack("<I", 0xFFFFFFFF)
+ITEM_END = b"\xfe\xff\x0d\xe0" + bytes(4)
+SEQUENCE_END = b"\xfe\xff\xdd\xe0" + bytes(4)
+ACQUISITION_CONTEXT = b"\x40\x00\x55\x05SQ\x00\x00"
+VOI_LUT = b"\x28\x00\x10\x30SQ\x00\x00"
+PIXEL_DATA = b"\xe0\x7f\x10\x00"
+SIDE = 4000
+
+
+def deflated_items(count: int = 2_500_000) -> Sample:
+    """A deflated dataset with a sequence of empty items that is read; some 30 kB."""
+    items = (ITEM + bytes(4)) * count
+    sequence = VOI_LUT + struct.pack("<I", len(items)) + items
+    dataset = _phantom()
+    content = _spliced(_bytes(dataset), sequence)
+    squeezed = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    deflated = squeezed.compress(content) + squeezed.flush()
+    deflated += b"\0" * (len(deflated) % 2)
+    return _sample(dataset, deflated, DeflatedExplicitVRLittleEndian)
+
+
+def trailing_elements(count: int = 500_000) -> Sample:
+    """A dataset with many empty private elements after Pixel Data; 4 MB."""
+    dataset = _phantom()
+    in_group = 60_000
+    trailing = b"".join(
+        struct.pack(
+            "<HH2sH", 0x7FE1 + 2 * (n // in_group), 0x1000 + n % in_group, b"LO", 0
+        )
+        for n in range(count)
+    )
+    return _sample(dataset, _bytes(dataset) + trailing, ExplicitVRLittleEndian)
+
+
+def nested(depth: int, breadth: int) -> Sample:
+    """A dataset with sequences in sequences, each with empty items beside the next.
+
+    The outer one has a length, so that it can be skipped as a whole.
+    """
+    beside = (ITEM + bytes(4)) * breadth
+    opening = ACQUISITION_CONTEXT + ENDLESS + beside + ITEM + ENDLESS
+    inner = opening * depth + (ITEM_END + SEQUENCE_END) * depth
+    item = ITEM + struct.pack("<I", len(inner)) + inner
+    sequence = ACQUISITION_CONTEXT + struct.pack("<I", len(item)) + item
+    dataset = _phantom()
+    content = _spliced(_bytes(dataset), sequence)
+    return _sample(dataset, content, ExplicitVRLittleEndian)
+
+
+def progressive_jpeg(scans: int = 400) -> bytes:
+    """A progressive JPEG that repeats its last scan; some 2 MB."""
+    picture = draw_phantom(broken=True, rows=SIDE, columns=SIDE, seed=9).pixels
+    pixels = (picture.astype(float) * 255 / max(picture.max(), 1)).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, "JPEG", progressive=True, quality=5)
+    jpeg = content.getvalue()
+    last = jpeg.rindex(b"\xff\xda")
+    tables = jpeg.rindex(b"\xff\xc4", 0, last)
+    scan = jpeg[tables:-2]
+    return jpeg[:-2] + scan * scans + b"\xff\xd9"
+
+
+def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
+    """An image of many scans, in a transfer syntax that has one."""
+    dataset = _phantom()
+    dataset.Rows = dataset.Columns = SIDE
+    dataset.BitsAllocated = dataset.BitsStored = 8
+    dataset.HighBit = 7
+    dataset.LossyImageCompression = "01"
+    for name in ("SmallestImagePixelValue", "LargestImagePixelValue"):
+        if name in dataset:
+            delattr(dataset, name)
+    dataset.PixelData = encapsulate([progressive_jpeg()])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    syntax = JPEGExtended12Bit if extended else JPEGBaseline8Bit
+    return _sample(dataset, _bytes(dataset), syntax)
+
+
+def _phantom() -> Dataset:
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+    dataset.SOPInstanceUID = generate_uid()
+    return dataset
+
+
+def _bytes(dataset: Dataset) -> bytes:
+    file = DicomBytesIO()
+    file.is_little_endian, file.is_implicit_VR = True, False
+    dataset = Dataset(dataset)
+    write_dataset(file, dataset)
+    return file.getvalue()
+
+
+def _spliced(content: bytes, more: bytes) -> bytes:
+    """Put elements before Pixel Data."""
+    at = content.rindex(PIXEL_DATA)
+    return content[:at] + more + content[at:]
+
+
+def _sample(dataset: Dataset, content: bytes, syntax: str) -> Sample:
+    uids = str(dataset.SOPClassUID), str(dataset.SOPInstanceUID)
+    return Sample("crafted", str(syntax), *uids, content)

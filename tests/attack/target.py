@@ -1,0 +1,277 @@
+"""The node that is attacked, and what an attack does to it: time and memory."""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Self
+
+from pydicom import dcmread
+from pydicom.uid import generate_uid
+
+from dicom_node.archive import Archive, start_archive
+from dicom_node.outcome import Verdict
+from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.sender import send
+from inference.phantom import draw_phantom
+from tests.served import Served, wait_for
+
+LOOKING = "a-token-of-a-viewer-0123456789"
+ACTING = "a-token-of-an-operator-0123456789"
+SECRET = "the-secret-of-these-tests-0123456789"  # noqa: S105
+LONGEST_WAIT_S = 45.0
+NOTHING: Mapping[str, str] = MappingProxyType({})
+SETTINGS = """
+[receiver]
+host = "127.0.0.1"
+port = 0
+[storage]
+directory = "node"
+min_free_mb = 1
+[model]
+device = "cpu"
+[log]
+format = "json"
+[api]
+port = 0
+tokens = [
+    {{ name = "looking", role = "viewer", sha256 = "{looking}" }},
+    {{ name = "acting", role = "operator", sha256 = "{acting}" }},
+    {{ name = "secret", role = "operator", env = "PAGE_TOKEN" }},
+]
+[[destinations]]
+name = "archive"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {port}
+"""
+ROLES = {
+    "dicom_node.supervisor": "supervisor",
+    "dicom_node.receiver": "receiver",
+    "dicom_node.worker": "worker",
+    "dicom_node.decoding_process": "decoder",
+    "api": "api",
+}
+
+
+class Target:
+    """A node with a good archive, which a modality sends good images to.
+
+    Attributes:
+        folder: Where its settings, its log and its storage are.
+        usual_s: A good image's turnaround without an attack.
+        damaged: Whether an attack has left work behind, so that the next one needs a
+            new node.
+    """
+
+    def __init__(self, folder: Path, destinations: str = "") -> None:
+        """Write the settings; nothing runs yet."""
+        self.folder = folder
+        self.config = folder / "node.toml"
+        self.archive: Archive = start_archive(folder / "archive")
+        self.usual_s = math.nan
+        self.damaged = False
+        self._images = 0
+        digests = {
+            name: hashlib.sha256(token.encode()).hexdigest()
+            for name, token in (("looking", LOOKING), ("acting", ACTING))
+        }
+        text = SETTINGS.format(port=self.archive.port, **digests)
+        self.config.write_text(text + destinations)
+        environment = {"PACS_TOKEN": SECRET[::-1], "PAGE_TOKEN": SECRET}
+        self.node = Served(self.config, environment=environment, title="GOOD")
+
+    def start(self) -> Self:
+        self.node.start()
+        wait_for(lambda: "api" in self.ports())
+        self.turnaround()  # loads the model
+        self.usual_s = min(self.turnaround() for _ in range(2))
+        assert self.usual_s < LONGEST_WAIT_S, "it does not work without an attack"
+        return self
+
+    def renew(self) -> None:
+        """Start with an empty storage directory if an attack has left work behind."""
+        if self.damaged:
+            self.node.kill()
+            wait_for(self._is_removed)  # its roles may still be at their end
+            self.damaged = False
+            self.start()
+
+    def _is_removed(self) -> bool:
+        storage = self.folder / "node"
+        shutil.rmtree(storage, ignore_errors=True)
+        return not storage.exists()
+
+    def close(self) -> None:
+        if hasattr(self.node, "process"):
+            self.node.kill()
+        self.archive.stop()
+
+    def ports(self) -> dict[str, int]:
+        with suppress(OSError, ValueError):
+            path = self.folder / "node" / "run" / "ports.json"
+            return dict(json.loads(path.read_text()))
+        return {}
+
+    @property
+    def receiver(self) -> int:
+        return self.node.address.port
+
+    @property
+    def api(self) -> int:
+        return self.ports()["api"]
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    def image(self, side: int = 300, **attributes: object) -> tuple[Path, str]:
+        """Write a good image; returns the file and its Study Instance UID."""
+        self._images += 1
+        drawn = draw_phantom(
+            broken=True, rows=side, columns=side * 4 // 5, seed=self._images
+        )
+        dataset = phantom_dataset(drawn)
+        dataset.SOPInstanceUID = generate_uid()
+        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        for name, value in attributes.items():
+            setattr(dataset, name, value)
+        path = self.folder / f"image{self._images}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        return path, str(dataset.StudyInstanceUID)
+
+    def store(self, path: Path, title: str = "GOOD") -> bool:
+        """Send an image once, as a modality; returns whether it was acknowledged."""
+        (outcome,) = send(
+            [path], self.node.address, calling_ae_title=title, timeout_s=10
+        )
+        return outcome.verdict is Verdict.STORED
+
+    def turnaround(self, longest_s: float = LONGEST_WAIT_S, **image: object) -> float:
+        """Send a good image, again if it is refused, until its result is archived.
+
+        Returns:
+            The seconds that passed; infinity if it takes too long.
+        """
+        path, study = self.image(**image)  # type: ignore[arg-type]
+        start = time.monotonic()
+        end = start + longest_s
+        is_stored = False
+        while time.monotonic() < end:
+            is_stored = is_stored or self.store(path)
+            if is_stored and self.has_result(study):
+                return time.monotonic() - start
+            time.sleep(0.05 if is_stored else 0.3)
+        return math.inf
+
+    def has_result(self, study: str) -> bool:
+        return any(
+            each.study_instance_uid == study and each.path for each in self.archive.log
+        )
+
+    def patients(self) -> set[str]:
+        """The Patient IDs of the results in the archive."""
+        paths = {each.path for each in self.archive.log if each.path}
+        files = (self.folder / "archive" / path for path in paths)
+        found = (dcmread(each, specific_tags=["PatientID"]) for each in files)
+        return {str(each.PatientID) for each in found}
+
+
+class Memory:
+    """Watches the memory of all processes of a node for the time of a block."""
+
+    def __init__(self, supervisor: int) -> None:
+        self._supervisor = supervisor
+        self._over = threading.Event()
+        self._before = resident(supervisor)
+        self._peaks = dict(self._before)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.2):
+            for key, megabytes in resident(self._supervisor).items():
+                self._peaks[key] = max(megabytes, self._peaks.get(key, 0))
+
+    def growth(self) -> dict[str, int]:
+        """The megabytes by which a process of each role grew, at most.
+
+        A new process is compared with the one of its role that was there before.
+        """
+        usual: dict[str, int] = {}
+        for (role, _), megabytes in self._before.items():
+            usual[role] = max(megabytes, usual.get(role, 0))
+        grown: dict[str, int] = {}
+        for (role, pid), peak in self._peaks.items():
+            before = self._before.get((role, pid), usual.get(role, 0))
+            grown[role] = max(peak - before, grown.get(role, 0))
+        return grown
+
+
+def resident(supervisor: int) -> dict[tuple[str, int], int]:
+    """The resident megabytes of a node's processes, by role and process id."""
+    return {
+        (role, pid): megabytes
+        for pid, role in processes(supervisor).items()
+        if (megabytes := _resident(pid))
+    }
+
+
+def processes(supervisor: int) -> dict[int, str]:
+    """The roles of a node's processes, by process id."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError):
+            fields = (entry / "stat").read_text().rsplit(")", 1)[1].split()
+            parents[int(entry.name)] = int(fields[1])
+    found: dict[int, str] = {}
+    for pid in parents:
+        above = pid
+        while above in parents and above != supervisor:
+            above = parents[above]
+        if above == supervisor:
+            found[pid] = _role(pid)
+    return found
+
+
+def _role(pid: int) -> str:
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+        for module, role in ROLES.items():
+            if module in words:
+                return role
+    return "other"
+
+
+def _resident(pid: int) -> int:
+    with suppress(OSError, IndexError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+    return 0
+
+
+def processor_s(supervisor: int, role: str) -> float:
+    """The seconds of processor time that the processes of a role have used."""
+    total = 0
+    for pid, its_role in processes(supervisor).items():
+        if its_role == role:
+            with suppress(OSError, IndexError):
+                stat = Path(f"/proc/{pid}/stat").read_text()
+                fields = stat.rsplit(")", 1)[1].split()
+                total += int(fields[11]) + int(fields[12])
+    return total / os.sysconf("SC_CLK_TCK")

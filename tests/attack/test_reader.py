@@ -1,0 +1,105 @@
+"""A reader of logs and of the line, who reports what the archive did not say."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pynetdicom import AE, build_role
+
+from config.settings import load
+from dicom_node.database import open_engine
+from dicom_node.history import History
+from tests.attack.assault import note
+from tests.attack.target import Target
+from tests.attack.wire import ATTACKER
+from tests.committing import COMMITMENT, Committing, report_on
+from tests.served import wait_for
+
+pytestmark = pytest.mark.attack
+
+COMMITTING = """
+[[destinations]]
+name = "committing"
+type = "dicom"
+ae_title = "COMMITTER"
+host = "127.0.0.1"
+port = {port}
+commitment = true
+"""
+REFUSED = 0x0112  # no such object instance: the archive does not have it
+
+
+@pytest.fixture
+def archive() -> Iterator[Committing]:
+    archive = Committing()
+    archive.start()
+    yield archive
+    archive.stop()
+
+
+@pytest.mark.parametrize(("name", "reason"), [("commits", 0), ("refuses", REFUSED)])
+@pytest.mark.parametrize("title", ["INTRUDER", "COMMITTER"])
+def test_a_forged_report_of_commitment_settles_nothing(
+    archive: Committing, name: str, reason: int, title: str
+) -> None:
+    """From another address, under any title, with the right Transaction UID."""
+    seen = note(9, f"{title} at another address {name}")
+    with tempfile.TemporaryDirectory(prefix="attack-") as folder:
+        target = Target(Path(folder), COMMITTING.format(port=archive.port))
+        try:
+            target.node.start()
+            path, _ = target.image()
+            assert target.store(path)
+            wait_for(lambda: archive.asked != [] and "committing" in states(target))
+            asked = archive.asked[-1]
+            reasons = {uid: reason for _, uid in asked.objects}
+            status = forge(target, title, asked.transaction, reasons)
+            found = states(target)
+            is_logged = asked.transaction in target.log
+        finally:
+            target.close()
+
+    seen.note = f"answer {status}; deliveries are {', '.join(sorted(found))}"
+    seen.expect("committing" in found, "the report is believed")
+    seen.expect(not is_logged, "the Transaction UID is in the log")
+    seen.check()
+
+
+def forge(target: Target, title: str, transaction: str, reasons: dict[str, int]) -> str:
+    """Report from the attacker's address; the node's answer in words."""
+    ae = AE(title)
+    ae.dimse_timeout = ae.acse_timeout = ae.network_timeout = 10
+    ae.add_requested_context(COMMITMENT)
+    association = ae.associate(
+        "127.0.0.1",
+        target.receiver,
+        ae_title="FRACTURE_AI",
+        ext_neg=[build_role(COMMITMENT, scu_role=False, scp_role=True)],
+        bind_address=(ATTACKER, 0),
+    )
+    if not association.is_established:
+        return "no association"
+    try:
+        return f"{report_on(association, transaction, reasons):#06x}"
+    finally:
+        association.release()
+
+
+def states(target: Target) -> set[str]:
+    """The states of the deliveries that the node has."""
+    engine = open_engine(load(target.config, {"PACS_TOKEN": ""}).storage.database_url)
+    try:
+        return {str(each["state"]) for each in History(engine).deliveries()}
+    finally:
+        engine.dispose()
+
+
+def test_the_log_names_no_patient(target: Target) -> None:
+    seen = note(12, "a reader of the log")
+    target.turnaround(PatientName="Unmistakable^Name", PatientID="UNMISTAKABLE")
+
+    seen.expect("nmistakable" not in target.log.lower(), "the log names a patient")
+    plain = [line for line in target.log.splitlines() if not line.startswith("{")]
+    seen.expect(not plain, f"{len(plain)} lines of the log are no JSON")
+    seen.check()

@@ -1,0 +1,206 @@
+"""A viewer, who may look but not act, and wants others to wait."""
+
+import io
+import math
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import httpx
+import pytest
+from PIL import Image
+
+from inference.phantom import draw_phantom
+from tests.asking import bearing
+from tests.attack.assault import Cost, assault, in_words, note
+from tests.attack.crafted import nested
+from tests.attack.target import ACTING, LOOKING, Target
+from tests.attack.wire import connect, pour
+from tests.raw_sender import raw_sender
+from tests.served import wait_for
+
+pytestmark = pytest.mark.attack
+
+REQUESTS = 300
+PREDICTIONS = 60
+LONGEST_S = 5.0
+GIVES_UP_S = 40.0
+
+
+def api(target: Target, token: str) -> httpx.Client:
+    where = f"http://127.0.0.1:{target.api}"
+    return httpx.Client(
+        base_url=where, headers=bearing(token), timeout=GIVES_UP_S, trust_env=False
+    )
+
+
+def newest(target: Target, **image: object) -> str:
+    """Have an image analyzed; its id."""
+    assert target.turnaround(**image) < math.inf
+    with api(target, ACTING) as client:
+        found = client.get("/api/v1/instances?size=1").json()["instances"]
+    return str(found[0]["id"])
+
+
+def seconds_of(act: Callable[[], httpx.Response]) -> float:
+    """How long another person waits for an answer; infinite without one."""
+    start = time.monotonic()
+    with suppress(httpx.HTTPError):
+        if act().is_success:
+            return time.monotonic() - start
+    return math.inf
+
+
+def hang_up(target: Target, request: bytes, cost: Cost) -> None:
+    with suppress(OSError), connect(target.api) as connection:
+        pour(connection, request, cost)
+
+
+def asked(route: str, token: str, *headers: str) -> bytes:
+    lines = (
+        f"{route} HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {token}",
+        *headers,
+    )
+    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+
+
+def test_pictures_that_nobody_waits_for_hold_up_nobody(target: Target) -> None:
+    instance = newest(target, side=2400)
+    path = f"/api/v1/instances/{instance}/picture"
+    with api(target, ACTING) as client:
+        usual = seconds_of(lambda: client.get(f"{path}?low=1&high=5000"))
+    waited: list[float] = []
+
+    def attack(cost: Cost) -> None:
+        with ThreadPoolExecutor(16) as pool:
+            for number in range(REQUESTS):
+                route = f"GET {path}?low={number}&high={number + 900}"
+                pool.submit(hang_up, target, asked(route, LOOKING), cost)
+        cost.ready.set()
+        with api(target, ACTING) as client:
+            waited.append(seconds_of(lambda: client.get(f"{path}?long_side=600")))
+
+    seen = assault(
+        target, 5, f"{REQUESTS} pictures, hung up", attack, at_least_s=GIVES_UP_S
+    )
+
+    took = waited[0] if waited else math.inf
+    seen.note = f"another person waited {in_words(took)}, not {in_words(usual)}"
+    seen.expect(took - usual < LONGEST_S, "another person waits")
+    seen.check()
+
+
+def test_predictions_that_nobody_waits_for_hold_up_nobody(target: Target) -> None:
+    picture = io.BytesIO()
+    drawn = draw_phantom(broken=True, rows=1500, columns=1200, seed=3)
+    pixels = (drawn.pixels >> 4).clip(0, 255).astype("uint8")
+    Image.fromarray(pixels).save(picture, "PNG")
+    body = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        + picture.getvalue()
+        + b"\r\n--x--\r\n"
+    )
+    kind = "Content-Type: multipart/form-data; boundary=x"
+    waited: list[float] = []
+
+    def attack(cost: Cost) -> None:
+        length = f"Content-Length: {len(body)}"
+        request = asked("POST /predict", LOOKING, kind, length) + body
+        with ThreadPoolExecutor(16) as pool:
+            for _ in range(PREDICTIONS):
+                pool.submit(hang_up, target, request, cost)
+        cost.ready.set()
+        file = {"file": picture.getvalue()}
+        with api(target, ACTING) as client:
+            for _ in range(5):  # a place that is not free is asked for again
+                took = seconds_of(lambda: client.post("/predict", files=file))
+                waited.append(took)
+                if took < math.inf:
+                    break
+                time.sleep(0.5)
+
+    seen = assault(
+        target, 5, f"{PREDICTIONS} predictions, hung up", attack, at_least_s=GIVES_UP_S
+    )
+
+    took = waited[-1] if waited else math.inf
+    seen.note = f"another person waited {in_words(took)}, tried {len(waited)} times"
+    seen.expect(took < LONGEST_S, "another person waits")
+    seen.check()
+
+
+def test_the_attributes_of_a_hostile_file_hold_up_nobody(target: Target) -> None:
+    sample = nested(depth=100, breadth=5000)
+    with raw_sender(target.receiver) as sender:
+        sender.send(sample)
+    with api(target, ACTING) as client:
+        uid = sample.sop_instance_uid
+        found = client.get("/api/v1/instances", params={"q": uid}).json()["instances"]
+    if not found:
+        note(2, "attributes of nested items").note = "the receiver refused the file"
+        return
+    instance = found[0]["id"]
+    good = newest(target)
+    waited: list[float] = []
+    took: list[float] = []
+
+    def look() -> None:
+        with api(target, LOOKING) as client:
+            path = f"/api/v1/instances/{instance}/attributes"
+            start = time.monotonic()
+            with suppress(httpx.HTTPError):
+                client.get(path)
+            took.append(time.monotonic() - start)
+
+    def attack(cost: Cost) -> None:
+        threads = [threading.Thread(target=look) for _ in range(4)]
+        for each in threads:
+            each.start()
+        cost.ready.set()
+        time.sleep(0.5)  # the others are at work
+        with api(target, ACTING) as client:
+            path = f"/api/v1/instances/{good}/attributes"
+            waited.append(seconds_of(lambda: client.get(path)))
+        for each in threads:
+            each.join()
+
+    seen = assault(
+        target, 2, "attributes of nested items", attack, at_least_s=GIVES_UP_S + 5
+    )
+
+    other = waited[0] if waited else math.inf
+    longest = max(took, default=math.inf)
+    seen.sent = len(sample.dataset)
+    seen.note = f"answered after {longest:.0f} s; another waited {in_words(other)}"
+    seen.expect(other < LONGEST_S, "another person waits")
+    seen.check()
+
+
+def test_a_stream_of_changes_ends_with_its_session(target: Target) -> None:
+    seen = note(8, "a stream that outlives its session")
+    where = f"http://127.0.0.1:{target.api}"
+    ended = threading.Event()
+
+    def listen(client: httpx.Client) -> None:
+        with suppress(httpx.HTTPError), client.stream("GET", "/api/v1/changes") as told:
+            for _ in told.iter_bytes():
+                begun.set()
+        ended.set()
+
+    with httpx.Client(base_url=where, trust_env=False, timeout=60) as client:
+        client.post("/login", data={"token": LOOKING})
+        assert client.get("/api/v1/instances").is_success
+        begun = threading.Event()
+        thread = threading.Thread(target=listen, args=(client,), daemon=True)
+        thread.start()
+        assert begun.wait(20)
+        start = time.monotonic()
+        client.post("/logout")
+        wait_for(lambda: not client.get("/api/v1/instances").is_success)
+        seen.expect(ended.wait(10), "the stream goes on after the logout")
+        seen.note = f"open {time.monotonic() - start:.1f} s after the logout"
+    seen.check()

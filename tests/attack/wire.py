@@ -1,0 +1,56 @@
+"""Connections of an attacker, from an address of its own."""
+
+import select
+import socket
+import time
+
+from tests.attack.assault import Cost
+
+ATTACKER = "127.0.0.66"
+PATIENCE_S = 5.0
+
+
+def connect(port: int, address: str = ATTACKER) -> socket.socket:
+    return socket.create_connection(
+        ("127.0.0.1", port), PATIENCE_S, source_address=(address, 0)
+    )
+
+
+def pour(connection: socket.socket, content: bytes, cost: Cost) -> bool:
+    """Send bytes; returns whether the node still takes them."""
+    if is_answered(connection):
+        return False
+    try:
+        connection.sendall(content)
+    except OSError:
+        return False
+    cost.bytes += len(content)
+    return True
+
+
+def is_answered(connection: socket.socket) -> bool:
+    """Whether something came back, or the connection has ended."""
+    return bool(select.select([connection], [], [], 0)[0])
+
+
+def is_open(connection: socket.socket) -> bool:
+    """Whether the node has neither answered nor ended a connection."""
+    return not is_answered(connection)
+
+
+def answer(connection: socket.socket, longest_s: float = PATIENCE_S) -> bytes:
+    """Read what comes until the end, or for some seconds."""
+    connection.settimeout(longest_s)
+    content, end = b"", time.monotonic() + longest_s
+    try:
+        while time.monotonic() < end and (more := connection.recv(65536)):
+            content += more
+    except OSError:
+        pass
+    return content
+
+
+def status(content: bytes) -> int:
+    """The status of an HTTP response; 0 if there is none."""
+    words = content[:12].split(b" ")
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
