@@ -31,7 +31,8 @@ BIND_AND_CONNECT = 0b11
 ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
 
 # linux/seccomp.h, linux/filter.h, linux/audit.h
-SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC = 1, 1
+SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 1, 2
+SECCOMP_FILTER_FLAG_TSYNC = 1
 KILL_PROCESS, ERRNO, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
 LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
 NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data
@@ -113,6 +114,14 @@ class Confinement:
         return f"{landlock}, {'seccomp' if self.seccomp else 'no seccomp'}"
 
 
+UNCONFINED = (
+    "this kernel does not confine the decoding process in full, so that a faulty codec "
+    "could be made to do what the node's user may do; run Linux 5.13 or later, with "
+    "Landlock and seccomp, on x86-64 or aarch64"
+)
+"""What is said, after what there is, where not both are in force."""
+
+
 def confine() -> Confinement:
     """Confine this process for good.
 
@@ -133,12 +142,33 @@ def confine() -> Confinement:
     return Confinement(landlock=_landlock(libc), seccomp=_seccomp(libc))
 
 
+def offered() -> Confinement:
+    """Return what this kernel would put into force, without doing it."""
+    if sys.platform != "linux":
+        return Confinement(landlock=0, seccomp=False)
+    libc = ctypes.CDLL(None)
+    libc.syscall.restype = ctypes.c_long
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        return Confinement(landlock=_landlock_version(libc), seccomp=False)
+    action = ctypes.byref(ctypes.c_uint32(ERRNO))
+    number = SECCOMP[MACHINES.index(machine)]
+    known = libc.syscall(number, SECCOMP_GET_ACTION_AVAIL, 0, action) == 0
+    return Confinement(landlock=_landlock_version(libc), seccomp=known)
+
+
+def _landlock_version(libc: ctypes.CDLL) -> int:
+    """Return the version of the kernel's Landlock; 0 if it has none."""
+    none, flags = ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION
+    version: int = libc.syscall(LANDLOCK_CREATE_RULESET, None, none, flags)
+    return max(version, 0)
+
+
 def _landlock(libc: ctypes.CDLL) -> int:
     """Deny all that this kernel's Landlock can deny; return its version, or 0."""
     call, create = libc.syscall, LANDLOCK_CREATE_RULESET
-    none = ctypes.c_size_t(0)
-    version: int = call(create, None, none, LANDLOCK_CREATE_RULESET_VERSION)
-    if version < 1:
+    version = _landlock_version(libc)
+    if not version:
         return 0
     rights = max(count for first, count in FILE_RIGHTS.items() if first <= version)
     denied = [(1 << rights) - 1]

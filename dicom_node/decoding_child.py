@@ -28,7 +28,7 @@ from contextvars import copy_context
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dicom_node.confinement import Confinement
+from dicom_node.confinement import UNCONFINED, Confinement
 from dicom_node.decoding_messages import (
     MAX_HEAD,
     Channel,
@@ -114,6 +114,8 @@ class DecodingChild:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = ThreadPoolExecutor(1, "decoding-child")
         self._thread.submit(self._start).result()
+        if not self._confinement.is_whole:
+            logger.warning("Decoding: %s; %s", self._confinement, UNCONFINED)
 
     def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in the child.

@@ -35,7 +35,7 @@ def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
 
 # Each row says how its values are written, and DBOS believes it whatever serializer it
 # is given. A pickle runs code, so whoever could write a row could run code here.
-DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[method-assign]
+DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 
 
 class WorkQueue:

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 
+from config.settings import load
+from dicom_node.commands import check
 from dicom_node.confinement import (
     ALLOWED,
     MACHINES,
     NOT_EXECUTABLE,
     SECCOMP,
     TO_ITSELF,
+    Confinement,
+    offered,
 )
 from dicom_node.decoding_child import DecodingChild
 from dicom_node.errors import AnalysisError
@@ -216,9 +220,11 @@ libc.prctl(38, 1, 0, 0, 0)
 assert confinement._seccomp(libc)
 """
 DECODING = """
+import logging
+logging.basicConfig()
 from dicom_node.decoding_child import DecodingChild
 child = DecodingChild(timeout_s=20, memory_mb=1024)
-print(child.confinement, child.run(max, 1, 2))
+print(confinement.offered(), child.confinement, child.run(max, 1, 2), sep="; ")
 child.close()
 """
 
@@ -232,7 +238,24 @@ def test_a_kernel_without_confinement_still_decodes_and_says_so() -> None:
         text=True,
     )
 
-    assert ended.stdout == "no Landlock, no seccomp 2\n"
+    nothing = "no Landlock, no seccomp"
+    assert ended.stdout == f"{nothing}; {nothing}; 2\n"
+    assert f"Decoding: {nothing}; this kernel does not confine" in ended.stderr
+
+
+def test_what_a_kernel_offers_is_what_holds_the_child(child: DecodingChild) -> None:
+    assert offered() == child.confinement
+
+
+def test_check_warns_of_a_kernel_without_confinement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    partly = Confinement(landlock=0, seccomp=True)
+    monkeypatch.setattr(check, "offered", lambda: partly)
+
+    [warning] = [each for each in check._warnings(load(None, {})) if "kernel" in each]
+
+    assert warning.startswith("decoding: no Landlock, seccomp; this kernel does not")
 
 
 HEADERS = [

@@ -13,19 +13,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dicom_node import decoding_child
 from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import ChildDiedError, DecodingChild
 from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.part10 import pydicom_silenced
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.reasons import Unanalyzed
 from dicom_node.screening import ScreeningRules
 from dicom_node.steps import Subject, about, subject
+from dicom_node.viewing import list_attributes
 from inference.phantom import draw_phantom
 from inference.plain_image import NotAnImageError, read_plain_image
 from tests.served import alive
@@ -84,6 +88,37 @@ def test_reasons_come_through(child: DecodingChild, tmp_path: Path) -> None:
 def test_errors_of_plain_images_come_through(child: DecodingChild) -> None:
     with pytest.raises(NotAnImageError, match="PNG, JPEG"):
         child.run(partial(read_plain_image, max_megapixels=1), b"no image")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
+def test_plain_images_are_decoded_to_the_same_pixels(
+    kind: str, mode: str, child: DecodingChild
+) -> None:
+    if (kind, mode) == ("JPEG", "RGBA"):
+        pytest.skip("JPEG has no transparency")
+    file = BytesIO()
+    drawn = (draw_phantom(broken=True).pixels >> 4).astype(np.uint8)
+    Image.fromarray(drawn).convert(mode).save(file, kind)
+    read = partial(read_plain_image, max_megapixels=10)
+
+    pixels = child.run(read, file.getvalue()).pixels
+
+    np.testing.assert_array_equal(pixels, read(file.getvalue()).pixels)
+
+
+@pytest.mark.parametrize("encoding", ["ISO 2022 IR 159", "GB18030", "windows-1256"])
+def test_attributes_are_read_in_any_character_set(
+    encoding: str, child: DecodingChild, tmp_path: Path
+) -> None:
+    path = tmp_path / "phantom.dcm"
+    dataset = phantom_dataset(PHANTOM)
+    with pydicom_silenced():
+        dataset.SpecificCharacterSet = encoding
+        dataset.PatientComments = b"\xc4\xe3\x1b$(D0l"
+        dataset.save_as(path, enforce_file_format=True)
+
+    assert child.run(list_attributes, path, 1) == list_attributes(path, 1)
 
 
 @pytest.mark.parametrize(
