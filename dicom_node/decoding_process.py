@@ -1,72 +1,109 @@
 """The child of `decoding_child.py`: does as it is told until its parent is gone.
 
-What it will need is imported here, before the first image comes.
+What it will need is imported here, before the first image comes: after that, it cannot
+open a file.
 """
 
+import codecs
 import ctypes
+import encodings
 import logging
 import os
+import pkgutil
 import resource
 import signal
+import socket
 import sys
 import traceback
 import warnings
-from multiprocessing.connection import Connection
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+
+import cv2
+import numpy.ma  # noqa: F401 - numpy imports it when it is first needed
+from PIL import Image, ImageFont
 
 import dicom_node.decode
-import dicom_node.results.encode  # noqa: F401 - both only to have them ready
+import dicom_node.local_file
+import dicom_node.results.encode
+import dicom_node.viewing  # noqa: F401 - all four only to have them ready
+from dicom_node.confinement import confine
 from dicom_node.decoding_child import (
     LOG,
+    MAX_RECORDS,
+    OUR_OWN,
     OUT_OF_MEMORY,
     RAISED,
     RETURNED,
-    receive,
-    send,
+)
+from dicom_node.decoding_messages import (
+    MAX_TEXT,
+    Channel,
+    pack_answer,
+    pack_error,
+    unpack_call,
 )
 from dicom_node.errors import AnalysisError, DicomNodeError
 from dicom_node.reasons import Failure
+from dicom_node.results.measurement_report import load_tables
 from inference.plain_image import PlainImageError
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-OUR_OWN = ("dicom_node", "inference")
 
 
 class _Relay(logging.Handler):
     """Hands what this process logs to the parent, which has a log."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, channel: Channel) -> None:
         super().__init__()
-        self._connection = connection
+        self._channel = channel
+        self.left = MAX_RECORDS
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = (record.name, record.levelno, record.getMessage())
-        send(self._connection, (LOG, message))
+        if self.left:
+            self.left -= 1
+            message = record.getMessage()[:MAX_TEXT]
+            content = record.name, record.levelno, message
+            self._channel.send(*pack_answer(LOG, content))
 
 
 def main() -> None:
     """Serve calls: `decoding_process.py SOCKET MEMORY_MB PARENT`."""
-    socket, memory_mb, parent = map(int, sys.argv[1:])
+    descriptor, memory_mb, parent = map(int, sys.argv[1:])
     _die_with(parent)
     limit = memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    # A core dump would hold somebody's radiograph.
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # Ctrl-C and `systemctl stop` go to every process, and when to end is the parent's
     # business: were this one to die at its work, that would count against an image.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    connection = Connection(socket)
+    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=descriptor)
+    channel = Channel(end)
+    relay = _Relay(channel)
     for name in OUR_OWN:
-        logging.getLogger(name).addHandler(_Relay(connection))
-    send(connection, (RETURNED, None))
-    try:
+        logging.getLogger(name).addHandler(relay)
+    _load_what_is_loaded_late()
+    channel.send(*pack_answer(RETURNED, confine()))
+    with suppress(EOFError, OSError):  # the parent is gone, or wants no more
         while True:
-            send(connection, _called(connection))
-    except (EOFError, OSError):
-        return  # the parent is gone, or wants no more
+            relay.left = MAX_RECORDS
+            _serve_one_call(channel)
+
+
+def _load_what_is_loaded_late() -> None:
+    """Load what libraries would load at the first image that needs it."""
+    cv2.setNumThreads(1)  # it would start threads, which the confinement denies
+    datetime.strptime("2000", "%Y")  # noqa: DTZ007
+    Image.init()
+    ImageFont.load_default(10)
+    load_tables()
+    # A file may name any encoding of Python as its character set. Those of East Asia
+    # load their tables when an encoder is made.
+    for encoding in pkgutil.iter_modules(encodings.__path__):
+        with suppress(LookupError, TypeError):  # not an encoding, or not of this system
+            codecs.getincrementalencoder(encoding.name)()
 
 
 def _die_with(parent: int) -> None:
@@ -77,20 +114,27 @@ def _die_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _called(connection: Connection) -> tuple[str, Any]:
-    """Take one call and make it."""
-    function, args = receive(connection)
+def _serve_one_call(channel: Channel) -> None:
+    """Take one call, make it, and send what came of it."""
+    head, buffers, files = channel.receive_call()
     try:
-        return RETURNED, function(*args)
+        function, args = unpack_call(head, buffers, files)
+        del head, buffers  # what they hold need not be held twice
+        answer = pack_answer(RETURNED, function(*args))
     except (DicomNodeError, PlainImageError) as error:
-        return RAISED, error
+        answer = pack_answer(RAISED, pack_error(error))
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 - a bug, and no reason to die
-        return RAISED, AnalysisError(
+        unexpected = AnalysisError(
             f"Decoding failed unexpectedly: {type(error).__name__} {_where(error)}.",
             Failure.PROGRAM,
         )
+        answer = pack_answer(RAISED, pack_error(unexpected))
+    finally:
+        for each in files:
+            os.close(each)
+    channel.send(*answer)
 
 
 def _where(error: Exception) -> str:

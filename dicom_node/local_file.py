@@ -1,5 +1,6 @@
 """Reads a DICOM file that a command line names as if it had been received."""
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -13,8 +14,8 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.part10 import check_complete, locate, read_part10, reading_dicom
 
 
-def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
-    """Read the identity of a file. Run in the decoding child.
+def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
+    """Read the header of a file. Run in the decoding child.
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.
@@ -22,25 +23,39 @@ def adopt(path: Path, max_inflated: int) -> ReceivedInstance:
 
     Raises:
         AnalysisError: The file is not DICOM, ends early, or is broken.
-        OSError: It is not there.
     """
-    identity = uuid4().hex
-    # The current time would give another object when the same file is analyzed again.
-    modified = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-    content = path.read_bytes()
     with reading_dicom():
         with path.open("rb") as file:
             check_complete(file, locate(file), inflated_limit=max_inflated)
-        header = _header(read_part10(path, max_inflated))
+        return _header(read_part10(path, max_inflated))
+
+
+def adopt(path: Path, header: InstanceHeader) -> ReceivedInstance:
+    """Make an instance of a file, whose bytes are only hashed.
+
+    Args:
+        path: The file.
+        header: What `read_local_header` read in it.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = blake3()
+        while piece := file.read(2**20):
+            digest.update(piece)
+        state = os.fstat(file.fileno())
     return ReceivedInstance(
-        id=identity,
+        id=uuid4().hex,
         path=path,
         header=header,
-        content_digest=blake3(content).hexdigest(),
-        size=len(content),
+        content_digest=digest.hexdigest(),
+        size=state.st_size,
         calling_ae_title="",
         calling_address="",
-        received_at=modified,
+        # The current time would give another object when the same file is analyzed
+        # again.
+        received_at=datetime.fromtimestamp(state.st_mtime, UTC),
     )
 
 

@@ -22,7 +22,7 @@ from dicom_node.logs import configure_logging
 logger = logging.getLogger(__name__)
 
 LIBC = ctypes.CDLL(None)  # between fork and exec is no time to look for it
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
 # The roles of a supervisor that was killed die with it, and hold its ports until they
 # have: with a model in memory, that takes a moment.
@@ -115,6 +115,7 @@ def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
     """
     configure_logging(name, form)
     keep_files_private()
+    keep_memory_private()
     if supervisor not in {None, os.getppid()}:  # it died before the kernel was told
         sys.exit(1)
     return Stop()
@@ -134,6 +135,17 @@ def allow_many_threads() -> None:
 def keep_files_private() -> None:
     """Let nobody else read what this process writes: it holds patient data."""
     os.umask(0o077)
+
+
+def keep_memory_private() -> None:
+    """Let no other process of this user read the memory or environment of this one.
+
+    Secrets are in both, and another role, or a decoding child on a kernel that cannot
+    confine it, may be in the hands of an attacker. Programs that are executed from here
+    decide for themselves. Root may still look.
+    """
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def listen_or_exit(host: str, port: int) -> socket.socket:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from config.destinations import StowDestination
 from config.settings import Settings
 from dicom_node.audit.trail import record, started, stopped
 from dicom_node.database import migrate, writing_or_exit
@@ -67,12 +68,14 @@ class Role:
         arguments: The module and its options.
         listening: The sockets that it inherits, by their options.
         niceness: How far its processor time stands back, as in nice(2).
+        withheld: The variables of the environment that it does not get.
     """
 
     name: str
     arguments: list[str]
     listening: Mapping[str, socket.socket] = field(default_factory=dict)
     niceness: int = 0
+    withheld: frozenset[str] = frozenset()
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
     quick_deaths: int = 0
@@ -85,6 +88,8 @@ class Role:
         self_id = f"--supervisor={os.getpid()}"
         # Two teams of busy-waiting OpenMP threads on two cores: 930 ms instead of 30.
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
+        for each in self.withheld:
+            environment.pop(each, None)
         self.process = subprocess.Popen(  # noqa: S603 - our own modules
             [sys.executable, "-P", "-m", *self.arguments, *fd, self_id],
             pass_fds=list(inherited.values()),
@@ -200,9 +205,10 @@ def _roles(
     read = [] if config is None else [f"--config={config}"]
     listen = ["dicom_node.receiver", *read]
     work = ["dicom_node.worker", *read]
+    pages, archives = _secrets(settings)
     return [
         *(
-            Role(f"receiver-{number}", listen, receiver)
+            Role(f"receiver-{number}", listen, receiver, withheld=pages | archives)
             for number in range(settings.receiver.processes)
         ),
         *(
@@ -210,11 +216,28 @@ def _roles(
                 f"worker-{number}",
                 [*work, f"--slot={number}"],
                 niceness=BEHIND_RECEIVERS,
+                withheld=pages - archives,
             )
             for number in range(settings.worker.processes)
         ),
         *(Role("api", ["api", *read], {FD: each}, BEHIND_RECEIVERS) for each in api),
     ]
+
+
+def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the variables that hold tokens of people, and credentials for archives.
+
+    The api needs both: it asks archives whether they answer.
+    """
+    pages = (token.env for token in settings.api.tokens)
+    archives = (
+        secret
+        for each in settings.destinations
+        if isinstance(each, StowDestination)
+        for secret in (each.token_env, each.password_env)
+    )
+    held = [[each.variable for each in group if each] for group in (pages, archives)]
+    return frozenset(held[0]), frozenset(held[1])
 
 
 def _port(listening: socket.socket) -> int:

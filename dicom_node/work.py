@@ -5,9 +5,11 @@ enqueued again is silently ignored, so every repetition carries a new run number
 """
 
 from collections.abc import Sequence
+from typing import NoReturn
 
 import sqlalchemy as sa
 from dbos import DBOSClient, DBOSPortableJSONSerializer, EnqueueOptions
+from dbos._serialization import DefaultSerializer
 
 from config.destinations import Destination, SenderDestination
 from dicom_node.tables import instance
@@ -18,6 +20,22 @@ APPLICATION = "fracture-node"
 VERSION = "1"
 ANALYZE = "analyze"
 DELIVER = "deliver"
+
+
+class PickleRefusedError(Exception):
+    """A row of DBOS's tables declares that its values are pickles; ours are JSON."""
+
+    def __init__(self) -> None:
+        super().__init__("a value in the database is a pickle; it was not loaded")
+
+
+def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
+    raise PickleRefusedError
+
+
+# Each row says how its values are written, and DBOS believes it whatever serializer it
+# is given. A pickle runs code, so whoever could write a row could run code here.
+DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 
 
 class WorkQueue:

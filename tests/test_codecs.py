@@ -4,7 +4,7 @@ import base64
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -36,8 +36,10 @@ from pydicom.uid import (
 
 from dicom_node.codecs import DECODABLE, LOSSY, decode_pixels
 from dicom_node.decode import DecodeOptions, decode
+from dicom_node.decoding_child import DecodingChild
 from dicom_node.errors import AnalysisError
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.viewing import view_file
 from inference.phantom import draw_phantom
 
 Peer = Callable[[str], str]
@@ -195,6 +197,30 @@ def test_high_throughput_jpeg_2000_is_decoded(syntax: UID, off: int) -> None:
     pixels = decode_pixels(high_throughput(syntax))
 
     assert np.abs(pixels.astype(int) - drawing()).max() <= off
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[DecodingChild]:
+    child = DecodingChild(timeout_s=20, memory_mb=1024)
+    yield child
+    child.close()
+
+
+@pytest.mark.parametrize("syntax", DECODABLE, ids=lambda uid: uid.name)
+def test_the_decoding_child_decodes_the_same_pixels(
+    syntax: UID, child: DecodingChild, peer: Peer, tmp_path: Path
+) -> None:
+    path = tmp_path / "image.dcm"
+    if syntax in HIGH_THROUGHPUT:
+        high_throughput(syntax).save_as(path, enforce_file_format=True)
+    else:
+        bits = 8 if syntax == JPEGBaseline8Bit else 12
+        dataset = encoded(phantom(bits=bits), syntax, peer, tmp_path)
+        dataset.save_as(path, enforce_file_format=True)
+
+    pixels = child.run(view_file, path, 1, 1).pixels
+
+    np.testing.assert_array_equal(pixels, view_file(path, 1, 1).pixels)
 
 
 def item(content: bytes) -> bytes:

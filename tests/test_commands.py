@@ -374,6 +374,7 @@ def test_check_is_content_with_a_destination_that_answers(
         "settings: ok",
         "access: ok",
         "model: ok",
+        "decoding: ok",
         "spool: ok",
         "database: ok",
         "destination pacs: ok",

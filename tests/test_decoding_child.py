@@ -4,6 +4,7 @@ import ctypes
 import json
 import logging
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -12,18 +13,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from dicom_node.decode import DecodeOptions, decode_file
+from dicom_node import decoding_child
+from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import ChildDiedError, DecodingChild
 from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.part10 import pydicom_silenced
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.reasons import Unanalyzed
 from dicom_node.screening import ScreeningRules
 from dicom_node.steps import Subject, about, subject
+from dicom_node.viewing import list_attributes
 from inference.phantom import draw_phantom
 from inference.plain_image import NotAnImageError, read_plain_image
 from tests.served import alive
@@ -82,6 +88,37 @@ def test_reasons_come_through(child: DecodingChild, tmp_path: Path) -> None:
 def test_errors_of_plain_images_come_through(child: DecodingChild) -> None:
     with pytest.raises(NotAnImageError, match="PNG, JPEG"):
         child.run(partial(read_plain_image, max_megapixels=1), b"no image")
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
+def test_plain_images_are_decoded_to_the_same_pixels(
+    kind: str, mode: str, child: DecodingChild
+) -> None:
+    if (kind, mode) == ("JPEG", "RGBA"):
+        pytest.skip("JPEG has no transparency")
+    file = BytesIO()
+    drawn = (draw_phantom(broken=True).pixels >> 4).astype(np.uint8)
+    Image.fromarray(drawn).convert(mode).save(file, kind)
+    read = partial(read_plain_image, max_megapixels=10)
+
+    pixels = child.run(read, file.getvalue()).pixels
+
+    np.testing.assert_array_equal(pixels, read(file.getvalue()).pixels)
+
+
+@pytest.mark.parametrize("encoding", ["ISO 2022 IR 159", "GB18030", "windows-1256"])
+def test_attributes_are_read_in_any_character_set(
+    encoding: str, child: DecodingChild, tmp_path: Path
+) -> None:
+    path = tmp_path / "phantom.dcm"
+    dataset = phantom_dataset(PHANTOM)
+    with pydicom_silenced():
+        dataset.SpecificCharacterSet = encoding
+        dataset.PatientComments = b"\xc4\xe3\x1b$(D0l"
+        dataset.save_as(path, enforce_file_format=True)
+
+    assert child.run(list_attributes, path, 1) == list_attributes(path, 1)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +209,165 @@ def test_what_the_child_logs_is_logged_here(
     assert f"{dataset.SOPInstanceUID}: Presentation LUT Shape" in record.message
 
 
+@pytest.fixture
+def forging(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodingChild]:
+    """A child that runs the code it is given; see forging_child.py."""
+    monkeypatch.setattr(decoding_child, "MODULE", "tests.forging_child")
+    child = DecodingChild(timeout_s=2, memory_mb=512)
+    yield child
+    child.close()
+
+
+def decoded(code: str) -> DecodedInstance:
+    """What the child pretends to call."""
+    raise NotImplementedError(code)
+
+
+def number(code: str) -> float:
+    raise NotImplementedError(code)
+
+
+class Marker:
+    """A pickle that leaves a file where it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self._call = open, (os.fspath(path), "w")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return self._call
+
+
+RADIOGRAPH = {
+    "pixels": [0, 2, 3],
+    "pixel_spacing": 0.1,
+    "source_shape": [2, 3],
+    "span": None,
+    "assumptions": [],
+}
+
+
+def forged(**changes: object) -> str:
+    """Code that answers with a decoded instance, of which something is changed."""
+    digests = {"picture_digest": "ab", "identity_digest": "cd"}
+    decoded = {"radiograph": RADIOGRAPH | changes, **digests}
+    return f"answer(['returned', {decoded!r}], bytes(6))"
+
+
+FORGED = {
+    "nothing": "answer(b'')",
+    "nested too deeply": "answer(b'[' * 10**6)",
+    "a pickle": f"answer({pickle.dumps(('returned', None))!r})",
+    "no dataclass": "answer(['returned', 'text'])",
+    "fields are missing": "answer(['returned', {'radiograph': {}}])",
+    "another field": forged(another=1),
+    "a buffer that is not there": forged(pixels=[1, 2, 3]),
+    "a negative buffer": forged(pixels=[-1, 2, 3]),
+    "an array of another size": forged(pixels=[0, 2, 2]),
+    "an array of a negative size": forged(pixels=[0, -1, 3]),
+    "an array of one dimension": forged(pixels=[0, 6]),
+    "a text for a number": forged(pixel_spacing="0.1"),
+    "a number for a text": forged(assumptions=[1]),
+    "a fraction for a whole number": forged(source_shape=[2.0, 3.0]),
+    "three numbers for two": forged(source_shape=[2, 3, 4]),
+    "no kind of answer": "answer(['run', None])",
+    "another error": "answer(['raised', ['SystemExit', '1', None]])",
+    "another reason": "answer(['raised', ['AnalysisError', '', ['Failure', 'no']]])",
+    "another logger": "answer(['log', ['root', 40, 'text']])",
+    "a new logger": "answer(['log', ['dicom_node.new', 40, 'text']])",
+    "a new log level": "answer(['log', ['dicom_node', 10**9, 'text']])",
+    "many log records": "for _ in range(101): answer(['log', ['dicom_node', 10, '']])",
+    "a huge head": "send(struct.pack('<IQ', 0, 2**40))",
+    "many buffers": "send(struct.pack('<IQ', 2**31, 2))",
+    "a huge buffer": "send(struct.pack('<IQQ', 1, 2, 2**28))",
+}
+
+
+def test_a_pickle_from_the_child_is_not_loaded(
+    forging: DecodingChild, tmp_path: Path
+) -> None:
+    left = tmp_path / "left"
+    pickled = pickle.dumps(("returned", Marker(left)))
+
+    with pytest.raises(ChildDiedError, match="should not be able to give"):
+        forging.run(decoded, f"answer({pickled!r})")
+
+    assert not left.exists()
+
+
+def test_an_answer_as_it_should_be_is_taken(forging: DecodingChild) -> None:
+    answer = forging.run(decoded, forged())
+
+    assert answer.radiograph.pixels.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert answer.radiograph.source_shape == (2, 3)
+    assert answer.identity_digest == "cd"
+
+
+@pytest.mark.parametrize("code", FORGED.values(), ids=FORGED.keys())
+def test_a_forged_answer_ends_the_child(code: str, forging: DecodingChild) -> None:
+    before = forging.pid
+    assert before is not None
+
+    with pytest.raises(ChildDiedError, match="should not be able to give"):
+        forging.run(decoded, code)
+
+    assert not alive(before)
+    assert forging.run(number, "answer(['returned', 2.5])") == 2.5
+
+
+def test_a_forged_log_record_is_one_line(
+    forging: DecodingChild, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "\nERROR root: \x1b[31m" + "x" * 2000
+    with caplog.at_level(logging.WARNING):
+        record = f"answer(['log', ['dicom_node', 30, {text!r}]])"
+        forging.run(number, f"{record}; answer(['returned', 1])")
+
+    [record] = caplog.records
+    assert record.message.startswith(" ERROR root:  [31mxxx")
+    assert len(record.message) == 1000
+
+
+EVASIONS = {
+    "log records": "import time\n"
+    "while True: answer(['log', ['dicom_node', 10, '']]); time.sleep(0.1)",
+    "half a message": "send(b'12'); import time; time.sleep(100)",
+    "half a head": "send(struct.pack('<IQ', 0, 9)); import time; time.sleep(100)",
+    "a closed socket": "END.close(); import time; time.sleep(100)",
+}
+
+
+@pytest.mark.parametrize("code", EVASIONS.values(), ids=EVASIONS.keys())
+def test_a_child_does_not_evade_the_deadline(code: str, forging: DecodingChild) -> None:
+    before = forging.pid
+    assert before is not None
+    start = time.monotonic()
+
+    with pytest.raises(ChildDiedError):
+        forging.run(decoded, code)
+
+    assert time.monotonic() - start < 10
+    assert not alive(before)
+
+
+def test_a_child_that_takes_no_call_is_killed_at_the_deadline(
+    hasty: DecodingChild,
+) -> None:
+    assert hasty.pid is not None
+    os.kill(hasty.pid, signal.SIGSTOP)
+
+    with pytest.raises(ChildDiedError, match=r"longer than 0\.3 s"):
+        hasty.run(len, bytes(10_000_000))
+
+    assert hasty.run(max, 1, 2) == 2
+
+
+def test_an_instance_without_a_file_is_an_error_that_says_so(
+    child: DecodingChild, tmp_path: Path
+) -> None:
+    with pytest.raises(AnalysisError, match="gone from the disk"):
+        child.run(decode_file, tmp_path / "gone.dcm", RULES, OPTIONS)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_child_that_is_asked_to_end_finishes_its_call(
     child: DecodingChild, number: int
@@ -206,26 +402,23 @@ child = DecodingChild(timeout_s=100, memory_mb=1024)
 print(child.pid, flush=True)
 child.run(eval, sys.argv[1])
 """
+BEGIN = "__import__('logging').getLogger('dicom_node').warning('begun')"
 
 
 @pytest.mark.parametrize("state", ["__import__('time').sleep(100)", "9 ** 9 ** 9"])
-def test_child_dies_with_its_parent_however_busy_it_is(
-    state: str, tmp_path: Path
-) -> None:
-    begun = tmp_path / "begun"
-    program = f"open({os.fspath(begun)!r}, 'w').close() or {state}"
+def test_child_dies_with_its_parent_however_busy_it_is(state: str) -> None:
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, program],
+        [sys.executable, "-c", PARENT, f"{BEGIN} or {state}"],
         cwd=Path(__file__).parents[1],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     with parent:
         assert parent.stdout is not None
+        assert parent.stderr is not None
         pid = int(parent.stdout.readline())
-        while not begun.exists():
-            assert parent.poll() is None
-            time.sleep(0.01)
+        assert parent.stderr.readline() == "begun\n"
         parent.kill()
 
     wait_until_gone(pid)

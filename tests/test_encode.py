@@ -1,8 +1,8 @@
 """From a finding to the objects that are sent, as the decoding child does it."""
 
-import pickle
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from io import BytesIO
@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
+from dicom_node.decoding_child import DecodingChild
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.results.encode import ResultOptions, encode_file
 from dicom_node.results.forms import Form
 from dicom_node.results.uids import IMPLEMENTATION_CLASS_UID
-from inference.finding import Finding, ModelIdentity, Thresholds
+from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom import draw_phantom
 
 PHANTOM = draw_phantom(broken=True, rows=200, columns=150)
@@ -85,17 +86,22 @@ def test_the_pixels_of_the_source_are_not_needed(instance: ReceivedInstance) -> 
     assert encode_file(instance, RADIOGRAPH, FINDING, OPTIONS) == expected
 
 
-def test_what_goes_through_the_child_can_be_pickled(instance: ReceivedInstance) -> None:
-    call = pickle.dumps((encode_file, instance, RADIOGRAPH, FINDING, OPTIONS))
-    function, *arguments = pickle.loads(call)  # noqa: S301 - pickled in the line above
+def test_the_decoding_child_makes_the_same_results(instance: ReceivedInstance) -> None:
+    lossy = Form("secondary_capture", "source", lossy=True)
+    captures = Form("secondary_capture"), lossy
+    others = "presentation_state", "structured_report", "heatmap"
+    options = replace(OPTIONS, forms=(*captures, *map(Form, others)))
+    peak = np.eye(7, dtype=np.float32)
+    arrow = Arrow(tip=(75, 100), tail=(20, 20))
+    finding = replace(FINDING, saliency=peak, arrow=arrow)
+    expected = encode_file(instance, RADIOGRAPH, finding, options)
+    child = DecodingChild(timeout_s=20, memory_mb=1024)
 
-    results = function(*arguments)
+    with closing(child):
+        made = child.run(encode_file, instance, RADIOGRAPH, finding, options)
 
-    beside: list[pickle.PickleBuffer] = []
-    head = pickle.dumps(results, 5, buffer_callback=beside.append)
-    sent = [bytes(each.raw()) for each in beside]
-    assert pickle.loads(head, buffers=sent) == results  # noqa: S301 - the same
-    assert len(head) < 1000 < len(results[0].content)
+    assert made == expected
+    assert {"secondary_capture-source-jpeg", *others} <= {each.form for each in made}
 
 
 def test_every_file_names_the_software_that_the_receiver_names(

@@ -7,7 +7,7 @@ import pytest
 
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
-from dicom_node.local_file import adopt
+from dicom_node.local_file import adopt, read_local_header
 from dicom_node.results.identity import read_source
 from tests.mutated import phantoms
 from tests.mutations import Draft, closed, opened
@@ -18,7 +18,7 @@ PHANTOM = phantoms()[0]
 def adopted(draft: Draft, folder: Path) -> ReceivedInstance:
     path = folder / "file"
     path.write_bytes(PHANTOM.part10[: -len(PHANTOM.dataset)] + closed(draft))
-    return adopt(path, 10**8)
+    return adopt(path, read_local_header(path, 10**8))
 
 
 def draft() -> Draft:
@@ -54,7 +54,7 @@ def test_a_file_without_preamble_is_read_where_it_lies(tmp_path: Path) -> None:
     path = tmp_path / "bare"
     path.write_bytes(PHANTOM.dataset)
 
-    adopted = adopt(path, 10**8)
+    adopted = adopt(path, read_local_header(path, 10**8))
 
     assert adopted.path == path
     assert adopted.header.sop_instance_uid == PHANTOM.sop_instance_uid

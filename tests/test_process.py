@@ -1,6 +1,9 @@
 """How a process takes its port, which one that is dying may still hold."""
 
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +47,40 @@ def test_an_address_that_is_not_ours_ends_the_process_at_once(
 
     with pytest.raises(SystemExit, match=r"Cannot listen on 192\.0\.2\.1:0: "):
         listen_or_exit("192.0.2.1", 0)
+
+
+# As root, which may look into everything, first become somebody else: that hides the
+# process as well, so that it is shown again.
+LOOKS = """
+import os, sys
+from dicom_node import process
+if os.getuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+process.LIBC.prctl(process.PR_SET_DUMPABLE, 1, 0, 0, 0)
+def can_look():
+    looker = os.fork()
+    if looker == 0:
+        try:
+            open(f"/proc/{os.getppid()}/environ").close()
+        except PermissionError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(looker, 0)[1]) == 0
+before = can_look()
+process.keep_memory_private()
+print(before, can_look())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_another_process_of_the_user_cannot_read_the_environment_of_a_role() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", LOOKS],
+        cwd=Path(__file__).parents[1],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert ended.stdout == "True False\n"

@@ -249,6 +249,7 @@ def test_health_knows_all_roles(open_page: Callable[..., Page]) -> None:
     assert set(states["checks"].values()) == {"ok"}
     for role in ("Receiver", "Worker", "Model", "Database", "Spool"):
         expect(page.locator("#checks")).to_contain_text(f"{role}ok")
+    expect(page.locator("#checks")).to_contain_text(states["decoding"])
     page.click("#throughput summary")
     counts = page.locator("#throughput tbody tr").last.locator("td").all_inner_texts()
     assert sum(map(int, counts)) > 0

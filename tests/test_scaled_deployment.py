@@ -43,6 +43,18 @@ def pod_of(role: str) -> dict[str, Any]:
     return spec["spec"]
 
 
+def secrets_of(container: dict[str, Any]) -> set[str]:
+    """The keys of the secret that a container gets."""
+    if "envFrom" in container:
+        assert container["envFrom"] == [{"secretRef": {"name": "fracture-node"}}]
+        return {*SECRET}
+    found = [each for each in container["env"] if "valueFrom" in each]
+    for each in found:
+        source = each["valueFrom"]["secretKeyRef"]
+        assert source == {"name": "fracture-node", "key": each["name"]}
+    return {each["name"] for each in found}
+
+
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """The settings of the pods."""
@@ -81,7 +93,7 @@ def test_a_pod_runs_its_role_on_the_settings_that_it_is_given(
     assert command in COMMANDS
     assert str(Path(file).parent) in mounts
     assert container["image"].endswith(f":{PROJECT['project']['version']}")
-    assert container["envFrom"] == [{"secretRef": {"name": "fracture-node"}}]
+    assert secrets_of(container) == ({*SECRET} if role == "api" else {DATABASE})
     assert f"--uid {pod['securityContext']['runAsUser']}" in " ".join(
         each for each in instructions("RUN") if user in each
     )
@@ -149,6 +161,8 @@ def test_a_role_in_compose_works_on_the_database_beside_it(
     }
     settings = load(ROOT / "config" / "compose.toml", environment)
 
+    has_token = "FRACTURE_NODE_TOKEN" in service["environment"]
+    assert has_token == (role == "api")
     assert command == role
     assert service["profiles"] == ["scaled"]
     assert f"./config/compose.toml:{target}:ro" in service["volumes"]

@@ -5,7 +5,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+
+import pytest
 
 from config.settings import load
 from dicom_node.supervisor import BEHIND_RECEIVERS, Node, Role
@@ -47,7 +50,7 @@ def test_a_role_that_keeps_ending_by_itself_is_started_less_and_less_often() -> 
 
 
 @contextmanager
-def bound(folder: Path, *, api: int) -> Iterator[Node]:
+def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]:
     """A node that has bound its sockets and started nothing."""
     variables = {
         "FRACTURE_NODE__STORAGE__DIRECTORY": str(folder),
@@ -55,7 +58,7 @@ def bound(folder: Path, *, api: int) -> Iterator[Node]:
         "FRACTURE_NODE__API__PORT": "0",
         "FRACTURE_NODE__API__PROCESSES": str(api),
     }
-    node = Node(load(None, variables), None)
+    node = Node(load(file, {**os.environ, **variables}), file)
     yield node
     for each in (*node._receiver.values(), *node._api):
         each.close()
@@ -74,6 +77,61 @@ def test_receivers_go_before_all_other_roles_under_load(tmp_path: Path) -> None:
     own = os.getpriority(os.PRIO_PROCESS, 0)
     behind = own + BEHIND_RECEIVERS
     assert niceness == {"receiver-0": own, "worker-0": behind, "api": behind}
+
+
+SECRETS = """
+[api]
+tokens = [{ name = "page", role = "viewer", env = "PAGE" }]
+
+[[destinations]]
+name = "token"
+type = "stow"
+url = "https://archive.example/a"
+token_env = "STOW_TOKEN"
+
+[[destinations]]
+name = "password"
+type = "stow"
+url = "https://archive.example/b"
+username = "node"
+password_env = "STOW_PASSWORD"
+"""
+
+
+def test_each_role_gets_only_the_secrets_that_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets = {"PAGE": "p" * 20, "STOW_TOKEN": "token", "STOW_PASSWORD": "word"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    file = tmp_path / "node.toml"
+    file.write_text(SECRETS)
+    given: dict[str, set[str]] = {}
+    with bound(tmp_path, api=1, file=file) as node:
+        for role in node.roles:
+            ends = Role(role.name, ENDS, withheld=role.withheld)
+            monkeypatch.setattr(subprocess, "Popen", partial(_noting, given, role))
+            ends.start()
+
+    archives = {"STOW_TOKEN", "STOW_PASSWORD"}
+    assert given == {
+        "receiver-0": set(),
+        "worker-0": archives,
+        "api": archives | {"PAGE"},
+    }
+
+
+def _noting(
+    given: dict[str, set[str]],
+    role: Role,
+    _arguments: list[str],
+    *,
+    env: dict[str, str],
+    **_: object,
+) -> None:
+    """Note which of the secrets a process would be started with."""
+    known = {"PAGE", "STOW_TOKEN", "STOW_PASSWORD"}
+    given[role.name] = known & set(env)
 
 
 def test_a_role_dies_with_its_supervisor_before_it_has_imported_anything(

@@ -21,9 +21,11 @@ from pydicom.uid import (
     generate_uid,
 )
 
+from api.v1 import figures
 from dicom_node.archive import start_archive
 from dicom_node.audit.event import What
 from dicom_node.audit.folding import FURTHER_CALLERS
+from dicom_node.confinement import Confinement
 from dicom_node.file_meta import file_head
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
@@ -563,3 +565,15 @@ def test_changes_are_told_as_they_happen(site: Review) -> None:
     assert seconds < 1.5
     assert rest == []
     assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+def test_the_node_says_what_confines_the_decoding_process(
+    site: Review, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    partly = Confinement(landlock=0, seccomp=True)
+    monkeypatch.setattr(figures, "offered", lambda: partly)
+
+    node = site.get("/node").json()
+
+    assert node["decoding"] == "no Landlock, seccomp"
+    assert node["confined"] is False

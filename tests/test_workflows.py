@@ -802,11 +802,13 @@ def test_the_log_does_not_call_a_delivery_failed_because_it_was_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kinds = "secondary_capture", "structured_report"
+    uids = "2.25.1", "2.25.2"
     pipeline.results = tuple(
-        replace(pipeline.result, form=kind, sop_instance_uid=kind) for kind in kinds
+        replace(pipeline.result, form=kind, sop_instance_uid=uid)
+        for kind, uid in zip(kinds, uids, strict=True)
     )
-    said = iter([dict(zip(kinds, (SAID["refused"], SAID["no"]), strict=True))])
-    later = {kinds[1]: SAID["stored"]}
+    said = iter([dict(zip(uids, (SAID["refused"], SAID["no"]), strict=True))])
+    later = {uids[1]: SAID["stored"]}
     monkeypatch.setattr(delivering, "deliver", lambda *_, **__: next(said, later))
     monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
     work.analyze(received.id, 1)

@@ -29,13 +29,16 @@ async function show() {
 const card = (id, title, ...children) => make("section", { class: "card", id, "aria-label": title }, make("h2", { text: title }), ...children);
 const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", {}, value)]));
 
-function checks({ checks: found, destinations }) {
+function checks({ checks: found, destinations, decoding, confined }) {
   const all = [
     ...Object.entries(found).map(([name, words]) => [t.check_names[name] ?? name, words]),
     ...Object.entries(destinations).map(([name, words]) => [say(t.destination, { destination: name }), words]),
   ];
   const wrong = all.filter(([, words]) => words !== "ok").length;
   const rows = all.map(([name, words]) => [name, make("span", { class: "state", "data-state": words === "ok" ? "ok" : "failing", text: words === "ok" ? t.ok : words })]);
+  // Not a check that fails: the node works, with one wall less.
+  const words = confined ? decoding : say(t.unconfined, { decoding });
+  rows.push([t.decoding, make("span", { class: "state", "data-state": confined ? "ok" : "paused", text: words })]);
   const verdict = make("p", { class: "verdict", text: wrong ? say(t.unwell, { count: wrong }) : t.well, "data-point": wrong ? "definite" : "none" });
   return card("checks", t.checks, verdict, pairs(rows));
 }

@@ -15,6 +15,7 @@ from api.v1.desk import Desk, v1_router
 from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer
 from api.visit import Viewer
 from dicom_node.backlog import destination_states
+from dicom_node.confinement import offered
 from dicom_node.database import reading
 from dicom_node.figures import figures
 from dicom_node.spool import MB
@@ -82,7 +83,7 @@ def figures_router(
         return await run_in_threadpool(_node)
 
     def _node() -> NodeAnswer:
-        storage, loaded = desk.settings.storage, model()
+        storage, loaded, confinement = desk.settings.storage, model(), offered()
         there = storage.directory.exists()
         disk = shutil.disk_usage(storage.directory) if there else None
         names = [each.name for each in desk.settings.destinations]
@@ -97,6 +98,8 @@ def figures_router(
             required_bytes=storage.min_free_mb * MB,
             version=release,
             model=f"{loaded.name} {loaded.version}" if loaded else "",
+            decoding=str(confinement),
+            confined=confinement.is_whole,
         )
 
     return router

@@ -308,6 +308,8 @@ class NodeAnswer(BaseModel):
     total_bytes: int | None
     version: str
     model: str
+    decoding: str = Field(description="What confines the process that decodes images.")
+    confined: bool = Field(description="Whether that is all that the node can use.")
 
 
 class UploadAnswer(BaseModel):

@@ -1,5 +1,7 @@
 """Validates the settings, tests the model on the phantom and asks destinations.
 
+It says whether the kernel confines the process that decodes images.
+
 It also lists the body parts of the model's intended use.
 
 An AE is asked by C-ECHO, a DICOMweb service by a search with our credentials.
@@ -19,7 +21,9 @@ from config.destinations import (
 )
 from config.settings import Settings
 from dicom_node.admission import open_to_anyone
+from dicom_node.confinement import UNCONFINED, offered
 from dicom_node.database import check_schema, migrate, open_engine
+from dicom_node.decoding_child import DecodingChild
 from dicom_node.delivering import Ask, signs_of_life
 from dicom_node.outcome import Verdict
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
@@ -63,6 +67,7 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
     return [
         ("access", partial(_access, settings)),
         ("model", partial(_model, settings)),
+        ("decoding", partial(_decoding, settings)),
         ("spool", partial(_spool, settings)),
         ("database", partial(_database, settings)),
         *(
@@ -99,6 +104,16 @@ def _model(settings: Settings) -> str:
     )
 
 
+def _decoding(settings: Settings) -> str:
+    """Start a decoding process, and say what holds it."""
+    worker = settings.worker
+    child = DecodingChild(
+        timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
+    )
+    child.close()
+    return f"ok, {child.confinement}"
+
+
 def _spool(settings: Settings) -> str:
     probe(settings.storage)
     return f"ok, {settings.storage.directory.absolute()}"
@@ -122,6 +137,8 @@ def _is_alive(ask: Ask) -> str:
 def _warnings(settings: Settings) -> list[str]:
     receiver = settings.receiver
     warnings = open_to_anyone(settings)
+    if not (found := offered()).is_whole:
+        warnings.append(f"decoding: {found}; {UNCONFINED}")
     callers = {each.ae_title for each in receiver.allowed_callers}
     warnings += [
         f"{each.name} is asked for commitment and reports by calling us; "

@@ -25,6 +25,7 @@ from highdicom.sr import (
     TrackingIdentifier,
 )
 from pydicom import Dataset
+from pydicom.uid import ComputedRadiographyImageStorage
 
 from dicom_node.results.anatomy import body_part, side
 from dicom_node.results.codes import (
@@ -82,6 +83,16 @@ def measurement_report(
             imaging_measurements=[_group(source, radiograph, finding)],
         )
         return Dataset(report[0])
+
+
+def load_tables() -> None:
+    """Have highdicom read its tables of the standard, as it does for its first region.
+
+    The decoding child cannot open files later.
+    """
+    image = ComputedRadiographyImageStorage, derived_uid("image")
+    triangle = np.array([[0, 0], [1, 0], [1, 1], [0, 0]])
+    ImageRegion(GraphicTypeValues.POLYLINE, triangle, SourceImageForRegion(*image))
 
 
 def _observer(model: ModelIdentity) -> ObservationContext:

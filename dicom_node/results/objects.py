@@ -5,7 +5,7 @@ is copied from the source passes through as bytes beside what is ours.
 """
 
 import hashlib
-import pickle
+import re
 import struct
 from dataclasses import dataclass
 
@@ -28,6 +28,8 @@ Elements = dict[int, bytes]
 
 _PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
 _LONGEST_SHORT = 0xFFFF
+_FORM_NAME = re.compile("[a-z_]{1,32}(-source)?(-jpeg)?")
+_UID = re.compile("[0-9.]{1,64}")  # PS3.5 9.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,15 @@ class ResultObject:
     sop_instance_uid: str
     content: bytes
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle with the content beside, so that it reaches a parent uncopied."""
-        buffer = pickle.PickleBuffer(self.content)
+    def __post_init__(self) -> None:
+        """Check what becomes part of a file's name; the decoding child makes these.
+
+        Raises:
+            ValueError: It is no name of a form, or no UID.
+        """
         uids = self.sop_class_uid, self.sop_instance_uid
-        return type(self), (self.form, *uids, buffer)
+        if not (_FORM_NAME.fullmatch(self.form) and all(map(_UID.fullmatch, uids))):
+            raise ValueError("a form's name and two UIDs are expected")
 
 
 def encoded(tag: int, vr: str, value: bytes) -> bytes:

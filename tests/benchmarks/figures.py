@@ -24,7 +24,7 @@ from dicom_node.archive import Archive, start_archive
 from dicom_node.commands.demo import CONFIG
 from dicom_node.database import open_engine, reading
 from dicom_node.heartbeat import living
-from dicom_node.local_file import adopt
+from dicom_node.local_file import adopt, read_local_header
 from dicom_node.logs import configure_logging
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
@@ -73,7 +73,7 @@ def median_ms(call: Callable[[], object]) -> str:
 def parts(path: Path) -> dict[str, str]:
     """Time each part of an analysis."""
     pipeline = make_pipeline(load(None), ignore_age=True)
-    instance = adopt(path, 2**30)
+    instance = adopt(path, read_local_header(path, 2**30))
     analysis = pipeline.analyze(instance, lambda _: None)
     radiograph, classifier = analysis.decoded.radiograph, pipeline.classifier
     card = classifier.card

@@ -1,0 +1,242 @@
+"""Takes away from this process what the decoding of an image does not need.
+
+Three layers, each for good and for what the process starts later:
+
+- Resource limits: no file grows, no core is dumped.
+- Landlock (Linux 5.13): no file or directory is opened; from later versions on, no TCP
+  connection is made or accepted, and no signal goes to another process.
+- seccomp: system calls that are not on the list below fail with EPERM. There is no way
+  to open, connect, execute, fork, trace or signal, and no new executable memory.
+
+The numbers are the kernel's: see landlock(7), seccomp(2) and the headers named below.
+"""
+
+import ctypes
+import os
+import resource
+import struct
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+
+# linux/landlock.h. The numbers of these system calls are the same on all machines.
+LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
+LANDLOCK_CREATE_RULESET_VERSION = 1
+FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
+"""How many rights on files Landlock knows, by the first version that has so many."""
+NETWORK_VERSION, SCOPE_VERSION = 4, 6
+BIND_AND_CONNECT = 0b11
+ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
+
+# linux/seccomp.h, linux/filter.h, linux/audit.h
+SECCOMP_SET_MODE_FILTER, SECCOMP_GET_ACTION_AVAIL = 1, 2
+SECCOMP_FILTER_FLAG_TSYNC = 1
+KILL_PROCESS, ERRNO, ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
+LOAD, EQUAL, ANY_BIT, RETURN = 0x20, 0x15, 0x45, 0x06
+NUMBER_AT, ARCHITECTURE_AT, ARGUMENTS_AT = 0, 4, 16  # in struct seccomp_data
+EPERM = 1
+PROT_EXEC = 4  # linux/mman.h
+
+ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+MACHINES = tuple(ARCHITECTURES)
+
+ALLOWED: Mapping[str, tuple[int, int]] = {
+    # The socket to the parent and the file that came through it
+    "recvfrom": (45, 207),
+    "sendto": (44, 206),
+    "recvmsg": (47, 212),
+    "read": (0, 63),
+    "pread64": (17, 67),
+    "lseek": (8, 62),
+    "fstat": (5, 80),
+    "close": (3, 57),
+    # Memory
+    "munmap": (11, 215),
+    "mremap": (25, 216),
+    "madvise": (28, 233),
+    "brk": (12, 214),
+    # Time, locks, handlers of signals
+    "futex": (202, 98),
+    "clock_gettime": (228, 113),
+    "gettimeofday": (96, 169),
+    "nanosleep": (35, 101),
+    "clock_nanosleep": (230, 115),
+    "restart_syscall": (219, 128),
+    "sched_yield": (24, 124),
+    "sched_getaffinity": (204, 123),
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "sigaltstack": (131, 132),
+    "getpid": (39, 172),
+    "gettid": (186, 178),
+    "getrandom": (318, 278),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+}
+"""System calls that are allowed, with their numbers on each of MACHINES."""
+
+NOT_EXECUTABLE: Mapping[str, tuple[int, int]] = {
+    "mmap": (9, 222),
+    "mprotect": (10, 226),
+}
+"""Those that are allowed if their third argument does not ask for PROT_EXEC."""
+
+TO_ITSELF: Mapping[str, tuple[int, int]] = {"tgkill": (234, 131)}
+"""Those that are allowed if their first argument is this process: abort(3) needs it."""
+
+SECCOMP = (317, 277)
+"""The number of seccomp(2) itself on each of MACHINES."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What holds a process.
+
+    Attributes:
+        landlock: The version of Landlock that is in force; 0 if none is.
+        seccomp: Whether the filter of system calls is in force.
+    """
+
+    landlock: int
+    seccomp: bool
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether both are in force."""
+        return self.seccomp and self.landlock > 0
+
+    def __str__(self) -> str:
+        """Say so in words, for people."""
+        landlock = f"Landlock {self.landlock}" if self.landlock else "no Landlock"
+        return f"{landlock}, {'seccomp' if self.seccomp else 'no seccomp'}"
+
+
+UNCONFINED = (
+    "this kernel does not confine the decoding process in full, so that a faulty codec "
+    "could be made to do what the node's user may do; run Linux 5.13 or later, with "
+    "Landlock and seccomp, on x86-64 or aarch64"
+)
+"""What is said, after what there is, where not both are in force."""
+
+
+def confine() -> Confinement:
+    """Confine this process for good.
+
+    It should have one thread: Landlock holds the thread that calls, seccomp all.
+
+    Returns:
+        What the kernel put into force; all else is left as it was.
+    """
+    # A core dump would hold somebody's radiograph.
+    for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(limit, (0, 0))
+    if sys.platform != "linux":
+        return Confinement(landlock=0, seccomp=False)
+    libc = ctypes.CDLL(None)
+    libc.syscall.restype = ctypes.c_long
+    # Without this, only root may do the rest.
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    return Confinement(landlock=_landlock(libc), seccomp=_seccomp(libc))
+
+
+def offered() -> Confinement:
+    """Return what this kernel would put into force, without doing it."""
+    if sys.platform != "linux":
+        return Confinement(landlock=0, seccomp=False)
+    libc = ctypes.CDLL(None)
+    libc.syscall.restype = ctypes.c_long
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        return Confinement(landlock=_landlock_version(libc), seccomp=False)
+    action = ctypes.byref(ctypes.c_uint32(ERRNO))
+    number = SECCOMP[MACHINES.index(machine)]
+    known = libc.syscall(number, SECCOMP_GET_ACTION_AVAIL, 0, action) == 0
+    return Confinement(landlock=_landlock_version(libc), seccomp=known)
+
+
+def _landlock_version(libc: ctypes.CDLL) -> int:
+    """Return the version of the kernel's Landlock; 0 if it has none."""
+    none, flags = ctypes.c_size_t(0), LANDLOCK_CREATE_RULESET_VERSION
+    version: int = libc.syscall(LANDLOCK_CREATE_RULESET, None, none, flags)
+    return max(version, 0)
+
+
+def _landlock(libc: ctypes.CDLL) -> int:
+    """Deny all that this kernel's Landlock can deny; return its version, or 0."""
+    call, create = libc.syscall, LANDLOCK_CREATE_RULESET
+    version = _landlock_version(libc)
+    if not version:
+        return 0
+    rights = max(count for first, count in FILE_RIGHTS.items() if first <= version)
+    denied = [(1 << rights) - 1]
+    if version >= NETWORK_VERSION:
+        denied.append(BIND_AND_CONNECT)
+    if version >= SCOPE_VERSION:
+        denied.append(ABSTRACT_SOCKETS_AND_SIGNALS)
+    ruleset = struct.pack(f"={len(denied)}Q", *denied)
+    descriptor: int = call(create, ruleset, ctypes.c_size_t(len(ruleset)), 0)
+    if descriptor < 0:
+        return 0
+    held = call(LANDLOCK_RESTRICT_SELF, descriptor, 0) == 0
+    os.close(descriptor)
+    return version if held else 0
+
+
+def _seccomp(libc: ctypes.CDLL) -> bool:
+    """Allow the system calls above and no others; tell whether that is in force."""
+    machine = os.uname().machine
+    if machine not in MACHINES:
+        return False
+
+    class Program(ctypes.Structure):  # struct sock_fprog
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+    steps = list(seccomp_filter(machine, os.getpid()))
+    program = Program(len(steps), b"".join(steps))
+    number, flags = SECCOMP[MACHINES.index(machine)], SECCOMP_FILTER_FLAG_TSYNC
+    asked = SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(program)
+    return bool(libc.syscall(number, *asked) == 0)
+
+
+def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
+    """Write the filter of system calls as a BPF program.
+
+    Args:
+        machine: One of MACHINES.
+        process: The id of the process that the filter is for.
+
+    Yields:
+        Each instruction, a struct sock_filter.
+    """
+    column = MACHINES.index(machine)
+    deny = _step(RETURN, ERRNO | EPERM)
+    # The numbers mean other calls under another architecture, such as i386.
+    yield _step(LOAD, ARCHITECTURE_AT)
+    yield _step(EQUAL, ARCHITECTURES[machine], 1, 0)
+    yield _step(RETURN, KILL_PROCESS)
+    yield _step(LOAD, NUMBER_AT)
+    for numbers in ALLOWED.values():
+        yield _step(EQUAL, numbers[column], 0, 1)
+        yield _step(RETURN, ALLOW)
+    # The lower half of an argument; these machines are little endian.
+    for numbers in NOT_EXECUTABLE.values():
+        yield _step(EQUAL, numbers[column], 0, 4)
+        yield _step(LOAD, ARGUMENTS_AT + 2 * 8)
+        yield _step(ANY_BIT, PROT_EXEC, 1, 0)
+        yield _step(RETURN, ALLOW)
+        yield deny
+    for numbers in TO_ITSELF.values():
+        yield _step(EQUAL, numbers[column], 0, 4)
+        yield _step(LOAD, ARGUMENTS_AT)
+        yield _step(EQUAL, process, 0, 1)
+        yield _step(RETURN, ALLOW)
+        yield deny
+    yield deny
+
+
+def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
+    """Write one instruction: what it does, on what, and how many are skipped then."""
+    return struct.pack("=HBBI", code, if_true, if_false, value)

@@ -1,0 +1,422 @@
+"""The messages between a process and its decoding child.
+
+A message is a head and buffers, the bytes of arrays and files, which are not copied
+into the head. The two directions differ:
+
+- A call goes to the child as a pickle. A `Path` in it is opened here, and the child
+  gets the open file.
+- An answer comes back as JSON. An attacker may have taken the child over, so the
+  parent knows the type that it expects, and builds it from JSON values and buffers of
+  limited size. There is no pickle.
+"""
+
+import dataclasses
+import json
+import math
+import pickle
+import socket
+import struct
+import time
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from io import BufferedReader, BytesIO, FileIO
+from pathlib import Path
+from typing import Any, BinaryIO, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from dicom_node.errors import (
+    AnalysisError,
+    CannotUnderstandError,
+    DicomNodeError,
+    EndsEarlyError,
+    NotAnalyzedError,
+    NotMeantError,
+)
+from dicom_node.reasons import Failure, Refusal, Unanalyzed
+from inference.plain_image import (
+    BrokenImageError,
+    NotAnImageError,
+    PlainImageError,
+    TooLargeImageError,
+)
+
+MAX_HEAD = 16 * 2**20
+"""Bytes of the head of an answer; 2,000 attributes with long values take a third."""
+MAX_BUFFERS = 64
+MAX_TEXT = 1000
+"""Characters of the message of an error or of a log record."""
+
+_HEAD = struct.Struct("<IQ")  # the number of buffers, bytes of the head
+_SIZE = struct.Struct("<Q")
+
+_ERRORS: dict[str, type[DicomNodeError] | type[PlainImageError]] = {
+    each.__name__: each
+    for each in (
+        AnalysisError,
+        NotAnalyzedError,
+        NotMeantError,
+        CannotUnderstandError,
+        EndsEarlyError,
+        PlainImageError,
+        NotAnImageError,
+        BrokenImageError,
+        TooLargeImageError,
+    )
+}
+_REASONS = {each.__name__: each for each in (Refusal, Unanalyzed, Failure)}
+
+
+class MalformedAnswerError(Exception):
+    """An answer that the child, as it was written, does not give."""
+
+
+class Channel:
+    """One end of the socket between a process and its decoding child."""
+
+    def __init__(self, end: socket.socket) -> None:
+        """Take one end of a pair of Unix stream sockets."""
+        self._socket = end
+
+    def close(self) -> None:
+        """Close this end."""
+        self._socket.close()
+
+    def send(
+        self,
+        head: bytes,
+        buffers: Sequence[memoryview] = (),
+        *,
+        files: Sequence[int] = (),
+        deadline: float = math.inf,
+    ) -> None:
+        """Send a message.
+
+        Args:
+            head: Its first part.
+            buffers: The other parts, of single bytes.
+            files: Descriptors of open files that go with it.
+            deadline: On the monotonic clock.
+
+        Raises:
+            TimeoutError: The other end did not take all of it by then.
+            OSError: The other end is closed.
+        """
+        sizes = [_SIZE.pack(len(each)) for each in buffers]
+        announced = b"".join((_HEAD.pack(len(buffers), len(head)), *sizes))
+        if files:  # they go with the first byte
+            self._wait_until(deadline)
+            socket.send_fds(self._socket, [announced[:1]], files)
+            announced = announced[1:]
+        parts: list[bytes | memoryview] = [announced, head, *buffers]
+        for part in parts:
+            self._wait_until(deadline)
+            self._socket.sendall(part)
+
+    def receive(
+        self, *, max_head: int, max_size: int, deadline: float = math.inf
+    ) -> tuple[bytearray, list[bytearray]]:
+        """Receive a message, from an end that may send anything.
+
+        Args:
+            max_head: Bytes that the head may have.
+            max_size: Bytes that the buffers may have together.
+            deadline: On the monotonic clock.
+
+        Raises:
+            TimeoutError: The message was not complete by then.
+            MalformedAnswerError: It is larger than it may be.
+            EOFError: The other end is closed.
+            OSError: The same, within the message.
+        """
+        count, length = _HEAD.unpack(self._exactly(_HEAD.size, deadline))
+        if count > MAX_BUFFERS or length > max_head:
+            raise MalformedAnswerError
+        sizes = self._exactly(count * _SIZE.size, deadline)
+        lengths = [size for (size,) in _SIZE.iter_unpack(sizes)]
+        if sum(lengths) > max_size:
+            raise MalformedAnswerError
+        head = self._exactly(length, deadline)
+        return head, [self._exactly(each, deadline) for each in lengths]
+
+    def receive_call(self) -> tuple[bytearray, list[bytearray], list[int]]:
+        """Receive a message from the parent, which is trusted, and its files."""
+        first, files, _, _ = socket.recv_fds(self._socket, 1, 1)
+        if not first:
+            raise EOFError
+        rest = self._exactly(_HEAD.size - 1, math.inf)
+        count, length = _HEAD.unpack(first + rest)
+        sizes = self._exactly(count * _SIZE.size, math.inf)
+        head = self._exactly(length, math.inf)
+        lengths = (size for (size,) in _SIZE.iter_unpack(sizes))
+        return head, [self._exactly(each, math.inf) for each in lengths], files
+
+    def _exactly(self, size: int, deadline: float) -> bytearray:
+        content = bytearray(size)
+        with memoryview(content) as view:
+            received = 0
+            while received < size:
+                self._wait_until(deadline)
+                count = self._socket.recv_into(view[received:])
+                if not count:
+                    raise EOFError
+                received += count
+        return content
+
+    def _wait_until(self, deadline: float) -> None:
+        """Have the next operation of the socket end at the deadline."""
+        if math.isinf(deadline):
+            return
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._socket.settimeout(left)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedFile:
+    """Stands in the child for a `Path`: a file that the parent opened.
+
+    Attributes:
+        descriptor: Of the open file.
+    """
+
+    descriptor: int
+
+    def open(self, mode: str = "rb") -> BinaryIO:
+        """Read the file from its start; closing that leaves the descriptor open."""
+        if mode != "rb":
+            raise PermissionError
+        file = FileIO(self.descriptor, "rb", closefd=False)
+        file.seek(0)
+        file.name = ""  # pydicom adds the name to text; it would be a number
+        return BufferedReader(file)
+
+
+class _CallPickler(pickle.Pickler):
+    """Pickles a call, with a number in place of each path."""
+
+    def __init__(self, file: BytesIO) -> None:
+        self.buffers: list[pickle.PickleBuffer] = []
+        super().__init__(file, 5, buffer_callback=self.buffers.append)
+        self.paths: list[Path] = []
+
+    def persistent_id(self, each: object) -> int | None:
+        if not isinstance(each, Path):
+            return None
+        self.paths.append(each)
+        return len(self.paths) - 1
+
+
+class _CallUnpickler(pickle.Unpickler):
+    """Unpickles a call, with an open file in place of each path."""
+
+    def __init__(
+        self, head: bytes | bytearray, buffers: Sequence[bytearray], files: list[int]
+    ) -> None:
+        super().__init__(BytesIO(head), buffers=buffers)
+        self._files = files
+
+    def persistent_load(self, number: int) -> ReceivedFile:
+        return ReceivedFile(self._files[number])
+
+
+def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
+    """Write a function and its arguments as head, buffers and the files to open."""
+    file = BytesIO()
+    pickler = _CallPickler(file)
+    pickler.dump(call)
+    return file.getvalue(), [each.raw() for each in pickler.buffers], pickler.paths
+
+
+def unpack_call(
+    head: bytes | bytearray, buffers: Sequence[bytearray], files: list[int]
+) -> tuple[Callable[..., object], tuple[object, ...]]:
+    """Read what `pack_call` wrote. Only the child may: the parent is trusted."""
+    function, args = _CallUnpickler(head, buffers, files).load()
+    return function, args
+
+
+def pack_answer(kind: str, content: object) -> tuple[bytes, list[memoryview]]:
+    """Write an answer of the child as JSON and buffers."""
+    buffers: list[memoryview] = []
+    return json.dumps([kind, _plain(content, buffers)]).encode(), buffers
+
+
+def _plain(value: object, buffers: list[memoryview]) -> object:
+    """Write a value as JSON has it; arrays and bytes as numbers of buffers."""
+    match value:
+        case np.ndarray():
+            buffers.append(np.ascontiguousarray(value).data.cast("B"))
+            return [len(buffers) - 1, *value.shape]
+        case np.generic():
+            return value.item()
+        case bytes():
+            buffers.append(memoryview(value))
+            return len(buffers) - 1
+        case list() | tuple():
+            return [_plain(each, buffers) for each in value]
+        case _ if dataclasses.is_dataclass(value):
+            names = [each.name for each in dataclasses.fields(value)]
+            return {name: _plain(getattr(value, name), buffers) for name in names}
+    return value
+
+
+def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
+    """Write an error as values that JSON has."""
+    known = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
+    reason = getattr(error, "reason", None)
+    named = reason and [type(reason).__name__, reason.value]
+    return [known.__name__, str(error)[:MAX_TEXT], named]
+
+
+def read_answer(head: bytes | bytearray) -> tuple[str, Any]:
+    """Read the JSON of an answer: its kind and its content, of any form.
+
+    Raises:
+        MalformedAnswerError: It is not such JSON.
+    """
+    try:
+        kind, content = json.loads(head)
+    except (ValueError, TypeError, RecursionError):
+        raise MalformedAnswerError from None
+    if not isinstance(kind, str):
+        raise MalformedAnswerError
+    return kind, content
+
+
+def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - whatever the child sent
+    """Build one of the errors that decoding raises on purpose.
+
+    Raises:
+        MalformedAnswerError: It is none.
+    """
+    try:
+        name, message, named = content
+        made, text = _ERRORS[name], printable(message)
+        if issubclass(made, PlainImageError):
+            return made(text)
+        return made(text, named and _REASONS[named[0]](named[1]))
+    except (ValueError, TypeError, KeyError, IndexError):
+        raise MalformedAnswerError from None
+
+
+def printable(text: Any) -> str:  # noqa: ANN401 - whatever the child sent
+    """Return a text of limited length, without line ends and control characters.
+
+    Raises:
+        TypeError: It is no text.
+    """
+    if not isinstance(text, str):
+        raise TypeError
+    return "".join(each if each.isprintable() else " " for each in text[:MAX_TEXT])
+
+
+def result_type(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - a type
+    """Return the type that a function returns by its annotation, or Any."""
+    while isinstance(function, partial):
+        function = function.func
+    return _returned(function)
+
+
+@cache
+def _returned(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - a type
+    return get_type_hints(function).get("return", Any)
+
+
+def unpack_result(
+    kind: Any,  # noqa: ANN401 - a type
+    content: Any,  # noqa: ANN401 - whatever the child sent
+    buffers: Sequence[bytearray],
+) -> Any:  # noqa: ANN401 - of that type
+    """Build a result.
+
+    Args:
+        kind: Its type: bool, int, float, str, bytes, an array of rows and columns, a
+            dataclass, or tuples, lists and options of these. Any stands for a number,
+            a text, or None.
+        content: What the child sent.
+        buffers: The same.
+
+    Raises:
+        MalformedAnswerError: It is not of that type.
+    """
+    try:
+        return _built(kind, content, buffers)
+    except (ValueError, TypeError, IndexError, RecursionError):
+        raise MalformedAnswerError from None
+
+
+@cache
+def _fields(made: type) -> dict[str, Any]:
+    hints = get_type_hints(made)
+    return {each.name: hints[each.name] for each in dataclasses.fields(made)}
+
+
+def _built(kind: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401, PLR0911
+    """Build a value of a type, which is ours, from what the child sent.
+
+    Raises:
+        ValueError, TypeError, IndexError: It is not of that type.
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return _expected(value, str, int, float, bool, type(None))
+    if kind is float:
+        return _number(value)
+    if kind in {str, int, bool}:
+        return _expected(value, kind)
+    if kind is bytes:
+        return bytes(_buffer(value, buffers))
+    if origin in {Union, types.UnionType}:
+        if value is None and type(None) in args:
+            return None
+        [kind] = [each for each in args if each is not type(None)]
+        return _built(kind, value, buffers)
+    if origin is np.ndarray:
+        return _array(get_args(args[1])[0], value, buffers)
+    if origin is list or args[1:] == (...,):
+        each = [_built(args[0], one, buffers) for one in _expected(value, list)]
+        return each if origin is list else tuple(each)
+    if origin is tuple:
+        pairs = zip(args, _expected(value, list), strict=True)
+        return tuple(_built(one, part, buffers) for one, part in pairs)
+    return _dataclass(kind, value, buffers)
+
+
+def _dataclass(made: type, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401
+    fields = _fields(made)
+    if _expected(value, dict).keys() != fields.keys():
+        raise ValueError
+    parts = {name: _built(fields[name], value[name], buffers) for name in fields}
+    return made(**parts)
+
+
+def _array(dtype: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401
+    """Build an array of rows and columns."""
+    number, rows, columns = _expected(value, list)
+    shape = _expected(rows, int), _expected(columns, int)
+    if min(shape) < 1:
+        raise ValueError
+    return np.frombuffer(_buffer(number, buffers), dtype).reshape(shape)
+
+
+def _buffer(number: Any, buffers: Sequence[bytearray]) -> bytearray:  # noqa: ANN401
+    found: int = _expected(number, int)
+    if found < 0:
+        raise ValueError
+    return buffers[found]
+
+
+def _number(value: Any) -> float:  # noqa: ANN401
+    found: float = _expected(value, int, float)
+    return found
+
+
+def _expected(value: Any, *kinds: type) -> Any:  # noqa: ANN401
+    """Return a value of one of these types, of which bool is not an int."""
+    if type(value) not in kinds:
+        raise TypeError
+    return value
