@@ -151,20 +151,19 @@ def test_a_training_that_is_resumed_ends_as_one_that_was_not(
     through = fitted(few, both)
 
     def save(done: int, _count: int, _loss: float) -> None:
-        through.save(tmp_path / f"{through.done}.{done}")
+        if (through.done, done) == (2, 2):  # the first part of the second generation
+            through.save(tmp_path / "checkpoint")
 
     while through.done < through.epochs:
         through.epoch(save)
 
-    # In the second part of a generation, and in the first part of the next.
-    for checkpoint in ("1.1", "2.2"):
-        second = fitted(few, both)
-        second.resume(tmp_path / checkpoint)
-        while second.done < second.epochs:
-            second.epoch()
+    second = fitted(few, both)
+    second.resume(tmp_path / "checkpoint")
+    while second.done < second.epochs:
+        second.epoch()
 
-        one, other = weights(through), weights(second)
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    one, other = weights(through), weights(second)
+    assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_training_that_is_stopped_leaves_a_checkpoint_of_its_last_step(
