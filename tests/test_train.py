@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torchvision.models import resnet18
 
 from dicom_node.commands import train as command
@@ -283,6 +284,25 @@ def test_at_both_scales_neither_layer1_nor_statistics_learn(
     assert not [
         name for name in learned if name.startswith(fixed) or name.endswith(fixed)
     ]
+
+
+def test_an_epoch_at_both_scales_counts_for_two_in_the_schedule(
+    few: tuple[Sample, ...], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def step(_batch: Example, _card: ModelCard, passed: float, _taught: None) -> Tensor:
+        told.append(passed)
+        return torch.zeros(())
+
+    fitting = fitted(few, replace(recipe, epochs=2, fine_epochs=1))
+    monkeypatch.setattr(fitting._learner, "step", step)
+    while fitting.done < fitting.epochs:
+        fitting.epoch()
+
+    # Three steps to an epoch: pairs of 6 radiographs and a phantom, two to a step.
+    expected = [0, 1, 2, 3, 4, 5, 6, 8, 10]
+    assert told == pytest.approx([each / 12 for each in expected])
 
 
 def test_a_batch_at_both_scales_may_be_computed_in_parts(

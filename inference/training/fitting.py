@@ -36,6 +36,10 @@ SEES = "architecture", "input_size", "resize", "scales", "exposure", "mean", "st
 """What a card says of a network in training and its input."""
 
 
+FINE = 2
+"""Epochs that one at both scales counts for in the schedule of the learning rate."""
+
+
 class Fitting:
     """A training under way, step by step; on a CPU, the same seed gives the same.
 
@@ -93,7 +97,7 @@ class Fitting:
             taught = None
             if self._teacher is not None:
                 taught = teach(self._teacher, batch, card)
-            passed = (before + self.step / count) / self._length
+            passed = self._passed(before + self.step / count)
             loss = self._learner.step(batch, card, passed, taught).item()
             self.step += 1
             progress(self.step, count, loss)
@@ -139,6 +143,16 @@ class Fitting:
     def _length(self) -> int:
         """How many epochs a generation has."""
         return self.recipe.epochs + self.recipe.fine_epochs
+
+    def _passed(self, epochs: float) -> float:
+        """Return how much of a generation has passed, in [0, 1], for the learning rate.
+
+        An epoch at both scales counts more than another, so that the rate is not too
+        low when the second part begins.
+        """
+        first = min(epochs, self.recipe.epochs)
+        passed = first + FINE * (epochs - first)
+        return passed / (self.recipe.epochs + FINE * self.recipe.fine_epochs)
 
     def _part(self, before: int) -> tuple[Recipe, ModelCard]:
         """Return how an epoch is learned, and what the network sees in it."""
