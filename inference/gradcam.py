@@ -23,7 +23,7 @@ def grad_cam(
 
     Args:
         network: In eval mode.
-        tensor: float32, (1, 3, S, S), on the network's device.
+        tensor: float32, (1, 3, H, W), on the network's device.
         label: Index of the class to explain.
 
     Returns:

@@ -18,6 +18,9 @@ from config.toml_file import TomlError, read_toml
 FRACTURE = "Fracture"
 """Name of the class that the node looks for."""
 
+SCALES = (1,), (1, 2)
+"""The `scales` that a card may state."""
+
 Text = Annotated[str, Field(min_length=1, max_length=64)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -36,7 +39,7 @@ class ModelCard:
         name: Of the model, as results show it.
         version: Of the weights, as results show it.
         architecture: A torchvision ResNet, "resnet18", "resnet34" or "resnet50", or
-            "resnet18_fine", see network.py.
+            "resnet18_fine" or "resnet16_fine", see network.py.
         classes: Names of the outputs in their order; exactly one is "Fracture".
         input_size: Side of the square input in pixels.
         resize: "letterbox" keeps the proportions and pads with black; "stretch" does
@@ -57,6 +60,13 @@ class ModelCard:
             start compares. Empty means that there is nothing to compare with.
         pooling: How the scores of the network's cells become that of the image:
             "average", as torchvision's ResNets do, or "log_sum_exp".
+        scales: How large the network sees the image, as multiples of `input_size`. With
+            (1, 2) it reads the whole image at `input_size` and again at twice that
+            size, which is the same as tiles of `input_size` that cover the image, and
+            takes the mean of the two maps.
+        exposure: "as_shown" gives the network the gray levels that a reader is shown;
+            "percentiles" first stretches them, so that the 0.5th and the 99.5th
+            percentile of the exposed area become black and white.
         quarter_turns: Whether the network looks at the picture from four sides, each a
             quarter turn on, and takes the mean: four times the work, and nearly the
             same answer however the film lies.
@@ -68,7 +78,9 @@ class ModelCard:
 
     name: Text
     version: Text
-    architecture: Literal["resnet18", "resnet18_fine", "resnet34", "resnet50"]
+    architecture: Literal[
+        "resnet18", "resnet18_fine", "resnet16_fine", "resnet34", "resnet50"
+    ]
     classes: Annotated[tuple[Text, ...], Field(min_length=2)]
     input_size: Annotated[int, Field(ge=32, le=2048)]
     resize: Literal["letterbox", "stretch"]
@@ -87,6 +99,8 @@ class ModelCard:
     ]
     phantom_logits: dict[str, tuple[Number, ...]]
     pooling: Literal["average", "log_sum_exp"] = "average"
+    scales: tuple[int, ...] = (1,)
+    exposure: Literal["as_shown", "percentiles"] = "as_shown"
     quarter_turns: bool = False
     unfamiliar: Positive | None = None
 
@@ -137,6 +151,8 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
     """What is wrong though each key is right by itself."""
     if card.classes.count(FRACTURE) != 1:
         yield f"classes: found {list(card.classes)}; exactly one must be {FRACTURE!r}"
+    if card.scales not in SCALES:
+        yield f"scales: found {list(card.scales)}; expected [1] or [1, 2]"
     if card.definite < card.doubtful:
         yield f"definite: found {card.definite}, below doubtful, {card.doubtful}"
     if card.phantom_logits.keys() not in (set(), {"whole", "broken"}):

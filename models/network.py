@@ -37,9 +37,17 @@ def resnet18_fine(classes: int) -> ResNet:
     return network
 
 
+def resnet16_fine(classes: int) -> ResNet:
+    """A fine ResNet18 with one block in its last stage: an eighth less work."""
+    network = resnet18_fine(classes)
+    network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH))
+    return network
+
+
 BUILDERS = {
     "resnet18": resnet18,
     "resnet18_fine": resnet18_fine,
+    "resnet16_fine": resnet16_fine,
     "resnet34": resnet34,
     "resnet50": resnet50,
 }
@@ -95,6 +103,33 @@ class TurnedFeatures(nn.Module):
         seen = self.features(torch.cat(sides)).chunk(4)
         upright = [each.rot90(-turns, (2, 3)) for turns, each in enumerate(seen)]
         return torch.stack(upright).mean(dim=0)
+
+
+class ScaledFeatures(nn.Module):
+    """Convolutions that see an image whole and at twice the size.
+
+    Both maps come from the same weights. The map of the whole is brought to the grid of
+    the larger image, and the mean of the two is returned. The head is linear in each
+    cell, so its scores are the mean of the scores of the two maps, and Grad-CAM needs
+    nothing else.
+    """
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images at twice the size: (N, 3, H, W) to (N, K, h, w)."""
+        large: Tensor = self.features(image)
+        whole = self.features(F.avg_pool2d(image, 2))
+        return (large + enlarged(whole, large)) / 2
+
+
+def enlarged(whole: Tensor, large: Tensor) -> Tensor:
+    """Bring a map, (N, K, h / 2, w / 2), to the grid of another, (N, K, h, w)."""
+    return F.interpolate(
+        whole, size=large.shape[2:], mode="bilinear", align_corners=False
+    )
 
 
 class Head(nn.Module):
@@ -175,6 +210,8 @@ def halves(network: ResNet, card: ModelCard) -> Network:
     features: nn.Module = nn.Sequential(*convolutions)
     if card.quarter_turns:
         features = TurnedFeatures(features)
+    if len(card.scales) > 1:
+        features = ScaledFeatures(features)
     return Network(features, Head(linear, card.pooling))
 
 

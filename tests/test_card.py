@@ -36,7 +36,7 @@ def test_a_card_that_was_written_is_read_as_it_was(path: Path) -> None:
 def test_every_wrong_key_is_named_at_once(path: Path) -> None:
     text = card_text(DRAFT)
     for right, wrong in [
-        ('"resnet18_fine"', '"vgg16"'),
+        ('"resnet16_fine"', '"vgg16"'),
         ("input_size = 224", 'input_size = "224"'),
         ("temperature = 1.0", "temperature = 0"),
         ("doubtful = 0.5", "doubtfull = 0.5"),
@@ -77,6 +77,8 @@ def test_every_wrong_key_is_named_at_once(path: Path) -> None:
             r"phantom_logits\.whole: found 1 numbers for 2 classes",
             id="too-few-logits",
         ),
+        pytest.param({"scales": (2,)}, r"scales: found \[2\]; expected \[1\]", id="2"),
+        pytest.param({"exposure": "dark"}, "exposure: found 'dark'", id="exposure"),
         pytest.param({"sha256": "F" * 64}, "sha256: found", id="uppercase-digest"),
         pytest.param({"temperature": float("nan")}, "temperature: found", id="nan"),
     ],
@@ -105,6 +107,14 @@ def test_a_date_where_a_text_belongs_is_named(path: Path) -> None:
 
     with pytest.raises(ModelError, match="input_size: found '2024-01-01'"):
         read_card(write(path, text))
+
+
+def test_a_card_that_states_neither_scales_nor_exposure_means_one_as_shown() -> None:
+    for name in ("fracture_model.toml", "original_app.example.toml"):
+        card = read_card(MODELS / name)
+
+        assert card.scales == (1,)
+        assert card.exposure == "as_shown"
 
 
 def test_the_example_card_is_that_of_the_original_app() -> None:

@@ -81,7 +81,7 @@ def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> N
         # In double precision no sum over channels can blur the comparison.
         whole = build_network(card).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
-    network = halves(whole, replace(DRAFT, pooling="average", quarter_turns=False))
+    network = halves(whole, replace(DRAFT, pooling="average", scales=(1,)))
     with RawGradCAM(whole, [whole.layer4]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
         expected = np.maximum(peer.raw[0], 0)
@@ -97,13 +97,16 @@ def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> N
     torch.testing.assert_close(logits, whole(image)[0].detach())
 
 
+@pytest.mark.parametrize("scales", [(1,), (1, 2)])
 @pytest.mark.parametrize("label", [0, 1])
-def test_map_of_pooled_evidence_is_that_of_the_package_too(label: int) -> None:
+def test_map_of_pooled_evidence_is_that_of_the_package_too(
+    label: int, scales: tuple[int, ...]
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(19)  # every map has a peak
         whole = build_network(DRAFT).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
-    network = halves(whole, replace(DRAFT, quarter_turns=False))
+    network = halves(whole, replace(DRAFT, scales=scales))
     chain = nn.Sequential(network.features, network.head)
     with RawGradCAM(chain, [network.features]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)

@@ -15,9 +15,7 @@ from models.card import ModelCard, ModelError
 from models.network import build_network, digest, load_network
 from models.resnet import ResNet
 
-DRAFT = replace(
-    draft.DRAFT, architecture="resnet18", pooling="average", quarter_turns=False
-)
+DRAFT = replace(draft.DRAFT, architecture="resnet18", pooling="average", scales=(1,))
 IMAGE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
 
@@ -111,6 +109,47 @@ def test_from_four_sides_a_turned_film_is_the_same_film() -> None:
     torch.testing.assert_close(turned, upright.rot90(1, (2, 3)))
     torch.testing.assert_close(upright, torch.stack(looks).mean(dim=0))
     assert not torch.allclose(looks[0], upright, rtol=0.1)
+
+
+def test_at_two_scales_the_map_is_the_mean_of_both() -> None:
+    card = replace(DRAFT, architecture="resnet16_fine", scales=(1, 2))
+    content = bytes_of(random_network(card).state_dict())
+    both, one = (load_network(content, c) for c in (card, replace(card, scales=(1,))))
+    image = IMAGE[..., :32]  # neither square
+
+    with torch.inference_mode():
+        found = both.features(image)
+        large = one.features(image)
+        # Each pixel of the whole is the mean of four; each of its cells covers four.
+        quarters = [image[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
+        whole = one.features(torch.stack(quarters).mean(dim=0))
+
+    assert found.shape == large.shape == (1, 256, 4, 2)
+    assert whole.shape == (1, 256, 2, 1)
+    again = 2 * found - large
+    # Three quarters of its own cell and a quarter of the next, which is half a cell on.
+    torch.testing.assert_close(again[..., 0, 0], whole[..., 0, 0], rtol=0, atol=1e-5)
+    mixed = 0.75 * whole[..., 0, 0] + 0.25 * whole[..., 1, 0]
+    torch.testing.assert_close(again[..., 1, 0], mixed, rtol=0, atol=1e-5)
+    scores = both.head.scores(found)
+    parts = both.head.scores(large), both.head.scores(again)
+    torch.testing.assert_close(scores, sum(parts) / 2, rtol=0, atol=1e-5)
+
+
+def test_a_tile_scores_as_the_image_does_where_no_border_is_near() -> None:
+    """A pass over the large image is the same as tiles, without their borders."""
+    card = replace(DRAFT, architecture="resnet16_fine")
+    network = load_network(bytes_of(random_network(card).state_dict()), card)
+    image = torch.rand(1, 3, 448, 448, generator=torch.Generator().manual_seed(2))
+
+    with torch.inference_mode():
+        pass_ = network.features(image)[..., :14, :14]
+        tile = network.features(image[..., :224, :224])
+
+    # A cell sees some 130 pixels to each side, so those in this corner see none beyond.
+    near = slice(0, 5)
+    torch.testing.assert_close(tile[..., near, near], pass_[..., near, near])
+    assert not torch.allclose(tile[..., -1, -1], pass_[..., -1, -1])
 
 
 def test_half_precision_on_disk_is_single_precision_at_work(

@@ -13,7 +13,8 @@ from inference.preprocess import normalized, prepare
 from inference.radiograph import Radiograph
 from inference.training.draft import DRAFT
 
-LETTERBOX = replace(DRAFT, resize="letterbox", mean=(0, 0, 0), std=(1, 1, 1))
+PLAIN = replace(DRAFT, scales=(1,), exposure="as_shown")
+LETTERBOX = replace(PLAIN, resize="letterbox", mean=(0, 0, 0), std=(1, 1, 1))
 STRETCH = replace(LETTERBOX, resize="stretch")
 SHAPES = [(700, 1400), (1400, 700), (900, 1200), (333, 1000), (100, 100), (57, 31)]
 
@@ -112,6 +113,66 @@ def test_what_is_marked_on_the_canvas_comes_back_to_where_it_was(
     # Within half a pixel of whichever grid is coarser.
     assert center[0] == pytest.approx((left + right) / 2, abs=max(0.5, columns / 448))
     assert center[1] == pytest.approx((top + bottom) / 2, abs=max(0.5, rows / 448))
+
+
+@pytest.mark.parametrize(
+    ("shape", "canvas", "covered"),
+    [
+        # 448 by 3/4 is 336, and 352 the next multiple of 32.
+        pytest.param((1200, 900), (448, 352), (8, 0, 336, 448), id="portrait"),
+        pytest.param((500, 1000), (224, 448), (0, 0, 448, 224), id="landscape"),
+        pytest.param((300, 300), (448, 448), (0, 0, 448, 448), id="square"),
+        # 448 by 1/9 is 50, rounded.
+        pytest.param((900, 100), (448, 64), (7, 0, 50, 448), id="narrow"),
+    ],
+)
+def test_a_canvas_for_two_scales_has_no_padding_beyond_its_grid(
+    shape: tuple[int, int],
+    canvas: tuple[int, int],
+    covered: tuple[int, int, int, int],
+) -> None:
+    white = np.full(shape, 255, np.uint8)
+
+    found = prepare(radiograph(white), replace(LETTERBOX, scales=(1, 2)))
+
+    assert found.gray.shape == (1, *canvas)
+    assert (found.left, found.top, found.width, found.height) == covered
+    assert int(found.gray.sum()) == 255 * found.width * found.height
+    # The last cell of the film, in the grid of 16 pixels to a cell.
+    heatmap = np.zeros((canvas[0] // 16, canvas[1] // 16), np.float32)
+    right = (found.left + found.width - 1) // 16
+    heatmap[-1, right] = 1
+    saliency = found.saliency(heatmap)
+    assert saliency.shape == (found.height, found.width)
+    row, column = np.unravel_index(saliency.argmax(), saliency.shape)
+    assert (found.left + column) // 16 == right
+    assert row >= found.height - 16
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 255), (10, 60), (100, 250)])
+def test_exposure_by_percentiles_gives_one_picture_whatever_the_window(
+    low: int, high: int
+) -> None:
+    levels = np.linspace(low, high, 51).round().astype(np.uint8)
+    shown = np.zeros((60, 80), np.uint8)
+    shown[5:55, 10:70] = np.resize(levels, (50, 60))  # in a black edge
+
+    found = prepare(radiograph(shown), replace(STRETCH, exposure="percentiles"))
+
+    small = np.zeros((60, 80), np.uint8)
+    small[5:55, 10:70] = np.resize(np.linspace(0, 255, 51), (50, 60))
+    expected = prepare(radiograph(small), STRETCH)
+    # Rounding of the gray levels given: half of 255 / 50, and the percentiles' own.
+    difference = found.gray.int() - expected.gray.int()
+    assert difference.abs().max() <= 4
+
+
+def test_one_gray_level_has_no_exposure_to_normalize() -> None:
+    flat = np.full((40, 30), 77, np.uint8)
+
+    found = prepare(radiograph(flat), replace(STRETCH, exposure="percentiles"))
+
+    assert found.gray.unique().numel() == 1
 
 
 def test_saliency_ends_where_the_radiograph_does() -> None:

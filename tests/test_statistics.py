@@ -11,6 +11,7 @@ from inference.training.statistics import (
     calibration_error,
     interval,
     reliability,
+    specificity_at_sensitivity,
 )
 
 
@@ -30,6 +31,19 @@ def test_without_fractures_there_is_no_area() -> None:
 
     assert np.isnan(auc(none, score))
     assert np.isnan(average_precision(none, score))
+
+
+def test_specificity_is_that_of_the_highest_threshold_that_finds_nine_of_ten() -> None:
+    fractures = np.arange(10, 20) / 20  # the threshold is the second lowest, 0.55
+    others = np.array([0.1, 0.54, 0.55, 0.9])
+    truth = np.r_[np.ones(10, bool), np.zeros(4, bool)]
+    score = np.r_[fractures, others]
+
+    assert specificity_at_sensitivity(truth, score) == 2 / 4
+    # Of nine fractures, eight are fewer than 90 %: all nine have to be found.
+    assert specificity_at_sensitivity(truth[1:], score[1:]) == 2 / 4
+    assert specificity_at_sensitivity(truth[2:], score[2:]) == 3 / 4
+    assert np.isnan(specificity_at_sensitivity(truth[:10], fractures))
 
 
 def test_calibration_error_weighs_the_gap_of_each_tenth_by_its_count() -> None:

@@ -1,10 +1,11 @@
 """Training on a few drawn bones: that it works, repeats itself and can be resumed."""
 
+import fcntl
 import json
 import re
 import sys
-from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,27 +14,31 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from torch import Tensor
 from torchvision.models import resnet18
 
 from dicom_node.commands import train as command
 from inference.classifier import Classifier, self_test
 from inference.finding import OperatingPoint
-from inference.training import dataset, familiar
+from inference.preprocess import normalized, prepare
+from inference.radiograph import Radiograph
+from inference.training import dataset, familiar, learner
+from inference.training import train as train_module
 from inference.training.atlas import ManifestError, Sample, folds, read_manifest
 from inference.training.calibration import uncalibrated
-from inference.training.dataset import NO_FOLD, Example, epoch, example
-from inference.training.draft import DRAFT
-from inference.training.fitting import GRID, Fitting, halved
+from inference.training.dataset import Example, epoch, example
+from inference.training.draft import CELL, DRAFT, WHOLE
+from inference.training.fitting import Fitting, halved
 from inference.training.judging import Judged
-from inference.training.learner import low_precision, teach
+from inference.training.learner import low_precision
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import SHIPPED, Recipe, read_recipe
 from inference.training.start import read_start
-from inference.training.train import Plan, calibrated, train
+from inference.training.train import Plan, StoppedError, calibrated, train
 from inference.training.views import View
-from models.card import ModelError, read_card
+from models.card import ModelCard, ModelError, read_card
 from models.network import build_network, halves
+from models.resnet import ResNet
 from tests.atlas import write_atlas
 
 
@@ -59,7 +64,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 @pytest.fixture(scope="module")
 def recipe() -> Recipe:
     short = replace(read_recipe(SHIPPED), epochs=1, batch=4, phantoms=0.2)
-    return replace(short, repeats=1, whole_share=1.0)
+    return replace(short, repeats=1, whole_share=1.0, generations=1, fine_batch=4)
 
 
 def plan(out: Path, recipe: Recipe) -> Plan:
@@ -81,7 +86,9 @@ def test_the_command_writes_weights_card_and_evaluation(
     monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
     out, shorter = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
     text = SHIPPED.read_text("utf-8")
-    for name, value in {"epochs": 1, "batch": 4, "repeats": 1, "phantoms": 0.2}.items():
+    changed = {"generations": 1, "epochs": 1, "fine_epochs": 1, "phantoms": 0.2}
+    few = {"batch": 4, "fine_batch": 4, "repeats": 1}
+    for name, value in {**changed, **few}.items():
         text = re.sub(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
     shorter.write_text(text)
     data = write_atlas(tmp_path / "atlas", 6)
@@ -96,7 +103,9 @@ def test_the_command_writes_weights_card_and_evaluation(
     assert (card.name, card.version) == ("mine", "7")
     assert said.out == f"{out}: mine 7\n"
     assert "No --start: all begins at random" in said.err
-    assert re.search("(?m)^epoch 2 of 2 ", said.err)
+    for each in ("fold 1", "fold 2", "all folds"):
+        assert re.search(f"(?m)^{each}: epoch 2 of 2 ", said.err)
+    assert re.search("(?m)^fold 2: after epoch 2 AUC", said.err)
     assert "judging fold 2" in said.err
     _, *after_its_last_figure = said.err.split("half precision moves an answer")
     stages = [
@@ -129,31 +138,61 @@ def test_the_command_writes_weights_card_and_evaluation(
 def fitted(
     samples: tuple[Sample, ...], recipe: Recipe, start: Path | None = None
 ) -> Fitting:
-    return Fitting(recipe, folds(samples, 2), start=start, seed=1, device="cpu")
+    return Fitting(recipe, samples, start=start, seed=1, device="cpu")
 
 
-def weights(fitting: Fitting, fold: int | None = None) -> dict[str, torch.Tensor]:
-    return dict(fitting.network(fold).state_dict())
+def weights(fitting: Fitting) -> dict[str, torch.Tensor]:
+    return dict(fitting.network().state_dict())
 
 
 def test_a_training_that_is_resumed_ends_as_one_that_was_not(
     tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    two_of_two = replace(recipe, epochs=2, generations=2)
-    through = fitted(few, two_of_two)
-    for done in range(through.epochs):
-        if done == 3:  # half of the second generation
-            through.save(tmp_path / "checkpoint")
-        through.epoch()
+    both = replace(recipe, fine_epochs=1, generations=2)
+    through = fitted(few, both)
 
-    second = fitted(few, two_of_two)
+    def save(done: int, _count: int, _loss: float) -> None:
+        if (through.done, done) == (2, 2):  # the first part of the second generation
+            through.save(tmp_path / "checkpoint")
+
+    while through.done < through.epochs:
+        through.epoch(save)
+
+    second = fitted(few, both)
     second.resume(tmp_path / "checkpoint")
     while second.done < second.epochs:
         second.epoch()
 
-    for fold in (None, 0, 1):
-        one, other = weights(through, fold), weights(second, fold)
-        assert all(torch.equal(one[name], other[name]) for name in one)
+    one, other = weights(through), weights(second)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_training_that_is_stopped_leaves_a_checkpoint_of_its_last_step(
+    tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    def stop(*_: object) -> None:
+        raise StoppedError
+
+    asked = plan(tmp_path / "mine.pth", recipe)
+    with pytest.raises(StoppedError):
+        train(few, asked, stop)
+
+    fitting = train_module.fitting_of(0, folds(few, 2), asked)
+    assert (fitting.done, fitting.step) == (0, 1)
+
+
+def test_a_network_that_another_process_fits_is_left_to_it(
+    tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    asked = plan(tmp_path / "mine.pth", recipe)
+    with ExitStack() as stack:
+        for part in ("fold-1", "fold-2", "all"):
+            file = stack.enter_context((tmp_path / f"mine.{part}.lock").open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoppedError, match="still fits the network of fold 1"):
+            train(few, asked, lambda *_: None)
+
+    assert not list(tmp_path.glob("*.checkpoint"))
 
 
 def test_a_checkpoint_of_another_training_is_refused_in_words(
@@ -223,14 +262,104 @@ def test_weights_that_do_not_fit_are_refused_in_words(
         read_start(path)
 
 
+def test_at_both_scales_neither_layer1_nor_statistics_learn(
+    few: tuple[Sample, ...], recipe: Recipe
+) -> None:
+    fitting = fitted(few, replace(recipe, fine_epochs=1, averaging=0.5))
+    fitting.epoch()
+    before = weights(fitting)
+    fitting.epoch()
+    after = weights(fitting)
+
+    learned = {
+        name
+        for name, value in after.items()
+        if not name.endswith("num_batches_tracked")
+        and not torch.equal(value, before[name])
+    }
+    assert "layer2.0.conv1.weight" in learned
+    assert "layer4.0.bn1.weight" in learned
+    assert "fc.weight" in learned
+    fixed = ("conv1", "bn1", "layer1", "running_mean", "running_var")
+    assert not [
+        name for name in learned if name.startswith(fixed) or name.endswith(fixed)
+    ]
+
+
+def test_an_epoch_at_both_scales_counts_for_two_in_the_schedule(
+    few: tuple[Sample, ...], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[float] = []
+
+    def step(_batch: Example, _card: ModelCard, passed: float, _taught: None) -> Tensor:
+        told.append(passed)
+        return torch.zeros(())
+
+    fitting = fitted(few, replace(recipe, epochs=2, fine_epochs=1))
+    monkeypatch.setattr(fitting._learner, "step", step)
+    while fitting.done < fitting.epochs:
+        fitting.epoch()
+
+    # Three steps to an epoch: pairs of 6 radiographs and a phantom, two to a step.
+    expected = [0, 1, 2, 3, 4, 5, 6, 8, 10]
+    assert told == pytest.approx([each / 12 for each in expected])
+
+
+def test_a_batch_at_both_scales_may_be_computed_in_parts(
+    few: tuple[Sample, ...], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a part asks for does not depend on how many views are in it."""
+    # In bfloat16, sums in another order differ.
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
+    random = np.random.default_rng(1)
+    batch = next(iter(epoch(few, recipe, DRAFT, random)))
+    found = []
+    for size in (1, 4):
+        monkeypatch.setattr(learner, "CHUNK", size)
+        network = build_network_of(seed=7)
+        learning = learner.Learner(network, replace(recipe, averaging=0.0))
+        loss = learning.step(batch, DRAFT, 0.5, None)
+        gradients = [each.grad for each in network.layer4.parameters()]
+        found.append((loss, gradients))
+
+    (one, one_grad), (other, other_grad) = found
+    torch.testing.assert_close(one, other)
+    for first, second in zip(one_grad, other_grad, strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-6)
+
+
+def build_network_of(seed: int) -> ResNet:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_network(DRAFT)
+
+
+def test_cells_beside_the_canvas_count_for_nothing() -> None:
+    network = build_network_of(seed=3).eval()
+    narrow = Radiograph(np.full((300, 100), 90, np.uint8), None, (300, 100))
+    made = example(View(narrow, ()), DRAFT)
+    pair = Example.joined([made, made])
+    canvas = prepare(narrow, DRAFT).gray
+    assert made.inside.sum() == (448 // CELL) * (160 // CELL)
+
+    with torch.no_grad():
+        said = learner.teach(network, pair, DRAFT).logit()
+        parts = halves(network, DRAFT)
+        alone = parts.head(parts.features(normalized(canvas, DRAFT)))[0, 0]
+
+    # The convolutions see black where the canvas alone has its border.
+    # To count the 504 cells beside it would cost the logarithm of 784 / 280, 1.03.
+    torch.testing.assert_close(said, alone.expand(2), rtol=0, atol=0.4)
+
+
 def test_half_precision_on_disk_moves_no_answer(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     fitting = fitted(samples, replace(recipe, batch=2, averaging=0.5))
     fitting.epoch()
-    network = fitting.network(None)
+    network = fitting.network()
     with torch.no_grad():
-        network.fc.weight.mul_(100)  # as if it were sure, which takes long to learn
+        network.fc.weight.mul_(250)  # as if it were sure, which takes long to learn
     card = uncalibrated(DRAFT)
     halved_ = Classifier.of(card, halved(network), "cpu")
     full = replace(halved_, network=halves(network, DRAFT))
@@ -259,34 +388,26 @@ def test_bfloat16_is_for_processors_that_compute_it_quickly(
 def test_a_network_learns_nothing_of_the_fold_that_judges_it(
     tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    first, second = folds(few, 2)
-    other = tmp_path / "other.png"
-    Image.linear_gradient("L").save(other)
-    others = [replace(each, path=other) for each in first]
-    as_they_are = Fitting(recipe, (first, second), start=None, seed=1, device="cpu")
-    changed = Fitting(recipe, (others, second), start=None, seed=1, device="cpu")
-    for fitting in (as_they_are, changed):
-        while fitting.done < fitting.epochs:  # the second generation, too
-            fitting.epoch()
-
-    one, other = weights(as_they_are, 0), weights(changed, 0)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    one, other = weights(as_they_are, 1), weights(changed, 1)
-    assert not torch.equal(one["fc.weight"], other["fc.weight"])
+    parts = folds(few, 2)
+    asked = plan(tmp_path / "mine.pth", recipe)
+    for fold, others in ((0, parts[1]), (1, parts[0])):
+        assert train_module.fitting_of(fold, parts, asked).samples == [*others]
+    both = train_module.fitting_of(None, parts, asked).samples
+    assert both == [*parts[0], *parts[1]]
 
 
 def test_an_epoch_has_every_fracture_and_phantoms_besides(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     all_whole = replace(recipe, batch=2, close_share=0.0)
-    parts = folds(samples, 2)
-    batches = list(epoch(parts, all_whole, DRAFT, GRID, np.random.default_rng(0)))
+    batches = list(epoch(samples, all_whole, WHOLE, np.random.default_rng(0)))
 
     labels = [label for batch in batches for label in batch.label.tolist()]
     assert len(labels) == 2 * (8 + 2)  # two views of each, and a fifth besides
     assert sum(labels) >= 4
-    drawn = Counter(fold for batch in batches for fold in batch.fold.tolist())
-    assert drawn == {0: 2 * len(parts[0]), 1: 2 * len(parts[1]), NO_FOLD: 4}
+    late = list(epoch(samples, all_whole, WHOLE, np.random.default_rng(0), first=3))
+    for one, other in zip(batches[3:], late, strict=True):
+        assert all(map(torch.equal, one.columns(), other.columns()))
 
 
 def test_workers_make_what_one_process_makes_and_say_what_they_cannot_read(
@@ -298,7 +419,7 @@ def test_workers_make_what_one_process_makes_and_say_what_they_cannot_read(
     def made(workers: int, given: tuple[Sample, ...] = samples) -> list[Example]:
         monkeypatch.setattr(dataset, "_workers", lambda: workers)
         random = np.random.default_rng(4)
-        return list(epoch(folds(given, 2), recipe, DRAFT, GRID, random))
+        return list(epoch(given, recipe, DRAFT, random))
 
     alone, helped = made(0), made(2)
     assert len(alone) == len(helped) > 1
@@ -315,38 +436,40 @@ def test_workers_make_what_one_process_makes_and_say_what_they_cannot_read(
 def test_two_views_are_alike_where_both_show_the_film_and_say_the_same(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    differ = 0
+    differ = unlike = 0
     for close_share in (0.0, 1.0):
         # At the edge, so that a view may cut it off.
         edge = ((0.0, 0.0, 0.1, 0.1),)
         cut = [replace(each, boxes=each.boxes and edge) for each in samples]
-        given = replace(recipe, close_share=close_share, repeats=8)
-        for batch in epoch(folds(cut, 2), given, DRAFT, GRID, np.random.default_rng(0)):
+        given = replace(recipe, close_share=close_share, repeats=8, phantoms=0.0)
+        for batch in epoch(cut, given, WHOLE, np.random.default_rng(0)):
             one, other = batch.label[0::2], batch.label[1::2]
             differ += int((one != other).sum())
-            known = (batch.fold[0::2] != NO_FOLD) & (one == other)
-            expected = known if close_share == 0 else torch.zeros_like(known)
+            same = one == other
+            expected = same if close_share == 0 else torch.zeros_like(same)
             assert torch.equal(batch.alike[0::2], expected)
             assert torch.equal(batch.alike[1::2], expected)
+        only_phantoms = replace(given, phantoms=1.0)
+        for batch in epoch(cut, only_phantoms, WHOLE, np.random.default_rng(0)):
+            unlike += int((~batch.alike).sum())
     assert differ > 0
+    assert unlike > 0
 
 
 def test_what_the_generation_before_says_of_a_film_is_one_answer() -> None:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        network = build_network(DRAFT).eval()
-        seen = torch.randn(4, 64, 56, 56)
-    nothing = torch.zeros(4)
+    network = build_network_of(seed=3).eval()
+    random = np.random.default_rng(3)
     batch = Example(
-        gray=nothing,
-        label=nothing,
-        place=nothing,
-        fold=nothing,
+        gray=torch.from_numpy(random.integers(0, 256, (4, 224, 224), np.uint8)),
+        label=torch.zeros(4),
+        place=torch.zeros(4, 14, 14),
+        inside=torch.ones(4, 14, 14, dtype=torch.bool),
         alike=torch.tensor([True, True, False, False]),
     )
 
-    said = teach(network, seen, batch)
-    apart = teach(network, seen, replace(batch, alike=torch.zeros(4, dtype=torch.bool)))
+    said = learner.teach(network, batch, WHOLE)
+    none = torch.zeros(4, dtype=torch.bool)
+    apart = learner.teach(network, replace(batch, alike=none), WHOLE)
 
     assert said.shape == (4,)
     assert apart[0] != apart[1]
@@ -371,21 +494,25 @@ def test_the_second_generation_learns_what_the_first_said(
     assert not torch.equal(weights(taught)["fc.weight"], weights(alone)["fc.weight"])
 
 
+@pytest.mark.parametrize("card", [WHOLE, DRAFT])
 @pytest.mark.parametrize("seed", range(0, 12, 2))
-def test_the_place_to_point_at_is_the_break_on_the_networks_canvas(seed: int) -> None:
+def test_the_place_to_point_at_is_the_break_on_the_networks_canvas(
+    seed: int, card: ModelCard
+) -> None:
     radiograph, box = random_phantom(seed, broken=True)
     assert box is not None
     rows, columns = radiograph.pixels.shape
-    long_side = max(rows, columns)
+    canvas = prepare(radiograph, card)
 
-    made = example(View(radiograph, (box,)), DRAFT, GRID)
+    made = example(View(radiograph, (box,)), card)
 
     assert float(made.label) == 1
-    row, column = np.unravel_index(int(made.place.argmax()), (GRID, GRID))
-    # From a cell of the centered square back to the radiograph's pixels.
-    x = (column + 0.5) / GRID * long_side - (long_side - columns) / 2
-    y = (row + 0.5) / GRID * long_side - (long_side - rows) / 2
-    cell = long_side / GRID
+    assert made.place[~made.inside].sum() == 0
+    row, column = np.unravel_index(int(made.place[0].argmax()), made.place[0].shape)
+    # From the center of a cell of the canvas to the radiograph's pixels.
+    x = ((column + 0.5) * CELL - canvas.left) * columns / canvas.width
+    y = ((row + 0.5) * CELL - canvas.top) * rows / canvas.height
+    cell = CELL * columns / canvas.width
     assert box[0] - cell <= x <= box[2] + cell
     assert box[1] - cell <= y <= box[3] + cell
 

@@ -30,7 +30,8 @@ def test_a_box_stays_around_what_it_marks(close: bool) -> None:  # noqa: FBT001
                 min(int((left + right) / 2), pixels.shape[1] - 1),
             ]
             seen += 1
-            assert middle > 100  # what is dark becomes 60 at most
+            # Bright in the dark, or the inverse.
+            assert abs(middle - np.median(pixels)) > 60
     assert seen >= 70
 
 

@@ -1,7 +1,9 @@
 """Trains weights on a folder of radiographs with a manifest of FracAtlas's columns."""
 
 import argparse
+import signal
 import sys
+import time
 from pathlib import Path
 
 import torch
@@ -10,10 +12,13 @@ from rich.progress import Progress
 
 from inference.training.atlas import FOLDS, ManifestError, read_manifest
 from inference.training.recipe import SHIPPED, read_recipe
-from inference.training.train import Plan, train
+from inference.training.train import Plan, StoppedError, train
 from models.card import ModelError
 
 FEWEST = 2
+
+TOLD_EVERY_S = 600
+"""In a log, which shows no bar."""
 
 
 def main() -> None:
@@ -47,25 +52,47 @@ def main() -> None:
         version=given.version,
     )
     with Progress(console=Console(stderr=True)) as bars:
-        task = bars.add_task("Training", total=None)
-
-        stage = ""
-
-        def show(title: str, done: int, count: int, words: str) -> None:
-            nonlocal stage
-            said = f"{title} {words}".strip()
-            if title != stage and done < count and not bars.console.is_terminal:
-                bars.console.print(f"{title} …")  # a log shows no bar
-            stage = title
-            bars.update(task, completed=done, total=count, description=said)
-            if done == count:  # what stays to be read when the bar has gone on
-                bars.console.print(said)
-
+        shown = _Shown(bars)
+        # After the step under way, so that a checkpoint can be written.
+        signal.signal(signal.SIGTERM, shown.stop)
         try:
-            card = train(samples, plan, show)
-        except (ManifestError, ModelError) as error:
+            card = train(samples, plan, shown)
+        except (ManifestError, ModelError, StoppedError) as error:
             sys.exit(str(error))
     sys.stdout.write(f"{given.out}: {card.name} {card.version}\n")
+
+
+class _Shown:
+    """How far a training is: a bar on a terminal, lines in a log."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._task = bars.add_task("Training", total=None)
+        self._stage, self._told = "", time.monotonic()
+        self._is_stopped = False
+
+    def stop(self, *_: object) -> None:
+        """Have the next call raise StoppedError."""
+        self._is_stopped = True
+
+    def __call__(self, title: str, done: int, count: int, words: str) -> None:
+        """Show what is under way."""
+        if self._is_stopped:
+            raise StoppedError("Stopped. The same command goes on.")
+        said = f"{title} {words}".strip()
+        if done < count and not self._bars.console.is_terminal:
+            self._log(title, f"{said}, {done} of {count}")  # a log shows no bar
+        self._stage = title
+        self._bars.update(self._task, completed=done, total=count, description=said)
+        if done == count:  # what stays to be read when the bar has gone on
+            self._bars.console.print(said)
+
+    def _log(self, title: str, said: str) -> None:
+        if title != self._stage:
+            self._bars.console.print(f"{title} …")
+        elif time.monotonic() - self._told > TOLD_EVERY_S:
+            self._bars.console.print(said)
+            self._told = time.monotonic()
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - its name everywhere
 from torch.utils.data import DataLoader, Dataset
 
-from inference.preprocess import ModelInput, prepare
+from inference.preprocess import ModelInput, canvas_side, prepare
 from inference.training.atlas import Box, ManifestError, Sample
+from inference.training.draft import CELL
 from inference.training.phantoms import random_phantom
 from inference.training.recipe import Recipe
 from inference.training.views import View, draw_view
@@ -22,9 +24,6 @@ from models.card import ModelCard
 
 FIRST_PHANTOM = 1_000_000
 """Seed of the first phantom to learn from; those below are free for tests."""
-
-NO_FOLD = -1
-"""Of what no fold keeps back."""
 
 MOST_WORKERS = 15
 """They hold two batches each, of 6 MB, in memory that processes share."""
@@ -41,11 +40,12 @@ class Example:
     """Views along a first axis, in pairs of one film.
 
     Attributes:
-        gray: uint8, (N, S, S): what `prepare` makes of them.
+        gray: uint8, (N, S, S): what `prepare` makes of them, in the top left corner of
+            a square, so that views of any proportions fit into one batch.
         label: float32, (N,): 1 where a fracture is seen, else 0.
         place: float32, (N, G, G): how much of each cell of the network's grid, or of
             the fracture if that is smaller, the two share, in [0, 1].
-        fold: int64, (N,): which fold the film is of, NO_FOLD for a phantom.
+        inside: bool, (N, G, G): which cells of the square lie on the canvas.
         alike: bool, (N,): whether both of a pair show the film as a whole, and the
             answer is the same.
     """
@@ -53,10 +53,10 @@ class Example:
     gray: Tensor
     label: Tensor
     place: Tensor
-    fold: Tensor
+    inside: Tensor
     alike: Tensor
 
-    def __getitem__(self, rows: Tensor) -> "Example":
+    def __getitem__(self, rows: slice) -> "Example":
         """Take some rows."""
         return Example(*(each[rows] for each in self.columns()))
 
@@ -72,7 +72,7 @@ class Example:
 
     def columns(self) -> tuple[Tensor, ...]:
         """What it is made of, each (N, ...)."""
-        return self.gray, self.label, self.place, self.fold, self.alike
+        return self.gray, self.label, self.place, self.inside, self.alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,6 @@ class _Drawn:
     """A pair to be made: of what, and the numbers that decide how."""
 
     sample: Sample | None  # a phantom
-    fold: int
     random: np.random.Generator
 
 
@@ -91,26 +90,26 @@ class _Pairs(Dataset["Example | str"]):
     """
 
     def __init__(
-        self, drawn: Sequence[_Drawn], recipe: Recipe, card: ModelCard, grid: int
+        self, drawn: Sequence[_Drawn], recipe: Recipe, card: ModelCard
     ) -> None:
-        self._drawn, self._recipe, self._card, self._grid = drawn, recipe, card, grid
+        self._drawn, self._recipe, self._card = drawn, recipe, card
 
     def __len__(self) -> int:
         return len(self._drawn)
 
     def __getitem__(self, number: int) -> "Example | str":
         try:
-            return _pair(self._drawn[number], self._recipe, self._card, self._grid)
+            return _pair(self._drawn[number], self._recipe, self._card)
         except ManifestError as error:
             return str(error)
 
 
 def epoch(
-    parts: Sequence[Sequence[Sample]],
+    samples: Sequence[Sample],
     recipe: Recipe,
     card: ModelCard,
-    grid: int,
     random: np.random.Generator,
+    first: int = 0,
 ) -> Iterator[Example]:
     """Yield an epoch's batches: all fractures, some of the rest, some phantoms.
 
@@ -120,15 +119,16 @@ def epoch(
         ManifestError: An image cannot be read.
 
     Args:
-        parts: To draw from, fold by fold.
+        samples: To draw from.
         recipe: How often each is drawn.
         card: How the network wants its input.
-        grid: Cells to a side of its map.
         random: Decides all else.
+        first: How many batches to leave out, because they were learned before.
     """
     workers = _workers()
+    drawn = _drawn(samples, recipe, random)[first * recipe.batch // PAIR :]
     batches = DataLoader(
-        _Pairs(_drawn(parts, recipe, random), recipe, card, grid),
+        _Pairs(drawn, recipe, card),
         batch_size=recipe.batch // PAIR,
         drop_last=True,
         num_workers=workers,
@@ -170,43 +170,39 @@ def _joined(made: "list[Example | str]") -> "Example | str":
     return Example.joined(examples) if why is None else why
 
 
-def steps(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> int:
+def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
     """How many batches an epoch has."""
-    drawn = _chosen(parts, recipe, np.random.default_rng(0))
+    drawn = _chosen(samples, recipe, np.random.default_rng(0))
     return len(drawn) // (recipe.batch // PAIR)
 
 
 def _chosen(
-    parts: Sequence[Sequence[Sample]], recipe: Recipe, random: np.random.Generator
-) -> list[tuple[Sample | None, int]]:
-    """What an epoch is made of, and of which fold it is."""
-    all_ = [(each, fold) for fold, part in enumerate(parts) for each in part]
-    fractured = [pair for pair in all_ if pair[0].is_fractured]
-    whole = [pair for pair in all_ if not pair[0].is_fractured]
+    samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
+) -> list[Sample | None]:
+    """Return what an epoch is made of; None is a phantom."""
+    fractured = [each for each in samples if each.is_fractured]
+    whole = [each for each in samples if not each.is_fractured]
     count = round(len(whole) * recipe.whole_share)
     some = random.permutation(len(whole))[:count]
-    chosen: list[tuple[Sample | None, int]] = [
+    chosen: list[Sample | None] = [
         *(fractured * recipe.repeats),
         *(whole[index] for index in some),
     ]
-    return chosen + [(None, NO_FOLD)] * round(recipe.phantoms * len(chosen))
+    return chosen + [None] * round(recipe.phantoms * len(chosen))
 
 
 def _drawn(
-    parts: Sequence[Sequence[Sample]], recipe: Recipe, random: np.random.Generator
+    samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
 ) -> list[_Drawn]:
     """The same, shuffled."""
-    chosen = _chosen(parts, recipe, random)
+    chosen = _chosen(samples, recipe, random)
     shuffled = [chosen[index] for index in random.permutation(len(chosen))]
     # Each has numbers of its own: whichever process makes it first, it is the same.
     own = random.spawn(len(shuffled))
-    return [
-        _Drawn(sample, fold, each)
-        for (sample, fold), each in zip(shuffled, own, strict=True)
-    ]
+    return [_Drawn(sample, each) for sample, each in zip(shuffled, own, strict=True)]
 
 
-def _pair(drawn: _Drawn, recipe: Recipe, card: ModelCard, grid: int) -> Example:
+def _pair(drawn: _Drawn, recipe: Recipe, card: ModelCard) -> Example:
     random, sample = drawn.random, drawn.sample
     if sample is None:
         views, one_film = [_phantom(random) for _ in range(PAIR)], False
@@ -216,7 +212,7 @@ def _pair(drawn: _Drawn, recipe: Recipe, card: ModelCard, grid: int) -> Example:
         views = [draw_view(film, boxes, random, close=close) for _ in range(PAIR)]
         one_film = not close
     alike = one_film and len({bool(each.boxes) for each in views}) == 1
-    made = [example(each, card, grid, drawn.fold, alike=alike) for each in views]
+    made = [example(each, card, alike=alike) for each in views]
     return Example.joined(made)
 
 
@@ -226,19 +222,22 @@ def _phantom(random: np.random.Generator) -> View:
     return View(radiograph, () if box is None else (box,))
 
 
-def example(
-    view: View, card: ModelCard, grid: int, fold: int = NO_FOLD, *, alike: bool = False
-) -> Example:
+def example(view: View, card: ModelCard, *, alike: bool = False) -> Example:
     """Bring a view to the network's canvas: a batch of one."""
     model_input = prepare(view.radiograph, card)
+    side = canvas_side(card)
+    grid = side // CELL
     place = np.zeros((grid, grid), np.float32)
     for box in view.boxes:
         place = np.maximum(place, _covered(box, view, model_input, grid))
+    _, rows, columns = model_input.gray.shape
+    inside = torch.zeros(1, grid, grid, dtype=torch.bool)
+    inside[:, : rows // CELL, : columns // CELL] = True
     return Example(
-        gray=model_input.gray,
+        gray=F.pad(model_input.gray, (0, side - columns, 0, side - rows)),
         label=torch.tensor([float(bool(view.boxes))]),
         place=torch.from_numpy(place)[None],
-        fold=torch.tensor([fold]),
+        inside=inside,
         alike=torch.tensor([alike]),
     )
 
@@ -247,16 +246,15 @@ def _covered(
     box: Box, view: View, model_input: ModelInput, grid: int
 ) -> NDArray[np.float32]:
     rows, columns = view.radiograph.pixels.shape
-    cell = model_input.gray.shape[-1] / grid
     left, top, right, bottom = box
     # Per axis: offset and scale from the radiograph's pixels to cells of the canvas.
     across = _shared(
         (model_input.left + np.array([left, right]) * model_input.width / columns)
-        / cell,
+        / CELL,
         grid,
     )
     down = _shared(
-        (model_input.top + np.array([top, bottom]) * model_input.height / rows) / cell,
+        (model_input.top + np.array([top, bottom]) * model_input.height / rows) / CELL,
         grid,
     )
     return np.outer(down, across).astype(np.float32)

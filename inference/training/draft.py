@@ -1,5 +1,7 @@
 """The card of the network that is trained here, before there are weights."""
 
+from dataclasses import replace
+
 from models.card import FRACTURE, ModelCard
 
 LIMBS = (
@@ -24,7 +26,7 @@ words that equipment adds to them or uses instead."""
 DRAFT = ModelCard(
     name="untrained",
     version="0",
-    architecture="resnet18_fine",
+    architecture="resnet16_fine",
     classes=(FRACTURE, "No Fracture"),
     input_size=224,
     resize="letterbox",
@@ -37,5 +39,12 @@ DRAFT = ModelCard(
     sha256="",
     phantom_logits={},
     pooling="log_sum_exp",
-    quarter_turns=True,
+    scales=(1, 2),
+    exposure="percentiles",
 )
+
+WHOLE = replace(DRAFT, scales=(1,))
+"""The same network reading the whole image only, for the first part of a training."""
+
+CELL = 16
+"""Side of a cell of the network's map, in pixels of the canvas."""

@@ -20,6 +20,7 @@ from inference.training.statistics import (
     interval,
     reliability,
     share,
+    specificity_at_sensitivity,
 )
 
 FEW = 200
@@ -218,6 +219,7 @@ _FIGURES: dict[str, Figure] = {
     "answered": lambda t, rows: share(t.answered[rows]),
     "auc": _of_answered(auc),
     "average_precision": _of_answered(average_precision),
+    "specificity_at_sensitivity_90": _of_answered(specificity_at_sensitivity),
     "sensitivity_doubtful": partial(_sensitivity, "doubtful"),
     "specificity_doubtful": partial(_specificity, "doubtful"),
     "sensitivity_definite": partial(_sensitivity, "definite"),

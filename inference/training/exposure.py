@@ -12,7 +12,14 @@ from inference.training.atlas import Box
 Pixels = NDArray[np.uint8]
 
 BLURRED, SHARPENED, NOISY, COLLIMATED = 0.25, 0.25, 0.4, 0.3
+MARKED, FITTED, INVERTED, COMPRESSED = 0.15, 0.15, 0.03, 0.3
 """How often each happens."""
+
+GAMMA = 0.5
+"""Of the film curve: its logarithm, at most."""
+
+QUALITY = 40, 95
+"""Of JPEG, from and to."""
 
 DEEPEST = 0.2
 """How far a collimator reaches into the image from each side, at most."""
@@ -33,15 +40,15 @@ def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
         detail = shown - _blurred(shown, random.uniform(1, 4))
         shown = shown + np.float32(random.uniform(0.3, 1.2)) * detail
     if random.random() < NOISY:
-        noise = random.normal(0, random.uniform(1, 8), shown.shape)
-        shown = shown + noise.astype(np.float32)
+        noise = random.standard_normal(shown.shape, np.float32)
+        shown = shown + np.float32(random.uniform(1, 8)) * noise
     return np.clip(shown, 0, 255).astype(np.uint8)
 
 
 def _curve(random: np.random.Generator) -> NDArray[np.float32]:
     """A gray level for each gray level."""
     low, high = random.uniform(-0.12, 0.12), random.uniform(0.8, 1.25)
-    gamma = math.exp(random.uniform(-0.35, 0.35))
+    gamma = math.exp(random.uniform(-GAMMA, GAMMA))
     levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma
     return (255 * levels).astype(np.float32)
 
@@ -76,3 +83,59 @@ def collimated(
     around = np.full_like(pixels, random.choice([0, 0, 255]))
     around[top:bottom, left:right] = pixels[top:bottom, left:right]
     return around
+
+
+def furnished(pixels: Pixels, random: np.random.Generator) -> Pixels:
+    """Paint a marker or metal over it, now and then.
+
+    In the data, nearly every image with hardware shows a fracture. Painted metal lies
+    on fractures and whole bones alike, so it says nothing.
+    """
+    shown = pixels.copy()
+    if random.random() < MARKED:
+        _mark(shown, random)
+    if random.random() < FITTED:
+        for _ in range(random.integers(1, 4)):
+            _fit(shown, random)
+    return shown
+
+
+def _mark(shown: Pixels, random: np.random.Generator) -> None:
+    """Paint the letter that says which side of the body it is."""
+    rows, columns = shown.shape
+    size = max(rows, columns) * random.uniform(0.05, 0.12)
+    at = int(random.uniform(0, columns - size)), int(random.uniform(size, rows))
+    cv2.putText(
+        shown,
+        str(random.choice(["L", "R"])),
+        at,
+        cv2.FONT_HERSHEY_SIMPLEX,
+        size / 22,  # the letters of this font are 22 pixels high
+        int(random.integers(150, 256)),
+        max(1, round(size / 10)),
+        cv2.LINE_AA,
+    )
+
+
+def _fit(shown: Pixels, random: np.random.Generator) -> None:
+    """Paint a wire, a screw or a plate."""
+    rows, columns = shown.shape
+    long_side = max(rows, columns)
+    angle = random.uniform(0, math.pi)
+    reach = random.uniform(0.04, 0.22) * long_side
+    middle = random.uniform(0.1, 0.9, 2) * (columns, rows)
+    along = reach * np.array([math.cos(angle), math.sin(angle)])
+    start, end = (tuple(np.rint(middle + s * along).astype(int)) for s in (-1, 1))
+    width = max(1, round(random.uniform(0.004, 0.03) * long_side))
+    cv2.line(shown, start, end, int(random.integers(190, 256)), width, cv2.LINE_AA)
+
+
+def stored(pixels: Pixels, random: np.random.Generator) -> Pixels:
+    """Invert it, or compress it as JPEG, now and then."""
+    if random.random() < INVERTED:
+        pixels = 255 - pixels
+    if random.random() > COMPRESSED:
+        return pixels
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(*QUALITY))]
+    _, content = cv2.imencode(".jpg", pixels, quality)
+    return np.asarray(cv2.imdecode(content, cv2.IMREAD_GRAYSCALE), np.uint8)

@@ -1,16 +1,15 @@
-"""Fitting a network and those that judge it, all at once.
+"""Fitting one network: from the weights to start from to those that are judged.
 
-The stem stays as it came. What it makes of a view is the same for every network, so it
-is computed once, and all networks learn from it: the one that will be shipped from
-every view, a fold's from the views of the other folds. Each is taught by its own
-forebear of the generation before, which has not seen that fold either.
+A training can be stopped after any step. A checkpoint holds all that the next step
+needs, and the views of an epoch depend on the seed and the number of the epoch only, so
+a training that is resumed ends as one that was never stopped.
 """
 
 import copy
 import hashlib
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,41 +18,50 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from inference.preprocess import normalized
 from inference.training.atlas import Sample
-from inference.training.dataset import Example, epoch, steps
-from inference.training.draft import DRAFT
-from inference.training.learner import Learner, low_precision, teach, thirds
+from inference.training.dataset import epoch, steps
+from inference.training.draft import DRAFT, WHOLE
+from inference.training.learner import Learner, teach
 from inference.training.recipe import Recipe
 from inference.training.start import read_start
-from models.card import ModelError
+from models.card import ModelCard, ModelError
 from models.network import COUNTER, build_network
 from models.resnet import BasicBlock, ResNet
-
-GRID = 14
-"""Cells to a side of the network's map."""
 
 Progress = Callable[[int, int, float], None]
 """Called after each step with steps done, steps in all, and the loss."""
 
 
+SEES = "architecture", "input_size", "resize", "scales", "exposure", "mean", "std"
+"""What a card says of a network in training and its input."""
+
+
+FINE = 2
+"""Epochs that one at both scales counts for in the schedule of the learning rate."""
+
+
 class Fitting:
-    """A training under way, epoch by epoch; on a CPU, the same seed gives the same."""
+    """A training under way, step by step; on a CPU, the same seed gives the same.
+
+    Attributes:
+        done: Epochs that are done.
+        step: Steps of the next epoch that are done.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
-        parts: Sequence[Sequence[Sample]],
+        samples: Sequence[Sample],
         *,
         start: Path | None,
         seed: int,
         device: str,
     ) -> None:
-        """Make the networks, with the weights to start from.
+        """Make the network, with the weights to start from.
 
         Args:
-            recipe: How they will be trained.
-            parts: The radiographs, fold by fold.
+            recipe: How it will be trained.
+            samples: The radiographs to learn from.
             start: A .npz of weights with torchvision's key names: of the stem all, of
                 layer1 to layer3 what there is. All else, and everything where there
                 is none, begins at random.
@@ -63,58 +71,54 @@ class Fitting:
         Raises:
             ModelError: The weights to start from cannot be used.
         """
-        self.recipe, self.parts, self.seed, self.device = recipe, parts, seed, device
-        self.done = 0
+        self.recipe, self.samples, self.seed = recipe, samples, seed
+        self.device = device
+        self.done = self.step = 0
         given = {} if start is None else read_start(start)
         new = _new(given, seed).to(device)
         self._new = new.to(memory_format=torch.channels_last)
-        self._frozen, _, _ = thirds(self._new)
-        self._teachers: dict[int | None, ResNet] = {}
-        self._learners = self._newborn()
+        self._teacher: ResNet | None = None
+        self._learner = self._newborn()
 
-    def network(self, fold: int | None) -> ResNet:
-        """Copy a network as it would be shipped.
-
-        Args:
-            fold: What it has not seen; None of the network that has seen all.
-        """
-        return copy.deepcopy(self._learners[fold].averaged)
+    def network(self) -> ResNet:
+        """Copy the network as it would be shipped."""
+        return copy.deepcopy(self._learner.averaged)
 
     def epoch(self, progress: Progress = lambda *_: None) -> None:
-        """Go once through the radiographs, as the recipe says."""
+        """Go through what is left of an epoch, as the recipe says."""
+        before = self.done % self._length
+        if not self.step:
+            self._begin(before)
+        recipe, card = self._part(before)
         random = np.random.default_rng((self.seed, self.done))
-        count = steps(self.parts, self.recipe)
-        before = self.done % self.recipe.epochs
-        if self.done and not before:
-            self._teachers = {fold: self.network(fold) for fold in self._learners}
-            self._learners = self._newborn()
-        batches = epoch(self.parts, self.recipe, DRAFT, GRID, random)
-        for step, batch in enumerate(batches):
-            passed = (before + step / count) / self.recipe.epochs
-            loss = self._step(batch.to(self.device), passed)
-            progress(step + 1, count, loss)
-        self.done += 1
+        count = steps(self.samples, recipe)
+        for each in epoch(self.samples, recipe, card, random, self.step):
+            batch = each.to(self.device)
+            taught = None
+            if self._teacher is not None:
+                taught = teach(self._teacher, batch, card)
+            passed = self._passed(before + self.step / count)
+            loss = self._learner.step(batch, card, passed, taught).item()
+            self.step += 1
+            progress(self.step, count, loss)
+        self.done, self.step = self.done + 1, 0
 
     @property
     def epochs(self) -> int:
         """How many there are, of all generations."""
-        return self.recipe.generations * self.recipe.epochs
+        return self.recipe.generations * self._length
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, in place of the one before."""
         part = path.with_suffix(".part")
-        learners = {
-            str(fold): learner.state() for fold, learner in self._learners.items()
-        }
-        teachers = {
-            str(fold): network.state_dict() for fold, network in self._teachers.items()
-        }
-        networks = {"learners": learners, "teachers": teachers}
-        torch.save({**networks, "done": self.done, "of": self._of()}, part)
+        teacher = None if self._teacher is None else self._teacher.state_dict()
+        state = {"learner": self._learner.state(), "teacher": teacher}
+        at = {"done": self.done, "step": self.step}
+        torch.save({**state, **at, "of": self._of()}, part)
         part.rename(path)
 
     def resume(self, path: Path) -> None:
-        """Go on where a checkpoint was written.
+        """Go on where a checkpoint was written, on whichever device.
 
         Raises:
             ModelError: It is of another training.
@@ -129,49 +133,60 @@ class Fitting:
                 "number of folds, or on other radiographs. Delete it to start "
                 "afresh, or name another file with --out."
             )
-        for fold, learner in self._learners.items():
-            learner.load(state["learners"][str(fold)])
-            if teacher := state["teachers"].get(str(fold)):
-                self._teachers[fold] = copy.deepcopy(self._new)
-                self._teachers[fold].load_state_dict(teacher)
-        self.done = state["done"]
+        self._learner.load(state["learner"])
+        if state["teacher"] is not None:
+            self._teacher = copy.deepcopy(self._new)
+            self._teacher.load_state_dict(state["teacher"])
+        self.done, self.step = state["done"], state["step"]
+
+    @property
+    def _length(self) -> int:
+        """How many epochs a generation has."""
+        return self.recipe.epochs + self.recipe.fine_epochs
+
+    def _passed(self, epochs: float) -> float:
+        """Return how much of a generation has passed, in [0, 1], for the learning rate.
+
+        An epoch at both scales counts more than another, so that the rate is not too
+        low when the second part begins.
+        """
+        first = min(epochs, self.recipe.epochs)
+        passed = first + FINE * (epochs - first)
+        return passed / (self.recipe.epochs + FINE * self.recipe.fine_epochs)
+
+    def _part(self, before: int) -> tuple[Recipe, ModelCard]:
+        """Return how an epoch is learned, and what the network sees in it."""
+        if before < self.recipe.epochs:
+            return self.recipe, WHOLE
+        # At twice the scale, a close-up would show pixels that its film does not have.
+        fine = replace(self.recipe, batch=self.recipe.fine_batch, close_share=0.0)
+        return fine, DRAFT
+
+    def _begin(self, before: int) -> None:
+        """Begin an epoch, which may begin a generation or the second part of one."""
+        if self.done and not before:
+            self._teacher = self.network()
+            self._learner = self._newborn()
+        if before == self.recipe.epochs:
+            self._learner.settle()
 
     def _of(self) -> dict[str, Any]:
         """What a checkpoint has in common with a training that may go on from it."""
         rows = (
-            f"{fold} {each.path.name} {each.path.stat().st_size} {each.boxes}"
-            for fold, part in enumerate(self.parts)
-            for each in part
+            f"{each.path.name} {each.path.stat().st_size} {each.boxes}"
+            for each in self.samples
         )
         data = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         start = hashlib.sha256()
         for value in self._new.state_dict().values():
             start.update(value.cpu().numpy().tobytes())
         of = {"seed": self.seed, "data": data, "start": start.hexdigest()}
-        return {**of, "recipe": asdict(self.recipe)}
+        sees = {name: getattr(DRAFT, name) for name in SEES}
+        return {**of, "recipe": asdict(self.recipe), "card": sees}
 
-    def _step(self, batch: Example, passed: float) -> float:
-        """Let all learn from a batch; returns the loss of the first."""
-        views = normalized(batch.gray, DRAFT).to(memory_format=torch.channels_last)
-        with torch.no_grad(), low_precision(self.device):
-            seen = self._frozen(views)
-        folds, losses = batch.fold.tolist(), []
-        for fold, learner in self._learners.items():
-            # No view is of a fold called None.
-            others = [row for row, own in enumerate(folds) if own != fold]
-            rows = torch.tensor(others, dtype=torch.long, device=seen.device)
-            known, shown = batch[rows], seen[rows]
-            teacher = self._teachers.get(fold)
-            taught = None if teacher is None else teach(teacher, shown, known)
-            losses.append(learner.step(shown, known, passed, taught))
-        return losses[0].item()
-
-    def _newborn(self) -> dict[int | None, Learner]:
-        """Networks that know nothing yet, by the fold that they will not see."""
-        return {
-            fold: Learner(copy.deepcopy(self._new), self.recipe)
-            for fold in (None, *range(len(self.parts)))
-        }
+    def _newborn(self) -> Learner:
+        """Make a network that knows nothing yet."""
+        return Learner(copy.deepcopy(self._new), self.recipe)
 
 
 def _new(given: Mapping[str, Tensor], seed: int) -> ResNet:

@@ -1,11 +1,18 @@
 """A network that learns to answer and to point.
 
-It scores each cell of a 14 x 14 grid; the image scores the log-sum-exp of its cells.
-Two losses: the image's answer, and, where there is a fracture, the share of exp of the
+It scores each cell of a grid, and the image scores the log-sum-exp of its cells. Two
+losses: the image's answer, and, where there is a fracture, the share of exp of the
 scores that lies on it, which is what the arrow's tip follows. Neither asks anything of
 cells that do not matter.
 
-The answer wanted is the reader's, and, from the second generation on, half of it is
+A generation has two parts. In the first, the network sees whole images at 224 pixels,
+a part of them from near, and its map has 14 x 14 cells. In the second, it sees each
+whole image at both scales of the card, and both losses are those of the combined map of
+28 x 28 cells. Batch normalization then keeps the statistics of the first part: one set
+of statistics has to serve both scales, and batches are small. layer1 stays as it is in
+the second part, because it costs a fifth of the time there.
+
+The answer wanted is the reader's, and, from the second generation on, a part of it is
 what the network of the generation before says (Furlanello et al., "Born-Again Neural
 Networks", ICML 2018): of two views of one film its mean, so that one film learns one
 answer however it is taken (Beyer et al., "Knowledge Distillation: A Good Teacher is
@@ -13,7 +20,7 @@ Patient and Consistent", CVPR 2022).
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,28 +28,31 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its name everywhere
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from inference.preprocess import normalized
 from inference.training.dataset import PAIR, Example
-from inference.training.draft import DRAFT
 from inference.training.recipe import Recipe
-from models.card import FRACTURE
-from models.network import Head, pooled
+from models.card import FRACTURE, ModelCard
+from models.network import halves
 from models.resnet import ResNet
 
-FROZEN = 4
+STEM = 4
 """Modules to the end of the stem, which stay as they came."""
+
+FIRST_STAGE = STEM + 1
+"""Modules to the end of layer1."""
 
 WARM_UP = 0.08
 GRADIENT = 5.0
 
-FEWEST = 2
-"""Views that a step needs, or there is no variance to normalize by."""
+CHUNK = 16
+"""Views at both scales that are computed at once; each needs 40 MB."""
+
+NOWHERE = -1e4
+"""Score of a cell beside the canvas; its exp is 0."""
 
 
 class Learner:
-    """A network in training, and the average of its last steps, which is what counts.
-
-    Its first layers stay as they came and are not used here: see fitting.py.
-    """
+    """A network in training, and the average of its last steps, which is shipped."""
 
     def __init__(self, network: ResNet, recipe: Recipe) -> None:
         """Make ready to learn.
@@ -53,18 +63,16 @@ class Learner:
         """
         self.recipe = recipe
         self._network = network
-        frozen, self._learning, self._head = thirds(network)
-        frozen.requires_grad_(requires_grad=False)
         self._average = AveragedModel(
             network,
             multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging),  # type: ignore[no-untyped-call]
             use_buffers=True,
         )
-        fresh = [*network.layer4.parameters(), *network.fc.parameters()]
-        known = [*self._learning[:-1].parameters()]
+        known = nn.ModuleList([network.layer1, network.layer2, network.layer3])
+        fresh = nn.ModuleList([network.layer4, network.fc])
         groups = [
-            {"params": known, "top": recipe.rate},
-            {"params": fresh, "top": recipe.fresh_rate},
+            {"params": [*known.parameters()], "top": recipe.rate},
+            {"params": [*fresh.parameters()], "top": recipe.fresh_rate},
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
 
@@ -75,34 +83,44 @@ class Learner:
         assert isinstance(averaged, ResNet)  # noqa: S101 - narrows the type
         return averaged.eval()
 
+    def settle(self) -> None:
+        """Go on from the average."""
+        self._network.load_state_dict(self.averaged.state_dict())
+
     def step(
-        self, seen: Tensor, batch: Example, passed: float, taught: Tensor | None
+        self, batch: Example, card: ModelCard, passed: float, taught: Tensor | None
     ) -> Tensor:
         """Learn from a batch.
 
         Args:
-            seen: What the frozen layers make of its views, (N, 64, 56, 56).
-            batch: What is true of them.
+            batch: Views, and what is true of them.
+            card: How the network sees them.
             passed: Of this generation, in [0, 1].
             taught: What the generation before says of them, (N,); None in the first.
 
         Returns:
-            The loss, (); NaN where there were too few views.
+            The loss, ().
         """
-        if len(seen) < FEWEST:
-            return torch.tensor(math.nan)
+        is_fine = len(card.scales) > 1
         self._set_rate(passed)
-        self._learning.train()
+        self._set_mode(is_fine=is_fine)
         wanted = _smoothed(batch.label, self.recipe.smoothing)
         if taught is not None:
             wanted = wanted.lerp(taught, self.recipe.taught)
-        loss = self._loss(seen, batch, wanted)
+        fractures = batch.label.sum().clamp(min=1)
+        total = torch.zeros((), device=wanted.device)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        # Statistics of a batch need the whole of it at once.
+        size = CHUNK if is_fine else len(wanted)
+        for rows in _chunks(len(wanted), size):
+            answer, pointing = self._losses(batch[rows], card, wanted[rows])
+            loss = answer / len(wanted) + self.recipe.pointing * pointing / fractures
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
         nn.utils.clip_grad_norm_(self._network.parameters(), GRADIENT)
         self._optimizer.step()
         self._average.update_parameters(self._network)
-        return loss.detach()
+        return total
 
     def state(self) -> dict[str, Any]:
         """All that a later `load` needs to go on as if nothing had been."""
@@ -127,54 +145,69 @@ class Learner:
         for group in self._optimizer.param_groups:
             group["lr"] = group["top"] * share
 
-    def _loss(self, seen: Tensor, batch: Example, wanted: Tensor) -> Tensor:
-        scores = _scores(self._learning, self._head, seen)
-        answer = F.binary_cross_entropy_with_logits(pooled(scores)[:, 0], wanted)
+    def _set_mode(self, *, is_fine: bool) -> None:
+        """Choose which layers learn, and whether by statistics of the batch."""
+        children = [*self._network.children()]
+        frozen = FIRST_STAGE if is_fine else STEM
+        self._network.eval()
+        for number, module in enumerate(children):
+            module.requires_grad_(requires_grad=number >= frozen)
+            if number >= frozen and not is_fine:
+                module.train()
+
+    def _losses(
+        self, batch: Example, card: ModelCard, wanted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the sums of both losses over the views of a batch."""
+        scores = _scores(self._network, batch, card)
+        answer = F.binary_cross_entropy_with_logits(
+            _pooled(scores, batch.inside), wanted, reduction="sum"
+        )
         # The share of exp of the scores that lies on the fractures of each image.
         shares = scores.flatten(1).log_softmax(dim=1)
         weights = batch.place.flatten(1).clamp(min=1e-6).log()
         hit = (shares + weights).logsumexp(dim=1)
-        pointing = -(hit * batch.label).sum() / batch.label.sum().clamp(min=1)
-        loss: Tensor = answer + self.recipe.pointing * pointing
-        return loss
+        return answer, -(hit * batch.label).sum()
 
 
-def teach(network: ResNet, seen: Tensor, batch: Example) -> Tensor:
+def teach(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
     """Say what a network thinks of the views of a batch.
 
     Args:
         network: Of the generation before, in eval mode.
-        seen: What the frozen layers make of the views, (N, 64, 56, 56).
         batch: The views; of two that are alike, each gets the mean.
+        card: How the network sees them.
 
     Returns:
         Probabilities of a fracture, (N,).
     """
-    _, learned, head = thirds(network)
+    parts = (batch[rows] for rows in _chunks(len(batch.label), CHUNK))
     with torch.no_grad():
-        odds = pooled(_scores(learned, head, seen))[:, 0]
+        odds = torch.cat(
+            [_pooled(_scores(network, part, card), part.inside) for part in parts]
+        )
     mean = odds.view(-1, PAIR).mean(dim=1).repeat_interleave(PAIR)
     return torch.where(batch.alike, mean, odds).sigmoid()
 
 
-def thirds(network: ResNet) -> tuple[nn.Sequential, nn.Sequential, Head]:
-    """Cut a network into what is frozen, what learns, and the head."""
-    *convolutions, _pool, linear = network.children()
-    assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type
-    head = Head(linear, DRAFT.pooling)
-    return (
-        nn.Sequential(*convolutions[:FROZEN]),
-        nn.Sequential(*convolutions[FROZEN:]),
-        head,
-    )
+def _chunks(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
-def _scores(convolutions: nn.Module, head: Head, seen: Tensor) -> Tensor:
-    """Score the cells of views for a fracture, (N, 1, h, w)."""
-    with low_precision(seen.device.type):
-        activation = convolutions(seen)
-    scores = head.scores(activation.float())
-    return scores[:, DRAFT.classes.index(FRACTURE), None]
+def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
+    """Score the cells of views for a fracture, (N, h, w)."""
+    parts = halves(network, card)
+    views = normalized(batch.gray, card).to(memory_format=torch.channels_last)
+    with low_precision(views.device.type):
+        activation = parts.features(views)
+    scores = parts.head.scores(activation.float())[:, card.classes.index(FRACTURE)]
+    return scores.masked_fill(~batch.inside, NOWHERE)
+
+
+def _pooled(scores: Tensor, inside: Tensor) -> Tensor:
+    """Logarithm of the mean of exp of the cells inside: (N, h, w) to (N,)."""
+    cells = inside.flatten(1).sum(dim=1)
+    return scores.flatten(1).logsumexp(dim=1) - cells.log()
 
 
 def _smoothed(label: Tensor, smoothing: float) -> Tensor:

@@ -17,6 +17,7 @@ SHIPPED = Path(__file__).parents[2] / "models" / "recipe.toml"
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Even = Annotated[int, Field(ge=2, multiple_of=2)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +27,18 @@ class Recipe:
     Attributes:
         generations: How often all is learned afresh; from the second on, the answers
             of the generation before are learned, too.
-        epochs: Passes of a generation; what one is, see `dataset.epoch`.
+        epochs: Passes of a generation over whole images; what one is, see
+            `dataset.epoch`.
+        fine_epochs: Passes after these, at both scales together.
         batch: Views to a step, two of each film; even.
+        fine_batch: The same at both scales.
         rate: Highest learning rate of what was trained before.
         fresh_rate: The same of what starts at random.
         weight_decay: Of AdamW.
         repeats: How often each fractured radiograph is drawn in an epoch.
         whole_share: Share of the others drawn in an epoch, others each time.
-        close_share: Share of the films of which both views are crops.
+        close_share: Share of the films of which both views are crops; in the part at
+            both scales there are none.
         pointing: Weight of the loss that asks for the place.
         smoothing: Of the labels.
         taught: Weight of the answers of the generation before, beside the labels.
@@ -45,7 +50,9 @@ class Recipe:
 
     generations: Count
     epochs: Count
-    batch: Annotated[int, Field(ge=2, multiple_of=2)]
+    fine_epochs: Annotated[int, Field(ge=0)]
+    batch: Even
+    fine_batch: Even
     rate: Positive
     fresh_rate: Positive
     weight_decay: Share

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 Truth = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
+SENSITIVITY = 0.9
+"""At which specificities of models are compared, whatever their thresholds are."""
+
 RESAMPLED = 1000
 BINS = 10
 
@@ -24,6 +27,19 @@ def auc(truth: Truth, score: Values) -> float:
     below = np.searchsorted(ordered, positive, "left")
     up_to = np.searchsorted(ordered, positive, "right")
     return float((below + up_to).mean() / 2 / negative.size)
+
+
+def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
+    """Specificity at the highest threshold that finds SENSITIVITY of the fractures.
+
+    NaN where there are no fractures, or nothing else.
+    """
+    positive, negative = np.sort(score[truth]), score[~truth]
+    if not positive.size or not negative.size:
+        return float("nan")
+    found = int(np.ceil(round(SENSITIVITY * positive.size, 9)))
+    threshold = positive[positive.size - found]
+    return float((negative < threshold).mean())
 
 
 def average_precision(truth: Truth, score: Values) -> float:

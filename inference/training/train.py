@@ -6,7 +6,10 @@ temperature and the operating points; the network that is written then learns fr
 everything.
 """
 
+import fcntl
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -37,7 +40,19 @@ from models.network import STATISTICS, digest, halves
 from models.resnet import ResNet
 
 Progress = Callable[[str, int, int, str], None]
-"""Told what is under way, steps done, steps in all, and how it goes."""
+"""Told what is under way, steps done, steps in all, and how it goes. It may raise
+StoppedError."""
+
+SAVED_EVERY_S = 300
+"""Between checkpoints."""
+
+JUDGED_EVERY = 4
+"""Epochs of the first part after which a fold's network is judged; in the second part,
+it is judged after each."""
+
+
+class StoppedError(Exception):
+    """A training was stopped before its end; the same command goes on with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,10 @@ class Plan:
 def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCard:
     """Train, calibrate and write weights and card. Goes on where it was interrupted.
 
+    The networks are fitted one after the other: that of the first fold, of the others,
+    and the one that learns from everything. Several processes may run with the same
+    arguments; each takes a network that none of the others has taken.
+
     The same arguments on the same machine give the same weights, on a CPU. Beside what
     is asked for lie the network of the first of five folds, as NAME.fold-1.pth with its
     card, to measure on what it has not seen (but for its limit of familiarity, which is
@@ -79,10 +98,20 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     Raises:
         ModelError: The weights to start from cannot be used.
         ManifestError: There is too little to learn from.
+        StoppedError: `progress` raised it, or another process still fits a network.
     """
     parts = folds(samples, plan.folds)
     _check(parts, plan.recipe)
-    return conclude(_fitted(parts, plan, progress).network, parts, plan, progress)
+    left = []
+    for fold in (*range(plan.folds), None):
+        with _taken(_checkpoint(fold, plan)) as is_mine:
+            if is_mine:
+                _fit(fold, parts, plan, progress)
+            else:
+                left.append(fold)
+    for fold in left:
+        _finished(fold, parts, plan)
+    return conclude(lambda fold: _finished(fold, parts, plan), parts, plan, progress)
 
 
 def conclude(
@@ -150,10 +179,12 @@ def _check(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
             f"{unmarked} fractures have no box in boxes_norm_xyxy; training needs one "
             "around each. Mark them, or set `use` to 0 in their rows."
         )
-    if not steps(parts, recipe):
+    largest = max(parts, key=len)
+    learned = [*chain(*(part for part in parts if part is not largest))]
+    batch = max(recipe.batch, recipe.fine_batch if recipe.fine_epochs else 0)
+    if not steps(learned, replace(recipe, batch=batch)):
         raise ManifestError(
-            f"There are fewer views to learn from than the recipe's batch of "
-            f"{recipe.batch}."
+            f"There are fewer views to learn from than the recipe's batch of {batch}."
         )
     for number, part in enumerate(parts, start=1):
         fractured = sum(each.is_fractured for each in part)
@@ -213,42 +244,118 @@ def _report(
     write_figures(out.with_suffix(".folds"), found, together)
 
 
-def _fitted(
-    parts: Sequence[Sequence[Sample]], plan: Plan, progress: Progress
-) -> Fitting:
-    """Fit all networks, from the last checkpoint if there is one.
+def _fit(
+    fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan, progress: Progress
+) -> None:
+    """Fit a network from its last checkpoint, if there is one, to the end.
 
-    Tells after each epoch how well the first fold's does on what it has not seen: on
-    all its fractures and as many of the others.
+    Args:
+        fold: What it will not see; None of the network that sees all.
+        parts: The folds.
+        plan: As for `train`.
+        progress: Likewise. It is told now and then how well the network does on what it
+            has not seen: on all fractures, and on as many of the others.
     """
-    checkpoint = plan.out.with_suffix(".checkpoint")
-    fitting = Fitting(
-        plan.recipe, parts, start=plan.start, seed=plan.seed, device=plan.device
-    )
-    if checkpoint.exists():
-        fitting.resume(checkpoint)
-    fractured = [each for each in parts[0] if each.is_fractured]
-    others = [each for each in parts[0] if not each.is_fractured]
-    shown, told = [*fractured, *others[: len(fractured)]], ""
+    checkpoint, fitting = _checkpoint(fold, plan), fitting_of(fold, parts, plan)
+    saved, name = time.monotonic(), _name(fold)
 
     def tell(done: int, count: int, loss: float) -> None:
-        title = f"epoch {fitting.done + 1} of {fitting.epochs}"
-        progress(title, done, count, f"loss {loss:.3f} {told}")
+        nonlocal saved
+        if time.monotonic() - saved > SAVED_EVERY_S:
+            fitting.save(checkpoint)
+            saved = time.monotonic()
+        title = f"{name}: epoch {fitting.done + 1} of {fitting.epochs}"
+        progress(title, done, count, f"loss {loss:.3f}")
 
     while fitting.done < fitting.epochs:
-        fitting.epoch(tell)
+        try:
+            fitting.epoch(tell)
+        except StoppedError:
+            fitting.save(checkpoint)
+            raise
         fitting.save(checkpoint)
-        title = f"judging after epoch {fitting.done}"
-        judged: list[Judged] = []
-        progress(title, 0, len(shown), "")
-        for each in _judged(fitting.network(0), shown, plan.device):
-            judged.append(each)
-            if len(judged) < len(shown):  # the last is told with what came of it
-                progress(title, len(judged), len(shown), "")
-        found = figures(judged, 0)
-        told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
-        progress(f"after epoch {fitting.done}", 1, 1, told)
+        if fold is not None and _is_judged(fitting):
+            _tell_how_it_goes(fitting, parts[fold], name, progress)
+
+
+def fitting_of(
+    fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan
+) -> Fitting:
+    """Make a training, and resume it if it has a checkpoint."""
+    others = (part for number, part in enumerate(parts) if number != fold)
+    fitting = Fitting(
+        plan.recipe,
+        [*chain(*others)],
+        start=plan.start,
+        seed=plan.seed,
+        device=plan.device,
+    )
+    checkpoint = _checkpoint(fold, plan)
+    if checkpoint.exists():
+        fitting.resume(checkpoint)
     return fitting
+
+
+def _finished(
+    fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan
+) -> ResNet:
+    """Return a network at the end of its training.
+
+    Raises:
+        StoppedError: It is not there yet.
+    """
+    fitting = fitting_of(fold, parts, plan)
+    if fitting.done < fitting.epochs:
+        raise StoppedError(
+            f"Another process still fits the network of {_name(fold)}. Give the same "
+            "command again when that has ended."
+        )
+    return fitting.network()
+
+
+def _name(fold: int | None) -> str:
+    return "all folds" if fold is None else f"fold {fold + 1}"
+
+
+def _checkpoint(fold: int | None, plan: Plan) -> Path:
+    part = "all" if fold is None else f"fold-{fold + 1}"
+    return plan.out.with_suffix(f".{part}.checkpoint")
+
+
+@contextmanager
+def _taken(checkpoint: Path) -> Iterator[bool]:
+    """Say whether a network is for this process, and keep it from others if it is."""
+    with checkpoint.with_suffix(".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _is_judged(fitting: Fitting) -> bool:
+    recipe = fitting.recipe
+    before = (fitting.done - 1) % (recipe.epochs + recipe.fine_epochs) + 1
+    return before >= recipe.epochs or before % JUDGED_EVERY == 0
+
+
+def _tell_how_it_goes(
+    fitting: Fitting, part: Sequence[Sample], name: str, progress: Progress
+) -> None:
+    """Judge a network on fractures that it has not seen, and as many of the others."""
+    fractured = [each for each in part if each.is_fractured]
+    others = [each for each in part if not each.is_fractured]
+    shown = [*fractured, *others[: len(fractured)]]
+    title = f"{name}: judging after epoch {fitting.done}"
+    judged: list[Judged] = []
+    for each in _judged(fitting.network(), shown, fitting.device):
+        judged.append(each)
+        if len(judged) < len(shown):  # the last is told with what came of it
+            progress(title, len(judged), len(shown), "")
+    found = figures(judged, 0)
+    told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
+    progress(f"{name}: after epoch {fitting.done}", 1, 1, told)
 
 
 def _judged(

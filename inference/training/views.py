@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from inference.radiograph import Radiograph
 from inference.training.atlas import Box
-from inference.training.exposure import Pixels, collimated, re_exposed
+from inference.training.exposure import (
+    Pixels,
+    collimated,
+    furnished,
+    re_exposed,
+    stored,
+)
 
 FAR = 0.75, 1.35
 """Long side of the radiograph over that of a view of the whole."""
@@ -105,7 +111,7 @@ def draw_view(
             break
     kept = tuple(box for share, box in seen if share >= ENOUGH)
     exposed = re_exposed(_warped(radiograph.pixels, window), random)
-    shown = collimated(exposed, kept, random)
+    shown = stored(collimated(furnished(exposed, random), kept, random), random)
     return View(Radiograph(shown, None, (shown.shape[0], shown.shape[1])), kept)
 
 
