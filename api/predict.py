@@ -8,12 +8,13 @@ from starlette.concurrency import run_in_threadpool
 from api.admission import Admission, Arrivals
 from api.analyzer import Analyzer
 from api.answer import answer
+from api.body import takes
 from api.parameters import check_parameters
 from api.people import told
 from api.problems import STRANGER, SURPRISE, problem
 from api.reading import NEITHER
 from api.schemas import Prediction
-from api.upload import LARGEST_FILE, file_form, received
+from api.upload import LARGEST_FILE, UPLOAD, file_form, received
 from api.visit import Viewer, visit_of
 
 _FORM = file_form(
@@ -67,6 +68,7 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         response_description="The answer",
         response_model_exclude_unset=True,
     )
+    @takes(UPLOAD)
     async def predict(
         request: Request,
         _person: Viewer,

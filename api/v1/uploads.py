@@ -7,8 +7,9 @@ from fastapi import APIRouter, HTTPException, Request, status
 from starlette.concurrency import run_in_threadpool
 
 from api.admission import Arrivals
+from api.body import takes
 from api.people import told
-from api.upload import LARGEST_FILE, file_form, received
+from api.upload import LARGEST_FILE, UPLOAD, file_form, received
 from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
 from api.v1.schemas import UploadAnswer
 from api.visit import Operator, visit_of
@@ -58,6 +59,7 @@ def uploads_router(desk: Desk) -> APIRouter:
         responses={**FORBIDDEN, **REFUSED},
         response_description="It is safe, and its analysis was asked for",
     )
+    @takes(UPLOAD)
     async def upload(request: Request, _person: Operator) -> UploadAnswer:
         """Take in a DICOM file, as if it had been sent by C-STORE."""
         address = visit_of(request).address
