@@ -184,7 +184,7 @@ def test_an_address_takes_half_of_the_places_and_all_of_them_are_all() -> None:
     assert refused.value.status_code == 503
     assert refused.value.headers == {"Retry-After": "5"}
     with arrivals.place("c"):
-        assert dict(arrivals._by_address) == {"c": 1}
+        assert dict(arrivals._by_person) == {"c": 1}
 
 
 @pytest.fixture
