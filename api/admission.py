@@ -1,8 +1,8 @@
 """Queues of the web side: who waits, for how long, and who is refused.
 
-A client that is told at once to come back later fares better than one whose connection
-times out, and pictures that wait cost disk. One person must not use up what others
-need: each has a queue of their own, and they are served in turn.
+A client that gets 503 at once can come back later; a connection that waits for long may
+time out, and uploads that wait cost disk. One person must not use up what others need:
+each person has a queue, and the queues are served in turn.
 """
 
 import asyncio
@@ -25,23 +25,23 @@ class FairQueue:
 
         Args:
             waiting: How many requests of one person may wait behind the one that is
-                served; others are refused.
+                served; more are refused.
             at_once: How many requests are served at a time, each of another person.
         """
         self._most_waiting = waiting
         self._free = at_once
         self._served = set[str]()
-        # By person; whoever is first here is the next.
+        # By person; the first person here is served next.
         self._waiting = OrderedDict[str, deque[asyncio.Future[None]]]()
 
     def require_place(self, request: Request) -> None:
-        """Refuse a request of a person who has as many waiting as are allowed.
+        """Refuse a request if its person has too many waiting already.
 
         Raises:
             HTTPException: 503, with the seconds after which to ask again.
         """
-        whose = person_key(request)
-        taken = len(self._waiting.get(whose, ())) + (whose in self._served)
+        person = person_key(request)
+        taken = len(self._waiting.get(person, ())) + (person in self._served)
         if taken > self._most_waiting:
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
@@ -55,23 +55,23 @@ class FairQueue:
         """Wait for the turn of a request, and hold it for the time of a block.
 
         Args:
-            request: A request whose body has been read.
+            request: A request; its body has been read.
 
         Raises:
             HTTPException: As `require_place`; or 400 if the client went away before
                 its turn came.
         """
         self.require_place(request)
-        whose = person_key(request)
-        await self._wait(whose, request)
+        person = person_key(request)
+        await self._wait(person, request)
         try:
             yield
         finally:
-            self._release(whose)
+            self._release(person)
 
-    async def _wait(self, whose: str, request: Request) -> None:
+    async def _wait(self, person: str, request: Request) -> None:
         turn = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(whose, deque()).append(turn)
+        self._waiting.setdefault(person, deque()).append(turn)
         self._serve_next()
         if turn.done():
             return
@@ -80,46 +80,46 @@ class FairQueue:
             await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # the process ends
             if turn.done():
-                self._release(whose)
+                self._release(person)
             raise
         finally:
             gone.cancel()
             if not turn.done():
-                self._leave(whose, turn)
+                self._leave(person, turn)
         if not turn.done():
             raise HTTPException(
                 status.HTTP_400_BAD_REQUEST, "The client went away before its turn."
             )
 
-    def _release(self, whose: str) -> None:
+    def _release(self, person: str) -> None:
         self._free += 1
-        self._served.discard(whose)
+        self._served.discard(person)
         self._serve_next()
 
     def _serve_next(self) -> None:
-        """Give free turns to those who have waited longest since their last turn."""
+        """Give free turns to persons who have none, the longest without one first."""
         while self._free:
             ready = (each for each in self._waiting if each not in self._served)
-            if (whose := next(ready, None)) is None:
+            if (person := next(ready, None)) is None:
                 return
-            turn = self._waiting[whose].popleft()
-            self._waiting.move_to_end(whose)
-            self._forget_empty(whose)
+            turn = self._waiting[person].popleft()
+            self._waiting.move_to_end(person)
+            self._forget_empty(person)
             self._free -= 1
-            self._served.add(whose)
+            self._served.add(person)
             turn.set_result(None)
 
-    def _leave(self, whose: str, turn: asyncio.Future[None]) -> None:
-        self._waiting[whose].remove(turn)
-        self._forget_empty(whose)
+    def _leave(self, person: str, turn: asyncio.Future[None]) -> None:
+        self._waiting[person].remove(turn)
+        self._forget_empty(person)
 
-    def _forget_empty(self, whose: str) -> None:
-        if not self._waiting[whose]:
-            del self._waiting[whose]
+    def _forget_empty(self, person: str) -> None:
+        if not self._waiting[person]:
+            del self._waiting[person]
 
 
 def person_key(request: Request) -> str:
-    """Tell persons apart: by name, or by address if nobody is asked who they are."""
+    """Return the name of a person, or the address if the api asks for no name."""
     visit = visit_of(request)
     if visit.person is None or visit.way == "open":
         return visit.address
@@ -145,26 +145,26 @@ class Arrivals:
         self._by_person: Counter[str] = Counter()
 
     @contextmanager
-    def place(self, whose: str) -> Iterator[None]:
+    def place(self, person: str) -> Iterator[None]:
         """Hold a place.
 
         Args:
-            whose: The person, by `person_key`.
+            person: As `person_key` returns it.
 
         Raises:
             HTTPException: 503, with the seconds after which to ask again.
         """
-        taken, by_them = self._by_person.total(), self._by_person[whose]
+        taken, by_them = self._by_person.total(), self._by_person[person]
         if taken >= self._places or by_them >= self._places // 2:
             raise HTTPException(
                 status.HTTP_503_SERVICE_UNAVAILABLE,
                 f"{taken} images are coming in already, {by_them} of them from "
-                f"{whose}; send this one again later.",
+                f"{person}; send this one again later.",
                 {"Retry-After": str(RETRY_AFTER_S)},
             )
-        self._by_person[whose] += 1
+        self._by_person[person] += 1
         try:
             yield
         finally:
-            self._by_person[whose] -= 1
+            self._by_person[person] -= 1
             self._by_person += Counter()  # without those that have none

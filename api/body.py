@@ -55,7 +55,7 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
     """State on a route that its bodies are larger than LARGEST_BODY.
 
     Args:
-        limit: Of the route, the path of which must have no parameters.
+        limit: Of the route. Its path must have no parameters.
     """
 
     def state(endpoint: Endpoint) -> Endpoint:

@@ -39,7 +39,7 @@ CLOSE = (b"connection", b"close")
 
 
 class StrictConnection(h11.Connection):
-    """Parses requests, and refuses those whose length could be understood in two ways.
+    """Parses requests, and refuses a head that two parsers could read differently.
 
     Attributes:
         complaint: What is wrong with a request that was refused here.

@@ -130,7 +130,7 @@ def test_a_client_that_goes_away_or_is_cancelled_leaves_the_queue() -> None:
             asyncio.create_task(ask(each, str(n))) for n, each in enumerate(sent)
         ]
         await settle()
-        sent[0].gone.set()  # whose turn it is: what has begun is finished
+        sent[0].gone.set()  # it has begun, so it is finished
         sent[1].gone.set()
         cancelled.cancel()
         await settle()

@@ -52,7 +52,7 @@ def operations(site: Site) -> list[tuple[str, str]]:
 def status_of(
     site: Site, operation: tuple[str, str], headers: dict[str, str], receive: Receive
 ) -> int:
-    """Send a request whose body the test supplies."""
+    """Send a request; the test supplies its body."""
     method, path = operation
     raw = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
     statuses = []
@@ -409,6 +409,7 @@ class TestChanges:
         with served(site) as port, httpx.Client(timeout=20) as client:
             url = f"http://127.0.0.1:{port}/api/v1/changes"
             with client.stream("GET", url, headers=headers) as answer:
+                assert answer.headers["connection"] == "close"
                 lines = answer.iter_lines()
                 assert next(line for line in lines if line.startswith("event")) == (
                     "event: begun"
@@ -438,7 +439,7 @@ class TestChanges:
 
         assert self.ends(site, shown, lambda _: remove_token(access_of(site))) == []
 
-    def test_end_after_a_while_for_whom_a_proxy_names(
+    def test_end_after_a_quarter_of_an_hour_in_any_case(
         self, site: Review, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changes, "LONGEST_S", 1.0)

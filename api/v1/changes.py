@@ -52,8 +52,8 @@ class Changes:
         """Yield what changes, for at most LONGEST_S and until the process ends.
 
         Args:
-            is_current: Whether whoever listens would still be let in. The stream ends
-                within EVERY_S after that is false.
+            is_current: Tells whether the listener would still be let in. The stream
+                ends within EVERY_S after that is false.
         """
         until = time.monotonic() + LONGEST_S
 
@@ -131,6 +131,9 @@ def changes_router(desk: Desk) -> APIRouter:
         if not ending:
             ending.append(request.app.state.ending)
         events = changes.stream(visit_of(request).is_current)
-        return StreamingResponse(events, media_type="text/event-stream")
+        # The connection ends with the stream, not after the time for a next request.
+        return StreamingResponse(
+            events, media_type="text/event-stream", headers={"Connection": "close"}
+        )
 
     return router
