@@ -9,6 +9,7 @@ from starlette.staticfiles import StaticFiles
 
 from api.access import Access
 from api.analyzer import Analyzer
+from api.body import BodyLimits, stated_limits
 from api.entrance import Entrance
 from api.health import Check, health_router, role_checks, storage_checks
 from api.login import login_router
@@ -62,26 +63,33 @@ def create_app(
         lifespan=lifespan,
         # pages.py has them, for viewers only and without internet access.
         openapi_url=None,
+        # Such a redirect would name the host that the client wrote into its request.
+        redirect_slashes=False,
     )
     app.state.tell, app.state.desk = tell, desk
     app.state.ending = lambda: False  # whoever serves it knows better
-    app.add_middleware(Entrance, access=access)
-    app.add_middleware(SecurityHeaders)  # around it
     speak_of_problems(app)
     others = storage_checks(settings.storage) if checks is None else checks
-    app.include_router(predict_router(analyzer))
     ready = {"model": analyzer.check, **others}
     roles = role_checks(desk.engine, expected=supervised) if checks is None else {}
-    app.include_router(health_router(ready, roles))
     whole = {**ready, **roles}
     collector = NodeCollector(settings, whole, release, analyzer.model)
-    app.include_router(metrics_router(collector))
-    for router in v1_routers(desk, whole, release, analyzer.model):
-        app.include_router(router)
-    app.include_router(pages_router(templates))
+    routers = [
+        predict_router(analyzer),
+        health_router(ready, roles),
+        metrics_router(collector),
+        *v1_routers(desk, whole, release, analyzer.model),
+        pages_router(templates),
+    ]
     if settings.api.tokens:
-        app.include_router(login_router(access, templates))
+        routers.append(login_router(access, templates))
+    for router in routers:
+        app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    # From the inside out: headers are added to what the others refuse, too.
+    app.add_middleware(BodyLimits, larger=stated_limits(routers))
+    app.add_middleware(Entrance, access=access)
+    app.add_middleware(SecurityHeaders)
     return app
 
 

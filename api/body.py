@@ -1,63 +1,183 @@
-"""Reads the body of a request, and neither more of it nor longer than allowed.
+"""Limits the body of every request, before it is routed.
 
-The size is counted as bytes arrive: Content-Length may lie, and a chunked body has
-none. Who sends too slowly is cut off: each of them holds a connection and, perhaps, a
-file.
+A body has LARGEST_BODY bytes at most, and is read before the request is routed, unless
+its route states more. The size is counted as bytes arrive: Content-Length may lie, and
+a chunked body has none. A sender that is too slow is cut off: each of them holds a
+connection and, perhaps, a file.
 """
 
 import asyncio
 import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 from urllib.parse import parse_qs
 
-from fastapi import HTTPException, Request, status
-from starlette.types import Message, Receive
+from fastapi import APIRouter, HTTPException, Request, status
+from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.problems import spoken
 
 GRACE_S = 20.0
 SLOWEST = 50_000
 """Bytes in a second, below which a sender uses up its seconds of grace."""
 
-LARGEST_FORM = 4096
-"""Bytes of a form without files."""
+LARGEST_BODY = 4096
+"""Bytes of a body, unless its route states more: a form or a small JSON object."""
+
+_LIMIT = "body_limit"
+
+Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 
-def capped(request: Request, most: int, too_large: HTTPException) -> Request:
-    """Read the same request, but stop where its body gets too long or too slow.
+@dataclass(frozen=True, slots=True)
+class BodyLimit:
+    """How large a body may be.
+
+    Attributes:
+        size: Bytes, at most.
+        refusal: What to answer to a larger one.
+    """
+
+    size: int
+    refusal: str
+
+
+SMALL = BodyLimit(LARGEST_BODY, f"A body has {LARGEST_BODY} bytes at most here.")
+
+Limits = Mapping[tuple[str, str], BodyLimit]
+"""By method and path."""
+
+
+def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
+    """State on a route that its bodies are larger than LARGEST_BODY.
 
     Args:
-        request: A request whose body has not been read.
-        most: Bytes of the body, at most.
-        too_large: What to raise beyond that.
+        limit: Of the route. Its path must have no parameters.
     """
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > most:
-        raise too_large
-    return Request(request.scope, _counted(request.receive, most, too_large))
+
+    def state(endpoint: Endpoint) -> Endpoint:
+        setattr(endpoint, _LIMIT, limit)
+        return endpoint
+
+    return state
 
 
-def _counted(receive: Receive, most: int, too_large: HTTPException) -> Receive:
-    total, waited = 0, 0.0
+def stated_limits(routers: Iterable[APIRouter]) -> Limits:
+    """Collect the limits that routes state."""
+    return {
+        (method, route.path): limit
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute)
+        and (limit := getattr(route.endpoint, _LIMIT, None)) is not None
+        for method in route.methods or ()
+    }
 
-    async def counted() -> Message:
-        nonlocal total, waited
-        start = time.monotonic()
+
+class BodyLimits:
+    """ASGI middleware that refuses bodies which are too large or too slow."""
+
+    def __init__(self, app: ASGIApp, larger: Limits) -> None:
+        """Wrap an application.
+
+        Args:
+            app: What serves the requests.
+            larger: The limits of routes that take more than LARGEST_BODY.
+        """
+        self._app = app
+        self._larger = larger
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request, or refuse its body: 408, 413."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        larger = self._larger.get((scope["method"], scope["path"]))
+        body = LimitedBody(Headers(scope=scope), receive, larger or SMALL)
         try:
-            async with asyncio.timeout(GRACE_S + total / SLOWEST - waited):
-                message = await receive()
+            body.check_declared_size()
+            limited = body.receive if larger else await body.read()
+        except HTTPException as refusal:
+            await spoken(scope["path"], refusal)(scope, receive, send)
+            return
+        await self._app(scope, limited, send)
+
+
+class LimitedBody:
+    """Receives the body of one request, and neither more nor longer than allowed."""
+
+    def __init__(self, headers: Headers, receive: Receive, limit: BodyLimit) -> None:
+        """Receive nothing yet."""
+        self._receive = receive
+        self._limit = limit
+        self._declared = headers.get("content-length", "")
+        self._ended = self._declared in {"", "0"} and "transfer-encoding" not in headers
+        self._size, self._waited_s = 0, 0.0
+
+    def check_declared_size(self) -> None:
+        """Refuse a Content-Length that exceeds the limit.
+
+        Raises:
+            HTTPException: 413.
+        """
+        if self._declared.isdecimal() and int(self._declared) > self._limit.size:
+            raise self._too_large()
+
+    async def read(self) -> Receive:
+        """Read the whole body.
+
+        Returns:
+            A function that receives it again, and then what follows it.
+
+        Raises:
+            HTTPException: As `receive`.
+        """
+        content, left = b"", [True]
+        while not self._ended:
+            content += (await self.receive()).get("body", b"")
+
+        async def receive() -> Message:
+            if not left:
+                return await self._receive()
+            left.clear()
+            return {"type": "http.request", "body": content, "more_body": False}
+
+        return receive
+
+    async def receive(self) -> Message:
+        """Receive the next ASGI message.
+
+        Raises:
+            HTTPException: 400 if the sender went away before the end of the body, 408
+                if the body comes too slowly, 413 if it is too large.
+        """
+        if self._ended:  # only the end of the connection can follow
+            return await self._receive()
+        start = time.monotonic()
+        allowed_s = GRACE_S + self._size / SLOWEST - self._waited_s
+        try:
+            async with asyncio.timeout(allowed_s):
+                message = await self._receive()
         except TimeoutError:
             raise _too_slow() from None
-        waited += time.monotonic() - start
+        self._waited_s += time.monotonic() - start
         if message["type"] == "http.disconnect":
             # Nobody hears this. Starlette's ClientDisconnect would count as a failure
-            # of ours.
+            # of the node.
             raise HTTPException(
                 status.HTTP_400_BAD_REQUEST, "The upload was broken off by its sender."
             )
-        total += len(message.get("body", b""))
-        if total > most:
-            raise too_large
+        self._size += len(message.get("body", b""))
+        if self._size > self._limit.size:
+            raise self._too_large()
+        self._ended = not message.get("more_body", False)
         return message
 
-    return counted
+    def _too_large(self) -> HTTPException:
+        return HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, self._limit.refusal)
 
 
 def _too_slow() -> HTTPException:
@@ -73,12 +193,10 @@ async def small_form(request: Request) -> dict[str, str]:
     """Read a form of a few short fields (application/x-www-form-urlencoded).
 
     Raises:
-        HTTPException: 400, 408 or 413: it is none, or too slow, or too large.
+        HTTPException: 400: it is none. 408, 413: see LimitedBody.
     """
-    code = status.HTTP_413_CONTENT_TOO_LARGE
-    too_large = HTTPException(code, f"A form has {LARGEST_FORM} bytes at most.")
     try:
-        body = (await capped(request, LARGEST_FORM, too_large).body()).decode()
+        body = (await request.body()).decode()
         fields = parse_qs(body, max_num_fields=8)
     except ValueError:
         raise HTTPException(

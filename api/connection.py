@@ -1,21 +1,162 @@
-"""A connection that is closed when its client does not bring a request in time.
+"""HTTP/1.1 connections that limit the time, the framing and the remains of a request.
 
-uvicorn waits without end for the first byte, for the rest of a head, and for the rest
-of a body that has been refused; each such connection costs a file descriptor.
+uvicorn waits without end for the first byte, for the rest of a head, and for a client
+that does not read its response. It reads and parses the rest of a body that has been
+refused. h11 accepts heads that a proxy may understand in another way (request
+smuggling, RFC 9112 11.2). This module adds the limits; api/body.py limits the body.
 """
 
 import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 20.0
-"""For the head of a request, and to see the end of a body that nobody wants."""
+"""Seconds for the head of a request."""
+
+STALL_S = 60.0
+"""Seconds in which a client must read some of a response that waits for it."""
+
+LINGER_S = 20.0
+LINGER_BYTES = 64_000_000
+"""How long, and how much of it, the rest of a refused body is read and dropped. A
+client that is still sending would otherwise see a reset connection, not the response
+(RFC 9112 9.6). The largest upload fits."""
+
+FREE_CHUNKS = 64
+SMALLEST_CHUNK = 256
+"""Bytes of a chunk on average, beyond the first FREE_CHUNKS chunks: each chunk costs
+as much processor time as some kilobytes."""
+
+FREE_FRAMING = 2**16
+"""Bytes of chunk headers and extensions, beyond as many as the body itself has."""
+
+VERSIONS = frozenset({b"1.0", b"1.1"})
+CLOSE = (b"connection", b"close")
+
+
+class StrictConnection(h11.Connection):
+    """Parses requests, and refuses a head that two parsers could read differently.
+
+    Attributes:
+        complaint: What is wrong with a request that was refused here.
+    """
+
+    complaint = ""
+
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - as h11
+        """Begin a connection."""
+        super().__init__(*arguments)
+        self._start_request()
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes of the client."""
+        self._received += len(data)
+        super().receive_data(data)
+
+    def next_event(self) -> Any:  # noqa: ANN401 - as h11
+        """Parse the next part of a request.
+
+        Raises:
+            RemoteProtocolError: The request is malformed or ambiguous, or its chunks
+                are too small.
+        """
+        is_idle = self.their_state is h11.IDLE
+        before = self.trailing_data[0] if is_idle else b""
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            after = len(self.trailing_data[0])
+            self._start_request(after)
+            self._refuse(ambiguity(before[: len(before) - after], event.http_version))
+        elif isinstance(event, h11.Data):
+            self._body += len(event.data)
+            self._chunks += event.chunk_start
+            self._refuse(self._excess())
+        return event
+
+    def send(self, event: Any) -> Any:  # noqa: ANN401 - as h11
+        """Write a part of a response.
+
+        A response that comes before the end of the request body is the last one of the
+        connection: nobody wants to read the rest.
+        """
+        if isinstance(event, h11.Response) and self.their_state is h11.SEND_BODY:
+            event = h11.Response(
+                status_code=event.status_code,
+                headers=[*{**dict.fromkeys(event.headers), CLOSE: None}],
+                reason=event.reason,
+            )
+        return super().send(event)
+
+    def _start_request(self, received: int = 0) -> None:
+        self._received, self._body, self._chunks = received, 0, 0
+
+    def _excess(self) -> str:
+        """Describe framing that is out of proportion to the body; empty if it is not.
+
+        What has been received and not parsed counts as framing here; uvicorn reads at
+        most 256 kB at once.
+        """
+        if self._chunks > FREE_CHUNKS + self._body // SMALLEST_CHUNK:
+            return f"Chunks must have {SMALLEST_CHUNK} bytes or more on average."
+        if self._received - self._body > 2**18 + FREE_FRAMING + self._body:
+            return "The chunk extensions are longer than the body."
+        return ""
+
+    def _refuse(self, complaint: str) -> None:
+        if complaint:
+            self.complaint = complaint
+            raise h11.RemoteProtocolError(complaint)
+
+
+def ambiguity(head: bytes, version: bytes) -> str:
+    """Describe what two parsers could understand differently in the head of a request.
+
+    Args:
+        head: The request line and the header fields as they were sent.
+        version: Of HTTP, as "1.1".
+
+    Returns:
+        A sentence; empty if the head is unambiguous (RFC 9112 2.2, 2.3, 5.2, 6.1, 6.3).
+    """
+    if version not in VERSIONS:
+        return "The version of HTTP must be 1.0 or 1.1."
+    if head.count(b"\n") != head.count(b"\r\n"):
+        return "Lines of the head must end with CR LF, not with LF alone."
+    lines = head.split(b"\r\n")[1:]
+    if any(line[:1] in {b" ", b"\t"} for line in lines):
+        return "Header fields must not be folded over several lines."
+    return _unclear_length(lines, version)
+
+
+def _unclear_length(lines: Sequence[bytes], version: bytes) -> str:
+    fields = [line.partition(b":") for line in lines]
+    lengths = [v.strip() for name, _, v in fields if name.lower() == b"content-length"]
+    codings = [v for name, _, v in fields if name.lower() == b"transfer-encoding"]
+    if lengths and codings:
+        return "Content-Length and Transfer-Encoding must not come together."
+    if len(lengths) > 1 or not all(each.isdigit() for each in lengths):
+        return "Content-Length must be one number."
+    if codings and version == b"1.0":
+        return "HTTP/1.0 has no Transfer-Encoding."
+    return ""
 
 
 class PunctualProtocol(H11Protocol):
-    """HTTP/1.1 with a limit on the time between two requests that are being served."""
+    """HTTP/1.1 with limits on the time of a client and on what it sends unasked."""
 
+    conn: StrictConnection
     _limit: asyncio.TimerHandle | None = None
+    _stall: asyncio.TimerHandle | None = None
+    _dropped: int | None = None
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as uvicorn
+        """Make a connection, with a strict parser."""
+        super().__init__(*arguments, **named)
+        self.conn = StrictConnection(h11.SERVER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -24,27 +165,116 @@ class PunctualProtocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; while a request is served, api/body.py watches its body."""
+        if self._dropped is not None:
+            self._drop(len(data))
+            return
         super().data_received(data)
         self._wait()
+
+    def handle_events(self) -> None:
+        """Serve what has been parsed; responses are closed by this protocol."""
+        super().handle_events()
+        if self._is_serving() and self.cycle.transport is self.transport:
+            self.cycle.transport = _Closing(self.transport, self._end)  # type: ignore[assignment]
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, unless the rest of this one is dropped."""
+        if self._dropped is None:
+            super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse a request that cannot be parsed, and close the connection."""
+        if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
+            self.transport.abort()  # the response to it has begun
+            return
+        if self._is_serving():  # the application hears that its client is gone
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        words = " ".join(filter(None, [msg, self.conn.complaint]))
+        body = json.dumps({"error": words}).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            CLOSE,
+        ]
+        start = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+        for event in (start, h11.Data(data=body), h11.EndOfMessage()):
+            self.transport.write(self.conn.send(event) or b"")
+        self._linger()
+
+    def shutdown(self) -> None:
+        """End with the process; a response that is under way is finished."""
+        if self._dropped is None:
+            super().shutdown()
+        else:
+            self.transport.abort()
+
+    def pause_writing(self) -> None:
+        """Give a client that does not read its response some time."""
+        super().pause_writing()
+        self._stall = self.loop.call_later(STALL_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Note that the client reads."""
+        super().resume_writing()
+        if self._stall is not None:
+            self._stall.cancel()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Close an idle connection, whether or not the client reads."""
+        super().timeout_keep_alive_handler()
+        self.loop.call_later(STALL_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting."""
         super().connection_lost(exc)
-        if self._limit is not None:
-            self._limit.cancel()
+        for timer in (self._limit, self._stall):
+            if timer is not None:
+                timer.cancel()
 
     def _wait(self) -> None:
         """Wait for a request, unless one is served or waited for already."""
+        if self._dropped is not None:
+            return
         if self._is_serving():
             if self._limit is not None:
                 self._limit.cancel()
                 self._limit = None
         elif self._limit is None:
-            self._limit = self.loop.call_later(HEAD_S, self._give_up)
+            self._limit = self.loop.call_later(HEAD_S, self.transport.abort)
 
     def _is_serving(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _give_up(self) -> None:
-        self._limit = None
-        self.transport.close()
+    def _end(self) -> None:
+        """Close after a response: at once if the whole request has been read."""
+        if self.conn.their_state in {h11.SEND_BODY, h11.ERROR}:
+            self._linger()
+        else:
+            self.transport.close()
+            self.loop.call_later(STALL_S, self.transport.abort)
+
+    def _linger(self) -> None:
+        """Say that no more will be written, and drop what still comes, unparsed."""
+        self._dropped = 0
+        if self._limit is not None:
+            self._limit.cancel()
+        self._limit = self.loop.call_later(LINGER_S, self.transport.abort)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+    def _drop(self, size: int) -> None:
+        self._dropped = (self._dropped or 0) + size
+        if self._dropped > LINGER_BYTES:
+            self.transport.abort()
+
+
+class _Closing:
+    """The transport of one response: uvicorn closes it through the protocol."""
+
+    def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
+        self._transport = transport
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = close

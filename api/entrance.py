@@ -1,8 +1,9 @@
 """Finds out who sent each request, before anything else looks at it.
 
-Refuses what a browser was made to send by a website of somebody else: a request that
-would change something and comes from another origin (CSRF), and, where the page is
-open to all on this machine, one that calls us by another name (DNS rebinding).
+A stranger is refused here, before the body of the request is read, unless the path is
+open to all. So is a request that a browser sends for a page of another website: one
+that would change something and comes from another origin (CSRF) and, if the pages are
+open to all on this machine, one that calls the node by another name (DNS rebinding).
 """
 
 from urllib.parse import urlsplit
@@ -20,6 +21,10 @@ from config.tables import is_loopback
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 """Methods that change nothing (RFC 9110 9.2.1)."""
+
+OPEN_TO_ALL = frozenset({"/healthz", "/readyz", "/login", "/logout"})
+OPEN_FOLDER = "/static/"
+"""Paths that need no person; every other one does."""
 
 
 class Entrance:
@@ -42,20 +47,30 @@ class Entrance:
         if visit.person is None and bearer(request) is not None:
             await self._note_failure(request, visit.address)
         wrong = _wrong(request.headers, request.method, visit)
+        if wrong is None and visit.person is None and not _is_open(scope["path"]):
+            wrong = visit.refusal
         respond = self._app if wrong is None else spoken(scope["path"], wrong)
         await respond(scope, receive, send)
 
     def _visit(self, request: Request) -> Visit:
         access = self._access
         seen = origin(request.scope, request.headers, access.api)
-        person, way = access.person(request, seen) or (None, None)
+        known = access.person(request, seen)
+        person, way = known or (None, None)
         wants_page = "text/html" in request.headers.get("accept", "")
         to_login = request.method == "GET" and wants_page and bool(access.api.tokens)
         shown = bearer(request) is not None
         query = request.url.query
         path = request.scope["path"] + (f"?{query}" if query else "")
         refused = refusal(path, token_shown=shown, to_login=to_login)
-        return Visit(person, way, seen.address, seen.secure, refused)
+        return Visit(
+            person,
+            way,
+            seen.address,
+            seen.secure,
+            refused,
+            is_current=lambda: access.person(request, seen) == known,
+        )
 
     async def _note_failure(self, request: Request, address: str) -> None:
         """Tell of a wrong token, but of a program that goes on and on now and then."""
@@ -63,6 +78,10 @@ class Entrance:
         if not failures.wait_s(address):
             failures.failed(address)
             await told(request, "login failed", "with a token that is not known")
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_TO_ALL or path.startswith(OPEN_FOLDER)
 
 
 def _wrong(headers: Headers, method: str, visit: Visit) -> HTTPException | None:

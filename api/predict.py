@@ -5,16 +5,17 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from api.admission import Admission, Arrivals
+from api.admission import Arrivals, FairQueue, person_key
 from api.analyzer import Analyzer
 from api.answer import answer
+from api.body import takes
 from api.parameters import check_parameters
 from api.people import told
 from api.problems import STRANGER, SURPRISE, problem
 from api.reading import NEITHER
 from api.schemas import Prediction
-from api.upload import LARGEST_FILE, file_form, received
-from api.visit import Viewer, visit_of
+from api.upload import LARGEST_FILE, UPLOAD, file_form, received
+from api.visit import Viewer
 
 _FORM = file_form(
     "One radiograph: PNG, JPEG, BMP, TIFF or WebP of 8 or 16 bits, gray or color, or a "
@@ -57,7 +58,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 def predict_router(analyzer: Analyzer) -> APIRouter:
     """Serve /predict."""
     router = APIRouter(tags=["predict"], dependencies=[Depends(check_parameters)])
-    admission = Admission()
+    queue = FairQueue(waiting=8)
     arrivals = Arrivals()
 
     @router.post(
@@ -67,6 +68,7 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         response_description="The answer",
         response_model_exclude_unset=True,
     )
+    @takes(UPLOAD)
     async def predict(
         request: Request,
         _person: Viewer,
@@ -81,11 +83,10 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         diagnostic use.
         """
         analyzer.require_ready()
-        admission.require_place()  # before a large body is read in vain
-        with arrivals.place(visit_of(request).address):
-            async with received(request) as file:
-                with admission.place():
-                    analysis = await analyzer.analyze(file)
+        queue.require_place(request)  # before a large body is read in vain
+        with arrivals.place(person_key(request)):
+            async with received(request) as file, queue.turn(request):
+                analysis = await analyzer.analyze(file)
         written = await run_in_threadpool(answer, analysis, original=original)
         await told(request, "viewed", "/predict")
         return written

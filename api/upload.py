@@ -18,13 +18,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from api.body import capped
+from api.body import BodyLimit
 
 LARGEST_FILE = 50_000_000
 """Bytes of an upload, at most."""
 
+_TOO_LARGE = f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken."
+
 # Boundary and part headers around the file.
-_LARGEST_BODY = LARGEST_FILE + 2**16
+UPLOAD = BodyLimit(LARGEST_FILE + 2**16, _TOO_LARGE)
+"""The limit of a route that calls `received`."""
 
 FIELD = "file"
 _AS_FILE = f'form-data; name="{FIELD}"; filename="{FIELD}"'.encode()
@@ -52,8 +55,7 @@ async def received(request: Request) -> AsyncIterator[Path]:
         HTTPException: 400 without such a file or when the sender goes away before its
             end, 408 when it comes too slowly, 413 when it is too large.
     """
-    body = capped(request, _LARGEST_BODY, _too_large())
-    async with _form(body) as form:
+    async with _form(request) as form:
         upload = form.get(FIELD)
         if not isinstance(upload, UploadFile):
             raise HTTPException(
@@ -64,7 +66,7 @@ async def received(request: Request) -> AsyncIterator[Path]:
         if not upload.size:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, "The file is empty.")
         if upload.size > LARGEST_FILE:
-            raise _too_large()
+            raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, _TOO_LARGE)
         with NamedTemporaryFile(prefix="fracture-node-") as file:
             await run_in_threadpool(shutil.copyfileobj, upload.file, file, 2**20)
             await upload.close()  # a second copy, which may be in memory
@@ -106,10 +108,3 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         yield form
     finally:
         await form.close()
-
-
-def _too_large() -> HTTPException:
-    return HTTPException(
-        status.HTTP_413_CONTENT_TOO_LARGE,
-        f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken.",
-    )

@@ -1,10 +1,11 @@
 """Who sent a request, and what a route may ask of them: to be a Viewer, an Operator.
 
-A route that takes neither as a parameter, nor stands under a router that does, is open
-to everybody.
+A route that takes neither as a parameter, nor stands under a router that does, is for
+everybody. entrance.py lists the paths of those routes, and refuses strangers elsewhere.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 from urllib.parse import quote
 
@@ -27,6 +28,9 @@ class Visit:
         address: Where from.
         secure: Whether by https.
         refusal: What to answer where a person is needed and there is none.
+        is_current: Tells whether the same request would be let in again at this moment,
+            as the same person. A response without end must ask: a session ends by
+            logout, with its time, or with its token.
     """
 
     person: Person | None
@@ -34,6 +38,7 @@ class Visit:
     address: str
     secure: bool
     refusal: HTTPException
+    is_current: Callable[[], bool] = field(compare=False)
 
 
 def visit_of(request: Request) -> Visit:

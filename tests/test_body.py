@@ -6,23 +6,25 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import fastapi
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Message
 
 from api import body, connection
 from api.admission import Arrivals
 from api.analyzer import Analyzer
-from api.body import capped, small_form
+from api.body import SMALL, BodyLimit, LimitedBody, small_form
 from api.upload import received
-from tests.asking import TOKENS, Site, serve
+from tests.asking import LOOKING, TOKENS, Site, serve
 
-TOO_LARGE = fastapi.HTTPException(413, "too large")
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 MULTIPART = b"multipart/form-data; boundary=b"
+SHOWN = f"Authorization: Bearer {LOOKING}\r\n".encode()
+CHUNKED = Headers({"transfer-encoding": "chunked"})
+HTTP = {"type": "http", "headers": []}
 UPLOAD = (
     b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40000\r\n"
     b"Content-Type: multipart/form-data; boundary=b\r\n\r\n"
@@ -43,8 +45,8 @@ def read(
         more = bool(left) or not ends
         return {"type": "http.request", "body": part, "more_body": more}
 
-    request = Request({"type": "http", "headers": []}, receive)
-    return asyncio.run(capped(request, most, TOO_LARGE).body())
+    body = LimitedBody(CHUNKED, receive, BodyLimit(most, "too large"))
+    return asyncio.run(Request(HTTP, body.receive).body())
 
 
 def test_a_body_of_the_size_allowed_is_read_and_one_byte_more_is_not() -> None:
@@ -163,8 +165,9 @@ def test_a_form_without_end_is_not_read_to_it() -> None:
     async def receive() -> Message:
         return {"type": "http.request", "body": b"a" * 1000, "more_body": True}
 
+    body = LimitedBody(CHUNKED, receive, SMALL)
     with pytest.raises(HTTPException, match="4096 bytes at most"):
-        asyncio.run(small_form(Request({"type": "http", "headers": []}, receive)))
+        asyncio.run(small_form(Request(HTTP, body.receive)))
 
 
 def test_an_address_takes_half_of_the_places_and_all_of_them_are_all() -> None:
@@ -181,7 +184,7 @@ def test_an_address_takes_half_of_the_places_and_all_of_them_are_all() -> None:
     assert refused.value.status_code == 503
     assert refused.value.headers == {"Retry-After": "5"}
     with arrivals.place("c"):
-        assert dict(arrivals._by_address) == {"c": 1}
+        assert dict(arrivals._by_person) == {"c": 1}
 
 
 @pytest.fixture
@@ -260,7 +263,7 @@ class TestConnection:
 
     def test_is_closed_after_an_answer_too(self, port: int, stack: ExitStack) -> None:
         # Served for longer than the limit: it counts from here again.
-        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n"
+        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n" + SHOWN + b"\r\n"
         client = opened(stack, port, whole)
         said = client.recv(2**16)
         client.sendall(whole[:20])
@@ -284,7 +287,8 @@ class TestConnection:
     def test_is_kept_while_its_request_is_served(
         self, port: int, stack: ExitStack
     ) -> None:
-        ask = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        head = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
+        ask = head + SHOWN + b"\r\n"
 
         said = heard(opened(stack, port, ask))
 

@@ -25,6 +25,7 @@ from fastapi import FastAPI, HTTPException, Request
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base
+from starlette.datastructures import Headers
 from starlette.types import Message
 from torchvision import transforms
 from torchvision.models import resnet18
@@ -32,9 +33,10 @@ from torchvision.models import resnet18
 from api.analyzer import Analysis, Analyzer
 from api.answer import answer
 from api.app import create_app
+from api.body import LimitedBody
 from api.people import AccessEvent, Person
 from api.schemas import ArrowAnswer
-from api.upload import LARGEST_FILE, received
+from api.upload import LARGEST_FILE, UPLOAD, received
 from config.settings import load
 from dicom_node.phantom_instance import phantom_dataset
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
@@ -391,9 +393,8 @@ class TestRefusal:
     ],
 )
 def test_no_more_is_read_than_allowed(length: bytes | None, read: int) -> None:
-    headers = [(b"content-type", b"multipart/form-data; boundary=b")]
-    if length:
-        headers.append((b"content-length", length))
+    size = (b"content-length", length) if length else (b"transfer-encoding", b"chunked")
+    headers = [(b"content-type", b"multipart/form-data; boundary=b"), size]
     messages = 0
 
     async def receive() -> Message:
@@ -404,7 +405,9 @@ def test_no_more_is_read_than_allowed(length: bytes | None, read: int) -> None:
         return {"type": "http.request", "body": body, "more_body": True}
 
     async def upload() -> None:
-        request = Request({"type": "http", "headers": headers}, receive)
+        body = LimitedBody(Headers(raw=headers), receive, UPLOAD)
+        body.check_declared_size()
+        request = Request({"type": "http", "headers": headers}, body.receive)
         async with received(request):
             pass
 

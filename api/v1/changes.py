@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
 from api.v1.desk import Desk, v1_router
-from api.visit import Viewer
+from api.visit import Viewer, visit_of
 from dicom_node.feed import Feed
 
 logger = logging.getLogger(__name__)
@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 EVERY_S = 0.5
 ALIVE_EVERY_S = 15.0
 MOST_UNREAD = 100
+
+LONGEST_S = 900.0
+"""Of one stream. A browser then asks again, and a proxy that names the person decides
+again who that is: the node hears of no logout there."""
 
 Told = list[str]
 
@@ -44,8 +48,18 @@ class Changes:
         self._asking: asyncio.Task[None] | None = None
         self._begun = asyncio.Event()
 
-    async def stream(self) -> AsyncIterator[str]:
-        """Yield what changes, until the process ends."""
+    async def stream(self, is_current: Callable[[], bool]) -> AsyncIterator[str]:
+        """Yield what changes, for at most LONGEST_S and until the process ends.
+
+        Args:
+            is_current: Tells whether the listener would still be let in. The stream
+                ends within EVERY_S after that is false.
+        """
+        until = time.monotonic() + LONGEST_S
+
+        def is_over() -> bool:
+            return self._ended() or time.monotonic() > until or not is_current()
+
         queue: asyncio.Queue[Told] = asyncio.Queue(MOST_UNREAD)
         self._listening.add(queue)
         if self._asking is None or self._asking.done():
@@ -54,13 +68,14 @@ class Changes:
             # Nothing that happens after this is missed. While the database is away it
             # does not come, and must not hold up the end of the process.
             while not self._begun.is_set():
-                if self._ended():
+                if is_over():
                     return
                 await asyncio.sleep(EVERY_S / 10)
             yield "retry: 1000\nevent: begun\ndata: {}\n\n"
             spoke = time.monotonic()
-            while not self._ended():
-                if ids := await _next(queue):
+            while not is_over():
+                # What happened while this waited is for those who may still know it.
+                if (ids := await _next(queue)) and is_current():
                     yield f"data: {json.dumps({'instances': ids})}\n\n"
                     spoke = time.monotonic()
                 elif time.monotonic() - spoke > ALIVE_EVERY_S:
@@ -115,6 +130,10 @@ def changes_router(desk: Desk) -> APIRouter:
         """
         if not ending:
             ending.append(request.app.state.ending)
-        return StreamingResponse(changes.stream(), media_type="text/event-stream")
+        events = changes.stream(visit_of(request).is_current)
+        # The connection ends with the stream, not after the time for a next request.
+        return StreamingResponse(
+            events, media_type="text/event-stream", headers={"Connection": "close"}
+        )
 
     return router

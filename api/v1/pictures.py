@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import HTTPException, status
 from numpy.typing import NDArray
 
+from api.admission import FairQueue
 from config.settings import WorkerSettings
 from dicom_node.decoding_child import DecodingChild
 from dicom_node.drawing import Drawing
@@ -27,19 +28,28 @@ T = TypeVar("T")
 Key = tuple[str, tuple[float, float] | None]
 
 KEPT_BYTES = 100_000_000
+
+MOST_WAITING = 64
+"""Requests of one person: a browser asks for the images of a study at once."""
+
 QUALITY = 92
 # Gray needs no color; and what is dragged over the wire should be quick to make.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
 
 
 class Pictures:
-    """One decoding child for people who look, apart from that of /predict."""
+    """One decoding child for people who look, apart from that of /predict.
+
+    Attributes:
+        queue: Where a request waits before it calls anything here, so that two people
+            who look wait for each other, not for memory.
+    """
 
     def __init__(self, limits: WorkerSettings) -> None:
         """Remember the limits. The child starts when somebody looks."""
         self._limits = limits
         self._child: DecodingChild | None = None
-        # One after the other: two people who look wait for each other, not for memory.
+        self.queue = FairQueue(waiting=MOST_WAITING)
         self._thread = ThreadPoolExecutor(1, "pictures")
         self._kept: OrderedDict[Key, View] = OrderedDict()
 

@@ -6,9 +6,10 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request, status
 from starlette.concurrency import run_in_threadpool
 
-from api.admission import Arrivals
+from api.admission import Arrivals, FairQueue, person_key
+from api.body import takes
 from api.people import told
-from api.upload import LARGEST_FILE, file_form, received
+from api.upload import LARGEST_FILE, UPLOAD, file_form, received
 from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
 from api.v1.schemas import UploadAnswer
 from api.visit import Operator, visit_of
@@ -32,6 +33,8 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 def uploads_router(desk: Desk) -> APIRouter:
     """Serve uploads."""
     router, arrivals = v1_router("uploads"), Arrivals()
+    # A file that takes long to check holds up its sender and three others at most.
+    queue = FairQueue(waiting=12, at_once=4)
     receiver = desk.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
 
@@ -58,11 +61,12 @@ def uploads_router(desk: Desk) -> APIRouter:
         responses={**FORBIDDEN, **REFUSED},
         response_description="It is safe, and its analysis was asked for",
     )
+    @takes(UPLOAD)
     async def upload(request: Request, _person: Operator) -> UploadAnswer:
         """Take in a DICOM file, as if it had been sent by C-STORE."""
         address = visit_of(request).address
-        with arrivals.place(address):
-            async with received(request) as file:
+        with arrivals.place(person_key(request)):
+            async with received(request) as file, queue.turn(request):
                 try:
                     answer, it = await run_in_threadpool(taken_in, file, address)
                 except DicomNodeError as error:

@@ -65,10 +65,11 @@ def views_router(desk: Desk) -> APIRouter:
         ] = None,
     ) -> Response:
         """Show the radiograph through the window that the model saw, or another."""
-        _, path = await opened(instance_id)
         ends = None if low is None or high is None else (low, high)
-        view = await desk.pictures.view(instance_id, path, ends)
-        content = await run_in_threadpool(jpeg, view.pixels, long_side)
+        async with desk.pictures.queue.turn(request):
+            _, path = await opened(instance_id)
+            view = await desk.pictures.view(instance_id, path, ends)
+            content = await run_in_threadpool(jpeg, view.pixels, long_side)
         await told(request, "viewed", f"/api/v1/instances/{instance_id}")
         values = {
             "Gray-Black": f"{view.ends[0]:g}",
@@ -85,7 +86,8 @@ def views_router(desk: Desk) -> APIRouter:
     )
     async def heatmap(request: Request, _person: Viewer, instance_id: str) -> Response:
         """Show where the model looked, relative to its own peak."""
-        known, _ = await opened(instance_id)
+        async with desk.pictures.queue.turn(request):
+            known, _ = await opened(instance_id)
         if known.drawing is None or known.row.probability is None:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND, "There is no answer to show."
@@ -102,8 +104,9 @@ def views_router(desk: Desk) -> APIRouter:
         request: Request, _person: Viewer, instance_id: str
     ) -> list[AttributeAnswer]:
         """List the DICOM attributes of the original."""
-        _, path = await opened(instance_id)
-        found = await desk.pictures.attributes(path)
+        async with desk.pictures.queue.turn(request):
+            _, path = await opened(instance_id)
+            found = await desk.pictures.attributes(path)
         await told(request, "viewed", f"/api/v1/instances/{instance_id}/attributes")
         return [
             AttributeAnswer(

@@ -1,0 +1,253 @@
+"""One person's requests do not keep others waiting, nor do those that nobody awaits."""
+
+import asyncio
+import logging
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from threading import Event
+
+import httpx
+import pytest
+from fastapi import HTTPException, Request
+from starlette.types import Message
+
+from api.admission import FairQueue
+from api.people import Person
+from api.v1.pictures import Key, Pictures
+from api.visit import Visit, unknown
+from dicom_node.instance import ReceivedInstance
+from dicom_node.uploading import Uploads
+from dicom_node.viewing import View
+from tests.asking import ACTING, LOOKING, TOKENS, bearing, serve
+from tests.reviewed import Review
+
+FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+MULTIPART = "Content-Type: multipart/form-data; boundary=b"
+
+
+class Sent:
+    """A request of a person, who may hang up."""
+
+    def __init__(self, name: str, *, way: str = "token") -> None:
+        self.gone = asyncio.Event()
+        visit = Visit(
+            Person(name, "viewer"),
+            way,  # type: ignore[arg-type]
+            f"address of {name}",
+            secure=False,
+            refusal=unknown(""),
+            is_current=lambda: True,
+        )
+        scope = {"type": "http", "headers": [], "state": {"visit": visit}}
+        self.request = Request(scope, self._receive)
+
+    async def _receive(self) -> Message:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("way", ["token", "open"])
+def test_persons_are_served_in_turn(way: str) -> None:
+    async def order() -> list[str]:
+        queue, served = FairQueue(waiting=20), []
+
+        async def ask(name: str) -> None:
+            async with queue.turn(Sent(name, way=way).request):
+                served.append(name)
+                await asyncio.sleep(0)
+
+        names = ["anna"] * 10 + ["berta"] * 3 + ["carla"]
+        await asyncio.gather(*map(ask, names))
+        return served
+
+    served = asyncio.run(order())
+
+    first = ["anna", "anna", "berta", "carla", "anna", "berta", "anna", "berta"]
+    assert served == first + ["anna"] * 6
+
+
+def test_a_person_has_one_turn_at_a_time_and_others_have_the_rest() -> None:
+    async def check() -> None:
+        queue = FairQueue(waiting=5, at_once=2)
+        async with AsyncExitStack() as held:
+            await held.enter_async_context(queue.turn(Sent("anna").request))
+            second = asyncio.create_task(
+                held.enter_async_context(queue.turn(Sent("anna").request))
+            )
+            await settle()
+            assert not second.done()
+            await held.enter_async_context(queue.turn(Sent("berta").request))
+            second.cancel()
+
+    asyncio.run(asyncio.wait_for(check(), 10))
+
+
+def test_a_person_who_has_too_many_waiting_is_refused_and_nobody_else() -> None:
+    async def check() -> HTTPException:
+        queue, done = FairQueue(waiting=2), asyncio.Event()
+
+        async def ask(name: str) -> None:
+            async with queue.turn(Sent(name).request):
+                await done.wait()
+
+        asked = [asyncio.create_task(ask(name)) for name in ("anna",) * 3 + ("berta",)]
+        await settle()
+        with pytest.raises(HTTPException, match="2 images are waiting") as refused:
+            queue.require_place(Sent("anna").request)
+        queue.require_place(Sent("berta").request)
+        done.set()
+        await asyncio.gather(*asked)
+        queue.require_place(Sent("anna").request)
+        assert not queue._waiting
+        return refused.value
+
+    refused = asyncio.run(asyncio.wait_for(check(), 10))
+
+    assert refused.status_code == 503
+    assert refused.headers == {"Retry-After": "5"}
+
+
+def test_a_client_that_goes_away_or_is_cancelled_leaves_the_queue() -> None:
+    async def check() -> None:
+        queue, done = FairQueue(waiting=5), asyncio.Event()
+        served = list[str]()
+
+        async def ask(sent: Sent, name: str) -> None:
+            async with queue.turn(sent.request):
+                served.append(name)
+                await done.wait()
+
+        sent = [Sent("anna") for _ in range(4)]
+        first, gone, cancelled, last = [
+            asyncio.create_task(ask(each, str(n))) for n, each in enumerate(sent)
+        ]
+        await settle()
+        sent[0].gone.set()  # it has begun, so it is finished
+        sent[1].gone.set()
+        cancelled.cancel()
+        await settle()
+        assert gone.done()
+        done.set()
+        await asyncio.gather(first, last)
+        assert served == ["0", "3"]
+        assert not queue._waiting
+        assert (queue._free, queue._served) == (1, set())
+        with pytest.raises(HTTPException):
+            await gone
+
+    asyncio.run(asyncio.wait_for(check(), 10))
+
+
+@pytest.fixture
+def stack() -> Iterator[ExitStack]:
+    with ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def site(tmp_path: Path, stack: ExitStack) -> Review:
+    site = Review(tmp_path, TOKENS)
+    stack.callback(site.engine.dispose)
+    stack.callback(site.app.state.desk.close)
+    return site
+
+
+def hang_up(port: int, count: int, said: bytes) -> None:
+    """Send requests, and close their connections at once."""
+    with ExitStack() as all_of_them:
+        for _ in range(count):
+            client = socket.create_connection(("127.0.0.1", port))
+            all_of_them.enter_context(client).sendall(said)
+
+
+def until_gone(caplog: pytest.LogCaptureFixture, count: int) -> None:
+    for _ in range(2000):
+        if caplog.text.count("The client went away before its turn") == count:
+            return
+        Event().wait(0.01)
+    pytest.fail("the server has not noticed")
+
+
+def test_pictures_that_nobody_awaits_are_not_drawn(
+    site: Review,
+    stack: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    drawn, begun, go_on = list[Key](), Event(), Event()
+    really = Pictures._view
+
+    def patient(self: Pictures, key: Key, path: Path) -> View:
+        drawn.append(key)
+        begun.set()
+        go_on.wait(30)
+        return really(self, key, path)
+
+    monkeypatch.setattr(Pictures, "_view", patient)
+    identity = site.receive(1).id
+    path = f"/api/v1/instances/{identity}/picture"
+    people = stack.enter_context(ThreadPoolExecutor(2))
+    port = serve(site.app, stack)
+
+    def look(token: str) -> int:
+        url = f"http://127.0.0.1:{port}{path}"
+        return httpx.get(url, headers=bearing(token), timeout=60).status_code
+
+    first = people.submit(look, LOOKING)
+    assert begun.wait(30)
+    lines = f"Host: a\r\nAuthorization: Bearer {LOOKING}\r\n\r\n"
+    hang_up(port, 20, f"GET {path} HTTP/1.1\r\n{lines}".encode())
+    until_gone(caplog, 20)
+    other = people.submit(look, ACTING)
+    go_on.set()
+
+    assert (first.result(), other.result()) == (200, 200)
+    assert drawn == [(identity, None)] * 2
+
+
+def test_uploads_that_nobody_awaits_are_not_taken_in(
+    site: Review,
+    stack: ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    taken, begun, go_on = list[Path](), Event(), Event()
+    really = Uploads.take_in
+
+    def patient(self: Uploads, path: Path, address: str) -> ReceivedInstance:
+        taken.append(path)
+        begun.set()
+        go_on.wait(30)
+        return really(self, path, address)
+
+    monkeypatch.setattr(Uploads, "take_in", patient)
+    people = stack.enter_context(ThreadPoolExecutor(1))
+    port = serve(site.app, stack)
+
+    def upload() -> int:
+        url = f"http://127.0.0.1:{port}/api/v1/uploads"
+        files = {"file": ("a", b"no DICOM")}
+        shown = bearing(ACTING)
+        return httpx.post(url, headers=shown, files=files, timeout=60).status_code
+
+    first = people.submit(upload)
+    assert begun.wait(30)
+    body = FORM + b"no DICOM\r\n--b--\r\n"
+    lines = f"Host: a\r\nAuthorization: Bearer {ACTING}\r\nContent-Length: {len(body)}"
+    head = f"POST /api/v1/uploads HTTP/1.1\r\n{lines}\r\n{MULTIPART}\r\n\r\n"
+    hang_up(port, 5, head.encode() + body)
+    until_gone(caplog, 5)
+    go_on.set()
+
+    assert first.result() == 422
+    assert len(taken) == 1
