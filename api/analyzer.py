@@ -2,14 +2,15 @@
 
 All of it runs in one thread of its own, so that two images never compete for the
 processor while the event loop goes on answering everybody else. The sender's bytes are
-decoded in a child process, which they may kill, hang or bloat.
+decoded in a child process, which they may kill, hang or bloat. A file that takes long
+is decoded once more, in a thread and a child of its own, while the others go on.
 """
 
 import asyncio
 import logging
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,7 +21,8 @@ from api.admission import RETRY_AFTER_S
 from api.health import NotReadyError
 from api.reading import Reader
 from config.settings import Settings
-from dicom_node.decoding_child import DecodingChild
+from dicom_node.decoding_child import ChildTimeoutError
+from dicom_node.quick_child import QuickChild, slow_child
 from inference.classifier import Classifier, self_test
 from inference.familiarity import UnfamiliarError
 from inference.finding import Finding, ModelIdentity
@@ -54,11 +56,13 @@ class Analyzer:
     def __init__(self, settings: Settings) -> None:
         """Remember the settings. Nothing is started before the context is entered."""
         self._settings = settings
+        self._slow_file: Future[Radiograph] | None = None
         self._tools: Future[_Tools] = Future()
 
     def __enter__(self) -> Self:
         """Start, and load the model while others are already served."""
         self._thread = ThreadPoolExecutor(1, "analyzer")
+        self._slow_thread = ThreadPoolExecutor(1, "slow-analyzer")
         self._tools = self._thread.submit(self._load)
         self._tools.add_done_callback(_report)
         return self
@@ -72,6 +76,7 @@ class Analyzer:
         """Finish what runs, drop what waits."""
         # Nobody waits for a model that is still being loaded.
         self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
+        self._slow_thread.shutdown(wait=self._tools.done(), cancel_futures=True)
         if not self._tools.done():
             return
         if not self._tools.cancelled() and not self._tools.exception():
@@ -115,23 +120,46 @@ class Analyzer:
 
         Raises:
             HTTPException: 400, 413 or 415: there is no radiograph in the file that can
-                be analyzed, and why.
+                be analyzed, and why. 503: it takes long, and another one that does is
+                being decoded.
         """
-        return await asyncio.wrap_future(self._thread.submit(self._analyze, file))
+        try:
+            return await asyncio.wrap_future(self._thread.submit(self._analyze, file))
+        except ChildTimeoutError:
+            radiograph = await self._read_slowly(file)
+        return await asyncio.wrap_future(self._thread.submit(self._answer, radiograph))
+
+    async def _read_slowly(self, file: Path) -> Radiograph:
+        """Read a file that takes long, one at a time.
+
+        A request that is cancelled leaves its file being read, so the future is asked.
+        """
+        if self._slow_file is not None and not self._slow_file.done():
+            raise HTTPException(
+                status.HTTP_503_SERVICE_UNAVAILABLE,
+                "This image takes long to decode, and another one that does is being "
+                "decoded; send this one again later.",
+                {"Retry-After": str(RETRY_AFTER_S)},
+            )
+        reader = self._tools.result().reader
+        self._slow_file = self._slow_thread.submit(_read_in_own_child, reader, file)
+        return await asyncio.wrap_future(self._slow_file)
 
     def _load(self) -> _Tools:
         model, worker = self._settings.model, self._settings.worker
         classifier = Classifier.load(model.weights, model.device)
         self_test(classifier)
-        child = DecodingChild(
+        child = QuickChild(
             timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
         )
         return _Tools(Reader(child, worker, classifier.card.body_parts), classifier)
 
     def _analyze(self, file: Path) -> Analysis:
+        return self._answer(self._tools.result().reader.read(file))
+
+    def _answer(self, radiograph: Radiograph) -> Analysis:
         start = time.monotonic()
         tools = self._tools.result()
-        radiograph = tools.reader.read(file)
         try:
             finding = tools.classifier.classify(radiograph)
         except UnfamiliarError as reason:
@@ -143,6 +171,20 @@ class Analyzer:
             "Analyzed an upload in %.2f s: %s", time.monotonic() - start, finding.label
         )
         return Analysis(radiograph, finding, annotated)
+
+
+def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
+    """Read a file with the whole time-out, which is final.
+
+    Raises:
+        HTTPException: As `Reader.read`; 400 also if it takes too long.
+    """
+    limits = reader.limits
+    with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
+        try:
+            return replace(reader, child=child).read(file)
+        except ChildTimeoutError as error:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from None
 
 
 def _report(tools: Future[_Tools]) -> None:

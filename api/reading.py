@@ -12,7 +12,7 @@ from fastapi import HTTPException, status
 
 from config.settings import WorkerSettings
 from dicom_node.decode import DecodeOptions, decode_file
-from dicom_node.decoding_child import DecodingChild
+from dicom_node.decoding_child import ChildTimeoutError, DecodingChild
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.part10 import looks_like_dicom
 from dicom_node.screening import ScreeningRules
@@ -51,6 +51,7 @@ class Reader:
         """Read the radiograph in a file.
 
         Raises:
+            ChildTimeoutError: It takes longer than the child may take.
             HTTPException: 400 when it is broken, 413 when it is too large, 415 when it
                 is neither an image nor a DICOM radiograph to analyze.
         """
@@ -58,6 +59,8 @@ class Reader:
             is_dicom = looks_like_dicom(opened.read(HEAD))
         try:
             return self._read_dicom(file) if is_dicom else self._read_image(file)
+        except ChildTimeoutError:
+            raise
         except NotAnImageError:
             raise HTTPException(
                 status.HTTP_415_UNSUPPORTED_MEDIA_TYPE, NEITHER

@@ -31,12 +31,16 @@ from dicom_node.tally import (
     took,
     write,
 )
+from dicom_node.work import WorkQueue
 from inference.caption import headline
 from inference.finding import Finding
 
 OTHER_IDENTITY = "other identity"
 """The kind of an event: another revision shows the same picture under another patient,
 study or description."""
+
+SLOW = "slow lane"
+"""The kind of an event: the analysis goes on in the slow lane."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,20 +86,36 @@ class Conclusion:
 class Analyses:
     """How analyses begin and end in the journal."""
 
-    def __init__(self, engine: sa.Engine, deliveries: Deliveries) -> None:
+    def __init__(
+        self, engine: sa.Engine, work: WorkQueue, deliveries: Deliveries
+    ) -> None:
         self._engine = engine
+        self._work = work
         self._deliveries = deliveries
 
-    def begin(self, instance_id: str, run: int) -> sa.Row[Any] | None:
+    def begin(
+        self, instance_id: str, run: int, *, slow: bool = False
+    ) -> sa.Row[Any] | None:
         """Note that an attempt begins, before anything can go wrong.
 
+        Args:
+            instance_id: Of the instance.
+            run: Of the analysis.
+            slow: Whether it begins in the slow lane.
+
         Returns:
-            The instance's row, this attempt counted; None for stale work.
+            The instance's row, this attempt counted; None for stale work, which
+            includes that of the normal lane if the analysis goes on in the slow one.
         """
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
         with writing(self._engine) as connection:
             row = connection.execute(count.returning(instance)).one_or_none()
             if row is None:
+                return None
+            if row.slow and not slow:
+                # It was moved, or a process of the release before asked for it. The
+                # second request for the same run is ignored.
+                self._work.analyze_slowly(connection, instance_id, run)
                 return None
             again = "" if row.attempts == 1 else f"attempt {row.attempts}"
             note(connection, instance_id, ANALYZING, again)
@@ -112,6 +132,23 @@ class Analyses:
             note(connection, instance_id, "decoder died", reason)
             write(connection, one(DECODER_DIED))
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
+
+    def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
+        """Have the slow lane analyze an instance on which the decoder died.
+
+        Args:
+            instance_id: Of the instance.
+            run: Of the analysis.
+            reason: Why the decoder died.
+        """
+        deaths = instance.c.child_deaths + 1
+        change = _open_run(instance_id, run).where(instance.c.slow.is_(None))
+        with writing(self._engine) as connection:
+            if connection.execute(change.values(child_deaths=deaths, slow=1)).rowcount:
+                note(connection, instance_id, "decoder died", reason)
+                note(connection, instance_id, SLOW, "It waits behind other slow images")
+                write(connection, one(DECODER_DIED))
+                self._work.analyze_slowly(connection, instance_id, run)
 
     def note_assumptions(
         self, instance_id: str, run: int, assumptions: Sequence[str]

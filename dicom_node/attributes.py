@@ -1,5 +1,6 @@
 """Values of attributes, from a dataset that may hold anything in their place."""
 
+import itertools
 import math
 import re
 from collections.abc import Iterable
@@ -26,6 +27,9 @@ UID_PATTERN = re.compile(rf"(?=\.*[0-9])[0-9.]{{1,{LONGEST_UID}}}")
 _STANDARD_LENGTH = 64
 # PS3.5 table 6.2-1, CS.
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
+# Bytes of an attribute that holds numbers which are read. The standard allows a few
+# numbers in each of those that the node reads.
+_LONGEST_NUMBERS = 65_536
 # What may be repeated in a message.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
 # How the values of a binary VR are stored (PS3.5 6.2).
@@ -97,7 +101,7 @@ def _values(dataset: Dataset, keyword: str) -> Iterable[object]:
     if isinstance(value, bytes):
         return _read_bytes(value, dictionary_VR(tag), "<")
     is_many = isinstance(value, Iterable) and not isinstance(value, str)
-    return value if is_many else (value,)
+    return itertools.islice(value, _LONGEST_NUMBERS) if is_many else (value,)
 
 
 def _read_raw(element: RawDataElement) -> Iterable[object]:
@@ -108,6 +112,7 @@ def _read_raw(element: RawDataElement) -> Iterable[object]:
 
 
 def _read_bytes(value: bytes, vr: str, order: str) -> Iterable[object]:
+    value = value[:_LONGEST_NUMBERS]
     # The dictionary says "US or SS" of some.
     if kind := _BINARY.get(vr[:2]):
         dtype = np.dtype(order + kind)

@@ -42,6 +42,7 @@ from pydicom.uid import (
 from dicom_node.attributes import number, put
 from dicom_node.codestream import begins_frame, declared_samples, declared_size
 from dicom_node.errors import AnalysisError, DicomNodeError
+from inference.jpeg_limits import find_excess
 
 UNCOMPRESSED = (
     ExplicitVRLittleEndian,
@@ -54,7 +55,7 @@ LOSSLESS: Mapping[UID, str] = MappingProxyType(
     {
         JPEGLosslessSV1: "gdcm",
         JPEGLossless: "gdcm",
-        JPEGLSLossless: "pyjpegls",
+        JPEGLSLossless: "gdcm",
         JPEG2000Lossless: "pylibjpeg",
         HTJ2KLossless: "pylibjpeg",
         HTJ2KLosslessRPCL: "pylibjpeg",
@@ -67,7 +68,7 @@ LOSSY: Mapping[UID, str] = MappingProxyType(
     {
         JPEGBaseline8Bit: "pillow",
         JPEGExtended12Bit: "pillow",  # 8 bits; 12 bits: see below
-        JPEGLSNearLossless: "gdcm",  # pyjpegls takes 30 s to see that one is truncated
+        JPEGLSNearLossless: "gdcm",  # also JPEG-LS Lossless: see below
         JPEG2000: "pylibjpeg",
         HTJ2K: "pylibjpeg",
     }
@@ -143,7 +144,7 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
     _check_encapsulation(dataset, syntax)
     join_fragments(dataset)
     if syntax.is_encapsulated:
-        _check_size(dataset)
+        _check_frame(dataset)
     if syntax == JPEGExtended12Bit and not _is_8_bit_jpeg(_frame(dataset)):
         return _decode_12_bit_jpeg(dataset)
     array, _ = get_decoder(syntax).as_array(
@@ -177,9 +178,20 @@ def _precision(dataset: Dataset, syntax: UID) -> int:
     return found.bits if found else int(dataset.BitsStored)
 
 
-def _check_size(dataset: Dataset) -> None:
-    """Refuse a frame whose own header disagrees, before its codec takes memory."""
-    size = declared_size(_frame(dataset))
+def _check_frame(dataset: Dataset) -> None:
+    """Check a frame before its codec takes memory and time for it.
+
+    Raises:
+        AnalysisError: Its own header disagrees about its size, or it has more scans or
+            segments than are read.
+    """
+    frame = _frame(dataset)
+    if excess := find_excess(frame):
+        raise AnalysisError(
+            f"The compressed image has more than {excess}, the most that the node "
+            "reads. Send the image in another transfer syntax."
+        )
+    size = declared_size(frame)
     if size is not None and size != (dataset.Rows, dataset.Columns):
         raise AnalysisError(
             f"The compressed image says that it has {size[0]} x {size[1]} pixels, Rows "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 # them, and of JPEG-LS (ISO/IEC 14495-1 C.1.1).
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+_MOST_STEPS = 10_000  # markers and fill bytes before the Start of Frame
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
 _BOXES = 4096  # a codestream may be wrapped into JP2 boxes; they are short
 _JP2 = b"\0\0\0\x0cjP  "  # the first box of a file (ISO/IEC 15444-1 I.5.1)
@@ -105,7 +106,9 @@ def _of_jpeg(frame: bytes) -> tuple[int, int] | None:
 def _start_of_frame(frame: bytes) -> int | None:
     """Find the Start of Frame marker, behind which there is at least one component."""
     position = len(_JPEG)
-    while position + 10 <= len(frame) and frame[position] == 0xFF:  # noqa: PLR2004
+    for _ in range(_MOST_STEPS):
+        if position + 10 > len(frame) or frame[position] != 0xFF:  # noqa: PLR2004
+            return None
         marker = frame[position + 1]
         if marker in _FRAMES:
             return position

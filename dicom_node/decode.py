@@ -16,6 +16,7 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.tag import Tag
+from pydicom.uid import UID
 
 from dicom_node.assumptions import attribute_assumptions
 from dicom_node.attributes import number, signed_16, text, usable
@@ -60,6 +61,12 @@ IDENTITY = (
     "WindowWidth",
 )
 """What results copy or say: corrected, they would differ."""
+
+MOST_ENTRIES = 2**16
+"""Of a palette (PS3.3 C.7.6.3.1.5)."""
+
+LINEAR, INDIRECT = 1, 2
+"""Types of segments of a palette (PS3.3 C.7.9.2)."""
 
 INFLATED_BYTES = 4
 """Allowance per pixel of the limit for a deflated dataset: two, and all the rest."""
@@ -188,12 +195,44 @@ def _palette(dataset: Dataset) -> Dataset:
                 "needs. Correct it at the sender."
             )
         count, first, bits = (signed_16(one, signed=False) for one in values)
+        _check_segments(dataset, f"Segmented{color}PaletteColorLookupTableData", bits)
         first = signed_16(first, signed=is_signed)
         vr = "SS" if first < 0 else "US"
         read = [count, first, bits]
         element = DataElement(Tag(keyword), vr, read, validation_mode=IGNORE)
         described[element.tag] = element
     return described
+
+
+def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
+    """Check that the segments of a palette are no more than a palette holds.
+
+    A linear segment of three words may be 65,535 entries (PS3.3 C.7.9.2), and an
+    indirect one repeats others. pydicom expands them one entry at a time.
+
+    Raises:
+        AnalysisError: They expand to more than 65,536 entries, or one is indirect.
+    """
+    data = dataset.get(keyword)
+    if not isinstance(data, bytes):
+        return
+    order = "<" if UID(dataset.file_meta.TransferSyntaxUID).is_little_endian else ">"
+    kind = "u1" if bits <= 8 else f"{order}u2"  # noqa: PLR2004
+    whole = len(data) // np.dtype(kind).itemsize * np.dtype(kind).itemsize
+    words = np.frombuffer(data[:whole], kind)
+    position = entries = 0
+    while position + 1 < len(words) and entries <= MOST_ENTRIES:
+        segment, length = int(words[position]), int(words[position + 1])
+        if segment == INDIRECT:
+            entries = MOST_ENTRIES
+        entries += max(length, 1)
+        position += 3 if segment == LINEAR else 2 + length
+    if entries > MOST_ENTRIES:
+        raise AnalysisError(
+            f"{named(keyword)} expands to more than {MOST_ENTRIES} entries, or has "
+            "indirect segments, which the node does not read. Send the image with "
+            "palettes that are not segmented."
+        )
 
 
 def picture_digest(radiograph: Radiograph) -> str:

@@ -88,6 +88,10 @@ class ChildDiedError(AnalysisError):
     reason = Failure.DECODER_DIED
 
 
+class ChildTimeoutError(ChildDiedError):
+    """A call took longer than it may, and its child was killed."""
+
+
 class ChildStartError(OSError):
     """The child did not come up; no instance is to blame."""
 
@@ -189,11 +193,14 @@ class DecodingChild:
             self._channel.close()
             self._process = None
 
-    def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
-        # One that died while idle is not held against this call.
+    def _revive(self) -> None:
+        # One that died while idle is not held against the next call.
         if self._process is None or self._process.poll() is not None:
             self._stop()
             self._start()
+
+    def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
+        self._revive()
         deadline = time.monotonic() + self._timeout_s
         head, buffers, paths = pack_call((function, args))
         with _opened(paths) as files, self._until(deadline, self._timeout_s):
@@ -239,7 +246,7 @@ class DecodingChild:
             yield
         except TimeoutError:
             self._stop()
-            raise ChildDiedError(
+            raise ChildTimeoutError(
                 f"Decoding took longer than {timeout_s:g} s (decode_timeout_s under "
                 "[worker]) and was given up."
             ) from None

@@ -5,7 +5,8 @@ first, because pydicom inflates a deflated dataset whole, whatever its size; bui
 recurses into every sequence of undefined length; skips over a value that ends after the
 file does; and quotes bad values in warnings. This walk takes constant memory, bounded
 time, yields the few values that are asked for as bytes, and ends in
-CannotUnderstandError where the bytes end early.
+CannotUnderstandError where the bytes end early. It counts elements and items, also
+those in sequences that it passes over and those after the pixels.
 
 It is as lenient as pydicom where modalities are sloppy: an element without a VR where
 one belongs is taken as implicit.
@@ -15,13 +16,19 @@ import math
 import struct
 import zlib
 from collections.abc import Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.uid import UID
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_16, EXPLICIT_VR_LENGTH_32
 
-from dicom_node.errors import CannotUnderstandError, EndsEarlyError
+from dicom_node.errors import (
+    CannotUnderstandError,
+    EndsEarlyError,
+    TooManyElementsError,
+)
 from dicom_node.reasons import Refusal
 
 UNDEFINED = 0xFFFFFFFF
@@ -35,10 +42,15 @@ VRS = LONG_VRS | frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
 # Command elements (PS3.7 6.3) and File Meta Information (PS3.10 7.1) are no part of a
 # dataset. Some senders leave them in it; they must not say how it is read.
 FOREIGN_GROUPS = frozenset({0x0000, 0x0002})
+# What of undefined length holds elements; others hold fragments (PS3.5 A.4). Items and
+# all that is implicit have no VR.
+_HOLDERS = frozenset({b"", b"SQ", b"UN"})
 _FILE_META = b"\x02\x00"  # the group, as it begins an element of File Meta Information
 # Real radiographs have a few hundred, a private sequence may have thousands; walking so
-# many takes about 0.2 s.
+# many takes about 0.2 s. Items are counted as elements, and on their own: pydicom makes
+# a dataset of each. Fragments of compressed pixels are items, too.
 MOST_ELEMENTS = 50_000
+MOST_ITEMS = 10_000
 # Values that are asked for are UIDs, code strings and numbers, a lookup table at most.
 LONGEST_VALUE = 65_536
 INFLATE_STEP = 262_144
@@ -185,6 +197,7 @@ class _Container:
 
     end: float  # in the source; infinite: it ends with its delimiter
     is_implicit: bool
+    has_datasets: bool  # its items hold elements, not fragments of a value
 
 
 class Walk:
@@ -200,7 +213,7 @@ class Walk:
         """Start at the dataset's first element."""
         self.source = source
         self.foreign: list[tuple[int, int]] = []
-        self._steps = 0
+        self._elements = self._items = 0
         order = "<" if transfer_syntax.is_little_endian else ">"
         self._without_vr = struct.Struct(f"{order}HHL").unpack
         self._with_vr = struct.Struct(f"{order}HH2sH").unpack
@@ -240,7 +253,7 @@ class Walk:
                 outermost = root if open_containers else 0
                 yield Value(outermost, element.tag, value, element.vr)
             else:
-                self.source.skip(element.length)
+                self._pass_over(element, open_containers)
             self._leave_ended(open_containers)
             if not open_containers:
                 if is_foreign(root):
@@ -252,15 +265,19 @@ class Walk:
             )
 
     def next_element(self, is_implicit: bool = False) -> Element | None:  # noqa: FBT001, FBT002
-        """Pass over the head of the next element; None at the end of the dataset."""
-        self._steps += 1
-        if self._steps > MOST_ELEMENTS:
-            raise CannotUnderstandError(
-                f"The dataset has more than {MOST_ELEMENTS} elements before its pixels."
-            )
+        """Pass over the head of the next element; None at the end of the dataset.
+
+        Raises:
+            TooManyElementsError: There are more than MOST_ELEMENTS, or more items than
+                MOST_ITEMS.
+            EndsEarlyError: The dataset ends within the head.
+        """
         head = self.source.read(HEAD)
         if not head:
             return None
+        self._elements += 1
+        if self._elements > MOST_ELEMENTS:
+            raise too_many(f"{MOST_ELEMENTS} elements")
         if len(head) < HEAD:
             raise truncated(HEAD, len(head))
         vr = head[4:6]
@@ -268,12 +285,56 @@ class Walk:
             return self._file_meta_element(head)
         group, number, length = self._without_vr(head)
         tag = group << 16 | number
+        if tag == ITEM:
+            self._items += 1
+            if self._items > MOST_ITEMS:
+                raise too_many(f"{MOST_ITEMS} items")
         if is_implicit or self._is_implicit or tag in MARKS or not _is_vr(vr):
             return Element(tag, b"", length)
         length = self._with_vr(head)[3]
         if vr in LONG_VRS:
             length = self._long(self._exactly(4))[0]
         return Element(tag, vr, length)
+
+    def count_rest(self) -> None:
+        """Count the elements and items up to the end of the dataset.
+
+        What follows the pixels is not checked otherwise.
+
+        Raises:
+            TooManyElementsError: There are more than the node reads.
+        """
+        self._count(math.inf, is_implicit=False)
+
+    def _pass_over(self, element: Element, within: list[_Container]) -> None:
+        """Pass over a value of defined length, and count what lies in it."""
+        end = self.source.position + element.length
+        is_item = element.tag == ITEM and bool(within) and within[-1].has_datasets
+        if is_item or _is_sequence(element):
+            self._count(end, is_implicit=_is_implicit(within))
+        self.source.skip(end - self.source.position)
+
+    def _count(self, end: float, *, is_implicit: bool) -> None:
+        """Count elements and items up to a position in the source, or to a fault.
+
+        Sequences and items are entered: their elements follow their heads.
+        """
+        # The value itself, and those of undefined length in it that are open.
+        within = [_Container(end, is_implicit, has_datasets=True)]
+        with suppress(EndsEarlyError):
+            while self.source.position + HEAD <= end:
+                element = self.next_element(within[-1].is_implicit)
+                if element is None:
+                    return
+                is_item = element.tag == ITEM and within[-1].has_datasets
+                if element.tag in {ITEM_END, SEQUENCE_END}:
+                    within[1:] = within[1:-1]
+                elif element.length == UNDEFINED:
+                    within.append(self._entered(element, within))
+                elif not (is_item or _is_sequence(element)):
+                    if self.source.position + element.length > end:
+                        return
+                    self.source.skip(element.length)
 
     def _file_meta_element(self, head: bytes) -> Element:
         """Read on in Explicit VR Little Endian, whatever the dataset is encoded in."""
@@ -288,6 +349,7 @@ class Walk:
             end=math.inf if element.length == UNDEFINED else end,
             # PS3.5 6.2.2: what is UN and of undefined length is encoded as implicit.
             is_implicit=_is_implicit(within) or element.vr == b"UN",
+            has_datasets=element.vr in _HOLDERS,
         )
 
     def _leave_ended(self, containers: list[_Container]) -> None:
@@ -306,6 +368,22 @@ def truncated(declared: int, found: int) -> EndsEarlyError:
     return EndsEarlyError(
         f"The dataset ends early: {found} bytes of {declared}. Copy or send it again."
     )
+
+
+def too_many(what: str) -> TooManyElementsError:
+    """Make the error for a dataset with more than `what`."""
+    return TooManyElementsError(
+        f"The dataset has more than {what}, the most that the node reads. Send the "
+        "instance without them."
+    )
+
+
+def _is_sequence(element: Element) -> bool:
+    """Tell whether an element is a sequence, by its VR or the data dictionary."""
+    if element.vr in {b"", b"UN"}:
+        tag = element.tag
+        return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
+    return element.vr == b"SQ"
 
 
 def is_foreign(tag: int) -> bool:

@@ -5,7 +5,8 @@
     │   ├── OutOfResourcesError      0xA700: no disk, no database; send again later
     │   ├── MismatchError            0xA900: command, class and dataset disagree
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
-    │       └── EndsEarlyError       0xC000: the dataset is cut off
+    │       ├── EndsEarlyError       0xC000: the dataset is cut off
+    │       └── TooManyElementsError 0xC000: more elements or items than are read
     ├── NotAnalyzedError             nobody must act: kept, filed with the reason
     │   ├── NotMeantError            and nobody waits for an answer
     │   └── SamePictureError         answered already, under another revision
@@ -71,6 +72,12 @@ class CannotUnderstandError(RefusedError):
 
 class EndsEarlyError(CannotUnderstandError):
     """The dataset ends within an element or a sequence."""
+
+
+class TooManyElementsError(CannotUnderstandError):
+    """The dataset has more elements or items than the node reads."""
+
+    reason = Refusal.TOO_LARGE
 
 
 class NotAnalyzedError(DicomNodeError):

@@ -134,6 +134,7 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
     length = pixel_data.length if pixel_data else 0
     declared = _declared_bytes(values, texts, announced, length)
     check_pixels(walk, pixel_data, declared)
+    walk.count_rest()
     return InstanceHeader(
         sop_class_uid=uids["SOPClassUID"],
         sop_instance_uid=uids["SOPInstanceUID"],

@@ -66,7 +66,7 @@ class Journal:
         self.breaker = CircuitBreaker(engine, self._work, destinations)
         self.settlement = Settlement(engine, self._work, self.breaker)
         self.commitments = Commitments(engine, self._work, destinations, self.breaker)
-        self.analyses = Analyses(engine, self.deliveries)
+        self.analyses = Analyses(engine, self._work, self.deliveries)
 
     def record(self, received: ReceivedInstance) -> bool:
         """Record an instance and ask for its analysis, in one transaction.
@@ -310,9 +310,12 @@ class Journal:
         fresh = {**counters, "reason": "", "probability": None, "same_picture_as": None}
         fresh |= {"state": InstanceState.RECEIVED, "ended_at": None}
         again = again.values(run=instance.c.run + 1, **fresh)
-        run = connection.execute(again.returning(instance.c.run)).scalar_one()
+        returned = again.returning(instance.c.run, instance.c.slow)
+        run, is_slow = connection.execute(returned).one()
         note(connection, instance_id, "analyze again", f"run {run}")
-        self._work.analyze(connection, instance_id, run)
+        # An image that was slow once is slow again.
+        ask = self._work.analyze_slowly if is_slow else self._work.analyze
+        ask(connection, instance_id, run)
 
 
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:

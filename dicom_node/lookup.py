@@ -65,6 +65,10 @@ PLAIN_BITS = 8
 COMPARED_PIXELS = 100_000
 """Pixels by which two displays are compared: every n-th of every n-th row."""
 
+MOST_TABLES = 100
+"""Items of a Modality or VOI LUT Sequence that are read. The standard allows one
+Modality LUT; modalities write a few VOI LUTs."""
+
 FEWEST_COMPARED = 1_000
 """With fewer, a display is judged only by whether it shows anything at all."""
 
@@ -390,7 +394,7 @@ def _tables(
         keyword: Of the sequence.
         values: Every value that may be looked up.
     """
-    for place, item in enumerate(items(dataset, keyword)):
+    for place, item in enumerate(items(dataset, keyword)[:MOST_TABLES]):
         descriptor = numbers(item, "LUTDescriptor")
         if len(descriptor) != 3 or descriptor[1] is None:  # noqa: PLR2004 - C.11.1.1.1
             continue

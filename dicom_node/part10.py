@@ -58,9 +58,11 @@ from dicom_node.errors import (
     EndsEarlyError,
 )
 from dicom_node.header import check_pixels
+from dicom_node.parsing import limited
 
 PREFIX = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time
+PORTION = 2**16  # bytes given to the inflater at a time
 
 PIXEL_DATA = int(Tag("PixelData"))
 PIXELS = frozenset(
@@ -367,10 +369,16 @@ def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
 def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
     """Inflate piece by piece, no farther than one piece beyond the limit."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    total = 0
-    while deflated and not inflater.eof and total <= limit:
-        yield (piece := inflater.decompress(deflated, PIECE))
-        deflated = inflater.unconsumed_tail
+    total = position = 0
+    # In small portions: what the inflater leaves of a portion is copied each time.
+    while not inflater.eof and total <= limit:
+        portion = inflater.unconsumed_tail
+        if not portion:
+            portion = deflated[position : position + PORTION]
+            position += PORTION
+        if not portion:
+            break
+        yield (piece := inflater.decompress(portion, PIECE))
         total += len(piece)
     if total <= limit:
         yield inflater.flush()
@@ -399,7 +407,7 @@ def reading_dicom() -> Iterator[None]:
             anything, and its messages quote values.
     """
     try:
-        with pydicom_silenced():
+        with pydicom_silenced(), limited():
             yield
     except DicomNodeError:
         raise

@@ -6,15 +6,17 @@ Decoding and encoding read what a sender wrote, so they run in the decoding chil
 model never leaves this process.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
-from config.settings import Settings
+from config.settings import Settings, WorkerSettings
 from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import DecodingChild
 from dicom_node.drawing import Drawing, drawing_of
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
+from dicom_node.quick_child import slow_child
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encode import (
     ResultObject,
@@ -124,18 +126,24 @@ class Pipeline:
         return self.child.run(encode_notice, instance, why, model, options)
 
 
-def make_pipeline(settings: Settings, *, ignore_age: bool = False) -> Pipeline:
+def make_pipeline(
+    settings: Settings,
+    *,
+    ignore_age: bool = False,
+    child: type[DecodingChild] = DecodingChild,
+) -> Pipeline:
     """Load the model and start the child that the settings ask for.
 
     Args:
         settings: All of them.
         ignore_age: Analyze studies of any age, as somebody who names files wants.
+        child: The class of the child.
     """
     worker = settings.worker
     wanted = frozenset[Form]().union(*map(forms, settings.destinations))
     return Pipeline(
         classifier=Classifier.load(settings.model.weights, settings.model.device),
-        child=DecodingChild(
+        child=child(
             timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
         ),
         decode_options=DecodeOptions(
@@ -149,3 +157,18 @@ def make_pipeline(settings: Settings, *, ignore_age: bool = False) -> Pipeline:
         ),
         max_study_age_days=0 if ignore_age else settings.receiver.max_study_age_days,
     )
+
+
+@contextmanager
+def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeline]:
+    """Make a pipeline for one slow image, with a decoding child of its own.
+
+    Args:
+        pipeline: That of the normal lane, for all but the child.
+        worker: The limits of the child.
+
+    Raises:
+        OSError: The child does not start.
+    """
+    with slow_child(worker.decode_timeout_s, worker.decode_memory_mb) as child:
+        yield replace(pipeline, child=child)

@@ -80,6 +80,7 @@ instance = sa.Table(
     sa.Column("ended_at", sa.Double),
     sa.Column("files_removed_at", sa.Double),
     sa.Column("returned", sa.Integer),
+    sa.Column("slow", sa.Integer),
 )
 
 result = sa.Table(

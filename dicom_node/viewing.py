@@ -18,7 +18,7 @@ from dicom_node.attributes import number
 from dicom_node.codecs import decode_pixels
 from dicom_node.decode import INFLATED_BYTES, show
 from dicom_node.elements import is_foreign
-from dicom_node.errors import AnalysisError
+from dicom_node.errors import AnalysisError, DicomNodeError
 from dicom_node.geometry import made_square, pixel_shape
 from dicom_node.image_pixel import check_bits, complete_image_pixel
 from dicom_node.lookup import is_inverted
@@ -134,6 +134,8 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
         name = "" if tag.is_private else keyword_for_tag(tag)
         try:
             element = dataset[tag]
+        except DicomNodeError:
+            raise
         except Exception:  # noqa: BLE001 - pydicom raises anything; others can be read
             raw = dataset.get_item(tag)
             value = f"{len(raw.value or b'')} bytes that cannot be read"
@@ -151,9 +153,10 @@ def _said(element: DataElement) -> str:
     value = element.value
     if element.VR in BULK or isinstance(value, bytes):
         return f"{len(value or b'')} bytes"
-    values = value if isinstance(value, MultiValue) else [value]
+    values = value[: LONGEST_VALUE + 1] if isinstance(value, MultiValue) else [value]
     words = "\\".join("" if each is None else str(each) for each in values)
     shown = "".join(
-        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in words
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for each in words[: LONGEST_VALUE + 1]
     )
     return shown if len(shown) <= LONGEST_VALUE else f"{shown[:LONGEST_VALUE]}…"

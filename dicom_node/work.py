@@ -19,6 +19,7 @@ APPLICATION = "fracture-node"
 # work after an upgrade.
 VERSION = "1"
 ANALYZE = "analyze"
+ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
 
 
@@ -58,6 +59,14 @@ class WorkQueue:
     ) -> None:
         """Ask for the analysis of an instance, after a delay in seconds."""
         options = _options(ANALYZE, f"{ANALYZE}:{instance_id}:{run}", delay_s)
+        self._client.enqueue_in_transaction(connection, options, instance_id, run)
+
+    def analyze_slowly(
+        self, connection: sa.Connection, instance_id: str, run: int
+    ) -> None:
+        """Ask for the analysis of an instance in the slow lane."""
+        identity = f"{ANALYZE_SLOWLY}:{instance_id}:{run}"
+        options = _options(ANALYZE_SLOWLY, identity, 0)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
     def deliver(

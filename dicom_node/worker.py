@@ -36,7 +36,7 @@ from dicom_node.heartbeat import beating
 from dicom_node.insisting import leave_what_waits
 from dicom_node.journal import Journal
 from dicom_node.machine import machine_name, run_folder
-from dicom_node.pipeline import make_pipeline
+from dicom_node.pipeline import make_pipeline, slow_pipeline
 from dicom_node.process import (
     Stop,
     allow_many_threads,
@@ -44,6 +44,7 @@ from dicom_node.process import (
     load_or_exit,
     role_parser,
 )
+from dicom_node.quick_child import QuickChild
 from dicom_node.spool import Spool
 from dicom_node.sweep import (
     catch_up_with_the_clock,
@@ -53,7 +54,7 @@ from dicom_node.sweep import (
 )
 from dicom_node.takeover import take_over
 from dicom_node.turns import AT_ONCE
-from dicom_node.work import ANALYZE, APPLICATION, DELIVER, VERSION
+from dicom_node.work import ANALYZE, ANALYZE_SLOWLY, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
 from models.card import ModelError
@@ -61,6 +62,7 @@ from models.card import ModelError
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2  # what nobody rang for: bells.py
+SLOW_POLL_S = 2.0
 # While one instance is classified, the next is decoded and the one before written.
 ANALYSES_AT_ONCE = 3
 LOOK_EVERY_S = 5.0
@@ -232,10 +234,18 @@ def _look_after(
 def _work(
     settings: Settings, engine: sa.Engine, on_delivery: Callable[[], None]
 ) -> Work:
-    pipeline = make_pipeline(settings)
+    pipeline = make_pipeline(settings, child=QuickChild)
     self_test(pipeline.classifier)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
-    return Work(settings, journal, Spool(settings.storage), pipeline, on_delivery)
+    spool, slow = Spool(settings.storage), partial(slow_pipeline, pipeline)
+    return Work(
+        settings,
+        journal,
+        spool,
+        pipeline,
+        on_delivery,
+        slow_pipeline=partial(slow, settings.worker),
+    )
 
 
 def _config(settings: Settings, name: str) -> DBOSConfig:
@@ -256,6 +266,9 @@ def _config(settings: Settings, name: str) -> DBOSConfig:
 def _open_queues(settings: Settings) -> None:
     DBOS.register_queue(
         ANALYZE, worker_concurrency=ANALYSES_AT_ONCE, polling_interval_sec=POLL_S
+    )
+    DBOS.register_queue(
+        ANALYZE_SLOWLY, worker_concurrency=1, polling_interval_sec=SLOW_POLL_S
     )
     reached = sum(
         len(each.peers) if isinstance(each, SenderDestination) else 1

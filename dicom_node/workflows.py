@@ -9,6 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from dicom_node import delivering
 from dicom_node.analyses import Answer, Conclusion
 from dicom_node.audit.transfers import OnSent, ignore
 from dicom_node.decode import DecodedInstance
-from dicom_node.decoding_child import ChildDiedError
+from dicom_node.decoding_child import ChildDiedError, ChildTimeoutError
 from dicom_node.deliveries import StoredResult
 from dicom_node.errors import (
     AnalysisError,
@@ -43,7 +44,7 @@ from dicom_node.spool import Spool, is_there
 from dicom_node.steps import about, log_step
 from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.turns import Turns
-from dicom_node.work import ANALYZE, DELIVER
+from dicom_node.work import ANALYZE, ANALYZE_SLOWLY, DELIVER
 from inference.caption import headline
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,8 @@ class Work:
         on_sent: Called after each attempt to send results; may raise SQLAlchemyError
             before it has done anything.
         turns: How many deliveries there are at once.
+        slow_pipeline: Makes the analysis of the slow lane, with a decoding child of
+            its own that lives for one instance; None: with that of the normal lane.
     """
 
     settings: Settings
@@ -76,24 +79,75 @@ class Work:
     on_delivery: Callable[[], None] = lambda: None
     on_sent: OnSent = ignore
     turns: Turns = field(default_factory=Turns)
+    slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
 
     def analyze(self, instance_id: str, run: int) -> None:
-        """Analyze one instance, and say in the journal how it ended."""
+        """Analyze one instance, and say in the journal how it ended.
+
+        If the decoding child dies or takes too long, the slow lane continues.
+        """
         row = insist(lambda: self.journal.analyses.begin(instance_id, run))
         if row is None:
             return  # stale
         with about(row.sop_instance_uid, row.id):
-            began = time.monotonic()
-            ended = self._analyze(row)
-            if ended is not None:
-                self._conclude(row, ended, time.monotonic() - began)
+            try:
+                self._end(row, self._analyze)
+            except ChildDiedError as death:
+                reason = str(death)
+                move = partial(self.journal.analyses.continue_slowly, row.id, row.run)
+                insist(lambda: move(reason))
+                log_step(logger, "moved to the slow lane", reason)
         self.on_delivery()
 
+    def analyze_slowly(self, instance_id: str, run: int) -> None:
+        """Analyze one instance with the whole time-out, which is final.
+
+        Instances in this lane wait for each other, and no others wait for them.
+        """
+        begin = partial(self.journal.analyses.begin, instance_id, run, slow=True)
+        row = insist(begin)
+        if row is None:
+            return  # stale
+        with about(row.sop_instance_uid, row.id), ExitStack() as opened:
+            slow = self
+            if make := self.slow_pipeline:
+                pipeline = insist(lambda: opened.enter_context(make()))
+                slow = replace(self, pipeline=pipeline)
+            self._end(row, slow._analyze_slowly)  # noqa: SLF001 - this class
+        self.on_delivery()
+
+    def _end(
+        self, row: sa.Row[Any], analyze: Callable[[sa.Row[Any]], Conclusion | None]
+    ) -> None:
+        began = time.monotonic()
+        ended = analyze(row)
+        if ended is not None:
+            self._conclude(row, ended, time.monotonic() - began)
+
+    def _analyze_slowly(self, row: sa.Row[Any]) -> Conclusion | None:
+        """As `_analyze`, but the deaths of the decoding child are counted."""
+        while True:
+            try:
+                return self._analyze(row)
+            except ChildDiedError as death:
+                died = partial(self.journal.analyses.child_died, row.id, row.run)
+                deaths = insist(partial(died, str(death)))
+                is_final = isinstance(death, ChildTimeoutError)
+                if is_final or not 0 < deaths < MOST_CHILD_DEATHS:
+                    failed = Conclusion(InstanceState.FAILED, str(death))
+                    return self._told(row, failed, death.reason)
+
     def _analyze(self, row: sa.Row[Any]) -> Conclusion | None:
-        """Record an answer, or say why there is none."""
+        """Record an answer, or say why there is none.
+
+        Raises:
+            ChildDiedError: The decoding child died or took too long.
+        """
         not_analyzed = InstanceState.NOT_ANALYZED
         try:
             self._answer(row)
+        except ChildDiedError:
+            raise
         except SamePictureError as why:
             ended = Conclusion(not_analyzed, str(why), why.known)
             return replace(ended, counted_as=why.reason)
@@ -130,12 +184,18 @@ class Work:
     def _told(
         self, row: sa.Row[Any], ended: Conclusion, counted_as: Reason
     ) -> Conclusion:
-        """Conclude with notices, for destinations that would take silence for a No."""
+        """Conclude with notices, for destinations that would take silence for a No.
+
+        Raises:
+            ChildDiedError: The decoding child of the normal lane died or took too long.
+        """
         instance = self.journal.received_instance(row)
         why = _spoken(ended.state), ended.reason
         try:
             made = self.pipeline.notices(instance, why)
         except AnalysisError as reason:
+            if isinstance(reason, ChildDiedError) and row.slow is None:
+                raise  # the slow lane has more time for it
             logger.warning("No notice of %s: %s", row.sop_instance_uid, reason)
             made = ()
         notices = [self._store(instance, each) for each in made]
@@ -159,7 +219,7 @@ class Work:
         )
 
     def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
-        """Run the pipeline until it ends or its child has died too often."""
+        """Run the pipeline, unless the worker has died of the instance too often."""
         if row.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
                 f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
@@ -178,14 +238,7 @@ class Work:
             refuse = partial(self.journal.analyses.refuse_known, row)
             insist(lambda: refuse(decoded.picture_digest, decoded.identity_digest))
 
-        while True:
-            try:
-                return insist(lambda: self.pipeline.analyze(instance, check))
-            except ChildDiedError as death:
-                died = partial(self.journal.analyses.child_died, row.id, row.run)
-                deaths = insist(partial(died, str(death)))
-                if not 0 < deaths < MOST_CHILD_DEATHS:
-                    raise
+        return insist(lambda: self.pipeline.analyze(instance, check))
 
     def _refuse_twin(self, row: sa.Row[Any]) -> None:
         """A For Processing image whose For Presentation twin came is left alone."""
@@ -316,6 +369,10 @@ def register(work: Work) -> None:
     @DBOS.workflow(name=ANALYZE, max_recovery_attempts=None)
     def analyze(instance_id: str, run: int) -> None:
         work.analyze(instance_id, run)
+
+    @DBOS.workflow(name=ANALYZE_SLOWLY, max_recovery_attempts=None)
+    def analyze_slowly(instance_id: str, run: int) -> None:
+        work.analyze_slowly(instance_id, run)
 
     @DBOS.workflow(name=DELIVER, max_recovery_attempts=None)
     def deliver(instance_id: str, destination: str, run: int) -> None:

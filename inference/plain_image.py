@@ -14,11 +14,18 @@ from PIL import Image, ImageOps, TiffImagePlugin
 from PIL.ExifTags import Base
 
 from inference.autowindow import exposed_area, percentile_range, stretched, thinned
+from inference.jpeg_limits import find_excess
 from inference.radiograph import Radiograph
 
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 
 BYTE = 8  # bits
+
+MOST_TILES = 100_000
+"""Strips or tiles of a TIFF file. One row of 16 bits is a strip in the extreme case."""
+
+MOST_RLE = 4_000_000
+"""Bytes of a BMP file with run-length encoding, for which Pillow takes about 1 s."""
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
 """Pillow's modes of more than 8 bits; all of them have one channel."""
@@ -65,17 +72,27 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
 
     Raises:
         NotAnImageError: It is no PNG, JPEG, BMP, TIFF or WebP.
-        TooLargeImageError: It has more pixels than allowed.
+        TooLargeImageError: It has more pixels, scans or segments than allowed.
         BrokenImageError: It ends early, is damaged, or blank.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Pillow says of metadata and of size
+        _check_parts(content)
         image = _opened(content)
         _check_size(image, max_megapixels)
+        _check_tiles(image, len(content))
         pixels = _pixels(image, content)
     if pixels.min() == pixels.max():
         raise BrokenImageError("The image is blank: all of it is of one gray level.")
     return Radiograph(pixels, None, (pixels.shape[0], pixels.shape[1]))
+
+
+def _check_parts(content: bytes) -> None:
+    if excess := find_excess(content):
+        raise TooLargeImageError(
+            f"The image has more than {excess}, the most that is read. Save it again, "
+            "as baseline JPEG or PNG."
+        )
 
 
 def _opened(content: bytes) -> Image.Image:
@@ -99,6 +116,21 @@ def _check_size(image: Image.Image, max_megapixels: int) -> None:
         raise TooLargeImageError(
             f"The image has {rows} x {columns} pixels, more than {max_megapixels} "
             "megapixels."
+        )
+
+
+def _check_tiles(image: Image.Image, size: int) -> None:
+    """Refuse what Pillow decodes in Python, tile by tile or byte by byte."""
+    tiles = getattr(image, "tile", [])
+    if len(tiles) > MOST_TILES:
+        raise TooLargeImageError(
+            f"The image has more than {MOST_TILES} strips or tiles, the most that is "
+            "read. Save it again with larger ones."
+        )
+    if size > MOST_RLE and any(each.codec_name == "bmp_rle" for each in tiles):
+        raise TooLargeImageError(
+            f"The compressed BMP file is larger than {MOST_RLE} bytes, the most that "
+            "is read. Save it as PNG."
         )
 
 

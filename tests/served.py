@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 
+import numpy as np
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
 from config.destinations import Address
 from config.settings import load
 from dicom_node.database import open_engine
@@ -21,6 +25,9 @@ from dicom_node.sender import echo
 
 START = (sys.executable, "-P", "-m", "dicom_node.supervisor")
 NOTHING: Mapping[str, str] = MappingProxyType({})
+SLOW_ROWS, SLOW_COLUMNS = 10_000, 20_000
+"""Of an image that takes more than 2 s to decode on a fast machine. The receiver takes
+it by default; max_megapixels must be larger than by default."""
 PATIENCE_S = 120.0  # a machine may be busy; what is waited for comes much sooner
 
 
@@ -149,11 +156,14 @@ def history(config: Path) -> Iterator[History]:
         engine.dispose()
 
 
-def made_endless(path: Path) -> None:
-    """Give an instance a VOI LUT Sequence of a million items, minutes of parsing."""
-    content = path.read_bytes()
-    item = b"\xfe\xff\x00\xe0" + bytes(4)
-    items = item * 1_000_000
-    sequence = b"\x28\x00\x10\x30SQ\x00\x00" + len(items).to_bytes(4, "little") + items
-    pixel_data = content.rindex(b"\xe0\x7f\x10\x00")
-    path.write_bytes(content[:pixel_data] + sequence + content[pixel_data:])
+def made_slow(path: Path) -> None:
+    """Make an instance an image of 200 megapixels, which takes seconds to decode.
+
+    Its pixels are deflated, so that the file is small.
+    """
+    dataset = dcmread(path)
+    dataset.Rows, dataset.Columns = SLOW_ROWS, SLOW_COLUMNS
+    row = (np.arange(SLOW_COLUMNS) % 4096).astype("<u2").tobytes()
+    dataset.PixelData = row * SLOW_ROWS
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)

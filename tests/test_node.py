@@ -42,7 +42,7 @@ from tests.served import (
     alive,
     counts,
     history,
-    made_endless,
+    made_slow,
     reasons,
     serving,
     states,
@@ -58,7 +58,8 @@ processes = 2
 directory = "node"
 min_free_mb = 1
 [worker]
-decode_timeout_s = 3
+decode_timeout_s = 1
+max_megapixels = 200
 [api]
 port = 0
 processes = {api}
@@ -330,7 +331,7 @@ def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
     hospital: Hospital, tmp_path: Path
 ) -> None:
     before, poison, after = phantoms(tmp_path / "phantoms", 3)
-    made_endless(poison)
+    made_slow(poison)
 
     outcomes = send(
         [before, poison, after], hospital.node.address, calling_ae_title="TEST"
@@ -342,7 +343,7 @@ def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
 
     (reason,) = reasons(hospital.config, uid)
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
-    assert "longer than 3 s (decode_timeout_s" in reason
+    assert "longer than 1 s (decode_timeout_s" in reason
     assert counts(hospital.config)["failed"] == 1
 
 

@@ -35,10 +35,13 @@ from api.answer import answer
 from api.app import create_app
 from api.body import LimitedBody
 from api.people import AccessEvent, Person
+from api.reading import Reader
 from api.schemas import ArrowAnswer
 from api.upload import LARGEST_FILE, UPLOAD, received
 from config.settings import load
+from dicom_node.decoding_child import ChildTimeoutError
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.quick_child import QuickChild
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.overlay import render
 from inference.phantom import draw_phantom
@@ -586,6 +589,47 @@ def test_tenth_request_at_once_is_told_to_come_back(
     assert response.headers["Retry-After"] == "5"
     served = [future.result() for future in asked if future not in refused]
     assert [response.status_code for response in served] == [200] * 9
+
+
+def test_an_image_that_takes_long_is_decoded_beside_the_others(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long, short = encoded(phantom()), encoded(phantom(rows=200))
+    began, go_on = Event(), Event()
+    read = Reader.read
+
+    def patient(self: Reader, file: Path) -> Radiograph:
+        if file.read_bytes().endswith(long):
+            if isinstance(self.child, QuickChild):
+                raise ChildTimeoutError("Decoding took longer than 2 s.")
+            began.set()
+            go_on.wait(30)
+        return read(self, file)
+
+    monkeypatch.setattr(Reader, "read", patient)
+    with ThreadPoolExecutor(1) as person:
+        slow = person.submit(predict, client, long)
+        assert began.wait(30)
+        other = predict(client, short)
+        refused = predict(client, long)
+        go_on.set()
+
+    assert (slow.result().status_code, other.status_code) == (200, 200)
+    assert refused.status_code == 503
+    assert "takes long" in refused.json()["error"]
+
+
+def test_an_image_that_takes_too_long_is_refused(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hopeless(_self: Reader, _file: Path) -> Radiograph:
+        raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+    monkeypatch.setattr(Reader, "read", hopeless)
+    response = predict(client, encoded(phantom()))
+
+    assert response.status_code == 400
+    assert response.json() == {"error": "Decoding took longer than 60 s."}
 
 
 @pytest.mark.alone

@@ -17,14 +17,15 @@ from dicom_node.tables import InstanceState
 from inference.phantom import draw_phantom
 from tests.journals import state_of
 from tests.roles import configured, running
-from tests.served import made_endless, wait_for
+from tests.served import made_slow, wait_for
 
 HASTY = "import sys, dicom_node.worker as w; w.DRAIN_S = 0.5; w.main()"
 
 
 def test_what_outlasts_the_drain_is_left_for_the_next_worker(tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
-    config.write_text('[storage]\ndirectory = "node"\nmin_free_mb = 1\n')
+    storage = '[storage]\ndirectory = "node"\nmin_free_mb = 1\n'
+    config.write_text(f"{storage}[worker]\nmax_megapixels = 200\n")
     settings = load(config, {})
     migrate(settings.storage)
     engine = open_engine(settings.storage.database_url)
@@ -79,9 +80,9 @@ def test_a_worker_whose_disk_fails_leaves_its_work_for_the_next(tmp_path: Path) 
 
 
 def long_instance(spool: Spool) -> ReceivedInstance:
-    """Put an instance into the spool that takes minutes to analyze."""
+    """Put an instance into the spool that takes seconds to analyze."""
     instance = spooled(spool, rows=64, columns=48)
-    made_endless(instance.path)
+    made_slow(instance.path)
     return replace(instance, size=instance.path.stat().st_size)
 
 

@@ -6,11 +6,13 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
 from typing import cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ from dicom_node.analyses import Conclusion
 from dicom_node.archive import Archive, start_archive
 from dicom_node.database import migrate, open_engine, reading
 from dicom_node.decode import DecodedInstance
-from dicom_node.decoding_child import ChildDiedError
+from dicom_node.decoding_child import ChildDiedError, ChildTimeoutError
 from dicom_node.dossier import dossier
 from dicom_node.errors import (
     AnalysisError,
@@ -43,9 +45,10 @@ from dicom_node.reasons import Unanalyzed
 from dicom_node.results.forms import Form
 from dicom_node.results.objects import ResultObject
 from dicom_node.spool import Spool, is_there
-from dicom_node.tables import InstanceState, event
+from dicom_node.tables import InstanceState, event, instance
 from dicom_node.tally import read
 from dicom_node.turns import AT_ONCE
+from dicom_node.work import ANALYZE, ANALYZE_SLOWLY
 from dicom_node.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom import draw_phantom
@@ -281,11 +284,119 @@ def test_three_deaths_of_the_decoder_fail_the_instance(
 
     pipeline.behavior = die
     work.analyze(received.id, 1)
+    work.analyze_slowly(received.id, 1)
 
     row = row_of(work, received)
     assert len(pipeline.calls) == 3
     assert (row.state, row.child_deaths) == (InstanceState.FAILED, 3)
     assert "killed" in row.reason
+
+
+def test_an_image_that_takes_too_long_is_repeated_once_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    def time_out() -> None:
+        raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+    pipeline.behavior = time_out
+    work.analyze(received.id, 1)
+    moved = row_of(work, received)
+    work.analyze_slowly(received.id, 1)
+
+    row = row_of(work, received)
+    assert (moved.state, moved.slow) == (InstanceState.RECEIVED, 1)
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+    assert len(pipeline.calls) == 2
+    assert (row.state, row.reason) == (
+        InstanceState.FAILED,
+        "Decoding took longer than 60 s.",
+    )
+
+
+def test_an_image_that_was_slow_is_analyzed_by_a_child_of_its_own(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    def time_out() -> None:
+        raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+    patient = replace(pipeline, calls=[])
+    lane = replace(work, slow_pipeline=lambda: nullcontext(cast("Pipeline", patient)))
+    pipeline.behavior = time_out
+    lane.analyze(received.id, 1)
+    lane.analyze_slowly(received.id, 1)
+
+    assert (len(pipeline.calls), len(patient.calls)) == (1, 1)
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_work_of_the_normal_lane_that_is_repeated_leaves_a_slow_image_alone(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    def time_out() -> None:
+        raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+    pipeline.behavior = time_out
+    for _ in range(2):  # the worker was killed before DBOS recorded the first
+        work.analyze(received.id, 1)
+
+    assert len(pipeline.calls) == 1
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+
+
+def test_a_slow_image_for_which_the_release_before_asks_reaches_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    with work.journal._engine.begin() as connection:
+        connection.execute(instance.update().values(slow=1))
+
+    work.analyze(received.id, 1)
+
+    assert pipeline.calls == []
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+
+
+def test_a_slow_image_that_is_analyzed_again_waits_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    def time_out() -> None:
+        raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+    pipeline.behavior = time_out
+    work.analyze(received.id, 1)
+    work.analyze_slowly(received.id, 1)
+    work.journal.analyze_again(received.id)
+
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 2}
+
+
+def test_a_notice_for_which_the_normal_lane_has_no_time_is_made_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    def refuse() -> None:
+        raise NotAnalyzedError("Not a body part of the model.")
+
+    def time_out(*_: object) -> tuple[ResultObject, ...]:
+        raise ChildTimeoutError("Decoding took longer than 2 s.")
+
+    pipeline.behavior = refuse
+    hasty = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=time_out))
+    lane = replace(
+        work,
+        pipeline=hasty,
+        slow_pipeline=lambda: nullcontext(cast("Pipeline", pipeline)),
+    )
+    lane.analyze(received.id, 1)
+    lane.analyze_slowly(received.id, 1)
+
+    assert row_of(work, received).reason == "Not a body part of the model."
+    assert len(pipeline.notices_about) == 1
+
+
+def queued(work: Work) -> Counter[str]:
+    """How many work items there are for each analysis queue."""
+    names = sa.select(sa.column("name")).select_from(sa.table("workflow_status"))
+    with reading(work.journal._engine) as connection:
+        return Counter(connection.execute(names).scalars())
 
 
 def test_one_death_of_the_decoder_is_forgiven(
@@ -297,6 +408,7 @@ def test_one_death_of_the_decoder_is_forgiven(
 
     pipeline.behavior = die_once
     work.analyze(received.id, 1)
+    work.analyze_slowly(received.id, 1)
 
     assert row_of(work, received).state == InstanceState.DELIVERING
 
@@ -654,6 +766,7 @@ def test_an_instance_without_an_answer_is_counted_by_its_reason(
     pipeline.behavior = fail
     for _ in range(2):
         work.analyze(received.id, 1)
+        work.analyze_slowly(received.id, 1)
 
     counts = counted(work)
     deaths = counts.pop(("decoder_deaths", ""), 0)

@@ -1,0 +1,75 @@
+"""Limits on the parts of a JPEG or PNG file, checked before a decoder reads it.
+
+Decoders take time for each scan and for each segment of a file, however little is in
+it: a JPEG file of 1.7 MB may hold 400 scans of the whole picture.
+"""
+
+import re
+import struct
+
+MOST_SCANS = 30
+"""Scans of a JPEG file. libjpeg writes up to 10 for a progressive one."""
+
+MOST_SEGMENTS = 2_000
+"""Marker segments of a JPEG file; an ICC profile has up to 255."""
+
+MOST_FILL = 65_536
+"""Bytes between the segments before the first scan, of which a decoder reads each."""
+
+MOST_CHUNKS = 100_000
+"""Chunks of a PNG file. libpng writes 8 KiB into each."""
+
+# ISO/IEC 10918-1 B.1.1.2 and 14495-1 C.1: a marker, but RSTm, which is part of a scan.
+# In a scan, FF is followed by 00 (JPEG) or by less than 80 (JPEG-LS).
+_MARKER = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+_CHUNK = struct.Struct(">L4x")  # and after the data, four bytes of CRC
+
+
+def find_excess(content: bytes) -> str:
+    """Say of what a file has more than its format needs.
+
+    Args:
+        content: A file in any format, or one frame of JPEG or JPEG-LS.
+
+    Returns:
+        Words to follow "has more than"; empty if the file is neither JPEG nor PNG, or
+        keeps to the limits.
+    """
+    if content.startswith(_JPEG):
+        return _find_excess_in_jpeg(content)
+    return _find_excess_in_png(content) if content.startswith(_PNG) else ""
+
+
+def _find_excess_in_jpeg(content: bytes) -> str:
+    position = len(_JPEG)
+    scans = segments = fill = 0
+    while found := _MARKER.search(content, position):
+        marker = content[found.start(1)]
+        segments += 1
+        if scans == 0:
+            fill += found.start(1) - 1 - position
+        if marker == _EOI:
+            break
+        scans += marker == _SOS
+        if scans > MOST_SCANS:
+            return f"{MOST_SCANS} scans"
+        if segments > MOST_SEGMENTS:
+            return f"{MOST_SEGMENTS} segments"
+        if fill > MOST_FILL:
+            return f"{MOST_FILL} bytes between its segments"
+        position = found.end()
+        if marker != _SOI:
+            position += int.from_bytes(content[position : position + 2], "big")
+    is_fill = scans == 0 and len(content) - position > MOST_FILL
+    return f"{MOST_FILL} bytes between its segments" if is_fill else ""
+
+
+def _find_excess_in_png(content: bytes) -> str:
+    position = len(_PNG)
+    for _ in range(MOST_CHUNKS):
+        if position + _CHUNK.size > len(content):
+            return ""
+        position += _CHUNK.unpack_from(content, position)[0] + _CHUNK.size + 4
+    return f"{MOST_CHUNKS} chunks"

@@ -1,0 +1,113 @@
+"""The normal lane gives slow images little time, however many there are."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from dicom_node.decoding_child import ChildTimeoutError
+from dicom_node.quick_child import (
+    ALLOWANCE_S,
+    FEWEST,
+    LONGEST_S,
+    REFILL,
+    SHORTEST_S,
+    SLOW_NICENESS,
+    UNKNOWN_S,
+    Allowance,
+    QuickChild,
+    slow_child,
+)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def used_to(seconds: float, clock: Clock) -> Allowance:
+    """An allowance after calls that took so many seconds each, and had enough."""
+    allowance = Allowance(clock)
+    for _ in range(FEWEST):
+        allowance.use("decode", seconds, succeeded=True)
+    clock.now += ALLOWANCE_S / REFILL
+    allowance.deadline("decode")  # the whole allowance is there
+    return allowance
+
+
+def test_any_number_of_slow_images_use_up_the_allowance_once() -> None:
+    clock = Clock()
+    allowance = used_to(0.4, clock)
+    spent = 0.0
+    for _ in range(1000):
+        deadline = allowance.deadline("decode")
+        allowance.use("decode", deadline, succeeded=False)
+        spent += deadline - 2 * 0.4  # what two ordinary images take is no delay
+
+    assert spent == pytest.approx(ALLOWANCE_S)
+
+
+def test_the_allowance_comes_back_with_time() -> None:
+    clock = Clock()
+    allowance = used_to(0.4, clock)
+    allowance.use("decode", 100, succeeded=False)
+    assert allowance.deadline("decode") == pytest.approx(0.8)
+
+    clock.now += 50
+    assert allowance.deadline("decode") == pytest.approx(0.8 + 50 * REFILL)
+    clock.now += 10_000
+    assert allowance.deadline("decode") == pytest.approx(0.8 + ALLOWANCE_S)
+
+
+@pytest.mark.parametrize(
+    ("took", "usual"),
+    [(0.01, SHORTEST_S), (1.5, 3.0), (100.0, LONGEST_S)],
+)
+def test_a_slow_machine_gives_every_image_more_time(took: float, usual: float) -> None:
+    assert used_to(took, Clock()).usual("decode") == pytest.approx(usual)
+
+
+def test_each_kind_of_call_has_a_usual_time_of_its_own() -> None:
+    assert used_to(0.4, Clock()).usual("encode") == UNKNOWN_S
+
+
+def test_calls_that_fail_do_not_change_the_usual_time() -> None:
+    allowance = used_to(0.4, Clock())
+    for _ in range(100):
+        allowance.use("decode", 8.0, succeeded=False)
+
+    assert allowance.usual("decode") == pytest.approx(0.8)
+
+
+def test_a_call_that_takes_too_long_is_ended_and_the_next_one_succeeds() -> None:
+    child = QuickChild(timeout_s=60, memory_mb=1024)
+    allowance = child._allowance
+    for _ in range(FEWEST):
+        allowance.use(time.sleep, 0.01, succeeded=True)
+    allowance.use(time.sleep, 100, succeeded=False)
+    try:
+        with pytest.raises(ChildTimeoutError, match=r"longer than 0\.[5-9] s"):
+            child.run(time.sleep, 600)
+        assert child.run(max, 1, 2) == 2
+    finally:
+        child.close()
+
+
+def test_the_time_out_of_the_settings_is_the_most_in_any_case() -> None:
+    child = QuickChild(timeout_s=0.5, memory_mb=1024)
+    try:
+        with pytest.raises(ChildTimeoutError, match=r"longer than 0\.5 s"):
+            child.run(time.sleep, 600)
+    finally:
+        child.close()
+
+
+def test_a_slow_child_lives_for_one_image_and_gives_way_to_others() -> None:
+    with slow_child(60, 1024) as child:
+        assert child.run(max, 1, 2) == 2
+        stat = Path(f"/proc/{child.pid}/stat").read_text()
+    # Field 19 of proc(5); the name before the parenthesis is field 2.
+    assert int(stat.rsplit(")", 1)[1].split()[16]) == SLOW_NICENESS
+    assert child.pid is None
