@@ -6,6 +6,7 @@
     │   ├── MismatchError            0xA900: command, class and dataset disagree
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
     │       └── EndsEarlyError       0xC000: the dataset is cut off
+    ├── ReportRefusedError           the archive's report is not recorded
     ├── NotAnalyzedError             nobody must act: kept, filed with the reason
     │   ├── NotMeantError            and nobody waits for an answer
     │   └── SamePictureError         answered already, under another revision
@@ -19,7 +20,7 @@ and, cut to its 64 characters, the peer's Error Comment.
 
 from typing import ClassVar
 
-from dicom_node.reasons import Failure, Reason, Refusal, Unanalyzed
+from dicom_node.reasons import Failure, Reason, Refusal, ReportRefusal, Unanalyzed
 
 
 class DicomNodeError(Exception):
@@ -71,6 +72,20 @@ class CannotUnderstandError(RefusedError):
 
 class EndsEarlyError(CannotUnderstandError):
     """The dataset ends within an element or a sequence."""
+
+
+class ReportRefusedError(DicomNodeError):
+    """The node does not record a report on Storage Commitment.
+
+    Attributes:
+        status: The status that it is answered with (PS3.7 10.1.1.1.8).
+    """
+
+    reason: ReportRefusal
+
+    def __init__(self, message: str, reason: ReportRefusal, status: int) -> None:
+        super().__init__(message, reason)
+        self.status = status
 
 
 class NotAnalyzedError(DicomNodeError):

@@ -22,6 +22,7 @@ from config.settings import Settings
 from dicom_node import delivering
 from dicom_node.analyses import Answer, Conclusion
 from dicom_node.audit.transfers import OnSent, ignore
+from dicom_node.commitment_report import OnRefused, ignore_refusal
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError
 from dicom_node.deliveries import StoredResult
@@ -66,6 +67,7 @@ class Work:
         on_delivery: Called when there may be something to deliver.
         on_sent: Called after each attempt to send results; may raise SQLAlchemyError
             before it has done anything.
+        on_refused: Called for each report of an archive that is refused.
         turns: How many deliveries there are at once.
     """
 
@@ -75,6 +77,7 @@ class Work:
     pipeline: Pipeline
     on_delivery: Callable[[], None] = lambda: None
     on_sent: OnSent = ignore
+    on_refused: OnRefused = ignore_refusal
     turns: Turns = field(default_factory=Turns)
 
     def analyze(self, instance_id: str, run: int) -> None:
@@ -267,12 +270,13 @@ class Work:
             came_from=came_from,
             calling_ae_title=self.settings.receiver.ae_title,
             settle=commitments.settle,
+            on_refused=self.on_refused,
         )
         asked = partial(commitments.asked, instance_id, destination, run, outcome)
         failed = insist(asked)
         is_taken = outcome.verdict is Verdict.STORED
         said = "taken" if is_taken else outcome.log_text
-        words = f"{destination.name}: {request.transaction_uid}: {said}"
+        words = f"{destination.name}: {_objects(len(request.references))}: {said}"
         step = step_of(DeliveryState.FAILED) if failed else "asked for commitment"
         level = logging.WARNING if failed else logging.INFO
         log_step(logger, step, words, level=level)

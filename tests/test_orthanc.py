@@ -375,7 +375,7 @@ def test_orthanc_does_not_commit_itself_to_what_it_does_not_have(
         Spool(storage),
         lambda _: None,
         {listen("127.0.0.1", 0): None},
-        settle=lambda report: reports.put(report) is None,
+        settle=lambda report, _: reports.put(report),
     )
     us = ["FRACTURE_AI", "127.0.0.1", receiver.port]
     orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
@@ -387,7 +387,7 @@ def test_orthanc_does_not_commit_itself_to_what_it_does_not_have(
         pacs,
         calling_ae_title="FRACTURE_AI",
         timeout_s=PATIENCE_S,
-        settle=lambda report: reports.put(report) is None,
+        settle=lambda report, _: reports.put(report),
     )
     report = reports.get(timeout=PATIENCE_S)
     receiver.drain(PATIENCE_S)

@@ -746,7 +746,7 @@ def test_an_archive_is_asked_for_commitment_and_reports_over_tls(
         destination(archive.port, tls_authorities=certificates.authority.certificate),
         calling_ae_title="NODE",
         timeout_s=SOON_S,
-        settle=lambda report: reports.append(report) is None,
+        settle=lambda report, _: reports.append(report),
     )
     archive.stop()
 
