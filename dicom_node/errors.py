@@ -95,7 +95,10 @@ class NotAnalyzedError(DicomNodeError):
 
 
 class NotMeantError(NotAnalyzedError):
-    """An instance that nobody expects an answer for, such as a result of ours."""
+    """An instance that nobody expects an answer for: a result of ours, or a report.
+
+    No image of a modality is one, unless its answer stands in that of another image.
+    """
 
 
 class SamePictureError(NotAnalyzedError):

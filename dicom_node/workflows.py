@@ -39,6 +39,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.pipeline import Analysis, Pipeline
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.objects import ResultObject
+from dicom_node.screening import is_capture
 from dicom_node.settlement import step_of
 from dicom_node.spool import Spool, is_there
 from dicom_node.steps import about, log_step
@@ -116,6 +117,7 @@ class Work:
 
     def _answer(self, row: sa.Row[Any]) -> None:
         began = time.monotonic()
+        _refuse_return(row)
         self._refuse_twin(row)
         instance = self.journal.received_instance(row)
         analysis = self._analysis(instance, row)
@@ -191,13 +193,13 @@ class Work:
                     raise
 
     def _refuse_twin(self, row: sa.Row[Any]) -> None:
-        """A For Processing image whose For Presentation twin came is left alone."""
+        """Leave a For Processing image alone if its twin has an answer."""
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
         if twin := insist(lambda: self.journal.analyses.presentation_twin(row)):
             raise NotMeantError(
                 "A For Processing image; its For Presentation image, "
-                f"{twin}, is analyzed instead.",
+                f"{twin}, was analyzed instead.",
                 Unanalyzed.TWIN,
             )
 
@@ -281,6 +283,19 @@ class Work:
         level = logging.WARNING if failed else logging.INFO
         log_step(logger, step, words, level=level)
         return True
+
+
+def _refuse_return(row: sa.Row[Any]) -> None:
+    """Refuse a capture that has the UID of one of our results, whatever is left of it.
+
+    An analysis that a person asks for is not refused here.
+    """
+    if row.returned and row.run == 1 and is_capture(row.sop_class_uid):
+        raise NotMeantError(
+            "A result of this software came back: its SOP Instance UID (0008,0018) is "
+            "that of a result. Exclude its series from the PACS's forwarding.",
+            Unanalyzed.OWN_RESULT,
+        )
 
 
 def _log_delivery(
