@@ -173,7 +173,7 @@ class Analyses:
                 # Of two that are answered at the same moment, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)
                 revisions = connection.execute(query).all()
-                _refuse_known(revisions, instance_id, *digests)
+                self._refuse_known(revisions, instance_id, *digests)
                 other = _under_other_identity(revisions, instance_id, *digests)
             if not connection.execute(end).rowcount:
                 return False
@@ -191,7 +191,8 @@ class Analyses:
         """Refuse what has the picture and the identity of an answered revision.
 
         If the identity differs, the study that it names has no results yet, so the
-        instance is analyzed. An analysis that a person asks for is never refused.
+        instance is analyzed. If results go back to senders, an instance of another
+        sender is analyzed, too. An analysis that a person asks for is never refused.
 
         Args:
             row: Of the instance.
@@ -204,7 +205,31 @@ class Analyses:
         if row.run == 1:
             with reading(self._engine) as connection:
                 revisions = connection.execute(_revisions(row.id)).all()
-            _refuse_known(revisions, row.id, picture, identity)
+            self._refuse_known(revisions, row.id, picture, identity)
+
+    def _refuse_known(
+        self,
+        revisions: Sequence[sa.Row[Any]],
+        instance_id: str,
+        picture: str,
+        identity: str,
+    ) -> None:
+        known = [
+            each
+            for each in _same_picture(revisions, instance_id, picture)
+            if each.identity_digest == identity
+        ]
+        if self._deliveries.go_to_senders:
+            sender = {each.id: each.calling_ae_title for each in revisions}
+            known = [
+                each
+                for each in known
+                if each.calling_ae_title == sender.get(instance_id)
+            ]
+        if known:
+            first = min(known, key=lambda each: each.revision)
+            words = f"The same picture as revision {first.revision}. Its results stand."
+            raise SamePictureError(words, first.id)
 
     def presentation_twin(self, row: sa.Row[Any]) -> str | None:
         """Find the For Presentation image that answers for a For Processing one.
@@ -287,20 +312,6 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
         instance.c.sop_instance_uid == uid.scalar_subquery()
     )
     return query.order_by(instance.c.id)
-
-
-def _refuse_known(
-    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
-) -> None:
-    known = [
-        each
-        for each in _same_picture(revisions, instance_id, picture)
-        if each.identity_digest == identity
-    ]
-    if known:
-        first = min(known, key=lambda each: each.revision)
-        words = f"The same picture as revision {first.revision}. Its results stand."
-        raise SamePictureError(words, first.id)
 
 
 def _under_other_identity(

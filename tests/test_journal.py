@@ -661,6 +661,31 @@ def test_a_picture_that_was_answered_under_the_same_uid_is_known(
     refuse(strange, ANSWER.picture_digest, ANSWER.identity_digest)
 
 
+@pytest.mark.parametrize("sender", ["MODALITY", "ROOM2"])
+def test_where_results_go_back_each_sender_gets_results(
+    journal: Journal, engine: sa.Engine, tmp_path: Path, receive: Receive, sender: str
+) -> None:
+    address = Address(ae_title="ROOM2", host="localhost", port=104)
+    back = SenderDestination(name="back", type="sender", peers=(address,))
+    journal = Journal(engine, tmp_path, [back])
+    first = receive()
+    journal.record(first)
+    assert journal.analyses.answer(first.id, 1, ANSWER)
+    uid = first.header.sop_instance_uid
+    second = replace(receive("d2", sop_instance_uid=uid), calling_ae_title=sender)
+    journal.record(second)
+    row = journal.load(second.id)
+    assert row is not None
+    known = ANSWER.picture_digest, ANSWER.identity_digest
+
+    if sender == "MODALITY":
+        with pytest.raises(SamePictureError):
+            journal.analyses.refuse_known(row, *known)
+    else:
+        journal.analyses.refuse_known(row, *known)
+        assert journal.analyses.answer(second.id, 1, ANSWER)
+
+
 def test_what_is_analyzed_again_by_hand_is_answered_though_it_is_known(
     journal: Journal, answered: ReceivedInstance, receive: Receive
 ) -> None:
