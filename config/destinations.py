@@ -20,7 +20,15 @@ from pydantic import (
     model_validator,
 )
 
-from config.tables import AeTitle, Host, Name, Table, is_loopback
+from config.tables import (
+    AeTitle,
+    CallerTitle,
+    Host,
+    Name,
+    Network,
+    Table,
+    is_loopback,
+)
 from config.tls import File, check_authorities, check_certificate
 
 LARGEST_PORT = 65535
@@ -36,6 +44,23 @@ ResultKind = Literal[
 TransferSyntax = Literal["uncompressed", "rle", "jpeg_ls", "jpeg_2000", "jpeg_baseline"]
 
 
+class CommitmentCaller(Table):
+    """An AE that reports for another what that commits itself to keep.
+
+    Attributes:
+        ae_title: The calling AE title, as the node shows it.
+        network: The addresses it may call from; None means the host that was asked.
+    """
+
+    ae_title: CallerTitle
+    network: Network | None = None
+
+
+def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+    """Read a bare AE title as a caller from the host that was asked."""
+    return {"ae_title": value} if isinstance(value, str) else value
+
+
 class Address(Table):
     """Where an AE is reached by DICOM.
 
@@ -49,6 +74,7 @@ class Address(Table):
         tls_check_host_name: Whether its certificate must name `host`.
         tls_certificate: PEM file of our certificate, for a peer that asks for one.
         tls_private_key: PEM file of its key; None where it stands in the same file.
+        commitment_callers: Who else may report what the AE commits itself to keep.
     """
 
     ae_title: AeTitle
@@ -59,6 +85,13 @@ class Address(Table):
     tls_check_host_name: bool = True
     tls_certificate: File = None
     tls_private_key: File = None
+    commitment_callers: tuple[
+        Annotated[CommitmentCaller, BeforeValidator(_commitment_caller)], ...
+    ] = Field(
+        default=(),
+        description='a list of AE titles or of { ae_title = "PACS2", network = '
+        '"10.1.0.0/16" }',
+    )
 
     @model_validator(mode="after")
     def _tls_can_be_used(self) -> Self:

@@ -19,7 +19,7 @@ from dicom_node.drawing import Drawing
 from dicom_node.errors import SamePictureError
 from dicom_node.events import ASSUMPTION, note
 from dicom_node.reasons import Failure, Reason, Unanalyzed
-from dicom_node.tables import ANALYZING, InstanceState, instance
+from dicom_node.tables import ANALYZING, InstanceState, instance, patient
 from dicom_node.tables import finding as drawn
 from dicom_node.tally import (
     ANALYZED,
@@ -179,10 +179,9 @@ class Analyses:
             analyzed_at=time.time(),
             same_picture_as=conclusion.same_picture_as,
         )
-        if conclusion.counted_as is Unanalyzed.OWN_RESULT:
-            end = end.values(returned=1)
-        elif state is InstanceState.FAILED:  # somebody should look at it
-            end = end.values(returned=None)
+        # What is no result of ours has its place in the worklist, with the reason.
+        is_ours = conclusion.counted_as is Unanalyzed.OWN_RESULT
+        end = end.values(returned=1 if is_ours else None)
         with writing(self._engine) as connection:
             if not connection.execute(end).rowcount:
                 return
@@ -211,7 +210,7 @@ class Analyses:
                 # Of two that are answered at the same moment, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)
                 revisions = connection.execute(query).all()
-                _refuse_known(revisions, instance_id, *digests)
+                self._refuse_known(revisions, instance_id, *digests)
                 other = _under_other_identity(revisions, instance_id, *digests)
             if not connection.execute(end).rowcount:
                 return False
@@ -229,7 +228,8 @@ class Analyses:
         """Refuse what has the picture and the identity of an answered revision.
 
         If the identity differs, the study that it names has no results yet, so the
-        instance is analyzed. An analysis that a person asks for is never refused.
+        instance is analyzed. If results go back to senders, an instance of another
+        sender is analyzed, too. An analysis that a person asks for is never refused.
 
         Args:
             row: Of the instance.
@@ -242,14 +242,39 @@ class Analyses:
         if row.run == 1:
             with reading(self._engine) as connection:
                 revisions = connection.execute(_revisions(row.id)).all()
-            _refuse_known(revisions, row.id, picture, identity)
+            self._refuse_known(revisions, row.id, picture, identity)
+
+    def _refuse_known(
+        self,
+        revisions: Sequence[sa.Row[Any]],
+        instance_id: str,
+        picture: str,
+        identity: str,
+    ) -> None:
+        known = [
+            each
+            for each in _same_picture(revisions, instance_id, picture)
+            if each.identity_digest == identity
+        ]
+        if self._deliveries.go_to_senders:
+            sender = {each.id: each.calling_ae_title for each in revisions}
+            known = [
+                each
+                for each in known
+                if each.calling_ae_title == sender.get(instance_id)
+            ]
+        if known:
+            first = min(known, key=lambda each: each.revision)
+            words = f"The same picture as revision {first.revision}. Its results stand."
+            raise SamePictureError(words, first.id)
 
     def presentation_twin(self, row: sa.Row[Any]) -> str | None:
-        """Find the For Presentation image that was made from a For Processing one.
+        """Find the For Presentation image that answers for a For Processing one.
 
-        It names its source in Source Image Sequence. Where it names none, the same
-        study, body part, view and laterality must do, each of them known: two exposures
-        that nobody labeled look alike.
+        It has an answer. It is of the same patient and study, and comes from the same
+        sender. It names the For Processing image in Source Image Sequence; if it names
+        none, it is of the same acquisition. What is known of both acquisitions, body
+        parts, views and sides is equal.
 
         Returns:
             Its SOP Instance UID, or None.
@@ -257,19 +282,34 @@ class Analyses:
         names_it = (sa.literal(" ") + instance.c.source_uids + " ").contains(
             f" {row.sop_instance_uid} ", autoescape=True
         )
-        same_exposure = sa.and_(
-            sa.literal(bool(row.body_part and row.view_position and row.laterality)),
+        same_acquisition = sa.and_(
+            sa.literal(bool(row.acquisition)),
             instance.c.source_uids == "",
-            instance.c.body_part == row.body_part,
-            instance.c.view_position == row.view_position,
-            instance.c.laterality == row.laterality,
+            instance.c.acquisition == row.acquisition,
+        )
+        labels = ("acquisition", "body_part", "view_position", "laterality")
+        agree = [
+            sa.func.coalesce(instance.c[each], "").in_(["", getattr(row, each)])
+            for each in labels
+            if getattr(row, each)
+        ]
+        whose, own = patient.alias(), patient.alias()
+        same_patient = sa.exists().where(
+            whose.c.instance_id == instance.c.id,
+            own.c.instance_id == row.id,
+            whose.c.patient_id == own.c.patient_id,
+            whose.c.name == own.c.name,
         )
         query = sa.select(instance.c.sop_instance_uid).where(
             instance.c.study_instance_uid == row.study_instance_uid,
             instance.c.study_instance_uid != "",
             instance.c.sop_class_uid == DigitalXRayImageStorageForPresentation,
-            instance.c.state.not_in([InstanceState.FAILED, InstanceState.NOT_ANALYZED]),
-            sa.or_(names_it, same_exposure),
+            instance.c.probability.is_not(None),
+            instance.c.calling_ae_title == row.calling_ae_title,
+            instance.c.calling_address == row.calling_address,
+            sa.or_(names_it, same_acquisition),
+            same_patient,
+            *agree,
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().first()
@@ -309,20 +349,6 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
         instance.c.sop_instance_uid == uid.scalar_subquery()
     )
     return query.order_by(instance.c.id)
-
-
-def _refuse_known(
-    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
-) -> None:
-    known = [
-        each
-        for each in _same_picture(revisions, instance_id, picture)
-        if each.identity_digest == identity
-    ]
-    if known:
-        first = min(known, key=lambda each: each.revision)
-        words = f"The same picture as revision {first.revision}. Its results stand."
-        raise SamePictureError(words, first.id)
 
 
 def _under_other_identity(

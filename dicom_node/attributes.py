@@ -12,6 +12,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
+from pydicom.valuerep import PersonName
 
 LONGEST_UID = 256
 """Characters of a UID that is accepted, though PS3.5 9.1 allows 64.
@@ -135,16 +136,22 @@ def _finite(value: object) -> float | None:
 
 def text(dataset: Dataset, keyword: str) -> str:
     """Read the first value of a text or UID attribute; empty where it is absent."""
+    return texts(dataset, keyword)[0]
+
+
+def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
+    """Read all values of a text or UID attribute; one that is empty if it is absent."""
     try:
         value = dataset.get(keyword)
     # pydicom reads the text of a number when it is asked for it.
     except (ValueError, TypeError, ArithmeticError):
         value = dataset.get_item(Tag(keyword)).value
     if isinstance(value, bytes):  # a number that cannot be read, or another VR
-        value = value.decode("ascii", "replace").split("\\")[0]
-    if isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
-        value = next(iter(value), None)
-    return "" if value is None else str(value).strip(" \0")
+        value = value.decode("ascii", "replace").split("\\")
+    # A name can be iterated over, by its characters.
+    is_one = isinstance(value, str | PersonName) or not isinstance(value, Iterable)
+    values = (value,) if is_one else (*value,) or (None,)
+    return tuple("" if one is None else str(one).strip(" \0") for one in values)
 
 
 def uid_text(value: bytes) -> str:

@@ -16,9 +16,15 @@ from pynetdicom.presentation import build_context
 
 from config.destinations import Address
 from dicom_node.association import LostError, associated
-from dicom_node.commitment_report import Settle, answer
+from dicom_node.commitment_report import (
+    OnRefused,
+    Settle,
+    answer,
+    ignore_refusal,
+)
 from dicom_node.commitments import Request
 from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, answered
+from dicom_node.reporters import Reporter
 from dicom_node.sop_classes import STORAGE_COMMITMENT
 
 WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
@@ -34,13 +40,14 @@ LESSER_WARNINGS = frozenset({0x0107, 0x0116})
 PASSING = frozenset({0x0110, 0x0131, 0x0210, 0x0213})
 
 
-def ask(
+def ask(  # noqa: PLR0913 - whom to ask what, and who hears of the report
     request: Request,
     destination: Address,
     *,
     calling_ae_title: str,
     timeout_s: float,
     settle: Settle,
+    on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
     """Ask an archive to commit itself to objects that it has stored.
 
@@ -51,11 +58,13 @@ def ask(
         timeout_s: As for `send`.
         settle: Records a report that comes on this association, in a thread of its
             own. It may be called before this returns, or not at all.
+        on_refused: Called for each report on this association that is refused.
 
     Returns:
         STORED when the archive has taken the request. Its report is another matter.
     """
-    hearing = _Hearing(settle)
+    called = Reporter(destination.ae_title, destination.host, called=destination)
+    hearing = _Hearing(settle, called, on_refused)
     try:
         with associated(
             destination,
@@ -89,15 +98,19 @@ def verdict_of(status: int) -> Verdict:
 class _Hearing:
     """Listens for a report on the association that the request goes out on."""
 
-    def __init__(self, settle: Settle) -> None:
+    def __init__(
+        self, settle: Settle, reporter: Reporter, on_refused: OnRefused
+    ) -> None:
         self._settle = settle
+        self._reporter = reporter
+        self._on_refused = on_refused
         self._came = threading.Event()
         self._thread: threading.Thread | None = None
 
     def answer(self, event: evt.Event) -> tuple[int, None]:
         self._thread = threading.current_thread()
         self._came.set()
-        return answer(event, self._settle)
+        return answer(event, self._settle, self._reporter, self._on_refused)
 
     def wait(self) -> None:
         """Give a report the time to come, and to be answered before we release."""

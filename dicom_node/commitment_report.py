@@ -14,6 +14,9 @@ from pydicom import Dataset
 from pynetdicom import evt
 
 from dicom_node.attributes import UID_PATTERN, text
+from dicom_node.errors import ReportRefusedError
+from dicom_node.reasons import ReportRefusal
+from dicom_node.reporters import Reporter
 from dicom_node.sop_classes import STORAGE_COMMITMENT
 
 logger = logging.getLogger(__name__)
@@ -65,8 +68,15 @@ class Report:
     failed: Mapping[str, int]
 
 
-# Records a report; says whether its transaction is one of ours.
-Settle = Callable[[Report], bool]
+Settle = Callable[[Report, Reporter], None]
+"""Records a report of this sender.
+
+Raises:
+    ReportRefusedError: The transaction is not ours, or another AE was asked.
+"""
+
+OnRefused = Callable[[Reporter, ReportRefusal], None]
+"""Called with the sender of each report that is refused, and the reason."""
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:
@@ -98,48 +108,63 @@ def read_report(information: Dataset) -> Report:
     return Report(transaction, frozenset(named - failed.keys()), failed)
 
 
-def answer(event: evt.Event, settle: Settle) -> tuple[int, None]:
+def ignore_refusal(_reporter: Reporter, _reason: ReportRefusal) -> None:
+    """Tell nobody of a report that is refused."""
+
+
+def answer(
+    event: evt.Event,
+    settle: Settle,
+    reporter: Reporter,
+    on_refused: OnRefused = ignore_refusal,
+) -> tuple[int, None]:
     """Answer one N-EVENT-REPORT.
 
     Args:
         event: EVT_N_EVENT_REPORT. Whether the peer may report here was negotiated.
         settle: Called from several threads at once.
+        reporter: The peer.
+        on_refused: Called if the report is refused; from several threads at once.
 
     Returns:
         The status, and no Event Reply. With any but success the archive is free to
         report again.
     """
-    peer = str(event.assoc.remote["ae_title"]).strip()
-    return _status(event, settle, peer), None
-
-
-def _status(event: evt.Event, settle: Settle, peer: str) -> int:
-    sop_class = event.request.AffectedSOPClassUID
-    if {sop_class, event.context.abstract_syntax} != {STORAGE_COMMITMENT}:
-        logger.warning("%s reports on something else than commitment", peer)
-        return NO_SUCH_SOP_CLASS
-    if event.event_type not in EVENT_TYPES:
-        logger.warning("%s reports with an event type that is neither 1 nor 2", peer)
-        return NO_SUCH_EVENT_TYPE
+    who = f"{reporter.ae_title} at {reporter.address}"
     try:
-        report = read_report(event.event_information)
-    except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
-        logger.warning("An unreadable report of %s: %s", peer, type(error).__name__)
-        return INVALID_ARGUMENT_VALUE
-    return _settled(report, settle, peer)
-
-
-def _settled(report: Report, settle: Settle, peer: str) -> int:
-    transaction = report.transaction_uid
-    try:
-        known = settle(report)
+        report = _read(event)
+        settle(report, reporter)
+    except ReportRefusedError as why:
+        logger.warning("Refused a commitment report of %s: %s", who, why)
+        on_refused(reporter, why.reason)
+        return why.status, None
     except Exception as error:  # noqa: BLE001 - the archive shall report again
         name = type(error).__name__
-        logger.error("Cannot record the report on %s: %s", transaction, name)  # noqa: TRY400
-        return RESOURCE_LIMITATION
-    if not known:
-        logger.warning("%s reports on %s, which is not ours", peer, transaction)
-        return INVALID_ARGUMENT_VALUE
+        logger.error("Cannot record a commitment report of %s: %s", who, name)  # noqa: TRY400
+        return RESOURCE_LIMITATION, None
     counts = len(report.committed), len(report.failed)
-    logger.info("%s on %s: %d committed, %d not", peer, transaction, *counts)
-    return SUCCESS
+    logger.info("%s reports: %d committed, %d not", who, *counts)
+    return SUCCESS, None
+
+
+def _read(event: evt.Event) -> Report:
+    """Read the report of an event.
+
+    Raises:
+        ReportRefusedError: It is none on Storage Commitment, or it cannot be read.
+    """
+    sop_class = event.request.AffectedSOPClassUID
+    if {sop_class, event.context.abstract_syntax} != {STORAGE_COMMITMENT}:
+        words = "it is about something else than Storage Commitment"
+        raise ReportRefusedError(words, ReportRefusal.INVALID, NO_SUCH_SOP_CLASS)
+    if event.event_type not in EVENT_TYPES:
+        words = "its event type is neither 1 nor 2"
+        raise ReportRefusedError(words, ReportRefusal.INVALID, NO_SUCH_EVENT_TYPE)
+    try:
+        return read_report(event.event_information)
+    except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
+        raise ReportRefusedError(
+            f"it cannot be read ({type(error).__name__})",
+            ReportRefusal.UNREADABLE,
+            INVALID_ARGUMENT_VALUE,
+        ) from None

@@ -9,7 +9,7 @@ it may come to another process, hours later.
 import logging
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,10 +19,19 @@ from pydicom.uid import generate_uid
 from config.destinations import Destination
 from dicom_node.attempts import go_on, of_delivery, pause_s
 from dicom_node.circuit_breaker import CircuitBreaker
-from dicom_node.commitment_report import NOT_COMMITTED, Remedy, Report, remedy_of
-from dicom_node.database import writing
+from dicom_node.commitment_report import (
+    INVALID_ARGUMENT_VALUE,
+    NOT_COMMITTED,
+    Remedy,
+    Report,
+    remedy_of,
+)
+from dicom_node.database import reading, writing
+from dicom_node.errors import ReportRefusedError
 from dicom_node.events import note
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.reasons import ReportRefusal
+from dicom_node.reporters import Reporter, address_of, may_report
 from dicom_node.settlement import (
     end,
     fail,
@@ -33,7 +42,7 @@ from dicom_node.settlement import (
     step_of,
     under_way,
 )
-from dicom_node.standing import lock_instance, settle_instance
+from dicom_node.standing import keeps_files, lock_instance, settle_instance
 from dicom_node.steps import about, log_step
 from dicom_node.tables import (
     UNDER_WAY,
@@ -50,6 +59,8 @@ logger = logging.getLogger(__name__)
 # Archives take from seconds to the next night. To ask again each hour costs them one
 # small message, and a late report on an earlier request still counts.
 REPORT_WAIT_S = 3600.0
+ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
+FILES_REMOVED = "Its files were removed; send the image again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +89,7 @@ class Commitments:
         self._engine = engine
         self._work = work
         self._breaker = breaker
-        self._retry_days = {each.name: each.retry_days for each in destinations}
+        self._destinations = {each.name: each for each in destinations}
 
     def begin(
         self, instance_id: str, destination: Destination, run: int
@@ -146,31 +157,112 @@ class Commitments:
         self._breaker.announce(change)
         return failed
 
-    def settle(self, report: Report) -> bool:
+    def settle(self, report: Report, reporter: Reporter) -> None:
         """Write down what an archive reports. To repeat it changes nothing.
 
-        Returns:
-            Whether the transaction is one of ours.
+        A failure of an object that was reported as committed reopens its delivery,
+        whichever request the report is about: the archive no longer keeps it.
+
+        Raises:
+            ReportRefusedError: The transaction is not ours, or the reporter is not the
+                AE that was asked.
+            OSError: The host of that AE cannot be resolved now.
         """
-        ended: tuple[str, str] | None = None
+        asked = self._asked(report, reporter)
         mine = commitment.c.transaction_uid == report.transaction_uid
         close = commitment.update().where(mine, commitment.c.closed_at.is_(None))
         with writing(self._engine) as connection:
-            query = commitment.select().where(mine)
-            asked = connection.execute(query).one_or_none()
-            if asked is None:
-                return False
             lock_instance(connection, asked.instance_id)
+            lost = self._reopen(connection, asked, report)
             is_newest = _is_newest(connection, asked)
-            if connection.execute(close.values(closed_at=time.time())).rowcount:
+            is_open = connection.execute(close.values(closed_at=time.time())).rowcount
+            if is_open:
                 self._settle(connection, asked, report, is_newest=is_newest)
+            if is_open or lost:
                 settle_instance(connection, asked.instance_id)
-                ended = _ended(connection, asked)
-        if ended is not None:
-            uid, state = ended
-            with about(uid, asked.instance_id):
+            state = _state(connection, asked)
+        with about(asked.sop_instance_uid, asked.instance_id):
+            if lost:
+                _log_lost(asked.destination, state, lost)
+            elif is_open and state in ENDED:
                 _log_report(asked.destination, state, report)
-        return True
+
+    def _asked(self, report: Report, reporter: Reporter) -> sa.Row[Any]:
+        """Find the request that a report is about, if its reporter was asked.
+
+        It takes no lock: reports of strangers do not hold up others.
+        """
+        sender = instance.c.calling_ae_title, instance.c.sop_instance_uid
+        query = sa.select(commitment, *sender).where(
+            commitment.c.transaction_uid == report.transaction_uid,
+            instance.c.id == commitment.c.instance_id,
+        )
+        with reading(self._engine) as connection:
+            asked = connection.execute(query).one_or_none()
+        # A stranger does not learn which transactions there are.
+        status = INVALID_ARGUMENT_VALUE
+        if asked is None:
+            words = "its transaction is not ours"
+            unknown = ReportRefusal.UNKNOWN_TRANSACTION
+            raise ReportRefusedError(words, unknown, status)
+        destination = self._destinations.get(asked.destination)
+        address = (
+            address_of(destination, asked.calling_ae_title) if destination else None
+        )
+        if address is None or not may_report(reporter, address):
+            words = (
+                f"its transaction was asked of {asked.destination}. If this AE reports "
+                "for that destination, name it in commitment_callers there"
+            )
+            raise ReportRefusedError(words, ReportRefusal.ANOTHER_PEER, status)
+        return asked
+
+    def _reopen(
+        self, connection: sa.Connection, asked: sa.Row[Any], report: Report
+    ) -> dict[str, str]:
+        """Take up objects again that count as delivered and that a report says failed.
+
+        Without its files an object cannot be sent again, and fails.
+
+        Returns:
+            The reason of each such object in words, by SOP Instance UID.
+        """
+        key = (asked.instance_id, asked.destination)
+        query = delivery.select().where(of_delivery(delivery, *key))
+        row = connection.execute(query).one_or_none()
+        if row is None or row.state == DeliveryState.DROPPED:
+            return {}
+        has_files = keeps_files(connection, asked.instance_id)
+        lost: dict[str, str] = {}
+        for reason in set(report.failed.values()):
+            remedy, words = remedy_of(reason)
+            words = f"{words}, though it was reported as committed"
+            if not has_files:
+                remedy, words = Remedy.NONE, f"{words}. {FILES_REMOVED}"
+            uids = [uid for uid, why in report.failed.items() if why == reason]
+            found = _treat(
+                connection, row, uids, DeliveryState.DELIVERED, remedy, words
+            )
+            lost |= dict.fromkeys(found, words)
+        if lost:
+            self._deliver_again(connection, row)
+        return lost
+
+    def _deliver_again(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
+        """Go on with a delivery that has objects which `_reopen` changed."""
+        if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
+            return  # its next run finds them
+        states = states_of(connection, row)
+        if states.isdisjoint(UNDER_WAY):
+            end(connection, row, states)
+            return
+        again = delivery.update().where(
+            of_delivery(delivery, row.instance_id, row.destination)
+        )
+        connection.execute(again.values(asked_at=time.time(), finished_at=None))
+        queued = DeliveryState.QUEUED in states
+        state = DeliveryState.QUEUED if queued else DeliveryState.COMMITTING
+        go_on(connection, self._work, row, state, pause_s(row.attempts))
 
     def _settle(
         self,
@@ -214,22 +306,39 @@ class Commitments:
     ) -> bool:
         """Settle objects that are not committed; say whether to ask for them again."""
         remedy, words = remedy_of(reason)
-        if not is_within(row, self._retry_days.get(row.destination, 0)):
+        if not is_within(row, self._destinations[row.destination].retry_days):
             remedy = Remedy.NONE
-        state = {
-            Remedy.STORE_AGAIN: DeliveryState.QUEUED,
-            Remedy.ASK_AGAIN: DeliveryState.COMMITTING,
-            Remedy.NONE: DeliveryState.FAILED,
-        }[remedy]
-        change = _objects(row).where(delivered_object.c.sop_instance_uid.in_(uids))
-        change = change.values(state=state, comment=words)
-        changed = change.returning(delivered_object.c.sop_instance_uid)
-        found = connection.execute(changed).scalars().all()
-        if not found:
-            return False  # none waits for this
+        waiting = DeliveryState.COMMITTING
+        found = _treat(connection, row, uids, waiting, remedy, words)
+        return bool(found) and remedy is Remedy.ASK_AGAIN
+
+
+def _treat(  # noqa: PLR0913, PLR0917 - which objects, and what becomes of them
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    uids: Sequence[str],
+    was: DeliveryState,
+    remedy: Remedy,
+    words: str,
+) -> Sequence[str]:
+    """Do what a report asks for about objects that are in a state.
+
+    Returns:
+        The SOP Instance UIDs of those that were in it.
+    """
+    state = {
+        Remedy.STORE_AGAIN: DeliveryState.QUEUED,
+        Remedy.ASK_AGAIN: DeliveryState.COMMITTING,
+        Remedy.NONE: DeliveryState.FAILED,
+    }[remedy]
+    change = _objects(row, was).where(delivered_object.c.sop_instance_uid.in_(uids))
+    change = change.values(state=state, comment=words)
+    changed = change.returning(delivered_object.c.sop_instance_uid)
+    found = connection.execute(changed).scalars().all()
+    if found:
         kind = "failed" if remedy is Remedy.NONE else "will try again"
         note_objects(connection, row, found, kind, words)
-        return remedy is Remedy.ASK_AGAIN
+    return found
 
 
 def _log_report(destination: str, state: str, report: Report) -> None:
@@ -242,11 +351,21 @@ def _log_report(destination: str, state: str, report: Report) -> None:
     log_step(logger, step_of(state), words, level=level)
 
 
-def _objects(row: sa.Row[Any]) -> sa.Update:
-    """A change of the objects of a delivery that wait for commitment."""
+def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
+    """Log that objects that counted as delivered do not any more."""
+    counts = Counter(lost.values())
+    words = "; ".join(f"{count} {why}" for why, count in counts.items())
+    told = f"{destination}: by a later report {words}"
+    log_step(logger, step_of(state), told, level=logging.WARNING)
+
+
+def _objects(
+    row: sa.Row[Any], state: DeliveryState = DeliveryState.COMMITTING
+) -> sa.Update:
+    """A change of the objects of a delivery that are in a state."""
     return delivered_object.update().where(
         of_delivery(delivered_object, row.instance_id, row.destination),
-        delivered_object.c.state == DeliveryState.COMMITTING,
+        delivered_object.c.state == state,
     )
 
 
@@ -276,8 +395,7 @@ def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
     connection.execute(commitment.insert(), values)
     waits = delivery.update().where(of_delivery(delivery, *key.values()))
     connection.execute(waits.values(state=DeliveryState.COMMITTING))
-    words = f"{row.destination}: transaction {uid}"
-    note(connection, row.instance_id, "asks for commitment", words)
+    note(connection, row.instance_id, "asks for commitment", row.destination)
     return uid
 
 
@@ -309,15 +427,12 @@ def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
     return connection.execute(query).scalar_one()
 
 
-def _ended(connection: sa.Connection, asked: sa.Row[Any]) -> tuple[str, str] | None:
-    """SOP Instance UID and state of a delivery that has ended; None: it has not."""
-    query = sa.select(instance.c.sop_instance_uid, delivery.c.state).where(
-        of_delivery(delivery, asked.instance_id, asked.destination),
-        instance.c.id == delivery.c.instance_id,
-        delivery.c.state.in_([DeliveryState.DELIVERED, DeliveryState.FAILED]),
+def _state(connection: sa.Connection, asked: sa.Row[Any]) -> str:
+    """The state of the delivery that a request belongs to; empty if it is gone."""
+    query = sa.select(delivery.c.state).where(
+        of_delivery(delivery, asked.instance_id, asked.destination)
     )
-    found = connection.execute(query).one_or_none()
-    return None if found is None else (found[0], found[1])
+    return connection.execute(query).scalar() or ""
 
 
 def _is_newest(connection: sa.Connection, asked: sa.Row[Any]) -> bool:

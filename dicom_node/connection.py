@@ -15,7 +15,11 @@ from dataclasses import replace
 from pydicom.uid import UID
 from pynetdicom import AE
 from pynetdicom.association import Association
-from pynetdicom.dimse_primitives import C_STORE, DimseServiceType
+from pynetdicom.dimse_primitives import (
+    C_STORE,
+    N_EVENT_REPORT,
+    DimseServiceType,
+)
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
@@ -137,6 +141,7 @@ class Connection(Association):
         address: The network address of the peer.
         asked: The peer's request.
         held: What is let go of when the association ends, however it ends.
+        on_invalid_report: Called for each N-EVENT-REPORT that lacks what it must have.
     """
 
     def __init__(
@@ -170,6 +175,7 @@ class Connection(Association):
         self.dul: FragmentReader = FragmentReader(self)
         self.dul.on_complaint = self._log_abort
         self._count: Count = ignore
+        self.on_invalid_report: Callable[[], None] = lambda: None
         self.dul.to_provider_queue = WakingQueue(doorbell.ring)
         self._checkpoint = Checkpoint()
         # pynetdicom's name; should it go, there is polling again and no harm.
@@ -225,6 +231,8 @@ class Connection(Association):
                 super()._serve_request(msg, context_id)
             elif isinstance(msg, C_STORE):
                 self._count(one(REFUSED, MismatchError.reason))
+            elif isinstance(msg, N_EVENT_REPORT):
+                self.on_invalid_report()
         except NotServedError as error:
             self.dul.complain(str(error))
             self.abort()

@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
+from pydicom.dataelem import RawDataElement
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.tag import Tag
 from pydicom.uid import UID
 
 from dicom_node.assumptions import attribute_assumptions
-from dicom_node.attributes import number, signed_16, text, usable
+from dicom_node.attributes import number, signed_16, texts, usable
 from dicom_node.codecs import decode_pixels
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.geometry import made_square, pixel_shape
@@ -243,8 +244,16 @@ def picture_digest(radiograph: Radiograph) -> str:
 
 
 def _digest(dataset: Dataset) -> str:
-    """Hash the identity as text, so that another character set is the same identity."""
+    """Hash the identity as text, so that another character set is the same identity.
+
+    Bytes that are no text of the character set are hashed as well: what is shown in
+    their place is the same for all of them.
+    """
     digest = hashlib.sha256()
     for keyword in IDENTITY:
-        digest.update(f"{keyword}\0{text(dataset, keyword)}\0".encode())
+        raw = dataset.get_item(Tag(keyword)) if keyword in dataset else None
+        value = "\\".join(texts(dataset, keyword))
+        digest.update(f"{keyword}\0{value}\0".encode())
+        if "\N{REPLACEMENT CHARACTER}" in value and isinstance(raw, RawDataElement):
+            digest.update(raw.value or b"")
     return digest.hexdigest()

@@ -12,7 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from config.destinations import Destination
+from config.destinations import Destination, SenderDestination
 from dicom_node.attempts import go_on, is_waiting, of_delivery
 from dicom_node.database import upsert, writing
 from dicom_node.events import note
@@ -63,6 +63,12 @@ class Deliveries:
         self._engine = engine
         self._work = work
         self._destinations = {each.name: each for each in destinations}
+
+    @property
+    def go_to_senders(self) -> bool:
+        """Whether results go back to whoever sent an instance."""
+        destinations = self._destinations.values()
+        return any(isinstance(each, SenderDestination) for each in destinations)
 
     def open(
         self,

@@ -21,16 +21,15 @@ from pydicom.uid import (
 )
 
 from config.destinations import (
-    Address,
     Destination,
     DicomDestination,
-    SenderDestination,
     StowDestination,
 )
 from dicom_node import commitment, stow
-from dicom_node.commitment_report import Settle
+from dicom_node.commitment_report import OnRefused, Settle, ignore_refusal
 from dicom_node.commitments import Request
 from dicom_node.outcome import Outcome, Verdict
+from dicom_node.reporters import address_of
 from dicom_node.sender import echo, send
 from dicom_node.transcode import transcode
 
@@ -101,17 +100,18 @@ def peer_of(destination: Destination, came_from: str) -> tuple[str, str]:
     """
     if isinstance(destination, StowDestination):
         return destination.url, urlsplit(destination.url).hostname or ""
-    address = _address(destination, came_from)
+    address = address_of(destination, came_from)
     return (address.ae_title, address.host) if address else (came_from, "")
 
 
-def ask(
+def ask(  # noqa: PLR0913 - whom to ask what, and who hears of the report
     request: Request,
     destination: Destination,
     *,
     came_from: str,
     calling_ae_title: str,
     settle: Settle,
+    on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
     """Ask a destination to commit itself to what it has stored.
 
@@ -121,9 +121,10 @@ def ask(
         came_from: As for `deliver`.
         calling_ae_title: Who we are.
         settle: Records a report that comes at once: see commitment.py.
+        on_refused: Called for each such report that is refused.
     """
     assert not isinstance(destination, StowDestination)  # noqa: S101 - narrows the type
-    address = _address(destination, came_from)
+    address = address_of(destination, came_from)
     if address is None:
         return _unknown(destination, came_from)
     return commitment.ask(
@@ -132,6 +133,7 @@ def ask(
         calling_ae_title=calling_ae_title,
         timeout_s=SEND_TIMEOUT_S,
         settle=settle,
+        on_refused=on_refused,
     )
 
 
@@ -143,7 +145,7 @@ def _deliver(
 ) -> dict[str, Outcome]:
     if isinstance(destination, StowDestination):
         return stow.store(files, destination, timeout_s=SEND_TIMEOUT_S)
-    address = _address(destination, came_from)
+    address = address_of(destination, came_from)
     if address is None:
         return dict.fromkeys(files, _unknown(destination, came_from))
     outcomes = send(
@@ -219,12 +221,3 @@ def signs_of_life(
         return [(name, partial(ask, destination))]
     peers = destination.peers
     return [(f"{name}, {each.ae_title}", partial(ask, each)) for each in peers]
-
-
-def _address(
-    destination: DicomDestination | SenderDestination, came_from: str
-) -> Address | None:
-    if isinstance(destination, DicomDestination):
-        return destination
-    known = {each.ae_title: each for each in destination.peers}
-    return known.get(came_from.strip(" "))  # spaces at the ends mean nothing (PS3.5)

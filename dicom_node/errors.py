@@ -7,6 +7,7 @@
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
     │       ├── EndsEarlyError       0xC000: the dataset is cut off
     │       └── TooManyElementsError 0xC000: more elements or items than are read
+    ├── ReportRefusedError           the archive's report is not recorded
     ├── NotAnalyzedError             nobody must act: kept, filed with the reason
     │   ├── NotMeantError            and nobody waits for an answer
     │   └── SamePictureError         answered already, under another revision
@@ -20,7 +21,7 @@ and, cut to its 64 characters, the peer's Error Comment.
 
 from typing import ClassVar
 
-from dicom_node.reasons import Failure, Reason, Refusal, Unanalyzed
+from dicom_node.reasons import Failure, Reason, Refusal, ReportRefusal, Unanalyzed
 
 
 class DicomNodeError(Exception):
@@ -80,6 +81,20 @@ class TooManyElementsError(CannotUnderstandError):
     reason = Refusal.TOO_LARGE
 
 
+class ReportRefusedError(DicomNodeError):
+    """The node does not record a report on Storage Commitment.
+
+    Attributes:
+        status: The status that it is answered with (PS3.7 10.1.1.1.8).
+    """
+
+    reason: ReportRefusal
+
+    def __init__(self, message: str, reason: ReportRefusal, status: int) -> None:
+        super().__init__(message, reason)
+        self.status = status
+
+
 class NotAnalyzedError(DicomNodeError):
     """A sound instance, but not one that the model may answer for."""
 
@@ -87,7 +102,10 @@ class NotAnalyzedError(DicomNodeError):
 
 
 class NotMeantError(NotAnalyzedError):
-    """An instance that nobody expects an answer for, such as a result of ours."""
+    """An instance that nobody expects an answer for: a result of ours, or a report.
+
+    No image of a modality is one, unless its answer stands in that of another image.
+    """
 
 
 class SamePictureError(NotAnalyzedError):

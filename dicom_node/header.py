@@ -53,6 +53,10 @@ TEXTS = {
         "ImageLaterality",
         "PhotometricInterpretation",
         "NumberOfFrames",
+        "IrradiationEventUID",
+        "AcquisitionDateTime",
+        "AcquisitionDate",
+        "AcquisitionTime",
     )
 }
 NUMBERS = {
@@ -147,11 +151,19 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
         view_position=texts["ViewPosition"],
         laterality=texts["ImageLaterality"] or texts["Laterality"],
         source_sop_instance_uids=tuple(filter(None, sources)),
+        acquisition=_acquisition(texts),
         patient=patient_of(
             {PATIENT[tag]: values[tag] for tag in PATIENT.keys() & values.keys()}
         ),
         assumptions=tuple(_assumptions(walk, announced, uids, values)),
     )
+
+
+def _acquisition(texts: Mapping[str, str]) -> str:
+    """Say what tells the exposure from others; empty if nothing does."""
+    date, time = texts["AcquisitionDate"], texts["AcquisitionTime"]
+    by_time = texts["AcquisitionDateTime"] or (date + time if date and time else "")
+    return texts["IrradiationEventUID"] or by_time
 
 
 def _assumptions(

@@ -26,6 +26,9 @@ class InstanceHeader:
         laterality: Image Laterality (0020,0062), else Laterality (0020,0060).
         source_sop_instance_uids: Of Source Image Sequence (0008,2112), which ties a
             For Presentation image to the For Processing image it was made from.
+        acquisition: What tells one exposure from another: Irradiation Event UID
+            (0008,3010), else Acquisition DateTime (0008,002A), else Acquisition Date
+            and Time (0008,0022 and 0032).
         patient: The patient; written to the journal's table of patients and to the
             audit file, and nowhere else.
         assumptions: What was assumed of a header that breaks the standard, in
@@ -43,6 +46,7 @@ class InstanceHeader:
     view_position: str = ""
     laterality: str = ""
     source_sop_instance_uids: tuple[str, ...] = ()
+    acquisition: str = ""
     patient: Patient = field(default=Patient(), repr=False)
     assumptions: tuple[str, ...] = ()
 

@@ -25,6 +25,7 @@ from dicom_node.events import ASSUMPTION, note
 from dicom_node.failures import Failed
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.results.forms import spoken_kind
+from dicom_node.screening import is_capture
 from dicom_node.settlement import Settlement
 from dicom_node.spool import make_names_durable
 from dicom_node.standing import keeps_files, lock_instance
@@ -206,6 +207,7 @@ class Journal:
             view_position=row.view_position,
             laterality=row.laterality,
             source_sop_instance_uids=tuple(row.source_uids.split()),
+            acquisition=row.acquisition or "",
         )
         return ReceivedInstance(
             id=row.id,
@@ -237,6 +239,7 @@ class Journal:
             "view_position": header.view_position,
             "laterality": header.laterality,
             "source_uids": " ".join(header.source_sop_instance_uids),
+            "acquisition": header.acquisition,
             "calling_ae_title": received.calling_ae_title,
             "calling_address": received.calling_address,
             "received_at": received.received_at.timestamp(),
@@ -319,8 +322,13 @@ class Journal:
 
 
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
-    """Note with its source that a result of ours came back, if it is one."""
+    """Note with its source that a result of ours came back, if it is one.
+
+    An image of a modality is none, whatever UID it has.
+    """
     uid = received.header.sop_instance_uid
+    if not is_capture(received.header.sop_class_uid):
+        return
     query = sa.select(result.c.instance_id, result.c.kind)
     rows = connection.execute(query.where(result.c.sop_instance_uid == uid)).all()
     for row in rows:

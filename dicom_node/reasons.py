@@ -41,6 +41,15 @@ class Unanalyzed(StrEnum):
     OTHER = "other"
 
 
+class ReportRefusal(StrEnum):
+    """Why a report on Storage Commitment was refused."""
+
+    INVALID = "invalid"  # another SOP Class, instance or event type
+    UNREADABLE = "unreadable"
+    UNKNOWN_TRANSACTION = "unknown_transaction"
+    ANOTHER_PEER = "another_peer"  # than the one that was asked
+
+
 class Failure(StrEnum):
     """Why an instance could not be analyzed though it should be."""
 
@@ -50,4 +59,4 @@ class Failure(StrEnum):
     PROGRAM = "program"  # an error of ours
 
 
-Reason = Refusal | Unanalyzed | Failure
+Reason = Refusal | Unanalyzed | ReportRefusal | Failure

@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
@@ -33,11 +34,17 @@ from dicom_node.associate_pdu import (
     TRANSFER_SYNTAXES_NOT_SUPPORTED,
 )
 from dicom_node.audit.event import AuditEvent, What
+from dicom_node.audit.reports import auditing_refused
 from dicom_node.audit.trail import Tell, auditing
 from dicom_node.audit.transfers import received_event
 from dicom_node.bells import ring
 from dicom_node.belonging import belong_or_exit
-from dicom_node.commitment_report import Settle, answer
+from dicom_node.commitment_report import (
+    OnRefused,
+    Settle,
+    answer,
+    ignore_refusal,
+)
 from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.counting import Counting
 from dicom_node.database import open_or_exit
@@ -55,6 +62,8 @@ from dicom_node.process import (
     load_or_exit,
     role_parser,
 )
+from dicom_node.reasons import ReportRefusal
+from dicom_node.reporters import Reporter
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -66,7 +75,15 @@ from dicom_node.sop_classes import (
 )
 from dicom_node.spool import MB, Spool
 from dicom_node.storing import Accept, Storing
-from dicom_node.tally import ACCEPTED, REJECTED, Count, ignore, one
+from dicom_node.tally import (
+    ACCEPTED,
+    REJECTED,
+    REPORT_REFUSED,
+    Count,
+    ignore,
+    one,
+)
+from dicom_node.tls import certificate_names
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +125,12 @@ def main() -> None:
         auditing(settings, engine, "receiver", by_hand=by_hand) as tell,
     ):
         accept, asked = _recorder(journal, spool, tell), _doorkeeper(tell)
-        run(where, spool, accept, sockets, stop, asked, settle=settle, count=count)
+        run(
+            *(where, spool, accept, sockets, stop, asked),
+            settle=settle,
+            on_refused=auditing_refused(tell),
+            count=count,
+        )
 
 
 def _recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
@@ -148,6 +170,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     on_asked: OnAsked = ignore_callers,
     *,
     settle: Settle | None = None,
+    on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> None:
     """Serve until told to stop, then drain; see start_receiver."""
@@ -155,7 +178,10 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     remove_unfinished(spool)
     stop.ready(DRAIN_S)
     receiver = start_receiver(
-        settings, spool, accept, sockets, on_asked, settle=settle, count=count
+        *(settings, spool, accept, sockets, on_asked),
+        settle=settle,
+        on_refused=on_refused,
+        count=count,
     )
     logger.info("%s listens on port %d", settings.ae_title, receiver.port)
     stop.wait()
@@ -173,6 +199,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     on_asked: OnAsked = ignore_callers,
     *,
     settle: Settle | None = None,
+    on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> "Receiver":
     """Serve C-ECHO and C-STORE, and hear archives, in background threads.
@@ -188,6 +215,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
         on_asked: Called for each caller, with the reason if it gets no association.
         settle: Records what an archive reports that it commits itself to keep; None
             where no archive is asked, and none is heard.
+        on_refused: Called for each report of an archive that is refused.
         count: Takes what happens that no journal records.
     """
     # Switches of the whole process: pynetdicom would build text for every PDU, and
@@ -196,7 +224,7 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     _config.LOG_HANDLER_LEVEL = "none"
     _config.VALIDATORS["UI"] = lambda _: (True, "")
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
-    return Receiver(settings, storing, sockets, on_asked, settle)
+    return Receiver(settings, storing, sockets, on_asked, settle, on_refused)
 
 
 class Receiver:
@@ -206,19 +234,21 @@ class Receiver:
         port: The TCP port it listens on, the first of several.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - see start_receiver
         self,
         settings: ReceiverSettings,
         storing: Storing,
         sockets: Listening,
         on_asked: OnAsked,
         settle: Settle | None,
+        on_refused: OnRefused,
     ) -> None:
         """Start to serve; see start_receiver."""
         self.port: int = next(iter(sockets)).getsockname()[1]
         self._storing = storing
         self._on_asked = on_asked
         self._settle = settle
+        self._on_refused = on_refused
         self._settings = settings
         self._limit = settings.max_instance_mb * MB
         self._ae = _application_entity(settings)
@@ -265,7 +295,14 @@ class Receiver:
         connection.bind(evt.EVT_ESTABLISHED, _log_unusable)
         connection.bind(evt.EVT_C_STORE, self._storing.answer)
         if self._settle:
-            connection.bind(evt.EVT_N_EVENT_REPORT, answer, [self._settle])
+            names = certificate_names(caller.socket)
+            who = connection.calling_ae_title, connection.address
+            reporter = Reporter(*who, names)
+            heard = [self._settle, reporter, self._on_report_refused]
+            connection.bind(evt.EVT_N_EVENT_REPORT, answer, heard)
+            connection.on_invalid_report = partial(
+                self._on_report_refused, reporter, ReportRefusal.INVALID
+            )
         with self._changed:
             self._connections.add(connection)
         try:
@@ -278,6 +315,10 @@ class Receiver:
         with self._changed:
             self._connections.discard(connection)
             self._changed.notify_all()
+
+    def _on_report_refused(self, reporter: Reporter, reason: ReportRefusal) -> None:
+        self._storing.count(one(REPORT_REFUSED, reason))
+        self._on_refused(reporter, reason)
 
     def _on_failed(self, address: str, reason: str) -> None:
         """Report a connection that did not become an association."""

@@ -24,11 +24,13 @@ from dicom_node.attributes import (
     number,
     quoted,
     text,
+    texts,
     uid,
 )
 from dicom_node.errors import NotAnalyzedError, NotMeantError
 from dicom_node.image_pixel import is_encapsulated, photometric_interpretation
 from dicom_node.reasons import Unanalyzed
+from dicom_node.results.uids import may_be_derived
 
 RADIOGRAPHS = (
     ComputedRadiographyImageStorage,
@@ -45,7 +47,10 @@ CAPTURED_MODALITIES = ("CR", "DX", "RG")
 and equipment that knows no other class."""
 
 OUR_MODEL_NAME = "fracture-node"
-"""Manufacturer's Model Name (0008,1090) in our results' Contributing Equipment."""
+"""Manufacturer's Model Name (0008,1090) of our results."""
+
+OUR_PICTURES = ("AI_OVERLAY", "AI_NOTICE")
+"""Value 4 of Image Type (0008,0008) of our captures."""
 
 # CID 7005. Results made with the MONAI Deploy App SDK have a provisional code of the
 # scheme 99IHE in its place.
@@ -87,25 +92,45 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
         max_megapixels: Larger images are not analyzed.
 
     Raises:
-        NotMeantError: It is none that anybody wants an answer for, and why.
-        NotAnalyzedError: It is, but may not be analyzed, and why.
+        NotMeantError: It is a result of ours, or no radiograph: no answer is expected.
+        NotAnalyzedError: It is a radiograph, but may not be analyzed. Somebody may
+            expect an answer, whatever the reason.
     """
-    for why in _not_meant(dataset, rules):
+    for why in _not_meant(dataset):
         raise NotMeantError(why.words, why.reason)
     for why in _not_for_the_model(dataset, rules, max_megapixels):
         raise NotAnalyzedError(why.words, why.reason)
 
 
-def _not_meant(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
-    yield from _not_an_image(dataset)
-    yield from _made_by_ai(dataset)
-    yield from _not_a_radiograph(dataset)
-    yield from _too_old(dataset, rules)
+def is_capture(sop_class_uid: str) -> bool:
+    """Tell whether an object may be a result: an image that a modality made is none."""
+    return (
+        sop_class_uid not in RADIOGRAPHS
+        or sop_class_uid == SecondaryCaptureImageStorage
+    )
+
+
+def _not_meant(dataset: Dataset) -> Iterator[Why]:
+    sop_class_uid = text(dataset, "SOPClassUID")
+    if is_capture(sop_class_uid):
+        yield from _own_result(dataset)
+    if sop_class_uid not in RADIOGRAPHS:
+        yield from _not_an_image(dataset)
+        yield Why(
+            Unanalyzed.NO_RADIOGRAPH,
+            f"This is no radiograph but {_class(dataset)}. The model answers for CR, "
+            "DX, XRF and XA images, and Secondary Captures of radiographs.",
+        )
+    if sop_class_uid == SecondaryCaptureImageStorage:
+        yield from _no_captured_radiograph(dataset)
 
 
 def _not_for_the_model(
     dataset: Dataset, rules: ScreeningRules, max_megapixels: int
 ) -> Iterator[Why]:
+    yield from _not_an_image(dataset)
+    yield from _made_by_ai(dataset)
+    yield from _too_old(dataset, rules)
     yield from _not_one_picture(dataset, max_megapixels)
     yield from _not_identified(dataset)
     yield from _not_of_use(dataset, rules)
@@ -132,47 +157,60 @@ def _class(dataset: Dataset) -> str:
     return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
 
 
-def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
-    """Know results by Contributing Equipment (PS3.3 C.12.1.1.5).
+def _own_result(dataset: Dataset) -> Iterator[Why]:
+    """Know a result of this software, of this node or of another.
 
-    Processing equipment (109102) is taken for an AI in a Secondary Capture only: a
-    modality's own workstation calls itself so, too. DERIVED in Image Type says nothing.
+    An archive may change its UIDs, and de-identification removes Contributing Equipment
+    (PS3.15 table E.1-1), so that each trace counts by itself. The form of a UID alone
+    does not: one in 64 random UUID-like numbers has it.
     """
-    captured = text(dataset, "SOPClassUID") == SecondaryCaptureImageStorage
+    models = [
+        text(dataset, "ManufacturerModelName"),
+        text(dataset, "SecondaryCaptureDeviceManufacturerModelName"),
+        *(
+            text(item, "ManufacturerModelName")
+            for item in items(dataset, "ContributingEquipmentSequence")
+        ),
+    ]
+    is_ours = OUR_MODEL_NAME in {each.strip().lower() for each in models}
+    flavor = (*texts(dataset, "ImageType"), "", "", "", "")[3].upper()
+    uids = (uid(dataset, each) for each in ("SOPInstanceUID", "SeriesInstanceUID"))
+    if is_ours or (flavor in OUR_PICTURES and any(map(may_be_derived, uids))):
+        yield Why(
+            Unanalyzed.OWN_RESULT,
+            "A result of this software came back (Manufacturer's Model Name "
+            "(0008,1090), Image Type (0008,0008) or UIDs). Exclude its series from the "
+            "PACS's forwarding.",
+        )
+
+
+def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
+    """Know a capture of other processing by Contributing Equipment (C.12.1.1.5).
+
+    An image of a modality is analyzed whatever contributed to it: a workstation or a
+    filter against noise calls itself processing equipment, too. DERIVED in Image Type
+    says nothing.
+    """
+    if text(dataset, "SOPClassUID") != SecondaryCaptureImageStorage:
+        return
     for item in items(dataset, "ContributingEquipmentSequence"):
-        model = text(item, "ManufacturerModelName").lower()
         purposes = {
             (text(code, "CodeValue"), text(code, "CodingSchemeDesignator"))
             for code in items(item, "PurposeOfReferenceCodeSequence")
         }
-        if model == OUR_MODEL_NAME:
-            yield Why(
-                Unanalyzed.OWN_RESULT,
-                "A result of this software came back (Contributing Equipment "
-                "Sequence (0018,A001)). Exclude its series from the PACS's forwarding.",
-            )
-        elif model != LIBRARY_MODEL_NAME and (
+        if text(item, "ManufacturerModelName").lower() != LIBRARY_MODEL_NAME and (
             any(scheme == PROCESSING_ALGORITHM_SCHEME for _, scheme in purposes)
-            or (captured and PROCESSING_EQUIPMENT in purposes)
+            or PROCESSING_EQUIPMENT in purposes
         ):
             yield Why(
                 Unanalyzed.OTHER_RESULT,
-                "This is the result of other image processing or AI (Contributing "
-                "Equipment Sequence (0018,A001)). Send the radiograph that it was made "
-                "from.",
+                "This capture is the result of other image processing or AI "
+                "(Contributing Equipment Sequence (0018,A001)). Send the radiograph "
+                "that it was made from.",
             )
 
 
-def _not_a_radiograph(dataset: Dataset) -> Iterator[Why]:
-    sop_class_uid = text(dataset, "SOPClassUID")
-    if sop_class_uid not in RADIOGRAPHS:
-        yield Why(
-            Unanalyzed.NO_RADIOGRAPH,
-            f"This is no radiograph but {_class(dataset)}. The model answers for CR, "
-            "DX, XRF and XA images, and Secondary Captures of radiographs.",
-        )
-    if sop_class_uid != SecondaryCaptureImageStorage:
-        return
+def _no_captured_radiograph(dataset: Dataset) -> Iterator[Why]:
     modality = text(dataset, "Modality")
     if modality.upper() not in CAPTURED_MODALITIES:
         yield Why(

@@ -59,6 +59,7 @@ instance = sa.Table(
     sa.Column("view_position", sa.Text),
     sa.Column("laterality", sa.Text),
     sa.Column("source_uids", sa.Text),
+    sa.Column("acquisition", sa.Text),
     sa.Column("calling_ae_title", sa.Text),
     sa.Column("calling_address", sa.Text),
     sa.Column("received_at", sa.Double),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_node.reasons import Failure, Refusal, Unanalyzed
+from dicom_node.reasons import Failure, Refusal, ReportRefusal, Unanalyzed
 from dicom_node.tables import tally
 from inference.finding import OperatingPoint
 
@@ -107,6 +107,12 @@ REJECTED = Family(
         "local limit exceeded by one caller",
     ),
 )
+REPORT_REFUSED = Family(
+    "fracture_node_commitment_reports_refused",
+    "Reports on Storage Commitment that were answered with a failure.",
+    "reason",
+    tuple(ReportRefusal),
+)
 SENT_AWAY = Family(
     "fracture_node_connections_sent_away",
     "Connections that did not become an association: no A-ASSOCIATE-RQ in time, an "
@@ -136,7 +142,7 @@ TURNAROUND = Family(
 )
 FAMILIES = (
     *(RECEIVED, REPEATED, REFUSED, ANALYZED, NOT_ANALYZED, FAILED, DECODER_DIED),
-    *(DELIVERED, UNDELIVERED, ACCEPTED, REJECTED, SENT_AWAY),
+    *(DELIVERED, UNDELIVERED, REPORT_REFUSED, ACCEPTED, REJECTED, SENT_AWAY),
     *(STAGE, DELIVERY, TURNAROUND),
 )
 

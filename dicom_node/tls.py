@@ -21,7 +21,7 @@ from ssl import (
     SSLWantReadError,
     TLSVersion,
 )
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from config.destinations import Address
 from config.tls import TlsSettings, load_certificate
@@ -160,6 +160,23 @@ def _context(protocol: int) -> SSLContext:
     context.options |= OP_NO_RENEGOTIATION | OP_NO_COMPRESSION
     context.sslsocket_class = Line
     return context
+
+
+def certificate_names(connection: socket.socket) -> frozenset[str]:
+    """Read the host names and addresses that the certificate of a peer names.
+
+    Returns:
+        The DNS names and IP addresses of Subject Alternative Name (RFC 5280 4.2.1.6).
+        Empty without TLS, and if no certificate was asked for and verified.
+    """
+    if not isinstance(connection, Line):
+        return frozenset()
+    try:
+        certificate: dict[str, Any] = dict(connection.getpeercert() or {})
+    except (OSError, ValueError):  # the connection has ended
+        return frozenset()
+    names = certificate.get("subjectAltName", ())
+    return frozenset(name for kind, name in names if kind in {"DNS", "IP Address"})
 
 
 def part(connection: socket.socket | None) -> None:

@@ -21,8 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import SenderDestination
 from config.settings import Settings
-from dicom_node.audit.trail import auditing, record, started
-from dicom_node.audit.transfers import OnSent, auditing_sent, ignore
+from dicom_node.audit.reports import auditing_refused
+from dicom_node.audit.trail import Tell, auditing, record, started
+from dicom_node.audit.transfers import auditing_sent, ignore
 from dicom_node.bells import hang, heard
 from dicom_node.belonging import belong_or_exit
 from dicom_node.database import (
@@ -45,6 +46,8 @@ from dicom_node.process import (
     role_parser,
 )
 from dicom_node.quick_child import QuickChild
+from dicom_node.reasons import ReportRefusal
+from dicom_node.reporters import Reporter
 from dicom_node.spool import Spool
 from dicom_node.sweep import (
     catch_up_with_the_clock,
@@ -53,6 +56,7 @@ from dicom_node.sweep import (
     sweep_work,
 )
 from dicom_node.takeover import take_over
+from dicom_node.tally import REPORT_REFUSED, one, write
 from dicom_node.turns import AT_ONCE
 from dicom_node.work import ANALYZE, ANALYZE_SLOWLY, APPLICATION, DELIVER, VERSION
 from dicom_node.workflows import Work, register
@@ -112,16 +116,20 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     os._exit(0)
 
 
-@contextmanager
-def _auditing_sent(
-    settings: Settings, engine: sa.Engine, slot: int
-) -> Iterator[OnSent]:
-    """Write what is sent to the audit file, if the settings name one."""
-    if settings.audit.file is None:
-        yield ignore
-        return
-    with auditing(settings, engine, f"worker-{slot}") as tell:
-        yield auditing_sent(engine, tell)
+def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> Work:
+    """Have the audit trail told of refused reports and, by setting, of what is sent.
+
+    Results that are sent are written to the audit file only.
+    """
+    audit = auditing_refused(tell)
+
+    def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
+        audit(reporter, reason)
+        with suppress(SQLAlchemyError), writing(engine) as connection:
+            write(connection, one(REPORT_REFUSED, reason))
+
+    on_sent = auditing_sent(engine, tell) if settings.audit.file else ignore
+    return replace(work, on_sent=on_sent, on_refused=on_refused)
 
 
 def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
@@ -134,8 +142,8 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
         beating(engine, "worker", name, on_double=partial(_end_as_double, name)),
         heard(run_folder(settings.storage), f"worker-{slot}", arrived),
     ):
-        with _auditing_sent(settings, engine, slot) as on_sent:
-            work = replace(work, on_sent=on_sent)
+        with auditing(settings, engine, f"worker-{slot}") as tell:
+            work = _telling(settings, engine, work, tell)
             is_finished = _work_until_told(settings, engine, work, name, stop)
             stop.drained()
         # The audit file is complete now. To remove the heartbeat needs the database.

@@ -23,6 +23,7 @@ from config.settings import Settings
 from dicom_node import delivering
 from dicom_node.analyses import Answer, Conclusion
 from dicom_node.audit.transfers import OnSent, ignore
+from dicom_node.commitment_report import OnRefused, ignore_refusal
 from dicom_node.decode import DecodedInstance
 from dicom_node.decoding_child import ChildDiedError, ChildTimeoutError
 from dicom_node.deliveries import StoredResult
@@ -39,6 +40,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.pipeline import Analysis, Pipeline
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.objects import ResultObject
+from dicom_node.screening import is_capture
 from dicom_node.settlement import step_of
 from dicom_node.spool import Spool, is_there
 from dicom_node.steps import about, log_step
@@ -67,6 +69,7 @@ class Work:
         on_delivery: Called when there may be something to deliver.
         on_sent: Called after each attempt to send results; may raise SQLAlchemyError
             before it has done anything.
+        on_refused: Called for each report of an archive that is refused.
         turns: How many deliveries there are at once.
         slow_pipeline: Makes the analysis of the slow lane, with a decoding child of
             its own that lives for one instance; None: with that of the normal lane.
@@ -78,6 +81,7 @@ class Work:
     pipeline: Pipeline
     on_delivery: Callable[[], None] = lambda: None
     on_sent: OnSent = ignore
+    on_refused: OnRefused = ignore_refusal
     turns: Turns = field(default_factory=Turns)
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
 
@@ -167,6 +171,7 @@ class Work:
 
     def _answer(self, row: sa.Row[Any]) -> None:
         began = time.monotonic()
+        _refuse_return(row)
         self._refuse_twin(row)
         instance = self.journal.received_instance(row)
         analysis = self._analysis(instance, row)
@@ -241,13 +246,13 @@ class Work:
         return insist(lambda: self.pipeline.analyze(instance, check))
 
     def _refuse_twin(self, row: sa.Row[Any]) -> None:
-        """A For Processing image whose For Presentation twin came is left alone."""
+        """Leave a For Processing image alone if its twin has an answer."""
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
         if twin := insist(lambda: self.journal.analyses.presentation_twin(row)):
             raise NotMeantError(
                 "A For Processing image; its For Presentation image, "
-                f"{twin}, is analyzed instead.",
+                f"{twin}, was analyzed instead.",
                 Unanalyzed.TWIN,
             )
 
@@ -320,16 +325,30 @@ class Work:
             came_from=came_from,
             calling_ae_title=self.settings.receiver.ae_title,
             settle=commitments.settle,
+            on_refused=self.on_refused,
         )
         asked = partial(commitments.asked, instance_id, destination, run, outcome)
         failed = insist(asked)
         is_taken = outcome.verdict is Verdict.STORED
         said = "taken" if is_taken else outcome.log_text
-        words = f"{destination.name}: {request.transaction_uid}: {said}"
+        words = f"{destination.name}: {_objects(len(request.references))}: {said}"
         step = step_of(DeliveryState.FAILED) if failed else "asked for commitment"
         level = logging.WARNING if failed else logging.INFO
         log_step(logger, step, words, level=level)
         return True
+
+
+def _refuse_return(row: sa.Row[Any]) -> None:
+    """Refuse a capture that has the UID of one of our results, whatever is left of it.
+
+    An analysis that a person asks for is not refused here.
+    """
+    if row.returned and row.run == 1 and is_capture(row.sop_class_uid):
+        raise NotMeantError(
+            "A result of this software came back: its SOP Instance UID (0008,0018) is "
+            "that of a result. Exclude its series from the PACS's forwarding.",
+            Unanalyzed.OWN_RESULT,
+        )
 
 
 def _log_delivery(

@@ -526,7 +526,7 @@ def test_a_report_without_a_parameter_is_answered_on_our_association(
             Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port),
             calling_ae_title="NODE",
             timeout_s=TIMEOUT_S,
-            settle=lambda _: True,
+            settle=lambda *_: None,
         )
 
     assert outcome == Outcome(Verdict.STORED, 0)

@@ -56,6 +56,9 @@ EVENTS = {
     What.STOPPED: AuditEvent(What.STOPPED, "root"),
     What.OPENED: AuditEvent(What.OPENED, "DX1", "10.0.0.1"),
     What.REJECTED: AuditEvent(What.REJECTED, "X", "10.0.0.9", "unknown"),
+    What.REPORT_REFUSED: AuditEvent(
+        What.REPORT_REFUSED, "X", "10.0.0.9", "another peer"
+    ),
     What.LOGGED_IN: AuditEvent(What.LOGGED_IN, "anna", "10.0.0.2", "/login"),
     What.LOGIN_FAILED: AuditEvent(What.LOGIN_FAILED, "somebody", "fe80::1", "/login"),
     What.LOGGED_OUT: AuditEvent(What.LOGGED_OUT, "anna", "pc.example", "/logout"),

@@ -21,7 +21,7 @@ import sqlalchemy as sa
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
-from config.destinations import DicomDestination
+from config.destinations import Address, CommitmentCaller, DicomDestination
 from config.settings import load
 from dicom_node import commitment as scu
 from dicom_node.analyses import Answer
@@ -29,9 +29,14 @@ from dicom_node.commitment_report import Report
 from dicom_node.commitments import REPORT_WAIT_S
 from dicom_node.database import migrate, open_engine
 from dicom_node.deliveries import StoredResult
+from dicom_node.errors import ReportRefusedError
+from dicom_node.failures import grouped
 from dicom_node.history import History
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
+from dicom_node.reasons import ReportRefusal
+from dicom_node.reporters import Reporter
+from dicom_node.retention import DAY_S, let_go
 from dicom_node.spool import Spool
 from dicom_node.tables import (
     DeliveryState,
@@ -40,6 +45,7 @@ from dicom_node.tables import (
     delivery,
     event,
 )
+from dicom_node.tables import instance as received
 from dicom_node.tally import DELIVERED, UNDELIVERED, Family, read
 from dicom_node.workflows import Work
 from inference.finding import Finding, ModelIdentity, Thresholds
@@ -55,6 +61,8 @@ FINDING = Finding(
 INSTANCE = "a" * 32
 UIDS = ("2.25.1", "2.25.2")
 COMMITTED: frozenset[str] = frozenset(UIDS)
+ARCHIVE = Reporter("ARCHIVE", "127.0.0.1")
+OTHER = Address(ae_title="ARCHIVE", host="127.0.0.1", port=104)
 on_both = pytest.mark.parametrize(
     "database",
     ["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)],
@@ -145,13 +153,24 @@ class Node:
             self._work.deliver(INSTANCE, "pacs", self.row.run)
         return str(self.row.state)
 
-    def settle(self, transaction: str, reason: int = 0) -> bool:
-        """Record a report: all committed, or none for one reason."""
+    def settle(self, transaction: str, reason: int = 0) -> None:
+        """Record a report of the archive: all committed, or none for one reason."""
         if reason:
             report = Report(transaction, frozenset(), dict.fromkeys(UIDS, reason))
         else:
             report = Report(transaction, COMMITTED, {})
-        return self.journal.commitments.settle(report)
+        self.journal.commitments.settle(report, ARCHIVE)
+
+    def let_days_pass(self, days: float) -> None:
+        """Let what has ended have ended earlier."""
+        earlier = {"ended_at": received.c.ended_at - days * DAY_S}
+        with self.engine.begin() as connection:
+            connection.execute(received.update().values(earlier))
+
+    def sweep(self) -> int:
+        """Remove what was kept for long enough; of how many instances."""
+        kept = load(None, {}).retention
+        return let_go(self.engine, self._directory, kept).files
 
     @property
     def row(self) -> sa.Row[tuple[object, ...]]:
@@ -215,7 +234,7 @@ def test_what_is_stored_waits_until_the_archive_commits_itself(
     (counted,) = History(node.engine).deliveries()
     assert (counted["state"], counted["count"]) == ("committing", 1)
 
-    assert node.settle(asked.transaction)
+    node.settle(asked.transaction)
 
     assert node.instance == (InstanceState.DELIVERED, "")
     assert node.row.state == DeliveryState.DELIVERED
@@ -249,7 +268,7 @@ def test_a_report_on_the_same_association_is_recorded_and_answered(
 def test_a_report_may_be_faster_than_the_bookkeeping_of_the_request(
     node: Node, archive: Committing
 ) -> None:
-    archive.during = lambda: node.settle(archive.asked[-1].transaction) and None
+    archive.during = lambda: node.settle(archive.asked[-1].transaction)
 
     assert node.go_on(2) == DeliveryState.DELIVERED
     assert node.row.run == 2
@@ -258,7 +277,7 @@ def test_a_report_may_be_faster_than_the_bookkeeping_of_the_request(
 def test_a_report_that_asks_for_more_is_not_undone_by_that_bookkeeping(
     node: Node, archive: Committing
 ) -> None:
-    archive.during = lambda: node.settle(archive.asked[-1].transaction, 0x112) and None
+    archive.during = lambda: node.settle(archive.asked[-1].transaction, 0x112)
 
     assert node.go_on(2) == DeliveryState.QUEUED
     assert node.row.run == 3
@@ -278,8 +297,7 @@ def test_a_repeated_report_changes_nothing(node: Node, archive: Committing) -> N
     node.settle(archive.asked[0].transaction)
     before = node.events, node.row
 
-    assert node.settle(archive.asked[0].transaction)
-    assert node.settle(archive.asked[0].transaction, 0x0119)
+    node.settle(archive.asked[0].transaction)
 
     assert (node.events, node.row) == before
 
@@ -287,7 +305,9 @@ def test_a_repeated_report_changes_nothing(node: Node, archive: Committing) -> N
 def test_a_transaction_that_is_not_ours_is_none(node: Node) -> None:
     node.go_on(2)
 
-    assert not node.settle("2.25.99")
+    with pytest.raises(ReportRefusedError, match="is not ours") as refused:
+        node.settle("2.25.99")
+    assert refused.value.reason is ReportRefusal.UNKNOWN_TRANSACTION
     assert node.row.state == DeliveryState.COMMITTING
 
 
@@ -297,7 +317,7 @@ def test_what_the_archive_does_not_have_is_stored_again(
 ) -> None:
     node.go_on(2)
     report = Report(archive.asked[0].transaction, frozenset(UIDS[:1]), {UIDS[1]: 0x112})
-    node.journal.commitments.settle(report)
+    node.journal.commitments.settle(report, ARCHIVE)
     assert node.row.state == DeliveryState.QUEUED
     assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "queued"}
 
@@ -364,7 +384,7 @@ def test_a_late_report_on_an_earlier_request_counts_where_it_is_good(
     early, late = (each.transaction for each in archive.asked)
     report = Report(early, frozenset(UIDS[:1]), {UIDS[1]: 0x0119})
 
-    node.journal.commitments.settle(report)
+    node.journal.commitments.settle(report, ARCHIVE)
     assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "committing"}
 
     node.settle(late)
@@ -398,9 +418,9 @@ def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
 
     (asked,) = archive.asked
     report = Report(asked.transaction, COMMITTED, {})
-    known = [node.journal.commitments.settle(report) for _ in range(2)]
+    for _ in range(2):
+        node.journal.commitments.settle(report, ARCHIVE)
 
-    assert known == [True, True]
     assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 1]
     [line] = [each.message for each in caplog.records if hasattr(each, "step")]
     assert line == f"Delivered 1.2.3 [{INSTANCE}]: pacs: by its report"
@@ -418,7 +438,7 @@ def test_a_delivery_that_failed_and_stays_so_has_failed_once(
 
     (asked,) = archive.asked
     half = Report(asked.transaction, frozenset(UIDS[:1]), {})
-    node.journal.commitments.settle(half)
+    node.journal.commitments.settle(half, ARCHIVE)
 
     assert node.row.state == DeliveryState.FAILED
     assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 0]
@@ -542,8 +562,193 @@ def test_a_worker_that_dies_over_its_request_asks_again_and_either_report_counts
 
     first, second = (each.transaction for each in archive.asked)
     assert first != second
-    assert node.settle(first)
+    node.settle(first)
     assert node.row.state == DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize(
+    "forger",
+    [
+        pytest.param(Reporter("MODALITY", "127.0.0.1"), id="other-title"),
+        pytest.param(Reporter("archive", "127.0.0.1"), id="title-in-lower-case"),
+        pytest.param(Reporter("ARCHIVE", "127.0.0.2"), id="other-address"),
+        pytest.param(Reporter("ARCHIVE", "::ffff:127.0.0.2"), id="other-in-ipv6"),
+        pytest.param(
+            Reporter("ARCHIVE", "127.0.0.2", frozenset({"x.example"})),
+            id="certificate-of-another-host",
+        ),
+        pytest.param(
+            Reporter("ARCHIVE", "127.0.0.1", called=OTHER), id="another-that-we-called"
+        ),
+    ],
+)
+@pytest.mark.parametrize("reason", [0, 0x0112, 0x0119])
+def test_a_report_of_another_than_the_archive_that_was_asked_is_refused(
+    node: Node, archive: Committing, forger: Reporter, reason: int
+) -> None:
+    node.go_on(2)
+    failed = dict.fromkeys(UIDS, reason) if reason else {}
+    report = Report(
+        archive.asked[0].transaction, frozenset() if reason else COMMITTED, failed
+    )
+    before = node.events, node.row, node.objects
+
+    with pytest.raises(ReportRefusedError, match="asked of pacs") as refused:
+        node.journal.commitments.settle(report, forger)
+
+    assert refused.value.reason is ReportRefusal.ANOTHER_PEER
+    assert refused.value.status == 0x0115
+    assert (node.events, node.row, node.objects) == before
+    node.settle(archive.asked[0].transaction)
+    assert node.row.state == DeliveryState.DELIVERED
+
+
+@pytest.mark.parametrize(
+    ("caller", "reporter"),
+    [
+        ({"ae_title": "PACS2"}, Reporter("PACS2", "127.0.0.1")),
+        (
+            {"ae_title": "PACS2", "network": "10.1.2.0/24"},
+            Reporter("PACS2", "10.1.2.3"),
+        ),
+    ],
+)
+def test_an_archive_may_report_under_another_name_that_the_settings_say(
+    node: Node, archive: Committing, caller: dict[str, str], reporter: Reporter
+) -> None:
+    node.set(commitment_callers=(CommitmentCaller.model_validate(caller),))
+    node.go_on(2)
+    report = Report(archive.asked[0].transaction, COMMITTED, {})
+
+    node.journal.commitments.settle(report, reporter)
+
+    assert node.row.state == DeliveryState.DELIVERED
+
+
+def test_neither_log_nor_events_name_the_transaction(
+    node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    node.go_on(2)
+    (asked,) = archive.asked
+    node.settle(asked.transaction, 0x0112)
+    node.go_on(2)
+
+    transactions = [each.transaction for each in archive.asked]
+    with node.engine.connect() as connection:
+        told = connection.execute(sa.select(event.c.detail)).scalars().all()
+    assert len(transactions) == 2
+    assert not [each for each in transactions if each in caplog.text]
+    assert not [each for each in transactions if each in " ".join(told)]
+
+
+@on_both
+def test_what_the_archive_lost_after_it_committed_itself_is_stored_again(
+    node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.go_on(2)
+    (first,) = archive.asked
+    node.settle(first.transaction)
+    node.let_days_pass(30)
+    lost = Report(first.transaction, frozenset(UIDS[:1]), {UIDS[1]: 0x0112})
+
+    node.journal.commitments.settle(lost, ARCHIVE)
+
+    words = (
+        "pacs: stored, but not committed: 0x0112 no such object instance, though it "
+        "was reported as committed"
+    )
+    assert node.instance == (InstanceState.DELIVERING, words)
+    assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "queued"}
+    assert [each.waiting for each in grouped(node.engine)] == [True]
+    (line,) = (each for each in caplog.records if each.levelname == "WARNING")
+    assert line.getMessage().startswith("Will try again 1.2.3")
+    assert node.sweep() == 0
+    node.go_on(2)
+    assert archive.stored == [*UIDS, UIDS[1]]
+    assert [uid for _, uid in archive.asked[1].objects] == [UIDS[1]]
+    node.settle(archive.asked[1].transaction)
+    assert node.instance == (InstanceState.DELIVERED, "")
+
+
+def test_a_loss_that_is_reported_twice_is_mended_once(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    (first,) = archive.asked
+    node.settle(first.transaction)
+    node.settle(first.transaction, 0x0112)
+    before = node.events, node.row
+
+    node.settle(first.transaction, 0x0112)
+
+    assert (node.events, node.row) == before
+
+
+def test_what_the_archive_asks_to_be_asked_again_for_later_is_asked_again(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.settle(archive.asked[0].transaction)
+    node.settle(archive.asked[0].transaction, 0x0110)
+
+    assert node.go_on() == DeliveryState.COMMITTING
+    assert archive.stored == list(UIDS)
+    assert len(archive.asked) == 2
+
+
+def test_a_commitment_that_is_taken_back_for_good_fails_the_delivery(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.settle(archive.asked[0].transaction)
+    node.settle(archive.asked[0].transaction, 0x0119)
+
+    state, reason = node.instance
+    assert state == InstanceState.FAILED
+    assert "0x0119 class / instance conflict, though it was reported" in reason
+    assert [each.waiting for each in grouped(node.engine)] == [False]
+    assert [node.counted(each) for each in (DELIVERED, UNDELIVERED)] == [1, 1]
+
+
+def test_a_loss_after_the_files_were_removed_fails_in_words(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.settle(archive.asked[0].transaction)
+    node.let_days_pass(30)
+    assert node.sweep() == 1
+    node.settle(archive.asked[0].transaction, 0x0112)
+
+    state, reason = node.instance
+    assert state == InstanceState.FAILED
+    assert reason.endswith("Its files were removed; send the image again")
+
+
+def test_a_loss_that_an_earlier_request_reveals_is_mended(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(3)
+    early, late = (each.transaction for each in archive.asked)
+    node.settle(late)
+    node.settle(early, 0x0112)
+
+    assert node.go_on() == DeliveryState.COMMITTING
+    assert archive.stored == [*UIDS, *UIDS]
+
+
+def test_a_loss_counts_while_the_destination_is_paused(
+    node: Node, archive: Committing
+) -> None:
+    node.go_on(2)
+    node.settle(archive.asked[0].transaction)
+    node.journal.deliveries.pause("pacs")
+    node.settle(archive.asked[0].transaction, 0x0112)
+
+    assert node.go_on() == DeliveryState.PAUSED
+    node.journal.deliveries.resume("pacs")
+    node.go_on()
+    assert archive.stored == [*UIDS, *UIDS]
 
 
 def _die(*_: object) -> None:
@@ -623,7 +828,7 @@ def test_results_that_are_sent_again_need_a_new_commitment(
     node.go_on(2)
     node.journal.deliveries.retry(INSTANCE, "pacs")
     node.go_on()
-    assert node.settle(archive.asked[0].transaction)
+    node.settle(archive.asked[0].transaction)
     assert node.row.state == DeliveryState.COMMITTING
 
     node.go_on()

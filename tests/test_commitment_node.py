@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from pydicom import dcmread
 
 from config.settings import load
+from dicom_node.audit.event import What
 from dicom_node.database import open_engine
 from dicom_node.history import History
 from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
+from dicom_node.tables import audit
 from inference.phantom import draw_phantom
+from tests.committing import call, report_on
 from tests.served import counts, serving, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,6 +101,18 @@ def states(config: Path) -> dict[str, int]:
         engine.dispose()
 
 
+def refusals(config: Path) -> set[tuple[str, str]]:
+    """Whose reports the audit trail says were refused, and why."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    refused = audit.c.what == What.REPORT_REFUSED
+    query = sa.select(audit.c.who, audit.c.about).where(refused)
+    try:
+        with engine.connect() as connection:
+            return {(row.who, row.about) for row in connection.execute(query)}
+    finally:
+        engine.dispose()
+
+
 def test_a_report_from_elsewhere_settles_after_the_node_was_killed_and_started_again(
     archive: ArchiveProcess, tmp_path: Path
 ) -> None:
@@ -118,12 +134,22 @@ def test_a_report_from_elsewhere_settles_after_the_node_was_killed_and_started_a
         port = node.address.port
         reasons = {uid: 0 for _, uid in objects}
         unknown = archive.report(port, "2.25.9", reasons)
+        forger = call(port, title="MODALITY")
+        forged = report_on(forger, transaction, reasons)
+        forger.release()
+        assert states(config) == {"committing": 1}
         answers = [archive.report(port, transaction, reasons) for _ in range(2)]
 
     (result,) = (tmp_path / "node" / "results").glob("*.dcm")
     log = (tmp_path / "log").read_text()
     assert list(reasons) == [dcmread(result).SOPInstanceUID]
-    assert unknown == 0x0115
+    assert unknown == forged == 0x0115
+    assert transaction not in log
+    assert "Refused a commitment report of MODALITY at 127.0.0.1" in log
+    assert refusals(config) == {
+        ("ARCHIVE", "unknown transaction"),
+        ("MODALITY", "another peer"),
+    }
     assert answers == [0x0000, 0x0000]
     assert states(config) == {"delivered": 1}
     assert counts(config) == {"delivered": 1}

@@ -17,13 +17,16 @@ from pynetdicom.pdu import A_ASSOCIATE_AC
 
 from config.settings import ReceiverSettings, load
 from dicom_node.commitment_report import Report, read_report
-from dicom_node.errors import CannotUnderstandError
+from dicom_node.errors import CannotUnderstandError, ReportRefusedError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.intake import IncomingDataset
 from dicom_node.listener import listen
 from dicom_node.phantom_instance import phantom_dataset
+from dicom_node.reasons import ReportRefusal
 from dicom_node.receiver import Receiver, start_receiver
+from dicom_node.reporters import Reporter
 from dicom_node.spool import Spool
+from dicom_node.tally import REPORT_REFUSED, Tally, one
 from inference.phantom import draw_phantom
 from tests.committing import (
     COMMITMENT,
@@ -48,13 +51,19 @@ class Node:
     reports: list[Report] = field(default_factory=list)
     error: Exception | None = None
     threads: set[str] = field(default_factory=set)
+    reporters: list[Reporter] = field(default_factory=list)
+    refused: list[tuple[Reporter, ReportRefusal]] = field(default_factory=list)
+    counted: list[Tally] = field(default_factory=list)
 
-    def settle(self, report: Report) -> bool:
+    def settle(self, report: Report, reporter: Reporter) -> None:
         self.threads.add(threading.current_thread().name)
         if self.error:
             raise self.error
         self.reports.append(report)
-        return report.transaction_uid == OURS
+        self.reporters.append(reporter)
+        if report.transaction_uid != OURS:
+            unknown = ReportRefusal.UNKNOWN_TRANSACTION
+            raise ReportRefusedError("its transaction is not ours", unknown, 0x0115)
 
     @property
     def port(self) -> int:
@@ -82,6 +91,8 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             _accept,
             {listen("127.0.0.1", 0): None},
             settle=node.settle if hears else None,
+            on_refused=lambda *refused: node.refused.append(refused),
+            count=node.counted.append,
         )
         nodes.append(node)
         return node
@@ -111,7 +122,18 @@ def test_a_report_on_an_unknown_transaction_is_an_invalid_argument(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert report(node.port, "2.25.9", {"2.25.2": 0}) == 0x0115
-    assert "2.25.9, which is not ours" in caplog.text
+    told = "Refused a commitment report of ARCHIVE at 127.0.0.1: its transaction is not"
+    assert told in caplog.text
+    assert "2.25.9" not in caplog.text
+    caller = Reporter("ARCHIVE", "127.0.0.1")
+    assert node.refused == [(caller, ReportRefusal.UNKNOWN_TRANSACTION)]
+    assert one(REPORT_REFUSED, "unknown_transaction") in node.counted
+
+
+def test_the_sender_of_a_report_is_known_by_title_and_address(node: Node) -> None:
+    report(node.port, OURS, {"2.25.2": 0})
+
+    assert node.reporters == [Reporter("ARCHIVE", "127.0.0.1")]
 
 
 def test_what_cannot_be_recorded_now_is_to_be_reported_again(node: Node) -> None:
@@ -175,6 +197,7 @@ def test_an_archive_that_is_not_listed_may_not_report(serve: Serve) -> None:
 
 def test_another_event_type_is_no_such_event_type(node: Node) -> None:
     assert _answer(node, information(OURS, {"2.25.2": 0}), event_type=3) == 0x0113
+    assert [reason for _, reason in node.refused] == [ReportRefusal.INVALID]
 
 
 @pytest.mark.parametrize("transaction", ["", "2.25.1; DROP TABLE"])

@@ -138,6 +138,8 @@ def test_digest_tells_a_picture_from_its_bytes_in_another_shape(
     ("keyword", "value"),
     [
         ("PatientName", "19990909"),
+        ("PatientName", "PHANTOM^OTHER"),
+        ("PatientName", "P"),
         ("PatientID", "19990909"),
         ("AccessionNumber", "19990909"),
         ("PatientBirthDate", "19990909"),
@@ -157,12 +159,35 @@ def test_corrected_identity_changes_its_digest_and_no_other(
     assert after.picture_digest == before.picture_digest
 
 
+def test_names_that_cannot_be_read_are_different_identities(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.PatientName = "M@ller"
+    path, digests = tmp_path / "instance.dcm", set()
+    dataset.save_as(path, enforce_file_format=True)
+    content = path.read_bytes()
+    for byte in (b"\xff", b"\xfe"):  # no text in UTF-8
+        path.write_bytes(content.replace(b"M@ller", b"M" + byte + b"ller"))
+        digests.add(decode_file(path, RULES, OPTIONS).identity_digest)
+
+    assert len(digests) == 2
+
+
+def test_a_second_value_is_another_identity(dataset: Dataset, tmp_path: Path) -> None:
+    before = decoded(dataset, tmp_path)
+    dataset.PatientID = [dataset.PatientID, "2"]
+
+    assert decoded(dataset, tmp_path).identity_digest != before.identity_digest
+
+
 def test_name_in_another_character_set_is_the_same_identity(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     dataset.PatientName = "Müller^Jürgen"
     in_utf_8 = decoded(dataset, tmp_path)
     dataset.SpecificCharacterSet = "ISO_IR 100"
+    dataset.PatientName = "Müller^Jürgen"  # pydicom keeps the bytes of the other one
 
     assert decoded(dataset, tmp_path).identity_digest == in_utf_8.identity_digest
 

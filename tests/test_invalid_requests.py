@@ -10,6 +10,7 @@ import pytest
 from dicom_node.commitment import WELL_KNOWN
 from dicom_node.commitment_report import Report
 from dicom_node.reasons import Refusal
+from dicom_node.reporters import Reporter
 from dicom_node.sop_classes import STORAGE_COMMITMENT
 from dicom_node.tally import REFUSED, one
 from tests.associating import (
@@ -52,9 +53,8 @@ NO_DATASET, DATASET = short(0x0101), short(0)
 reports: list[Report] = []
 
 
-def settle(report: Report) -> bool:
+def settle(report: Report, _: Reporter) -> None:
     reports.append(report)
-    return True
 
 
 @pytest.fixture(scope="module")

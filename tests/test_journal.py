@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
     DigitalXRayImageStorageForProcessing,
     SecondaryCaptureImageStorage,
     generate_uid,
@@ -36,6 +37,7 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import Journal
 from dicom_node.outcome import Outcome
 from dicom_node.patient import Patient
+from dicom_node.reasons import Failure, Unanalyzed
 from dicom_node.tables import (
     DeliveryState,
     InstanceState,
@@ -659,6 +661,31 @@ def test_a_picture_that_was_answered_under_the_same_uid_is_known(
     refuse(strange, ANSWER.picture_digest, ANSWER.identity_digest)
 
 
+@pytest.mark.parametrize("sender", ["MODALITY", "ROOM2"])
+def test_where_results_go_back_each_sender_gets_results(
+    journal: Journal, engine: sa.Engine, tmp_path: Path, receive: Receive, sender: str
+) -> None:
+    address = Address(ae_title="ROOM2", host="localhost", port=104)
+    back = SenderDestination(name="back", type="sender", peers=(address,))
+    journal = Journal(engine, tmp_path, [back])
+    first = receive()
+    journal.record(first)
+    assert journal.analyses.answer(first.id, 1, ANSWER)
+    uid = first.header.sop_instance_uid
+    second = replace(receive("d2", sop_instance_uid=uid), calling_ae_title=sender)
+    journal.record(second)
+    row = journal.load(second.id)
+    assert row is not None
+    known = ANSWER.picture_digest, ANSWER.identity_digest
+
+    if sender == "MODALITY":
+        with pytest.raises(SamePictureError):
+            journal.analyses.refuse_known(row, *known)
+    else:
+        journal.analyses.refuse_known(row, *known)
+        assert journal.analyses.answer(second.id, 1, ANSWER)
+
+
 def test_what_is_analyzed_again_by_hand_is_answered_though_it_is_known(
     journal: Journal, answered: ReceivedInstance, receive: Receive
 ) -> None:
@@ -673,21 +700,44 @@ def test_what_is_analyzed_again_by_hand_is_answered_though_it_is_known(
     assert journal.analyses.answer(other.id, 2, ANSWER)
 
 
+ACQUIRED = HAND | {"acquisition": "20260102030405"}
+OF_THE_SOURCE = {"source_uids": "1.2.9"}
+
+
 @pytest.mark.parametrize(
     ("presentation", "is_twin"),
     [
-        pytest.param({"source_uids": "1.2.9"}, True, id="names-its-source"),
+        pytest.param(OF_THE_SOURCE, True, id="names-its-source"),
         pytest.param({"source_uids": "1.2.99"}, False, id="names-another"),
-        pytest.param(HAND, True, id="same"),
-        pytest.param(HAND | {"view_position": "PA"}, False, id="other-view"),
-        pytest.param(HAND | {"body_part": "FOOT"}, False, id="part"),
-        pytest.param(HAND | {"laterality": "R"}, False, id="other-side"),
         pytest.param(
-            {"source_uids": "1.2.9", "sop_class_uid": SecondaryCaptureImageStorage},
-            False,
-            id="capture",
+            ACQUIRED | {"source_uids": "1.2.99"}, False, id="same-and-names-another"
         ),
-        pytest.param(HAND | {"study_instance_uid": "1.2.4"}, False, id="study"),
+        pytest.param(ACQUIRED, True, id="same-acquisition"),
+        pytest.param(ACQUIRED | {"view_position": ""}, True, id="less-labels"),
+        pytest.param(HAND, False, id="same-labels"),
+        pytest.param(
+            ACQUIRED | {"acquisition": "20260102030406"}, False, id="other-acquisition"
+        ),
+        *(
+            pytest.param(given | changed, False, id=f"{label}-{name}")
+            for label, given in (
+                ("named", OF_THE_SOURCE | HAND),
+                ("acquired", ACQUIRED),
+            )
+            for name, changed in (
+                ("other-acquisition", {"acquisition": "20260102030406"}),
+                ("other-view", {"view_position": "PA"}),
+                ("other-part", {"body_part": "FOOT"}),
+                ("other-side", {"laterality": "R"}),
+                ("other-study", {"study_instance_uid": "1.2.4"}),
+                ("capture", {"sop_class_uid": SecondaryCaptureImageStorage}),
+                ("other-patient", {"patient_id": "4712"}),
+                ("other-name", {"name": "Doe^Jack"}),
+                ("other-sender", {"calling_ae_title": "STRANGER"}),
+                ("other-address", {"calling_address": "127.0.0.2"}),
+                ("unanswered", {"unanswered": "yes"}),
+            )
+        ),
     ],
 )
 def test_a_for_processing_image_waits_and_knows_its_twin(
@@ -700,14 +750,19 @@ def test_a_for_processing_image_waits_and_knows_its_twin(
     raw = receive(
         sop_class_uid=DigitalXRayImageStorageForProcessing,
         sop_instance_uid="1.2.9",
-        **HAND,
+        **ACQUIRED,
     )
-    journal.record(raw)
-    attributes = presentation.copy()
-    sources = tuple(attributes.pop("source_uids", "").split())
-    twin = receive("d2", **attributes)
-    header = replace(twin.header, source_sop_instance_uids=sources)
-    journal.record(replace(twin, header=header))
+    journal.record(named(raw, {}))
+    given = dict(presentation)
+    sources = tuple(given.pop("source_uids", "").split())
+    is_answered = not given.pop("unanswered", "")
+    header = {key: given.pop(key) for key in [*given] if key in HEADER}
+    twin = named(receive("d2", **header), given)
+    header_ = replace(twin.header, source_sop_instance_uids=sources)
+    twin = replace(twin, header=header_)
+    journal.record(twin)
+    if is_answered:
+        assert journal.analyses.answer(twin.id, 1, ANSWER)
     row = journal.load(raw.id)
     assert row is not None
 
@@ -717,18 +772,78 @@ def test_a_for_processing_image_waits_and_knows_its_twin(
     assert found == (twin.header.sop_instance_uid if is_twin else None)
 
 
-@pytest.mark.parametrize("unlabeled", HAND)
-def test_exposures_that_are_not_labeled_are_nobodys_twins(
-    journal: Journal, receive: Receive, unlabeled: str
+HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
+
+
+def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance:
+    """Say whose an instance is, and who sent it."""
+    whose = {"patient_id": "4711", "name": "Doe^Jane"}
+    whose |= {key: given[key] for key in whose if key in given}
+    sender = {key: value for key, value in given.items() if key not in whose}
+    header = replace(received.header, patient=Patient(**whose))
+    return replace(received, header=header, **sender)
+
+
+@pytest.mark.parametrize("known", [{}, HAND])
+def test_exposures_without_a_known_acquisition_are_nobodys_twins(
+    journal: Journal, receive: Receive, known: dict[str, str]
 ) -> None:
-    labels = HAND | {unlabeled: ""}
-    raw = receive(sop_class_uid=DigitalXRayImageStorageForProcessing, **labels)
+    raw = receive(sop_class_uid=DigitalXRayImageStorageForProcessing, **known)
     journal.record(raw)
-    journal.record(receive("d2", **labels))
+    twin = receive("d2", **known)
+    journal.record(twin)
+    assert journal.analyses.answer(twin.id, 1, ANSWER)
     row = journal.load(raw.id)
     assert row is not None
 
     assert journal.analyses.presentation_twin(row) is None
+
+
+@pytest.mark.usefixtures("answered")
+@pytest.mark.parametrize(
+    ("sop_class_uid", "is_return"),
+    [
+        (DigitalXRayImageStorageForPresentation, False),
+        (SecondaryCaptureImageStorage, True),
+    ],
+)
+def test_only_a_capture_with_the_uid_of_a_result_has_come_back(
+    journal: Journal,
+    receive: Receive,
+    sop_class_uid: str,
+    is_return: bool,  # noqa: FBT001
+) -> None:
+    same = receive("d9", sop_instance_uid="2.25.1", sop_class_uid=sop_class_uid)
+
+    journal.record(same)
+
+    row = journal.load(same.id)
+    assert row is not None
+    assert bool(row.returned) is is_return
+
+
+@pytest.mark.usefixtures("answered")
+@pytest.mark.parametrize(
+    ("reason", "is_return"),
+    [(Unanalyzed.OWN_RESULT, True), (Unanalyzed.AGE, False), (Failure.BROKEN, False)],
+)
+def test_what_is_no_result_of_ours_stands_in_the_worklist(
+    journal: Journal,
+    receive: Receive,
+    reason: Unanalyzed | Failure,
+    is_return: bool,  # noqa: FBT001
+) -> None:
+    capture = SecondaryCaptureImageStorage
+    same = receive("d9", sop_instance_uid="2.25.1", sop_class_uid=capture)
+    journal.record(same)
+    state = InstanceState.NOT_ANALYZED
+    ended = Conclusion(state, "why", counted_as=reason)
+
+    journal.analyses.conclude(same.id, 1, ended)
+
+    row = journal.load(same.id)
+    assert row is not None
+    assert bool(row.returned) is is_return
 
 
 def at_once(*tasks: Callable[[], object]) -> list[object]:

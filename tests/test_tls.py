@@ -17,7 +17,7 @@ import pytest
 from blake3 import blake3
 from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
-from pynetdicom import AE, VerificationPresentationContexts, evt
+from pynetdicom import AE, VerificationPresentationContexts, build_role, evt
 from pynetdicom.association import Association
 
 from config.destinations import Address
@@ -25,7 +25,7 @@ from config.settings import ReceiverSettings, Settings, load
 from config.tls import TlsSettings
 from dicom_node import connection, handshake, listener, requestor
 from dicom_node.commitment import ask
-from dicom_node.commitment_report import Report
+from dicom_node.commitment_report import Report, Settle
 from dicom_node.commitments import Request
 from dicom_node.database import migrate
 from dicom_node.instance import ReceivedInstance
@@ -33,6 +33,7 @@ from dicom_node.listener import Caller, listen
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.receiver import Receiver, start_receiver
+from dicom_node.reporters import Reporter
 from dicom_node.sender import echo, send
 from dicom_node.spool import Spool
 from dicom_node.supervisor import Node as Supervised
@@ -41,7 +42,7 @@ from dicom_node.wakeups import Doorbell
 from inference.phantom import draw_phantom
 from tests.associating import calling, request
 from tests.certificates import Certificates, Pair
-from tests.committing import Committing
+from tests.committing import COMMITMENT, Committing, report_on
 
 Find = Callable[[str], str]
 Pem = dict[str, Any]
@@ -85,6 +86,7 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
         *,
         authority: Pair | None = None,
         version: ssl.TLSVersion | None = None,
+        settle: Settle | None = None,
         **changes: object,
     ) -> Node:
         defaults = load(None, {})
@@ -105,6 +107,7 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
             inbox.append,
             sockets,
             lambda *who: told.append(who),
+            settle=settle,
         )
         nodes.append(Node(receiver, (plain, secured), inbox, told))
         return nodes[-1]
@@ -746,12 +749,45 @@ def test_an_archive_is_asked_for_commitment_and_reports_over_tls(
         destination(archive.port, tls_authorities=certificates.authority.certificate),
         calling_ae_title="NODE",
         timeout_s=SOON_S,
-        settle=lambda report: reports.append(report) is None,
+        settle=lambda report, _: reports.append(report),
     )
     archive.stop()
 
     assert outcome.verdict is Verdict.STORED
     assert reports == [Report("2.25.1", frozenset({"2.25.2"}), {})]
+
+
+@pytest.mark.parametrize(
+    ("shows", "names"),
+    [("modality", {"dx1"}), ("node", {"127.0.0.1", "localhost"}), (None, set())],
+)
+def test_who_reports_over_tls_is_known_by_the_names_in_a_verified_certificate(
+    shows: str | None, names: set[str], serve: Serve, certificates: Certificates
+) -> None:
+    reporters: list[Reporter] = []
+    node = serve(
+        authority=certificates.authority if shows else None,
+        settle=lambda _, reporter: reporters.append(reporter),
+    )
+    context = ssl.create_default_context(cafile=certificates.authority.certificate)
+    # Without an authority nobody has verified what the caller shows.
+    pair: Pair = getattr(certificates, shows or "stranger")
+    context.load_cert_chain(pair.certificate, pair.key)
+    ae = AE("ARCHIVE")
+    ae.add_requested_context(COMMITMENT)
+    association = ae.associate(
+        "127.0.0.1",
+        node.tls_port,
+        ae_title="FRACTURE_AI",
+        ext_neg=[build_role(COMMITMENT, scp_role=True)],
+        tls_args=(context, "localhost"),
+    )
+
+    status = report_on(association, "2.25.1", {"2.25.2": 0})
+    association.release()
+
+    assert status == 0
+    assert reporters == [Reporter("ARCHIVE", "127.0.0.1", frozenset(names))]
 
 
 @pytest.mark.dcmtk

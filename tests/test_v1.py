@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
 
 from dicom_node.analyses import Conclusion
 from dicom_node.decode import DecodeOptions, decode
@@ -171,7 +172,10 @@ def test_a_result_that_came_back_is_shown_with_its_source(site: Review) -> None:
     uid = site.answer(source)
     site.settle(source, STORED)
     study = source.header.study_instance_uid
-    back = site.receive(2, sop_instance_uid=uid, study_instance_uid=study)
+    capture = str(SecondaryCaptureImageStorage)
+    back = site.receive(
+        2, sop_instance_uid=uid, study_instance_uid=study, sop_class_uid=capture
+    )
 
     def listed(query: str = "") -> dict[str, str]:
         lines = site.get(f"/instances{query}").json()["instances"]

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 from pydicom import Dataset, dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
 from sqlalchemy.exc import OperationalError
 
 from config.destinations import DicomDestination
@@ -146,11 +147,19 @@ def received(work: Work) -> ReceivedInstance:
     return record(work, "a" * 32, "d1")
 
 
-def record(work: Work, identity: str, digest: str) -> ReceivedInstance:
+HEADER = InstanceHeader("1.2", "1.2.3", "1.2.840.10008.1.2.1", "1.2.4")
+
+
+def record(
+    work: Work,
+    identity: str,
+    digest: str,
+    header: InstanceHeader = HEADER,
+) -> ReceivedInstance:
     instance = ReceivedInstance(
         id=identity,
         path=work.settings.storage.directory / f"{identity}.dcm",
-        header=InstanceHeader("1.2", "1.2.3", "1.2.840.10008.1.2.1", "1.2.4"),
+        header=header,
         content_digest=digest,
         size=1,
         calling_ae_title="MODALITY",
@@ -252,6 +261,28 @@ def test_a_notice_is_made_where_an_answer_is_waited_for(
     assert [title for _, title, _ in pipeline.notices_about] == titles
     state = row_of(work, received).state
     assert state in {InstanceState.NOT_ANALYZED, InstanceState.FAILED}
+
+
+def test_a_capture_with_the_uid_of_a_result_is_not_analyzed(
+    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+) -> None:
+    work.analyze(received.id, 1)
+    header = InstanceHeader(
+        SecondaryCaptureImageStorage,
+        pipeline.result.sop_instance_uid,
+        "1.2.840.10008.1.2.1",
+        "1.2.4",
+    )
+    back = record(work, "b" * 32, "d2", header)
+
+    work.analyze(back.id, 1)
+
+    row = row_of(work, back)
+    assert (row.state, row.returned) == (InstanceState.NOT_ANALYZED, 1)
+    assert pipeline.notices_about == []
+    work.journal.analyze_again(back.id)  # by hand it is
+    work.analyze(back.id, 2)
+    assert row_of(work, back).state == InstanceState.DELIVERING
 
 
 def test_a_destination_that_gets_no_negative_answers_gets_notices(

@@ -20,6 +20,7 @@ class What(StrEnum):
     STOPPED = "stopped"
     OPENED = "association opened"
     REJECTED = "association rejected"
+    REPORT_REFUSED = "commitment report refused"
     LOGGED_IN = "login"
     LOGIN_FAILED = "login failed"
     LOGGED_OUT = "logout"

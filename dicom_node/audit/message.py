@@ -70,6 +70,9 @@ KINDS: Mapping[What, Kind] = MappingProxyType(
         What.REJECTED: Kind(
             ALERT, ("110126", "Node Authentication"), "E", MINOR_FAILURE
         ),
+        What.REPORT_REFUSED: Kind(
+            ALERT, ("110126", "Node Authentication"), "E", MINOR_FAILURE
+        ),
         What.LOGGED_IN: Kind(AUTHENTICATION, LOGIN, "E"),
         What.LOGIN_FAILED: Kind(AUTHENTICATION, LOGIN, "E", MINOR_FAILURE),
         What.LOGGED_OUT: Kind(AUTHENTICATION, ("110123", "Logout"), "E"),

@@ -15,6 +15,7 @@ from functools import partial
 
 from config.access import unsettled
 from config.destinations import (
+    Address,
     Destination,
     DicomDestination,
     SenderDestination,
@@ -145,18 +146,25 @@ def _warnings(settings: Settings) -> list[str]:
         f"name {ae_title} in allowed_callers under [receiver]"
         for each in settings.destinations
         if each.commitment and callers
-        for ae_title in _ae_titles(each)
-        if ae_title not in callers
+        for ae_title, others in _reporters(each)
+        if callers.isdisjoint({ae_title, *others})
     ]
     if not settings.destinations:
         warnings.append("there is no [[destinations]] block: results go nowhere")
     return warnings
 
 
-def _ae_titles(destination: Destination) -> list[str]:
+def _reporters(destination: Destination) -> list[tuple[str, list[str]]]:
+    """List each AE of a destination with the AE titles that report for it, too."""
+    asked: tuple[Address, ...] = ()
     if isinstance(destination, SenderDestination):
-        return [each.ae_title for each in destination.peers]
-    return [destination.ae_title] if isinstance(destination, DicomDestination) else []
+        asked = destination.peers
+    elif isinstance(destination, DicomDestination):
+        asked = (destination,)
+    return [
+        (each.ae_title, [other.ae_title for other in each.commitment_callers])
+        for each in asked
+    ]
 
 
 def _record(settings: Settings) -> None:

@@ -19,6 +19,20 @@ IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
 """At most 16 characters (PS3.7 D.3.3.2.3)."""
 
 
+_ROOT = "2.25."
+_VERSION_AND_VARIANT = 0xF << 76 | 3 << 62
+
+
+def may_be_derived(uid: str) -> bool:
+    """Tell whether a UID has the form of a derived one, of this recipe or another."""
+    number = uid.removeprefix(_ROOT)
+    if number == uid or not (number.isascii() and number.isdecimal()):
+        return False
+    return int(number) < 1 << 128 and (
+        int(number) & _VERSION_AND_VARIANT == 8 << 76 | 2 << 62
+    )
+
+
 def derived_uid(*parts: str) -> UID:
     """Make the UID that belongs to these parts, in this order, and to this recipe.
 

@@ -1,0 +1,17 @@
+"""The event of a report on Storage Commitment that is refused."""
+
+from dicom_node.audit.event import AuditEvent, What
+from dicom_node.audit.trail import Tell
+from dicom_node.commitment_report import OnRefused
+from dicom_node.reasons import ReportRefusal
+from dicom_node.reporters import Reporter
+
+
+def auditing_refused(tell: Tell) -> OnRefused:
+    """Return a function that tells the audit trail of the reports that are refused."""
+
+    def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
+        who = reporter.ae_title, reporter.address
+        tell(AuditEvent(What.REPORT_REFUSED, *who, reason.replace("_", " ")))
+
+    return on_refused

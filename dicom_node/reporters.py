@@ -1,0 +1,112 @@
+"""Who may report what a destination commits itself to keep.
+
+A Transaction UID is no secret: whoever reads the line knows it. So the node accepts a
+report only from the destination that it asked: from its AE title, together with its
+address or with a certificate that names its host.
+"""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from config.destinations import (
+    Address,
+    CommitmentCaller,
+    Destination,
+    DicomDestination,
+    SenderDestination,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reporter:
+    """The sender of a report.
+
+    Attributes:
+        ae_title: Its AE title. In an association that it opened, it chose that itself.
+        address: Its network address.
+        names: The host names and addresses in its certificate. Empty unless the node
+            has verified one.
+        called: Whom the node called, if the report came on an association that the
+            node opened.
+    """
+
+    ae_title: str
+    address: str
+    names: frozenset[str] = frozenset()
+    called: Address | None = None
+
+
+def address_of(destination: Destination, came_from: str) -> Address | None:
+    """Find the AE that the results of an instance go to.
+
+    Args:
+        destination: Where they are sent to.
+        came_from: The AE title of the sender of the instance.
+
+    Returns:
+        Its address. None if the destination is not reached by DICOM, or if the sender
+        is not among its peers.
+    """
+    if isinstance(destination, DicomDestination):
+        return destination
+    if isinstance(destination, SenderDestination):
+        known = {each.ae_title: each for each in destination.peers}
+        return known.get(came_from.strip(" "))  # PS3.5 6.2: spaces mean nothing
+    return None
+
+
+def may_report(reporter: Reporter, asked: Address) -> bool:
+    """Tell whether a report comes from the AE that was asked.
+
+    Args:
+        reporter: The sender of the report.
+        asked: The AE that the request went to.
+
+    Raises:
+        OSError: The name of its host cannot be resolved now.
+    """
+    if reporter.called is not None:
+        return reporter.called == asked
+    own = CommitmentCaller(ae_title=asked.ae_title)
+    return any(
+        caller.ae_title == reporter.ae_title
+        and (_is_there(reporter, caller, asked.host) or _is_named(reporter, asked.host))
+        for caller in (own, *asked.commitment_callers)
+    )
+
+
+def _is_there(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
+    """Tell whether the sender of a report has an address of a caller."""
+    address = _plain(reporter.address)
+    if caller.network is not None:
+        return address in caller.network
+    return address in set(_addresses(host))
+
+
+def _is_named(reporter: Reporter, host: str) -> bool:
+    """Tell whether the certificate of the sender names a host (RFC 9525 6.3)."""
+    wanted, names = _name(host), {_name(each) for each in reporter.names}
+    _, _, domain = wanted.partition(".")
+    is_address = isinstance(wanted, str) and wanted.replace(".", "").isdecimal()
+    return wanted in names or (not is_address and f"*.{domain}" in names)
+
+
+def _name(host: str) -> str:
+    """Write a host name or an address in one way."""
+    try:
+        return str(_plain(host))
+    except ValueError:  # a name
+        return host.lower().rstrip(".")
+
+
+def _addresses(host: str) -> Iterator[IPv4Address | IPv6Address]:
+    for *_, where in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+        yield _plain(str(where[0]))
+
+
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    """Read an address without its scope; IPv4 in IPv6 is IPv4."""
+    read = ip_address(address.partition("%")[0])
+    return getattr(read, "ipv4_mapped", None) or read
