@@ -44,6 +44,9 @@ INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
 ABORTED = "Sta13"  # until the connection ends
 MOST_DISCARDED = 65_536  # at once
+# After an abort or a rejection the peer has so long to close the connection (PS3.8
+# 9.1.5), in which it may go on to send.
+ARTIM_S = 5.0
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 
@@ -77,6 +80,7 @@ class UpperLayer(DULServiceProvider):
     def __init__(self, association: Association) -> None:
         """Set up the upper layer of an association that has not begun."""
         super().__init__(association)
+        self.artim_timer.timeout = ARTIM_S
         self.state_machine = _StateMachine(self)
         self.complaint = ""
         self.on_complaint: Callable[[str], None] = lambda _: None
