@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
@@ -37,7 +38,7 @@ from dicom_node.audit.trail import Tell, auditing
 from dicom_node.audit.transfers import received_event
 from dicom_node.bells import ring
 from dicom_node.belonging import belong_or_exit
-from dicom_node.commitment_report import Settle, answer
+from dicom_node.commitment_report import Report, Settle, answer
 from dicom_node.connection import MAXIMUM_PDU, Connection
 from dicom_node.counting import Counting
 from dicom_node.database import open_or_exit
@@ -260,12 +261,14 @@ class Receiver:
         """Open an association with a peer that has asked for one."""
         connection = Connection(self._ae, self._contexts, caller, self._forget)
         storing = self._storing
-        connection.store_in(storing.spool, self._limit, storing.count)
+        patience_s = self._settings.operation_timeout_s
+        connection.store_in(storing.spool, self._limit, patience_s, storing.count)
         connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
         connection.bind(evt.EVT_ESTABLISHED, _log_unusable)
         connection.bind(evt.EVT_C_STORE, self._storing.answer)
         if self._settle:
-            connection.bind(evt.EVT_N_EVENT_REPORT, answer, [self._settle])
+            settle = partial(_settle, settle=self._settle, connection=connection)
+            connection.bind(evt.EVT_N_EVENT_REPORT, answer, [settle])
         with self._changed:
             self._connections.add(connection)
         try:
@@ -323,6 +326,14 @@ class Receiver:
         logger.warning(words, who[0] or "a caller", who[1], why.reason, more)
         self._storing.count(one(REJECTED, why.reason))
         self._on_asked(*who, why.reason)
+
+
+def _settle(report: Report, settle: Settle, connection: Connection) -> bool:
+    """Record a report; one of a transaction of ours is a complete operation."""
+    is_ours = settle(report)
+    if is_ours:
+        connection.dimse.operation_is_complete()
+    return is_ours
 
 
 def _log_refused_contexts(connection: Connection) -> None:

@@ -6,6 +6,7 @@ know in the current state is dropped. In pynetdicom it ends the thread.
 """
 
 import queue
+import time
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.association import Association
@@ -47,6 +48,7 @@ MOST_DISCARDED = 65_536  # at once
 # After an abort or a rejection the peer has so long to close the connection (PS3.8
 # 9.1.5), in which it may go on to send.
 ARTIM_S = 5.0
+DISCARD_PAUSE_S = 0.01  # after each piece, so that it costs little processor time
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 
@@ -111,6 +113,8 @@ class UpperLayer(DULServiceProvider):
                 content = b""
             if not content:
                 self.event_queue.put(CLOSED)
+            else:
+                time.sleep(DISCARD_PAUSE_S)
             return True
         return super()._is_transport_event()
 

@@ -18,7 +18,7 @@ from dicom_node.audit.message import KINDS, Kind
 from dicom_node.codecs import DECODABLE
 from dicom_node.commitment_report import Remedy, remedy_of
 from dicom_node.commitments import REPORT_WAIT_S
-from dicom_node.connection import MAXIMUM_PDU
+from dicom_node.connection import MAXIMUM_PDU, SLOWEST_BYTES_PER_S
 from dicom_node.delivering import LOSSLESS, SEND_TIMEOUT_S
 from dicom_node.dimse import LONGEST_COMMAND, SMALLEST_FRAGMENT, SPARE_FRAGMENTS
 from dicom_node.http_bounds import LARGEST_RESPONSE, TIMEOUTS
@@ -273,6 +273,15 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"`{VERSION_NAME}`" in text
     assert f"{defaults.receiver.max_associations} associations" in text
     assert f"{defaults.receiver.max_associations_per_caller} of one caller" in text
+    per_address = defaults.receiver.max_associations_per_address
+    assert f"{per_address} of one address" in text
+    assert f"Up to {defaults.receiver.reserved_associations} are kept" in text
+    assert f"for {defaults.receiver.operation_timeout_s:g} s (`operation_ti" in text
+    assert f"for each {SLOWEST_BYTES_PER_S} bytes" in text
+    assert f"{SPARE_FRAGMENTS} fragments" in text
+    assert f"for each {SMALLEST_FRAGMENT} bytes" in text
+    assert f"has {LONGEST_COMMAND} bytes" in text
+    assert f"within {ARTIM_S:g} s" in text
     assert f"idle for {IDLE_S:g} s" in text
     assert f"in {DEADLINE_S:g} s" in text
     assert f"number {defaults.results.series_number} by default" in TEXT
