@@ -26,6 +26,7 @@ from dicom_node.decoding_child import (
     send,
 )
 from dicom_node.errors import AnalysisError, DicomNodeError
+from dicom_node.logs import log_uncaught
 from dicom_node.reasons import Failure
 from inference.plain_image import PlainImageError
 
@@ -61,6 +62,7 @@ def main() -> None:
     connection = Connection(socket)
     for name in OUR_OWN:
         logging.getLogger(name).addHandler(_Relay(connection))
+    log_uncaught()
     send(connection, (RETURNED, None))
     try:
         while True:
