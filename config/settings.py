@@ -69,6 +69,9 @@ class ReceiverSettings(Table):
     processes: int = Field(ge=1, le=64)
     max_associations: int = Field(ge=1, le=1000)
     max_associations_per_caller: int = Field(ge=1, le=1000)
+    max_associations_per_address: int = Field(ge=1, le=1000)
+    reserved_associations: int = Field(ge=0, le=1000)
+    operation_timeout_s: float = Field(gt=0)
     allowed_callers: tuple[Annotated[Caller, BeforeValidator(_caller)], ...] = Field(
         description='a list of AE titles or of { ae_title = "DX1", network = '
         '"10.1.0.0/16" }'

@@ -1,16 +1,27 @@
 """Who may open an association, and how many at once (PS3.8 9.3.4).
 
 Associations are counted when they are negotiated, not when a socket opens, and over
-all receiver processes of a machine together: see places.py.
+all receiver processes of a machine together: see places.py. AE titles are invented
+easily, so an address has a limit of its own whatever its titles. Some associations are
+kept for callers that are listed with a network, so that strangers and spoofed titles
+cannot take all.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
 from config.settings import ReceiverSettings, Settings
 from config.tables import is_loopback
-from dicom_node.places import Place, Places, named
+from dicom_node.places import (
+    Place,
+    Places,
+    address_of,
+    caller_key,
+    title_key,
+    title_of,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,10 @@ CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognized")
 CONGESTED = Rejection(2, 3, 1, "temporary congestion")
 LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
 CALLER_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one caller")
+ADDRESS_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one address")
+
+# Bits that name a network of IPv6. A host in it may use any of 2**64 addresses.
+SITE_BITS = 64
 
 
 class Admission:
@@ -53,6 +68,14 @@ class Admission:
         """
         self._settings = settings
         self._places = Places(folder)
+        callers = settings.allowed_callers
+        anywhere = {each.ae_title for each in callers if not each.network}
+        # AE titles that are listed for certain networks only.
+        self._kept_for = {
+            title_key(each.ae_title)
+            for each in callers
+            if each.ae_title not in anywhere
+        }
 
     def admit(self, calling: str, called: str, address: str) -> Place | Rejection:
         """Give an association its place, or the reason why it gets none.
@@ -72,18 +95,35 @@ class Admission:
             return CALLING_ABSENT
         if not _is_listed(self._settings, ae_title, comes_from):
             return CALLING_UNKNOWN
-        caller = named(ae_title, str(comes_from))
+        caller = caller_key(ae_title, _site(comes_from))
         with self._places.door():
             return self._place_for(caller)
 
     def _place_for(self, caller: bytes) -> Place | Rejection:
         """Hold a free place for a caller, unless it has its share already."""
-        held = self._places.held()
-        if held.count(caller) >= self._settings.max_associations_per_caller:
+        settings, held = self._settings, self._places.held()
+        per_caller = settings.max_associations_per_caller
+        if held.count(caller) >= per_caller:
             return CALLER_LIMIT_EXCEEDED
-        if len(held) >= self._settings.max_associations:
+        address = address_of(caller)
+        same = sum(address_of(each) == address for each in held)
+        if same >= max(settings.max_associations_per_address, per_caller):
+            return ADDRESS_LIMIT_EXCEEDED
+        if len(held) + self._kept(caller, held) >= settings.max_associations:
             return LIMIT_EXCEEDED
         return self._places.take(caller)
+
+    def _kept(self, caller: bytes, held: Sequence[bytes]) -> int:
+        """Count the places that are kept for others than this caller.
+
+        They are kept for titles that are listed for certain networks and have no
+        association open.
+        """
+        absent = self._kept_for - {title_of(each) for each in held}
+        if title_of(caller) in absent:
+            return 0
+        most = min(self._settings.reserved_associations, len(absent))
+        return min(most, self._settings.max_associations - 1)
 
 
 def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
@@ -127,6 +167,13 @@ def _is_listed(
         and (caller.network is None or address in caller.network)
         for caller in callers
     )
+
+
+def _site(address: IPv4Address | IPv6Address) -> str:
+    """Return what counts as one address: that of IPv4, or a network of IPv6."""
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address), SITE_BITS), strict=False))
+    return str(address)
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

@@ -1,10 +1,11 @@
-"""Associations that we open: every wait on them ends.
+"""Associations that the node opens: every wait on them ends.
 
 pynetdicom queues a whole object before its first byte leaves and counts the DIMSE
-timeout from then, so that a fixed one would cut a slow line in the middle of a large
-object; its socket has no timeout at all, so that a peer that stops reading would hold
-the sender for ever. Here a request may take as long as it likes while bytes move, and
-ends when none has moved for the timeout.
+timeout from then, so a fixed timeout would cut a slow line in the middle of a large
+object. Its socket has no timeout, so a peer that stops reading would hold the sender
+for ever. Here an object may take any time while its bytes move, and the connection is
+cut if none has moved for the timeout. Bytes that the peer sends do not extend it: a
+response that comes byte by byte has the same time as one that does not come.
 """
 
 import logging
@@ -41,6 +42,13 @@ _config.VALIDATORS["UI"] = lambda _: (True, "")
 # What goes wrong is told by outcomes; a peer's or a library's text stays out of logs.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
+# Bounds on opening an association (connection, TLS, answer) and on its end (answer,
+# then the end of the connection), in timeouts. Within them pynetdicom's own apply.
+CALL_TIMEOUTS = 2.5
+END_TIMEOUTS = 2.5
+# Of a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, and the place of the message control
+# header with the bit of a command in it.
+FRAGMENTS, CONTROL, COMMAND = 0x04, 11, 1
 # What the kernel may hold for us: 'sent' shall not be megabytes from the truth.
 SEND_BUFFER = 131072
 
@@ -78,9 +86,9 @@ def associated(
         try:
             yield peer
         except BaseException:
-            association.abort()
+            peer.end(association.abort)
             raise
-        association.release()
+        peer.end(association.release)
     finally:
         peer.hang_up()
 
@@ -112,16 +120,25 @@ class Peer:
         tls = self._secured()
         started = time.monotonic()
         try:
-            association = RequestedAssociation(ae, self._destination, contexts, tls)
+            association = RequestedAssociation(
+                ae, self._destination, contexts, tls, self._timeout_s
+            )
         except (OSError, UnicodeError) as error:
             raise LostError(f"{self} cannot be found: {error}") from None
         self._association = association
         association.bind(evt.EVT_CONN_OPEN, self._on_open)
         association.bind(evt.EVT_DATA_SENT, self._on_sent)
         association.bind(evt.EVT_PDU_RECV, self._on_received)
-        association.request()
+        with self._watched(association, CALL_TIMEOUTS * self._timeout_s):
+            association.request()
         self._negotiated(association, time.monotonic() - started)
         return association
+
+    def end(self, action: Callable[[], None]) -> None:
+        """Release or abort the association; used by `associated`."""
+        assert self._association  # noqa: S101 - `associated` has called
+        with self._watched(self._association, END_TIMEOUTS * self._timeout_s):
+            action()
 
     def hang_up(self) -> None:
         """Close the connection: pynetdicom may not, where the peer closed it first."""
@@ -130,16 +147,17 @@ class Peer:
             self._association.connection.close()
 
     def ask(self, request: Request) -> Dataset:
-        """Send a request and wait for the response for as long as bytes move.
+        """Send a request, for as long as its bytes move, and wait for the response.
 
         Returns:
             The status elements of the response.
 
         Raises:
-            LostError: The association ended, or nothing moved on it for too long.
+            LostError: The association ended, no byte of the dataset moved for the
+                timeout, or no response came within it.
         """
         association = self._open()
-        with self._watched(association):
+        with self._watched(association, self._timeout_s):
             try:
                 response = request(association)
             except RuntimeError:  # the association has ended meanwhile
@@ -183,22 +201,27 @@ class Peer:
         # A request goes out in two pieces; the second shall not wait 40 ms for the
         # acknowledgment of the first.
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that stops in the middle of a PDU would hold pynetdicom's thread,
-        # and with it an abort, for ever. `_watch` is faster where it watches.
+        # For what we send. A PDU of the peer has `pdu_timeout_s`.
         line.settimeout(2 * self._timeout_s)
 
-    def _on_sent(self, _event: evt.Event) -> None:
-        self._moved.set()
+    def _on_sent(self, event: evt.Event) -> None:
+        # Only our requests have a dataset. Our responses to a peer that sends requests
+        # without end do not count.
+        if event.data[0] == FRAGMENTS and not event.data[CONTROL] & COMMAND:
+            self._moved.set()
 
     def _on_received(self, event: evt.Event) -> None:
         self._aborted |= isinstance(event.pdu, A_ABORT_RQ)
         self._released |= isinstance(event.pdu, A_RELEASE_RQ)
 
     @contextmanager
-    def _watched(self, association: RequestedAssociation) -> Iterator[None]:
+    def _watched(
+        self, association: RequestedAssociation, patience_s: float
+    ) -> Iterator[None]:
+        """Cut the connection if no dataset moves for so long in this block."""
         over = threading.Event()
         self._moved.clear()
-        watching = association, over
+        watching = association, over, patience_s
         watch = threading.Thread(target=self._watch, args=watching, daemon=True)
         watch.start()
         try:
@@ -208,9 +231,13 @@ class Peer:
             self._moved.set()
             watch.join()
 
-    def _watch(self, association: RequestedAssociation, over: threading.Event) -> None:
-        """Cut the connection when nothing has moved on it for too long."""
-        while self._moved.wait(self._timeout_s):
+    def _watch(
+        self,
+        association: RequestedAssociation,
+        over: threading.Event,
+        patience_s: float,
+    ) -> None:
+        while self._moved.wait(patience_s):
             self._moved.clear()
             if over.is_set():
                 return

@@ -1,8 +1,9 @@
 """One association with a peer that sends to us: pynetdicom's, with its leaks closed.
 
 pynetdicom takes a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
-of one. Here there are bounds, and what an association holds is let go of when its
-thread ends, whatever ended it. Where its datasets go is in intake.py.
+of one. Here there are bounds. A C-ECHO from time to time does not keep an association
+open, nor do fragments that never become an instance. What an association holds is let
+go of when its thread ends, whatever ended it. Where its datasets go is in intake.py.
 """
 
 import logging
@@ -37,6 +38,7 @@ from dicom_node.listener import PDU_HEAD, Caller, hang_up, receive, receive_into
 from dicom_node.spool import Spool
 from dicom_node.tally import REFUSED, Count, ignore, one
 from dicom_node.tls import Line, part
+from dicom_node.upper_layer import ARTIM_S
 from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,10 @@ MAXIMUM_PDU = 131_072
 # Some exceed it; more than this is an attack on our memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
+# A dataset that comes faster than this extends the time for an operation.
+SLOWEST_BYTES_PER_S = 10_000
+# After an abort the two threads end by themselves, or the connection is cut.
+KILL_S = 2 * ARTIM_S
 # PS3.8 9.2.1: our answer to the request for an association, data or our answer to that
 # for its end are awaited; whichever comes, rings.
 WAITING = {"Sta3", "Sta6", "Sta8"}
@@ -201,12 +207,21 @@ class Connection(Association):
         """The AE title that the peer asks for, as it is shown."""
         return self.asked.called
 
-    def store_in(self, spool: Spool, limit: int, count: Count = ignore) -> None:
-        """Have datasets stream into the spool, of at most `limit` bytes each.
+    def store_in(
+        self, spool: Spool, limit: int, operation_timeout_s: float, count: Count
+    ) -> None:
+        """Have datasets stream into the spool.
 
-        `count` takes those that are refused because of their command.
+        Args:
+            spool: Where they go.
+            limit: Bytes of a dataset, at most.
+            operation_timeout_s: The association is aborted if no instance was stored
+                for so long. Each 10 kB that came since add a second.
+            count: Takes requests that are refused because of their command.
         """
         self._count = count
+        self._operation_timeout_s = operation_timeout_s
+        self.dul.overdue = self._overdue
         self.dimse: Intake = Intake(self, spool, limit)
         self.dimse.msg_queue = WakingQueue(self._checkpoint.set)
         self._checkpoint.queues = [self.dimse.msg_queue, self.dul.to_user_queue]
@@ -236,6 +251,28 @@ class Connection(Association):
         except NotServedError as error:
             self.dul.complain(str(error))
             self.abort()
+
+    def _overdue(self) -> str:
+        """Say for how long nothing was stored; empty if that is not too long."""
+        more_s = self.dimse.received / SLOWEST_BYTES_PER_S
+        passed_s = time.monotonic() - self.dimse.since
+        if passed_s < self._operation_timeout_s + more_s:
+            return ""
+        return f"no instance was stored for {passed_s:.0f} s"
+
+    def kill(self) -> None:
+        """End the two threads; used by pynetdicom.
+
+        The upper layer may not end by itself: TLS may go on to send records that hold
+        nothing, which OpenSSL reads before anything else can happen.
+        """
+        cut = threading.Timer(KILL_S, self.hang_up)
+        cut.daemon = True
+        cut.start()
+        try:
+            super().kill()
+        finally:
+            cut.cancel()
 
     def _log_abort(self, why: str) -> None:
         who = self.calling_ae_title, self.address

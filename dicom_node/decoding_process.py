@@ -45,6 +45,7 @@ from dicom_node.decoding_messages import (
     unpack_call,
 )
 from dicom_node.errors import AnalysisError, DicomNodeError
+from dicom_node.logs import log_uncaught
 from dicom_node.reasons import Failure
 from dicom_node.results.measurement_report import load_tables
 from inference.plain_image import PlainImageError
@@ -84,6 +85,7 @@ def main() -> None:
     relay = _Relay(channel)
     for name in OUR_OWN:
         logging.getLogger(name).addHandler(relay)
+    log_uncaught()
     _load_what_is_loaded_late()
     channel.send(*pack_answer(RETURNED, confine()))
     with suppress(EOFError, OSError):  # the parent is gone, or wants no more

@@ -5,9 +5,10 @@ fifth of what it costs to receive a large image. Here one buffer is read into, a
 handed on in slices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from pynetdicom.association import Association
 from pynetdicom.pdu import P_DATA_TF
 from pynetdicom.pdu_primitives import P_DATA
 
@@ -40,12 +41,28 @@ class Fragments(P_DATA_TF):
 
 
 class FragmentReader(UpperLayer):
-    """pynetdicom's upper layer, but for the one PDU of which there are many.
+    """The upper layer of an association that a peer opened.
 
-    Its socket reads ahead: see connection.py.
+    It reads P-DATA-TF PDUs itself. Its socket reads ahead: see connection.py.
+
+    Attributes:
+        overdue: Says why the association has lasted too long; empty if it has not.
+            Asked for in the thread of the association, twice a second or more often.
     """
 
     socket: Any
+
+    def __init__(self, association: Association) -> None:
+        """Set up the upper layer of an association that has not begun."""
+        super().__init__(association)
+        self.overdue: Callable[[], str] = lambda: ""
+
+    def idle_timer_expired(self) -> bool:
+        """Tell whether the association is to be aborted, as pynetdicom asks."""
+        if why := self.overdue():
+            self.complain(why)
+            return True
+        return super().idle_timer_expired()
 
     def _read_pdu_data(self) -> None:
         """Read the next PDU, and queue what it means to the state machine."""

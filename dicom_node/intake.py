@@ -16,7 +16,7 @@ from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
 
 from dicom_node.attributes import UID_PATTERN, loggable
-from dicom_node.dimse import WITHOUT_DATASET, MessageReader
+from dicom_node.dimse import LONGEST_COMMAND, WITHOUT_DATASET, MessageReader
 from dicom_node.errors import (
     CannotUnderstandError,
     MismatchError,
@@ -29,7 +29,6 @@ from dicom_node.spool import MB, Arrival, Spool
 
 logger = logging.getLogger(__name__)
 
-LONGEST_COMMAND = 65_536  # and the longest report: ours name a few objects
 # Without asynchronous operations a peer waits for each answer (PS3.7 D.3.3.3).
 MOST_UNANSWERED = 4
 # A dataset that is too large is read to its end and thrown away, so that it can be
@@ -123,17 +122,14 @@ class Intake(MessageReader):
         super().__init__(association)
         self._spool = spool
         self._limit = limit
-        # Command and dataset of the message that is coming in, or came last.
-        self._command: BytesIO
+        # Of the message that is coming in, or came last.
         self._dataset: IncomingDataset
         self._on_disk: set[IncomingDataset] = set()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
         """Take in a fragment; abort if there is no end of them."""
         super()._receive(context_id, fragment)
-        if self._command.tell() > LONGEST_COMMAND:
-            words = f"a command of more than {LONGEST_COMMAND} bytes came"
-        elif self._dataset.received > LONGEST_DATASET:
+        if self._dataset.received > LONGEST_DATASET:
             words = f"a dataset of more than {LONGEST_DATASET} bytes came"
         elif self.msg_queue.qsize() > MOST_UNANSWERED:
             words = f"more than {MOST_UNANSWERED} requests came before an answer"
@@ -151,7 +147,6 @@ class Intake(MessageReader):
 
     def _begin_message(self) -> DIMSEMessage:
         message = DIMSEMessage()
-        self._command = message.encoded_command_set
         begin = partial(self._begin, message)
         message.data_set = self._dataset = IncomingDataset(begin, self._limit)
         return message

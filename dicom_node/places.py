@@ -15,7 +15,8 @@ from contextlib import contextmanager, suppress
 from itertools import takewhile
 from pathlib import Path
 
-LENGTH = 16  # bytes that stand for a caller
+LENGTH = 16  # bytes that stand for a caller: half for its AE title, half its address
+HALF = LENGTH // 2
 NOBODY = bytes(LENGTH)  # what follows then was written earlier, and is over
 
 
@@ -107,9 +108,24 @@ class Places:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
 
 
-def named(ae_title: str, address: str) -> bytes:
-    """Make what stands for a caller, LENGTH bytes."""
-    return hashlib.sha256(f"{ae_title}\0{address}".encode()).digest()[:LENGTH]
+def caller_key(ae_title: str, address: str) -> bytes:
+    """Return what stands for a caller, LENGTH bytes."""
+    return _digest(ae_title) + _digest(address)
+
+
+def title_key(ae_title: str) -> bytes:
+    """Return the half of a caller's key that stands for its AE title."""
+    return _digest(ae_title)
+
+
+def title_of(caller: bytes) -> bytes:
+    """Return the half of a caller's key that stands for its AE title."""
+    return caller[:HALF]
+
+
+def address_of(caller: bytes) -> bytes:
+    """Return the half of a caller's key that stands for its address."""
+    return caller[HALF:]
 
 
 def places_folder(run: Path) -> Path:
@@ -120,6 +136,10 @@ def places_folder(run: Path) -> Path:
 def held_places(folder: Path) -> int:
     """Count the open associations of a machine, without being in anybody's way."""
     return sum(len(_callers(path) or []) for path in _files(folder))
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:HALF]
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -41,6 +41,7 @@ from dicom_node.bells import ring
 from dicom_node.belonging import belong_or_exit
 from dicom_node.commitment_report import (
     OnRefused,
+    Report,
     Settle,
     answer,
     ignore_refusal,
@@ -290,7 +291,8 @@ class Receiver:
         """Open an association with a peer that has asked for one."""
         connection = Connection(self._ae, self._contexts, caller, self._forget)
         storing = self._storing
-        connection.store_in(storing.spool, self._limit, storing.count)
+        patience_s = self._settings.operation_timeout_s
+        connection.store_in(storing.spool, self._limit, patience_s, storing.count)
         connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
         connection.bind(evt.EVT_ESTABLISHED, _log_unusable)
         connection.bind(evt.EVT_C_STORE, self._storing.answer)
@@ -298,7 +300,8 @@ class Receiver:
             names = certificate_names(caller.socket)
             who = connection.calling_ae_title, connection.address
             reporter = Reporter(*who, names)
-            heard = [self._settle, reporter, self._on_report_refused]
+            settle = partial(_settle, settle=self._settle, connection=connection)
+            heard = [settle, reporter, self._on_report_refused]
             connection.bind(evt.EVT_N_EVENT_REPORT, answer, heard)
             connection.on_invalid_report = partial(
                 self._on_report_refused, reporter, ReportRefusal.INVALID
@@ -364,6 +367,14 @@ class Receiver:
         logger.warning(words, who[0] or "a caller", who[1], why.reason, more)
         self._storing.count(one(REJECTED, why.reason))
         self._on_asked(*who, why.reason)
+
+
+def _settle(
+    report: Report, reporter: Reporter, settle: Settle, connection: Connection
+) -> None:
+    """Record a report; one that is not refused is a complete operation."""
+    settle(report, reporter)
+    connection.dimse.operation_is_complete()
 
 
 def _log_refused_contexts(connection: Connection) -> None:

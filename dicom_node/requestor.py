@@ -3,6 +3,7 @@
 import logging
 import queue
 import socket
+import time
 from collections.abc import Sequence
 from copy import deepcopy
 from ssl import SSLContext
@@ -10,6 +11,7 @@ from typing import Any
 
 from pynetdicom import AE
 from pynetdicom.association import Association
+from pynetdicom.dimse_messages import DIMSEMessage
 from pynetdicom.dimse_primitives import (
     C_CANCEL,
     DimsePrimitiveType,
@@ -19,8 +21,9 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from config.destinations import Address
-from dicom_node.dimse import MessageReader
+from dicom_node.dimse import LONGEST_COMMAND, MessageReader
 from dicom_node.invalid_request import NotServedError, answer_invalid
+from dicom_node.listener import receive
 from dicom_node.tls import Line, part
 from dicom_node.upper_layer import UpperLayer
 
@@ -30,17 +33,23 @@ logger = logging.getLogger(__name__)
 # only after it has reported the answer.
 OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
-
-# Bytes of a PDU, and of a message: responses and reports are brief.
-LONGEST_MESSAGE = 1_048_576
+# Bytes of a PDU, and of everything that comes before our next request: responses and
+# reports are brief.
+LONGEST_ANSWER = 1_048_576
+# Messages that may come before our next request: the response, the same response sent
+# again, requests of the peer.
+MOST_MESSAGES = 16
 
 
 class _Socket(AssociationSocket):
-    """The connection; what TLS sends for itself does not count as something to read."""
+    """The connection. Records that TLS sends for itself are not something to read.
+
+    A PDU that is too large or comes too slowly ends the association.
+    """
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read, be it the end of the connection."""
+        """Whether there is something to read, or the connection has ended."""
         return super().ready and (
             not isinstance(self.socket, Line) or self.socket.has_data()
         )
@@ -51,14 +60,29 @@ class _Socket(AssociationSocket):
         super().close()
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes; none, and abort the association, if they are too many."""
-        if nr_bytes > LONGEST_MESSAGE:
-            upper_layer = self.assoc.dul
-            assert isinstance(upper_layer, UpperLayer)  # noqa: S101 - ours always is
+        """Read so many bytes; fewer if the connection ends first.
+
+        None, and the association is aborted, if they are too many.
+
+        Raises:
+            OSError: They did not come in the time for a PDU, or the connection broke.
+        """
+        assert isinstance(self.assoc, RequestedAssociation)  # noqa: S101 - always is
+        assert self.socket  # noqa: S101 - narrows the type
+        if nr_bytes > LONGEST_ANSWER:
             words = f"a PDU of {nr_bytes} bytes was announced, "
-            upper_layer.abort_because(f"{words}more than {LONGEST_MESSAGE}")
+            self.assoc.dul.abort_because(f"{words}more than {LONGEST_ANSWER}")
             return bytearray()
-        return super().recv(nr_bytes)
+        patience = self.socket.gettimeout()
+        try:
+            limit = time.monotonic() + self.assoc.pdu_timeout_s
+            return receive(self.socket, nr_bytes, limit)
+        except TimeoutError:
+            words = f"a PDU took longer than {self.assoc.pdu_timeout_s:g} s"
+            self.assoc.dul.complain(words)
+            raise
+        finally:
+            self.socket.settimeout(patience)
 
 
 class _Responses(queue.Queue[Any]):
@@ -126,23 +150,37 @@ class _Messages(MessageReader):
         super().__init__(association)
         self._responses = _Responses(association)
         self.msg_queue = self._responses
+        self._messages = 0
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
         """Send a request of ours, or our response to one of the peer."""
         is_request = primitive.MessageIDBeingRespondedTo is None
         if is_request and not isinstance(primitive, C_CANCEL):
             self._responses.expect(primitive)
+            self._messages = 0
+            self.operation_is_complete()
         super().send_msg(primitive, context_id)
 
-    def _receive(self, context_id: int, fragment: bytes) -> None:
-        """Take in a fragment; abort if there is no end of them."""
-        super()._receive(context_id, fragment)
-        if (message := self.message) is None:
-            return
-        parts = message.encoded_command_set, message.data_set
-        if sum(each.tell() for each in parts if each) > LONGEST_MESSAGE:
-            words = f"a message of more than {LONGEST_MESSAGE} bytes came"
+    def _begin_message(self) -> DIMSEMessage:
+        self._messages += 1
+        if self._messages > MOST_MESSAGES:
+            words = f"more than {MOST_MESSAGES} messages came in answer to one"
             self.upper_layer.abort_because(words)
+        return super()._begin_message()
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        """Take in a fragment, unless the dataset becomes too long."""
+        dataset = self.message.data_set if self.message else None
+        if dataset and dataset.tell() + len(fragment) > LONGEST_COMMAND:
+            words = f"a dataset of more than {LONGEST_COMMAND} bytes came"
+            self.upper_layer.abort_because(words)
+            return
+        super()._receive(context_id, fragment)
+
+    def _excess(self) -> str:
+        if self.received > LONGEST_ANSWER:
+            return f"more than {LONGEST_ANSWER} bytes came in answer to a request"
+        return super()._excess()
 
 
 class RequestedAssociation(Association):
@@ -154,6 +192,7 @@ class RequestedAssociation(Association):
 
     Attributes:
         connection: The connection, to tune it, cut it and close it.
+        pdu_timeout_s: How long the peer may take for the bytes of a PDU, in seconds.
     """
 
     connection: socket.socket
@@ -164,6 +203,7 @@ class RequestedAssociation(Association):
         peer: Address,
         contexts: Sequence[PresentationContext],
         tls: SSLContext | None,
+        pdu_timeout_s: float,
     ) -> None:
         """Set up an association that `request` will open.
 
@@ -172,6 +212,7 @@ class RequestedAssociation(Association):
             peer: The peer to call.
             contexts: The presentation contexts to propose, at most 128.
             tls: The TLS settings of the connection; None for plain text.
+            pdu_timeout_s: How long the peer may take for the bytes of a PDU.
 
         Raises:
             OSError: The host is not known.
@@ -179,6 +220,7 @@ class RequestedAssociation(Association):
         """
         super().__init__(ae, "requestor")
         self.dul: UpperLayer = UpperLayer(self)
+        self.pdu_timeout_s = pdu_timeout_s
         self.network_timeout = ae.network_timeout  # a timer of the upper layer has it
         self.dimse = _Messages(self)
         self._is_paused = True  # no thread of the association is in the way

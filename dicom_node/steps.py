@@ -11,7 +11,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
+
+MOST_FRAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,25 @@ def told(error: BaseException) -> list[str]:
     frames = traceback.extract_tb(error.__traceback__)
     where = [f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames]
     lines = [type(error).__name__, *where]
-    hidden = error.__suppress_context__
-    cause = error.__cause__ or (None if hidden else error.__context__)
+    cause = _cause(error)
     return lines if cause is None else [*lines, *told(cause)]
+
+
+def in_one_line(error: BaseException) -> str:
+    """Say of an exception and its causes what `told` says, innermost frame first.
+
+    At most MOST_FRAMES frames of each are named, without their folders.
+    """
+    where = traceback.extract_tb(error.__traceback__, limit=-MOST_FRAMES)
+    frames = [f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in where]
+    line = type(error).__name__ + " in " * bool(frames) + " < ".join(reversed(frames))
+    cause = _cause(error)
+    return line if cause is None else f"{line}, from {in_one_line(cause)}"
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    hidden = error.__suppress_context__
+    return error.__cause__ or (None if hidden else error.__context__)
 
 
 class Stopwatch:

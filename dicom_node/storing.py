@@ -78,6 +78,7 @@ class Storing:
                 return self._refuse(refusal, connection, dataset)
             finally:
                 dataset.let_go()
+            connection.dimse.operation_is_complete()
             seconds = time.monotonic() - dataset.began
             words = f"from {connection.calling_ae_title}, {size} bytes"
             log_step(logger, "received", words, seconds=seconds)

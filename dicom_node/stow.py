@@ -5,7 +5,8 @@ of them is read by stow_response.py.
 
 On `requests` alone: the usual client of DICOMweb encodes each dataset anew, repeats
 requests by itself, and follows redirects, where a POST becomes a GET and the page of a
-login looks like success.
+login looks like success. Requests go to the adapter of `requests`: its session reads
+the whole payload of a redirect into memory, also if it does not follow it.
 """
 
 import base64
@@ -21,6 +22,13 @@ from urllib.parse import urlsplit
 import requests
 
 from config.destinations import Secret, StowDestination
+from dicom_node.http_bounds import (
+    LARGEST_RESPONSE,
+    TIMEOUTS,
+    BoundedAdapter,
+    ResponseTooLargeError,
+    ResponseTooSlowError,
+)
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.results.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -56,7 +64,8 @@ def store(
         files: Part 10 files by SOP Instance UID.
         service: Where to.
         timeout_s: How long a connection, or the next byte in either direction, may
-            take. A slow service is not hurried as long as bytes move.
+            take. A slow service is not hurried while it takes the request. Its whole
+            response may take twice as long.
 
     Returns:
         What became of each object, by SOP Instance UID.
@@ -145,10 +154,9 @@ def _send(
     try:
         with (
             _session(service) as session,
-            session.send(
+            session.get_adapter(service.url).send(
                 session.prepare_request(request),
                 timeout=timeout_s,
-                allow_redirects=False,
                 stream=True,
                 verify=session.verify,
             ) as response,
@@ -170,7 +178,15 @@ def _session(service: StowDestination) -> requests.Session:
     session = requests.Session()
     session.trust_env = False  # neither proxies nor passwords that others left there
     session.verify = True if service.ca_bundle is None else str(service.ca_bundle)
-    session.headers.update({"Accept": JSON, "User-Agent": IMPLEMENTATION_VERSION_NAME})
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, BoundedAdapter())
+    session.headers.update(
+        {
+            "Accept": JSON,
+            "Accept-Encoding": "identity",
+            "User-Agent": IMPLEMENTATION_VERSION_NAME,
+        }
+    )
     if service.token_env:
         token = _value(service.token_env)
         if not (token.isascii() and token.isprintable()):
@@ -204,6 +220,8 @@ def _why(error: Exception, timeout_s: float) -> str:
     causes = list(_causes(error))
     if told := next(filter(None, map(_cause_in_words, causes)), ""):
         return told
+    if any(isinstance(each, ResponseTooSlowError) for each in causes):
+        return f"does not finish its answer within {TIMEOUTS * timeout_s:g} s"
     if isinstance(error, requests.ConnectTimeout):
         return f"cannot be reached within {timeout_s:g} s"
     if any(isinstance(each, requests.Timeout | TimeoutError) for each in causes):
@@ -216,6 +234,8 @@ def _cause_in_words(cause: BaseException) -> str:
         case ssl.SSLCertVerificationError():
             own = "if its authority is your own, name that in ca_bundle"
             return f"is not trusted: {cause.verify_message}; {own}"
+        case ResponseTooLargeError():
+            return f"answers with more than {LARGEST_RESPONSE} B"
         case ssl.SSLError():
             return f"does not agree on TLS: {cause.reason}"
         case socket.gaierror():

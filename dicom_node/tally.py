@@ -105,6 +105,7 @@ REJECTED = Family(
         "temporary congestion",
         "local limit exceeded",
         "local limit exceeded by one caller",
+        "local limit exceeded by one address",
     ),
 )
 REPORT_REFUSED = Family(

@@ -6,6 +6,7 @@ know in the current state is dropped. In pynetdicom it ends the thread.
 """
 
 import queue
+import time
 from typing import TYPE_CHECKING, Any
 
 from pynetdicom.association import Association
@@ -44,6 +45,10 @@ INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
 ABORTED = "Sta13"  # until the connection ends
 MOST_DISCARDED = 65_536  # at once
+# After an abort or a rejection the peer has so long to close the connection (PS3.8
+# 9.1.5), in which it may go on to send.
+ARTIM_S = 5.0
+DISCARD_PAUSE_S = 0.01  # after each piece, so that it costs little processor time
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 
@@ -77,6 +82,7 @@ class UpperLayer(DULServiceProvider):
     def __init__(self, association: Association) -> None:
         """Set up the upper layer of an association that has not begun."""
         super().__init__(association)
+        self.artim_timer.timeout = ARTIM_S
         self.state_machine = _StateMachine(self)
         self.complaint = ""
         self.on_complaint: Callable[[str], None] = lambda _: None
@@ -107,6 +113,8 @@ class UpperLayer(DULServiceProvider):
                 content = b""
             if not content:
                 self.event_queue.put(CLOSED)
+            else:
+                time.sleep(DISCARD_PAUSE_S)
             return True
         return super()._is_transport_event()
 

@@ -17,6 +17,7 @@ import pytest
 from config.settings import ReceiverSettings, load
 from config.tls import TlsSettings
 from dicom_node.admission import (
+    ADDRESS_LIMIT_EXCEEDED,
     CALLED_UNKNOWN,
     CALLER_LIMIT_EXCEEDED,
     CALLING_UNKNOWN,
@@ -84,6 +85,7 @@ def test_reasons_are_those_of_the_standard() -> None:
     assert numbers(CALLING_UNKNOWN) == (1, 1, 3)
     assert numbers(LIMIT_EXCEEDED) == (2, 3, 2)
     assert numbers(CALLER_LIMIT_EXCEEDED) == (2, 3, 2)
+    assert numbers(ADDRESS_LIMIT_EXCEEDED) == (2, 3, 2)
 
 
 def test_a_place_that_is_given_back_is_free_again(tmp_path: Path) -> None:
@@ -137,6 +139,93 @@ def test_a_caller_has_no_more_than_its_share_and_others_have_theirs(
     assert isinstance(rules.admit("C", "FRACTURE_AI", "192.0.2.1"), Place)
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
+
+
+def test_an_address_has_no_more_than_its_share_whatever_its_titles(
+    tmp_path: Path,
+) -> None:
+    rules = admission(
+        tmp_path,
+        max_associations=9,
+        max_associations_per_caller=1,
+        max_associations_per_address=3,
+    )
+    for title in "ABC":
+        assert isinstance(rules.admit(title, "FRACTURE_AI", "192.0.2.1"), Place)
+
+    assert rules.admit("D", "FRACTURE_AI", "192.0.2.1") is ADDRESS_LIMIT_EXCEEDED
+    mapped = rules.admit("E", "FRACTURE_AI", "::ffff:192.0.2.1")
+    assert mapped is ADDRESS_LIMIT_EXCEEDED
+    assert isinstance(rules.admit("D", "FRACTURE_AI", "192.0.2.2"), Place)
+
+
+def test_by_default_one_address_leaves_half_to_others(tmp_path: Path) -> None:
+    rules = admission(tmp_path)
+    answers = [rules.admit(f"T{n}", "FRACTURE_AI", "192.0.2.1") for n in range(60)]
+
+    assert answers.count(ADDRESS_LIMIT_EXCEEDED) == 35
+    assert isinstance(rules.admit("DX1", "FRACTURE_AI", "192.0.2.2"), Place)
+
+
+def test_an_address_has_at_least_the_share_of_a_caller(tmp_path: Path) -> None:
+    rules = admission(
+        tmp_path, max_associations_per_caller=4, max_associations_per_address=2
+    )
+    answers = [rules.admit("GATEWAY", "FRACTURE_AI", "192.0.2.1") for _ in range(5)]
+
+    assert answers[4] is CALLER_LIMIT_EXCEEDED
+    assert all(isinstance(each, Place) for each in answers[:4])
+
+
+def test_a_network_of_ipv6_counts_as_one_address(tmp_path: Path) -> None:
+    rules = admission(
+        tmp_path, max_associations_per_caller=1, max_associations_per_address=2
+    )
+    for address in ("2001:db8::1", "2001:db8::1:2:3:4"):
+        assert isinstance(rules.admit("A", "FRACTURE_AI", address), Place) is (
+            address == "2001:db8::1"
+        )
+    assert isinstance(rules.admit("B", "FRACTURE_AI", "2001:db8::2"), Place)
+    third = rules.admit("C", "FRACTURE_AI", "2001:db8::3%eth0")
+    assert third is ADDRESS_LIMIT_EXCEEDED
+    assert isinstance(rules.admit("C", "FRACTURE_AI", "2001:db8:0:1::3"), Place)
+
+
+def test_places_are_kept_for_callers_that_are_listed_with_a_network(
+    tmp_path: Path,
+) -> None:
+    listed = [{"ae_title": f"DX{n}", "network": "10.1.0.0/16"} for n in range(3)]
+    rules = admission(
+        tmp_path,
+        max_associations=5,
+        reserved_associations=2,
+        allowed_callers=["PACS", *listed],
+    )
+    # Anyone may call itself PACS. Two of five places are kept.
+    answers = [rules.admit("PACS", "FRACTURE_AI", f"192.0.2.{n}") for n in range(4)]
+    assert [isinstance(each, Place) for each in answers] == [True, True, True, False]
+    assert answers[3] is LIMIT_EXCEEDED
+
+    first = rules.admit("DX0", "FRACTURE_AI", "10.1.0.1")
+    assert isinstance(first, Place)
+    # It has one now: the last place is for the other two.
+    assert rules.admit("DX0", "FRACTURE_AI", "10.1.0.1") is LIMIT_EXCEEDED
+    assert isinstance(rules.admit("DX1", "FRACTURE_AI", "10.1.0.2"), Place)
+    assert rules.admit("DX2", "FRACTURE_AI", "10.1.0.3") is LIMIT_EXCEEDED
+
+
+def test_no_more_places_are_kept_than_callers_are_absent(tmp_path: Path) -> None:
+    listed = [{"ae_title": "DX1", "network": "10.1.0.0/16"}, "DX2"]
+    both = [*listed, {"ae_title": "DX2", "network": "10.1.0.0/16"}]
+    for number, callers in enumerate((listed, both)):
+        rules = admission(
+            tmp_path / str(number), max_associations=4, allowed_callers=callers
+        )
+        held = [rules.admit("DX2", "FRACTURE_AI", "10.1.0.2") for _ in range(4)]
+
+        assert sum(isinstance(each, Place) for each in held) == 3
+        held = [rules.admit("DX1", "FRACTURE_AI", "10.1.0.1") for _ in range(2)]
+        assert [isinstance(each, Place) for each in held] == [True, False]
 
 
 def test_many_who_ask_at_once_get_the_share_exactly(

@@ -328,7 +328,7 @@ AFTERWARDS = {
     ),
     "a command without end": (
         data(1, 1, bytes(100_000)) * 11,
-        "a message of more than 1048576 bytes came",
+        "a command of more than 65536 bytes came",
     ),
     "a second answer": (accept(), "A-ASSOCIATE-AC came out of turn"),
     "a request that we do not serve": (

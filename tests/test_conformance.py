@@ -18,20 +18,25 @@ from dicom_node.audit.message import KINDS, Kind
 from dicom_node.codecs import DECODABLE
 from dicom_node.commitment_report import Remedy, remedy_of
 from dicom_node.commitments import REPORT_WAIT_S
-from dicom_node.connection import MAXIMUM_PDU
+from dicom_node.connection import MAXIMUM_PDU, SLOWEST_BYTES_PER_S
 from dicom_node.delivering import LOSSLESS, SEND_TIMEOUT_S
-from dicom_node.intake import LONGEST_COMMAND, LONGEST_DATASET
+from dicom_node.dimse import LONGEST_COMMAND, SMALLEST_FRAGMENT, SPARE_FRAGMENTS
+from dicom_node.http_bounds import LARGEST_RESPONSE, TIMEOUTS
+from dicom_node.intake import LONGEST_DATASET
 from dicom_node.listener import DEADLINE_S
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.receiver import IDLE_S
+from dicom_node.requestor import LONGEST_ANSWER, MOST_MESSAGES
 from dicom_node.results import heatmap
 from dicom_node.results.codes import CONCEPT, GRAD_CAM, SOURCE_IMAGE
 from dicom_node.results.objects import IMPLEMENTATION_CLASS_UID
 from dicom_node.results.objects import IMPLEMENTATION_VERSION_NAME as VERSION_NAME
+from dicom_node.sender import TIMEOUT_S
 from dicom_node.sop_classes import STORAGE_COMMITMENT, served_contexts
-from dicom_node.stow import MOST_BYTES
+from dicom_node.stow import LARGEST_ANSWER, MOST_BYTES
 from dicom_node.stow_response import JSON, Answer, became_of
 from dicom_node.tally import REJECTED
+from dicom_node.upper_layer import ARTIM_S
 from tests.dicomweb import module
 
 TEXT = (Path(__file__).parent.parent / "CONFORMANCE.md").read_text()
@@ -190,6 +195,21 @@ def test_numbers_of_stow_are_those_of_the_code() -> None:
 
     assert f"larger than {MOST_BYTES / 1e6:g} MB" in text
     assert f"may take {SEND_TIMEOUT_S:g} s" in text
+    assert f"as a whole may take {TIMEOUTS * SEND_TIMEOUT_S:g} s" in text
+    assert f"have {LARGEST_RESPONSE} bytes" in text
+    assert f"{LARGEST_ANSWER} of them payload" in text
+
+
+def test_bounds_on_what_a_peer_answers_are_those_of_the_code() -> None:
+    text = section("Sender (SCU)")
+
+    assert f"within {SEND_TIMEOUT_S:g} s each ({TIMEOUT_S:g} s for" in text
+    assert f"A PDU may have {LONGEST_ANSWER} bytes" in text
+    assert f"or a dataset {LONGEST_COMMAND} bytes" in text
+    assert f"send {MOST_MESSAGES} messages and {LONGEST_ANSWER} bytes" in text
+    assert f"in {SPARE_FRAGMENTS} fragments" in text
+    assert f"for each {SMALLEST_FRAGMENT} bytes" in text
+    assert f"closes the connection within {ARTIM_S:g} s" in text
 
 
 def test_every_failure_reason_of_the_standard_is_listed_with_its_remedy() -> None:
@@ -253,6 +273,15 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"`{VERSION_NAME}`" in text
     assert f"{defaults.receiver.max_associations} associations" in text
     assert f"{defaults.receiver.max_associations_per_caller} of one caller" in text
+    per_address = defaults.receiver.max_associations_per_address
+    assert f"{per_address} of one address" in text
+    assert f"Up to {defaults.receiver.reserved_associations} are kept" in text
+    assert f"for {defaults.receiver.operation_timeout_s:g} s (`operation_ti" in text
+    assert f"for each {SLOWEST_BYTES_PER_S} bytes" in text
+    assert f"{SPARE_FRAGMENTS} fragments" in text
+    assert f"for each {SMALLEST_FRAGMENT} bytes" in text
+    assert f"has {LONGEST_COMMAND} bytes" in text
+    assert f"within {ARTIM_S:g} s" in text
     assert f"idle for {IDLE_S:g} s" in text
     assert f"in {DEADLINE_S:g} s" in text
     assert f"number {defaults.results.series_number} by default" in TEXT

@@ -422,3 +422,20 @@ def test_child_dies_with_its_parent_however_busy_it_is(state: str) -> None:
         parent.kill()
 
     wait_until_gone(pid)
+
+
+def test_an_exception_of_a_thread_is_one_line_in_the_log_of_the_parent(
+    child: DecodingChild, caplog: pytest.LogCaptureFixture
+) -> None:
+    code = """
+import threading
+thread = threading.Thread(target=lambda: {}["DOE^JANE"], name="codec")
+thread.start()
+thread.join()
+"""
+    child.run(exec, code, {})
+
+    [record] = caplog.records
+    said = record.getMessage()
+    assert said.startswith("Uncaught exception in thread codec: KeyError in <lambda>")
+    assert "DOE" not in said

@@ -3,6 +3,9 @@
 import io
 import json
 import logging
+import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -134,3 +137,90 @@ def test_a_stage_that_fails_is_not_measured() -> None:
 
     assert list(watch.seconds) == ["decode"]
     assert watch.seconds["decode"] >= 0
+
+
+UNCAUGHT = f"""
+import asyncio, functools, gc, logging, sys, threading
+from dicom_node.logs import configure_logging
+
+SECRET = "{SECRET}"
+configure_logging("worker-0", sys.argv[1])
+
+
+def broken(*_):
+    try:
+        raise KeyError(SECRET)
+    except KeyError:
+        raise ValueError(SECRET + "\\nof two lines")
+
+
+class Ends:
+    def __del__(self):
+        broken()
+
+
+async def serve():
+    loop = asyncio.get_running_loop()
+    loop.call_soon(functools.partial(broken, SECRET))
+    loop.create_task(wait(), name=SECRET)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+    loop.call_exception_handler({{"message": "Odd\\n" + SECRET}})
+
+
+async def wait():
+    broken()
+
+
+thread = threading.Thread(target=broken, name="association")
+thread.start()
+thread.join()
+threading.Thread(target=sys.exit).start()
+Ends()
+asyncio.run(serve())
+logging.getLogger("dicom_node").error("%d of %s", SECRET)
+try:
+    broken()
+except ValueError:
+    import traceback
+    logging.getLogger("dicom_node").error("Failed: %s", traceback.format_exc())
+broken()
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_exception_that_nothing_catches_is_one_line_without_its_message(
+    form: str,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", UNCAUGHT, form],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert SECRET not in done.stdout + done.stderr
+    lines = done.stderr.splitlines()
+    if form == "json":
+        said = [json.loads(line) for line in lines]
+        assert {each["role"] for each in said} == {"worker-0"}
+        messages = [f"{each['level']} {each['message']}" for each in said]
+    else:
+        messages = [line.partition(" worker-0 ")[2] for line in lines]
+    where = r"ValueError in broken \(<string>:\d+\)"
+    cause = r", from KeyError in broken \(<string>:\d+\)"
+    expected = [
+        rf"ERROR Uncaught exception in thread association: {where} < run \(.*{cause}",
+        rf"ERROR Ignored exception: {where} < __del__ \(<string>:\d+\){cause}",
+        rf"ERROR Uncaught exception in an event loop: {where} < _run \(.*{cause}",
+        rf"ERROR Uncaught exception in an event loop: {where} < wait \(.*{cause}",
+        "ERROR Odd",
+        r"ERROR A line of dicom_node cannot be logged: TypeError in getMessage \(.*",
+        'ERROR Failed: Traceback: File "<string>", line .*, in broken',
+        rf"CRITICAL Uncaught exception: {where} < <module> \(<string>:\d+\){cause}",
+    ]
+    assert len(messages) == len(expected), messages
+    for message, pattern in zip(messages, expected, strict=True):
+        assert re.fullmatch(pattern, message), message

@@ -43,6 +43,9 @@ MENDS = {
     "[receiver]; raise it if that is usual.",
     "local limit exceeded by one caller": "It opened more at once than "
     "max_associations_per_caller under [receiver].",
+    "local limit exceeded by one address": "More AE titles at its address called at "
+    "once than max_associations_per_address under [receiver]. Raise it if several "
+    "modalities share the address (NAT, a balancer).",
     listener.NO_TLS: "Check that it uses TLS on this port, at least version 1.2, and "
     "that each side trusts the other's certificate ([tls]).",
     listener.NO_REQUEST: "It connected and sent no request for an association within "

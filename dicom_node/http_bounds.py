@@ -1,0 +1,103 @@
+"""Bounds on the responses of HTTP servers that the node calls.
+
+`requests` bounds the wait for the next byte, and nothing else. A server could send the
+status line, headers, interim responses (100 Continue), chunks or trailers byte by byte,
+or without end. Here the bytes and the time of a whole response are bounded at the
+socket, before anything reads them.
+"""
+
+import io
+import socket
+import time
+from http.client import HTTPResponse
+from typing import TYPE_CHECKING, Any
+
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+# Bytes of a response with its headers and everything else that is no payload.
+LARGEST_RESPONSE = 1_310_720
+# A whole response may take so many times the timeout of the connection, which is that
+# of the next byte.
+TIMEOUTS = 2.0
+
+
+class ResponseTooLargeError(OSError):
+    """More than LARGEST_RESPONSE bytes came."""
+
+
+class ResponseTooSlowError(OSError):
+    """The response was not complete in time."""
+
+
+class BoundedAdapter(HTTPAdapter):
+    """Sends requests, each with bounds on its response."""
+
+    def init_poolmanager(self, *args: Any, **keys: Any) -> None:  # noqa: ANN401 - as in requests
+        """Make the connections; called by the constructor."""
+        super().init_poolmanager(*args, **keys)
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": _HttpPool,
+            "https": _HttpsPool,
+        }
+
+
+class _Bounded(io.RawIOBase):
+    """What comes from a connection, within the bounds."""
+
+    def __init__(self, content: io.RawIOBase, connection: socket.socket) -> None:
+        self._content = content
+        self._connection = connection
+        self._left = LARGEST_RESPONSE
+        self._patience_s = connection.gettimeout() or 0.0
+        self._deadline = time.monotonic() + TIMEOUTS * self._patience_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        left_s = max(self._deadline - time.monotonic(), 0.001)
+        self._connection.settimeout(min(left_s, self._patience_s))
+        try:
+            count: int | None = self._content.readinto(buffer)
+        except TimeoutError:
+            if left_s < self._patience_s:
+                raise ResponseTooSlowError from None
+            raise
+        if time.monotonic() > self._deadline:
+            raise ResponseTooSlowError
+        self._left -= count or 0
+        if self._left < 0:
+            raise ResponseTooLargeError
+        return count
+
+    def close(self) -> None:
+        self._content.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, **keys: Any) -> None:  # noqa: ANN401 - as in the standard library
+        super().__init__(sock, *args, **keys)
+        assert isinstance(self.fp, io.BufferedReader)  # noqa: S101 - of the connection
+        self.fp = io.BufferedReader(_Bounded(self.fp.detach(), sock))
+
+
+class _HttpConnection(HTTPConnection):
+    response_class = _Response
+
+
+class _HttpsConnection(HTTPSConnection):
+    response_class = _Response
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection
