@@ -55,6 +55,7 @@ LOSSLESS: Mapping[UID, str] = MappingProxyType(
     {
         JPEGLosslessSV1: "gdcm",
         JPEGLossless: "gdcm",
+        # Beside GDCM, pyjpegls takes up to 20 s to see that a stream is truncated.
         JPEGLSLossless: "gdcm",
         JPEG2000Lossless: "pylibjpeg",
         HTJ2KLossless: "pylibjpeg",
@@ -68,7 +69,7 @@ LOSSY: Mapping[UID, str] = MappingProxyType(
     {
         JPEGBaseline8Bit: "pillow",
         JPEGExtended12Bit: "pillow",  # 8 bits; 12 bits: see below
-        JPEGLSNearLossless: "gdcm",  # also JPEG-LS Lossless: see below
+        JPEGLSNearLossless: "gdcm",
         JPEG2000: "pylibjpeg",
         HTJ2K: "pylibjpeg",
     }

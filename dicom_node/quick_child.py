@@ -3,9 +3,9 @@
 All images pass through one child, so each waits for those before it. An image gets
 twice the time that such images usually take, and what is left of an allowance that all
 share. An image that takes longer is repeated in the slow lane (workflows.py), with the
-whole decode_timeout_s. So a thousand slow images use up the allowance once; after that,
-each holds up the others about as long as two ordinary images, and the time that a new
-child needs to start.
+whole decode_timeout_s. Slow images use up the allowance once, however many there are.
+After that, each delays the others by twice the usual time and by the start of a new
+child, so the delay still grows with their number.
 """
 
 import os
@@ -23,10 +23,10 @@ T = TypeVar("T")
 ALLOWANCE_S = 4.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
-LONGEST_S = 10.0
+LONGEST_S = 2.0
 # The usual time of a kind of call is known after FEWEST, and taken from the LAST.
 FEWEST, LAST = 5, 25
-UNKNOWN_S = 2.0
+UNKNOWN_S = 1.0
 SLOW_NICENESS = 10
 
 

@@ -66,7 +66,7 @@ from models.card import ModelError
 logger = logging.getLogger(__name__)
 
 POLL_S = 0.2  # what nobody rang for: bells.py
-SLOW_POLL_S = 2.0
+SLOW_POLL_S = 0.5
 # While one instance is classified, the next is decoded and the one before written.
 ANALYSES_AT_ONCE = 3
 LOOK_EVERY_S = 5.0
