@@ -9,7 +9,9 @@ is decoded once more, in a thread and a child of its own, while the others go on
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -115,19 +117,29 @@ class Analyzer:
                 {"Retry-After": str(RETRY_AFTER_S)},
             ) from None
 
-    async def analyze(self, file: Path) -> Analysis:
+    async def analyze(
+        self, file: Path, turn: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> Analysis:
         """Wait for this file's turn, then for its analysis.
+
+        Args:
+            file: The upload.
+            turn: Waits for the turn of the request, and holds it. A file that takes
+                long is read outside of it, so that others do not wait for that.
 
         Raises:
             HTTPException: 400, 413 or 415: there is no radiograph in the file that can
                 be analyzed, and why. 503: it takes long, and another one that does is
                 being decoded.
         """
+        submit = self._thread.submit
         try:
-            return await asyncio.wrap_future(self._thread.submit(self._analyze, file))
+            async with turn():
+                return await asyncio.wrap_future(submit(self._analyze, file))
         except ChildTimeoutError:
             radiograph = await self._read_slowly(file)
-        return await asyncio.wrap_future(self._thread.submit(self._answer, radiograph))
+        async with turn():
+            return await asyncio.wrap_future(submit(self._answer, radiograph))
 
     async def _read_slowly(self, file: Path) -> Radiograph:
         """Read a file that takes long, one at a time.

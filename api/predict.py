@@ -1,5 +1,6 @@
 """POST /predict: a radiograph in, the answer and the annotated picture out."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -85,8 +86,9 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
         analyzer.require_ready()
         queue.require_place(request)  # before a large body is read in vain
         with arrivals.place(person_key(request)):
-            async with received(request) as file, queue.turn(request):
-                analysis = await analyzer.analyze(file)
+            async with received(request) as file:
+                turn = partial(queue.turn, request)
+                analysis = await analyzer.analyze(file, turn)
         written = await run_in_threadpool(answer, analysis, original=original)
         await told(request, "viewed", "/predict")
         return written

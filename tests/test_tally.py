@@ -75,7 +75,7 @@ def test_rejections_are_counted_by_the_reasons_of_the_standard() -> None:
     ]
 
     assert sorted(REJECTED.values) == sorted(each.reason for each in rejections)
-    assert len(rejections) == 8
+    assert len(rejections) == 9
 
 
 @pytest.mark.parametrize(

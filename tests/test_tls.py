@@ -890,9 +890,11 @@ def test_an_association_can_send_while_tickets_are_all_there_is(
     mode: str, pair: tuple[Line, ssl.SSLSocket]
 ) -> None:
     line, server = pair
+    peer = Address(ae_title="PACS", host="127.0.0.1", port=1)
+    opened = requestor.RequestedAssociation(AE(), peer, [], None, SOON_S)
     association, bell = Association(AE(), mode), Doorbell(line)
     transport = (
-        requestor._Socket(association, client_socket=line)
+        requestor._Socket(opened, client_socket=line)
         if mode == "requestor"
         else connection._Socket(association, Caller(line, ("", 0), b""), bell)
     )
