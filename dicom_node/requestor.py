@@ -30,7 +30,6 @@ logger = logging.getLogger(__name__)
 # only after it has reported the answer.
 OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
-
 # Bytes of a PDU, and of a message: responses and reports are brief.
 LONGEST_MESSAGE = 1_048_576
 
