@@ -216,8 +216,8 @@ class CircuitBreaker:
     def _waits_in_vain(self) -> sa.ColumnElement[bool]:
         """Whether a delivery need not wait: its peer works, or it cannot succeed.
 
-        A delivery cannot succeed if it is older than `retry_days` or if the settings
-        no longer have its destination. Its next attempt fails for good, with the reason.
+        It cannot succeed if it is older than `retry_days`, or if the settings no longer
+        have its destination. Its next attempt fails for good, with the reason.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,
