@@ -148,7 +148,9 @@ def _last_end(
 ) -> sa.Row[Any] | None:
     """Return the delivery that ended last in a state."""
     query = delivery.select().where(
-        delivery.c.destination == destination, delivery.c.state == state
+        delivery.c.destination == destination,
+        delivery.c.state == state,
+        delivery.c.finished_at.is_not(None),
     )
     query = query.order_by(delivery.c.finished_at.desc()).limit(1)
     return connection.execute(query).one_or_none()

@@ -2,11 +2,12 @@
 
 A peer is an AE or a service that results go to. It fails from the first attempt that
 gets no answer, or an answer that says "not now", until the next attempt that gets one.
-While it fails, the deliveries to it whose attempt failed wait. One of them, the probe,
-is tried again after the back-off of the peer. All are released when an attempt gets an
-answer. (The pattern is known as circuit breaker.)
+While the peer fails, each delivery to it waits after its first failed attempt. One of
+the waiting deliveries is the probe: it is tried again after the back-off of the peer.
+All are released when an attempt gets an answer. (The pattern is known as circuit
+breaker.)
 
-Two rules prevent that one object that crashes an archive holds up the others:
+Two rules keep one object that crashes an archive from delaying the others:
 
 - A delivery without an attempt never waits. Its first attempt also serves as a probe.
 - If a delivery fails again although the peer has answered others since, the delivery
@@ -215,8 +216,8 @@ class CircuitBreaker:
     def _waits_in_vain(self) -> sa.ColumnElement[bool]:
         """Whether a delivery need not wait: its peer works, or it cannot succeed.
 
-        A delivery that is too old, or whose destination is not in the settings, fails
-        for good at its next attempt, with the reason.
+        It cannot succeed if it is older than `retry_days`, or if the settings no longer
+        have its destination. Its next attempt fails for good, with the reason.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,

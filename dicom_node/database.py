@@ -7,8 +7,10 @@ and then gets none in 3 more, answers 0xA700 instead of hanging.
 """
 
 import logging
+import sqlite3
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -151,13 +153,34 @@ def migrate(storage: StorageSettings) -> None:
         storage.directory.mkdir(parents=True, exist_ok=True)
     engine = open_engine(storage.database_url)
     if engine.dialect.name == "sqlite":
-        # Outside of a transaction, and kept by the file from then on.
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as file:
-            file.connection.driver_connection.execute("PRAGMA journal_mode = WAL")  # type: ignore[union-attr]
+            _keep_write_ahead_log(file.connection.driver_connection)
     DBOS.migrate(storage.database_url)
     with engine.begin() as connection:
         _apply(connection)
     engine.dispose()
+
+
+def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
+    """Set the journal mode WAL, outside of a transaction. The file keeps it.
+
+    SQLite refuses the change at once, without its busy timeout, while another process
+    writes to the file: this one is tried again.
+
+    Raises:
+        sqlite3.OperationalError: The file was in use for WAIT_S; or as ever.
+    """
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager

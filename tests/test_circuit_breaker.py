@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +85,12 @@ def attempt(
     return journal.settlement.settle(instance, pacs, row.run, {UID: outcome})
 
 
+def fail_once(journal: Journal, engine: sa.Engine, instances: Sequence[str]) -> None:
+    """Do the work of each delivery; the archive does not answer."""
+    for each in instances:
+        attempt(journal, engine, each, LOST)
+
+
 def scheduled(engine: sa.Engine) -> dict[str, float]:
     """When each delivery that has an attempt ahead is tried, in seconds from now."""
     asked = {each for each, _ in work(engine)}
@@ -122,8 +128,7 @@ def test_when_one_delivery_succeeds_all_others_are_tried_at_once(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(20)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
 
     attempt(journal, engine, probe, STORED)
@@ -140,8 +145,7 @@ def test_the_pause_doubles_with_each_probe_and_each_delivery_has_its_turn(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(3)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
 
     probes, pauses = [], []
     for _ in range(6):
@@ -171,8 +175,7 @@ def test_a_new_delivery_is_tried_at_once_and_its_answer_releases_the_others(
     journal: Journal, engine: sa.Engine, queue: Queue, outcome: Outcome
 ) -> None:
     waiting = queue(3)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (new,) = queue(1)
 
     assert scheduled(engine)[new] <= 0
@@ -205,8 +208,7 @@ def test_an_attempt_that_is_not_made_says_nothing_about_the_archive(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(2)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (new,) = queue(1)
 
     unsent = Outcome(Verdict.REFUSED, None, "no DICOM file", was_sent=False)
@@ -221,8 +223,7 @@ def test_where_the_probe_is_lost_another_takes_its_place(
     journal: Journal, engine: sa.Engine, queue: Queue, loss: str
 ) -> None:
     waiting = queue(3)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
 
     if loss == "given up":
@@ -248,8 +249,7 @@ def test_what_a_killed_worker_did_not_release_is_released_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     waiting = queue(4)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
     monkeypatch.setattr(CircuitBreaker, "announce", lambda *_: None)
     attempt(journal, engine, probe, STORED)
@@ -268,8 +268,7 @@ def test_an_answer_counts_although_the_others_cannot_be_released(
 ) -> None:
     """Else `settle` would be repeated, find the work done, and log nothing."""
     waiting = queue(2)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
 
     def away(*_: object) -> None:
@@ -296,8 +295,7 @@ def test_what_waits_fails_in_words_when_it_is_too_old_or_has_no_destination(
     journal: Journal, engine: sa.Engine, queue: Queue, tmp_path: Path
 ) -> None:
     waiting = queue(3)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     journal.breaker.look_after()
     assert len(scheduled(engine)) == 1
 
@@ -305,8 +303,7 @@ def test_what_waits_fails_in_words_when_it_is_too_old_or_has_no_destination(
     gone.breaker.look_after()
     assert scheduled(engine).keys() == set(waiting)
 
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     old = Journal(engine, tmp_path, [destination("pacs", retry_days=1e-9)])
     old.breaker.look_after()
     assert scheduled(engine).keys() == set(waiting)
@@ -316,8 +313,7 @@ def test_a_paused_destination_is_not_probed(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(3)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
     journal.deliveries.pause("pacs")
     assert attempt(journal, engine, probe, STORED) is None
@@ -401,8 +397,7 @@ def test_what_waits_is_released_if_the_destination_becomes_many_senders(
     journal: Journal, engine: sa.Engine, queue: Queue, tmp_path: Path
 ) -> None:
     waiting = queue(4)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
 
     changed = Journal(engine, tmp_path, [senders("SENDER")])
@@ -418,8 +413,7 @@ def test_a_person_has_one_that_waits_tried_at_once(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(3)
-    for each in waiting:
-        attempt(journal, engine, each, LOST)
+    fail_once(journal, engine, waiting)
 
     assert all(journal.deliveries.try_now(each, "pacs") for each in waiting)
 

@@ -1,8 +1,10 @@
 """The journal: what is recorded, and that work follows in the same transaction."""
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -977,6 +979,23 @@ def test_processes_may_migrate_at_the_same_moment(
     engine = open_engine(storage.database_url)
     check_schema(engine)
     engine.dispose()
+
+
+def test_migrate_waits_until_another_process_has_written(tmp_path: Path) -> None:
+    storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+    file = storage.database_url.removeprefix("sqlite:///")
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE written (number INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    commit = threading.Timer(0.5, other.execute, ["COMMIT"])
+    commit.start()
+
+    migrate(storage)
+
+    commit.join()
+    other.close()
+    with closing(sqlite3.connect(file)) as again:
+        assert again.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
 def test_the_size_of_the_largest_instance_that_may_be_allowed_fits(

@@ -430,11 +430,15 @@ def test_when_an_archive_returns_all_that_waited_arrives_within_seconds(
         try:
             stored = back.wait(20, timeout_s=PATIENCE_S)
             wait_for(lambda: counts(config) == {"delivered": 20})
+            scheduled = last_scheduled(config)
         finally:
             back.stop()
 
     times = sorted(datetime.fromisoformat(each.time) for each in stored)
-    assert (times[-1] - times[0]).total_seconds() < 5
+    # The answer to the first one releases the others, all at once.
+    assert (scheduled - times[0]).total_seconds() < 5
+    # It takes 2 s on two idle cores; other tests may run beside this one.
+    assert (times[-1] - times[0]).total_seconds() < 30
     # Of 20 that waited, only the probes were tried more than once.
     assert sum((count - 1) * number for count, number in attempts.items()) < 8
     why = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
@@ -450,6 +454,16 @@ def tried(config: Path) -> Counter[int]:
         counted = Counter(count for count in found if count)
     engine.dispose()
     return counted
+
+
+def last_scheduled(config: Path) -> datetime:
+    """For when the last attempt of any delivery was scheduled."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    with reading(engine) as connection:
+        found = connection.execute(sa.select(sa.func.max(delivery.c.next_at)))
+        last = found.scalar_one()
+    engine.dispose()
+    return datetime.fromtimestamp(last, UTC)
 
 
 def test_work_of_a_worker_that_is_no_more_is_taken_over(
