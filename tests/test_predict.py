@@ -42,6 +42,7 @@ from config.settings import load
 from dicom_node.decoding_child import ChildTimeoutError
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.quick_child import QuickChild
+from inference.classifier import Classifier
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.overlay import render
 from inference.phantom import draw_phantom
@@ -550,7 +551,7 @@ def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
 def test_who_was_answered_is_told_to_the_audit_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def analyze(_self: Analyzer, _file: Path) -> Analysis:
+    async def analyze(_self: Analyzer, _file: Path, _turn: object) -> Analysis:
         return analysis(0.9)
 
     monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
@@ -617,6 +618,26 @@ def test_an_image_that_takes_long_is_decoded_beside_the_others(
     assert (slow.result().status_code, other.status_code) == (200, 200)
     assert refused.status_code == 503
     assert "takes long" in refused.json()["error"]
+
+
+def test_a_model_that_is_loaded_after_the_end_leaves_no_decoding_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_load = Event()
+    load_classifier = Classifier.load
+
+    def late(weights: Path | None, device: str) -> Classifier:
+        may_load.wait(30)
+        return load_classifier(weights, device)
+
+    monkeypatch.setattr(Classifier, "load", late)
+    analyzer = Analyzer(load(None, {}))
+    with analyzer:
+        pass
+    may_load.set()
+    analyzer._thread.shutdown()
+
+    assert analyzer._tools.result().reader.child.pid is None
 
 
 def test_an_image_that_takes_too_long_is_refused(
