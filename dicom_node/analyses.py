@@ -1,8 +1,8 @@
 """The part of the journal that a worker writes while it analyzes an instance.
 
-A work item names an instance and its run; every step here changes the row only while
-that run is the row's and still open. So a worker that was given up for dead and wakes
-up again can finish its work, but it cannot record it.
+A work item names an instance and a run. Each step here changes the row only if the run
+is the current one and still open. A worker that was assumed dead and continues later
+can finish its work, but it cannot record the result.
 """
 
 import time
@@ -37,22 +37,23 @@ from inference.finding import Finding
 
 OTHER_IDENTITY = "other identity"
 """The kind of an event: another revision shows the same picture under another patient,
-study or description."""
+study or description.
+"""
 
 SLOW = "slow lane"
-"""The kind of an event: the analysis goes on in the slow lane."""
+"""The kind of an event: the analysis continues in the slow lane."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Answer:
-    """What is kept of an analysis.
+    """The result of an analysis, as the journal keeps it.
 
     Attributes:
-        finding: What the model said.
-        picture_digest: Of what it saw.
-        identity_digest: Of whom that belongs to.
-        results: The objects it became, already on disk.
-        seconds: What each stage of the analysis took.
+        finding: Output of the model.
+        picture_digest: Digest of the picture that the model saw.
+        identity_digest: Digest of the patient, study and description of the picture.
+        results: The result objects, already on disk.
+        seconds: Duration of each stage of the analysis, by its name.
         drawing: The finding as the review page draws it.
     """
 
@@ -66,14 +67,15 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """How an analysis ended without an answer.
+    """The end of an analysis without an answer.
 
     Attributes:
-        state: Not analyzed or failed.
-        reason: Why.
-        same_picture_as: The instance whose results are also this one's.
-        notices: Captures that say so, already on disk, for destinations that want them.
-        counted_as: The reason in a word.
+        state: NOT_ANALYZED or FAILED.
+        reason: The reason, as a text.
+        same_picture_as: Id of the instance that has the results for this one, too.
+        notices: Captures that state the reason, already on disk, for destinations that
+            want them.
+        counted_as: The reason, as the metrics count it.
     """
 
     state: InstanceState
@@ -84,7 +86,7 @@ class Conclusion:
 
 
 class Analyses:
-    """How analyses begin and end in the journal."""
+    """Starts and ends analyses in the journal."""
 
     def __init__(
         self, engine: sa.Engine, work: WorkQueue, deliveries: Deliveries
@@ -96,16 +98,17 @@ class Analyses:
     def begin(
         self, instance_id: str, run: int, *, slow: bool = False
     ) -> sa.Row[Any] | None:
-        """Note that an attempt begins, before anything can go wrong.
+        """Record the start of an attempt, before anything can fail.
 
         Args:
-            instance_id: Of the instance.
-            run: Of the analysis.
-            slow: Whether it begins in the slow lane.
+            instance_id: Id of the instance.
+            run: Run of the analysis.
+            slow: Whether the attempt is made in the slow lane.
 
         Returns:
-            The instance's row, this attempt counted; None for stale work, which
-            includes that of the normal lane if the analysis goes on in the slow one.
+            The row of the instance, with this attempt counted; None if the work is
+            stale. Work of the normal lane is also stale if the analysis continues in
+            the slow lane.
         """
         count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
         with writing(self._engine) as connection:
@@ -113,8 +116,8 @@ class Analyses:
             if row is None:
                 return None
             if row.slow and not slow:
-                # It was moved, or a process of the release before asked for it. The
-                # second request for the same run is ignored.
+                # The analysis was moved, or a process of the release before requested
+                # it. A second request for the same run is ignored.
                 self._work.analyze_slowly(connection, instance_id, run)
                 return None
             again = "" if row.attempts == 1 else f"attempt {row.attempts}"
@@ -125,7 +128,11 @@ class Analyses:
             return row
 
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
-        """Note that the decoder died on the instance; how often it has in this run."""
+        """Record that the decoder died on an instance.
+
+        Returns:
+            The number of deaths in this run; 0 if the work is stale.
+        """
         deaths = instance.c.child_deaths
         count = _open_run(instance_id, run).values(child_deaths=deaths + 1)
         with writing(self._engine) as connection:
@@ -134,11 +141,11 @@ class Analyses:
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
 
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
-        """Have the slow lane analyze an instance on which the decoder died.
+        """Move the analysis of an instance on which the decoder died to the slow lane.
 
         Args:
-            instance_id: Of the instance.
-            run: Of the analysis.
+            instance_id: Id of the instance.
+            run: Run of the analysis.
             reason: Why the decoder died.
         """
         deaths = instance.c.child_deaths + 1
@@ -153,12 +160,12 @@ class Analyses:
     def note_assumptions(
         self, instance_id: str, run: int, assumptions: Sequence[str]
     ) -> None:
-        """Record what was assumed about attributes that are missing or wrong.
+        """Record assumptions that were made about missing or wrong attributes.
 
         Args:
-            instance_id: Of the instance.
-            run: If it is not that of the row, nothing is noted.
-            assumptions: Sentences; without any, nothing is written.
+            instance_id: Id of the instance.
+            run: Run of the analysis. If it is not the current run, nothing is recorded.
+            assumptions: Sentences. If there are none, nothing is written.
         """
         if not assumptions:
             return
@@ -171,7 +178,7 @@ class Analyses:
                     note(connection, instance_id, ASSUMPTION, each)
 
     def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
-        """End an analysis without an answer, and deliver what says so."""
+        """End an analysis without an answer, and deliver the notices that say so."""
         state, reason = conclusion.state, conclusion.reason
         end = _open_run(instance_id, run).values(
             state=state,
@@ -179,35 +186,36 @@ class Analyses:
             analyzed_at=time.time(),
             same_picture_as=conclusion.same_picture_as,
         )
-        # What is no result of ours has its place in the worklist, with the reason.
+        # An instance that is not a result of ours stays in the worklist, with the
+        # reason.
         is_ours = conclusion.counted_as is Unanalyzed.OWN_RESULT
         end = end.values(returned=1 if is_ours else None)
         with writing(self._engine) as connection:
             if not connection.execute(end).rowcount:
                 return
             note(connection, instance_id, state, reason)
-            # In place of what an earlier answer may have left.
+            # This replaces the results of an earlier answer.
             self._deliveries.open(connection, instance_id, conclusion.notices)
             failed = state is InstanceState.FAILED
             family = FAILED if failed else NOT_ANALYZED
             write(connection, one(family, conclusion.counted_as))
 
     def answer(self, instance_id: str, run: int, answer: Answer) -> bool:
-        """End an analysis with an answer, and ask for the delivery of its results.
+        """End an analysis with an answer, and queue the delivery of its results.
 
         Returns:
-            False for stale work, of which nothing is kept.
+            False if the work is stale; its results are discarded.
 
         Raises:
             SamePictureError: Another revision with the same picture and identity was
-                answered meanwhile, and nobody asked for this analysis by hand.
+                answered since the analysis began, and no user requested this analysis.
         """
         end = _open_run(instance_id, run).values(**_kept(answer))
         digests = answer.picture_digest, answer.identity_digest
         other: sa.Row[Any] | None = None
         with writing(self._engine) as connection:
             if run == 1:
-                # Of two that are answered at the same moment, one waits here.
+                # If two revisions are answered at the same time, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)
                 revisions = connection.execute(query).all()
                 self._refuse_known(revisions, instance_id, *digests)
@@ -225,19 +233,20 @@ class Analyses:
         return True
 
     def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
-        """Refuse what has the picture and the identity of an answered revision.
+        """Refuse an instance if an answered revision has the same picture and identity.
 
-        If the identity differs, the study that it names has no results yet, so the
-        instance is analyzed. If results go back to senders, an instance of another
-        sender is analyzed, too. An analysis that a person asks for is never refused.
+        If the identity differs, the instance is analyzed, because the study that it
+        names has no results yet. If results go back to senders, an instance from
+        another sender is also analyzed. An analysis that a user requests is never
+        refused.
 
         Args:
-            row: Of the instance.
-            picture: Digest of what it shows.
-            identity: Digest of whom that belongs to.
+            row: Row of the instance.
+            picture: Digest of its picture.
+            identity: Digest of its patient, study and description.
 
         Raises:
-            SamePictureError: It does.
+            SamePictureError: An answered revision has both.
         """
         if row.run == 1:
             with reading(self._engine) as connection:
@@ -269,12 +278,13 @@ class Analyses:
             raise SamePictureError(words, first.id)
 
     def presentation_twin(self, row: sa.Row[Any]) -> str | None:
-        """Find the For Presentation image that answers for a For Processing one.
+        """Find the For Presentation image that was answered in place of this image.
 
-        It has an answer. It is of the same patient and study, and comes from the same
-        sender. It names the For Processing image in Source Image Sequence; if it names
-        none, it is of the same acquisition. What is known of both acquisitions, body
-        parts, views and sides is equal.
+        `row` is a For Processing image. The other image has an answer, is of the same
+        patient and study, and comes from the same sender. Its Source Image Sequence
+        names the For Processing image; if it names no image, both are of the same
+        acquisition. The acquisition, body part, view and laterality are equal if both
+        are known.
 
         Returns:
             Its SOP Instance UID, or None.
@@ -333,7 +343,7 @@ def _kept(answer: Answer) -> dict[str, Any]:
 
 
 def _keep(connection: sa.Connection, instance_id: str, drawing: Drawing | None) -> None:
-    """Keep what is drawn of an answer, in place of that of an earlier one."""
+    """Replace the stored drawing of an instance."""
     mine = drawn.c.instance_id == instance_id
     connection.execute(drawn.delete().where(mine))
     if drawing is not None:
@@ -342,7 +352,7 @@ def _keep(connection: sa.Connection, instance_id: str, drawing: Drawing | None) 
 
 
 def _revisions(instance_id: str) -> sa.Select[Any]:
-    """All that came under the UID of an instance, itself included."""
+    """Return the query for all revisions of an instance, itself included."""
     itself = instance.alias()
     uid = sa.select(itself.c.sop_instance_uid).where(itself.c.id == instance_id)
     query = instance.select().where(
@@ -366,7 +376,7 @@ def _under_other_identity(
 def _same_picture(
     revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str
 ) -> list[sa.Row[Any]]:
-    """Select the other revisions that show a picture and have an answer."""
+    """Return the other revisions that have this picture and an answer."""
     return [
         each
         for each in revisions
@@ -379,7 +389,7 @@ def _same_picture(
 def _note_other_identity(
     connection: sa.Connection, instance_id: str, other: sa.Row[Any]
 ) -> None:
-    """Say on both revisions that their results name different identities."""
+    """Note on both revisions that their results name different identities."""
     words = (
         "Revision {} shows the same picture under another patient, study or description"
         ". Both have results. If one identity is wrong, remove its results from the "

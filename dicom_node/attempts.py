@@ -1,4 +1,4 @@
-"""When a delivery is tried next."""
+"""Schedules the next attempt of a delivery."""
 
 import random
 import time
@@ -20,7 +20,7 @@ def go_on(
     state: DeliveryState | str,
     pause: float,
 ) -> None:
-    """Ask for the next run of a delivery, after a pause in seconds."""
+    """Queue the next run of a delivery, after a pause in seconds."""
     key = (row.instance_id, row.destination)
     run = {"run": row.run + 1, "next_at": time.time() + pause, "waits_for": None}
     change = delivery.update().where(of_delivery(delivery, *key))
@@ -29,9 +29,10 @@ def go_on(
 
 
 def pause_s(attempts: int) -> float:
-    """Seconds until the next try: doubled each time, with jitter, bounded.
+    """Return the delay in seconds before the next attempt.
 
-    The jitter keeps workers from calling an archive all at the same moment.
+    It doubles with each attempt, up to `LONGEST_PAUSE_S`. Jitter keeps workers from
+    calling an archive all at the same moment.
     """
     longest = min(FIRST_PAUSE_S * 2 ** min(attempts - 1, 16), LONGEST_PAUSE_S)
     return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
@@ -40,14 +41,17 @@ def pause_s(attempts: int) -> float:
 def of_delivery(
     table: sa.Table, instance_id: str, destination: str
 ) -> sa.ColumnElement[bool]:
-    """The rows of a table that belong to one delivery."""
+    """Return the condition for the rows of a table that belong to one delivery."""
     return sa.and_(
         table.c.instance_id == instance_id, table.c.destination == destination
     )
 
 
 def is_waiting() -> sa.ColumnElement[bool]:
-    """Whether a delivery waits for its next attempt, and none is being made."""
+    """Return the condition that a delivery waits for its next attempt.
+
+    It is false while an attempt is being made.
+    """
     waits = delivery.c.waits_for.is_not(None)
     is_delayed = sa.and_(
         delivery.c.state == DeliveryState.QUEUED, delivery.c.next_at > time.time()

@@ -1,8 +1,8 @@
-"""Whether the storage directory is the one that the database speaks of.
+"""Checks that the storage directory is the one that belongs to the database.
 
-Several machines see one directory, which is mounted, or by mistake is not: an empty
-folder in its place would have a worker find that every file is gone. So the directory
-holds an id in a file, and the database the same.
+Several machines share one directory, which is mounted. If the mount is missing, a
+worker would find an empty folder in its place, and conclude that all files are gone.
+Therefore a file in the directory and the database hold the same id.
 """
 
 import os
@@ -21,11 +21,11 @@ FILE = "storage.id"
 
 
 class StrangeStorageError(Exception):
-    """The directory is not the one that the database speaks of."""
+    """The storage directory is not the one that belongs to the database."""
 
 
 def belong_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
-    """End the process in words where the directory is another than the database's."""
+    """Exit with a message if the directory does not belong to the database."""
     try:
         check_belonging(engine, storage)
     except (StrangeStorageError, OSError) as error:
@@ -34,14 +34,15 @@ def belong_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
 
 
 def check_belonging(engine: sa.Engine, storage: StorageSettings) -> None:
-    """See that the directory is the one that the database speaks of.
+    """Check that the storage directory belongs to the database.
 
-    The first process of all says which it is. SQLite lies in the directory itself.
+    The first process that ever runs creates the id. With SQLite nothing is checked,
+    because the database is a file in the directory.
 
     Raises:
-        StrangeStorageError: It is another.
-        OSError: It cannot be read, or, by the first, not be written.
-        SQLAlchemyError: The database does not answer.
+        StrangeStorageError: The directory does not belong to the database.
+        OSError: The directory cannot be read, or the first process cannot write to it.
+        SQLAlchemyError: The database does not respond.
     """
     if not storage.database:
         return
@@ -61,7 +62,10 @@ def check_belonging(engine: sa.Engine, storage: StorageSettings) -> None:
 
 
 def _begin(engine: sa.Engine, directory: Path) -> str:
-    """Have directory and database know each other; of two that begin, one waits."""
+    """Write the same id to the directory and the database.
+
+    If two processes do so at the same time, a table lock makes one wait.
+    """
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("LOCK TABLE storage IN EXCLUSIVE MODE")
@@ -78,7 +82,7 @@ def _read(directory: Path) -> str | None:
 
 
 def _mark(directory: Path) -> str:
-    """Write a new id into the directory, durably."""
+    """Write a new id to the directory, durably."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity, path = uuid4().hex, directory / FILE
     part = path.with_suffix(".part")

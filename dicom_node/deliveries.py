@@ -1,8 +1,9 @@
-"""The part of the journal that says where the results of an instance stand.
+"""The part of the journal that requests deliveries of results.
 
-A delivery is all results of one instance for one destination. Each asking for it is a
-run; a run whose number is no longer the delivery's is stale. Whether an object arrived
-is kept object by object, so that a second attempt sends only what is missing.
+A delivery covers all results of one instance for one destination. Each request for it
+starts a new run. Work with another run number than the delivery's current one is stale.
+The state of each object is kept separately, so that a second attempt sends only the
+objects that are missing.
 """
 
 import time
@@ -31,18 +32,18 @@ from dicom_node.tables import (
 from dicom_node.work import WorkQueue
 
 AGAIN = "send again"
-"""What somebody asked for."""
+"""The kind of an event: a user requested the delivery."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResult:
-    """A result object that lies encoded on disk.
+    """An encoded result object on disk.
 
     Attributes:
-        form: "secondary_capture" and so on, by the name of its form.
-        sop_class_uid: Its class.
-        sop_instance_uid: Its UID.
-        path: Of the file, below the storage directory.
+        form: Name of its kind, such as "secondary_capture".
+        sop_class_uid: SOP Class UID.
+        sop_instance_uid: SOP Instance UID.
+        path: Path of the file, relative to the storage directory.
     """
 
     form: str
@@ -52,7 +53,7 @@ class StoredResult:
 
 
 class Deliveries:
-    """How results reach their destinations, in the journal."""
+    """Requests, pauses and starts deliveries in the journal."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Deliveries:
 
     @property
     def go_to_senders(self) -> bool:
-        """Whether results go back to whoever sent an instance."""
+        """True if results go back to the sender of an instance."""
         destinations = self._destinations.values()
         return any(isinstance(each, SenderDestination) for each in destinations)
 
@@ -76,7 +77,7 @@ class Deliveries:
         instance_id: str,
         results: Sequence[StoredResult],
     ) -> None:
-        """Keep the results of an answer, in place of older ones, and deliver them."""
+        """Replace the results of an instance, and queue the delivery of the new."""
         recipients = recipients_of(connection, instance_id)
         for table in (result, delivered_object):
             connection.execute(table.delete().where(table.c.instance_id == instance_id))
@@ -93,16 +94,18 @@ class Deliveries:
         self._send(connection, instance_id, recipients)
 
     def again(self, connection: sa.Connection, instance_id: str) -> None:
-        """Ask for the delivery of all results of an instance, everywhere, anew."""
+        """Queue the delivery of all results of an instance to all destinations."""
         self._send(connection, instance_id, recipients_of(connection, instance_id))
 
     def _send(
         self, connection: sa.Connection, instance_id: str, recipients: set[str]
     ) -> None:
-        """Ask for deliveries; of negative answers only where they are wanted.
+        """Queue deliveries to the destinations that want the results.
 
-        Or where something is already: what an archive has of an earlier answer, or a
-        notice, must not have the last word.
+        A negative answer goes only to destinations that want negative answers, and to
+        those that already have something of this instance. Otherwise the positive
+        result of an earlier analysis, or a notice, would remain the last information in
+        an archive.
         """
         results = _results(connection, instance_id)
         negative, asked = is_negative(connection, instance_id), []
@@ -117,9 +120,10 @@ class Deliveries:
         settle_instance(connection, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
-        """Tell whether destinations want other forms than those that were made.
+        """Tell whether destinations want kinds of results that were not made.
 
-        Their settings were changed. A heatmap is not made of every answer.
+        This happens after a change of their settings. Heatmaps are ignored, because
+        they are not made for every answer.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         is_answer = NOTICE not in {name.partition("-")[0] for name in made}
@@ -132,14 +136,16 @@ class Deliveries:
         return bool(made) and not wanted <= made
 
     def send_again(self, instance_id: str, destination: str | None = None) -> bool:
-        """Send all results of an instance again, whatever came of it before.
+        """Send all results of an instance again, whatever their delivery states.
 
         Args:
-            instance_id: Of the instance.
-            destination: To this one only; None: to all that want them.
+            instance_id: Id of the instance.
+            destination: Name of the only destination to send to; None for all
+                destinations that want the results.
 
         Returns:
-            False where there is nothing to send, yet or any more.
+            False if there is nothing to send: there are no results yet, or their files
+            were removed.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -159,10 +165,10 @@ class Deliveries:
             return bool(uids)
 
     def retry(self, instance_id: str, destination: str) -> bool:
-        """Ask anew for what has not arrived at one destination.
+        """Queue the objects that have not arrived at one destination.
 
         Returns:
-            False where the results were removed, their time being over.
+            False if the files were removed at the end of the retention period.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -179,10 +185,10 @@ class Deliveries:
         return True
 
     def try_now(self, instance_id: str, destination: str) -> bool:
-        """Make the next attempt of a delivery at once.
+        """Make the next attempt of a waiting delivery at once.
 
         Returns:
-            False if it does not wait any more.
+            False if the delivery does not wait any more.
         """
         mine = of_delivery(delivery, instance_id, destination)
         query = delivery.select().where(mine, is_waiting()).with_for_update()
@@ -197,11 +203,11 @@ class Deliveries:
     def begin(
         self, instance_id: str, destination: str, run: int
     ) -> dict[str, str] | None:
-        """Take up a delivery.
+        """Start an attempt of a delivery.
 
         Returns:
-            Path below the storage directory of each object to be sent, by SOP Instance
-            UID, none where all are stored; None for stale work and while the
+            The objects to send: path relative to the storage directory by SOP Instance
+            UID. It is empty if all are stored. None if the work is stale or the
             destination is paused.
         """
         mine = sa.and_(of_delivery(delivery, instance_id, destination), is_current(run))
@@ -216,19 +222,19 @@ class Deliveries:
             return self._missing(connection, instance_id, destination)
 
     def pause(self, destination: str) -> None:
-        """Hold back a destination's deliveries; those under way still finish."""
+        """Hold back the deliveries to a destination. Running attempts still finish."""
         values = {"name": destination, "at": time.time()}
         with writing(self._engine) as connection:
             upsert(connection, paused_destination, values, {"at": values["at"]})
             note(connection, None, "paused", destination)
 
     def resume(self, destination: str) -> None:
-        """Let a destination's deliveries go on."""
+        """Queue the deliveries to a destination that were held back."""
         held = sa.select(delivery.c.instance_id).where(
             delivery.c.destination == destination,
             delivery.c.state == DeliveryState.PAUSED,
         )
-        held = held.order_by(delivery.c.instance_id)  # two who lock never cross
+        held = held.order_by(delivery.c.instance_id)  # a fixed order prevents deadlocks
         with writing(self._engine) as connection:
             named = paused_destination.c.name == destination
             connection.execute(paused_destination.delete().where(named))
@@ -247,8 +253,8 @@ class Deliveries:
     ) -> None:
         """Queue a new run that sends these objects.
 
-        An archive that was asked to commit itself before this has no more say: objects
-        are often sent again because it lost them.
+        It closes the open commitment requests of this delivery, because objects are
+        often sent again after the archive has lost them.
         """
         now = time.time()
         fresh = {
@@ -278,7 +284,8 @@ class Deliveries:
         query = paused_destination.select().where(
             paused_destination.c.name == destination
         )
-        # Whoever resumes it meanwhile waits, and then finds what is held because of it.
+        # A concurrent resume waits for this lock, and then finds the delivery that is
+        # held back.
         row = connection.execute(query.with_for_update(read=True)).first()
         return row is not None
 

@@ -1,8 +1,9 @@
-"""What happened to each instance, from the C-STORE to its last delivery.
+"""The journal: the history of each instance, from its C-STORE to its last delivery.
 
-A row an instance, a row a delivery, a row an event, each written in one transaction
-with the work that follows from it: neither can be there without the other. Patients
-are named in a table of their own; a destination's own comment on a failure may, too.
+Each instance, delivery and event has one row. A row is written in the same transaction
+as the work that follows from it, so neither can exist without the other. Data that
+identifies a patient is kept in a separate table, `patient`. The comment that a
+destination sends with a failure may name a patient, too.
 """
 
 from collections.abc import Sequence
@@ -33,21 +34,21 @@ from dicom_node.tables import InstanceState, instance, patient, result
 from dicom_node.tally import RECEIVED, REPEATED, add_up, one, write
 from dicom_node.work import WorkQueue
 
-# A For Processing image waits this long for the For Presentation twin that a modality
-# sends right after it.
+# A For Processing image waits this long, so that the For Presentation image that a
+# modality sends right after it can arrive.
 TWIN_WAIT_S = 60.0
 MOST_COLLISIONS = 10
 
 
 class Journal:
-    """The journal of one database. Safe to share between threads.
+    """The journal in one database. Safe to share between threads.
 
     Attributes:
-        analyses: How analyses begin and end.
-        deliveries: How results are asked to be delivered.
-        breaker: Which deliveries wait until their peer answers again.
-        settlement: How attempts at delivery end.
-        commitments: What archives have committed themselves to keep.
+        analyses: Starts and ends analyses.
+        deliveries: Requests deliveries of results.
+        breaker: Holds back deliveries to peers that do not respond.
+        settlement: Records the outcomes of delivery attempts.
+        commitments: Records the storage commitments of archives.
     """
 
     def __init__(
@@ -56,9 +57,9 @@ class Journal:
         """Open the journal.
 
         Args:
-            engine: Of a migrated database.
-            directory: The storage directory; paths in the journal are below it.
-            destinations: Where results go.
+            engine: Engine of a database that is already migrated.
+            directory: The storage directory. Paths in the journal are relative to it.
+            destinations: The destinations of results.
         """
         self._engine = engine
         self._directory = directory.absolute()
@@ -70,16 +71,18 @@ class Journal:
         self.analyses = Analyses(engine, self._work, self.deliveries)
 
     def record(self, received: ReceivedInstance) -> bool:
-        """Record an instance and ask for its analysis, in one transaction.
+        """Record an instance and queue its analysis, in one transaction.
+
+        If the same bytes were received before under the same UID, the new file is not
+        kept, unless the first one is gone. Such an instance is not analyzed again, but
+        its results are delivered again: administrators resend images to recover lost
+        results.
 
         Returns:
-            Whether its file is kept. That of the same bytes under the same UID is not,
-            unless the first is gone: they are not analyzed again, but their results
-            are delivered again, since resending is how administrators recover lost
-            results.
+            True if the file of this instance is kept.
         """
         for _ in range(MOST_COLLISIONS):
-            # Another process may record an instance of the same UID at this moment.
+            # Another process may record an instance with the same UID at the same time.
             with suppress(IntegrityError):
                 return self._record(received)
         return self._record(received)
@@ -112,13 +115,13 @@ class Journal:
         return True
 
     def load(self, instance_id: str) -> sa.Row[Any] | None:
-        """Read the row of an instance."""
+        """Return the row of an instance, or None."""
         query = instance.select().where(instance.c.id == instance_id)
         with reading(self._engine) as connection:
             return connection.execute(query).one_or_none()
 
     def sender(self, instance_id: str) -> tuple[str, str]:
-        """Read the SOP Instance UID of an instance and the AE title of its sender."""
+        """Return the SOP Instance UID of an instance and the AE title of its sender."""
         query = sa.select(instance.c.sop_instance_uid, instance.c.calling_ae_title)
         with reading(self._engine) as connection:
             found = connection.execute(query.where(instance.c.id == instance_id))
@@ -126,7 +129,7 @@ class Journal:
             return uid, ae_title
 
     def known(self, instance_ids: Sequence[str]) -> set[str]:
-        """Which of these instances have a file, for the sweep of the spool."""
+        """Return which of these instances have a file, for the cleanup of the spool."""
         query = sa.select(instance.c.id).where(
             instance.c.id.in_(instance_ids), instance.c.files_removed_at.is_(None)
         )
@@ -134,7 +137,10 @@ class Journal:
             return set(connection.execute(query).scalars())
 
     def known_results(self, paths: Sequence[str]) -> set[str]:
-        """Which of these files, below the storage directory, are results to keep."""
+        """Return which of these result files are still needed.
+
+        Paths are relative to the storage directory.
+        """
         query = sa.select(result.c.path).where(
             result.c.path.in_(paths),
             instance.c.id == result.c.instance_id,
@@ -144,11 +150,11 @@ class Journal:
             return set(connection.execute(query).scalars())
 
     def analyze_again(self, instance_id: str) -> bool:
-        """Ask for a new analysis of an instance, whatever came of the last one.
+        """Queue a new analysis of an instance, whatever the result of the last one.
 
         Returns:
-            False where its file was removed, its time being over: it must be sent
-            again.
+            False if its file was removed at the end of its retention period. The
+            instance must be sent again.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -158,7 +164,7 @@ class Journal:
             return has_files
 
     def try_again(self, failed: Failed) -> bool:
-        """Try again what failed; have what waits tried at once.
+        """Retry a failed analysis or delivery; try a waiting delivery at once.
 
         Returns:
             False if the files were removed.
@@ -167,14 +173,15 @@ class Journal:
             return self.analyze_again(failed.instance_id)
         if not failed.waiting:
             return self.deliveries.retry(failed.instance_id, failed.destination)
-        # If it does not wait any more, it is being tried.
+        # If it no longer waits, an attempt is already being made.
         self.deliveries.try_now(failed.instance_id, failed.destination)
         return True
 
     def replace_lost_results(self, instance_id: str) -> None:
-        """Ask for a new analysis because a result is gone from the disk.
+        """Queue a new analysis because a result file is missing from the disk.
 
-        Once only, whichever of its deliveries find that.
+        If several deliveries find that file missing, only the first one queues an
+        analysis.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -189,12 +196,12 @@ class Journal:
             note(connection, instance_id, kind, detail)
 
     def add_up(self) -> None:
-        """Put few rows in the place of many that count the same things."""
+        """Compact the counters: merge the rows that count the same thing."""
         with writing(self._engine) as connection:
             add_up(connection)
 
     def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
-        """Make the instance of a row again."""
+        """Build the received instance that a row describes."""
         header = InstanceHeader(
             sop_class_uid=row.sop_class_uid,
             sop_instance_uid=row.sop_instance_uid,
@@ -257,17 +264,23 @@ class Journal:
         answering: sa.Row[Any],
         received: ReceivedInstance,
     ) -> None:
-        """Do for an instance that came again what its sender may be hoping for.
+        """Handle a duplicate: deliver the results again, or analyze again if needed.
+
+        A new analysis is needed if the files were removed, if the analysis failed
+        without an answer, or if the destinations want other kinds of results than
+        those that exist.
 
         Args:
-            connection: In a transaction.
-            row: Of the instance.
-            answering: The revision whose results are its own; mostly itself.
-            received: What came.
+            connection: Connection in a transaction.
+            row: Row of the instance.
+            answering: Row of the revision that holds the results of this instance. It
+                is the same row, unless the analysis found the same picture as in an
+                earlier revision.
+            received: The instance as it was received now.
         """
         said = f"from {received.calling_ae_title}, the same bytes"
         note(connection, row.id, "received again", said)
-        # An earlier version of the node cut them to 64 characters.
+        # An earlier version of the node cut these UIDs to 64 characters.
         whole = {
             "study_instance_uid": received.header.study_instance_uid,
             "series_instance_uid": received.header.series_instance_uid,
@@ -276,10 +289,10 @@ class Journal:
         connection.execute(instance.update().where(mine).values(**whole))
         is_gone = answering.files_removed_at is not None
         if is_gone:
-            answering = row  # whose own file is there, since it came again
+            answering = row  # its own file exists again, since it was received again
         if answering.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
             return
-        # Whoever sent it now is who waits for what goes back to the sender.
+        # Results that go back to the sender must go to the sender of this duplicate.
         who = {
             "calling_ae_title": received.calling_ae_title,
             "calling_address": received.calling_address,
@@ -297,7 +310,11 @@ class Journal:
     def _adopted(
         self, connection: sa.Connection, row: sa.Row[Any], received: ReceivedInstance
     ) -> bool:
-        """Whether the file of a repeat was put in place of one that is gone."""
+        """Move the file of a duplicate to the place of the first file, if that is gone.
+
+        Returns:
+            True if the file was moved.
+        """
         first = self._directory / row.path
         if row.files_removed_at is None and first.exists():
             return False
@@ -316,15 +333,16 @@ class Journal:
         returned = again.returning(instance.c.run, instance.c.slow)
         run, is_slow = connection.execute(returned).one()
         note(connection, instance_id, "analyze again", f"run {run}")
-        # An image that was slow once is slow again.
+        # An image that was slow once will be slow again.
         ask = self._work.analyze_slowly if is_slow else self._work.analyze
         ask(connection, instance_id, run)
 
 
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
-    """Note with its source that a result of ours came back, if it is one.
+    """If this instance is one of our own results, note its return at its source.
 
-    An image of a modality is none, whatever UID it has.
+    Only captures are checked. An image of a modality is never one of our results,
+    whatever its UID.
     """
     uid = received.header.sop_instance_uid
     if not is_capture(received.header.sop_class_uid):

@@ -1,8 +1,9 @@
-"""Whose associations are open, over all receiver processes of a machine.
+"""Counts the open associations of all receiver processes of a machine.
 
-Each process keeps a file of those it serves and holds its lock, which the kernel frees
-when the process dies: no crash can leak a place. Who wants one more reads the files of
-the others, behind a door that one passes at a time.
+Each process keeps a file with the callers of its open associations, and holds a lock on
+that file. The kernel releases the lock when the process dies, so a crash cannot leak a
+slot. A process that needs another slot reads the files of the others. A second lock,
+the "door", serializes these decisions.
 """
 
 import fcntl
@@ -17,31 +18,32 @@ from pathlib import Path
 
 LENGTH = 16  # bytes that stand for a caller: half for its AE title, half its address
 HALF = LENGTH // 2
-NOBODY = bytes(LENGTH)  # what follows then was written earlier, and is over
+NOBODY = bytes(LENGTH)  # end marker: entries after it are from an earlier write
 
 
 class Place:
-    """One open association's, until it is given back."""
+    """The slot of one open association, until it is given back."""
 
     def __init__(self, places: "Places", caller: bytes) -> None:
-        """Hold a place; used by Places."""
+        """Hold a slot. Only `Places` creates one."""
         self._places = places
         self._caller = caller
 
     def give_back(self) -> None:
-        """Let another association have it. Once only."""
+        """Release the slot. Call it only once."""
         self._places.free(self._caller)
 
 
 class Places:
-    """The places of one process, and a view of the others'. For all threads."""
+    """The slots of one process, and a view of those of the others. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
-        """Hold none yet.
+        """Create the object, with no slots in use.
 
         Args:
-            folder: The same for all processes. It may lie among temporary files, which
-                are cleaned up once they are old: what is missing is made again.
+            folder: Folder that all processes share. It may be among temporary files,
+                which the system deletes once they are old: missing files are created
+                again.
         """
         self._folder = folder
         self._path = folder / f"{uuid.uuid4().hex}.callers"
@@ -51,7 +53,7 @@ class Places:
 
     @contextmanager
     def door(self) -> Iterator[None]:
-        """Keep other threads and processes from deciding meanwhile.
+        """Hold the lock that serializes decisions of all threads and processes.
 
         Raises:
             OSError: The folder cannot be written.
@@ -66,7 +68,10 @@ class Places:
                 os.close(door)
 
     def held(self) -> list[bytes]:
-        """Who has places, each as often as it has one; behind the door."""
+        """Return the callers of all open associations, one entry for each association.
+
+        The caller must hold the door.
+        """
         callers = list(self._mine)
         for path in _files(self._folder):
             if path != self._path:
@@ -77,22 +82,23 @@ class Places:
         return callers
 
     def take(self, caller: bytes) -> Place:
-        """Hold a place for a caller; behind the door."""
+        """Take a slot for a caller. The door must be held."""
         self._mine.append(caller)
         self._tell()
         return Place(self, caller)
 
     def free(self, caller: bytes) -> None:
-        """Give a place of a caller back."""
+        """Release a slot of a caller."""
         with self._lock:
             self._mine.remove(caller)
             self._tell()
 
     def _tell(self) -> None:
-        """Let the others see whom we serve.
+        """Write the callers of this process to its file.
 
-        A full disk turns nobody away here, since who sends shall hear of it in words:
-        the others count too few until there is room. The file never shrinks.
+        A full disk does not cause a rejection here, because the C-STORE response gives
+        the sender a better reason. Until there is space again, the other processes
+        count too few associations. The file never shrinks.
         """
         with suppress(OSError):
             if self._descriptor is None or not self._path.exists():
@@ -109,32 +115,32 @@ class Places:
 
 
 def caller_key(ae_title: str, address: str) -> bytes:
-    """Return what stands for a caller, LENGTH bytes."""
+    """Return the key of a caller, LENGTH bytes."""
     return _digest(ae_title) + _digest(address)
 
 
 def title_key(ae_title: str) -> bytes:
-    """Return the half of a caller's key that stands for its AE title."""
+    """Return the part of a caller's key that stands for its AE title."""
     return _digest(ae_title)
 
 
 def title_of(caller: bytes) -> bytes:
-    """Return the half of a caller's key that stands for its AE title."""
+    """Return the part of a caller's key that stands for its AE title."""
     return caller[:HALF]
 
 
 def address_of(caller: bytes) -> bytes:
-    """Return the half of a caller's key that stands for its address."""
+    """Return the part of a caller's key that stands for its address."""
     return caller[HALF:]
 
 
 def places_folder(run: Path) -> Path:
-    """Where the files lie, in the folder that a machine's roles share."""
+    """Return the folder of these files, below the folder that all roles share."""
     return run / "associations"
 
 
 def held_places(folder: Path) -> int:
-    """Count the open associations of a machine, without being in anybody's way."""
+    """Count the open associations of a machine, without taking the door lock."""
     return sum(len(_callers(path) or []) for path in _files(folder))
 
 
@@ -147,7 +153,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _callers(path: Path) -> list[bytes] | None:
-    """Read whom a process serves; None where it has died."""
+    """Read the callers of a process; None if the process has died."""
     try:
         with path.open("rb", buffering=0) as file:
             try:

@@ -1,9 +1,9 @@
-"""What becomes of a delivery after an attempt: arrived, tried again, or failed.
+"""Records the outcome of a delivery attempt: arrived, will be tried again, or failed.
 
-Which answer means what is said in outcome.py. Here is how long one goes on trying, and
-how the states of objects add up to that of a delivery; how those add up is in
-standing.py. When the next attempt is made is in circuit_breaker.py. What follows where
-an archive is to commit itself, too, is in commitments.py.
+`Outcome` says what the response of a peer means. This module decides how long a
+delivery is retried, and derives the state of a delivery from the states of its objects.
+The state of the instance is derived in standing.py. The circuit breaker decides when
+the next attempt is made. Storage commitment is handled in commitments.py.
 """
 
 import time
@@ -31,7 +31,7 @@ from dicom_node.tally import DELIVERED, DELIVERY, UNDELIVERED, one, took, write
 from dicom_node.work import WorkQueue
 
 BRIEF_TRIES = 3
-# What an event calls the state of an object, where not by its name.
+# The names of states in events, if they differ from the state itself.
 WORDS = {
     DeliveryState.QUEUED: "will try again",
     DeliveryState.COMMITTING: "waits for commitment",
@@ -39,7 +39,7 @@ WORDS = {
 
 
 class Settlement:
-    """Writes down how attempts at delivery ended."""
+    """Records the outcomes of delivery attempts."""
 
     def __init__(
         self, engine: sa.Engine, work: WorkQueue, breaker: CircuitBreaker
@@ -56,17 +56,18 @@ class Settlement:
         outcomes: Mapping[str, Outcome],
         seconds: float = 0.0,
     ) -> DeliveryState | None:
-        """Write down what became of the objects sent, and ask for what remains.
+        """Record the outcome of each object, and queue the next attempt if needed.
 
         Args:
-            instance_id: Whose results they are.
-            destination: Where they were sent.
-            run: Of the delivery.
-            outcomes: By SOP Instance UID.
-            seconds: What the attempt took.
+            instance_id: Id of the instance that the results belong to.
+            destination: The destination they were sent to.
+            run: Run of the delivery.
+            outcomes: Outcome of each object, by SOP Instance UID.
+            seconds: Duration of the attempt.
 
         Returns:
-            Where the delivery stands now; None for stale work, which changes nothing.
+            The new state of the delivery; None if the work is stale, which changes
+            nothing.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -89,7 +90,7 @@ class Settlement:
     def give_up(
         self, instance_id: str, destination: str, run: int, reason: str
     ) -> None:
-        """Fail what has not arrived, for a reason that no further try can mend.
+        """Fail the objects that have not arrived, for a reason that no retry can solve.
 
         Stale work changes nothing.
         """
@@ -114,7 +115,7 @@ class Settlement:
 
 
 def step_of(state: DeliveryState | str) -> str:
-    """What a log line calls it that a delivery came to a state."""
+    """Return the name that a log line uses for a state of a delivery."""
     failed = state == DeliveryState.FAILED
     return "delivery failed" if failed else WORDS.get(DeliveryState(state), str(state))
 
@@ -122,7 +123,7 @@ def step_of(state: DeliveryState | str) -> str:
 def under_way(
     connection: sa.Connection, instance_id: str, destination: str, run: int
 ) -> sa.Row[Any] | None:
-    """Read the row of a delivery; None where the work of this run is stale."""
+    """Return the row of a delivery; None if the work of this run is stale."""
     query = delivery.select().where(
         of_delivery(delivery, instance_id, destination), is_current(run)
     )
@@ -130,21 +131,24 @@ def under_way(
 
 
 def is_within(row: sa.Row[Any], retry_days: float) -> bool:
-    """Whether a delivery may be tried again; it was asked for not too long ago."""
+    """Return whether a delivery may be retried.
+
+    It may until `retry_days` after its request.
+    """
     return bool(time.time() < row.asked_at + retry_days * 86400)
 
 
 def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
-    """The states of a delivery's objects."""
+    """Return the states of the objects of a delivery."""
     mine = of_delivery(delivered_object, row.instance_id, row.destination)
     query = sa.select(delivered_object.c.state).where(mine)
     return set(connection.execute(query).scalars())
 
 
 def is_current(run: int) -> sa.ColumnElement[bool]:
-    """Whether a delivery is under way, and in this run.
+    """Return the condition that a delivery is under way in this run.
 
-    A delivery that waits for its peer has ended its run.
+    If a delivery waits for its peer, its run has ended.
     """
     return sa.and_(
         delivery.c.run == run,
@@ -154,7 +158,7 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
 
 
 def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> DeliveryState:
-    """End a delivery whose objects have all come to an end, in these states."""
+    """End a delivery, if all its objects have reached one of these final states."""
     failed = DeliveryState.FAILED in states
     state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
     change = delivery.update().where(
@@ -183,7 +187,7 @@ def fail(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
 def results_in(
     state: DeliveryState, instance_id: str, destination: str
 ) -> sa.Select[Any]:
-    """The results whose delivery to a destination is in a state."""
+    """Return the query for the results in a state of delivery to a destination."""
     objects = delivered_object.c
     same = sa.and_(
         objects.instance_id == result.c.instance_id,
@@ -226,7 +230,7 @@ def _note_attempt(
     outcomes: Mapping[str, Outcome],
     states: Mapping[str, DeliveryState],
 ) -> None:
-    """Write an event for each kind of outcome, which names the objects concerned."""
+    """Write one event for each kind of outcome. It names the objects concerned."""
     groups: dict[tuple[str, str], list[str]] = {}
     for uid, outcome in outcomes.items():
         state = states[uid]
@@ -243,7 +247,7 @@ def note_objects(
     kind: str,
     told: str,
 ) -> None:
-    """Write one event about some objects of a delivery, which it names."""
+    """Write one event about some objects of a delivery. It names these objects."""
     query = sa.select(result.c.kind).where(
         result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)
     )

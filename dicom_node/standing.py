@@ -1,4 +1,4 @@
-"""How an instance stands when some of its deliveries have ended."""
+"""Derives the state of an instance from the states of its deliveries."""
 
 import time
 
@@ -19,20 +19,20 @@ NO_NOTICE = " The notice of it has not arrived: "
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Have others wait who would change an instance or its deliveries.
+    """Lock an instance, so that others who would change it or its deliveries wait.
 
-    Comes first in a transaction that ends in `settle_instance`: of two deliveries that
-    end at the same moment, each would else find the other still under way. (SQLite lets
-    one writer at a time begin, and needs no lock.)
+    Call it first in a transaction that ends with `settle_instance`. Otherwise, if two
+    deliveries end at the same time, each would find the other still under way. SQLite
+    allows only one writer at a time and needs no lock.
     """
     query = sa.select(instance.c.id).where(instance.c.id == instance_id)
     connection.execute(query.with_for_update(key_share=True))
 
 
 def keeps_files(connection: sa.Connection, instance_id: str) -> bool:
-    """Tell whether the files of an instance, locked, are still there: see retention.py.
+    """Return whether the files of a locked instance still exist: see retention.py.
 
-    Without them nothing can be analyzed or delivered again, until it is sent again.
+    Without them, nothing can be analyzed or delivered until the instance is sent again.
     """
     query = sa.select(instance.c.id).where(
         instance.c.id == instance_id, instance.c.files_removed_at.is_(None)
@@ -41,7 +41,7 @@ def keeps_files(connection: sa.Connection, instance_id: str) -> bool:
 
 
 def settle_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Bring the state of an answered instance, locked, in line with its deliveries."""
+    """Update the state of a locked, answered instance from its deliveries' states."""
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
     goes_on = not states.isdisjoint({*UNDER_WAY, DeliveryState.PAUSED})
@@ -72,14 +72,14 @@ def settle_instance(connection: sa.Connection, instance_id: str) -> None:
 def _note_end(
     connection: sa.Connection, instance_id: str, ended_at: float | None
 ) -> None:
-    """Note that nothing is to be done any more: from then on, its files may go."""
+    """Record that no work remains. The retention period of the files starts then."""
     mine = instance.c.id == instance_id
     analyzed = instance.update().where(mine, instance.c.state != InstanceState.RECEIVED)
     connection.execute(analyzed.values(ended_at=ended_at))
 
 
 def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -> None:
-    """Add to why there is no answer why the notice of that has not arrived."""
+    """Add why the notice has not arrived to the reason why there is no answer."""
     mine = instance.c.id == instance_id
     ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
     query = sa.select(instance.c.reason).where(mine, ended)
@@ -91,10 +91,10 @@ def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -
 
 
 def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
-    """Note when all results of an instance have arrived, and how long that took.
+    """Record when all results of an instance have arrived, and how long that took.
 
-    Once for each instance: the time until something is delivered again says when
-    somebody asked for that, and nothing of us.
+    Only the first time is recorded. If results are delivered again, the time until then
+    depends on the user's request, not on the node.
     """
     now = time.time()
     first = instance.update().where(
@@ -107,7 +107,7 @@ def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
 
 
 def is_tried_again() -> sa.ColumnElement[bool]:
-    """Whether an object waits because an attempt failed."""
+    """Return the condition that an object waits because an attempt failed."""
     objects = delivered_object.c
     is_unsent = sa.and_(objects.state == DeliveryState.QUEUED, objects.comment != "")
     is_not_committed = objects.comment.startswith(NOT_COMMITTED, autoescape=True)
@@ -118,7 +118,7 @@ def is_tried_again() -> sa.ColumnElement[bool]:
 def _reason(
     connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
 ) -> str:
-    """Join the reasons of some objects, by destination."""
+    """Join the reasons of the selected objects, each with its destination."""
     query = delivered_object.select().where(
         delivered_object.c.instance_id == instance_id, which
     )

@@ -1,4 +1,4 @@
-"""The journal's tables and the states in them; migrations/ says what each column is."""
+"""The tables of the journal and their states. migrations/ documents each column."""
 
 from enum import StrEnum
 
@@ -6,37 +6,37 @@ import sqlalchemy as sa
 
 
 class InstanceState(StrEnum):
-    """Where an instance stands. All but the first two are ends."""
+    """State of an instance. All but the first two are final."""
 
     RECEIVED = "received"
     DELIVERING = "delivering"
-    ANALYZED = "analyzed"  # and there is nothing, or nowhere, to deliver
+    ANALYZED = "analyzed"  # and there is nothing, or no destination, to deliver
     DELIVERED = "delivered"
     NOT_ANALYZED = "not_analyzed"
     FAILED = "failed"
 
 
 ANALYZING = "analyzing"
-"""What an instance that is RECEIVED is called from when its analysis begins."""
+"""The name shown for an instance in the state RECEIVED once its analysis has begun."""
 
 
 RETURNED = "returned"
-"""The state shown for a result of this software that came back: not analyzed."""
+"""The state shown for a result of this software that was sent back: not analyzed."""
 
 
 class DeliveryState(StrEnum):
-    """Where the results of an instance, or one of them, stand at a destination."""
+    """State of the delivery of one or all results of an instance to a destination."""
 
     QUEUED = "queued"
     COMMITTING = "committing"  # stored there, and waiting for Storage Commitment
     PAUSED = "paused"
     DELIVERED = "delivered"
     FAILED = "failed"
-    DROPPED = "dropped"  # there is nothing for its destination any more, or no such
+    DROPPED = "dropped"  # no results for its destination any more, or no such
 
 
 UNDER_WAY = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
-"""A delivery in one of these has work that is queued, delayed or being done."""
+"""In these states a delivery has work that is queued, delayed or running."""
 
 metadata = sa.MetaData()
 

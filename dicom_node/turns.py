@@ -1,34 +1,35 @@
-"""How many deliveries there are at once to one AE or service.
+"""Limits the number of concurrent deliveries to one AE or service.
 
-DBOS counts those that have begun, not those that it has taken up: while a thread waits
-for a busy processor, it takes up more. What is counted here is exact; who comes too
-early waits.
+DBOS counts deliveries that have started, not those that it has dequeued. While a thread
+waits for a busy processor, DBOS dequeues more than its limit. The count in this module
+is exact: a delivery over the limit waits.
 """
 
 import threading
 
 from config.destinations import Destination, SenderDestination
 
-# Two associations hide each other's waiting, more only crowd the peer. No more than
-# these are repeated after a crash.
+# With two associations, one works while the other waits. More only load the peer. Also,
+# at most this many deliveries are repeated after a crash.
 AT_ONCE = 2
 
 
 class Turns:
-    """Whose turn it is to deliver, in one worker."""
+    """The limits of concurrent deliveries of one worker."""
 
     def __init__(self) -> None:
         self._free: dict[tuple[str, str], threading.Semaphore] = {}
 
     def at(self, destination: Destination, came_from: str) -> threading.Semaphore:
-        """Wait for a turn by entering it.
+        """Return the semaphore to hold during a delivery.
 
         Args:
-            destination: Where to.
-            came_from: The AE title of whoever sent the instance; of a destination that
-                is many AEs none waits for another that hangs.
+            destination: The destination of the delivery.
+            came_from: The AE title of the sender of the instance. Results that go back
+                to senders are limited for each sender, so that one that hangs delays no
+                other.
         """
         is_many = isinstance(destination, SenderDestination)
         reached = destination.name, came_from if is_many else ""
-        # One step, so that two threads get the same.
+        # A single operation, so that two threads get the same semaphore.
         return self._free.setdefault(reached, threading.Semaphore(AT_ONCE))
