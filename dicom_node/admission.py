@@ -1,10 +1,10 @@
-"""Who may open an association, and how many at once (PS3.8 9.3.4).
+"""Decides who may open an association, and how many at once (PS3.8 9.3.4).
 
-Associations are counted when they are negotiated, not when a socket opens, and over
-all receiver processes of a machine together: see places.py. AE titles are invented
-easily, so an address has a limit of its own whatever its titles. Some associations are
-kept for callers that are listed with a network, so that strangers and spoofed titles
-cannot take all.
+Associations are counted at their negotiation, not when a socket opens. They are counted
+over all receiver processes of a machine together: see places.py. Anybody can invent AE
+titles, so each network address has a limit of its own, whatever its titles. Some
+associations are reserved for callers that are listed with a network, so that strangers
+and spoofed titles cannot use all of them.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from dicom_node.places import (
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why an association is not accepted, as in the A-ASSOCIATE-RJ PDU.
+    """The reason for a rejection, as in the A-ASSOCIATE-RJ PDU.
 
     Attributes:
         result: 1 permanent, 2 transient.
         source: 1 service user, 2 service provider (ACSE related), 3 service provider
             (presentation related).
-        diagnostic: The reason, by its number for this source.
-        reason: The same in words.
+        diagnostic: Number of the reason for this source.
+        reason: The reason as a text.
     """
 
     result: int
@@ -52,7 +52,7 @@ LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
 CALLER_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one caller")
 ADDRESS_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one address")
 
-# Bits that name a network of IPv6. A host in it may use any of 2**64 addresses.
+# Prefix length of an IPv6 network. A host in it may use any of 2**64 addresses.
 SITE_BITS = 64
 
 
@@ -60,11 +60,12 @@ class Admission:
     """The rules of one node. Safe to share between threads."""
 
     def __init__(self, settings: ReceiverSettings, folder: Path) -> None:
-        """Set up the places.
+        """Create the rules.
 
         Args:
-            settings: Our AE title, who may call, how many at once.
-            folder: Where the files of the places lie; the same for all processes.
+            settings: Our AE title, the allowed callers and the limits.
+            folder: Folder for the files of the association slots; the same for all
+                processes.
         """
         self._settings = settings
         self._places = Places(folder)
@@ -78,15 +79,15 @@ class Admission:
         }
 
     def admit(self, calling: str, called: str, address: str) -> Place | Rejection:
-        """Give an association its place, or the reason why it gets none.
+        """Return a slot for an association, or the reason for its rejection.
 
         Args:
-            calling: The AE title of the peer.
-            called: The AE title that it asks for.
-            address: The network address that it comes from.
+            calling: AE title of the peer.
+            called: AE title that the peer calls.
+            address: Network address of the peer.
 
         Raises:
-            OSError: The folder of the places cannot be written.
+            OSError: The folder of the slots cannot be written.
         """
         if called.strip() != self._settings.ae_title:
             return CALLED_UNKNOWN
@@ -100,7 +101,7 @@ class Admission:
             return self._place_for(caller)
 
     def _place_for(self, caller: bytes) -> Place | Rejection:
-        """Hold a free place for a caller, unless it has its share already."""
+        """Take a free slot for a caller, unless the caller has reached its limit."""
         settings, held = self._settings, self._places.held()
         per_caller = settings.max_associations_per_caller
         if held.count(caller) >= per_caller:
@@ -114,9 +115,9 @@ class Admission:
         return self._places.take(caller)
 
     def _kept(self, caller: bytes, held: Sequence[bytes]) -> int:
-        """Count the places that are kept for others than this caller.
+        """Return the number of slots that are reserved for others than this caller.
 
-        They are kept for titles that are listed for certain networks and have no
+        Slots are reserved for titles that are listed for certain networks and have no
         association open.
         """
         absent = self._kept_for - {title_of(each) for each in held}
@@ -127,26 +128,26 @@ class Admission:
 
 
 def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
-    """Whether allowed_callers lets an AE title call from an address."""
+    """Return whether allowed_callers permits an AE title to call from an address."""
     return _is_listed(settings, ae_title, _plain(address))
 
 
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
     """Return the networks that an AE title is listed with in allowed_callers.
 
-    They explain why a listed caller is rejected: it called from elsewhere. Empty if
-    the title is not listed, or may call from anywhere.
+    They explain why a listed caller is rejected: it called from another network. Empty
+    if the title is not listed, or may call from anywhere.
     """
     same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
     return [str(each.network) for each in same if each.network is not None]
 
 
 def open_to_anyone(settings: Settings) -> list[str]:
-    """Warn, in words, of a receiver that whoever reaches it may send to.
+    """Return a warning if anybody who can reach the receiver may send to it.
 
     Returns:
-        One warning, or none: on loopback, where callers are listed, and where each
-        must show a certificate.
+        One warning. The list is empty if the receiver listens on loopback, if callers
+        are listed, or if each caller must present a certificate.
     """
     receiver, tls = settings.receiver, settings.tls
     known_by_certificate = tls.only and tls.client_authorities is not None
@@ -170,13 +171,13 @@ def _is_listed(
 
 
 def _site(address: IPv4Address | IPv6Address) -> str:
-    """Return what counts as one address: that of IPv4, or a network of IPv6."""
+    """Return what counts as one address: an IPv4 address, or an IPv6 network."""
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), SITE_BITS), strict=False))
     return str(address)
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Read an address; one of IPv4 that came through an IPv6 socket is IPv4."""
+    """Parse an address. An IPv4 address from an IPv6 socket is returned as IPv4."""
     read = ip_address(address)
     return getattr(read, "ipv4_mapped", None) or read

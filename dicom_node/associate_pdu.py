@@ -1,4 +1,4 @@
-"""A-ASSOCIATE, A-ASSOCIATE-RJ and A-ABORT PDUs, rewritten before pynetdicom reads them.
+"""Rewrites A-ASSOCIATE, A-ASSOCIATE-RJ and A-ABORT PDUs before pynetdicom reads them.
 
 PS3.8 9.3.1 tells a receiver to ignore items that it does not know and not to test
 reserved fields. pynetdicom aborts the association instead. It also aborts it for an AE
@@ -6,8 +6,8 @@ title padded with NUL, an Implementation Version Name of more than 16 characters
 even presentation context ID. DCMTK and Orthanc accept them.
 
 The functions here follow the item lengths, keep the items that the node uses and write
-them as pynetdicom expects them. A bad sub-item is left out, a bad presentation context
-is refused, and only a PDU with item lengths that do not fit is an error.
+them as pynetdicom expects them. A bad sub-item is left out, and a bad presentation
+context is refused. Only a PDU with item lengths that do not fit is an error.
 """
 
 import struct
@@ -42,7 +42,7 @@ NO_REASON = 2
 ABSTRACT_SYNTAX_NOT_SUPPORTED = 3
 TRANSFER_SYNTAXES_NOT_SUPPORTED = 4
 
-_HEAD = 6  # type, reserved, length of what follows
+_HEAD = 6  # type, reserved, length of the rest
 _ITEM_HEAD = 4
 _FIXED = 68  # version, reserved, two AE titles, reserved (PS3.8 table 9-11)
 _TITLE = 16
@@ -58,7 +58,7 @@ MOST_SYNTAXES = 512
 
 
 class MalformedPduError(ValueError):
-    """The PDU cannot be divided into its items; the message says where."""
+    """The PDU cannot be divided into its items. The message says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +67,14 @@ class AssociateRequest:
 
     Attributes:
         pdu: The request as pynetdicom is to read it, without refused contexts.
-        calling: The calling AE title, as it is to be shown and compared; may be empty.
+        calling: The calling AE title for display and comparison; may be empty.
         called: The called AE title, likewise.
         has_version_1: Whether bit 0 of the protocol version is set (PS3.8 9.3.2).
-        application_context: Application Context Name; empty if it is none.
-        refused: Why presentation contexts are refused, by ID: the result of PS3.8
-            table 9-18, and the reason as text.
-        echoed: The fields that the answer repeats unchanged (PS3.8 table 9-17).
+        application_context: Application Context Name; empty if there is none or it is
+            invalid.
+        refused: Why presentation contexts are refused, by ID: the result of PS3.8 table
+            9-18, and the reason as text.
+        echoed: The fields that the response repeats unchanged (PS3.8 table 9-17).
     """
 
     pdu: bytes
@@ -115,8 +116,8 @@ def read_request(pdu: bytes) -> AssociateRequest:
 def complete_accept(pdu: bytes, request: AssociateRequest) -> bytes:
     """Complete our A-ASSOCIATE-AC, which pynetdicom wrote for the rewritten request.
 
-    Added are the results of the refused contexts, and the fields that are sent back
-    as they came (PS3.8 9.3.3).
+    The function adds the results of the refused contexts, and the fields that are
+    returned unchanged (PS3.8 9.3.3).
     """
     fixed, items = _parts(pdu)
     *before, user_information = (_item(*each) for each in items)
@@ -129,13 +130,13 @@ def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
     """Rewrite an A-ASSOCIATE-AC PDU.
 
     Args:
-        pdu: The answer to our request.
+        pdu: The response to our request.
         proposed: The transfer syntaxes that we proposed, by presentation context ID.
 
     Returns:
         The PDU as pynetdicom is to read it. Contexts that we did not propose are left
-        out. A context is refused if it has two different results, or is accepted with
-        a transfer syntax that is missing and could be one of several.
+        out. A context is refused if it has two different results, or is accepted with a
+        transfer syntax that is missing and could be one of several.
 
     Raises:
         MalformedPduError: It is too short, or an item reaches beyond its end.
@@ -160,7 +161,7 @@ def read_accept(pdu: bytes, proposed: Mapping[int, Sequence[str]]) -> bytes:
 
 
 def read_rejection(pdu: bytes) -> bytes:
-    """Rewrite an A-ASSOCIATE-RJ PDU, with a result, source and reason that PS3.8 knows.
+    """Rewrite an A-ASSOCIATE-RJ PDU so that all its values are known to PS3.8.
 
     An unknown value becomes 1: rejected permanent, by the service user, no reason.
     """
@@ -174,7 +175,7 @@ def read_rejection(pdu: bytes) -> bytes:
 
 
 def read_abort(pdu: bytes) -> bytes:
-    """Rewrite an A-ABORT PDU, with a source and reason that PS3.8 knows, or 0."""
+    """Rewrite an A-ABORT PDU. A source or reason that PS3.8 does not know becomes 0."""
     *_, source, reason = _four(pdu)
     source = source if source in {0, 2} else 0
     reason = reason if source and reason in {1, 2, 4, 5, 6} else 0
@@ -182,7 +183,7 @@ def read_abort(pdu: bytes) -> bytes:
 
 
 def pdu_name(kind: int) -> str:
-    """Name a PDU type for people."""
+    """Return the name of a PDU type, for display."""
     return PDU_NAMES.get(kind, f"a PDU of the unknown type 0x{kind:02X}")
 
 
@@ -207,7 +208,7 @@ class _Proposal:
             self.is_whole = False
 
     def refusal(self) -> tuple[int, str] | None:
-        """Say why it cannot be negotiated; None if it can."""
+        """Return why it cannot be negotiated; None if it can."""
         if not self.is_whole:
             return NO_REASON, "a sub-item reaches beyond its end"
         if len(self.abstract_syntaxes) > 1:
@@ -230,7 +231,7 @@ class _Proposal:
 def _proposed(
     items: Iterable[tuple[int, bytes]],
 ) -> tuple[list[_Proposal], dict[int, tuple[int, str]]]:
-    """Sort the proposed contexts into those to negotiate and those to refuse."""
+    """Divide the proposed contexts into those to negotiate and those to refuse."""
     proposals: dict[int, _Proposal] = {}
     for kind, value in items:
         if kind == _CONTEXT_RQ and value:
@@ -241,7 +242,7 @@ def _proposed(
 
 
 def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
-    """Read result and transfer syntax of a context in an A-ASSOCIATE-AC."""
+    """Return the result and transfer syntax of a context in an A-ASSOCIATE-AC."""
     result = value[2]
     if result != ACCEPTED:
         known = result <= TRANSFER_SYNTAXES_NOT_SUPPORTED
@@ -251,7 +252,7 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
     except MalformedPduError:
         return NO_REASON, ""
     named = {_uid(each) for kind, each in items if kind == _TRANSFER_SYNTAX} - {""}
-    # If one was proposed and none is named, it can only be the one proposed.
+    # A missing name is no problem if only one was proposed.
     found = named if len(named) == 1 else (named or set(proposed)) & set(proposed)
     if len(found) != 1:
         return TRANSFER_SYNTAXES_NOT_SUPPORTED, ""
@@ -259,16 +260,17 @@ def _negotiated(value: bytes, proposed: Sequence[str]) -> tuple[int, str]:
 
 
 def _result(number: int, result: int, syntax: str = "") -> bytes:
-    """Write the result of a context.
+    """Encode the result of a context.
 
-    The transfer syntax of one that is not accepted means nothing (PS3.8 9.3.3.2).
+    The transfer syntax of a context that is not accepted has no meaning (PS3.8
+    9.3.3.2).
     """
     chosen = _item(_TRANSFER_SYNTAX, syntax.encode() or DEFAULT_TRANSFER_SYNTAX)
     return _item(_CONTEXT_AC, bytes((number, 0, result, 0)) + chosen)
 
 
 def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes:
-    """Write a user information item: the maximum length as we use it, and more."""
+    """Encode a user information item: our maximum length, and other items."""
     lengths = [value[:4] for value in _user_items(items, _MAXIMUM_LENGTH)]
     whole = [int.from_bytes(each, "big") for each in lengths if len(each) == 4]  # noqa: PLR2004 - bytes
     announced = whole[0] if whole else USUAL_PDU
@@ -280,7 +282,7 @@ def _user_information(items: Iterable[tuple[int, bytes]], *more: bytes) -> bytes
 def _roles(
     items: Iterable[tuple[int, bytes]], contexts: Iterable[_Proposal]
 ) -> list[bytes]:
-    """Write the valid role selections of the proposed SOP classes (PS3.7 D.3.3.4)."""
+    """Encode the valid role selections of the proposed SOP classes (PS3.7 D.3.3.4)."""
     proposed = {uid for each in contexts for uid in each.abstract_syntaxes}
     roles: dict[str, bytes] = {}
     for value in _user_items(items, _ROLE_SELECTION):
@@ -312,7 +314,7 @@ def _parts(pdu: bytes) -> tuple[bytes, list[tuple[int, bytes]]]:
 
 
 def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of each item. Fewer bytes at the end than a head are none.
+    """Yield type and value of each item. A last part shorter than a head is ignored.
 
     Raises:
         MalformedPduError: An item reaches beyond the end.
@@ -339,10 +341,10 @@ def _uid(value: bytes) -> str:
 
 
 def _title(field: bytes) -> str:
-    """Read an AE title for people and for comparison.
+    """Decode an AE title for display and comparison.
 
-    A NUL ends it, as in the C string that it was. Bytes beyond ASCII, which PS3.8
-    does not allow, are UTF-8 if they can be, else Latin-1. What cannot be printed is
+    A NUL ends it, as in a C string. Bytes beyond ASCII, which PS3.8 does not allow, are
+    read as UTF-8 if possible, else as Latin-1. Characters that cannot be printed are
     replaced.
     """
     content = field.partition(b"\0")[0].strip(b" ")
@@ -354,7 +356,7 @@ def _title(field: bytes) -> str:
 
 
 def _ascii_title(field: bytes) -> bytes:
-    """Write an AE title as pynetdicom accepts it; it is not empty."""
+    """Encode an AE title as pynetdicom accepts it. It is never empty."""
     title = _title(field).encode("ascii", "replace").replace(b"\\", b"?")
     return (title or b"?").ljust(_TITLE)
 

@@ -1,11 +1,12 @@
-"""Associations that the node opens: every wait on them ends.
+"""Associations that the node opens. Every wait on them has a limit.
 
-pynetdicom queues a whole object before its first byte leaves and counts the DIMSE
-timeout from then, so a fixed timeout would cut a slow line in the middle of a large
-object. Its socket has no timeout, so a peer that stops reading would hold the sender
-for ever. Here an object may take any time while its bytes move, and the connection is
-cut if none has moved for the timeout. Bytes that the peer sends do not extend it: a
-response that comes byte by byte has the same time as one that does not come.
+pynetdicom queues a whole object before its first byte is sent, and measures the DIMSE
+timeout from then. A fixed timeout would cut a slow line in the middle of a large
+object. Its socket has no timeout, so a peer that stops reading would block the sender
+for ever. In this module, an object may take any time while its bytes move, and the
+connection is cut if no byte has moved for the timeout. Bytes that the peer sends do not
+extend it: a response that comes byte by byte has the same time as one that does not
+come.
 """
 
 import logging
@@ -33,30 +34,32 @@ from dicom_node.results.uids import (
 )
 from dicom_node.tls import Line, client_context, why_not
 
-# Switches of the whole process, for the sending side alone: the receiver and the
-# archive run in processes of their own. Files go out as they are, unparsed.
+# Settings of the whole process, for the sending side only: the receiver and the archive
+# run in processes of their own. Files are sent as they are, without parsing.
 _config.STORE_SEND_CHUNKED_DATASET = True
 _config.LOG_HANDLER_LEVEL = "none"
-# A UID of more than 64 characters goes out, too, and is not cut.
+# A UID of more than 64 characters is sent, too, and is not cut.
 _config.VALIDATORS["UI"] = lambda _: (True, "")
-# What goes wrong is told by outcomes; a peer's or a library's text stays out of logs.
+# Outcomes describe errors. Texts of a peer or a library must not reach the log.
 logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
 
-# Bounds on opening an association (connection, TLS, answer) and on its end (answer,
-# then the end of the connection), in timeouts. Within them pynetdicom's own apply.
+# Limits for opening an association (connection, TLS, response) and for its end
+# (response, then the end of the connection), in timeouts. Within them pynetdicom's own
+# limits apply.
 CALL_TIMEOUTS = 2.5
 END_TIMEOUTS = 2.5
-# Of a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, and the place of the message control
-# header with the bit of a command in it.
+# In a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, the offset of the message control
+# header, and the bit in that header that marks a command.
 FRAGMENTS, CONTROL, COMMAND = 0x04, 11, 1
-# What the kernel may hold for us: 'sent' shall not be megabytes from the truth.
+# Size of the kernel's send buffer. With a larger one, megabytes that count as sent
+# could still be in this machine.
 SEND_BUFFER = 131072
 
 Request = Callable[[Association], Dataset]
 
 
 class LostError(Exception):
-    """There is no association, or no longer. The message says why, in words."""
+    """There is no association, or it has ended. The message says why."""
 
 
 @contextmanager
@@ -67,18 +70,19 @@ def associated(
     calling_ae_title: str,
     timeout_s: float,
 ) -> Iterator["Peer"]:
-    """Open an association and release it at the end, or abort it on an error.
+    """Open an association and release it at the end, or abort it after an error.
 
     Args:
-        destination: Whom to call.
-        contexts: What to propose, at most 128.
-        calling_ae_title: Who we are.
-        timeout_s: How long to wait for the connection, for the answer to our request
-            for an association, and for a byte to move.
+        destination: Address of the peer.
+        contexts: Presentation contexts to propose, at most 128.
+        calling_ae_title: Our AE title.
+        timeout_s: Timeout in seconds for the connection, for the response to our
+            association request, and for a byte to move.
 
     Raises:
-        LostError: No connection, no answer, or the association was rejected or
-            aborted. That the peer accepts none of the contexts is no error.
+        LostError: There was no connection or no response, or the association was
+            rejected or aborted. It is not an error if the peer accepts none of the
+            contexts.
     """
     peer = Peer(destination, calling_ae_title, timeout_s)
     try:
@@ -94,10 +98,10 @@ def associated(
 
 
 class Peer:
-    """The other end of one association that we opened; for one thread at a time.
+    """The peer of one association that we opened. Use it in one thread at a time.
 
     Attributes:
-        accepted: The pairs of SOP class and transfer syntax that it takes.
+        accepted: The accepted pairs of SOP class and transfer syntax.
     """
 
     accepted: frozenset[tuple[UID, UID]]
@@ -116,7 +120,7 @@ class Peer:
         ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
         ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
         ae.connection_timeout = ae.acse_timeout = self._timeout_s
-        ae.dimse_timeout = ae.network_timeout = None  # `_watch` does better
+        ae.dimse_timeout = ae.network_timeout = None  # replaced by `_watch`
         tls = self._secured()
         started = time.monotonic()
         try:
@@ -141,13 +145,13 @@ class Peer:
             action()
 
     def hang_up(self) -> None:
-        """Close the connection: pynetdicom may not, where the peer closed it first."""
+        """Close the connection. pynetdicom may not, if the peer closed it first."""
         if self._association:
             hang_up(self._association.connection)
             self._association.connection.close()
 
     def ask(self, request: Request) -> Dataset:
-        """Send a request, for as long as its bytes move, and wait for the response.
+        """Send a request for as long as its bytes move, and wait for the response.
 
         Returns:
             The status elements of the response.
@@ -160,7 +164,7 @@ class Peer:
         with self._watched(association, self._timeout_s):
             try:
                 response = request(association)
-            except RuntimeError:  # the association has ended meanwhile
+            except RuntimeError:  # the association has ended since
                 response = Dataset()
             except OSError as error:
                 raise LostError(f"a file cannot be read: {error.strerror}") from None
@@ -198,15 +202,15 @@ class Peer:
         self._connected = True
         line = self._association.connection
         line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        # A request goes out in two pieces; the second shall not wait 40 ms for the
-        # acknowledgment of the first.
+        # A request is sent in two pieces. Without this, the second would wait 40 ms for
+        # the acknowledgment of the first.
         line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # For what we send. A PDU of the peer has `pdu_timeout_s`.
+        # This limits sending. `pdu_timeout_s` limits the receipt of a PDU.
         line.settimeout(2 * self._timeout_s)
 
     def _on_sent(self, event: evt.Event) -> None:
-        # Only our requests have a dataset. Our responses to a peer that sends requests
-        # without end do not count.
+        # Only our requests have a dataset. Our responses to a peer that sends endless
+        # requests do not count.
         if event.data[0] == FRAGMENTS and not event.data[CONTROL] & COMMAND:
             self._moved.set()
 
@@ -218,7 +222,7 @@ class Peer:
     def _watched(
         self, association: RequestedAssociation, patience_s: float
     ) -> Iterator[None]:
-        """Cut the connection if no dataset moves for so long in this block."""
+        """Cut the connection if no dataset moves for `patience_s` in this block."""
         over = threading.Event()
         self._moved.clear()
         watching = association, over, patience_s
@@ -243,7 +247,7 @@ class Peer:
                 return
         self._stalled = True
         hang_up(association.connection)
-        # Wakes the request even where the association's own threads are gone.
+        # This wakes the request even if the association's own threads have ended.
         association.dimse.msg_queue.put((None, None))
 
     def _why_not_associated(
@@ -281,12 +285,12 @@ class Peer:
         return f"{self} broke the connection"
 
     def __str__(self) -> str:
-        """How messages call it."""
+        """Return the name of the peer for messages."""
         at = f"{self._destination.host}:{self._destination.port}"
         return f"{self._destination.ae_title} at {at}"
 
 
 def _why_no_tls(line: socket.socket) -> str:
-    """Say why TLS failed on a connection; empty if it did not."""
+    """Return why TLS failed on a connection; empty if it did not."""
     failure = line.failure if isinstance(line, Line) else None
     return why_not(failure) if failure else ""

@@ -1,7 +1,7 @@
-"""How much is waiting, and since when: what a monitoring system asks every few seconds.
+"""Counts the work that waits, and its age, for a monitoring system.
 
-Each question is answered by an index over what has not ended, however many instances
-have been and gone.
+A monitoring system asks every few seconds. Each query uses an index over unfinished
+work, so its cost does not depend on the number of past instances.
 """
 
 import time
@@ -27,13 +27,13 @@ OPEN = (InstanceState.RECEIVED, InstanceState.DELIVERING, InstanceState.FAILED)
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Some of the same kind that wait, or failed.
+    """A number of instances or deliveries that are in the same state.
 
     Attributes:
-        state: Which they are in.
-        count: How many.
-        since: When the oldest began to, in seconds since 1970.
-        destination: Of deliveries.
+        state: The state.
+        count: Number of instances or deliveries.
+        since: Time when the oldest was received or requested, in seconds since 1970.
+        destination: Name of the destination, for deliveries.
     """
 
     state: str
@@ -44,14 +44,14 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A peer to which no attempt at a delivery succeeds. Times are seconds since 1970.
+    """A peer to which all delivery attempts fail. Times are seconds since 1970.
 
     Attributes:
         peer: The destination, or one AE of it.
-        since: When the first attempt failed.
-        last_attempt: When the last one failed.
-        reason: Why the last one failed; may hold the peer's words.
-        next_attempt: When it is tried next; None if nothing is to be delivered.
+        since: Time of the first failed attempt.
+        last_attempt: Time of the last failed attempt.
+        reason: Why the last attempt failed. It may quote the peer.
+        next_attempt: Time of the next attempt; None if nothing is to be delivered.
     """
 
     peer: str
@@ -66,8 +66,8 @@ class LastFailure:
     """The delivery that failed last and is not tried again.
 
     Attributes:
-        at: When it failed, in seconds since 1970.
-        reason: Why; may hold the peer's words.
+        at: Time of the failure, in seconds since 1970.
+        reason: Why it failed. It may quote the peer.
     """
 
     at: float
@@ -76,12 +76,13 @@ class LastFailure:
 
 @dataclass(frozen=True, slots=True)
 class DestinationState:
-    """How the last attempts at deliveries to a destination ended.
+    """The results of the last delivery attempts to a destination.
 
     Attributes:
-        last_success: When something last arrived, in seconds since 1970.
-        last_failure: The last delivery that failed for good, if none succeeded since.
-        outages: The peers of it that fail.
+        last_success: Time of the last successful delivery, in seconds since 1970.
+        last_failure: The last delivery that failed permanently, if none succeeded
+            since.
+        outages: The peers of the destination that fail.
     """
 
     last_success: float | None
@@ -89,7 +90,7 @@ class DestinationState:
     outages: tuple[Outage, ...]
 
     def __str__(self) -> str:
-        """Say "ok", or what is wrong."""
+        """Return "ok", or a description of what is wrong."""
         wrong = [
             f"no attempt has succeeded for {spoken_age(each.since)}: {each.reason}; "
             f"last tried {spoken_age(each.last_attempt)} ago"
@@ -101,7 +102,7 @@ class DestinationState:
 
 
 def spoken_age(at: float) -> str:
-    """Say how long ago something was, in one unit: "12 s", "5 min", "3 h", "2 d"."""
+    """Return the age of a time in one unit, such as "12 s", "5 min", "3 h" or "2 d"."""
     seconds = max(time.time() - at, 0.0)
     units = ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h"))
     for most, length, unit in units:
@@ -111,7 +112,10 @@ def spoken_age(at: float) -> str:
 
 
 def instances(connection: sa.Connection) -> list[Waiting]:
-    """Instances that wait for analysis or delivery, or failed; since their receipt."""
+    """Count the instances that wait for analysis or delivery, or that failed.
+
+    Their age is counted from their receipt.
+    """
     query = (
         sa.select(
             instance.c.state, sa.func.count(), sa.func.min(instance.c.received_at)
@@ -125,7 +129,7 @@ def instances(connection: sa.Connection) -> list[Waiting]:
 def destination_states(
     connection: sa.Connection, destinations: Sequence[str]
 ) -> dict[str, DestinationState]:
-    """Look up how the last attempts at deliveries ended, by destination."""
+    """Return the results of the last delivery attempts, by destination."""
     return {name: _state(connection, name) for name in destinations}
 
 
@@ -185,11 +189,13 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
 
 
 def deliveries(connection: sa.Connection, destinations: Sequence[str]) -> list[Waiting]:
-    """Deliveries that have not ended, and those that failed; since they were asked for.
+    """Count the deliveries that have not ended, and those that failed.
+
+    Their age is counted from their request.
 
     Args:
-        connection: In a transaction.
-        destinations: Those whose failed ones are counted.
+        connection: Connection in a transaction.
+        destinations: Failed deliveries are counted for these destinations only.
     """
     kind = delivery.c.destination, delivery.c.state
     query = sa.select(

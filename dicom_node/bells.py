@@ -1,10 +1,10 @@
-"""Work that was just asked for is begun at once, not when its queue is next polled.
+"""Wakes the threads that poll a work queue as soon as new work is queued.
 
-DBOS polls each queue five times a second, which is all that is needed to get work done:
-an instance would wait 100 ms for its analysis on average, and its results 100 more for
-their delivery. Whoever asks for work on this machine rings, and whoever polls for it
-looks at once. A ring that nobody hears costs what it would have saved; work that other
-machines asked for is found by polling.
+DBOS polls each queue five times a second. That suffices to get all work done, but an
+instance would wait for its analysis for 100 ms on average, and its results as long
+again for their delivery. A process that queues work on this machine sends a
+notification, and the polling threads look at once. If a notification is lost, the work
+is found by the next poll, and so is work that other machines queued.
 """
 
 import os
@@ -17,33 +17,38 @@ from pathlib import Path
 from dbos import DBOS, Queue, _queue
 
 SUFFIX = ".bell"
-# Work that is asked for a thousand times a second is looked for fifty times.
+# The shortest time between two polls: if work is queued a thousand times a second, the
+# queue is polled fifty times.
 GAP_S = 0.02
 
 
 class Bell:
-    """What a thread that polls waits for, in place of the event that has it stop."""
+    """Replaces the stop event of a polling thread, and can also wake the thread."""
 
     def __init__(self) -> None:
-        """Be silent."""
+        """Create a bell that has not been rung."""
         self._rung = threading.Event()
         self._stop = threading.Event()
 
     def hang(self, stop: threading.Event) -> "Bell":
-        """Hang it where a thread waits to be stopped."""
+        """Set the event that tells the thread to stop."""
         self._stop = stop
         return self
 
     def ring(self) -> None:
-        """End the wait that is under way, or the next one."""
+        """End the current wait, or the next one."""
         self._rung.set()
 
     def is_set(self) -> bool:
-        """Tell whether to stop."""
+        """Return whether the thread is to stop."""
         return self._stop.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait, in seconds, for a ring or the end; tell whether to stop."""
+        """Wait for a ring or the stop event, for `timeout` seconds at most.
+
+        Returns:
+            Whether the thread is to stop.
+        """
         if not self._stop.wait(min(timeout, GAP_S)):
             self._rung.wait(max(timeout - GAP_S, 0))
         self._rung.clear()
@@ -51,10 +56,11 @@ class Bell:
 
 
 def hang(queue: str) -> Bell:
-    """Hang a bell at a queue of DBOS's. Before DBOS is launched.
+    """Install a bell at a queue of DBOS. Call it before DBOS is launched.
 
-    DBOS itself has none: of a thread that polls, the event is replaced for which it
-    waits. Were DBOS to do that in another way, the bell would be one that nobody hears.
+    DBOS has no such hook. Therefore this function replaces the event on which the
+    polling thread of the queue waits. If a later DBOS works in another way, the bell
+    has no effect.
     """
     bell, poll = Bell(), getattr(_queue, "queue_worker_thread", None)
     if poll is not None:
@@ -68,11 +74,11 @@ def hang(queue: str) -> Bell:
 
 @contextmanager
 def heard(folder: Path, name: str, bell: Bell) -> Iterator[None]:
-    """Have a bell be rung from other processes of this machine meanwhile.
+    """Let other processes of this machine ring a bell, for the duration of a block.
 
     Args:
-        folder: What they share; for this user alone.
-        name: Whose bell it is.
+        folder: Folder that the processes share. Only this user may access it.
+        name: Name of the bell.
         bell: The bell.
     """
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hearing:
@@ -83,7 +89,7 @@ def heard(folder: Path, name: str, bell: Bell) -> Iterator[None]:
                     bell.ring()
 
         path = folder / f"{name}{SUFFIX}"
-        with suppress(OSError), _short(folder) as short:  # no bell, then
+        with suppress(OSError), _short(folder) as short:  # if it fails, DBOS only polls
             path.unlink(missing_ok=True)
             hearing.bind(f"{short}/{path.name}")
             threading.Thread(target=hear, name="bell", daemon=True).start()
@@ -100,15 +106,16 @@ def ring(folder: Path) -> None:
     ):
         ringing.settimeout(0)
         for name in bells:
-            with suppress(OSError):  # of who died, or has been rung often enough
+            with suppress(OSError):  # the process has died, or its buffer is full
                 ringing.sendto(b"!", f"{short}/{name}")
 
 
 @contextmanager
 def _short(folder: Path) -> Iterator[str]:
-    """Give a folder a name that is short enough for a socket, whose path may have 107.
+    """Yield a name of a folder that is short enough for the address of a socket.
 
-    Where there is no /proc, its own.
+    Such an address has at most 107 bytes. If there is no /proc, yield the folder's own
+    path.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:

@@ -1,4 +1,4 @@
-"""Who has called the node, and who was turned away: read from the audit trail."""
+"""Lists accepted and rejected callers of the node, from the audit trail."""
 
 import time
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """An AE that called, from one address.
+    """An AE that called from one address.
 
     Attributes:
-        ae_title: As it calls itself; empty if it did not send one.
-        address: Where it calls from.
+        ae_title: Its AE title; empty if it did not send one.
+        address: Its network address.
         is_admitted: Whether its associations were accepted.
-        reason: Why there was none; empty for those accepted.
-        times: How often, in the last 30 days.
-        last: When it last called, in seconds since 1970.
+        reason: Reason for the rejection; empty for accepted callers.
+        times: Number of associations or rejections in the last 30 days.
+        last: Time of the last one, in seconds since 1970.
     """
 
     ae_title: str
@@ -37,7 +37,7 @@ class Caller:
 
 
 def callers(engine: sa.Engine) -> list[Caller]:
-    """List those who called in the last 30 days, the last one first.
+    """Return the callers of the last 30 days, the most recent first.
 
     Accepted and rejected callers have a limit each, so that the rejected ones do not
     displace the others.
@@ -68,7 +68,7 @@ def _last_callers(what: What) -> sa.Select[Any]:
 
 
 def modalities(engine: sa.Engine) -> Sequence[sa.Row[Any]]:
-    """Tell what each AE has sent in the last 30 days: modality, count, last time.
+    """Return how many instances of each modality each AE sent in the last 30 days.
 
     Returns:
         Rows of `calling_ae_title`, `modality`, `times`, `last`.

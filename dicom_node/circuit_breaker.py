@@ -1,17 +1,17 @@
-"""Which peers fail, and which deliveries wait until a peer answers again.
+"""Tracks which peers fail, and lets deliveries wait until their peer responds again.
 
 A peer is an AE or a service that results go to. It fails from the first attempt that
-gets no answer, or an answer that says "not now", until the next attempt that gets one.
-While the peer fails, each delivery to it waits after its first failed attempt. One of
-the waiting deliveries is the probe: it is tried again after the back-off of the peer.
-All are released when an attempt gets an answer. (The pattern is known as circuit
-breaker.)
+gets no response, or a response that says "not now", until the next attempt that gets a
+response. While the peer fails, each delivery to it waits after its first failed
+attempt. One of the waiting deliveries is the probe: it is tried again after the
+back-off of the peer. All are released when an attempt gets a response. (The pattern is
+known as circuit breaker.)
 
 Two rules keep one object that crashes an archive from delaying the others:
 
 - A delivery without an attempt never waits. Its first attempt also serves as a probe.
-- If a delivery fails again although the peer has answered others since, the delivery
-  has a back-off of its own. Otherwise each success would release it.
+- If a delivery fails again although the peer has responded to others since, the
+  delivery has a back-off of its own. Otherwise each success would release it.
 """
 
 import logging
@@ -39,23 +39,23 @@ from dicom_node.work import WorkQueue
 
 logger = logging.getLogger(__name__)
 
-# The most deliveries that one transaction releases. No other process writes to SQLite
-# while it lasts: about 0.2 s.
+# The most deliveries that one transaction releases. It takes about 0.2 s, in which no
+# other process can write to SQLite.
 BATCH = 200
-# An outage is forgotten if nothing waits and the last attempt was longer ago: an AE
-# that sends no more images would fail for ever.
+# An outage is forgotten if no delivery waits and the last attempt was longer ago.
+# Otherwise an AE that sends no more images would be listed as failing for ever.
 FORGET_AFTER_S = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How an attempt changed the state of the peer.
+    """The change of a peer's state after an attempt.
 
     Attributes:
         peer: The destination, or one AE of it.
         is_failing: True: this attempt is the first that failed. False: this attempt is
-            the first that got an answer after failures. None: no change.
-        reason: Why it fails, in words that may be logged.
+            the first that got a response after failures. None: no change.
+        reason: Why the peer fails, in words that may be logged.
     """
 
     peer: str
@@ -79,19 +79,22 @@ class CircuitBreaker:
         row: sa.Row[Any],
         outcomes: Mapping[str, Outcome],
     ) -> Change:
-        """Record whether the peer answered, at the end of a transaction.
+        """Record whether the peer responded, at the end of a transaction.
 
         Args:
-            connection: In a transaction that holds the lock of the instance.
-            row: The delivery, before the attempt's outcome.
+            connection: Connection in a transaction that holds the lock of the instance.
+            row: Row of the delivery, before the attempt's outcome.
             outcomes: Outcomes of the attempt, by SOP Instance UID.
+
+        Returns:
+            The change of the peer's state.
         """
         peer = self._work.peer(connection, row.instance_id, row.destination)
         if any(each.is_answer for each in outcomes.values()):
             failed = self._record_answer(connection, row, peer)
             return Change(peer, False if failed else None)
         retried = [o for o in outcomes.values() if o.verdict is Verdict.RETRY]
-        if not retried:  # nothing was sent
+        if not retried:  # no object was sent
             return Change(peer)
         known = _record_failure(connection, row, peer, retried[0].comment)
         begins = known.failing_since == known.failed_at
@@ -107,10 +110,10 @@ class CircuitBreaker:
         """Schedule the next attempt of a delivery, or let it wait for its peer.
 
         Args:
-            connection: In the transaction of `record`.
-            row: The delivery, before the attempt's outcome.
-            state: The state in which it waits.
-            change: What `record` returned.
+            connection: Connection in the transaction of `record`.
+            row: Row of the delivery, before the attempt's outcome.
+            state: The state in which the delivery waits.
+            change: The return value of `record`.
         """
         known = _failing(connection, change.peer)
         if known is None or (change.is_failing and row.attempts > 1):
@@ -123,9 +126,10 @@ class CircuitBreaker:
             self._choose_probe(connection, known)
 
     def announce(self, change: Change) -> None:
-        """Log a change, and release what waited; after the transaction.
+        """Log a change, and release the waiting deliveries.
 
-        If the database does not answer, `look_after` releases it.
+        Call it after the transaction. If the database does not respond, `look_after`
+        releases them later.
         """
         if change.is_failing:
             logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
@@ -136,10 +140,10 @@ class CircuitBreaker:
                 self._release(delivery.c.waits_for == change.peer)
 
     def look_after(self) -> None:
-        """Replace probes that were lost, and release what waits without a reason.
+        """Replace lost probes, and release deliveries that wait without a reason.
 
-        A probe is lost if its instance was analyzed again, for example. A worker may be
-        killed before it releases the others.
+        A probe is lost if its instance was analyzed again, for example. Deliveries wait
+        without a reason if a worker was killed before it released them.
         """
         with reading(self._engine) as connection:
             query = sa.select(delivery.c.instance_id)
@@ -162,7 +166,7 @@ class CircuitBreaker:
     def _record_answer(
         self, connection: sa.Connection, row: sa.Row[Any], peer: str
     ) -> bool:
-        """Record that a peer answered. Return whether it failed before."""
+        """Record that a peer responded. Return whether it failed before."""
         known = _failing(connection, peer)
         if known is None:
             return False
@@ -176,10 +180,11 @@ class CircuitBreaker:
         return True
 
     def _choose_probe(self, connection: sa.Connection, known: sa.Row[Any]) -> None:
-        """Schedule one of the deliveries that wait: the one with the fewest attempts.
+        """Schedule one of the waiting deliveries: the one with the fewest attempts.
 
-        If none waits, or what waits goes to a peer of another name since the settings
-        were changed, the peer is forgotten: at once, or after FORGET_AFTER_S.
+        If none waits, the peer is forgotten after FORGET_AFTER_S. If the name of its
+        peer has changed since, because the settings were changed, the old peer is
+        forgotten at once.
         """
         query = delivery.select().where(
             delivery.c.waits_for == known.peer, delivery.c.state.in_(UNDER_WAY)
@@ -203,7 +208,7 @@ class CircuitBreaker:
         connection.execute(peer_state.update().where(mine).values(**chosen))
 
     def _release(self, which: sa.ColumnElement[bool]) -> None:
-        """Schedule an attempt, at once, of deliveries that wait for a peer."""
+        """Schedule an immediate attempt of deliveries that wait for a peer."""
         query = delivery.select().where(
             delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNDER_WAY), which
         )
@@ -214,10 +219,11 @@ class CircuitBreaker:
                 go_on(connection, self._work, row, row.state, 0)
 
     def _waits_in_vain(self) -> sa.ColumnElement[bool]:
-        """Whether a delivery need not wait: its peer works, or it cannot succeed.
+        """Return the condition that a delivery need not wait.
 
-        It cannot succeed if it is older than `retry_days`, or if the settings no longer
-        have its destination. Its next attempt fails for good, with the reason.
+        That is so if its peer works, or if it cannot succeed: it is older than
+        `retry_days`, or its destination is no longer in the settings. In that case its
+        next attempt fails permanently, with the reason.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,
@@ -258,7 +264,7 @@ def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
 
 
 def _forget(connection: sa.Connection, known: sa.Row[Any]) -> None:
-    """Remove the state of a peer; what waits for it is released by `look_after`."""
+    """Remove the state of a peer; `look_after` releases the waiting deliveries."""
     connection.execute(peer_state.delete().where(peer_state.c.peer == known.peer))
 
 
@@ -271,5 +277,5 @@ def _probe(known: sa.Row[Any]) -> sa.Select[Any]:
 
 
 def _is_alive(connection: sa.Connection, known: sa.Row[Any]) -> bool:
-    """Whether the probe of a peer is scheduled or being tried."""
+    """Return whether the probe of a peer is scheduled or being tried."""
     return connection.execute(_probe(known)).first() is not None

@@ -1,8 +1,8 @@
-"""The Storage Commitment SCU: asks an archive to keep what it has stored.
+"""The Storage Commitment SCU: asks an archive to commit to objects it has stored.
 
-PS3.4 J.3.2: an N-ACTION of the Storage Commitment Push Model, on an association of its
-own. Some archives report at once on the same association, and are given a moment for
-it; the others open one to our receiver, minutes or hours later.
+PS3.4 J.3.2: an N-ACTION of the Storage Commitment Push Model, on a separate
+association. Some archives report at once on the same association, so it is kept open
+for a moment. Others open an association to our receiver minutes or hours later.
 """
 
 import threading
@@ -29,8 +29,8 @@ from dicom_node.sop_classes import STORAGE_COMMITMENT
 
 WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
 REQUEST = 1  # the action type
-# How long an association is kept for a report that comes at once. It holds one of the
-# two places for deliveries to this archive, so it is short.
+# How long an association is kept open for an immediate report. It uses one of the two
+# slots for deliveries to this archive, so the time is short.
 REPORT_AT_ONCE_S = 1.0
 SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 # PS3.7 10.1.4.1.10 and annex C: attribute list error, attribute value out of range.
@@ -49,19 +49,19 @@ def ask(  # noqa: PLR0913 - whom to ask what, and who hears of the report
     settle: Settle,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
-    """Ask an archive to commit itself to objects that it has stored.
+    """Ask an archive to commit to objects that it has stored.
 
     Args:
-        request: Which, under which Transaction UID; recorded already.
-        destination: Whom to ask.
-        calling_ae_title: Who we are; it reports to this name.
+        request: The objects and the Transaction UID; already recorded.
+        destination: Address of the archive.
+        calling_ae_title: Our AE title. The archive sends its report to this title.
         timeout_s: As for `send`.
-        settle: Records a report that comes on this association, in a thread of its
-            own. It may be called before this returns, or not at all.
+        settle: Records a report that comes on this association, in its own thread. It
+            may be called before this function returns, or not at all.
         on_refused: Called for each report on this association that is refused.
 
     Returns:
-        STORED when the archive has taken the request. Its report is another matter.
+        STORED if the archive has accepted the request. Its report comes separately.
     """
     called = Reporter(destination.ae_title, destination.host, called=destination)
     hearing = _Hearing(settle, called, on_refused)
@@ -88,7 +88,7 @@ def ask(  # noqa: PLR0913 - whom to ask what, and who hears of the report
 
 
 def verdict_of(status: int) -> Verdict:
-    """Sort an N-ACTION response status by what we should do."""
+    """Return what to do after an N-ACTION response with this status."""
     if status == 0 or status in WARNINGS or status in LESSER_WARNINGS:
         return Verdict.STORED
     passes = status in PASSING or status in OUT_OF_RESOURCES
@@ -96,7 +96,7 @@ def verdict_of(status: int) -> Verdict:
 
 
 class _Hearing:
-    """Listens for a report on the association that the request goes out on."""
+    """Listens for a report on the association of the request."""
 
     def __init__(
         self, settle: Settle, reporter: Reporter, on_refused: OnRefused
@@ -113,7 +113,7 @@ class _Hearing:
         return answer(event, self._settle, self._reporter, self._on_refused)
 
     def wait(self) -> None:
-        """Give a report the time to come, and to be answered before we release."""
+        """Wait for a report, and for our response to it, before the release."""
         if self._came.wait(REPORT_AT_ONCE_S) and self._thread:
             self._thread.join()
 

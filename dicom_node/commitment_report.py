@@ -1,8 +1,8 @@
-"""An archive's report on what it was asked to keep, from its bytes to our answer.
+"""Reads and answers an archive's Storage Commitment report.
 
 PS3.4 J.3.3: an N-EVENT-REPORT of the Storage Commitment Push Model. It may come on the
-association that the request went out on, or on one that the archive opens hours later;
-either way it is answered with success only when what it says is recorded.
+association of the request, or on one that the archive opens hours later. In both cases
+the response is success only after the report is recorded.
 """
 
 import logging
@@ -33,15 +33,15 @@ RESOURCE_LIMITATION = 0x0213
 
 
 class Remedy(StrEnum):
-    """What to do about an object that the archive does not commit itself to."""
+    """The next step for an object that the archive does not commit to."""
 
     STORE_AGAIN = "store again"
     ASK_AGAIN = "ask again"  # with a new Transaction UID
     NONE = "none"
 
 
-# Failure Reason (0008,1197), PS3.3 C.14.1.1. Any other is asked again: the object is
-# stored there, and asking costs one small message.
+# Failure Reason (0008,1197), PS3.3 C.14.1.1. After any other reason the archive is
+# asked again: it has stored the object, and a request is only one small message.
 REASONS = {
     0x0110: (Remedy.ASK_AGAIN, "processing failure"),
     0x0112: (Remedy.STORE_AGAIN, "no such object instance"),
@@ -54,13 +54,13 @@ REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an archive says of one request.
+    """An archive's report on one request.
 
     Attributes:
-        transaction_uid: Names the request.
-        committed: SOP Instance UIDs of what it will keep.
-        failed: Failure Reason (0008,1197) of what it will not, by SOP Instance UID;
-            0 where it gives none.
+        transaction_uid: Transaction UID of the request.
+        committed: SOP Instance UIDs of the objects that it will keep.
+        failed: Failure Reason (0008,1197) of the others, by SOP Instance UID; 0 if the
+            report has none.
     """
 
     transaction_uid: str
@@ -80,7 +80,7 @@ OnRefused = Callable[[Reporter, ReportRefusal], None]
 
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:
-    """Say what to do about a failure reason, and what it means in words."""
+    """Return the next step after a failure reason, and the meaning of that reason."""
     remedy, words = REASONS.get(reason, (Remedy.ASK_AGAIN, "unknown reason"))
     return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {words}"
 
@@ -88,11 +88,11 @@ def remedy_of(reason: int) -> tuple[Remedy, str]:
 def read_report(information: Dataset) -> Report:
     """Read the Event Information of a report (PS3.4 table J.3-2).
 
-    Whatever the event type, an object that stands among the failed ones is failed.
+    An object in the Failed SOP Sequence has failed, whatever the event type is.
 
     Raises:
-        ValueError: It has no usable Transaction UID or Failure Reason. pydicom may
-            raise other things of broken bytes.
+        ValueError: The report has no usable Transaction UID or Failure Reason. pydicom
+            may raise other exceptions if the bytes are invalid.
     """
     transaction = text(information, "TransactionUID")
     if not UID_PATTERN.fullmatch(transaction):
@@ -109,7 +109,7 @@ def read_report(information: Dataset) -> Report:
 
 
 def ignore_refusal(_reporter: Reporter, _reason: ReportRefusal) -> None:
-    """Tell nobody of a report that is refused."""
+    """Do nothing about a report that is refused."""
 
 
 def answer(
@@ -118,17 +118,18 @@ def answer(
     reporter: Reporter,
     on_refused: OnRefused = ignore_refusal,
 ) -> tuple[int, None]:
-    """Answer one N-EVENT-REPORT.
+    """Handle one N-EVENT-REPORT.
 
     Args:
-        event: EVT_N_EVENT_REPORT. Whether the peer may report here was negotiated.
-        settle: Called from several threads at once.
+        event: EVT_N_EVENT_REPORT. The association negotiation decided whether the peer
+            may report here.
+        settle: Records the report. It is called from several threads at once.
         reporter: The peer.
         on_refused: Called if the report is refused; from several threads at once.
 
     Returns:
-        The status, and no Event Reply. With any but success the archive is free to
-        report again.
+        The status, and no Event Reply. After any status other than success, the archive
+        may report again.
     """
     who = f"{reporter.ae_title} at {reporter.address}"
     try:
@@ -151,7 +152,8 @@ def _read(event: evt.Event) -> Report:
     """Read the report of an event.
 
     Raises:
-        ReportRefusedError: It is none on Storage Commitment, or it cannot be read.
+        ReportRefusedError: The event is not a Storage Commitment report, or it cannot
+            be read.
     """
     sop_class = event.request.AffectedSOPClassUID
     if {sop_class, event.context.abstract_syntax} != {STORAGE_COMMITMENT}:

@@ -1,9 +1,9 @@
-"""The part of the journal that says what archives have committed themselves to keep.
+"""The part of the journal that records storage commitments of archives.
 
-Where a destination is set to `commitment`, an object that is stored waits until the
-archive reports that it will keep it (PS3.4 annex J). Each request is a transaction with
-a UID of its own, recorded before it is sent: the report may be faster than we are, and
-it may come to another process, hours later.
+If a destination has `commitment` set, a stored object waits until the archive reports
+that it will keep the object (PS3.4 annex J). Each request is a transaction with its own
+UID. The request is recorded before it is sent, because the report may arrive before
+`asked` runs, and because another process may receive it hours later.
 """
 
 import logging
@@ -56,8 +56,8 @@ from dicom_node.work import WorkQueue
 
 logger = logging.getLogger(__name__)
 
-# Archives take from seconds to the next night. To ask again each hour costs them one
-# small message, and a late report on an earlier request still counts.
+# Archives report after seconds, or in the next night. A new request each hour is only
+# one small message, and a late report on an earlier request still counts.
 REPORT_WAIT_S = 3600.0
 ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
 FILES_REMOVED = "Its files were removed; send the image again"
@@ -65,7 +65,7 @@ FILES_REMOVED = "Its files were removed; send the image again"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What an archive is asked to commit itself to.
+    """A request for storage commitment.
 
     Attributes:
         transaction_uid: New for each request.
@@ -77,7 +77,7 @@ class Request:
 
 
 class Commitments:
-    """Requests for commitment and the reports on them, in the journal."""
+    """Records commitment requests and the reports on them in the journal."""
 
     def __init__(
         self,
@@ -97,9 +97,9 @@ class Commitments:
         """Record a request that the caller then sends.
 
         Returns:
-            None where there is nothing to ask for: the work is stale, no object waits,
-            no report came for too long, or the setting was turned off meanwhile, with
-            which what is stored is delivered.
+            The request. None if there is nothing to ask for: the work is stale, no
+            object waits, or no report came for too long. It is also None if the setting
+            was turned off since: then the stored objects count as delivered.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -123,12 +123,12 @@ class Commitments:
     def asked(
         self, instance_id: str, destination: Destination, run: int, outcome: Outcome
     ) -> bool:
-        """Write down how a request went, and ask for what follows.
+        """Record the outcome of a request, and schedule the next step.
 
         Stale work changes nothing: the report was faster.
 
         Returns:
-            Whether the delivery has failed for good.
+            True if the delivery has failed permanently.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
@@ -158,10 +158,11 @@ class Commitments:
         return failed
 
     def settle(self, report: Report, reporter: Reporter) -> None:
-        """Write down what an archive reports. To repeat it changes nothing.
+        """Record a report of an archive. A repeated report changes nothing.
 
-        A failure of an object that was reported as committed reopens its delivery,
-        whichever request the report is about: the archive no longer keeps it.
+        If an object that was reported as committed is now reported as failed, its
+        delivery is reopened, because the archive no longer keeps it. It does not matter
+        which request the report is about.
 
         Raises:
             ReportRefusedError: The transaction is not ours, or the reporter is not the
@@ -188,9 +189,9 @@ class Commitments:
                 _log_report(asked.destination, state, report)
 
     def _asked(self, report: Report, reporter: Reporter) -> sa.Row[Any]:
-        """Find the request that a report is about, if its reporter was asked.
+        """Return the request that a report is about, if its reporter was asked.
 
-        It takes no lock: reports of strangers do not hold up others.
+        It takes no lock, so that reports of strangers do not delay others.
         """
         sender = instance.c.calling_ae_title, instance.c.sop_instance_uid
         query = sa.select(commitment, *sender).where(
@@ -199,7 +200,7 @@ class Commitments:
         )
         with reading(self._engine) as connection:
             asked = connection.execute(query).one_or_none()
-        # A stranger does not learn which transactions there are.
+        # A stranger must not learn which transactions exist.
         status = INVALID_ARGUMENT_VALUE
         if asked is None:
             words = "its transaction is not ours"
@@ -220,12 +221,12 @@ class Commitments:
     def _reopen(
         self, connection: sa.Connection, asked: sa.Row[Any], report: Report
     ) -> dict[str, str]:
-        """Take up objects again that count as delivered and that a report says failed.
+        """Reopen objects that count as delivered, but are reported as failed.
 
-        Without its files an object cannot be sent again, and fails.
+        If the files were removed, an object cannot be sent again, and fails.
 
         Returns:
-            The reason of each such object in words, by SOP Instance UID.
+            The reason for each such object, as a text, by SOP Instance UID.
         """
         key = (asked.instance_id, asked.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
@@ -249,7 +250,7 @@ class Commitments:
         return lost
 
     def _deliver_again(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
-        """Go on with a delivery that has objects which `_reopen` changed."""
+        """Continue a delivery after `_reopen` changed some of its objects."""
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
             return  # its next run finds them
         states = states_of(connection, row)
@@ -276,12 +277,13 @@ class Commitments:
         query = delivery.select().where(of_delivery(delivery, *key))
         row = connection.execute(query).one()
         _keep(connection, row, report.committed)
-        if row.state == DeliveryState.FAILED:  # for want of this report, perhaps
+        if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
             end(connection, row, states_of(connection, row))
         if row.state not in {*UNDER_WAY, DeliveryState.PAUSED}:
             return  # it has ended
         asks_again = False
-        # Of what an earlier request says, the newest will say the same or better.
+        # Failures in a report on an earlier request are ignored, because the report on
+        # the newest request will be the same or better.
         for reason in set(report.failed.values()) if is_newest else ():
             uids = [uid for uid, why in report.failed.items() if why == reason]
             asks_again |= self._refuse(connection, row, uids, reason)
@@ -304,7 +306,11 @@ class Commitments:
         uids: Sequence[str],
         reason: int,
     ) -> bool:
-        """Settle objects that are not committed; say whether to ask for them again."""
+        """Update objects that are not committed.
+
+        Returns:
+            Whether to ask for their commitment again.
+        """
         remedy, words = remedy_of(reason)
         if not is_within(row, self._destinations[row.destination].retry_days):
             remedy = Remedy.NONE
@@ -321,10 +327,10 @@ def _treat(  # noqa: PLR0913, PLR0917 - which objects, and what becomes of them
     remedy: Remedy,
     words: str,
 ) -> Sequence[str]:
-    """Do what a report asks for about objects that are in a state.
+    """Apply the remedy for a failure to those of these objects that are in state `was`.
 
     Returns:
-        The SOP Instance UIDs of those that were in it.
+        The SOP Instance UIDs of the objects that were in that state.
     """
     state = {
         Remedy.STORE_AGAIN: DeliveryState.QUEUED,
@@ -342,7 +348,7 @@ def _treat(  # noqa: PLR0913, PLR0917 - which objects, and what becomes of them
 
 
 def _log_report(destination: str, state: str, report: Report) -> None:
-    """Log a report with which a delivery has ended."""
+    """Log a report that ended a delivery."""
     counts = Counter(remedy_of(reason)[1] for reason in report.failed.values())
     refused = "".join(f"; {count} {why}" for why, count in counts.items())
     words = f"{destination}: by its report{refused}"
@@ -352,7 +358,7 @@ def _log_report(destination: str, state: str, report: Report) -> None:
 
 
 def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
-    """Log that objects that counted as delivered do not any more."""
+    """Log that objects no longer count as delivered."""
     counts = Counter(lost.values())
     words = "; ".join(f"{count} {why}" for why, count in counts.items())
     told = f"{destination}: by a later report {words}"
@@ -362,7 +368,7 @@ def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
 def _objects(
     row: sa.Row[Any], state: DeliveryState = DeliveryState.COMMITTING
 ) -> sa.Update:
-    """A change of the objects of a delivery that are in a state."""
+    """Return an update of the objects of a delivery that are in a state."""
     return delivered_object.update().where(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.state == state,
@@ -381,14 +387,14 @@ def _say(connection: sa.Connection, row: sa.Row[Any], why: str) -> None:
 def _waiting(
     connection: sa.Connection, row: sa.Row[Any]
 ) -> tuple[tuple[str, str], ...]:
-    """SOP Class and Instance UIDs of the objects that wait for commitment."""
+    """Return SOP Class and Instance UID of each object that waits for commitment."""
     query = results_in(DeliveryState.COMMITTING, row.instance_id, row.destination)
     rows = connection.execute(query)
     return tuple((each.sop_class_uid, each.sop_instance_uid) for each in rows)
 
 
 def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
-    """Record a transaction of a delivery, which from now on waits; return its UID."""
+    """Record a transaction of a delivery and let the delivery wait; return its UID."""
     uid = str(generate_uid(prefix=None))  # from a random UUID (PS3.5 B.2)
     key = {"instance_id": row.instance_id, "destination": row.destination}
     values = {**key, "transaction_uid": uid, "asked_at": time.time()}
@@ -402,7 +408,7 @@ def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
 def _keep(
     connection: sa.Connection, row: sa.Row[Any], committed: frozenset[str]
 ) -> None:
-    """Take what is committed for delivered, also where nobody waits for it any more."""
+    """Count committed objects as delivered, even if their delivery had given up."""
     objects = delivered_object.c
     gave_up = sa.and_(
         objects.state == DeliveryState.FAILED,
@@ -428,7 +434,7 @@ def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
 
 
 def _state(connection: sa.Connection, asked: sa.Row[Any]) -> str:
-    """The state of the delivery that a request belongs to; empty if it is gone."""
+    """Return the state of the delivery of a request; empty if the delivery is gone."""
     query = sa.select(delivery.c.state).where(
         of_delivery(delivery, asked.instance_id, asked.destination)
     )

@@ -1,8 +1,9 @@
-"""Counts what no transaction records: who was refused, rejected or sent away.
+"""Counts events outside of transactions, such as refusals and rejections.
 
-Kept in memory and written every few seconds, so that a peer that is turned away a
-thousand times costs no thousand transactions. While the database is away the counts
-wait; a process that is killed loses those of the last seconds.
+Counts are kept in memory and written every few seconds, so that a peer that is rejected
+a thousand times does not cause a thousand transactions. While the database cannot be
+reached, the counts wait. If the process is killed, the counts of the last seconds are
+lost.
 """
 
 import threading
@@ -19,10 +20,13 @@ FLUSH_EVERY_S = 5.0
 
 
 class Counting:
-    """Counts of one process; a context, in which they are written. For all threads."""
+    """Counts the events of one process. Thread-safe.
+
+    It is a context manager. Inside it, counts are written regularly.
+    """
 
     def __init__(self, engine: sa.Engine) -> None:
-        """Count nothing yet."""
+        """Create an empty counter."""
         self._engine = engine
         self._counted: list[Tally] = []
         self._lock = threading.Lock()
@@ -30,12 +34,12 @@ class Counting:
         self._thread = threading.Thread(target=self._keep_writing, name="counting")
 
     def __call__(self, tally: Tally) -> None:
-        """Count something."""
+        """Count an event."""
         with self._lock:
             self._counted = summed([*self._counted, tally])
 
     def __enter__(self) -> Self:
-        """Begin to write now and then."""
+        """Start the thread that writes the counts."""
         self._thread.start()
         return self
 
@@ -45,13 +49,13 @@ class Counting:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Write what is left."""
+        """Write the remaining counts."""
         self._ended.set()
         self._thread.join()
         self.flush()
 
     def flush(self) -> None:
-        """Write what was counted; keep it where the database is away."""
+        """Write the counts; keep them if the database cannot be reached."""
         with self._lock:
             counted, self._counted = self._counted, []
         if not counted:

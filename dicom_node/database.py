@@ -1,9 +1,9 @@
-"""The database that journal and work queues share: SQLite by default, or PostgreSQL.
+"""The database of journal and work queues: SQLite by default, or PostgreSQL.
 
-One engine a process. Writes to SQLite begin IMMEDIATE, so that what a transaction
-reads cannot change before it writes; reads leave writers alone (WAL). Every wait is
-short: a receiver that gets no transaction in 3 s, or had to wait for its turn as long
-and then gets none in 3 more, answers 0xA700 instead of hanging.
+Each process has one engine. Writes to SQLite begin with IMMEDIATE, so that the data
+that a transaction reads cannot change before it writes. Reads do not block writers
+(WAL). All waits are short: a receiver answers 0xA700 instead of hanging if it gets no
+transaction in 3 s. It may wait up to 3 s for its turn and 3 s more for the transaction.
 """
 
 import logging
@@ -28,17 +28,17 @@ logger = logging.getLogger(__name__)
 
 WAIT_S = 3
 GONE_AFTER_S = 20
-# Of a connection on which nothing moves: seconds until the first question, between
-# questions, and how many go unanswered.
+# TCP keepalive of an idle connection: seconds until the first probe, seconds between
+# probes, and the number of probes without a response before the connection is dropped.
 ALIVE = MappingProxyType(
     {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
 )
 NONE: Mapping[str, int] = MappingProxyType({})
 _turn = threading.Lock()
-MIGRATING = 0x46524143  # an advisory lock's number, ours alone
-# The oldest schema whose release can work beside this one, on this one's schema.
+MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
+# The oldest schema that has a release which can work on this release's schema.
 WORKS_FROM = 10
-# What migrations call these types.
+# The placeholders for these types in migrations.
 TYPES = {
     "sqlite": {"SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"},
     "postgresql": {
@@ -49,11 +49,11 @@ TYPES = {
 
 
 class SchemaError(Exception):
-    """The database has not the schema that this release works with."""
+    """The database does not have the schema that this release works with."""
 
 
 def open_engine(url: str) -> sa.Engine:
-    """Make the engine of a process. Nothing is connected yet."""
+    """Create the engine of a process. It does not connect yet."""
     if url.startswith("sqlite"):
         arguments: dict[str, Any] = {"timeout": WAIT_S, "isolation_level": None}
     else:
@@ -65,7 +65,7 @@ def open_engine(url: str) -> sa.Engine:
         pool_timeout=WAIT_S,
         pool_pre_ping=True,
         poolclass=sa.QueuePool,
-        hide_parameters=True,  # a destination's words may name the patient
+        hide_parameters=True,  # a destination's comment may name the patient
     )
     if engine.dialect.name == "sqlite":
         sa.event.listen(engine, "connect", _prepare_sqlite)
@@ -74,7 +74,7 @@ def open_engine(url: str) -> sa.Engine:
 
 
 def open_or_exit(url: str) -> sa.Engine:
-    """Open the database; end the process with the reason where that cannot be."""
+    """Open the database. Exit with the reason if that fails."""
     engine = open_engine(url)
     try:
         check_schema(engine)
@@ -85,13 +85,14 @@ def open_or_exit(url: str) -> sa.Engine:
 
 
 def connecting(limits: Mapping[str, int] = NONE) -> dict[str, Any]:
-    """Say how to connect to PostgreSQL so that a cable that is cut holds nobody up.
+    """Return connection arguments for PostgreSQL that detect a lost connection.
 
-    Both sides ask the other whether it is still there: else ours would wait for an
-    answer, and the server keep the locks of a machine that is gone, for hours.
+    Client and server probe each other. Otherwise, after a cable is cut, the client
+    would wait for a response, and the server would keep the locks of the lost machine,
+    for hours.
 
     Args:
-        limits: More settings of the session, as PostgreSQL calls them.
+        limits: More session settings, by their PostgreSQL names.
     """
     alive = {f"tcp_{name}": value for name, value in ALIVE.items()}
     patience = {"idle_in_transaction_session_timeout": 1000 * GONE_AFTER_S}
@@ -106,7 +107,7 @@ def connecting(limits: Mapping[str, int] = NONE) -> dict[str, Any]:
 
 @contextmanager
 def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a transaction that only reads, and so never waits for a writer."""
+    """Open a transaction that only reads, and therefore never waits for a writer."""
     with engine.connect() as connection:
         yield connection.execution_options(reads_only=True)
 
@@ -115,11 +116,11 @@ def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
 def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     """Open a transaction that writes, and commit it at the end.
 
-    SQLite has one writer at a time, and whoever finds it busy sleep for up to 0.1 s.
-    Threads of one process rather wait for their turn, which comes at once.
+    SQLite has one writer at a time, and a connection that finds it busy sleeps for up
+    to 0.1 s. Threads of one process use a lock instead, which wakes them at once.
 
     Raises:
-        SQLAlchemyError: There was no turn in WAIT_S; and as ever.
+        SQLAlchemyError: The lock was not free for WAIT_S, or the database failed.
     """
     alone = engine.dialect.name == "sqlite"
     if alone and not _turn.acquire(timeout=WAIT_S):
@@ -134,7 +135,7 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
     connection.execute("PRAGMA foreign_keys = ON")
-    # A commit that is lost with the power must not have been acknowledged.
+    # A commit that a power failure can undo must not have been acknowledged.
     connection.execute("PRAGMA synchronous = FULL")
 
 
@@ -144,10 +145,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 
 def migrate(storage: StorageSettings) -> None:
-    """Bring the database to the schema of this release. Safe to repeat.
+    """Migrate the database to the schema of this release. Safe to repeat.
 
-    Only ever adds (tables, columns, indexes), so that the release before can go on
-    working on the same database during an upgrade.
+    A migration only adds tables, columns and indexes. Therefore the previous release
+    can continue to work on the same database during an upgrade.
     """
     if not storage.database:
         storage.directory.mkdir(parents=True, exist_ok=True)
@@ -164,11 +165,11 @@ def migrate(storage: StorageSettings) -> None:
 def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
     """Set the journal mode WAL, outside of a transaction. The file keeps it.
 
-    SQLite refuses the change at once, without its busy timeout, while another process
-    writes to the file: this one is tried again.
+    While another process writes to the file, SQLite refuses the change at once, without
+    its busy timeout. Therefore the change is repeated here.
 
     Raises:
-        sqlite3.OperationalError: The file was in use for WAIT_S; or as ever.
+        sqlite3.OperationalError: The file was in use for WAIT_S, or the change failed.
     """
     deadline = time.monotonic() + WAIT_S
     while True:
@@ -185,7 +186,7 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 
 @contextmanager
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
-    """End the process in words where the first writes of a start fail."""
+    """Exit with a message if the first writes of a start fail."""
     try:
         yield
     except (OSError, DBAPIError) as error:
@@ -197,13 +198,14 @@ def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
 
 
 def check_schema(engine: sa.Engine) -> None:
-    """Refuse a database that this release does not know.
+    """Check that this release can work with the schema of the database.
 
-    A newer one it does know where that says so: during an upgrade, the release before
-    works on beside the new one.
+    A newer schema is accepted if it says that this release can work with it: during an
+    upgrade, the previous release continues to work beside the new one.
 
     Raises:
-        SchemaError: It is older or newer, has never been migrated, or is away.
+        SchemaError: The schema is older or newer, the database was never migrated, or
+            it cannot be reached.
     """
     expected = len(_steps())
     try:
@@ -229,7 +231,8 @@ def check_schema(engine: sa.Engine) -> None:
 
 def _apply(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
-        # One at a time; a table that is yet to be made cannot be locked.
+        # Only one process migrates at a time. A table that does not exist yet cannot be
+        # locked.
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(MIGRATING)))
     connection.exec_driver_sql(
         "CREATE TABLE IF NOT EXISTS journal_version (version INTEGER PRIMARY KEY)"
@@ -263,7 +266,7 @@ def _works_from(connection: sa.Connection) -> int:
 
 
 def _steps() -> list[str]:
-    """The migration scripts without their comments, in order."""
+    """Return the migration scripts without their comments, in order."""
     folder = files("dicom_node.migrations")
     names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".sql"))
     scripts = [folder.joinpath(name).read_text("utf-8") for name in names]
@@ -276,13 +279,13 @@ def upsert(
     values: Mapping[str, Any],
     change: Mapping[str, Any],
 ) -> sa.Row[Any]:
-    """Insert a row, or change the one that has its primary key.
+    """Insert a row, or update the row that has the same primary key.
 
     Args:
-        connection: In a transaction.
-        table: With a primary key.
-        values: Of a new row.
-        change: Of the row that is there already; may use its columns.
+        connection: Connection in a transaction.
+        table: A table with a primary key.
+        values: Values of a new row.
+        change: Changes of an existing row. They may use its columns.
 
     Returns:
         The row as it is now.

@@ -1,4 +1,4 @@
-"""How each type of destination is reached: the one place that tells them apart."""
+"""Sends results. No other module distinguishes the types of destination."""
 
 import logging
 import tempfile
@@ -47,7 +47,10 @@ LOSSLESS: Mapping[str, UID] = MappingProxyType(
         "jpeg_2000": JPEG2000Lossless,
     }
 )
-"""What `transfer_syntax` asks for; what loses something was written so at once."""
+"""Transfer syntaxes of results that are compressed before they are sent, by setting.
+
+Results with lossy compression are written so in the first place.
+"""
 
 Ask = Callable[[], Outcome]
 
@@ -59,16 +62,16 @@ def deliver(
     came_from: str,
     calling_ae_title: str,
 ) -> dict[str, Outcome]:
-    """Bring results to a destination, in one go, in the transfer syntax that it likes.
+    """Send results to a destination, in the transfer syntax that its settings ask for.
 
     Args:
         files: Part 10 files by SOP Instance UID.
-        destination: Where to.
-        came_from: The AE title of whoever sent the instance that they are results of.
-        calling_ae_title: Who we are.
+        destination: The destination.
+        came_from: AE title of the sender of the instance that these results belong to.
+        calling_ae_title: Our AE title.
 
     Returns:
-        What became of each, by SOP Instance UID.
+        The outcome for each file, by SOP Instance UID.
     """
     bring = partial(
         _deliver,
@@ -79,10 +82,10 @@ def deliver(
     try:
         with _compressed(files, destination) as ready:
             outcomes = bring(ready)
-    except OSError as error:  # no room for the copies, say
+    except OSError as error:  # such as no space for the copies
         words = f"a result cannot be copied: {error.strerror}"
         return dict.fromkeys(files, Outcome(Verdict.RETRY, None, words))
-    # What is refused as a compressed copy may be taken as it is.
+    # A peer that refuses a compressed copy may accept the original.
     as_they_are = {
         uid: files[uid]
         for uid, outcome in outcomes.items()
@@ -92,10 +95,10 @@ def deliver(
 
 
 def peer_of(destination: Destination, came_from: str) -> tuple[str, str]:
-    """Name the other side of a delivery: AE title and host, or URL and host.
+    """Return the AE title or URL, and the host, of the other side of a delivery.
 
     Args:
-        destination: Where results are sent to.
+        destination: The destination of the results.
         came_from: As for `deliver`.
     """
     if isinstance(destination, StowDestination):
@@ -113,14 +116,15 @@ def ask(  # noqa: PLR0913 - whom to ask what, and who hears of the report
     settle: Settle,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
-    """Ask a destination to commit itself to what it has stored.
+    """Ask a destination to commit to the objects that it has stored.
 
     Args:
-        request: What for; recorded already.
-        destination: One that is reached by C-STORE.
+        request: The request, already recorded.
+        destination: A destination that is reached by C-STORE.
         came_from: As for `deliver`.
-        calling_ae_title: Who we are.
-        settle: Records a report that comes at once: see commitment.py.
+        calling_ae_title: Our AE title.
+        settle: Records a report that comes on the same association: see
+            `commitment.ask`.
         on_refused: Called for each such report that is refused.
     """
     assert not isinstance(destination, StowDestination)  # noqa: S101 - narrows the type
@@ -169,10 +173,10 @@ def _unknown(destination: Destination, came_from: str) -> Outcome:
 def _compressed(
     files: Mapping[str, Path], destination: Destination
 ) -> Iterator[Mapping[str, Path]]:
-    """Put copies in the place of images that are to be compressed.
+    """Replace images that are to be compressed by compressed copies.
 
-    The same pixels give the same copy, on every attempt. A peer that does not take
-    them is sent uncompressed ones: see sender.py.
+    Each attempt produces the same copy from the same pixels. If a peer does not accept
+    the transfer syntax, `send` sends the image uncompressed.
     """
     syntax = LOSSLESS.get(destination.transfer_syntax)
     if syntax is None:
@@ -204,15 +208,16 @@ def _is_compressed(path: Path, copy: Path, syntax: UID) -> bool:
 def signs_of_life(
     name: str, destination: Destination, *, calling_ae_title: str
 ) -> list[tuple[str, Ask]]:
-    """Say whom to ask whether a destination is alive, and how.
+    """Return a function that tests the connection, for each peer of a destination.
 
     Args:
-        name: What to call the destination.
+        name: Name of the destination.
         destination: One service or AE, or several.
-        calling_ae_title: Who we are.
+        calling_ae_title: Our AE title.
 
     Returns:
-        What to call each, and what asks it: STORED where it answers with success.
+        The name of each peer, and the function that tests it. It returns STORED if the
+        peer answers with success.
     """
     if isinstance(destination, StowDestination):
         return [(name, partial(stow.ask, destination))]

@@ -1,4 +1,4 @@
-"""All that the journal knows of one instance."""
+"""All that the journal knows about one instance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ Rows = Sequence[sa.Row[Any]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Dossier:
-    """One instance, and everything that happened to it.
+    """One instance and its history.
 
     Attributes:
-        row: As in a worklist.
-        drawing: What is drawn of its answer; None without one, or when its files are
-            gone.
-        results: The objects that it became.
-        deliveries: Where they go, and how that stands.
-        objects: The same for each object.
-        events: What happened, the first thing first.
+        row: Its row, as in a worklist.
+        drawing: The drawing of its answer; None if there is no answer, or if its files
+            were removed.
+        results: Its result objects.
+        deliveries: The delivery to each destination, with its state.
+        objects: The delivery of each object, with its state.
+        events: Its events, oldest first.
     """
 
     row: sa.Row[Any]
@@ -43,7 +43,7 @@ class Dossier:
 
 
 def dossier(engine: sa.Engine, instance_id: str) -> Dossier | None:
-    """Look up an instance; None where there is no such."""
+    """Return the details of an instance; None if the instance does not exist."""
 
     def of_it(table: sa.Table, *order: sa.Column[Any]) -> sa.Select[Any]:
         mine = table.select().where(table.c.instance_id == instance_id)

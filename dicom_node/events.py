@@ -1,4 +1,4 @@
-"""The journal's events: one line for each thing that happened to an instance."""
+"""The events of the journal: one row for each thing that happened to an instance."""
 
 import time
 
@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dicom_node.tables import event
 
 ASSUMPTION = "assumption"
-"""The kind of an event that says what was made of an attribute that is wrong."""
+"""The kind of an event: an attribute was wrong, and this value was assumed."""
 
 
 def note(
@@ -16,10 +16,10 @@ def note(
     """Write an event in the caller's transaction.
 
     Args:
-        connection: In a transaction.
-        instance_id: None for what concerns no single instance.
-        kind: What happened, in a word or two.
-        detail: More of it, in words; no patient data.
+        connection: Connection in a transaction.
+        instance_id: Id of the instance; None if the event is not about one instance.
+        kind: Kind of the event, in a word or two.
+        detail: Details in words, without patient data.
     """
     what = {"kind": kind, "detail": detail}
     values = {"instance_id": instance_id, "at": time.time(), **what}

@@ -1,6 +1,6 @@
-"""What failed, or waits after a failure, grouped by destination and reason.
+"""Lists failures, and work that waits after a failure, by destination and reason.
 
-A hundred failures mostly have one cause.
+Groups are useful because a hundred failures usually have one cause.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,11 +25,11 @@ SEPARATOR = "; "
 
 @dataclass(frozen=True, slots=True)
 class FailureReason:
-    """One reason of a delivery, and the objects concerned.
+    """One reason for a failed delivery, and the objects concerned.
 
     Attributes:
-        reason: For a person. May quote the peer.
-        objects: Kinds of result: "Secondary Capture" and so on.
+        reason: The reason, for a user. It may quote the peer.
+        objects: Kinds of result, such as "Secondary Capture".
     """
 
     reason: str
@@ -38,14 +38,14 @@ class FailureReason:
 
 @dataclass(frozen=True, slots=True)
 class Failures:
-    """Some that failed in the same way.
+    """Instances that failed in the same way.
 
     Attributes:
-        destination: Where they were to go; empty: their analysis failed.
-        reason: All reasons of one of them in one text. May quote the peer.
-        count: How many instances.
-        first: When the first of them was received, in seconds since 1970.
-        last: When the last one was.
+        destination: Name of the destination; empty if the analysis failed.
+        reason: All reasons of one delivery in one text. It may quote the peer.
+        count: Number of instances.
+        first: Time when the first of them was received, in seconds since 1970.
+        last: Time when the last of them was received, in seconds since 1970.
         waiting: Whether they are tried again automatically.
         reasons: The reasons of a delivery, one by one. Empty for an analysis.
     """
@@ -61,14 +61,14 @@ class Failures:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """One thing that failed: an analysis, or, with a destination, a delivery."""
+    """A failed analysis, or a failed delivery if `destination` is set."""
 
     instance_id: str
     destination: str = ""
     waiting: bool = False
 
 
-# Without its files nothing can be tried again.
+# A retry is impossible after the files were removed.
 _MENDABLE = instance.c.files_removed_at.is_(None)
 _ANALYSES = sa.and_(
     instance.c.state == InstanceState.FAILED,
@@ -82,7 +82,7 @@ _Key = tuple[str, str, bool]  # destination, all reasons, whether it waits
 
 @dataclass(slots=True)
 class _Delivery:
-    """A delivery that failed or waits; kinds of result by the reason they have."""
+    """A delivery that failed or waits, with its kinds of result by reason."""
 
     failed: Failed
     received_at: float
@@ -95,7 +95,7 @@ class _Delivery:
 
 
 def grouped(engine: sa.Engine) -> list[Failures]:
-    """Group all that can be tried again, the largest group first."""
+    """Group everything that can be tried again, the largest group first."""
     received = instance.c.received_at
     numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
     analyses = sa.select(sa.literal(""), instance.c.reason, *numbers)
@@ -119,14 +119,16 @@ def failed(
     *,
     waiting: bool | None = None,
 ) -> Sequence[Failed]:
-    """List what can be tried again, the oldest first.
+    """List everything that can be tried again, the oldest first.
 
     Args:
-        engine: Of the journal.
-        destination: Of deliveries to there only; empty: of analyses only.
+        engine: Engine of the journal.
+        destination: Only deliveries to this destination; empty: only analyses; None:
+            all.
         reason: Only those with this text, which is the reason of a group.
-        limit: How many at most.
-        waiting: True: what waits after a failure; False: what failed; None: both.
+        limit: Maximum number.
+        waiting: True: those that wait after a failure; False: those that failed; None:
+            both.
     """
     found: list[Failed] = []
     with reading(engine) as connection:
@@ -148,7 +150,7 @@ def failed(
 def _deliveries(
     connection: sa.Connection, destination: str | None, *, waiting: bool
 ) -> Iterable[_Delivery]:
-    """Read what failed, or waits after a failure, the oldest first."""
+    """Return deliveries that failed, or that wait after a failure, oldest first."""
     failing = delivery.c.state == DeliveryState.FAILED
     has_failed = delivered_object.c.state == DeliveryState.FAILED
     concerned = is_tried_again() if waiting else has_failed

@@ -1,4 +1,4 @@
-"""What has happened since one last asked, by the numbers of the journal's events."""
+"""Reports which instances have changed since the last call, by the ids of events."""
 
 import sqlalchemy as sa
 
@@ -6,24 +6,26 @@ from dicom_node.database import reading
 from dicom_node.tables import event
 
 MOST = 1000
-# PostgreSQL gives numbers when a row is written, not when it is committed: a
-# transaction that takes longer comes to light behind others. Looked for that far back.
+# PostgreSQL assigns an id when a row is written, not when it is committed. So an event
+# that a long transaction wrote becomes visible after events with higher ids. The feed
+# searches this many ids back.
 LATE = 200
 
 
 class Feed:
-    """Reads events as they come; for one thread at a time."""
+    """Reads new events. Use it in one thread at a time."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        """Begin with what happens from the first question on."""
+        """Create a feed. It starts with events after the first `changed` call."""
         self._engine = engine
         self._last: int | None = None
         self._seen: set[int] = set()
 
     def changed(self) -> list[str]:
-        """List the instances to which something has happened since the last question.
+        """Return the ids of the instances with new events since the last call.
 
-        Each once, in the order of what happened first. Empty at the first question.
+        Each id is listed once, in the order of the first event. The first call returns
+        an empty list.
         """
         begin = 0 if self._last is None else self._last - LATE
         newest = sa.select(sa.func.max(event.c.id))

@@ -1,8 +1,7 @@
-"""How the node has fared of late: how much, how fast, and what the model said.
+"""Statistics of a period: throughput, turnaround and the scores of the model.
 
-Counted from the journal's rows, for a period; what has been counted since ever is in
-tally.py. A shift of the scores, or of the share that is not analyzed, is how drift
-shows first.
+They are counted from the journal's rows. Totals since the installation are in tally.py.
+Drift shows first as a shift of the scores, or of the share that is not analyzed.
 """
 
 from collections import Counter
@@ -15,22 +14,22 @@ from dicom_node.database import reading
 from dicom_node.tables import InstanceState, instance
 
 BINS = 20
-"""Of the distribution of scores, each of 1/20."""
+"""Number of bins of the score distribution, each 1/20 wide."""
 
 PERCENTILES = (50, 90, 99)
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What came in a part of the period.
+    """The instances received in a part of the period.
 
     Attributes:
-        start: In seconds since 1970.
-        received: Instances that came.
-        reported: Of these, answered with a fracture, doubtful or definite.
-        negative: Answered without.
-        not_analyzed: Not analyzed.
-        failed: Failed.
+        start: Start of the interval, in seconds since 1970.
+        received: Number of instances received.
+        reported: Number answered with a fracture, doubtful or definite.
+        negative: Number answered without a fracture.
+        not_analyzed: Number not analyzed.
+        failed: Number of failures.
     """
 
     start: float
@@ -43,12 +42,12 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of a period.
+    """The statistics of a period.
 
     Attributes:
-        intervals: Its parts, in their order, each as long as the others.
-        scores: How many answers had a probability in each of BINS equal parts.
-        turnaround: By percentile, seconds from receipt to first delivery; empty where
+        intervals: The parts of the period in order, all of the same length.
+        scores: Number of answers with a probability in each of BINS equal parts.
+        turnaround: Seconds from receipt to first delivery, by percentile; empty if
             nothing was delivered.
     """
 
@@ -58,17 +57,18 @@ class Figures:
 
 
 def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
-    """Count a period.
+    """Compute the statistics of a period.
 
     Args:
-        engine: Of the journal.
-        since: In seconds since 1970.
-        until: Exclusive, after `since`.
-        parts: Into how many parts it is cut.
+        engine: Engine of the journal.
+        since: Start, in seconds since 1970.
+        until: End (exclusive), after `since`.
+        parts: Number of intervals.
     """
     length = (until - since) / parts
     c = instance.c
-    # By their labels: to PostgreSQL an expression with parameters is another each time.
+    # Grouped by label: PostgreSQL treats an expression with parameters as a different
+    # one each time.
     place = sa.func.floor((c.received_at - since) / length)
     part = sa.cast(place, sa.Integer).label("part")
     score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
@@ -116,11 +116,11 @@ def _interval(
 def _bins(rows: Sequence[tuple[int, int]]) -> list[int]:
     bins = [0] * BINS
     for score, count in rows:
-        bins[min(max(score, 0), BINS - 1)] += count  # a probability of 1 is in the last
+        bins[min(max(score, 0), BINS - 1)] += count  # 1.0 belongs to the last bin
     return bins
 
 
 def _percentile(ordered: Sequence[float], percent: int) -> float:
-    """The smallest value that so many percent do not exceed (nearest rank)."""
+    """Return the smallest value that `percent` percent do not exceed (nearest rank)."""
     rank = -(-percent * len(ordered) // 100)
     return max(ordered[rank - 1], 0.0)

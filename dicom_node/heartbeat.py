@@ -1,8 +1,8 @@
-"""Signs of life of the node's own processes, by the clock of the database.
+"""Heartbeats of the node's own processes, by the clock of the database.
 
-Whoever watches over the node reads them, and workers, who take over what a dead one
-had under way (see takeover.py). Locks in the database would not do: a restart of it
-frees those of the living, and a machine that is cut off keeps its own.
+Monitoring reads them. Workers read them, too, and take over the work of dead workers
+(see takeover.py). Locks in the database would not do: if the database restarts, it
+releases the locks of living processes, and a machine that is cut off keeps its locks.
 """
 
 import logging
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 EVERY_S = 5.0
 DEAD_AFTER_S = 20.0
-"""Whoever was silent for longer is taken for dead: hung, killed, or cut off."""
+"""A process without a heartbeat for longer is assumed dead: hung, killed or cut off."""
 
 KEPT_S = 24 * 3600.0
 
 
 class DoubleError(Exception):
-    """Two living processes go by one name."""
+    """Two living processes have the same name."""
 
 
 def _nothing() -> None:
@@ -44,17 +44,18 @@ def beating(
     on_double: Callable[[], None] = _nothing,
     every_s: float = EVERY_S,
 ) -> Iterator[None]:
-    """Give signs of life meanwhile. None while the database is away.
+    """Send heartbeats for the duration of a block.
 
-    The first is given before this begins, if it can be.
+    The first is sent before the block begins. Heartbeats are skipped while the database
+    cannot be reached.
 
     Args:
-        engine: Of the journal.
-        role: What this process is.
-        name: What it is called; one that comes back is called the same. Empty: it has
+        engine: Engine of the journal.
+        role: Role of this process.
+        name: Name of this process. It keeps its name after a restart. Empty if it has
             no name.
-        on_double: Called, in a thread, where another process goes by the same name.
-        every_s: How often, in seconds.
+        on_double: Called, in a thread, if another process has the same name.
+        every_s: Interval in seconds.
     """
     sign, ended = _Sign(engine, role, name), threading.Event()
 
@@ -65,7 +66,7 @@ def beating(
             except DoubleError:
                 on_double()
             except Exception:
-                # Who is silent is taken for dead, whatever silenced it.
+                # Without heartbeats the process is assumed dead, whatever the cause.
                 logger.exception("Cannot give a sign of life")
 
     sign.give()
@@ -93,14 +94,17 @@ def silence_s(engine: sa.Engine, role: str) -> float | None:
 
 
 def has_run(engine: sa.Engine, role: str) -> bool:
-    """Tell whether a process of a role has ever worked on this database."""
+    """Return whether a process of a role has ever worked on this database."""
     query = sa.select(heartbeat.c.id).where(heartbeat.c.role == role).limit(1)
     with reading(engine) as connection:
         return connection.execute(query).first() is not None
 
 
 def living(connection: sa.Connection, role: str) -> dict[str, float]:
-    """Look up who of a role lives, and for how many seconds without a gap, by name."""
+    """Return the living processes of a role: seconds since their start, by name.
+
+    The seconds count from the last gap in the heartbeats, if there was one.
+    """
     now = _now(connection)
     query = sa.select(heartbeat.c.id, heartbeat.c.since).where(
         heartbeat.c.role == role,
@@ -112,16 +116,16 @@ def living(connection: sa.Connection, role: str) -> dict[str, float]:
 
 
 def _has_not_ended() -> sa.ColumnElement[bool]:
-    """Whether a process has sent a heartbeat since one of its name ended.
+    """Return the condition that a heartbeat was sent since the last clean shutdown.
 
-    The release before this one sends heartbeats and leaves `ended_at` as it is.
+    The previous release sends heartbeats, but leaves `ended_at` as it is.
     """
     ended_at = heartbeat.c.ended_at
     return sa.or_(ended_at.is_(None), ended_at < heartbeat.c.at)
 
 
 class _Sign:
-    """The sign of life of one process: a row, renewed again and again."""
+    """The heartbeat of one process: a row that is updated regularly."""
 
     def __init__(self, engine: sa.Engine, role: str, name: str) -> None:
         self._engine = engine
@@ -131,10 +135,11 @@ class _Sign:
         self._given = False
 
     def give(self) -> None:
-        """Give a sign of life, if the database takes it.
+        """Send a heartbeat, if the database can be reached.
 
         Raises:
-            DoubleError: Somebody else has given one in the same name since our last.
+            DoubleError: Another process has sent one with the same name since our last
+                one.
         """
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
             self._renew(connection)
@@ -151,7 +156,8 @@ class _Sign:
         query = heartbeat.select().where(heartbeat.c.id == self._name)
         row = connection.execute(query).one_or_none()
         is_mine = row is not None and row.process == self._process
-        # The first time, it is that of who had the name before us, and died.
+        # At the first heartbeat, the row may be that of a process that had this name
+        # and died.
         if row and self._given and not is_mine:
             raise DoubleError
         goes_on = row and is_mine and now - row.at <= DEAD_AFTER_S
@@ -169,9 +175,10 @@ class _Sign:
 
 
 def _now(connection: sa.Connection) -> float:
-    """Read the database's clock, in seconds since 1970; SQLite has that of its machine.
+    """Return the current time of the database's clock, in seconds since 1970.
 
-    Of this moment, not of when the transaction began.
+    With SQLite this is the clock of the machine. It is not the time when the
+    transaction began.
     """
     if connection.dialect.name == "sqlite":
         return time.time()

@@ -1,4 +1,4 @@
-"""The reading side of the journal: counts, recent instances, what failed."""
+"""Read queries of the journal: counts, recent instances and failures."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from dicom_node.tables import (
 
 
 class History:
-    """Questions to the journal that change nothing."""
+    """Queries of the journal. They change nothing."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -39,10 +39,10 @@ class History:
         return dict(counts)
 
     def deliveries(self, uid: str | None = None) -> list[dict[str, Any]]:
-        """Count the deliveries to each destination in each state, and since when.
+        """Count the deliveries in each state and find the oldest, by destination.
 
         Args:
-            uid: Count only those of the instances of this SOP Instance UID.
+            uid: Count only deliveries of instances with this SOP Instance UID.
         """
         query = (
             sa.select(
@@ -61,28 +61,28 @@ class History:
             return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - public in spite of its name
 
     def paused(self) -> Sequence[str]:
-        """Which destinations are paused."""
+        """Return the names of the paused destinations."""
         with reading(self._engine) as connection:
             return (
                 connection.execute(sa.select(paused_destination.c.name)).scalars().all()
             )
 
     def recent(self, limit: int) -> Sequence[sa.Row[Any]]:
-        """The instances that came last, newest first."""
+        """Return the instances that were received last, newest first."""
         query = instance.select().order_by(instance.c.received_at.desc()).limit(limit)
         with reading(self._engine) as connection:
             return connection.execute(query).all()
 
     def by_uid(self, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
-        """All revisions of an instance, oldest first."""
+        """Return all revisions of an instance, oldest first."""
         query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
         with reading(self._engine) as connection:
             return connection.execute(query.order_by(instance.c.revision)).all()
 
     def failed_analyses(self) -> Sequence[str]:
-        """Ids of the instances that have no answer because something failed.
+        """Return the ids of the instances that have no answer because of a failure.
 
-        Of those that still have their files.
+        Instances that no longer have their files are left out.
         """
         query = sa.select(instance.c.id).where(
             instance.c.state == InstanceState.FAILED,
@@ -93,9 +93,9 @@ class History:
             return connection.execute(query).scalars().all()
 
     def failed_deliveries(self) -> Sequence[tuple[str, str]]:
-        """(Instance id, destination) of each delivery that failed for good.
+        """Return (instance id, destination) of each permanently failed delivery.
 
-        Of those whose files are still there.
+        Instances that no longer have their files are left out.
         """
         query = sa.select(delivery.c.instance_id, delivery.c.destination).where(
             delivery.c.state == DeliveryState.FAILED,
@@ -106,7 +106,7 @@ class History:
             return [(row[0], row[1]) for row in connection.execute(query)]
 
     def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
-        """(Instance id, destination) of each delivery that waits for its next try."""
+        """Return (instance id, destination) of each delivery that waits for a retry."""
         query = sa.select(delivery.c.instance_id, delivery.c.destination)
         with reading(self._engine) as connection:
             rows = connection.execute(query.where(is_waiting()))

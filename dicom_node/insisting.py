@@ -18,7 +18,8 @@ _leaving = threading.Event()
 class LeftForLater(BaseException):
     """This process ends while its work waits; the next worker repeats the work.
 
-    It is not an Exception, so that code that records failures does not catch it.
+    It does not inherit from Exception, so that code that records failures does not
+    catch it.
     """
 
 

@@ -1,8 +1,8 @@
-"""Files of the spool that nobody will ask for: found and removed.
+"""Finds and removes files of the spool that nobody needs.
 
-Of the dead, who did not finish what they wrote; of those who could not record what they
-had written; of answers that another has replaced; and what a power failure brought
-back after its time was over.
+Such files are: files whose writer died before it finished; files that could not be
+recorded; results that a later analysis replaced; and files that were removed at the end
+of their retention period, but that a power failure brought back.
 """
 
 import fcntl
@@ -13,14 +13,14 @@ from pathlib import Path
 
 from dicom_node.spool import Spool
 
-# Names asked for at once: SQLite takes at least 999 variables in a statement.
+# Number of names in one query: SQLite accepts at least 999 variables in a statement.
 BATCH = 500
 
 Known = Callable[[Sequence[str]], Collection[str]]
 
 
 def remove_unfinished(spool: Spool) -> int:
-    """Remove files whose writer died before they were whole; return how many."""
+    """Remove files that a dead process left unfinished. Return their number."""
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
     return sum(_remove_unless(part, part.stem, _nobody) for part in parts)
@@ -29,18 +29,18 @@ def remove_unfinished(spool: Spool) -> int:
 def remove_orphans(
     spool: Spool, instances: Known, results: Known, *, older_than_s: float
 ) -> int:
-    """Remove files that no journal knows.
+    """Remove files that the journal does not know.
 
     Args:
-        spool: Where to look, at every file there is.
-        instances: Which of some instances have a file to keep, by their ids.
-        results: Which of some results are kept, by their paths below the storage
-            directory.
-        older_than_s: Files that were written less than so many seconds ago are left
-            alone; unfinished ones go at any age.
+        spool: The spool. All its files are checked.
+        instances: Returns which of these instance ids have a file to keep.
+        results: Returns which of these result files are kept. Paths are relative to the
+            storage directory.
+        older_than_s: Files that were written less than this many seconds ago are not
+            removed. Unfinished files are removed at any age.
 
     Returns:
-        How many files were removed.
+        The number of files removed.
     """
     before = time.time() - older_than_s
     received = {path.stem: path for path in _old(spool.directory, before)}
@@ -73,7 +73,7 @@ def _nobody(_: Sequence[str]) -> tuple[()]:
 
 
 def _modified(path: Path) -> float:
-    """Return when a file was last written, in seconds; one that is gone: never old."""
+    """Return the modification time of a file in seconds; infinity if it is gone."""
     try:
         return path.stat().st_mtime
     except FileNotFoundError:
@@ -81,8 +81,11 @@ def _modified(path: Path) -> float:
 
 
 def _remove_unless(path: Path, name: str, known: Known) -> int:
-    """Remove a file that nobody holds and that, once nobody can, is still not known."""
-    # To write, though nothing is written: NFS locks no others.
+    """Lock a file that no process holds, and remove it if it is still not known then.
+
+    Return the number of files removed.
+    """
+    # Opened for writing, though nothing is written: NFS locks only such files.
     with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not known([name]):

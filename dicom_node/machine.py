@@ -1,4 +1,4 @@
-"""Which machine this is, and where its processes keep what is theirs alone."""
+"""The name of this machine, and the folder for the files of its processes."""
 
 import hashlib
 import os
@@ -9,22 +9,23 @@ from pathlib import Path
 from config.settings import StorageSettings
 
 ONLY = "local"
-"""SQLite serves one machine, whose name may change."""
+"""SQLite serves a single machine, so the name is constant: the host name may change."""
 
 
 def machine_name(storage: StorageSettings) -> str:
-    """Name the machine among those that share a database: by its host name."""
+    """Return the machine's name among those that share a database: its host name."""
     return socket.gethostname() if storage.database else ONLY
 
 
 def run_folder(storage: StorageSettings) -> Path:
-    """Where locks and ports of this machine's roles lie.
+    """Return the folder for locks and ports of this machine's roles.
 
-    The storage directory may be that of many machines, and far away, where locks are
-    slow: with PostgreSQL, the folder is in this machine's own one for temporary files.
+    Many machines may share the storage directory, and locks on a remote file system are
+    slow. Therefore, with PostgreSQL, the folder is in this machine's folder for
+    temporary files.
 
     Raises:
-        PermissionError: Somebody else has made that folder.
+        PermissionError: Another user has created that folder.
     """
     if not storage.database:
         return storage.directory / "run"

@@ -1,8 +1,9 @@
-"""What became of one object that was to be sent, and what to do about it.
+"""The outcome of an attempt to send one object, and what to do next.
 
-The table of statuses stands here (PS3.4 B.2.3, PS3.7 Annex C); sending is in
-sender.py and stow.py. Only a status that says so is a failure for good: whatever may
-mend by itself, or by an administrator's hand at the other end, is tried again.
+This module has the table of statuses (PS3.4 B.2.3, PS3.7 Annex C). Sending is in
+sender.py and stow.py. Only a status that says so is a permanent failure. If a problem
+may disappear by itself, or an administrator may solve it at the other end, the object
+is sent again.
 """
 
 from collections.abc import Callable
@@ -20,8 +21,8 @@ PASSING = frozenset({0x0110, 0x0213, 0xA700})
 WARNINGS = range(0xB000, 0xC000)
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
 COMMENT_ELSEWHERE = " (the page shows its Error Comment)"
-PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; else transient
-# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and what to do about it.
+PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; any other is transient
+# Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and advice.
 REASONS = {
     (1, 1): "no reason given",
     (1, 2): "application context name not supported",
@@ -35,25 +36,24 @@ REASONS = {
 
 
 class Verdict(StrEnum):
-    """What the sender may conclude."""
+    """The conclusion that the sender draws from a response."""
 
-    STORED = "stored"  # the destination has it (or, to a C-ECHO, has answered)
+    STORED = "stored"  # the destination has it (or has answered a C-ECHO)
     RETRY = "retry"  # it does not have it now; try for days
-    RETRY_BRIEFLY = "retry_briefly"  # it hardly ever will; try three times
-    REFUSED = "refused"  # it never will
+    RETRY_BRIEFLY = "retry_briefly"  # it will hardly ever take it; try three times
+    REFUSED = "refused"  # it will never take it
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one object.
+    """The outcome for one object.
 
     Attributes:
-        verdict: What to do next.
-        status: The status that the destination answered with; None when it did not
-            answer or was not asked.
-        comment: In words, for the journal and the page; empty where all is well. It
-            may hold the destination's own text, which may name the patient: never
-            log it.
+        verdict: The action to take next.
+        status: Status that the destination answered with; None if it did not answer or
+            was not asked.
+        comment: A text for the journal and the page; empty after success. It may quote
+            the destination, and that quote may name the patient: never log it.
         without_quote: The comment without the destination's own text. Empty if the
             comment holds none.
         was_sent: Whether the destination was asked to store the object. False: it was
@@ -85,21 +85,21 @@ class Outcome:
 
     @property
     def is_answer(self) -> bool:
-        """Tell whether the destination decided about this object.
+        """Return whether the destination decided about this object.
 
-        False if there was no answer, or one that says "not now".
+        False if there was no response, or one that says "not now".
         """
         return self.was_sent and self.verdict is not Verdict.RETRY
 
 
 def verdict_of(status: int) -> Verdict:
-    """Sort a C-STORE response status by what the sender should do.
+    """Return what the sender should do after a C-STORE response with this status.
 
     Source:
         PS3.4 B.2.3; PS3.7 9.1.1.1.9 and Annex C. A warning (0xBxxx) means stored. So
-        does Duplicate SOP Instance: what we send again is the same to the last byte.
-        Some archives answer 0xA701 to 0xA7FF where identity is missing or in
-        conflict, which waiting seldom mends.
+        does Duplicate SOP Instance, because a repeated object is identical to the last
+        byte. Some archives answer 0xA701 to 0xA7FF if the identity is missing or in
+        conflict. Waiting seldom solves that.
     """
     if status in {0x0000, DUPLICATE_SOP_INSTANCE} or status in WARNINGS:
         return Verdict.STORED
@@ -111,11 +111,11 @@ def verdict_of(status: int) -> Verdict:
 def answered(
     response: Dataset, judge: Callable[[int], Verdict] = verdict_of
 ) -> Outcome:
-    """Read the response to a C-STORE or C-ECHO, or to what `judge` knows.
+    """Read the response to a C-STORE or C-ECHO, or to another request with its `judge`.
 
     Args:
         response: The status elements of the response; holds Status (0000,0900).
-        judge: Sorts a status other than success.
+        judge: Returns the verdict for a status other than success.
     """
     status = int(response.Status)
     words = in_words(status)
@@ -126,7 +126,7 @@ def answered(
 
 
 def in_words(status: int) -> str:
-    """Say what a status means; nothing of success."""
+    """Return the meaning of a status as a text; empty for success."""
     if status == 0:
         return ""
     _, meaning = STORAGE_SERVICE_CLASS_STATUS.get(status, ("", ""))
@@ -134,7 +134,7 @@ def in_words(status: int) -> str:
 
 
 def printable(text: object) -> str:
-    """A peer's text as it may be shown: one line, printable, not too long."""
+    """Return a peer's text as it may be shown: one line, printable, not too long."""
     words = "".join(c if c.isprintable() else " " for c in str(text or ""))
     return " ".join(words.split())[:LONGEST_COMMENT]
 
@@ -143,9 +143,9 @@ def rejected(rejection: A_ASSOCIATE_RJ, calling: str, called: str) -> str:
     """Say why an association was rejected, and what to do.
 
     Args:
-        rejection: The answer to our request.
+        rejection: The response to our request.
         calling: Our AE title.
-        called: The AE title that we asked for.
+        called: The AE title that we called.
     """
     found = (int(rejection.source or 0), int(rejection.reason_diagnostic or 0))
     reason = REASONS.get(found, f"for a reason that PS3.8 does not know, {found}")

@@ -1,7 +1,7 @@
-"""Why something did not go as hoped, in a word: the closed sets that are counted by.
+"""Reasons for a failure or a refusal: the closed sets that metrics count by.
 
-What is said to people is a sentence, and may quote a code or a peer. A label of a
-metric may not: each new value would be a new time series, for ever.
+The reason that a user sees is a sentence, and may quote a code or a peer. A label of a
+metric must not: each new value would create a new time series that never ends.
 """
 
 from enum import StrEnum
@@ -12,19 +12,19 @@ class Refusal(StrEnum):
 
     DISK = "disk"  # full, below min_free_mb, or failed
     DATABASE = "database"
-    PROGRAM = "program"  # an error of ours
+    PROGRAM = "program"  # an error of this program
     MISMATCH = "mismatch"  # command, SOP Class and dataset disagree
-    UNREADABLE = "unreadable"  # not parseable, or not whole
+    UNREADABLE = "unreadable"  # cannot be parsed, or is incomplete
     TOO_LARGE = "too_large"
 
 
 class Unanalyzed(StrEnum):
-    """Why an instance is kept and not analyzed."""
+    """Why an instance is kept, but not analyzed."""
 
     NO_IMAGE = "no_image"
     OWN_RESULT = "own_result"
     OTHER_RESULT = "other_result"  # of another AI or image processing
-    NO_RADIOGRAPH = "no_radiograph"  # by its SOP Class
+    NO_RADIOGRAPH = "no_radiograph"  # according to its SOP Class
     MODALITY = "modality"  # of a Secondary Capture
     COLOR = "color"
     AGE = "age"  # of the study
@@ -35,7 +35,7 @@ class Unanalyzed(StrEnum):
     NOT_A_UID = "not_a_uid"  # Study, Series or SOP Instance UID
     BODY_PART = "body_part"
     BLANK = "blank"
-    UNFAMILIAR = "unfamiliar"  # unlike the pictures of training
+    UNFAMILIAR = "unfamiliar"  # unlike the pictures of the training data
     TWIN = "twin"  # its For Presentation image is analyzed instead
     SAME_PICTURE = "same_picture"
     OTHER = "other"
@@ -47,16 +47,16 @@ class ReportRefusal(StrEnum):
     INVALID = "invalid"  # another SOP Class, instance or event type
     UNREADABLE = "unreadable"
     UNKNOWN_TRANSACTION = "unknown_transaction"
-    ANOTHER_PEER = "another_peer"  # than the one that was asked
+    ANOTHER_PEER = "another_peer"  # not the peer that was asked
 
 
 class Failure(StrEnum):
-    """Why an instance could not be analyzed though it should be."""
+    """Why the analysis of an instance failed."""
 
     BROKEN = "broken"  # its pixels, or the file
     DECODER_DIED = "decoder_died"
     WORKER_DIED = "worker_died"
-    PROGRAM = "program"  # an error of ours
+    PROGRAM = "program"  # an error of this program
 
 
 Reason = Refusal | Unanalyzed | ReportRefusal | Failure

@@ -1,4 +1,4 @@
-"""Which destinations get the results of an instance, and which do not any more."""
+"""Determines which destinations get the results of an instance."""
 
 import time
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from inference.finding import OperatingPoint
 
 
 def recipients_of(connection: sa.Connection, instance_id: str) -> set[str]:
-    """The destinations that have, or had, something of an instance."""
+    """Return the destinations that have, or had, results of an instance."""
     there = DeliveryState.DELIVERED, DeliveryState.COMMITTING
     found: set[str] = set()
     for table in (delivery, delivered_object):
@@ -22,7 +22,7 @@ def recipients_of(connection: sa.Connection, instance_id: str) -> set[str]:
 
 
 def is_negative(connection: sa.Connection, instance_id: str) -> bool:
-    """Tell whether there is an answer, and it reports no fracture."""
+    """Return whether an instance has an answer, and the answer reports no fracture."""
     query = sa.select(instance.c.probability, instance.c.operating_point)
     row = connection.execute(query.where(instance.c.id == instance_id)).one()
     return row.probability is not None and row.operating_point == OperatingPoint.NONE
@@ -31,11 +31,11 @@ def is_negative(connection: sa.Connection, instance_id: str) -> bool:
 def drop_others(
     connection: sa.Connection, instance_id: str, asked: Sequence[str]
 ) -> None:
-    """Let go of what was to reach other destinations than those asked for now.
+    """Drop pending deliveries to destinations that are no longer requested.
 
-    They left the settings, or there is nothing for them any more. A delivery's row
-    stays: if its destination comes back, its runs are counted on, for work under a
-    number that was used would silently not be done.
+    Such a destination was removed from the settings, or there are no results for it any
+    more. The row of the delivery stays. If the destination comes back, its run numbers
+    continue, because work with a number that was used before is silently ignored.
     """
 
     def other(table: sa.Table) -> sa.ColumnElement[bool]:

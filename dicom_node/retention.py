@@ -1,10 +1,11 @@
-"""Files and rows of what has ended, removed when their time is over.
+"""Removes files and rows of finished instances at the end of their retention period.
 
-An instance has ended when nothing is to be done for it any more: what is not analyzed
-yet, on its way, held back or waiting for an archive's commitment is never touched, at
-any age. Its files go first, those of what failed later than those of what arrived; its
-rows after a time of their own, all revisions of a SOP Instance UID together, for one
-may stand on the results of another.
+An instance is finished if no work remains for it. An instance that is waiting for its
+analysis, being delivered, held back or waiting for storage commitment is never removed,
+at any age. The files are removed first. Files of failed instances are kept longer than
+those of delivered ones. The rows have a retention period of their own. All revisions of
+a SOP Instance UID are removed together, because one may depend on the results of
+another.
 """
 
 import time
@@ -33,32 +34,35 @@ from dicom_node.tables import (
 )
 
 DAY_S = 86400.0
-# SQLite lets one write at a time, and receivers wait for their turn: a batch takes some
-# ten milliseconds, and between two of them there is time for others.
+# SQLite allows one write at a time, and receivers wait for their turn. A batch takes
+# about ten milliseconds, and between two batches others can write.
 BATCH = 50
 PAUSE_S = 0.05
-# Of each minute; what a night of prefetched studies leaves is done in the next ones.
+# In each minute. A large number, such as a night of prefetched studies, is spread over
+# several minutes.
 LONGEST_S = 20.0
 GOES_ON = (InstanceState.RECEIVED, InstanceState.DELIVERING)
 
 
 @dataclass(frozen=True, slots=True)
 class LetGo:
-    """What was removed: the files of so many instances, and the rows of so many."""
+    """The number of instances that lost their files, and that lost their rows."""
 
     files: int
     rows: int
 
 
 def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo:
-    """Remove what has been kept for long enough, for some seconds at most.
+    """Remove files and rows at the end of their retention period.
 
-    Safe to be done by several workers at the same time.
+    It stops after LONGEST_S.
+
+    Several workers may do this at the same time.
 
     Args:
-        engine: Of the journal.
+        engine: Engine of the journal.
         directory: The storage directory.
-        kept: How long what is kept.
+        kept: The retention periods.
 
     Raises:
         OSError: A file cannot be removed.
@@ -76,7 +80,8 @@ def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo
             time.sleep(PAUSE_S)
         return done
 
-    # A notice may fail, too, of what was not analyzed.
+    # The delivery of a notice may have failed, too, for an instance that was not
+    # analyzed.
     undelivered = sa.exists().where(
         delivery.c.instance_id == instance.c.id,
         delivery.c.state == DeliveryState.FAILED,
@@ -99,11 +104,11 @@ def _files(
     which: sa.ColumnElement[bool],
     days: float,
 ) -> int:
-    """Remove the files of some instances, and mark those.
+    """Remove the files of a batch of instances, and mark these instances.
 
-    In one transaction, so that nobody puts a file in place, or asks for an analysis,
-    in between. Should it not be committed, files are gone that may go anyway, and the
-    next sweep marks them.
+    It is one transaction, so that nobody moves a file into place or requests an
+    analysis in between. If the commit fails, the files are gone, which is permitted,
+    and the next call marks the instances.
     """
     query = (
         sa.select(instance.c.id, instance.c.path)
@@ -123,7 +128,7 @@ def _files(
 
 
 def _rows(connection: sa.Connection, days: float) -> int:
-    """Remove the rows of some UIDs; returns of how many instances."""
+    """Remove the rows of a batch of UIDs. Return the number of instances."""
     is_due = sa.and_(_over(days), instance.c.files_removed_at.is_not(None))
     due = sa.select(instance.c.sop_instance_uid).where(is_due)
     other = instance.alias()
@@ -135,7 +140,7 @@ def _rows(connection: sa.Connection, days: float) -> int:
         instance.c.id, instance.c.sop_instance_uid, is_due.label("is_due")
     ).where(instance.c.sop_instance_uid.in_(uids))
     found = connection.execute(query.with_for_update()).all()
-    # One may have come again just before it was locked.
+    # Another revision may have been received just before the rows were locked.
     again = {row.sop_instance_uid for row in found if not row.is_due}
     return _forget(
         connection, [row.id for row in found if row.sop_instance_uid not in again]
@@ -143,7 +148,7 @@ def _rows(connection: sa.Connection, days: float) -> int:
 
 
 def _forget(connection: sa.Connection, ids: Sequence[str]) -> int:
-    """Remove what the journal says of some instances, the leaves first."""
+    """Remove all rows of some instances, those of dependent tables first."""
     of_it = commitment, delivered_object, delivery, result, event, patient, feedback
     for table in (*of_it, finding):
         connection.execute(table.delete().where(table.c.instance_id.in_(ids)))
@@ -164,5 +169,5 @@ def _old(
 def _over(
     days: float, since: sa.ColumnElement[float] = instance.c.ended_at
 ) -> sa.ColumnElement[bool]:
-    """Tell that so many days have passed; 0: they never have."""
+    """Return the condition that this many days have passed; 0 days: never."""
     return since < time.time() - days * DAY_S if days else sa.false()

@@ -1,13 +1,14 @@
-"""The spool: how received instances lie on disk, and when they are safe there.
+"""The spool: the files of received instances, and how they are made durable.
 
-One folder, one file an instance, named by our own UUID: nothing that a sender chose
-is ever part of a path. A dataset arrives in `<id>.part`, in the same folder as its
-final `<id>.dcm`, so that one rename and one fsync of the folder make it durable.
+It is one folder with one file for each instance. The file name is a UUID of the node:
+nothing that a sender chose is ever part of a path. A dataset arrives in `<id>.part`, in
+the same folder as its final `<id>.dcm`, so that one rename and one fsync of the folder
+make it durable.
 
-Whoever writes a file holds a lock on it (flock, freed by the kernel when the process
-dies) until the instance is recorded or given up. So leftovers.py can tell a leftover
-from a file that is still being written or recorded, in this process or another, without
-trusting the clock.
+The process that writes a file holds a lock on it (flock, which the kernel releases when
+the process dies) until the instance is recorded or given up. With that lock,
+leftovers.py can distinguish a leftover from a file that is still being written or
+recorded, in this process or another, without trusting the clock.
 """
 
 import errno
@@ -28,8 +29,8 @@ from dicom_node.errors import OutOfResourcesError
 from dicom_node.machine import run_folder
 
 MB = 1_000_000
-# An instance may be larger than what the watermark leaves, and many arrive at once:
-# free disk is looked at again each time this much more has been written.
+# An instance may be larger than the space that `min_free_mb` leaves, and many arrive at
+# the same time. Free disk space is checked again after this many bytes.
 BYTES_BETWEEN_CHECKS = 16 * MB
 
 
@@ -39,13 +40,13 @@ class Spool:
     Attributes:
         directory: The folder of received instances.
         results: The folder of encoded results.
-        run: The folder of what the roles of this machine share.
+        run: The folder that the roles of this machine share.
     """
 
     def __init__(self, storage: StorageSettings) -> None:
-        """Open the spool, creating its folders if need be.
+        """Open the spool, and create its folders if they do not exist.
 
-        They are for this user alone: they hold patient data.
+        Only this user may access them, because they hold patient data.
         """
         root = storage.directory.absolute()
         self.directory = spool_folder(storage)
@@ -54,14 +55,14 @@ class Spool:
         self._min_free_mb = storage.min_free_mb
         for folder in (self.directory, self.results):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # What lies in a folder is only as safe as the folder's own name.
+        # The files in a folder are only durable if the name of the folder is.
         make_names_durable(root)
 
     def begin(self, preamble: bytes) -> "Arrival":
-        """Make room for one dataset.
+        """Create the file for one dataset.
 
         Args:
-            preamble: What stands before it in the file: preamble, prefix and File Meta
+            preamble: The bytes before the dataset: preamble, prefix and File Meta
                 Information (PS3.10 7.1).
 
         Raises:
@@ -71,26 +72,26 @@ class Spool:
         return Arrival(self, preamble)
 
     def path(self, instance_id: str) -> Path:
-        """Where the file of an instance lies."""
+        """Return the path of the file of an instance."""
         return self.directory / f"{instance_id}.dcm"
 
     def remove(self, instance_id: str) -> None:
-        """Remove the file of an instance, if it is there."""
+        """Remove the file of an instance, if it exists."""
         self.path(instance_id).unlink(missing_ok=True)
 
     def check_free(self) -> None:
-        """Raise OutOfResourcesError when less disk is free than must be."""
+        """Raise OutOfResourcesError if less disk space is free than required."""
         _check_free(self.directory, self._min_free_mb)
 
     def store_result(self, name: str, content: bytes) -> str:
-        """Store a result object durably, in place of an earlier one of that name.
+        """Store a result object durably. Replace an earlier one with that name.
 
         Args:
-            name: What the file is called; ours, never a sender's.
+            name: Name of the file. The node chooses it, never a sender.
             content: The whole file.
 
         Returns:
-            Its path below the storage directory.
+            Its path, relative to the storage directory.
 
         Raises:
             OSError: The disk is full or failed.
@@ -111,13 +112,13 @@ class Spool:
 
 
 class Arrival:
-    """One dataset on its way to disk. For one thread at a time.
+    """A dataset that is being written to disk. Use it in one thread at a time.
 
     Attributes:
-        id: Our UUID of the instance, hexadecimal.
-        path: Where the file lies now.
-        offset: Where in the file the dataset starts, in bytes.
-        size: Bytes of the dataset so far.
+        id: UUID of the instance, hexadecimal.
+        path: Current path of the file.
+        offset: Offset of the dataset in the file, in bytes.
+        size: Number of bytes of the dataset so far.
     """
 
     def __init__(self, spool: Spool, preamble: bytes) -> None:
@@ -131,11 +132,11 @@ class Arrival:
         self._kept = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with _refusing_when_disk_fails():
-            # Unbuffered: network chunks are large, and close() has nothing to fail on.
+            # Unbuffered: network chunks are large, and close() cannot fail on a buffer.
             self._file = FileIO(os.open(self.path, flags, 0o600), "w")
         try:
-            # A sweep between open and lock costs this one attempt, never an instance:
-            # the rename then finds no file.
+            # If a cleanup runs between open and lock, only this attempt fails: the
+            # rename then finds no file. No instance is lost.
             fcntl.flock(self._file, fcntl.LOCK_EX)
             with _refusing_when_disk_fails():
                 _write(self._file, preamble)
@@ -145,16 +146,16 @@ class Arrival:
 
     @property
     def digest(self) -> str:
-        """BLAKE3 of the dataset's bytes so far, hexadecimal."""
+        """BLAKE3 hash of the dataset's bytes so far, hexadecimal."""
         return self._digest.hexdigest()
 
     @property
     def closed(self) -> bool:
-        """Whether the file has been let go of."""
+        """True if the file is closed."""
         return self._file.closed
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append to the dataset.
+        """Append data to the dataset.
 
         Raises:
             OutOfResourcesError: The disk is full or cannot be written.
@@ -170,7 +171,7 @@ class Arrival:
     def keep(self) -> None:
         """Make the file durable under its final name.
 
-        When this returns, the file survives a power failure: bytes, name and all.
+        After this call, the content and the name of the file survive a power failure.
 
         Raises:
             OutOfResourcesError: The disk is full or failed.
@@ -184,23 +185,23 @@ class Arrival:
         self._kept = True
 
     def close(self) -> None:
-        """Let go of the file. One that was not kept is removed. May be called twice."""
+        """Close the file, and remove it if it was not kept. May be called twice."""
         if not self._kept:
-            with suppress(OSError):  # the sweep takes what cannot be removed now
+            with suppress(OSError):  # the cleanup removes it later
                 self.path.unlink()
         self._file.close()
 
     def discard(self) -> None:
-        """Remove the file, kept or not, and let go of it. May be called twice."""
+        """Remove the file, kept or not, and close it. May be called twice."""
         self._kept = False
         self.close()
 
 
 def probe(storage: StorageSettings) -> None:
-    """Write where instances would lie, and see that there is room for them.
+    """Check that instances can be written, and that there is enough disk space.
 
     Raises:
-        OutOfResourcesError: They would be refused now.
+        OutOfResourcesError: An instance would be refused now.
     """
     try:
         storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -214,12 +215,12 @@ def probe(storage: StorageSettings) -> None:
 
 
 def spool_folder(storage: StorageSettings) -> Path:
-    """The folder of received instances."""
+    """Return the folder of received instances."""
     return storage.directory.absolute() / "spool"
 
 
 def make_names_durable(folder: Path) -> None:
-    """Fsync a folder: a file's new name is only safe after this."""
+    """Fsync a folder. A new file name in it is only durable after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -255,10 +256,10 @@ def _refusing_when_disk_fails() -> Iterator[None]:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file of the spool is there.
+    """Return whether a file of the spool exists.
 
     Raises:
-        OSError: Nobody can say: the whole spool is away.
+        OSError: It is unknown, because the whole spool is missing.
     """
     if path.exists():
         return True

@@ -1,8 +1,8 @@
-"""The answer to a C-STORE request: yes only when the instance is safe.
+"""Answers a C-STORE request: success is returned only after the instance is durable.
 
-Success promises that the instance is stored (PS3.4 B.2.2); the sender may then delete
-its copy. So the order is: streamed to the spool already, check, fsync, rename, fsync
-the folder, `accept`, 0x0000. Analysis comes later and elsewhere, in `worker.py`.
+Success promises that the instance is stored (PS3.4 B.2.2), and the sender may then
+delete its copy. So the order is: stream to the spool, check, fsync, rename, fsync the
+folder, `accept`, 0x0000. The analysis runs later, in the worker.
 """
 
 import logging
@@ -38,14 +38,14 @@ Accept = Callable[[ReceivedInstance], None]
 
 @dataclass(frozen=True, slots=True)
 class Storing:
-    """How C-STORE requests are served. Safe to share between threads.
+    """Serves C-STORE requests. Safe to share between threads.
 
     Attributes:
-        spool: Where instances go.
-        accept: Records one instance, which is durable on disk by then, or raises
-            RefusedError when it has recorded nothing.
-        inflated_limit: What a deflated dataset may inflate to, in bytes.
-        count: Takes what is refused, and how long the rest took.
+        spool: Stores the instances.
+        accept: Records an instance that is durable on disk. If it raises RefusedError,
+            it has recorded nothing.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
+        count: Counts refusals, and the duration of the other requests.
     """
 
     spool: Spool
@@ -67,9 +67,9 @@ class Storing:
             except RefusedError as error:
                 return self._refuse(error, connection, dataset)
             except Exception as error:  # noqa: BLE001 - a bug must not cost an image
-                # 0xA700: whatever is wrong with us, the sender should keep its copy
-                # and try again. The message may quote the dataset and stays out of
-                # the log.
+                # 0xA700: the sender should keep its copy and try again, whatever is
+                # wrong with the node. The message of the exception may quote the
+                # dataset, so it is not logged.
                 logger.error("Failed on %s: %s", uid, "\n".join(told(error)))  # noqa: TRY400
                 away = isinstance(error, SQLAlchemyError)
                 reason = Refusal.DATABASE if away else Refusal.PROGRAM
@@ -101,7 +101,7 @@ class Storing:
         dataset: IncomingDataset,
         connection: Connection,
     ) -> int:
-        """Make an instance durable and have it recorded; return its size in bytes."""
+        """Make an instance durable, and record it. Return its size in bytes."""
         if dataset.refusal is not None:
             raise dataset.refusal
         if dataset.arrival is None:
@@ -124,8 +124,9 @@ class Storing:
         except RefusedError:
             arrival.discard()
             raise
-        # After any other exception nobody knows whether it was recorded: the file
-        # stays, and the sweep, which asks the journal, removes it if it was not.
+        # After any other exception it is unknown whether the instance was recorded. The
+        # file stays. The cleanup asks the journal, and removes the file if it was not
+        # recorded.
         return arrival.size
 
     def _read_header(
@@ -153,8 +154,8 @@ def _failure(error: RefusedError) -> Dataset:
 
 
 def _comment(words: str) -> str:
-    """Cut words to what an Error Comment holds, at the end of a sentence if may be."""
-    # Only the default repertoire may stand here (PS3.7 C.5.2).
+    """Cut a text to the length of an Error Comment, after a sentence if possible."""
+    # Only the default character repertoire is allowed here (PS3.7 C.5.2).
     comment = words.encode("ascii", "replace").decode()
     while len(comment) > LONGEST_COMMENT and ". " in comment:
         comment = comment.rpartition(". ")[0] + "."

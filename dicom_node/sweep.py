@@ -1,7 +1,7 @@
-"""The clean-up that workers do: of work every minute, of files every hour.
+"""The cleanup that workers do: work every minute, files every hour.
 
-Files that nobody recorded, work that ended in an error, work that is long done, counts
-that can be added up, and what has been kept for long enough.
+It removes files that were not recorded, work that ended in an error, work that finished
+long ago, and data at the end of its retention period. It also compacts the counters.
 """
 
 import logging
@@ -21,7 +21,7 @@ from dicom_node.tables import InstanceState
 
 logger = logging.getLogger(__name__)
 
-# Files are there a moment before the journal knows them.
+# A file exists for a moment before the journal knows it.
 ORPHAN_AFTER_S = 600.0
 FORGET_AFTER = timedelta(hours=1)
 BATCH = 1000
@@ -30,7 +30,7 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
 def sweep_files(journal: Journal, spool: Spool) -> None:
-    """Remove files that nobody recorded. Looks at every file there is."""
+    """Remove files that were not recorded. All files are checked."""
     orphans = remove_orphans(
         spool, journal.known, journal.known_results, older_than_s=ORPHAN_AFTER_S
     )
@@ -39,7 +39,7 @@ def sweep_files(journal: Journal, spool: Spool) -> None:
 
 
 def sweep_ended(engine: sa.Engine, settings: Settings) -> None:
-    """Remove what has been kept for long enough."""
+    """Remove files and rows at the end of their retention period."""
     gone = let_go(engine, settings.storage.directory, settings.retention)
     if gone.files or gone.rows:
         words = "Removed the files of %s instances and the rows of %s, their time over"
@@ -47,7 +47,7 @@ def sweep_ended(engine: sa.Engine, settings: Settings) -> None:
 
 
 def sweep_work(journal: Journal) -> None:
-    """Clear work that ended. Safe to be done by several workers at the same time."""
+    """Remove finished work items. Several workers may do this at the same time."""
     broken = DBOS.list_workflows(
         status=BROKEN, limit=BATCH, load_input=False, load_output=False
     )
@@ -68,11 +68,11 @@ def sweep_work(journal: Journal) -> None:
 
 
 def catch_up_with_the_clock() -> None:
-    """Have nothing wait an hour longer because the clock was set back by one.
+    """Release work that would wait too long because the clock was set back.
 
-    Work that was asked for in the future was asked for before that, and waits until a
-    time that is further away than it was to be. It is done at once: a try that comes
-    early does no harm.
+    If a work item was created in the future, the clock was set back since, and the item
+    would wait longer than intended. It is released at once, because an early attempt
+    does no harm.
     """
     delayed = DBOS.list_workflows(
         status="DELAYED", limit=BATCH, load_input=False, load_output=False
@@ -86,9 +86,9 @@ def catch_up_with_the_clock() -> None:
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
-    """Have an instance show that work for it ended in an error of ours."""
+    """Record that the work for an instance ended in an error of this program."""
     reason = "An error of this program; its log has the details. Retry when mended."
-    # The id says it all, also where the arguments cannot be read: see work.py.
+    # The id is enough, even if the arguments cannot be read: see work.py.
     match workflow.workflow_id.split(":"):
         case [_, instance_id, run]:
             failed = Conclusion(InstanceState.FAILED, reason)

@@ -1,10 +1,10 @@
-"""Whose worker is dead: what it had under way goes back to the queue, for the others.
+"""Puts the work of dead workers back into the queue.
 
-Dead is who holds work and has given no sign of life for DEAD_AFTER_S, or has none left,
-since it ended before its work did. One that only slept may wake up and finish: the
-journal's transactions see that its work has been done, or do it, and leave the second
-with nothing to record (see analyses.py and settlement.py). What it delivered meanwhile
-is the same object to the last byte.
+A worker is dead if it owns pending work and has sent no heartbeat for DEAD_AFTER_S, or
+if it ended before its work did and has no heartbeat any more. A worker that was only
+suspended may continue and finish its work. The transactions of the journal detect that
+the work has been done, and the second worker records nothing (see analyses.py and
+settlement.py). If both deliver an object, the copies are identical to the last byte.
 """
 
 import logging
@@ -18,20 +18,20 @@ from dicom_node.work import ANALYZE, ANALYZE_SLOWLY, DELIVER
 
 logger = logging.getLogger(__name__)
 
-TAKING_OVER = 0x46524144  # an advisory lock's number, ours alone
+TAKING_OVER = 0x46524144  # number of an advisory lock that only this program uses
 
 
 def take_over(engine: sa.Engine, name: str) -> int:
-    """Give what dead workers had under way back to the queue.
+    """Put the pending work of dead workers back into the queue.
 
     Args:
-        engine: Of the journal.
-        name: Of the worker that asks. It may judge once it has itself given signs of
-            life for DEAD_AFTER_S without a gap: whoever was cut off, or comes back
-            together with the database, would find all others dead.
+        engine: Engine of the journal.
+        name: Name of the calling worker. It must have sent heartbeats for DEAD_AFTER_S
+            without a gap. Otherwise, after it was cut off, or after the database
+            restarted, it would find all others dead.
 
     Returns:
-        How many work items that were.
+        The number of work items.
     """
     with reading(engine) as connection:
         alive = living(connection, "worker")
@@ -57,11 +57,12 @@ def _under_way() -> list[WorkflowStatus]:
 
 
 def _one_at_a_time(connection: sa.Connection) -> bool:
-    """Tell whether nobody else is at it; until the transaction ends, nobody will be.
+    """Return whether this process got the lock. It holds it until the transaction ends.
 
-    Of two at a time, one would take work from whoever was just given it by the other.
+    Without the lock, two processes could run at the same time. One would take work from
+    a worker that the other has just given it to.
     """
     if connection.dialect.name == "sqlite":
-        return True  # the few workers of one machine; it costs a second analysis
+        return True  # few workers on one machine; the cost is a second analysis
     lock = sa.select(sa.func.pg_try_advisory_xact_lock(TAKING_OVER))
     return bool(connection.execute(lock).scalar_one())

@@ -1,9 +1,9 @@
-"""What is counted, and how a count lies in the database until somebody asks.
+"""The metrics that are counted, and their storage in the database.
 
-What the journal records is counted in the very transaction that records it: a process
-that is killed loses no count, and work that is done twice is counted once. A count is a
-row that is added, never one that is changed: two transactions that count the same
-thing do not wait for each other. The sweep adds rows up.
+An event in the journal is counted in the same transaction that records it. A process
+that is killed loses no count, and work that is done twice is counted once. A count is
+added as a new row; no row is ever changed. So transactions that count the same thing do
+not wait for each other. The cleanup adds the rows up.
 """
 
 from bisect import bisect_left
@@ -17,7 +17,7 @@ from dicom_node.tables import tally
 from inference.finding import OperatingPoint
 
 INFINITE = "+Inf"
-# Below this many rows adding up costs more than it saves.
+# With fewer rows, adding up costs more than it saves.
 MANY = 500
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
@@ -26,14 +26,14 @@ LONG = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0)
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A counter, or a histogram of seconds, with one label at most.
+    """A counter, or a histogram of seconds, with at most one label.
 
     Attributes:
-        name: Without the "_total" that counters have when they are shown.
-        help: What is counted, for people.
-        label: What it is counted by; empty: by nothing.
-        values: All that the label may be; none for the names of destinations.
-        buckets: Upper bounds of a histogram, in seconds; none for a counter.
+        name: Name without the "_total" that a counter has when it is shown.
+        help: Description for users.
+        label: Name of the label; empty for a metric without label.
+        values: All values of the label; empty if these are the names of destinations.
+        buckets: Upper bounds of a histogram, in seconds; empty for a counter.
     """
 
     name: str
@@ -150,14 +150,14 @@ FAMILIES = (
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """Something that happened, or several of the same kind.
+    """One or several events of the same kind.
 
     Attributes:
-        name: Of the family.
-        label: The value of its label.
-        le: The upper bound of the bucket it falls in; empty for a counter.
-        times: How often.
-        seconds: All together; 0 for a counter.
+        name: Name of the family.
+        label: Value of its label.
+        le: Upper bound of the bucket; empty for a counter.
+        times: Number of events.
+        seconds: Sum of the seconds; 0 for a counter.
     """
 
     name: str
@@ -168,16 +168,19 @@ class Tally:
 
 
 Count = Callable[[Tally], None]
-"""Takes what happened outside of any transaction; must not raise."""
+"""Counts an event outside of a transaction. It must not raise."""
 
 
 def one(family: Family, label: str = "") -> Tally:
-    """Count one."""
+    """Return a count of one event."""
     return Tally(family.name, label, "", 1, 0.0)
 
 
 def took(family: Family, seconds: float, label: str = "") -> Tally:
-    """Count one that took so long. Clocks of two machines may differ: never below 0."""
+    """Return one measurement of seconds.
+
+    A negative duration counts as 0: the clocks of two machines may differ.
+    """
     spent = max(seconds, 0.0)
     bounds = (*map(str, family.buckets), INFINITE)
     le = bounds[bisect_left(family.buckets, spent)]
@@ -189,7 +192,7 @@ def ignore(_: Tally) -> None:
 
 
 def write(connection: sa.Connection, *tallies: Tally) -> None:
-    """Count in the caller's transaction."""
+    """Write counts in the caller's transaction."""
     if tallies:
         rows = [
             {
@@ -205,7 +208,7 @@ def write(connection: sa.Connection, *tallies: Tally) -> None:
 
 
 def read(connection: sa.Connection) -> list[Tally]:
-    """Read all there is, added up."""
+    """Return all counts, added up."""
     key = tally.c.name, tally.c.label, tally.c.le
     total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
     rows = connection.execute(sa.select(*key, *total).group_by(*key))
@@ -213,10 +216,10 @@ def read(connection: sa.Connection) -> list[Tally]:
 
 
 def add_up(connection: sa.Connection) -> None:
-    """Put one row in the place of all that count the same thing.
+    """Replace all rows that count the same thing by one row.
 
-    Exact also where several do it at once: of rows that another has taken, none comes
-    back from the deletion.
+    The result is exact even if several processes do this at the same time: a deletion
+    does not return the rows that another process has deleted.
     """
     count = sa.select(sa.func.count()).select_from(tally)
     if connection.execute(count).scalar_one() > MANY:
@@ -225,7 +228,7 @@ def add_up(connection: sa.Connection) -> None:
 
 
 def summed(tallies: Iterable[Tally]) -> list[Tally]:
-    """Add up what counts the same thing."""
+    """Add up the counts of the same thing."""
     sums: dict[tuple[str, str, str], Tally] = {}
     for each in tallies:
         key = each.name, each.label, each.le
@@ -236,5 +239,5 @@ def summed(tallies: Iterable[Tally]) -> list[Tally]:
 
 
 def _tally(name: str, label: str, le: str, times: int, seconds: float) -> Tally:
-    # PostgreSQL's sums are of a type of their own.
+    # PostgreSQL returns sums in another type.
     return Tally(name, label, le, int(times), float(seconds))

@@ -1,7 +1,7 @@
-"""Takes in a DICOM file that a person uploads, as the receiver takes what is sent.
+"""Stores a DICOM file that a user uploads, as the receiver stores an instance.
 
-In the receiver's order (see storing.py): checked, made durable, recorded, and only then
-said to be here.
+The order is that of the receiver (see storing.py): the file is checked, made durable
+and recorded, and only then acknowledged.
 """
 
 from collections.abc import Callable, Collection
@@ -29,18 +29,18 @@ from dicom_node.part10 import (
 from dicom_node.spool import Arrival, Spool
 
 CALLER = "UPLOAD"
-"""Whom an upload comes from, where others have a calling AE title."""
+"""The calling AE title of an upload."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Uploads:
-    """How uploads are taken in. Safe to share between threads.
+    """Stores uploads. Safe to share between threads.
 
     Attributes:
-        spool: Where instances go.
-        record: The journal's; see there.
-        sop_classes: Those that are taken.
-        inflated_limit: What a deflated dataset may inflate to, in bytes.
+        spool: Stores the instances.
+        record: `Journal.record`.
+        sop_classes: The accepted SOP classes.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
     """
 
     spool: Spool
@@ -49,15 +49,15 @@ class Uploads:
     inflated_limit: int
 
     def take_in(self, path: Path, address: str) -> ReceivedInstance:
-        """Make an instance durable and have it analyzed.
+        """Make an instance durable, and queue its analysis.
 
         Args:
             path: A DICOM file, with or without preamble and File Meta Information.
-            address: Where it was uploaded from.
+            address: Network address that uploaded it.
 
         Raises:
-            AnalysisError: It is not DICOM.
-            RefusedError: It is not taken, and why.
+            AnalysisError: The file is not DICOM.
+            RefusedError: The file is refused, with the reason.
         """
         with path.open("rb") as file:
             location = locate(file)
@@ -78,7 +78,7 @@ class Uploads:
             finally:
                 arrival.close()
         if not is_kept:
-            self.spool.remove(received.id)  # its bytes are here already
+            self.spool.remove(received.id)  # the same bytes are already stored
         return received
 
     def _check(self, location: Location, found: Identity) -> None:
@@ -104,7 +104,7 @@ class Uploads:
     def _stored(
         self, file: BinaryIO, arrival: Arrival, location: Location, found: Identity
     ) -> InstanceHeader:
-        """Make a dataset durable, and read its header."""
+        """Make a dataset durable, and return its header."""
         while piece := file.read(2**20):
             arrival.write(piece)
         announced = Announced(

@@ -1,7 +1,7 @@
-"""The durable work: what is enqueued, in the same transaction that records why.
+"""Queues durable work in the same transaction that records the reason for it.
 
-DBOS runs it (see workflows.py); here is only how it is asked for. A finished id that is
-enqueued again is silently ignored, so every repetition carries a new run number.
+DBOS runs the work (see workflows.py). DBOS silently ignores a finished id that is
+enqueued again, so every repetition has a new run number.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,8 @@ from config.destinations import Destination, SenderDestination
 from dicom_node.tables import instance
 
 APPLICATION = "fracture-node"
-# A constant of ours: DBOS's own default is a hash of the code, and would strand queued
-# work after an upgrade.
+# A constant, because DBOS's own default is a hash of the code. After an upgrade, work
+# that was queued with the old hash would never run.
 VERSION = "1"
 ANALYZE = "analyze"
 ANALYZE_SLOWLY = "analyze-slowly"
@@ -24,7 +24,7 @@ DELIVER = "deliver"
 
 
 class PickleRefusedError(Exception):
-    """A row of DBOS's tables declares that its values are pickles; ours are JSON."""
+    """A row of DBOS's tables declares its values as pickles; ours are JSON."""
 
     def __init__(self) -> None:
         super().__init__("a value in the database is a pickle; it was not loaded")
@@ -34,13 +34,13 @@ def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
     raise PickleRefusedError
 
 
-# Each row says how its values are written, and DBOS believes it whatever serializer it
-# is given. A pickle runs code, so whoever could write a row could run code here.
+# Each row says how its values are serialized. DBOS follows it, whatever serializer it
+# is given. A pickle runs code, so anybody who can write a row could run code here.
 DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 
 
 class WorkQueue:
-    """Asks for work inside a transaction of the caller's."""
+    """Queues work inside a transaction of the caller."""
 
     def __init__(self, engine: sa.Engine, destinations: Sequence[Destination]) -> None:
         self._to_senders = {
@@ -57,14 +57,14 @@ class WorkQueue:
     def analyze(
         self, connection: sa.Connection, instance_id: str, run: int, delay_s: float = 0
     ) -> None:
-        """Ask for the analysis of an instance, after a delay in seconds."""
+        """Queue the analysis of an instance, after a delay in seconds."""
         options = _options(ANALYZE, f"{ANALYZE}:{instance_id}:{run}", delay_s)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
     def analyze_slowly(
         self, connection: sa.Connection, instance_id: str, run: int
     ) -> None:
-        """Ask for the analysis of an instance in the slow lane."""
+        """Queue the analysis of an instance in the slow lane."""
         identity = f"{ANALYZE_SLOWLY}:{instance_id}:{run}"
         options = _options(ANALYZE_SLOWLY, identity, 0)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
@@ -76,7 +76,7 @@ class WorkQueue:
         run: int,
         delay_s: float = 0,
     ) -> None:
-        """Ask for the delivery of (instance id, destination), after a delay."""
+        """Queue the delivery (instance id, destination), after a delay in seconds."""
         instance_id, destination = delivery
         identity = f"{DELIVER}:{instance_id}:{destination}:{run}"
         options = _options(DELIVER, identity, delay_s)
@@ -88,9 +88,10 @@ class WorkQueue:
     def peer(
         self, connection: sa.Connection, instance_id: str, destination: str
     ) -> str:
-        """Name the AE or service that a delivery goes to.
+        """Return the name of the AE or service that a delivery goes to.
 
-        Each has a partition of the queue: none waits for another that hangs.
+        Each one has its own partition of the queue, so that none waits for another that
+        hangs.
         """
         if destination not in self._to_senders:
             return destination

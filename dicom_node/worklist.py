@@ -1,4 +1,4 @@
-"""The worklist: which instances there are, found, sorted and paged by the database."""
+"""The worklist: instances that the database searches, sorts and divides into pages."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from dicom_node.tables import (
 
 
 class Order(StrEnum):
-    """What a worklist may be sorted by."""
+    """The columns that a worklist can be sorted by."""
 
     RECEIVED = "received"
     PATIENT = "patient"
@@ -46,19 +46,19 @@ COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which instances are looked for; what is empty or None asks for nothing.
+    """The search criteria for instances. An empty or None value matches everything.
 
     Attributes:
-        text: Words of a name, an ID or an accession number, in any order, parts of
-            them too, whatever their case and accents; or a UID, whole.
-        states: Of the instances, any of these; "analyzing" and "received" exclude each
-            other. Results of ours that came back are "returned", and are found if that
-            is asked for, or by their own UID, or by id.
-        points: Operating points that the answer reached, any of these.
-        since: Received from then on, in seconds since 1970.
-        until: Received before then.
-        sender: The AE title that sent it.
-        destination: Something was to be delivered there.
+        text: Words of a name, an ID or an accession number, in any order. Parts of
+            words match, too. Case and accents are ignored. Or a complete UID.
+        states: Any of these states; "analyzing" and "received" exclude each other.
+            Results of ours that came back are "returned". They are found only by this
+            state, by their own UID or by id.
+        points: Any of these operating points that the answer reached.
+        since: Received at or after this time, in seconds since 1970.
+        until: Received before this time, in seconds since 1970.
+        sender: AE title of the sender.
+        destination: Name of a destination of its results.
         ids: Only these instances.
     """
 
@@ -74,7 +74,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Sorting:
-    """How a worklist is sorted; what has no value in that column comes last."""
+    """The order of a worklist. Instances without a value in the column come last."""
 
     by: Order = Order.RECEIVED
     descending: bool = True
@@ -85,9 +85,9 @@ class Page:
     """A part of a worklist.
 
     Attributes:
-        rows: Of instances, with whose they are: `name`, `patient_id`,
-            `accession_number`, and the `seconds` from receipt to delivery.
-        total: How many there are on all pages.
+        rows: Rows of instances, with `name`, `patient_id` and `accession_number` of the
+            patient, and the `seconds` from receipt to delivery.
+        total: Number of instances on all pages.
     """
 
     rows: Sequence[sa.Row[Any]]
@@ -95,25 +95,25 @@ class Page:
 
 
 class Worklist:
-    """Questions to the journal for many instances at once."""
+    """Queries of the journal for many instances at once."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
     def page(self, wanted: Wanted, sorting: Sorting, *, number: int, size: int) -> Page:
-        """Look up one page.
+        """Return one page.
 
         Args:
-            wanted: What is looked for.
-            sorting: In which order.
-            number: Of the page, from 1 on.
-            size: How many instances are on a page.
+            wanted: The search criteria.
+            sorting: The order.
+            number: Number of the page, from 1.
+            size: Number of instances on a page.
         """
         conditions, order = _conditions(wanted), _order(sorting)
         is_named = wanted.text or sorting.by is Order.PATIENT
         source = NAMED_INSTANCE if is_named else instance
-        # Sorted alone, and what else is shown looked up for one page of them: whole
-        # rows are many times as much to sort.
+        # Only the ids are sorted, and the other columns are read for one page of them.
+        # To sort whole rows would be many times as much data.
         ids = sa.select(instance.c.id).select_from(source).where(*conditions)
         ids = ids.order_by(*order).limit(size).offset((number - 1) * size)
         query = _rows().where(instance.c.id.in_(ids)).order_by(*order)
@@ -123,10 +123,10 @@ class Worklist:
             return Page(rows, connection.execute(count).scalar_one())
 
     def study(self, study_instance_uid: str) -> Sequence[sa.Row[Any]]:
-        """Look up the instances of a study, in the order in which they came.
+        """Return the instances of a study, in the order of their receipt.
 
-        Results of ours that came back are shown with their sources, and are among these
-        only if none of the sources is known.
+        Results of ours that came back are shown with their sources. They are in this
+        list only if none of the sources is known.
         """
         query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
         query = query.order_by(instance.c.received_at, instance.c.id)
@@ -135,19 +135,19 @@ class Worklist:
         return [row for row in rows if state_shown(row) != RETURNED] or rows
 
     def senders(self) -> Sequence[str]:
-        """List the AE titles that have sent something, to choose from."""
+        """Return the AE titles that have sent instances, sorted."""
         query = sa.select(instance.c.calling_ae_title).distinct()
         with reading(self._engine) as connection:
             return sorted(connection.execute(query).scalars())
 
 
 def row_of(instance_id: str) -> sa.Select[Any]:
-    """Look up one instance, as a worklist has it."""
+    """Return the query for one instance, with the columns of a worklist."""
     return _rows().where(instance.c.id == instance_id)
 
 
 NAMED = (patient.c.name, patient.c.patient_id, patient.c.accession_number)
-# What came before there was a table of patients has no name.
+# Instances that were received before the table `patient` existed have no name.
 NAMED_INSTANCE = instance.outerjoin(patient, patient.c.instance_id == instance.c.id)
 
 
@@ -182,7 +182,7 @@ def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
 
 
 def state_shown(row: sa.Row[Any]) -> str:
-    """Name the state of an instance; the row is as a worklist has it."""
+    """Return the state of an instance as it is shown. The row is one of a worklist."""
     if row.returned:
         return RETURNED
     is_begun = row.state == InstanceState.RECEIVED and row.attempts > 0
@@ -213,7 +213,7 @@ def _goes_to(destination: str) -> sa.ColumnElement[bool]:
 
 
 def _named(text: str) -> list[sa.ColumnElement[bool]]:
-    """Find who is meant: by UID, else by all words of the text."""
+    """Return conditions for a search text: a UID, or else all words of the text."""
     if "." in text and UID_PATTERN.fullmatch(text):
         c = instance.c
         uids = c.sop_instance_uid, c.study_instance_uid, c.series_instance_uid
@@ -226,7 +226,7 @@ def _named(text: str) -> list[sa.ColumnElement[bool]]:
 def _order(sorting: Sorting) -> Sequence[sa.ColumnElement[Any]]:
     column = COLUMNS[sorting.by]
     way = column.desc() if sorting.descending else column.asc()
-    # The second one tells rows of equal value apart, so that pages do not overlap.
+    # The second column orders rows with equal values, so that pages do not overlap.
     last = instance.c.id.desc() if sorting.descending else instance.c.id.asc()
     has_value = sorting.by is Order.RECEIVED
     return (way, last) if has_value else (way.nulls_last(), last)
