@@ -1,8 +1,9 @@
-"""A small archive: a Storage SCP that keeps what it is sent.
+"""A small archive: a Storage SCP that stores the instances it receives.
 
-It stands in for a PACS in the demo and in tests. An instance lies in its folder as a
-Part 10 file under a name of ours, once per distinct content; `log.jsonl` has one line
-per C-STORE, written before the answer. Names and other patient data stay out of it.
+It is used as a PACS in the demo and in tests. Each instance is stored as a Part 10 file
+in the archive's folder, once for each distinct content. The archive chooses the file
+names. `log.jsonl` has one line for each C-STORE, written before the response. Names and
+other patient data are not logged.
 """
 
 import argparse
@@ -35,18 +36,19 @@ STUDY_INSTANCE_UID = 0x0020000D
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One C-STORE, as it stands in the log.
+    """One C-STORE, as in the log.
 
     Attributes:
-        time: When it was answered: ISO 8601, UTC.
-        calling_ae_title: Who sent it.
-        sop_class_uid: Of the request.
-        sop_instance_uid: Of the request.
-        study_instance_uid: Of the dataset; empty where absent or illegible.
-        transfer_syntax_uid: Of the presentation context.
+        time: Time of the response: ISO 8601, UTC.
+        calling_ae_title: AE title of the sender.
+        sop_class_uid: SOP Class UID of the request.
+        sop_instance_uid: SOP Instance UID of the request.
+        study_instance_uid: Study Instance UID of the dataset; empty if absent or
+            unreadable.
+        transfer_syntax_uid: Transfer syntax of the presentation context.
         digest: SHA-256 of the dataset's bytes as sent, hexadecimal.
-        path: The file's name in the archive's folder; empty where it was not kept.
-        status: The answer.
+        path: Name of the file in the archive's folder; empty if it was not kept.
+        status: Status of the response.
     """
 
     time: str
@@ -60,7 +62,8 @@ class Stored:
     status: int
 
 
-# Chooses the status of an answer; to play a troubled peer it may wait, abort or raise.
+# Returns the status of a response. To simulate a faulty peer it may wait, abort or
+# raise.
 Answer = Callable[[evt.Event], int]
 OnStored = Callable[[Stored], None]
 
@@ -69,8 +72,8 @@ class Archive:
     """A running archive.
 
     Attributes:
-        directory: Where the files and the log lie.
-        port: Where it listens.
+        directory: Folder of the files and the log.
+        port: Port that it listens on.
     """
 
     port: int
@@ -91,15 +94,15 @@ class Archive:
 
     @property
     def log(self) -> tuple[Stored, ...]:
-        """Every C-STORE so far, those of earlier runs included."""
+        """Every C-STORE so far, including those of earlier runs."""
         with self._news:
             return tuple(self._log)
 
     def wait(self, count: int, timeout_s: float) -> tuple[Stored, ...]:
-        """Wait until the log has so many lines, without polling.
+        """Wait until the log has this many lines, without polling.
 
         Raises:
-            TimeoutError: It has fewer after the timeout.
+            TimeoutError: It has fewer lines after the timeout.
         """
         with self._news:
             if not self._news.wait_for(lambda: len(self._log) >= count, timeout_s):
@@ -112,7 +115,7 @@ class Archive:
         self.port = self._server.server_address[1]
 
     def stop(self) -> None:
-        """End it; associations that are open are aborted."""
+        """Stop the archive. Open associations are aborted."""
         stop_listening(self._server)
 
     def _on_store(self, event: evt.Event) -> int:
@@ -163,27 +166,27 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks that tests alone
     on_stored: OnStored | None = None,
     answer: Answer | None = None,
 ) -> Archive:
-    """Start an archive; its `stop()` ends it.
+    """Start an archive. Its `stop()` ends it.
 
-    Any Storage SOP class, any transfer syntax that is proposed, and Verification.
+    It accepts any Storage SOP class, any proposed transfer syntax, and Verification.
 
     Args:
-        directory: Where files and log go; those of earlier runs stay and count.
-        ae_title: Its AE title. Associations that call another are accepted, too.
-        host: The address to listen on.
-        port: The port; 0 lets the system choose.
-        on_stored: Called after each C-STORE is logged, before its answer, from the
+        directory: Folder for files and log. Those of earlier runs stay and count.
+        ae_title: Its AE title. Associations that call another title are accepted, too.
+        host: Address to listen on.
+        port: Port to listen on; 0 is any free port.
+        on_stored: Called after each C-STORE is logged, before its response, from the
             thread of its association.
-        answer: Chooses the status of each answer; with a failure nothing is kept.
+        answer: Returns the status of each response. After a failure nothing is kept.
     """
-    _config.LOG_HANDLER_LEVEL = "none"  # datasets and names stay out of the log
+    _config.LOG_HANDLER_LEVEL = "none"  # datasets and names must not be logged
     archive = Archive(directory, on_stored, answer)
     archive.serve(ae_title, host, port)
     return archive
 
 
 def _dataset_bytes(event: evt.Event) -> bytes:
-    """The dataset as sent, also where pynetdicom is set to receive into files."""
+    """Return the dataset as sent, even if pynetdicom is set to receive into files."""
     path = event.dataset_path
     if path is None:
         return event.encoded_dataset(include_meta=False)
@@ -196,7 +199,7 @@ def _study(file: bytes) -> str:
         dataset = dcmread(
             BytesIO(file), stop_before_pixels=True, specific_tags=[STUDY_INSTANCE_UID]
         )
-    except Exception:  # noqa: BLE001 - broken bytes end in whatever they hit upon
+    except Exception:  # noqa: BLE001 - invalid bytes may cause any exception
         return ""
     if STUDY_INSTANCE_UID not in dataset:
         return ""
@@ -205,7 +208,7 @@ def _study(file: bytes) -> str:
 
 
 def _write_durably(path: Path, content: bytes) -> None:
-    """Write a file that is there as a whole or not at all, even after a power cut."""
+    """Write a file completely or not at all, even after a power failure."""
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""The listening side of the small archive: whatever storage is proposed is accepted."""
+"""The network side of the small archive. It accepts every proposed storage class."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 
 LARGEST_PDU = 131072
 MOST_ASSOCIATIONS = 100
-POLL_S = 0.1  # stopping takes as long, at most
+POLL_S = 0.1  # the longest time that stopping takes
 STORAGE_CLASSES = frozenset(c.abstract_syntax for c in AllStoragePresentationContexts)
 
 
@@ -24,7 +24,7 @@ class _Server(ThreadedAssociationServer):
 
 
 class _Connections:
-    """Closes what pynetdicom leaves open where the other end has closed first."""
+    """Closes connections that pynetdicom leaves open if the peer closed them first."""
 
     def __init__(self) -> None:
         self._close: dict[object, Callable[[], None]] = {}
@@ -44,9 +44,9 @@ def listen(
     """Serve C-STORE and C-ECHO in background threads.
 
     Args:
-        ae_title: Our AE title; associations that call another are accepted, too.
-        address: Host and port to bind; port 0 lets the system choose.
-        on_store: Answers a C-STORE; called from the threads of the associations.
+        ae_title: Our AE title. Associations that call another title are accepted, too.
+        address: Host and port to bind; port 0 is any free port.
+        on_store: Answers a C-STORE. It is called from the threads of the associations.
     """
     ae = AE(ae_title)
     ae.maximum_pdu_size = LARGEST_PDU
@@ -69,7 +69,7 @@ def listen(
 
 
 def stop_listening(server: ThreadedAssociationServer) -> None:
-    """End it; associations that are open are aborted."""
+    """Stop the server. Open associations are aborted."""
     for association in server.ae.active_associations:
         association.abort()
     TCPServer.shutdown(server)
@@ -77,7 +77,7 @@ def stop_listening(server: ThreadedAssociationServer) -> None:
 
 
 def _support_what_is_proposed(event: evt.Event) -> None:
-    """Support any storage class, as proposed.
+    """Support each proposed storage class, with its proposed transfer syntaxes.
 
     A list of all classes with all transfer syntaxes would be copied for each
     association, which takes 0.1 s.

@@ -70,8 +70,7 @@ class AssociateRequest:
         calling: The calling AE title for display and comparison; may be empty.
         called: The called AE title, likewise.
         has_version_1: Whether bit 0 of the protocol version is set (PS3.8 9.3.2).
-        application_context: Application Context Name; empty if there is none or it is
-            invalid.
+        application_context: Application Context Name; empty if missing or invalid.
         refused: Why presentation contexts are refused, by ID: the result of PS3.8 table
             9-18, and the reason as text.
         echoed: The fields that the response repeats unchanged (PS3.8 table 9-17).

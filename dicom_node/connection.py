@@ -1,9 +1,9 @@
-"""One association with a peer that sends to us: pynetdicom's, with its leaks closed.
+"""An association that a peer opened, based on pynetdicom's class.
 
-pynetdicom takes a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
-of one. Here there are bounds. A C-ECHO from time to time does not keep an association
-open, nor do fragments that never become an instance. What an association holds is let
-go of when its thread ends, whatever ended it. Where its datasets go is in intake.py.
+pynetdicom accepts a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
+of one. This module sets limits. An occasional C-ECHO does not keep an association open,
+nor do fragments that never become an instance. The resources of an association are
+released when its thread ends, whatever the reason. Datasets are stored by intake.py.
 """
 
 import logging
@@ -43,26 +43,27 @@ from dicom_node.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
 
 logger = logging.getLogger(__name__)
 
-# What we ask senders not to exceed. pynetdicom proposes 16 kB, DCMTK sends 128 kB at
-# most. 16 associations take half the CPU of 32 kB, and 4 MB more memory.
+# The maximum length that we announce to senders. pynetdicom proposes 16 kB, and DCMTK
+# sends at most 128 kB. With 16 associations, this takes half the CPU time of 32 kB, and
+# 4 MB more memory.
 MAXIMUM_PDU = 131_072
-# Some exceed it; more than this is an attack on our memory.
+# Some peers exceed that length. A PDU longer than this is an attack on our memory.
 LONGEST_PDU = 1_048_576
 PDU_DEADLINE_S = 60.0
-# A dataset that comes faster than this extends the time for an operation.
+# If a dataset comes faster than this, the time for its operation is extended.
 SLOWEST_BYTES_PER_S = 10_000
 # After an abort the two threads end by themselves, or the connection is cut.
 KILL_S = 2 * ARTIM_S
-# PS3.8 9.2.1: our answer to the request for an association, data or our answer to that
-# for its end are awaited; whichever comes, rings.
+# PS3.8 9.2.1: in these states the upper layer waits for our response to an association
+# request, for data, or for our response to a release request. Each of them rings.
 WAITING = {"Sta3", "Sta6", "Sta8"}
 
 
 class _Socket(AssociationSocket):
-    """The connection. Its first PDU has been read already.
+    """The connection. Its first PDU has already been read.
 
     Attributes:
-        asked: The request that an A-ASSOCIATE-AC has to answer.
+        asked: The request that an A-ASSOCIATE-AC responds to.
     """
 
     asked: AssociateRequest
@@ -79,9 +80,10 @@ class _Socket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read, be it the end of the connection.
+        """Return whether there is something to read, such as the end of the connection.
 
-        Where nothing else can happen this waits for it, or for something to send.
+        If nothing else can happen in this state, it waits for something to read or
+        send.
         """
         if self.socket is None:
             return False
@@ -93,7 +95,7 @@ class _Socket(AssociationSocket):
         return rings and (line is None or line.has_data())
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes; fewer when the connection ends first."""
+        """Read this many bytes; fewer if the connection ends first."""
         if self._ahead:
             data, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
             return bytearray(data)
@@ -101,12 +103,12 @@ class _Socket(AssociationSocket):
         return receive(self._connection, nr_bytes, deadline)
 
     def fragments(self) -> memoryview | None:
-        """Read the next PDU if it is a P-DATA-TF: what follows its head.
+        """Read the next PDU if it is a P-DATA-TF. Return its content after the head.
 
-        In memory that is used again for the next. None: it is another.
+        The memory is reused for the next PDU. None if it is another PDU.
 
         Raises:
-            OSError: The connection broke or ended in the middle of it.
+            OSError: The connection broke or ended in the middle of the PDU.
         """
         head = bytes(self.recv(PDU_HEAD))
         if not is_fragments(head):
@@ -128,7 +130,7 @@ class _Socket(AssociationSocket):
         super().send(bytestream)
 
     def close(self) -> None:
-        """End the connection, with a goodbye under TLS."""
+        """Close the connection. Under TLS, send a close_notify alert first."""
         part(self.socket)
         super().close()
 
@@ -144,10 +146,11 @@ class Connection(Association):
     """One association, from the peer's request to the end of its thread.
 
     Attributes:
-        address: The network address of the peer.
+        address: Network address of the peer.
         asked: The peer's request.
-        held: What is let go of when the association ends, however it ends.
-        on_invalid_report: Called for each N-EVENT-REPORT that lacks what it must have.
+        held: Resources to release when the association ends, whatever the reason.
+        on_invalid_report: Called for each N-EVENT-REPORT that lacks a required
+            parameter.
     """
 
     def __init__(
@@ -160,10 +163,10 @@ class Connection(Association):
         """Set up an association that `start` will serve.
 
         Args:
-            ae: Says our name, timeouts and PDU size.
-            contexts: What we serve.
+            ae: Our AE title, timeouts and PDU size.
+            contexts: The presentation contexts that we serve.
             caller: The peer.
-            ended: Called when all else has been let go of.
+            ended: Called after all other resources are released.
 
         Raises:
             MalformedPduError: The request cannot be read.
@@ -184,7 +187,8 @@ class Connection(Association):
         self.on_invalid_report: Callable[[], None] = lambda: None
         self.dul.to_provider_queue = WakingQueue(doorbell.ring)
         self._checkpoint = Checkpoint()
-        # pynetdicom's name; should it go, there is polling again and no harm.
+        # This is a private name of pynetdicom. If it disappears, pynetdicom polls
+        # again, which does no harm.
         self._reactor_checkpoint = self._checkpoint
         self.dul.to_user_queue = WakingQueue(self._checkpoint.set)
         line = _Socket(self, replace(caller, request=self.asked.pdu), doorbell)
@@ -199,25 +203,26 @@ class Connection(Association):
 
     @property
     def calling_ae_title(self) -> str:
-        """The AE title of the peer, as it is shown; empty if it has none."""
+        """AE title of the peer for display; empty if it has none."""
         return self.asked.calling
 
     @property
     def called_ae_title(self) -> str:
-        """The AE title that the peer asks for, as it is shown."""
+        """AE title that the peer called, for display."""
         return self.asked.called
 
     def store_in(
         self, spool: Spool, limit: int, operation_timeout_s: float, count: Count
     ) -> None:
-        """Have datasets stream into the spool.
+        """Store datasets in the spool as they arrive.
 
         Args:
-            spool: Where they go.
-            limit: Bytes of a dataset, at most.
+            spool: Stores the datasets.
+            limit: Maximum size of a dataset, in bytes.
             operation_timeout_s: The association is aborted if no instance was stored
-                for so long. Each 10 kB that came since add a second.
-            count: Takes requests that are refused because of their command.
+                for this many seconds. Each 10 kB received since then extend it by one
+                second.
+            count: Counts requests that are refused because of their command.
         """
         self._count = count
         self._operation_timeout_s = operation_timeout_s
@@ -228,14 +233,14 @@ class Connection(Association):
         self.held.callback(self.dimse.let_go)
 
     def would_serve(self, sop_class: UID) -> bool:
-        """Whether the peer, once it has asked, would be the SCP of a SOP class."""
+        """Return whether the peer proposed to be the SCP of a SOP class."""
         role = self.requestor.role_selection.get(sop_class)
         return role is not None and bool(role.scp_role)
 
     def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
-        """Serve a request in this association's thread, one after the other.
+        """Serve requests in this association's thread, one after the other.
 
-        pynetdicom starts a thread for each N-EVENT-REPORT, be there a thousand.
+        pynetdicom starts a thread for each N-EVENT-REPORT, even for a thousand of them.
         """
         if threading.current_thread() is not self:
             self.dimse.msg_queue.put((context_id, msg))
@@ -253,7 +258,7 @@ class Connection(Association):
             self.abort()
 
     def _overdue(self) -> str:
-        """Say for how long nothing was stored; empty if that is not too long."""
+        """Return a text if no instance was stored for too long; else an empty one."""
         more_s = self.dimse.received / SLOWEST_BYTES_PER_S
         passed_s = time.monotonic() - self.dimse.since
         if passed_s < self._operation_timeout_s + more_s:
@@ -263,8 +268,8 @@ class Connection(Association):
     def kill(self) -> None:
         """End the two threads; used by pynetdicom.
 
-        The upper layer may not end by itself: TLS may go on to send records that hold
-        nothing, which OpenSSL reads before anything else can happen.
+        The upper layer may not end by itself. A TLS peer may continue to send empty
+        records, and OpenSSL reads them before anything else can happen.
         """
         cut = threading.Timer(KILL_S, self.hang_up)
         cut.daemon = True
@@ -279,7 +284,7 @@ class Connection(Association):
         logger.warning("Aborting the association of %s at %s: %s", *who, why)
 
     def run_reactor(self) -> None:
-        """Serve the association to its end, and let go of all that it held."""
+        """Serve the association to its end, and release its resources."""
         with self.held:
             try:
                 super().run_reactor()
@@ -288,7 +293,7 @@ class Connection(Association):
                 self._log_cut_off()
 
     def _log_cut_off(self) -> None:
-        """Log that an instance did not come whole, unless the log says so already."""
+        """Log that an instance is incomplete, unless the log has the reason already."""
         if self.dul.complaint or not self.dimse.unfinished:
             return
         who = self.calling_ae_title, self.address
@@ -296,5 +301,5 @@ class Connection(Association):
         logger.warning(words, *who, self.dimse.unfinished)
 
     def hang_up(self) -> None:
-        """End the connection. Its threads then come to their ends."""
+        """End the connection. Its threads end after that."""
         hang_up(self._connection)

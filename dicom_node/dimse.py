@@ -1,9 +1,9 @@
-"""DIMSE messages as they come in, for both directions (PS3.7 annex E).
+"""Receives DIMSE messages, in both directions (PS3.7 annex E).
 
-pynetdicom's thread ends if it cannot read a message, and it waits for the dataset that
-a response announces, although responses have none. It takes any number of fragments,
-also empty ones. Here fragments are counted, on associations that peers open and on
-those that the node opens.
+pynetdicom's thread ends if it cannot read a message. It waits for a dataset if a
+response announces one, although responses have none. It accepts any number of
+fragments, even empty ones. This module limits fragments, both on associations that
+peers open and on those that the node opens.
 """
 
 import time
@@ -22,8 +22,9 @@ from pynetdicom.pdu_primitives import P_DATA
 
 from dicom_node.upper_layer import UpperLayer
 
-# Complete with their command: PS3.7 defines no dataset for them, or none that is used
-# here. Some archives announce one nevertheless, and send it or do not.
+# These messages are complete with their command: PS3.7 defines no dataset for them, or
+# none that is used here. Some archives nevertheless announce one, and send it or do
+# not.
 WITHOUT_DATASET = (
     C_ECHO_RQ,
     C_ECHO_RSP,
@@ -32,24 +33,25 @@ WITHOUT_DATASET = (
     N_EVENT_REPORT_RSP,
 )
 _COMMAND, _LAST = 1, 2  # bits of the message control header (PS3.8 E.2)
-# Bytes of a command set and of a storage commitment report. Ours name a few objects.
+# Maximum size of a command set or a storage commitment report, in bytes. Our requests
+# name only a few objects.
 LONGEST_COMMAND = 65_536
-# Each fragment costs processor time, also if it is empty. Senders fill their PDUs:
-# DCMTK's are of 4 kB or more. What is sent since the last operation may have
+# Each fragment costs processor time, even if it is empty. Senders fill their PDUs:
+# those of DCMTK have 4 kB or more. Since the last operation, a peer may have sent
 # SPARE_FRAGMENTS, and one more for each SMALLEST_FRAGMENT bytes.
 SPARE_FRAGMENTS = 4096
 SMALLEST_FRAGMENT = 256
 
 
 class MessageReader(DIMSEServiceProvider):
-    """Receives the messages of one association. Nothing that a peer sends raises.
+    """Receives the messages of one association. No data of a peer makes it raise.
 
     Attributes:
-        fragments: How many came since the last operation. A P-DATA-TF PDU without any
-            counts as one.
-        received: Bytes of these fragments.
-        since: When the last operation was complete, or the association began, by the
-            monotonic clock.
+        fragments: Number of fragments since the last operation. A P-DATA-TF PDU without
+            any counts as one.
+        received: Number of bytes in these fragments.
+        since: Time when the last operation was complete, or the association began, by
+            the monotonic clock.
     """
 
     fragments = 0
@@ -68,7 +70,7 @@ class MessageReader(DIMSEServiceProvider):
         return self.dul
 
     def receive_primitive(self, primitive: P_DATA) -> None:
-        """Take in the next fragments, of one message or of several.
+        """Process the next fragments, of one message or of several.
 
         The association is aborted if they cannot be read, or are too many.
         """
@@ -86,12 +88,12 @@ class MessageReader(DIMSEServiceProvider):
             self.upper_layer.abort_because(excess)
 
     def operation_is_complete(self) -> None:
-        """Begin to count again."""
+        """Reset the counts."""
         self.fragments = self.received = 0
         self.since = time.monotonic()
 
     def _excess(self) -> str:
-        """Say what came too often since the last operation; empty if nothing did."""
+        """Return the limit exceeded since the last operation; empty if none was."""
         if self.fragments <= SPARE_FRAGMENTS + self.received // SMALLEST_FRAGMENT:
             return ""
         return f"{self.fragments} fragments came with {self.received} bytes"
@@ -117,8 +119,8 @@ class MessageReader(DIMSEServiceProvider):
         return DIMSEMessage()
 
     def _is_skipped(self, control: int) -> bool:
-        """Tell whether a fragment is of a dataset that nobody reads."""
-        if control & _COMMAND:  # such a dataset never came, or was the last
+        """Return whether a fragment belongs to a dataset that is ignored."""
+        if control & _COMMAND:  # such a dataset never came, or is complete
             self._skips = False
         is_skipped = self._skips
         if control & _LAST:
@@ -127,7 +129,7 @@ class MessageReader(DIMSEServiceProvider):
 
 
 def _fault(message: DIMSEMessage, context_id: int, fragment: bytes) -> str:
-    """Say why a fragment cannot belong to a message; empty if it can (PS3.8 E.1)."""
+    """Return why a fragment cannot belong to a message; empty if it can (PS3.8 E.1)."""
     control, size = fragment[0], len(fragment) - 1
     if message.context_id is None:  # its command is not complete
         size += message.encoded_command_set.tell()

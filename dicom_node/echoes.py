@@ -1,4 +1,4 @@
-"""Signs of life that people asked destinations for, and what came of it."""
+"""Connection tests that users requested, and their results."""
 
 import time
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ SHOWN = 20
 def ask(
     engine: sa.Engine, destination: Destination, who: str, *, calling_ae_title: str
 ) -> None:
-    """Ask a destination, all of its peers, and write down what came of it.
+    """Test the connection to all peers of a destination, and record the result.
 
     Args:
-        engine: Of the journal.
-        destination: One of the settings.
-        who: Asks.
-        calling_ae_title: Who we are.
+        engine: Engine of the journal.
+        destination: A destination of the settings.
+        who: Name of the user that requested the test.
+        calling_ae_title: Our AE title.
     """
     began = time.time()
     asked = signs_of_life(
@@ -39,7 +39,7 @@ def ask(
 
 
 def asked(engine: sa.Engine, destination: str) -> Sequence[sa.Row[Any]]:
-    """Read what came of the last times, the last one first."""
+    """Return the results of the last tests, newest first."""
     query = echo.select().where(echo.c.destination == destination)
     with reading(engine) as connection:
         return connection.execute(query.order_by(echo.c.id.desc()).limit(SHOWN)).all()

@@ -1,4 +1,4 @@
-"""TLS with a new connection, and what the log says of connections that fail."""
+"""TLS on new connections, and log messages about failed connections."""
 
 import logging
 import socket
@@ -9,25 +9,26 @@ from ssl import SSLContext
 
 logger = logging.getLogger(__name__)
 
-ALERT_S = 1.0  # for a peer to read why there is no TLS with it
-# A scanner or a modality with the wrong certificate may fail a hundred times a second.
+ALERT_S = 1.0  # time for the peer to read why TLS failed
+# A scanner, or a modality with the wrong certificate, may fail a hundred times a
+# second.
 TOLD_EVERY_S = 60.0
 MOST_TOLD = 100
 
 
 class Failures:
-    """Logs connections that fail, but not each one of a flood.
+    """Logs failed connections, with a limit for a flood of them.
 
     The same reason for the same address is logged once a minute, and no more than
-    MOST_TOLD lines a minute. The rest is counted.
+    MOST_TOLD lines a minute. Other failures are only counted.
     """
 
     def __init__(self, missing: str, more: str) -> None:
-        """Begin to log.
+        """Create an empty log.
 
         Args:
-            missing: What could not be had with the caller: "TLS" or "association".
-            more: Ends the line that counts the failures that were not logged.
+            missing: The part that failed: "TLS" or "association".
+            more: End of the line that counts the failures that were not logged.
         """
         self._missing = missing
         self._more = more
@@ -53,7 +54,7 @@ class Failures:
 
 
 def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket | None:
-    """Put TLS over a connection; None where the peer has gone already."""
+    """Put TLS on a connection; return None if the peer has gone already."""
     try:
         return context.wrap_socket(
             connection, server_side=True, do_handshake_on_connect=False
@@ -64,9 +65,10 @@ def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket 
 
 
 def let_read(connection: socket.socket) -> None:
-    """Let the peer read our alert: bytes that nobody read would reset the connection.
+    """Let the peer read our alert before the connection is closed.
 
-    A caller of TLS 1.3 has sent its request before it learns that it was refused.
+    Closing with unread bytes would reset the connection. A TLS 1.3 client has sent its
+    request before it learns that it was refused.
     """
     connection.settimeout(ALERT_S)
     deadline = time.monotonic() + ALERT_S

@@ -1,8 +1,8 @@
-"""Bounds on the responses of HTTP servers that the node calls.
+"""Limits on the responses of HTTP servers that the node calls.
 
-`requests` bounds the wait for the next byte, and nothing else. A server could send the
+`requests` limits the wait for the next byte, and nothing else. A server could send the
 status line, headers, interim responses (100 Continue), chunks or trailers byte by byte,
-or without end. Here the bytes and the time of a whole response are bounded at the
+or without end. This module limits the bytes and the time of a whole response at the
 socket, before anything reads them.
 """
 
@@ -19,15 +19,15 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Bytes of a response with its headers and everything else that is no payload.
+# Bytes of a response, including headers and everything else that is not payload.
 LARGEST_RESPONSE = 1_310_720
-# A whole response may take so many times the timeout of the connection, which is that
-# of the next byte.
+# A whole response may take this many times the timeout of the connection. The timeout
+# itself applies to each byte.
 TIMEOUTS = 2.0
 
 
 class ResponseTooLargeError(OSError):
-    """More than LARGEST_RESPONSE bytes came."""
+    """The response has more than LARGEST_RESPONSE bytes."""
 
 
 class ResponseTooSlowError(OSError):
@@ -35,10 +35,10 @@ class ResponseTooSlowError(OSError):
 
 
 class BoundedAdapter(HTTPAdapter):
-    """Sends requests, each with bounds on its response."""
+    """Sends requests and limits their responses."""
 
     def init_poolmanager(self, *args: Any, **keys: Any) -> None:  # noqa: ANN401 - as in requests
-        """Make the connections; called by the constructor."""
+        """Create the connection pools; called by the constructor."""
         super().init_poolmanager(*args, **keys)
         self.poolmanager.pool_classes_by_scheme = {
             "http": _HttpPool,
@@ -47,7 +47,7 @@ class BoundedAdapter(HTTPAdapter):
 
 
 class _Bounded(io.RawIOBase):
-    """What comes from a connection, within the bounds."""
+    """Data from a connection, within the limits."""
 
     def __init__(self, content: io.RawIOBase, connection: socket.socket) -> None:
         self._content = content

@@ -1,8 +1,9 @@
-"""Where the datasets that a peer sends go: into the spool, as they come in.
+"""Stores the datasets that a peer sends in the spool, as they arrive.
 
-pynetdicom keeps a dataset in memory, or in a temporary file that it leaves behind when
-a connection drops, and dies without an answer where a disk is full. Here datasets go
-straight into the spool, never beyond a limit; the files of those not kept are removed.
+pynetdicom keeps a dataset in memory, or in a temporary file that it does not remove
+when a connection drops. It dies without a response if the disk is full. In this module,
+datasets go straight into the spool, never beyond a limit. The files of datasets that
+are not kept are removed.
 """
 
 import logging
@@ -29,10 +30,11 @@ from dicom_node.spool import MB, Arrival, Spool
 
 logger = logging.getLogger(__name__)
 
-# Without asynchronous operations a peer waits for each answer (PS3.7 D.3.3.3).
+# Without asynchronous operations a peer waits for each response (PS3.7 D.3.3.3).
 MOST_UNANSWERED = 4
-# A dataset that is too large is read to its end and thrown away, so that it can be
-# refused with the reason. One that has more bytes than any element can have is aborted.
+# A dataset that is too large is read to its end and discarded, so that it can be
+# refused with a reason. If it has more bytes than any element can have, the association
+# is aborted.
 LONGEST_DATASET = 2**32
 NO_UID = (
     "Affected SOP Class UID (0000,0002) or Instance UID (0000,1000) is no UID. "
@@ -41,23 +43,23 @@ NO_UID = (
 
 
 class IncomingDataset(BytesIO):
-    """The dataset of one request: pynetdicom takes it for memory, it goes to disk.
+    """The dataset of one request. pynetdicom writes it to memory, but it goes to disk.
 
-    A report, which is brief, does stay in memory.
+    A report stays in memory, because it is short.
 
     Attributes:
-        arrival: The file, once the first bytes have come.
-        refusal: Why no file is written, or no more.
-        received: Bytes that have come, kept or not.
-        began: When the first came, by the monotonic clock.
+        arrival: The file; None until the first bytes arrive.
+        refusal: Why no file is written, or why writing has stopped.
+        received: Number of bytes received, kept or not.
+        began: Time when the first bytes arrived, by the monotonic clock.
     """
 
     def __init__(
         self, begin: Callable[["IncomingDataset"], Arrival | None], limit: int
     ) -> None:
-        """Prepare for a dataset of at most `limit` bytes; none need come.
+        """Prepare for a dataset of at most `limit` bytes. It may remain empty.
 
-        `begin` opens the file, or returns None for what stays in memory.
+        `begin` opens the file, or returns None if the dataset is to stay in memory.
         """
         super().__init__()
         self.arrival: Arrival | None = None
@@ -68,7 +70,7 @@ class IncomingDataset(BytesIO):
         self._limit = limit
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
-        """Store some bytes. Never raises: pynetdicom's thread would die of it."""
+        """Store some bytes. It never raises, because pynetdicom's thread would end."""
         if not self.received:
             self.began = time.monotonic()
         self.received += len(data)
@@ -84,11 +86,11 @@ class IncomingDataset(BytesIO):
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a file that has not been let go of."""
+        """True if the dataset has a file that is not closed."""
         return self.arrival is not None and not self.arrival.closed
 
     def let_go(self) -> None:
-        """Close the file; one that was not kept is removed. May be called twice."""
+        """Close the file, and remove it if it was not kept. May be called twice."""
         if self.arrival is not None:
             self.arrival.close()
 
@@ -115,19 +117,19 @@ class IncomingDataset(BytesIO):
 
 
 class Intake(MessageReader):
-    """Receives the messages of one association, their datasets into the spool."""
+    """Receives the messages of one association and stores datasets in the spool."""
 
     def __init__(self, association: Association, spool: Spool, limit: int) -> None:
         """Prepare to receive datasets of at most `limit` bytes."""
         super().__init__(association)
         self._spool = spool
         self._limit = limit
-        # Of the message that is coming in, or came last.
+        # The dataset of the current message, or of the last one.
         self._dataset: IncomingDataset
         self._on_disk: set[IncomingDataset] = set()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
-        """Take in a fragment; abort if there is no end of them."""
+        """Process a fragment; abort the association if there are too many."""
         super()._receive(context_id, fragment)
         if self._dataset.received > LONGEST_DATASET:
             words = f"a dataset of more than {LONGEST_DATASET} bytes came"
@@ -139,7 +141,7 @@ class Intake(MessageReader):
 
     @property
     def unfinished(self) -> str:
-        """Say which message is coming in, and how much of it came; empty if none is."""
+        """The incomplete message and its size so far; empty if all are complete."""
         if self.message is None:
             return ""
         uid = self.message.command_set.get("AffectedSOPInstanceUID", "")
@@ -152,12 +154,12 @@ class Intake(MessageReader):
         return message
 
     def let_go(self) -> None:
-        """Let go of all datasets, half received or never looked at."""
+        """Close all datasets, including incomplete and unread ones."""
         for dataset in list(self._on_disk):
             dataset.let_go()
 
     def _begin(self, message: DIMSEMessage, dataset: IncomingDataset) -> Arrival | None:
-        """Open the file of a dataset, now that its command is there."""
+        """Open the file of a dataset, after its command has been received."""
         if isinstance(message, N_EVENT_REPORT_RQ):
             if dataset.received > LONGEST_COMMAND:
                 raise CannotUnderstandError("A report of absurd length.")

@@ -1,7 +1,7 @@
-"""Requests that pynetdicom would not answer: each gets its answer, or an abort.
+"""Answers requests that pynetdicom would ignore, or aborts the association.
 
-pynetdicom says nothing to a request that lacks a parameter, and its peer waits for an
-answer until its own timeout.
+pynetdicom does not respond to a request that lacks a parameter, and its peer waits for
+a response until its own timeout.
 """
 
 import logging
@@ -50,13 +50,14 @@ def answer_invalid(
     """Answer a request that pynetdicom cannot serve.
 
     Args:
-        association: The association that it came on.
-        request: The request. Parameters that can have one value only are filled in.
-        context_id: The presentation context that it came in.
+        association: The association of the request.
+        request: The request. Missing parameters that have only one possible value are
+            filled in.
+        context_id: The presentation context of the request.
         caller: The peer, for the log.
 
     Returns:
-        Whether it was answered. If not, pynetdicom is to serve it.
+        True if the request was answered. Otherwise pynetdicom is to serve it.
 
     Raises:
         NotServedError: It cannot be answered. The message says why.
@@ -66,7 +67,7 @@ def answer_invalid(
         words = f"a message came in presentation context {context_id}"
         raise NotServedError(f"{words}, which was not accepted")
     name = type(request).__name__.replace("_", "-")
-    if isinstance(request, C_CANCEL):  # pynetdicom takes ten of them
+    if isinstance(request, C_CANCEL):  # pynetdicom accepts ten of them
         raise NotServedError(f"too many {name} requests came")
     if request.MessageID is None:
         raise NotServedError("a response came that answers nothing")

@@ -1,11 +1,12 @@
-"""The listening socket, and the waiting room for those who have not said who they are.
+"""The listening socket, and the connections that have not requested an association yet.
 
-Anybody can open a socket and stay silent, or send half a request: port scanners,
-load-balancer probes, hung modalities. Such a socket costs a place among those of its
-own address and a thread that sleeps, never an association: a connection is handed on
-when its A-ASSOCIATE-RQ is there as a whole. Each has a deadline; where there are too
-many, the one that has waited longest goes, so that newcomers, who speak at once, come
-through. Hands are shaken here, too, where there is TLS: who is silent holds up nobody.
+Anybody can open a connection and stay silent, or send half a request: port scanners,
+load-balancer probes, hung modalities. Such a connection uses one of the slots of its
+own address and a thread that sleeps, but never an association. A connection is handed
+on when its A-ASSOCIATE-RQ is complete. Each connection has a deadline. If there are too
+many, the one that has waited longest is closed, so that new ones, which send their
+request at once, succeed. The TLS handshake is done here, too, so that a silent peer
+delays no other.
 """
 
 import logging
@@ -29,11 +30,11 @@ BACKLOG = 128
 DEADLINE_S = 10.0
 MOST_WAITING = 128
 MOST_WAITING_PER_ADDRESS = 32
-PDU_HEAD = 6  # type, reserved, length of what follows (PS3.8 9.3.1)
+PDU_HEAD = 6  # type, reserved, length of the rest (PS3.8 9.3.1)
 # 128 presentation contexts of 40 transfer syntaxes make 150 kB.
 LONGEST_REQUEST = 262_144
-# A-ABORT by the service provider: unrecognized PDU, invalid PDU parameter value
-# (PS3.8 9.3.8).
+# A-ABORT by the service provider: unrecognized PDU, invalid PDU parameter value (PS3.8
+# 9.3.8).
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
 ABORT_INVALID = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
 # Why a connection did not become an association. Details follow after a colon.
@@ -44,7 +45,7 @@ CUT_OFF = "A-ASSOCIATE-RQ was cut off"
 NO_DICOM = "no A-ASSOCIATE-RQ but something else"
 UNREADABLE = "unreadable request"
 CROWDED = "too many connections waited"
-# The reason as the metric has it.
+# The label of each reason in the metric.
 LABELS = {
     SILENT: "no_request",
     NO_TLS: "no_tls",
@@ -56,25 +57,28 @@ LABELS = {
 }
 TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446 5.1: record type and version
 HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTION", b"CONNEC", b"PRI * ")
-# For each association that is open here, a connection is left so long to the others.
+# Before it accepts a connection, this process waits this long for each association that
+# it serves, so that an idle process can accept it.
 YIELD_S = 0.003
 LONGEST_YIELD_S = 0.006
 
 OnFailed = Callable[[str, str], None]
 """Called with the address and the reason of each connection that does not become an
-association."""
+association.
+"""
 
-# Sockets to accept from, with what secures their connections: None means plain text.
+# Sockets to accept from, with the TLS settings of their connections: None means plain
+# text.
 Listening = Mapping[socket.socket, SSLContext | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A peer that has asked for an association.
+    """A peer that has requested an association.
 
     Attributes:
         socket: The connection.
-        address: The host and port that it comes from, and more for IPv6.
+        address: Host and port of the peer, and more for IPv6.
         request: Its A-ASSOCIATE-RQ PDU, already read from the socket.
     """
 
@@ -88,7 +92,7 @@ class _NoRequestError(Exception):
 
     Attributes:
         reason: One of the reasons above.
-        detail: More about it, without text that the peer chose; may be empty.
+        detail: Details, without text that the peer chose; may be empty.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -98,7 +102,7 @@ class _NoRequestError(Exception):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket. Several processes may share it; port 0 finds one."""
+    """Open the listening socket. Several processes may share it; port 0 is any."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     return socket.create_server(
@@ -107,7 +111,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 class Listener:
-    """Accepts connections and hands on those that ask for an association."""
+    """Accepts connections and hands on those that request an association."""
 
     def __init__(
         self,
@@ -117,19 +121,22 @@ class Listener:
         busy: Callable[[], int] = lambda: 0,
         on_failed: OnFailed = lambda *_: None,
     ) -> None:
-        """Start to accept, in a thread of its own.
+        """Start a thread that accepts connections.
 
         Args:
-            listening: Shared with other processes; only our copies are ever closed.
+            listening: The sockets, shared with other processes. Only our copies are
+                closed.
             serve: Takes a caller over, or raises MalformedPduError if its request
-                cannot be read; called from several threads at once.
-            count: Takes who is sent away.
-            busy: Says how many are served, where other processes may have fewer.
+                cannot be read. It is called from several threads at once.
+            count: Counts the connections that do not become an association.
+            busy: Returns how many associations this process serves, if other processes
+                may serve fewer.
             on_failed: Called for connections that do not become an association, except
-                those that end without a byte. Called from several threads at once.
+                those that end without a byte. It is called from several threads at
+                once.
         """
         for each in listening:
-            # Another process may take the connection that woke us.
+            # Another process may accept the connection that woke us.
             each.settimeout(0)
         self._listening = listening
         self._no_tls = Failures("TLS", "TLS handshakes failed")
@@ -139,7 +146,7 @@ class Listener:
         self._count = count
         self._busy = busy
         self._on_failed = on_failed
-        self._waiting: dict[socket.socket, str] = {}  # oldest first; their addresses
+        self._waiting: dict[socket.socket, str] = {}  # address of each, oldest first
         self._lock = threading.Lock()
         self._stopped = False
         self._wake, self._woken = socket.socketpair()
@@ -147,7 +154,7 @@ class Listener:
         self._thread.start()
 
     def stop(self) -> None:
-        """Accept no more, and send away who is still waiting. May be called twice."""
+        """Stop accepting, and close waiting connections. May be called twice."""
         with self._lock:
             self._stopped = True
             for connection in self._waiting:
@@ -174,7 +181,7 @@ class Listener:
                         time.sleep(0.1)
 
     def _let_others(self) -> None:
-        """Let a process that has less to do go ahead: who wakes up first takes all."""
+        """Let a less busy process accept first. Otherwise one would take all."""
         time.sleep(min(YIELD_S * (self._busy() + len(self._waiting)), LONGEST_YIELD_S))
 
     def _accept(self, listening: socket.socket) -> None:
@@ -183,7 +190,7 @@ class Listener:
         except (BlockingIOError, ConnectionAbortedError):
             return
         except OSError as error:
-            # Out of descriptors. The waiting have some.
+            # There are no descriptors left. Waiting connections have some.
             logger.error("Cannot accept a connection: %s", error.strerror)  # noqa: TRY400
             self._make_room(None)
             time.sleep(0.1)
@@ -200,14 +207,17 @@ class Listener:
         )
         try:
             hearing.start()
-        except RuntimeError:  # no thread to be had; the peer shall not wait for one
+        except RuntimeError:  # no thread is available; the peer must not wait for one
             with self._lock:
                 self._waiting.pop(secured, None)
             secured.close()
             raise
 
     def _make_room(self, address: str | None) -> None:
-        """Send the oldest away where one more would be too many, or for None."""
+        """Close the oldest waiting connection if one more would be too many.
+
+        If `address` is None, close it in any case.
+        """
         with self._lock:
             waiting = list(self._waiting)
             same = [each for each in waiting if self._waiting[each] == address]
@@ -259,9 +269,9 @@ class Listener:
             raise _NoRequestError(SILENT) from None
 
     def _shake_hands(self, connection: Line, address: str) -> None:
-        """Agree on TLS, however slowly the peer speaks."""
-        connection.settimeout(DEADLINE_S)  # of the handshake as a whole
-        # SSLSocket knows no flags; this looks without taking.
+        """Do the TLS handshake, however slow the peer is."""
+        connection.settimeout(DEADLINE_S)  # for the whole handshake
+        # SSLSocket accepts no flags. This reads without removing the byte.
         if not socket.socket.recv(connection, 1, socket.MSG_PEEK):
             raise _NoRequestError(SILENT)
         try:
@@ -286,7 +296,7 @@ def _request(connection: socket.socket, deadline: float) -> bytes:
     """Read the first PDU.
 
     Raises:
-        _NoRequestError: It is no A-ASSOCIATE-RQ, or not as a whole.
+        _NoRequestError: It is not an A-ASSOCIATE-RQ, or it is incomplete.
         OSError: The connection broke before that, or the deadline has passed.
     """
     head = receive(connection, PDU_HEAD, deadline)
@@ -308,12 +318,12 @@ def _request(connection: socket.socket, deadline: float) -> bytes:
 
 
 def _abort(connection: socket.socket, abort: bytes) -> None:
-    with suppress(OSError):  # gone already
+    with suppress(OSError):  # already closed
         connection.sendall(abort)
 
 
 def _kind(head: bytes, length: int) -> str:
-    """Say what came in place of a request."""
+    """Return what the peer sent in place of a request."""
     if head.startswith(TLS_HANDSHAKE):
         return "TLS on the port for plain DICOM"
     if head.startswith(HTTP_METHODS):
@@ -324,12 +334,12 @@ def _kind(head: bytes, length: int) -> str:
 
 
 def receive(connection: socket.socket, length: int, deadline: float) -> bytearray:
-    """Read so many bytes; fewer when the connection ends first.
+    """Read this many bytes; fewer if the connection ends first.
 
     Args:
-        connection: Its timeout is changed.
-        length: How many bytes.
-        deadline: By the monotonic clock; drop by drop must not last for ever.
+        connection: The connection. Its timeout is changed.
+        length: Number of bytes.
+        deadline: Time of the monotonic clock at which the whole read must be complete.
 
     Raises:
         OSError: The connection broke, or the deadline has passed.
@@ -341,7 +351,7 @@ def receive(connection: socket.socket, length: int, deadline: float) -> bytearra
 
 
 def receive_into(connection: socket.socket, view: memoryview, deadline: float) -> int:
-    """Fill a view as `receive` would; return how many bytes came."""
+    """Fill a view as `receive` would. Return the number of bytes read."""
     count = 0
     while count < len(view):
         if (left := deadline - time.monotonic()) <= 0:
@@ -355,6 +365,6 @@ def receive_into(connection: socket.socket, view: memoryview, deadline: float) -
 
 
 def hang_up(connection: socket.socket) -> None:
-    """End a connection. A thread that waits for it wakes up, and is to close it."""
+    """End a connection. A thread that waits for it wakes up, and must close it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The receiver's listening sockets, plain and for TLS: opened once and handed on."""
+"""The receiver's listening sockets, plain and TLS, which its processes share."""
 
 import argparse
 import logging
@@ -13,17 +13,17 @@ from dicom_node.tls import server_context
 
 logger = logging.getLogger(__name__)
 
-# The options that hand a socket on to a process.
+# The options that pass a socket on to a process.
 FD = "--fd"
 TLS_FD = "--tls-fd"
 
 
 def open_ports(settings: Settings) -> dict[str, socket.socket]:
-    """Listen where the settings say; end the process in words where that cannot be.
+    """Listen on the ports of the settings. Exit with a message if that fails.
 
     Returns:
-        The plain socket, if there shall be one, and that for TLS, if there is TLS, by
-        the option that hands each on to a receiver.
+        The plain socket, unless there is only TLS, and the TLS socket, if there is one,
+        by the option that passes it on to a receiver.
     """
     host, tls = settings.receiver.host, settings.tls
     ports = {} if tls.only else {FD: settings.receiver.port}
@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def listening(given: argparse.Namespace, settings: Settings) -> Listening:
-    """Take over the sockets that the supervisor opened, or open them."""
+    """Use the sockets that the supervisor opened, or open them."""
     inherited = {
         option: socket.socket(fileno=number)
         for option, number in ((FD, given.fd), (TLS_FD, given.tls_fd))

@@ -1,11 +1,11 @@
 """The receiver: the Storage SCP of the node, and the process that runs it.
 
-It never waits for a GPU, a slow PACS or a broken image: what it does with an instance
-is in `storing.py`, and takes as long as the disk takes.
+It never waits for a GPU, a slow PACS or a broken image. It stores each instance (see
+`storing.py`), which takes as long as the disk takes.
 
-Started by the supervisor as `python -P -m dicom_node.receiver --config FILE --fd N`, N
-being the listening socket that all receivers share, and --tls-fd N the one for TLS; by
-hand without them.
+The supervisor starts it as `python -P -m dicom_node.receiver --config FILE --fd N`. N
+is the listening socket that all receivers share, and --tls-fd N is the one for TLS.
+Without these options, the receiver opens the sockets itself.
 """
 
 import logging
@@ -88,7 +88,7 @@ from dicom_node.tls import certificate_names
 
 logger = logging.getLogger(__name__)
 
-IDLE_S = 60.0  # an association on which nothing moves is aborted
+IDLE_S = 60.0  # an association without traffic is aborted after this time
 DRAIN_S = 30.0
 ABORT_S = 2.0
 
@@ -99,13 +99,15 @@ WHY_REFUSED: Mapping[int | None, str] = {
 }
 
 OnAsked = Callable[[str, str, str], None]
-"""Called with the calling AE title and the address of each caller, and the reason why
-it gets no association. The reason is empty if it gets one. The title is empty if the
-caller did not send one."""
+"""Called for each caller with its AE title, its address and the reason for a rejection.
+
+The reason is empty if the caller gets an association. The title is empty if the caller
+did not send one.
+"""
 
 
 def main() -> None:
-    """Run a receiver until SIGTERM; associations that are open then may finish."""
+    """Run a receiver until SIGTERM. Associations that are open then may finish."""
     parser = role_parser("receiver", __doc__)
     add_options(parser)
     given = parser.parse_args()
@@ -135,13 +137,13 @@ def main() -> None:
 
 
 def _recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
-    """Compose what makes an instance the node's: its row and its work."""
+    """Return a function that records an instance and wakes the worker."""
 
     def accept(instance: ReceivedInstance) -> None:
         is_kept = journal.record(instance)
         tell(received_event(instance, instance.calling_ae_title, again=not is_kept))
         if not is_kept:
-            spool.remove(instance.id)  # its bytes are here already
+            spool.remove(instance.id)  # the same bytes are already stored
         with suppress(OSError):  # the worker polls, too
             ring(spool.run)
 
@@ -149,7 +151,7 @@ def _recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
 
 
 def _doorkeeper(tell: Tell) -> OnAsked:
-    """Compose what makes callers known to the audit trail."""
+    """Return a function that records callers in the audit trail."""
 
     def asked(calling_ae_title: str, address: str, reason: str) -> None:
         what = What.REJECTED if reason else What.OPENED
@@ -159,7 +161,7 @@ def _doorkeeper(tell: Tell) -> OnAsked:
 
 
 def ignore_callers(_title: str, _address: str, _reason: str) -> None:
-    """Tell nobody of callers."""
+    """Do nothing about a caller."""
 
 
 def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
@@ -203,25 +205,25 @@ def start_receiver(  # noqa: PLR0913 - what a receiver is made of
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> "Receiver":
-    """Serve C-ECHO and C-STORE, and hear archives, in background threads.
+    """Serve C-ECHO, C-STORE and reports of archives, in background threads.
 
     Args:
-        settings: Our AE title, whom we take what from.
-        spool: Where instances go.
-        accept: Records one instance, which is durable on disk by then, or raises
-            OutOfResourcesError when it has recorded nothing. Called from several
+        settings: Our AE title, the allowed callers and the limits.
+        spool: Stores the instances.
+        accept: Records an instance that is durable on disk. If it raises
+            OutOfResourcesError, it has recorded nothing. It is called from several
             threads at once.
-        sockets: The sockets to accept from, plain or under TLS; other processes may
-            share them.
+        sockets: The sockets to accept from, plain or TLS. Other processes may share
+            them.
         on_asked: Called for each caller, with the reason if it gets no association.
-        settle: Records what an archive reports that it commits itself to keep; None
-            where no archive is asked, and none is heard.
+        settle: Records the storage commitment report of an archive. If None, no archive
+            is asked, and reports are not accepted.
         on_refused: Called for each report of an archive that is refused.
-        count: Takes what happens that no journal records.
+        count: Counts events that the journal does not record.
     """
-    # Switches of the whole process: pynetdicom would build text for every PDU, and
-    # log what peers write. It would abort an association on a UID of more than 64
-    # characters: intake.py decides which UIDs are taken.
+    # Settings of the whole process. Otherwise pynetdicom would build a text for every
+    # PDU, log texts of peers, and abort an association because of a UID of more than 64
+    # characters: intake.py decides which UIDs are accepted.
     _config.LOG_HANDLER_LEVEL = "none"
     _config.VALIDATORS["UI"] = lambda _: (True, "")
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
@@ -232,7 +234,7 @@ class Receiver:
     """A running Storage SCP.
 
     Attributes:
-        port: The TCP port it listens on, the first of several.
+        port: The TCP port that it listens on; the first one if there are several.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - see start_receiver
@@ -264,13 +266,13 @@ class Receiver:
         )
 
     def drain(self, timeout_s: float) -> bool:
-        """Accept nobody any more and wait for the associations to end.
+        """Stop accepting, and wait for the associations to end.
 
         Args:
-            timeout_s: What is open after this is aborted.
+            timeout_s: Time in seconds after which open associations are aborted.
 
         Returns:
-            Whether all ended by themselves.
+            True if all ended by themselves.
         """
         self._listener.stop()
         if self._wait(timeout_s):
@@ -288,7 +290,7 @@ class Receiver:
             return self._changed.wait_for(lambda: not self._connections, timeout_s)
 
     def _serve(self, caller: Caller) -> None:
-        """Open an association with a peer that has asked for one."""
+        """Open an association with a peer that has requested one."""
         connection = Connection(self._ae, self._contexts, caller, self._forget)
         storing = self._storing
         patience_s = self._settings.operation_timeout_s
@@ -328,7 +330,7 @@ class Receiver:
         self._on_asked("", address, reason)
 
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:
-        """Admit or reject an association, before anything is negotiated."""
+        """Accept or reject an association, before anything is negotiated."""
         decision = self._admit(connection)
         if isinstance(decision, Rejection):
             self._reject(connection, decision)
@@ -352,7 +354,7 @@ class Receiver:
                 asked.calling, asked.called, connection.address
             )
         except Exception:
-            # pynetdicom would go on and accept whom nobody has looked at.
+            # After an exception, pynetdicom would accept the caller without a check.
             logger.exception("Cannot decide on an association")
             return CONGESTED
 
@@ -372,13 +374,13 @@ class Receiver:
 def _settle(
     report: Report, reporter: Reporter, settle: Settle, connection: Connection
 ) -> None:
-    """Record a report; one that is not refused is a complete operation."""
+    """Record a report. If it is not refused, it is a complete operation."""
     settle(report, reporter)
     connection.dimse.operation_is_complete()
 
 
 def _log_refused_contexts(connection: Connection) -> None:
-    """Say which presentation contexts were refused because they are invalid."""
+    """Log which presentation contexts were refused because they are invalid."""
     for number, (_, why) in connection.asked.refused.items():
         who = connection.calling_ae_title, connection.address
         words = "Refused presentation context %d of %s at %s: %s"
@@ -386,7 +388,7 @@ def _log_refused_contexts(connection: Connection) -> None:
 
 
 def _log_unusable(event: evt.Event) -> None:
-    """Say why nothing can be sent on an association without accepted contexts."""
+    """Log why nothing can be sent on an association without accepted contexts."""
     connection = event.assoc
     assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
     if connection.accepted_contexts:

@@ -1,8 +1,8 @@
-"""Who may report what a destination commits itself to keep.
+"""Checks whether a storage commitment report comes from the archive that was asked.
 
-A Transaction UID is no secret: whoever reads the line knows it. So the node accepts a
-report only from the destination that it asked: from its AE title, together with its
-address or with a certificate that names its host.
+A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
+node accepts a report only from the destination that it asked: from its AE title,
+together with its address or with a certificate that names its host.
 """
 
 import socket
@@ -24,12 +24,12 @@ class Reporter:
     """The sender of a report.
 
     Attributes:
-        ae_title: Its AE title. In an association that it opened, it chose that itself.
+        ae_title: Its AE title. In an association that it opened, it chose the title.
         address: Its network address.
         names: The host names and addresses in its certificate. Empty unless the node
             has verified one.
-        called: Whom the node called, if the report came on an association that the
-            node opened.
+        called: The address that the node called, if the report came on an association
+            that the node opened.
     """
 
     ae_title: str
@@ -39,11 +39,11 @@ class Reporter:
 
 
 def address_of(destination: Destination, came_from: str) -> Address | None:
-    """Find the AE that the results of an instance go to.
+    """Return the address of the AE that gets the results of an instance.
 
     Args:
-        destination: Where they are sent to.
-        came_from: The AE title of the sender of the instance.
+        destination: The destination of the results.
+        came_from: AE title of the sender of the instance.
 
     Returns:
         Its address. None if the destination is not reached by DICOM, or if the sender
@@ -58,11 +58,11 @@ def address_of(destination: Destination, came_from: str) -> Address | None:
 
 
 def may_report(reporter: Reporter, asked: Address) -> bool:
-    """Tell whether a report comes from the AE that was asked.
+    """Return whether a report comes from the AE that was asked.
 
     Args:
         reporter: The sender of the report.
-        asked: The AE that the request went to.
+        asked: The AE that the request was sent to.
 
     Raises:
         OSError: The name of its host cannot be resolved now.
@@ -78,7 +78,7 @@ def may_report(reporter: Reporter, asked: Address) -> bool:
 
 
 def _is_there(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
-    """Tell whether the sender of a report has an address of a caller."""
+    """Return whether the sender of a report has an address of a caller."""
     address = _plain(reporter.address)
     if caller.network is not None:
         return address in caller.network
@@ -86,7 +86,7 @@ def _is_there(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
 
 
 def _is_named(reporter: Reporter, host: str) -> bool:
-    """Tell whether the certificate of the sender names a host (RFC 9525 6.3)."""
+    """Return whether the certificate of the sender names a host (RFC 9525 6.3)."""
     wanted, names = _name(host), {_name(each) for each in reporter.names}
     _, _, domain = wanted.partition(".")
     is_address = isinstance(wanted, str) and wanted.replace(".", "").isdecimal()
@@ -94,7 +94,7 @@ def _is_named(reporter: Reporter, host: str) -> bool:
 
 
 def _name(host: str) -> str:
-    """Write a host name or an address in one way."""
+    """Return a host name or an address in a normalized form."""
     try:
         return str(_plain(host))
     except ValueError:  # a name
@@ -107,6 +107,6 @@ def _addresses(host: str) -> Iterator[IPv4Address | IPv6Address]:
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:
-    """Read an address without its scope; IPv4 in IPv6 is IPv4."""
+    """Parse an address without its scope. IPv4 in IPv6 is returned as IPv4."""
     read = ip_address(address.partition("%")[0])
     return getattr(read, "ipv4_mapped", None) or read

@@ -1,4 +1,4 @@
-"""An association that we open: pynetdicom's, with the connection in our own hands."""
+"""An association that the node opens, with access to its connection."""
 
 import logging
 import queue
@@ -29,40 +29,40 @@ from dicom_node.upper_layer import UpperLayer
 
 logger = logging.getLogger(__name__)
 
-# PS3.8 9.2.1: the request was sent; data may be. pynetdicom enters the second state
-# only after it has reported the answer.
+# PS3.8 9.2.1: the request was sent; data can be sent. pynetdicom enters the second
+# state only after it has reported the response.
 OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
-# Bytes of a PDU, and of everything that comes before our next request: responses and
-# reports are brief.
+# Maximum bytes of a PDU, and of all data before our next request: responses and reports
+# are short.
 LONGEST_ANSWER = 1_048_576
-# Messages that may come before our next request: the response, the same response sent
-# again, requests of the peer.
+# Maximum number of messages before our next request: the response, the same response
+# again, and requests of the peer.
 MOST_MESSAGES = 16
 
 
 class _Socket(AssociationSocket):
-    """The connection. Records that TLS sends for itself are not something to read.
+    """The connection. TLS records without data do not count as readable.
 
-    A PDU that is too large or comes too slowly ends the association.
+    If a PDU is too large or comes too slowly, the association ends.
     """
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to read, or the connection has ended."""
+        """Return whether there is something to read, or the connection has ended."""
         return super().ready and (
             not isinstance(self.socket, Line) or self.socket.has_data()
         )
 
     def close(self) -> None:
-        """End the connection, with a goodbye under TLS."""
+        """Close the connection. Under TLS, send a close_notify alert first."""
         part(self.socket)
         super().close()
 
     def recv(self, nr_bytes: int) -> bytearray:
-        """Read so many bytes; fewer if the connection ends first.
+        """Read this many bytes; fewer if the connection ends first.
 
-        None, and the association is aborted, if they are too many.
+        If they are too many, return nothing and abort the association.
 
         Raises:
             OSError: They did not come in the time for a PDU, or the connection broke.
@@ -86,11 +86,11 @@ class _Socket(AssociationSocket):
 
 
 class _Responses(queue.Queue[Any]):
-    """The response to the request that was sent last. Requests of the peer are served.
+    """The response to the last request. Requests of the peer are served.
 
-    PS3.7 9.3.1.2: Message ID Being Responded To names the request. pynetdicom takes
-    the next message for the answer, so a second response to one object would mark the
-    object after it as stored.
+    PS3.7 9.3.1.2: Message ID Being Responded To names the request. pynetdicom takes the
+    next message for the response, so a second response to one object would mark the
+    next object as stored.
     """
 
     def __init__(self, association: "RequestedAssociation") -> None:
@@ -100,9 +100,9 @@ class _Responses(queue.Queue[Any]):
         self._answers: set[tuple[type, int | None, int | None]] = set()
 
     def expect(self, request: DimseServiceType) -> None:
-        """Take the response to this request, and no other one."""
+        """Accept the response to this request, and no other one."""
         self._open = type(request), request.MessageID
-        # Message IDs begin again after 65,535.
+        # Message IDs start again after 65,535.
         self._answers = {each for each in self._answers if each[:2] != self._open}
 
     def put(
@@ -121,9 +121,10 @@ class _Responses(queue.Queue[Any]):
             super().put(item, block, timeout)
 
     def _is_answer(self, response: DimseServiceType) -> bool:
-        """Tell whether a response answers the open request.
+        """Return whether a response answers the open request.
 
-        One that was sent twice is dropped. Any other ends the association.
+        A response that was sent twice is dropped. Any other response ends the
+        association.
         """
         answered = type(response), response.MessageIDBeingRespondedTo
         name = answered[0].__name__.replace("_", "-")
@@ -144,7 +145,7 @@ class _Responses(queue.Queue[Any]):
 
 
 class _Messages(MessageReader):
-    """Sends our requests, and takes the responses to them."""
+    """Sends our requests, and receives the responses."""
 
     def __init__(self, association: "RequestedAssociation") -> None:
         super().__init__(association)
@@ -169,7 +170,7 @@ class _Messages(MessageReader):
         return super()._begin_message()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
-        """Take in a fragment, unless the dataset becomes too long."""
+        """Process a fragment, unless the dataset becomes too long."""
         dataset = self.message.data_set if self.message else None
         if dataset and dataset.tell() + len(fragment) > LONGEST_COMMAND:
             words = f"a dataset of more than {LONGEST_COMMAND} bytes came"
@@ -186,13 +187,13 @@ class _Messages(MessageReader):
 class RequestedAssociation(Association):
     """One association that we open.
 
-    pynetdicom's thread for an association is not started: it answers a peer that asks
-    for a release at the same moment as we ask for one, and each waits for the other.
-    `release` and `abort` answer such a peer here.
+    pynetdicom's thread for an association is not started. If both sides request the
+    release at the same time, that thread and the peer would wait for each other.
+    `release` and `abort` of this class answer such a peer.
 
     Attributes:
         connection: The connection, to tune it, cut it and close it.
-        pdu_timeout_s: How long the peer may take for the bytes of a PDU, in seconds.
+        pdu_timeout_s: Time for the peer to send the bytes of a PDU, in seconds.
     """
 
     connection: socket.socket
@@ -212,7 +213,7 @@ class RequestedAssociation(Association):
             peer: The peer to call.
             contexts: The presentation contexts to propose, at most 128.
             tls: The TLS settings of the connection; None for plain text.
-            pdu_timeout_s: How long the peer may take for the bytes of a PDU.
+            pdu_timeout_s: Time for the peer to send the bytes of a PDU, in seconds.
 
         Raises:
             OSError: The host is not known.
@@ -221,9 +222,9 @@ class RequestedAssociation(Association):
         super().__init__(ae, "requestor")
         self.dul: UpperLayer = UpperLayer(self)
         self.pdu_timeout_s = pdu_timeout_s
-        self.network_timeout = ae.network_timeout  # a timer of the upper layer has it
+        self.network_timeout = ae.network_timeout  # a timer of the upper layer uses it
         self.dimse = _Messages(self)
-        self._is_paused = True  # no thread of the association is in the way
+        self._is_paused = True  # no thread of the association interferes
         remote = AddressInformation.from_addr_port(peer.host, peer.port)
         local = AddressInformation.from_tuple(("" if remote.is_ipv4 else "::0", 0))
         self.set_socket(self._create_socket(local, peer.host, tls))
@@ -240,18 +241,18 @@ class RequestedAssociation(Association):
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing can be asked any more."""
+        """True if no more requests can be sent."""
         return self.dul.state_machine.current_state not in OPEN_STATES
 
     def release(self) -> None:
-        """Release the association; answer the peer if it has asked for that first."""
+        """Release the association; answer the peer if it requested that first."""
         if not self._answer_release():
             super().release()
 
     def _abort_blocking(self, block: bool = True) -> None:  # noqa: FBT001, FBT002 - as in pynetdicom
-        """Abort the association, unless the peer has asked for its release.
+        """Abort the association, unless the peer has requested its release.
 
-        pynetdicom puts this in the place of `abort` of each association.
+        pynetdicom replaces `abort` of each association by this method.
         """
         if not self._answer_release():
             super()._abort_blocking(block)
@@ -268,7 +269,7 @@ class RequestedAssociation(Association):
         self, local: AddressInformation, host: str, tls: SSLContext | None
     ) -> _Socket:
         created = _Socket(self, address=local)
-        assert created.socket  # noqa: S101 - it was made a moment ago
+        assert created.socket  # noqa: S101 - it was created just before
         if tls:
             created.socket = tls.wrap_socket(created.socket, server_hostname=host)
         self.connection = created.socket

@@ -1,9 +1,9 @@
-"""The Storage SCU: delivers results to a destination, or any DICOM files.
+"""The Storage SCU: delivers results, or any DICOM files, to a destination.
 
-Several objects travel in one association. The bytes on the wire are those of the file,
-on every attempt; where a destination takes an object in another transfer syntax only,
-the same copy is made again each time. The table of statuses is in outcome.py, the
-bounds on waiting are in association.py.
+Several objects are sent in one association. The bytes that are sent are those of the
+file, on every attempt. If a destination accepts an object only in another transfer
+syntax, each attempt makes the same copy. The table of statuses is in outcome.py. The
+limits on waiting are in association.py.
 """
 
 import logging
@@ -49,22 +49,23 @@ OnOutcome = Callable[[Path, Outcome], None]
 
 
 class UnsendableError(Exception):
-    """The file is not one that C-STORE can carry; the message says why."""
+    """C-STORE cannot send this file. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One file that is to be sent.
+    """One file to send.
 
     Attributes:
-        position: Of the file among those to be sent.
-        path: Of the file.
-        sop_class: Of its dataset.
-        sop_instance: Of its dataset.
-        syntax: What its dataset is encoded in.
-        offset: Where in the file that is sent begins, in bytes: with the dataset,
-            without elements of groups 0000 and 0002 before it.
-        is_ready: Whether its File Meta Information is whole and says the same.
+        position: Position of the file among those to send.
+        path: Path of the file.
+        sop_class: SOP Class UID of its dataset.
+        sop_instance: SOP Instance UID of its dataset.
+        syntax: Transfer syntax of its dataset.
+        offset: Offset in the file where the bytes to send begin: the dataset without
+            leading elements of groups 0000 and 0002.
+        is_ready: Whether its File Meta Information is complete and agrees with these
+            values.
     """
 
     position: int
@@ -77,10 +78,10 @@ class Instance:
 
     @property
     def contexts(self) -> frozenset[tuple[UID, UID]]:
-        """The presentation contexts to propose, one per transfer syntax.
+        """The presentation contexts to propose, one for each transfer syntax.
 
-        In a context of several transfer syntaxes the acceptor would pick one, and an
-        object in another could not go out as it is.
+        If a context had several transfer syntaxes, the acceptor would choose one. An
+        object in another could then not be sent unchanged.
         """
         return frozenset((self.sop_class, each) for each in (self.syntax, *PLAIN))
 
@@ -95,24 +96,24 @@ def send(
 ) -> tuple[Outcome, ...]:
     """Send files of any SOP class and transfer syntax by C-STORE.
 
-    One association, or as many as the presentation contexts need. An association that
-    cannot be had, or that ends before its time, ends the whole: what was answered
-    counts, the rest is to be retried. Thread-safe.
+    It uses one association, or as many as the presentation contexts need. If an
+    association cannot be opened, or ends early, sending ends: responses that were
+    received count, and the other files are to be retried. Thread-safe.
 
     Args:
-        paths: DICOM files. Another file gets an outcome that says what it is.
-        destination: Whom to send them to.
-        calling_ae_title: Who we are.
-        timeout_s: How long a connection, an association, or the next byte in either
-            direction may take. A slow destination is not hurried as long as it moves.
-        on_outcome: Called in this thread as each outcome is known.
+        paths: DICOM files. Any other file gets an outcome that says so.
+        destination: Address of the peer.
+        calling_ae_title: Our AE title.
+        timeout_s: Timeout in seconds for a connection, an association, or the next byte
+            in either direction. A slow destination has no time limit while data moves.
+        on_outcome: Called in this thread for each outcome.
 
     Returns:
-        One outcome per path, in order.
+        One outcome for each path, in order.
     """
     delivery = _Delivery(paths, on_outcome)
     try:
-        # DCMTK aborts the association on a longer UID: the others go first.
+        # DCMTK aborts the association on a longer UID, so the others are sent first.
         instances = sorted(
             delivery.instances(), key=lambda each: len(each.sop_instance) > LONGEST_UID
         )
@@ -134,10 +135,10 @@ def send(
 def echo(
     destination: Address, *, calling_ae_title: str, timeout_s: float = TIMEOUT_S
 ) -> Outcome:
-    """Ask a destination for a sign of life (C-ECHO).
+    """Test the connection to a destination (C-ECHO).
 
     Returns:
-        STORED when it answered with success; else why not, in words.
+        STORED if it answered with success; otherwise the reason in words.
     """
     try:
         with associated(
@@ -155,7 +156,7 @@ def echo(
 
 
 class _Delivery:
-    """The outcomes of one call of `send`, as they become known."""
+    """The outcomes of one call of `send`."""
 
     def __init__(self, paths: Sequence[Path], on_outcome: OnOutcome | None) -> None:
         self._paths = paths
@@ -163,7 +164,7 @@ class _Delivery:
         self._outcomes: dict[int, Outcome] = {}
 
     def instances(self) -> Iterator[Instance]:
-        """Those that can be sent; the others are settled."""
+        """Yield the files that can be sent; record a REFUSED outcome for the others."""
         for position, path in enumerate(self._paths):
             try:
                 yield _read(position, path)
@@ -186,7 +187,7 @@ class _Delivery:
 
 
 def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
-    """Split into runs whose presentation contexts fit one association."""
+    """Split into batches, each with contexts that fit one association."""
     batch: list[Instance] = []
     contexts: frozenset[tuple[UID, UID]] = frozenset()
     for instance in instances:
@@ -219,7 +220,7 @@ def _instance(
     position: int, path: Path, location: Location, found: Identity
 ) -> Instance:
     meta = location.file_meta
-    # A DICOMDIR, say, has its UIDs in the File Meta Information alone.
+    # For example, a DICOMDIR has its UIDs only in the File Meta Information.
     sop_class = found.sop_class_uid or meta.get(META_CLASS, "")
     sop_instance = found.sop_instance_uid or meta.get(META_INSTANCE, "")
     for name, uid in (
@@ -243,7 +244,7 @@ def _instance(
 
 
 def _leading(foreign: Sequence[tuple[int, int]]) -> int:
-    """Count the bytes of a dataset before its first own element."""
+    """Return the number of bytes of a dataset before its first own element."""
     leading = 0
     for start, end in foreign:
         if start == leading:
@@ -252,7 +253,7 @@ def _leading(foreign: Sequence[tuple[int, int]]) -> int:
 
 
 def _store(instance: Instance, peer: Peer) -> Outcome:
-    """Send one instance in its own transfer syntax, else in one of the plain ones."""
+    """Send one instance in its own transfer syntax, or else in a plain one."""
     for syntax in (instance.syntax, *PLAIN):
         if (instance.sop_class, syntax) in peer.accepted:
             break
@@ -263,7 +264,7 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
         try:
             with _ready(instance) as path:
                 outcome = _c_store(path, instance.position, peer)
-        except OSError as error:  # no room for the copy, say
+        except OSError as error:  # such as no space for the copy
             words = f"cannot be copied: {error.strerror}"
             return Outcome(Verdict.RETRY, None, words)
     else:
@@ -274,10 +275,10 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
 
 @contextmanager
 def _ready(instance: Instance) -> Iterator[Path]:
-    """Name a file that pynetdicom sends as it is: it takes UIDs from File Meta.
+    """Yield a file that pynetdicom can send unchanged: it reads UIDs from File Meta.
 
     Raises:
-        OSError: There is no room for a copy.
+        OSError: There is no space for a copy.
     """
     if instance.is_ready:
         yield instance.path
@@ -296,11 +297,11 @@ def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
         copy = Path(folder) / "copy.dcm"
         try:
             transcode(instance.path, copy, syntax)
-        except OSError as error:  # no room for the copy, say
+        except OSError as error:  # such as no space for the copy
             words = f"cannot be copied: {error.strerror}"
             return Outcome(Verdict.RETRY, None, words)
         except Exception as error:  # noqa: BLE001 - pydicom may raise anything of them
-            # Its text may quote values: only its kind is told.
+            # Its text may quote values, so only its type is reported.
             words = (
                 f"{peer} accepts it as {syntax.name} only, and it cannot be transcoded "
                 f"from {instance.syntax.name} ({type(error).__name__})"

@@ -1,7 +1,7 @@
-"""What the node takes in: SOP Classes and transfer syntaxes (PS3.4 annex B).
+"""The SOP Classes and transfer syntaxes that the node accepts (PS3.4 annex B).
 
-Multi-frame Secondary Capture is not among them: the node looks at single radiographs,
-and a sender does better to be told so when it asks than after it has sent.
+Multi-frame Secondary Capture is not among them: the node analyzes single radiographs. A
+sender should learn that at the negotiation, not after it has sent the instance.
 """
 
 from pydicom.uid import (
@@ -30,7 +30,7 @@ STORED_BY_SETTING: tuple[UID, ...] = (DigitalXRayImageStorageForProcessing,)
 
 
 def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
-    """List what an association may be opened for.
+    """Return the presentation contexts that the node serves.
 
     Args:
         for_processing: Whether STORED_BY_SETTING is served, too.
@@ -43,10 +43,11 @@ def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
 
 
 def reporting_context() -> PresentationContext:
-    """The context in which an archive reports what it commits itself to keep.
+    """Return the context in which an archive sends storage commitment reports.
 
-    It is the SCP though it calls, which it says by role selection (PS3.4 J.3.3, PS3.7
-    D.3.3.4). The role of an SCU, who would ask us for commitment, is turned down.
+    The archive is the SCP, although it opens the association. It says so by role
+    selection (PS3.4 J.3.3, PS3.7 D.3.3.4). The role of an SCU, which would request
+    commitment from us, is not accepted.
     """
     context = build_context(STORAGE_COMMITMENT, list(DECODABLE[:2]))
     context.scu_role, context.scp_role = False, True

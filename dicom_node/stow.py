@@ -1,12 +1,13 @@
 """The STOW-RS user agent: stores results in a DICOMweb service (PS3.18 10.5).
 
-The bytes in the request are those of the files, on every attempt. What the service says
-of them is read by stow_response.py.
+The bytes in the request are those of the files, on every attempt. stow_response.py
+reads the response of the service.
 
-On `requests` alone: the usual client of DICOMweb encodes each dataset anew, repeats
-requests by itself, and follows redirects, where a POST becomes a GET and the page of a
-login looks like success. Requests go to the adapter of `requests`: its session reads
-the whole payload of a redirect into memory, also if it does not follow it.
+This module uses `requests` only. The usual DICOMweb client encodes each dataset again,
+repeats requests by itself, and follows redirects. After a redirect a POST becomes a
+GET, and a login page looks like success. Requests are sent through the adapter of
+`requests`, because its session reads the whole payload of a redirect into memory, even
+if it does not follow the redirect.
 """
 
 import base64
@@ -36,18 +37,18 @@ from dicom_node.results.uids import (
 )
 from dicom_node.stow_response import JSON, Answer, alive, became_of
 
-# A server's headers stay out of logs, whatever is wrong with them.
+# A server's headers must never reach the log.
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 TIMEOUT_S = 30.0
-# A request holds no more, but for an object that is larger by itself: a web server of
-# Windows takes 30 MB unless it is told otherwise.
+# Maximum size of a request. A larger object is sent in a request of its own. Web
+# servers of Windows accept 30 MB by default.
 MOST_BYTES = 25_000_000
 LARGEST_ANSWER = 1_000_000
 
 
 class UnansweredError(Exception):
-    """There is no answer. The message says why, in words."""
+    """There was no response. The message says why."""
 
 
 def store(
@@ -56,19 +57,19 @@ def store(
     *,
     timeout_s: float = TIMEOUT_S,
 ) -> dict[str, Outcome]:
-    """Store objects in a service: in one request, unless they are too large for that.
+    """Store objects in a service, in one request unless they are too large for that.
 
-    Where they are refused as a whole, each is tried by itself.
+    If they are refused as a whole, each object is sent separately.
 
     Args:
         files: Part 10 files by SOP Instance UID.
-        service: Where to.
-        timeout_s: How long a connection, or the next byte in either direction, may
-            take. A slow service is not hurried while it takes the request. Its whole
-            response may take twice as long.
+        service: The destination.
+        timeout_s: Timeout in seconds for a connection, or for the next byte in either
+            direction. A slow service has no time limit while it reads the request. Its
+            whole response may take twice the timeout.
 
     Returns:
-        What became of each object, by SOP Instance UID.
+        The outcome of each object, by SOP Instance UID.
     """
     outcomes: dict[str, Outcome] = {}
     try:
@@ -84,13 +85,13 @@ def store(
 
 
 def ask(service: StowDestination, *, timeout_s: float = TIMEOUT_S) -> Outcome:
-    """Ask a service for a sign of life, with our credentials.
+    """Test the connection to a service, with our credentials.
 
-    By a search (PS3.18 10.6) for a study that there is not: the answer is short, and
-    names no patient. A service that stores but does not search fails it.
+    It searches (PS3.18 10.6) for a study that does not exist: the response is short,
+    and names no patient. The test fails for a service that stores but does not search.
 
     Returns:
-        STORED when it answered with success; else why not, in words.
+        STORED if it answered with success; otherwise the reason in words.
     """
     query = {"StudyInstanceUID": IMPLEMENTATION_CLASS_UID, "limit": "1"}
     request = requests.Request("GET", f"{service.url}/studies", params=query)
@@ -102,7 +103,7 @@ def ask(service: StowDestination, *, timeout_s: float = TIMEOUT_S) -> Outcome:
 
 
 def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
-    """Read the files, as many at a time as one request may hold."""
+    """Yield the contents of the files, as many at a time as one request may have."""
     batch: dict[str, bytes] = {}
     for uid, path in files.items():
         content = path.read_bytes()
@@ -123,7 +124,7 @@ def _store(
         each.verdict is Verdict.REFUSED and each.status is None
         for each in outcomes.values()
     )
-    if as_a_whole and len(batch) > 1:  # one may be to blame, or their size together
+    if as_a_whole and len(batch) > 1:  # one may be the cause, or their total size
         for uid, content in batch.items():
             outcomes |= _store(service, {uid: content}, timeout_s)
     return outcomes
@@ -140,7 +141,7 @@ def _post(
     request = requests.Request(
         "POST",
         f"{service.url}/studies",
-        # A file goes out piece by piece, each with a timeout of its own.
+        # A file is sent in pieces, each with its own timeout.
         data=io.BytesIO(body),
         headers={"Content-Type": kind},
     )
@@ -176,7 +177,7 @@ def _send(
 
 def _session(service: StowDestination) -> requests.Session:
     session = requests.Session()
-    session.trust_env = False  # neither proxies nor passwords that others left there
+    session.trust_env = False  # use no proxies and passwords of the environment
     session.verify = True if service.ca_bundle is None else str(service.ca_bundle)
     for scheme in ("http://", "https://"):
         session.mount(scheme, BoundedAdapter())
@@ -192,7 +193,7 @@ def _session(service: StowDestination) -> requests.Session:
         if not (token.isascii() and token.isprintable()):
             raise UnansweredError(f"{service.token_env.variable} holds no token")
         session.headers["Authorization"] = f"Bearer {token}"
-    if service.password_env:  # UTF-8 (RFC 7617), where requests would take Latin-1
+    if service.password_env:  # UTF-8 (RFC 7617); requests would use Latin-1
         pair = f"{service.username}:{_value(service.password_env)}".encode()
         basic = base64.b64encode(pair).decode()
         session.headers["Authorization"] = f"Basic {basic}"
@@ -216,7 +217,7 @@ def _content(response: requests.Response) -> bytes:
 
 
 def _why(error: Exception, timeout_s: float) -> str:
-    """Say why there is no answer; the error's own text may quote anything."""
+    """Return why there is no response. The error's own text may quote anything."""
     causes = list(_causes(error))
     if told := next(filter(None, map(_cause_in_words, causes)), ""):
         return told
@@ -252,6 +253,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _credentials(service: StowDestination) -> str:
-    """Say what to do where the service does not know us."""
+    """Return what to do if the service does not accept our credentials."""
     secret = service.token_env or service.password_env
     return f"look at {secret.variable}" if secret else "it may want token_env"

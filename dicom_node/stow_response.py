@@ -1,9 +1,10 @@
-"""What a DICOMweb service answered, and what that means for each object.
+"""Reads the response of a DICOMweb service, and derives the outcome of each object.
 
-Sending is in stow.py. A Store Instances Response Module (PS3.18 Annex I) says what
-became of each object; where there is none, the HTTP status says it of all (PS3.18 table
-10.5.3-1). As with C-STORE, only what is definite is a failure for good; a service that
-lists what it stored, as it must, and does not list an object has not said that it did.
+Sending is in stow.py. A Store Instances Response Module (PS3.18 Annex I) has the result
+of each object. Without it, the HTTP status applies to all (PS3.18 table
+10.5.3-1). As with C-STORE, only a definite failure is permanent. A service must list
+the objects that it stored. If its list lacks an object, it has not confirmed that
+object.
 """
 
 import json
@@ -23,8 +24,8 @@ from dicom_node.outcome import (
 )
 
 JSON = "application/dicom+json"
-# What a service itself may answer in. In XML, which we did not ask for and do not read,
-# the HTTP status has to do; anything else is of a proxy or a login in between.
+# The media types of a service's own response. XML is not requested and not read, so
+# only its HTTP status counts. Any other type comes from a proxy or a login in between.
 READ = frozenset({JSON, "application/json"})
 ITS_OWN = READ | {"application/dicom+xml", "application/xml", "text/xml"}
 
@@ -34,11 +35,11 @@ FAILURE_REASON = "00081197"
 WARNING_REASON = "00081196"
 REFERENCED_SOP_INSTANCE_UID = "00081155"
 
-# It has the object already, which is the same to the last byte; the second is the code
-# of a large service.
+# The service already has the object, identical to the last byte. The second code is
+# that of a large service.
 HAS_IT = frozenset({DUPLICATE_SOP_INSTANCE, 0xB00E})
 
-# What passes, or an administrator of the service may mend.
+# Statuses that are temporary, or that an administrator of the service can solve.
 PASSING = frozenset({401, 403, 407, 408, 425, 429})
 REDIRECTS = range(300, 400)
 SERVER_ERRORS = range(500, 600)
@@ -54,9 +55,9 @@ class Answer:
     """An HTTP response.
 
     Attributes:
-        code: Its status.
-        reason: The words beside that; the server's own.
-        media_type: Of the payload, without parameters.
+        code: Status code.
+        reason: Reason phrase of the server.
+        media_type: Media type of the payload, without parameters.
         content: The payload.
     """
 
@@ -67,16 +68,16 @@ class Answer:
 
     @property
     def is_its_own(self) -> bool:
-        """Whether the service itself may have answered so."""
+        """True if the service itself may have sent this response."""
         return self.media_type in ITS_OWN or not (self.content or self.media_type)
 
     def __str__(self) -> str:
-        """What a person is told of it; nothing of the payload."""
+        """Return the status line for the journal and the page, without the payload."""
         return f"HTTP {self.code} {printable(self.reason)}".rstrip()
 
     @property
     def standard_words(self) -> str:
-        """The status with the words of RFC 9110, not those of the server."""
+        """The status with the reason phrase of RFC 9110, not that of the server."""
         known = {each.value: each.phrase for each in HTTPStatus}
         return f"HTTP {self.code} {known.get(self.code, '')}".rstrip()
 
@@ -84,12 +85,12 @@ class Answer:
 def became_of(
     uids: Iterable[str], answer: Answer, credentials: str
 ) -> dict[str, Outcome]:
-    """Say what became of each object that was in a request.
+    """Return the outcome of each object in a request.
 
     Args:
         uids: SOP Instance UIDs of the objects.
-        answer: To the request.
-        credentials: What to do where ours are not accepted.
+        answer: The response to the request.
+        credentials: Advice for the case that our credentials are not accepted.
     """
     listed = dict(_listed(answer))
     other = _unlisted(answer, credentials)
@@ -97,14 +98,14 @@ def became_of(
 
 
 def alive(answer: Answer, credentials: str) -> Outcome:
-    """Say whether the answer to a search is that of a service at work."""
+    """Return whether the response to a search comes from a working service."""
     if answer.code in {200, 204} and answer.is_its_own:
         return Outcome(Verdict.STORED, None)
     return _unlisted(answer, credentials)
 
 
 def _unlisted(answer: Answer, credentials: str) -> Outcome:
-    """Judge the objects that an answer does not list, by its status."""
+    """Return the outcome of objects that a response does not list, by its status."""
     code = answer.code
     if code == HTTPStatus.OK and not answer.is_its_own:
         what = printable(answer.media_type) or "something"
@@ -133,7 +134,7 @@ def _unclear(answer: Answer, verdict: Verdict, more: str) -> Outcome:
 
 
 def _listed(answer: Answer) -> Iterator[tuple[str, Outcome]]:
-    """Read the Store Instances Response Module, where there is one."""
+    """Yield the entries of the Store Instances Response Module, if there is one."""
     if answer.code not in {200, 202, 409} or answer.media_type not in READ:
         return
     try:
@@ -152,18 +153,18 @@ def _stored(warning: int | None) -> Outcome:
 
 
 def _failed(reason: int | None) -> Outcome:
-    """Judge a Failure Reason (PS3.18 I.2.2) as the C-STORE status that it is."""
+    """Return the outcome for a Failure Reason (PS3.18 I.2.2), a C-STORE status."""
     if reason is None:
         words = "not stored, and no reason given"
         return Outcome(Verdict.RETRY_BRIEFLY, None, words)
     verdict = verdict_of(reason)
-    if verdict is Verdict.STORED and reason not in HAS_IT:  # it says both
+    if verdict is Verdict.STORED and reason not in HAS_IT:  # it contradicts itself
         verdict = Verdict.RETRY_BRIEFLY
     return Outcome(verdict, reason, in_words(reason) or "not stored, with 0x0000")
 
 
 def _values(item: Any, tag: str) -> list[Any]:  # noqa: ANN401 - whatever was sent
-    """Read the values of an attribute of the DICOM JSON Model (PS3.18 F.2)."""
+    """Return the values of an attribute of the DICOM JSON Model (PS3.18 F.2)."""
     attribute = item.get(tag) if isinstance(item, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None
     return values if isinstance(values, list) else []
@@ -174,7 +175,7 @@ def _uid(item: Any) -> str:  # noqa: ANN401
 
 
 def _number(item: Any, tag: str) -> int | None:  # noqa: ANN401
-    """Read the first value as a number of 16 bits; None where it is none."""
+    """Return the first value as a number of 16 bits; None if it is not a number."""
     for value in _values(item, tag)[:1]:
         with suppress(ValueError, TypeError, OverflowError):
             return int(value) & 0xFFFF

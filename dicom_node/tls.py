@@ -1,7 +1,8 @@
-"""DICOM TLS (PS3.15 B.12): which TLS is spoken, and what its connections are like.
+"""DICOM TLS (PS3.15 B.12): the accepted TLS versions and ciphers, and its connections.
 
-TLS 1.2 or later with forward secrecy and authenticated encryption, as BCP 195 (RFC 8996
-and 9325) recommends: a peer that can do nothing better is not spoken to.
+TLS 1.2 or later with forward secrecy and authenticated encryption is required, as BCP
+195 (RFC 8996 and 9325) recommends. Peers that support nothing better than older TLS are
+not accepted.
 """
 
 import socket
@@ -29,26 +30,26 @@ from config.tls import TlsSettings, load_certificate
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
-# Of TLS 1.2; those of 1.3 are all of this kind. DHE is left out: RFC 9325 4.1 advises
-# against it, and every peer that conforms to B.12 has ECDHE. Level 2 asks for keys of
-# 112 bits of security: RSA of 2048.
+# Ciphers of TLS 1.2; all those of 1.3 are of this kind. DHE is left out: RFC 9325 4.1
+# advises against it, and every peer that conforms to B.12 has ECDHE. Level 2 requires
+# keys with 112 bits of security: RSA keys of 2048 bits.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
-# X.509 verification errors of OpenSSL: the certificate is of another host or address.
+# X.509 verification errors of OpenSSL: the certificate is for another host or address.
 MISMATCHES = (62, 64)
 
 
 class Line(SSLSocket):
-    """A connection under TLS; but for `shutdown` it is one thread's at a time.
+    """A TLS connection. Except `shutdown`, use it in one thread at a time.
 
     Attributes:
-        failure: What ended TLS, where something did: pynetdicom keeps errors to itself.
+        failure: The error that ended TLS, if any. pynetdicom does not report errors.
     """
 
     failure: OSError | None = None
     _ahead = b""
 
     def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - as in the standard library
-        """Shake hands, within the timeout of the socket as a whole."""
+        """Do the handshake. The timeout of the socket applies to it as a whole."""
         try:
             super().do_handshake(block)
         except OSError as error:
@@ -56,18 +57,18 @@ class Line(SSLSocket):
             raise
 
     def shutdown(self, how: int) -> None:
-        """End the connection, whatever another thread is doing with it.
+        """End the connection, even if another thread uses it.
 
-        SSLSocket's would take TLS off first, so that the other thread could send the
-        rest in plain text.
+        The method of SSLSocket would remove TLS first, so that the other thread could
+        send the rest in plain text.
         """
         socket.socket.shutdown(self, how)
 
     def has_data(self) -> bool:
-        """Whether the next `recv` finds something at once, be it the end.
+        """Return whether the next `recv` returns at once. The end counts, too.
 
-        A descriptor that is readable says less: TLS sends records of its own, such as
-        session tickets, and who waits for data behind them waits for the peer.
+        A readable descriptor is not enough. TLS sends records of its own, such as
+        session tickets. A thread that reads data behind them would wait for the peer.
         """
         if self.pending():
             return True
@@ -84,11 +85,11 @@ class Line(SSLSocket):
         return True
 
     def pending(self) -> int:
-        """How many bytes are here already, and no longer with the kernel."""
+        """Return the number of bytes that are already decrypted or read ahead."""
         return len(self._ahead) + super().pending()
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
-        """Receive at most so many bytes; none at the end of the connection."""
+        """Receive at most this many bytes; none at the end of the connection."""
         if self._ahead:
             ahead, self._ahead = self._ahead, b""
             return ahead
@@ -101,7 +102,7 @@ class Line(SSLSocket):
     def recv_into(
         self, buffer: "WriteableBuffer", nbytes: int | None = None, flags: int = 0
     ) -> int:
-        """Receive into a buffer; gives how many bytes."""
+        """Receive into a buffer. Return the number of bytes."""
         if self._ahead:
             memoryview(buffer)[:1] = self.recv(1)
             return 1
@@ -113,7 +114,7 @@ class Line(SSLSocket):
 
 
 def server_context(settings: TlsSettings) -> SSLContext:
-    """Make what secures connections of callers, with the certificate of the settings.
+    """Return the TLS context for callers, with the certificate of the settings.
 
     Raises:
         OSError: A file can no longer be read or used.
@@ -121,7 +122,8 @@ def server_context(settings: TlsSettings) -> SSLContext:
     """
     assert settings.certificate  # noqa: S101 - narrows the type
     context = _context(PROTOCOL_TLS_SERVER)
-    # Processes would have to share the keys of tickets; an association is long enough.
+    # Processes would have to share the keys of tickets. Associations last long enough
+    # without tickets.
     context.options |= OP_NO_TICKET
     context.num_tickets = 0
     load_certificate(context, settings.certificate, settings.private_key)
@@ -132,9 +134,9 @@ def server_context(settings: TlsSettings) -> SSLContext:
 
 
 def client_context(peer: Address) -> SSLContext | None:
-    """Make what secures connections to a peer; None where it is called in plain text.
+    """Return the TLS context for a peer; None if the peer is called in plain text.
 
-    Its certificate is always verified.
+    The peer's certificate is always verified.
 
     Raises:
         OSError: A file can no longer be read or used.
@@ -163,11 +165,11 @@ def _context(protocol: int) -> SSLContext:
 
 
 def certificate_names(connection: socket.socket) -> frozenset[str]:
-    """Read the host names and addresses that the certificate of a peer names.
+    """Return the host names and addresses in the certificate of a peer.
 
     Returns:
         The DNS names and IP addresses of Subject Alternative Name (RFC 5280 4.2.1.6).
-        Empty without TLS, and if no certificate was asked for and verified.
+        Empty without TLS, and if no certificate was requested and verified.
     """
     if not isinstance(connection, Line):
         return frozenset()
@@ -180,10 +182,11 @@ def certificate_names(connection: socket.socket) -> frozenset[str]:
 
 
 def part(connection: socket.socket | None) -> None:
-    """Say goodbye before a connection is closed, where it is one under TLS.
+    """Send a close_notify alert before a TLS connection is closed.
 
-    Without it the peer could not tell an end from a cut (RFC 8446 6.1). Its answer is
-    not waited for. Only for the thread that reads and writes.
+    Without it, the peer could not distinguish an end from a cut (RFC 8446 6.1). The
+    function does not wait for the response. Only the thread that reads and writes may
+    call it.
     """
     if isinstance(connection, Line):
         connection.settimeout(0)
@@ -192,16 +195,16 @@ def part(connection: socket.socket | None) -> None:
 
 
 def reason(error: SSLError) -> str:
-    """Say what OpenSSL says, which is nothing of what stands in a certificate."""
+    """Return OpenSSL's description of an error. It quotes nothing of a certificate."""
     if isinstance(error, SSLCertVerificationError):
         return error.verify_message.rstrip(".")
     return error.reason or "no reason given"
 
 
 def why_not(failure: OSError) -> str:
-    """Say why there is no TLS with a peer that we called, and what to do.
+    """Return why TLS failed with a peer that we called, and what to do.
 
-    Of certificates nothing is told but what OpenSSL says is wrong with them.
+    It quotes nothing of a certificate, except OpenSSL's description of the error.
     """
     if isinstance(failure, SSLCertVerificationError):
         mismatch = failure.verify_code in MISMATCHES

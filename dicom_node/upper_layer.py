@@ -1,8 +1,8 @@
-"""pynetdicom's upper layer, without the ways in which a peer can end its thread.
+"""pynetdicom's upper layer, protected against peers that would end its thread.
 
-For associations that peers open and for those that we open. PDUs are rewritten before
-pynetdicom reads them (associate_pdu.py), and an event that PS3.8 table 9-10 does not
-know in the current state is dropped. In pynetdicom it ends the thread.
+It is used for associations that peers open and for those that we open. PDUs are
+rewritten before pynetdicom reads them (associate_pdu.py). An event that PS3.8 table
+9-10 does not define in the current state is dropped; in pynetdicom it ends the thread.
 """
 
 import queue
@@ -30,7 +30,7 @@ from dicom_node.associate_pdu import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# PS3.8 9.2.2: a request of ours to the upper layer, from A-ASSOCIATE to A-ABORT.
+# PS3.8 9.2.2: our requests to the upper layer, from A-ASSOCIATE to A-ABORT.
 OURS = frozenset({"Evt1", "Evt7", "Evt8", "Evt9", "Evt11", "Evt14", "Evt15"})
 # PDU types by the event of their arrival, and other events.
 PDU_OF = {
@@ -44,19 +44,19 @@ PDU_OF = {
 INVALID_PDU, CLOSED = "Evt19", "Evt17"
 DATA_TRANSFER = "Sta6"
 ABORTED = "Sta13"  # until the connection ends
-MOST_DISCARDED = 65_536  # at once
-# After an abort or a rejection the peer has so long to close the connection (PS3.8
-# 9.1.5), in which it may go on to send.
+MOST_DISCARDED = 65_536  # bytes at once
+# Time for the peer to close the connection after an abort or a rejection (PS3.8 9.1.5).
+# It may continue to send in that time.
 ARTIM_S = 5.0
-DISCARD_PAUSE_S = 0.01  # after each piece, so that it costs little processor time
+DISCARD_PAUSE_S = 0.01  # after each piece, to save processor time
 ABORTS = frozenset({"AA-1", "AA-7", "AA-8"})  # actions that send an A-ABORT
 
 
 def _allow_even_context_ids() -> None:
     """Let a presentation context have any ID that a byte can hold.
 
-    PS3.8 9.3.2.2 asks for odd ones. DCMTK and Orthanc accept the others, and an ID
-    means the same whether it is odd or even.
+    PS3.8 9.3.2.2 requires odd IDs. DCMTK and Orthanc accept even ones, and an ID has
+    the same meaning whether it is odd or even.
     """
 
     def set_id(context: PresentationContext, number: int | None) -> None:
@@ -73,8 +73,8 @@ class UpperLayer(DULServiceProvider):
     """The upper layer of one association.
 
     Attributes:
-        complaint: Why the node aborts the association because of something that the
-            peer sent; empty if it does not.
+        complaint: Why the node aborts the association because of data that the peer
+            sent; empty if it does not.
         on_complaint: Called with the complaint, in the thread of the upper layer.
         rejection: The peer's A-ASSOCIATE-RJ with the numbers that it sent.
     """
@@ -89,7 +89,7 @@ class UpperLayer(DULServiceProvider):
         self.rejection: A_ASSOCIATE_RJ | None = None
 
     def complain(self, why: str) -> None:
-        """Record why the node aborts the association; the first reason counts."""
+        """Record why the node aborts the association. Only the first reason is kept."""
         if not self.complaint:
             self.complaint = why
             self.on_complaint(why)
@@ -100,9 +100,9 @@ class UpperLayer(DULServiceProvider):
         self.event_queue.put(INVALID_PDU)
 
     def _is_transport_event(self) -> bool:
-        """Look whether something has come.
+        """Return whether data has arrived.
 
-        After an abort it is thrown away. pynetdicom would read PDUs and might wait for
+        After an abort, data is discarded. pynetdicom would read PDUs and might wait for
         the rest of one, although the association is over.
         """
         is_aborted = self.state_machine.current_state == ABORTED
@@ -147,7 +147,7 @@ class UpperLayer(DULServiceProvider):
 
 
 class _StateMachine(StateMachine):
-    """PS3.8 table 9-10, in which an event that is not provided for does nothing."""
+    """The state machine of PS3.8 table 9-10. Undefined events are dropped."""
 
     dul: Any
 
@@ -173,15 +173,15 @@ class _StateMachine(StateMachine):
     def _drop(self, event: str) -> None:
         """Drop a request of ours that comes too late.
 
-        An example is an answer to a peer that has aborted, or our release when the
-        peer has asked for it first; whoever waits for the peer's answer to a release
-        waits no longer.
+        Examples are a response to a peer that has aborted, or our release request if
+        the peer requested the release first. A thread that waits for the peer's
+        response to our release request is woken.
         """
         if event not in OURS:
             return
         try:
             request = self.dul.to_provider_queue.get(block=False)
-        except queue.Empty:  # pynetdicom queues two events of one request at times
+        except queue.Empty:  # pynetdicom sometimes queues two events for one request
             return
         if isinstance(request, A_RELEASE) and request.result is None:
             self.dul.to_user_queue.put(A_P_ABORT())
