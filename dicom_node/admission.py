@@ -2,7 +2,7 @@
 
 Associations are counted at their negotiation, not when a socket opens. They are counted
 over all receiver processes of a machine together: see places.py. Anybody can invent AE
-titles, so each network address has a limit of its own, whatever its titles. Some
+titles, so each network address has a limit of its own, whatever titles it uses. Some
 associations are reserved for callers that are listed with a network, so that strangers
 and spoofed titles cannot use all of them.
 """

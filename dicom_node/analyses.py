@@ -116,7 +116,7 @@ class Analyses:
             if row is None:
                 return None
             if row.slow and not slow:
-                # The analysis was moved, or a process of the release before requested
+                # The analysis was moved, or a process of the previous release requested
                 # it. A second request for the same run is ignored.
                 self._work.analyze_slowly(connection, instance_id, run)
                 return None
@@ -283,8 +283,8 @@ class Analyses:
         `row` is a For Processing image. The other image has an answer, is of the same
         patient and study, and comes from the same sender. Its Source Image Sequence
         names the For Processing image; if it names no image, both are of the same
-        acquisition. The acquisition, body part, view and laterality are equal if both
-        are known.
+        acquisition. The acquisition, body part, view and laterality do not differ.
+        Missing values are ignored.
 
         Returns:
             Its SOP Instance UID, or None.

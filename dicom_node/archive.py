@@ -157,7 +157,7 @@ class Archive:
         return stored.sop_instance_uid, stored.transfer_syntax_uid, stored.digest
 
 
-def start_archive(  # noqa: PLR0913 - an address, and two hooks that tests alone use
+def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
     directory: Path,
     *,
     ae_title: str = "ARCHIVE",

@@ -53,7 +53,8 @@ _TITLE = 16
 # that there is no limit. A peer that announces none gets the usual length.
 SMALLEST_PDU, LARGEST_PDU, USUAL_PDU = 128, 65_536, 16_384
 
-# Transfer syntaxes of one presentation context. Several items may have its ID.
+# Maximum number of transfer syntaxes of one presentation context. Several items may
+# have its ID.
 MOST_SYNTAXES = 512
 
 
@@ -330,9 +331,9 @@ def _divided(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _uid(value: bytes) -> str:
-    """Read a UID as a C string; empty if it is none, or longer than PS3.5 9.1 allows.
+    """Read a UID as a C string; empty if invalid, or longer than PS3.5 9.1 allows.
 
-    No SOP Class and no transfer syntax has such a name. Both peers refuse it.
+    An invalid UID names no SOP Class and no transfer syntax, so both peers refuse it.
     """
     text = value.partition(b"\0")[0].strip(b" ").decode("ascii", "replace")
     is_valid = len(text) <= _LONGEST_UID and UID_PATTERN.fullmatch(text)

@@ -5,8 +5,8 @@ timeout from then. A fixed timeout would cut a slow line in the middle of a larg
 object. Its socket has no timeout, so a peer that stops reading would block the sender
 for ever. In this module, an object may take any time while its bytes move, and the
 connection is cut if no byte has moved for the timeout. Bytes that the peer sends do not
-extend it: a response that comes byte by byte has the same time as one that does not
-come.
+extend it: the limit is the same for a response that comes byte by byte and for one that
+does not come.
 """
 
 import logging
@@ -140,12 +140,15 @@ class Peer:
 
     def end(self, action: Callable[[], None]) -> None:
         """Release or abort the association; used by `associated`."""
-        assert self._association  # noqa: S101 - `associated` has called
+        assert self._association  # noqa: S101 - set by `call`
         with self._watched(self._association, END_TIMEOUTS * self._timeout_s):
             action()
 
     def hang_up(self) -> None:
-        """Close the connection. pynetdicom may not, if the peer closed it first."""
+        """Close the connection.
+
+        pynetdicom may leave it open if the peer closed it first.
+        """
         if self._association:
             hang_up(self._association.connection)
             self._association.connection.close()
@@ -173,7 +176,7 @@ class Peer:
         return response
 
     def _open(self) -> RequestedAssociation:
-        assert self._association  # noqa: S101 - `associated` has called
+        assert self._association  # noqa: S101 - set by `call`
         if self._association.is_over:
             raise LostError(self._why_lost(self._association))
         return self._association
@@ -198,7 +201,7 @@ class Peer:
         )
 
     def _on_open(self, _event: evt.Event) -> None:
-        assert self._association  # noqa: S101 - it was made before it connects
+        assert self._association  # noqa: S101 - set before it connects
         self._connected = True
         line = self._association.connection
         line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)

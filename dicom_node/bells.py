@@ -1,10 +1,10 @@
 """Wakes the threads that poll a work queue as soon as new work is queued.
 
 DBOS polls each queue five times a second. That suffices to get all work done, but an
-instance would wait for its analysis for 100 ms on average, and its results as long
-again for their delivery. A process that queues work on this machine sends a
-notification, and the polling threads look at once. If a notification is lost, the work
-is found by the next poll, and so is work that other machines queued.
+instance would wait for its analysis for 100 ms on average, and its results would wait
+for their delivery for another 100 ms. A process that queues work on this machine sends
+a notification, and the polling threads look at once. If a notification is lost, the
+next poll finds the work. Polling also finds work that other machines queued.
 """
 
 import os
@@ -56,11 +56,11 @@ class Bell:
 
 
 def hang(queue: str) -> Bell:
-    """Install a bell at a queue of DBOS. Call it before DBOS is launched.
+    """Let the polling thread of a DBOS queue wait for a bell.
 
-    DBOS has no such hook. Therefore this function replaces the event on which the
-    polling thread of the queue waits. If a later DBOS works in another way, the bell
-    has no effect.
+    Call it before DBOS is launched. DBOS has no hook for this, so this function
+    replaces the event that the polling thread waits for. If a later DBOS works in
+    another way, the bell has no effect.
     """
     bell, poll = Bell(), getattr(_queue, "queue_worker_thread", None)
     if poll is not None:
@@ -74,7 +74,7 @@ def hang(queue: str) -> Bell:
 
 @contextmanager
 def heard(folder: Path, name: str, bell: Bell) -> Iterator[None]:
-    """Let other processes of this machine ring a bell, for the duration of a block.
+    """Let other processes of this machine ring a bell, while a block runs.
 
     Args:
         folder: Folder that the processes share. Only this user may access it.
@@ -98,7 +98,7 @@ def heard(folder: Path, name: str, bell: Bell) -> Iterator[None]:
 
 
 def ring(folder: Path) -> None:
-    """Ring all bells of this machine."""
+    """Wake all threads of this machine that wait for a bell."""
     bells = [path.name for path in folder.glob(f"*{SUFFIX}")]
     with (
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ringing,

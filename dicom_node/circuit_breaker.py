@@ -182,8 +182,8 @@ class CircuitBreaker:
     def _choose_probe(self, connection: sa.Connection, known: sa.Row[Any]) -> None:
         """Schedule one of the waiting deliveries: the one with the fewest attempts.
 
-        If none waits, the peer is forgotten after FORGET_AFTER_S. If the name of its
-        peer has changed since, because the settings were changed, the old peer is
+        If none waits, the peer is forgotten after FORGET_AFTER_S. If the settings were
+        changed and the delivery goes to a peer with another name, the old peer is
         forgotten at once.
         """
         query = delivery.select().where(
@@ -222,8 +222,8 @@ class CircuitBreaker:
         """Return the condition that a delivery need not wait.
 
         That is so if its peer works, or if it cannot succeed: it is older than
-        `retry_days`, or its destination is no longer in the settings. In that case its
-        next attempt fails permanently, with the reason.
+        `retry_days`, or its destination is no longer in the settings. If it cannot
+        succeed, its next attempt fails permanently, with the reason.
         """
         fails = sa.exists().where(
             peer_state.c.peer == delivery.c.waits_for,

@@ -40,7 +40,7 @@ LESSER_WARNINGS = frozenset({0x0107, 0x0116})
 PASSING = frozenset({0x0110, 0x0131, 0x0210, 0x0213})
 
 
-def ask(  # noqa: PLR0913 - whom to ask what, and who hears of the report
+def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
     request: Request,
     destination: Address,
     *,

@@ -139,7 +139,7 @@ def answer(
         logger.warning("Refused a commitment report of %s: %s", who, why)
         on_refused(reporter, why.reason)
         return why.status, None
-    except Exception as error:  # noqa: BLE001 - the archive shall report again
+    except Exception as error:  # noqa: BLE001 - the archive is to report again
         name = type(error).__name__
         logger.error("Cannot record a commitment report of %s: %s", who, name)  # noqa: TRY400
         return RESOURCE_LIMITATION, None
@@ -164,7 +164,7 @@ def _read(event: evt.Event) -> Report:
         raise ReportRefusedError(words, ReportRefusal.INVALID, NO_SUCH_EVENT_TYPE)
     try:
         return read_report(event.event_information)
-    except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
+    except Exception as error:  # noqa: BLE001 - invalid bytes may cause any exception
         raise ReportRefusedError(
             f"it cannot be read ({type(error).__name__})",
             ReportRefusal.UNREADABLE,

@@ -56,8 +56,8 @@ from dicom_node.work import WorkQueue
 
 logger = logging.getLogger(__name__)
 
-# Archives report after seconds, or in the next night. A new request each hour is only
-# one small message, and a late report on an earlier request still counts.
+# An archive may report after seconds, or during the next night. A new request each hour
+# is only one small message, and a late report on an earlier request still counts.
 REPORT_WAIT_S = 3600.0
 ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
 FILES_REMOVED = "Its files were removed; send the image again"
@@ -125,7 +125,7 @@ class Commitments:
     ) -> bool:
         """Record the outcome of a request, and schedule the next step.
 
-        Stale work changes nothing: the report was faster.
+        If the work is stale, because the report was faster, nothing changes.
 
         Returns:
             True if the delivery has failed permanently.
@@ -319,7 +319,7 @@ class Commitments:
         return bool(found) and remedy is Remedy.ASK_AGAIN
 
 
-def _treat(  # noqa: PLR0913, PLR0917 - which objects, and what becomes of them
+def _treat(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     connection: sa.Connection,
     row: sa.Row[Any],
     uids: Sequence[str],
@@ -327,7 +327,7 @@ def _treat(  # noqa: PLR0913, PLR0917 - which objects, and what becomes of them
     remedy: Remedy,
     words: str,
 ) -> Sequence[str]:
-    """Apply the remedy for a failure to those of these objects that are in state `was`.
+    """Apply the remedy for a failure to the objects that are in the state `was`.
 
     Returns:
         The SOP Instance UIDs of the objects that were in that state.
@@ -376,7 +376,7 @@ def _objects(
 
 
 def _say(connection: sa.Connection, row: sa.Row[Any], why: str) -> None:
-    """Store with the objects why they are not committed yet; "" if nothing failed."""
+    """Store the reason why objects are not committed yet; empty if nothing failed."""
     said = sa.or_(
         delivered_object.c.comment == "",
         delivered_object.c.comment.startswith(NOT_COMMITTED, autoescape=True),
@@ -394,7 +394,7 @@ def _waiting(
 
 
 def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
-    """Record a transaction of a delivery and let the delivery wait; return its UID."""
+    """Record a transaction, and let its delivery wait. Return the transaction's UID."""
     uid = str(generate_uid(prefix=None))  # from a random UUID (PS3.5 B.2)
     key = {"instance_id": row.instance_id, "destination": row.destination}
     values = {**key, "transaction_uid": uid, "asked_at": time.time()}

@@ -1,8 +1,8 @@
 """An association that a peer opened, based on pynetdicom's class.
 
 pynetdicom accepts a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
-of one. This module sets limits. An occasional C-ECHO does not keep an association open,
-nor do fragments that never become an instance. The resources of an association are
+of one. This module sets limits. Neither an occasional C-ECHO nor fragments that never
+become an instance keep an association open. The resources of an association are
 released when its thread ends, whatever the reason. Datasets are stored by intake.py.
 """
 
@@ -55,7 +55,7 @@ SLOWEST_BYTES_PER_S = 10_000
 # After an abort the two threads end by themselves, or the connection is cut.
 KILL_S = 2 * ARTIM_S
 # PS3.8 9.2.1: in these states the upper layer waits for our response to an association
-# request, for data, or for our response to a release request. Each of them rings.
+# request, for data, or for our response to a release request. Each of these wakes it.
 WAITING = {"Sta3", "Sta6", "Sta8"}
 
 
@@ -80,7 +80,7 @@ class _Socket(AssociationSocket):
 
     @property
     def ready(self) -> bool:
-        """Return whether there is something to read, such as the end of the connection.
+        """True if there is something to read, such as the end of the connection.
 
         If nothing else can happen in this state, it waits for something to read or
         send.
@@ -105,7 +105,8 @@ class _Socket(AssociationSocket):
     def fragments(self) -> memoryview | None:
         """Read the next PDU if it is a P-DATA-TF. Return its content after the head.
 
-        The memory is reused for the next PDU. None if it is another PDU.
+        The memory is reused for the next PDU. If the PDU is of another type, it stays
+        unread and the result is None.
 
         Raises:
             OSError: The connection broke or ended in the middle of the PDU.
@@ -220,8 +221,7 @@ class Connection(Association):
             spool: Stores the datasets.
             limit: Maximum size of a dataset, in bytes.
             operation_timeout_s: The association is aborted if no instance was stored
-                for this many seconds. Each 10 kB received since then extend it by one
-                second.
+                for this many seconds. Every 10 kB received since then add one second.
             count: Counts requests that are refused because of their command.
         """
         self._count = count

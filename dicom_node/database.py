@@ -36,9 +36,9 @@ ALIVE = MappingProxyType(
 NONE: Mapping[str, int] = MappingProxyType({})
 _turn = threading.Lock()
 MIGRATING = 0x46524143  # number of an advisory lock that only this program uses
-# The oldest schema that has a release which can work on this release's schema.
+# Releases from this schema version on can work on the schema of this release.
 WORKS_FROM = 10
-# The placeholders for these types in migrations.
+# SQL types, by the placeholders that migrations use.
 TYPES = {
     "sqlite": {"SERIAL": "INTEGER PRIMARY KEY AUTOINCREMENT", "BYTES": "BLOB"},
     "postgresql": {
@@ -135,7 +135,7 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
     connection.execute("PRAGMA foreign_keys = ON")
-    # A commit that a power failure can undo must not have been acknowledged.
+    # An acknowledged commit must survive a power failure.
     connection.execute("PRAGMA synchronous = FULL")
 
 
@@ -186,7 +186,7 @@ def _keep_write_ahead_log(connection: Any) -> None:  # noqa: ANN401 - DBAPI
 
 @contextmanager
 def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
-    """Exit with a message if the first writes of a start fail."""
+    """Exit with a message if the first writes at startup fail."""
     try:
         yield
     except (OSError, DBAPIError) as error:

@@ -49,7 +49,7 @@ LOSSLESS: Mapping[str, UID] = MappingProxyType(
 )
 """Transfer syntaxes of results that are compressed before they are sent, by setting.
 
-Results with lossy compression are written so in the first place.
+A lossy transfer syntax is applied earlier, when the results are made.
 """
 
 Ask = Callable[[], Outcome]
@@ -107,7 +107,7 @@ def peer_of(destination: Destination, came_from: str) -> tuple[str, str]:
     return (address.ae_title, address.host) if address else (came_from, "")
 
 
-def ask(  # noqa: PLR0913 - whom to ask what, and who hears of the report
+def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
     request: Request,
     destination: Destination,
     *,

@@ -23,8 +23,8 @@ from pynetdicom.pdu_primitives import P_DATA
 from dicom_node.upper_layer import UpperLayer
 
 # These messages are complete with their command: PS3.7 defines no dataset for them, or
-# none that is used here. Some archives nevertheless announce one, and send it or do
-# not.
+# none that is used here. Some archives announce one nevertheless, and not all of them
+# send it.
 WITHOUT_DATASET = (
     C_ECHO_RQ,
     C_ECHO_RSP,
@@ -66,7 +66,7 @@ class MessageReader(DIMSEServiceProvider):
     @property
     def upper_layer(self) -> UpperLayer:
         """The upper layer of the association."""
-        assert isinstance(self.dul, UpperLayer)  # noqa: S101 - ours always is
+        assert isinstance(self.dul, UpperLayer)  # noqa: S101 - narrows the type
         return self.dul
 
     def receive_primitive(self, primitive: P_DATA) -> None:
@@ -111,7 +111,7 @@ class MessageReader(DIMSEServiceProvider):
                 end = _primitive(context_id, bytes((_LAST,)))
                 super().receive_primitive(end)
                 self._skips = True
-        except Exception as error:  # noqa: BLE001 - whatever a peer's bytes may cause
+        except Exception as error:  # noqa: BLE001 - invalid bytes may cause any exception
             words = f"a message cannot be read ({type(error).__name__})"
             self.upper_layer.abort_because(words)
 

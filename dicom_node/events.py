@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from dicom_node.tables import event
 
 ASSUMPTION = "assumption"
-"""The kind of an event: an attribute was wrong, and this value was assumed."""
+"""The kind of an event: an attribute was missing or wrong, and a value was assumed."""
 
 
 def note(

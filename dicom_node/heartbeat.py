@@ -1,7 +1,7 @@
 """Heartbeats of the node's own processes, by the clock of the database.
 
 Monitoring reads them. Workers read them, too, and take over the work of dead workers
-(see takeover.py). Locks in the database would not do: if the database restarts, it
+(see takeover.py). Locks in the database are not suitable: if the database restarts, it
 releases the locks of living processes, and a machine that is cut off keeps its locks.
 """
 
@@ -44,7 +44,7 @@ def beating(
     on_double: Callable[[], None] = _nothing,
     every_s: float = EVERY_S,
 ) -> Iterator[None]:
-    """Send heartbeats for the duration of a block.
+    """Send heartbeats while a block runs.
 
     The first is sent before the block begins. Heartbeats are skipped while the database
     cannot be reached.
@@ -101,9 +101,9 @@ def has_run(engine: sa.Engine, role: str) -> bool:
 
 
 def living(connection: sa.Connection, role: str) -> dict[str, float]:
-    """Return the living processes of a role: seconds since their start, by name.
+    """Return how long each living process of a role has sent heartbeats, by name.
 
-    The seconds count from the last gap in the heartbeats, if there was one.
+    The time is in seconds. It starts again after a gap in the heartbeats.
     """
     now = _now(connection)
     query = sa.select(heartbeat.c.id, heartbeat.c.since).where(

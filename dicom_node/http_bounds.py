@@ -83,7 +83,7 @@ class _Bounded(io.RawIOBase):
 class _Response(HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **keys: Any) -> None:  # noqa: ANN401 - as in the standard library
         super().__init__(sock, *args, **keys)
-        assert isinstance(self.fp, io.BufferedReader)  # noqa: S101 - of the connection
+        assert isinstance(self.fp, io.BufferedReader)  # noqa: S101 - narrows the type
         self.fp = io.BufferedReader(_Bounded(self.fp.detach(), sock))
 
 

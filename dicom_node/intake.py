@@ -1,9 +1,9 @@
 """Stores the datasets that a peer sends in the spool, as they arrive.
 
 pynetdicom keeps a dataset in memory, or in a temporary file that it does not remove
-when a connection drops. It dies without a response if the disk is full. In this module,
-datasets go straight into the spool, never beyond a limit. The files of datasets that
-are not kept are removed.
+when a connection drops. If the disk is full, its thread ends without a response. In
+this module, datasets go straight into the spool, never beyond a limit. The files of
+datasets that are not kept are removed.
 """
 
 import logging

@@ -1,8 +1,8 @@
 """Finds and removes files of the spool that nobody needs.
 
-Such files are: files whose writer died before it finished; files that could not be
-recorded; results that a later analysis replaced; and files that were removed at the end
-of their retention period, but that a power failure brought back.
+These are unfinished files of dead processes, files that could not be recorded, results
+that a later analysis replaced, and files that were removed at the end of their
+retention period, but that a power failure brought back.
 """
 
 import fcntl
@@ -81,9 +81,10 @@ def _modified(path: Path) -> float:
 
 
 def _remove_unless(path: Path, name: str, known: Known) -> int:
-    """Lock a file that no process holds, and remove it if it is still not known then.
+    """Remove a file, unless a process holds it or it is known.
 
-    Return the number of files removed.
+    The file is locked before `known` is called, so that no process can record it in
+    between. Return the number of files removed.
     """
     # Opened for writing, though nothing is written: NFS locks only such files.
     with suppress(FileNotFoundError, BlockingIOError), path.open("r+b") as file:

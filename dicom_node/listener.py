@@ -102,7 +102,10 @@ class _NoRequestError(Exception):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Open the listening socket. Several processes may share it; port 0 is any."""
+    """Open the listening socket, which several processes may share.
+
+    Port 0 is any free port.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
     return socket.create_server(

@@ -70,7 +70,7 @@ class Places:
     def held(self) -> list[bytes]:
         """Return the callers of all open associations, one entry for each association.
 
-        The caller must hold the door.
+        Call it inside `door`.
         """
         callers = list(self._mine)
         for path in _files(self._folder):
@@ -82,7 +82,7 @@ class Places:
         return callers
 
     def take(self, caller: bytes) -> Place:
-        """Take a slot for a caller. The door must be held."""
+        """Take a slot for a caller. Call it inside `door`."""
         self._mine.append(caller)
         self._tell()
         return Place(self, caller)
@@ -120,7 +120,7 @@ def caller_key(ae_title: str, address: str) -> bytes:
 
 
 def title_key(ae_title: str) -> bytes:
-    """Return the part of a caller's key that stands for its AE title."""
+    """Return the part of a caller's key that stands for this AE title."""
     return _digest(ae_title)
 
 

@@ -23,11 +23,11 @@ class Unanalyzed(StrEnum):
 
     NO_IMAGE = "no_image"
     OWN_RESULT = "own_result"
-    OTHER_RESULT = "other_result"  # of another AI or image processing
+    OTHER_RESULT = "other_result"  # made by another AI or image processing
     NO_RADIOGRAPH = "no_radiograph"  # according to its SOP Class
-    MODALITY = "modality"  # of a Secondary Capture
+    MODALITY = "modality"  # not that of a radiograph, for a Secondary Capture
     COLOR = "color"
-    AGE = "age"  # of the study
+    AGE = "age"  # the study is too old
     FRAMES = "frames"
     BITS = "bits"
     TOO_LARGE = "too_large"

@@ -164,7 +164,7 @@ def ignore_callers(_title: str, _address: str, _reason: str) -> None:
     """Do nothing about a caller."""
 
 
-def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
+def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,
@@ -194,7 +194,7 @@ def run(  # noqa: PLR0913, PLR0917 - what a receiver process is made of
     stop.drained()
 
 
-def start_receiver(  # noqa: PLR0913 - what a receiver is made of
+def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     settings: ReceiverSettings,
     spool: Spool,
     accept: Accept,

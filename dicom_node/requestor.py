@@ -67,7 +67,7 @@ class _Socket(AssociationSocket):
         Raises:
             OSError: They did not come in the time for a PDU, or the connection broke.
         """
-        assert isinstance(self.assoc, RequestedAssociation)  # noqa: S101 - always is
+        assert isinstance(self.assoc, RequestedAssociation)  # noqa: S101 - narrows the type
         assert self.socket  # noqa: S101 - narrows the type
         if nr_bytes > LONGEST_ANSWER:
             words = f"a PDU of {nr_bytes} bytes was announced, "

@@ -53,11 +53,9 @@ class LetGo:
 
 
 def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo:
-    """Remove files and rows at the end of their retention period.
+    """Remove files and rows at the end of their retention period, for some seconds.
 
-    It stops after LONGEST_S.
-
-    Several workers may do this at the same time.
+    It stops after LONGEST_S. Several workers may do this at the same time.
 
     Args:
         engine: Engine of the journal.

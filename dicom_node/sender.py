@@ -300,7 +300,7 @@ def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
         except OSError as error:  # such as no space for the copy
             words = f"cannot be copied: {error.strerror}"
             return Outcome(Verdict.RETRY, None, words)
-        except Exception as error:  # noqa: BLE001 - pydicom may raise anything of them
+        except Exception as error:  # noqa: BLE001 - pydicom may raise anything
             # Its text may quote values, so only its type is reported.
             words = (
                 f"{peer} accepts it as {syntax.name} only, and it cannot be transcoded "

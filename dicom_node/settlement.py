@@ -133,7 +133,7 @@ def under_way(
 def is_within(row: sa.Row[Any], retry_days: float) -> bool:
     """Return whether a delivery may be retried.
 
-    It may until `retry_days` after its request.
+    Retries end `retry_days` after the request.
     """
     return bool(time.time() < row.asked_at + retry_days * 86400)
 
@@ -158,7 +158,7 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
 
 
 def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> DeliveryState:
-    """End a delivery, if all its objects have reached one of these final states."""
+    """End a delivery after all its objects have reached one of these final states."""
     failed = DeliveryState.FAILED in states
     state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
     change = delivery.update().where(

@@ -1,9 +1,9 @@
 """The spool: the files of received instances, and how they are made durable.
 
-It is one folder with one file for each instance. The file name is a UUID of the node:
-nothing that a sender chose is ever part of a path. A dataset arrives in `<id>.part`, in
-the same folder as its final `<id>.dcm`, so that one rename and one fsync of the folder
-make it durable.
+It is one folder with one file for each instance. The file name is a UUID of the node; a
+sender cannot influence any part of a path. A dataset arrives in `<id>.part`, in the
+same folder as its final `<id>.dcm`, so that one rename and one fsync of the folder make
+it durable.
 
 The process that writes a file holds a lock on it (flock, which the kernel releases when
 the process dies) until the instance is recorded or given up. With that lock,
@@ -132,7 +132,7 @@ class Arrival:
         self._kept = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with _refusing_when_disk_fails():
-            # Unbuffered: network chunks are large, and close() cannot fail on a buffer.
+            # Unbuffered: network chunks are large, and close() has nothing to write.
             self._file = FileIO(os.open(self.path, flags, 0o600), "w")
         try:
             # If a cleanup runs between open and lock, only this attempt fails: the

@@ -57,16 +57,16 @@ class Storing:
         """Answer one request."""
         request, connection = event.request, event.assoc
         assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
-        assert isinstance(request, C_STORE)  # noqa: S101 - of this event it always is
+        assert isinstance(request, C_STORE)  # noqa: S101 - always, for this event
         dataset = request.DataSet
-        assert isinstance(dataset, IncomingDataset)  # noqa: S101 - intake.py's
+        assert isinstance(dataset, IncomingDataset)  # noqa: S101 - intake.py made it
         uid = loggable(str(request.AffectedSOPInstanceUID))
         with about(uid, dataset.arrival.id if dataset.arrival else "-"):
             try:
                 size = self._store(event, request, dataset, connection)
             except RefusedError as error:
                 return self._refuse(error, connection, dataset)
-            except Exception as error:  # noqa: BLE001 - a bug must not cost an image
+            except Exception as error:  # noqa: BLE001 - a bug must not lose an image
                 # 0xA700: the sender should keep its copy and try again, whatever is
                 # wrong with the node. The message of the exception may quote the
                 # dataset, so it is not logged.

@@ -41,8 +41,8 @@ from dicom_node.stow_response import JSON, Answer, alive, became_of
 logging.getLogger("urllib3").setLevel(logging.CRITICAL)
 
 TIMEOUT_S = 30.0
-# Maximum size of a request. A larger object is sent in a request of its own. Web
-# servers of Windows accept 30 MB by default.
+# Maximum size of a request. A larger object is sent in a request of its own. Windows
+# web servers accept 30 MB by default.
 MOST_BYTES = 25_000_000
 LARGEST_ANSWER = 1_000_000
 

@@ -1,10 +1,9 @@
 """Reads the response of a DICOMweb service, and derives the outcome of each object.
 
 Sending is in stow.py. A Store Instances Response Module (PS3.18 Annex I) has the result
-of each object. Without it, the HTTP status applies to all (PS3.18 table
-10.5.3-1). As with C-STORE, only a definite failure is permanent. A service must list
-the objects that it stored. If its list lacks an object, it has not confirmed that
-object.
+of each object. Without it, the HTTP status applies to all (PS3.18 table 10.5.3-1). As
+with C-STORE, only a definite failure is permanent. A service must list the objects that
+it stored. If its list lacks an object, it has not confirmed that object.
 """
 
 import json
@@ -163,7 +162,7 @@ def _failed(reason: int | None) -> Outcome:
     return Outcome(verdict, reason, in_words(reason) or "not stored, with 0x0000")
 
 
-def _values(item: Any, tag: str) -> list[Any]:  # noqa: ANN401 - whatever was sent
+def _values(item: Any, tag: str) -> list[Any]:  # noqa: ANN401 - any JSON value
     """Return the values of an attribute of the DICOM JSON Model (PS3.18 F.2)."""
     attribute = item.get(tag) if isinstance(item, dict) else None
     values = attribute.get("Value") if isinstance(attribute, dict) else None

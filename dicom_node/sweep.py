@@ -47,7 +47,10 @@ def sweep_ended(engine: sa.Engine, settings: Settings) -> None:
 
 
 def sweep_work(journal: Journal) -> None:
-    """Remove finished work items. Several workers may do this at the same time."""
+    """Delete finished work items, and record the failure of those that broke.
+
+    Several workers may do this at the same time.
+    """
     broken = DBOS.list_workflows(
         status=BROKEN, limit=BATCH, load_input=False, load_output=False
     )
@@ -70,7 +73,7 @@ def sweep_work(journal: Journal) -> None:
 def catch_up_with_the_clock() -> None:
     """Release work that would wait too long because the clock was set back.
 
-    If a work item was created in the future, the clock was set back since, and the item
+    If a work item was created in the future, the clock was set back since. The item
     would wait longer than intended. It is released at once, because an early attempt
     does no harm.
     """

@@ -32,7 +32,7 @@ class DeliveryState(StrEnum):
     PAUSED = "paused"
     DELIVERED = "delivered"
     FAILED = "failed"
-    DROPPED = "dropped"  # no results for its destination any more, or no such
+    DROPPED = "dropped"  # its destination was removed, or gets no results any more
 
 
 UNDER_WAY = (DeliveryState.QUEUED, DeliveryState.COMMITTING)

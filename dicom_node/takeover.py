@@ -1,10 +1,10 @@
 """Puts the work of dead workers back into the queue.
 
 A worker is dead if it owns pending work and has sent no heartbeat for DEAD_AFTER_S, or
-if it ended before its work did and has no heartbeat any more. A worker that was only
-suspended may continue and finish its work. The transactions of the journal detect that
-the work has been done, and the second worker records nothing (see analyses.py and
-settlement.py). If both deliver an object, the copies are identical to the last byte.
+if it shut down before its work was done. A worker that was only suspended may continue
+and finish its work. The transactions of the journal detect that the work has been done,
+and the second worker records nothing (see analyses.py and settlement.py). If both
+deliver an object, the copies are identical to the last byte.
 """
 
 import logging
@@ -26,9 +26,9 @@ def take_over(engine: sa.Engine, name: str) -> int:
 
     Args:
         engine: Engine of the journal.
-        name: Name of the calling worker. It must have sent heartbeats for DEAD_AFTER_S
-            without a gap. Otherwise, after it was cut off, or after the database
-            restarted, it would find all others dead.
+        name: Name of the calling worker. It does nothing until it has itself sent
+            heartbeats for DEAD_AFTER_S without a gap. Otherwise, after it was cut off,
+            or after the database restarted, it would find all other workers dead.
 
     Returns:
         The number of work items.
@@ -57,10 +57,10 @@ def _under_way() -> list[WorkflowStatus]:
 
 
 def _one_at_a_time(connection: sa.Connection) -> bool:
-    """Return whether this process got the lock. It holds it until the transaction ends.
+    """Take a lock until the transaction ends. Return whether it was free.
 
-    Without the lock, two processes could run at the same time. One would take work from
-    a worker that the other has just given it to.
+    Without the lock, two workers could do this at the same time. One could take work
+    from a worker that has just got it from the other.
     """
     if connection.dialect.name == "sqlite":
         return True  # few workers on one machine; the cost is a second analysis

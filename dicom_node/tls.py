@@ -1,8 +1,8 @@
 """DICOM TLS (PS3.15 B.12): the accepted TLS versions and ciphers, and its connections.
 
 TLS 1.2 or later with forward secrecy and authenticated encryption is required, as BCP
-195 (RFC 8996 and 9325) recommends. Peers that support nothing better than older TLS are
-not accepted.
+195 (RFC 8996 and 9325) recommends. A peer that supports only older versions or weaker
+ciphers is not accepted.
 """
 
 import socket
@@ -39,7 +39,7 @@ MISMATCHES = (62, 64)
 
 
 class Line(SSLSocket):
-    """A TLS connection. Except `shutdown`, use it in one thread at a time.
+    """A TLS connection. Only `shutdown` may be called from another thread.
 
     Attributes:
         failure: The error that ended TLS, if any. pynetdicom does not report errors.

@@ -29,7 +29,7 @@ from dicom_node.part10 import (
 from dicom_node.spool import Arrival, Spool
 
 CALLER = "UPLOAD"
-"""The calling AE title of an upload."""
+"""The calling AE title that is recorded for an upload."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

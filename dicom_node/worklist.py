@@ -49,8 +49,8 @@ class Wanted:
     """The search criteria for instances. An empty or None value matches everything.
 
     Attributes:
-        text: Words of a name, an ID or an accession number, in any order. Parts of
-            words match, too. Case and accents are ignored. Or a complete UID.
+        text: Words of a name, an ID or an accession number, in any order, or a complete
+            UID. Parts of words match, too. Case and accents are ignored.
         states: Any of these states; "analyzing" and "received" exclude each other.
             Results of ours that came back are "returned". They are found only by this
             state, by their own UID or by id.
@@ -58,7 +58,7 @@ class Wanted:
         since: Received at or after this time, in seconds since 1970.
         until: Received before this time, in seconds since 1970.
         sender: AE title of the sender.
-        destination: Name of a destination of its results.
+        destination: Name of a destination; only instances with a delivery to it match.
         ids: Only these instances.
     """
 
