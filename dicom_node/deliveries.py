@@ -120,7 +120,7 @@ class Deliveries:
         settle_instance(connection, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
-        """Tell whether destinations want kinds of results that were not made.
+        """Return whether destinations want kinds of results that do not exist.
 
         This happens after a change of their settings. Heatmaps are ignored, because
         they are not made for every answer.

@@ -1,4 +1,4 @@
-"""Repeats a call while the database is away or the disk is full."""
+"""Repeats a call while the database cannot be reached or the disk is full."""
 
 import logging
 import threading
@@ -24,7 +24,7 @@ class LeftForLater(BaseException):
 
 
 def insist(write: Callable[[], T]) -> T:
-    """Repeat a call that fails because the database is away or the disk is full.
+    """Repeat a call that fails because of the database or a full disk.
 
     The instance does not cause such a failure, so the call is repeated until it
     succeeds or this process ends.

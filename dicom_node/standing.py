@@ -19,7 +19,7 @@ NO_NOTICE = " The notice of it has not arrived: "
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
-    """Lock an instance, so that others who would change it or its deliveries wait.
+    """Lock an instance, so that others that change it or its deliveries wait.
 
     Call it first in a transaction that ends with `settle_instance`. Otherwise, if two
     deliveries end at the same time, each would find the other still under way. SQLite
