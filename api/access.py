@@ -71,7 +71,7 @@ def bearer(request: Request) -> str | None:
     return shown.strip() if scheme.lower() == "bearer" else None
 
 
-def cookie_name(secure: bool) -> str:  # noqa: FBT001 - there are two of them
+def cookie_name(secure: bool) -> str:  # noqa: FBT001 - one of two names
     """Return the name of the session cookie.
 
     Over https, the name has a prefix that browsers accept only from this exact host

@@ -57,7 +57,7 @@ class CommitmentCaller(Table):
     network: Network | None = None
 
 
-def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     """Convert a bare AE title to a caller from the host that was asked."""
     return {"ae_title": value} if isinstance(value, str) else value
 
@@ -178,7 +178,7 @@ class Secret:
     value: str = field(default="", repr=False)
 
 
-def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value
     """Read the value from the environment, which `load` passes as the context."""
     if isinstance(value, Secret):
         return value
@@ -245,7 +245,7 @@ class StowDestination(_Destination):
         return self
 
 
-def _type(value: Any) -> str | None:  # noqa: ANN401 - whatever stands in the file
+def _type(value: Any) -> str | None:  # noqa: ANN401 - any TOML value
     """Return the type of a destination, or None if it has none."""
     if isinstance(value, _Destination):
         return str(getattr(value, "type", None))

@@ -55,7 +55,7 @@ class Caller(Table):
     network: Network | None = None
 
 
-def _caller(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     """Convert a bare AE title to a caller from any network."""
     return {"ae_title": value} if isinstance(value, str) else value
 
@@ -81,7 +81,7 @@ class ReceiverSettings(Table):
     max_instance_mb: int = Field(ge=1, le=4096)
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _named(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     if value in ("", None):
         raise ValueError("name a folder")
     return value
@@ -296,7 +296,7 @@ def _override(
             tables[section] = {**table, key: environment[name]}
 
 
-def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - any TOML value
     """Make the paths in the file relative to the folder of the file."""
     if isinstance(value, list):
         return [_located(each, folder) for each in value]

@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, model_validator
 from config.tables import Port, Table
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _named(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     return None if value == "" else value
 
 
