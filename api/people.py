@@ -55,7 +55,7 @@ class AccessEvent:
             was viewed.
         person: The user; None if the user is unknown.
         address: The address of the client.
-        about: The path, or the method of the login. Contains no text that the user
+        about: The path, or the method of the login. It contains no text that the user
             entered.
         received: The instance that the user uploaded.
         again: Whether the node already had the bytes of that instance.

@@ -21,7 +21,7 @@ class Token(Table):
 
     Attributes:
         name: The name in the log.
-        role: What the token permits.
+        role: The role of users with this token.
         sha256: The SHA-256 of the token in hexadecimal digits; empty if `env` is given.
         env: The environment variable that contains the token itself.
     """

@@ -36,7 +36,7 @@ class Problem:
 
     Attributes:
         keys: The key, preceded by those of the tables and lists that contain it.
-        words: What is wrong with it, in one line.
+        words: A description of the error, in one line.
     """
 
     keys: Location

@@ -32,8 +32,7 @@ from inference.radiograph import Radiograph
 Box = tuple[int, int, int, int]
 
 NEAR = 0.05
-"""Distance to either side along the bone at which a break is visible, in short sides.
-"""
+"""Half the length along the bone at which a break is visible, in short sides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,8 +26,7 @@ FIRST_PHANTOM = 1_000_000
 """Seed of the first phantom for training. Lower seeds are free for tests."""
 
 MOST_WORKERS = 15
-"""Maximum number of worker processes. Each holds two batches of 6 MB in shared memory.
-"""
+"""Maximum number of workers. Each holds two batches of 6 MB in shared memory."""
 
 PATIENCE_S = 300
 """Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
@@ -183,7 +182,7 @@ def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
 def _chosen(
     samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
 ) -> list[Sample | None]:
-    """Return the samples of an epoch; None is a phantom."""
+    """Return the samples of an epoch, with None for each phantom."""
     fractured = [each for each in samples if each.is_fractured]
     whole = [each for each in samples if not each.is_fractured]
     count = round(len(whole) * recipe.whole_share)
