@@ -76,7 +76,7 @@ def _served(settings: Settings, app: FastAPI) -> uvicorn.Config:
         port=settings.api.port,
         http=PunctualProtocol,
         ws="none",
-        proxy_headers=False,  # the Entrance middleware reads them
+        proxy_headers=False,  # read by Entrance, from trusted_proxies only
         log_config=None,
         access_log=False,  # health probes would fill the log
         timeout_graceful_shutdown=DRAIN_S,

@@ -49,7 +49,7 @@ class StrictConnection(h11.Connection):
 
     complaint = ""
 
-    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - as h11
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - as in h11
         """Start a connection."""
         super().__init__(*arguments)
         self._start_request()
@@ -59,7 +59,7 @@ class StrictConnection(h11.Connection):
         self._received += len(data)
         super().receive_data(data)
 
-    def next_event(self) -> Any:  # noqa: ANN401 - as h11
+    def next_event(self) -> Any:  # noqa: ANN401 - as in h11
         """Parse the next part of a request.
 
         Raises:
@@ -79,7 +79,7 @@ class StrictConnection(h11.Connection):
             self._refuse(self._excess())
         return event
 
-    def send(self, event: Any) -> Any:  # noqa: ANN401 - as h11
+    def send(self, event: Any) -> Any:  # noqa: ANN401 - as in h11
         """Serialize a part of a response.
 
         A response before the end of the request body closes the connection, because the
@@ -155,7 +155,7 @@ class PunctualProtocol(H11Protocol):
     _stall: asyncio.TimerHandle | None = None
     _dropped: int | None = None
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as uvicorn
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as in uvicorn
         """Create a connection with a strict parser."""
         super().__init__(*arguments, **named)
         self.conn = StrictConnection(h11.SERVER)

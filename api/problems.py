@@ -69,7 +69,7 @@ def _written(
     path: str,
     status: int,
     words: str,
-    extra: Any = None,  # noqa: ANN401 - as starlette
+    extra: Any = None,  # noqa: ANN401 - as in starlette
 ) -> JSONResponse:
     if not path.startswith(f"{V1}/"):
         return JSONResponse({"error": words}, status, extra)

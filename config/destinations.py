@@ -120,8 +120,8 @@ class _Destination(Table):
         modality: The modality of captures: "OT", or "source" for that of the
             radiograph.
         send_negative: Whether to send the results of analyses without a fracture. If
-            not, the destination gets a capture that says so for each image without an
-            analysis.
+            not, the destination receives a capture with a notice for each image that
+            was not analyzed.
         transfer_syntax: The transfer syntax of images, if the peer accepts it.
         commitment: Whether a result counts as delivered only after the archive has
             committed to storing it (PS3.4 annex J).

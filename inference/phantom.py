@@ -32,7 +32,7 @@ from inference.radiograph import Radiograph
 Box = tuple[int, int, int, int]
 
 NEAR = 0.05
-"""Half the length along the bone at which a break is visible, in short sides."""
+"""Visible extent of a break along the bone, to either side, in short sides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

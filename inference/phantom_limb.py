@@ -32,7 +32,7 @@ SHELL = 0.0042
 """Thickness of a shell where the cortex is thinnest."""
 
 NEAR = 0.045
-"""Distance from its center at which a break is visible, in short sides."""
+"""Radius of the visible area of a break, in short sides."""
 
 MIDDLE = 0.5
 

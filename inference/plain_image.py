@@ -151,7 +151,7 @@ def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
         return 255 - shown if photometric == WHITE_IS_ZERO else shown
     except (MemoryError, PlainImageError):
         raise
-    except Exception as error:  # noqa: BLE001 - the same
+    except Exception as error:  # noqa: BLE001 - as in _opened
         raise BrokenImageError(
             f"The image is damaged or ends early ({type(error).__name__}). Send the "
             "whole file."

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from models.card import ModelCard, ModelError
 from models.folding import folded
@@ -243,7 +243,7 @@ def _state(content: bytes) -> dict[str, Tensor]:
     """Read only tensors: a pickle that would run code is refused."""
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - of a damaged file torch raises almost anything
+    except Exception:  # noqa: BLE001 - torch raises many types for a damaged file
         raise ModelError(
             "The weights file cannot be read as tensors: it is damaged, or holds a "
             "whole pickled model, which is never loaded because it could run code. "

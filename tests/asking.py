@@ -55,7 +55,7 @@ class Site:
         headers: Mapping[str, str] | None = None,
         *,
         peer: str = "192.0.2.7",
-        **body: Any,  # noqa: ANN401 - what httpx takes
+        **body: Any,  # noqa: ANN401 - arguments of httpx
     ) -> httpx.Response:
         """Send one request. Its URL has the host name localhost."""
         # Return a response for unexpected errors, as uvicorn does.

@@ -19,7 +19,7 @@ def send(*parts: bytes) -> None:
     END.sendall(b"".join(parts))
 
 
-def answer(content: Any, *buffers: bytes) -> None:  # noqa: ANN401 - whatever JSON has
+def answer(content: Any, *buffers: bytes) -> None:  # noqa: ANN401 - any JSON value
     """Send a message with a head of bytes, or of JSON."""
     head = content if isinstance(content, bytes) else json.dumps(content).encode()
     sizes = [struct.pack("<Q", len(each)) for each in buffers]

@@ -168,7 +168,7 @@ class Review(Site):
         path: str,
         token: str = ACTING,
         method: str = "POST",
-        **body: Any,  # noqa: ANN401 - what httpx takes
+        **body: Any,  # noqa: ANN401 - arguments of httpx
     ) -> httpx.Response:
         """Send a request that changes something; by default as an operator."""
         return self.ask(method, f"/api/v1{path}", bearing(token), **body)

@@ -32,7 +32,7 @@ def instances_router(desk: Desk) -> APIRouter:
     router = v1_router("instances")
 
     @router.get("/instances", response_description="A page of the worklist")
-    async def worklist(  # noqa: PLR0913, PLR0917 - each a way to look for an image
+    async def worklist(  # noqa: PLR0913, PLR0917 - one for each criterion
         request: Request,
         _person: Viewer,
         q: Annotated[
@@ -51,7 +51,7 @@ def instances_router(desk: Desk) -> APIRouter:
         destination: Annotated[
             Text, Query(description="Something was to go there")
         ] = "",
-        id: Annotated[  # noqa: A002 - its name in the address
+        id: Annotated[  # noqa: A002 - its name in the URL
             list[Text], Query(max_length=MOST_IDS, description="Only these, by our id")
         ] = [],  # noqa: B006
         sort: Annotated[Order, Query(description="By which column")] = Order.RECEIVED,

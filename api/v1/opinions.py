@@ -111,7 +111,7 @@ def _lines(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
         yield _line([_cell(*each) for each in zip(names, row, strict=True)])
 
 
-def _cell(name: str, value: Any) -> Any:  # noqa: ANN401 - what the database holds
+def _cell(name: str, value: Any) -> Any:  # noqa: ANN401 - a database value
     if name in TIMES:
         return when(value).isoformat("T", "seconds")
     # A spreadsheet must not run text from a sender or a proxy as a formula.

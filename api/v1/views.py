@@ -155,6 +155,6 @@ def views_router(desk: Desk) -> APIRouter:
 
 
 def _file(path: Path, uid: str) -> FileResponse:
-    """Return a file response. A UID is the only name that a sender can set."""
+    """Return a file response. Only a valid UID is used in the name of the file."""
     name = f"{uid}.dcm" if _UID.fullmatch(uid) else "instance.dcm"
     return FileResponse(path, media_type="application/dicom", filename=name)

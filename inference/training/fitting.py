@@ -125,7 +125,7 @@ class Fitting:
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception:  # noqa: BLE001 - of a damaged file torch raises almost anything
+        except Exception:  # noqa: BLE001 - torch raises many types for a damaged file
             raise ModelError(f"{path} is damaged; delete it to start afresh.") from None
         if state.get("of") != self._of():
             raise ModelError(

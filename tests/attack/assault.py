@@ -125,7 +125,7 @@ def _guarded(attack: Attack, cost: Cost) -> None:
     """Run an attack. A refusal or a closed connection is an ordinary end of it."""
     try:
         attack(cost)
-    except Exception as error:  # noqa: BLE001 - whatever a refusal leads to
+    except Exception as error:  # noqa: BLE001 - any effect of a refusal
         cost.note = cost.note or f"the node ended it ({type(error).__name__})"
     finally:
         cost.ready.set()

@@ -193,7 +193,7 @@ def waiting(api: str) -> int:
 def answers(address: str) -> bool:
     """Return whether the node is ready."""
     try:
-        urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - our own
+        urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - own server
     except OSError:
         return False
     return True

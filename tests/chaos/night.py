@@ -251,7 +251,7 @@ def side_by_side(works: Iterable[Callable[[], None]]) -> None:
     def guarded(work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - is raised below
+        except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
 
     threads = [threading.Thread(target=guarded, args=(each,)) for each in works]
