@@ -1,4 +1,4 @@
-"""Place the arrow: the tip on the peak of the saliency, the tail beside the bone."""
+"""Place the arrow: tip on the saliency peak, tail where it hides the least tissue."""
 
 import cv2
 import numpy as np
