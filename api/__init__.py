@@ -1,1 +1,1 @@
-"""The HTTP side: /predict, the page, health."""
+"""The web application: /predict, the pages, the API and the health checks."""

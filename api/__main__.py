@@ -1,4 +1,4 @@
-"""The web side as a process: /predict, the page, health."""
+"""Run the web process: /predict, the pages, the API and the health checks."""
 
 import logging
 import os
@@ -24,11 +24,11 @@ from dicom_node.process import (
 )
 
 DRAIN_S = 30
-"""How long running requests may take to finish after SIGTERM."""
+"""Seconds that running requests may take to finish after SIGTERM."""
 
 
 def main() -> None:
-    """Serve until SIGTERM or Ctrl-C; what is under way then is finished."""
+    """Serve until SIGTERM or Ctrl-C, then finish the running requests."""
     parser = role_parser("api", __doc__)
     parser.add_argument("--fd", type=int, help="serve on this inherited socket")
     given = parser.parse_args()
@@ -36,7 +36,8 @@ def main() -> None:
     stop = begin_role("api", given.supervisor, settings.log.format)
     allow_many_threads()
     settled_or_exit(settings.api)
-    # One team of threads a process: busy-waiting, two of them slow each other down.
+    # Use one torch thread pool per process: two pools slow each other down by
+    # busy-waiting.
     torch.set_num_threads(1)
     sockets = None if given.fd is None else [socket.socket(fileno=given.fd)]
     storage, by_hand = settings.storage, given.supervisor is None
@@ -46,12 +47,12 @@ def main() -> None:
     engine = open_engine(storage.database_url)
     with auditing(settings, engine, "api", by_hand=by_hand) as tell:
         server = _server(settings, audited(tell), supervised=not by_hand)
-        # uvicorn handles the signals itself, but not those that came before it began.
+        # uvicorn handles signals itself, but not those that arrive before it starts.
         Thread(target=_end, args=(stop, server), daemon=True).start()
         stop.ready(DRAIN_S)
         server.run(sockets)
         stop.drained()
-    # A model that is still being loaded would hold up the end of the interpreter.
+    # A model that is still loading would delay the shutdown of the interpreter.
     logging.shutdown()
     os._exit(0)
 
@@ -64,7 +65,7 @@ def _end(stop: Event, server: uvicorn.Server) -> None:
 def _server(settings: Settings, tell: Tell, *, supervised: bool) -> uvicorn.Server:
     app = create_app(settings, tell=tell, supervised=supervised)
     server = uvicorn.Server(_served(settings, app))
-    app.state.ending = lambda: server.should_exit  # streams would hold it up
+    app.state.ending = lambda: server.should_exit  # ends open streams at shutdown
     return server
 
 
@@ -75,9 +76,9 @@ def _served(settings: Settings, app: FastAPI) -> uvicorn.Config:
         port=settings.api.port,
         http=PunctualProtocol,
         ws="none",
-        proxy_headers=False,  # ours are believed from trusted_proxies only: proxy.py
+        proxy_headers=False,  # read by Entrance, from trusted_proxies only
         log_config=None,
-        access_log=False,  # health probes would drown what matters
+        access_log=False,  # health probes would fill the log
         timeout_graceful_shutdown=DRAIN_S,
         server_header=False,
     )

@@ -1,4 +1,4 @@
-"""Tells who somebody is by what their request brings, as the settings say."""
+"""Identify the user of a request from its credentials and the settings."""
 
 import hmac
 from hashlib import sha256
@@ -13,29 +13,30 @@ from api.visit import Way
 from config.access import SHORTEST_TOKEN, Token
 from config.settings import Settings
 
-# Whoever may open the page of a node that stays on its machine may do all there.
+# Anyone who can open the page of a node that serves only its own machine may do
+# everything.
 ANYONE = Person("anyone on this machine", "operator")
 
 
 class Access:
-    """Who is let in.
+    """Identifies users by token, session cookie or proxy header.
 
     Attributes:
-        api: The settings.
-        sessions: Those of browsers.
-        logins: Failures at the page.
-        failures: Failures of programs.
+        api: The settings of the web application.
+        sessions: The sessions of browsers.
+        logins: Throttle for failed logins on the login page.
+        failures: Throttle for failed tokens of programs.
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Read the settings; the key of sessions only when there is a session."""
+        """Read the settings. The session key is only read if there is a session."""
         self.api = settings.api
         self.sessions = Sessions(settings.api.tokens, settings.storage.directory)
         self.logins = Throttle()
         self.failures = Throttle()
 
     def token(self, shown: str) -> Token | None:
-        """Find a token by its text, in a time that tells nothing of those we know."""
+        """Find a token by its text, in a time independent of the known tokens."""
         digest = sha256(shown.encode(errors="replace")).digest()
         found = [
             each for each in self.api.tokens if hmac.compare_digest(each.digest, digest)
@@ -43,7 +44,10 @@ class Access:
         return found[0] if found and len(shown) >= SHORTEST_TOKEN else None
 
     def person(self, request: Request, seen: Origin) -> tuple[Person, Way] | None:
-        """Find out who sent a request, and how we know; None where we do not."""
+        """Return the user of a request and the method of authentication.
+
+        Returns None if the user is unknown.
+        """
         if not self.api.guarded:
             return ANYONE, "open"
         if seen.user:
@@ -57,20 +61,21 @@ class Access:
 
 
 def person_of(token: Token) -> Person:
-    """Say who shows a token."""
+    """Return the user that a token belongs to."""
     return Person(token.name, token.role)
 
 
 def bearer(request: Request) -> str | None:
-    """Read the token that a program shows (RFC 6750 2.1); None where it shows none."""
+    """Return the bearer token of a request (RFC 6750 2.1), or None if it has none."""
     scheme, _, shown = request.headers.get("authorization", "").partition(" ")
     return shown.strip() if scheme.lower() == "bearer" else None
 
 
-def cookie_name(secure: bool) -> str:  # noqa: FBT001 - there are two of them
-    """Name the cookie of a session.
+def cookie_name(secure: bool) -> str:  # noqa: FBT001 - one of two names
+    """Return the name of the session cookie.
 
-    Over https by a name that browsers accept from this very host alone (RFC 6265bis
-    4.1.3.2), so that no neighbor can put its own in our place.
+    Over https, the name has a prefix that browsers accept only from this exact host
+    (RFC 6265bis 4.1.3.2). No other host of the domain can then set a cookie in its
+    place.
     """
     return "__Host-fracture-node" if secure else "fracture-node"

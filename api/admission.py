@@ -1,8 +1,8 @@
-"""Queues of the web side: who waits, for how long, and who is refused.
+"""Queues that limit how many requests are served, wait or upload at a time.
 
-A client that gets 503 at once can come back later; a connection that waits for long may
-time out, and uploads that wait cost disk. One person must not use up what others need:
-each person has a queue, and the queues are served in turn.
+A client that receives 503 at once can try again later. A connection that waits for long
+may time out, and uploads that wait use disk space. To stop one user from taking the
+capacity of the others, each user has a queue, and the queues are served in turn.
 """
 
 import asyncio
@@ -18,27 +18,31 @@ RETRY_AFTER_S = 5
 
 
 class FairQueue:
-    """Serves requests in turn by person. Used from the event loop alone."""
+    """Serves the requests of different users in turn.
+
+    Must only be used from the event loop.
+    """
 
     def __init__(self, *, waiting: int, at_once: int = 1) -> None:
-        """Begin without requests.
+        """Create an empty queue.
 
         Args:
-            waiting: How many requests of one person may wait behind the one that is
-                served; more are refused.
-            at_once: How many requests are served at a time, each of another person.
+            waiting: Maximum number of requests of one user that wait behind the one
+                being served. Further requests are refused.
+            at_once: Number of requests that are served at a time, each of a different
+                user.
         """
         self._most_waiting = waiting
         self._free = at_once
         self._served = set[str]()
-        # By person; the first person here is served next.
+        # Keyed by user; the first user in the order is served next.
         self._waiting = OrderedDict[str, deque[asyncio.Future[None]]]()
 
     def require_place(self, request: Request) -> None:
-        """Refuse a request if its person has too many waiting already.
+        """Refuse a request if too many requests of its user are waiting.
 
         Raises:
-            HTTPException: 503, with the seconds after which to ask again.
+            HTTPException: 503, with the seconds until the next attempt.
         """
         person = person_key(request)
         taken = len(self._waiting.get(person, ())) + (person in self._served)
@@ -52,14 +56,14 @@ class FairQueue:
 
     @asynccontextmanager
     async def turn(self, request: Request) -> AsyncIterator[None]:
-        """Wait for the turn of a request, and hold it for the time of a block.
+        """Wait for the turn of a request, and hold it during the block.
 
         Args:
-            request: A request; its body has been read.
+            request: A request. Its body must have been read.
 
         Raises:
-            HTTPException: As `require_place`; or 400 if the client went away before
-                its turn came.
+            HTTPException: 503 as in `require_place`, or 400 if the client disconnected
+                before its turn.
         """
         self.require_place(request)
         person = person_key(request)
@@ -78,7 +82,7 @@ class FairQueue:
         gone = asyncio.ensure_future(_gone(request))
         try:
             await asyncio.wait({turn, gone}, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:  # the process ends
+        except asyncio.CancelledError:  # the process is shutting down
             if turn.done():
                 self._release(person)
             raise
@@ -97,7 +101,7 @@ class FairQueue:
         self._serve_next()
 
     def _serve_next(self) -> None:
-        """Give free turns to persons who have none, the longest without one first."""
+        """Give free turns to users without one, longest-waiting first."""
         while self._free:
             ready = (each for each in self._waiting if each not in self._served)
             if (person := next(ready, None)) is None:
@@ -119,7 +123,7 @@ class FairQueue:
 
 
 def person_key(request: Request) -> str:
-    """Return the name of a person, or the address if the api asks for no name."""
+    """Return the name of the user, or the address if no login is required."""
     visit = visit_of(request)
     if visit.person is None or visit.way == "open":
         return visit.address
@@ -127,32 +131,31 @@ def person_key(request: Request) -> str:
 
 
 async def _gone(request: Request) -> None:
-    """Return when the client has closed the connection."""
+    """Wait until the client has closed the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
 class Arrivals:
-    """Counts the uploads that are coming in, each of which takes space on disk.
+    """Counts the uploads in progress, because each one takes space on disk.
 
-    A person has half of the places at most, so that others have some. Used from the
-    event loop alone.
+    One user may hold at most half of the slots. Must only be used from the event loop.
     """
 
     def __init__(self, *, places: int = 24) -> None:
-        """Let so many come in at the same time."""
+        """Allow `places` uploads at the same time."""
         self._places = places
         self._by_person: Counter[str] = Counter()
 
     @contextmanager
     def place(self, person: str) -> Iterator[None]:
-        """Hold a place.
+        """Hold a slot during the block.
 
         Args:
-            person: As `person_key` returns it.
+            person: The key of the user, as returned by `person_key`.
 
         Raises:
-            HTTPException: 503, with the seconds after which to ask again.
+            HTTPException: 503, with the seconds until the next attempt.
         """
         taken, by_them = self._by_person.total(), self._by_person[person]
         if taken >= self._places or by_them >= self._places // 2:
@@ -167,4 +170,4 @@ class Arrivals:
             yield
         finally:
             self._by_person[person] -= 1
-            self._by_person += Counter()  # without those that have none
+            self._by_person += Counter()  # removes users with a count of zero

@@ -1,9 +1,10 @@
-"""Answers for one uploaded file at a time.
+"""Analyze uploaded files one at a time.
 
-All of it runs in one thread of its own, so that two images never compete for the
-processor while the event loop goes on answering everybody else. The sender's bytes are
-decoded in a child process, which they may kill, hang or bloat. A file that takes long
-is decoded once more, in a thread and a child of its own, while the others go on.
+All analyses run in one dedicated thread. Two images never compete for the processor,
+and the event loop continues to serve other requests. The bytes of the upload are
+decoded in a child process, because they may crash it, hang it or exhaust its memory. A
+file that takes long is decoded a second time in its own thread and child process, while
+other files continue.
 """
 
 import asyncio
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """What was found on one radiograph, and its picture."""
+    """The finding on one radiograph, and the annotated image."""
 
     radiograph: Radiograph
     finding: Finding
@@ -46,23 +47,26 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Tools:
-    """What an analysis needs, and what takes seconds to get."""
+    """The decoder and the model; they take seconds to load."""
 
     reader: Reader
     classifier: Classifier
 
 
 class Analyzer:
-    """The model, its thread and its decoding child; a context manager."""
+    """Owns the model, its thread and its decoding child process.
+
+    Use it as a context manager.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        """Remember the settings. Nothing is started before the context is entered."""
+        """Store the settings. The threads start when the context is entered."""
         self._settings = settings
         self._slow_file: Future[Radiograph] | None = None
         self._tools: Future[_Tools] = Future()
 
     def __enter__(self) -> Self:
-        """Start, and load the model while others are already served."""
+        """Start the threads and load the model in the background."""
         self._thread = ThreadPoolExecutor(1, "analyzer")
         self._slow_thread = ThreadPoolExecutor(1, "slow-analyzer")
         self._tools = self._thread.submit(self._load)
@@ -75,17 +79,17 @@ class Analyzer:
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        """Finish what runs, drop what waits."""
-        # Nobody waits for a model that is still being loaded.
+        """Finish running analyses and cancel waiting ones."""
+        # Do not wait for a model that is still loading.
         self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
         self._slow_thread.shutdown(wait=self._tools.done(), cancel_futures=True)
         self._tools.add_done_callback(_close)
 
     def check(self) -> None:
-        """Ask whether images can be analyzed.
+        """Check that images can be analyzed.
 
         Raises:
-            NotReadyError: The model is not loaded yet, or cannot be.
+            NotReadyError: The model is not loaded yet, or cannot be loaded.
         """
         if not self._tools.done():
             raise NotReadyError("the model is being loaded")
@@ -93,14 +97,14 @@ class Analyzer:
             raise NotReadyError(f"the model cannot be used: {error}")
 
     def model(self) -> ModelIdentity | None:
-        """Say which model is loaded, if one is."""
+        """Return the identity of the model, or None if no model is loaded."""
         tools = self._tools
         if not tools.done() or tools.cancelled() or tools.exception():
             return None
         return tools.result().classifier.identity
 
     def require_ready(self) -> None:
-        """Refuse a request while there is no model.
+        """Refuse a request if the model is not loaded.
 
         Raises:
             HTTPException: 503.
@@ -117,17 +121,18 @@ class Analyzer:
     async def analyze(
         self, file: Path, turn: Callable[[], AbstractAsyncContextManager[None]]
     ) -> Analysis:
-        """Wait for this file's turn, then for its analysis.
+        """Wait for the turn of a file, analyze the file and return the result.
 
         Args:
             file: The upload.
-            turn: Waits for the turn of the request, and holds it. A file that takes
-                long is read outside of it, so that others do not wait for that.
+            turn: Returns a context manager that waits for the turn of the request and
+                holds it. A slow file is read outside the turn, so that other requests
+                do not wait for it.
 
         Raises:
-            HTTPException: 400, 413 or 415: there is no radiograph in the file that can
-                be analyzed, and why. 503: it takes long, and another one that does is
-                being decoded.
+            HTTPException: 400, 413 or 415 if the file has no radiograph that can be
+                analyzed, with the reason. 503 if the file is slow and another slow file
+                is being decoded.
         """
         submit = self._thread.submit
         try:
@@ -139,9 +144,10 @@ class Analyzer:
             return await asyncio.wrap_future(submit(self._answer, radiograph))
 
     async def _read_slowly(self, file: Path) -> Radiograph:
-        """Read a file that takes long, one at a time.
+        """Read a slow file; only one is read at a time.
 
-        A request that is cancelled leaves its file being read, so the future is asked.
+        The future shows whether one is being read, because the reading continues after
+        the request is cancelled.
         """
         if self._slow_file is not None and not self._slow_file.done():
             raise HTTPException(
@@ -183,10 +189,10 @@ class Analyzer:
 
 
 def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
-    """Read a file with the whole time-out, which is final.
+    """Read a file in its own child process, with the full timeout.
 
     Raises:
-        HTTPException: As `Reader.read`; 400 also if it takes too long.
+        HTTPException: As in `Reader.read`; also 400 if the timeout expires.
     """
     limits = reader.limits
     with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
@@ -197,13 +203,13 @@ def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
 
 
 def _close(tools: Future[_Tools]) -> None:
-    """End the decoding child, if the tools were loaded."""
+    """Stop the decoding child process, if it was started."""
     if not tools.cancelled() and not tools.exception():
         tools.result().reader.child.close()
 
 
 def _report(tools: Future[_Tools]) -> None:
-    """Log how loading ended, once."""
+    """Log once whether the model was loaded."""
     if tools.cancelled():
         return
     if error := tools.exception():

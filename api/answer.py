@@ -1,4 +1,4 @@
-"""Writes an analysis down as the answer of /predict."""
+"""Convert an analysis to the response of /predict."""
 
 import base64
 
@@ -13,9 +13,9 @@ from inference.overlay import Annotated
 from inference.radiograph import Radiograph
 
 MOST = 0.999
-"""The largest confidence that is written. Rounding must not state a certainty."""
+"""The largest confidence in a response. Rounding must not state a certainty."""
 
-# No color subsampling: a thin colored arrow would fray.
+# No chroma subsampling: it would blur the edges of a thin colored arrow.
 _JPEG = (
     cv2.IMWRITE_JPEG_QUALITY,
     90,
@@ -25,11 +25,11 @@ _JPEG = (
 
 
 def answer(analysis: Analysis, *, original: bool) -> Prediction:
-    """Write an analysis down.
+    """Return an analysis as the response of /predict.
 
     Args:
-        analysis: What was found, and its picture.
-        original: Whether to add the picture without annotation.
+        analysis: The finding and the annotated image.
+        original: Whether to add the image without annotation.
     """
     finding, radiograph = analysis.finding, analysis.radiograph
     written = Prediction(
@@ -47,7 +47,7 @@ def answer(analysis: Analysis, *, original: bool) -> Prediction:
 
 
 def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowAnswer | None:
-    """Take an arrow from square pixels to the pixels as they were stored."""
+    """Convert an arrow from square pixels to the pixels of the stored image."""
     if arrow is None:
         return None
     rows, columns = radiograph.pixels.shape

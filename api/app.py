@@ -1,4 +1,4 @@
-"""The web application, put together: /predict, the pages, health, metrics."""
+"""Assemble the web application: /predict, pages, API, health and metrics."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, closing
@@ -36,15 +36,15 @@ def create_app(
     *,
     supervised: bool = False,
 ) -> FastAPI:
-    """Put the application together. Nothing is loaded before it is served.
+    """Create the application. The model is loaded when it starts to serve.
 
     Args:
         settings: All settings of the node.
-        checks: What /readyz asks besides the model, by name; None asks for the
-            database, the spool, and the other roles.
-        tell: What is told of logins, refusals and results that were looked at.
-        supervised: Whether the other roles run on this machine, under one supervisor.
-            Else only roles that have ever run are expected to.
+        checks: The checks of /readyz besides the model, by name. None checks the
+            database, the spool and the other roles.
+        tell: Records logins, refused requests and results that were viewed.
+        supervised: Whether one supervisor runs the other roles on this machine. If not,
+            only roles that have run before are expected to run.
     """
     analyzer = Analyzer(settings)
     desk = open_desk(settings)
@@ -61,13 +61,13 @@ def create_app(
         version=release,
         description=DESCRIPTION,
         lifespan=lifespan,
-        # pages.py has them, for viewers only and without internet access.
+        # The pages serve it, to viewers only and without internet access.
         openapi_url=None,
-        # Such a redirect would name the host that the client wrote into its request.
+        # The redirect would contain the host name that the client sent.
         redirect_slashes=False,
     )
     app.state.tell, app.state.desk = tell, desk
-    app.state.ending = lambda: False  # whoever serves it knows better
+    app.state.ending = lambda: False  # replaced by the process that serves it
     speak_of_problems(app)
     others = storage_checks(settings.storage) if checks is None else checks
     ready = {"model": analyzer.check, **others}
@@ -86,7 +86,8 @@ def create_app(
     for router in routers:
         app.include_router(router)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
-    # From the inside out: headers are added to what the others refuse, too.
+    # Middleware from the inside out: security headers are also added to refused
+    # requests.
     app.add_middleware(BodyLimits, larger=stated_limits(routers))
     app.add_middleware(Entrance, access=access)
     app.add_middleware(SecurityHeaders)
@@ -94,7 +95,7 @@ def create_app(
 
 
 def _release() -> str:
-    """Version of this software; a checkout that is not installed has none."""
+    """Return the version of this software, or a text if it is not installed."""
     try:
         return version("fracture-node")
     except PackageNotFoundError:

@@ -1,9 +1,9 @@
-"""Limits the body of every request, before it is routed.
+"""Limit the size and duration of every request body, before routing.
 
-A body has LARGEST_BODY bytes at most, and is read before the request is routed, unless
-its route states more. The size is counted as bytes arrive: Content-Length may lie, and
-a chunked body has none. A sender that is too slow is cut off: each of them holds a
-connection and, perhaps, a file.
+A body has at most LARGEST_BODY bytes, and is read before the request is routed, unless
+its route states a larger limit. The size is counted as bytes arrive, because
+Content-Length may be wrong and a chunked body has none. A sender that is too slow is
+cut off, because it occupies a connection and perhaps a file.
 """
 
 import asyncio
@@ -22,10 +22,11 @@ from api.problems import spoken
 
 GRACE_S = 20.0
 SLOWEST = 50_000
-"""Bytes in a second, below which a sender uses up its seconds of grace."""
+"""Bytes per second. A slower sender uses up its GRACE_S seconds of grace."""
 
 LARGEST_BODY = 4096
-"""Bytes of a body, unless its route states more: a form or a small JSON object."""
+"""Largest body in bytes, unless the route states more. Enough for a form or a small
+JSON object."""
 
 _LIMIT = "body_limit"
 
@@ -34,11 +35,11 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
 @dataclass(frozen=True, slots=True)
 class BodyLimit:
-    """How large a body may be.
+    """Maximum size of a body.
 
     Attributes:
-        size: Bytes, at most.
-        refusal: What to answer to a larger one.
+        size: Maximum number of bytes.
+        refusal: Error text in the response to a larger body.
     """
 
     size: int
@@ -48,14 +49,14 @@ class BodyLimit:
 SMALL = BodyLimit(LARGEST_BODY, f"A body has {LARGEST_BODY} bytes at most here.")
 
 Limits = Mapping[tuple[str, str], BodyLimit]
-"""By method and path."""
+"""Limits by method and path."""
 
 
 def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
-    """State on a route that its bodies are larger than LARGEST_BODY.
+    """Return a decorator that sets a body limit above LARGEST_BODY on a route.
 
     Args:
-        limit: Of the route. Its path must have no parameters.
+        limit: The limit of the route. Its path must have no parameters.
     """
 
     def state(endpoint: Endpoint) -> Endpoint:
@@ -66,7 +67,7 @@ def takes(limit: BodyLimit) -> Callable[[Endpoint], Endpoint]:
 
 
 def stated_limits(routers: Iterable[APIRouter]) -> Limits:
-    """Collect the limits that routes state."""
+    """Collect the limits that the routes state."""
     return {
         (method, route.path): limit
         for router in routers
@@ -78,20 +79,20 @@ def stated_limits(routers: Iterable[APIRouter]) -> Limits:
 
 
 class BodyLimits:
-    """ASGI middleware that refuses bodies which are too large or too slow."""
+    """ASGI middleware that refuses bodies that are too large or too slow."""
 
     def __init__(self, app: ASGIApp, larger: Limits) -> None:
         """Wrap an application.
 
         Args:
-            app: What serves the requests.
+            app: The application that serves the requests.
             larger: The limits of routes that take more than LARGEST_BODY.
         """
         self._app = app
         self._larger = larger
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, or refuse its body: 408, 413."""
+        """Serve a request, or refuse its body with 408 or 413."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -107,10 +108,10 @@ class BodyLimits:
 
 
 class LimitedBody:
-    """Receives the body of one request, and neither more nor longer than allowed."""
+    """Receives the body of one request within its limits of size and time."""
 
     def __init__(self, headers: Headers, receive: Receive, limit: BodyLimit) -> None:
-        """Receive nothing yet."""
+        """Prepare to receive the body."""
         self._receive = receive
         self._limit = limit
         self._declared = headers.get("content-length", "")
@@ -130,10 +131,11 @@ class LimitedBody:
         """Read the whole body.
 
         Returns:
-            A function that receives it again, and then what follows it.
+            A receive function that replays the body, then receives the messages that
+                follow.
 
         Raises:
-            HTTPException: As `receive`.
+            HTTPException: As in `receive`.
         """
         content, left = b"", [True]
         while not self._ended:
@@ -151,10 +153,10 @@ class LimitedBody:
         """Receive the next ASGI message.
 
         Raises:
-            HTTPException: 400 if the sender went away before the end of the body, 408
+            HTTPException: 400 if the sender disconnects before the end of the body, 408
                 if the body comes too slowly, 413 if it is too large.
         """
-        if self._ended:  # only the end of the connection can follow
+        if self._ended:  # only a disconnect can follow
             return await self._receive()
         start = time.monotonic()
         allowed_s = GRACE_S + self._size / SLOWEST - self._waited_s
@@ -165,8 +167,8 @@ class LimitedBody:
             raise _too_slow() from None
         self._waited_s += time.monotonic() - start
         if message["type"] == "http.disconnect":
-            # Nobody hears this. Starlette's ClientDisconnect would count as a failure
-            # of the node.
+            # No client receives this response. Starlette's ClientDisconnect would be
+            # logged as a failure of the node.
             raise HTTPException(
                 status.HTTP_400_BAD_REQUEST, "The upload was broken off by its sender."
             )
@@ -193,7 +195,7 @@ async def small_form(request: Request) -> dict[str, str]:
     """Read a form of a few short fields (application/x-www-form-urlencoded).
 
     Raises:
-        HTTPException: 400: it is none. 408, 413: see LimitedBody.
+        HTTPException: 400 if the body is not a form. 408 or 413 as in LimitedBody.
     """
     try:
         body = (await request.body()).decode()

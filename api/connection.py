@@ -1,9 +1,10 @@
-"""HTTP/1.1 connections that limit the time, the framing and the remains of a request.
+"""HTTP/1.1 connections with limits on time, framing and unread bodies.
 
-uvicorn waits without end for the first byte, for the rest of a head, and for a client
-that does not read its response. It reads and parses the rest of a body that has been
-refused. h11 accepts heads that a proxy may understand in another way (request
-smuggling, RFC 9112 11.2). This module adds the limits; api/body.py limits the body.
+uvicorn has no time limit for the first byte of a request, for the rest of its head, or
+for a client that does not read its response. It reads and parses the rest of a body
+that has been refused. h11 accepts heads that a proxy may interpret differently (request
+smuggling, RFC 9112 11.2). This module adds these limits; the BodyLimits middleware
+limits the body.
 """
 
 import asyncio
@@ -15,49 +16,50 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_S = 20.0
-"""Seconds for the head of a request."""
+"""Seconds in which the head of a request must arrive."""
 
 STALL_S = 60.0
-"""Seconds in which a client must read some of a response that waits for it."""
+"""Seconds in which a client must read part of a response that waits for it."""
 
 LINGER_S = 20.0
 LINGER_BYTES = 64_000_000
-"""How long, and how much of it, the rest of a refused body is read and dropped. A
-client that is still sending would otherwise see a reset connection, not the response
-(RFC 9112 9.6). The largest upload fits."""
+"""Limits in seconds and bytes for reading and dropping the rest of a refused body.
+Without this, a client that is still sending would see a connection reset and not the
+response (RFC 9112 9.6). The limit is above the largest upload."""
 
 FREE_CHUNKS = 64
 SMALLEST_CHUNK = 256
-"""Bytes of a chunk on average, beyond the first FREE_CHUNKS chunks: each chunk costs
-as much processor time as some kilobytes."""
+"""Minimum average size of a chunk in bytes, after the first FREE_CHUNKS chunks. Each
+chunk costs as much processor time as some kilobytes."""
 
 FREE_FRAMING = 2**16
-"""Bytes of chunk headers and extensions, beyond as many as the body itself has."""
+"""Bytes of chunk headers and extensions that are allowed in addition to the size of the
+body."""
 
 VERSIONS = frozenset({b"1.0", b"1.1"})
 CLOSE = (b"connection", b"close")
 
 
 class StrictConnection(h11.Connection):
-    """Parses requests, and refuses a head that two parsers could read differently.
+    """Parses requests, and refuses heads that two parsers could read differently.
 
     Attributes:
-        complaint: What is wrong with a request that was refused here.
+        complaint: The reason why a request was refused here.
     """
 
     complaint = ""
 
-    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - as h11
-        """Begin a connection."""
+    def __init__(self, *arguments: Any) -> None:  # noqa: ANN401 - as in h11
+        """Start a connection."""
         super().__init__(*arguments)
         self._start_request()
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes of the client."""
+        """Receive bytes from the client."""
         self._received += len(data)
         super().receive_data(data)
 
-    def next_event(self) -> Any:  # noqa: ANN401 - as h11
+    def next_event(self) -> Any:  # noqa: ANN401 - as in h11
         """Parse the next part of a request.
 
         Raises:
@@ -77,11 +79,11 @@ class StrictConnection(h11.Connection):
             self._refuse(self._excess())
         return event
 
-    def send(self, event: Any) -> Any:  # noqa: ANN401 - as h11
-        """Write a part of a response.
+    def send(self, event: Any) -> Any:  # noqa: ANN401 - as in h11
+        """Serialize a part of a response.
 
-        A response that comes before the end of the request body is the last one of the
-        connection: nobody wants to read the rest.
+        A response before the end of the request body closes the connection, because the
+        rest of the body is not needed.
         """
         if isinstance(event, h11.Response) and self.their_state is h11.SEND_BODY:
             event = h11.Response(
@@ -95,9 +97,9 @@ class StrictConnection(h11.Connection):
         self._received, self._body, self._chunks = received, 0, 0
 
     def _excess(self) -> str:
-        """Describe framing that is out of proportion to the body; empty if it is not.
+        """Return an error text if the framing is too large for the body, else "".
 
-        What has been received and not parsed counts as framing here; uvicorn reads at
+        Received bytes that are not parsed yet count as framing here. uvicorn reads at
         most 256 kB at once.
         """
         if self._chunks > FREE_CHUNKS + self._body // SMALLEST_CHUNK:
@@ -113,11 +115,11 @@ class StrictConnection(h11.Connection):
 
 
 def ambiguity(head: bytes, version: bytes) -> str:
-    """Describe what two parsers could understand differently in the head of a request.
+    """Return what two parsers could read differently in the head of a request.
 
     Args:
-        head: The request line and the header fields as they were sent.
-        version: Of HTTP, as "1.1".
+        head: The request line and the header fields, as sent.
+        version: The HTTP version, such as "1.1".
 
     Returns:
         A sentence; empty if the head is unambiguous (RFC 9112 2.2, 2.3, 5.2, 6.1, 6.3).
@@ -146,25 +148,28 @@ def _unclear_length(lines: Sequence[bytes], version: bytes) -> str:
 
 
 class PunctualProtocol(H11Protocol):
-    """HTTP/1.1 with limits on the time of a client and on what it sends unasked."""
+    """HTTP/1.1 with time limits and a limit on bytes that are not needed."""
 
     conn: StrictConnection
     _limit: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
     _dropped: int | None = None
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as uvicorn
-        """Make a connection, with a strict parser."""
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as in uvicorn
+        """Create a connection with a strict parser."""
         super().__init__(*arguments, **named)
         self.conn = StrictConnection(h11.SERVER)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; while a request is served, api/body.py watches its body."""
+        """Receive bytes from the client.
+
+        While a request is served, the BodyLimits middleware limits its body.
+        """
         if self._dropped is not None:
             self._drop(len(data))
             return
@@ -172,22 +177,25 @@ class PunctualProtocol(H11Protocol):
         self._wait()
 
     def handle_events(self) -> None:
-        """Serve what has been parsed; responses are closed by this protocol."""
+        """Serve parsed requests; this protocol closes their responses."""
         super().handle_events()
         if self._is_serving() and self.cycle.transport is self.transport:
             self.cycle.transport = _Closing(self.transport, self._end)  # type: ignore[assignment]
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, unless the rest of this one is dropped."""
+        """Continue with the next request.
+
+        Does nothing if the rest of this request is being dropped.
+        """
         if self._dropped is None:
             super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
         """Refuse a request that cannot be parsed, and close the connection."""
         if self.conn.our_state not in {h11.IDLE, h11.SEND_RESPONSE}:
-            self.transport.abort()  # the response to it has begun
+            self.transport.abort()  # its response has started
             return
-        if self._is_serving():  # the application hears that its client is gone
+        if self._is_serving():  # tell the application that the client is gone
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         words = " ".join(filter(None, [msg, self.conn.complaint]))
@@ -203,37 +211,37 @@ class PunctualProtocol(H11Protocol):
         self._linger()
 
     def shutdown(self) -> None:
-        """End with the process; a response that is under way is finished."""
+        """Close the connection after the current response."""
         if self._dropped is None:
             super().shutdown()
         else:
             self.transport.abort()
 
     def pause_writing(self) -> None:
-        """Give a client that does not read its response some time."""
+        """Start the timer for a client that does not read its response."""
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Note that the client reads."""
+        """Stop the timer: the client reads again."""
         super().resume_writing()
         if self._stall is not None:
             self._stall.cancel()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Close an idle connection, whether or not the client reads."""
+        """Close an idle connection, even if the client does not read."""
         super().timeout_keep_alive_handler()
         self.loop.call_later(STALL_S, self.transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Cancel the timers."""
         super().connection_lost(exc)
         for timer in (self._limit, self._stall):
             if timer is not None:
                 timer.cancel()
 
     def _wait(self) -> None:
-        """Wait for a request, unless one is served or waited for already."""
+        """Start the timer for a request, unless it runs or a request is served."""
         if self._dropped is not None:
             return
         if self._is_serving():
@@ -247,7 +255,7 @@ class PunctualProtocol(H11Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _end(self) -> None:
-        """Close after a response: at once if the whole request has been read."""
+        """Close after a response; linger if the request body was not fully read."""
         if self.conn.their_state in {h11.SEND_BODY, h11.ERROR}:
             self._linger()
         else:
@@ -255,7 +263,7 @@ class PunctualProtocol(H11Protocol):
             self.loop.call_later(STALL_S, self.transport.abort)
 
     def _linger(self) -> None:
-        """Say that no more will be written, and drop what still comes, unparsed."""
+        """Close the sending side, then drop what still arrives without parsing it."""
         self._dropped = 0
         if self._limit is not None:
             self._limit.cancel()
@@ -271,7 +279,7 @@ class PunctualProtocol(H11Protocol):
 
 
 class _Closing:
-    """The transport of one response: uvicorn closes it through the protocol."""
+    """The transport of one response. The protocol decides how it is closed."""
 
     def __init__(self, transport: asyncio.Transport, close: Callable[[], None]) -> None:
         self._transport = transport

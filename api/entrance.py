@@ -1,9 +1,10 @@
-"""Finds out who sent each request, before anything else looks at it.
+"""Identify the sender of each request before anything else handles it.
 
-A stranger is refused here, before the body of the request is read, unless the path is
-open to all. So is a request that a browser sends for a page of another website: one
-that would change something and comes from another origin (CSRF) and, if the pages are
-open to all on this machine, one that calls the node by another name (DNS rebinding).
+Unauthenticated requests are refused here, before their body is read, unless the path is
+public. Requests that a browser sends on behalf of another website are refused too.
+These are requests that would change something and come from another origin (CSRF). If
+the pages are open to all users of this machine, these are also requests that address
+the node by another host name (DNS rebinding).
 """
 
 from urllib.parse import urlsplit
@@ -24,11 +25,11 @@ SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz", "/login", "/logout"})
 OPEN_FOLDER = "/static/"
-"""Paths that need no person; every other one does."""
+"""Paths that need no login. All other paths need one."""
 
 
 class Entrance:
-    """ASGI middleware that leaves a Visit in the state of each request."""
+    """ASGI middleware that stores a Visit in the state of each request."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
         """Wrap an application."""
@@ -73,7 +74,7 @@ class Entrance:
         )
 
     async def _note_failure(self, request: Request, address: str) -> None:
-        """Tell of a wrong token, but of a program that goes on and on now and then."""
+        """Audit a wrong token, but throttle the events of a repeating program."""
         failures = self._access.failures
         if not failures.wait_s(address):
             failures.failed(address)
@@ -85,7 +86,7 @@ def _is_open(path: str) -> bool:
 
 
 def _wrong(headers: Headers, method: str, visit: Visit) -> HTTPException | None:
-    """Find what is wrong with where a request comes from."""
+    """Return the error for a request from a forbidden origin, else None."""
     if visit.way == "open" and not _calls_us_local(headers):
         return HTTPException(
             status.HTTP_421_MISDIRECTED_REQUEST,
@@ -94,7 +95,7 @@ def _wrong(headers: Headers, method: str, visit: Visit) -> HTTPException | None:
             "say under [api] in the settings who may use it (tokens, or "
             "proxy_user_header).",
         )
-    # No website can have a browser send a token that it does not have.
+    # A website cannot make a browser send a token that the website does not have.
     if method not in SAFE and visit.way != "token" and _is_foreign(headers):
         return HTTPException(
             status.HTTP_403_FORBIDDEN,
@@ -105,10 +106,11 @@ def _wrong(headers: Headers, method: str, visit: Visit) -> HTTPException | None:
 
 
 def _calls_us_local(headers: Headers) -> bool:
-    """Tell whether a request was sent to this machine by a name that is always its.
+    """Return whether a request was sent to this machine by a loopback name.
 
-    Programs may leave the header out; browsers, of which this is about, never do. What
-    a proxy passes on is not from this machine, whatever name the proxy calls us by.
+    Programs may leave out the Host header. Browsers, which this check is for, always
+    send it. A request that a proxy forwarded is not local, whatever name the proxy
+    used.
     """
     if "x-forwarded-for" in headers or "forwarded" in headers:
         return False
@@ -120,10 +122,10 @@ def _calls_us_local(headers: Headers) -> bool:
 
 
 def _is_foreign(headers: Headers) -> bool:
-    """Tell whether a browser says that another origin made it send this.
+    """Return whether a browser says that another origin caused the request.
 
-    It says so in Sec-Fetch-Site where it trusts the connection (W3C Fetch Metadata),
-    and in Origin for all but GET and HEAD. What is no browser says neither.
+    Browsers say so in Sec-Fetch-Site if they trust the connection (W3C Fetch Metadata),
+    and in Origin for all methods but GET and HEAD. Other clients send neither header.
     """
     site = headers.get("sec-fetch-site")
     if site is not None:

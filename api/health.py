@@ -1,9 +1,10 @@
-"""Is the process alive, and is it of use?
+"""Health checks: liveness and readiness.
 
-`/healthz` says that the process serves; restart it when that fails. `/readyz` says
-whether the node can do its work, and if not, why: the api, and at least one receiver
-and one worker on any machine. `/readyz?role=api` checks the api alone, for a load
-balancer: without a worker the pages still serve, and say what is wrong.
+`/healthz` reports that the process serves; restart the process if it fails. `/readyz`
+reports whether the node can do its work, and the reason if it cannot. It checks the web
+process, and at least one receiver and one worker on any machine. `/readyz?role=api`
+checks only the web process, for a load balancer: without a worker the pages still serve
+and show what is wrong.
 """
 
 import asyncio
@@ -31,14 +32,14 @@ from dicom_node.heartbeat import DEAD_AFTER_S, has_run, silence_s
 from dicom_node.spool import probe
 
 Check = Callable[[], None]
-"""Returns when all is well; raises NotReadyError."""
+"""Returns None if the check passes; raises NotReadyError if it fails."""
 
 OK = "ok"
 
 NONE: Mapping[str, Check] = MappingProxyType({})
 
 FRESH_S = 2.0
-"""How old an answer to strangers may be."""
+"""Maximum age in seconds of a response to an unauthenticated client."""
 
 READ_ONLY = (
     "the database can be read but not written; see that its file and folder, or its "
@@ -54,16 +55,16 @@ _WHY = {"application/json": {"example": {"model": "the model is being loaded"}}}
 
 
 class NotReadyError(Exception):
-    """Something that the work needs is missing; the message says what, in words."""
+    """Something that the work needs is missing. The message says what is missing."""
 
 
 class AbsentError(Exception):
-    """The node neither has nor needs what the check is about."""
+    """The node neither has nor needs the checked role."""
 
 
 def storage_checks(storage: StorageSettings) -> dict[str, Check]:
-    """Check what every role needs: a database and a disk that can be written."""
-    checks: dict[str, Check] = {  # the folder first: SQLite's file may lie in it
+    """Return the checks that every role needs: writable database and disk."""
+    checks: dict[str, Check] = {  # spool first: it may contain the SQLite file
         "spool": partial(check_spool, storage),
         "database": partial(check_database, storage.database_url),
     }
@@ -73,12 +74,13 @@ def storage_checks(storage: StorageSettings) -> dict[str, Check]:
 
 
 def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]:
-    """Check that the other processes of the node live, on whatever machine.
+    """Return the checks that the other processes of the node run, on any machine.
 
     Args:
-        engine: Of the journal.
-        expected: Whether there must be a process of each role. False: only if there
-            has ever been one on this database; an api may serve /predict alone.
+        engine: Engine of the journal.
+        expected: Whether a process of each role must run. If False, a role must run
+            only if it has run on this database before; a web process may serve /predict
+            alone.
     """
     return {
         role: partial(check_role, engine, role, expected=expected)
@@ -87,11 +89,11 @@ def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]
 
 
 def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
-    """Look for a fresh sign of life of any process of a role.
+    """Check that a process of a role sent a recent heartbeat.
 
     Raises:
-        NotReadyError: There is none, or the database does not answer.
-        AbsentError: There never was one, and none is expected.
+        NotReadyError: There is no recent heartbeat, or the database does not answer.
+        AbsentError: The role has never run, and is not expected to run.
     """
     try:
         silent_s = silence_s(engine, role)
@@ -108,15 +110,15 @@ def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
 
 
 def check_database(url: str) -> None:
-    """Begin to write to the database, and leave it at that.
+    """Check that the database can be written, without changing it.
 
     Raises:
-        NotReadyError: It does not answer, is busy, or takes no writes. The message
-            quotes nothing of the URL, which may hold a password.
+        NotReadyError: The database does not answer, is busy, or is read-only. The
+            message does not quote the URL, which may contain a password.
     """
     engine = open_engine(url)
     try:
-        with engine.connect() as connection:  # rolls back in the end
+        with engine.connect() as connection:  # rolls back at the end
             _check_writes(connection)
     except SQLAlchemyError as error:
         if _is_of_sqlite(error, "SQLITE_READONLY"):
@@ -137,22 +139,22 @@ def _check_writes(connection: Connection) -> None:
         if answer.scalar_one() != "off":
             raise NotReadyError(READ_ONLY)
         return
-    # Of a file that it may only read, SQLite makes BEGIN IMMEDIATE a plain BEGIN; the
-    # first write is refused. This one needs no table.
+    # For a read-only file, SQLite turns BEGIN IMMEDIATE into a plain BEGIN, and refuses
+    # only the first write. This write needs no table.
     connection.execute(text("PRAGMA user_version = 1"))
 
 
 def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
-    """Tell SQLite's error, whose extended names begin with the plain one."""
+    """Return whether an error has a SQLite error name or an extended form of it."""
     cause = error.orig if isinstance(error, DBAPIError) else None
     return getattr(cause, "sqlite_errorname", "").startswith(name)
 
 
 def check_spool(storage: StorageSettings) -> None:
-    """Write a file where the spool is, and see that there is room.
+    """Check that the spool is writable and has enough free space.
 
     Raises:
-        NotReadyError: What is sent now would be refused.
+        NotReadyError: Instances sent now would be refused.
     """
     try:
         probe(storage)
@@ -161,10 +163,11 @@ def check_spool(storage: StorageSettings) -> None:
 
 
 def check_storage(storage: StorageSettings) -> None:
-    """See that the storage directory is the one that the database speaks of.
+    """Check that the storage directory belongs to the database.
 
     Raises:
-        NotReadyError: It is another, or the database does not say.
+        NotReadyError: The directory belongs to another database, or the database does
+            not answer.
     """
     engine = open_engine(storage.database_url)
     try:
@@ -183,15 +186,15 @@ def health_router(
     """Serve /healthz and /readyz.
 
     Args:
-        checks: What the api itself needs, by name.
-        roles: Whether the other processes of the node live.
+        checks: The checks of the web process itself, by name.
+        roles: The checks of the other processes of the node.
     """
     router = APIRouter(tags=["health"])
     latest = _Latest({**checks, **roles})
 
     @router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
     async def healthz() -> str:
-        """Say that the process serves. Asks nothing and waits for nothing."""
+        """Report that the process serves. Checks nothing and waits for nothing."""
         return OK
 
     @router.get(
@@ -207,10 +210,10 @@ def health_router(
             Query(description="Check the api alone, for a load balancer"),
         ] = None,
     ) -> dict[str, str]:
-        """Say of each thing that the work needs that it is 'ok', or what is wrong.
+        """Return 'ok', or what is wrong, for everything that the work needs.
 
-        A receiver and a worker are among these. A request without access to the pages
-        gets one word about the whole node: 'ok' or 'not ready'.
+        This includes a receiver and a worker. A request without access to the pages
+        only gets the state of the whole node: 'ok' or 'not ready'.
         """
         stranger = visit_of(request).person is None
         states = await latest.states(FRESH_S if stranger else 0)
@@ -227,10 +230,11 @@ def health_router(
 
 
 class _Latest:
-    """What the checks said last, and when.
+    """Caches the results of the checks.
 
-    They write to the disk and lock the database, which must not be at the command of
-    strangers: for those they are asked once in a while, and one at a time.
+    The checks write to the disk and lock the database. Unauthenticated clients must not
+    be able to trigger this at will: for them, the checks run at most once in FRESH_S
+    seconds, and one run at a time.
     """
 
     def __init__(self, checks: Mapping[str, Check]) -> None:
@@ -240,7 +244,7 @@ class _Latest:
         self._at = -math.inf
 
     async def states(self, age_s: float) -> dict[str, str]:
-        """Say what each check says, or said at most so many seconds ago."""
+        """Return the results of the checks, at most `age_s` seconds old."""
         async with self._lock:
             if time.monotonic() - self._at >= age_s:
                 self._states = await run_in_threadpool(self._ask)
@@ -252,7 +256,7 @@ class _Latest:
 
 
 def states_of(checks: Mapping[str, Check]) -> dict[str, str]:
-    """Run checks, and leave out the roles that the node does not have."""
+    """Run the checks and return their results, without roles the node lacks."""
     states = {}
     for name, check in checks.items():
         with suppress(AbsentError):
@@ -261,7 +265,7 @@ def states_of(checks: Mapping[str, Check]) -> dict[str, str]:
 
 
 def state_of(check: Check) -> str:
-    """Ask a check: "ok", or what is wrong in words."""
+    """Run a check and return "ok" or an error text."""
     try:
         check()
     except NotReadyError as error:

@@ -1,7 +1,7 @@
-"""/login and /logout: how a person with a browser shows a token, and takes it back.
+"""/login and /logout: exchange a token for a session cookie, and end the session.
 
-Without scripts. The cookie that a login sets can be read by no script, and is sent by
-no page but ours.
+The pages use no scripts. Scripts cannot read the session cookie, and browsers send it
+only from pages of this node.
 """
 
 import re
@@ -18,16 +18,16 @@ from api.sessions import LIFE_S
 from api.visit import unknown, visit_of
 from config.access import Token
 
-# A path of ours, and what it asks for; "//elsewhere" is another host.
+# A path on this node with an optional query. "//elsewhere" would be another host.
 PATH = re.compile(r"/(?!/)[\w./~-]*(\?[\w./~%&=+:-]*)?", re.ASCII)
 
 
 def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
-    """Serve the login.
+    """Serve the login page.
 
     Args:
-        access: Who may log in.
-        templates: Of the pages.
+        access: Checks tokens and creates sessions.
+        templates: The templates of the pages.
     """
     router = APIRouter(include_in_schema=False)
 
@@ -67,10 +67,10 @@ def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
 
 
 async def _shown(request: Request, access: Access, shown: str) -> Token:
-    """Find the token that somebody shows.
+    """Return the token that the user entered.
 
     Raises:
-        HTTPException: 401 for one that we do not know, 429 after too many of those.
+        HTTPException: 401 if the token is unknown, 429 after too many unknown tokens.
     """
     address = visit_of(request).address
     if wait_s := access.logins.wait_s(address):
@@ -110,5 +110,5 @@ def _set(response: Response, request: Request, cookie: str, life_s: int) -> None
 
 
 def _path(said: str) -> str:
-    """Take a path of ours as it is, and anything else for the first page."""
+    """Return a path on this node unchanged, and "/" for any other text."""
     return said if PATH.fullmatch(said) else "/"

@@ -1,9 +1,9 @@
-"""`/metrics`: the figures of the node for Prometheus, in its text format.
+"""`/metrics`: the metrics of the node in the text format of Prometheus.
 
-What is counted lies in the database, whole across processes and machines: scrape one
-api of those that share a database, or do not add theirs up. What waits is looked up
-when it is asked for. While the database is away there is no more than what this
-process knows by itself, `fracture_node_ready` among it.
+Counters are stored in the database and include all processes and machines. If several
+web processes share a database, scrape one of them, or do not add up their values. Queue
+lengths are queried at each scrape. If the database is unavailable, only the metrics
+that this process knows itself are returned, including `fracture_node_ready`.
 """
 
 import shutil
@@ -46,13 +46,13 @@ UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING, DeliveryState.PAUS
 
 @dataclass(frozen=True, slots=True, eq=False)
 class NodeCollector(Collector):
-    """Gathers all figures, anew each time they are asked for.
+    """Collects all metrics at each scrape.
 
     Attributes:
-        settings: All of them.
-        checks: What /readyz asks, by name.
-        release: Version of this software.
-        model: The model of this process; None while it is not loaded.
+        settings: All settings of the node.
+        checks: The checks of /readyz, by name.
+        release: The version of this software.
+        model: Returns the model of this process, or None if it is not loaded.
     """
 
     settings: Settings
@@ -61,11 +61,11 @@ class NodeCollector(Collector):
     model: Callable[[], ModelIdentity | None]
 
     def describe(self) -> Iterable[Metric]:
-        """Name nothing, lest registering asks the database."""
+        """Return nothing; otherwise registration would query the database."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Gather what there is."""
+        """Yield all metrics that are available."""
         yield self._build()
         yield _gauge(
             "ready",
@@ -79,7 +79,7 @@ class NodeCollector(Collector):
             with reading(engine) as connection:
                 yield from self._of_the_database(connection)
         except SQLAlchemyError:
-            pass  # as `ready` says
+            pass  # `ready` reports it
         finally:
             engine.dispose()
 
@@ -142,7 +142,7 @@ def metrics_router(collector: Collector) -> APIRouter:
         responses={200: {"content": {OPEN_METRICS: {}}}, 401: STRANGER},
     )
     def metrics(request: Request, _person: Viewer) -> Response:
-        """Say what was counted, what waits, and how long it took."""
+        """Return the counters, queue lengths and durations of the node."""
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(registry), media_type=content_type)
 
@@ -227,9 +227,10 @@ def _outages(states: Mapping[str, DestinationState]) -> Metric:
 
 
 def _shown(family: Family, tallies: list[Tally], known: Iterable[str]) -> Metric:
-    """Show a family, with zeros for what has not happened yet.
+    """Return a family, with zeros for labels that have no samples yet.
 
-    A rate can be told of a counter from its first step on only if it was there before.
+    Prometheus can compute a rate from the first increment only if the counter existed
+    before it.
     """
     labels = [family.label] if family.label else []
     values = [*known, *(each.label for each in tallies)] if labels else [""]
@@ -249,7 +250,7 @@ def _shown(family: Family, tallies: list[Tally], known: Iterable[str]) -> Metric
 
 
 def _cumulative(family: Family, tallies: list[Tally]) -> list[tuple[str, float]]:
-    """Count up to each bound; bounds of an earlier release stay where they are."""
+    """Return cumulative counts; bounds of an earlier release are kept."""
     bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in tallies)}
     counted, buckets = 0, []
     for bound in sorted(bounds, key=float):

@@ -1,8 +1,9 @@
-"""What a person sees: the page, and the description of the API.
+"""The pages of the web application and the description of the API.
 
-No build step and nothing from outside: it all works in a hospital's closed network.
-The description is our own rendering of openapi.json instead of Swagger UI, which
-would be 1.5 MB of somebody else's scripts for one request that curl can send.
+There is no build step, and nothing is loaded from outside: everything works in the
+closed network of a hospital. The description is a rendering of openapi.json by this
+application. Swagger UI would add 1.5 MB of third-party scripts for one request that
+curl can send.
 """
 
 import json
@@ -23,20 +24,21 @@ HERE = Path(__file__).parent
 STATIC = HERE / "static"
 
 PLAIN = ("worklist", "upload", "failures", "destinations", "health")
-"""Pages that ask /api/v1 for all that they show, by path, template and text."""
+"""Pages that load all their data from /api/v1. Each name is a path, a template and a
+key of the texts."""
 
 NAV = (("/", "analyze"), *((f"/{name}", name) for name in PLAIN), ("/docs", "docs"))
 
 
 def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
-    """Read the templates.
+    """Load the templates.
 
     Args:
-        version: Of this software, for the foot of each page.
-        guarded: Whether programs must show a token, for the examples.
+        version: The version of this software, for the footer of each page.
+        guarded: Whether programs must send a token; shown in the examples.
     """
     templates = Jinja2Templates(HERE / "templates")
-    # Examples keep the order of their keys, and their letters.
+    # Keep the key order and the non-ASCII characters of the examples.
     templates.env.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
     templates.env.globals.update(
         version=version,
@@ -49,7 +51,7 @@ def page_templates(version: str, *, guarded: bool) -> Jinja2Templates:
 
 
 def pages_router(templates: Jinja2Templates) -> APIRouter:
-    """Serve the pages, to viewers."""
+    """Serve the pages to logged-in users."""
     router = APIRouter(include_in_schema=False)
 
     @router.get("/")
@@ -67,7 +69,7 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
 
     @router.get("/studies/{study_instance_uid}")
     def study(request: Request, _person: Viewer, study_instance_uid: str) -> Response:
-        del study_instance_uid  # the page reads its address itself
+        del study_instance_uid  # the script reads it from the URL
         return templates.TemplateResponse(request, "study.html")
 
     @router.get("/docs")
@@ -81,7 +83,7 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
 
     @router.get("/phantom.png")
     def phantom(_person: Viewer) -> Response:
-        """Draw a broken bone, for who has no radiograph at hand."""
+        """Draw a broken bone for users who have no radiograph at hand."""
         pixels = draw_phantom(broken=True).radiograph().pixels
         _, png = cv2.imencode(".png", pixels)
         return Response(png.tobytes(), media_type="image/png")

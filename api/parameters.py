@@ -1,7 +1,8 @@
-"""Refuses query parameters that a route does not know.
+"""Refuse query parameters that a route does not know.
 
-A misspelled parameter would otherwise be ignored, and the answer be that to another
-question: `?limit=1` of the worklist, which calls it `size`, gave all rows.
+Otherwise a misspelled parameter would be ignored, and the response would answer another
+question. For example, `?limit=1` returned all rows of the worklist, because the
+parameter is called `size`.
 """
 
 from collections import Counter
@@ -18,7 +19,8 @@ REPEATED = "repeated_parameter"
 def known_parameters(request: Request) -> dict[str, bool]:
     """Return the query parameters of a route, and whether each takes several values.
 
-    They are those in the description of the API, so that it is complete.
+    The parameters are read from the OpenAPI description. This ensures that the
+    description is complete.
     """
     path, method = request.scope["route"].path, request.method.lower()
     described = request.app.openapi()["paths"][path][method].get("parameters", ())
@@ -30,12 +32,13 @@ def known_parameters(request: Request) -> dict[str, bool]:
 
 
 async def check_parameters(request: Request, _person: Viewer) -> None:
-    """Refuse parameters that the route does not know, and a value given twice.
+    """Refuse unknown parameters, and parameters that are given twice.
 
-    A dependency of routers. It asks for a viewer first: a stranger gets 401.
+    This is a dependency of routers. It depends on Viewer, so that unauthenticated
+    requests get 401 first.
 
     Raises:
-        RequestValidationError: See problems.py for its words.
+        RequestValidationError: The error handler turns it into a 400 response.
     """
     known = known_parameters(request)
     given = Counter(name for name, _ in request.query_params.multi_items())

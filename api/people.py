@@ -1,4 +1,4 @@
-"""People, and what they did that an audit trail must know; told as it happens."""
+"""Users, and their actions that are logged and written to the audit trail."""
 
 import logging
 from collections.abc import Callable
@@ -35,11 +35,11 @@ SOMEBODY = "somebody"
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """Who asks.
+    """The user who sent a request.
 
     Attributes:
-        name: Of the token that was shown, or what a proxy calls the person.
-        role: What they may do.
+        name: The name of the token, or the name that a proxy reports.
+        role: The role, which determines what the user may do.
     """
 
     name: str
@@ -48,16 +48,17 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class AccessEvent:
-    """Something that a person did, or tried.
+    """An action of a user, or an attempt at one.
 
     Attributes:
-        what: A login or logout, a request that their role does not allow, a result
-            that they were shown.
-        person: Who; None for somebody who could not say.
-        address: Where they asked from.
-        about: Which path, or which way to log in. Nothing that the person wrote.
-        received: The instance that they uploaded.
-        again: Whether the node had its bytes already.
+        what: The kind of action, such as a login, a refused request or a result that
+            was viewed.
+        person: The user; None if the user is unknown.
+        address: The address of the client.
+        about: The path, or the method of the login. It contains no text that the user
+            entered.
+        received: The instance that the user uploaded.
+        again: Whether the node already had the bytes of that instance.
     """
 
     what: What
@@ -69,8 +70,8 @@ class AccessEvent:
 
 
 Tell = Callable[[AccessEvent], None]
-"""Writes an event down. Called from any thread, several at once; may take its time.
-What it raises fails the request."""
+"""Records an event. Called from any thread, and from several at once; may block. The
+request fails if it raises an exception."""
 
 
 def log_event(event: AccessEvent) -> None:
@@ -80,7 +81,7 @@ def log_event(event: AccessEvent) -> None:
 
 
 def audited(tell: Callable[[AuditEvent], None]) -> Tell:
-    """Compose what makes an event known to the log and to the audit trail."""
+    """Return a function that sends an event to the log and to the audit trail."""
 
     def both(event: AccessEvent) -> None:
         log_event(event)
@@ -100,7 +101,7 @@ async def told(
     *,
     again: bool = False,
 ) -> None:
-    """Tell of something that whoever sent this request did."""
+    """Record an action of the user who sent a request."""
     visit = request.state.visit
     event = AccessEvent(what, visit.person, visit.address, about, received, again)
     await run_in_threadpool(request.app.state.tell, event)

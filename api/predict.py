@@ -1,4 +1,4 @@
-"""POST /predict: a radiograph in, the answer and the annotated picture out."""
+"""POST /predict: return the finding and the annotated image for a radiograph."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -80,11 +80,11 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
     ) -> Prediction:
         """Look for a fracture on one radiograph.
 
-        Images are analyzed one at a time and none is kept. An AI result, not for
+        Images are analyzed one at a time and are not stored. An AI result, not for
         diagnostic use.
         """
         analyzer.require_ready()
-        queue.require_place(request)  # before a large body is read in vain
+        queue.require_place(request)  # before the large body is read
         with arrivals.place(person_key(request)):
             async with received(request) as file:
                 turn = partial(queue.turn, request)

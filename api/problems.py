@@ -1,7 +1,7 @@
-"""Every failure of the HTTP side in words, as JSON.
+"""Convert every failure of the web application to a JSON response.
 
-Under /api/v1 as problem details (RFC 9457), elsewhere, as /predict always had it,
-{"error": "…in words…"}.
+Paths below /api/v1 use problem details (RFC 9457). All other paths use {"error": "…in
+words…"}, as /predict always did.
 """
 
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 V1 = "/api/v1"
 PROBLEM_JSON = "application/problem+json"
 AWAY = "The database does not answer; /readyz says more. Try again in a moment."
-# Others are errors of ours, and their place belongs into the log.
+# Other database errors are bugs of this program and belong in the log.
 AWAY_ERRORS = OperationalError, InterfaceError, PoolTimeoutError
 MOST_NAMED = 5
 LONGEST_NAME = 64
@@ -34,7 +34,7 @@ SURPRISE = "This failed on our side; the log of the node says why."
 
 
 def problem(description: str, error: str) -> dict[str, Any]:
-    """Describe a failure for OpenAPI, with an example of its words."""
+    """Describe a failure for OpenAPI, with an example of its text."""
     content = {"application/json": {"example": {"error": error}}}
     return {"model": Problem, "description": description, "content": content}
 
@@ -42,11 +42,11 @@ def problem(description: str, error: str) -> dict[str, Any]:
 STRANGER = problem(
     "Nobody whom the node knows; see `token`", "This token is not known."
 )
-"""The 401 of a route that is for viewers."""
+"""The 401 response of a route that needs a login."""
 
 
 def speak_of_problems(app: FastAPI) -> None:
-    """Give every failure its words, those that nobody foresaw too."""
+    """Install handlers for all failures, including unexpected ones."""
     app.add_exception_handler(HTTPException, _told)
     app.add_exception_handler(RequestValidationError, _told_of_parameters)
     for kind in AWAY_ERRORS:
@@ -55,11 +55,11 @@ def speak_of_problems(app: FastAPI) -> None:
 
 
 def spoken(path: str, error: HTTPException) -> JSONResponse:
-    """Write a failure as the answer that it is.
+    """Return the response for a failure.
 
     Args:
-        path: What was asked for.
-        error: What is wrong with that.
+        path: The path of the request.
+        error: The failure.
     """
     logger.info("Answered %s: %s", error.status_code, error.detail)
     return _written(path, error.status_code, error.detail, error.headers)
@@ -69,7 +69,7 @@ def _written(
     path: str,
     status: int,
     words: str,
-    extra: Any = None,  # noqa: ANN401 - as starlette
+    extra: Any = None,  # noqa: ANN401 - as in starlette
 ) -> JSONResponse:
     if not path.startswith(f"{V1}/"):
         return JSONResponse({"error": words}, status, extra)
@@ -85,9 +85,9 @@ def _told(request: Request, error: Exception) -> JSONResponse:
 
 
 def _told_of_parameters(request: Request, error: Exception) -> JSONResponse:
-    """Name the parameters, not the values: those are the sender's.
+    """Name the wrong parameters, but not their values, which come from the sender.
 
-    Nothing is logged: a parameter that is not known may be anything.
+    This is not logged, because an unknown parameter can contain any text.
     """
     if not isinstance(error, RequestValidationError):
         raise error
@@ -103,20 +103,24 @@ def _told_of_parameters(request: Request, error: Exception) -> JSONResponse:
 
 
 def _name(place: Sequence[int | str]) -> str:
-    """What the sender calls it: after where it stands, before its place in a list."""
+    """Return the name of a parameter as the sender knows it.
+
+    The location of the parameter (query, body) and list indexes are left out.
+    """
     named = [str(each) for each in place[1:] if isinstance(each, str)]
     return plain(".".join(named) or str(place[0]))[:LONGEST_NAME]
 
 
 def _told_of_database(request: Request, error: Exception) -> JSONResponse:
-    """Say that it is away; what it says itself may quote the question."""
+    """Return 503. The text of the database error may quote the query."""
     logger.warning("The database failed: %s", type(error).__name__)
     return _written(request.url.path, 503, AWAY, {"Retry-After": "5"})
 
 
 def _told_of_surprise(request: Request, _error: Exception) -> JSONResponse:
-    """The server logs the traceback after this; the client gets none of it.
+    """Return 500 without details; the server logs the traceback afterwards.
 
-    Starlette sends this past the middleware that adds headers to all other answers.
+    Starlette sends this response outside of the middleware that adds the security
+    headers, so they are added here.
     """
     return _written(request.url.path, 500, SURPRISE, headers(request.scope))

@@ -1,4 +1,4 @@
-"""What a reverse proxy says of a request, believed from the proxies in the settings."""
+"""Client data from reverse proxies; only trusted if the settings list the proxy."""
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -15,12 +15,12 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a request comes from.
+    """The client that a request comes from.
 
     Attributes:
-        address: Of the client; empty where there is none, as for a local socket.
-        secure: Whether the client speaks https.
-        user: Whom a proxy says it is; empty where none does.
+        address: The address of the client; empty if it has none, as for a local socket.
+        secure: Whether the client uses https.
+        user: The user name that a proxy reports; empty if no proxy reports one.
     """
 
     address: str
@@ -29,12 +29,13 @@ class Origin:
 
 
 def origin(scope: Scope, headers: Headers, api: ApiSettings) -> Origin:
-    """Find out where a request comes from.
+    """Determine the client that a request comes from.
 
     Args:
-        scope: Of the connection, as the server made it.
-        headers: Of the request; those of proxies are read only if one sent them.
-        api: Which proxies are believed, and what they call people in.
+        scope: The ASGI scope of the connection.
+        headers: The headers of the request. Proxy headers are only read if a trusted
+            proxy sent the request.
+        api: The settings, with the trusted proxies and the header that names the user.
     """
     peer = (scope.get("client") or ("",))[0]
     secure = scope["scheme"] == "https"
@@ -49,9 +50,9 @@ def origin(scope: Scope, headers: Headers, api: ApiSettings) -> Origin:
 
 
 def _client(peer: str, headers: Headers, trusted: Networks) -> str:
-    """Read the addresses from the nearest on, up to the first that is no proxy.
+    """Return the nearest address of X-Forwarded-For that is not a trusted proxy.
 
-    What stands before that one, anybody may have written.
+    The addresses before it are not trusted, because any client can write them.
     """
     said = ",".join(headers.getlist("x-forwarded-for")).split(",")
     for address in map(str.strip, reversed(said)):
@@ -64,7 +65,7 @@ def _client(peer: str, headers: Headers, trusted: Networks) -> str:
 
 
 def _user(headers: Headers, name: str) -> str:
-    """Read the person's name; two of them, or an odd one, are none."""
+    """Return the user name; empty if the header is missing, repeated or invalid."""
     if not name or len(said := headers.getlist(name)) != 1:
         return ""
     try:
@@ -80,7 +81,7 @@ def _among(address: str, networks: Networks) -> bool:
 
 
 def _number(address: str) -> IPv4Address | IPv6Address | None:
-    """Read an address; one of IPv4 that came over an IPv6 socket as what it is."""
+    """Parse an IP address; an IPv4-mapped IPv6 address becomes an IPv4 address."""
     try:
         number = ip_address(address)
     except ValueError:

@@ -1,6 +1,7 @@
-"""Tells by its content what an uploaded file is, and reads the radiograph in it.
+"""Detect the type of an uploaded file by its content, and read the radiograph in it.
 
-Names and declared types are not looked at: they are the sender's, and often wrong.
+File names and declared types are ignored: they come from the sender and are often
+wrong.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from inference.plain_image import (
 from inference.radiograph import Radiograph
 
 HEAD = 132
-"""Bytes that tell DICOM from all else: preamble and prefix (PS3.10 7.1)."""
+"""Bytes that identify a DICOM file: preamble and prefix (PS3.10 7.1)."""
 
 
 NEITHER = (
@@ -35,12 +36,12 @@ NEITHER = (
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reader:
-    """Reads files that nobody vouches for.
+    """Reads untrusted files.
 
     Attributes:
-        child: Where their bytes are decoded.
-        limits: How large they may be.
-        body_parts: What the model may answer for, as on its card.
+        child: The child process that decodes the files.
+        limits: The limits for size and time.
+        body_parts: The body parts that the model covers, from its model card.
     """
 
     child: DecodingChild
@@ -51,9 +52,9 @@ class Reader:
         """Read the radiograph in a file.
 
         Raises:
-            ChildTimeoutError: It takes longer than the child may take.
-            HTTPException: 400 when it is broken, 413 when it is too large, 415 when it
-                is neither an image nor a DICOM radiograph to analyze.
+            ChildTimeoutError: Decoding exceeds the time limit of the child process.
+            HTTPException: 400 if the file is broken, 413 if it is too large, 415 if it
+                is neither an image nor a DICOM radiograph that can be analyzed.
         """
         with file.open("rb") as opened:
             is_dicom = looks_like_dicom(opened.read(HEAD))
@@ -69,7 +70,7 @@ class Reader:
             raise HTTPException(_status(error), str(error)) from None
 
     def _read_dicom(self, file: Path) -> Radiograph:
-        # Of any age: who uploads a film by hand wants it read.
+        # No age limit: a user who uploads an old image wants it analyzed.
         rules = ScreeningRules(
             max_study_age_days=0,
             body_parts=self.body_parts,

@@ -1,4 +1,4 @@
-"""What the HTTP side answers with, as OpenAPI describes it."""
+"""Response schemas of the web application, as described in OpenAPI."""
 
 from typing import Literal
 
@@ -19,27 +19,27 @@ _EXAMPLE: JsonDict = {
 
 
 class Problem(BaseModel):
-    """Why there is no answer."""
+    """The reason why a request failed."""
 
     error: str = Field(description="In words for the person who asked.")
 
 
 class ArrowAnswer(BaseModel):
-    """An arrow, each end a [column, row] in the pixels of the upright picture."""
+    """An arrow; each end is a [column, row] in pixels of the upright image."""
 
     tip: Point = Field(description="Where it points: the peak of the heatmap.")
     tail: Point = Field(description="Where it starts.")
 
 
 class ModelAnswer(BaseModel):
-    """The name and version of the model that answered."""
+    """The name and version of the model."""
 
     name: str
     version: str
 
 
 class OriginalAnswer(BaseModel):
-    """The radiograph as the model saw it, to lay the annotated picture over."""
+    """The radiograph as the model saw it, to compare with the annotated image."""
 
     image_base64: str = Field(description="A JPEG, base64.")
     area: tuple[int, int] = Field(
@@ -49,7 +49,7 @@ class OriginalAnswer(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The answer for one radiograph. An AI result, not for diagnostic use."""
+    """The finding for one radiograph. An AI result, not for diagnostic use."""
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 

@@ -1,31 +1,31 @@
-"""Headers that keep a browser from doing more with our pages than they ask for."""
+"""Security headers that limit what a browser may do with the pages."""
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADERS = {
-    # Scripts, styles, forms and requests of our own only; pictures also from answers.
+    # Only scripts, styles, forms and requests of this node; images also from responses.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; "
     "style-src 'self'; img-src 'self' data: blob:; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), "
     "usb=()",
     "X-Content-Type-Options": "nosniff",
-    # Not "no-referrer": forms would come from the origin "null", and be refused.
+    # Not "no-referrer": forms would then have the origin "null" and be refused.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    # Answers hold pictures of patients, and the pages change with each release.
+    # Responses contain images of patients, and the pages change with each release.
     "Cache-Control": "no-store",
 }
 A_YEAR_S = 365 * 24 * 3600
 
 
 def headers(scope: Scope) -> dict[str, str]:
-    """Choose the headers of an answer.
+    """Return the security headers of a response.
 
     Args:
-        scope: Of its request, with the scheme that the client speaks.
+        scope: The ASGI scope of the request, with the scheme that the client uses.
     """
     if scope["scheme"] != "https":
         return HEADERS
@@ -33,7 +33,7 @@ def headers(scope: Scope) -> dict[str, str]:
 
 
 class SecurityHeaders:
-    """ASGI middleware that adds the headers to every response."""
+    """ASGI middleware that adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         """Wrap an application."""
@@ -44,7 +44,7 @@ class SecurityHeaders:
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # Only now: the scheme may have been corrected meanwhile.
+                # Read the scheme late: inner middleware may have corrected it.
                 MutableHeaders(scope=message).update(headers(scope))
             await send(message)
 

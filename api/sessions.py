@@ -1,8 +1,8 @@
-"""Browser sessions: cookies signed with a key of ours, each good for one shift.
+"""Browser sessions: signed cookies, each valid for one shift.
 
-A session belongs to a token and its role; when either is changed in the settings, the
-signature no longer fits. The server keeps no list of sessions, but of those that were
-ended by hand: until it restarts, or they would have ended by themselves.
+A session belongs to a token and its role. If either changes in the settings, the
+signature becomes invalid. The server does not store sessions. It only remembers those
+that were ended by logout, until it restarts or they expire.
 """
 
 import hmac
@@ -25,7 +25,10 @@ KEY_BYTES = 32
 
 
 class Sessions:
-    """Begins, knows and ends sessions. Used from the event loop alone."""
+    """Creates, checks and ends sessions.
+
+    Must only be used from the event loop.
+    """
 
     def __init__(
         self,
@@ -33,40 +36,41 @@ class Sessions:
         directory: Path,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """Remember what sessions are of.
+        """Store the tokens that sessions can belong to.
 
         Args:
-            tokens: Those in the settings.
-            directory: Where the key is kept, and made if need be, on the first use.
-            now: The time, in seconds since 1970.
+            tokens: The tokens in the settings.
+            directory: The directory of the key. The key is created on first use if it
+                does not exist.
+            now: Returns the time in seconds since 1970.
         """
         self._tokens = {each.name: each for each in tokens}
         self._directory = directory
         self._now = now
-        self._ended: dict[str, float] = {}  # when they would have ended anyway
+        self._ended: dict[str, float] = {}  # their expiry times
 
     def begin(self, token: Token) -> str:
-        """Write the cookie of a new session."""
+        """Return the cookie of a new session."""
         until = int(self._now()) + LIFE_S
         said = f"{token.name}.{until}.{secrets.token_hex(8)}"
         return f"{said}.{self._signature(said, token)}"
 
     def holder(self, cookie: str) -> Token | None:
-        """Find whose session a cookie is; None when it is none, or has ended."""
+        """Return the token of a session; None if the cookie is invalid or expired."""
         said, _, signature = cookie.rpartition(".")
         name, _, rest = said.partition(".")
         token = self._tokens.get(name)
-        # Compared as bytes: strings may be compared in constant time if ASCII only.
+        # Compare bytes: compare_digest accepts only ASCII strings.
         if token is None or not hmac.compare_digest(
             signature.encode(), self._signature(said, token).encode()
         ):
             return None
-        # Signed by us, so that the time can be read.
+        # The signature is valid, so the time can be parsed.
         ended = cookie in self._ended or int(rest.partition(".")[0]) <= self._now()
         return None if ended else token
 
     def end(self, cookie: str) -> None:
-        """End a session before its time."""
+        """End a session before it expires."""
         if self.holder(cookie):
             now = self._now()
             self._ended = {key: t for key, t in self._ended.items() if t > now}
@@ -90,7 +94,7 @@ class Sessions:
 
 
 def _kept_key(directory: Path) -> bytes:
-    """Read the key; make one where there is none that could be used."""
+    """Read the key; create one if there is no usable key."""
     path = directory / KEY
     try:
         key = path.read_bytes()
@@ -100,7 +104,8 @@ def _kept_key(directory: Path) -> bytes:
         return key
     directory.mkdir(parents=True, exist_ok=True)
     key = secrets.token_bytes(KEY_BYTES)
-    # Whole or not at all, and for nobody else to read: mkstemp's are 0600.
+    # The file is written atomically. mkstemp creates it with mode 0600, so only its
+    # owner can read it.
     number, name = tempfile.mkstemp(dir=directory, prefix=KEY)
     with os.fdopen(number, "wb") as file:
         file.write(key)

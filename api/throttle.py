@@ -1,7 +1,8 @@
-"""Slows down whoever keeps failing to log in, by address, in memory that is bounded.
+"""Slow down addresses that repeatedly fail to log in, in bounded memory.
 
-Nobody is locked out for good, and nobody for what another address does. It keeps a log
-from being flooded more than it keeps tokens from being guessed: those are too long.
+No address is locked out permanently, and no address is affected by the failures of
+another one. The purpose is to keep the log from being flooded. Guessing tokens is a
+smaller concern, because they are too long to guess.
 """
 
 import math
@@ -11,19 +12,22 @@ from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 
 FREE = 5
-"""Failures that cost nothing: people mistype."""
+"""Number of failures without a delay, because people mistype."""
 
 LONGEST_S = 60
 FORGOTTEN_S = 900
 ADDRESSES = 1000
-"""That are remembered at the same time, at most; the oldest are forgotten first."""
+"""Maximum number of addresses in memory. The oldest are forgotten first."""
 
 
 class Throttle:
-    """Counts failures. Used from the event loop alone, so without a lock."""
+    """Counts failed logins by address.
+
+    Must only be used from the event loop, because it has no lock.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """Count from nothing.
+        """Start without failures.
 
         Args:
             now: A clock, in seconds.
@@ -32,7 +36,7 @@ class Throttle:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def wait_s(self, address: str) -> int:
-        """Say for how many seconds an address must wait before it tries again."""
+        """Return how many seconds an address must wait until its next attempt."""
         count, last = self._failures.get(_site(address), (0, -math.inf))
         if count < FREE:
             return 0
@@ -40,7 +44,7 @@ class Throttle:
         return max(math.ceil(last + pause - self._now()), 0)
 
     def failed(self, address: str) -> None:
-        """Note a failure."""
+        """Record a failure of an address."""
         site, now = _site(address), self._now()
         count, last = self._failures.pop(site, (0, now))
         self._failures[site] = (count + 1 if now - last < FORGOTTEN_S else 1, now)
@@ -53,10 +57,14 @@ class Throttle:
 
 
 def _site(address: str) -> str:
-    """Take the addresses of one IPv6 subscriber for one: they have 2**64."""
+    """Return a key for an address.
+
+    All addresses of one /64 network share a key, because one IPv6 subscriber has 2**64
+    addresses.
+    """
     try:
         number = ip_address(address)
-    except ValueError:  # no address at all, as of a local socket
+    except ValueError:  # no IP address, as for a local socket
         return address
     if isinstance(number, IPv6Address):
         return number.packed[:8].hex()

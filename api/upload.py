@@ -1,8 +1,8 @@
-"""Takes one uploaded file in, to disk, and never more of it than allowed.
+"""Write one uploaded file to disk, and enforce its size limit.
 
-The part of the form with the name "file" is the file, whatever else its header says: a
-file name may be missing, or be written as RFC 7578 forbids (`filename*`). The name that
-the sender gave the file is not kept; names hold names of people.
+The form part with the name "file" is the file, whatever else its header contains. The
+file name may be missing, or written in a form that RFC 7578 forbids (`filename*`). The
+name of the sender's file is not kept, because it may contain the name of a person.
 """
 
 import shutil
@@ -21,20 +21,20 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from api.body import BodyLimit
 
 LARGEST_FILE = 50_000_000
-"""Bytes of an upload, at most."""
+"""Maximum size of an upload in bytes."""
 
 _TOO_LARGE = f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken."
 
-# Boundary and part headers around the file.
+# The additional bytes are for the boundary and the part headers.
 UPLOAD = BodyLimit(LARGEST_FILE + 2**16, _TOO_LARGE)
-"""The limit of a route that calls `received`."""
+"""The body limit of a route that calls `received`."""
 
 FIELD = "file"
 _AS_FILE = f'form-data; name="{FIELD}"; filename="{FIELD}"'.encode()
 
 
 def file_form(description: str) -> dict[str, Any]:
-    """Describe for OpenAPI the form that `received` reads."""
+    """Describe the form that `received` reads, for OpenAPI."""
     file = {"type": "string", "format": "binary", "description": description}
     properties = {FIELD: file}
     schema = {"type": "object", "required": [FIELD], "properties": properties}
@@ -43,17 +43,17 @@ def file_form(description: str) -> dict[str, Any]:
 
 @asynccontextmanager
 async def received(request: Request) -> AsyncIterator[Path]:
-    """Read the file of a multipart form, and hold it on disk for the time of a block.
+    """Read the file of a multipart form, and keep it on disk during the block.
 
     Args:
-        request: A request whose body has not been read.
+        request: A request. Its body must not have been read.
 
     Yields:
-        The file, of at least one byte, under a name of ours.
+        The path of a non-empty temporary file.
 
     Raises:
-        HTTPException: 400 without such a file or when the sender goes away before its
-            end, 408 when it comes too slowly, 413 when it is too large.
+        HTTPException: 400 if the file is missing or empty, or the sender disconnects
+            before its end. 408 if it comes too slowly. 413 if it is too large.
     """
     async with _form(request) as form:
         upload = form.get(FIELD)
@@ -69,16 +69,16 @@ async def received(request: Request) -> AsyncIterator[Path]:
             raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, _TOO_LARGE)
         with NamedTemporaryFile(prefix="fracture-node-") as file:
             await run_in_threadpool(shutil.copyfileobj, upload.file, file, 2**20)
-            await upload.close()  # a second copy, which may be in memory
+            await upload.close()  # free the first copy, which may be in memory
             file.flush()
             yield Path(file.name)
 
 
 class _FileParser(MultiPartParser):
-    """Takes the part FIELD for a file, and its header for no more than that."""
+    """Parser that treats the part named FIELD as a file."""
 
     def on_headers_finished(self) -> None:
-        """Decide what a part is, now that its header is there."""
+        """Classify a part after its headers are complete."""
         part = self._current_part
         _, options = parse_options_header(part.content_disposition)
         if options.get(b"name") == FIELD.encode():
@@ -88,7 +88,7 @@ class _FileParser(MultiPartParser):
 
 @asynccontextmanager
 async def _form(request: Request) -> AsyncIterator[FormData]:
-    """Parse a form; one without fields if the body is not multipart/form-data."""
+    """Parse a form. Yields an empty form if the body is not multipart/form-data."""
     kind, _ = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         yield FormData()

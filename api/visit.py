@@ -1,7 +1,8 @@
-"""Who sent a request, and what a route may ask of them: to be a Viewer, an Operator.
+"""The sender of a request, and the Viewer and Operator dependencies.
 
-A route that takes neither as a parameter, nor stands under a router that does, is for
-everybody. entrance.py lists the paths of those routes, and refuses strangers elsewhere.
+A route is public if neither the route nor its router has one of these dependencies. The
+Entrance middleware lists the paths of public routes, and refuses unauthenticated
+requests to all other paths.
 """
 
 from collections.abc import Callable
@@ -19,18 +20,19 @@ Way = Literal["open", "proxy", "token", "session"]
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request, as far as it matters who sent it.
+    """The sender of a request and how the sender was identified.
 
     Attributes:
-        person: Who; None for somebody who did not or could not say.
-        way: How we know: nobody is asked, a proxy said so, or they showed a token, now
-            or when their session began. None where we do not know.
-        address: Where from.
-        secure: Whether by https.
-        refusal: What to answer where a person is needed and there is none.
-        is_current: Tells whether the same request would be let in again at this moment,
-            as the same person. A response without end must ask: a session ends by
-            logout, with its time, or with its token.
+        person: The user; None if the user is unknown.
+        way: The method of identification: open to all, proxy header, token, or session
+            cookie. None if the user is unknown.
+        address: The address of the client.
+        secure: Whether the client uses https.
+        refusal: The error response if the route requires a user and the user is
+            unknown.
+        is_current: Returns whether the same request would still be accepted for the
+            same user. A response without end must check this, because a session ends by
+            logout, by its expiry or with its token.
     """
 
     person: Person | None
@@ -42,12 +44,12 @@ class Visit:
 
 
 def visit_of(request: Request) -> Visit:
-    """Look up who sent a request; Entrance has found out."""
+    """Return the Visit that the Entrance middleware stored for a request."""
     visit: Visit = request.state.visit
     return visit
 
 
-# It says nothing but how to be let in, for the description of the API.
+# It checks nothing. It only describes the authentication in OpenAPI.
 _bearer = Security(
     HTTPBearer(
         scheme_name="token",
@@ -65,7 +67,7 @@ async def _viewer(request: Request, _described: Annotated[object, _bearer]) -> P
 
 
 Viewer = Annotated[Person, Depends(_viewer)]
-"""The person who asks, of whatever role; nobody else gets through: 401 or /login."""
+"""The user of the request, with any role. Others get 401 or are sent to /login."""
 
 
 async def _operator(request: Request, person: Viewer) -> Person:
@@ -80,16 +82,17 @@ async def _operator(request: Request, person: Viewer) -> Person:
 
 
 Operator = Annotated[Person, Depends(_operator)]
-"""The person who asks, an operator; 403 for a viewer."""
+"""The user of the request, who must be an operator. A viewer gets 403."""
 
 
 def refusal(path: str, *, token_shown: bool, to_login: bool) -> HTTPException:
-    """Make the answer to somebody whom we do not know.
+    """Return the response to an unauthenticated request.
 
     Args:
-        path: What they asked for, with its query.
-        token_shown: Whether they showed a token, which must then be a wrong one.
-        to_login: Whether it is a browser that can be shown the way to the login.
+        path: The requested path, with its query.
+        token_shown: Whether the request has a token, which must then be wrong.
+        to_login: Whether the client is a browser that can be redirected to the login
+            page.
     """
     if token_shown:
         return unknown("This token is not known.", ', error="invalid_token"')
@@ -103,6 +106,6 @@ def refusal(path: str, *, token_shown: bool, to_login: bool) -> HTTPException:
 
 
 def unknown(words: str, reason: str = "") -> HTTPException:
-    """Say 401, and that a token is asked for (RFC 6750 3)."""
+    """Return a 401 error with a challenge for a token (RFC 6750 3)."""
     challenge = {"WWW-Authenticate": f'Bearer realm="fracture-node"{reason}'}
     return HTTPException(status.HTTP_401_UNAUTHORIZED, words, challenge)

@@ -1,4 +1,4 @@
-"""Who may use the page and /predict: tokens, or people whom a reverse proxy names."""
+"""Settings of the web application: tokens, and users that a reverse proxy names."""
 
 from hashlib import sha256
 from typing import Annotated, Literal, Self
@@ -9,20 +9,21 @@ from config.destinations import FromEnvironment
 from config.tables import Host, Name, Network, Port, Table, is_loopback
 
 SHORTEST_TOKEN = 20
-"""Characters of a token, at least: what cannot be guessed over a network."""
+"""Minimum length of a token in characters. Longer tokens cannot be guessed over a
+network."""
 
 Role = Literal["viewer", "operator"]
-"""A viewer may look and have images analyzed; an operator may also act."""
+"""A viewer may look and have images analyzed. An operator may also request actions."""
 
 
 class Token(Table):
-    """What one program, or some people, show to be let in.
+    """A token that identifies a program or a group of users.
 
     Attributes:
-        name: What the log calls whoever shows it.
-        role: What they may do.
-        sha256: Of the token, in hexadecimal digits; empty where `env` is given.
-        env: The variable of the environment that holds the token itself.
+        name: The name in the log.
+        role: The role of users with this token.
+        sha256: The SHA-256 of the token in hexadecimal digits; empty if `env` is given.
+        env: The environment variable that contains the token itself.
     """
 
     name: Name
@@ -47,8 +48,8 @@ class Token(Table):
     def digest(self) -> bytes:
         """The SHA-256 of the token.
 
-        A token is random and long, so that no slow hash is needed to protect it, as
-        it would be for a password that a person thought of.
+        Tokens are random and long. They need no slow hash for protection, unlike
+        passwords that people choose.
         """
         if self.env is None:
             return bytes.fromhex(self.sha256)
@@ -63,7 +64,7 @@ def _each_once(given: tuple[Token, ...]) -> tuple[Token, ...]:
 
 
 class ApiSettings(Table):
-    """The web side: see node.toml for each key."""
+    """Settings of the web application; node.toml documents each key."""
 
     host: Host
     port: Port
@@ -95,7 +96,7 @@ class ApiSettings(Table):
 
     @property
     def guarded(self) -> bool:
-        """Whether only those are let in who say who they are."""
+        """Whether users must identify themselves."""
         return bool(self.tokens or self.proxy_user_header)
 
 
@@ -107,10 +108,10 @@ _NOBODY = (
 
 
 def unsettled(api: ApiSettings) -> list[str]:
-    """Say what must be settled before the page may be served, a line each.
+    """Return the problems that must be solved before pages may be served, one per line.
 
-    Not an error of the settings as such: most commands serve nothing, and run where
-    the variables of the environment are not set.
+    These are not errors of the settings as such: most commands serve nothing, and may
+    run without the environment variables.
     """
     wrong = [
         f"api.tokens: {each.env.variable}, where the token {each.name} is to stand, "

@@ -1,7 +1,7 @@
-"""The places that results go to: one frozen table for each way of getting there.
+"""The destinations of results: one frozen table for each protocol.
 
-`type` tells them apart. What the ways have in common stands in one base; how each is
-reached is dicom_node/delivering.py.
+The key `type` selects the table. A common base class holds the shared keys. The
+delivery modules contain the protocols.
 """
 
 import re
@@ -45,36 +45,38 @@ TransferSyntax = Literal["uncompressed", "rle", "jpeg_ls", "jpeg_2000", "jpeg_ba
 
 
 class CommitmentCaller(Table):
-    """An AE that reports for another what that commits itself to keep.
+    """An AE that reports storage commitments in place of another AE.
 
     Attributes:
         ae_title: The calling AE title, as the node shows it.
-        network: The addresses it may call from; None means the host that was asked.
+        network: The addresses that it may call from. None means the host that was asked
+            to commit.
     """
 
     ae_title: CallerTitle
     network: Network | None = None
 
 
-def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
-    """Read a bare AE title as a caller from the host that was asked."""
+def _commitment_caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
+    """Convert a bare AE title to a caller from the host that was asked."""
     return {"ae_title": value} if isinstance(value, str) else value
 
 
 class Address(Table):
-    """Where an AE is reached by DICOM.
+    """The DICOM address of an AE.
 
     Attributes:
-        ae_title: What it is called.
-        host: Its address.
-        port: Its port.
-        tls: Whether it is called by DICOM TLS.
-        tls_authorities: PEM file of the authorities that its certificate may be signed
-            by; None means those that the system trusts.
-        tls_check_host_name: Whether its certificate must name `host`.
-        tls_certificate: PEM file of our certificate, for a peer that asks for one.
-        tls_private_key: PEM file of its key; None where it stands in the same file.
-        commitment_callers: Who else may report what the AE commits itself to keep.
+        ae_title: The called AE title.
+        host: The host name or IP address.
+        port: The TCP port.
+        tls: Whether to use DICOM TLS.
+        tls_authorities: PEM file of the authorities that may sign the certificate of
+            the AE. None means the authorities that the system trusts.
+        tls_check_host_name: Whether the certificate of the AE must name `host`.
+        tls_certificate: PEM file of the node's certificate, for an AE that requires
+            one.
+        tls_private_key: PEM file of the private key; None if it is in the same file.
+        commitment_callers: Other AEs that may report storage commitments of this AE.
     """
 
     ae_title: AeTitle
@@ -109,18 +111,20 @@ class Address(Table):
 
 
 class _Destination(Table):
-    """What every destination has.
+    """The settings common to all destinations.
 
     Attributes:
-        name: What people, the journal and the commands call it.
-        results: The kinds of result it gets.
-        retry_days: How long a delivery is retried before it is failed for good.
-        modality: Of captures: "OT", or "source", that of the radiograph.
-        send_negative: Whether it gets the results of answers without a fracture. If
-            not, it gets a capture that says so for what has no answer.
-        transfer_syntax: What images are sent in, where the peer accepts that.
-        commitment: Whether a result counts as delivered only when the archive has
-            committed itself to keep it (PS3.4 annex J).
+        name: The name for users, the journal and the commands.
+        results: The kinds of result that it receives.
+        retry_days: Days for which a delivery is retried before it fails permanently.
+        modality: The modality of captures: "OT", or "source" for that of the
+            radiograph.
+        send_negative: Whether to send the results of analyses without a fracture. If
+            not, the destination receives a capture with a notice for each image that
+            was not analyzed.
+        transfer_syntax: The transfer syntax of images, if the peer accepts it.
+        commitment: Whether a result counts as delivered only after the archive has
+            committed to storing it (PS3.4 annex J).
     """
 
     name: Name
@@ -150,10 +154,10 @@ def _table_of_peers(given: tuple[Address, ...]) -> tuple[Address, ...]:
 
 
 class SenderDestination(_Destination):
-    """C-STORE back to whoever sent the instance.
+    """C-STORE back to the AE that sent the instance.
 
     Attributes:
-        peers: Where each of them is reached; a sender is known by its AE title.
+        peers: The addresses of the senders. A sender is identified by its AE title.
     """
 
     type: Literal["sender"]
@@ -162,20 +166,20 @@ class SenderDestination(_Destination):
 
 @dataclass(frozen=True, slots=True)
 class Secret:
-    """What only the environment holds; the settings name its variable.
+    """A secret from the environment; the settings only name its variable.
 
     Attributes:
         variable: The name of the variable.
-        value: What it holds; empty where it is not set, which is no wrong setting:
-            most commands and roles need no secret.
+        value: The value of the variable; empty if it is not set. This is not an error,
+            because most commands and roles need no secret.
     """
 
     variable: str
     value: str = field(default="", repr=False)
 
 
-def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever stands in the file
-    """Take the value from the environment, which `load` hands over as the context."""
+def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML value
+    """Read the value from the environment, which `load` passes as the context."""
     if isinstance(value, Secret):
         return value
     if not isinstance(value, str) or not re.fullmatch("[A-Z_][A-Z0-9_]*", value):
@@ -183,7 +187,7 @@ def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - whatever
             "name a variable of the environment, in capitals; the secret itself does "
             "not belong into this file"
         )
-    # A value that was read from a file often ends in a line end.
+    # A value that was read from a file often ends with a newline.
     return Secret(value, (info.context or {}).get(value, "").rstrip("\r\n"))
 
 
@@ -191,7 +195,7 @@ FromEnvironment = Annotated[InstanceOf[Secret], BeforeValidator(_secret)]
 
 
 def _service(url: str) -> str:
-    """Check the base URL of a service; the words do not quote it."""
+    """Check the base URL of a service; the error texts do not quote it."""
     match = URL.fullmatch(url)
     if (
         match is None
@@ -211,19 +215,19 @@ def _service(url: str) -> str:
 
 
 class StowDestination(_Destination):
-    """STOW-RS, the storage of DICOMweb (PS3.18 10.5).
+    """STOW-RS, the storage service of DICOMweb (PS3.18 10.5).
 
     Attributes:
-        url: The base of the service; results are posted to /studies below it.
-        token_env: The variable that holds the bearer token.
-        username: For basic authentication; empty for none.
-        password_env: The variable that holds the password.
-        ca_bundle: PEM file of the authorities to trust; None means those that
-            browsers do.
+        url: The base URL of the service; results are posted to /studies below it.
+        token_env: The variable that contains the bearer token.
+        username: The user name for basic authentication; empty for none.
+        password_env: The variable that contains the password.
+        ca_bundle: PEM file of the authorities to trust; None means those that browsers
+            trust.
     """
 
     type: Literal["stow"]
-    commitment: Literal[False] = False  # DICOMweb has none
+    commitment: Literal[False] = False  # DICOMweb has no storage commitment
     url: Annotated[str, AfterValidator(_service)]
     token_env: FromEnvironment | None = None
     username: Annotated[
@@ -241,14 +245,15 @@ class StowDestination(_Destination):
         return self
 
 
-def _type(value: Any) -> str | None:  # noqa: ANN401 - whatever stands in the file
-    """Tell the type of a destination; None where it says none."""
+def _type(value: Any) -> str | None:  # noqa: ANN401 - any TOML value
+    """Return the type of a destination, or None if it has none."""
     if isinstance(value, _Destination):
         return str(getattr(value, "type", None))
     return str(value["type"]) if isinstance(value, dict) and "type" in value else None
 
 
-# A discriminator that is a field may not have validators, and every field has one.
+# pydantic does not allow validators on a discriminator field, and Table validates every
+# field.
 Destination = Annotated[
     Annotated[DicomDestination, Tag("dicom")]
     | Annotated[SenderDestination, Tag("sender")]
@@ -258,10 +263,10 @@ Destination = Annotated[
 
 
 def names_are_unique(given: tuple[Destination, ...]) -> tuple[Destination, ...]:
-    """Check that a name means one destination.
+    """Check that no two destinations have the same name.
 
     Raises:
-        ValueError: Two have the same.
+        ValueError: Two destinations have the same name.
     """
     names = [each.name for each in given]
     if twice := {name for name in names if names.count(name) > 1}:

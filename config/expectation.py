@@ -1,4 +1,4 @@
-"""Describes the values that a key of a TOML file may have, by its type in the code."""
+"""Describe the allowed values of a TOML key, based on its Python type."""
 
 from dataclasses import dataclass, is_dataclass
 from ipaddress import IPv4Network, IPv6Network
@@ -26,8 +26,8 @@ class _Type:
 
     Attributes:
         base: The type itself.
-        words: What a `Field(description=…)` says of it; empty if there is none.
-        limits: The limits of its values: Ge, MaxLen and so on.
+        words: The text of `Field(description=…)`; empty if it has none.
+        limits: The limits of the values: Ge, MaxLen and so on.
     """
 
     base: Any
@@ -36,7 +36,7 @@ class _Type:
 
 
 def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
-    """Return the keys that a table knows, with their types; empty for other types.
+    """Return the keys of a table with their types; empty for other types.
 
     Args:
         table: A pydantic model, or a dataclass.
@@ -67,7 +67,7 @@ def item_of(annotation: Any, place: int) -> Any:  # noqa: ANN401 - any type at a
 
 
 def expected(annotation: Any) -> str:  # noqa: ANN401 - any type at all
-    """Say what a value of a type is: "a whole number from 0 to 65535"."""
+    """Describe the values of a type, such as "a whole number from 0 to 65535"."""
     it = _unwrapped(annotation)
     origin = get_origin(it.base)
     if it.words:
@@ -141,5 +141,5 @@ def _one_of(words: list[str]) -> str:
 
 
 def written(value: object) -> str:
-    """Write a value of a TOML file for people."""
+    """Format a TOML value for error messages."""
     return str(value).lower() if isinstance(value, bool) else repr(value)

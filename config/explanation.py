@@ -1,4 +1,4 @@
-"""Explains wrong keys of a TOML file: what was found and what is expected."""
+"""Explain wrong keys of a TOML file: the value found and the value expected."""
 
 import difflib
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from config.expectation import alternatives, expected, item_of, keys_of, written
 
 Location = tuple[str | int, ...]
 
-# Their values may be secret, or contain a password that was written here by mistake.
+# Their values may be secret, or contain a password that was entered by mistake.
 UNQUOTED = frozenset(
     {"database", "url", "token_env", "username", "password_env", "tokens"}
 )
@@ -22,7 +22,7 @@ LONGEST_QUOTE = 60
 KINDS = (
     (dict, "a table"),
     (list, "a list"),
-    ((date, time), "a date or time"),  # datetime is a date
+    ((date, time), "a date or time"),  # datetime is a subclass of date
     (Path, "a path"),
 )
 UNKNOWN = {"extra_forbidden", "unexpected_keyword_argument"}
@@ -35,15 +35,15 @@ class Problem:
     """A wrong key.
 
     Attributes:
-        keys: The key, after those of the tables and lists that hold it.
-        words: What is wrong with it: one line.
+        keys: The key, preceded by those of the tables and lists that contain it.
+        words: A description of the error, in one line.
     """
 
     keys: Location
     words: str
 
     def __str__(self) -> str:
-        """Write both as a line."""
+        """Return the key and the text as one line."""
         return f"{'.'.join(map(_printable, self.keys))}: {self.words}"
 
 
@@ -51,11 +51,11 @@ def explained(error: ValidationError, tree: Any) -> Iterator[Problem]:  # noqa: 
     """Explain every wrong key.
 
     Args:
-        error: What pydantic found.
-        tree: The table that it was looking for: a pydantic model or a dataclass.
+        error: The error of pydantic.
+        tree: The expected table: a pydantic model or a dataclass.
     """
     found = (_explained(dict(each), tree) for each in error.errors(include_url=False))
-    # A value of several types is wrong once for each of them.
+    # pydantic reports a wrong value of a union once for each type.
     yield from dict.fromkeys(found)
 
 
@@ -75,19 +75,19 @@ def _explained(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN401
         return Problem(
             keys, f"found {_found(keys, value)}; expected {expected(wanted)}"
         )
-    own = str(problem["ctx"]["error"])  # of one of our own validators
+    own = str(problem["ctx"]["error"])  # the error of a validator of this package
     is_shown = isinstance(value, str) and UNQUOTED.isdisjoint(keys)
     return Problem(keys, f"found {_found(keys, value)}; {own}" if is_shown else own)
 
 
 def _walk(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # noqa: ANN401
-    """Follow a location of pydantic's to the key that it means.
+    """Convert a location of pydantic to the keys of the file.
 
     If a value may be of several types, pydantic adds the name of one of them to the
     location. The file has no such level.
 
     Returns:
-        The keys; the names that are known beside the last of them; its type.
+        The keys, the known names beside the last key, and its type.
     """
     keys: list[str | int] = []
     known: list[str] = []
@@ -107,19 +107,19 @@ def _walk(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # 
         elif get_origin(options[0]) is dict:
             wanted = get_args(options[0])[1]
         else:
-            break  # the name of a type
+            break  # a type name added by pydantic
         keys.append(part)
     return tuple(keys), known, wanted
 
 
 def _type(table: Any) -> str:  # noqa: ANN401 - a class
-    """Return the `type` that tells a table from those that may stand in its place."""
+    """Return the `type` that distinguishes a table from its alternatives."""
     (name,) = get_args(table.model_fields["type"].annotation)
     return str(name)
 
 
 def _found(keys: Location, value: object) -> str:
-    """Say what was found; quote neither a whole table nor what may hold a password."""
+    """Describe the value found, without quoting tables and possible secrets."""
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         return next(
@@ -134,4 +134,4 @@ def _found(keys: Location, value: object) -> str:
 
 def _printable(key: str | int) -> str:
     name = str(key)
-    return name if name.isprintable() else repr(name)  # a line is a line
+    return name if name.isprintable() else repr(name)  # keep it on one line

@@ -1,9 +1,9 @@
 """The settings: one frozen tree, read once from a TOML file and the environment.
 
-Every role is handed the tree by its entry point; nothing else reads the environment.
-`node.toml` beside this file lists every key with its default and is what runs without
+The entry point of each role passes the tree on; no other code reads the environment.
+`node.toml` beside this file lists every key with its default, and is used without
 `--config`. The environment overrides the file, key by key:
-FRACTURE_NODE__RECEIVER__PORT=104. Lists come from the file only.
+FRACTURE_NODE__RECEIVER__PORT=104. Lists can only be set in the file.
 """
 
 import os
@@ -25,7 +25,7 @@ from config.tls import TlsSettings
 from config.toml_file import TomlError, read_toml
 
 PREFIX = "FRACTURE_NODE__"
-# Keys that hold a path, wherever they stand.
+# Keys that hold a path, in any section.
 PATHS = frozenset(
     {
         *("directory", "weights", "ca_bundle", "file"),
@@ -36,32 +36,32 @@ PATHS = frozenset(
 
 
 _Keys = tuple[str, str]
-"""A section and a key of it."""
+"""A section and a key in it."""
 
 
 class SettingsError(Exception):
-    """The settings cannot be used; the message lists every wrong key and why."""
+    """The settings are invalid. The message lists every wrong key with the reason."""
 
 
 class Caller(Table):
-    """Who may open an association.
+    """An AE that may open an association.
 
     Attributes:
         ae_title: The calling AE title, as the node shows it.
-        network: The addresses it may come from; None means any.
+        network: The addresses that it may come from; None means any.
     """
 
     ae_title: CallerTitle
     network: Network | None = None
 
 
-def _caller(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
-    """Read a bare AE title as a caller from any network."""
+def _caller(value: Any) -> Any:  # noqa: ANN401 - any TOML value
+    """Convert a bare AE title to a caller from any network."""
     return {"ae_title": value} if isinstance(value, str) else value
 
 
 class ReceiverSettings(Table):
-    """The Storage SCP: see node.toml for each key."""
+    """Settings of the Storage SCP; node.toml documents each key."""
 
     ae_title: AeTitle
     host: Host
@@ -81,14 +81,14 @@ class ReceiverSettings(Table):
     max_instance_mb: int = Field(ge=1, le=4096)
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _named(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     if value in ("", None):
         raise ValueError("name a folder")
     return value
 
 
 class StorageSettings(Table):
-    """Where instances, results and the journal lie: see node.toml for each key."""
+    """Storage of instances, results and journal; node.toml documents each key."""
 
     directory: Annotated[Path, BeforeValidator(_named)]
     database: str = Field(
@@ -99,14 +99,14 @@ class StorageSettings(Table):
 
     @property
     def database_url(self) -> str:
-        """The SQLAlchemy URL of the database: PostgreSQL's, or a file of ours."""
+        """The SQLAlchemy URL of the database: PostgreSQL, or a local SQLite file."""
         if not self.database:
             return f"sqlite:///{self.directory.absolute() / 'node.sqlite'}"
         return self.database.replace("postgresql://", "postgresql+psycopg://", 1)
 
 
 class ModelSettings(Table):
-    """Which weights answer: see node.toml for each key."""
+    """The weights to use; node.toml documents each key."""
 
     weights: Path | None
     device: str = Field(
@@ -116,7 +116,7 @@ class ModelSettings(Table):
 
 
 class WorkerSettings(Table):
-    """The processes that analyze and deliver: see node.toml for each key."""
+    """Settings of the workers; node.toml documents each key."""
 
     processes: int = Field(ge=1, le=64)
     decode_timeout_s: float = Field(gt=0)
@@ -126,14 +126,14 @@ class WorkerSettings(Table):
 
 
 class ResultSettings(Table):
-    """How results look: see node.toml for each key."""
+    """The appearance of results; node.toml documents each key."""
 
     long_side: int = Field(ge=256, le=8192)
     series_number: int = Field(ge=1, le=2**31 - 1)
 
 
 class RetentionSettings(Table):
-    """How long what has ended is kept: see node.toml for each key."""
+    """How long finished instances are kept; node.toml documents each key."""
 
     delivered_days: float = Field(ge=0)
     failed_days: float = Field(ge=0)
@@ -142,19 +142,19 @@ class RetentionSettings(Table):
 
 
 class AuditSettings(Table):
-    """The audit trail, which is in the journal's database in any case."""
+    """Settings of the audit trail, which is always stored in the database."""
 
     file: Path | None
 
 
 class LogSettings(Table):
-    """The log of every process: see node.toml for each key."""
+    """Settings of the log of every process; node.toml documents each key."""
 
     format: Literal["text", "json"]
 
 
 class Settings(Table):
-    """Everything that can be set."""
+    """All settings."""
 
     receiver: ReceiverSettings
     tls: TlsSettings
@@ -175,15 +175,15 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     """Read the settings.
 
     Args:
-        path: The TOML file; keys that it leaves out have the defaults of node.toml,
-            but for destinations, which are only those of the file. None means
-            node.toml itself. Paths in it are relative to its folder, those of
-            node.toml to the working directory.
-        environment: Where FRACTURE_NODE__SECTION__KEY variables override the file, and
-            where the secrets are that destinations name.
+        path: The TOML file; None means node.toml itself. Keys that the file omits have
+            the defaults of node.toml, except for destinations, which only come from the
+            file. Paths in the file are relative to its folder; paths in node.toml are
+            relative to the working directory.
+        environment: Contains the FRACTURE_NODE__SECTION__KEY variables that override
+            the file, and the secrets that destinations name.
 
     Raises:
-        SettingsError: The file is missing, no TOML, or holds wrong keys.
+        SettingsError: The file is missing, is not TOML, or has wrong keys.
     """
     tables = _defaults()
     if path is not None:
@@ -197,7 +197,7 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
         tables["destinations"] = given.get("destinations", [])
     file = _File(str(path or "The packaged node.toml"), frozenset(tables))
     variables = _variables(environment)
-    # Lines by what holds the wrong keys: the file, variables, or both.
+    # Error lines by the source of the wrong key: the file, a variable, or both.
     wrong: defaultdict[str, list[str]] = defaultdict(list)
     for name, line in _override(tables, variables, environment):
         wrong[f"The {_variables_named([name])}"].append(f"{name}: {line}")
@@ -226,8 +226,8 @@ class _File:
     """The file that the settings come from.
 
     Attributes:
-        name: Its path.
-        sections: The sections that it has, and those that have defaults.
+        name: The path of the file.
+        sections: The sections of the file, and those that have defaults.
     """
 
     name: str
@@ -235,7 +235,7 @@ class _File:
 
 
 def _holder(problem: Problem, file: _File, variables: Mapping[str, _Keys]) -> str:
-    """Say what holds a wrong key: the file, variables of the environment, or both."""
+    """Return the source of a wrong key: the file, environment variables, or both."""
     section, *keys = map(str, problem.keys)
     mine = [
         name
@@ -266,7 +266,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _variables(environment: Mapping[str, str]) -> dict[str, _Keys]:
-    """Return the section and the key that each variable of ours names."""
+    """Return the section and the key for each FRACTURE_NODE__ variable."""
     ours = (name for name in environment if name.upper().startswith(PREFIX))
     parts = {name: name[len(PREFIX) :].lower().partition("__") for name in ours}
     return {name: (section, key) for name, (section, _, key) in parts.items()}
@@ -277,12 +277,12 @@ def _override(
     variables: Mapping[str, _Keys],
     environment: Mapping[str, str],
 ) -> Iterator[tuple[str, str]]:
-    """Put the values of the environment into the tables.
+    """Set the values of the environment in the tables.
 
-    A key that nobody knows is put there, too: it is reported with those of the file.
+    Unknown keys are set too; they are then reported with those of the file.
 
     Yields:
-        A variable that cannot be used, and why.
+        The name of a variable that cannot be used, and the reason.
     """
     for name, (section, key) in variables.items():
         table = tables.get(section, {})
@@ -296,8 +296,8 @@ def _override(
             tables[section] = {**table, key: environment[name]}
 
 
-def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - whatever stands in the file
-    """Make the paths of the file relative to the file's folder."""
+def _located(value: Any, folder: Path) -> Any:  # noqa: ANN401 - any TOML value
+    """Make the paths in the file relative to the folder of the file."""
     if isinstance(value, list):
         return [_located(each, folder) for each in value]
     if not isinstance(value, dict):
@@ -317,5 +317,5 @@ def _in_folder(text: str, folder: Path) -> Path | None:
 def _at_home(text: str) -> Path:
     try:
         return Path(text).expanduser()
-    except RuntimeError:  # a user whom nobody knows: a folder of that name, then
+    except RuntimeError:  # unknown user: take the name literally
         return Path(text)

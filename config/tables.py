@@ -1,4 +1,4 @@
-"""What every table of the settings is made of."""
+"""Base class and common field types of the settings tables."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
@@ -16,14 +16,14 @@ from pydantic_core import PydanticCustomError
 
 
 class Table(BaseModel):
-    """A frozen table of a TOML file that holds no key but those it knows."""
+    """A frozen table of a TOML file that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
-        """Refuse true for 1, and text that the operating system cannot be given."""
+        """Refuse true in place of 1, and text that the operating system rejects."""
         field = cls.model_fields[info.field_name or ""]
         is_bool = isinstance(value, bool) and field.annotation is not bool
         if is_bool or (isinstance(value, str | Path) and not _is_text(str(value))):
@@ -32,12 +32,12 @@ class Table(BaseModel):
 
 
 def _is_text(value: str) -> bool:
-    """Tell whether a text has no NUL and, if it is of the environment, is UTF-8."""
+    """Return whether a text has no NUL and no undecodable bytes."""
     return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
 
 
-# PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, neither
-# backslash nor control characters; spaces at either end mean nothing.
+# PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, without
+# backslash and control characters. Leading and trailing spaces are not significant.
 AeTitle = Annotated[
     str,
     Field(
@@ -52,7 +52,11 @@ LONGEST_TITLE = 16
 
 
 def _caller_title(title: str) -> str:
-    """Check how a caller may call itself: some use bytes that PS3.5 does not allow."""
+    """Check a calling AE title.
+
+    This is less strict than AeTitle, because some callers use bytes that PS3.5 does not
+    allow.
+    """
     if not title.isprintable() or title != title.strip() or not title:
         raise ValueError("should be printable, without spaces at either end")
     if len(title) > LONGEST_TITLE:
@@ -88,8 +92,8 @@ Network = Annotated[
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host is this machine, and nobody else can reach or read it."""
+    """Return whether a host is this machine and cannot be reached by others."""
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return host == "localhost"

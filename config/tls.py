@@ -1,6 +1,6 @@
-"""The settings of TLS: its files are looked at when they are read, not when they fail.
+"""TLS settings. The files are checked when the settings are read.
 
-How connections are secured is dicom_node/tls.py.
+The network code applies these settings to connections.
 """
 
 import ssl
@@ -12,16 +12,16 @@ from pydantic import BeforeValidator, model_validator
 from config.tables import Port, Table
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401 - whatever stands in the file
+def _named(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     return None if value == "" else value
 
 
 File = Annotated[Path | None, BeforeValidator(_named)]
-"""A file that is named, or not."""
+"""A file, or None if the value is empty."""
 
 
 class TlsSettings(Table):
-    """DICOM TLS of the receiver: see node.toml for each key."""
+    """DICOM TLS of the receiver; node.toml documents each key."""
 
     port: Port
     certificate: File
@@ -43,12 +43,13 @@ def check_certificate(key: str, certificate: Path, private_key: Path | None) -> 
     """Check that a certificate and its private key can be used together.
 
     Args:
-        key: What the settings call the certificate.
-        certificate: PEM file of the certificate and those that lead to its authority.
-        private_key: PEM file; None where the key stands in that of the certificate.
+        key: The settings key of the certificate.
+        certificate: PEM file of the certificate and its chain to the authority.
+        private_key: PEM file; None if the key is in the certificate file.
 
     Raises:
-        ValueError: They cannot; the message says why, and quotes nothing of them.
+        ValueError: The files cannot be used. The message says why, without quoting
+            their content.
     """
     try:
         load_certificate(
@@ -66,10 +67,10 @@ def check_certificate(key: str, certificate: Path, private_key: Path | None) -> 
 
 
 def check_authorities(key: str, authorities: Path | None) -> None:
-    """Check that a file holds certificates of authorities.
+    """Check that a file contains certificates of authorities.
 
     Raises:
-        ValueError: It does not.
+        ValueError: The file cannot be read or has no PEM certificate.
     """
     if authorities is None:
         return
@@ -86,12 +87,12 @@ def check_authorities(key: str, authorities: Path | None) -> None:
 def load_certificate(
     context: ssl.SSLContext, certificate: Path, private_key: Path | None
 ) -> None:
-    """Have connections of a context show a certificate.
+    """Load a certificate into a TLS context.
 
     Raises:
-        OSError: A file cannot be read; ssl.SSLError, which is one, where it is no PEM
-            or the two do not belong together.
-        ValueError: The private key wants a passphrase, which nobody could type.
+        OSError: A file cannot be read. ssl.SSLError, a subclass, if a file is not PEM
+            or the files do not belong together.
+        ValueError: The private key requires a passphrase, which nobody could enter.
     """
     context.load_cert_chain(certificate, private_key, password=_no_passphrase)
 

@@ -1,24 +1,24 @@
-"""Reads a TOML file, or explains why it cannot be read."""
+"""Read a TOML file, or explain why it cannot be read."""
 
 import re
 import tomllib
 from pathlib import Path
 from typing import Any
 
-# tomllib names a key by the tuple of its parts.
+# tomllib prints a key as a tuple of its parts.
 _PARTS = re.compile(r"\(((?:'[^']*'(?:, )?)+),?\)")
 
 
 class TomlError(Exception):
-    """The file cannot be read; the message goes on after its path."""
+    """The file cannot be read. The message is written to follow the path."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        TomlError: It cannot be read, or it is not TOML.
+        FileNotFoundError: The file does not exist.
+        TomlError: The file cannot be read, or is not TOML.
     """
     try:
         content = path.read_bytes()
@@ -37,6 +37,6 @@ def read_toml(path: Path) -> dict[str, Any]:
         ) from None
     except RecursionError:
         raise TomlError("cannot be read as TOML: it is nested too deeply.") from None
-    except ValueError as error:  # TOMLDecodeError, or a number of too many digits
+    except ValueError as error:  # TOMLDecodeError, or a number with too many digits
         said = _PARTS.sub(lambda it: it[1].replace("', '", ".").strip("',"), str(error))
         raise TomlError(f"cannot be read as TOML: {said}. Correct it there.") from None

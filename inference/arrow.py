@@ -1,4 +1,4 @@
-"""The arrow of the result picture: white, rimmed dark, legible on bone and on air."""
+"""The arrow of the result image: white with a dark rim, legible on bone and air."""
 
 import math
 
@@ -12,12 +12,13 @@ _WHITE = (255, 255, 255)
 _DARK = (12, 12, 12)
 
 _WIDTH, _HEAD_LENGTH, _HEAD_WIDTH, _RIM = 0.0045, 0.028, 0.021, 0.0022
-"""Of shaft, head and rim, relative to the long side of the image."""
+"""Widths of shaft, head and rim and length of the head, relative to the long side of
+the image."""
 
 _DASH = 3.2
-"""Length of a dash and the gap after it, in widths of the shaft."""
+"""Length of a dash relative to the width of the shaft."""
 
-_SUBPIXEL = 4  # fractional bits that OpenCV's drawing functions take
+_SUBPIXEL = 4  # fractional bits of the coordinates in OpenCV's drawing functions
 
 Polygon = NDArray[np.float64]
 
@@ -26,9 +27,9 @@ def draw_arrow(image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool) -> None:
     """Draw an arrow into an image.
 
     Args:
-        image: RGB, uint8, (rows, columns, 3); drawn into.
-        arrow: In the image's pixels. One without length is not drawn.
-        dashed: Break the shaft, as fracture software marks a doubtful finding.
+        image: RGB, uint8, (rows, columns, 3); modified.
+        arrow: In pixels of the image. An arrow with length zero is not drawn.
+        dashed: Whether to draw a dashed shaft, the usual mark of a doubtful finding.
     """
     side = max(image.shape[:2])
     polygons = [_fixed(outline) for outline in _polygons(arrow, side, dashed=dashed)]
@@ -43,12 +44,12 @@ def draw_arrow(image: NDArray[np.uint8], arrow: Arrow, *, dashed: bool) -> None:
             lineType=cv2.LINE_AA,
             shift=_SUBPIXEL,
         )
-    # One call, so that head and shaft are one shape and not a head on a stick.
+    # Fill all polygons in one call, so that head and shaft form one shape.
     cv2.fillPoly(image, polygons, _WHITE, cv2.LINE_AA, _SUBPIXEL)
 
 
 def _polygons(arrow: Arrow, side: int, *, dashed: bool) -> list[Polygon]:
-    """Outline head and shaft, (corners, 2) as (column, row)."""
+    """Return the outlines of head and shaft, each (corners, 2) as (column, row)."""
     length = math.dist(arrow.tip, arrow.tail)
     if length == 0:
         return []
@@ -69,7 +70,7 @@ def _polygons(arrow: Arrow, side: int, *, dashed: bool) -> list[Polygon]:
 
 
 def _strokes(start: float, end: float, dash: float) -> list[tuple[float, float]]:
-    """Divide the shaft into dashes; distances from the tip."""
+    """Divide the shaft into dashes, given as distances from the tip."""
     strokes = []
     while start < end:
         strokes.append((start, min(start + dash, end)))
@@ -78,7 +79,7 @@ def _strokes(start: float, end: float, dash: float) -> list[tuple[float, float]]
 
 
 def _placed(outline: list[Point], arrow: Arrow, length: float) -> Polygon:
-    """Turn an outline given as (distance behind the tip, distance aside)."""
+    """Rotate an outline of (distance behind the tip, distance aside) into place."""
     along = (np.array(arrow.tail) - arrow.tip) / length
     aside = np.array([-along[1], along[0]])
     placed: Polygon = arrow.tip + np.array(outline) @ np.stack([along, aside])
@@ -86,5 +87,5 @@ def _placed(outline: list[Point], arrow: Arrow, length: float) -> Polygon:
 
 
 def _fixed(polygon: Polygon) -> NDArray[np.int32]:
-    # OpenCV counts from the middle of the first pixel, we from its corner.
+    # OpenCV measures from the center of the first pixel, this package from its corner.
     return np.asarray(np.rint((polygon - 0.5) * 2**_SUBPIXEL), np.int32)

@@ -1,7 +1,7 @@
-"""The window of an image that brings none: percentiles of what was exposed.
+"""Default window for images without one: percentiles of the exposed area.
 
-Shared by DICOM without VOI attributes and by plain images of 16 bits, so that the
-same pixels look the same whichever way they come.
+DICOM images without VOI attributes and plain images of 16 bits both use it, so that
+equal pixels look the same in either format.
 """
 
 from typing import Any
@@ -10,22 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 PERCENTILES = (0.5, 99.5)
-"""Wide enough for bone and soft tissue, narrow enough to drop markers and noise."""
+"""Wide enough for bone and soft tissue, narrow enough to exclude markers and noise."""
 
 SAMPLE = 1_000_000
-"""Pixels that the percentiles are taken of; more change nothing but the time."""
+"""Number of pixels for the percentiles. More pixels take longer and do not change the
+result."""
 
 
 def exposed_area(pixels: NDArray[Any]) -> tuple[slice, slice]:
-    """Leave out the rows and columns at the edges that hold one value only.
+    """Return the image area without edge rows and columns of a single value.
 
-    Those are bars that a converter or a collimator left: nothing was exposed there.
+    Such bars are left by a converter or a collimator; they were not exposed.
 
     Args:
         pixels: (rows, columns).
 
     Returns:
-        Rows and columns of what remains; everything where nothing would remain.
+        Slices for rows and columns; the whole image if the area would be empty.
     """
     rows = _span(pixels.min(axis=1) != pixels.max(axis=1))
     columns = _span(pixels.min(axis=0) != pixels.max(axis=0))
@@ -44,22 +45,22 @@ def thinned(pixels: NDArray[Any], count: int = SAMPLE) -> NDArray[Any]:
 
 
 def percentile_range(values: NDArray[Any]) -> tuple[float, float]:
-    """Find the two values that become black and white.
+    """Return the two values that become black and white.
 
     Args:
-        values: Of any shape, at least one.
+        values: Array of any shape with at least one value.
 
     Returns:
-        The PERCENTILES, or the extremes where the percentiles coincide; equal to each
-        other only where all values are.
+        The PERCENTILES, or the extremes if the percentiles are equal. The results are
+            only equal if all values are equal.
     """
     low, high = (float(value) for value in np.percentile(values, PERCENTILES))
     return (low, high) if low < high else (float(values.min()), float(values.max()))
 
 
 def stretched(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
-    """Map values onto gray levels, `low` and below to 0, `high` and above to 255."""
+    """Map values to gray levels: `low` and below to 0, `high` and above to 255."""
     span = high - low if high > low else 1.0
     scaled = np.clip((values - np.float64(low)) / span, 0, 1)
-    # Values beyond what a float holds leave NaN, which is no gray level: black.
+    # Values beyond the range of a float become NaN; show them as black.
     return np.floor(np.nan_to_num(scaled) * 255 + 0.5).astype(np.uint8)

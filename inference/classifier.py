@@ -1,4 +1,4 @@
-"""A network with its card: from a radiograph to a finding."""
+"""The classifier: a network with its model card, from radiograph to finding."""
 
 import logging
 import re
@@ -22,22 +22,23 @@ from models.network import STATISTICS, Network, digest, load_network
 logger = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parents[1] / "models" / "fracture_model.pth"
-"""The weights that come with the node; their card lies beside them."""
+"""The weights that come with the node. Their card is beside them."""
 
-# How far the self-test lets logits drift. Other processors and libraries move them
-# by some 0.001, reduced precision on a GPU by 0.01; wrong preprocessing by whole units.
+# Tolerances of the self-test for logits. Other processors and libraries change logits
+# by about 0.001, and reduced precision on a GPU by 0.01. Wrong preprocessing changes
+# them by 1 or more.
 ABSOLUTE, RELATIVE = 0.05, 0.02
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Classifier:
-    """A network ready to answer. Threads may share it.
+    """A loaded network with its card. Safe to share between threads.
 
     Attributes:
-        network: On its device, in eval mode.
-        card: How it is used.
-        identity: What results say of it.
-        device: Where it computes.
+        network: The network on its device, in eval mode.
+        card: The model card.
+        identity: The identity of the model in results.
+        device: The device that computes.
     """
 
     network: Network
@@ -50,9 +51,9 @@ class Classifier:
         """Load weights and the card beside them.
 
         Args:
-            weights: A .pth file with a .toml of the same name beside it; None means
-                the shipped ones.
-            device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:1".
+            weights: A .pth file with a .toml file of the same name beside it. None
+                means the shipped weights.
+            device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
 
         Raises:
             ModelError: Weights, card or device cannot be used.
@@ -62,22 +63,22 @@ class Classifier:
 
     @classmethod
     def of(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
-        """Make a classifier of a card and the bytes of a weights file."""
+        """Create a classifier from a card and the bytes of a weights file."""
         where = _device(device)
         if where.type == "cuda":
-            # Ten bits of a product's digits are too few for the answers of a CPU.
+            # TF32 has 10 bits of precision, too few to reproduce the results of a CPU.
             torch.backends.cudnn.allow_tf32 = False
         network = load_network(content, card).to(where)
         identity = ModelIdentity(card.name, card.version, digest(content))
         return cls(network, card, identity, where)
 
     def classify(self, radiograph: Radiograph) -> Finding:
-        """Say whether the radiograph shows a fracture, and where.
+        """Return whether the radiograph shows a fracture, and its position.
 
         Raises:
-            UnfamiliarError: The picture is of no kind that the model was made for.
-            ModelError: The network's answer is not a number, which sound weights
-                never give.
+            UnfamiliarError: The image is too different from the training images.
+            ModelError: The output of the network is not finite. This does not occur
+                with valid weights.
         """
         model_input = prepare(radiograph, self.card)
         fracture = self.card.classes.index(FRACTURE)
@@ -110,7 +111,7 @@ class Classifier:
             )
 
     def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
-        """The network's bare answer, one number a class."""
+        """Return the logits, one for each class."""
         tensor = self._tensor(prepare(radiograph, self.card))
         logits, _, _ = grad_cam(self.network, tensor, 0)
         return tuple(logits.tolist())
@@ -120,14 +121,14 @@ class Classifier:
 
 
 def self_test(classifier: Classifier) -> None:
-    """Compare the answers for the phantom with those on the card.
+    """Compare the logits for the phantom with those on the card.
 
-    As a physicist's constancy test: that nothing between the picture and the answer
-    has changed since the card was made. A card without answers asks only that there
-    are some.
+    Like a constancy test in medical physics, this verifies that the path from image to
+    result has not changed since the card was made. If the card has no logits, they only
+    have to be finite.
 
     Raises:
-        ModelError: They differ.
+        ModelError: The logits differ.
     """
     given = phantom_logits(classifier)
     if not np.isfinite(list(given.values())).all():
@@ -144,7 +145,7 @@ def self_test(classifier: Classifier) -> None:
 
 
 def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
-    """The bare answers for the whole and the broken phantom of seed 0."""
+    """Return the logits for the whole and the broken phantom with seed 0."""
     return {
         which: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
         for which, broken in (("whole", False), ("broken", True))
@@ -152,30 +153,30 @@ def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
 
 
 def record(weights: Path, device: str = "cpu") -> ModelCard:
-    """Write onto a card what only the weights can tell: SHA-256, phantom's answers.
+    """Write the SHA-256 and the phantom logits of the weights onto the card.
 
     Args:
-        weights: The .pth file; the card is the .toml beside it.
-        device: Where the answers are computed.
+        weights: The .pth file. The card is the .toml file beside it.
+        device: The device that computes the logits.
 
     Returns:
-        The card as it is now.
+        The updated card.
 
     Raises:
-        ModelError: Weights or card cannot be used otherwise.
+        ModelError: Weights or card have another error.
     """
     path, content = weights.with_suffix(".toml"), _content(weights)
     card = replace(read_card(path), sha256=digest(content))
     answers = phantom_logits(Classifier.of(card, content, device))
     card = replace(card, phantom_logits=answers)
     path.write_text(_edited(path.read_text("utf-8"), card), "utf-8")
-    if read_card(path) != card:  # it was not written one key a line
+    if read_card(path) != card:  # the card did not have one key per line
         path.write_text(card_text(card), "utf-8")
     return card
 
 
 def _edited(text: str, card: ModelCard) -> str:
-    """Replace the recorded lines of a card and leave its comments alone."""
+    """Replace the recorded lines of a card, and keep its comments."""
     for line in card_text(card).splitlines():
         key = line.partition(" ")[0]
         if key in {"sha256", "phantom_logits"}:

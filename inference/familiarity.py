@@ -1,9 +1,10 @@
-"""Whether a picture is of the kind that the network was made for.
+"""Detect images that differ too much from the training images.
 
-The distance of its features from those of training (Lee et al., "A Simple Unified
-Framework for Detecting Out-of-Distribution Samples and Adversarial Attacks", NeurIPS
-2018). The last ones, averaged over the image: of all stages they were the only ones to
-which a chest was farther away than a hand from another hospital.
+The measure is the distance of the features of an image from those of the training
+images (Lee et al., "A Simple Unified Framework for Detecting Out-of-Distribution
+Samples and Adversarial Attacks", NeurIPS 2018). It uses the features of the last stage,
+averaged over the image. Only with this stage was a chest farther away than a hand from
+another hospital.
 """
 
 import math
@@ -14,50 +15,54 @@ import torch
 from torch import Tensor
 
 DIRECTIONS = 200
-"""In which training pictures differ most, and distances are measured."""
+"""Number of directions of largest variance of the training images in which distances
+are measured."""
 
 LEAST = 1e-3
-"""Of the largest difference; in directions with less there is none to compare with."""
+"""Minimum deviation, relative to the largest one. Directions with a smaller deviation
+are ignored, because they give no scale for a comparison."""
 
 
 class UnfamiliarError(Exception):
-    """The model may not answer for this picture; the message says why."""
+    """The image is too different from the training images. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Familiarity:
-    """What pictures look like to the network, as they were seen in training.
+    """Statistics of the features of the training images.
 
     Attributes:
-        center: float32, (D,): their mean.
-        whitening: float32, (k, D): the directions in which they differ most, each over
-            how much they do.
+        center: float32, (D,): the mean.
+        whitening: float32, (k, D): the directions of largest variance, each divided by
+            its standard deviation.
     """
 
     center: Tensor
     whitening: Tensor
 
     def distance(self, activation: Tensor) -> float:
-        """Measure how far from training a picture is; those of training are near 1.
+        """Return the distance of an image from the training images.
+
+        Training images have distances near 1.
 
         Args:
-            activation: What the convolutions make of it, (1, K, h, w).
+            activation: The output of the convolutions, (1, K, h, w).
         """
         away = self.whitening @ (describe(activation) - self.center)
         return float(away.norm()) / math.sqrt(len(self.whitening))
 
     def to(self, device: torch.device) -> "Familiarity":
-        """Move it to a device."""
+        """Move the statistics to a device."""
         return Familiarity(self.center.to(device), self.whitening.to(device))
 
 
 def describe(activation: Tensor) -> Tensor:
-    """Describe a picture by the mean of each channel: (1, K, h, w) to (K,)."""
+    """Return the mean of each channel: (1, K, h, w) to (K,)."""
     return activation.mean(dim=(2, 3))[0]
 
 
 def familiarize(descriptions: Sequence[Tensor]) -> Familiarity:
-    """Learn what training pictures look like from `describe` of many of them."""
+    """Compute the statistics from the `describe` vectors of training images."""
     table = torch.stack(list(descriptions)).double()
     center, spread = table.mean(dim=0), table.std(dim=0).clamp(min=1e-6)
     _, size, directions = torch.linalg.svd(

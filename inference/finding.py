@@ -1,4 +1,4 @@
-"""What a model says about a radiograph."""
+"""The result of the model for a radiograph."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 Point = tuple[float, float]
-"""(column, row) in pixels, (0, 0) being the top left corner of the first pixel, as in
-a presentation state's PIXEL units (PS3.3 C.10.5)."""
+"""(column, row) in pixels. (0, 0) is the top left corner of the first pixel, as in the
+PIXEL units of a presentation state (PS3.3 C.10.5)."""
 
 
 class OperatingPoint(StrEnum):
-    """How sure a finding is, as readers of fracture software know it."""
+    """Certainty of a finding, with the levels that fracture software uses."""
 
     NONE = "none"
     DOUBTFUL = "doubtful"
@@ -21,15 +21,15 @@ class OperatingPoint(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """The probabilities of a fracture from which it is reported.
+    """The probabilities at which a fracture is reported.
 
     Attributes:
-        doubtful: From here on the answer is "Fracture", as doubtful.
-        definite: From here on it is reported as definite; not below `doubtful`.
+        doubtful: Minimum probability for the result "Fracture", reported as doubtful.
+        definite: Minimum probability to report it as definite; not below `doubtful`.
 
     Raises:
-        ValueError: Not 0 < doubtful <= definite < 1. At 0 or 1 the model would give
-            the same answer for every image.
+        ValueError: Not 0 < doubtful <= definite < 1. At 0 or 1 the model would give the
+            same result for every image.
     """
 
     doubtful: float
@@ -54,11 +54,11 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class ModelIdentity:
-    """Which weights gave an answer.
+    """The model and weights that produced a result.
 
     Attributes:
-        name: From the model card.
-        version: From the model card.
+        name: The name on the model card.
+        version: The version on the model card.
         digest: SHA-256 of the weights file, hexadecimal; changes with every training.
     """
 
@@ -69,11 +69,11 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True)
 class Arrow:
-    """An arrow on a radiograph, in the radiograph's own pixels.
+    """An arrow on a radiograph, in the pixels of the radiograph.
 
     Attributes:
-        tip: Where it points, on the peak of the saliency.
-        tail: Where it starts, inside the image.
+        tip: The point that it marks, the peak of the saliency.
+        tail: The other end, inside the image.
     """
 
     tip: Point
@@ -82,17 +82,18 @@ class Arrow:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Finding:
-    """The answer to one question: is there a fracture, and where?
+    """The result for one radiograph.
 
     Attributes:
-        probability: Of a fracture, in [0, 1], as calibrated on the model card.
-        thresholds: The probabilities from which a fracture is reported, from the card.
-        saliency: float32, (h, w), in [0, 1]: Grad-CAM of the fracture class. Covers
-            the radiograph from edge to edge at the scale of the network's input:
-            resize it to lay it over an image of any size. All zeros when nothing
-            spoke for a fracture.
-        arrow: Towards the peak of the saliency; None without a finding or a peak.
-        model: The weights that answered.
+        probability: Probability of a fracture in [0, 1], calibrated as on the model
+            card.
+        thresholds: The probabilities at which a fracture is reported, from the card.
+        saliency: float32, (h, w), in [0, 1]: Grad-CAM of the fracture class. It covers
+            the whole radiograph at the resolution of the network input, and can be
+            resized to an image of any size. All zeros if no part of the image raised
+            the score.
+        arrow: An arrow to the peak of the saliency; None without a fracture or a peak.
+        model: The model that produced the result.
     """
 
     probability: float
@@ -113,16 +114,17 @@ class Finding:
 
     @property
     def label(self) -> str:
-        """The answer in the words of the API and the caption."""
+        """The result in the words of the API and the caption."""
         return "Fracture" if self.is_fracture else "No Fracture"
 
     @property
     def confidence(self) -> float:
-        """How far the probability is from the reporting threshold, in [0.5, 1].
+        """The distance of the probability from the reporting threshold, in [0.5, 1].
 
-        0.5 at the threshold t (`thresholds.doubtful`) and 1 at certainty, linear in
-        between: 0.5 + 0.5 (p - t) / (1 - t) for a fracture, 0.5 + 0.5 (t - p) / t for
-        none. With t = 0.5 this is the probability of the answer given.
+        The confidence is 0.5 at the threshold t (`thresholds.doubtful`), 1 at
+        certainty, and linear in between: 0.5 + 0.5 (p - t) / (1 - t) for a fracture,
+        0.5 + 0.5 (t - p) / t for no fracture. With t = 0.5 this is the probability of
+        the reported result.
         """
         threshold = self.thresholds.doubtful
         if self.is_fracture:

@@ -1,13 +1,14 @@
-"""Grad-CAM: which part of the image raised the score of one class.
+"""Grad-CAM: the parts of an image that raised the score of one class.
 
-Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via
-Gradient-based Localization", ICCV 2017, equations 1 and 2.
+Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization", ICCV 2017, equations 1 and 2.
 
-The head is one linear layer and a pooling over the grid. The gradient of a logit by an
-activation, averaged over the grid, is then the layer's weight divided by the number of
-cells: of the average because it is the same everywhere, of log-sum-exp because its
-shares of the cells add up to one. Nothing has to be propagated back, nothing is kept
-between calls, and threads may share the network.
+The head is one linear layer and a pooling over the grid. The gradient of a logit with
+respect to an activation, averaged over the grid, is then the weight of the layer
+divided by the number of cells. For average pooling this holds because the gradient is
+the same in every cell. For log-sum-exp it holds because the shares of the cells add up
+to one. There is no backward pass and no state between calls, so threads may share the
+network.
 """
 
 import torch
@@ -19,17 +20,19 @@ from models.network import Network
 def grad_cam(
     network: Network, tensor: Tensor, label: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Score an image and explain one class's score, in one forward pass.
+    """Compute the logits of an image and the Grad-CAM map of one class.
+
+    Both come from one forward pass.
 
     Args:
-        network: In eval mode.
-        tensor: float32, (1, 3, H, W), on the network's device.
+        network: The network, in eval mode.
+        tensor: float32, (1, 3, H, W), on the device of the network.
         label: Index of the class to explain.
 
     Returns:
-        The logits, (classes,); the map, (h, w), not negative and not normalized: all
-        zeros when nothing in the image raised the score; and what both were made of,
-        the activation, (1, K, h, w).
+        The logits, (classes,). The map, (h, w), non-negative and not normalized; all
+            zeros if no part of the image raised the score. The activation that both
+            were computed from, (1, K, h, w).
 
     Raises:
         ValueError: The tensor is not one image.

@@ -1,41 +1,43 @@
-"""Limits on the parts of a JPEG or PNG file, checked before a decoder reads it.
+"""Limits on the structure of JPEG and PNG files, checked before decoding.
 
-Decoders take time for each scan and for each segment of a file, however little is in
-it: a JPEG file of 1.7 MB may hold 400 scans of the whole picture.
+Decoders take time for each scan and each segment of a file, even if they are small: a
+JPEG file of 1.7 MB may contain 400 scans of the whole image.
 """
 
 import re
 import struct
 
 MOST_SCANS = 30
-"""Scans of a JPEG file. libjpeg writes up to 10 for a progressive one."""
+"""Maximum number of scans in a JPEG file. libjpeg writes up to 10 for a progressive
+file."""
 
 MOST_SEGMENTS = 2_000
-"""Marker segments of a JPEG file; an ICC profile has up to 255."""
+"""Maximum number of marker segments in a JPEG file; an ICC profile has up to 255."""
 
 MOST_FILL = 65_536
-"""Bytes between the segments before the first scan, of which a decoder reads each."""
+"""Maximum number of bytes between the segments before the first scan. A decoder reads
+each of them."""
 
 MOST_CHUNKS = 100_000
-"""Chunks of a PNG file. libpng writes 8 KiB into each."""
+"""Maximum number of chunks in a PNG file. libpng writes 8 KiB into each."""
 
-# ISO/IEC 10918-1 B.1.1.2 and 14495-1 C.1: a marker, but RSTm, which is part of a scan.
-# In a scan, FF is followed by 00 (JPEG) or by less than 80 (JPEG-LS).
+# ISO/IEC 10918-1 B.1.1.2 and 14495-1 C.1: a marker, except RSTm, which is part of a
+# scan. In a scan, FF is followed by 00 (JPEG) or by less than 80 (JPEG-LS).
 _MARKER = re.compile(rb"\xff+([\x80-\xcf\xd8-\xfe])")
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-_CHUNK = struct.Struct(">L4x")  # and after the data, four bytes of CRC
+_CHUNK = struct.Struct(">L4x")  # after the data follow four bytes of CRC
 
 
 def find_excess(content: bytes) -> str:
-    """Say of what a file has more than its format needs.
+    """Return the limit that a file exceeds.
 
     Args:
         content: A file in any format, or one frame of JPEG or JPEG-LS.
 
     Returns:
         Words to follow "has more than"; empty if the file is neither JPEG nor PNG, or
-        keeps to the limits.
+            is within the limits.
     """
     if content.startswith(_JPEG):
         return _find_excess_in_jpeg(content)

@@ -1,7 +1,7 @@
-"""Sentences as pixels: a dark band that is as high as they need.
+"""Draw sentences into a dark band with the height that they need.
 
-Text is set in the font that Pillow bundles (Aileron, CC0), so that a picture looks the
-same on every machine.
+The font is Aileron (CC0), which Pillow includes, so that an image looks the same on
+every machine.
 """
 
 import textwrap
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 SMALLEST = 15
-"""Size of the smallest headline in pixels; text wraps rather than go below."""
+"""Minimum size of the headline in pixels. At this size, text is wrapped, not reduced
+further."""
 
 _BACKGROUND = (14, 16, 18)
 _RULE = (62, 66, 70)
@@ -24,11 +25,11 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """What is to be read.
+    """A sentence to draw.
 
     Attributes:
         text: The words.
-        size: Relative to that of the headline.
+        size: Size relative to the headline.
         ink: RGB.
     """
 
@@ -40,12 +41,12 @@ class Sentence:
 def draw_sentences(
     sentences: Sequence[Sentence], width: int, size: int
 ) -> NDArray[np.uint8]:
-    """Draw sentences one below the other, wrapped where they are too long.
+    """Draw sentences one below the other, and wrap those that are too long.
 
     Args:
-        sentences: From the top down.
-        width: Of the band in pixels.
-        size: Of a headline in pixels.
+        sentences: The sentences from top to bottom.
+        width: Width of the band in pixels.
+        size: Size of a headline in pixels.
 
     Returns:
         RGB, uint8, (rows, width, 3).
@@ -69,7 +70,7 @@ def draw_sentences(
 
 
 def fit(sentences: Sequence[Sentence], width: int, size: int) -> bool:
-    """Tell whether each fits on one line."""
+    """Return whether each sentence fits on one line."""
     room = width - 2 * _margin(size)
     return all(
         _font(each.size, size).getlength(each.text) <= room for each in sentences
@@ -85,7 +86,7 @@ def _height(sentence: Sentence, size: int) -> int:
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Break a sentence between words, or inside one that is wider than the band."""
+    """Wrap a sentence between words, or inside a word wider than the band."""
     characters = len(text)
     while True:
         lines = textwrap.wrap(text, max(1, characters))

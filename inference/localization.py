@@ -1,4 +1,4 @@
-"""Where the arrow goes: tip on the peak of the saliency, tail out of the way."""
+"""Place the arrow: tip on the saliency peak, tail where it hides the least tissue."""
 
 import cv2
 import numpy as np
@@ -8,43 +8,43 @@ from inference.finding import Arrow, Point
 from inference.radiograph import Radiograph
 
 LENGTH = 0.17
-"""Of the arrow, as a share of the image's long side."""
+"""Length of the arrow, as a share of the long side of the image."""
 
 MARGIN = 0.02
-"""That the tail keeps from the edge of the image, likewise."""
+"""Minimum distance of the tail from the edge, as a share of the long side."""
 
 DIRECTIONS = 48
-"""From which the arrow may come: every 7.5 degrees."""
+"""Number of directions that are tried: every 7.5 degrees."""
 
 PREVIEW = 256
-"""Long side in pixels, about, of the small image on which the tissue is looked at."""
+"""Approximate long side in pixels of the image on which brightness is measured."""
 
 
 def point_at_peak(
     radiograph: Radiograph, saliency: NDArray[np.float32]
 ) -> Arrow | None:
-    """Draw an arrow to the peak of the saliency.
+    """Return an arrow to the peak of the saliency.
 
     Args:
-        radiograph: Decides where the tail lies: where the arrow covers least of the
-            bright tissue.
+        radiograph: The tail is placed so that the arrow covers as little bright tissue
+            as possible.
         saliency: (h, w), edge to edge over the radiograph.
 
     Returns:
-        The arrow in the radiograph's pixels; None when the saliency has no peak.
+        The arrow in pixels of the radiograph; None if the saliency has no peak.
     """
     if not saliency.max() > 0:
         return None
     rows, columns = radiograph.pixels.shape
     row, column = np.unravel_index(saliency.argmax(), saliency.shape)
     height, width = saliency.shape
-    # The center of a cell lies half a cell from its corner.
+    # The center of a cell is half a cell away from its corner.
     tip = (float(column + 0.5) * columns / width, float(row + 0.5) * rows / height)
     return Arrow(tip=tip, tail=_tail(radiograph.pixels, tip))
 
 
 def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
-    """The start that hides least; all lengths in pixels."""
+    """Return the tail for which the arrow hides least; all lengths in pixels."""
     rows, columns = pixels.shape
     long_side = max(rows, columns)
     angles = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
@@ -53,7 +53,8 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
         _reach(direction, tip, (columns, rows), MARGIN * long_side),
         LENGTH * long_side,
     )
-    # An arrow under half its length is hard to see; one must do where no other fits.
+    # An arrow below half of its length is hard to see. It is only used if no other
+    # fits.
     roomy = length >= min(length.max(), LENGTH * long_side / 2)
     along = np.linspace(0.15, 1.1, 24)[:, None, None]  # (24, 1, 1)
     way = np.array(tip) + along * (direction * length[:, None])  # (24, n, 2)
@@ -67,7 +68,7 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
 def _reach(
     direction: NDArray[np.float64], tip: Point, size: tuple[int, int], margin: float
 ) -> NDArray[np.float64]:
-    """How far from the tip each direction, (n, 2), stays inside the image."""
+    """Return how far each direction, (n, 2), stays inside the image from the tip."""
     start, end = np.array(tip), np.array(size, np.float64)
     margin = min(margin, *(end / 4))
     room = np.where(direction > 0, end - margin - start, start - margin)
@@ -79,9 +80,9 @@ def _reach(
 def _brightness(
     pixels: NDArray[np.uint8], way: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Mean gray level, 0 to 255, under each way of points: (m, n, 2) to (n,)."""
+    """Return the mean gray level, 0 to 255, on each path: (m, n, 2) to (n,)."""
     step = max(1, max(pixels.shape) // PREVIEW)
-    # An arrow is wider than a line, and one pixel of many is noise.
+    # Blur: an arrow is wider than a line, and single pixels are noisy.
     preview = cv2.blur(np.ascontiguousarray(pixels[::step, ::step]), (5, 5))
     rows, columns = preview.shape
     index = np.floor(way / step).astype(int)

@@ -1,4 +1,4 @@
-"""A page of words instead of a result picture: why there is no answer for an image."""
+"""A page of text in place of a result image if an image was not analyzed."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from inference.lettering import Sentence, draw_sentences
 
 WIDTH, SIZE = 1000, 34
-"""Of the page, and of its headline, in pixels."""
+"""Width of the page and size of its headline, in pixels."""
 
 NOT_LOOKED = "The software has NOT looked for fractures on this image"
 
@@ -17,13 +17,13 @@ def draw_notice(title: str, about: str, reason: str, model: str) -> NDArray[np.u
     """Draw the page.
 
     Args:
-        title: What has become of the image, in two or three words.
-        about: Which image it is.
-        reason: Why there is no answer, in sentences.
-        model: Which model was asked.
+        title: The outcome for the image, in two or three words.
+        about: The identification of the image.
+        reason: The reason why the image was not analyzed, in sentences.
+        model: The model.
 
     Returns:
-        RGB, uint8, (rows, 1000, 3), as high as the words need.
+        RGB, uint8, (rows, 1000, 3). The height depends on the text.
     """
     return draw_sentences(
         [

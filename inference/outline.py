@@ -1,4 +1,4 @@
-"""The outline of what drew the model's eye, as a line that can be drawn."""
+"""Outline of the area of highest saliency, as a polygon."""
 
 import cv2
 import numpy as np
@@ -7,27 +7,27 @@ from numpy.typing import NDArray
 from inference.finding import Point
 
 LEVEL = 0.5
-"""Saliency, relative to its peak, that the outline runs along."""
+"""Saliency of the outline, relative to the peak."""
 
 PRECISION = 0.6
-"""How far the line may leave the level, in cells of the saliency."""
+"""Maximum deviation of the polygon from the outline, in cells of the saliency."""
 
 FEWEST = 3
-"""Corners of a line that encloses something."""
+"""Minimum number of corners of a polygon with an area."""
 
 
 def outline(
     saliency: NDArray[np.float32], size: tuple[float, float]
 ) -> tuple[Point, ...]:
-    """Draw a line around the peak of the saliency.
+    """Return a polygon around the peak of the saliency.
 
     Args:
-        saliency: (h, w), edge to edge over the radiograph, its peak 1.
-        size: (width, height) of the radiograph, in the units of the line.
+        saliency: (h, w), edge to edge over the radiograph, with a peak of 1.
+        size: (width, height) of the radiograph, in the units of the polygon.
 
     Returns:
-        The corners of the part at or above LEVEL that the peak lies in, not closed;
-        none where the saliency is empty.
+        The corners of the connected area at or above LEVEL that contains the peak, not
+            closed; empty if the saliency has no peak.
     """
     if not saliency.max() > 0:
         return ()
@@ -36,7 +36,7 @@ def outline(
     above = (saliency >= LEVEL * saliency.max()).astype(np.uint8)
     _, parts = cv2.connectedComponents(above)
     around_peak = (parts == parts[row, column]).astype(np.uint8)
-    # Cells doubled and one added around: a line runs around cells, not through them.
+    # Double the cells and add a border, because contours run through cell centers.
     wide = cv2.copyMakeBorder(
         cv2.resize(around_peak, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST),
         *(1, 1, 1, 1),
@@ -44,7 +44,7 @@ def outline(
     )
     contours, _ = cv2.findContours(wide, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     line = cv2.approxPolyDP(contours[0], 2 * PRECISION, closed=True)
-    if len(line) < FEWEST:  # a part this narrow has become a stroke
+    if len(line) < FEWEST:  # a narrow area has been reduced to a stroke
         line = cv2.approxPolyDP(contours[0], 0, closed=True)
     corners = (line[:, 0] - 0.5) / 2 * (size[0] / width, size[1] / height)
     corners = np.clip(corners, 0, size)

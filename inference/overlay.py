@@ -1,9 +1,9 @@
-"""The result picture: the radiograph, what drew the model's eye, and what it means.
+"""The result image: the radiograph with heatmap, arrow and caption.
 
-The radiograph stays readable: the heatmap is a tint that is transparent where the map
-is low and never opaque, and the words stand in a band below, where no anatomy is. A
-negative answer shows the radiograph alone above its caption: a map that is stretched to
-its own peak always glows somewhere, and would be read as a finding.
+The radiograph stays readable. The heatmap is a tint that is transparent at low values
+and never opaque, and the caption is a band below the anatomy. A negative result shows
+only the radiograph and the caption: a map that is scaled to its own peak always has a
+bright spot, which would be read as a finding.
 """
 
 from dataclasses import dataclass
@@ -21,33 +21,34 @@ from inference.radiograph import Radiograph
 RGB = tuple[int, int, int]
 
 _LEGIBLE = 640
-"""Long side in pixels that a small radiograph is enlarged to, by a whole factor."""
+"""Long side in pixels to which small radiographs are enlarged, by an integer factor."""
 
 _MAX_ENLARGEMENT = 8
 
 _MIN_WIDTH = 360
-"""Narrower pictures are widened by black on the right, so that words fit below."""
+"""Narrower images are padded with black on the right, so that the caption fits."""
 
 _TEXT = 0.021
-"""Size of the caption's headline relative to the long side of the radiograph."""
+"""Size of the headline relative to the long side of the radiograph."""
 
 _ONSET, _PLATEAU, _OPACITY = 0.30, 0.95, 0.40
-"""The tint begins at the first saliency and reaches the opacity at the second."""
+"""The tint starts at the first saliency, and reaches the opacity at the second."""
 
 _FAINT: RGB = (255, 200, 70)
 _STRONG: RGB = (236, 60, 40)
-"""Amber to red: apart in lightness too, so that they are told apart in any eyes."""
+"""Amber to red. They also differ in lightness, so that color-blind readers can
+distinguish them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Annotated:
-    """A result picture, and where the radiograph lies in it.
+    """A result image, and the position of the radiograph in it.
 
     Attributes:
         pixels: RGB, uint8, (rows, columns, 3).
-        image_area: (rows, columns) of the radiograph from the top left corner; below
-            lies the caption, and black on the right of a very narrow radiograph.
-        scale: Written pixels per pixel of the radiograph.
+        image_area: (rows, columns) of the radiograph from the top left corner. The
+            caption is below. A very narrow radiograph has black on its right.
+        scale: Image pixels per pixel of the radiograph.
     """
 
     pixels: NDArray[np.uint8]
@@ -56,15 +57,15 @@ class Annotated:
 
 
 def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annotated:
-    """Draw the result picture.
+    """Draw the result image.
 
     Args:
-        radiograph: As displayed.
-        finding: What was found on it.
-        long_side: Of the whole picture in pixels, at most; at least 256.
+        radiograph: The radiograph as displayed.
+        finding: The result for it.
+        long_side: Maximum long side of the whole image in pixels; at least 256.
 
     Returns:
-        The picture, with heatmap and arrow only where a fracture is reported.
+        The image, with heatmap and arrow only if a fracture is reported.
     """
     scale, caption = _fitted(radiograph, finding, long_side)
     gray = _resized(radiograph.pixels, scale)  # (rows, columns)
@@ -80,14 +81,14 @@ def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annot
 
 
 def tinted(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Color a heatmap as it is laid over a radiograph, for whoever lays it there.
+    """Color a heatmap for use as a separate layer over a radiograph.
 
     Args:
         levels: Saliency from 0 to 255, of any shape.
 
     Returns:
-        RGBA, uint8, (*shape, 4), not premultiplied: at full opacity of this layer what
-        `render` does at its own, 0.40.
+        RGBA, uint8, (*shape, 4), not premultiplied. `render` draws the same layer with
+            an opacity of 0.40.
     """
     ramp = _ramp(levels.astype(np.float32) / 255)
     color = np.outer(1 - ramp, _FAINT) + np.outer(ramp, _STRONG)
@@ -100,7 +101,7 @@ def tinted(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _fitted(
     radiograph: Radiograph, finding: Finding, long_side: int
 ) -> tuple[float, NDArray[np.uint8]]:
-    """Scale the radiograph so that it and its caption stay within the long side."""
+    """Scale the radiograph so that image and caption fit into the long side."""
     rows, columns = radiograph.pixels.shape
     scale = _scale(max(rows, columns), long_side)
     while True:
@@ -132,10 +133,11 @@ def _resized(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
 def _tint(
     image: NDArray[np.uint8], gray: NDArray[np.uint8], saliency: NDArray[np.float32]
 ) -> None:
-    """Lay the heatmap over the radiograph, in 8-bit arithmetic and only where it shows.
+    """Blend the heatmap into the radiograph, in 8-bit arithmetic.
 
-    gray * (1 - alpha) + color * alpha, with alpha and color * alpha looked up: a tenth
-    of the time that floating point takes on a picture of 2,048 pixels.
+    Only the rectangle in which the heatmap is visible is computed: gray * (1 - alpha) +
+    color * alpha, with lookup tables for alpha and color * alpha. On an image of 2,048
+    pixels this takes a tenth of the time of floating point.
     """
     rows, columns = gray.shape
     coarse = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
@@ -164,14 +166,14 @@ def _draw(image: NDArray[np.uint8], finding: Finding, scale: float) -> None:
 
 
 def _ramp(saliency: NDArray[Any]) -> NDArray[Any]:
-    """From 0, where the tint begins, to 1, where it is strongest."""
+    """Map saliency to [0, 1], from the start of the tint to its maximum."""
     return np.clip((saliency - _ONSET) / (_PLATEAU - _ONSET), 0, 1)
 
 
 def _tables() -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
-    """Per level of saliency, what is left of the gray, and what each color adds."""
+    """Return tables by saliency level: the share of gray kept and the color added."""
     ramp = _ramp(np.linspace(0, 1, 256))
-    alpha = _OPACITY * ramp * ramp * (3 - 2 * ramp)  # no edge where the tint begins
+    alpha = _OPACITY * ramp * ramp * (3 - 2 * ramp)  # smooth at the start of the tint
     color = np.outer(1 - ramp, _FAINT) + np.outer(ramp, _STRONG)  # (256, 3)
     added = np.rint(color * alpha[:, None]).astype(np.uint8)
     clear = np.rint(255 * (1 - alpha)).astype(np.uint8)

@@ -1,10 +1,10 @@
-"""The phantom: a drawn radiograph of a long bone, whole or broken.
+"""The phantom: a synthetic radiograph of a long bone, whole or broken.
 
-It is what a test object is to a physicist: the same exposure on every machine, so
-that an answer can be compared with the one given before. It is drawn as X-rays would
-make it: thickness of soft tissue, cortex and marrow along each ray, times what each
-absorbs. Lengths are in units of the picture's short side, so that a phantom keeps its
-proportions at any size.
+It serves like a test object in medical physics. It is the same image on every machine,
+so that results can be compared with earlier ones. It is drawn by simulating X-rays: the
+thickness of soft tissue, cortex and marrow along each ray, multiplied by their
+absorption. Lengths are in units of the short side of the image, so that the proportions
+are independent of the size.
 """
 
 import math
@@ -32,19 +32,19 @@ from inference.radiograph import Radiograph
 Box = tuple[int, int, int, int]
 
 NEAR = 0.05
-"""How far along the bone a break is seen, to either side, in short sides."""
+"""Visible extent of a break along the bone, to either side, in short sides."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Phantom:
-    """A drawn radiograph.
+    """A synthetic radiograph.
 
     Attributes:
-        pixels: uint16, (rows, columns), 0 to 4095; dense tissue is bright. A window
-            of center 2048 and width 4096 shows all of it.
-        fracture: Bounding box of the break, (left, top, right, bottom) in pixels,
-            right and bottom exclusive; None where the bone is whole.
-        body_part: What it shows, as Body Part Examined (0018,0015) names it.
+        pixels: uint16, (rows, columns), 0 to 4095; dense tissue is bright. A window of
+            center 2048 and width 4096 shows all values.
+        fracture: Bounding box of the break, (left, top, right, bottom) in pixels, right
+            and bottom exclusive; None if the bone is whole.
+        body_part: The body part, as a value of Body Part Examined (0018,0015).
     """
 
     pixels: NDArray[np.uint16]
@@ -52,7 +52,7 @@ class Phantom:
     body_part: str = "LEG"
 
     def radiograph(self) -> Radiograph:
-        """Show the whole range of values, as its DICOM window does."""
+        """Return the radiograph with the full value range, as its DICOM window does."""
         shown = np.rint(self.pixels * np.float32(255 / WHITE)).astype(np.uint8)
         rows, columns = shown.shape
         return Radiograph(shown, None, (rows, columns))
@@ -64,10 +64,11 @@ def draw_phantom(
     """Draw one radiograph.
 
     Args:
-        broken: Whether the bone is; all else is the same for the same seed.
+        broken: Whether the bone is broken. Everything else is the same for the same
+            seed.
         rows: Height in pixels.
         columns: Width in pixels; the bone runs along the longer side.
-        seed: Decides position, thickness, exposure and break. Seed 0 is the phantom
+        seed: Determines position, thickness, exposure and break. Seed 0 is the phantom
             of the self-test and of the demonstration.
     """
     random = np.random.default_rng(seed)
@@ -87,7 +88,7 @@ def draw_phantom(
 
 
 def _axes(scene: Scene, rows: int, columns: int) -> tuple[Plane, Plane]:
-    """Place of each pixel's center along and across the limb, in short sides."""
+    """Return coordinates of pixel centers along and across the limb, in short sides."""
     short = min(rows, columns)
     row, column = np.indices((rows, columns), dtype=np.float32)
     down = _measured(row, rows, short, scene.center[0])
@@ -132,13 +133,13 @@ def _tube(
 
 
 def _origin(scene: Scene) -> float:
-    """Where the main bone's axis is when the cut crosses it."""
+    """Return the position of the axis of the main bone at the cut."""
     where = scene.cut.along / scene.half_length
     return scene.main.offset + scene.main.bow * math.cos(1.5 * where)
 
 
 def _extent(scene: Scene, along: Plane, across: Plane) -> Box:
-    """Bounding box of what the break looks like: both broken ends and the gap."""
+    """Return the bounding box of the visible break: both broken ends and the gap."""
     cut, origin = scene.cut, _origin(scene)
     reach = scene.main.half_width * 1.1 + abs(cut.step) / 2
     middle = across - origin - cut.step / 2

@@ -1,8 +1,9 @@
-"""Hand, forearm and ankle as phantoms have them: where their bones and flesh lie.
+"""Anatomy of the hand, forearm and ankle phantoms: positions of bones and flesh.
 
-Points are (down, right) from the middle of the picture's upper edge, widths half
-widths, all in short sides of an upright picture. Numbers are read off the proportions
-of anatomy, and chosen for a likeness; right hands and left feet, seen from the front.
+Points are (down, right) from the middle of the upper edge of the image, and widths are
+half widths, all in short sides of an upright image. The numbers approximate anatomical
+proportions and were chosen for a realistic appearance. The limbs are right hands and
+left feet, seen from the front.
 """
 
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ class Shaft:
     """A long bone.
 
     Attributes:
-        start: One end.
-        end: The other one.
-        widths: At the first end, in the middle, at the other end.
+        start: The first end.
+        end: The second end.
+        widths: Half widths at the first end, in the middle and at the second end.
         wall: Thickness of the cortex in the middle.
     """
 
@@ -33,12 +34,12 @@ class Shaft:
 
 @dataclass(frozen=True, slots=True)
 class Pebble:
-    """A short bone: spongy within a thin shell.
+    """A short bone: spongy, with a thin shell.
 
     Attributes:
-        center: Of it.
-        radii: (down, right) before it is turned.
-        angle: That it is turned by, in radians.
+        center: The center point.
+        radii: Radii (down, right) before rotation.
+        angle: Angle of rotation in radians.
     """
 
     center: Spot
@@ -51,10 +52,10 @@ class Flesh:
     """Soft tissue around a line.
 
     Attributes:
-        start: Of the line.
-        end: Of the line.
-        widths: At its start and end.
-        flat: How much thinner it is from front to back than from side to side.
+        start: Start of the line.
+        end: End of the line.
+        widths: Half widths at start and end.
+        flat: Ratio of the thickness from front to back to that from side to side.
     """
 
     start: Spot
@@ -68,12 +69,12 @@ class Anatomy:
     """A limb.
 
     Attributes:
-        aspect: Height of its picture over the width.
-        shafts: Its long bones; the first is the one that breaks.
-        pebbles: Its short bones.
-        flesh: Around all of them.
-        cut: Where the first bone breaks, as a share of its length.
-        contrast: Of the film curve: thin limbs are exposed less.
+        aspect: Height of the image divided by its width.
+        shafts: The long bones; the first one is the one that breaks.
+        pebbles: The short bones.
+        flesh: The soft tissue around the bones.
+        cut: Position of the break in the first bone, as a share of its length.
+        contrast: Contrast of the film curve: thin limbs are exposed less.
         body_part: Body Part Examined (0018,0015).
     """
 
@@ -87,7 +88,7 @@ class Anatomy:
 
 
 def _ray(points: Points, width: float, *, slim: float = 0.62) -> tuple[Shaft, ...]:
-    """A finger's bones from the hand outwards, with gaps for the joints."""
+    """The bones of a finger from the hand outwards, with gaps for the joints."""
     bones = []
     for number, (start, end) in enumerate(pairwise(points)):
         size = width * (1 - 0.13 * number)
@@ -111,7 +112,7 @@ def _finger(points: Points, width: float) -> tuple[Flesh, ...]:
     )
 
 
-# From the wrist to the fingertips, through the joints.
+# From the wrist through the joints to the fingertips.
 _LITTLE: Points = (
     (0.90, 0.105),
     (0.665, 0.165),

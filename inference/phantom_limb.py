@@ -1,7 +1,7 @@
-"""Phantoms of hand, forearm and ankle: drawn radiographs that show more than one bone.
+"""Phantoms of hand, forearm and ankle: synthetic radiographs with several bones.
 
-For pages, pictures and demonstrations, where a single bone says too little. The phantom
-of the self-test is that of phantom.py.
+They are for pages, pictures and demonstrations, for which a single bone shows too
+little. The self-test uses the long bone phantom.
 """
 
 import math
@@ -26,18 +26,19 @@ from inference.phantom_tissue import (
 )
 
 SPONGE = 0.9
-"""What the ends of long bones and short bones absorb within their shell."""
+"""Absorption of short bones and of the ends of long bones within their shell."""
 
 SHELL = 0.0042
 """Thickness of a shell where the cortex is thinnest."""
 
 NEAR = 0.045
-"""How far around its middle a break is seen, in short sides."""
+"""Radius of the visible area of a break, in short sides."""
 
 MIDDLE = 0.5
 
 MERGE = 2.2
-"""With 1, bones that overlap absorb their sum; with more, less."""
+"""Exponent for overlapping bones. With 1 their absorption adds up; with more it is less
+than the sum."""
 
 TUNGSTEN = Exposure(contrast=1.0, gradient=(0.06, -0.04), noise=0.009)
 
@@ -48,20 +49,22 @@ def draw_limb(
     """Draw one radiograph of a limb.
 
     Args:
-        limb: Which.
-        broken: Whether its first bone is; all else is the same for the same seed.
-        columns: Width in pixels; the height follows.
-        seed: Decides place, size, tilt, break and grain. Odd ones are mirrored.
+        limb: The limb.
+        broken: Whether the first bone is broken. Everything else is the same for the
+            same seed.
+        columns: Width in pixels. The height follows from the aspect ratio.
+        seed: Determines position, size, tilt, break and grain. Images of odd seeds are
+            mirrored.
     """
     random = np.random.default_rng(seed)
     anatomy = ANATOMY[limb]
     rows = round(anatomy.aspect * columns)
     down, right = _points(random, anatomy, rows, columns, is_mirrored=seed % 2 == 1)
     texture = grain(random, (rows, columns))
-    drawn = _cut(random, anatomy)  # in any case: what follows is drawn alike
+    drawn = _cut(random, anatomy)  # in any case, to keep later random numbers
     cut = drawn if broken else None
     absorbed = np.float32(SOFT) * _flesh(anatomy.flesh, down, right)
-    # What overlaps here is one bone more often than two: less than the sum.
+    # Overlapping parts are more often one bone than two: use less than the sum.
     bones = sum(each**MERGE for each in _bones(anatomy, cut, down, right, texture))
     absorbed += bones ** np.float32(1 / MERGE)
     pixels = expose(absorbed, replace(TUNGSTEN, contrast=anatomy.contrast), random)
@@ -72,7 +75,7 @@ def draw_limb(
 def _bones(
     anatomy: Anatomy, cut: Break | None, down: Plane, right: Plane, texture: Plane
 ) -> Iterator[Plane]:
-    """Absorption of each bone; of the first, of each fragment."""
+    """Yield the absorption of each bone; for the first, of each fragment."""
     for number, bone in enumerate(anatomy.shafts):
         along, across, length = _axes(bone.start, bone.end, down, right)
         for a, b, filled in fragments(along, across, None if number else cut, 0.0):
@@ -89,7 +92,7 @@ def _points(
     *,
     is_mirrored: bool,
 ) -> tuple[Plane, Plane]:
-    """Where on the limb each pixel lies: a little off, of another size, tilted."""
+    """Return limb coordinates of each pixel, with a random shift, size and tilt."""
     row, column = np.indices((rows, columns), dtype=np.float32)
     down = (row + np.float32(0.5)) / np.float32(columns) - anatomy.aspect / 2
     right = (column + np.float32(0.5 - columns / 2)) / np.float32(columns)
@@ -107,7 +110,7 @@ def _points(
 def _axes(
     start: Spot, end: Spot, down: Plane, right: Plane
 ) -> tuple[Plane, Plane, float]:
-    """Place of each pixel along and across a line, and how long that is."""
+    """Return coordinates of each pixel along and across a line, and its length."""
     length, angle = (
         math.dist(start, end),
         math.atan2(end[1] - start[1], end[0] - start[0]),
@@ -125,7 +128,7 @@ def _shaft(
     first, waist, last = bone.widths
     end = np.where(where < MIDDLE, first, last)
     half_width = waist + (end - waist) * out**3
-    # The ends are round: over their last part, as long as they are wide.
+    # Round ends: the rounding is as long as the bone is wide.
     ends = end * np.float32(1.1 / length)
     past = np.clip((out - 1 + 2 * ends) / (2 * ends), 0, 1)
     half_width = half_width * np.sqrt(np.maximum(1 - past**2.6, 0))
@@ -149,14 +152,14 @@ def _pebble(pebble: Pebble, down: Plane, right: Plane, texture: Plane) -> Plane:
 
 
 def _within(a: Plane, b: Plane, radii: Spot, less: float) -> Plane:
-    """How deep a rounded body is at each pixel, 1 in its middle, 0 outside."""
+    """Depth of a rounded body at each pixel: 1 in its center, 0 outside."""
     u, v = np.abs(a) / (radii[0] - less), np.abs(b) / (radii[1] - less)
     depth = np.maximum(1 - u**2.4 - v**2.4, 0) ** 0.5
     return depth.astype(np.float32)
 
 
 def _flesh(flesh: tuple[Flesh, ...], down: Plane, right: Plane) -> Plane:
-    """Length of each ray in flesh; where parts meet, they run into each other."""
+    """Length of each ray in flesh; adjacent parts blend smoothly."""
     total = np.zeros_like(down)
     for part in flesh:
         along, across, length = _axes(part.start, part.end, down, right)

@@ -1,7 +1,7 @@
-"""What a phantom shows: bones, flesh and break, chosen at random by a seed.
+"""The content of a phantom: bones, flesh and break, chosen at random from a seed.
 
-Lengths are in short sides of the picture. The order of the choices matters: another
-order is another phantom for every seed.
+Lengths are in short sides of the image. The order of the random choices is significant:
+another order gives another phantom for every seed.
 """
 
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ class Bone:
     """A tube, wider at its ends.
 
     Attributes:
-        half_width: At mid-shaft.
+        half_width: Half width at mid-shaft.
         wall: Thickness of the cortex at mid-shaft.
-        flare: How much wider the ends are, as a share.
-        bow: How far mid-shaft is bent out.
-        offset: Of its axis from the limb's.
+        flare: Additional width of the ends, as a share.
+        bow: Sideways bend at mid-shaft.
+        offset: Distance of its axis from the axis of the limb.
     """
 
     half_width: float
@@ -30,15 +30,15 @@ class Bone:
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """An oblique cut across the main bone, and how the far fragment lies.
+    """An oblique cut across the main bone, and the position of the far fragment.
 
     Attributes:
-        along: Where it crosses the bone's axis.
-        angle: Its tilt from straight across, in radians.
-        gap: How far the far fragment is drawn away.
-        step: How far it is shifted sideways.
-        turn: How far it is turned, in radians.
-        jags: Sizes of the waves of its edge, long ones first.
+        along: Position at which it crosses the axis of the bone.
+        angle: Tilt from straight across, in radians.
+        gap: Distance by which the far fragment is pulled away.
+        step: Sideways shift of the far fragment.
+        turn: Rotation of the far fragment, in radians.
+        jags: Amplitudes of the waves of its edge, long ones first.
     """
 
     along: float
@@ -51,12 +51,12 @@ class Break:
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """How it is exposed.
+    """Parameters of the exposure.
 
     Attributes:
-        contrast: Of the film curve.
-        gradient: Share by which the exposure changes from the middle to the edge,
-            (down, right).
+        contrast: Contrast of the film curve.
+        gradient: Relative change of the exposure from the middle to the edge, (down,
+            right).
         noise: Standard deviation of the noise, as a share of the range.
     """
 
@@ -67,17 +67,17 @@ class Exposure:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that a seed decides.
+    """All values that a seed determines.
 
     Attributes:
-        center: Of the limb from that of the picture, (down, right).
-        tilt: Of the limb from the picture's long side, in radians.
-        half_length: Of the limb: half the picture's long side.
+        center: Shift of the limb from the center of the image, (down, right).
+        tilt: Angle between the limb and the long side of the image, in radians.
+        half_length: Half the length of the limb: half the long side of the image.
         flesh: Half width of the soft tissue.
         main: The bone that breaks.
         companion: Fibula or ulna beside it; it never breaks.
-        cut: Where the main bone breaks, if it does.
-        exposure: How it is exposed.
+        cut: Position and shape of the break, if the main bone breaks.
+        exposure: Parameters of the exposure.
     """
 
     center: tuple[float, float]
@@ -94,9 +94,9 @@ def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> 
     """Choose a scene.
 
     Args:
-        random: Where the choices come from.
-        aspect: Long side of the picture over its short side.
-        plain: Take the middle of every range instead.
+        random: The random number generator.
+        aspect: Long side of the image divided by its short side.
+        plain: Whether to take the middle of every range instead of a random value.
     """
 
     def between(low: float, high: float) -> float:
@@ -131,7 +131,7 @@ def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> 
         turn=signed(0.02, 0.18),
         jags=tuple(between(-1, 1) * 0.3 + signed(0.1, 0.7) for _ in range(4)),
     )
-    heel = 0.05 if plain else 0.0  # the middle would be no gradient at all
+    heel = 0.05 if plain else 0.0  # the middle of the range would be no gradient
     alone = between(0, 1) > 0.7  # noqa: PLR2004 - three in ten
     return Scene(
         center=(between(-0.05, 0.05), between(-0.05, 0.05)),

@@ -1,7 +1,7 @@
-"""What X-rays do to bone and flesh: the physics that all phantoms share.
+"""Physics of X-rays in bone and flesh, common to all phantoms.
 
-Lengths are in units of the picture's short side. A `Plane` has a value for each pixel:
-a coordinate, the length of a ray inside something, or what is absorbed along it.
+Lengths are in units of the short side of the image. A `Plane` has one value for each
+pixel: a coordinate, the length of a ray inside a body, or the absorption along the ray.
 """
 
 import math
@@ -16,20 +16,20 @@ from inference.phantom_scene import Break, Exposure
 Plane = NDArray[np.float32]
 
 WHITE = 4095
-"""Largest pixel value: 12 bits, as radiographs have."""
+"""Largest pixel value: 12 bits, as in radiographs."""
 
-# What each tissue absorbs, relative to soft tissue; chosen for a likeness.
+# Absorption relative to soft tissue; chosen for a realistic appearance.
 SOFT, CORTEX, MARROW = 0.8, 5.6, 0.25
 
 
 def turned(along: Plane, across: Plane, angle: float) -> tuple[Plane, Plane]:
-    """Turn coordinates by an angle in radians."""
+    """Rotate coordinates by an angle in radians."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return cosine * along - sine * across, sine * along + cosine * across
 
 
 def chord(half_width: Plane, across: Plane) -> Plane:
-    """Path of a ray through a round limb, this far from its middle."""
+    """Length of a ray through a round limb, at a distance from its center."""
     path: Plane = 2 * np.sqrt(np.maximum(half_width**2 - across**2, 0))
     return path
 
@@ -37,13 +37,13 @@ def chord(half_width: Plane, across: Plane) -> Plane:
 def fragments(
     along: Plane, across: Plane, cut: Break | None, origin: float
 ) -> Iterator[tuple[Plane, Plane, Plane]]:
-    """Each fragment's own coordinates, and which pixels it fills, 0 to 1.
+    """Yield the coordinates of each fragment, and the share of each pixel it fills.
 
     Args:
-        along: In short sides.
-        across: In short sides.
-        cut: None leaves the bone in one piece.
-        origin: Where the bone's axis is when the cut crosses it.
+        along: Coordinates along the bone, in short sides.
+        across: Coordinates across the bone, in short sides.
+        cut: The break. None leaves the bone in one piece.
+        origin: Position of the axis of the bone at the cut.
     """
     if cut is None:
         yield along, across, np.ones_like(along)
@@ -55,7 +55,7 @@ def fragments(
 
 
 def beyond(cut: Break, along: Plane, across: Plane) -> Plane:
-    """Distance past the cut, along its normal; the cut is jagged."""
+    """Distance past the jagged cut, along its normal."""
     jag = np.zeros_like(across)
     for order, size in enumerate(cut.jags, start=1):
         jag += size / order * np.sin(45 * order * across + 2.4 * order)
@@ -65,13 +65,13 @@ def beyond(cut: Break, along: Plane, across: Plane) -> Plane:
 
 
 def edge(distance: Plane) -> Plane:
-    """1 inside, 0 outside, over the blur of a focal spot."""
+    """Return 1 inside and 0 outside, blurred as by a focal spot."""
     filled: Plane = np.clip(distance / np.float32(0.006) + np.float32(0.5), 0, 1)
     return filled
 
 
 def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
-    """Smooth noise about 0, fine as trabeculae, streaked along the limb."""
+    """Smooth noise around 0, as fine as trabeculae, in streaks along the limb."""
     rows, columns = shape
     short = min(shape)
     total = np.zeros(shape, np.float32)
@@ -90,10 +90,10 @@ def grain(random: np.random.Generator, shape: tuple[int, int]) -> Plane:
 def expose(
     absorbed: Plane, exposure: Exposure, random: np.random.Generator
 ) -> NDArray[np.uint16]:
-    """From absorption to pixel values: blur, tube gradient, film curve, noise."""
+    """Convert absorption to pixel values: blur, tube gradient, film curve, noise."""
     rows, columns = absorbed.shape
     blurred = cv2.GaussianBlur(absorbed, (0, 0), max(0.0012 * min(rows, columns), 0.3))
-    blurred = np.maximum(blurred, 0)  # grain may outweigh what is thin
+    blurred = np.maximum(blurred, 0)  # grain can exceed the absorption of thin tissue
     down = np.linspace(-1, 1, rows, dtype=np.float32)[:, None]
     right = np.linspace(-1, 1, columns, dtype=np.float32)
     gain = 1 + exposure.gradient[0] * down + exposure.gradient[1] * right

@@ -1,7 +1,7 @@
-"""PNG, JPEG, BMP, TIFF and WebP as radiographs.
+"""Read PNG, JPEG, BMP, TIFF and WebP files as radiographs.
 
-What a header claims is checked before memory is spent on it. Nothing is known of such
-an image but its pixels: bright is taken for dense.
+The sizes in a header are checked before memory is allocated. The pixels are the only
+information about such an image: bright is taken as dense.
 """
 
 import warnings
@@ -22,21 +22,23 @@ FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 BYTE = 8  # bits
 
 MOST_TILES = 100_000
-"""Strips or tiles of a TIFF file. One row of 16 bits is a strip in the extreme case."""
+"""Maximum number of strips or tiles of a TIFF file. In the extreme case, one row of 16
+bits is a strip."""
 
 MOST_RLE = 4_000_000
-"""Bytes of a BMP file with run-length encoding, for which Pillow takes about 1 s."""
+"""Maximum size in bytes of a BMP file with run-length encoding. Pillow takes about 1 s
+for it."""
 
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I", "F")
-"""Pillow's modes of more than 8 bits; all of them have one channel."""
+"""Pillow's modes with more than 8 bits; all of them have one channel."""
 
 TO_GRAY = {3: cv2.COLOR_BGR2GRAY, 4: cv2.COLOR_BGRA2GRAY}
-"""OpenCV's conversion to luma by the number of channels."""
+"""OpenCV's conversions to luma, by number of channels."""
 
-# TIFF 6.0: values of PhotometricInterpretation, PlanarConfiguration and ExtraSamples
+# Values of PhotometricInterpretation, PlanarConfiguration and ExtraSamples (TIFF 6.0)
 WHITE_IS_ZERO, SEPARATE_PLANES, ASSOCIATED_ALPHA = 0, 2, 1
 
-# Pillow knows 16 bits of gray with white as zero in little-endian files only. The key:
+# Pillow supports 16-bit gray with white as zero only in little-endian files. The key:
 # byte order, photometric, sample format, fill order, bits, extra samples.
 TiffImagePlugin.OPEN_INFO.setdefault(
     (b"MM", WHITE_IS_ZERO, (1,), 1, (16,), ()), ("I;16B", "I;16B")
@@ -44,39 +46,40 @@ TiffImagePlugin.OPEN_INFO.setdefault(
 
 
 class PlainImageError(Exception):
-    """The image cannot be read; the message says why, for who sent it."""
+    """The image cannot be read. The message tells the sender why."""
 
 
 class NotAnImageError(PlainImageError):
-    """None of the formats that are read."""
+    """The file has none of the supported formats."""
 
 
 class BrokenImageError(PlainImageError):
-    """One of the formats, but truncated or damaged."""
+    """The file has a supported format, but is truncated or damaged."""
 
 
 class TooLargeImageError(PlainImageError):
-    """More pixels than are accepted."""
+    """The image has more pixels than allowed."""
 
 
 def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
-    """Read an image file of 8 or 16 bits, gray or colored.
+    """Read an image file with 8 or 16 bits, gray or color.
 
     Args:
         content: The whole file.
-        max_megapixels: Larger images are refused by their header alone.
+        max_megapixels: Larger images are refused based on their header.
 
     Returns:
-        The first picture in it, upright as its EXIF orientation says, in gray, without
-        what is transparent. 16 bits are shown through percentiles, 8 as they are.
+        The first image of the file as gray, upright according to its EXIF orientation,
+            with transparent parts over black. 16-bit values are windowed by
+            percentiles; 8-bit values are unchanged.
 
     Raises:
-        NotAnImageError: It is no PNG, JPEG, BMP, TIFF or WebP.
+        NotAnImageError: The file is not PNG, JPEG, BMP, TIFF or WebP.
         TooLargeImageError: It has more pixels, scans or segments than allowed.
-        BrokenImageError: It ends early, is damaged, or blank.
+        BrokenImageError: It is truncated, damaged or blank.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what Pillow says of metadata and of size
+        warnings.simplefilter("ignore")  # Pillow's warnings about metadata and size
         _check_parts(content)
         image = _opened(content)
         _check_size(image, max_megapixels)
@@ -103,7 +106,7 @@ def _opened(content: bytes) -> Image.Image:
         raise TooLargeImageError(
             "The image claims to have more pixels than any radiograph has."
         ) from None
-    # Pillow raises several things, and some of its messages quote the file.
+    # Pillow raises various errors, and some messages quote the file.
     except Exception:  # noqa: BLE001
         raise NotAnImageError(
             f"This is no image that can be read; {', '.join(FORMATS)} can."
@@ -120,7 +123,7 @@ def _check_size(image: Image.Image, max_megapixels: int) -> None:
 
 
 def _check_tiles(image: Image.Image, size: int) -> None:
-    """Refuse what Pillow decodes in Python, tile by tile or byte by byte."""
+    """Refuse files that Pillow decodes in Python, by tile or by byte."""
     tiles = getattr(image, "tile", [])
     if len(tiles) > MOST_TILES:
         raise TooLargeImageError(
@@ -136,19 +139,19 @@ def _check_tiles(image: Image.Image, size: int) -> None:
 
 def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
     try:
-        is_deep_color = _is_deep_color(image)  # while the header is all that was read
+        is_deep_color = _is_deep_color(image)  # before the pixels are read
         upright = ImageOps.exif_transpose(image)
         if is_deep_color:
             return _windowed(_deep_luma(image, content, upright.size))
         if upright.mode not in DEEP_MODES:
             return _gray(upright)
         shown = _windowed(np.asarray(upright))
-        # Pillow turns white into the largest value in images of 8 bits only.
+        # Pillow inverts images with white as zero only if they have 8 bits.
         photometric = _tiff_field(image, Base.PhotometricInterpretation)
         return 255 - shown if photometric == WHITE_IS_ZERO else shown
     except (MemoryError, PlainImageError):
         raise
-    except Exception as error:  # noqa: BLE001 - the same
+    except Exception as error:  # noqa: BLE001 - as in _opened
         raise BrokenImageError(
             f"The image is damaged or ends early ({type(error).__name__}). Send the "
             "whole file."
@@ -156,7 +159,7 @@ def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
 
 
 def _is_deep_color(image: Image.Image) -> bool:
-    """Find the colors of 16 bits, of which Pillow would keep the upper 8 alone."""
+    """Return whether the image has 16-bit color; Pillow would keep only 8 bits."""
     if image.mode in DEEP_MODES:
         return False
     if image.format == "PNG":
@@ -166,7 +169,7 @@ def _is_deep_color(image: Image.Image) -> bool:
 
 
 def _tiff_field(image: Image.Image, tag: Base) -> object:
-    """Read a field of the first picture of a TIFF; None of any other format."""
+    """Return a field of the first image of a TIFF; None for other formats."""
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return image.tag_v2.get(tag)
     return None
@@ -175,18 +178,18 @@ def _tiff_field(image: Image.Image, tag: Base) -> object:
 def _deep_luma(
     image: Image.Image, content: bytes, size: tuple[int, int]
 ) -> NDArray[np.uint16]:
-    """Decode colors of 16 bits, lay them over black, and take the luma (BT.601).
+    """Decode 16-bit color, blend it over black, and return the luma (BT.601).
 
     Args:
-        image: The file as Pillow has read it, and so neither damaged nor too large.
+        image: The image as opened by Pillow; checked for damage and size.
         content: The whole file.
-        size: Columns and rows of the upright picture.
+        size: Columns and rows of the upright image.
     """
     colors = _deep_colors(image, content)
     luma = cv2.cvtColor(colors, TO_GRAY[colors.shape[2]])
     if _has_alpha_to_apply(image):
         luma = cv2.multiply(luma, colors[..., 3], scale=1 / 65535)
-    # OpenCV has turned a TIFF upright, and nothing else.
+    # OpenCV applies the orientation of TIFF files only.
     upright = np.asarray(luma, np.uint16)
     if image.format != "TIFF":
         upright = _turned(upright, image)
@@ -198,7 +201,7 @@ def _deep_luma(
 def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
     """Decode to (rows, columns, 3 or 4): blue, green, red and perhaps alpha."""
     decoded = None
-    # OpenCV takes planes that lie one after the other for interleaved ones.
+    # OpenCV reads separate planes as if they were interleaved.
     if _tiff_field(image, Base.PlanarConfiguration) != SEPARATE_PLANES:
         data = np.frombuffer(content, np.uint8)
         decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -215,13 +218,16 @@ def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
 
 
 def _has_alpha_to_apply(image: Image.Image) -> bool:
-    """Tell alpha from a fourth channel of no meaning, and from alpha applied before."""
+    """Return whether the fourth channel is an alpha that must be applied.
+
+    It may also have no meaning, or be applied already.
+    """
     extra = _tiff_field(image, Base.ExtraSamples)
     return image.has_transparency_data and extra != (ASSOCIATED_ALPHA,)
 
 
 def _turned(pixels: NDArray[np.uint16], image: Image.Image) -> NDArray[np.uint16]:
-    """Turn pixels upright as the EXIF orientation of the image says."""
+    """Rotate pixels upright according to the EXIF orientation of the image."""
     turned = Image.fromarray(pixels)
     turned.getexif()[Base.Orientation] = image.getexif().get(Base.Orientation, 1)
     return np.asarray(ImageOps.exif_transpose(turned), np.uint16)
@@ -233,7 +239,7 @@ def _windowed(values: NDArray[np.generic]) -> NDArray[np.uint8]:
 
 
 def _gray(image: Image.Image) -> NDArray[np.uint8]:
-    """Lay what is transparent over black, then take the luma (ITU-R BT.601)."""
+    """Blend transparent parts over black, then return the luma (ITU-R BT.601)."""
     if image.has_transparency_data:
         rgba = np.asarray(image.convert("RGBA"))
         luma = cv2.cvtColor(rgba, cv2.COLOR_RGBA2GRAY)

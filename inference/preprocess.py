@@ -1,8 +1,8 @@
-"""From a radiograph to what a network reads, and the way back.
+"""Convert a radiograph to the input of a network, and map its output back.
 
-The one place where pictures are resized for a network, in training as in service.
-Points are measured from the top left corner of the first pixel on both sides, so that
-scaling them needs no half pixel.
+This is the only place where images are resized for a network, both in training and in
+use. On both sides, points are measured from the top left corner of the first pixel, so
+that scaling them needs no offset of half a pixel.
 """
 
 from dataclasses import dataclass
@@ -24,29 +24,30 @@ from inference.radiograph import Radiograph
 from models.card import ModelCard
 
 FLAT = 1e-3
-"""Of its peak: a map that varies by less is the noise of floating-point numbers."""
+"""Relative to the peak: a map that varies by less is numerical noise."""
 
 SAMPLE = 100_000
-"""Pixels that percentiles of gray levels are taken of."""
+"""Number of pixels for the percentiles of gray levels."""
 
 STEP = 32
-"""Sides of a canvas for two scales are multiples of it: a cell of the coarse map."""
+"""Sides of a canvas for two scales are multiples of a cell of the coarse map."""
 
 BESIDE = 0.5
-"""Of the peak on the canvas: a map that stays below it on the radiograph, which lies
-beside the peak in the padding, is the peak's slope and no place of its own."""
+"""Relative to the peak on the canvas. If the peak is in the padding, and the map stays
+below this value on the radiograph, the map only shows the slope of that peak and has no
+position of its own."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelInput:
-    """A radiograph on a network's canvas.
+    """A radiograph on the canvas of a network.
 
     Attributes:
-        gray: uint8, (1, rows, columns); `normalized` makes it what the network reads.
+        gray: uint8, (1, rows, columns); `normalized` converts it to the network input.
         left: First column of the canvas that the radiograph covers.
-        top: First row.
-        width: How many columns it covers; the others are padding.
-        height: How many rows.
+        top: First row that it covers.
+        width: Number of columns that it covers; the others are padding.
+        height: Number of rows that it covers.
     """
 
     gray: Tensor
@@ -56,21 +57,21 @@ class ModelInput:
     height: int
 
     def saliency(self, heatmap: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Bring a heatmap of the canvas back onto the radiograph.
+        """Map a heatmap of the canvas back to the radiograph.
 
         Args:
-            heatmap: (h, w), not negative, a coarse grid over the whole canvas.
+            heatmap: (h, w), non-negative, a coarse grid over the whole canvas.
 
         Returns:
-            float32, (height, width), edge to edge over the radiograph, its peak 1.
-            All zeros when the map holds none, is the same everywhere, not finite, or
-            hot in the padding: it then says nothing about where.
+            float32, (height, width), edge to edge over the radiograph, with a peak of
+                1. All zeros if the map is zero, constant, not finite, or has its peak
+                in the padding: it then gives no position.
         """
         nowhere = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
             return nowhere
         _, rows, columns = self.gray.shape
-        # Cubic, so that the peak may lie between the cells of a 7 x 7 grid.
+        # Cubic interpolation: the peak may be between the cells of a 7 x 7 grid.
         canvas = cv2.resize(heatmap, (columns, rows), interpolation=cv2.INTER_CUBIC)
         covered = canvas[
             self.top : self.top + self.height, self.left : self.left + self.width
@@ -83,15 +84,15 @@ class ModelInput:
 
 
 def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
-    """Fit a radiograph into the canvas that the card asks for.
+    """Fit a radiograph into the canvas that the card defines.
 
-    The canvas is a square of `input_size` times the largest of the card's scales. For a
-    network that reads two scales, it has no more padding than their two grids need,
-    because padding costs time and shows nothing.
+    The canvas is a square of `input_size` times the largest scale of the card. For a
+    network with two scales, it has only the padding that their grids need, because
+    padding takes time and shows nothing.
 
-    It is resized as 8-bit gray with Pillow's bilinear filter, which widens with the
-    reduction and so does not alias. torchvision's Resize does the same to a Pillow
-    image, which is what most networks were trained on.
+    The image is resized as 8-bit gray with Pillow's bilinear filter, which adapts to
+    the reduction and does not alias. torchvision's Resize does the same to Pillow
+    images, and most networks were trained with it.
     """
     size = canvas_side(card)
     pixels = _exposed_evenly(radiograph.pixels, card)
@@ -124,7 +125,7 @@ def _canvas_shape(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
 
 
 def _exposed_evenly(pixels: NDArray[np.uint8], card: ModelCard) -> NDArray[np.uint8]:
-    """Stretch the gray levels if the card asks for it."""
+    """Stretch the gray levels if the card requires it."""
     if card.exposure == "as_shown":
         return pixels
     low, high = percentile_range(thinned(pixels[exposed_area(pixels)], SAMPLE))
@@ -132,11 +133,11 @@ def _exposed_evenly(pixels: NDArray[np.uint8], card: ModelCard) -> NDArray[np.ui
 
 
 def normalized(gray: Tensor, card: ModelCard) -> Tensor:
-    """Make gray canvases what the network reads.
+    """Convert gray canvases to the input of the network.
 
     Args:
         gray: uint8, (N, rows, columns), on any device.
-        card: Has mean and deviation.
+        card: The card with mean and standard deviation.
 
     Returns:
         float32, (N, 3, rows, columns), on the same device.

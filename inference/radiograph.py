@@ -1,4 +1,4 @@
-"""The image as the model and the reader see it: gray levels, and nobody's name."""
+"""The image as the model and the reader see it: gray levels without patient data."""
 
 from dataclasses import dataclass
 
@@ -8,22 +8,22 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Radiograph:
-    """A projection image as it is displayed, stripped of identity.
+    """A projection image as it is displayed, without patient data.
 
-    What the model reads is what a reader is shown: windowed, of true polarity, its
-    pixels square. Nobody writes into the array.
+    The model reads what a reader sees: a windowed image with the correct polarity and
+    square pixels. The array must not be modified.
 
     Attributes:
-        pixels: uint8, (rows, columns). 0 is black on the screen, 255 white; dense
+        pixels: uint8, (rows, columns). 0 is black on the screen, 255 white. Dense
             tissue is bright, whatever the Photometric Interpretation of the source.
-        pixel_spacing: Side of these square pixels in mm, calibrated where the source
-            says so, else at the detector; None where it does not say.
-        source_shape: (rows, columns) of the image as it was stored, which differs
-            from `pixels.shape` where the stored pixels are not square.
-        span: The values of the source that became the two ends of the gray scale; None
-            where that went by what the source itself says.
-        assumptions: What was made of attributes of the source that are missing or
-            wrong, in sentences.
+        pixel_spacing: Side of a square pixel in mm: the calibrated value if the source
+            has one, else the value at the detector, else None.
+        source_shape: (rows, columns) of the stored image. It differs from
+            `pixels.shape` if the stored pixels are not square.
+        span: The source values at the two ends of the gray scale. None if the source
+            itself defines the gray scale.
+        assumptions: Sentences about assumptions made for missing or wrong attributes of
+            the source.
     """
 
     pixels: NDArray[np.uint8]

@@ -1,7 +1,7 @@
-"""The model card: all that the code must know of a network's weights.
+"""The model card: everything the code must know about the weights of a network.
 
-A card is a TOML file beside the weights, of the same name. Nothing about a model
-stands anywhere else in the code.
+A card is a TOML file beside the weights, with the same name. No other part of the code
+contains facts about a model.
 """
 
 import json
@@ -19,7 +19,7 @@ FRACTURE = "Fracture"
 """Name of the class that the node looks for."""
 
 SCALES = (1,), (1, 2)
-"""The `scales` that a card may state."""
+"""Allowed values of `scales`."""
 
 Text = Annotated[str, Field(min_length=1, max_length=64)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -28,50 +28,54 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class ModelError(Exception):
-    """The model cannot be used; the message says why and what to do."""
+    """The model cannot be used. The message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What is written on the card.
+    """The content of a model card.
 
     Attributes:
-        name: Of the model, as results show it.
-        version: Of the weights, as results show it.
-        architecture: A torchvision ResNet, "resnet18", "resnet34" or "resnet50", or
-            "resnet18_fine" or "resnet16_fine", see network.py.
+        name: Name of the model, as results show it.
+        version: Version of the weights, as results show it.
+        architecture: A torchvision ResNet ("resnet18", "resnet34" or "resnet50"), or a
+            variant with a finer grid ("resnet18_fine" or "resnet16_fine", see the
+            network module).
         classes: Names of the outputs in their order; exactly one is "Fracture".
         input_size: Side of the square input in pixels.
-        resize: "letterbox" keeps the proportions and pads with black; "stretch" does
-            not, as the original application did.
-        mean: Per channel, subtracted from intensities in [0, 1].
-        std: Per channel, divides what remains.
-        temperature: Divides the logits before the softmax (Guo et al., "On
-            Calibration of Modern Neural Networks", ICML 2017).
-        doubtful: Probability from which a fracture is reported, as doubtful. It is the
-            threshold between the two answers, at which their confidence is 50 %.
-        definite: Probability from which it is reported as definite; not below
+        resize: "letterbox" keeps the proportions and pads with black. "stretch" does
+            not, like the original application.
+        mean: Per channel; subtracted from intensities in [0, 1].
+        std: Per channel; divides the difference.
+        temperature: Divides the logits before the softmax (Guo et al., "On Calibration
+            of Modern Neural Networks", ICML 2017).
+        doubtful: Minimum probability at which a fracture is reported, as doubtful. It
+            is the threshold between the two answers, where their confidence is 50 %.
+        definite: Minimum probability at which it is reported as definite; not below
             `doubtful`.
-        body_parts: Body Part Examined values the model may answer for; empty means
-            any. An image that names another is not analyzed.
-        sha256: Of the weights file, hexadecimal; empty means that any file is taken.
-        phantom_logits: What the weights gave for the whole and the broken phantom
-            when the card was made, {"whole": (…), "broken": (…)}; the self-test at
-            start compares. Empty means that there is nothing to compare with.
-        pooling: How the scores of the network's cells become that of the image:
-            "average", as torchvision's ResNets do, or "log_sum_exp".
-        scales: How large the network sees the image, as multiples of `input_size`. With
-            (1, 2) it reads the whole image at `input_size` and again at twice that
-            size, which is the same as tiles of `input_size` that cover the image, and
-            takes the mean of the two maps.
-        exposure: "as_shown" gives the network the gray levels that a reader is shown;
-            "percentiles" first stretches them, so that the 0.5th and the 99.5th
-            percentile of the exposed area become black and white.
-        quarter_turns: Whether the network looks at the picture from four sides, each a
-            quarter turn on, and takes the mean: four times the work, and nearly the
-            same answer however the film lies.
-        unfamiliar: Distance from training beyond which a picture is not answered for;
-            needs the statistics in the weights file. Left out, all are.
+        body_parts: Body Part Examined values that the model covers; empty means all.
+            Images that name another body part are not analyzed.
+        sha256: SHA-256 of the weights file, hexadecimal; empty means that any file is
+            accepted.
+        phantom_logits: Logits for the whole and the broken phantom when the card was
+            made, {"whole": (…), "broken": (…)}. The self-test at start compares them.
+            Empty means that no comparison is made.
+        pooling: How the scores of the grid cells are combined to a score of the image:
+            "average", like torchvision's ResNets, or "log_sum_exp".
+        scales: Sizes at which the network reads the image, as multiples of
+            `input_size`. With (1, 2) it reads the whole image at `input_size` and again
+            at twice that size. The second reading is the same as reading tiles of
+            `input_size` that cover the image. The two maps are averaged.
+        exposure: "as_shown" gives the network the gray levels that a reader sees.
+            "percentiles" first stretches them, so that the 0.5th and 99.5th percentile
+            of the exposed area become black and white.
+        quarter_turns: Whether the network reads the image in four orientations, a
+            quarter turn apart, and averages the results. This takes four times the
+            work, and makes the result nearly independent of the orientation of the
+            image.
+        unfamiliar: Maximum distance from the training images; images farther away are
+            not analyzed. Needs the statistics in the weights file. If omitted, all
+            images are analyzed.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -106,11 +110,11 @@ class ModelCard:
 
 
 def read_card(path: Path) -> ModelCard:
-    """Read a card.
+    """Read a model card.
 
     Raises:
-        ModelError: There is no such file, it is no TOML, or keys are wrong, unknown
-            or missing; the message names them all.
+        ModelError: The file does not exist, is not TOML, or has wrong, unknown or
+            missing keys. The message names all of them.
     """
     try:
         table = read_toml(path)
@@ -122,7 +126,7 @@ def read_card(path: Path) -> ModelCard:
     except TomlError as error:
         raise ModelError(f"The model card {path} {error}") from None
     try:
-        # JSON, because strict reading of it takes arrays as tuples.
+        # Validate as JSON: strict JSON mode accepts arrays as tuples.
         card = TypeAdapter(ModelCard).validate_json(json.dumps(table, default=str))
         problems = list(_contradictions(card))
     except ValidationError as error:
@@ -134,13 +138,13 @@ def read_card(path: Path) -> ModelCard:
 
 
 def card_text(card: ModelCard) -> str:
-    """Write a card as TOML, one key a line."""
+    """Return a card as TOML, with one key per line."""
     known = {key: value for key, value in asdict(card).items() if value is not None}
     return "".join(f"{key} = {_toml(value)}\n" for key, value in known.items())
 
 
 def _toml(value: object) -> str:
-    """A value as TOML writes it: as JSON does, but for tables."""
+    """Return a value in TOML syntax, which equals JSON except for tables."""
     if isinstance(value, dict):
         pairs = ", ".join(f"{key} = {_toml(item)}" for key, item in value.items())
         return f"{{ {pairs} }}" if pairs else "{}"
@@ -148,7 +152,7 @@ def _toml(value: object) -> str:
 
 
 def _contradictions(card: ModelCard) -> Iterator[str]:
-    """What is wrong though each key is right by itself."""
+    """Yield errors in the combination of keys."""
     if card.classes.count(FRACTURE) != 1:
         yield f"classes: found {list(card.classes)}; exactly one must be {FRACTURE!r}"
     if card.scales not in SCALES:

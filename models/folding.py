@@ -1,9 +1,10 @@
-"""Convolutions that normalize by themselves, for answering but not for training.
+"""Fold batch normalization into convolutions, for inference only.
 
-In eval mode, batch normalization multiplies each channel and adds to it, which the
-convolution before it can do as well, by other weights. With a pixel's channels side by
-side in memory (channels last), convolutions and pooling are quicker still: together,
-they take two thirds of the time on a CPU. Answers differ in the sixth digit.
+In eval mode, batch normalization multiplies each channel by a factor and adds a value.
+The preceding convolution can do the same with adapted weights. Convolutions and pooling
+are also faster if the channels of a pixel are adjacent in memory (channels last).
+Together, this reduces the time on a CPU to two thirds. Results differ in the sixth
+digit.
 """
 
 from itertools import pairwise
@@ -14,10 +15,11 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
 def folded(features: nn.Module) -> nn.Module:
-    """Fold each normalization into the convolution that comes right before it.
+    """Fold each batch normalization into the convolution directly before it.
 
     Args:
-        features: In eval mode; changed, and not to be trained any more.
+        features: A module in eval mode. It is changed, and must not be trained
+            afterwards.
 
     Returns:
         The same module.

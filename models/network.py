@@ -1,7 +1,7 @@
-"""A ResNet in two halves, its weights loaded safely.
+"""A ResNet in two halves, and safe loading of its weights.
 
-The halves make Grad-CAM an ordinary expression: what the first half returns is what
-the map is made of, and no hook has to reach into a network that threads share.
+The halves make Grad-CAM a simple expression: the map is computed from the output of the
+first half. Hooks are not needed, which would be unsafe in a network that threads share.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from models.card import ModelCard, ModelError
 from models.folding import folded
@@ -22,14 +22,14 @@ from models.resnet import BasicBlock, ResNet, resnet18, resnet34, resnet50
 logger = logging.getLogger(__name__)
 
 WIDTH = 256
-"""Channels of the third stage of a ResNet18, and of the fourth of a fine one."""
+"""Channels of the third stage of a ResNet18, and of the fourth stage of a fine one."""
 
 
 def resnet18_fine(classes: int) -> ResNet:
-    """A ResNet18 whose last stage keeps the grid of the third, 14 x 14 for 224.
+    """A ResNet18 with the grid of the third stage in its last stage: 14 x 14 for 224.
 
-    Half the width and four times the cells: a fracture is smaller than a cell of the
-    usual 7 x 7.
+    The last stage has half the width and four times the cells, because a fracture is
+    smaller than a cell of the usual 7 x 7 grid.
     """
     network = resnet18(classes)
     network.layer4 = nn.Sequential(BasicBlock(WIDTH, WIDTH), BasicBlock(WIDTH, WIDTH))
@@ -53,11 +53,12 @@ BUILDERS = {
 }
 
 STATISTICS = ("familiarity.center", "familiarity.whitening")
-"""What a weights file may hold besides the network: see inference/familiarity.py."""
+"""Optional tensors of a weights file besides the network, for the out-of-distribution
+check."""
 
 COUNTER = "num_batches_tracked"
-"""A buffer of batch normalization that plays no part in answers; older files, and
-half-precision ones of ours, leave it out."""
+"""A buffer of batch normalization that does not affect results. Older weights files,
+and half-precision files written by this project, omit it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,8 +68,8 @@ class Network:
     Attributes:
         features: The convolutions to the end of layer4, (1, 3, S, S) to (1, K, h, w).
         head: Pooling and one linear layer: (1, K, h, w) to (1, classes).
-        statistics: Further tensors of the weights file, by name: what familiarity.py
-            needs, or none.
+        statistics: Further tensors of the weights file, by name, for the
+            out-of-distribution check. May be empty.
     """
 
     features: nn.Module
@@ -77,7 +78,7 @@ class Network:
 
     @property
     def linear(self) -> nn.Linear:
-        """The head's only layer with weights."""
+        """The only layer of the head that has weights."""
         return self.head.linear
 
     def to(self, device: torch.device) -> "Network":
@@ -87,10 +88,11 @@ class Network:
 
 
 class TurnedFeatures(nn.Module):
-    """Convolutions that look from four sides: the mean of what they make of each.
+    """Convolutions on four orientations of an image, with averaged results.
 
-    A film lies in any of four ways; what this makes of a turned square is what it makes
-    of the square, turned. One look errs now here, now there; the mean errs less.
+    A film can lie in any of four orientations. If the input is turned by a quarter, the
+    output is turned by a quarter as well. The errors for the single orientations
+    differ, and their mean is smaller.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -98,7 +100,7 @@ class TurnedFeatures(nn.Module):
         self.features = features
 
     def forward(self, square: Tensor) -> Tensor:
-        """Look at squares: (N, 3, S, S) to (N, K, h, h)."""
+        """Compute features of squares: (N, 3, S, S) to (N, K, h, h)."""
         sides = [square.rot90(turns, (2, 3)) for turns in range(4)]
         seen = self.features(torch.cat(sides)).chunk(4)
         upright = [each.rot90(-turns, (2, 3)) for turns, each in enumerate(seen)]
@@ -106,12 +108,12 @@ class TurnedFeatures(nn.Module):
 
 
 class ScaledFeatures(nn.Module):
-    """Convolutions that see an image whole and at twice the size.
+    """Convolutions that see an image at half size and at full size.
 
-    Both maps come from the same weights. The map of the whole is brought to the grid of
-    the larger image, and the mean of the two is returned. The head is linear in each
-    cell, so its scores are the mean of the scores of the two maps, and Grad-CAM needs
-    nothing else.
+    Both maps come from the same weights. The map of the half-size image is enlarged to
+    the grid of the other map, and the mean of the two is returned. The head is linear
+    in each cell, so its scores are the mean of the scores of the two maps, and Grad-CAM
+    needs no special case.
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -119,27 +121,27 @@ class ScaledFeatures(nn.Module):
         self.features = features
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map images at twice the size: (N, 3, H, W) to (N, K, h, w)."""
+        """Compute features of double-size images: (N, 3, H, W) to (N, K, h, w)."""
         large: Tensor = self.features(image)
         whole = self.features(F.avg_pool2d(image, 2))
         return (large + enlarged(whole, large)) / 2
 
 
 def enlarged(whole: Tensor, large: Tensor) -> Tensor:
-    """Bring a map, (N, K, h / 2, w / 2), to the grid of another, (N, K, h, w)."""
+    """Enlarge a map, (N, K, h / 2, w / 2), to the grid of another, (N, K, h, w)."""
     return F.interpolate(
         whole, size=large.shape[2:], mode="bilinear", align_corners=False
     )
 
 
 class Head(nn.Module):
-    """Scores each cell of the grid by one linear layer, and pools the scores.
+    """Scores each cell of the grid with one linear layer, and pools the scores.
 
-    With "average" this is the head of any ResNet, whose order, average first, gives
-    the same. With "log_sum_exp" the image scores the logarithm of the mean of exp of
-    its cells' scores (Pinheiro and Collobert, "From Image-level to Pixel-level
-    Labeling with Convolutional Networks", CVPR 2015): one cell that shows a fracture
-    is enough, as for a reader.
+    With "average" this equals the head of any ResNet, which averages first and gives
+    the same result. With "log_sum_exp" the score of the image is the logarithm of the
+    mean of the exponentials of the cell scores (Pinheiro and Collobert, "From
+    Image-level to Pixel-level Labeling with Convolutional Networks", CVPR 2015). One
+    cell that shows a fracture is then enough, as it is for a reader.
     """
 
     def __init__(self, linear: nn.Linear, pooling: str) -> None:
@@ -162,24 +164,24 @@ class Head(nn.Module):
 
 
 def pooled(scores: Tensor) -> Tensor:
-    """Logarithm of the mean of exp of the cells: (N, classes, h, w) to (N, classes)."""
+    """Pool cells by log-mean-exp: (N, classes, h, w) to (N, classes)."""
     cells = scores.flatten(2)
     return cells.logsumexp(dim=2) - math.log(cells.shape[2])
 
 
 def load_network(content: bytes, card: ModelCard) -> Network:
-    """Build the card's network from the bytes of a weights file.
+    """Build the network of a card from the bytes of a weights file.
 
     Args:
-        content: A state dictionary as torch.save writes it, with torchvision's key
-            names; floating point of any width.
-        card: What the file should hold.
+        content: A state dictionary as torch.save writes it, with the key names of
+            torchvision; floating point of any width.
+        card: The card of the weights.
 
     Raises:
-        ModelError: The bytes are not those of the card, or no such dictionary.
+        ModelError: The bytes do not match the card, or are not a state dictionary.
     """
     _check(content, card)
-    # The meta device holds no numbers, so none are drawn only to be overwritten.
+    # The meta device has no data, so no random weights are drawn that are overwritten.
     with torch.device("meta"):
         network = build_network(card)
     given = {name: value.float() for name, value in _state(content).items()}
@@ -199,12 +201,12 @@ def load_network(content: bytes, card: ModelCard) -> Network:
 
 
 def build_network(card: ModelCard) -> ResNet:
-    """Make the card's architecture with random weights; nothing is downloaded."""
+    """Create the architecture of the card with random weights, without a download."""
     return BUILDERS[card.architecture](len(card.classes))
 
 
 def halves(network: ResNet, card: ModelCard) -> Network:
-    """Cut a network between its last convolution and its pooling, as the card asks."""
+    """Split a network after its last convolution, and wrap the halves for the card."""
     *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type
     features: nn.Module = nn.Sequential(*convolutions)
@@ -216,7 +218,7 @@ def halves(network: ResNet, card: ModelCard) -> Network:
 
 
 def digest(content: bytes) -> str:
-    """SHA-256, hexadecimal."""
+    """Return the SHA-256 of the content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -238,10 +240,10 @@ def _check(content: bytes, card: ModelCard) -> None:
 
 
 def _state(content: bytes) -> dict[str, Tensor]:
-    """Read tensors and nothing else: a pickle that would run code is refused."""
+    """Read only tensors: a pickle that would run code is refused."""
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # noqa: BLE001 - of a damaged file torch raises almost anything
+    except Exception:  # noqa: BLE001 - torch raises many types for a damaged file
         raise ModelError(
             "The weights file cannot be read as tensors: it is damaged, or holds a "
             "whole pickled model, which is never loaded because it could run code. "

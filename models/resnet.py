@@ -1,11 +1,11 @@
-"""The ResNets of torchvision, layer by layer and name by name, without torchvision.
+"""The ResNets of torchvision, with the same layers and names, without torchvision.
 
-To import it costs 190 MB and a second in each process, for its detectors and compilers,
-of which nothing is needed to answer. A test holds these to be the same networks.
+Importing torchvision takes 190 MB and a second in each process, for detectors and
+compilers that inference does not need. A test checks that the networks are the same.
 
 Source:
     He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; with the
-    stride of a bottleneck in its second convolution, as torchvision has it.
+        stride of a bottleneck in its second convolution, as in torchvision.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 WIDTHS = 64, 128, 256, 512
-"""Channels of the four stages, before a block's expansion."""
+"""Channels of the four stages, before the expansion of a block."""
 
 
 def convolution(before: int, after: int, side: int, stride: int = 1) -> nn.Conv2d:
-    """A square convolution that keeps the size, but for its stride."""
+    """A square convolution that keeps the size, apart from its stride."""
     return nn.Conv2d(before, after, side, stride, side // 2, bias=False)
 
 
 def shortcut(before: int, after: int, stride: int) -> nn.Module | None:
-    """What brings a block's input to the shape of its output; None: nothing has to."""
+    """Return a layer that maps the input of a block to its output shape, or None."""
     if stride == 1 and before == after:
         return None
     return nn.Sequential(convolution(before, after, 1, stride), nn.BatchNorm2d(after))
 
 
 class BasicBlock(nn.Module):
-    """Two convolutions, and a way around them."""
+    """Two convolutions with a shortcut."""
 
     expansion = 1
 
@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
         self.downsample = shortcut(before, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, before, h, w) to (N, width, h / stride, w / stride)."""
+        """Map (N, before, h, w) to (N, width, h / stride, w / stride)."""
         around = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.bn2(self.conv2(x))
@@ -52,7 +52,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """A convolution of fewer channels between two that shrink and widen."""
+    """Three convolutions that reduce and restore the channels, with a shortcut."""
 
     expansion = 4
 
@@ -69,7 +69,7 @@ class Bottleneck(nn.Module):
         self.downsample = shortcut(before, after, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, before, h, w) to (N, 4 * width, h / stride, w / stride)."""
+        """Map (N, before, h, w) to (N, 4 * width, h / stride, w / stride)."""
         around = x if self.downsample is None else self.downsample(x)
         x = self.relu(self.bn1(self.conv1(x)))
         x = self.relu(self.bn2(self.conv2(x)))
@@ -84,7 +84,7 @@ Block = type[BasicBlock] | type[Bottleneck]
 def stage(
     block: Block, before: int, width: int, depth: int, stride: int
 ) -> nn.Sequential:
-    """Blocks one after the other, the first of which changes shape."""
+    """A sequence of blocks; the first one changes the shape."""
     after = width * block.expansion
     others = [block(after, width) for _ in range(depth - 1)]
     return nn.Sequential(block(before, width, stride), *others)
@@ -107,15 +107,15 @@ class ResNet(nn.Module):
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(fourth, classes)
         for each in self.modules():
-            # On the meta device there is nothing to draw, and torch imports a compiler
-            # to draw it.
+            # The meta device has no data to initialize, and torch would import a
+            # compiler for it.
             if isinstance(each, nn.Conv2d) and not each.weight.is_meta:
                 nn.init.kaiming_normal_(
                     each.weight, mode="fan_out", nonlinearity="relu"
                 )
 
     def forward(self, image: Tensor) -> Tensor:
-        """(N, 3, S, S) to (N, classes)."""
+        """Map (N, 3, S, S) to (N, classes)."""
         *convolutions, pool, linear = self.children()
         for each in convolutions:
             image = each(image)

@@ -1,4 +1,4 @@
-"""An application whose settings say who is let in, and requests to it from anywhere."""
+"""An application with access control, and requests to it from any address."""
 
 import asyncio
 import socket
@@ -36,7 +36,7 @@ operators = ["anna"]
 
 
 class Site:
-    """An application, and what its audit trail was told."""
+    """An application, and the events that its audit trail received."""
 
     def __init__(
         self, folder: Path, api: str, checks: Mapping[str, Check] | None = None
@@ -55,10 +55,10 @@ class Site:
         headers: Mapping[str, str] | None = None,
         *,
         peer: str = "192.0.2.7",
-        **body: Any,  # noqa: ANN401 - what httpx takes
+        **body: Any,  # noqa: ANN401 - arguments of httpx
     ) -> httpx.Response:
-        """Send one request; the address is that of the node's own machine."""
-        # What goes wrong inside is answered, as uvicorn answers it.
+        """Send one request. Its URL has the host name localhost."""
+        # Return a response for unexpected errors, as uvicorn does.
         way = httpx.ASGITransport(
             self.app, raise_app_exceptions=False, client=(peer, 50000)
         )
@@ -83,20 +83,20 @@ class Site:
         return self.ask("POST", "/login", headers, peer=peer, data=data)
 
     def session(self, token: str) -> dict[str, str]:
-        """Log in, and give the header that a browser sends then."""
+        """Log in, and return the cookie header that a browser then sends."""
         said = self.log_in(token).headers["set-cookie"]
         return {"Cookie": said.partition(";")[0]}
 
 
 def bearing(token: str) -> dict[str, str]:
-    """The header of a program that shows a token."""
+    """Return the header of a program that sends a token."""
     return {"Authorization": f"Bearer {token}"}
 
 
 def serve(
     app: ASGIApp, stack: ExitStack, *, lifespan: Literal["on", "off"] = "off"
 ) -> int:
-    """Serve an application as api/__main__.py does; gives the port."""
+    """Serve an application as api/__main__.py does; return the port."""
     config = uvicorn.Config(
         app,
         http=PunctualProtocol,

@@ -1,6 +1,6 @@
-"""Associations byte by byte: requests, answers and who sends them (PS3.8 9.3).
+"""Associations byte by byte: requests, responses and peers (PS3.8 9.3).
 
-Nothing here is pynetdicom's: it would refuse to write most of it.
+This module does not use pynetdicom, which would refuse to write most of these bytes.
 """
 
 import socket
@@ -156,7 +156,7 @@ def echoed(
 
 
 def received(connection: socket.socket) -> bytes:
-    """Read a PDU; empty at the end of the connection."""
+    """Read a PDU; return empty bytes at the end of the connection."""
     head = _read(connection, 6)
     return head + _read(connection, int.from_bytes(head[2:], "big"))
 
@@ -191,7 +191,7 @@ def results(answer: bytes) -> Mapping[int, int]:
 
 @contextmanager
 def calling(port: int, content: bytes) -> Iterator[socket.socket]:
-    """Connect, and send a request or what stands in its place."""
+    """Connect, and send a request or other bytes."""
     where = "127.0.0.1", port
     with socket.create_connection(where, SOON_S) as connection:
         connection.sendall(content)
@@ -199,7 +199,7 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
 
 
 def asked(port: int, content: bytes) -> bytes:
-    """Send a request; return the answer. An association is used, and released."""
+    """Send a request, use and release the association, and return the response."""
     with calling(port, content) as connection:
         answer = received(connection)
         if answer[:1] == bytes([ACCEPT]):
@@ -217,10 +217,10 @@ def asked(port: int, content: bytes) -> bytes:
 
 @dataclass
 class Peer:
-    """One that we call. It plays what a test wrote for it, once.
+    """A peer that the node calls. It plays the part that a test wrote, once.
 
     Attributes:
-        port: Where it listens.
+        port: The port that it listens on.
         heard: The types of the PDUs that it received after the request.
     """
 
@@ -233,7 +233,7 @@ Play = Callable[[socket.socket, Peer], None]
 
 @contextmanager
 def playing(play: Play) -> Iterator[Peer]:
-    """Run a peer that plays a part once a request has come."""
+    """Run a peer that plays a part after it has received a request."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(SOON_S)
         peer = Peer(listener.getsockname()[1])
@@ -253,14 +253,14 @@ def _play(listener: socket.socket, peer: Peer, play: Play) -> None:
 
 
 def hear(connection: socket.socket, peer: Peer) -> int:
-    """Read a PDU and note its type; 0 at the end of the connection."""
+    """Read a PDU and record its type; 0 at the end of the connection."""
     kind = (received(connection) or b"\0")[0]
     peer.heard.append(kind)
     return kind
 
 
 def serving(answer: bytes) -> Play:
-    """Play a peer that answers a request so, then C-ECHOs and a release."""
+    """Play a peer that sends this response, then answers C-ECHOs and a release."""
 
     def play(connection: socket.socket, peer: Peer) -> None:
         connection.sendall(answer)
@@ -275,7 +275,7 @@ def serving(answer: bytes) -> Play:
 
 @dataclass
 class Node:
-    """A receiver, what it told of callers, and what it counted."""
+    """A receiver, the callers that it reported, and its metrics."""
 
     receiver: Receiver
     told: list[tuple[str, str, str]]
@@ -286,13 +286,13 @@ class Node:
         return self.receiver.port
 
     def counts(self) -> list[tuple[str, str]]:
-        """What became of connections, with the label of the metric."""
+        """Return the outcome of each connection, with the label of the metric."""
         names = {ACCEPTED.name: "accepted", REJECTED.name: "rejected"}
         names[SENT_AWAY.name] = "sent away"
         return [(names[each.name], each.label) for each in self.counted]
 
     def wait(self) -> None:
-        """Wait until each connection has been told of and counted."""
+        """Wait until each connection has been reported and counted."""
         until(lambda: len(self.told) == len(self.counted) > 0)
 
 
@@ -300,7 +300,7 @@ class Node:
 def serving_node(
     folder: Path, settle: Settle | None = None, **changes: object
 ) -> Iterator[Node]:
-    """Run a receiver until the end, and drain it."""
+    """Run a receiver during the block, then drain it."""
     defaults = load(None, {})
     update = {"directory": folder, "min_free_mb": 0}
     told: list[tuple[str, str, str]] = []
@@ -319,7 +319,7 @@ def serving_node(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Ask again and again: what another thread will do has no event of ours."""
+    """Poll a condition, because the other thread sets no event."""
     deadline = threading.Event()
     timer = threading.Timer(SOON_S, deadline.set)
     timer.start()

@@ -1,4 +1,4 @@
-"""A tiny data set of drawn bones, in the form that training and evaluation read."""
+"""A tiny data set of phantoms, in the format of training and evaluation."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from inference.training.phantoms import random_phantom
 
 
 def write_atlas(folder: Path, count: int) -> Path:
-    """Write so many phantoms, every other one broken; four to a group."""
+    """Write `count` phantoms, every other one broken, in groups of four."""
     (folder / "images").mkdir(parents=True)
     with (folder / "manifest.csv").open("w", newline="") as file:
         rows = csv.writer(file)

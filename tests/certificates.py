@@ -1,4 +1,4 @@
-"""Certificates made by openssl: an authority, those it signed, a stranger."""
+"""Certificates made with openssl: an authority, two signed ones and a stranger."""
 
 import subprocess
 from collections.abc import Callable
@@ -10,7 +10,7 @@ Find = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A certificate and its private key, in PEM files of their own."""
+    """A certificate and its private key, in separate PEM files."""
 
     certificate: Path
     key: Path
@@ -18,13 +18,13 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """What a hospital has, and what it has not.
+    """Certificates for the tests.
 
     Attributes:
-        authority: Signed those below.
-        node: Of 127.0.0.1 and localhost.
-        modality: Of nobody's host.
-        stranger: Signed itself; of 127.0.0.1.
+        authority: The authority that signed `node` and `modality`.
+        node: For 127.0.0.1 and localhost.
+        modality: For the host name dx1, which does not exist.
+        stranger: Self-signed, for 127.0.0.1 and localhost.
     """
 
     authority: Pair
@@ -34,7 +34,7 @@ class Certificates:
 
 
 def make_certificates(peer: Find, folder: Path) -> Certificates:
-    """Make them; with RSA, since DCMTK 3.6.7 knows nothing else for TLS 1.2."""
+    """Create the certificates, with RSA: DCMTK 3.6.7 has only RSA for TLS 1.2."""
     here = "subjectAltName=IP:127.0.0.1,DNS:localhost"
     authority = _make(peer, folder, "authority")
     return Certificates(
@@ -50,7 +50,7 @@ def _make(
 ) -> Pair:
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
     ours = () if by is None else ("-CA", by.certificate, "-CAkey", by.key)
-    # Without an authority it is one itself.
+    # Without an authority, the certificate is an authority itself.
     kind = ("-addext", "basicConstraints=critical,CA:FALSE") if by else ()
     subject = ("-subj", f"/CN=PATIENT_{name}", "-days", "1")
     subprocess.run(

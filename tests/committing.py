@@ -1,7 +1,8 @@
-"""An archive with Storage Commitment, made with pynetdicom, for tests to speak to.
+"""An archive with Storage Commitment, made with pynetdicom, as a peer for tests.
 
-It also runs as a process of its own, `python -m tests.committing FOLDER`: it prints its
-port, writes what it is asked into a file there, and reports as lines of its input say.
+It also runs as a separate process, `python -m tests.committing FOLDER`. It then prints
+its port, writes the received requests to a file in the folder, and sends reports as the
+lines of its input define.
 """
 
 import json
@@ -24,7 +25,7 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One N-ACTION, and the caller of it."""
+    """One N-ACTION, and its caller."""
 
     transaction: str
     objects: tuple[tuple[str, str], ...]
@@ -38,10 +39,10 @@ class Committing:
     """The archive.
 
     Attributes:
-        status: Its answer to an N-ACTION.
-        at_once: What to report on the same association: the failure reason of each
-            object that is asked for, 0 to commit itself; None reports nothing.
-        during: Called while an N-ACTION waits for its answer.
+        status: The status of its response to an N-ACTION.
+        at_once: Returns the failure reason for each requested object, to be reported on
+            the same association; 0 commits. None reports nothing.
+        during: Called before an N-ACTION gets its response.
     """
 
     status: int = 0
@@ -72,7 +73,7 @@ class Committing:
         self._reporting: list[threading.Thread] = []
 
     def stop(self) -> None:
-        """End it, after the reports that are under way. May be called twice."""
+        """Stop after the reports in progress. May be called twice."""
         for thread in self._reporting:
             thread.join()
         if self._server in self._server.ae._servers:
@@ -112,7 +113,7 @@ class Committing:
 
 
 def information(transaction: str, reasons: Mapping[str, int]) -> Dataset:
-    """Make the Event Information; the reason of a committed object is 0."""
+    """Create the Event Information. The reason of a committed object is 0."""
     dataset = Dataset()
     dataset.TransactionUID = transaction
     dataset.ReferencedSOPSequence, dataset.FailedSOPSequence = [], []
@@ -133,7 +134,7 @@ def information(transaction: str, reasons: Mapping[str, int]) -> Dataset:
 def report_on(
     association: Association, transaction: str, reasons: Mapping[str, int]
 ) -> int:
-    """Report on an association; give the status of the answer, -1 for none."""
+    """Report on an association; return the status of the response, or -1."""
     kind = 2 if any(reasons.values()) else 1
     said = information(transaction, reasons)
     answer, _ = association.send_n_event_report(said, kind, COMMITMENT, WELL_KNOWN)
@@ -143,7 +144,7 @@ def report_on(
 def call(
     port: int, roles: tuple[bool, bool] | None = (False, True), title: str = "ARCHIVE"
 ) -> Association:
-    """Open an association to a node, proposing (SCU, SCP) roles for commitment."""
+    """Open an association to a node, and propose (SCU, SCP) roles for commitment."""
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = PATIENCE_S
     ae.add_requested_context(COMMITMENT)
@@ -157,7 +158,7 @@ def call(
 
 
 def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
-    """Report to a node on a new association, as the SCP that calls."""
+    """Report to a node on a new association, as an SCP that calls."""
     association = call(port)
     assert association.is_established
     status = report_on(association, transaction, reasons)
@@ -166,7 +167,7 @@ def report(port: int, transaction: str, reasons: Mapping[str, int]) -> int:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run until the input ends; a line of it is [port, transaction, reasons]."""
+    """Run until the input ends. Each line is [port, transaction, reasons]."""
     folder = Path(arguments[0])
     archive = Committing()
 

@@ -1,4 +1,4 @@
-"""What many tests need: the real files where they are there, real peers, a journal."""
+"""Common fixtures: real files if present, real peers, and a journal."""
 
 import os
 import shutil
@@ -48,9 +48,9 @@ from tests.journals import Receive, destination, work_item
 from tests.validators import Complaints, dciodvfy_errors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-# Debian keeps each version of PostgreSQL's server in a folder of its own.
+# Debian has a separate folder for each version of the PostgreSQL server.
 POSTGRESQL = sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin")), reverse=True)
-# Stops when its input ends, which it also does when pytest is killed.
+# Stops when its input ends. This also happens when pytest is killed.
 SERVE = """
 "$1" -D "$3/data" -U postgres --auth=trust --no-sync >/dev/null || exit
 "$2" -D "$3/data" -l "$3/log" --wait start >/dev/null \\
@@ -69,18 +69,18 @@ CHROMIUM = [
     "--disable-background-networking",
     "--disable-component-update",
     "--no-first-run",
-    # A name in a hospital's network, to which a browser sends no Sec-Fetch-Site.
+    # A host name in a local network, for which browsers send no Sec-Fetch-Site.
     "--host-resolver-rules=MAP node.test 127.0.0.1",
 ]
-# The peers of hundreds of tests end at once: socketserver looks twice a second whether
-# it shall, which nothing that is tested depends on.
+# The peers of hundreds of tests are shut down. socketserver checks for a shutdown only
+# twice a second. No test depends on this interval.
 BaseServer.serve_forever.__defaults__ = (0.02,)
 DEBIAN = ":".join(["/usr/bin", "/usr/sbin", *POSTGRESQL])
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real DICOM files and radiographs; skips where it is absent."""
+    """The folder of real DICOM files and radiographs; skips if it is absent."""
     if not (SHARED / "dicom" / "MANIFEST.csv").exists():
         pytest.skip("../shared is absent: no real files to test with")
     return SHARED
@@ -88,9 +88,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def peer() -> Callable[[str], str]:
-    """Find a peer's program by name: DCMTK's, not pynetdicom's of the same name.
+    """Finds the program of a peer by name: that of DCMTK, not of pynetdicom.
 
-    Skips where it is absent, but in CI, which installs every peer, fails.
+    Skips the test if the program is absent. Fails in CI, which installs every peer.
     """
 
     def find(program: str) -> str:
@@ -106,7 +106,7 @@ def peer() -> Callable[[str], str]:
 
 @pytest.fixture(scope="module")
 def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
-    """Debian's Chromium, which asks for nothing by itself."""
+    """Debian's Chromium, without requests of its own."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=peer("chromium"), args=CHROMIUM
@@ -125,13 +125,13 @@ def certificates(
 
 @pytest.fixture
 def complaints(peer: Callable[[str], str]) -> Complaints:
-    """Ask dciodvfy for its errors, without the path of the attribute at fault."""
+    """Returns the errors of dciodvfy, without the path of the wrong attribute."""
     return partial(dciodvfy_errors, peer("dciodvfy"))
 
 
 @pytest.fixture(scope="session")
 def new_port() -> Callable[[], int]:
-    """Finds TCP ports nobody listens on, for peers that cannot be told 'any'."""
+    """Finds unused TCP ports, for peers that cannot choose a port themselves."""
 
     def find() -> int:
         with socket.socket() as probe:
@@ -144,16 +144,16 @@ def new_port() -> Callable[[], int]:
 
 @pytest.fixture
 def free_port(new_port: Callable[[], int]) -> int:
-    """A TCP port nobody listens on."""
+    """An unused TCP port."""
     return new_port()
 
 
 @pytest.fixture(scope="session")
 def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
-    """Run a PostgreSQL server; gives the URL of the database for administrators."""
+    """Run a PostgreSQL server; yield the URL of its administration database."""
     initdb, pg_ctl = peer("initdb"), peer("pg_ctl")
-    # It refuses to be root. Its folder is not pytest's, which other users may not look
-    # into and whose name is too long for a socket's.
+    # The server refuses to run as root. It cannot use a folder of pytest, because other
+    # users have no access to it and its name is too long for a socket.
     owner = "postgres" if os.geteuid() == 0 else None
 
     start = partial(
@@ -164,7 +164,7 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
         cwd="/",
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        start_new_session=True,  # Ctrl-C is for us alone
+        start_new_session=True,  # Ctrl-C must only reach pytest
     )
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
         Path(folder).chmod(0o755)  # for clients of any user; the data is the server's
@@ -183,7 +183,7 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
 def create(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[], StorageSettings]:
-    """Makes an empty database."""
+    """Creates an empty database."""
 
     def make() -> StorageSettings:
         directory, url = tmp_path_factory.mktemp("database"), ""
@@ -200,7 +200,7 @@ def create(
 
 @pytest.fixture(scope="module")
 def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
-    """A migrated database for all tests of this file."""
+    """A migrated database for all tests of a file."""
     storage = create()
     migrate(storage)
     return storage
@@ -208,7 +208,7 @@ def migrated(create: Callable[[], StorageSettings]) -> StorageSettings:
 
 @pytest.fixture
 def engine(migrated: StorageSettings) -> Iterator[sa.Engine]:
-    """The engine of a database without rows: emptying is quicker than migrating."""
+    """The engine of a database without rows. Deleting rows is faster than migrating."""
     engine = open_engine(migrated.database_url)
     with engine.begin() as connection:
         leaves = commitment, delivered_object, delivery, result, event, patient, finding

@@ -1,4 +1,4 @@
-"""DICOMweb services that say what a test tells them to, over real sockets."""
+"""DICOMweb services with predefined replies, over real sockets."""
 
 import json
 import ssl
@@ -16,7 +16,7 @@ JSON = "application/dicom+json"
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What came, and its parts where it is multipart/related (RFC 2387)."""
+    """A received request, with its parts if it is multipart/related (RFC 2387)."""
 
     method: str
     path: str
@@ -35,7 +35,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What to answer."""
+    """A reply to send."""
 
     code: int = 200
     content: bytes = b""
@@ -50,7 +50,7 @@ def module(
 ) -> dict[str, Any]:
     """A Store Instances Response Module (PS3.18 table I.1-1) as DICOM JSON.
 
-    Warning and failure reasons by SOP Instance UID.
+    The arguments are warning and failure reasons by SOP Instance UID.
     """
 
     def item(uid: str, reason_tag: str, reason: int | None) -> dict[str, Any]:
@@ -79,8 +79,8 @@ class Service:
     """A running service.
 
     Attributes:
-        requests: What came so far.
-        replies: What it answers, one after the other, the last again and again.
+        requests: The requests received so far.
+        replies: The replies in order. The last one is repeated.
     """
 
     def __init__(self) -> None:
@@ -115,11 +115,11 @@ def serving_web(tls: ssl.SSLContext | None = None) -> Iterator[Service]:
         do_GET = do_POST = handle_one  # noqa: N815 - http.server's names
 
         def log_message(self, *_: object) -> None:
-            """Say nothing."""
+            """Log nothing."""
 
     class Server(ThreadingHTTPServer):
         def handle_error(self, *_: object) -> None:
-            """Say nothing of clients that hang up."""
+            """Ignore clients that close the connection."""
 
     server = Server(("127.0.0.1", 0), Handler)
     if tls:
@@ -139,7 +139,7 @@ def serving_web(tls: ssl.SSLContext | None = None) -> Iterator[Service]:
 def certificate(
     peer: Callable[[str], str], folder: Path, name: str = "IP:127.0.0.1"
 ) -> tuple[ssl.SSLContext, Path]:
-    """Make a certificate that signs itself; gives a server's context and its file."""
+    """Create a self-signed certificate; return a server context and its file."""
     key, file = folder / "key.pem", folder / "certificate.pem"
     subprocess.run(
         [

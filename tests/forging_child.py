@@ -1,6 +1,6 @@
-"""A decoding child that an attacker has taken over: it does what its calls say.
+"""A decoding child under the control of an attacker: it runs the code in its calls.
 
-It imports no codecs, so that it starts at once.
+It imports no codecs, so that it starts quickly.
 """
 
 import json
@@ -15,11 +15,11 @@ END = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, int(sys.argv[1]))
 
 
 def send(*parts: bytes) -> None:
-    """Send bytes as they are."""
+    """Send bytes unchanged."""
     END.sendall(b"".join(parts))
 
 
-def answer(content: Any, *buffers: bytes) -> None:  # noqa: ANN401 - whatever JSON has
+def answer(content: Any, *buffers: bytes) -> None:  # noqa: ANN401 - any JSON value
     """Send a message with a head of bytes, or of JSON."""
     head = content if isinstance(content, bytes) else json.dumps(content).encode()
     sizes = [struct.pack("<Q", len(each)) for each in buffers]
@@ -34,7 +34,7 @@ class Arguments(pickle.Unpickler):
 
 
 def main() -> None:
-    """Say that it is ready, then run the code of each call."""
+    """Report that the process is ready, then run the code of each call."""
     answer(["returned", {"landlock": 0, "seccomp": False}])
     while announced := END.recv(12, socket.MSG_WAITALL):
         _, length = struct.unpack("<IQ", announced)

@@ -1,4 +1,4 @@
-"""What tests of the journal write into it, and read from it."""
+"""Data and helpers for tests of the journal."""
 
 from collections.abc import Callable
 
@@ -53,14 +53,14 @@ def destination(name: str, **changes: object) -> DicomDestination:
 
 
 def work(engine: sa.Engine) -> list[tuple[str, str]]:
-    """What DBOS will run: ids and states of the work items, in their order."""
+    """Return the work items of DBOS in order, as ids and states."""
     query = work_item(engine).select().order_by("workflow_uuid")
     with engine.connect() as connection:
         return [(row[0], row[1]) for row in connection.execute(query)]
 
 
 def work_item(engine: sa.Engine) -> sa.TableClause:
-    """DBOS's table of work, of which tests may know."""
+    """Return the work table of DBOS. Only tests may access it."""
     schema = "dbos" if engine.dialect.name == "postgresql" else None
     columns = sa.column("workflow_uuid"), sa.column("status")
     return sa.table("workflow_status", *columns, schema=schema)
@@ -73,7 +73,7 @@ def state_of(journal: Journal, instance: ReceivedInstance) -> str:
 
 
 def looked_after(url: str) -> DBOSConfig:
-    """Have DBOS look after the work of a database, as a worker does."""
+    """Return the configuration with which a worker runs DBOS on a database."""
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=url,

@@ -1,6 +1,7 @@
-"""Sends harmed instances through all that takes instances in, and tells what came.
+"""Send damaged instances through all inputs of a node, and report the outcomes.
 
-For `test_mutations.py`, a few of them, and for `chaos/test_mutations.py`, very many.
+`test_mutations.py` uses it with a few instances, and `chaos/test_mutations.py` with
+very many.
 """
 
 import argparse
@@ -59,7 +60,7 @@ results = {results}
 """
 ROLES = ("dicom_node.receiver", "dicom_node.worker", "api")
 ENDS = {"analyzed", "delivered", "not_analyzed", "failed"}
-# What no log may hold: a bug of ours, or a role that came back.
+# Must not occur in a log: bugs of the node, and restarted roles.
 SURPRISES = re.compile(
     r"Traceback|An error of this program|failed unexpectedly|Failed on |Error:|"
     r"Cannot store a dataset|Cannot decide|ended with|CRITICAL"
@@ -67,17 +68,17 @@ SURPRISES = re.compile(
 
 
 Row = tuple[str, str]
-"""What was done to an instance, and what became of it."""
+"""The mutation of an instance, and its outcome."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node at work on harmed instances.
+    """A node that processes damaged instances.
 
     Attributes:
         served: Its processes.
-        folder: Where its settings, its log and its files are.
-        roles: The processes of its roles as they were at first.
+        folder: The folder of its settings, log and files.
+        roles: The initial process ids of its roles.
     """
 
     served: Served
@@ -89,22 +90,22 @@ class Node:
         return (self.folder / "log").read_text()
 
     def surprises(self) -> list[str]:
-        """Lines of the log that speak of what nobody foresaw."""
+        """Return the lines of the log that report unexpected errors."""
         return [each for each in self.log.splitlines() if SURPRISES.search(each)]
 
     def replaced(self) -> dict[str, list[int]]:
-        """Roles that are no more the processes that they were."""
+        """Return the roles with other processes than at the start."""
         now = {role: self.served.roles(role) for role in ROLES}
         return {role: pids for role, pids in now.items() if pids != self.roles[role]}
 
     def store(self, samples: Sequence[Sample]) -> Iterator[Answer]:
-        """Send each by C-STORE, in order, over as few associations as will do."""
+        """Send the samples in order by C-STORE, over few associations."""
         with raw_sender(self.served.address.port) as sender:
             for each in samples:
                 yield sender.send(each)
 
     def ends(self, samples: Sequence[Sample], answers: Sequence[Answer]) -> list[Row]:
-        """Wait until all that was taken has ended; tell how each did."""
+        """Wait until all accepted samples are finished; return the outcome of each."""
         taken = sum(answer.status == 0 for answer in answers)
         wait_for(lambda: self._ended() >= taken)
         states = {row.sop_instance_uid: row for row in self._rows()}
@@ -114,7 +115,7 @@ class Node:
         ]
 
     def predict(self, samples: Sequence[Sample]) -> Iterator[Row]:
-        """Upload each to /predict."""
+        """Upload each sample to /predict."""
         ports = json.loads((self.folder / "node" / "run" / "ports.json").read_text())
         with httpx.Client(
             base_url=f"http://127.0.0.1:{ports['api']}", timeout=120
@@ -143,7 +144,7 @@ class Node:
 
 @contextmanager
 def mutated_node(folder: Path) -> Iterator[Node]:
-    """Run a node whose archive wants every kind of result, notices too."""
+    """Run a node with an archive that receives every kind of result, and notices."""
     archive = start_archive(folder / "archive")
     text = CONFIG.format(port=archive.port, results=KINDS)
     (folder / "node.toml").write_text(text)
@@ -155,14 +156,14 @@ def mutated_node(folder: Path) -> Iterator[Node]:
 
 
 def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
-    """Give each to `fracture-node analyze` as a file of a folder."""
+    """Pass each sample to `fracture-node analyze` as a file in a folder."""
     inputs = folder / "in"
     inputs.mkdir()
     for number, sample in enumerate(samples):
         (inputs / f"{number:05}").write_bytes(sample.part10)
     settings = load(node / "node.toml", {})
     given = argparse.Namespace(paths=[inputs], out=folder / "out", json=True)
-    torch.set_num_threads(1)  # as its main does
+    torch.set_num_threads(1)  # as the command does
     lines = analyze.run(settings, given)
     return [
         (sample.kind, f"{line.state} {_brief(line.reason)}")
@@ -171,7 +172,7 @@ def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
 
 
 def table(title: str, rows: Sequence[Row]) -> str:
-    """Count what became of each kind."""
+    """Count the outcomes of each kind."""
     lines = [f"{title}: {len(rows)}"]
     for (kind, what), count in sorted(Counter(rows).items()):
         lines.append(f"  {kind:22} {count:5} {what}")
@@ -187,12 +188,12 @@ def _outcome(answer: Answer, row: Any | None) -> str:  # noqa: ANN401 - SQLAlche
 
 
 def _brief(reason: str) -> str:
-    """The reason without what differs from case to case."""
+    """Return the reason without the parts that differ from case to case."""
     return re.sub(r"\d{3,}", "N", reason.partition(".")[0])[:60]
 
 
 def originals(largest: int) -> list[Sample]:
-    """The real files that are not too large; phantoms, too, which are always there."""
+    """Return the real files that are not too large, if any, and phantoms."""
     found = samples_in(SHARED, largest) if SHARED.exists() else []
     return [*found, *phantoms()]
 

@@ -1,8 +1,8 @@
-"""Datasets as bytes, and seeded harm done to them.
+"""Datasets as bytes, and mutations of them with a seed.
 
-pydicom would refuse to write most of what stands here, and a sender that parses what
-it sends would never let it leave. So datasets are walked and put together by hand, in
-whatever encoding they have, and harmed by kinds that have names.
+pydicom would refuse to write most of these datasets, and a sender that parses datasets
+would not send them. Datasets are therefore parsed and assembled by hand, in any
+encoding. The mutations have names.
 """
 
 import random
@@ -45,14 +45,14 @@ NOTHING = "2.25.0"
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A dataset on its way, and what its sender says of it.
+    """A dataset to send, and its description by the sender.
 
     Attributes:
-        kind: What was done to it.
+        kind: The name of its mutation.
         syntax: Transfer Syntax UID that it is sent in.
-        sop_class_uid: Of the command.
-        sop_instance_uid: Of the command.
-        dataset: The bytes, deflated where the syntax asks for that.
+        sop_class_uid: SOP Class UID in the command.
+        sop_instance_uid: SOP Instance UID in the command.
+        dataset: The bytes, deflated if the transfer syntax requires it.
     """
 
     kind: str
@@ -64,7 +64,7 @@ class Sample:
     @property
     def part10(self) -> bytes:
         """The same as a file (PS3.10 7.1)."""
-        # A file must name something, though the dataset does not.
+        # A file needs UIDs, even if the dataset has none.
         meta = create_file_meta(
             sop_class_uid=UID(self.sop_class_uid or NOTHING),
             sop_instance_uid=UID(self.sop_instance_uid or NOTHING),
@@ -75,16 +75,16 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How the heads of elements are written (PS3.5 7.1)."""
+    """How the headers of elements are written (PS3.5 7.1)."""
 
     implicit: bool
-    order: str  # of struct: "<" or ">"
+    order: str  # for struct: "<" or ">"
 
     def tag(self, number: int) -> bytes:
         return struct.pack(f"{self.order}HH", number >> 16, number & 0xFFFF)
 
     def element(self, tag: int, vr: bytes, value: bytes, length: int = -1) -> bytes:
-        """Put an element together; its length may lie."""
+        """Assemble an element. Its length may be wrong."""
         value += (b"\0" if vr in {b"UI", b"OB", b"UN"} else b" ") * (len(value) % 2)
         length = len(value) if length < 0 else length
         if self.implicit:
@@ -106,13 +106,13 @@ class Encoding:
 
 
 def vr_of(keyword: str) -> bytes:
-    """One of the VRs that an attribute may have."""
+    """Return one of the VRs that an attribute may have."""
     return dictionary_VR(keyword)[:2].encode()
 
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One top-level element, as it lies in a dataset."""
+    """One top-level element, with its position in a dataset."""
 
     tag: int
     vr: bytes
@@ -122,7 +122,7 @@ class Field:
 
 
 def fields(data: bytes, encoding: Encoding) -> list[Field]:
-    """Find the top-level elements, up to where the bytes make no more sense."""
+    """Find the top-level elements up to the first bytes that cannot be parsed."""
     found: list[Field] = []
     position, depth = 0, 0
     while position + 8 <= len(data):
@@ -156,7 +156,7 @@ def fields(data: bytes, encoding: Encoding) -> list[Field]:
 
 @dataclass(slots=True)
 class Draft:
-    """A dataset that is being harmed."""
+    """A dataset that is being mutated."""
 
     data: bytes
     encoding: Encoding
@@ -171,7 +171,7 @@ class Draft:
         return next((each for each in self.fields if each.tag == tag), None)
 
     def put(self, keyword: str, value: bytes, vr: bytes = b"") -> None:
-        """Write an attribute, in place of the one that is there or where it belongs."""
+        """Write an attribute. It replaces an existing one or is inserted in order."""
         tag = int(Tag(keyword))
         self.put_element(tag, self.encoding.named(keyword, value, vr))
 
@@ -222,7 +222,7 @@ NUMBERS = ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated", "BitsStored",
 
 
 def flipped(draft: Draft) -> None:
-    """Flip bytes before the pixels."""
+    """Flip bits before the pixel data."""
     pixels = draft.find(PIXEL_DATA)
     _flip(draft, 0, pixels.start if pixels else len(draft.data))
 
@@ -249,7 +249,7 @@ def truncated(draft: Draft) -> None:
 
 
 def wrong_length(draft: Draft) -> None:
-    """Change what an element says of its length."""
+    """Change the length of an element without changing its value."""
     found = draft.some()
     if found is None:
         return
@@ -284,7 +284,7 @@ def swapped_tags(draft: Draft) -> None:
 
 
 def disordered(draft: Draft) -> None:
-    """Shuffle, repeat and drop elements."""
+    """Shuffle, repeat or drop elements."""
     found = draft.fields
     parts = [draft.data[each.start : each.end] for each in found]
     match draft.chance.randrange(3):
@@ -299,7 +299,7 @@ def disordered(draft: Draft) -> None:
 
 
 def nested(draft: Draft) -> None:
-    """Sequences in sequences, as deep as a stack is not."""
+    """Nest sequences, also deeper than a stack allows."""
     keyword = draft.chance.choice(SEQUENCES)
     tag, encoding = int(Tag(keyword)), draft.encoding
     depth = draft.chance.choice((1, 3, 50, 500, 5000))
@@ -324,7 +324,7 @@ def many_items(draft: Draft) -> None:
 
 
 def odd_items(draft: Draft) -> None:
-    """Sequences whose items hold what was not meant for them, or are none."""
+    """Write sequences with invalid items, or with bytes that are not items."""
     keyword = draft.chance.choice(SEQUENCES)
     encoding, chance = draft.encoding, draft.chance
     inner = chance.choice(
@@ -339,7 +339,7 @@ def odd_items(draft: Draft) -> None:
 
 
 def contradicting_pixels(draft: Draft) -> None:
-    """Say of the pixels what they are not."""
+    """Write attributes that contradict the pixel data."""
     for _ in range(draft.chance.choice((1, 1, 2, 4))):
         number = draft.chance.choice(
             (
@@ -404,7 +404,7 @@ def strange_window(draft: Draft) -> None:
 
 
 def strange_table(draft: Draft) -> None:
-    """Modality, VOI and palette tables that do not add up."""
+    """Write inconsistent modality, VOI and palette tables."""
     encoding, chance = draft.encoding, draft.chance
     descriptor = encoding.short(
         chance.choice((0, 1, 2, 256, 4096, 65_535)),
@@ -430,7 +430,7 @@ def strange_table(draft: Draft) -> None:
 
 
 def other_vr(draft: Draft) -> None:
-    """Write an attribute in another VR than the standard's."""
+    """Write an attribute with a VR that differs from the standard."""
     keyword = draft.chance.choice(TEXTS + NUMBERS + SEQUENCES + TYPE_2 + TYPE_3)
     vr = draft.chance.choice((*SHORT, b"OB", b"OW", b"UN", b"SQ", b"UT", b"ZZ"))
     draft.put(keyword, draft.chance.choice(NASTY), vr)
@@ -446,7 +446,7 @@ def other_vr_in_place(draft: Draft) -> None:
 
 
 def strange_identity(draft: Draft) -> None:
-    """Harm what results copy."""
+    """Damage attributes that are copied to results."""
     for keyword in draft.chance.sample(TYPE_2 + TYPE_3 + IMAGE_TYPE_3, 6):
         value = draft.chance.choice(NASTY)
         if vr_of(keyword) == b"SQ" and draft.chance.random() < 0.7:
@@ -479,7 +479,7 @@ def lying_character_set(draft: Draft) -> None:
 
 
 def garbage(draft: Draft) -> None:
-    """Bytes that belong to nothing: after, before, and in private groups."""
+    """Add bytes that belong to nothing: after, before, and in private groups."""
     chance = draft.chance
     some = chance.randbytes(chance.choice((1, 7, 100)))
     match chance.randrange(4):
@@ -498,7 +498,7 @@ def garbage(draft: Draft) -> None:
 
 
 def odd_fragments(draft: Draft) -> None:
-    """Encapsulated Pixel Data without fragments, with too many, with false offsets."""
+    """Write encapsulated Pixel Data with no, too many or wrong fragments or offsets."""
     encoding, chance = draft.encoding, draft.chance
     pixels = draft.find(PIXEL_DATA)
     content = draft.data[pixels.value + 8 : pixels.end - 8] if pixels else b""
@@ -521,7 +521,7 @@ def odd_fragments(draft: Draft) -> None:
 
 
 def lying_codestream(draft: Draft) -> None:
-    """Overwrite the first bytes of the frame, where codecs keep sizes and depths."""
+    """Overwrite the start of the frame, where codecs store sizes and depths."""
     pixels = draft.find(PIXEL_DATA)
     if pixels is None:
         return
@@ -571,7 +571,7 @@ HARMS: tuple[Harm, ...] = (
 
 
 def part10_sample(content: bytes, kind: str) -> Sample:
-    """Take a file apart, as far as its bytes go, without believing them."""
+    """Parse the bytes of a file as far as possible, without trusting them."""
     start, syntax = 0, ""
     group_2 = Encoding(implicit=False, order="<")
     if content[128:132] == b"DICM":
@@ -601,7 +601,7 @@ def part10_sample(content: bytes, kind: str) -> Sample:
 
 
 def opened(sample: Sample, chance: random.Random) -> Draft:
-    """Prepare to change a dataset: inflated, its encoding known."""
+    """Prepare to mutate a dataset: inflate it and determine its encoding."""
     data = sample.dataset
     if sample.syntax == DeflatedExplicitVRLittleEndian:
         try:
@@ -616,7 +616,7 @@ def opened(sample: Sample, chance: random.Random) -> Draft:
 
 
 def closed(draft: Draft) -> bytes:
-    """What is sent: deflated where the syntax asks for it."""
+    """Return the bytes to send, deflated if the transfer syntax requires it."""
     if draft.syntax != DeflatedExplicitVRLittleEndian:
         return draft.data
     deflater = zlib.compressobj(wbits=-15)
@@ -624,7 +624,11 @@ def closed(draft: Draft) -> bytes:
 
 
 def _made_interesting(draft: Draft, sample: Sample) -> str:
-    """Bring an instance, mostly, to where it would be analyzed; its SOP Class."""
+    """Change most instances so that they would be analyzed.
+
+    Returns:
+        The SOP Class UID.
+    """
     sop_class = sample.sop_class_uid
     if draft.chance.random() < 0.8:
         draft.put("BodyPartExamined", b"HAND")
@@ -639,10 +643,10 @@ def _made_interesting(draft: Draft, sample: Sample) -> str:
 
 
 def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Sample]:
-    """Harm samples in turn, each kind as often as the others.
+    """Yield mutated samples, with all mutations equally frequent.
 
-    Each has a SOP Instance UID of its own in command and dataset, which the harm may
-    reach as it may all else.
+    Each sample has a new SOP Instance UID in command and dataset. The mutation may
+    change it, like any other attribute.
     """
     for number in range(count):
         chance = random.Random(f"{seed}-{number}")
@@ -657,7 +661,7 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
 
 
 def samples_in(folder: Path, largest: int) -> list[Sample]:
-    """All files of a folder and those below it that are not too large, as they are."""
+    """Return the files of a folder and its subfolders that are not too large."""
     paths = (each for each in sorted(folder.rglob("*")) if each.is_file())
     return [
         part10_sample(path.read_bytes(), "as it is")

@@ -1,7 +1,7 @@
-"""A sender that sends what it is given: commands and datasets as bytes.
+"""A sender of arbitrary commands and datasets as bytes.
 
-storescu and pynetdicom's own `send_c_store` read a dataset, take its UIDs for the
-command, and keep what they cannot parse to themselves.
+storescu and `send_c_store` of pynetdicom parse a dataset, use its UIDs for the command,
+and do not send what they cannot parse.
 """
 
 import struct
@@ -17,7 +17,7 @@ from dicom_node.codecs import DECODABLE
 from dicom_node.sop_classes import STORED
 from tests.mutations import Sample
 
-COMMAND, LAST = 1, 2  # message control header, PS3.8 E.2
+COMMAND, LAST = 1, 2  # bits of the message control header, PS3.8 E.2
 PIECE = 65_536
 ANSWER_S = 60.0
 C_STORE_RQ, MEDIUM = 0x0001, 0
@@ -25,10 +25,10 @@ C_STORE_RQ, MEDIUM = 0x0001, 0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back.
+    """The response to a request.
 
     Attributes:
-        status: None when the association ended instead.
+        status: The status; None if the association ended without a response.
         comment: Error Comment (0000,0902).
     """
 
@@ -37,7 +37,7 @@ class Answer:
 
 
 class RawSender:
-    """Sends any bytes over associations of its own, a new one when one has ended."""
+    """Sends any bytes over an association, and opens a new one if it has ended."""
 
     def __init__(
         self, port: int, ae_title: str = "FRACTURE_AI", host: str = "127.0.0.1"
@@ -46,7 +46,7 @@ class RawSender:
         self._association: Association | None = None
 
     def send(self, sample: Sample, command: bytes | None = None) -> Answer:
-        """Send one dataset, under the sample's own UIDs or a command of one's own."""
+        """Send one dataset, with a given command or the UIDs of the sample."""
         association = self._open()
         context = next(
             each.context_id
@@ -55,7 +55,7 @@ class RawSender:
             and each.transfer_syntax == [sample.syntax]
         )
         uids = sample.sop_class_uid.encode(), sample.sop_instance_uid.encode("latin-1")
-        # The reactor would take the answer; so does pynetdicom's own send_c_store.
+        # The reactor would take the response; send_c_store of pynetdicom stops it too.
         association._reactor_checkpoint.clear()
         try:
             for piece in fragments(command or c_store(*uids), COMMAND):
@@ -97,7 +97,7 @@ def raw_sender(port: int) -> Iterator[RawSender]:
 
 
 def c_store(sop_class_uid: bytes, sop_instance_uid: bytes) -> bytes:
-    """Write the command of a C-STORE request (PS3.7 9.3.1.1), UIDs as they are."""
+    """Return the command of a C-STORE request (PS3.7 9.3.1.1), UIDs unchanged."""
     elements = (
         (0x0002, sop_class_uid),
         (0x0100, struct.pack("<H", C_STORE_RQ)),
@@ -116,7 +116,7 @@ def _element(number: int, value: bytes) -> bytes:
 
 
 def fragments(message: bytes, kind: int) -> Sequence[bytes]:
-    """Cut a command or dataset into values of PDVs, at least one."""
+    """Split a command or dataset into at least one PDV value."""
     cuts = range(0, max(len(message), 1), PIECE)
     pieces = [message[start : start + PIECE] for start in cuts]
     last = len(pieces) - 1

@@ -1,4 +1,4 @@
-"""A site with a journal that holds phantoms, as a worker would have left them."""
+"""A site with a journal that contains phantoms, as a worker would leave it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -41,7 +41,7 @@ REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
 
 @contextmanager
 def served(site: "Review") -> Iterator[int]:
-    """Serve a site until the end, and its streams of changes; gives the port."""
+    """Serve a site with its streams of changes during the block; yield the port."""
     with ExitStack() as stack:
         ended = False
         site.app.state.ending = lambda: ended
@@ -52,7 +52,7 @@ def served(site: "Review") -> Iterator[int]:
 
 
 class Review(Site):
-    """A site with a journal, and what a receiver and a worker do to it."""
+    """A site with a journal, and methods that act as a receiver and a worker."""
 
     def __init__(self, folder: Path, api: str = TOKENS, more: str = PACS) -> None:
         self.told = list[AccessEvent]()
@@ -77,7 +77,7 @@ class Review(Site):
         photometric_interpretation: str = "MONOCHROME2",
         **header: str,
     ) -> ReceivedInstance:
-        """Take in a broken phantom."""
+        """Receive a broken phantom."""
         phantom = draw_phantom(broken=True, rows=300, columns=200, seed=number)
         dataset = phantom_dataset(
             phantom, photometric_interpretation=photometric_interpretation
@@ -110,7 +110,7 @@ class Review(Site):
         return received
 
     def answer(self, received: ReceivedInstance, probability: float = 0.75) -> str:
-        """Answer an instance, with one result; returns its UID."""
+        """Store an analysis with one result; return the UID of the result."""
         uid = f"2.25.{1000 + int(received.id, 16)}"
         path = f"results/{received.id}-{uid}.dcm"
         (self.directory / path).write_bytes(b"a result")
@@ -135,7 +135,7 @@ class Review(Site):
     def settle(
         self, received: ReceivedInstance, outcome: Outcome, name: str = "pacs"
     ) -> None:
-        """Have a delivery end."""
+        """Record the outcome of a delivery."""
         run = next(
             each["run"]
             for each in self.runs(received.id)
@@ -147,13 +147,13 @@ class Review(Site):
         self.journal.settlement.settle(received.id, where, run, {uid: outcome})
 
     def refuse(self, received: ReceivedInstance, why: str = "This is a chest.") -> None:
-        """Do not analyze an instance."""
+        """Mark an instance as not analyzed."""
         ended = Conclusion(InstanceState.NOT_ANALYZED, why)
         self.journal.analyses.begin(received.id, 1)
         self.journal.analyses.conclude(received.id, 1, ended)
 
     def fail(self, received: ReceivedInstance, why: str) -> None:
-        """Fail an analysis."""
+        """Mark an analysis as failed."""
         self.journal.analyses.begin(received.id, 1)
         ended = Conclusion(InstanceState.FAILED, why)
         self.journal.analyses.conclude(received.id, 1, ended)
@@ -168,12 +168,12 @@ class Review(Site):
         path: str,
         token: str = ACTING,
         method: str = "POST",
-        **body: Any,  # noqa: ANN401 - what httpx takes
+        **body: Any,  # noqa: ANN401 - arguments of httpx
     ) -> httpx.Response:
-        """Do something, as an operator where nothing else is said."""
+        """Send a request that changes something; by default as an operator."""
         return self.ask(method, f"/api/v1{path}", bearing(token), **body)
 
     def get(self, path: str, shown: Mapping[str, str] | None = None) -> httpx.Response:
-        """Ask /api/v1 for something, as a viewer where nothing else is said."""
+        """Send a GET request to /api/v1; by default as a viewer."""
         headers = bearing(LOOKING) if shown is None else shown
         return self.ask("GET", f"/api/v1{path}", headers)

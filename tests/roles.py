@@ -1,4 +1,4 @@
-"""Roles in processes of their own, for tests that end them."""
+"""Roles in separate processes, for tests that stop them."""
 
 import os
 import subprocess
@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-SOON_S = 10.0  # a busy machine; an idle one needs one to five seconds
+SOON_S = 10.0  # for a busy machine; an idle one needs one to five seconds
 
 
 class Role:
-    """A role in a process of its own, and the lines that it has logged."""
+    """A role in a separate process, and its log lines."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
@@ -30,19 +30,23 @@ class Role:
                 self._news.notify_all()
 
     def has_logged(self, words: str) -> None:
-        """Wait until it has."""
+        """Wait until the role has logged these words."""
         with self._news:
             assert self._news.wait_for(lambda: words in "".join(self._lines), 120), (
                 "".join(self._lines)
             )
 
     def end(self, number: int) -> str:
-        """Send a signal; return the log of the role, which ends soon and with 0."""
+        """Send a signal, and require that the role ends soon with status 0.
+
+        Returns:
+            The log of the role.
+        """
         self.process.send_signal(number)
         return self.ended()
 
     def ended(self) -> str:
-        """Wait for the role, which ends soon and with 0; return its log."""
+        """Require that the role ends soon with status 0; return its log."""
         asked = time.monotonic()
         status = self.process.wait(60)
         took = time.monotonic() - asked
@@ -60,7 +64,7 @@ def running(arguments: Sequence[str], folder: Path) -> Iterator[Role]:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        # Its imports are those of this checkout wherever it runs.
+        # It imports the modules of this checkout, whatever its working directory is.
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     ) as process:
         try:

@@ -1,4 +1,4 @@
-"""A node in processes of its own, as a hospital runs it, for tests to speak to."""
+"""A node in separate processes, as in production, as a peer for tests."""
 
 import json
 import os
@@ -26,15 +26,16 @@ from dicom_node.sender import echo
 START = (sys.executable, "-P", "-m", "dicom_node.supervisor")
 NOTHING: Mapping[str, str] = MappingProxyType({})
 SLOW_ROWS, SLOW_COLUMNS = 10_000, 20_000
-"""Of an image that takes more than 2 s to decode on a fast machine. The receiver takes
-it by default; max_megapixels must be larger than by default."""
-PATIENCE_S = 120.0  # a machine may be busy; what is waited for comes much sooner
+"""Size of an image that takes more than 2 s to decode on a fast machine. The receiver
+accepts it by default; max_megapixels must be larger than the default."""
+PATIENCE_S = 120.0  # for a busy machine; usually much shorter
 
 
 class Served:
-    """A node in processes of its own; may be killed and started again.
+    """A node in separate processes. It can be killed and started again.
 
-    `before` stands before its command, as `setpriv` would; `title` is whom it lets in.
+    `before` is a prefix of its command, such as `setpriv`; `title` is an AE title that
+    it accepts.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Served:
         wait_for(self._echoes)
 
     def kill(self) -> None:
-        """Kill the supervisor; the kernel takes the roles with it."""
+        """Kill the supervisor; the kernel then kills the roles."""
         self.process.kill()
         self.process.wait()
 
@@ -76,7 +77,7 @@ class Served:
         return self.process.wait(60)
 
     def roles(self, module: str) -> list[int]:
-        """Process ids of a role."""
+        """Return the process ids of a role."""
         return children(self.process.pid, module)
 
     def _echoes(self) -> bool:
@@ -85,7 +86,7 @@ class Served:
 
 
 def children(parent: int, module: str) -> list[int]:
-    """Process ids of the children of a process that run a module."""
+    """Return the ids of the child processes of a process that run a module."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -99,9 +100,9 @@ def children(parent: int, module: str) -> list[int]:
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    """Ask again and again, since a process of its own can only be asked.
+    """Poll a condition, because the state of another process can only be polled.
 
-    Less and less often, for what asks takes from what is asked.
+    The interval grows, because polling takes processor time from the polled process.
     """
     start = time.monotonic()
     while not condition():
@@ -111,7 +112,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs: neither gone nor a zombie."""
+    """Return whether a process runs, and is not a zombie."""
     try:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]
     except (FileNotFoundError, ProcessLookupError):
@@ -129,26 +130,26 @@ def serving(config: Path) -> Iterator[Served]:
 
 
 def counts(config: Path) -> dict[str, int]:
-    """How many instances are in each state."""
+    """Return the number of instances in each state."""
     with history(config) as told:
         return told.counts()
 
 
 def reasons(config: Path, sop_instance_uid: str) -> list[str]:
-    """What the node says of each revision of an instance."""
+    """Return the reasons of all revisions of an instance."""
     with history(config) as told:
         return [row.reason for row in told.by_uid(sop_instance_uid)]
 
 
 def states(config: Path, sop_instance_uid: str) -> list[str]:
-    """Where each revision of an instance stands."""
+    """Return the states of all revisions of an instance."""
     with history(config) as told:
         return [row.state for row in told.by_uid(sop_instance_uid)]
 
 
 @contextmanager
 def history(config: Path) -> Iterator[History]:
-    """What a node's journal tells."""
+    """Open the history in the journal of a node."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
         yield History(engine)
@@ -157,7 +158,7 @@ def history(config: Path) -> Iterator[History]:
 
 
 def made_slow(path: Path) -> None:
-    """Make an instance an image of 200 megapixels, which takes seconds to decode.
+    """Change an instance to an image of 200 megapixels that takes seconds to decode.
 
     Its pixels are deflated, so that the file is small.
     """

@@ -1,21 +1,21 @@
-// Charts of counts, as SVG. The same numbers stand in a table below, for those who do not see them.
+// Charts of counts, as SVG. A table below has the same numbers, for users who cannot see the chart.
 
 import { make } from "./elements.js";
 import { texts } from "./text.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 220, 44, 24, 8]; // in units of the drawing
-const GAP = 0.18; // of a column's width
+const [WIDTH, HEIGHT, LEFT, BOTTOM, TOP] = [640, 220, 44, 24, 8]; // in units of the SVG viewport
+const GAP = 0.18; // as a share of the column width
 const STEPS = [1, 2, 5];
 
 /**
  * Draw stacked columns.
  * @param {object} chart
- * @param {string} chart.title What it shows.
- * @param {string} chart.head Of the columns' names.
- * @param {string[]} chart.names By column; the empty string leaves a place on the axis blank.
- * @param {{name: string, color: string, values: number[]}[]} chart.series From the bottom up; colors are custom
+ * @param {string} chart.title The title.
+ * @param {string} chart.head Heading of the column names in the table.
+ * @param {string[]} chart.names Name of each column; an empty string leaves its axis label blank.
+ * @param {{name: string, color: string, values: number[]}[]} chart.series From bottom to top. The colors are custom
  *   properties of the page.
- * @param {string[]} chart.long Names for the table and for who points at a column, where these are longer.
+ * @param {string[]} chart.long Longer names for the table and for tooltips.
  */
 export function columns({ title, head, names, series, long = names }) {
   const totals = names.map((_, index) => series.reduce((sum, { values }) => sum + values[index], 0));
@@ -41,7 +41,7 @@ export function columns({ title, head, names, series, long = names }) {
   return make("figure", { class: "chart" }, drawing, series.length > 1 && legend(series), table({ title, head, names: long, series }));
 }
 
-/** The next number of the kind 1, 2, 5, 10: an axis that can be read. */
+/** Round up to a number such as 1, 2, 5 or 10, so that the axis has readable values. */
 function rounded(value) {
   const power = 10 ** Math.floor(Math.log10(value));
   return (STEPS.find((step) => step * power >= value) ?? 10) * power;

@@ -1,4 +1,4 @@
-// Where results go, and who calls.
+// The destinations of results, and the callers.
 
 import { byId, complain, make } from "./elements.js";
 import { act, ask, lookAnew, mayAct } from "./node.js";
@@ -6,8 +6,8 @@ import { say, texts } from "./text.js";
 import { ago, when } from "./words.js";
 
 const t = texts.destinations;
-const EVERY_MS = 15_000; // who calls is in no stream of changes
-const asking = new Set(); // destinations that are being asked for a sign of life
+const EVERY_MS = 15_000; // callers are not part of the change stream
+const asking = new Set(); // destinations with a running connection test
 
 async function show() {
   try {
@@ -21,7 +21,7 @@ async function show() {
   }
 }
 
-/** Put rows in their place, or say that there are none; the focus stays. */
+/** Replace the rows of a table, or show that there are none. Keeps the focus. */
 function put(id, rows) {
   const focused = document.activeElement?.id;
   byId(id).replaceChildren(...rows);
@@ -29,14 +29,14 @@ function put(id, rows) {
   if (focused) byId(focused)?.focus();
 }
 
-/** How a destination fares, in a word. */
+/** The state of a destination in one word. */
 function standing({ paused, last_success: last, last_failure: failure, outages, echoes: [echo] }) {
   if (paused) return "paused";
   if (outages.length || failure || (echo && !echo.alive && !echo.outdated)) return "failing";
   return last ? "well" : "idle";
 }
 
-/** How the last attempt at a delivery ended, and how long ago, for each AE that fails. */
+/** The result of the last delivery attempt and its age, for each AE that fails. */
 function attempts({ name, last_success: last, last_failure: failure, outages }) {
   if (!outages.length && failure) return [[t.last_attempt, say(t.attempt_failed, { ago: ago(failure.at), reason: failure.reason })]];
   if (!outages.length) return [[t.last_attempt, last ? say(t.succeeded, { ago: ago(last) }) : t.nobody]];
@@ -76,7 +76,7 @@ function card(place) {
   );
 }
 
-/** The outcome of a C-ECHO. It no longer counts if a later delivery had another outcome. */
+/** The result of a C-ECHO. It is outdated if a later delivery had another result. */
 function heard({ at, who, alive, comment, seconds, outdated }) {
   const words = alive ? say(t.alive, { seconds: seconds.toFixed(2) }) : comment;
   const word = outdated ? "unknown" : alive ? "ok" : "failing";
@@ -85,7 +85,7 @@ function heard({ at, who, alive, comment, seconds, outdated }) {
     make("span", { class: "below", text: ` ${ago(at)}, ${when(at)}, ${who}` }));
 }
 
-/** Try at once what waits for a destination. */
+/** Retry the waiting deliveries of a destination now. */
 async function tryNow(name) {
   await act(`/failures/retry?${new URLSearchParams({ destination: name, waiting: true })}`).catch(complain);
   await show();

@@ -1,13 +1,13 @@
-// Elements of a page. What strangers wrote is set as text, and so never markup.
+// Elements of a page. Text from outside is set as text and never parsed as markup.
 
 export const byId = (id) => document.getElementById(id);
 
 /**
- * Make an element.
- * @param {string} tag Of HTML.
- * @param {object} attributes `text` is its text, a function listens to the event of its name; what is null or
- *   false is left out.
- * @param {...(Node | string)} children After the text; what is falsy is left out.
+ * Create an element.
+ * @param {string} tag The HTML tag name.
+ * @param {object} attributes `text` sets the text. A function listens to the event of that name. Attributes that are
+ *   null or false are omitted.
+ * @param {...(Node | string)} children Appended after the text. Falsy children are omitted.
  */
 export function make(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -20,7 +20,7 @@ export function make(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Show an error to the person at the page, or, with nothing, that there is none any more. */
+/** Show an error to the user, or hide it if there is no argument. */
 export function complain(error) {
   const alert = byId("alert");
   alert.textContent = error?.message ?? "";

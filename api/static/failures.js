@@ -1,4 +1,4 @@
-// What failed, by place and reason, and the hand on the lever.
+// Failures by destination and reason, with buttons to retry them and to pause a destination.
 
 import { byId, complain, make } from "./elements.js";
 import { act, ask, lookAnew, mayAct } from "./node.js";
@@ -8,7 +8,7 @@ import { address, image, when } from "./words.js";
 const t = texts.failures;
 const about = ({ destination, reason, waiting }) => new URLSearchParams({ destination, reason, waiting });
 
-/** Show all groups; those that were open stay so. */
+/** Show all groups. Groups that are open stay open. */
 async function show() {
   try {
     const [groups, places] = await Promise.all([ask("/failures"), ask("/destinations")]);
@@ -46,14 +46,14 @@ function card(group, places, isOpen) {
   );
 }
 
-/** Why it failed. A delivery shows each reason with the objects concerned. */
+/** The reason of a failure. For a delivery, each reason is shown with the affected objects. */
 function reasons({ reason, reasons: each }) {
   if (!each.length) return make("p", { class: "reason", text: reason || t.no_reason });
   const lines = each.map(({ reason: why, objects }) => make("li", { class: "reason", text: say(t.objects_reason, { objects: objects.join(", "), reason: why || t.no_reason }) }));
   return make("ul", { class: "reasons" }, ...lines);
 }
 
-/** Pause a destination, or let it go on. */
+/** A button that pauses or resumes a destination. */
 function lever({ name, paused }) {
   const words = say(paused ? t.resume : t.pause, { destination: name });
   const path = `/destinations/${encodeURIComponent(name)}/${paused ? "resume" : "pause"}`;
@@ -87,7 +87,7 @@ function row(line, { destination, waiting }) {
   );
 }
 
-/** Retry a group, or with nothing all; the node takes some at once, and is asked on. */
+/** Retry a group, or everything if there is no argument. Repeats the request until nothing is left. */
 async function retry(group) {
   const total = { asked: 0, gone: 0 };
   try {

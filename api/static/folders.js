@@ -1,8 +1,8 @@
-// What was dropped: files, and those in folders.
+// Dropped files and folders.
 
-/** List all files of a drop, those of folders in the order of their names. */
+/** List all files of a drop event. Files in folders are sorted by name. */
 export async function filesOf(dataTransfer) {
-  // Entries are gone once the event is over, so they are taken before anything is waited for.
+  // The entries are only valid during the event, so they are read before the first await.
   const entries = [...dataTransfer.items].map((item) => item.webkitGetAsEntry?.());
   if (entries.some((entry) => !entry)) return [...dataTransfer.files];
   const found = [];
@@ -17,7 +17,7 @@ async function filesIn(entry) {
   return found;
 }
 
-/** The reader hands out some entries at a time, until it hands out none. */
+/** Read all entries. The reader returns a part of them at a time, and an empty list at the end. */
 async function entriesIn(folder) {
   const reader = folder.createReader();
   const all = [];

@@ -1,12 +1,12 @@
-// What pointers and keys do to a pane.
+// Pointer and keyboard input for a pane.
 
-const STEP = 40; // pixels of the page that a key moves the image
+const STEP = 40; // page pixels that a key moves the image
 const ZOOM = 1.25;
 const WIDER = 1.1;
-const SHARE = 0.05; // of the window's width that a key moves it
+const SHARE = 0.05; // share of the window width that a key moves the window
 const FADE = 0.1;
 
-/** Keys, as the page lists them; with Shift the arrows change the window. */
+/** Keys, as the page lists them. With Shift, the arrow keys change the window. */
 const KEYS = {
   ArrowLeft: (pane) => pane.pan(STEP * pane.sharpness, 0),
   ArrowRight: (pane) => pane.pan(-STEP * pane.sharpness, 0),
@@ -34,9 +34,9 @@ const SHIFTED = {
 
 /**
  * Listen to pointers and keys.
- * @param {Pane} pane Changed by them.
- * @param {() => "window" | "pan" | "mark"} mode What dragging, or with "mark" a click, does.
- * @param {(place: [number, number]) => void} mark Called with a place of the picture.
+ * @param {Pane} pane The pane to control.
+ * @param {() => "window" | "pan" | "mark"} mode The effect of dragging, or of a click for "mark".
+ * @param {(place: [number, number]) => void} mark Called with a point in image coordinates.
  */
 export function listen(pane, mode, mark) {
   const { canvas } = pane;
@@ -74,10 +74,10 @@ export function listen(pane, mode, mark) {
   });
 }
 
-/** Where on the canvas something happened. */
+/** The canvas coordinates of an event. */
 const point = (pane, { offsetX, offsetY }) => [offsetX * pane.sharpness, offsetY * pane.sharpness];
 
-/** One pointer drags, two move and zoom. */
+/** Handle a drag: one pointer drags, two pointers move and zoom. */
 function drag(pane, before, after, mode) {
   const [from, to] = [middle(before), middle(after)];
   const [dx, dy] = [to[0] - from[0], to[1] - from[1]];

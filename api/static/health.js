@@ -1,4 +1,4 @@
-// Is the node healthy, and does the model still see what it used to see?
+// The health of the node, and statistics that show whether the results of the model have changed.
 
 import { columns } from "./charts.js";
 import { byId, complain, make } from "./elements.js";
@@ -16,7 +16,7 @@ async function show() {
     const [node, places, figures] = await Promise.all([ask("/node"), ask("/destinations"), ask(`/figures?period=${period}`)]);
     byId("version").textContent = say(t.version, { version: node.version, model: node.model || t.no_model });
     byId("now").replaceChildren(checks(node), instances(node), queues(node, places), disk(node));
-    if (byId("figures").contains(document.activeElement)) return; // somebody reads them
+    if (byId("figures").contains(document.activeElement)) return; // do not replace the charts while the user reads them
     const open = new Set([...document.querySelectorAll("#figures details[open]")].map((each) => each.closest(".card").id));
     byId("figures").replaceChildren(throughput(figures), turnaround(figures), scores(figures), shares(figures));
     for (const id of open) for (const each of byId(id).querySelectorAll("details")) each.open = true;
@@ -36,7 +36,7 @@ function checks({ checks: found, destinations, decoding, confined }) {
   ];
   const wrong = all.filter(([, words]) => words !== "ok").length;
   const rows = all.map(([name, words]) => [name, make("span", { class: "state", "data-state": words === "ok" ? "ok" : "failing", text: words === "ok" ? t.ok : words })]);
-  // Not a check that fails: the node works, with one wall less.
+  // This is not a failed check: the node works, but with less isolation.
   const words = confined ? decoding : say(t.unconfined, { decoding });
   rows.push([t.decoding, make("span", { class: "state", "data-state": confined ? "ok" : "paused", text: words })]);
   const verdict = make("p", { class: "verdict", text: wrong ? say(t.unwell, { count: wrong }) : t.well, "data-point": wrong ? "definite" : "none" });
@@ -56,7 +56,7 @@ function queues({ states }, places) {
   return card("queues", t.queues, pairs(rows));
 }
 
-/** The disk as a gauge, with the mark below which nothing is taken in. */
+/** Disk usage as a gauge, with a mark at the space below which instances are refused. */
 function disk({ free_bytes: free, total_bytes: total, required_bytes: required }) {
   if (free === null) return card("disk", t.disk);
   const used = make("span");
@@ -73,7 +73,7 @@ function throughput({ intervals }) {
   return card("throughput", t.throughput, columns({ title: t.throughput, head: t.from, ...axis(intervals), series }));
 }
 
-/** Names of the parts of the period: few enough on the axis to be read. */
+/** Labels for the intervals; few enough to be readable on the axis. */
 function axis(intervals) {
   const starts = intervals.map(({ start }) => new Date(start));
   const short = starts.map((start) => (period === "day" ? `${start.getHours()}:00` : `${start.getDate()}.${start.getMonth() + 1}.`));

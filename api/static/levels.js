@@ -1,15 +1,15 @@
-// The gray levels of a picture, at its full size and halved again and again.
+// The gray levels of an image at full size, and at repeatedly halved sizes.
 //
-// A 20-megapixel radiograph is far larger than a screen. Of the size that suits the zoom, only the part that is seen
-// is colored anew when window or zoom change; so that takes as long for a large picture as for a small one.
+// A 20-megapixel radiograph is far larger than a screen. When window or zoom change, only the visible part is colored,
+// in the size that suits the zoom. This takes the same time for large and small images.
 
-const BAND = 1024; // rows read at once: the canvases of tablets hold 16 megapixels
+const BAND = 1024; // rows read at a time: canvases of tablets are limited to 16 megapixels
 const SMALLEST = 256;
 
 /**
- * Read a picture.
+ * Read an image.
  * @param {Blob} blob A gray JPEG or PNG.
- * @returns {Promise<{width: number, height: number, gray: Uint8Array}[]>} The full size first.
+ * @returns {Promise<{width: number, height: number, gray: Uint8Array}[]>} All sizes, the full size first.
  */
 export async function readLevels(blob) {
   const bitmap = await createImageBitmap(blob);
@@ -29,7 +29,7 @@ async function read(bitmap) {
     context.drawImage(bitmap, 0, top, width, rows, 0, 0, width, rows);
     const { data } = context.getImageData(0, 0, width, rows);
     for (let from = 0, to = top * width; from < data.length; from += 4, to += 1) gray[to] = data[from];
-    await new Promise(requestAnimationFrame); // the page stays alive meanwhile
+    await new Promise(requestAnimationFrame); // keeps the page responsive
   }
   return { width, height, gray };
 }
@@ -46,20 +46,20 @@ function halved({ width, height, gray }) {
   return { width: columns, height: rows, gray: smaller };
 }
 
-/** The size whose pixels come closest to those of the screen. */
+/** Return the size that best matches the pixels of the screen. */
 export function suited(levels, scale) {
   const halvings = Math.round(Math.log2(1 / scale));
   return levels[Math.min(Math.max(halvings, 0), levels.length - 1)];
 }
 
 /**
- * The colors of gray levels when a picture that shows one window shall show another.
+ * Return a color for each gray level, to show an image with another window than the one it was rendered with.
  *
- * What the first one cut off stays cut off; the node has the values for all of them.
- * @param {{black: number, white: number}} shown The values that are black and white in the picture.
- * @param {{black: number, white: number}} wanted Those that shall be.
- * @param {boolean} isInverted Turn black and white around in the end.
- * @returns {Uint32Array} By gray level, as pixels lie in memory.
+ * Values that the first window clipped stay clipped. Only the node has all values.
+ * @param {{black: number, white: number}} shown The values that are black and white in the image.
+ * @param {{black: number, white: number}} wanted The values that should be black and white.
+ * @param {boolean} isInverted Whether to swap black and white.
+ * @returns {Uint32Array} Colors by gray level, in the memory format of pixels.
  */
 export function colors(shown, wanted, isInverted) {
   const table = new Uint8ClampedArray(256).map((_, gray) => {
@@ -72,7 +72,7 @@ export function colors(shown, wanted, isInverted) {
   });
 }
 
-/** A part of a picture in colors, to be put onto a canvas. */
+/** Return a part of an image in colors, to be drawn on a canvas. */
 export function colored({ width, gray }, part, table) {
   const image = new ImageData(part.width, part.height);
   const pixels = new Uint32Array(image.data.buffer);

@@ -1,10 +1,10 @@
-// What is drawn over a radiograph, white with a dark rim: legible on bone and on air, at any zoom.
+// Marks over a radiograph: white with a dark rim, legible on bone and air at any zoom.
 
-const [LONGEST_HEAD, HALF_HEAD, SHAFT, RIM] = [18, 0.38, 0.16, 2]; // pixels of the page; shares of the head
-const DASH = 3.2; // shaft widths
+const [LONGEST_HEAD, HALF_HEAD, SHAFT, RIM] = [18, 0.38, 0.16, 2]; // page pixels; shares of the head
+const DASH = 3.2; // in shaft widths
 const RING = 11;
 
-/** An arrow; dashed, as fracture software marks a doubtful finding. */
+/** Draw an arrow. A dashed arrow is the usual mark of a doubtful finding. */
 export function drawArrow(context, tip, tail, isDashed, sharpness) {
   const [dx, dy] = [tail[0] - tip[0], tail[1] - tip[1]];
   const length = Math.hypot(dx, dy);
@@ -27,14 +27,14 @@ export function drawArrow(context, tip, tail, isDashed, sharpness) {
   context.restore();
 }
 
-/** A ring around a place that a reader marked. */
+/** Draw a ring around a point that a reader marked. */
 export function drawMark(context, [x, y], sharpness) {
   context.beginPath();
   context.arc(x, y, RING * sharpness, 0, 2 * Math.PI);
   outline(context, sharpness);
 }
 
-/** A cross at the place that a key would mark. */
+/** Draw a cross at the point that the mark key would set. */
 export function drawCross(context, [x, y], sharpness) {
   const arm = RING * sharpness;
   context.beginPath();

@@ -1,26 +1,26 @@
-// Asks the node, by /api/v1 alone.
+// Requests to the node, all of them to /api/v1.
 
 import { say, texts } from "./text.js";
 
-const AGAIN_MS = 5000; // a node that is started anew is found again
+const AGAIN_MS = 5000; // reconnects after a restart of the node
 const SOON_MS = 300;
 
-/** What went wrong, in words for the person at the page. */
+/** An error with a message for the user. */
 export class Problem extends Error {}
 
 /**
- * Ask for something.
- * @param {string} path Under /api/v1.
- * @param {RequestInit} options Of fetch.
- * @returns {Promise<any>} What was answered; null where that is nothing.
- * @throws {Problem} The node's own words, or that it does not answer.
+ * Send a request.
+ * @param {string} path The path below /api/v1.
+ * @param {RequestInit} options Options of fetch.
+ * @returns {Promise<any>} The response body; null if it is empty.
+ * @throws {Problem} With the error text of the node, or a text that the node does not answer.
  */
 export async function ask(path, options) {
   const response = await reach(path, options);
   return response.status === 204 ? null : response.json();
 }
 
-/** Ask for something that is no JSON; throws as `ask` does. Whose session is over logs in again. */
+/** Send a request with any response type; throws as `ask` does. Redirects to the login if the session has expired. */
 export async function reach(path, options) {
   let response;
   try {
@@ -35,7 +35,7 @@ export async function reach(path, options) {
   throw new Problem(detail ?? say(texts.site.no_answer));
 }
 
-/** Have something done. */
+/** Send a request that changes something. */
 export const act = (path, method = "POST", body = undefined) =>
   ask(path, {
     method,
@@ -44,9 +44,9 @@ export const act = (path, method = "POST", body = undefined) =>
   });
 
 /**
- * Hear of what changes.
- * @param {() => void} begun Called when the stream begins, as after a break: what happened before is not told.
- * @param {(ids: string[]) => void} changed Called with the instances that something happened to.
+ * Listen to changes.
+ * @param {() => void} begun Called when the stream starts, also after a reconnect: earlier changes are not reported.
+ * @param {(ids: string[]) => void} changed Called with the ids of changed instances.
  */
 export function follow(begun, changed) {
   const changes = new EventSource("/api/v1/changes");
@@ -56,13 +56,13 @@ export function follow(begun, changed) {
   });
   changes.addEventListener("message", (event) => changed(JSON.parse(event.data).instances));
   changes.addEventListener("error", () => {
-    if (changes.readyState !== EventSource.CLOSED) return; // the browser asks again
+    if (changes.readyState !== EventSource.CLOSED) return; // the browser reconnects
     setTimeout(() => follow(begun, changed), AGAIN_MS);
-    ask("/node").catch(() => {}); // the session may be over
+    ask("/node").catch(() => {}); // redirects to the login if the session has expired
   });
 }
 
-/** Look anew whenever something changes; what changes in crowds is looked at once. */
+/** Call `show` after changes. Changes in quick succession cause one call. */
 export function lookAnew(show) {
   let later;
   follow(show, () => {
@@ -71,5 +71,5 @@ export function lookAnew(show) {
   });
 }
 
-/** Whether the person at the page may act. */
+/** Whether the user is an operator. */
 export const mayAct = document.body.dataset.role === "operator";

@@ -1,4 +1,4 @@
-// The page: a file goes in, its answer is shown, and a slider blends the two pictures.
+// The start page: upload a file, show the result, and blend two images with a slider.
 
 import { Problem, predict } from "./predict.js";
 import { say, texts } from "./text.js";
@@ -25,7 +25,7 @@ element("phantom").addEventListener("click", async () => {
 });
 opacity.addEventListener("input", blend);
 
-// A file dropped anywhere is meant for us; without this the browser would open it.
+// Accept files dropped anywhere on the page. Otherwise the browser would open them.
 for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
     event.preventDefault();
@@ -37,12 +37,12 @@ document.addEventListener("drop", (event) => {
   if (file) analyze(file, file.name);
 });
 
-/** Analyze one file; a newer file takes the place of one that is still waited for. */
+/** Analyze one file. A newer file replaces one that is still waiting. */
 async function analyze(file, name) {
   waiting.abort();
   waiting = new AbortController();
   const { signal } = waiting;
-  chooser.value = ""; // so that the same file can be chosen again
+  chooser.value = ""; // allows choosing the same file again
   if (file.size > Number(bench.dataset.largestFile)) {
     show("failed", say(t.too_large, { name }));
     return;
@@ -64,7 +64,7 @@ async function analyze(file, name) {
   }
 }
 
-/** Set what is seen: "busy", "done" or "failed", the last with its words. */
+/** Set the visible state: "busy", "done" or "failed". "failed" shows the text. */
 function show(state, words) {
   bench.dataset.state = state;
   element("busy").textContent = state === "busy" ? t.busy : "";
@@ -79,7 +79,7 @@ function show(state, words) {
   document.querySelector(".drop").hidden = !view.hidden;
 }
 
-/** Put an answer on the page, beside its pictures. */
+/** Show a result and its images. */
 function fill(answer, name, seconds) {
   const shown = percent(answer.probability);
   const result = element("result");
@@ -99,13 +99,13 @@ function fill(answer, name, seconds) {
   view.hidden = false;
 }
 
-/** What an answer means, and whether there is an arrow to look at. */
+/** Explain a result, and whether there is an arrow. */
 function explained({ operating_point: point, arrow }) {
   if (point === "none") return texts.explained.none;
   return `${texts.explained[point]} ${arrow ? texts.explained.where : texts.explained.nowhere}`;
 }
 
-/** Lay the annotated picture over the original, which it exceeds by its caption. */
+/** Place the annotated image over the original. It is larger by its caption. */
 async function place(answer) {
   const original = element("original");
   const annotated = element("annotated");
@@ -120,7 +120,7 @@ async function place(answer) {
   blend();
 }
 
-/** Show the annotated picture as strongly as the slider says. */
+/** Set the opacity of the annotated image from the slider. */
 function blend() {
   element("annotated").style.opacity = opacity.value / 100;
   element("opacity-value").textContent = `${opacity.value}%`;

@@ -1,13 +1,13 @@
-// A radiograph on a canvas, with heatmap, arrow and marks as layers over it.
+// A radiograph on a canvas, with heatmap, arrow and marks as layers.
 
 import { readLevels, suited, colors, colored } from "./levels.js";
 import { drawArrow, drawCross, drawMark } from "./marks.js";
 import { reach } from "./node.js";
 import { fitted, matrix, onCanvas, onPicture, panned, seen, turned, zoomed } from "./view.js";
 
-const OPACITY = 0.4; // that of the captures
-const PATIENCE_MS = 150; // a window that is dragged on is not asked for
-const SHARPEST = 2; // canvas pixels a pixel of the page, at most
+const OPACITY = 0.4; // as in the result images
+const PATIENCE_MS = 150; // delay before a new window is requested, so that dragging causes few requests
+const SHARPEST = 2; // maximum number of canvas pixels per page pixel
 
 export class Pane {
   #context;
@@ -18,18 +18,18 @@ export class Pane {
   #timer;
 
   /**
-   * @param {HTMLCanvasElement} canvas Drawn on.
-   * @param {string} id Of the instance.
+   * @param {HTMLCanvasElement} canvas The canvas to draw on.
+   * @param {string} id The id of the instance.
    */
   constructor(canvas, id) {
     this.canvas = canvas;
     this.id = id;
     this.levels = null;
     this.view = null;
-    this.shown = null; // the window of the picture that was read
-    this.wanted = null; // the one it is seen through
-    this.first = null; // the one that the model saw
-    this.isTrue = true; // whether the picture that was read shows the one it is seen through
+    this.shown = null; // the window of the loaded image
+    this.wanted = null; // the window that is displayed
+    this.first = null; // the window that the model saw
+    this.isTrue = true; // whether the loaded image has the displayed window
     this.isInverted = false;
     this.layers = { heatmap: false, arrow: true, opacity: OPACITY };
     this.heatmap = null;
@@ -42,7 +42,7 @@ export class Pane {
     new ResizeObserver(() => this.#resize()).observe(canvas);
   }
 
-  /** Canvas pixels a pixel of the page. */
+  /** Canvas pixels per page pixel. */
   get sharpness() {
     return Math.min(devicePixelRatio, SHARPEST);
   }
@@ -55,14 +55,14 @@ export class Pane {
     return this.levels[0];
   }
 
-  /** Read the radiograph through the window that the model saw. */
+  /** Load the radiograph with the window that the model saw. */
   async load() {
     await this.#read("", new AbortController().signal);
     this.first = this.wanted = this.shown;
     this.fit();
   }
 
-  /** Lay heatmap and arrow over it. */
+  /** Add heatmap and arrow. */
   async layOver({ drawing, operating_point: point }) {
     this.drawing = drawing;
     this.isDashed = point === "doubtful";
@@ -71,7 +71,7 @@ export class Pane {
       const response = await reach(`/instances/${this.id}/heatmap`);
       this.heatmap = await createImageBitmap(await response.blob());
     }
-    // The map of a negative answer glows somewhere, too, and would be read as a finding.
+    // The heatmap of a negative result has bright spots too, and would be read as a finding.
     this.layers.heatmap = drawing !== null && point !== "none";
     this.redraw();
   }
@@ -87,8 +87,8 @@ export class Pane {
   }
 
   /**
-   * Look through another window: at once through the one that is there, and then through the true one.
-   * @param {{black: number, white: number}} wanted The values that shall be black and white.
+   * Display another window: at once from the loaded image, then from an image rendered with that window.
+   * @param {{black: number, white: number}} wanted The values that should be black and white.
    */
   look(wanted) {
     this.wanted = wanted;
@@ -135,7 +135,7 @@ export class Pane {
     this.redraw();
   }
 
-  /** One pixel of the picture on one of the screen. */
+  /** Show one image pixel per screen pixel. */
   full(at = this.middle) {
     this.zoom(1 / (this.view?.scale ?? 1), at);
   }
@@ -159,19 +159,19 @@ export class Pane {
     this.redraw();
   }
 
-  /** Switch a layer, "heatmap" or "arrow", or set the heatmap's "opacity". */
+  /** Toggle the layer "heatmap" or "arrow", or set the "opacity" of the heatmap. */
   lay(name, value = !this.layers[name]) {
     this.layers[name] = value;
     this.redraw();
   }
 
-  /** Show where the middle is, to be marked by key. */
+  /** Show a cross in the middle, for marking by key. */
   aim(isAiming) {
     this.isAiming = isAiming;
     this.redraw();
   }
 
-  /** Which point of the picture lies there on the canvas; null beside it. */
+  /** Convert canvas coordinates to image coordinates; null outside the image. */
   at(point) {
     if (!this.levels) return null;
     const [column, row] = onPicture(this.view, this.picture, point);
@@ -192,10 +192,10 @@ export class Pane {
     this.canvas.width = Math.round(clientWidth * this.sharpness);
     this.canvas.height = Math.round(clientHeight * this.sharpness);
     if (this.#isFitted) this.fit();
-    this.#draw(); // at once: a canvas whose size changed is empty
+    this.#draw(); // immediately: resizing clears a canvas
   }
 
-  /** Draw with the next frame, once however much changes before. */
+  /** Draw in the next frame, once for all changes before it. */
   redraw() {
     if (this.#isDue) return;
     this.#isDue = true;

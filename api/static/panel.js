@@ -1,4 +1,4 @@
-// All that is known of one instance, beside its image.
+// The panel beside the image, with all details of one instance.
 
 import { make } from "./elements.js";
 import { ask, mayAct } from "./node.js";
@@ -9,9 +9,9 @@ const t = texts.study;
 
 /**
  * Fill the panel.
- * @param {HTMLElement} panel Emptied first.
- * @param {object} known The answer of /instances/{id}.
- * @param {object} actions `analyze`, `send(destination)`, `judge(verdict)`, `withdraw`, `mark`: what buttons do.
+ * @param {HTMLElement} panel The panel; it is emptied first.
+ * @param {object} known The response of /instances/{id}.
+ * @param {object} actions Actions of the buttons: `analyze`, `send(destination)`, `judge(verdict)`, `withdraw`, `mark`.
  */
 export function fill(panel, known, actions) {
   const open = new Set([...panel.querySelectorAll("details[open]")].map(({ id }) => id));
@@ -37,7 +37,7 @@ const section = (title, ...children) => make("section", { class: "part" }, make(
 const folded = (id, title, ...children) => make("details", { id, class: "part" }, make("summary", { text: title }), ...children);
 const pairs = (rows) => make("dl", { class: "pairs" }, ...rows.flatMap(([name, value]) => [make("dt", { text: name }), make("dd", { text: value })]));
 
-/** The finding in words, and where its probability lies between the operating points. */
+/** The finding in words, and a scale with its probability and the operating points. */
 function found(known) {
   const { operating_point: point, probability, model, drawing } = known;
   if (point === null) {
@@ -69,7 +69,7 @@ function tick(probability) {
   return made;
 }
 
-/** What readers say, and what this one may say. */
+/** The opinions of readers, and buttons for the opinion of this reader. */
 function opinions(known, actions) {
   const buttons = Object.entries(t.verdicts).map(([verdict, words]) =>
     make("button", { type: "button", class: "button", id: `judge-${verdict}`, text: words, click: actions.judge(verdict) }),
@@ -88,7 +88,7 @@ function opinions(known, actions) {
   );
 }
 
-/** How each destination fares, what its last words were, and what an operator may do about it. */
+/** The state of each delivery, its last error, and buttons for operators. */
 function deliveries(known, actions) {
   const rows = known.deliveries.map((each) => {
     const words = each.objects.filter(({ comment, status }) => comment || status).map(({ kind, status, comment }) => {
@@ -131,7 +131,7 @@ function facts(known) {
   return pairs(Object.entries(t.facts).map(([key, name]) => [name, String(shown[key])]));
 }
 
-/** The attributes of the original, asked for when somebody wants to see them. */
+/** The attributes of the original, loaded when the user opens them. */
 function attributeList(known) {
   const rows = make("tbody");
   const find = make("input", { type: "search", id: "find-attribute", class: "find", "aria-label": t.find, placeholder: t.find, input: () => sift(rows, find.value) });

@@ -1,4 +1,4 @@
-// Asks the node for one answer. Knows nothing of the page.
+// Requests to /predict, independent of the page.
 
 import { Problem } from "./node.js";
 import { texts } from "./text.js";
@@ -6,14 +6,14 @@ import { texts } from "./text.js";
 export { Problem };
 
 /**
- * Send one image and wait for its answer.
+ * Send one image and wait for its result.
  * @param {Blob} file The image or DICOM file.
- * @param {AbortSignal} signal Gives up waiting.
- * @returns {Promise<object>} The answer of /predict, with the original picture.
+ * @param {AbortSignal} signal Cancels the request.
+ * @returns {Promise<object>} The response of /predict, with the original image.
  */
 export async function predict(file, signal) {
   const body = new FormData();
-  body.append("file", file, "upload"); // the real name may name a person
+  body.append("file", file, "upload"); // the real file name may contain the name of a person
   let response;
   try {
     response = await fetch("/predict?original=true", { method: "POST", body, signal });

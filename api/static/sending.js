@@ -1,14 +1,14 @@
-// Sends a file, and says how far it is: fetch cannot.
+// Send a file and report the progress, which fetch does not support.
 
 import { Problem } from "./node.js";
 import { texts } from "./text.js";
 
 /**
  * Send a file as a form.
- * @param {string} path Where to.
- * @param {File} file Its name stays here: it may name a person.
- * @param {(share: number) => void} told Called with the share that was sent, from 0 to 1.
- * @returns {Promise<object>} The answer.
+ * @param {string} path The path of the request.
+ * @param {File} file The file. Its name is not sent, because it may contain the name of a person.
+ * @param {(share: number) => void} told Called with the share that has been sent, from 0 to 1.
+ * @returns {Promise<object>} The response.
  */
 export function send(path, file, told) {
   const body = new FormData();

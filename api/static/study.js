@@ -1,4 +1,4 @@
-// A study: its images side by side, and beside them all that is known of the chosen one.
+// The images of a study side by side, and all details of the selected image beside them.
 
 import { byId, complain, make } from "./elements.js";
 import { listen } from "./gestures.js";
@@ -11,12 +11,12 @@ import { NO_STUDY, answerText, image } from "./words.js";
 const t = texts.study;
 const uid = decodeURIComponent(location.pathname.split("/").pop());
 const MOST_COLUMNS = 4;
-const panes = new Map(); // by id of the instance, in the order in which they came
+const panes = new Map(); // by id of the instance, in order of receipt
 const dossiers = new Map();
 let chosen = null;
 let mode = "window";
 
-/** Look at the study anew: at images that came since, and at what happened to the others. */
+/** Reload the study: add new images, and update the others. */
 async function show() {
   try {
     await gather();
@@ -27,7 +27,7 @@ async function show() {
   }
 }
 
-/** Add the images that came since; gives their ids. */
+/** Add new images, and return their ids. */
 async function gather() {
   const wanted = new URLSearchParams(location.search).get("image");
   const one = uid === NO_STUDY ? await ask(`/instances/${encodeURIComponent(wanted)}`) : null;
@@ -40,20 +40,20 @@ async function gather() {
   return fresh.map(({ id }) => id);
 }
 
-/** Look at what happened to these instances, if they are of this study. */
+/** Update these instances if they belong to this study. */
 async function change(ids) {
   const mine = ids.filter((id) => panes.has(id));
-  if (mine.length < ids.length) mine.push(...(await gather())); // perhaps another image of it
+  if (mine.length < ids.length) mine.push(...(await gather())); // may be new images of this study
   await Promise.all(mine.map(refresh));
 }
 
-/** Say whose study it is. */
+/** Show the patient of the study. */
 function name({ patient }, count) {
   byId("patient").textContent = patient.name || texts.worklist.no_name;
   byId("about").textContent = [patient.patient_id, patient.accession_number, say(t.images, { count })].filter(Boolean).join(" · ");
 }
 
-/** Put an image beside the others. */
+/** Add an image. */
 function add(line) {
   const canvas = make("canvas", { tabindex: 0, role: "img" });
   const label = make("p", { class: "pane-label" });
@@ -70,7 +70,7 @@ function add(line) {
   listen(pane, () => mode, (place) => mark(pane, place));
   const seen = new IntersectionObserver(async ([{ isIntersecting }]) => {
     if (!isIntersecting) return;
-    seen.disconnect(); // a study may have many: each is read when it is looked at
+    seen.disconnect(); // load each image of a large study only when it becomes visible
     try {
       await pane.load();
       notice.hidden = true;
@@ -81,7 +81,7 @@ function add(line) {
   seen.observe(figure);
 }
 
-/** Look up what is known of an image, and lay its answer over it. */
+/** Load the details of an image, and add its result as layers. */
 async function refresh(id) {
   const pane = panes.get(id);
   const [known, before] = [await ask(`/instances/${id}`), dossiers.get(id)];
@@ -103,7 +103,7 @@ function describe(pane, known) {
   pane.canvas.setAttribute("aria-label", say(t.canvas, { image: shows, answer }));
 }
 
-/** Show the state of a pane in its corner, and that of the chosen one on the tools. */
+/** Show the state of a pane in its corner, and the state of the selected pane on the tools. */
 function told(pane) {
   if (pane.view && pane.wanted) {
     const { black, white } = pane.wanted;
@@ -124,7 +124,7 @@ function told(pane) {
 const rounded = (value) => (Math.abs(value) < 10 ? value.toFixed(2) : Math.round(value));
 const press = (id, isPressed) => byId(id).setAttribute("aria-pressed", isPressed);
 
-/** Choose an image: tools and panel are about it. */
+/** Select an image for the tools and the panel. */
 function choose(pane) {
   if (!pane || pane === chosen) return;
   chosen = pane;
@@ -137,7 +137,7 @@ function choose(pane) {
   told(pane);
 }
 
-/** Enlarge the chosen image, or show all again. */
+/** Enlarge the selected image, or show all images again. */
 function alone() {
   press("alone", byId("panes").classList.toggle("alone"));
   arrange();
@@ -149,7 +149,7 @@ function arrange() {
   byId("panes").style.setProperty("--columns", isAlone ? 1 : Math.min(Math.ceil(Math.sqrt(panes.size)), MOST_COLUMNS));
 }
 
-/** Keys that are about more than one image. */
+/** Handle keys that concern more than one image. */
 function step(event, pane) {
   const all = [...panes.values()];
   const ways = { n: 1, p: -1 };
@@ -159,11 +159,11 @@ function step(event, pane) {
   if (event.key === "Escape") use("window");
   if (!(event.key in ways)) return;
   const next = all[(all.indexOf(pane) + ways[event.key] + all.length) % all.length];
-  choose(next); // shown before it can have the focus
+  choose(next); // must be visible to receive the focus
   next.canvas.focus();
 }
 
-/** What the panel's buttons do. */
+/** The actions of the buttons in the panel. */
 function actions(pane) {
   const done = (work, words) => async () => {
     try {
@@ -185,9 +185,9 @@ function actions(pane) {
   };
 }
 
-/** Keep the place of a fracture that the model missed. */
+/** Store the position of a fracture that the model missed. */
 async function mark(pane, place) {
-  if (!place) return; // beside the image
+  if (!place) return; // outside the image
   use("window");
   try {
     await act(`/instances/${pane.id}/feedback`, "PUT", { verdict: "disagree", place });
@@ -197,7 +197,7 @@ async function mark(pane, place) {
   }
 }
 
-/** Set what dragging does. */
+/** Set the effect of dragging. */
 function use(name) {
   mode = name;
   for (const pane of panes.values()) pane.aim(name === "mark");
@@ -206,7 +206,7 @@ function use(name) {
   for (const button of document.querySelectorAll("[data-mode].button")) button.setAttribute("aria-pressed", button.dataset.mode === name);
 }
 
-/** The same by a button, from which one goes on to the image. */
+/** Set the effect of dragging by a button, and move the focus to the image. */
 function take(name) {
   use(name);
   chosen?.canvas.focus();

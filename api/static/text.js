@@ -1,11 +1,11 @@
-// All words of the pages, from templates/texts.json, as the page brings them.
+// All texts of the pages. The page contains them; they come from templates/texts.json.
 
 export const texts = JSON.parse(document.getElementById("texts").textContent);
 
 /**
- * Put values into the {places} of a text.
- * @param {string | {one: string, other: string}} text Of two, that for `count` is taken.
- * @param {object} values By the names of the places.
+ * Replace the {placeholders} of a text.
+ * @param {string | {one: string, other: string}} text A text, or two texts for singular and plural of `count`.
+ * @param {object} values Values by name of the placeholder.
  */
 export function say(text, values = {}) {
   const chosen = text.one === undefined ? text : text[values.count === 1 ? "one" : "other"];

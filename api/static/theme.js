@@ -1,4 +1,4 @@
-// Dark, or light by choice: a cookie, so that the next page comes in the right colors at once.
+// Dark theme, or light by choice. A cookie stores the choice, so that the next page starts with the right colors.
 
 const YEAR_S = 365 * 24 * 3600;
 const button = document.getElementById("theme");

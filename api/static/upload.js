@@ -1,4 +1,4 @@
-// Files that a person hands in: each has a row, and what became of it shows there.
+// Upload of files: each file has a row that shows its result.
 
 import { byId, complain, make } from "./elements.js";
 import { filesOf } from "./folders.js";
@@ -8,14 +8,14 @@ import { say, texts } from "./text.js";
 import { address, answerText, percent, state } from "./words.js";
 
 const t = texts.upload;
-const AT_ONCE = 2; // the node takes more of one address for an attack
+const AT_ONCE = 2; // the node limits the requests of one address
 const LARGEST = Number(byId("sheet").dataset.largestFile);
 
 const queue = [];
-const handedIn = new Map(); // cells by id of the instance
+const handedIn = new Map(); // table cells by id of the instance
 const counted = { done: 0, total: 0, sending: 0 };
 
-/** Hand files in, in their order. */
+/** Upload files in their order. */
 function take(files) {
   for (const file of files) {
     const progress = make("td", { class: "progress", text: t.waiting });
@@ -57,7 +57,7 @@ async function handIn({ file, progress, outcome, isAlone }) {
   await fares([answer.id]);
 }
 
-/** Whether a file says that it is DICOM; other files of that kind find out when they are read. */
+/** Whether a file is marked as DICOM. A DICOM file without the mark is only recognized when the node reads it. */
 async function isDicom(file) {
   return (await file.slice(128, 132).text()) === "DICM";
 }
@@ -67,7 +67,7 @@ function showProgress(cell, share) {
   cell.replaceChildren(bar, make("span", { class: "below", text: share < 1 ? say(t.sending, { percent: Math.floor(100 * share) }) : t.answering }));
 }
 
-/** A picture is answered at once. */
+/** Show the result of an image that was sent to /predict. */
 function picture(file, answer, outcome) {
   const alt = say(t.result, { name: file.name });
   outcome.replaceChildren(
@@ -77,7 +77,7 @@ function picture(file, answer, outcome) {
   );
 }
 
-/** Show how instances fare. */
+/** Update the rows of instances. */
 async function fares(ids) {
   const mine = ids.filter((id) => handedIn.has(id)).slice(0, 100);
   if (!mine.length) return;
@@ -100,7 +100,7 @@ function tell() {
 for (const id of ["files", "folder"]) {
   byId(id).addEventListener("change", ({ target }) => {
     take([...target.files]);
-    target.value = ""; // so that the same can be chosen again
+    target.value = ""; // allows choosing the same file again
   });
 }
 for (const kind of ["dragover", "drop"]) document.addEventListener(kind, (event) => event.preventDefault());

@@ -1,21 +1,21 @@
-// Where a picture lies on its canvas. Values in, values out; nothing is drawn here.
+// Position of an image on its canvas. These are pure functions; nothing is drawn here.
 //
-// A view is {scale, x, y, turn}: canvas pixels a picture pixel, where on the canvas the picture's middle lies, and
-// quarter turns clockwise. Sizes are {width, height}, points [x, y] from the top left corner.
+// A view is {scale, x, y, turn}: canvas pixels per image pixel, the position of the image center on the canvas, and
+// quarter turns clockwise. Sizes are {width, height}, points are [x, y] from the top left corner.
 
 const LEAST = 1 / 64;
 const MOST = 32;
 const COSINE = [1, 0, -1, 0];
 const SINE = [0, 1, 0, -1];
 
-/** The whole picture, as large as it fits. */
+/** Show the whole image as large as possible. */
 export function fitted(picture, canvas, turn = 0) {
   const { width, height } = turn % 2 ? { width: picture.height, height: picture.width } : picture;
   const scale = Math.min(canvas.width / width, canvas.height / height);
   return { scale, x: canvas.width / 2, y: canvas.height / 2, turn };
 }
 
-/** Zoomed by a factor about a point of the canvas, which stays where it is. */
+/** Zoom by a factor around a point of the canvas, which keeps its position. */
 export function zoomed(view, factor, [x, y]) {
   const scale = Math.min(Math.max(view.scale * factor, LEAST), MOST);
   const real = scale / view.scale;
@@ -24,33 +24,33 @@ export function zoomed(view, factor, [x, y]) {
 
 export const panned = (view, dx, dy) => ({ ...view, x: view.x + dx, y: view.y + dy });
 
-/** Turned clockwise about the middle of the canvas, so that what one looks at stays in sight. */
+/** Turn clockwise around the center of the canvas, so that the visible area stays visible. */
 export function turned(view, canvas) {
   const [dx, dy] = [view.x - canvas.width / 2, view.y - canvas.height / 2];
   return { ...view, turn: (view.turn + 1) % 4, x: canvas.width / 2 - dy, y: canvas.height / 2 + dx };
 }
 
-/** Where a point of the picture lies on the canvas. */
+/** Convert image coordinates to canvas coordinates. */
 export function onCanvas(view, picture, [column, row]) {
   const [u, v] = [(column - picture.width / 2) * view.scale, (row - picture.height / 2) * view.scale];
   const [cosine, sine] = [COSINE[view.turn], SINE[view.turn]];
   return [view.x + cosine * u - sine * v, view.y + sine * u + cosine * v];
 }
 
-/** Which point of the picture lies there on the canvas; it may be beside it. */
+/** Convert canvas coordinates to image coordinates. The result may be outside the image. */
 export function onPicture(view, picture, [x, y]) {
   const [dx, dy] = [(x - view.x) / view.scale, (y - view.y) / view.scale];
   const [cosine, sine] = [COSINE[view.turn], SINE[view.turn]];
   return [picture.width / 2 + cosine * dx + sine * dy, picture.height / 2 - sine * dx + cosine * dy];
 }
 
-/** The same for a drawing context: a, b, c, d, e, f of setTransform. */
+/** The same transformation for a drawing context: a, b, c, d, e, f of setTransform. */
 export function matrix(view, picture) {
   const [a, b] = [COSINE[view.turn] * view.scale, SINE[view.turn] * view.scale];
   return [a, b, -b, a, ...onCanvas(view, picture, [0, 0])];
 }
 
-/** The part of the picture that is seen, in whole pixels: {left, top, width, height}. */
+/** The visible part of the image, in whole pixels: {left, top, width, height}. */
 export function seen(view, picture, canvas) {
   const corners = [[0, 0], [canvas.width, canvas.height]].map((corner) => onPicture(view, picture, corner));
   const [left, right] = range(corners.map(([column]) => column), picture.width);

@@ -1,4 +1,4 @@
-// The worklist: what the address asks for, and what changes while one reads.
+// The worklist: the search in the address of the page, and changes while the page is open.
 
 import { byId, complain, make } from "./elements.js";
 import { ask, follow } from "./node.js";
@@ -6,29 +6,29 @@ import { say, texts } from "./text.js";
 import { address, bar, image, percent, state, when } from "./words.js";
 
 const SIZE = 50;
-const AT_ONCE = 100; // ids that the API takes
+const AT_ONCE = 100; // maximum number of ids in a request
 const DAY_MS = 24 * 3600 * 1000;
 const t = texts.worklist;
 
 const filters = byId("filters");
 const rows = byId("rows");
-let unseen = new Set(); // what came in since, and belongs on the first page
+let unseen = new Set(); // new instances that belong on the first page
 let counted = 0;
-let looked = Date.now(); // when the page was asked for
+let looked = Date.now(); // when the page was loaded
 
 const KNOWN = ["q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
 
-/** What is looked for, as it stands in the address; the API refuses what it does not know. */
+/** The search in the address of the page. The API refuses unknown parameters, so they are removed. */
 const asked = () => new URLSearchParams([...new URLSearchParams(location.search)].filter(([name]) => KNOWN.includes(name)));
 
-/** The same as the API is asked for it: a day here is from midnight to midnight of this clock. */
+/** The same search as parameters of the API. A day lasts from midnight to midnight in local time. */
 function query() {
   const made = asked();
   const day = made.get("day");
   made.delete("day");
   if (day) {
     const start = new Date(`${day}T00:00`);
-    const end = new Date(start.getTime() + 1.5 * DAY_MS); // days of 23 and 25 hours, too
+    const end = new Date(start.getTime() + 1.5 * DAY_MS); // also correct for days of 23 and 25 hours
     end.setHours(0, 0);
     made.set("since", start.toISOString());
     made.set("until", end.toISOString());
@@ -38,10 +38,10 @@ function query() {
 
 const below = (text) => text && make("div", { class: "below", text });
 
-/** Why there is no answer: its beginning, and all of it for who points at it or opens the row. */
+/** The reason why there is no result; the tooltip and the details page show the full text. */
 const why = (reason) => reason && make("div", { class: "below why", title: reason, text: reason });
 
-/** The answer, and the probability of a fracture as number and bar. */
+/** The result, and the probability of a fracture as a number and a bar. */
 function answered({ operating_point: point, probability }) {
   if (point === null) return make("td", { class: "answer" });
   return make("td", { class: "answer", "data-point": point, text: texts.points[point] }, below(say(texts.of_a_fracture, { probability: percent(probability) })), bar(probability));
@@ -85,7 +85,7 @@ async function show() {
   }
 }
 
-/** Say how many there are on all pages. */
+/** Show the number of instances on all pages. */
 function count(total) {
   counted = total;
   byId("total").textContent = say(t.total, { count: total });
@@ -93,7 +93,7 @@ function count(total) {
   byId("empty").hidden = total > 0;
 }
 
-/** Where the neighboring pages are. */
+/** Set the links to the neighboring pages. */
 function turn(page, last) {
   byId("page").textContent = say(t.page, { page, last });
   for (const [id, number] of [["newer", page - 1], ["older", page + 1]]) {
@@ -104,20 +104,20 @@ function turn(page, last) {
   }
 }
 
-/** Put rows that changed in their place, and new ones on top, without moving what one reads. */
+/** Update changed rows and add new rows on top, without moving the rows that the user reads. */
 async function change(ids) {
   for (let first = 0; first < ids.length; first += AT_ONCE) {
     const some = ids.slice(first, first + AT_ONCE);
-    // What is seen stays, though it may not be what is looked for any more.
+    // Visible rows stay, even if they no longer match the search.
     for (const line of await named(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
     put((await named(some.filter((id) => !byId(id)), query())).filter((line) => !byId(line.id) && isListed(line)));
   }
 }
 
-/** Results of the node that came back are listed only if they are asked for. */
+/** Results of this node that were sent back are only listed on request. */
 const isListed = ({ state: name }) => name !== "returned" || asked().getAll("state").includes(name);
 
-/** Of these instances, those that are wanted. */
+/** Load those of the instances that match the search. */
 async function named(ids, wanted) {
   if (!ids.length) return [];
   for (const id of ids) wanted.append("id", id);
@@ -126,7 +126,7 @@ async function named(ids, wanted) {
   return (await ask(`/instances?${wanted}`)).instances;
 }
 
-/** Put new rows on top, where they belong on this page. */
+/** Add new rows on top, if they belong on this page. */
 function put(lines) {
   const isFirst = (asked().get("page") ?? "1") === "1" && !asked().has("sort");
   const before = document.documentElement.scrollHeight;
@@ -139,7 +139,7 @@ function put(lines) {
   tellOfUnseen();
 }
 
-/** Say that something came that belongs on the first page, and where that is. */
+/** Show a link to the first page if new instances belong there. */
 function tellOfUnseen() {
   const first = asked();
   for (const name of ["page", "sort", "order"]) first.delete(name);
@@ -157,7 +157,7 @@ filters.addEventListener("input", () => {
 });
 filters.addEventListener("submit", (event) => event.preventDefault());
 
-/** Make links of the heads that sort. */
+/** Turn the headings of sortable columns into links. */
 function head(cell) {
   const link = asked();
   const [sort, order] = [link.get("sort") ?? "received", link.get("order") ?? "desc"];

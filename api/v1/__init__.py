@@ -1,1 +1,1 @@
-"""The API of the review page, which uses nothing else: /api/v1."""
+"""The API at /api/v1. The review pages use only this API."""

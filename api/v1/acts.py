@@ -1,4 +1,4 @@
-"""What an operator does: analyze again, send again, retry what failed or waits."""
+"""Actions of operators: analyze again, send again, retry failed or waiting work."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -24,10 +24,10 @@ from dicom_node.failures import failed, grouped
 from dicom_node.worklist import Order, Sorting, Wanted
 
 AT_ONCE = 200
-"""How much is asked for again in one request, which holds its connection meanwhile."""
+"""Maximum number of retries in one request, because the client waits for them."""
 
 LISTED = 100
-"""How many of a group are listed."""
+"""Maximum number of instances listed for a group."""
 
 Place = Annotated[
     Text | None, Query(description="Deliveries to there; empty: analyses; else both")
@@ -45,7 +45,7 @@ EARLY: dict[int | str, dict[str, Any]] = {409: problem("Conflict", NOTHING_YET, 
 
 
 def acts_router(desk: Desk) -> APIRouter:
-    """Serve what changes something."""
+    """Serve the routes that request work and list failures."""
     router = v1_router("acts")
 
     @router.post(
@@ -57,7 +57,7 @@ def acts_router(desk: Desk) -> APIRouter:
     async def analyze(
         request: Request, _person: Operator, instance_id: str
     ) -> AskedAnswer:
-        """Ask for a new analysis, whatever came of the last one."""
+        """Request a new analysis, whatever the result of the last one."""
         await run_in_threadpool(desk.dossier, instance_id)
         if not await run_in_threadpool(desk.journal.analyze_again, instance_id):
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
@@ -78,7 +78,7 @@ def acts_router(desk: Desk) -> APIRouter:
             Text, Query(description="To this one only; else to all that want them")
         ] = "",
     ) -> AskedAnswer:
-        """Send all results again, whatever came of it before."""
+        """Send all results again, whatever the outcome of earlier deliveries."""
         known = await run_in_threadpool(desk.dossier, instance_id)
         if destination:
             desk.destination(destination)
@@ -93,7 +93,7 @@ def acts_router(desk: Desk) -> APIRouter:
 
     @router.get("/failures", response_description="The largest group first")
     async def failures(request: Request, _person: Viewer) -> list[FailuresAnswer]:
-        """Group what failed, and what waits after a failure, by place and reason."""
+        """Group failed and waiting work by destination and reason."""
         found = await run_in_threadpool(grouped, desk.engine)
         await told(request, "viewed", "/api/v1/failures")
         return [
@@ -140,7 +140,7 @@ def acts_router(desk: Desk) -> APIRouter:
         reason: Why = None,
         waiting: Waits = None,
     ) -> AskedAnswer:
-        """Try again what failed, and at once what waits: all of it, or a group."""
+        """Retry failed work, and waiting work at once: all of it, or one group."""
         answer = await run_in_threadpool(
             _retry, desk, destination, reason, waiting=waiting
         )
@@ -157,7 +157,7 @@ def _members(
     found = failed(desk.engine, destination, reason, LISTED, waiting=waiting)
     ids = tuple(dict.fromkeys(each.instance_id for each in found))
     oldest_first = Sorting(Order.RECEIVED, descending=False)
-    if not ids:  # would ask for any
+    if not ids:  # an empty filter would match all instances
         return []
     page = desk.worklist.page(Wanted(ids=ids), oldest_first, number=1, size=LISTED)
     return page.rows
@@ -166,7 +166,10 @@ def _members(
 def _retry(
     desk: Desk, destination: str | None, reason: str | None, *, waiting: bool | None
 ) -> AskedAnswer:
-    """Try some again. What waits is never left: the first success releases the rest."""
+    """Retry a limited number of failures.
+
+    Waiting work is never counted as left: the first success releases the rest.
+    """
     lists = partial(failed, desk.engine, destination, reason)
     ended = [] if waiting else lists(AT_ONCE + 1, waiting=False)
     waits = [] if waiting is False else lists(AT_ONCE, waiting=True)

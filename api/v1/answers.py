@@ -1,4 +1,4 @@
-"""Writes what the journal knows down as /api/v1 answers it."""
+"""Convert journal data to the responses of /api/v1."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -26,22 +26,22 @@ from dicom_node.worklist import state_shown
 
 
 def when(seconds: float) -> datetime:
-    """Make a time of seconds since 1970."""
+    """Convert seconds since 1970 to a time in UTC."""
     return datetime.fromtimestamp(seconds, UTC)
 
 
 def seconds_of(time: datetime) -> float:
-    """Seconds since 1970; a time without a zone is taken for UTC."""
+    """Return seconds since 1970. A time without a time zone is taken as UTC."""
     return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
 
 
 def when_known(seconds: float | None) -> datetime | None:
-    """Make a time of seconds since 1970, if there are any."""
+    """Convert seconds since 1970 to a time; None stays None."""
     return None if seconds is None else when(seconds)
 
 
 def instance_answer(row: sa.Row[Any]) -> InstanceAnswer:
-    """Write a line of the worklist."""
+    """Return one row of the worklist."""
     return InstanceAnswer.model_validate(_line(row))
 
 
@@ -59,13 +59,13 @@ def _line(row: sa.Row[Any]) -> dict[str, Any]:
         "state": state_shown(row),
         "received_at": when(row.received_at),
         "has_files": row.files_removed_at is None,
-        # A clock that was set back is no reason to deliver before receipt.
+        # If the clock was set back, a delivery can appear to precede the receipt.
         "seconds": None if row.seconds is None else max(row.seconds, 0.0),
     }
 
 
 def dossier_answer(known: Dossier, opinions: Sequence[Opinion]) -> DossierAnswer:
-    """Write all that is known of an instance."""
+    """Return all details of an instance."""
     row = known.row
     kinds = {each.sop_instance_uid: each.kind for each in known.results}
     return DossierAnswer(
@@ -93,7 +93,7 @@ def dossier_answer(known: Dossier, opinions: Sequence[Opinion]) -> DossierAnswer
 
 
 def opinion_answer(opinion: Opinion) -> OpinionAnswer:
-    """Write down what a reader says."""
+    """Return the feedback of one reader."""
     return OpinionAnswer(
         who=opinion.who,
         at=when(opinion.at),

@@ -1,4 +1,4 @@
-"""What changes, told as it happens: server-sent events (WHATWG HTML 9.2)."""
+"""Stream changes of instances as server-sent events (WHATWG HTML 9.2)."""
 
 import asyncio
 import json
@@ -23,24 +23,25 @@ ALIVE_EVERY_S = 15.0
 MOST_UNREAD = 100
 
 LONGEST_S = 900.0
-"""Of one stream. A browser then asks again, and a proxy that names the person decides
-again who that is: the node hears of no logout there."""
+"""Maximum length of one stream in seconds. A browser then reconnects, and a proxy that
+authenticates users checks the user again. The node is not told of a logout at the
+proxy."""
 
 Told = list[str]
 
 
 class Changes:
-    """One question to the journal every half second, for all who listen.
+    """Polls the journal every half second for all listeners.
 
-    Used from the event loop alone.
+    Must only be used from the event loop.
     """
 
     def __init__(self, feed: Feed, ended: Callable[[], bool]) -> None:
-        """Ask nobody before somebody listens.
+        """Prepare the polling. It starts with the first listener.
 
         Args:
-            feed: Of the journal.
-            ended: Whether the process is about to end, and streams with it.
+            feed: The change feed of the journal.
+            ended: Returns whether the process is shutting down; streams then end.
         """
         self._feed = feed
         self._ended = ended
@@ -49,11 +50,11 @@ class Changes:
         self._begun = asyncio.Event()
 
     async def stream(self, is_current: Callable[[], bool]) -> AsyncIterator[str]:
-        """Yield what changes, for at most LONGEST_S and until the process ends.
+        """Yield changes for at most LONGEST_S, or until the process shuts down.
 
         Args:
-            is_current: Tells whether the listener would still be let in. The stream
-                ends within EVERY_S after that is false.
+            is_current: Returns whether the listener still has access. The stream ends
+                within EVERY_S after it returns False.
         """
         until = time.monotonic() + LONGEST_S
 
@@ -65,8 +66,8 @@ class Changes:
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask())
         try:
-            # Nothing that happens after this is missed. While the database is away it
-            # does not come, and must not hold up the end of the process.
+            # Every change after this point is reported. While the database is
+            # unavailable, the event does not come, and must not delay the shutdown.
             while not self._begun.is_set():
                 if is_over():
                     return
@@ -74,7 +75,7 @@ class Changes:
             yield "retry: 1000\nevent: begun\ndata: {}\n\n"
             spoke = time.monotonic()
             while not is_over():
-                # What happened while this waited is for those who may still know it.
+                # Access may have ended during the wait.
                 if (ids := await _next(queue)) and is_current():
                     yield f"data: {json.dumps({'instances': ids})}\n\n"
                     spoke = time.monotonic()
@@ -92,18 +93,18 @@ class Changes:
             except SQLAlchemyError as error:
                 logger.warning("Nothing can be told: %s", type(error).__name__)
                 ids = []
-            except Exception:  # those who listen would wait for ever
+            except Exception:  # keep polling, or the listeners would wait forever
                 logger.exception("An error of this program; changes are told on")
                 ids = []
             for queue in list(self._listening) if ids else ():
-                # Who reads nothing for so long finds out when it asks again.
+                # A listener that reads nothing for so long reloads when it reconnects.
                 with suppress(asyncio.QueueFull):
                     queue.put_nowait(ids)
             await asyncio.sleep(EVERY_S)
 
 
 async def _next(queue: asyncio.Queue[Told]) -> Told:
-    """Wait for what is told next; nothing where that takes too long."""
+    """Return the next changes, or an empty list after EVERY_S."""
     try:
         return await asyncio.wait_for(queue.get(), EVERY_S)
     except TimeoutError:
@@ -123,15 +124,15 @@ def changes_router(desk: Desk) -> APIRouter:
         response_description='Events with {"instances": ["id", …]}',
     )
     async def stream(request: Request, _person: Viewer) -> StreamingResponse:
-        """Tell which instances something happens to, from the event "begun" on.
+        """Stream the ids of changed instances, after the event "begun".
 
-        At each of those, as after a break, look at the worklist again: what happened
-        before is not told.
+        Reload the worklist after each "begun", also after a reconnect: earlier changes
+        are not reported.
         """
         if not ending:
             ending.append(request.app.state.ending)
         events = changes.stream(visit_of(request).is_current)
-        # The connection ends with the stream, not after the time for a next request.
+        # Close the connection with the stream, not after the keep-alive timeout.
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"Connection": "close"}
         )

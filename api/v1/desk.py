@@ -1,4 +1,4 @@
-"""What the routes of /api/v1 work with, and how they are described."""
+"""Services and response descriptions that the routes of /api/v1 share."""
 
 import re
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ _ID = re.compile("[0-9a-f]{32}")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Desk:
-    """The journal, from both sides, and the pictures. Safe to share between threads.
+    """The services that the routes use. Safe to share between threads.
 
     Attributes:
-        settings: All of them.
-        engine: Of the journal; connects when it is first asked.
-        journal: Where work is asked for.
-        history: How much is where.
-        worklist: Many instances at once.
-        feedback: What readers say.
-        pictures: Radiographs, to be looked at.
+        settings: All settings of the node.
+        engine: Engine of the journal; connects on first use.
+        journal: Requests work.
+        history: Counts instances and lists paused destinations.
+        worklist: Finds and lists instances.
+        feedback: Stores the opinions of readers.
+        pictures: Decodes radiographs for display.
     """
 
     settings: Settings
@@ -46,12 +46,12 @@ class Desk:
     pictures: Pictures
 
     def close(self) -> None:
-        """Let go of the database and of the child."""
+        """Close the database connections and stop the decoding child process."""
         self.pictures.close()
         self.engine.dispose()
 
     def dossier(self, instance_id: str) -> Dossier:
-        """Look up an instance.
+        """Return the details of an instance.
 
         Raises:
             HTTPException: 404.
@@ -68,7 +68,7 @@ class Desk:
         return found
 
     def destination(self, name: str) -> Destination:
-        """Look up a destination of the settings.
+        """Return a destination of the settings.
 
         Raises:
             HTTPException: 404.
@@ -84,7 +84,7 @@ class Desk:
 
 
 def open_desk(settings: Settings) -> Desk:
-    """Put a desk together. Nothing is connected or started yet."""
+    """Create the services. No connection or process is started yet."""
     engine = open_engine(settings.storage.database_url)
     folder = settings.storage.directory
     return Desk(
@@ -99,14 +99,14 @@ def open_desk(settings: Settings) -> Desk:
 
 
 def problem(description: str, words: str, code: int) -> dict[str, Any]:
-    """Describe a failure for OpenAPI, with an example of its words."""
+    """Describe a failure for OpenAPI, with an example of its text."""
     example = {"type": "about:blank", "title": description, "status": code}
     content = {PROBLEM_JSON: {"example": {**example, "detail": words}}}
     return {"model": ProblemDetails, "description": description, "content": content}
 
 
 def v1_router(tag: str) -> APIRouter:
-    """Make a router whose routes are described with the failures that all have."""
+    """Create a router that describes the failures common to all routes."""
     strange = "This token is not known."
     failures: dict[int | str, dict[str, Any]] = {
         400: problem("Bad Request", "This cannot be used: size. See /docs.", 400),

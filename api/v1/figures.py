@@ -1,4 +1,4 @@
-"""How the node is, and how it has fared."""
+"""State of the node, and statistics over time."""
 
 import shutil
 import time
@@ -25,7 +25,7 @@ HOUR_S = 3600.0
 
 
 class Period(StrEnum):
-    """How far back, and in how many parts."""
+    """Length of a period."""
 
     DAY = "day"
     WEEK = "week"
@@ -42,13 +42,13 @@ def figures_router(
     release: str,
     model: Callable[[], ModelIdentity | None],
 ) -> APIRouter:
-    """Serve figures.
+    """Serve the statistics and the state of the node.
 
     Args:
-        desk: With the journal.
-        checks: What /readyz asks, by name.
-        release: Version of this software.
-        model: Of this process; None while it is not loaded.
+        desk: The services, with the journal.
+        checks: The checks of /readyz, by name.
+        release: The version of this software.
+        model: Returns the model of this process, or None if it is not loaded.
     """
     router = v1_router("figures")
 
@@ -56,7 +56,7 @@ def figures_router(
     async def of_a_period(
         _person: Viewer, period: Period = Period.DAY
     ) -> FiguresAnswer:
-        """Count what came in the last 24 hours, 7 or 30 days."""
+        """Count the instances of the last 24 hours, 7 days or 30 days."""
         parts, length = PARTS[period]
         until = _end(time.time(), length)
         since = until - parts * length
@@ -79,7 +79,7 @@ def figures_router(
 
     @router.get("/node", response_description="At this moment")
     async def node(_person: Viewer) -> NodeAnswer:
-        """Say how the node is at this moment."""
+        """Return the current state of the node."""
         return await run_in_threadpool(_node)
 
     def _node() -> NodeAnswer:
@@ -106,7 +106,7 @@ def figures_router(
 
 
 def _end(now: float, length: float) -> float:
-    """The end of the part that it is now, counted from midnight here."""
+    """Return the end of the current interval, counted from local midnight."""
     local = datetime.fromtimestamp(now).astimezone()
     midnight = local.replace(hour=0, minute=0, second=0, microsecond=0).timestamp()
     return midnight + ((now - midnight) // length + 1) * length

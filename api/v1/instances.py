@@ -1,4 +1,4 @@
-"""The worklist, a study, an instance: what the journal knows."""
+"""Routes for the worklist, studies and single instances."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -24,15 +24,15 @@ MOST_IDS = 100
 LARGEST_PAGE = 200
 LAST_PAGE = 100_000
 SEARCHES = ("q", "state", "answer", "since", "until", "sender", "destination")
-"""Parameters of a search. Their names are audited, their values are not."""
+"""Query parameters of a search. Their names are audited, their values are not."""
 
 
 def instances_router(desk: Desk) -> APIRouter:
-    """Serve the worklist and what lies behind a line of it."""
+    """Serve the worklist, studies and details of instances."""
     router = v1_router("instances")
 
     @router.get("/instances", response_description="A page of the worklist")
-    async def worklist(  # noqa: PLR0913, PLR0917 - each a way to look for an image
+    async def worklist(  # noqa: PLR0913, PLR0917 - one for each criterion
         request: Request,
         _person: Viewer,
         q: Annotated[
@@ -51,7 +51,7 @@ def instances_router(desk: Desk) -> APIRouter:
         destination: Annotated[
             Text, Query(description="Something was to go there")
         ] = "",
-        id: Annotated[  # noqa: A002 - its name in the address
+        id: Annotated[  # noqa: A002 - its name in the URL
             list[Text], Query(max_length=MOST_IDS, description="Only these, by our id")
         ] = [],  # noqa: B006
         sort: Annotated[Order, Query(description="By which column")] = Order.RECEIVED,
@@ -59,7 +59,7 @@ def instances_router(desk: Desk) -> APIRouter:
         page: Annotated[int, Query(ge=1, le=LAST_PAGE)] = 1,
         size: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
     ) -> WorklistAnswer:
-        """Find instances, newest first where no other order is asked for."""
+        """Find instances. The default order is newest first."""
         wanted = Wanted(
             text=q,
             states=tuple(state),
@@ -87,7 +87,7 @@ def instances_router(desk: Desk) -> APIRouter:
 
     @router.get("/senders", response_description="Their AE titles")
     async def senders(_person: Viewer) -> list[str]:
-        """List who has sent something."""
+        """List the AE titles that have sent instances."""
         return list(await run_in_threadpool(desk.worklist.senders))
 
     @router.get(
@@ -118,7 +118,7 @@ def instances_router(desk: Desk) -> APIRouter:
     async def instance(
         request: Request, _person: Viewer, instance_id: str
     ) -> DossierAnswer:
-        """Say all that is known of one instance, and what happened to it."""
+        """Return all details of one instance, with its history."""
         known = await run_in_threadpool(desk.dossier, instance_id)
         opinions = await run_in_threadpool(desk.feedback.of, instance_id)
         await told(request, "viewed", f"/api/v1/instances/{instance_id}")
@@ -128,7 +128,7 @@ def instances_router(desk: Desk) -> APIRouter:
 
 
 def _searches(request: Request) -> list[str]:
-    """Return the names of the parameters that a search was made by."""
+    """Return the names of the search parameters that have a value."""
     given = request.query_params
     return [name for name in SEARCHES if any(given.getlist(name))]
 

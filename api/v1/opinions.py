@@ -1,4 +1,4 @@
-"""What readers think of answers."""
+"""Routes for the feedback of readers on the results of the model."""
 
 import csv
 import time
@@ -27,7 +27,7 @@ _Place = Annotated[float, Field(ge=0, le=65536)]
 
 
 class OpinionGiven(BaseModel):
-    """What a reader says of an answer."""
+    """The opinion of a reader on a result."""
 
     verdict: Literal["agree", "disagree", "unsure"]
     place: tuple[_Place, _Place] | None = Field(
@@ -48,7 +48,7 @@ def opinions_router(desk: Desk) -> APIRouter:
     async def give(
         request: Request, person: Viewer, instance_id: str, given: OpinionGiven
     ) -> list[OpinionAnswer]:
-        """Say what you think of the answer, in place of what you said before."""
+        """Store your opinion on the result; it replaces your earlier one."""
         await run_in_threadpool(desk.dossier, instance_id)
         verdict, place = Verdict(given.verdict), _place(given.place)
         kept = await run_in_threadpool(
@@ -67,7 +67,7 @@ def opinions_router(desk: Desk) -> APIRouter:
     async def withdraw(
         request: Request, person: Viewer, instance_id: str
     ) -> list[OpinionAnswer]:
-        """Take back what you said."""
+        """Delete your opinion."""
         await run_in_threadpool(desk.dossier, instance_id)
         await run_in_threadpool(desk.feedback.withdraw, instance_id, person.name)
         await told(request, "judged", instance_id)
@@ -89,7 +89,7 @@ def opinions_router(desk: Desk) -> APIRouter:
         since: Annotated[datetime | None, Query()] = None,
         until: Annotated[datetime | None, Query()] = None,
     ) -> StreamingResponse:
-        """Export all opinions with the answers that they are about."""
+        """Export all opinions with the results that they are about."""
         first = 0.0 if since is None else seconds_of(since)
         last = time.time() + 1 if until is None else seconds_of(until)
         await told(request, "viewed", "/api/v1/feedback.csv")
@@ -111,10 +111,10 @@ def _lines(rows: Iterator[tuple[Any, ...]]) -> Iterator[str]:
         yield _line([_cell(*each) for each in zip(names, row, strict=True)])
 
 
-def _cell(name: str, value: Any) -> Any:  # noqa: ANN401 - what the database holds
+def _cell(name: str, value: Any) -> Any:  # noqa: ANN401 - a database value
     if name in TIMES:
         return when(value).isoformat("T", "seconds")
-    # What a sender or a proxy wrote must be no formula to a spreadsheet.
+    # A spreadsheet must not run text from a sender or a proxy as a formula.
     is_formula = isinstance(value, str) and value[:1] in {"=", "+", "-", "@"}
     return f"'{value}" if is_formula else value
 

@@ -1,7 +1,7 @@
-"""Radiographs as a person looks at them: decoded in a child, kept for a moment.
+"""Decode radiographs for display in a child process, and cache the last few.
 
-A study is opened, its images are drawn at one size and then at another, and windowed
-anew with each drag of the mouse: the last few stay in memory.
+When a study is opened, its images are drawn at two sizes, one after the other. Each
+drag of the mouse draws an image with another window.
 """
 
 import asyncio
@@ -30,23 +30,24 @@ Key = tuple[str, tuple[float, float] | None]
 KEPT_BYTES = 100_000_000
 
 MOST_WAITING = 64
-"""Requests of one person: a browser asks for the images of a study at once."""
+"""Maximum number of waiting requests of one user. A browser requests all images of a
+study at once."""
 
 QUALITY = 92
-# Gray needs no color; and what is dragged over the wire should be quick to make.
+# Gray images need no color options, and fast encoding matters during dragging.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
 
 
 class Pictures:
-    """One decoding child for people who look, apart from that of /predict.
+    """Decodes radiographs for display, in a child process apart from that of /predict.
 
     Attributes:
-        queue: Where a request waits before it calls anything here, so that two people
-            who look wait for each other, not for memory.
+        queue: Requests must wait here before they call a method. Users then wait for
+            each other and do not use memory at the same time.
     """
 
     def __init__(self, limits: WorkerSettings) -> None:
-        """Remember the limits. The child starts when somebody looks."""
+        """Store the limits. The child process starts on first use."""
         self._limits = limits
         self._child: DecodingChild | None = None
         self.queue = FairQueue(waiting=MOST_WAITING)
@@ -54,7 +55,7 @@ class Pictures:
         self._kept: OrderedDict[Key, View] = OrderedDict()
 
     def close(self) -> None:
-        """Finish what runs, drop what waits."""
+        """Finish the running call and cancel waiting ones."""
         self._thread.shutdown(cancel_futures=True)
         if self._child is not None:
             self._child.close()
@@ -62,16 +63,17 @@ class Pictures:
     async def view(
         self, instance_id: str, path: Path, ends: tuple[float, float] | None
     ) -> View:
-        """Look at an instance.
+        """Return the displayed pixels of an instance.
 
         Args:
-            instance_id: Of the instance.
-            path: Of its file.
-            ends: The modality values that become the ends of the gray scale; None for
-                the window that the model saw.
+            instance_id: The id of the instance.
+            path: The path of its file.
+            ends: The modality values at the ends of the gray scale. None selects the
+                window that the model saw.
 
         Raises:
-            HTTPException: 422: it has no picture that can be shown, and why.
+            HTTPException: 422 if the instance has no image that can be displayed, with
+                the reason.
         """
         return await self._run(lambda: self._view((instance_id, ends), path))
 
@@ -79,7 +81,7 @@ class Pictures:
         """List the attributes of an instance.
 
         Raises:
-            HTTPException: 422: it cannot be read.
+            HTTPException: 422 if the file cannot be read.
         """
         most = self._limits.max_megapixels
         return await self._run(lambda: self._started().run(list_attributes, path, most))
@@ -115,7 +117,7 @@ class Pictures:
 
 
 def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
-    """Encode a picture, smaller where its long side is longer than asked for."""
+    """Encode an image as JPEG, reduced if its long side exceeds `long_side`."""
     scale = min((long_side or max(pixels.shape)) / max(pixels.shape), 1.0)
     if scale < 1:
         rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
@@ -126,7 +128,7 @@ def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
 
 
 def heatmap_png(drawing: Drawing) -> bytes:
-    """Encode a heatmap as a tint with transparency, at its own coarse scale."""
+    """Encode a heatmap as a transparent tint at its own coarse resolution."""
     rgba = tinted(drawing.levels)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
     return encoded.tobytes()

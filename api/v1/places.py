@@ -1,4 +1,4 @@
-"""Where results go and where instances come from."""
+"""Routes for destinations, callers and modalities."""
 
 from fastapi import APIRouter, Request, Response, status
 from starlette.concurrency import run_in_threadpool
@@ -58,16 +58,16 @@ MENDS = {
     listener.CROWDED: "Too many connections from its address sent no request. If it is "
     "a scanner, keep it from calling.",
 }
-"""What to change, by the reason why there was no association."""
+"""The remedy for each reason why no association was established."""
 
 
 def places_router(desk: Desk) -> APIRouter:
-    """Serve destinations and callers."""
+    """Serve destinations, callers and modalities."""
     router = v1_router("destinations")
 
     @router.get("/destinations", response_description="In the order of the settings")
     async def destinations(_person: Viewer) -> list[DestinationAnswer]:
-        """Say of each destination how it fares."""
+        """Return the state of each destination."""
         return await run_in_threadpool(_destinations, desk)
 
     @router.post(
@@ -76,7 +76,7 @@ def places_router(desk: Desk) -> APIRouter:
         response_description="What came of this and of the last times",
     )
     async def echo(request: Request, _person: Operator, name: str) -> list[EchoAnswer]:
-        """Ask a destination for a sign of life (C-ECHO, or a DICOMweb search)."""
+        """Test the connection to a destination (C-ECHO or DICOMweb search)."""
         where, us = desk.destination(name), desk.settings.receiver.ae_title
 
         def ask() -> list[EchoAnswer]:
@@ -93,7 +93,7 @@ def places_router(desk: Desk) -> APIRouter:
         response_description="Held back",
     )
     async def pause(request: Request, _person: Operator, name: str) -> Response:
-        """Hold back a destination's deliveries; those under way still finish."""
+        """Hold deliveries to a destination; those in progress still finish."""
         desk.destination(name)
         await run_in_threadpool(desk.journal.deliveries.pause, name)
         await told(request, "paused", name)
@@ -106,7 +106,7 @@ def places_router(desk: Desk) -> APIRouter:
         response_description="They go on",
     )
     async def resume(request: Request, _person: Operator, name: str) -> Response:
-        """Let a destination's deliveries go on."""
+        """Resume deliveries to a destination."""
         desk.destination(name)
         await run_in_threadpool(desk.journal.deliveries.resume, name)
         await told(request, "resumed", name)
@@ -114,7 +114,7 @@ def places_router(desk: Desk) -> APIRouter:
 
     @router.get("/callers", response_description="The last one first")
     async def who_called(_person: Viewer) -> list[CallerAnswer]:
-        """List who has called in the last 30 days, and who was rejected, and why."""
+        """List the callers of the last 30 days, and why some were rejected."""
         found = await run_in_threadpool(callers.callers, desk.engine)
         return [
             CallerAnswer(
@@ -147,7 +147,7 @@ def places_router(desk: Desk) -> APIRouter:
 
 
 def _mend(desk: Desk, caller: callers.Caller) -> str:
-    """Say what to change so that a caller gets an association."""
+    """Return what to change so that a caller gets an association."""
     if caller.reason != CALLING_UNKNOWN:
         return MENDS.get(caller.reason.partition(":")[0], "")
     if caller.ae_title == FURTHER_CALLERS:  # its address may be a network
@@ -225,7 +225,7 @@ def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
 
 
 def _address(destination: Destination) -> str:
-    """Say where a destination is; no secret is part of that."""
+    """Return the address of a destination, without secrets."""
     match destination:
         case DicomDestination():
             return f"{destination.ae_title}@{destination.host}:{destination.port}"

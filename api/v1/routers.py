@@ -23,7 +23,10 @@ def v1_routers(
     release: str,
     model: Callable[[], ModelIdentity | None],
 ) -> tuple[APIRouter, ...]:
-    """Make them, in the order in which they are described; see figures_router."""
+    """Create the routers, in the order of the API description.
+
+    See figures_router for the arguments.
+    """
     return (
         instances_router(desk),
         views_router(desk),

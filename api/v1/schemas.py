@@ -1,4 +1,4 @@
-"""What /api/v1 answers with, as OpenAPI describes it. Times are ISO 8601, UTC."""
+"""Response schemas of /api/v1, as described in OpenAPI. Times are ISO 8601, UTC."""
 
 from datetime import datetime
 from typing import Annotated, Literal
@@ -22,7 +22,7 @@ OperatingPoint = Literal["none", "doubtful", "definite"]
 
 
 class ProblemDetails(BaseModel):
-    """Why there is no answer (RFC 9457)."""
+    """The reason why a request failed (RFC 9457)."""
 
     type: str = "about:blank"
     title: str = Field(description="The status in words.")
@@ -31,7 +31,7 @@ class ProblemDetails(BaseModel):
 
 
 class PatientAnswer(BaseModel):
-    """Whose image it is."""
+    """The patient of an image."""
 
     name: str = Field(description='As people write it: "Doe, Jane".')
     patient_id: str
@@ -39,7 +39,7 @@ class PatientAnswer(BaseModel):
 
 
 class InstanceAnswer(BaseModel):
-    """One instance, as a line of the worklist."""
+    """One instance, as a row of the worklist."""
 
     id: str = Field(description="The node's own; in paths of this API.")
     sop_instance_uid: str
@@ -72,14 +72,14 @@ class WorklistAnswer(BaseModel):
 
 
 class StudyAnswer(BaseModel):
-    """The instances of a study, in the order in which they came."""
+    """The instances of a study, in order of receipt."""
 
     study_instance_uid: str
     instances: list[InstanceAnswer]
 
 
 class ModelAnswer(BaseModel):
-    """The model that answered, and what its probability is measured by."""
+    """The model of an analysis, and its operating points."""
 
     name: str
     version: str
@@ -88,7 +88,7 @@ class ModelAnswer(BaseModel):
 
 
 class DrawingAnswer(BaseModel):
-    """What is drawn over the radiograph, in pixels of the picture."""
+    """The drawing over the radiograph, in pixels of the image."""
 
     rows: int
     columns: int
@@ -97,7 +97,7 @@ class DrawingAnswer(BaseModel):
 
 
 class ObjectAnswer(BaseModel):
-    """One result on its way to one destination."""
+    """One result object and its delivery to one destination."""
 
     sop_instance_uid: str
     kind: str
@@ -108,7 +108,7 @@ class ObjectAnswer(BaseModel):
 
 
 class DeliveryAnswer(BaseModel):
-    """All results on their way to one destination."""
+    """The delivery of all results to one destination."""
 
     destination: str
     state: str
@@ -123,7 +123,7 @@ class DeliveryAnswer(BaseModel):
 
 
 class EventAnswer(BaseModel):
-    """Something that happened."""
+    """An event in the history of an instance."""
 
     at: datetime
     kind: str
@@ -131,14 +131,14 @@ class EventAnswer(BaseModel):
 
 
 class ResultAnswer(BaseModel):
-    """An object that the instance became."""
+    """A result object that was created for the instance."""
 
     sop_instance_uid: str
     kind: str
 
 
 class OpinionAnswer(BaseModel):
-    """What a reader says of the answer."""
+    """The opinion of a reader on the result."""
 
     who: str
     at: datetime
@@ -148,7 +148,7 @@ class OpinionAnswer(BaseModel):
 
 
 class DossierAnswer(InstanceAnswer):
-    """All that is known of an instance."""
+    """All details of an instance."""
 
     revision: int
     series_instance_uid: str
@@ -177,7 +177,7 @@ class AttributeAnswer(BaseModel):
 
 
 class AskedAnswer(BaseModel):
-    """How much was asked for again."""
+    """How many requests for work were accepted."""
 
     asked: int
     gone: int = Field(description="Not asked for: the files were removed.")
@@ -185,14 +185,14 @@ class AskedAnswer(BaseModel):
 
 
 class FailureReasonAnswer(BaseModel):
-    """One reason of a failure, and the objects that it concerns."""
+    """One reason of a failure, and the affected objects."""
 
     reason: str
     objects: list[str] = Field(description='"Secondary Capture" and so on.')
 
 
 class FailuresAnswer(BaseModel):
-    """Some that failed in the same way."""
+    """A group of instances that failed in the same way."""
 
     destination: str = Field(description="Empty: their analysis failed.")
     reason: str = Field(description="All reasons of one of them.")
@@ -206,7 +206,7 @@ class FailuresAnswer(BaseModel):
 
 
 class EchoAnswer(BaseModel):
-    """What came of asking a destination for a sign of life."""
+    """The result of a connection test."""
 
     at: datetime
     who: str
@@ -217,7 +217,7 @@ class EchoAnswer(BaseModel):
 
 
 class OutageAnswer(BaseModel):
-    """An AE or service to which no attempt at a delivery succeeds."""
+    """An AE or service to which no delivery attempt succeeds."""
 
     peer: str = Field(description="The destination, or one AE of it.")
     since: datetime = Field(description="When the first attempt failed.")
@@ -227,14 +227,14 @@ class OutageAnswer(BaseModel):
 
 
 class LastFailureAnswer(BaseModel):
-    """The delivery that failed last and is not tried again."""
+    """The last delivery that failed and is not retried."""
 
     at: datetime
     reason: str
 
 
 class DestinationAnswer(BaseModel):
-    """A destination of the settings, and how it fares."""
+    """A destination of the settings, and its state."""
 
     name: str
     type: Literal["dicom", "sender", "stow"]
@@ -264,7 +264,7 @@ class CallerAnswer(BaseModel):
 
 
 class ModalityAnswer(BaseModel):
-    """What an AE has sent."""
+    """A modality and the number of instances that an AE sent of it."""
 
     sender: str
     modality: str
@@ -273,7 +273,7 @@ class ModalityAnswer(BaseModel):
 
 
 class IntervalAnswer(BaseModel):
-    """What came in a part of a period."""
+    """The instances received in one interval of a period."""
 
     start: datetime
     received: int
@@ -284,7 +284,7 @@ class IntervalAnswer(BaseModel):
 
 
 class FiguresAnswer(BaseModel):
-    """How the node has fared of late."""
+    """Statistics of the node over a period."""
 
     intervals: list[IntervalAnswer]
     scores: list[int] = Field(
@@ -296,7 +296,7 @@ class FiguresAnswer(BaseModel):
 
 
 class NodeAnswer(BaseModel):
-    """How the node is at this moment."""
+    """The current state of the node."""
 
     checks: dict[str, str] = Field(description='Each "ok", or what is wrong.')
     destinations: dict[str, str] = Field(
@@ -313,11 +313,11 @@ class NodeAnswer(BaseModel):
 
 
 class UploadAnswer(BaseModel):
-    """An instance that was taken in."""
+    """An instance that was stored."""
 
     id: str
     study_instance_uid: str
 
 
 Text = Annotated[str, Field(max_length=LONGEST_UID, pattern=r"^[^\x00]*$")]
-"""A text to search for, of at most the length of a UID and without NUL."""
+"""Text for a search, with at most the length of a UID and without NUL."""

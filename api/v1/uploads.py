@@ -1,4 +1,4 @@
-"""DICOM files that a person hands in."""
+"""Upload of DICOM files by users."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 def uploads_router(desk: Desk) -> APIRouter:
     """Serve uploads."""
     router, arrivals = v1_router("uploads"), Arrivals()
-    # A file that takes long to check holds up its sender and three others at most.
+    # A file that takes long to check only delays its own sender and three others.
     queue = FairQueue(waiting=12, at_once=4)
     receiver = desk.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
@@ -48,7 +48,7 @@ def uploads_router(desk: Desk) -> APIRouter:
         it = uploads.take_in(path, address)
         header = it.header
         for row in desk.history.by_uid(header.sop_instance_uid):
-            if row.content_digest == it.content_digest:  # it may have been here before
+            if row.content_digest == it.content_digest:  # it was received before
                 uid = row.study_instance_uid
                 return UploadAnswer(id=row.id, study_instance_uid=uid), it
         uid = header.study_instance_uid
@@ -63,7 +63,7 @@ def uploads_router(desk: Desk) -> APIRouter:
     )
     @takes(UPLOAD)
     async def upload(request: Request, _person: Operator) -> UploadAnswer:
-        """Take in a DICOM file, as if it had been sent by C-STORE."""
+        """Store a DICOM file, as if it had been sent by C-STORE."""
         address = visit_of(request).address
         with arrivals.place(person_key(request)):
             async with received(request) as file, queue.turn(request):

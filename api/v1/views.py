@@ -1,4 +1,4 @@
-"""What there is to look at of an instance, and to take along."""
+"""Images, attributes and files of instances."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ UNSEEN: dict[int | str, dict[str, Any]] = {
     422: problem("Unprocessable Content", "There is no image in it.", 422)
 }
 _UID = re.compile(r"[0-9.]{1,64}")
-_MOST = 1e12  # beyond any value of a pixel
+_MOST = 1e12  # above any pixel value
 
 
 def _kind(media_type: str) -> dict[int | str, dict[str, Any]]:
@@ -31,7 +31,7 @@ def _kind(media_type: str) -> dict[int | str, dict[str, Any]]:
 
 
 def views_router(desk: Desk) -> APIRouter:
-    """Serve pictures, layers, attributes and files of instances."""
+    """Serve images, heatmaps, attributes and files of instances."""
     router = v1_router("pictures")
     folder = desk.settings.storage.directory
 
@@ -64,7 +64,7 @@ def views_router(desk: Desk) -> APIRouter:
             int | None, Query(ge=16, le=65535, description="In pixels, at most")
         ] = None,
     ) -> Response:
-        """Show the radiograph through the window that the model saw, or another."""
+        """Return the radiograph with the window that the model saw, or another."""
         ends = None if low is None or high is None else (low, high)
         async with desk.pictures.queue.turn(request):
             _, path = await opened(instance_id)
@@ -85,7 +85,7 @@ def views_router(desk: Desk) -> APIRouter:
         "radiograph from edge to edge",
     )
     async def heatmap(request: Request, _person: Viewer, instance_id: str) -> Response:
-        """Show where the model looked, relative to its own peak."""
+        """Return the heatmap of the model, relative to its own peak."""
         async with desk.pictures.queue.turn(request):
             known, _ = await opened(instance_id)
         if known.drawing is None or known.row.probability is None:
@@ -103,7 +103,7 @@ def views_router(desk: Desk) -> APIRouter:
     async def attributes(
         request: Request, _person: Viewer, instance_id: str
     ) -> list[AttributeAnswer]:
-        """List the DICOM attributes of the original."""
+        """List the DICOM attributes of the received instance."""
         async with desk.pictures.queue.turn(request):
             _, path = await opened(instance_id)
             found = await desk.pictures.attributes(path)
@@ -128,7 +128,7 @@ def views_router(desk: Desk) -> APIRouter:
     async def original(
         request: Request, _person: Viewer, instance_id: str
     ) -> FileResponse:
-        """Hand out the original, as it was sent."""
+        """Return the original file, as it was received."""
         known, path = await opened(instance_id)
         await told(request, "viewed", f"/api/v1/instances/{instance_id}/original")
         return _file(path, known.row.sop_instance_uid)
@@ -142,7 +142,7 @@ def views_router(desk: Desk) -> APIRouter:
     async def result(
         request: Request, _person: Viewer, instance_id: str, sop_instance_uid: str
     ) -> FileResponse:
-        """Hand out a result, as it was sent."""
+        """Return a result file, as it was sent."""
         known, _ = await opened(instance_id)
         paths = {each.sop_instance_uid: each.path for each in known.results}
         path = folder / paths.get(sop_instance_uid, "nothing")
@@ -155,6 +155,6 @@ def views_router(desk: Desk) -> APIRouter:
 
 
 def _file(path: Path, uid: str) -> FileResponse:
-    """Answer with a file named by its UID, which alone may stand in file names."""
+    """Return a file response. Only a valid UID is used in the name of the file."""
     name = f"{uid}.dcm" if _UID.fullmatch(uid) else "instance.dcm"
     return FileResponse(path, media_type="application/dicom", filename=name)

@@ -1,1 +1,1 @@
-"""How the shipped weights were made, and how to make better ones."""
+"""Training and evaluation of the weights that the node ships with."""

@@ -1,7 +1,8 @@
-"""A folder of labelled radiographs: images and a manifest.csv with FracAtlas's columns.
+"""Read a folder of labelled radiographs: images and a manifest.
 
-Abedeen et al., "FracAtlas: A Dataset for Fracture Classification, Localization and
-Segmentation of Musculoskeletal Radiographs", Scientific Data 10, 2023.
+The manifest is the file manifest.csv, with the columns of FracAtlas. Abedeen et al.,
+"FracAtlas: A Dataset for Fracture Classification, Localization and Segmentation of
+Musculoskeletal Radiographs", Scientific Data 10, 2023.
 """
 
 import csv
@@ -18,14 +19,14 @@ from inference.radiograph import Radiograph
 MAX_MEGAPIXELS = 100
 
 FOLDS = 5
-"""Into which training parts a data set, unless it is told otherwise."""
+"""Default number of folds in training."""
 
 Box = tuple[float, float, float, float]
 """(left, top, right, bottom), right and bottom exclusive."""
 
 
 class ManifestError(Exception):
-    """The folder cannot be used; the message names all that is wrong."""
+    """The folder cannot be used. The message names all problems."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,13 @@ class Sample:
     """One row of a manifest.
 
     Attributes:
-        path: Of the image.
+        path: The path of the image.
         is_fractured: Whether a fracture was marked.
-        boxes: Around each fracture, in shares of width and height.
-        group: Images of one group may be of one patient: they are never parted.
-        split: "train" or "val", or whatever the manifest says.
-        traits: The other columns, by name, for figures by subgroup.
+        boxes: Bounding boxes of the fractures, in shares of width and height.
+        group: Images of one group may show one patient. They always stay in the same
+            fold.
+        split: "train", "val" or another name from the manifest.
+        traits: The other columns by name, for statistics by subgroup.
     """
 
     path: Path
@@ -49,10 +51,10 @@ class Sample:
     traits: Mapping[str, str]
 
     def read(self) -> Radiograph:
-        """Read the image as the node reads one that is uploaded.
+        """Read the image in the same way as an uploaded image.
 
         Raises:
-            ManifestError: It cannot be read.
+            ManifestError: The image cannot be read.
         """
         try:
             content = self.path.read_bytes()
@@ -64,12 +66,12 @@ class Sample:
 
 
 def read_manifest(folder: Path) -> tuple[Sample, ...]:
-    """Read which images are in a folder and what is known of them.
+    """Read the images of a folder and their labels.
 
-    Rows whose `use` is 0 are left out.
+    Rows with `use` = 0 are omitted.
 
     Raises:
-        ManifestError: There is none, columns are missing, or rows are wrong.
+        ManifestError: There is no manifest, columns are missing, or rows are wrong.
     """
     path = folder / "manifest.csv"
     rows = _rows(path)
@@ -100,7 +102,7 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
 
 def _rows(path: Path) -> list[dict[str, str]]:
     try:
-        # Spreadsheets begin a file with a byte order mark.
+        # Spreadsheets write a byte order mark.
         with path.open(encoding="utf-8-sig", newline="") as file:
             return list(csv.DictReader(file))
     except OSError as error:
@@ -115,10 +117,10 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ...]:
-    """Part samples into folds of whole groups, alike in size and in fractures.
+    """Divide samples into folds of whole groups, similar in size and fractures.
 
-    Always the same for the same samples: the groups with most fractures go first, each
-    to the fold that has the fewest, then the fewest images.
+    The result is deterministic. Groups are assigned in falling order of fractures, each
+    to the fold with the fewest fractures and then the fewest images.
     """
     groups: dict[str, list[Sample]] = {}
     for sample in samples:
@@ -134,12 +136,12 @@ def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ..
 
 
 def rows_of(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
-    """Choose the samples of a split.
+    """Return the samples of a split.
 
     Args:
-        samples: All of a folder.
-        split: Of the manifest; or "fold-1" to "fold-5", what training keeps back; or
-            "", all.
+        samples: All samples of a folder.
+        split: A split of the manifest; "fold-1" to "fold-5" for a fold held out in
+            training; or "" for all samples.
     """
     own = tuple(each for each in samples if not split or each.split == split)
     parts = folds(samples, FOLDS)

@@ -1,7 +1,8 @@
-"""From a network's scores to probabilities that mean what they say, and two points.
+"""Calibrate the scores of a network to probabilities, and choose two operating points.
 
 Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, with an intercept as
-Platt had it: training sees more fractures than patients do.
+in Platt scaling, because the training data has a higher share of fractures than
+patients have.
 """
 
 from collections.abc import Sequence
@@ -15,8 +16,8 @@ from inference.training.judging import Judged
 from models.card import ModelCard
 
 SENSITIVE, SPECIFIC = 0.91, 0.955
-"""Sensitivity of `doubtful` and specificity of `definite` on what they are fitted to; a
-little above the 0.90 and 0.95 that are wanted of what they are not."""
+"""Sensitivity of `doubtful` and specificity of `definite` on the data that they are
+fitted to. They are slightly above the 0.90 and 0.95 that are required on other data."""
 
 ROUNDS = 50
 SURE = 1e-6
@@ -24,13 +25,13 @@ SURE = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """What held-out answers ask of the card and of the last layer.
+    """The calibration of a network, fitted to held-out data.
 
     Attributes:
         temperature: Divides the scores.
-        shift: Added to the log-odds after that.
-        doubtful: Probability from which a fracture is reported.
-        definite: Probability from which it is reported as definite.
+        shift: Added to the log-odds after the division.
+        doubtful: Minimum probability at which a fracture is reported.
+        definite: Minimum probability at which it is reported as definite.
     """
 
     temperature: float
@@ -39,7 +40,7 @@ class Calibration:
     definite: float
 
     def apply(self, judged: Judged) -> Judged:
-        """Say again what was said with a temperature of 1 and no shift."""
+        """Calibrate a result that was computed with temperature 1 and no shift."""
         odds = _log_odds(np.array([judged.probability]))
         probability = float(_probability(odds / self.temperature + self.shift)[0])
         point = OperatingPoint.NONE
@@ -57,7 +58,7 @@ class Calibration:
         )
 
     def card(self, draft: ModelCard) -> ModelCard:
-        """Write it on a card; the shift belongs to the last layer."""
+        """Return a card with this calibration. The shift belongs to the last layer."""
         return replace(
             draft,
             temperature=self.temperature,
@@ -67,10 +68,10 @@ class Calibration:
 
 
 def calibrate(judged: Sequence[Judged]) -> Calibration:
-    """Fit to answers for radiographs that the network has not seen.
+    """Fit a calibration to results for radiographs that the network has not seen.
 
     Args:
-        judged: With a card of temperature 1; fractures and others among them.
+        judged: Results with temperature 1, both with and without fractures.
     """
     truth = np.array([each.sample.is_fractured for each in judged])
     odds = _log_odds(np.array([each.probability for each in judged]))
@@ -84,30 +85,33 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
     return Calibration(
         round(float(temperature), 4),
         round(float(shift), 4),
-        # Rounded so that what reached a point still does.
+        # Round outwards, so that a value that reached a point still reaches it.
         float(np.clip(np.floor(doubtful * 1e4) / 1e4, SURE, 1 - SURE)),
         float(np.clip(np.ceil(definite * 1e4) / 1e4, SURE, 1 - SURE)),
     )
 
 
 def uncalibrated(draft: ModelCard) -> ModelCard:
-    """A card under which everything is answered and pointed at, to calibrate with."""
+    """Return a card for calibration.
+
+    With this card, every radiograph gets a result and an arrow.
+    """
     return replace(draft, temperature=1.0, doubtful=SURE, definite=1 - SURE)
 
 
 def _logistic(
     odds: NDArray[np.float64], truth: NDArray[np.bool_]
 ) -> tuple[float, float]:
-    """Slope and intercept of a logistic regression, by Newton's method."""
+    """Return slope and intercept of a logistic regression by Newton's method."""
     design = np.stack([odds, np.ones_like(odds)], axis=1)
     fitted = np.array([1.0, 0.0])
     for _ in range(ROUNDS):
         said = _probability(design @ fitted)
         gradient = design.T @ (said - truth)
         curvature = (design * (said * (1 - said))[:, None]).T @ design
-        # A little of a ridge: classes that are parted wholly have no finite slope.
+        # Small ridge penalty: perfectly separable classes have no finite slope.
         step = np.linalg.solve(curvature + 0.01 * np.eye(2), gradient)
-        fitted -= step / max(1.0, float(np.linalg.norm(step)))  # it may overshoot
+        fitted -= step / max(1.0, float(np.linalg.norm(step)))  # prevents overshooting
     return float(fitted[0]), float(fitted[1])
 
 
@@ -117,4 +121,4 @@ def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _probability(odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.asarray((1 + np.tanh(odds / 2)) / 2)  # which never overflows
+    return np.asarray((1 + np.tanh(odds / 2)) / 2)  # this form never overflows

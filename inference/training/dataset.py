@@ -1,4 +1,4 @@
-"""What a training step sees: pairs of views of radiographs, and a few drawn bones."""
+"""Training batches: pairs of views of radiographs, and some phantoms."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils.data import DataLoader, Dataset
 
 from inference.preprocess import ModelInput, canvas_side, prepare
@@ -23,31 +23,31 @@ from inference.training.views import View, draw_view
 from models.card import ModelCard
 
 FIRST_PHANTOM = 1_000_000
-"""Seed of the first phantom to learn from; those below are free for tests."""
+"""Seed of the first phantom for training. Lower seeds are free for tests."""
 
 MOST_WORKERS = 15
-"""They hold two batches each, of 6 MB, in memory that processes share."""
+"""Maximum number of workers. Each holds two batches of 6 MB in shared memory."""
 
 PATIENCE_S = 300
-"""For a batch; where that shared memory is full, none comes."""
+"""Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
 
 PAIR = 2
-"""Views of a film, side by side in a batch."""
+"""Views of one film, adjacent in a batch."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
-    """Views along a first axis, in pairs of one film.
+    """A batch of views along the first axis, in pairs of one film.
 
     Attributes:
-        gray: uint8, (N, S, S): what `prepare` makes of them, in the top left corner of
-            a square, so that views of any proportions fit into one batch.
-        label: float32, (N,): 1 where a fracture is seen, else 0.
-        place: float32, (N, G, G): how much of each cell of the network's grid, or of
-            the fracture if that is smaller, the two share, in [0, 1].
-        inside: bool, (N, G, G): which cells of the square lie on the canvas.
-        alike: bool, (N,): whether both of a pair show the film as a whole, and the
-            answer is the same.
+        gray: uint8, (N, S, S): the output of `prepare`, in the top left corner of a
+            square, so that views of any proportions fit into one batch.
+        label: float32, (N,): 1 if a fracture is visible, else 0.
+        place: float32, (N, G, G): overlap of each cell of the network's grid with the
+            fracture, divided by the smaller of the two, in [0, 1].
+        inside: bool, (N, G, G): whether a cell of the square lies on the canvas.
+        alike: bool, (N,): whether both views of a pair show the whole film and have the
+            same label.
     """
 
     gray: Tensor
@@ -57,36 +57,37 @@ class Example:
     alike: Tensor
 
     def __getitem__(self, rows: slice) -> "Example":
-        """Take some rows."""
+        """Return some rows."""
         return Example(*(each[rows] for each in self.columns()))
 
     def to(self, device: str) -> "Example":
-        """Move it to a device."""
+        """Move the batch to a device."""
         return Example(*(each.to(device) for each in self.columns()))
 
     @staticmethod
     def joined(examples: "Sequence[Example]") -> "Example":
-        """Put several into one batch."""
+        """Join several batches into one."""
         columns = (each.columns() for each in examples)
         return Example(*map(torch.cat, zip(*columns, strict=True)))
 
     def columns(self) -> tuple[Tensor, ...]:
-        """What it is made of, each (N, ...)."""
+        """Return the fields, each (N, ...)."""
         return self.gray, self.label, self.place, self.inside, self.alike
 
 
 @dataclass(frozen=True, slots=True)
 class _Drawn:
-    """A pair to be made: of what, and the numbers that decide how."""
+    """A pair to compute: its sample and its random numbers."""
 
-    sample: Sample | None  # a phantom
+    sample: Sample | None  # None: a phantom
     random: np.random.Generator
 
 
 class _Pairs(Dataset["Example | str"]):
-    """What an epoch is made of, made as it is asked for; or why it cannot be.
+    """The pairs of an epoch, computed on access; an error text if a pair fails.
 
-    In words, because an error that comes from another process brings its frames along.
+    Errors are returned as text, because an exception from another process would carry
+    its traceback along.
     """
 
     def __init__(
@@ -111,19 +112,20 @@ def epoch(
     random: np.random.Generator,
     first: int = 0,
 ) -> Iterator[Example]:
-    """Yield an epoch's batches: all fractures, some of the rest, some phantoms.
+    """Yield the batches of an epoch: all fractures, some others, some phantoms.
 
-    Other processes make the next ones meanwhile; how many there are changes nothing.
+    Worker processes compute the next batches in advance. Their number does not change
+    the result.
 
     Raises:
         ManifestError: An image cannot be read.
 
     Args:
-        samples: To draw from.
-        recipe: How often each is drawn.
-        card: How the network wants its input.
-        random: Decides all else.
-        first: How many batches to leave out, because they were learned before.
+        samples: The samples to draw from.
+        recipe: How often each sample is drawn.
+        card: The input format of the network.
+        random: Determines everything else.
+        first: Number of batches to skip, because they were learned before.
     """
     workers = _workers()
     drawn = _drawn(samples, recipe, random)[first * recipe.batch // PAIR :]
@@ -135,7 +137,7 @@ def epoch(
         multiprocessing_context=_server() if workers else None,
         timeout=PATIENCE_S if workers else 0,
         collate_fn=_joined,
-        generator=torch.Generator(),  # or it draws from the one that all share
+        generator=torch.Generator(),  # otherwise it uses the global one
         worker_init_fn=_alone,
     )
     for made in batches:
@@ -145,14 +147,15 @@ def epoch(
 
 
 def _workers() -> int:
-    """Processes beside the one that learns, on as many cores as there are for us."""
+    """Return the number of worker processes: available cores less one, limited."""
     return min(len(os.sched_getaffinity(0)) - 1, MOST_WORKERS)
 
 
 def _server() -> ForkServerContext:
-    """Have workers forked by a process that has no threads, and has imported all.
+    """Return a context that forks workers from a process without threads.
 
-    Forks of one with threads, of which torch has many, may wait for ever.
+    That process has already imported this module. Forking a process with threads, such
+    as one that uses torch, may deadlock.
     """
     server = get_context("forkserver")
     server.set_forkserver_preload([__name__])
@@ -160,18 +163,18 @@ def _server() -> ForkServerContext:
 
 
 def _alone(_worker: int) -> None:
-    cv2.setNumThreads(1)  # each has one core
+    cv2.setNumThreads(1)  # each worker has one core
 
 
 def _joined(made: "list[Example | str]") -> "Example | str":
-    """Put pairs into one batch; what could not be made says why instead."""
+    """Join pairs into one batch, or return the error text of a failed pair."""
     examples = [each for each in made if isinstance(each, Example)]
     why = next((each for each in made if isinstance(each, str)), None)
     return Example.joined(examples) if why is None else why
 
 
 def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
-    """How many batches an epoch has."""
+    """Return the number of batches in an epoch."""
     drawn = _chosen(samples, recipe, np.random.default_rng(0))
     return len(drawn) // (recipe.batch // PAIR)
 
@@ -179,7 +182,7 @@ def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
 def _chosen(
     samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
 ) -> list[Sample | None]:
-    """Return what an epoch is made of; None is a phantom."""
+    """Return the samples of an epoch, with None for each phantom."""
     fractured = [each for each in samples if each.is_fractured]
     whole = [each for each in samples if not each.is_fractured]
     count = round(len(whole) * recipe.whole_share)
@@ -194,10 +197,10 @@ def _chosen(
 def _drawn(
     samples: Sequence[Sample], recipe: Recipe, random: np.random.Generator
 ) -> list[_Drawn]:
-    """The same, shuffled."""
+    """Return the samples of an epoch in random order, each with its own generator."""
     chosen = _chosen(samples, recipe, random)
     shuffled = [chosen[index] for index in random.permutation(len(chosen))]
-    # Each has numbers of its own: whichever process makes it first, it is the same.
+    # Each pair has its own random numbers, whichever process computes it first.
     own = random.spawn(len(shuffled))
     return [_Drawn(sample, each) for sample, each in zip(shuffled, own, strict=True)]
 
@@ -223,7 +226,7 @@ def _phantom(random: np.random.Generator) -> View:
 
 
 def example(view: View, card: ModelCard, *, alike: bool = False) -> Example:
-    """Bring a view to the network's canvas: a batch of one."""
+    """Convert a view to a network input: a batch of one."""
     model_input = prepare(view.radiograph, card)
     side = canvas_side(card)
     grid = side // CELL
@@ -247,7 +250,7 @@ def _covered(
 ) -> NDArray[np.float32]:
     rows, columns = view.radiograph.pixels.shape
     left, top, right, bottom = box
-    # Per axis: offset and scale from the radiograph's pixels to cells of the canvas.
+    # Per axis: offset and scale from pixels of the radiograph to cells of the canvas.
     across = _shared(
         (model_input.left + np.array([left, right]) * model_input.width / columns)
         / CELL,
@@ -261,7 +264,7 @@ def _covered(
 
 
 def _shared(span: NDArray[np.float64], grid: int) -> NDArray[np.float64]:
-    """What each cell of a row shares with a span, over the smaller of the two."""
+    """Overlap of each cell of a row with a span, divided by the shorter of the two."""
     low, high = span
     start = np.arange(grid)
     shared = np.minimum(high, start + 1) - np.maximum(low, start)

@@ -1,4 +1,4 @@
-"""The card of the network that is trained here, before there are weights."""
+"""The model card that the training starts with, before there are weights."""
 
 from dataclasses import replace
 
@@ -20,8 +20,8 @@ LIMBS = (
     ),
     *("LOWEREXTREMITY", "UPPEREXTREMITY"),
 )
-"""What FracAtlas shows, in Defined Terms of Body Part Examined (PS3.16 Annex L), and in
-words that equipment adds to them or uses instead."""
+"""The body parts in FracAtlas, as Defined Terms of Body Part Examined (PS3.16 Annex L),
+and other words that equipment uses for them."""
 
 DRAFT = ModelCard(
     name="untrained",

@@ -1,4 +1,4 @@
-"""Figures of a classifier on labelled radiographs, all of them and by subgroup."""
+"""Statistics of a classifier on labelled radiographs, overall and by subgroup."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,15 +24,16 @@ from inference.training.statistics import (
 )
 
 FEW = 200
-"""Bootstrap resamples of a subgroup."""
+"""Number of bootstrap resamples for a subgroup."""
 
 SMALL, LARGE = 0.06, 0.12
-"""Long sides of the largest fracture, in shares of the image's, that part groups."""
+"""Limits between size groups: long side of the largest fracture, as a share of that of
+the image."""
 
 Rows = NDArray[np.intp]
 
 Tell = Callable[[], None]
-"""Called after each figure, since its bootstrap takes seconds."""
+"""Called after each figure, because its bootstrap takes seconds."""
 
 
 def _nothing() -> None:
@@ -41,10 +42,10 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Table:
-    """Judged radiographs as columns."""
+    """Results as columns."""
 
     truth: NDArray[np.bool_]
-    marked: NDArray[np.bool_]  # where the fracture is, too
+    marked: NDArray[np.bool_]  # fractures with a box
     probability: NDArray[np.float64]
     doubtful: NDArray[np.bool_]  # or definite
     definite: NDArray[np.bool_]
@@ -54,16 +55,16 @@ class _Table:
 
 
 def evaluation(judged: Sequence[Judged], tell: Tell = _nothing) -> dict[str, Any]:
-    """Work out all figures.
+    """Compute all figures.
 
     Args:
-        judged: What was answered.
+        judged: The results.
         tell: Called `figures_in(judged)` times.
 
     Returns:
-        What becomes JSON: `margin`, `overall`, `reliability`, and `subgroups` by trait
-        and value. A figure is [value, low, high], its 95 % interval from a bootstrap
-        over groups.
+        A JSON-compatible dictionary with `margin`, `overall`, `reliability`, and
+            `subgroups` by trait and value. A figure is [value, low, high], with its 95
+            % interval from a bootstrap over groups.
     """
     table = _table([each for each in judged if not each.refused])
     return {
@@ -80,7 +81,7 @@ def evaluation(judged: Sequence[Judged], tell: Tell = _nothing) -> dict[str, Any
 
 
 def figures_in(judged: Sequence[Judged]) -> int:
-    """Return how many figures an evaluation works out."""
+    """Return the number of figures that an evaluation computes."""
     groups = sum(len(parts) for parts in subgroups(judged).values())
     return FIGURES * (1 + groups)
 
@@ -88,10 +89,11 @@ def figures_in(judged: Sequence[Judged]) -> int:
 def figures(
     judged: Sequence[Judged], resampled: int, tell: Tell = _nothing
 ) -> dict[str, Any]:
-    """The figures of some radiographs; None where there is nothing to count.
+    """Return the figures of some radiographs; a figure is None if it is undefined.
 
-    A fracture that is not answered for is missed, a whole bone that is not is no false
-    alarm; the figures of probabilities leave both out.
+    If the classifier refuses a radiograph, a fracture counts as missed, and a
+    radiograph without a fracture does not count as a false alarm. The figures of
+    probabilities exclude refused radiographs.
     """
     return _counted([judged], resampled, tell)
 
@@ -99,7 +101,7 @@ def figures(
 def means(
     parts: Sequence[Sequence[Judged]], resampled: int, tell: Tell = _nothing
 ) -> dict[str, Any]:
-    """The means of the figures of several folds, with their intervals."""
+    """Return the means of the figures of several folds, with their intervals."""
     return _counted(parts, resampled, tell)
 
 
@@ -129,16 +131,16 @@ def _counted(
 
 
 def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged]]]:
-    """Sort radiographs by each trait of their manifest, and fractures by their size."""
+    """Group radiographs by each trait of the manifest, and fractures by size."""
     found: dict[str, dict[str, list[Judged]]] = {}
     for each in judged:
         for trait, value in _traits(each):
             found.setdefault(trait, {}).setdefault(value, []).append(each)
-    # Fractures of each size are told from all whole bones.
+    # Fractures of each size are compared with all radiographs without a fracture.
     whole = [each for each in judged if not each.sample.is_fractured]
     for size in found.get(SIZE, {}).values():
         size.extend(whole)
-    # A trait that is different for nearly every image, such as its width, is none.
+    # Drop traits that differ for nearly every image, such as the width.
     return {
         trait: parts
         for trait, parts in found.items()
@@ -204,7 +206,7 @@ Figure = Callable[[_Table, Rows], float]
 def _of_answered(
     figure: Callable[[NDArray[np.bool_], NDArray[np.float64]], float],
 ) -> Figure:
-    """A figure of truth and probability; what is not answered for has none."""
+    """Return a figure of truth and probability that excludes refused radiographs."""
 
     def of(table: _Table, rows: Rows) -> float:
         kept = rows[table.answered[rows]]
@@ -226,10 +228,10 @@ _FIGURES: dict[str, Figure] = {
     "specificity_definite": partial(_specificity, "definite"),
     "calibration_error": _of_answered(calibration_error),
     "brier": _of_answered(brier),
-    # Without an arrow a fracture counts as missed; without a box it does not count.
+    # A fracture without an arrow counts as missed. One without a box is excluded.
     "arrow_in_box": lambda t, rows: share(t.pointed[rows][t.marked[rows]]),
     "heat_in_boxes": _heat,
 }
 
 FIGURES = len(_FIGURES)
-"""How many figures `figures` and `means` work out."""
+"""Number of figures that `figures` and `means` compute."""

@@ -1,4 +1,4 @@
-"""A radiograph exposed and processed as in another room."""
+"""Simulate other equipment: exposure, image processing and collimation."""
 
 import math
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ Pixels = NDArray[np.uint8]
 
 BLURRED, SHARPENED, NOISY, COLLIMATED = 0.25, 0.25, 0.4, 0.3
 MARKED, FITTED, INVERTED, COMPRESSED = 0.15, 0.15, 0.03, 0.3
-"""How often each happens."""
+"""Probability of each change."""
 
 GAMMA = 0.5
-"""Of the film curve: its logarithm, at most."""
+"""Maximum logarithm of the gamma of the film curve."""
 
 QUALITY = 40, 95
-"""Of JPEG, from and to."""
+"""Range of the JPEG quality."""
 
 DEEPEST = 0.2
-"""How far a collimator reaches into the image from each side, at most."""
+"""Maximum share of each side of the image that a collimator covers."""
 
 
 def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Draw another window, film curve, sharpness and noise.
+    """Apply another window, film curve, sharpness and noise.
 
     Args:
         pixels: uint8, (rows, columns).
-        random: Decides.
+        random: Determines all changes.
     """
     shown = _curve(random)[pixels]
     chance = random.random()
@@ -46,7 +46,7 @@ def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
 
 
 def _curve(random: np.random.Generator) -> NDArray[np.float32]:
-    """A gray level for each gray level."""
+    """Return a new gray level for each gray level."""
     low, high = random.uniform(-0.12, 0.12), random.uniform(0.8, 1.25)
     gamma = math.exp(random.uniform(-GAMMA, GAMMA))
     levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma
@@ -60,15 +60,16 @@ def _blurred(shown: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
 def collimated(
     pixels: Pixels, boxes: Sequence[Box], random: np.random.Generator
 ) -> Pixels:
-    """Leave only a rectangle, with all boxes in it, now and then.
+    """Cover everything outside a rectangle that contains all boxes, with a probability.
 
     Args:
         pixels: uint8, (rows, columns).
-        boxes: What must stay visible, in pixels.
-        random: Decides.
+        boxes: Areas that must stay visible, in pixels.
+        random: Determines whether and how much is covered.
 
     Returns:
-        The pixels; black around, or white, as where nothing hides the collimator.
+        The pixels, surrounded by black, or by white as in an image in which the
+            collimator is not masked.
     """
     if random.random() > COLLIMATED:
         return pixels
@@ -86,10 +87,11 @@ def collimated(
 
 
 def furnished(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Paint a marker or metal over it, now and then.
+    """Paint a marker or metal over the image, each with a probability.
 
-    In the data, nearly every image with hardware shows a fracture. Painted metal lies
-    on fractures and whole bones alike, so it says nothing.
+    In the data, nearly every image with hardware shows a fracture. Painted metal
+    appears on fractures and intact bones alike, so that the network cannot use it as
+    evidence.
     """
     shown = pixels.copy()
     if random.random() < MARKED:
@@ -101,7 +103,7 @@ def furnished(pixels: Pixels, random: np.random.Generator) -> Pixels:
 
 
 def _mark(shown: Pixels, random: np.random.Generator) -> None:
-    """Paint the letter that says which side of the body it is."""
+    """Paint the letter that marks the side of the body."""
     rows, columns = shown.shape
     size = max(rows, columns) * random.uniform(0.05, 0.12)
     at = int(random.uniform(0, columns - size)), int(random.uniform(size, rows))
@@ -131,7 +133,7 @@ def _fit(shown: Pixels, random: np.random.Generator) -> None:
 
 
 def stored(pixels: Pixels, random: np.random.Generator) -> Pixels:
-    """Invert it, or compress it as JPEG, now and then."""
+    """Invert the image, or compress it as JPEG, each with a probability."""
     if random.random() < INVERTED:
         pixels = 255 - pixels
     if random.random() > COMPRESSED:

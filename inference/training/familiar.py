@@ -1,4 +1,4 @@
-"""What is familiar to a trained network, and how far from that is too far."""
+"""Statistics for the out-of-distribution check of a trained network, and its limit."""
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
@@ -18,13 +18,14 @@ from models.card import ModelCard
 from models.network import Network
 
 ANSWERED = 0.997
-"""Share of unseen radiographs of the kind trained on that must be answered for."""
+"""Share of unseen radiographs, of the kind used in training, that must be accepted."""
 
 ROOM = 1.4
-"""That much farther may lie what another hospital's equipment makes."""
+"""Factor on the limit that allows for the equipment of other hospitals."""
 
 PHANTOMS = 200
-"""Drawn bones are familiar, too, or the node could not test itself."""
+"""Number of phantoms. They must be accepted too, or the self-test of the node would
+fail."""
 
 LONG_SIDES = 170, 1400
 
@@ -36,14 +37,14 @@ def learn_familiarity(
     seed: int,
     tell: Callable[[int, int], None] = lambda *_: None,
 ) -> Familiarity:
-    """Learn from training radiographs, every other as another room would show it.
+    """Compute statistics from training radiographs; every other one is re-exposed.
 
     Args:
-        network: That was trained.
-        samples: On these.
-        card: How it wants its input.
-        seed: Decides how the radiographs are shown.
-        tell: Called with the number of radiographs that are done, and of all.
+        network: A trained network.
+        samples: The samples that it was trained on.
+        card: The input format of the network.
+        seed: Determines how radiographs are re-exposed.
+        tell: Called with the number of finished radiographs and the total.
     """
     random = np.random.default_rng((seed, 2))
     shown = (_shown(each, number, random) for number, each in enumerate(samples))
@@ -61,17 +62,17 @@ def farthest(
     card: ModelCard,
     tell: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
-    """Measure how far ANSWERED of radiographs stay that the network has not seen.
+    """Return the distance within which ANSWERED of the unseen radiographs lie.
 
     Args:
-        known: What is familiar to the network.
-        network: That was trained.
-        samples: On others than these.
-        card: How it wants its input.
-        tell: Called with the number of radiographs that are done, and of all.
+        known: The statistics of the training radiographs.
+        network: A trained network.
+        samples: Samples that it was not trained on.
+        card: The input format of the network.
+        tell: Called with the number of finished radiographs and the total.
 
     Returns:
-        The limit for the card, with ROOM.
+        The limit for the card: the distance times ROOM.
     """
     distances: list[float] = []
     for each in samples:
@@ -89,12 +90,12 @@ def _shown(sample: Sample, number: int, random: np.random.Generator) -> Radiogra
 
 def _phantoms(seed: int) -> Iterator[Radiograph]:
     for number in range(PHANTOMS):
-        chosen = FIRST_PHANTOM * (seed + 2) + number  # apart from those fitted to
+        chosen = FIRST_PHANTOM * (seed + 2) + number  # other seeds than in training
         yield random_phantom(chosen, broken=number % 2 == 0, long_sides=LONG_SIDES)[0]
 
 
 def _seen(network: Network, radiograph: Radiograph, card: ModelCard) -> Tensor:
-    """What the convolutions make of a radiograph, (1, K, h, w)."""
+    """Return the output of the convolutions for a radiograph, (1, K, h, w)."""
     device = next(network.features.parameters()).device
     with torch.inference_mode():
         gray = prepare(radiograph, card).gray.to(device)

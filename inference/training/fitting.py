@@ -1,8 +1,8 @@
-"""Fitting one network: from the weights to start from to those that are judged.
+"""Train one network, from its initial weights to the final ones.
 
-A training can be stopped after any step. A checkpoint holds all that the next step
-needs, and the views of an epoch depend on the seed and the number of the epoch only, so
-a training that is resumed ends as one that was never stopped.
+A training can be stopped after any step. A checkpoint contains everything that the next
+step needs, and the views of an epoch depend only on the seed and the number of the
+epoch. A resumed training therefore ends with the same result as an uninterrupted one.
 """
 
 import copy
@@ -29,23 +29,23 @@ from models.network import COUNTER, build_network
 from models.resnet import BasicBlock, ResNet
 
 Progress = Callable[[int, int, float], None]
-"""Called after each step with steps done, steps in all, and the loss."""
+"""Called after each step with the finished steps, the total steps and the loss."""
 
 
 SEES = "architecture", "input_size", "resize", "scales", "exposure", "mean", "std"
-"""What a card says of a network in training and its input."""
+"""Keys of the card that define the network in training and its input."""
 
 
 FINE = 2
-"""Epochs that one at both scales counts for in the schedule of the learning rate."""
+"""Weight of an epoch at both scales in the schedule of the learning rate."""
 
 
 class Fitting:
-    """A training under way, step by step; on a CPU, the same seed gives the same.
+    """A training in progress. On a CPU, the same seed gives the same result.
 
     Attributes:
-        done: Epochs that are done.
-        step: Steps of the next epoch that are done.
+        done: Number of finished epochs.
+        step: Number of finished steps in the next epoch.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class Fitting:
         seed: int,
         device: str,
     ) -> None:
-        """Make the network, with the weights to start from.
+        """Create the network with its initial weights.
 
         Args:
-            recipe: How it will be trained.
+            recipe: The training recipe.
             samples: The radiographs to learn from.
-            start: A .npz of weights with torchvision's key names: of the stem all, of
-                layer1 to layer3 what there is. All else, and everything where there
-                is none, begins at random.
-            seed: Decides all that is drawn.
+            start: A .npz file of weights with the key names of torchvision. It must
+                have the whole stem, and may have parts of layer1 to layer3. All other
+                weights are random. None makes all weights random.
+            seed: Determines all random choices.
             device: "cpu" or "cuda".
 
         Raises:
-            ModelError: The weights to start from cannot be used.
+            ModelError: The initial weights cannot be used.
         """
         self.recipe, self.samples, self.seed = recipe, samples, seed
         self.device = device
@@ -81,11 +81,11 @@ class Fitting:
         self._learner = self._newborn()
 
     def network(self) -> ResNet:
-        """Copy the network as it would be shipped."""
+        """Return a copy of the network that would be shipped (averaged weights)."""
         return copy.deepcopy(self._learner.averaged)
 
     def epoch(self, progress: Progress = lambda *_: None) -> None:
-        """Go through what is left of an epoch, as the recipe says."""
+        """Run the remaining steps of an epoch according to the recipe."""
         before = self.done % self._length
         if not self.step:
             self._begin(before)
@@ -105,11 +105,11 @@ class Fitting:
 
     @property
     def epochs(self) -> int:
-        """How many there are, of all generations."""
+        """The number of epochs of all generations."""
         return self.recipe.generations * self._length
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, in place of the one before."""
+        """Write a checkpoint that replaces the previous one."""
         part = path.with_suffix(".part")
         teacher = None if self._teacher is None else self._teacher.state_dict()
         state = {"learner": self._learner.state(), "teacher": teacher}
@@ -118,14 +118,14 @@ class Fitting:
         part.rename(path)
 
     def resume(self, path: Path) -> None:
-        """Go on where a checkpoint was written, on whichever device.
+        """Resume from a checkpoint, on any device.
 
         Raises:
-            ModelError: It is of another training.
+            ModelError: The checkpoint is damaged, or belongs to another training.
         """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-        except Exception:  # noqa: BLE001 - of a damaged file torch raises almost anything
+        except Exception:  # noqa: BLE001 - torch raises many types for a damaged file
             raise ModelError(f"{path} is damaged; delete it to start afresh.") from None
         if state.get("of") != self._of():
             raise ModelError(
@@ -141,29 +141,29 @@ class Fitting:
 
     @property
     def _length(self) -> int:
-        """How many epochs a generation has."""
+        """The number of epochs in a generation."""
         return self.recipe.epochs + self.recipe.fine_epochs
 
     def _passed(self, epochs: float) -> float:
-        """Return how much of a generation has passed, in [0, 1], for the learning rate.
+        """Return the finished share of a generation, in [0, 1], for the learning rate.
 
-        An epoch at both scales counts more than another, so that the rate is not too
-        low when the second part begins.
+        An epoch at both scales has more weight, so that the rate is not too low when
+        the second part begins.
         """
         first = min(epochs, self.recipe.epochs)
         passed = first + FINE * (epochs - first)
         return passed / (self.recipe.epochs + FINE * self.recipe.fine_epochs)
 
     def _part(self, before: int) -> tuple[Recipe, ModelCard]:
-        """Return how an epoch is learned, and what the network sees in it."""
+        """Return the recipe and the card of an epoch."""
         if before < self.recipe.epochs:
             return self.recipe, WHOLE
-        # At twice the scale, a close-up would show pixels that its film does not have.
+        # At twice the scale, a close-up would need more pixels than the film has.
         fine = replace(self.recipe, batch=self.recipe.fine_batch, close_share=0.0)
         return fine, DRAFT
 
     def _begin(self, before: int) -> None:
-        """Begin an epoch, which may begin a generation or the second part of one."""
+        """Start an epoch, and a generation or its second part if one begins."""
         if self.done and not before:
             self._teacher = self.network()
             self._learner = self._newborn()
@@ -171,7 +171,7 @@ class Fitting:
             self._learner.settle()
 
     def _of(self) -> dict[str, Any]:
-        """What a checkpoint has in common with a training that may go on from it."""
+        """Return what a checkpoint must share with a training that resumes from it."""
         rows = (
             f"{each.path.name} {each.path.stat().st_size} {each.boxes}"
             for each in self.samples
@@ -185,7 +185,7 @@ class Fitting:
         return {**of, "recipe": asdict(self.recipe), "card": sees}
 
     def _newborn(self) -> Learner:
-        """Make a network that knows nothing yet."""
+        """Create an untrained network."""
         return Learner(copy.deepcopy(self._new), self.recipe)
 
 
@@ -195,8 +195,8 @@ def _new(given: Mapping[str, Tensor], seed: int) -> ResNet:
         network = build_network(DRAFT).eval()
     for block in network.layer4:
         assert isinstance(block, BasicBlock)  # noqa: S101 - narrows the type
-        nn.init.zeros_(block.bn2.weight)  # it begins as if it were not there
-    # The score of "No Fracture" stays 0: the fracture's alone says everything.
+        nn.init.zeros_(block.bn2.weight)  # the block starts as an identity
+    # The score of "No Fracture" stays 0; only the score of the fracture is learned.
     nn.init.zeros_(network.fc.weight)
     nn.init.zeros_(network.fc.bias)
     network.load_state_dict(given, strict=False)
@@ -206,10 +206,11 @@ def _new(given: Mapping[str, Tensor], seed: int) -> ResNet:
 def halved(
     network: ResNet, statistics: Mapping[str, Tensor] = MappingProxyType({})
 ) -> bytes:
-    """The weights file: convolutions and matrices in half precision, which halves it.
+    """Return the weights file, with convolutions and matrices in half precision.
 
-    Vectors stay as they are: variances of batch normalization may be too small. So do
-    the statistics that go along with the network.
+    This halves the size of the file. Vectors keep their precision, because variances of
+    batch normalization may be too small for half precision. The statistics of the
+    out-of-distribution check also keep their precision.
     """
     state = {
         name: (value.half() if value.ndim > 1 else value).contiguous().cpu()

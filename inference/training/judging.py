@@ -1,4 +1,4 @@
-"""What a classifier says of labelled radiographs, beside what is true of them."""
+"""Compare the results of a classifier with the labels of radiographs."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,21 +13,22 @@ from inference.radiograph import Radiograph
 from inference.training.atlas import Box, Sample
 
 MARGIN = 0.03
-"""How far from a box the tip of an arrow may lie, as a share of the long side."""
+"""Maximum distance of the arrow tip from a box, as a share of the long side."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """The answer for one radiograph.
+    """The result for one radiograph.
 
     Attributes:
-        sample: What is true.
-        probability: Of a fracture, as answered.
-        operating_point: That was reached.
-        tip: Of the arrow, (column, row) in shares of width and height; None without.
+        sample: The labelled sample.
+        probability: The probability of a fracture.
+        operating_point: The operating point that was reached.
+        tip: Tip of the arrow, (column, row) in shares of width and height; None without
+            an arrow.
         pointed: Whether the tip lies in a box or within MARGIN of one.
-        heat_inside: Share of the heatmap that lies in boxes; NaN of an empty map.
-        refused: Whether the picture was not answered for, which counts as "No
+        heat_inside: Share of the heatmap that lies in boxes; NaN if the map is empty.
+        refused: Whether the classifier refused the radiograph. It then counts as "No
             Fracture" with probability 0.
     """
 
@@ -45,12 +46,12 @@ def judge(
     samples: Iterable[Sample],
     change: Callable[[Radiograph], Radiograph] = lambda radiograph: radiograph,
 ) -> Iterator[Judged]:
-    """Answer for each sample, as the node would.
+    """Yield the result for each sample, as the node would compute it.
 
     Args:
-        classifier: Whose answers these are.
-        samples: What it is asked.
-        change: What happens to a radiograph before; boxes stay where they were.
+        classifier: The classifier to judge.
+        samples: The labelled samples.
+        change: Applied to each radiograph first; the boxes are not changed.
 
     Raises:
         ManifestError: An image cannot be read.
@@ -71,7 +72,7 @@ def _refused(sample: Sample) -> Judged:
 
 
 def judged(sample: Sample, radiograph: Radiograph, finding: Finding) -> Judged:
-    """Compare a finding with what is true."""
+    """Compare a finding with the label."""
     rows, columns = radiograph.pixels.shape
     tip = None
     if finding.arrow is not None:
@@ -88,7 +89,7 @@ def judged(sample: Sample, radiograph: Radiograph, finding: Finding) -> Judged:
 
 
 def _near(tip: Point, boxes: Sequence[Box], size: tuple[int, int]) -> bool:
-    """Whether a point lies in a box that is wider by MARGIN on each side."""
+    """Return whether a point lies in a box that is extended by MARGIN on each side."""
     across, down = (MARGIN * max(size) / side for side in size)
     return any(
         left - across <= tip[0] <= right + across

@@ -1,22 +1,23 @@
-"""A network that learns to answer and to point.
+"""Train a network to detect and to locate fractures.
 
-It scores each cell of a grid, and the image scores the log-sum-exp of its cells. Two
-losses: the image's answer, and, where there is a fracture, the share of exp of the
-scores that lies on it, which is what the arrow's tip follows. Neither asks anything of
-cells that do not matter.
+The network scores each cell of a grid, and the score of the image is the log-sum-exp of
+the cell scores. There are two losses: one for the label of the image, and, if there is
+a fracture, one for the share of the exponentials of the scores that lies on the
+fracture. The tip of the arrow follows this share. Neither loss constrains irrelevant
+cells.
 
-A generation has two parts. In the first, the network sees whole images at 224 pixels,
-a part of them from near, and its map has 14 x 14 cells. In the second, it sees each
-whole image at both scales of the card, and both losses are those of the combined map of
-28 x 28 cells. Batch normalization then keeps the statistics of the first part: one set
-of statistics has to serve both scales, and batches are small. layer1 stays as it is in
-the second part, because it costs a fifth of the time there.
+A generation has two parts. In the first part, the network sees whole images at 224
+pixels and some close-ups, and its map has 14 x 14 cells. In the second part, it sees
+each whole image at both scales of the card, and both losses use the combined map of 28
+x 28 cells. Batch normalization then keeps the statistics of the first part, because one
+set of statistics must serve both scales and batches are small. layer1 is frozen in the
+second part, because it would take a fifth of the time.
 
-The answer wanted is the reader's, and, from the second generation on, a part of it is
-what the network of the generation before says (Furlanello et al., "Born-Again Neural
-Networks", ICML 2018): of two views of one film its mean, so that one film learns one
-answer however it is taken (Beyer et al., "Knowledge Distillation: A Good Teacher is
-Patient and Consistent", CVPR 2022).
+The target is the label. From the second generation on, the target is partly the output
+of the network of the previous generation (Furlanello et al., "Born-Again Neural
+Networks", ICML 2018). Two views of one film share the mean of its outputs as target, so
+that the network learns one result for a film however it is taken (Beyer et al.,
+"Knowledge Distillation: A Good Teacher is Patient and Consistent", CVPR 2022).
 """
 
 import math
@@ -25,7 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from inference.preprocess import normalized
@@ -36,30 +37,33 @@ from models.network import halves
 from models.resnet import ResNet
 
 STEM = 4
-"""Modules to the end of the stem, which stay as they came."""
+"""Number of modules to the end of the stem. They are never trained."""
 
 FIRST_STAGE = STEM + 1
-"""Modules to the end of layer1."""
+"""Number of modules to the end of layer1."""
 
 WARM_UP = 0.08
 GRADIENT = 5.0
 
 CHUNK = 16
-"""Views at both scales that are computed at once; each needs 40 MB."""
+"""Number of views at both scales that are computed at a time; each needs 40 MB."""
 
 NOWHERE = -1e4
-"""Score of a cell beside the canvas; its exp is 0."""
+"""Score of a cell outside the canvas; its exponential is 0."""
 
 
 class Learner:
-    """A network in training, and the average of its last steps, which is shipped."""
+    """A network in training, and the moving average of its weights.
+
+    The average is what is shipped.
+    """
 
     def __init__(self, network: ResNet, recipe: Recipe) -> None:
-        """Make ready to learn.
+        """Prepare the training.
 
         Args:
-            network: Where it begins, on its device.
-            recipe: How it will be trained.
+            network: The network with its initial weights, on its device.
+            recipe: The training recipe.
         """
         self.recipe = recipe
         self._network = network
@@ -78,25 +82,26 @@ class Learner:
 
     @property
     def averaged(self) -> ResNet:
-        """The network as it would be shipped."""
+        """The network with averaged weights, as it would be shipped."""
         averaged = self._average.module
         assert isinstance(averaged, ResNet)  # noqa: S101 - narrows the type
         return averaged.eval()
 
     def settle(self) -> None:
-        """Go on from the average."""
+        """Continue from the averaged weights."""
         self._network.load_state_dict(self.averaged.state_dict())
 
     def step(
         self, batch: Example, card: ModelCard, passed: float, taught: Tensor | None
     ) -> Tensor:
-        """Learn from a batch.
+        """Train on one batch.
 
         Args:
-            batch: Views, and what is true of them.
-            card: How the network sees them.
-            passed: Of this generation, in [0, 1].
-            taught: What the generation before says of them, (N,); None in the first.
+            batch: Views with their labels.
+            card: The input format of the network.
+            passed: The finished share of this generation, in [0, 1].
+            taught: The output of the previous generation for the views, (N,); None in
+                the first generation.
 
         Returns:
             The loss, ().
@@ -110,7 +115,7 @@ class Learner:
         fractures = batch.label.sum().clamp(min=1)
         total = torch.zeros((), device=wanted.device)
         self._optimizer.zero_grad()
-        # Statistics of a batch need the whole of it at once.
+        # Batch statistics need the whole batch at once.
         size = CHUNK if is_fine else len(wanted)
         for rows in _chunks(len(wanted), size):
             answer, pointing = self._losses(batch[rows], card, wanted[rows])
@@ -123,7 +128,7 @@ class Learner:
         return total
 
     def state(self) -> dict[str, Any]:
-        """All that a later `load` needs to go on as if nothing had been."""
+        """Return the state from which `load` continues without a difference."""
         return {
             "network": self._network.state_dict(),
             "average": self._average.state_dict(),
@@ -131,13 +136,13 @@ class Learner:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Continue from a state that `state` returned."""
         self._network.load_state_dict(state["network"])
         self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
 
     def _set_rate(self, passed: float) -> None:
-        """Rise for a while, then fall as a cosine does."""
+        """Set the learning rate: a linear warm-up, then a cosine decay."""
         if passed < WARM_UP:
             share = passed / WARM_UP
         else:
@@ -146,7 +151,7 @@ class Learner:
             group["lr"] = group["top"] * share
 
     def _set_mode(self, *, is_fine: bool) -> None:
-        """Choose which layers learn, and whether by statistics of the batch."""
+        """Choose the layers that are trained, and those that use batch statistics."""
         children = [*self._network.children()]
         frozen = FIRST_STAGE if is_fine else STEM
         self._network.eval()
@@ -163,7 +168,8 @@ class Learner:
         answer = F.binary_cross_entropy_with_logits(
             _pooled(scores, batch.inside), wanted, reduction="sum"
         )
-        # The share of exp of the scores that lies on the fractures of each image.
+        # Share of the exponentials of the scores that lies on the fractures of each
+        # image.
         shares = scores.flatten(1).log_softmax(dim=1)
         weights = batch.place.flatten(1).clamp(min=1e-6).log()
         hit = (shares + weights).logsumexp(dim=1)
@@ -171,12 +177,12 @@ class Learner:
 
 
 def teach(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
-    """Say what a network thinks of the views of a batch.
+    """Return the probabilities of a network for the views of a batch.
 
     Args:
-        network: Of the generation before, in eval mode.
-        batch: The views; of two that are alike, each gets the mean.
-        card: How the network sees them.
+        network: The network of the previous generation, in eval mode.
+        batch: The views. Both views of a pair that is alike get their mean.
+        card: The input format of the network.
 
     Returns:
         Probabilities of a fracture, (N,).
@@ -205,7 +211,7 @@ def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
 
 
 def _pooled(scores: Tensor, inside: Tensor) -> Tensor:
-    """Logarithm of the mean of exp of the cells inside: (N, h, w) to (N,)."""
+    """Pool the cells inside the canvas by log-mean-exp: (N, h, w) to (N,)."""
     cells = inside.flatten(1).sum(dim=1)
     return scores.flatten(1).logsumexp(dim=1) - cells.log()
 
@@ -215,10 +221,11 @@ def _smoothed(label: Tensor, smoothing: float) -> Tensor:
 
 
 def low_precision(device: str) -> torch.autocast:
-    """Compute convolutions in bfloat16 where it is quick, else as they are.
+    """Use bfloat16 for convolutions if it is fast on the device.
 
-    That is on a GPU and on a processor with AVX-512. One with AVX2 alone converts back
-    and forth: on two cores of an EPYC a short training took four times as long in it.
+    It is fast on a GPU and on a processor with AVX-512. A processor with only AVX2 must
+    convert the numbers: on two cores of an EPYC, a short training took four times as
+    long with bfloat16.
     """
     is_quick = device != "cpu" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     return torch.autocast(device, dtype=torch.bfloat16, enabled=is_quick)

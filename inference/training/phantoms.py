@@ -1,4 +1,4 @@
-"""Drawn radiographs, each of another bone under another exposure."""
+"""Random phantoms, each with another bone and another exposure."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,17 +10,17 @@ from inference.radiograph import Radiograph
 def random_phantom(
     seed: int, *, broken: bool, long_sides: tuple[int, int] = (170, 380)
 ) -> tuple[Radiograph, Box | None]:
-    """Draw a phantom as some equipment might show it.
+    """Draw a phantom as different equipment might show it.
 
     Args:
-        seed: Decides everything but whether it is broken.
-        broken: Whether the bone is.
-        long_sides: From and to, in pixels.
+        seed: Determines everything except whether the bone is broken.
+        broken: Whether the bone is broken.
+        long_sides: Range of the long side in pixels.
 
     Returns:
         The radiograph and the bounding box of its break.
     """
-    random = np.random.default_rng((seed, 1))  # apart from the phantom's own numbers
+    random = np.random.default_rng((seed, 1))  # not the seed of the phantom
     long_side = int(random.integers(*long_sides))
     short_side = int(long_side / random.uniform(1, 3))
     lying, mirrored, upended = (bool(random.integers(2)) for _ in range(3))
@@ -40,7 +40,7 @@ def random_phantom(
 def _exposed(
     pixels: NDArray[np.uint8], random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Another window and film curve: darker, flatter or steeper."""
+    """Apply another window and film curve: darker, flatter or steeper."""
     low, high = random.uniform(-0.15, 0.12), random.uniform(0.75, 1.3)
     gamma = np.exp(random.uniform(-0.45, 0.45))
     levels = np.clip((np.linspace(0, 1, 256) - low) / (high - low), 0, 1) ** gamma

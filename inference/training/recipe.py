@@ -1,4 +1,4 @@
-"""The recipe: all that was chosen about a training, in one small file."""
+"""The training recipe: all parameters of a training in one small file."""
 
 import json
 from dataclasses import dataclass
@@ -22,28 +22,28 @@ Even = Annotated[int, Field(ge=2, multiple_of=2)]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a network is trained; recipe.toml says why each number is what it is.
+    """Parameters of a training. recipe.toml gives the reason for each value.
 
     Attributes:
-        generations: How often all is learned afresh; from the second on, the answers
-            of the generation before are learned, too.
-        epochs: Passes of a generation over whole images; what one is, see
-            `dataset.epoch`.
-        fine_epochs: Passes after these, at both scales together.
-        batch: Views to a step, two of each film; even.
-        fine_batch: The same at both scales.
-        rate: Highest learning rate of what was trained before.
-        fresh_rate: The same of what starts at random.
-        weight_decay: Of AdamW.
+        generations: Number of trainings from the initial weights. From the second on,
+            the network also learns from the outputs of the previous generation.
+        epochs: Epochs of a generation with whole images; see `dataset.epoch`.
+        fine_epochs: Further epochs, with both scales together.
+        batch: Views in a step, two of each film; even.
+        fine_batch: Views in a step at both scales; even.
+        rate: Highest learning rate of layers with initial weights.
+        fresh_rate: Highest learning rate of layers that start at random.
+        weight_decay: Weight decay of AdamW.
         repeats: How often each fractured radiograph is drawn in an epoch.
-        whole_share: Share of the others drawn in an epoch, others each time.
-        close_share: Share of the films of which both views are crops; in the part at
-            both scales there are none.
-        pointing: Weight of the loss that asks for the place.
-        smoothing: Of the labels.
-        taught: Weight of the answers of the generation before, beside the labels.
-        averaging: Decay of the moving average of the weights, a step.
-        phantoms: Share of drawn bones in an epoch.
+        whole_share: Share of the other radiographs drawn in an epoch; different ones
+            each time.
+        close_share: Share of films with two close-up views. There are none in the part
+            at both scales.
+        pointing: Weight of the loss for the location.
+        smoothing: Label smoothing.
+        taught: Weight of the outputs of the previous generation relative to the labels.
+        averaging: Decay of the moving average of the weights per step.
+        phantoms: Number of phantoms in an epoch, as a share of the radiographs.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
@@ -70,11 +70,11 @@ def read_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        ModelError: It is not there, or keys are wrong, unknown or missing.
+        ModelError: The file does not exist, or keys are wrong, unknown or missing.
     """
     try:
         table = read_toml(path)
-        # JSON, because strict reading of Python asks for an instance.
+        # Validate as JSON: strict Python mode requires an instance.
         return TypeAdapter(Recipe).validate_json(json.dumps(table, default=str))
     except FileNotFoundError:
         raise ModelError(

@@ -1,4 +1,4 @@
-"""An evaluation on paper: its JSON, its curves, and the worst answers to look at."""
+"""Write an evaluation: figures as JSON, curves, and the worst results as images."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from inference.training.judging import Judged
 WORST = 12
 COLUMNS = 4
 TILE = 480
-"""Side of a picture on a sheet, in pixels."""
+"""Side of an image on a sheet, in pixels."""
 
 BOX = (80, 220, 80)
 
@@ -29,16 +29,16 @@ def write_report(
     judged: Sequence[Judged],
     classifier: Classifier,
 ) -> None:
-    """Write what `write_figures` does, and misses.png and alarms.png.
+    """Write the files of `write_figures`, and misses.png and alarms.png.
 
-    These sheets are overlays on the radiographs themselves: whose pictures these are,
-    theirs is the sheet.
+    These sheets are overlays on the radiographs, so that the license of the radiographs
+    applies to them.
 
     Args:
-        folder: Made if it is not there.
+        folder: The output folder; created if it does not exist.
         evaluation: The figures.
-        judged: What they are of.
-        classifier: Answers again, for the pictures.
+        judged: The results that the figures describe.
+        classifier: Computes the results again for the images.
     """
     write_figures(folder, evaluation, judged)
     answered = [each for each in judged if not each.refused]
@@ -55,9 +55,9 @@ def write_figures(
     """Write evaluation.json, roc.png, pr.png and calibration.png.
 
     Args:
-        folder: Made if it is not there.
+        folder: The output folder; created if it does not exist.
         evaluation: The figures.
-        judged: What they are of.
+        judged: The results that the figures describe.
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(evaluation, indent=2)
@@ -107,7 +107,7 @@ def _calibration(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
 
 
 def _sheet(path: Path, judged: Sequence[Judged], classifier: Classifier) -> None:
-    """Write a sheet of overlays, the marked boxes in green."""
+    """Write a sheet of overlays, with the labelled boxes in green."""
     tiles = [_tile(each, classifier) for each in judged]
     tiles += [np.zeros((TILE, TILE, 3), np.uint8)] * (-len(tiles) % COLUMNS)
     rows = [np.hstack(tiles[i : i + COLUMNS]) for i in range(0, len(tiles), COLUMNS)]

@@ -1,8 +1,8 @@
-"""How little an answer should move under what happens in an X-ray room.
+"""Measure how results change under the variations of images in practice.
 
-Polarity is not here, nor are 12 bits with a window: MONOCHROME1 and deeper pixels are
-shown as the same gray levels before the model sees anything, which tests of the decoder
-hold exactly.
+Polarity and 12-bit images with a window are not included. MONOCHROME1 images and deeper
+pixels become the same gray levels before the model sees them, and tests of the decoder
+verify this exactly.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +30,12 @@ AS_IT_IS = "as it is"
 def robustness(
     classifier: Classifier, samples: Sequence[Sample]
 ) -> Iterator[dict[str, Any]]:
-    """Answer again after each change.
+    """Classify all samples again after each change.
 
     Yields:
-        For each of CHANGES: its name, the AUC of what is answered for, the share that
-        is, and the shares of answers that turn, from fracture to none or back, and
-        from definite to less or back.
+        For each of CHANGES: its name, the AUC of accepted radiographs, the share of
+            accepted radiographs, and the shares of results that switch between fracture
+            and no fracture, and between definite and less.
     """
     before: list[OperatingPoint] = []
     for name, change in CHANGES.items():
@@ -57,7 +57,7 @@ def _turned_at(
     points: Sequence[OperatingPoint],
     before: Sequence[OperatingPoint],
 ) -> float:
-    """The share of answers that are at a point now and were not, or were."""
+    """Return the share of results that reach a point in only one of two lists."""
     pairs = zip(points, before, strict=True)
     turned = [(one is point) != (other is point) for one, other in pairs]
     return round(share(np.array(turned)), 4)
@@ -69,14 +69,14 @@ def _changed(change: Callable[[Pixels], Pixels], radiograph: Radiograph) -> Radi
 
 
 def _windowed(pixels: Pixels, center: float, width: float) -> Pixels:
-    """Show through a window, both as shares of the whole range."""
+    """Apply a window; center and width are shares of the whole range."""
     levels = (np.arange(256) / 255 - center) / width + 0.5
     table = np.clip(levels * 255, 0, 255).astype(np.uint8)
     return np.asarray(table[pixels], np.uint8)
 
 
 def _deeper(pixels: Pixels) -> Pixels:
-    """Give 12 bits and no window, so that the node has to find one."""
+    """Convert to 12 bits without a window, so that the node must find one."""
     deep = pixels.astype(np.uint16) << 4
     return stretched(deep, *percentile_range(deep[exposed_area(deep)]))
 
@@ -87,7 +87,7 @@ def _compressed(pixels: Pixels, quality: int) -> Pixels:
 
 
 def _turned(pixels: Pixels, degrees: float) -> Pixels:
-    """Turn on a canvas that holds all of it."""
+    """Rotate the image on a canvas that contains all of it."""
     rows, columns = pixels.shape
     turn = np.asarray(
         cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1), np.float64
@@ -122,4 +122,4 @@ CHANGES: Mapping[str, Callable[[Pixels], Pixels]] = {
     "a black edge of 8 %": lambda pixels: _padded(pixels, 0.08),
     "cropped by 5 % on each side": lambda pixels: _cropped(pixels, 0.05),
 }
-"""What is done to the pixels."""
+"""Changes of the pixels, by name."""

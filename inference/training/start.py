@@ -1,4 +1,4 @@
-"""Weights to start a training from: what some network learned from other pictures."""
+"""Read the initial weights of a training, learned by a network on other images."""
 
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,20 +12,22 @@ from models.card import ModelError
 from models.network import COUNTER
 
 FROZEN = "conv1.", "bn1."
-"""Beginnings of the names of the layers that stay as they come, and so must."""
+"""Name prefixes of the layers that are never trained. They must be in the file."""
 
 USED = *FROZEN, "layer1.", "layer2.", "layer3."
-"""The same of those that may come with weights."""
+"""Name prefixes of all layers that may have initial weights."""
 
 
 def read_start(path: Path) -> dict[str, Tensor]:
     """Read the weights that a training can use.
 
     Args:
-        path: A .npz of a torchvision ResNet18's weights by their names: all of FROZEN.
+        path: A .npz file of weights of a torchvision ResNet18 by name, including all of
+            FROZEN.
 
     Raises:
-        ModelError: It cannot be read, or weights are missing or of another shape.
+        ModelError: The file cannot be read, or weights are missing or have a wrong
+            shape.
     """
     try:
         with np.load(path) as file:

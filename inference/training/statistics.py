@@ -1,4 +1,4 @@
-"""Figures of merit, each a function of truth and probability, and their intervals."""
+"""Figures of merit as functions of truth and probability, and their intervals."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,16 +9,18 @@ Truth = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
 SENSITIVITY = 0.9
-"""At which specificities of models are compared, whatever their thresholds are."""
+"""Sensitivity at which the specificities of models are compared, independent of
+thresholds."""
 
 RESAMPLED = 1000
 BINS = 10
 
 
 def auc(truth: Truth, score: Values) -> float:
-    """Area under the ROC curve: how often a fracture scores above none, ties half.
+    """Area under the ROC curve.
 
-    NaN where one of the two is missing.
+    This is the probability that a fracture has a higher score than an image without
+    one; ties count half. NaN if one of the two classes is missing.
     """
     positive, negative = score[truth], score[~truth]
     if not positive.size or not negative.size:
@@ -32,7 +34,7 @@ def auc(truth: Truth, score: Values) -> float:
 def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
     """Specificity at the highest threshold that finds SENSITIVITY of the fractures.
 
-    NaN where there are no fractures, or nothing else.
+    NaN if one of the two classes is missing.
     """
     positive, negative = np.sort(score[truth]), score[~truth]
     if not positive.size or not negative.size:
@@ -43,11 +45,11 @@ def specificity_at_sensitivity(truth: Truth, score: Values) -> float:
 
 
 def average_precision(truth: Truth, score: Values) -> float:
-    """Precision at each fracture in falling order of score, on average."""
+    """Mean precision over the fractures in falling order of score."""
     if not truth.any():
         return float("nan")
     order = np.argsort(-score, kind="stable")
-    # Those with equal scores count as found together.
+    # Images with equal scores count as found together.
     last = np.r_[np.diff(score[order]) != 0, True]
     found = np.cumsum(truth[order])[last]
     precision = found / (np.flatnonzero(last) + 1)
@@ -55,17 +57,20 @@ def average_precision(truth: Truth, score: Values) -> float:
 
 
 def share(selected: NDArray[np.bool_]) -> float:
-    """How many of them are true; NaN of none."""
+    """Return the share of true values; NaN if there are no values."""
     return float(selected.mean()) if selected.size else float("nan")
 
 
 def brier(truth: Truth, probability: Values) -> float:
-    """Mean squared distance of probability and truth."""
+    """Mean squared difference between probability and truth."""
     return float(((probability - truth) ** 2).mean())
 
 
 def reliability(truth: Truth, probability: Values) -> list[tuple[float, float, int]]:
-    """Mean probability, share of fractures and count, for each tenth that has any."""
+    """Mean probability, share of fractures and count for each tenth.
+
+    Tenths without values are omitted.
+    """
     bins = np.minimum((probability * BINS).astype(int), BINS - 1)
     return [
         (float(probability[here].mean()), float(truth[here].mean()), int(here.sum()))
@@ -87,15 +92,18 @@ def interval(
     groups: Sequence[str],
     resampled: int = RESAMPLED,
 ) -> tuple[float, float]:
-    """Bootstrap a figure's 95 % interval over whole groups, which may be patients.
+    """Return the 95 % bootstrap interval of a figure over whole groups.
+
+    Groups may be patients.
 
     Args:
-        figure: Of the rows with these indices.
+        figure: Computes the figure for the rows with these indices.
         groups: The group of each row.
-        resampled: How often.
+        resampled: Number of resamples.
 
     Returns:
-        The 2.5th and 97.5th percentile; NaN where no resample has a figure.
+        The 2.5th and 97.5th percentile; NaN if the figure is undefined in every
+            resample.
     """
     random = np.random.default_rng(0)
     _, group = np.unique(np.asarray(groups), return_inverse=True)

@@ -1,9 +1,9 @@
-"""A whole training: folds to judge the recipe and calibrate, then the network itself.
+"""Run a whole training: folds for evaluation and calibration, then the final network.
 
-Each fold's network answers for radiographs that it has not seen, so all of a data set
-is judged by networks that do not know it. Those answers give the figures, the
-temperature and the operating points; the network that is written then learns from
-everything.
+The network of each fold is applied to radiographs that it has not seen. Every
+radiograph of a data set is therefore judged by a network that was not trained on it.
+These results give the figures, the temperature and the operating points. The final
+network then learns from all radiographs.
 """
 
 import fcntl
@@ -40,34 +40,35 @@ from models.network import STATISTICS, digest, halves
 from models.resnet import ResNet
 
 Progress = Callable[[str, int, int, str], None]
-"""Told what is under way, steps done, steps in all, and how it goes. It may raise
-StoppedError."""
+"""Called with the current stage, the finished steps, the total steps and a status text.
+It may raise StoppedError."""
 
 SAVED_EVERY_S = 300
-"""Between checkpoints."""
+"""Seconds between checkpoints."""
 
 JUDGED_EVERY = 4
-"""Epochs of the first part after which a fold's network is judged; in the second part,
-it is judged after each."""
+"""In the first part, the network of a fold is judged after every fourth epoch. In the
+second part, it is judged after each epoch."""
 
 
 class StoppedError(Exception):
-    """A training was stopped before its end; the same command goes on with it."""
+    """A training was stopped before its end. The same command resumes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is asked for on the command line.
+    """The arguments of the command line.
 
     Attributes:
-        out: The .pth to write; card, checkpoints and the folds' evaluation lie beside.
-        recipe: How to train.
-        start: Weights to start from, a .npz; None starts at random.
-        folds: How many; at least 2.
-        seed: Decides all that is drawn.
+        out: The .pth file to write. Card, checkpoints and the evaluation of the folds
+            are written beside it.
+        recipe: The training recipe.
+        start: A .npz file of initial weights; None starts at random.
+        folds: Number of folds; at least 2.
+        seed: Determines all random choices.
         device: "cpu" or "cuda".
-        name: Of the model, as results will show it.
-        version: The same.
+        name: Name of the model in results.
+        version: Version of the model in results.
     """
 
     out: Path
@@ -81,24 +82,25 @@ class Plan:
 
 
 def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCard:
-    """Train, calibrate and write weights and card. Goes on where it was interrupted.
+    """Train, calibrate, and write weights and card. Resumes an interrupted training.
 
-    The networks are fitted one after the other: that of the first fold, of the others,
-    and the one that learns from everything. Several processes may run with the same
-    arguments; each takes a network that none of the others has taken.
+    The networks are trained one after the other: those of the folds in order, then the
+    one that learns from all radiographs. Several processes may run with the same
+    arguments; each takes a network that no other process has taken.
 
-    The same arguments on the same machine give the same weights, on a CPU. Beside what
-    is asked for lie the network of the first of five folds, as NAME.fold-1.pth with its
-    card, to measure on what it has not seen (but for its limit of familiarity, which is
-    that of this fold), and the evaluation of all folds, in NAME.folds.
+    The same arguments on the same machine give the same weights on a CPU. Two more
+    results are written beside the weights. The network of the first of five folds, with
+    its card, is written as NAME.fold-1.pth. It can be measured on radiographs that it
+    has not seen, except for its out-of-distribution limit, which was measured on this
+    fold. The evaluation of all folds is written to NAME.folds.
 
     Returns:
         The card that was written.
 
     Raises:
-        ModelError: The weights to start from cannot be used.
-        ManifestError: There is too little to learn from.
-        StoppedError: `progress` raised it, or another process still fits a network.
+        ModelError: The initial weights cannot be used.
+        ManifestError: There are too few radiographs to learn from.
+        StoppedError: `progress` raised it, or another process still trains a network.
     """
     parts = folds(samples, plan.folds)
     _check(parts, plan.recipe)
@@ -120,14 +122,14 @@ def conclude(
     plan: Plan,
     progress: Progress,
 ) -> ModelCard:
-    """Judge the networks of the folds, and write what follows from that.
+    """Judge the networks of the folds, and write weights, cards and evaluation.
 
     Args:
-        fitted: Gives the network that has not seen a fold; for None, the one that has
+        fitted: Returns the network that has not seen a fold; for None, the one that has
             seen all.
         parts: The folds.
         plan: As for `train`.
-        progress: Likewise.
+        progress: As for `train`.
     """
     held_out: list[list[Judged]] = []
     for number, part in enumerate(parts):
@@ -170,7 +172,7 @@ def _card(calibration: Calibration, limit: float, plan: Plan) -> ModelCard:
 
 
 def _check(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
-    """See that each fold can judge, and that each fracture says where it is."""
+    """Check that each fold can be judged, and that each fracture has a box."""
     unmarked = sum(
         each.is_fractured and not each.boxes for part in parts for each in part
     )
@@ -197,7 +199,7 @@ def _check(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
 
 
 def calibrated(held_out: Sequence[list[Judged]]) -> Iterator[list[Judged]]:
-    """Calibrate each fold's answers by those of the others, as for new radiographs."""
+    """Calibrate the results of each fold with those of the other folds."""
     for part in held_out:
         others = chain(*(each for each in held_out if each is not part))
         yield [*map(calibrate([*others]).apply, part)]
@@ -218,12 +220,13 @@ def _named(title: str, progress: Progress) -> Callable[[int, int], None]:
 def _report(
     answers: Sequence[Sequence[Judged]], moved: float, out: Path, progress: Progress
 ) -> None:
-    """Write the figures of all folds together, of each, and the means of these.
+    """Write the figures of all folds together and of each fold, and their means.
 
     Args:
-        answers: Of each fold, calibrated.
-        moved: The most by which half precision on disk moved one of the first fold.
-        out: The .pth beside which they are written.
+        answers: The calibrated results of each fold.
+        moved: The largest difference in the first fold between results with half
+            precision and full precision.
+        out: The .pth file beside which they are written.
         progress: As for `train`.
     """
     together = [*chain(*answers)]
@@ -247,14 +250,14 @@ def _report(
 def _fit(
     fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan, progress: Progress
 ) -> None:
-    """Fit a network from its last checkpoint, if there is one, to the end.
+    """Train a network to the end, starting from its last checkpoint if there is one.
 
     Args:
-        fold: What it will not see; None of the network that sees all.
+        fold: The fold that it does not see; None for the network that sees all.
         parts: The folds.
         plan: As for `train`.
-        progress: Likewise. It is told now and then how well the network does on what it
-            has not seen: on all fractures, and on as many of the others.
+        progress: As for `train`. It regularly receives the performance on unseen
+            radiographs: all fractures, and an equal number of others.
     """
     checkpoint, fitting = _checkpoint(fold, plan), fitting_of(fold, parts, plan)
     saved, name = time.monotonic(), _name(fold)
@@ -281,7 +284,7 @@ def _fit(
 def fitting_of(
     fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan
 ) -> Fitting:
-    """Make a training, and resume it if it has a checkpoint."""
+    """Create a training, and resume it if it has a checkpoint."""
     others = (part for number, part in enumerate(parts) if number != fold)
     fitting = Fitting(
         plan.recipe,
@@ -302,7 +305,7 @@ def _finished(
     """Return a network at the end of its training.
 
     Raises:
-        StoppedError: It is not there yet.
+        StoppedError: The training has not finished.
     """
     fitting = fitting_of(fold, parts, plan)
     if fitting.done < fitting.epochs:
@@ -324,7 +327,7 @@ def _checkpoint(fold: int | None, plan: Plan) -> Path:
 
 @contextmanager
 def _taken(checkpoint: Path) -> Iterator[bool]:
-    """Say whether a network is for this process, and keep it from others if it is."""
+    """Try to lock a network for this process; yield whether it succeeded."""
     with checkpoint.with_suffix(".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -343,7 +346,7 @@ def _is_judged(fitting: Fitting) -> bool:
 def _tell_how_it_goes(
     fitting: Fitting, part: Sequence[Sample], name: str, progress: Progress
 ) -> None:
-    """Judge a network on fractures that it has not seen, and as many of the others."""
+    """Judge a network on its unseen fractures and an equal number of others."""
     fractured = [each for each in part if each.is_fractured]
     others = [each for each in part if not each.is_fractured]
     shown = [*fractured, *others[: len(fractured)]]
@@ -351,7 +354,7 @@ def _tell_how_it_goes(
     judged: list[Judged] = []
     for each in _judged(fitting.network(), shown, fitting.device):
         judged.append(each)
-        if len(judged) < len(shown):  # the last is told with what came of it
+        if len(judged) < len(shown):  # the last is reported with the figures
             progress(title, len(judged), len(shown), "")
     found = figures(judged, 0)
     told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
@@ -361,14 +364,14 @@ def _tell_how_it_goes(
 def _judged(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge radiographs that the network has not seen, by what would lie on disk."""
+    """Judge unseen radiographs with the weights as they would be stored."""
     return judge(_classifier(network, device), samples)
 
 
 def _told(
     judged: Iterator[Judged], title: str, count: int, progress: Progress
 ) -> list[Judged]:
-    """Collect answers, and tell of each."""
+    """Collect results, and report the progress of each."""
     found: list[Judged] = []
     for each in judged:
         found.append(each)
@@ -379,7 +382,7 @@ def _told(
 def _judged_in_full(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
-    """Judge them by the network in full precision, for comparison."""
+    """Judge them with the network in full precision, for comparison."""
     in_full = halves(network, DRAFT)
     return judge(replace(_classifier(network, device), network=in_full), samples)
 
@@ -393,14 +396,14 @@ def _classifier(network: ResNet, device: str) -> Classifier:
 def write(
     network: ResNet, card: ModelCard, shift: float, known: Familiarity, out: Path
 ) -> ModelCard:
-    """Write weights and card, and record what the node compares at its start.
+    """Write weights and card, and record the values for the self-test of the node.
 
     Args:
-        network: As trained.
-        card: Calibrated.
-        shift: Of the log-odds; it becomes part of the last layer.
-        known: What is familiar.
-        out: The .pth.
+        network: The trained network. Its last layer is changed.
+        card: The calibrated card.
+        shift: Shift of the log-odds; it becomes part of the last layer.
+        known: The statistics for the out-of-distribution check.
+        out: The .pth file.
     """
     fracture = DRAFT.classes.index(FRACTURE)
     with torch.no_grad():

@@ -1,7 +1,7 @@
-"""Views of a radiograph as it might have been taken, to learn from.
+"""Random views of radiographs for training, as they might have been taken.
 
-A view is a window of the radiograph, turned a little and re-exposed, and the boxes
-that lie in it. Everything that decides is drawn from one generator.
+A view is a part of the radiograph, slightly rotated and re-exposed, with the boxes that
+lie in it. All random choices use one generator.
 """
 
 import math
@@ -22,29 +22,31 @@ from inference.training.exposure import (
 )
 
 FAR = 0.75, 1.35
-"""Long side of the radiograph over that of a view of the whole."""
+"""Range of the long side of the radiograph, relative to that of a view of the whole."""
 
 CLOSE = 1.7, 2.8
-"""The same of a close view, which is square."""
+"""The same for a close-up view, which is square."""
 
 TURN, STRETCH = 12.0, 0.05
-"""Standard deviations, in degrees and of the logarithm of the proportions."""
+"""Standard deviations of the rotation in degrees, and of the logarithm of the
+proportions."""
 
 QUARTER_TURNED = 0.75
-"""How often a view is turned by 90, 180 or 270 degrees besides: any way up as often."""
+"""Probability of an additional rotation by 90, 180 or 270 degrees. All four
+orientations are then equally frequent."""
 
 AIMED = 0.75
-"""How often a close view goes to a fracture where there is one."""
+"""Probability that a close-up view shows a fracture if there is one."""
 
 ENOUGH = 0.5
-"""Share of a box that must be seen for it to count."""
+"""Minimum visible share of a box for it to count."""
 
 TRIES = 20
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """What an example is made of.
+    """A view with its fractures.
 
     Attributes:
         radiograph: The view.
@@ -57,14 +59,14 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Which part of a radiograph is seen, and how it lies.
+    """The part of a radiograph that a view shows, and its orientation.
 
     Attributes:
         center: (column, row) in the radiograph.
         size: (width, height) of the view, in pixels of the radiograph.
-        angle: Degrees.
-        stretch: Width grows by it, height shrinks.
-        mirrored: Left for right.
+        angle: Rotation in degrees.
+        stretch: The width is multiplied by it, the height divided.
+        mirrored: Whether left and right are exchanged.
     """
 
     center: tuple[float, float]
@@ -74,7 +76,7 @@ class _Window:
     mirrored: bool
 
     def matrix(self) -> NDArray[np.float64]:
-        """The affine map from the radiograph to the view, (2, 3)."""
+        """Return the affine map from the radiograph to the view, (2, 3)."""
         angle = math.radians(self.angle)
         turn = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
         sign = -1 if self.mirrored else 1
@@ -93,13 +95,14 @@ def draw_view(
     """Draw one view.
 
     Args:
-        radiograph: The whole.
+        radiograph: The whole radiograph.
         boxes: Its fractures, in shares of width and height.
-        random: Decides.
-        close: Whether to go near, mostly to a fracture if there is one.
+        random: Determines all choices.
+        close: Whether to draw a close-up, usually of a fracture if there is one.
 
     Returns:
-        A view in which each fracture is either seen or not, if 20 tries find one.
+        A view in which at least half or nothing of each fracture is visible. The last
+            view is used if 20 attempts find none.
     """
     rows, columns = radiograph.pixels.shape
     own = [(b[0] * columns, b[1] * rows, b[2] * columns, b[3] * rows) for b in boxes]
@@ -118,7 +121,7 @@ def draw_view(
 def _far(
     size: tuple[int, int], _boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """A view of nearly all of it, or with some black around."""
+    """A view of nearly the whole radiograph, or with some black around it."""
     zoom = _between(FAR, random)
     spare = abs(1 - 1 / zoom) / 2
     center = tuple(side * (0.5 + random.uniform(-spare, spare)) for side in size)
@@ -131,7 +134,7 @@ def _far(
 def _close(
     size: tuple[int, int], boxes: list[Box], random: np.random.Generator
 ) -> _Window:
-    """A square of a part of it."""
+    """A square part of the radiograph."""
     side = max(size) / _between(CLOSE, random)
     if boxes and random.random() < AIMED:
         box = boxes[int(random.integers(len(boxes)))]
@@ -169,9 +172,10 @@ def _turned(
 
 
 def _seen(box: Box, window: _Window) -> tuple[float, Box]:
-    """Which share of a box lies in the view, and where.
+    """Return the visible share of a box and its bounding box in the view.
 
-    What fills a box is rather an ellipse, so that is what is turned.
+    The box is rotated as an ellipse, because a fracture rather fills an ellipse than
+    its box.
     """
     matrix = window.matrix()
     left, top, right, bottom = box

@@ -1,4 +1,4 @@
-"""Runs one attack beside a good image, and writes a row of the table about it."""
+"""Run an attack while a good image is sent, and add a row to the table of results."""
 
 import math
 import threading
@@ -16,13 +16,13 @@ END_S = 20.0
 
 @dataclass
 class Cost:
-    """What an attack has cost the attacker so far, and how it stands.
+    """The cost of an attack for the attacker, and its state.
 
     Attributes:
-        bytes: Bytes that were sent.
-        ready: Set by the attack when a good image is to be sent beside it.
+        bytes: Number of bytes that were sent.
+        ready: Set by the attack when a good image may be sent.
         over: Set when the attack must end.
-        note: What came of the attack.
+        note: The result of the attack.
     """
 
     bytes: int = 0
@@ -32,7 +32,7 @@ class Cost:
 
 
 Attack = Callable[[Cost], None]
-"""Runs in a thread of its own until it is done, or until `over` is set."""
+"""Runs in its own thread until it is done, or until `over` is set."""
 
 
 @dataclass
@@ -40,14 +40,14 @@ class Seen:
     """A row of the table.
 
     Attributes:
-        item: The item of SECURITY.md's list of attacks.
-        attack: What was done.
-        sent: Bytes that it cost the attacker.
-        seconds: How long it went on.
-        before: A good image's turnaround without it, in seconds.
-        during: The same beside it; infinite if it took too long.
-        growth: Megabytes by which processes grew, by role.
-        note: What else came of it.
+        item: The item in the list of attacks of SECURITY.md.
+        attack: Description of the attack.
+        sent: Bytes that the attacker sent.
+        seconds: Duration of the attack.
+        before: Turnaround of a good image without the attack, in seconds.
+        during: Turnaround during the attack; infinite if it took too long.
+        growth: Growth of the processes in megabytes, by role.
+        note: Other results.
     """
 
     item: int
@@ -61,12 +61,12 @@ class Seen:
     failures: list[str] = field(default_factory=list)
 
     def expect(self, holds: bool, failure: str) -> None:  # noqa: FBT001
-        """Note what must hold; `check` fails with all that does not."""
+        """Record an expectation; `check` fails with all that do not hold."""
         if not holds:
             self.failures.append(failure)
 
     def check(self) -> None:
-        """Fail if the attack was a success."""
+        """Fail if the attack was successful."""
         if self.during - self.before > LONGEST_DELAY_S:
             self.failures.append("a good image waited")
         for role, megabytes in self.growth.items():
@@ -76,7 +76,7 @@ class Seen:
 
 
 def in_words(seconds: float) -> str:
-    """A duration, or that what was waited for did not come."""
+    """Format a duration, or say that the event did not occur."""
     return f"{seconds:.1f} s" if math.isfinite(seconds) else "in vain"
 
 
@@ -84,7 +84,7 @@ ROWS: list[Seen] = []
 
 
 def note(item: int, attack: str) -> Seen:
-    """Begin a row for an attack that no good image is sent beside."""
+    """Add a row for an attack without a good image."""
     seen = Seen(item, attack)
     ROWS.append(seen)
     return seen
@@ -93,14 +93,14 @@ def note(item: int, attack: str) -> Seen:
 def assault(
     target: Target, item: int, name: str, attack: Attack, *, at_least_s: float = 0
 ) -> Seen:
-    """Attack a node, and send a good image meanwhile.
+    """Attack a node, and send a good image during the attack.
 
     Args:
-        target: A node that runs.
+        target: A running node.
         item: See Seen.
-        name: What the attack is called in the table.
+        name: Name of the attack in the table.
         attack: See Attack.
-        at_least_s: How long the attack may go on if the good image is done earlier.
+        at_least_s: How long the attack may continue if the good image is done earlier.
     """
     seen = note(item, name)
     cost = Cost()
@@ -122,10 +122,10 @@ def assault(
 
 
 def _guarded(attack: Attack, cost: Cost) -> None:
-    """Run an attack; that the node refuses it or hangs up is an ordinary end of it."""
+    """Run an attack. A refusal or a closed connection is an ordinary end of it."""
     try:
         attack(cost)
-    except Exception as error:  # noqa: BLE001 - whatever a refusal leads to
+    except Exception as error:  # noqa: BLE001 - any effect of a refusal
         cost.note = cost.note or f"the node ended it ({type(error).__name__})"
     finally:
         cost.ready.set()

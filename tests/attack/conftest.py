@@ -1,4 +1,4 @@
-"""What the attacks share: a node for each file, and the table that they print."""
+"""Fixtures of the attacks: one node for each file, and the table of results."""
 
 import math
 import tempfile
@@ -17,7 +17,7 @@ COLUMNS = ("attack", "attacker", "good image", "memory (MB)", "what came of it")
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Target]:
-    """The node of a file."""
+    """The node of a test file."""
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         target = Target(Path(folder))
         try:
@@ -28,7 +28,7 @@ def running() -> Iterator[Target]:
 
 @pytest.fixture
 def target(running: Target) -> Target:
-    """The node of a file; a new one if the attack before this one has done harm."""
+    """The node of a test file; a new one if the previous attack did damage."""
     running.renew()
     return running
 

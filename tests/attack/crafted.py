@@ -1,4 +1,4 @@
-"""Datasets that cost much more to read than to send."""
+"""Datasets that take much more resources to read than to send."""
 
 import io
 import struct
@@ -33,7 +33,7 @@ SIDE = 4000
 
 
 def deflated_items(count: int = 2_500_000) -> Sample:
-    """A deflated dataset with a sequence of empty items that is read; some 30 kB."""
+    """A deflated dataset of about 30 kB, with a sequence of many empty items."""
     items = (ITEM + bytes(4)) * count
     sequence = VOI_LUT + struct.pack("<I", len(items)) + items
     dataset = _phantom()
@@ -45,7 +45,7 @@ def deflated_items(count: int = 2_500_000) -> Sample:
 
 
 def trailing_elements(count: int = 500_000) -> Sample:
-    """A dataset with many empty private elements after Pixel Data; 4 MB."""
+    """A dataset of 4 MB, with many empty private elements after Pixel Data."""
     dataset = _phantom()
     in_group = 60_000
     trailing = b"".join(
@@ -58,9 +58,9 @@ def trailing_elements(count: int = 500_000) -> Sample:
 
 
 def nested(depth: int, breadth: int) -> Sample:
-    """A dataset with sequences in sequences, each with empty items beside the next.
+    """A dataset with nested sequences, each with empty items beside the next sequence.
 
-    The outer one has a length, so that it can be skipped as a whole.
+    The outer sequence has a defined length, so that it can be skipped as a whole.
     """
     beside = (ITEM + bytes(4)) * breadth
     opening = ACQUISITION_CONTEXT + ENDLESS + beside + ITEM + ENDLESS
@@ -73,7 +73,7 @@ def nested(depth: int, breadth: int) -> Sample:
 
 
 def progressive_jpeg(scans: int = 400) -> bytes:
-    """A progressive JPEG that repeats its last scan; some 2 MB."""
+    """A progressive JPEG of about 2 MB that repeats its last scan."""
     picture = draw_phantom(broken=True, rows=SIDE, columns=SIDE, seed=9).pixels
     pixels = (picture.astype(float) * 255 / max(picture.max(), 1)).astype(np.uint8)
     content = io.BytesIO()
@@ -86,7 +86,7 @@ def progressive_jpeg(scans: int = 400) -> bytes:
 
 
 def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
-    """An image of many scans, in a transfer syntax that has one."""
+    """An image with many scans, in a transfer syntax that allows them."""
     dataset = _phantom()
     dataset.Rows = dataset.Columns = SIDE
     dataset.BitsAllocated = dataset.BitsStored = 8
@@ -117,7 +117,7 @@ def _bytes(dataset: Dataset) -> bytes:
 
 
 def _spliced(content: bytes, more: bytes) -> bytes:
-    """Put elements before Pixel Data."""
+    """Insert elements before Pixel Data."""
     at = content.rindex(PIXEL_DATA)
     return content[:at] + more + content[at:]
 

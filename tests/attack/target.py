@@ -1,4 +1,4 @@
-"""The node that is attacked, and what an attack does to it: time and memory."""
+"""The attacked node, and the time and memory that an attack costs it."""
 
 import hashlib
 import json
@@ -63,17 +63,17 @@ ROLES = {
 
 
 class Target:
-    """A node with a good archive, which a modality sends good images to.
+    """A node with a working archive, and a modality that sends good images to it.
 
     Attributes:
-        folder: Where its settings, its log and its storage are.
-        usual_s: A good image's turnaround without an attack.
-        damaged: Whether an attack has left work behind, so that the next one needs a
-            new node.
+        folder: The folder of its settings, log and storage.
+        usual_s: The turnaround of a good image without an attack.
+        damaged: Whether an attack left work behind, so that the next one needs a new
+            node.
     """
 
     def __init__(self, folder: Path, destinations: str = "") -> None:
-        """Write the settings; nothing runs yet."""
+        """Write the settings. The node is not started."""
         self.folder = folder
         self.config = folder / "node.toml"
         self.archive: Archive = start_archive(folder / "archive")
@@ -98,10 +98,10 @@ class Target:
         return self
 
     def renew(self) -> None:
-        """Start with an empty storage directory if an attack has left work behind."""
+        """Start with an empty storage directory if an attack left work behind."""
         if self.damaged:
             self.node.kill()
-            wait_for(self._is_removed)  # its roles may still be at their end
+            wait_for(self._is_removed)  # its roles may still be shutting down
             self.damaged = False
             self.start()
 
@@ -134,7 +134,7 @@ class Target:
         return (self.folder / "log").read_text(errors="replace")
 
     def image(self, side: int = 300, **attributes: object) -> tuple[Path, str]:
-        """Write a good image; returns the file and its Study Instance UID."""
+        """Write a good image; return its file and its Study Instance UID."""
         self._images += 1
         drawn = draw_phantom(
             broken=True, rows=side, columns=side * 4 // 5, seed=self._images
@@ -149,7 +149,7 @@ class Target:
         return path, str(dataset.StudyInstanceUID)
 
     def store(self, path: Path, title: str = "GOOD") -> bool:
-        """Send an image once, as a modality; returns whether it was acknowledged."""
+        """Send an image once as a modality; return whether it was acknowledged."""
         (outcome,) = send(
             [path], self.node.address, calling_ae_title=title, timeout_s=10
         )
@@ -159,7 +159,7 @@ class Target:
         """Send a good image, again if it is refused, until its result is archived.
 
         Returns:
-            The seconds that passed; infinity if it takes too long.
+            The elapsed seconds; infinity if it takes too long.
         """
         path, study = self.image(**image)  # type: ignore[arg-type]
         start = time.monotonic()
@@ -178,7 +178,7 @@ class Target:
         )
 
     def patients(self) -> set[str]:
-        """The Patient IDs of the results in the archive."""
+        """Return the Patient IDs of the results in the archive."""
         paths = {each.path for each in self.archive.log if each.path}
         files = (self.folder / "archive" / path for path in paths)
         found = (dcmread(each, specific_tags=["PatientID"]) for each in files)
@@ -186,7 +186,7 @@ class Target:
 
 
 class Memory:
-    """Watches the memory of all processes of a node for the time of a block."""
+    """Monitors the memory of all processes of a node during a block."""
 
     def __init__(self, supervisor: int) -> None:
         self._supervisor = supervisor
@@ -209,9 +209,9 @@ class Memory:
                 self._peaks[key] = max(megabytes, self._peaks.get(key, 0))
 
     def growth(self) -> dict[str, int]:
-        """The megabytes by which a process of each role grew, at most.
+        """Return the largest growth of a process for each role, in megabytes.
 
-        A new process is compared with the one of its role that was there before.
+        A new process is compared with an earlier process of its role.
         """
         usual: dict[str, int] = {}
         for (role, _), megabytes in self._before.items():
@@ -224,7 +224,7 @@ class Memory:
 
 
 def resident(supervisor: int) -> dict[tuple[str, int], int]:
-    """The resident megabytes of a node's processes, by role and process id."""
+    """Return the resident megabytes of a node's processes, by role and process id."""
     return {
         (role, pid): megabytes
         for pid, role in processes(supervisor).items()
@@ -233,7 +233,7 @@ def resident(supervisor: int) -> dict[tuple[str, int], int]:
 
 
 def processes(supervisor: int) -> dict[int, str]:
-    """The roles of a node's processes, by process id."""
+    """Return the roles of a node's processes, by process id."""
     parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError, IndexError):
@@ -266,7 +266,7 @@ def _resident(pid: int) -> int:
 
 
 def processor_s(supervisor: int, role: str) -> float:
-    """The seconds of processor time that the processes of a role have used."""
+    """Return the processor seconds that the processes of a role have used."""
     total = 0
     for pid, its_role in processes(supervisor).items():
         if its_role == role:

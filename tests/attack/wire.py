@@ -1,4 +1,4 @@
-"""Connections of an attacker, from an address of its own."""
+"""Connections of an attacker, from a separate address."""
 
 import select
 import socket
@@ -17,7 +17,7 @@ def connect(port: int, address: str = ATTACKER) -> socket.socket:
 
 
 def pour(connection: socket.socket, content: bytes, cost: Cost) -> bool:
-    """Send bytes; returns whether the node still takes them."""
+    """Send bytes; return whether the node still accepts them."""
     if is_answered(connection):
         return False
     try:
@@ -29,17 +29,17 @@ def pour(connection: socket.socket, content: bytes, cost: Cost) -> bool:
 
 
 def is_answered(connection: socket.socket) -> bool:
-    """Whether something came back, or the connection has ended."""
+    """Return whether data arrived or the connection has ended."""
     return bool(select.select([connection], [], [], 0)[0])
 
 
 def is_open(connection: socket.socket) -> bool:
-    """Whether the node has neither answered nor ended a connection."""
+    """Return whether the node has neither responded nor closed the connection."""
     return not is_answered(connection)
 
 
 def answer(connection: socket.socket, longest_s: float = PATIENCE_S) -> bytes:
-    """Read what comes until the end, or for some seconds."""
+    """Read until the end of the connection, or for some seconds."""
     connection.settimeout(longest_s)
     content, end = b"", time.monotonic() + longest_s
     try:
@@ -51,6 +51,6 @@ def answer(connection: socket.socket, longest_s: float = PATIENCE_S) -> bytes:
 
 
 def status(content: bytes) -> int:
-    """The status of an HTTP response; 0 if there is none."""
+    """Return the status of an HTTP response; 0 if there is no response."""
     words = content[:12].split(b" ")
     return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0

@@ -1,10 +1,10 @@
-"""What `make bench` compares with: the straightforward way, written in an afternoon.
+"""The baseline of `make bench`: a straightforward implementation.
 
-A handler that does everything before it answers: pydicom's modality and VOI LUT over
-the whole image, torchvision's transforms, one pass for the answer and another one, with
-a full way back, for Grad-CAM; a color map, highdicom's Secondary Capture, and a C-STORE
-to the archive on an association of its own. The network and its weights are ours, so
-that what differs is the way.
+It does all work in the C-STORE handler before it responds: pydicom's modality and VOI
+LUT over the whole image, torchvision's transforms, one forward pass for the result,
+another forward pass with a full backward pass for Grad-CAM, a color map, highdicom's
+Secondary Capture, and a C-STORE to the archive over a new association. The network and
+its weights are those of the node, so that only the implementation differs.
 """
 
 from collections.abc import Iterator
@@ -41,14 +41,14 @@ OPACITY = 0.4
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Baseline:
-    """The straightforward way, with a network of ours."""
+    """The straightforward implementation, with the network of the node."""
 
     network: Network
     card: ModelCard
     label: int
 
     def decode(self, file: Path | BytesIO) -> tuple[Dataset, NDArray[np.uint8], Tensor]:
-        """From a file to the picture that is displayed and the network's input."""
+        """Read a file; return the displayed image and the input of the network."""
         dataset = dcmread(file, force=True)
         values = apply_modality_lut(dataset.pixel_array, dataset)
         shown = np.asarray(apply_voi_lut(values, dataset), np.float64)
@@ -68,7 +68,7 @@ class Baseline:
         return dataset, picture, transform(rgb).unsqueeze(0)
 
     def classify(self, tensor: Tensor) -> tuple[float, NDArray[np.float32]]:
-        """Answer, and explain the answer by a second pass and a way back."""
+        """Compute the result, and explain it with another pass and a backward pass."""
         with torch.no_grad():
             logits = self.network.head(self.network.features(tensor))
             probability = logits.softmax(dim=1)[0, self.label].item()
@@ -83,7 +83,7 @@ class Baseline:
     def capture(
         self, source: Dataset, picture: NDArray[np.uint8], heatmap: NDArray[np.float32]
     ) -> Dataset:
-        """Draw the heatmap over the whole picture and wrap it."""
+        """Draw the heatmap over the whole image and create a Secondary Capture."""
         rows, columns = picture.shape
         levels = np.uint8(255 * cv2.resize(heatmap, (columns, rows)))
         colored = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[..., ::-1]
@@ -108,7 +108,7 @@ class Baseline:
 
     @contextmanager
     def serving(self, archive_port: int) -> Iterator[int]:
-        """Serve a Storage SCP that does it all in its handler; gives its port."""
+        """Run a Storage SCP that does all work in its handler; yield its port."""
         ae = AE("BASELINE")
         for each in STORED:
             ae.add_supported_context(each, ExplicitVRLittleEndian)
@@ -134,7 +134,7 @@ class Baseline:
 
 
 def deliver(result: Dataset, port: int) -> None:
-    """Send a result on an association of its own."""
+    """Send a result over a new association."""
     ae = AE("BASELINE")
     ae.add_requested_context(SecondaryCaptureImageStorage, ExplicitVRLittleEndian)
     association: Any = ae.associate("127.0.0.1", port, ae_title="ARCHIVE")

@@ -1,8 +1,9 @@
-"""`make bench`: the node beside the straightforward way, of the same network.
+"""`make bench`: compare the node with the baseline, with the same network.
 
-Both run in the same call, one after the other in pairs, so that whatever else the
-machine does slows both. Printed are our median, the baseline's, the median of the
-pairs' ratios, and where there is one, the floor: what physics asks for at the least.
+Both run in the same call, in alternating pairs, so that other load on the machine slows
+both. The output has the median of the node, the median of the baseline, the median of
+the ratios of the pairs, and for some rows the floor: the minimum that the hardware
+needs.
 """
 
 import statistics
@@ -41,7 +42,7 @@ from models.card import FRACTURE
 from models.network import build_network, halves
 from tests.benchmarks.baseline import Baseline
 
-SIDE = 2500  # 2500 x 2500 at 16 bits allocated are 12.5 MB
+SIDE = 2500  # 2500 x 2500 pixels at 16 bits allocated are 12.5 MB
 PAIRS = 9
 SENDERS, EACH = 4, 15
 WEIGHTS = Path(__file__).resolve().parents[2] / "models" / "fracture_model.pth"
@@ -50,7 +51,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A way of doing it that can be sent to."""
+    """An implementation with an address and an archive."""
 
     name: str
     address: Address
@@ -73,7 +74,7 @@ def main() -> None:
 
 
 def parts(folder: Path) -> None:
-    """Compare what one image costs, without a network between."""
+    """Compare the cost of one image, without a network connection."""
     path = folder / "phantom.dcm"
     pipeline = make_pipeline(load(None), ignore_age=True)
     card, network = pipeline.classifier.card, pipeline.classifier.network
@@ -110,7 +111,7 @@ def parts(folder: Path) -> None:
 
 
 def straightforward(classifier: Classifier) -> Baseline:
-    """The baseline, with the same network as its weights file has it, not folded."""
+    """Return the baseline with the network of the weights file, not folded."""
     card = classifier.card
     state = torch.load(WEIGHTS, weights_only=True)
     network = build_network(card)
@@ -121,21 +122,21 @@ def straightforward(classifier: Classifier) -> Baseline:
 
 
 def row(name: str, ours: Call, baseline: Call, floor: Call) -> None:
-    """Time the three in turn, and print a row."""
+    """Time the three calls alternately, and print a row."""
     calls = ours, baseline, floor
     times = [[seconds(each) for each in calls] for _ in range(PAIRS + 1)]
-    line(name, times[1:])  # the first warms caches
+    line(name, times[1:])  # the first one fills caches
 
 
 def seconds(call: Call) -> float:
-    """How long a call takes."""
+    """Return how long a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def line(name: str, times: Sequence[Sequence[float]]) -> None:
-    """Print a row of times in seconds: ours, the baseline's, perhaps the floor's."""
+    """Print a row of times: the node, the baseline, and the floor if there is one."""
     medians = [1000 * statistics.median(each) for each in zip(*times, strict=True)]
     ratio = statistics.median(each[1] / each[0] for each in times)
     floor = f"{medians[2]:>7.0f} ms" if len(medians) > 2 else ""
@@ -145,7 +146,7 @@ def line(name: str, times: Sequence[Sequence[float]]) -> None:
 
 @contextmanager
 def both(folder: Path) -> Iterator[tuple[Way, Way]]:
-    """Serve both ways, each with an archive of its own."""
+    """Run both implementations, each with its own archive."""
     mine, other = (start_archive(folder / name) for name in ("ours", "baseline"))
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=mine.port))
@@ -160,12 +161,12 @@ def both(folder: Path) -> Iterator[tuple[Way, Way]]:
 
 
 def address(title: str, port: int) -> Address:
-    """Where one of them listens."""
+    """Return the address of an implementation."""
     return Address(ae_title=title, host="127.0.0.1", port=port)
 
 
 def fresh(dataset: Dataset, path: Path) -> Path:
-    """Write the phantom as another instance."""
+    """Write the phantom as a new instance."""
     dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.save_as(path, enforce_file_format=True)
@@ -173,9 +174,9 @@ def fresh(dataset: Dataset, path: Path) -> Path:
 
 
 def idle(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
-    """Compare how long it takes from the first byte sent until the result is stored.
+    """Compare the time from the first byte sent until the result is stored.
 
-    The baseline answers when it is done, so that both are timed from the beginning.
+    The baseline responds when all work is done, so both are timed from the start.
     """
     times = []
     for number in range(PAIRS + 2):
@@ -187,13 +188,13 @@ def idle(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
             send([path], way.address, calling_ae_title="BENCH")
             way.archive.wait(known + 1, timeout_s=120)
             pair.append(time.perf_counter() - start)
-        if number > 1:  # the first ones wait for the model to be loaded
+        if number > 1:  # the first ones wait until the model is loaded
             times.append(pair)
     line("sent to stored by the archive, idle", times)
 
 
 def sustained(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
-    """Compare images a second with several senders, until the last result is stored."""
+    """Compare the rate with several senders until the last result is stored."""
     paths = [
         [fresh(dataset, folder / f"{sender}-{n}.dcm") for n in range(EACH)]
         for sender in range(SENDERS)

@@ -1,7 +1,7 @@
-"""`make bench`: seconds and memory for a 12.5 MB radiograph, measured on this machine.
+"""`make bench`: time and memory for a 12.5 MB radiograph, measured on this machine.
 
-Each figure is the median of several runs; one processor's worth of threads. Nothing
-here is asserted: figures are for people to compare.
+Each figure is the median of several runs, with one thread. There are no assertions: the
+figures are for people to compare.
 """
 
 import os
@@ -34,7 +34,7 @@ from dicom_node.supervisor import Node, Role
 from inference.phantom import draw_phantom
 from inference.preprocess import normalized, prepare
 
-SIDE = 2500  # 2500 x 2500 at 16 bits allocated are 12.5 MB
+SIDE = 2500  # 2500 x 2500 pixels at 16 bits allocated are 12.5 MB
 RUNS = 9
 WARM, TIMES = 5, 200
 IDLE_S = 30.0
@@ -60,7 +60,7 @@ def print_table(title: str, rows: dict[str, str]) -> None:
 
 
 def median_ms(call: Callable[[], object]) -> str:
-    """Time a call, the first time not counted."""
+    """Return the median time of a call, without the first run."""
     call()
     seconds = []
     for _ in range(RUNS):
@@ -97,7 +97,7 @@ def parts(path: Path) -> dict[str, str]:
 
 
 def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
-    """Time a node: its start, turnarounds one at a time; what it costs while idle."""
+    """Measure the start, the turnarounds and the idle load of a node."""
     archive = start_archive(folder / "archive")
     config = folder / "node.toml"
     config.write_text(CONFIG.format(receiver=0, api=0, archive=archive.port))
@@ -139,7 +139,7 @@ def whole_node(dataset: Dataset, folder: Path) -> dict[str, str]:
 def send_one(
     dataset: Dataset, folder: Path, address: Address, archive: Archive
 ) -> float:
-    """Send the phantom as another instance; seconds from C-STORE response to result."""
+    """Send a new instance; return the seconds from the response to the result."""
     path, known = folder / "next.dcm", len(archive.log)
     dataset.SOPInstanceUID = generate_uid()
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
@@ -151,7 +151,7 @@ def send_one(
 
 
 def is_ready(port: int) -> bool:
-    """Whether /readyz says so."""
+    """Return whether /readyz reports that the node is ready."""
     try:
         return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == HTTPStatus.OK
     except httpx.HTTPError:
@@ -159,7 +159,7 @@ def is_ready(port: int) -> bool:
 
 
 def works(config: Path) -> bool:
-    """Whether a worker gives signs of life."""
+    """Return whether a worker sends heartbeats."""
     engine = open_engine(load(config).storage.database_url)
     with reading(engine) as connection:
         found = living(connection, "worker")
@@ -168,7 +168,7 @@ def works(config: Path) -> bool:
 
 
 def cpu_s(role: Role) -> float:
-    """Seconds of processor that a role, without its children, has taken."""
+    """Return the processor seconds of a role, without its children."""
     assert role.process is not None
     fields = Path(f"/proc/{role.process.pid}/stat").read_text().rsplit(")", 1)[1]
     ticks = sum(map(int, fields.split()[11:13]))
@@ -176,7 +176,7 @@ def cpu_s(role: Role) -> float:
 
 
 def peak_mb(pid: int) -> float:
-    """Most memory that a process has had resident (VmHWM)."""
+    """Return the peak resident memory of a process in MB (VmHWM)."""
     status = Path(f"/proc/{pid}/status").read_text()
     line = next(each for each in status.splitlines() if each.startswith("VmHWM"))
     return int(line.split()[1]) / 1024

@@ -1,8 +1,9 @@
 """`make bench`: a whole node under load.
 
-Senders that send as fast as they are answered, until the last result is stored; and the
-same at four fifths of that rate, for minutes: does the age of the oldest in the queue
-grow? Each instance is a 12.5 MB DX, on one machine with the archive and the senders.
+Senders first send as fast as they get responses, until the last result is stored. Then
+they send at four fifths of that rate for some minutes, to see whether the age of the
+oldest queued instance grows. Each instance is a 12.5 MB DX. The archive and the senders
+run on the same machine.
 """
 
 import statistics
@@ -75,7 +76,7 @@ def serving(folder: Path) -> Iterator[tuple[Node, Archive, sa.Engine]]:
 def sustained(
     dataset: Dataset, folder: Path, where: Address, archive: Archive
 ) -> float:
-    """Images a second, until the last result is stored."""
+    """Return the images per second until the last result is stored."""
     paths = [fresh(dataset, folder / f"{n}.dcm") for n in range(IMAGES)]
     known, start = len(archive.log), time.perf_counter()
     senders = [
@@ -101,7 +102,7 @@ def sustained(
 def steady(
     dataset: Dataset, folder: Path, where: Address, engine: sa.Engine, rate: float
 ) -> None:
-    """Send at a rate for minutes, and look how old the oldest in the queue is."""
+    """Send at a fixed rate for minutes, and measure the age of the oldest instance."""
     over, ages = threading.Event(), list[float]()
 
     def look() -> None:
@@ -131,7 +132,7 @@ def steady(
 
 
 def oldest_s(engine: sa.Engine) -> float:
-    """For how long the oldest instance without an answer has been here, in seconds."""
+    """Return the age in seconds of the oldest instance that waits for its analysis."""
     query = sa.select(sa.func.min(instance.c.received_at)).where(
         instance.c.state == InstanceState.RECEIVED
     )

@@ -1,9 +1,10 @@
-"""`make bench`: receiving, beside DCMTK's storescp, which forks and does not fsync.
+"""`make bench`: compare receiving with storescp of DCMTK.
 
-Each sender is a process, DCMTK's storescu, that sends its share of the instances over
-one association. Ours are two receivers that fsync and record. Both have served a few
-already: a node runs for months. Nothing analyzes meanwhile, so that they have the
-machine to themselves. In pairs, medians.
+storescp forks and does not fsync. Each sender is a storescu process of DCMTK that sends
+its share of the instances over one association. The node runs two receivers, which
+fsync and record each instance. Both sides have received some instances before, because
+a node runs for months. There is no analysis, so that the machine only receives. The
+output has medians of pairs.
 """
 
 import statistics
@@ -36,10 +37,10 @@ from tests.benchmarks.compare import say
 STORESCU, STORESCP = "/usr/bin/storescu", "/usr/bin/storescp"
 ASSOCIATIONS = 1, 4, 16, 64
 PAIRS = 5
-SETTLED_S = 1.0  # from the first sign of life until a receiver listens
-# Instances a run, by the side of the image: of 12.5 MB and of 0.5 MB.
+SETTLED_S = 1.0  # from the first heartbeat until a receiver listens
+# Instances per run by image side: images of 12.5 MB and of 0.5 MB.
 SIZES = {2500: 64, 500: 128}
-FIRST = 8  # instances before that, one an association
+FIRST = 8  # instances before the measurement, one per association
 TITLE = "FRACTURE_AI"
 SETTINGS = """
 [receiver]
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
-    """Send instances to both in turn, over so many associations."""
+    """Send instances to both alternately, over a number of associations."""
     first = written(dataset, folder / "first", FIRST, FIRST)
     shares = written(dataset, folder / "sent", senders, count)
     pairs = [
@@ -82,7 +83,7 @@ def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
 
 
 def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Path]:
-    """Write instances, a folder for each sender."""
+    """Write instances into one folder for each sender."""
     for number in range(count):
         share = folder / str(number % senders)
         share.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Pa
 def seconds(
     way: Way, folder: Path, first: Sequence[Path], shares: Sequence[Path]
 ) -> float:
-    """How long an acceptor, once it has served the first, takes for its shares."""
+    """Return how long an acceptor takes for its shares after the first instances."""
     with tempfile.TemporaryDirectory(dir=folder) as name, way(Path(name)) as port:
         send(port, first)
         start = time.perf_counter()
@@ -104,7 +105,7 @@ def seconds(
 
 
 def send(port: int, shares: Sequence[Path]) -> None:
-    """Send each share over an association of its own, all at once."""
+    """Send all shares at the same time, each over its own association."""
     call = [STORESCU, "-R", "+sd", "-aec", TITLE, "127.0.0.1", str(port)]
     senders = [subprocess.Popen([*call, str(share)]) for share in shares]
     if any(codes := [each.wait() for each in senders]):
@@ -113,7 +114,7 @@ def send(port: int, shares: Sequence[Path]) -> None:
 
 @contextmanager
 def ours(folder: Path) -> Iterator[int]:
-    """Run two receivers that share a port; gives it."""
+    """Run two receivers that share a port; yield the port."""
     config = folder / "node.toml"
     config.write_text(SETTINGS)
     migrate(load(config, {}).storage)
@@ -136,7 +137,7 @@ def ours(folder: Path) -> Iterator[int]:
 
 @contextmanager
 def storescp(folder: Path) -> Iterator[int]:
-    """Run DCMTK's acceptor, as quick as it can be told to be; gives its port."""
+    """Run the acceptor of DCMTK with its fastest options; yield its port."""
     with listen("127.0.0.1", 0) as free:
         port: int = free.getsockname()[1]
     options = ["--fork", "-pdu", "131072", "-aet", TITLE, "-od", str(folder)]
@@ -148,13 +149,13 @@ def storescp(folder: Path) -> Iterator[int]:
 
 
 def beats(engine: sa.Engine) -> int:
-    """How many receivers live."""
+    """Return the number of receivers that are alive."""
     with reading(engine) as connection:
         return len(living(connection, "receiver"))
 
 
 def answering(port: int) -> None:
-    """Wait until an acceptor answers."""
+    """Wait until an acceptor responds."""
     address = Address(ae_title=TITLE, host="127.0.0.1", port=port)
     while echo(address, calling_ae_title="BENCH").verdict is not Verdict.STORED:
         time.sleep(0.05)

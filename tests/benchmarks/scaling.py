@@ -1,9 +1,9 @@
-"""`make scaling`: images a second with 1 to 8 workers, and what the database does.
+"""`make scaling`: images per second with 1 to 8 workers, and the load on the database.
 
-Analyses are a fixed sleep, so that two cores can carry eight workers: measured is
-whether the queue, the journal and the deliveries hold workers up. One PostgreSQL, which
-fsyncs, and one archive. Statements and their milliseconds are those that PostgreSQL
-counts itself (pg_stat_statements), less what the same workers ask while idle.
+Each analysis is a fixed sleep, so that two cores can run eight workers. This measures
+whether the queue, the journal and the deliveries slow down the workers. There are one
+PostgreSQL server, which fsyncs, and one archive. Statements and their milliseconds are
+counted by PostgreSQL (pg_stat_statements), minus those of the same workers while idle.
 """
 
 import os
@@ -35,7 +35,7 @@ from dicom_node.spool import Spool
 
 WORKERS = 1, 2, 4, 8
 SLEEP_S = 2.0
-EACH = 40  # instances a worker
+EACH = 40  # instances per worker
 IDLE_S = 10.0
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
 SETTINGS = """
@@ -55,7 +55,7 @@ port = {port}
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What PostgreSQL was asked, and how long it took over that, in milliseconds."""
+    """Statements and transactions of PostgreSQL, and their time in milliseconds."""
 
     statements: int
     transactions: int
@@ -69,7 +69,7 @@ class Asked:
         )
 
     def over(self, divisor: float) -> "Asked":
-        """What that is for each of so many, be it seconds or images."""
+        """Return the counts per second or per image."""
         statements = round(self.statements / divisor)
         return Asked(statements, round(self.transactions / divisor), self.ms / divisor)
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def measured(folder: Path, count: int) -> tuple[float, Asked, Asked, int]:
-    """Images a second; what an image asks of the database; a second of idling."""
+    """Return images per second, database load per image and per idle second."""
     with ExitStack() as stack:
         database = stack.enter_context(serving(folder))
         archive = start_archive(folder / "archive")
@@ -118,7 +118,7 @@ def measured(folder: Path, count: int) -> tuple[float, Asked, Asked, int]:
 
 
 def analyzed(settings: Settings, archive: Archive, images: int) -> float:
-    """Enqueue instances at once, and wait for the last result; how long that took."""
+    """Enqueue instances at once; return the seconds until the last result."""
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool = Spool(settings.storage)
@@ -133,7 +133,7 @@ def analyzed(settings: Settings, archive: Archive, images: int) -> float:
 
 
 def instance(spool: Spool) -> ReceivedInstance:
-    """Make an instance as a receiver would; nobody reads its file."""
+    """Create an instance as a receiver would; its file is empty and never read."""
     identity = uuid4().hex
     spool.path(identity).touch()
     dx, plain = DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
@@ -151,7 +151,7 @@ def instance(spool: Spool) -> ReceivedInstance:
 
 @contextmanager
 def working(config: Path, count: int) -> Iterator[None]:
-    """Run so many workers, from when all are ready."""
+    """Run workers during the block, which starts when all are ready."""
     module = "tests.benchmarks.sleeping_worker"
     command = [sys.executable, "-m", module, str(SLEEP_S), f"--config={config}"]
     processes, logs = [], []
@@ -176,7 +176,7 @@ def working(config: Path, count: int) -> Iterator[None]:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[str]:
-    """Run a PostgreSQL that counts what it is asked; gives its URL."""
+    """Run a PostgreSQL server that counts statements; yield its URL."""
     owner = "postgres" if os.geteuid() == 0 else None
     home = folder / "postgresql"
     home.mkdir()
@@ -212,7 +212,7 @@ def serving(folder: Path) -> Iterator[str]:
 
 
 def asked(database: str) -> Asked:
-    """What PostgreSQL has been asked so far."""
+    """Return the current counts of PostgreSQL."""
     with psycopg.connect(database) as connection:
         row = connection.execute(
             "SELECT sum(calls)::bigint, sum(total_exec_time) FROM pg_stat_statements"
@@ -226,7 +226,7 @@ def asked(database: str) -> Asked:
 
 
 def connections(database: str) -> int:
-    """How many there are, but for the one that asks."""
+    """Return the number of connections, without this one."""
     with psycopg.connect(database) as connection:
         row = connection.execute(
             "SELECT count(*) FROM pg_stat_activity "
@@ -237,7 +237,7 @@ def connections(database: str) -> int:
 
 
 def say(line: str) -> None:
-    """Print a line at once."""
+    """Print a line immediately."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 

@@ -1,7 +1,7 @@
-"""`make screenshots`: the pictures of the pages that the documents show.
+"""`make screenshots`: screenshots of the pages for the documentation.
 
-A whole node, phantoms with invented names, and Chromium; nobody's data is in them. All
-are left in build/screenshots to be looked at, some are copied to docs/.
+A whole node, phantoms with invented names, and Chromium. They contain no real data. All
+screenshots are written to build/screenshots, and some are copied to docs/.
 """
 
 import shutil
@@ -76,12 +76,12 @@ SHOTS = [
     ("upload", "/upload", DESKTOP, "dark"),
 ]
 KEPT = "study", "worklist"
-"""Those that the documents show."""
+"""The screenshots that the documentation shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A phantom, and under whose name it is sent from where."""
+    """A phantom, with the name and the room that it is sent with."""
 
     limb: Limb
     seed: int
@@ -94,7 +94,7 @@ class Sent:
 
 
 def main() -> None:
-    """Start a node, fill it, take the pictures."""
+    """Start a node, fill it, and take the screenshots."""
     configure_logging("screenshots")
     looks = ROOT / "build" / "screenshots"
     looks.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def main() -> None:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Node]:
-    """Serve a node that delivers to an archive, and to one in changing moods."""
+    """Run a node that delivers to an archive, and to one that sometimes refuses."""
     archive = start_archive(folder / "archive")
     moody = start_archive(folder / "moody", answer=mood)
     config = folder / "node.toml"
@@ -122,13 +122,13 @@ def serving(folder: Path) -> Iterator[Node]:
 
 
 def mood(event: Event) -> int:
-    """Refuse what is sent for some patients."""
+    """Refuse the results of some patients."""
     moods = {"Erle^Emma": 0xC000, "Hasel^Hugo": 0xA900, "Pappel^Lea": 0xC000}
     return moods.get(str(event.dataset.PatientName), 0x0000)
 
 
 def fill(node: Node, folder: Path) -> UID:
-    """Send phantoms; gives the study of a broken forearm, which comes last."""
+    """Send phantoms; return the study of a broken forearm, which is sent last."""
     address = Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port)
     limbs, names, rooms = cycle(ANATOMY), cycle(NAMES[:-1]), cycle(ROOMS)
     for number in range(INSTANCES - 2):
@@ -150,7 +150,7 @@ def fill(node: Node, folder: Path) -> UID:
 
 
 def hand_over(one: Sent, address: Address, folder: Path) -> None:
-    """Send one phantom; every third is broken."""
+    """Send one phantom; every third one is broken."""
     is_broken = one.seed % 3 == 1
     drawn = draw_limb(one.limb, broken=is_broken, columns=one.columns, seed=one.seed)
     dataset = phantom_dataset(drawn)
@@ -166,7 +166,7 @@ def hand_over(one: Sent, address: Address, folder: Path) -> None:
 
 
 def shoot(api: str, study: UID, folder: Path) -> None:
-    """Take all pictures."""
+    """Take all screenshots."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=shutil.which("chromium"), args=["--no-sandbox"]
@@ -185,22 +185,22 @@ def shoot(api: str, study: UID, folder: Path) -> None:
 
 
 def waiting(api: str) -> int:
-    """How many instances have not ended."""
+    """Return the number of unfinished instances."""
     states: dict[str, int] = httpx.get(f"{api}/api/v1/node").json()["states"]
     return states.get("received", 0) + states.get("delivering", 0)
 
 
 def answers(address: str) -> bool:
-    """Whether it is ready."""
+    """Return whether the node is ready."""
     try:
-        urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - our own
+        urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - own server
     except OSError:
         return False
     return True
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Ask again and again."""
+    """Poll a condition."""
     while not condition():
         time.sleep(0.2)
 

@@ -1,8 +1,11 @@
-"""A worker whose analysis is a fixed sleep: what is measured is all around it.
+"""A worker with a fixed sleep as its analysis.
+
+It serves to measure everything around the analysis.
 
     python -m tests.benchmarks.sleeping_worker SECONDS --config FILE --slot N
 
-Its results are small Secondary Captures, stored, recorded and delivered as any.
+Its results are small Secondary Captures, which are stored, recorded and delivered as
+usual.
 """
 
 import sys
@@ -33,13 +36,13 @@ FINDING = Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SleepingPipeline:
-    """Takes as long as it is told to, and no processor."""
+    """Takes a fixed time and uses no processor."""
 
     seconds: float
     classifier: None = None
 
     def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
-        """Sleep in place of decoding, inference and encoding."""
+        """Sleep instead of decoding, inference and encoding."""
         drawn = draw_phantom(broken=True, rows=SIDE, columns=SIDE)
         digest = instance.content_digest
         decoded = DecodedInstance(drawn.radiograph(), digest, digest)
@@ -49,7 +52,7 @@ class SleepingPipeline:
 
     @staticmethod
     def notices(*_: object) -> tuple[ResultObject, ...]:
-        """There is nothing that has no answer."""
+        """Return nothing: every instance has a result."""
         return ()
 
 
@@ -76,7 +79,7 @@ TEMPLATE = _template()
 
 
 def main() -> None:
-    """Be a worker, but for its pipeline."""
+    """Run a worker with the sleeping pipeline."""
     pipeline = SleepingPipeline(float(sys.argv.pop(1)))
 
     def make(_: Settings) -> SleepingPipeline:

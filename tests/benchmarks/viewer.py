@@ -1,7 +1,7 @@
 """`make bench`, the study view: is a 20-megapixel radiograph fluid in a browser?
 
-Milliseconds between frames while its window is dragged, while it is moved and zoomed,
-by the browser's own count; of a Chromium without a graphics processor.
+The benchmark prints the milliseconds between frames, as counted by the browser, while
+the image is windowed, moved and zoomed. It uses a Chromium without a GPU.
 """
 
 import shutil
@@ -22,7 +22,7 @@ from tests.asking import ACTING
 from tests.reviewed import Review, served
 from tests.test_login_page import log_in
 
-COLUMNS = 3600  # and 5580 rows
+COLUMNS = 3600  # with 5580 rows
 STEPS = 60
 COUNT = """() => {
   const times = [];
@@ -97,7 +97,7 @@ def measure(page: Page) -> None:
 
 
 def frames(page: Page, name: str, act: Callable[[], None]) -> None:
-    """Count the frames meanwhile."""
+    """Count the frames during an action."""
     page.evaluate(COUNT)
     act()
     times = page.evaluate("window.counted()")

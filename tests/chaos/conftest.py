@@ -1,7 +1,7 @@
-"""What the bad nights share: a folder, and a table of what was seen.
+"""Fixtures of the chaos tests: a node's folder, and a table of observations.
 
-Where the tests run as root, roles run without any of root's rights: root may read and
-write whatever the faults take away.
+If the tests run as root, roles run without the capabilities of root. Otherwise they
+could read and write what the faults take away.
 """
 
 import os
@@ -23,13 +23,13 @@ SEEN: list[str] = []
 
 @pytest.fixture
 def seen() -> Callable[[str], None]:
-    """Takes a line of the table that is printed when all is over."""
+    """Adds a line to the table that is printed after all tests."""
     return SEEN.append
 
 
 @pytest.fixture
 def night() -> Iterator[Night]:
-    """A node's folder, settings and destinations; nothing runs yet."""
+    """The folder, settings and destinations of a node that is not started."""
     folder = Path(tempfile.mkdtemp(prefix="night-"))
     with Night(folder) as night:
         yield night
@@ -40,7 +40,7 @@ def night() -> Iterator[Night]:
 def restart_postgresql(
     postgresql: str, peer: Callable[[str], str]
 ) -> Callable[[], None]:
-    """Restarts the server as an administrator in a hurry does: nobody is asked."""
+    """Restarts the server immediately, without a clean shutdown."""
     data = Path(postgresql.partition("host=")[2]) / "data"
     owner = data.owner() if os.geteuid() == 0 else None
 
@@ -62,7 +62,7 @@ def restart_postgresql(
 def build(
     night: Night, postgresql: str, new_port: Callable[[], int]
 ) -> Iterator[Callable[..., Machine]]:
-    """Makes a machine that reaches archives by name, over lines of its own."""
+    """Creates a machine that reaches archives by name, over its own network lines."""
     machines: list[Machine] = []
     with psycopg.connect(postgresql, autocommit=True) as administration:
         administration.execute("DROP DATABASE IF EXISTS machines WITH (FORCE)")

@@ -1,4 +1,4 @@
-"""A network line between the node and an archive, which can be made bad."""
+"""A network line between the node and an archive, with adjustable faults."""
 
 import socket
 import threading
@@ -10,20 +10,20 @@ CHUNK = 4096
 
 
 class State(Enum):
-    """What the line does with what comes."""
+    """How the line handles data and connections."""
 
     GOOD = auto()
-    HANGS = auto()  # takes what comes, until it is full, and brings nothing
+    HANGS = auto()  # accepts data until its buffers are full, and transfers nothing
     SLOW = auto()  # 10 kB/s
-    DOWN = auto()  # nobody listens
-    CUTS = auto()  # hangs up on whoever calls
+    DOWN = auto()  # refuses connections
+    CUTS = auto()  # closes each new connection
 
 
 class Line:
-    """Brings what it gets on a port of its own to another port, and back."""
+    """Forwards data between its own port and another port."""
 
     def __init__(self, target: int | Path) -> None:
-        """Lead to a port of this host, or to a socket in its file system."""
+        """Forward to a port of this host, or to a Unix socket."""
         self._target = target
         self._ends: set[socket.socket] = set()
         self._changed = threading.Condition()
@@ -38,7 +38,10 @@ class Line:
 
     @state.setter
     def state(self, state: State) -> None:
-        """Change it, now and for who calls; connections that hung break."""
+        """Set the state, for open and new connections.
+
+        Connections that hung are closed.
+        """
         with self._changed:
             before, self._state = self._state, state
             self._changed.notify_all()

@@ -1,7 +1,7 @@
 """Machines that share one PostgreSQL and one spool.
 
-Each is a process, or two, with a host name of its own, that reaches database and
-archives over lines of its own, which can be cut.
+Each machine is one or two processes with a separate host name. It reaches the database
+and the archives over its own network lines, which can be cut.
 """
 
 import os
@@ -24,10 +24,10 @@ NAMED = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"')
 
 
 class Machine:
-    """One machine: what runs on it, and the lines that it has."""
+    """One machine: its process and its network lines."""
 
     def __init__(self, night: Night, name: str, lines: Mapping[str, Line]) -> None:
-        """Prepare it; nothing runs yet."""
+        """Prepare the machine. No process is started."""
         self.name = name
         self.lines = lines
         self.process: subprocess.Popen[bytes] | None = None
@@ -35,7 +35,7 @@ class Machine:
         self.config = night.folder / f"{name}.toml"
 
     def runs(self, module: str, environment: Mapping[str, str] = NOTHING) -> None:
-        """Start what it is for."""
+        """Start a role."""
         command = [sys.executable, "-P", "-m", module, f"--config={self.config}"]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -54,7 +54,7 @@ class Machine:
         self.process.wait()
 
     def ends(self) -> int:
-        """Tell it to end; its exit status."""
+        """Terminate the process; return its exit status."""
         assert self.process is not None
         self.process.terminate()
         return self.process.wait(60)
@@ -68,7 +68,7 @@ class Machine:
             line.state = State.GOOD
 
     def said(self, words: str) -> list[float]:
-        """When it said something that begins so, in seconds since 1970."""
+        """Return the times of log lines with this prefix, in seconds since 1970."""
         lines = stamped(self.log.read_text())
         return [at for at, _, said in lines if said.startswith(words)]
 
@@ -87,7 +87,7 @@ def answers(receiver: Machine) -> bool:
 
 
 def push(path: Path, receivers: list[Machine], choose: random.Random) -> None:
-    """Send one instance to either receiver, until one has acknowledged it."""
+    """Send one instance to random receivers until one has acknowledged it."""
     deadline = time.monotonic() + 120
     while True:
         where = address(choose.choice(receivers))
@@ -95,7 +95,7 @@ def push(path: Path, receivers: list[Machine], choose: random.Random) -> None:
         if outcome.verdict is Verdict.STORED:
             return
         assert time.monotonic() < deadline, "it was never acknowledged"
-        time.sleep(0.2)  # a sender that is refused waits a little
+        time.sleep(0.2)  # a refused sender waits before it retries
 
 
 def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
@@ -110,7 +110,7 @@ def all_run(receivers: Sequence[Machine], workers: Sequence[Machine]) -> None:
 
 
 def migrate(machine: Machine, environment: Mapping[str, str] = NOTHING) -> None:
-    """Bring the database to the schema of a release."""
+    """Migrate the database to the schema of a release."""
     command = [sys.executable, "-P", "-m", "dicom_node.commands.migrate"]
     subprocess.run(
         [*command, f"--config={machine.config}"],

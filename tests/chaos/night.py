@@ -1,4 +1,4 @@
-"""One bad night: a node in processes of its own, its archives, senders and faults."""
+"""A node in separate processes, with its archives, senders and faults."""
 
 import os
 import re
@@ -52,19 +52,19 @@ ae_title = "ARCHIVE"
 host = "127.0.0.1"
 port = {port}
 """
-# Nothing that an ordinary user may not do either.
+# The rights of an ordinary user.
 ORDINARY = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs")
 MODULES: Mapping[str, str] = {
     "receiver": "dicom_node.receiver",
     "worker": "dicom_node.worker",
     "api": "api",
 }
-# As in a line of the log: 2026-01-31 23:59:59,123 worker-0 INFO Ready
+# The format of a log line: 2026-01-31 23:59:59,123 worker-0 INFO Ready
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}) (\S+) \S+ (.*)")
 
 
 class Night:
-    """A node's folder and all that runs for it; ended with the context."""
+    """The folder of a node and all its processes; they end with the context."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -78,11 +78,11 @@ class Night:
         self.close()
 
     def close(self) -> None:
-        """End all that runs. May be called twice."""
+        """End all processes. May be called twice."""
         self._stack.close()
 
     def archive(self, name: str = "archive", **options: object) -> Archive:
-        """Start an archive, in this process."""
+        """Start an archive in this process."""
         started = start_archive(self.folder / name, **options)  # type: ignore[arg-type]
         self._stack.callback(started.stop)
         return started
@@ -90,7 +90,13 @@ class Night:
     def settings(
         self, destinations: Mapping[str, int], ports: tuple[int, int], **more: str
     ) -> None:
-        """Write the settings: ports of destinations by name; of receiver and api."""
+        """Write the settings.
+
+        Args:
+            destinations: Ports of destinations by name.
+            ports: Ports of the receiver and of the api.
+            more: Further text for sections.
+        """
         sections = {"receiver": "", "storage": "min_free_mb = 1", "worker": "", **more}
         text = SETTINGS.format(port=ports[0], api_port=ports[1], **sections)
         for name, port in destinations.items():
@@ -105,7 +111,7 @@ class Night:
         return node
 
     def ends(self) -> tuple[int, str]:
-        """Start a node that cannot run; its exit status and what it said."""
+        """Start a node that cannot run; return its exit status and its output."""
         command = [*ORDINARY, *START, f"--config={self.config}"]
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=60, check=False
@@ -113,7 +119,7 @@ class Night:
         return ended.returncode, ended.stderr
 
     def run(self, *command: str | Path) -> subprocess.Popen[bytes]:
-        """Start a peer, whose words are kept beside the log."""
+        """Start a peer; its output is stored beside the log."""
         with (self.folder / f"{Path(command[0]).name}.log").open("a") as log:
             peer = subprocess.Popen(list(map(str, command)), stdout=log, stderr=log)
         self._stack.callback(peer.wait)
@@ -124,21 +130,26 @@ class Night:
         return counts(self.config)
 
     def settles(self, expected: Mapping[str, int]) -> float:
-        """Wait until so many instances are in these states; returns the seconds."""
+        """Wait until the states have these counts; return the seconds."""
         start = time.monotonic()
         wait_for(lambda: self.counts() == dict(expected))
         return time.monotonic() - start
 
     def lines(self) -> list[tuple[float, str, str]]:
-        """The log: seconds since 1970, role, words."""
+        """Return the lines of the log: seconds since 1970, role, message."""
         return stamped((self.folder / "log").read_text())
 
     def said(self, role: str, words: str) -> int:
-        """How often a role said something."""
+        """Return how often a role logged a message."""
         return sum(line[1:] == (role, words) for line in self.lines())
 
     def orphans(self) -> list[str]:
-        """Sweep as a worker would in ten minutes; what is left that nobody knows."""
+        """Remove orphans without the usual ten minutes, and return what is left.
+
+        Returns:
+            Files that the journal does not know, and files that it knows but that do
+                not exist.
+        """
         settings = load(self.config, {})
         engine = open_engine(settings.storage.database_url)
         journal = Journal(engine, settings.storage.directory, settings.destinations)
@@ -154,12 +165,12 @@ class Night:
         return sorted(there.symmetric_difference(results | paths))
 
     def tracebacks(self) -> int:
-        """How many the log has."""
+        """Return the number of tracebacks in the log."""
         return (self.folder / "log").read_text().count("Traceback")
 
 
 def stamped(log: str) -> list[tuple[float, str, str]]:
-    """Read a log: seconds since 1970, role, words of each line."""
+    """Parse a log into seconds since 1970, role and message of each line."""
     found = map(STAMP.match, log.splitlines())
     return [
         (datetime.strptime(m[1], "%Y-%m-%d %H:%M:%S,%f").timestamp(), m[2], m[3])  # noqa: DTZ007 - the node's local time
@@ -173,13 +184,13 @@ class Sent:
     """Instances to send, by SOP Instance UID."""
 
     answered: frozenset[str]
-    """Those that have an answer, and so a result."""
+    """Instances that are analyzed and get a result."""
 
     paths: Mapping[str, Path]
 
     @property
     def states(self) -> dict[str, int]:
-        """How the node's counts are when all is done."""
+        """The counts of states when everything is done."""
         refused = len(self.paths) - len(self.answered)
         states = {"delivered": len(self.answered), "not_analyzed": refused}
         return {name: count for name, count in states.items() if count}
@@ -188,7 +199,7 @@ class Sent:
 def mixed(
     folder: Path, count: int, real: Iterable[Path] = (), *, chests: bool = True
 ) -> Sent:
-    """Write instances: phantoms of several sizes, real radiographs, chests."""
+    """Write instances: phantoms of several sizes, real radiographs and chests."""
     folder.mkdir(exist_ok=True)
     sources = [_phantom(number) for number in range(8)] + [*map(dcmread, real)]
     paths, answered = {}, set()
@@ -222,7 +233,7 @@ def store(path: Path, node: Served) -> Outcome:
 
 
 def push(path: Path, node: Served) -> int:
-    """Send one instance until it is acknowledged; returns how often it was tried."""
+    """Send one instance until it is acknowledged; return the number of attempts."""
     tries = 0
     deadline = time.monotonic() + PATIENCE_S
     while True:
@@ -230,17 +241,17 @@ def push(path: Path, node: Served) -> int:
         if store(path, node).verdict is Verdict.STORED:
             return tries
         assert time.monotonic() < deadline, "it was never acknowledged"
-        time.sleep(0.2)  # a sender that is refused waits a little
+        time.sleep(0.2)  # a refused sender waits before it retries
 
 
 def side_by_side(works: Iterable[Callable[[], None]]) -> None:
-    """Do things at the same time; raises what one of them raised."""
+    """Run functions at the same time; raise the first of their errors."""
     errors: list[BaseException] = []
 
     def guarded(work: Callable[[], None]) -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - is raised below
+        except BaseException as error:  # noqa: BLE001 - raised again below
             errors.append(error)
 
     threads = [threading.Thread(target=guarded, args=(each,)) for each in works]
@@ -253,7 +264,7 @@ def side_by_side(works: Iterable[Callable[[], None]]) -> None:
 
 
 def kill(node: Served, role: str, choose: Callable[[list[int]], int]) -> bool:
-    """Kill a process of a role; whether there was one."""
+    """Kill a process of a role; return whether there was one."""
     if role == "supervisor":
         node.kill()
         return True
@@ -272,17 +283,21 @@ def study_of(path: Path) -> str:
 
 
 def lost(sent: Sent, studies: Collection[str]) -> list[str]:
-    """Which answered instances have no result in some studies."""
+    """Return the analyzed instances that have no result in these studies."""
     return [uid for uid in sent.answered if study_of(sent.paths[uid]) not in studies]
 
 
 def studies_in(archive: Archive) -> set[str]:
-    """The studies of which an archive has something."""
+    """Return the studies of the objects in an archive."""
     return {each.study_instance_uid for each in archive.log if each.path}
 
 
 def has_each_once(archive: Archive, sent: Sent) -> str:
-    """Assert that nothing is lost or doubled; what was seen, in words."""
+    """Assert that no result is lost or stored in two forms.
+
+    Returns:
+        A summary as text.
+    """
     repeats, forms = twice(archive)
     objects = {each.sop_instance_uid for each in archive.log if each.path}
     missing = lost(sent, studies_in(archive))
@@ -293,7 +308,12 @@ def has_each_once(archive: Archive, sent: Sent) -> str:
 
 
 def twice(archive: Archive) -> tuple[list[tuple[float, float]], int]:
-    """(First time, next time) of each repeat; how many objects came in two forms."""
+    """Return the repeated objects of an archive.
+
+    Returns:
+        The times (first, next) of each repeat, and the number of objects that came in
+            two forms.
+    """
     times: dict[str, list[float]] = {}
     digests: dict[str, set[str]] = {}
     for each in archive.log:
