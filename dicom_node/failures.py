@@ -70,8 +70,8 @@ class Failed:
 
 # Without its files nothing can be tried again.
 _MENDABLE = instance.c.files_removed_at.is_(None)
-# Nobody has seen this failure before the files were removed. The image must be sent
-# again.
+# Reported after the files were removed, so nobody has seen it yet. The image must be
+# sent again.
 _LOST = delivered_object.c.comment.endswith(FILES_REMOVED, autoescape=True)
 _ANALYSES = sa.and_(
     instance.c.state == InstanceState.FAILED,
