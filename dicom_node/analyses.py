@@ -179,7 +179,7 @@ class Analyses:
             analyzed_at=time.time(),
             same_picture_as=conclusion.same_picture_as,
         )
-        # What is no result of ours has its place in the worklist, with the reason.
+        # Other instances stay in the worklist, with the reason.
         is_ours = conclusion.counted_as is Unanalyzed.OWN_RESULT
         end = end.values(returned=1 if is_ours else None)
         with writing(self._engine) as connection:

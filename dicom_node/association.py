@@ -3,7 +3,7 @@
 pynetdicom queues a whole object before its first byte leaves and counts the DIMSE
 timeout from then, so a fixed timeout would cut a slow line in the middle of a large
 object. Its socket has no timeout, so a peer that stops reading would hold the sender
-for ever. Here an object may take any time while its bytes move, and the connection is
+forever. Here an object may take any time while its bytes move, and the connection is
 cut if none has moved for the timeout. Bytes that the peer sends do not extend it: a
 response that comes byte by byte has the same time as one that does not come.
 """

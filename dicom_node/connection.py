@@ -1,9 +1,9 @@
 """One association with a peer that sends to us: pynetdicom's, with its leaks closed.
 
-pynetdicom takes a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
+pynetdicom takes a PDU of any size, in pieces of 4 kB, and waits forever for the rest
 of one. Here there are bounds. A C-ECHO from time to time does not keep an association
-open, nor do fragments that never become an instance. What an association holds is let
-go of when its thread ends, whatever ended it. Where its datasets go is in intake.py.
+open, nor do fragments that never become an instance. An association releases what it
+holds when its thread ends. intake.py says where its datasets go.
 """
 
 import logging

@@ -66,7 +66,7 @@ class Deliveries:
 
     @property
     def go_to_senders(self) -> bool:
-        """Whether results go back to whoever sent an instance."""
+        """Whether results go back to the sender of an instance."""
         destinations = self._destinations.values()
         return any(isinstance(each, SenderDestination) for each in destinations)
 

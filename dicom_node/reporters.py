@@ -1,8 +1,8 @@
-"""Who may report what a destination commits itself to keep.
+"""Checks who reports what a destination commits itself to keep.
 
-A Transaction UID is no secret: whoever reads the line knows it. So the node accepts a
-report only from the destination that it asked: from its AE title, together with its
-address or with a certificate that names its host.
+A Transaction UID is not secret: everyone who can read the traffic knows it. So the node
+accepts a report only from the destination that it asked: from its AE title, together
+with its address or with a certificate that names its host.
 """
 
 import socket

@@ -14,7 +14,7 @@ MOST_SEGMENTS = 2_000
 """Marker segments of a JPEG file; an ICC profile has up to 255."""
 
 MOST_FILL = 65_536
-"""Bytes between the segments before the first scan, of which a decoder reads each."""
+"""Bytes between the segments before the first scan. A decoder reads each of them."""
 
 MOST_CHUNKS = 100_000
 """Chunks of a PNG file. libpng writes 8 KiB into each."""

@@ -15,6 +15,8 @@ const rows = byId("rows");
 let unseen = new Set(); // what came in since, and belongs on the first page
 let counted = 0;
 let looked = Date.now(); // when the page was asked for
+let searches = 0; // how often the page was asked for
+let searching = Promise.resolve(); // the last time
 
 const KNOWN = ["q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
 
@@ -68,11 +70,16 @@ function row(line) {
 }
 
 /** Show the page of the worklist that the address asks for. */
-async function show() {
+const show = () => (searching = search());
+
+/** Show it, unless it was asked for again meanwhile: an earlier answer may come later. */
+async function search() {
+  const mine = ++searches;
   const wanted = query();
   wanted.set("size", SIZE);
   try {
     const { instances, total, page } = await ask(`/instances?${wanted}`);
+    if (mine !== searches) return;
     rows.replaceChildren(...instances.map(row));
     count(total);
     turn(page, Math.max(1, Math.ceil(total / SIZE)));
@@ -81,7 +88,7 @@ async function show() {
     tellOfUnseen();
     complain(null);
   } catch (error) {
-    complain(error);
+    if (mine === searches) complain(error);
   }
 }
 
@@ -106,11 +113,15 @@ function turn(page, last) {
 
 /** Put rows that changed in their place, and new ones on top, without moving what one reads. */
 async function change(ids) {
+  await searching; // else its answer, which may be older, would take their place
+  const mine = searches;
   for (let first = 0; first < ids.length; first += AT_ONCE) {
     const some = ids.slice(first, first + AT_ONCE);
     // What is seen stays, though it may not be what is looked for any more.
     for (const line of await named(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
-    put((await named(some.filter((id) => !byId(id)), query())).filter((line) => !byId(line.id) && isListed(line)));
+    const lines = await named(some.filter((id) => !byId(id)), query());
+    if (mine !== searches) return; // the later search finds all of them
+    put(lines.filter((line) => !byId(line.id) && isListed(line)));
   }
 }
 

@@ -23,8 +23,8 @@ ALIVE_EVERY_S = 15.0
 MOST_UNREAD = 100
 
 LONGEST_S = 900.0
-"""Of one stream. A browser then asks again, and a proxy that names the person decides
-again who that is: the node hears of no logout there."""
+"""The longest time of one stream. A browser then asks again, and a proxy that names the
+person decides again who that is: the node does not hear of a logout there."""
 
 Told = list[str]
 
@@ -74,7 +74,7 @@ class Changes:
             yield "retry: 1000\nevent: begun\ndata: {}\n\n"
             spoke = time.monotonic()
             while not is_over():
-                # What happened while this waited is for those who may still know it.
+                # The person may have been logged out while this waited.
                 if (ids := await _next(queue)) and is_current():
                     yield f"data: {json.dumps({'instances': ids})}\n\n"
                     spoke = time.monotonic()

@@ -9,7 +9,8 @@ Truth = NDArray[np.bool_]
 Values = NDArray[np.float64]
 
 SENSITIVITY = 0.9
-"""At which specificities of models are compared, whatever their thresholds are."""
+"""The sensitivity at which the specificities of models are compared. It does not
+depend on their thresholds."""
 
 RESAMPLED = 1000
 BINS = 10
