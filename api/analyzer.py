@@ -79,10 +79,8 @@ class Analyzer:
         # Nobody waits for a model that is still being loaded.
         self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
         self._slow_thread.shutdown(wait=self._tools.done(), cancel_futures=True)
-        if not self._tools.done():
-            return
-        if not self._tools.cancelled() and not self._tools.exception():
-            self._tools.result().reader.child.close()
+        # A model that is still being loaded comes with a child later.
+        self._tools.add_done_callback(_close)
 
     def check(self) -> None:
         """Ask whether images can be analyzed.
@@ -197,6 +195,12 @@ def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
             return replace(reader, child=child).read(file)
         except ChildTimeoutError as error:
             raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from None
+
+
+def _close(tools: Future[_Tools]) -> None:
+    """End the decoding child, if one was started."""
+    if not tools.cancelled() and not tools.exception():
+        tools.result().reader.child.close()
 
 
 def _report(tools: Future[_Tools]) -> None:

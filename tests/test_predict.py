@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import httpx
@@ -30,6 +31,7 @@ from starlette.types import Message
 from torchvision import transforms
 from torchvision.models import resnet18
 
+from api import analyzer
 from api.analyzer import Analysis, Analyzer
 from api.answer import answer
 from api.app import create_app
@@ -617,6 +619,28 @@ def test_an_image_that_takes_long_is_decoded_beside_the_others(
     assert (slow.result().status_code, other.status_code) == (200, 200)
     assert refused.status_code == 503
     assert "takes long" in refused.json()["error"]
+
+
+def test_a_model_that_is_loaded_after_the_end_leaves_no_child(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    end, loaded, closed = Event(), Event(), Event()
+
+    def load_late(*_: object) -> Mock:
+        loaded.set()
+        end.wait(30)
+        return Mock()
+
+    child = Mock(close=closed.set)
+    monkeypatch.setattr(analyzer.Classifier, "load", load_late)
+    monkeypatch.setattr(analyzer, "self_test", Mock())
+    monkeypatch.setattr(analyzer, "QuickChild", Mock(return_value=child))
+    with Analyzer(load(None, {})):
+        assert loaded.wait(30)
+    assert not closed.is_set()
+    end.set()
+
+    assert closed.wait(30)
 
 
 def test_an_image_that_takes_too_long_is_refused(
