@@ -83,6 +83,7 @@ class Analyzer:
         # Do not wait for a model that is still loading.
         self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
         self._slow_thread.shutdown(wait=self._tools.done(), cancel_futures=True)
+        # A model that is still being loaded comes with a child later.
         self._tools.add_done_callback(_close)
 
     def check(self) -> None:

@@ -42,7 +42,12 @@ from dicom_node.settlement import (
     step_of,
     under_way,
 )
-from dicom_node.standing import keeps_files, lock_instance, settle_instance
+from dicom_node.standing import (
+    FILES_REMOVED,
+    keeps_files,
+    lock_instance,
+    settle_instance,
+)
 from dicom_node.steps import about, log_step
 from dicom_node.tables import (
     UNDER_WAY,
@@ -60,7 +65,6 @@ logger = logging.getLogger(__name__)
 # is only one small message, and a late report on an earlier request still counts.
 REPORT_WAIT_S = 3600.0
 ENDED = (DeliveryState.DELIVERED, DeliveryState.FAILED)
-FILES_REMOVED = "Its files were removed; send the image again"
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ SECCOMP = (317, 277)
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What holds a process.
+    """What confines a process.
 
     Attributes:
         landlock: The version of Landlock that is in force; 0 if none is.
@@ -119,7 +119,7 @@ UNCONFINED = (
     "could be made to do what the node's user may do; run Linux 5.13 or later, with "
     "Landlock and seccomp, on x86-64 or aarch64"
 )
-"""What is said, after what there is, where not both are in force."""
+"""The warning if not both are in force. It follows what is."""
 
 
 def confine() -> Confinement:
@@ -128,7 +128,7 @@ def confine() -> Confinement:
     It should have one thread: Landlock holds the thread that calls, seccomp all.
 
     Returns:
-        What the kernel put into force; all else is left as it was.
+        What the kernel put into force.
     """
     # A core dump would hold somebody's radiograph.
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):

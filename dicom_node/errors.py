@@ -12,6 +12,7 @@
     │   ├── NotMeantError            and nobody waits for an answer
     │   └── SamePictureError         answered already, under another revision
     └── AnalysisError                somebody should look: broken pixels, dead decoder
+        └── TakesLongError           and the slow lane has the time for it
 
 A message says what was found, what was expected and what to do, in that order,
 naming attributes with their tags. It carries no patient data and no value that a
@@ -126,3 +127,7 @@ class AnalysisError(DicomNodeError):
     """The instance cannot be analyzed though it should be: somebody must look."""
 
     reason = Failure.BROKEN
+
+
+class TakesLongError(AnalysisError):
+    """The image has more pixels than can be decoded in the time that the call has."""

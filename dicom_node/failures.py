@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dicom_node.database import reading
 from dicom_node.results.forms import spoken_kind
-from dicom_node.standing import is_tried_again
+from dicom_node.standing import FILES_REMOVED, is_tried_again
 from dicom_node.tables import (
     DeliveryState,
     InstanceState,
@@ -70,6 +70,9 @@ class Failed:
 
 # A retry is impossible after the files were removed.
 _MENDABLE = instance.c.files_removed_at.is_(None)
+# Reported after the files were removed, so nobody has seen it yet. The image must be
+# sent again.
+_LOST = delivered_object.c.comment.endswith(FILES_REMOVED, autoescape=True)
 _ANALYSES = sa.and_(
     instance.c.state == InstanceState.FAILED,
     instance.c.probability.is_(None),
@@ -95,7 +98,7 @@ class _Delivery:
 
 
 def grouped(engine: sa.Engine) -> list[Failures]:
-    """Group everything that can be tried again, the largest group first."""
+    """Group what can be tried again and what a destination lost, the largest first."""
     received = instance.c.received_at
     numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
     analyses = sa.select(sa.literal(""), instance.c.reason, *numbers)
@@ -119,7 +122,7 @@ def failed(
     *,
     waiting: bool | None = None,
 ) -> Sequence[Failed]:
-    """List everything that can be tried again, the oldest first.
+    """List what can be tried again, the oldest first, then what a destination lost.
 
     Args:
         engine: Engine of the journal.
@@ -150,7 +153,10 @@ def failed(
 def _deliveries(
     connection: sa.Connection, destination: str | None, *, waiting: bool
 ) -> Iterable[_Delivery]:
-    """Return deliveries that failed, or that wait after a failure, oldest first."""
+    """Read what failed, or waits after a failure, the oldest first.
+
+    What a destination lost after its files were removed comes last.
+    """
     failing = delivery.c.state == DeliveryState.FAILED
     has_failed = delivered_object.c.state == DeliveryState.FAILED
     concerned = is_tried_again() if waiting else has_failed
@@ -178,8 +184,9 @@ def _deliveries(
     if destination is not None:
         query = query.where(delivery.c.destination == destination)
     found: dict[tuple[str, str], _Delivery] = {}
-    order = delivery.c.asked_at, *key
-    for row in connection.execute(query.where(_MENDABLE).order_by(*order)):
+    order = ~_MENDABLE, delivery.c.asked_at, *key
+    listed = query.where(sa.or_(_MENDABLE, sa.and_(has_failed, _LOST)))
+    for row in connection.execute(listed.order_by(*order)):
         known = found.setdefault(
             (row[0], row[1]), _Delivery(Failed(row[0], row[1], waiting), row[2])
         )

@@ -31,7 +31,7 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
 
 
 def adopt(path: Path, header: InstanceHeader) -> ReceivedInstance:
-    """Make an instance of a file, whose bytes are only hashed.
+    """Make an instance of a file. Its bytes are only hashed.
 
     Args:
         path: The file.

@@ -16,6 +16,8 @@ from dicom_node.tables import (
 from dicom_node.tally import TURNAROUND, took, write
 
 NO_NOTICE = " The notice of it has not arrived: "
+FILES_REMOVED = "Its files were removed; send the image again"
+"""The end of the reason of an object that a destination lost after that."""
 
 
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:

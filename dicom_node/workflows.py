@@ -339,7 +339,7 @@ class Work:
 
 
 def _refuse_return(row: sa.Row[Any]) -> None:
-    """Refuse a capture that has the UID of one of our results, whatever is left of it.
+    """Refuse a capture that has the UID of a result, also if its other traces are gone.
 
     An analysis that a person asks for is not refused here.
     """

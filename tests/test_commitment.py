@@ -30,7 +30,7 @@ from dicom_node.commitments import REPORT_WAIT_S
 from dicom_node.database import migrate, open_engine
 from dicom_node.deliveries import StoredResult
 from dicom_node.errors import ReportRefusedError
-from dicom_node.failures import grouped
+from dicom_node.failures import failed, grouped
 from dicom_node.history import History
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal import Journal
@@ -723,6 +723,11 @@ def test_a_loss_after_the_files_were_removed_fails_in_words(
     state, reason = node.instance
     assert state == InstanceState.FAILED
     assert reason.endswith("Its files were removed; send the image again")
+    (group,) = grouped(node.engine)
+    assert (group.destination, group.count) == ("pacs", 1)
+    assert group.reason.endswith("Its files were removed; send the image again")
+    (lost,) = failed(node.engine, "pacs", group.reason, 1)
+    assert not node.journal.try_again(lost)
 
 
 def test_a_loss_that_an_earlier_request_reveals_is_mended(

@@ -102,7 +102,7 @@ def states(config: Path) -> dict[str, int]:
 
 
 def refusals(config: Path) -> set[tuple[str, str]]:
-    """Whose reports the audit trail says were refused, and why."""
+    """Return the senders of refused reports in the audit trail, and the reasons."""
     engine = open_engine(load(config, {}).storage.database_url)
     refused = audit.c.what == What.REPORT_REFUSED
     query = sa.select(audit.c.who, audit.c.about).where(refused)

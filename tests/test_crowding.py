@@ -126,11 +126,11 @@ def test_an_association_on_which_instances_are_stored_is_not_aborted(
     tmp_path: Path,
 ) -> None:
     with (
-        serving_node(tmp_path, operation_timeout_s=1.0) as node,
+        serving_node(tmp_path, operation_timeout_s=2.0) as node,
         called(node.port, "A") as connection,
     ):
         assert received(connection)[0] == ACCEPT
-        for number in range(5):  # 2 s
+        for number in range(6):  # 2.4 s
             request_pdu, dataset = c_store(f"1.2.3.{number}")
             connection.sendall(request_pdu + data(3, 2, dataset))
             assert received(connection)[0] == DATA
@@ -146,13 +146,13 @@ def test_an_instance_may_take_longer_while_10_kb_come_in_a_second(
     request_pdu, dataset = c_store("1.2.3")
     pieces = [dataset[at : at + piece] for at in range(0, len(dataset), piece)]
     with (
-        serving_node(tmp_path, operation_timeout_s=0.5) as node,
+        serving_node(tmp_path, operation_timeout_s=1.5) as node,
         called(node.port, "A") as connection,
     ):
         assert received(connection)[0] == ACCEPT
         connection.sendall(request_pdu)
         with suppress(OSError):
-            for each in pieces[:17]:
+            for each in pieces[:40]:
                 connection.sendall(data(3, 0, each))
                 PAUSE.wait(0.1)
             connection.sendall(data(3, 2, b""))

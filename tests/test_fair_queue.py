@@ -18,7 +18,9 @@ from api.admission import FairQueue
 from api.people import Person
 from api.v1.pictures import Key, Pictures
 from api.visit import Visit, unknown
+from dicom_node.decoding_child import ChildTimeoutError, DecodingChild
 from dicom_node.instance import ReceivedInstance
+from dicom_node.quick_child import QuickChild
 from dicom_node.uploading import Uploads
 from dicom_node.viewing import View
 from tests.asking import ACTING, LOOKING, TOKENS, bearing, serve
@@ -186,11 +188,11 @@ def test_pictures_that_nobody_awaits_are_not_drawn(
     drawn, begun, go_on = list[Key](), Event(), Event()
     really = Pictures._view
 
-    def patient(self: Pictures, key: Key, path: Path) -> View:
+    def patient(self: Pictures, child: DecodingChild, key: Key, path: Path) -> View:
         drawn.append(key)
         begun.set()
         go_on.wait(30)
-        return really(self, key, path)
+        return really(self, child, key, path)
 
     monkeypatch.setattr(Pictures, "_view", patient)
     identity = site.receive(1).id
@@ -212,6 +214,43 @@ def test_pictures_that_nobody_awaits_are_not_drawn(
 
     assert (first.result(), other.result()) == (200, 200)
     assert drawn == [(identity, None)] * 2
+
+
+def test_a_picture_that_takes_long_holds_up_no_other(
+    site: Review, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = Event(), Event()
+    slow = {site.receive(1).id, site.receive(2).id}
+    good = site.receive(3).id
+    really = Pictures._view
+
+    def view(self: Pictures, child: DecodingChild, key: Key, path: Path) -> View:
+        if key[0] in slow and isinstance(child, QuickChild):
+            raise ChildTimeoutError("Decoding took longer than 2.0 s.")
+        if key[0] in slow:
+            begun.set()
+            go_on.wait(30)
+        return really(self, child, key, path)
+
+    monkeypatch.setattr(Pictures, "_view", view)
+    people = stack.enter_context(ThreadPoolExecutor(1))
+    port = serve(site.app, stack)
+
+    def look(identity: str, token: str) -> httpx.Response:
+        url = f"http://127.0.0.1:{port}/api/v1/instances/{identity}/picture"
+        return httpx.get(url, headers=bearing(token), timeout=60)
+
+    first, second = slow
+    waits = people.submit(look, first, LOOKING)
+    assert begun.wait(30)
+
+    assert look(good, ACTING).status_code == 200
+    refused = look(second, ACTING)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
+    assert not waits.done()
+    go_on.set()
+    assert waits.result().status_code == 200
+    assert look(second, ACTING).status_code == 200
 
 
 def test_uploads_that_nobody_awaits_are_not_taken_in(

@@ -18,7 +18,9 @@ from dicom_node.outcome import Verdict
 from dicom_node.stow import LARGEST_ANSWER, ask, store
 
 TIMEOUT_S = 0.5
-MOST_S = 6 * TIMEOUT_S
+# A call takes at most 6 timeouts. The machine may be busy; without a deadline, no call
+# would end.
+MOST_S = 6 * TIMEOUT_S + 9
 SOON_S = 20.0
 MB = 2**20
 PAUSE = threading.Event()  # nobody sets it

@@ -778,7 +778,7 @@ HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
 
 
 def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance:
-    """Say whose an instance is, and who sent it."""
+    """Set the patient and the sender of an instance."""
     whose = {"patient_id": "4711", "name": "Doe^Jane"}
     whose |= {key: given[key] for key in whose if key in given}
     sender = {key: value for key, value in given.items() if key not in whose}

@@ -1,4 +1,4 @@
-"""Who is believed when it reports what an archive keeps."""
+"""The reports of an archive are accepted from that archive only."""
 
 import socket
 

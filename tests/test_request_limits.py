@@ -1,4 +1,4 @@
-"""What a request may cost before it is known who sends it, and how long it may last."""
+"""Requests of strangers cost little, and every request has a limit of time."""
 
 import asyncio
 import socket

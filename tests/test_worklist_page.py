@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from dicom_node.patient import Patient
 from dicom_node.tables import instance, patient
@@ -143,10 +143,36 @@ def test_a_day_is_that_of_the_reader(page: Page) -> None:
     expect(page.locator("#rows tr")).to_have_count(2)
 
 
+def test_an_answer_that_comes_late_does_not_replace_a_newer_one(page: Page) -> None:
+    page.wait_for_selector("body[data-live]")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/api/v1/instances?*", hold)
+    page.select_option("[name=state]", "failed")
+    page.select_option("[name=state]", "delivered")
+    while len(held) < 2:
+        page.evaluate("0")  # has what is held be told of
+    earlier, later = held
+
+    later.continue_()
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("#rows")).to_contain_text("Schmidt")
+    with page.expect_response("**/api/v1/instances?*state=failed*") as response:
+        earlier.continue_()
+    response.value.finished()
+    page.evaluate("fetch('/healthz').then((answer) => answer.text())")
+
+    expect(page.locator("#rows")).to_contain_text("Schmidt")
+    expect(page.locator("#rows")).not_to_contain_text("Doe")
+
+
 COPY = """
 WITH RECURSIVE number(n) AS
     (SELECT 1000 UNION ALL SELECT n + 1 FROM number WHERE n < :end)
-INSERT INTO {table} SELECT {columns} FROM {table}, number WHERE {key} = :of
+INSERT INTO {table} ({names}) SELECT {columns} FROM {table}, number WHERE {key} = :of
 """
 
 
@@ -157,7 +183,8 @@ def test_of_100_000_rows_the_first_page_comes_at_once(page: Page, site: Review) 
     with site.engine.begin() as connection:
         for table, key in ((instance, "id"), (patient, "instance_id")):
             columns = ", ".join(fresh.get(each.name, each.name) for each in table.c)
-            copy = COPY.format(table=table.name, columns=columns, key=key)
+            names = ", ".join(each.name for each in table.c)
+            copy = COPY.format(table=table.name, names=names, columns=columns, key=key)
             values = {"end": 1000 + 100_000 - 1, "of": f"{1:032x}"}
             connection.execute(sa.text(copy), values)
 

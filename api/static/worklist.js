@@ -14,7 +14,9 @@ const filters = byId("filters");
 const rows = byId("rows");
 let unseen = new Set(); // new instances that belong on the first page
 let counted = 0;
-let looked = Date.now(); // when the page was loaded
+let looked = Date.now(); // when the page was asked for
+let searches = 0; // how often the page was asked for
+let searching = Promise.resolve(); // the last time
 
 const KNOWN = ["q", "day", "state", "answer", "sender", "destination", "since", "until", "sort", "order", "page"];
 
@@ -68,11 +70,16 @@ function row(line) {
 }
 
 /** Show the page of the worklist that the address asks for. */
-async function show() {
+const show = () => (searching = search());
+
+/** Show it, unless it was asked for again meanwhile: an earlier answer may come later. */
+async function search() {
+  const mine = ++searches;
   const wanted = query();
   wanted.set("size", SIZE);
   try {
     const { instances, total, page } = await ask(`/instances?${wanted}`);
+    if (mine !== searches) return;
     rows.replaceChildren(...instances.map(row));
     count(total);
     turn(page, Math.max(1, Math.ceil(total / SIZE)));
@@ -81,7 +88,7 @@ async function show() {
     tellOfUnseen();
     complain(null);
   } catch (error) {
-    complain(error);
+    if (mine === searches) complain(error);
   }
 }
 
@@ -106,11 +113,15 @@ function turn(page, last) {
 
 /** Update changed rows and add new rows on top, without moving the rows that the user reads. */
 async function change(ids) {
+  await searching; // else its answer, which may be older, would take their place
+  const mine = searches;
   for (let first = 0; first < ids.length; first += AT_ONCE) {
     const some = ids.slice(first, first + AT_ONCE);
     // Visible rows stay, even if they no longer match the search.
     for (const line of await named(some.filter(byId), new URLSearchParams())) byId(line.id)?.replaceWith(row(line));
-    put((await named(some.filter((id) => !byId(id)), query())).filter((line) => !byId(line.id) && isListed(line)));
+    const lines = await named(some.filter((id) => !byId(id)), query());
+    if (mine !== searches) return; // the later search finds all of them
+    put(lines.filter((line) => !byId(line.id) && isListed(line)));
   }
 }
 

@@ -7,20 +7,21 @@ drag of the mouse draws an image with another window.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from fastapi import HTTPException, status
 from numpy.typing import NDArray
 
-from api.admission import FairQueue
+from api.admission import RETRY_AFTER_S, FairQueue
 from config.settings import WorkerSettings
-from dicom_node.decoding_child import DecodingChild
+from dicom_node.decoding_child import ChildTimeoutError, DecodingChild
 from dicom_node.drawing import Drawing
 from dicom_node.errors import DicomNodeError
+from dicom_node.quick_child import QuickChild, slow_child
 from dicom_node.viewing import Attribute, View, list_attributes, view_file
 from inference.overlay import tinted
 
@@ -33,30 +34,40 @@ MOST_WAITING = 64
 """Maximum number of waiting requests of one user. A browser requests all images of a
 study at once."""
 
+AT_ONCE = 4
+"""Persons that are served at the same time. Most wait for the one child; the turn of
+a person whose image takes long does not hold up the others."""
+
 QUALITY = 92
 # Gray images need no color options, and fast encoding matters during dragging.
 _JPEG = (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
 
 
 class Pictures:
-    """Decodes radiographs for display, in a child process apart from that of /predict.
+    """Decoding children for people who look, apart from those of /predict.
+
+    All images pass through one child. One that takes long is decoded once more, in a
+    child of its own, while the others go on.
 
     Attributes:
-        queue: Requests must wait here before they call a method. Users then wait for
-            each other and do not use memory at the same time.
+        queue: Where a request waits before it calls anything here. A person whose image
+            takes long holds one of its turns until that ends.
     """
 
     def __init__(self, limits: WorkerSettings) -> None:
-        """Store the limits. The child process starts on first use."""
+        """Remember the limits. A child starts when somebody looks."""
         self._limits = limits
         self._child: DecodingChild | None = None
-        self.queue = FairQueue(waiting=MOST_WAITING)
+        self.queue = FairQueue(waiting=MOST_WAITING, at_once=AT_ONCE)
         self._thread = ThreadPoolExecutor(1, "pictures")
+        self._slow_thread = ThreadPoolExecutor(1, "slow-pictures")
+        self._slow: Future[Any] | None = None
         self._kept: OrderedDict[Key, View] = OrderedDict()
 
     def close(self) -> None:
         """Finish the running call and cancel waiting ones."""
         self._thread.shutdown(cancel_futures=True)
+        self._slow_thread.shutdown(cancel_futures=True)
         if self._child is not None:
             self._child.close()
 
@@ -72,44 +83,73 @@ class Pictures:
                 window that the model saw.
 
         Raises:
-            HTTPException: 422 if the instance has no image that can be displayed, with
-                the reason.
+            HTTPException: 422: it has no picture that can be shown, and why. 503: it
+                takes long, and another one that does is being decoded.
         """
-        return await self._run(lambda: self._view((instance_id, ends), path))
+        key = instance_id, ends
+        view = await self._run(lambda child: self._view(child, key, path))
+        self._keep(key, view)
+        return view
 
     async def attributes(self, path: Path) -> list[Attribute]:
         """List the attributes of an instance.
 
         Raises:
-            HTTPException: 422 if the file cannot be read.
+            HTTPException: 422: it cannot be read. 503: as `view`.
         """
         most = self._limits.max_megapixels
-        return await self._run(lambda: self._started().run(list_attributes, path, most))
+        return await self._run(lambda child: child.run(list_attributes, path, most))
 
-    async def _run(self, call: Callable[[], T]) -> T:
+    async def _run(self, call: Callable[[DecodingChild], T]) -> T:
         try:
-            return await asyncio.wrap_future(self._thread.submit(call))
+            try:
+                quick = self._thread.submit(lambda: call(self._started()))
+                return await asyncio.wrap_future(quick)
+            except ChildTimeoutError:
+                return await self._run_slowly(call)
         except DicomNodeError as error:
             code = status.HTTP_422_UNPROCESSABLE_CONTENT
             raise HTTPException(code, str(error)) from None
 
-    def _view(self, key: Key, path: Path) -> View:
-        if key not in self._kept:
-            limits = self._limits
-            window = limits.window if key[1] is None else key[1]
-            most = limits.max_megapixels
-            self._kept[key] = self._started().run(view_file, path, window, most)
+    async def _run_slowly(self, call: Callable[[DecodingChild], T]) -> T:
+        """Repeat a call with the whole time-out, one at a time."""
+        if self._slow is not None and not self._slow.done():
+            raise HTTPException(
+                status.HTTP_503_SERVICE_UNAVAILABLE,
+                "This image takes long to decode, and another one that does is being "
+                "decoded; ask for this one again later.",
+                {"Retry-After": str(RETRY_AFTER_S)},
+            )
+        slow = self._slow_thread.submit(self._in_own_child, call)
+        self._slow = slow
+        return await asyncio.wrap_future(slow)
+
+    def _view(self, child: DecodingChild, key: Key, path: Path) -> View:
+        # Another request may have made it while this one waited for its thread.
+        if (known := self._kept.get(key)) is not None:
+            return known
+        limits, (_, ends) = self._limits, key
+        window = limits.window if ends is None else ends
+        return child.run(view_file, path, window, limits.max_megapixels)
+
+    def _in_own_child(self, call: Callable[[DecodingChild], T]) -> T:
+        limits = self._limits
+        with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
+            return call(child)
+
+    def _keep(self, key: Key, view: View) -> None:
+        """Keep a view for the next request, and drop the oldest if they are many."""
+        self._kept[key] = view
         self._kept.move_to_end(key)
         while len(self._kept) > 1 and self._bytes() > KEPT_BYTES:
             self._kept.popitem(last=False)
-        return self._kept[key]
 
     def _bytes(self) -> int:
         return sum(view.pixels.nbytes for view in self._kept.values())
 
     def _started(self) -> DecodingChild:
         if self._child is None:
-            self._child = DecodingChild(
+            self._child = QuickChild(
                 timeout_s=self._limits.decode_timeout_s,
                 memory_mb=self._limits.decode_memory_mb,
             )
