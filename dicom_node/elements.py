@@ -10,8 +10,8 @@ The reader here takes constant memory and bounded time. It yields the requested 
 as bytes, and raises CannotUnderstandError if the bytes end early. It counts elements
 and items, including those in skipped sequences and those after the pixels.
 
-It is as lenient as pydicom with sloppy modalities: an element without a VR in an
-explicit dataset is read as implicit.
+It is as lenient as pydicom: an element without a VR in an explicit dataset is read as
+implicit, because some modalities write such elements.
 """
 
 import math

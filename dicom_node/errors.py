@@ -104,7 +104,7 @@ class NotAnalyzedError(DicomNodeError):
 class NotMeantError(NotAnalyzedError):
     """The instance is a result of ours or a report, so nobody expects a result for it.
 
-    An image of a modality never raises this, unless its result is part of another
+    An image from a modality never raises this, unless its result is part of another
     image's.
     """
 

@@ -16,7 +16,7 @@ SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 Pixel Spacing (0028,0030) comes first. If somebody corrected it for magnification, it
 has the corrected value; otherwise it is equal to Imager Pixel Spacing (0018,1164)
-(PS3.3 10.7.1.3). Viewers also measure with this order.
+(PS3.3 10.7.1.3). Viewers use the same order for measurements.
 """
 
 NEARLY_SQUARE = 0.01

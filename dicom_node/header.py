@@ -240,15 +240,15 @@ def _declared_bytes(
 ) -> int:
     """Return the bytes of Pixel Data that the image needs (PS3.5 8.1.1).
 
-    Returns:
-        The number of bytes; 0 if the header does not declare an image. 1 for a
-        compressed image, because its size is not known before it is decoded.
-
     Args:
         values: The values of the attributes, as bytes.
         texts: The values of TEXTS, as text.
         announced: The declared identity.
         length: The length of the received Pixel Data, in bytes.
+
+    Returns:
+        The number of bytes; 0 if the header does not declare an image. For a compressed
+        image it is 1, because its size is not known before it is decoded.
     """
     order: Literal["little", "big"] = (
         "little" if announced.transfer_syntax.is_little_endian else "big"

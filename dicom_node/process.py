@@ -126,8 +126,8 @@ def allow_many_threads() -> None:
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     if sys.platform == "linux":
-        # One heap for all threads. Otherwise both threads of each association have a
-        # heap that keeps the memory of its peak for ever.
+        # One heap for all threads. Otherwise each of the two threads of an association
+        # has a heap, which never returns the memory of its peak.
         with suppress(AttributeError):  # the C library has no mallopt
             LIBC.mallopt(M_ARENA_MAX, 1)
 

@@ -36,7 +36,7 @@ _subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
 
 @contextmanager
 def about(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
-    """Attribute the log lines of this thread to an instance within the block."""
+    """Within the block, attribute the log lines of this thread to an instance."""
     token = _subject.set(Subject(sop_instance_uid, instance_id))
     try:
         yield

@@ -88,7 +88,7 @@ class Role:
         inherited = {name: each.fileno() for name, each in self.listening.items()}
         fd = [f"{option}={number}" for option, number in inherited.items()]
         self_id = f"--supervisor={os.getpid()}"
-        # With two busy-waiting OpenMP teams on two cores, 930 ms instead of 30.
+        # Two busy-waiting OpenMP teams on two cores need 930 ms instead of 30.
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         for each in self.withheld:
             environment.pop(each, None)
@@ -96,7 +96,8 @@ class Role:
             [sys.executable, "-P", "-m", *self.arguments, *fd, self_id],
             pass_fds=list(inherited.values()),
             env=environment,
-            # Before the process imports modules, which takes seconds. Safe: one thread.
+            # This runs before the process imports modules, which takes seconds. It is
+            # safe, because there is only one thread.
             preexec_fn=self._begin,  # noqa: PLW1509
         )
         self.started = time.monotonic()

@@ -18,7 +18,7 @@ from dicom_node.audit.event import TRANSFERS, AuditEvent, What
 from dicom_node.audit.message import KINDS, SUCCESS
 
 Spare = Callable[[], float]
-"""Returns the bytes of disk that may be used, in addition to the reserved ones."""
+"""Returns the bytes of disk that may be used, without those that must stay free."""
 
 Key = tuple[int, What, str]
 """The level of folding, the kind of event, and an address or an empty string."""

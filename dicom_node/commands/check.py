@@ -1,4 +1,4 @@
-"""Validates the settings, tests the model on the phantom and tests destinations.
+"""Validates the settings, tests the model on the phantom, and tests destinations.
 
 It reports whether the kernel confines the process that decodes images.
 

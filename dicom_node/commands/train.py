@@ -18,7 +18,7 @@ from models.card import ModelError
 FEWEST = 2
 
 TOLD_EVERY_S = 600
-"""Interval of progress lines in a log, which has no progress bar."""
+"""Seconds between progress lines in a log, which has no progress bar."""
 
 
 def main() -> None:

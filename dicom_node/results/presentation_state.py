@@ -123,7 +123,11 @@ def _check(source: Source) -> None:
 
 
 def _content(source: Source, finding: Finding) -> Dataset:
-    """Return the name of the state and its image (PS3.3 C.11.10, C.11.11, C.11.6)."""
+    """Return the name of the state and a reference to its image.
+
+    Source:
+        PS3.3 C.11.10, C.11.11, C.11.6.
+    """
     image = source_instance(source)
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
@@ -143,8 +147,8 @@ def _content(source: Source, finding: Finding) -> Dataset:
 def _laterality(source: Source) -> Elements:
     """Return the anatomy of the series, without attributes of a single image.
 
-    If the source has Image Laterality, Laterality (0020,0060) is empty: other images of
-    the series may be of the other side.
+    If the source of a paired body part has only Image Laterality, then Laterality
+    (0020,0060) is empty: other images of the series may be of the other side.
     """
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
