@@ -1,7 +1,8 @@
 """The patient of an image as the worklist shows it, read from untrusted bytes.
 
-The journal names patients only in a table of its own. Only code that answers
-authenticated users reads that table.
+The journal names patients only in a table of its own. The worklist, the audit trail and
+the search for other images of the same exposure read that table. Only authenticated
+users see the patients.
 """
 
 import unicodedata

@@ -30,16 +30,16 @@ LEAST_STRUCTURE = 1 / 4
 Measured on 25 radiographs of FracAtlas (val) in which the shipped model reports a
 fracture. Each was shown through 51 windows that are too wide or lie beside the data. In
 298 cases the window hid the fracture from the model; 230 of these windows keep less
-than this share. The other 713 windows left the result at Fracture; 199 of them keep
-less, and 181 of these 199 are at least 10 times as wide as the data. The radiographs of
+than this share. In 713 cases the result was still Fracture; 199 of these windows keep
+less, and 181 of the 199 are at least 10 times as wide as the data. The radiographs of
 `tests/test_real_files.py` keep 98 % and more through their own windows and tables.
 """
 
 LARGEST_STEP = 16 / 255
 """Maximum step that is counted; a larger step counts as this one.
 
-Steps count by their square. So noise counts little, and the limit does the same for the
-borders of collimation and markers.
+Steps count by their square, so noise has little weight. The limit reduces the weight of
+the borders of collimation and markers.
 """
 
 FEWEST_ENTRY_BITS = 8
