@@ -5,6 +5,7 @@ raises only the exceptions of `errors.py`, and their messages quote no patient d
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pydicom.uid import UID
 from dicom_node.assumptions import attribute_assumptions
 from dicom_node.attributes import number, signed_16, texts, usable
 from dicom_node.codecs import decode_pixels
-from dicom_node.errors import AnalysisError, NotAnalyzedError
+from dicom_node.errors import AnalysisError, NotAnalyzedError, TakesLongError
 from dicom_node.geometry import made_square, pixel_shape
 from dicom_node.image_pixel import (
     check_bits,
@@ -81,10 +82,13 @@ class DecodeOptions:
         window: The number of the VOI window to use, from 1. If there are fewer windows,
             the last one is used.
         max_megapixels: Larger images are not analyzed.
+        megapixels_in_time: Larger images are not decoded in this call, because it has
+            too little time; None means no such limit.
     """
 
     window: int
     max_megapixels: int
+    megapixels_in_time: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -113,15 +117,28 @@ def decode_file(
     Raises:
         NotAnalyzedError: The model must not be applied to the image; the error says
             why.
+        TakesLongError: The image has too many pixels for this call.
         AnalysisError: The file is not DICOM, or it is broken.
     """
     with reading_dicom():
         most = int(options.max_megapixels * 1e6) * INFLATED_BYTES
         dataset = read_part10(path, most)
         screen(dataset, rules, options.max_megapixels)
+        _check_time(dataset, options.megapixels_in_time)
         radiograph = decode(dataset, options)
         identity = _digest(dataset)
     return DecodedInstance(radiograph, picture_digest(radiograph), identity)
+
+
+def _check_time(dataset: Dataset, megapixels: float | None) -> None:
+    """Raise TakesLongError if an image has too many pixels for the call's time."""
+    names = "Rows", "Columns", "SamplesPerPixel"
+    samples = math.prod(number(dataset, each, 1) for each in names)
+    if megapixels is not None and samples > megapixels * 1e6:
+        raise TakesLongError(
+            f"The image has {samples / 1e6:.0f} megapixels (Rows x Columns x Samples "
+            f"per Pixel), more than the {megapixels:.0f} that are decoded at once."
+        )
 
 
 def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:

@@ -4,25 +4,27 @@ Parsing and decoding what a sender wrote may crash in a codec, never end, or tak
 memory. Here that costs one small child process: it is killed and replaced, and only
 the call that did it fails.
 
+The child is a fork of a process that has imported the codecs (fork_server.py), so a new
+one costs milliseconds. A child is replaced after CALLS calls.
+
 A process pool would be the usual means, but a pool's children import the parent's main
 module again, which in the worker means torch, and its pipes copy each picture three
-times. This is one child and one socket, used by one thread.
+times. This is one child at a time and one socket, used by one thread.
 
 Through a fault of a codec, an image may also take the child over. Then the child can
-give a wrong answer, and little else: it has no secrets in its environment, gets an open
-file in place of a path, is confined (confinement.py), and the parent builds its answers
-from plain values (decoding_messages.py).
+give a wrong answer to the calls that are left to it, and little else: it has no secrets
+in its environment, gets an open file in place of a path, is confined (confinement.py),
+and the parent builds its answers from plain values (decoding_messages.py).
 """
 
 import logging
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
@@ -41,6 +43,7 @@ from dicom_node.decoding_messages import (
     unpack_result,
 )
 from dicom_node.errors import AnalysisError
+from dicom_node.fork_server import ForkServer
 from dicom_node.reasons import Failure
 
 logger = logging.getLogger(__name__)
@@ -48,7 +51,14 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 START_S = 60.0
-"""How long a child may take to import its codecs, on a machine that is busy."""
+"""How long the codecs may take to be imported, and a child to be confined."""
+
+CALLS = 20
+"""How many calls a child makes before it is killed and replaced.
+
+An image needs two. A new child must also get its memory from the kernel page by page,
+which costs as much as the fork or more, so that one for each image would be too slow.
+"""
 
 OUT_OF_MEMORY = 75
 """Exit status of a child that ran out of its memory: it may be in any state."""
@@ -89,7 +99,7 @@ class ChildDiedError(AnalysisError):
 
 
 class ChildTimeoutError(ChildDiedError):
-    """A call took longer than it may, and its child was killed."""
+    """A call took longer than it may and was ended, or would have taken longer."""
 
 
 class ChildStartError(OSError):
@@ -100,24 +110,33 @@ class DecodingChild:
     """Runs functions in a child process, one at a time.
 
     All calls, from whichever thread, are made by one thread that lives as long as this
-    object: the kernel kills the child when the thread that started it ends.
+    object: the kernel kills the fork server when the thread that started it ends.
     """
 
-    def __init__(self, *, timeout_s: float, memory_mb: int) -> None:
-        """Start a child and wait until it is warm.
+    def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
+        """Start the fork server and a child.
 
         Args:
             timeout_s: How long one call may take.
-            memory_mb: Address space that the child may use.
+            memory_mb: Address space that a child may use.
+            niceness: How far the children give way to other processes, as nice(1).
 
         Raises:
             OSError: It does not come up.
         """
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
-        self._process: subprocess.Popen[bytes] | None = None
+        self._niceness = niceness
+        self._server: ForkServer | None = None
+        self._pid: int | None = None
+        self._calls = 0
+        self._is_closed = False
         self._thread = ThreadPoolExecutor(1, "decoding-child")
-        self._thread.submit(self._start).result()
+        try:
+            self._thread.submit(self._start).result()
+        except OSError:
+            self.close()
+            raise
         if not self._confinement.is_whole:
             logger.warning("Decoding: %s; %s", self._confinement, UNCONFINED)
 
@@ -143,17 +162,35 @@ class DecodingChild:
         """
         # What the child logs meanwhile is about what the caller is about: see steps.py.
         run = copy_context().run
-        return self._thread.submit(run, self._run, function, args).result()
+        made = self._thread.submit(run, self._run, function, args)
+        with suppress(RuntimeError):  # closed meanwhile
+            self._thread.submit(self._renew)
+        return made.result()
 
     def close(self) -> None:
         """End the child after the call that is under way; idempotent."""
-        self._thread.shutdown(cancel_futures=True)
+        self._is_closed = True
+        with suppress(RuntimeError):  # closed before
+            # By the thread: the kernel kills the fork server when it ends.
+            self._thread.submit(self._end).result()
+        self._thread.shutdown()
+
+    def _end(self) -> None:
         self._stop()
+        self._stop_server()
 
     @property
     def pid(self) -> int | None:
-        """The child's process, if one is up."""
-        return self._process.pid if self._process else None
+        """The process of the next call, if one is up; known after the present call."""
+        try:
+            return self._thread.submit(lambda: self._pid).result()
+        except RuntimeError:  # closed
+            return None
+
+    @property
+    def server_pid(self) -> int | None:
+        """The process of the fork server, if one is up."""
+        return self._server.pid if self._server else None
 
     @property
     def confinement(self) -> Confinement:
@@ -161,19 +198,13 @@ class DecodingChild:
         return self._confinement
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair()
-        arguments = [theirs.fileno(), self._memory_mb, os.getpid()]
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our module
-            [sys.executable, "-P", "-m", MODULE, *map(str, arguments)],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            # Codecs write there what they find in an image.
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=_environment(),
-        )
-        theirs.close()
-        self._channel = Channel(ours)
+        """Fork a child, and wait until it is confined."""
+        try:
+            self._pid, ours = self._forked()
+        except OSError as error:
+            self._stop_server()
+            raise ChildStartError(f"No decoding process starts: {error}") from None
+        self._channel, self._calls = Channel(ours), 0
         deadline = time.monotonic() + START_S
         try:
             with self._until(deadline, START_S):
@@ -186,21 +217,53 @@ class DecodingChild:
         except ChildDiedError as error:
             raise ChildStartError(str(error)) from None
 
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._channel.close()
-            self._process = None
+    def _forked(self) -> tuple[int, socket.socket]:
+        if self._server is not None:
+            try:
+                return self._server.fork()
+            except OSError:  # it died while nothing was asked of it
+                self._stop_server()
+        arguments = self._memory_mb, self._niceness
+        self._server = ForkServer(
+            MODULE, *arguments, environment=_environment(), start_s=START_S
+        )
+        return self._server.fork()
+
+    def _stop(self, patience_s: float = 0.0) -> int:
+        """End the child, kill it after some seconds; return its exit status."""
+        if self._pid is None or self._server is None:
+            return 0
+        pid, self._pid = self._pid, None
+        self._channel.close()
+        try:
+            return self._server.end(pid, patience_s)
+        except OSError:
+            self._stop_server()
+            return -signal.SIGKILL  # as the kernel does if the server dies
+
+    def _stop_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
 
     def _revive(self) -> None:
+        """Have a child that is alive and has a call left."""
         # One that died while idle is not held against the next call.
-        if self._process is None or self._process.poll() is not None:
+        if self._pid is None or self._calls >= CALLS or self._channel.is_closed:
             self._stop()
             self._start()
 
+    def _renew(self) -> None:
+        """Replace a child that has made its call, before the next call comes."""
+        with suppress(OSError):  # the next call tries again, and says why
+            if not self._is_closed:
+                self._revive()
+
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
+        if self._is_closed:
+            raise CancelledError
         self._revive()
+        self._calls += 1
         deadline = time.monotonic() + self._timeout_s
         head, buffers, paths = pack_call((function, args))
         with _opened(paths) as files, self._until(deadline, self._timeout_s):
@@ -260,15 +323,9 @@ class DecodingChild:
             raise self._died(deadline) from None
 
     def _died(self, deadline: float) -> ChildDiedError:
-        process, code = self._process, 0
-        if process is not None:
-            # It may have closed its socket and go on.
-            patience = min(DYING_S, max(deadline - time.monotonic(), 0))
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(patience)
-            process.kill()
-            code = process.wait()
-        self._stop()
+        # It may have closed its socket and go on.
+        patience = min(DYING_S, max(deadline - time.monotonic(), 0))
+        code = self._stop(patience)
         if code == OUT_OF_MEMORY:
             return ChildDiedError(
                 f"Decoding needed more than {self._memory_mb} MB (decode_memory_mb "

@@ -34,6 +34,7 @@ from dicom_node.errors import (
     EndsEarlyError,
     NotAnalyzedError,
     NotMeantError,
+    TakesLongError,
 )
 from dicom_node.reasons import Failure, Refusal, Unanalyzed
 from inference.plain_image import (
@@ -60,6 +61,7 @@ _ERRORS: dict[str, type[DicomNodeError] | type[PlainImageError]] = {
         NotMeantError,
         CannotUnderstandError,
         EndsEarlyError,
+        TakesLongError,
         PlainImageError,
         NotAnImageError,
         BrokenImageError,
@@ -83,6 +85,18 @@ class Channel:
     def close(self) -> None:
         """Close this end."""
         self._socket.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the other end is closed, or has sent something unasked."""
+        self._socket.settimeout(None)
+        try:
+            self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+        return True
 
     def send(
         self,

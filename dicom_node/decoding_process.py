@@ -1,11 +1,10 @@
-"""The child of `decoding_child.py`: does as it is told until its parent is gone.
+"""The child of `decoding_child.py`: makes the calls that its parent sends.
 
-What it will need is imported here, before the first image comes: after that, it cannot
-open a file.
+The fork server runs this module, and each child is a fork of it (fork_server.py). A
+child cannot open a file, so all that it will need is imported here.
 """
 
 import codecs
-import ctypes
 import encodings
 import logging
 import os
@@ -45,12 +44,11 @@ from dicom_node.decoding_messages import (
     unpack_call,
 )
 from dicom_node.errors import AnalysisError, DicomNodeError
+from dicom_node.fork_server import serve_forks
 from dicom_node.logs import log_uncaught
 from dicom_node.reasons import Failure
 from dicom_node.results.measurement_report import load_tables
 from inference.plain_image import PlainImageError
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class _Relay(logging.Handler):
@@ -70,9 +68,9 @@ class _Relay(logging.Handler):
 
 
 def main() -> None:
-    """Serve calls: `decoding_process.py SOCKET MEMORY_MB PARENT`."""
-    descriptor, memory_mb, parent = map(int, sys.argv[1:])
-    _die_with(parent)
+    """Fork children: `decoding_process.py SOCKET PARENT MEMORY_MB NICENESS`."""
+    memory_mb, niceness = map(int, sys.argv[3:])
+    os.nice(niceness)
     limit = memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     # Ctrl-C and `systemctl stop` go to every process, and when to end is the parent's
@@ -80,13 +78,17 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    end = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, fileno=descriptor)
+    _load_what_is_loaded_late()
+    serve_forks(_serve)
+
+
+def _serve(end: socket.socket) -> None:
+    """Confine this process, and make the calls that come through a socket."""
     channel = Channel(end)
     relay = _Relay(channel)
     for name in OUR_OWN:
         logging.getLogger(name).addHandler(relay)
     log_uncaught()
-    _load_what_is_loaded_late()
     channel.send(*pack_answer(RETURNED, confine()))
     with suppress(EOFError, OSError):  # the parent is gone, or wants no more
         while True:
@@ -106,14 +108,6 @@ def _load_what_is_loaded_late() -> None:
     for encoding in pkgutil.iter_modules(encodings.__path__):
         with suppress(LookupError, TypeError):  # not an encoding, or not of this system
             codecs.getincrementalencoder(encoding.name)()
-
-
-def _die_with(parent: int) -> None:
-    """Have the kernel kill this process, busy or not, when its parent dies."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel was told
-        sys.exit(1)
 
 
 def _serve_one_call(channel: Channel) -> None:

@@ -7,11 +7,12 @@
     │   └── CannotUnderstandError    0xC000: not parseable, or shorter than declared
     │       ├── EndsEarlyError       0xC000: the dataset is cut off
     │       └── TooManyElementsError 0xC000: more elements or items than are read
-        ├── ReportRefusedError           the archive's report is not recorded
-        ├── NotAnalyzedError             nobody must act: kept, recorded with the reason
-        │   ├── NotMeantError            and nobody waits for a result
-        │   └── SamePictureError         has its result already, under another revision
-        └── AnalysisError                somebody must look: broken pixels, dead decoder
+    ├── ReportRefusedError           the archive's report is not recorded
+    ├── NotAnalyzedError             nobody must act: kept, recorded with the reason
+    │   ├── NotMeantError            and nobody waits for a result
+    │   └── SamePictureError         has its result already, under another revision
+    └── AnalysisError                somebody must look: broken pixels, dead decoder
+        └── TakesLongError           the slow lane has the time for it
 
 A message says what was found, what was expected and what to do, in that order. It
 names attributes with their tags. It carries no patient data. From the sender it quotes
@@ -127,3 +128,7 @@ class AnalysisError(DicomNodeError):
     """The instance should be analyzed but cannot be; somebody must look at it."""
 
     reason = Failure.BROKEN
+
+
+class TakesLongError(AnalysisError):
+    """The image has more pixels than can be decoded in the time that the call has."""

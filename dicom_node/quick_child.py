@@ -4,19 +4,27 @@ All images pass through one child, so each waits for those before it. An image g
 twice the time that such images usually take, and what is left of an allowance that all
 share. An image that takes longer is repeated in the slow lane (workflows.py), with the
 whole decode_timeout_s. Slow images use up the allowance once, however many there are.
-After that, each delays the others by twice the usual time and by the start of a new
-child, so the delay still grows with their number.
+
+An image of more pixels than ORDINARY_MEGAPIXELS needs its share of the allowance. If
+that is not left, the image goes to the slow lane before its pixels are decoded, and
+delays the others by the time that its header takes.
+
+An image of ordinary size that takes long still delays the others by twice the usual
+time, so that the delay grows with the number of such images.
 """
 
-import os
 import statistics
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
+from dicom_node.decode import DecodeOptions
 from dicom_node.decoding_child import ChildTimeoutError, DecodingChild
+from dicom_node.errors import TakesLongError
 
 T = TypeVar("T")
 
@@ -28,6 +36,8 @@ LONGEST_S = 2.0
 FEWEST, LAST = 5, 25
 UNKNOWN_S = 1.0
 SLOW_NICENESS = 10
+ORDINARY_MEGAPIXELS = 16.0
+"""Pixels of a large radiograph: a plate of 43 x 35 cm at 0.1 mm has 15 million."""
 
 
 class Allowance:
@@ -58,6 +68,10 @@ class Allowance:
         self._at = now
         return self.usual(kind) + self._left
 
+    def megapixels(self, kind: Hashable) -> float:
+        """Return how many megapixels an image may have that is decoded now."""
+        return ORDINARY_MEGAPIXELS * self.deadline(kind) / self.usual(kind)
+
     def use(self, kind: Hashable, seconds: float, *, succeeded: bool) -> None:
         """Take what a call needed beyond the usual time from the allowance."""
         self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
@@ -77,19 +91,39 @@ class QuickChild(DecodingChild):
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         # All calls are made by one thread, so the deadline is that of this call.
         self._revive()
-        self._timeout_s = min(self._allowance.deadline(function), self._most_s)
+        kind = _kind(function)
+        self._timeout_s = min(self._allowance.deadline(kind), self._most_s)
+        most = self._allowance.megapixels(kind)
         began, succeeded = time.monotonic(), False
         try:
-            result = super()._run(function, args)
+            result = super()._run(
+                function, tuple(_limited(each, most) for each in args)
+            )
             succeeded = True
+        except TakesLongError as error:
+            raise ChildTimeoutError(str(error)) from None
         except ChildTimeoutError:
             raise ChildTimeoutError(
                 f"Decoding took longer than {self._timeout_s:.1f} s."
             ) from None
         finally:
             seconds = time.monotonic() - began
-            self._allowance.use(function, seconds, succeeded=succeeded)
+            self._allowance.use(kind, seconds, succeeded=succeeded)
         return result
+
+
+def _kind(function: Callable[..., object]) -> Callable[..., object]:
+    """Return the function that calls of one kind have in common."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _limited(argument: object, megapixels: float) -> object:
+    """Limit the pixels of an image where an argument says how one is decoded."""
+    if isinstance(argument, DecodeOptions):
+        return replace(argument, megapixels_in_time=megapixels)
+    return argument
 
 
 @contextmanager
@@ -105,11 +139,10 @@ def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecodingChild]:
     Raises:
         OSError: It does not start.
     """
-    child = DecodingChild(timeout_s=timeout_s, memory_mb=memory_mb)
+    child = DecodingChild(
+        timeout_s=timeout_s, memory_mb=memory_mb, niceness=SLOW_NICENESS
+    )
     try:
-        if child.pid is not None:
-            with suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, child.pid, SLOW_NICENESS)
         yield child
     finally:
         child.close()

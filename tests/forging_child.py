@@ -7,11 +7,12 @@ import json
 import pickle
 import socket
 import struct
-import sys
 from io import BytesIO
 from typing import Any
 
-END = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, int(sys.argv[1]))
+from dicom_node.fork_server import serve_forks
+
+END: socket.socket
 
 
 def send(*parts: bytes) -> None:
@@ -33,8 +34,10 @@ class Arguments(pickle.Unpickler):
         return f"{module}.{name}"
 
 
-def main() -> None:
+def serve(end: socket.socket) -> None:
     """Say that it is ready, then run the code of each call."""
+    global END  # noqa: PLW0603
+    END = end
     answer(["returned", {"landlock": 0, "seccomp": False}])
     while announced := END.recv(12, socket.MSG_WAITALL):
         _, length = struct.unpack("<IQ", announced)
@@ -44,4 +47,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve_forks(serve)

@@ -15,11 +15,13 @@ from datetime import date
 from functools import partial
 from io import BytesIO
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import dicom_node.logs  # noqa: F401 - as in each process that has a decoding child
 from dicom_node import decoding_child
 from dicom_node.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.decoding_child import ChildDiedError, DecodingChild
@@ -36,6 +38,8 @@ from tests.served import alive
 
 RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
 OPTIONS = DecodeOptions(window=1, max_megapixels=10)
+BEGIN = "__import__('logging').getLogger('dicom_node').warning('begun')"
+SLEEP = "__import__('time').sleep(100)"
 PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
 
 
@@ -150,6 +154,64 @@ def test_hanging_child_is_killed_at_the_deadline(hasty: DecodingChild) -> None:
     assert before is not None
     assert not alive(before)
     assert hasty.run(max, 1, 2) == 2
+
+
+def test_a_child_is_replaced_after_its_calls(
+    child: DecodingChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding_child, "CALLS", 3)
+    callers = [child.run(os.getpid) for _ in range(7)]
+
+    assert max(callers.count(each) for each in callers) == 3
+    assert not alive(callers[0])
+
+
+def test_a_killed_child_is_replaced_without_importing_the_codecs_again(
+    hasty: DecodingChild,
+) -> None:
+    server = hasty.server_pid
+    for _ in range(5):
+        with pytest.raises(ChildDiedError, match="longer than"):
+            hasty.run(time.sleep, 100)
+
+    assert hasty.run(max, 1, 2) == 2
+    assert server is not None
+    assert hasty.server_pid == server
+
+
+def test_a_fork_server_that_dies_is_replaced(child: DecodingChild) -> None:
+    forked, server = child.pid, child.server_pid
+    assert forked is not None
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    wait_until_gone(forked)  # the kernel kills it
+
+    assert child.run(max, 1, 2) == 2
+    assert child.server_pid != server
+
+
+def test_a_fork_server_that_dies_in_a_call_fails_this_call_only(
+    child: DecodingChild, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = child.server_pid
+    assert server is not None
+    begun = Event()
+    caplog.handler.addFilter(lambda _: begun.set() or True)
+    with ThreadPoolExecutor(1) as thread:
+        call = thread.submit(child.run, eval, f"{BEGIN} or {SLEEP}")
+        assert begun.wait(20)
+        os.kill(server, signal.SIGKILL)
+
+    assert isinstance(call.exception(), ChildDiedError)
+    assert child.run(max, 1, 2) == 2
+
+
+def test_the_fork_server_has_one_thread_and_no_secret(child: DecodingChild) -> None:
+    process = Path(f"/proc/{child.server_pid}")
+
+    assert len(list((process / "task").iterdir())) == 1
+    # Three of /dev/null, and the socket of its orders: none of a fork.
+    assert len(list((process / "fd").iterdir())) == 4
 
 
 def test_child_that_dies_while_idle_is_held_against_nobody(
@@ -385,13 +447,15 @@ def test_child_is_small_and_knows_no_torch(child: DecodingChild) -> None:
 
 def test_closed_child_is_gone() -> None:
     child = DecodingChild(timeout_s=1, memory_mb=1024)
-    pid = child.pid
+    pid, server = child.pid, child.server_pid
     assert pid is not None
+    assert server is not None
 
     child.close()
     child.close()
 
     assert not alive(pid)
+    assert not alive(server)
 
 
 PARENT = """
@@ -399,13 +463,12 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dicom_node.decoding_child import DecodingChild
 child = DecodingChild(timeout_s=100, memory_mb=1024)
-print(child.pid, flush=True)
+print(child.pid, child.server_pid, flush=True)
 child.run(eval, sys.argv[1])
 """
-BEGIN = "__import__('logging').getLogger('dicom_node').warning('begun')"
 
 
-@pytest.mark.parametrize("state", ["__import__('time').sleep(100)", "9 ** 9 ** 9"])
+@pytest.mark.parametrize("state", [SLEEP, "9 ** 9 ** 9"])
 def test_child_dies_with_its_parent_however_busy_it_is(state: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, f"{BEGIN} or {state}"],
@@ -417,11 +480,12 @@ def test_child_dies_with_its_parent_however_busy_it_is(state: str) -> None:
     with parent:
         assert parent.stdout is not None
         assert parent.stderr is not None
-        pid = int(parent.stdout.readline())
+        pids = [int(each) for each in parent.stdout.readline().split()]
         assert parent.stderr.readline() == "begun\n"
         parent.kill()
 
-    wait_until_gone(pid)
+    for pid in pids:
+        wait_until_gone(pid)
 
 
 def test_an_exception_that_nothing_catches_is_one_line_in_the_log_of_the_parent(

@@ -1,23 +1,35 @@
 """The normal lane gives slow images little time, however many there are."""
 
 import time
+from datetime import date
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from dicom_node.decode import DecodeOptions, decode_file
 from dicom_node.decoding_child import ChildTimeoutError
+from dicom_node.errors import AnalysisError
+from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.quick_child import (
     ALLOWANCE_S,
     FEWEST,
     LONGEST_S,
+    ORDINARY_MEGAPIXELS,
     REFILL,
     SHORTEST_S,
     SLOW_NICENESS,
     UNKNOWN_S,
     Allowance,
     QuickChild,
+    _kind,
     slow_child,
 )
+from dicom_node.screening import ScreeningRules
+from inference.phantom import draw_phantom
+
+RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
+OPTIONS = DecodeOptions(window=1, max_megapixels=250)
 
 
 class Clock:
@@ -102,6 +114,77 @@ def test_the_time_out_of_the_settings_is_the_most_in_any_case() -> None:
             child.run(time.sleep, 600)
     finally:
         child.close()
+
+
+def used_up(child: QuickChild) -> None:
+    child._allowance.use(_kind(decode_file), 100, succeeded=False)
+
+
+def saved(path: Path, rows: int, columns: int) -> Path:
+    """Save an image that claims to have so many pixels."""
+    dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+    dataset.Rows, dataset.Columns = rows, columns
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_fifty_large_images_delay_others_by_the_time_of_their_headers(
+    tmp_path: Path,
+) -> None:
+    large = saved(tmp_path / "large.dcm", 16_000, 12_500)
+    child = QuickChild(timeout_s=60, memory_mb=1024)
+    used_up(child)
+    try:
+        start = time.monotonic()
+        for _ in range(50):
+            with pytest.raises(ChildTimeoutError, match="has 200 megapixels"):
+                child.run(decode_file, large, RULES, OPTIONS)
+        took = time.monotonic() - start
+    finally:
+        child.close()
+
+    assert took < 5
+
+
+def test_images_of_ordinary_size_need_no_allowance(tmp_path: Path) -> None:
+    image = phantom_dataset(draw_phantom(broken=True, rows=3000, columns=2500))
+    image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
+    child = QuickChild(timeout_s=60, memory_mb=1024)
+    used_up(child)
+    try:
+        decoded = child.run(decode_file, tmp_path / "image.dcm", RULES, OPTIONS)
+    finally:
+        child.close()
+
+    assert decoded.radiograph.source_shape == (3000, 2500)
+
+
+def test_a_large_image_is_decoded_at_once_if_its_share_of_the_allowance_is_left() -> (
+    None
+):
+    allowance = Allowance(Clock())
+    whole = ORDINARY_MEGAPIXELS * (UNKNOWN_S + ALLOWANCE_S) / UNKNOWN_S
+
+    assert allowance.megapixels("decode") == pytest.approx(whole)
+    allowance.use("decode", 100, succeeded=False)
+    assert allowance.megapixels("decode") == pytest.approx(ORDINARY_MEGAPIXELS)
+
+
+def test_the_slow_lane_does_not_look_at_the_time_that_a_large_image_takes(
+    tmp_path: Path,
+) -> None:
+    large = saved(tmp_path / "large.dcm", 16_000, 12_500)
+    with (
+        slow_child(60, 1024) as child,
+        pytest.raises(AnalysisError, match="Pixel Data") as caught,
+    ):
+        child.run(decode_file, large, RULES, OPTIONS)
+
+    assert not isinstance(caught.value, ChildTimeoutError)
+
+
+def test_functions_with_other_arguments_are_of_the_same_kind() -> None:
+    assert _kind(partial(partial(max, 1), 2)) is max
 
 
 def test_a_slow_child_lives_for_one_image_and_gives_way_to_others() -> None:
