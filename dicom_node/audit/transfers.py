@@ -12,8 +12,11 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.tables import instance, patient, result
 
 OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
-"""Takes the id of an instance, the outcomes of its results by SOP Instance UID, and the
-name and host of the peer to which they were sent."""
+"""Called with the outcomes of an instance's results after an attempt to send them.
+
+The arguments are the id of the instance, the outcomes by SOP Instance UID of the
+result, and the name and host of the peer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
