@@ -1,6 +1,6 @@
-"""Display attributes that break the standard, and how the node reads them.
+"""Display attributes that violate the standard, and how the node interprets them.
 
-See attributes.py. The journal and the results record what is said here.
+See attributes.py. The journal and the results record these sentences.
 """
 
 from collections.abc import Iterator
@@ -19,19 +19,19 @@ NUMBERS = (
     *(*SPACINGS, "PixelAspectRatio", "PixelPaddingValue", "PixelPaddingRangeLimit"),
 )
 MOST_VALUES = 8
-"""Values of an attribute that a sentence lists: a sender may write any number."""
+"""Maximum number of values in a sentence: a sender may write any number of them."""
 
 US_OR_SS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
 
 
 def attribute_assumptions(dataset: Dataset) -> tuple[str, ...]:
-    """Say what is made of attributes that break the standard, in sentences.
+    """Return sentences that say how attributes that violate the standard are read.
 
     Args:
-        dataset: An image as it was read; other functions may put it right later.
+        dataset: An image as it was read; other functions may correct it later.
 
     Returns:
-        Sentences that quote nothing but numbers, codes and VRs.
+        Sentences that quote only numbers, codes and VRs.
     """
     return (
         *_odd_numbers(dataset),
@@ -57,7 +57,7 @@ def _odd_numbers(dataset: Dataset) -> Iterator[str]:
 
 
 def _useless_numbers(dataset: Dataset) -> Iterator[str]:
-    """Say which numbers cannot be used, since they would leave nothing of an image."""
+    """Yield sentences about numbers that would make the whole image unusable."""
     if number(dataset, "RescaleSlope", 1) == 0:
         yield f"{named('RescaleSlope')} is 0; it is read as 1."
     if any(width <= 0 for width in usable(dataset, "WindowWidth")):

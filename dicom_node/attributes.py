@@ -1,4 +1,4 @@
-"""Values of attributes, from a dataset that may hold anything in their place."""
+"""Values of the attributes of a dataset that may hold anything instead of them."""
 
 import itertools
 import math
@@ -15,65 +15,64 @@ from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
 LONGEST_UID = 256
-"""Characters of a UID that is accepted, though PS3.5 9.1 allows 64.
+"""Maximum number of characters of an accepted UID. PS3.5 9.1 allows 64.
 
 Equipment writes longer ones. A UID is never cut, so there must be a limit: it keeps
 database indexes and page addresses short.
 """
 
-# PS3.5 9.1 allows digits and periods. Nothing else may pass for an identifier that is
-# written to logs. A value that breaks another rule of 9.1 still identifies: see
-# `uid_fault`.
+# PS3.5 9.1 allows digits and periods. No other text may be logged as an identifier. A
+# value that breaks another rule of 9.1 still identifies an instance: see `uid_fault`.
 UID_PATTERN = re.compile(rf"(?=\.*[0-9])[0-9.]{{1,{LONGEST_UID}}}")
 _STANDARD_LENGTH = 64
 # PS3.5 table 6.2-1, CS.
 CODE_PATTERN = re.compile(r"[A-Z0-9_ ]{1,16}")
-# Bytes of an attribute that holds numbers which are read. The standard allows a few
-# numbers in each of those that the node reads.
+# Maximum number of bytes that are read of a numeric attribute. The standard allows a
+# few numbers in each of those that the node reads.
 _LONGEST_NUMBERS = 65_536
-# What may be repeated in a message.
+# Text that may be repeated in a message.
 _QUOTABLE = re.compile(rf"{CODE_PATTERN.pattern}|{UID_PATTERN.pattern}")
-# How the values of a binary VR are stored (PS3.5 6.2).
+# The storage of the values of a binary VR (PS3.5 6.2).
 _BINARY = {
     "US": "u2", "SS": "i2", "OW": "u2", "UL": "u4", "SL": "i4", "OL": "u4",
     "UV": "u8", "SV": "i8", "OV": "u8", "FL": "f4", "OF": "f4", "FD": "f8", "OD": "f8",
 }  # fmt: skip
-# Stand for the VR of the data dictionary, which the writer did not know.
+# For these VRs the data dictionary is used: the writer did not know the VR.
 _UNTYPED = {"UN", "OB"}
-# The number that a text begins with. A comma can only be a decimal comma: DICOM has no
+# The number at the start of a text. A comma can only be a decimal comma: DICOM has no
 # digit grouping, and separates values by backslashes.
 _PLAIN = re.compile(r" *[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)? *", re.ASCII)
 _NUMBER = re.compile(r"\s*([+-]?(?:\d+[.,]?\d*|[.,]\d+)(?:[eE][+-]?\d+)?)", re.ASCII)
 
 
 def numbers(dataset: Dataset, keyword: str) -> tuple[float | None, ...]:
-    """Read all values of an attribute that holds numbers, as text or binary.
+    """Return all values of an attribute that holds numbers, as text or binary.
 
-    They are read by the VR that they were written with, whatever it should have been.
-    Text is read as far as it is a number, as DCMTK does: "2048 HU" is 2048. A decimal
+    The values are read by the VR that they were written with, even if it is wrong. A
+    text is read as the number at its start, as DCMTK does: "2048 HU" is 2048. A decimal
     comma is read as a point.
 
     Returns:
-        The values in their order, None for each that is no finite number; nothing if
-        the attribute is absent or empty.
+        The values in their order, None for each value that is not a finite number.
+        Empty if the attribute is absent or empty.
     """
     return tuple(_finite(one) for one in _values(dataset, keyword))
 
 
 def usable(dataset: Dataset, keyword: str) -> tuple[float, ...]:
-    """Read the values of an attribute that are numbers; see `numbers`."""
+    """Return the values of an attribute that are numbers; see `numbers`."""
     return tuple(one for one in numbers(dataset, keyword) if one is not None)
 
 
 def number(dataset: Dataset, keyword: str, default: float) -> float:
-    """Read the first value of an attribute that is a number; see `numbers`."""
+    """Return the first value that is a number, else the default; see `numbers`."""
     return (*usable(dataset, keyword), default)[0]
 
 
 def is_plain(dataset: Dataset, keyword: str) -> bool:
-    """Tell whether all values of an attribute are numbers as the standard writes them.
+    """Return whether all values of an attribute are numbers in the standard's format.
 
-    So are those of an attribute that is absent, empty or binary.
+    True if the attribute is absent, empty or binary.
     """
     return all(
         _PLAIN.fullmatch(one) if isinstance(one, str) else _finite(one) is not None
@@ -82,10 +81,11 @@ def is_plain(dataset: Dataset, keyword: str) -> bool:
 
 
 def signed_16(value: float, *, signed: bool) -> int:
-    """Read the 16 bits of a value again, as SS or as US (PS3.5 6.2).
+    """Interpret the 16 bits of a value as SS or as US (PS3.5 6.2).
 
-    The VR of some attributes is US or SS, by Pixel Representation (0028,0103). What was
-    written with the other one has the right bits.
+    The VR of some attributes is US or SS, depending on Pixel Representation
+    (0028,0103). A value that was written with the wrong one of the two has the right
+    bits.
     """
     bits = int(value) % 2**16
     return bits - 2**16 if signed and bits >= 2**15 else bits
@@ -114,7 +114,7 @@ def _read_raw(element: RawDataElement) -> Iterable[object]:
 
 def _read_bytes(value: bytes, vr: str, order: str) -> Iterable[object]:
     value = value[:_LONGEST_NUMBERS]
-    # The dictionary says "US or SS" of some.
+    # The VR of some attributes in the dictionary is "US or SS".
     if kind := _BINARY.get(vr[:2]):
         dtype = np.dtype(order + kind)
         whole = len(value) // dtype.itemsize * dtype.itemsize
@@ -135,38 +135,39 @@ def _finite(value: object) -> float | None:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """Read the first value of a text or UID attribute; empty where it is absent."""
+    """Return the first value of a text or UID attribute; empty if it is absent."""
     return texts(dataset, keyword)[0]
 
 
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
-    """Read all values of a text or UID attribute; one that is empty if it is absent."""
+    """Return all values of a text or UID attribute; one empty value if it is absent."""
     try:
         value = dataset.get(keyword)
-    # pydicom reads the text of a number when it is asked for it.
+    # pydicom parses the text of a number when the value is first accessed.
     except (ValueError, TypeError, ArithmeticError):
         value = dataset.get_item(Tag(keyword)).value
     if isinstance(value, bytes):  # a number that cannot be read, or another VR
         value = value.decode("ascii", "replace").split("\\")
-    # A name can be iterated over, by its characters.
+    # A PersonName is an iterable of characters.
     is_one = isinstance(value, str | PersonName) or not isinstance(value, Iterable)
     values = (value,) if is_one else (*value,) or (None,)
     return tuple("" if one is None else str(one).strip(" \0") for one in values)
 
 
 def uid_text(value: bytes) -> str:
-    """Read the whole value of a UID as it was sent, without its padding (PS3.5 9.1).
+    """Return the whole value of a UID as it was sent, without padding (PS3.5 9.1).
 
-    Spaces are removed, too: senders pad with them. Values of several UIDs, where the
-    standard allows one, stay together, and no UID is written like that.
+    Spaces are removed, too, because senders pad with them. If a sender wrote several
+    UIDs and the standard allows one, they stay together, and the result is not a valid
+    UID.
     """
     return value.decode("ascii", "replace").strip(" \0")
 
 
 def uid(dataset: Dataset, keyword: str) -> str:
-    """Read the whole value of a UID attribute; empty if it is absent."""
+    """Return the whole value of a UID attribute; empty if it is absent."""
     value = dataset.get(keyword)
-    if isinstance(value, bytes):  # by the VR that it was written with
+    if isinstance(value, bytes):  # the sender wrote it with another VR
         return uid_text(value)
     many = isinstance(value, Iterable) and not isinstance(value, str)
     values = value if many else (value,)
@@ -180,7 +181,7 @@ def uid_fault(uid: str) -> str:
         uid: A value that matches UID_PATTERN.
 
     Returns:
-        What is wrong with it, to follow "it has"; empty if nothing is.
+        A phrase to follow "it has"; empty if the UID breaks no rule.
     """
     components = uid.split(".")
     if len(uid) > _STANDARD_LENGTH:
@@ -193,34 +194,35 @@ def uid_fault(uid: str) -> str:
 
 
 def code(dataset: Dataset, keyword: str) -> str:
-    """Read the first value of a code string as the standard writes it.
+    """Return the first value of a code string in the format of the standard.
 
-    Leading and trailing spaces are not significant, and letters are upper case
-    (PS3.5 6.2, CS); equipment writes them in lower case, too.
+    Leading and trailing spaces are removed because they are not significant. Letters
+    are converted to upper case (PS3.5 6.2, CS), because equipment writes lower case,
+    too.
     """
     return text(dataset, keyword).strip().upper()
 
 
 def put(dataset: Dataset, keyword: str, value: object) -> None:
-    """Set an attribute, with the VR that the standard gives it, whatever it had."""
+    """Set an attribute with its VR in the standard, whatever VR it had before."""
     tag = Tag(keyword)
     vr = dictionary_VR(tag)
     dataset[tag] = DataElement(tag, vr, value, validation_mode=IGNORE)
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Read the items of a sequence; none where something else stands in its place."""
+    """Return the items of a sequence; empty if the attribute is not a sequence."""
     value = dataset.get(keyword)
     return list(value) if isinstance(value, Sequence) else []
 
 
 def quoted(value: str) -> str:
-    """Make a sender's text fit to stand in a message: a code or UID, or what it is."""
+    """Return the text for a message if it is a code or UID, else a description."""
     if not value:
         return "absent"
     return value if _QUOTABLE.fullmatch(value) else "not a valid code"
 
 
 def loggable(uid: str) -> str:
-    """Return a SOP Instance UID for a log line, or that what stands there is none."""
+    """Return a SOP Instance UID for a log line, or a phrase if it is not valid."""
     return uid if UID_PATTERN.fullmatch(uid) else "an instance without a valid UID"

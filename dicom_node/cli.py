@@ -1,7 +1,7 @@
-"""`fracture-node COMMAND …`: maps a command to its module, and starts that.
+"""`fracture-node COMMAND …`: run the module of a command.
 
-Imports next to nothing, so that the receiver stays small and `--help` is quick. Each
-module explains its own options: `fracture-node COMMAND --help`.
+This module imports almost nothing, so that the receiver stays small and `--help` is
+fast. Each module explains its own options: `fracture-node COMMAND --help`.
 """
 
 import os
@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Replace this process by the command's."""
+    """Replace this process with the command's process."""
     arguments = sys.argv[1:]
     if not arguments or arguments[0] in {"-h", "--help"}:
         sys.stdout.write(_help())
@@ -41,7 +41,7 @@ def main() -> None:
         sys.stdout.write(f"fracture-node {version('fracture-node')}\n")
     elif arguments[0] in COMMANDS:
         module, _ = COMMANDS[arguments[0]]
-        # -P: a folder named config in the working directory is not ours.
+        # -P: do not import a folder named config in the working directory.
         start = [sys.executable, "-P", "-m", module, *arguments[1:]]
         os.execv(sys.executable, start)  # noqa: S606 - no shell is wanted
     else:

@@ -1,10 +1,10 @@
-"""Transfer syntaxes: which the node takes, and which library decodes each.
+"""The accepted transfer syntaxes, and the library that decodes each of them.
 
-One library a syntax, so that the same bytes are the same pixels on every machine,
-whatever else is installed there. What stands here is advertised to senders, and a
-test decodes an image in each.
+Each transfer syntax has exactly one library. So the same bytes give the same pixels on
+every machine, whatever else is installed there. The node advertises these transfer
+syntaxes to senders, and a test decodes an image in each of them.
 
-Importing this costs no more than importing pydicom does.
+Importing this module costs no more than importing pydicom.
 """
 
 from collections.abc import Mapping
@@ -55,7 +55,7 @@ LOSSLESS: Mapping[UID, str] = MappingProxyType(
     {
         JPEGLosslessSV1: "gdcm",
         JPEGLossless: "gdcm",
-        # Beside GDCM, pyjpegls takes up to 20 s to see that a stream is truncated.
+        # pyjpegls takes up to 20 s to detect a truncated stream if GDCM is loaded, too.
         JPEGLSLossless: "gdcm",
         JPEG2000Lossless: "pylibjpeg",
         HTJ2KLossless: "pylibjpeg",
@@ -63,37 +63,42 @@ LOSSLESS: Mapping[UID, str] = MappingProxyType(
         RLELossless: "pylibjpeg",
     }
 )
-"""pydicom's name for the plug-in that decodes each."""
+"""pydicom's name of the decoding plug-in for each lossless transfer syntax."""
 
 LOSSY: Mapping[UID, str] = MappingProxyType(
     {
         JPEGBaseline8Bit: "pillow",
-        JPEGExtended12Bit: "pillow",  # 8 bits; 12 bits: see below
+        JPEGExtended12Bit: "pillow",  # only 8 bits; see `_decode_12_bit_jpeg`
         JPEGLSNearLossless: "gdcm",
         JPEG2000: "pylibjpeg",
         HTJ2K: "pylibjpeg",
     }
 )
-"""The same for those that may have lost something."""
+"""pydicom's name of the decoding plug-in for each transfer syntax that may be lossy."""
 
 DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS, *LOSSY)
-"""All that can be decoded: uncompressed, lossless, lossy. An acceptor's order decides
-(PS3.8 leaves the choice to it): lossy first would make modalities compress."""
+"""All transfer syntaxes that can be decoded: uncompressed, lossless, lossy.
+
+PS3.8 leaves the choice to the acceptor, so this order decides. With the lossy ones
+first, modalities would compress.
+"""
 
 
 def decode_pixels(dataset: Dataset) -> NDArray[Any]:
     """Decompress the first frame.
 
     Args:
-        dataset: With its File Meta Information and a whole Image Pixel Module.
+        dataset: The image, with File Meta Information and a complete Image Pixel
+            Module.
 
     Returns:
-        Stored values, (rows, columns), of 8, 16 or 32 bits as allocated. What bits
-        above Bits Stored hold is undefined. Color, but PALETTE COLOR, comes as RGB,
-        (rows, columns, 3).
+        Stored values, (rows, columns), of 8, 16 or 32 bits as allocated. Bits above
+        Bits Stored are undefined. Color images except PALETTE COLOR are returned as
+        RGB, (rows, columns, 3).
 
     Raises:
-        AnalysisError: The syntax is not one of ours, or the pixel data is damaged.
+        AnalysisError: The node does not decode the transfer syntax, or the pixel data
+            is damaged.
     """
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     if syntax not in DECODABLE:
@@ -105,7 +110,7 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
         return _decoded(dataset, syntax)
     except (MemoryError, DicomNodeError):
         raise
-    # What codecs raise on damaged data is anything, and quotes what they found.
+    # Codecs may raise anything on damaged data, and their messages quote values.
     except Exception as error:  # noqa: BLE001
         raise AnalysisError(
             f"Pixel Data (7FE0,0010) cannot be decoded as {syntax.name} "
@@ -115,14 +120,15 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
 
 
 def join_fragments(dataset: Dataset) -> None:
-    """Put the fragments of a single-frame image together, in the dataset itself.
+    """Join the fragments of a single-frame image in the dataset itself.
 
-    All fragments belong to the one frame (PS3.5 A.4), so offset tables say nothing:
-    they may be absent, empty, or wrong. Number of Frames is 1 afterwards, if it was
-    there: it may have been 0 or empty. Does nothing if the image has several frames.
+    All fragments belong to the only frame (PS3.5 A.4). Offset tables are ignored,
+    because they may be absent, empty or wrong. If Number of Frames was present, it is 1
+    afterwards: it may have been 0 or empty. If the image has several frames, nothing
+    changes.
 
     Raises:
-        ValueError: Pixel Data is not a sequence of items though it is compressed.
+        ValueError: Pixel Data is not a sequence of items although it is compressed.
     """
     if number(dataset, "NumberOfFrames", 1) > 1:
         return
@@ -131,7 +137,7 @@ def join_fragments(dataset: Dataset) -> None:
     if not UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated:
         return
     table, *fragments = generate_fragments(dataset.PixelData)
-    if begins_frame(table):  # The Basic Offset Table was left out.
+    if begins_frame(table):  # the Basic Offset Table is missing
         fragments.insert(0, table)
     for keyword in ("ExtendedOffsetTable", "ExtendedOffsetTableLengths"):
         if keyword in dataset:
@@ -159,7 +165,7 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
 
 
 def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
-    """Refuse pixels that are compressed, or not, against their transfer syntax."""
+    """Raise AnalysisError if only one of pixels and transfer syntax is compressed."""
     is_encapsulated = dataset["PixelData"].is_undefined_length
     if is_encapsulated != syntax.is_encapsulated:
         found = "compressed" if is_encapsulated else "not compressed"
@@ -171,20 +177,20 @@ def _check_encapsulation(dataset: Dataset, syntax: UID) -> None:
 
 
 def _precision(dataset: Dataset, syntax: UID) -> int:
-    """Return the bits that a frame says its samples have, else Bits Stored.
+    """Return the bits per sample that a frame declares, else Bits Stored.
 
-    Some codecs cut samples down to what they are told.
+    Some codecs cut samples to the bits that they are given.
     """
     found = declared_samples(_frame(dataset)) if syntax.is_encapsulated else None
     return found.bits if found else int(dataset.BitsStored)
 
 
 def _check_frame(dataset: Dataset) -> None:
-    """Check a frame before its codec takes memory and time for it.
+    """Check a frame before its codec spends memory and time on it.
 
     Raises:
-        AnalysisError: Its own header disagrees about its size, or it has more scans or
-            segments than are read.
+        AnalysisError: The frame's own header contradicts Rows and Columns, or the frame
+            has more scans or segments than the node reads.
     """
     frame = _frame(dataset)
     if excess := find_excess(frame):
@@ -206,7 +212,7 @@ def _frame(dataset: Dataset) -> bytes:
 
 
 def _is_8_bit_jpeg(frame: bytes) -> bool:
-    """Whether pillow reads it; it reads the header only, and no 12 bits."""
+    """Return whether pillow can read the header of the frame; it rejects 12 bits."""
     try:
         Image.open(BytesIO(frame), formats=("JPEG",)).close()
     except OSError:
@@ -215,7 +221,7 @@ def _is_8_bit_jpeg(frame: bytes) -> bool:
 
 
 def _decode_12_bit_jpeg(dataset: Dataset) -> NDArray[np.uint16]:
-    """Decode JPEG Extended of 12 bits by GDCM, which pydicom's plug-in declines to."""
+    """Decode JPEG Extended of 12 bits with GDCM; pydicom's plug-in rejects it."""
     gdcm.Trace.WarningOff()
     gdcm.Trace.ErrorOff()
     fragment = gdcm.Fragment()
@@ -235,6 +241,6 @@ def _decode_12_bit_jpeg(dataset: Dataset) -> NDArray[np.uint16]:
         gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGExtendedProcess2_4)
     )
     image.SetPixelFormat(gdcm.PixelFormat(1, 16, 12, 11, 0))
-    # GDCM's binding hands a buffer out as text; None where it failed.
+    # GDCM's binding returns a buffer as text, and None if decoding failed.
     content = image.GetBuffer().encode("utf-8", "surrogateescape")
     return np.frombuffer(content, "<u2").reshape(dataset.Rows, dataset.Columns)

@@ -1,45 +1,45 @@
-"""What a compressed frame says of itself, before a codec believes it.
+"""Read the header of a compressed frame before a codec trusts it.
 
-A codec takes memory for what its frame declares, whatever Rows and Columns say: 200
-bytes of JPEG may ask for 4 GB. It returns samples of the frame's precision, whatever
-Bits Allocated says.
+A codec allocates memory for the size that the frame declares, whatever Rows and Columns
+say: 200 bytes of JPEG may ask for 4 GB. It returns samples with the precision of the
+frame, whatever Bits Allocated says.
 """
 
 import struct
 from dataclasses import dataclass
 
-# Starts of Frame: of JPEG (ISO/IEC 10918-1 table B.1) but DHT, JPG and DAC between
-# them, and of JPEG-LS (ISO/IEC 14495-1 C.1.1).
+# Start of Frame markers of JPEG (ISO/IEC 10918-1 table B.1), except DHT, JPG and DAC
+# in the same range, and markers of JPEG-LS (ISO/IEC 14495-1 C.1.1).
 _FRAMES = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 _BARE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 _MOST_STEPS = 10_000  # markers and fill bytes before the Start of Frame
 _JPEG, _JPEG_2000 = b"\xff\xd8", b"\xff\x4f\xff\x51"
-_BOXES = 4096  # a codestream may be wrapped into JP2 boxes; they are short
+_BOXES = 4096  # bytes to search: JP2 boxes, which are short, may precede a codestream
 _JP2 = b"\0\0\0\x0cjP  "  # the first box of a file (ISO/IEC 15444-1 I.5.1)
-_RLE = struct.Struct("<2L")  # how many segments, where the first begins
+_RLE = struct.Struct("<2L")  # the number of segments and the offset of the first one
 _MOST_SEGMENTS, _RLE_HEADER = 15, 64  # PS3.5 G.5
 
 
 def begins_frame(item: bytes) -> bool:
-    """Tell whether an item of Pixel Data begins a frame of any of our codecs.
+    """Return whether an item of Pixel Data starts a frame of a supported codec.
 
-    The first item should be the Basic Offset Table (PS3.5 A.4), which begins with the
-    value 0. Some equipment leaves it out.
+    The first item should be the Basic Offset Table (PS3.5 A.4), which starts with the
+    value 0. Some equipment omits it.
     """
     starts = (_JPEG + b"\xff", _JPEG_2000, _JP2)
     return item.startswith(starts) or declared_segments(item) is not None
 
 
 def declared_size(frame: bytes) -> tuple[int, int] | None:
-    """Read (rows, columns) from the header of a frame of JPEG, JPEG-LS or JPEG 2000.
+    """Return (rows, columns) from the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
-        None where there is no such header; its codec will find that out.
+        The size; None if there is no such header, a fault that the codec reports.
     """
     if frame.startswith(_JPEG):
         return _of_jpeg(frame)
     start = frame.find(_JPEG_2000, 0, _BOXES)
-    # SIZ (ISO/IEC 15444-1 A.5.1): marker, length, capabilities, then four of these.
+    # SIZ (ISO/IEC 15444-1 A.5.1): marker, length, capabilities, then four integers.
     header = frame[start + 8 : start + 24] if start >= 0 else b""
     if len(header) < struct.calcsize(">4I"):
         return None
@@ -49,10 +49,10 @@ def declared_size(frame: bytes) -> tuple[int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a frame says of its samples.
+    """The samples that a frame declares.
 
     Attributes:
-        bits: Of each sample.
+        bits: Bits of each sample.
         count: Samples of each pixel.
     """
 
@@ -61,10 +61,10 @@ class Samples:
 
 
 def declared_samples(frame: bytes) -> Samples | None:
-    """Read the samples from the header of a frame of JPEG, JPEG-LS or JPEG 2000.
+    """Read the samples from the header of a JPEG, JPEG-LS or JPEG 2000 frame.
 
     Returns:
-        None if there is no such header.
+        The samples; None if there is no such header.
 
     Source:
         ISO/IEC 10918-1 B.2.2, ISO/IEC 14495-1 C.2.2, ISO/IEC 15444-1 A.5.1.
@@ -81,12 +81,12 @@ def declared_samples(frame: bytes) -> Samples | None:
 
 
 def declared_segments(frame: bytes) -> int | None:
-    """Read how many segments a frame of RLE Lossless has (PS3.5 G.5).
+    """Read the number of segments of an RLE Lossless frame (PS3.5 G.5).
 
-    Each holds one byte of one sample of all pixels (PS3.5 G.2).
+    Each segment contains one byte of one sample of all pixels (PS3.5 G.2).
 
     Returns:
-        None if there is no such header.
+        The number; None if there is no such header.
     """
     if len(frame) <= _RLE_HEADER:
         return None
@@ -100,11 +100,11 @@ def _of_jpeg(frame: bytes) -> tuple[int, int] | None:
     if start is None:
         return None
     rows, columns = struct.unpack_from(">HH", frame, start + 5)
-    return (rows, columns) if rows else None  # 0: the end of the scan says
+    return (rows, columns) if rows else None  # 0: the size follows after the scan
 
 
 def _start_of_frame(frame: bytes) -> int | None:
-    """Find the Start of Frame marker, behind which there is at least one component."""
+    """Return the position of the Start of Frame, if at least one component follows."""
     position = len(_JPEG)
     for _ in range(_MOST_STEPS):
         if position + 10 > len(frame) or frame[position] != 0xFF:  # noqa: PLR2004

@@ -1,12 +1,12 @@
-"""Takes away from this process what the decoding of an image does not need.
+"""Remove rights from this process that the decoding of an image does not need.
 
-Three layers, each for good and for what the process starts later:
+There are three layers. Each is permanent, and also holds for processes started later:
 
-- Resource limits: no file grows, no core is dumped.
-- Landlock (Linux 5.13): no file or directory is opened; from later versions on, no TCP
-  connection is made or accepted, and no signal goes to another process.
-- seccomp: system calls that are not on the list below fail with EPERM. There is no way
-  to open, connect, execute, fork, trace or signal, and no new executable memory.
+- Resource limits: no file grows, and no core is dumped.
+- Landlock (Linux 5.13): no file or directory can be opened. With later versions, no TCP
+  connection can be made or accepted, and no signal can be sent to another process.
+- seccomp: system calls that are not listed below fail with EPERM. The process cannot
+  open, connect, execute, fork, trace or signal, and gets no new executable memory.
 
 The numbers are the kernel's: see landlock(7), seccomp(2) and the headers named below.
 """
@@ -25,7 +25,7 @@ PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
 LANDLOCK_CREATE_RULESET, LANDLOCK_RESTRICT_SELF = 444, 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
 FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 5: 16}
-"""How many rights on files Landlock knows, by the first version that has so many."""
+"""The number of Landlock's rights on files, by the first version that has so many."""
 NETWORK_VERSION, SCOPE_VERSION = 4, 6
 BIND_AND_CONNECT = 0b11
 ABSTRACT_SOCKETS_AND_SIGNALS = 0b11
@@ -43,7 +43,7 @@ ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = tuple(ARCHITECTURES)
 
 ALLOWED: Mapping[str, tuple[int, int]] = {
-    # The socket to the parent and the file that came through it
+    # The socket to the parent and the file received through it
     "recvfrom": (45, 207),
     "sendto": (44, 206),
     "recvmsg": (47, 212),
@@ -57,7 +57,7 @@ ALLOWED: Mapping[str, tuple[int, int]] = {
     "mremap": (25, 216),
     "madvise": (28, 233),
     "brk": (12, 214),
-    # Time, locks, handlers of signals
+    # Time, locks, signal handlers
     "futex": (202, 98),
     "clock_gettime": (228, 113),
     "gettimeofday": (96, 169),
@@ -82,10 +82,10 @@ NOT_EXECUTABLE: Mapping[str, tuple[int, int]] = {
     "mmap": (9, 222),
     "mprotect": (10, 226),
 }
-"""Those that are allowed if their third argument does not ask for PROT_EXEC."""
+"""Calls that are allowed if their third argument does not contain PROT_EXEC."""
 
 TO_ITSELF: Mapping[str, tuple[int, int]] = {"tgkill": (234, 131)}
-"""Those that are allowed if their first argument is this process: abort(3) needs it."""
+"""Calls that are allowed if their first argument is this process, for abort(3)."""
 
 SECCOMP = (317, 277)
 """The number of seccomp(2) itself on each of MACHINES."""
@@ -93,10 +93,10 @@ SECCOMP = (317, 277)
 
 @dataclass(frozen=True, slots=True)
 class Confinement:
-    """What confines a process.
+    """The confinement of a process.
 
     Attributes:
-        landlock: The version of Landlock that is in force; 0 if none is.
+        landlock: The version of Landlock that is in force; 0 without Landlock.
         seccomp: Whether the filter of system calls is in force.
     """
 
@@ -109,7 +109,7 @@ class Confinement:
         return self.seccomp and self.landlock > 0
 
     def __str__(self) -> str:
-        """Say so in words, for people."""
+        """Return a description for people."""
         landlock = f"Landlock {self.landlock}" if self.landlock else "no Landlock"
         return f"{landlock}, {'seccomp' if self.seccomp else 'no seccomp'}"
 
@@ -119,31 +119,32 @@ UNCONFINED = (
     "could be made to do what the node's user may do; run Linux 5.13 or later, with "
     "Landlock and seccomp, on x86-64 or aarch64"
 )
-"""The warning if not both are in force. It follows what is."""
+"""Text that follows the description if one of the two is not in force."""
 
 
 def confine() -> Confinement:
-    """Confine this process for good.
+    """Confine this process permanently.
 
-    It should have one thread: Landlock holds the thread that calls, seccomp all.
+    The process should have one thread: Landlock confines the calling thread, seccomp
+    all.
 
     Returns:
-        What the kernel put into force.
+        The parts that the kernel put into force; the rest is unchanged.
     """
-    # A core dump would hold somebody's radiograph.
+    # A core dump would contain the radiograph of a patient.
     for limit in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(limit, (0, 0))
     if sys.platform != "linux":
         return Confinement(landlock=0, seccomp=False)
     libc = ctypes.CDLL(None)
     libc.syscall.restype = ctypes.c_long
-    # Without this, only root may do the rest.
+    # Without this flag, only root may do the rest.
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     return Confinement(landlock=_landlock(libc), seccomp=_seccomp(libc))
 
 
 def offered() -> Confinement:
-    """Return what this kernel would put into force, without doing it."""
+    """Return the confinement that this kernel supports, without applying it."""
     if sys.platform != "linux":
         return Confinement(landlock=0, seccomp=False)
     libc = ctypes.CDLL(None)
@@ -165,7 +166,7 @@ def _landlock_version(libc: ctypes.CDLL) -> int:
 
 
 def _landlock(libc: ctypes.CDLL) -> int:
-    """Deny all that this kernel's Landlock can deny; return its version, or 0."""
+    """Deny everything that Landlock can deny; return its version, or 0 without it."""
     call, create = libc.syscall, LANDLOCK_CREATE_RULESET
     version = _landlock_version(libc)
     if not version:
@@ -186,7 +187,7 @@ def _landlock(libc: ctypes.CDLL) -> int:
 
 
 def _seccomp(libc: ctypes.CDLL) -> bool:
-    """Allow the system calls above and no others; tell whether that is in force."""
+    """Allow only the listed system calls; return whether the filter is in force."""
     machine = os.uname().machine
     if machine not in MACHINES:
         return False
@@ -202,7 +203,7 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
 
 
 def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
-    """Write the filter of system calls as a BPF program.
+    """Yield the filter of system calls as a BPF program.
 
     Args:
         machine: One of MACHINES.
@@ -213,7 +214,7 @@ def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
     """
     column = MACHINES.index(machine)
     deny = _step(RETURN, ERRNO | EPERM)
-    # The numbers mean other calls under another architecture, such as i386.
+    # Under another architecture, such as i386, the numbers mean other calls.
     yield _step(LOAD, ARCHITECTURE_AT)
     yield _step(EQUAL, ARCHITECTURES[machine], 1, 0)
     yield _step(RETURN, KILL_PROCESS)
@@ -221,7 +222,7 @@ def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
     for numbers in ALLOWED.values():
         yield _step(EQUAL, numbers[column], 0, 1)
         yield _step(RETURN, ALLOW)
-    # The lower half of an argument; these machines are little endian.
+    # This loads the lower half of an argument; these machines are little endian.
     for numbers in NOT_EXECUTABLE.values():
         yield _step(EQUAL, numbers[column], 0, 4)
         yield _step(LOAD, ARGUMENTS_AT + 2 * 8)
@@ -238,5 +239,5 @@ def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:
 
 
 def _step(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    """Write one instruction: what it does, on what, and how many are skipped then."""
+    """Return one instruction: its code, its operand, and how many to skip after it."""
     return struct.pack("=HBBI", code, if_true, if_false, value)

@@ -1,7 +1,7 @@
-"""From a DICOM instance to the radiograph that a reader would be shown.
+"""From a DICOM instance to the radiograph that a reader would see.
 
-Whatever a sender may have written is met here, so this runs in the decoding child. No
-exception leaves but those of `errors.py`, whose messages quote nothing of a patient's.
+This code meets whatever a sender may have written, so it runs in the decoding child. It
+raises only the exceptions of `errors.py`, and their messages quote no patient data.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ IDENTITY = (
     "StudyDate",
     "StudyTime",
     "SeriesInstanceUID",
-    # Where and on which side, and how large and in which values pixels are.
+    # Body part and side, pixel size, and the scale of the pixel values.
     "BodyPartExamined",
     "Laterality",
     "ImageLaterality",
@@ -62,28 +62,28 @@ IDENTITY = (
     "WindowCenter",
     "WindowWidth",
 )
-"""What results copy or say: corrected, they would differ."""
+"""Attributes that results copy or state. If one is corrected, the results change."""
 
 MOST_ENTRIES = 2**16
-"""Of a palette (PS3.3 C.7.6.3.1.5)."""
+"""Maximum number of entries of a palette (PS3.3 C.7.6.3.1.5)."""
 
 LINEAR, INDIRECT = 1, 2
 """Types of segments of a palette (PS3.3 C.7.9.2)."""
 
 INFLATED_BYTES = 4
-"""Allowance per pixel of the limit for a deflated dataset: two, and all the rest."""
+"""Inflation limit in bytes per pixel: two for the pixel, two for other attributes."""
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """How instances are decoded.
+    """Options for decoding instances.
 
     Attributes:
-        window: Which of several VOI windows is used, the first being 1; the last one
-            where there are fewer.
+        window: The number of the VOI window to use, from 1. If there are fewer windows,
+            the last one is used.
         max_megapixels: Larger images are not analyzed.
-        megapixels_in_time: Larger images are not decoded in this call, which has not
-            the time; None for no such limit.
+        megapixels_in_time: Larger images are not decoded in this call, because it has
+            too little time; None means no such limit.
     """
 
     window: int
@@ -93,14 +93,15 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodedInstance:
-    """What an analysis needs of an instance.
+    """The parts of an instance that an analysis needs.
 
     Attributes:
         radiograph: The image as displayed.
-        picture_digest: SHA-256 over shape and bytes of the displayed pixels, hex; the
-            same for instances that are the same picture to model and reader.
-        identity_digest: SHA-256 over patient, study and what else results say of the
-            source, hex; tells that it changed, without telling what it is.
+        picture_digest: SHA-256 over shape and bytes of the displayed pixels, hex. It is
+            the same for instances that are the same image to the model and to a reader.
+        identity_digest: SHA-256 over the patient, the study and the other attributes
+            that results state about the source, hex. It shows that these changed,
+            without revealing them.
     """
 
     radiograph: Radiograph
@@ -114,9 +115,10 @@ def decode_file(
     """Read, screen and decode one DICOM file.
 
     Raises:
-        NotAnalyzedError: The model may not answer for it, and why.
-        TakesLongError: It has too many pixels for this call.
-        AnalysisError: It is not DICOM, or it is broken.
+        NotAnalyzedError: The model must not be applied to the image; the error says
+            why.
+        TakesLongError: The image has too many pixels for this call.
+        AnalysisError: The file is not DICOM, or it is broken.
     """
     with reading_dicom():
         most = int(options.max_megapixels * 1e6) * INFLATED_BYTES
@@ -129,7 +131,7 @@ def decode_file(
 
 
 def _check_time(dataset: Dataset, megapixels: float | None) -> None:
-    """Check that an image has no more pixels than the call has the time for."""
+    """Raise TakesLongError if an image has too many pixels for the call's time."""
     names = "Rows", "Columns", "SamplesPerPixel"
     samples = math.prod(number(dataset, each, 1) for each in names)
     if megapixels is not None and samples > megapixels * 1e6:
@@ -140,14 +142,15 @@ def _check_time(dataset: Dataset, megapixels: float | None) -> None:
 
 
 def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
-    """Decode the one frame of a radiograph and show it as its attributes ask.
+    """Decode the only frame of a radiograph and display it as its attributes ask.
 
     Args:
         dataset: The instance, with File Meta Information.
-        options: How.
+        options: The window and the maximum size.
 
     Raises:
-        NotAnalyzedError: The image is blank, or too large once its pixels are square.
+        NotAnalyzedError: The image is blank, or too large after resampling to square
+            pixels.
         AnalysisError: The pixel data is damaged.
     """
     assumptions = attribute_assumptions(dataset)
@@ -169,22 +172,22 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
 
 
 def show(dataset: Dataset, stored: NDArray[Any], window: int | Window) -> Shown:
-    """Show an image, gray or in color, as its attributes ask.
+    """Display a gray or color image as its attributes ask.
 
     Args:
-        dataset: The image's attributes, its Image Pixel Module complete.
+        dataset: The image's attributes; its Image Pixel Module is complete.
         stored: Stored values as `decode_pixels` returns them.
         window: See `to_gray`.
     """
     if not is_monochrome(dataset):
         return Shown(from_color(dataset, stored), None)
-    # Values that no modality writes may leave the range of floating point.
+    # Rescale or window values that no modality writes may overflow a float.
     with np.errstate(all="ignore"):
         return to_gray(dataset, stored, window)
 
 
 def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
-    """Turn a color image, or one of palette colors, into its luma (ITU-R BT.601)."""
+    """Return the luma (ITU-R BT.601) of an RGB or palette color image."""
     if photometric_interpretation(dataset) == "PALETTE COLOR":
         stored = apply_color_lut(stored, _palette(dataset))[..., :3]
         bits = 8 * stored.itemsize
@@ -195,10 +198,10 @@ def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _palette(dataset: Dataset) -> Dataset:
-    """Return an image whose palettes are described as their bits say.
+    """Return a copy of the dataset with valid palette descriptors.
 
-    The first value mapped is signed if pixels are (PS3.3 C.7.6.3.1.5), whatever VR it
-    was written with.
+    The first mapped value is signed if pixels are signed (PS3.3 C.7.6.3.1.5), whatever
+    VR it was written with.
     """
     described = Dataset()
     described.update(dataset)
@@ -223,13 +226,14 @@ def _palette(dataset: Dataset) -> Dataset:
 
 
 def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
-    """Check that the segments of a palette are no more than a palette holds.
+    """Check that the segments of a palette do not expand beyond a palette's size.
 
-    A linear segment of three words may be 65,535 entries (PS3.3 C.7.9.2), and an
+    A linear segment of three words may expand to 65,535 entries (PS3.3 C.7.9.2), and an
     indirect one repeats others. pydicom expands them one entry at a time.
 
     Raises:
-        AnalysisError: They expand to more than 65,536 entries, or one is indirect.
+        AnalysisError: The segments expand to more than 65,536 entries, or one is
+            indirect.
     """
     data = dataset.get(keyword)
     if not isinstance(data, bytes):
@@ -254,17 +258,17 @@ def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
 
 
 def picture_digest(radiograph: Radiograph) -> str:
-    """Hash the picture; see DecodedInstance."""
+    """Return the hash of the displayed image; see DecodedInstance."""
     digest = hashlib.sha256(repr(radiograph.pixels.shape).encode())
     digest.update(radiograph.pixels.tobytes())
     return digest.hexdigest()
 
 
 def _digest(dataset: Dataset) -> str:
-    """Hash the identity as text, so that another character set is the same identity.
+    """Return the hash of the identity as text, independent of the character set.
 
-    Bytes that are no text of the character set are hashed as well: what is shown in
-    their place is the same for all of them.
+    Bytes that are not text of the character set are hashed as well, because all of them
+    are replaced by the same character in the text.
     """
     digest = hashlib.sha256()
     for keyword in IDENTITY:

@@ -1,20 +1,20 @@
-"""A process of its own for bytes that nobody vouches for.
+"""A separate process for bytes from untrusted sources.
 
 Parsing and decoding what a sender wrote may crash in a codec, never end, or take all
-memory. Here that costs one small child process: it is killed and replaced, and only
-the call that did it fails.
+memory. With a small child process, the damage is limited: the child is killed and
+replaced, and only the call that caused it fails.
 
 The child is a fork of a process that has imported the codecs (fork_server.py), so a new
 one costs milliseconds. A child is replaced after CALLS calls.
 
-A process pool would be the usual means, but a pool's children import the parent's main
-module again, which in the worker means torch, and its pipes copy each picture three
-times. This is one child at a time and one socket, used by one thread.
+A process pool is the usual solution. But the children of a pool import the parent's
+main module again, which in the worker means torch, and the pipes of a pool copy each
+image three times. This module uses one child at a time and one socket, in one thread.
 
-Through a fault of a codec, an image may also take the child over. Then the child can
-give a wrong answer to the calls that are left to it, and little else: it has no secrets
-in its environment, gets an open file in place of a path, is confined (confinement.py),
-and the parent builds its answers from plain values (decoding_messages.py).
+Through a fault of a codec, an image may also take control of the child. The child can
+then give a wrong answer to its remaining calls, and little else. It has no secrets in
+its environment, gets an open file instead of a path, and is confined (confinement.py).
+The parent builds the answers from plain values (decoding_messages.py).
 """
 
 import logging
@@ -51,78 +51,80 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 START_S = 60.0
-"""How long the codecs may take to be imported, and a child to be confined."""
+"""Seconds to import the codecs, and to confine a child."""
 
 CALLS = 20
-"""How many calls a child makes before it is killed and replaced.
+"""Number of calls of a child before it is killed and replaced.
 
 An image needs two. A new child must also get its memory from the kernel page by page,
-which costs as much as the fork or more, so that one for each image would be too slow.
+which costs at least as much as the fork. So one child for each image would be too slow.
 """
 
 OUT_OF_MEMORY = 75
-"""Exit status of a child that ran out of its memory: it may be in any state."""
+"""Exit status of a child that ran out of memory: it may be in any state."""
 
 LOG, RETURNED, RAISED = "log", "returned", "raised"
-"""The kinds of message that a child sends."""
+"""The kinds of messages that a child sends."""
 
 MAX_RECORDS = 100
-"""Log records that a child may send in one call."""
+"""Maximum number of log records that a child may send in one call."""
 
 OUR_OWN = ("dicom_node", "inference")
-"""The packages whose log records a child sends."""
+"""The packages with log records that a child sends."""
 
 LEVELS = frozenset(
     {logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL}
 )
 
 DYING_S = 1.0
-"""How long a child that closed its socket may take to end."""
+"""Seconds that a child may take to end after it closed its socket."""
 
 MODULE = "dicom_node.decoding_process"
-# One image at a time is decoded: threads that wait for each other would only cost.
+# One image is decoded at a time, and several threads would only wait for each other.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-# The C library gives memory of this size back to the system and asks for it again, page
-# by page, several times an image: a tenth of all the time that one takes.
+# By default, the C library returns memory blocks of this size to the system and
+# requests them again, page by page, several times per image. That takes a tenth of the
+# total time.
 KEEPING_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the most that it takes
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the maximum that it accepts
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
 }
 KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
-"""What the child gets of the environment: where its libraries are, and the locale."""
+"""Environment variables that the child gets: library paths, locale and time zone."""
 
 
 class ChildDiedError(AnalysisError):
-    """The child was killed, hung or bloated; the instance is probably to blame."""
+    """The child died, hung or used too much memory, probably due to the instance."""
 
     reason = Failure.DECODER_DIED
 
 
 class ChildTimeoutError(ChildDiedError):
-    """A call took longer than it may and was ended, or would have taken longer."""
+    """A call exceeded its time limit and was ended, or would have exceeded it."""
 
 
 class ChildStartError(OSError):
-    """The child did not come up; no instance is to blame."""
+    """The child did not start. No instance is the cause."""
 
 
 class DecodingChild:
     """Runs functions in a child process, one at a time.
 
-    All calls, from whichever thread, are made by one thread that lives as long as this
-    object: the kernel kills the fork server when the thread that started it ends.
+    Calls may come from any thread. One thread makes all of them, and lives as long as
+    this object, because the kernel kills the fork server when the thread that started
+    it ends.
     """
 
     def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
         """Start the fork server and a child.
 
         Args:
-            timeout_s: How long one call may take.
-            memory_mb: Address space that a child may use.
-            niceness: How far the children give way to other processes, as nice(1).
+            timeout_s: The time limit of one call, in seconds.
+            memory_mb: The limit on the address space of a child, in MB.
+            niceness: The niceness of the children, as in nice(1).
 
         Raises:
-            OSError: It does not come up.
+            OSError: The fork server or the child does not start.
         """
         self._timeout_s = timeout_s
         self._memory_mb = memory_mb
@@ -144,34 +146,33 @@ class DecodingChild:
         """Run a function in the child.
 
         Args:
-            function: Of a module, so that it can be pickled. What it returns is built
-                by its annotation.
-            *args: Its arguments. A `Path` among them, or in one of them, is opened
-                here; it must be a file to read.
+            function: A function of a module, so that it can be pickled. Its return
+                annotation determines how its result is built.
+            *args: Its arguments. A `Path` in them is opened here; it must be a readable
+                file.
 
         Returns:
-            What it returns: plain values, arrays, or dataclasses of them.
+            The result of the function: plain values, arrays, or dataclasses of these.
 
         Raises:
-            ChildDiedError: The child died, took longer than it may, or needed more
-                memory. Others' calls are not affected.
-            OSError: A child could not be started, or a file not be opened.
-            AnalysisError: The function raised something that it should not have.
-            Exception: What the function raised on purpose: a DicomNodeError, or a
-                PlainImageError.
+            ChildDiedError: The child died, exceeded its time limit, or needed more
+                memory. Other calls are not affected.
+            OSError: A child could not be started, or a file could not be opened.
+            AnalysisError: The function raised an unexpected error.
+            Exception: The function raised a DicomNodeError or a PlainImageError.
         """
-        # What the child logs meanwhile is about what the caller is about: see steps.py.
+        # The log records of the child get the context of the caller: see steps.py.
         run = copy_context().run
         made = self._thread.submit(run, self._run, function, args)
-        with suppress(RuntimeError):  # closed meanwhile
+        with suppress(RuntimeError):  # closed in between
             self._thread.submit(self._renew)
         return made.result()
 
     def close(self) -> None:
-        """End the child after the call that is under way; idempotent."""
+        """End the child after the call in progress. May be called repeatedly."""
         self._is_closed = True
         with suppress(RuntimeError):  # closed before
-            # By the thread: the kernel kills the fork server when it ends.
+            # Use the thread: the kernel kills the fork server when that thread ends.
             self._thread.submit(self._end).result()
         self._thread.shutdown()
 
@@ -181,7 +182,7 @@ class DecodingChild:
 
     @property
     def pid(self) -> int | None:
-        """The process of the next call, if one is up; known after the present call."""
+        """The process id of the child after the current call; None without one."""
         try:
             return self._thread.submit(lambda: self._pid).result()
         except RuntimeError:  # closed
@@ -189,12 +190,12 @@ class DecodingChild:
 
     @property
     def server_pid(self) -> int | None:
-        """The process of the fork server, if one is up."""
+        """The process id of the fork server; None without one."""
         return self._server.pid if self._server else None
 
     @property
     def confinement(self) -> Confinement:
-        """What holds the child, as it said when it started."""
+        """The confinement that the child reported at its start."""
         return self._confinement
 
     def _start(self) -> None:
@@ -221,7 +222,7 @@ class DecodingChild:
         if self._server is not None:
             try:
                 return self._server.fork()
-            except OSError:  # it died while nothing was asked of it
+            except OSError:  # it died while it was idle
                 self._stop_server()
         arguments = self._memory_mb, self._niceness
         self._server = ForkServer(
@@ -230,7 +231,7 @@ class DecodingChild:
         return self._server.fork()
 
     def _stop(self, patience_s: float = 0.0) -> int:
-        """End the child, kill it after some seconds; return its exit status."""
+        """End the child, and kill it after `patience_s`; return its exit status."""
         if self._pid is None or self._server is None:
             return 0
         pid, self._pid = self._pid, None
@@ -239,7 +240,7 @@ class DecodingChild:
             return self._server.end(pid, patience_s)
         except OSError:
             self._stop_server()
-            return -signal.SIGKILL  # as the kernel does if the server dies
+            return -signal.SIGKILL  # the kernel does this if the server dies
 
     def _stop_server(self) -> None:
         if self._server is not None:
@@ -247,15 +248,15 @@ class DecodingChild:
             self._server = None
 
     def _revive(self) -> None:
-        """Have a child that is alive and has a call left."""
-        # One that died while idle is not held against the next call.
+        """Start a new child if the current one is dead or has no call left."""
+        # The death of an idle child does not count against the next call.
         if self._pid is None or self._calls >= CALLS or self._channel.is_closed:
             self._stop()
             self._start()
 
     def _renew(self) -> None:
-        """Replace a child that has made its call, before the next call comes."""
-        with suppress(OSError):  # the next call tries again, and says why
+        """Replace a child without calls left before the next call comes."""
+        with suppress(OSError):  # the next call tries again, and reports the error
             if not self._is_closed:
                 self._revive()
 
@@ -278,14 +279,14 @@ class DecodingChild:
         raise error
 
     def _answer(self, deadline: float) -> tuple[str, Any, list[bytearray]]:
-        """Wait for the child's answer, logging what it logs meanwhile.
+        """Wait for the child's answer, and log its records until then.
 
         Raises:
-            TimeoutError: It is not there at the deadline, whatever came before it.
-            MalformedAnswerError: The child does not answer as it was written to.
+            TimeoutError: The answer is not complete at the deadline.
+            MalformedAnswerError: The child sent something that its code does not send.
             EOFError, OSError: The child is gone.
         """
-        # The child needs several times its answer's size to make it.
+        # To make an answer, the child needs several times the size of the answer.
         most = self._memory_mb * 2**20 // 4
         for _ in range(MAX_RECORDS + 1):
             head, buffers = self._channel.receive(
@@ -299,11 +300,11 @@ class DecodingChild:
 
     @contextmanager
     def _until(self, deadline: float, timeout_s: float) -> Iterator[None]:
-        """Talk to the child until a deadline, and kill it where that fails.
+        """Communicate with the child until a deadline; kill the child on an error.
 
         Raises:
-            ChildDiedError: The child died, did not answer in time, or answered
-                something that it was not written to.
+            ChildDiedError: The child died, did not answer in time, or sent something
+                that its code does not send.
         """
         try:
             yield
@@ -323,7 +324,7 @@ class DecodingChild:
             raise self._died(deadline) from None
 
     def _died(self, deadline: float) -> ChildDiedError:
-        # It may have closed its socket and go on.
+        # The child may have closed its socket and still be running.
         patience = min(DYING_S, max(deadline - time.monotonic(), 0))
         code = self._stop(patience)
         if code == OUT_OF_MEMORY:
@@ -336,16 +337,16 @@ class DecodingChild:
 
 
 def _environment() -> dict[str, str]:
-    """Make the environment of the child, which needs no secrets."""
+    """Return the environment of the child, without secrets."""
     kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
-    # The child finds modules where this process does, installed or not.
+    # The child must find the same modules as this process, installed or not.
     path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
     return {**kept, **ONE_THREAD, **KEEPING_MEMORY, "PYTHONPATH": path}
 
 
 @contextmanager
 def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
-    """Open files for the child, which cannot.
+    """Open files for the child, which cannot open them.
 
     Raises:
         AnalysisError: One of them is gone.
@@ -353,7 +354,7 @@ def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
     """
     files: list[int] = []
     try:
-        # Nobody waits for the other end of a named pipe.
+        # O_NONBLOCK: do not wait for the other end of a named pipe.
         for path in paths:
             files.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # noqa: PERF401
         yield files
@@ -369,11 +370,11 @@ def _log(content: Any) -> None:  # noqa: ANN401 - whatever the child sent
     """Log a record of the child.
 
     Raises:
-        MalformedAnswerError: It is none that the child was written to send.
+        MalformedAnswerError: The child sent a record that its code does not send.
     """
     try:
         name, level, message = content
-        # A logger for each name that a child makes up would stay for ever.
+        # A logger for each name that a child invents would never be freed.
         if name.partition(".")[0] not in OUR_OWN or name not in sys.modules:
             raise MalformedAnswerError
         if level not in LEVELS:

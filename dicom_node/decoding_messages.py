@@ -1,13 +1,13 @@
 """The messages between a process and its decoding child.
 
-A message is a head and buffers, the bytes of arrays and files, which are not copied
-into the head. The two directions differ:
+A message has a head and buffers. The buffers contain the bytes of arrays and files,
+which are not copied into the head. The two directions differ:
 
-- A call goes to the child as a pickle. A `Path` in it is opened here, and the child
-  gets the open file.
-- An answer comes back as JSON. An attacker may have taken the child over, so the
+- A call goes to the child as a pickle. The parent opens each `Path` in it, and the
+  child gets the open file.
+- An answer comes back as JSON. An attacker may control the child. For that reason the
   parent knows the type that it expects, and builds it from JSON values and buffers of
-  limited size. There is no pickle.
+  limited size, without pickle.
 """
 
 import dataclasses
@@ -45,10 +45,10 @@ from inference.plain_image import (
 )
 
 MAX_HEAD = 16 * 2**20
-"""Bytes of the head of an answer; 2,000 attributes with long values take a third."""
+"""Maximum bytes of a head; 2,000 attributes with long values need a third of it."""
 MAX_BUFFERS = 64
 MAX_TEXT = 1000
-"""Characters of the message of an error or of a log record."""
+"""Maximum characters of the message of an error or of a log record."""
 
 _HEAD = struct.Struct("<IQ")  # the number of buffers, bytes of the head
 _SIZE = struct.Struct("<Q")
@@ -72,7 +72,7 @@ _REASONS = {each.__name__: each for each in (Refusal, Unanalyzed, Failure)}
 
 
 class MalformedAnswerError(Exception):
-    """An answer that the child, as it was written, does not give."""
+    """The child sent something that its code does not send."""
 
 
 class Channel:
@@ -88,7 +88,7 @@ class Channel:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the other end is closed, or has sent something unasked."""
+        """Whether the other end is closed, or has sent data without a call."""
         self._socket.settimeout(None)
         try:
             self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
@@ -109,18 +109,18 @@ class Channel:
         """Send a message.
 
         Args:
-            head: Its first part.
+            head: The first part.
             buffers: The other parts, of single bytes.
-            files: Descriptors of open files that go with it.
-            deadline: On the monotonic clock.
+            files: Descriptors of open files to send with it.
+            deadline: Time limit on the monotonic clock.
 
         Raises:
-            TimeoutError: The other end did not take all of it by then.
+            TimeoutError: The other end did not accept all of it by then.
             OSError: The other end is closed.
         """
         sizes = [_SIZE.pack(len(each)) for each in buffers]
         announced = b"".join((_HEAD.pack(len(buffers), len(head)), *sizes))
-        if files:  # they go with the first byte
+        if files:  # they are sent with the first byte
             self._wait_until(deadline)
             socket.send_fds(self._socket, [announced[:1]], files)
             announced = announced[1:]
@@ -132,18 +132,18 @@ class Channel:
     def receive(
         self, *, max_head: int, max_size: int, deadline: float = math.inf
     ) -> tuple[bytearray, list[bytearray]]:
-        """Receive a message, from an end that may send anything.
+        """Receive a message from an end that may send anything.
 
         Args:
-            max_head: Bytes that the head may have.
-            max_size: Bytes that the buffers may have together.
-            deadline: On the monotonic clock.
+            max_head: Maximum size of the head, in bytes.
+            max_size: Maximum size of all buffers together, in bytes.
+            deadline: Time limit on the monotonic clock.
 
         Raises:
             TimeoutError: The message was not complete by then.
-            MalformedAnswerError: It is larger than it may be.
+            MalformedAnswerError: The message is too large.
             EOFError: The other end is closed.
-            OSError: The same, within the message.
+            OSError: The other end was closed within the message.
         """
         count, length = _HEAD.unpack(self._exactly(_HEAD.size, deadline))
         if count > MAX_BUFFERS or length > max_head:
@@ -156,7 +156,7 @@ class Channel:
         return head, [self._exactly(each, deadline) for each in lengths]
 
     def receive_call(self) -> tuple[bytearray, list[bytearray], list[int]]:
-        """Receive a message from the parent, which is trusted, and its files."""
+        """Receive a message and its files from the parent, which is trusted."""
         first, files, _, _ = socket.recv_fds(self._socket, 1, 1)
         if not first:
             raise EOFError
@@ -180,7 +180,7 @@ class Channel:
         return content
 
     def _wait_until(self, deadline: float) -> None:
-        """Have the next operation of the socket end at the deadline."""
+        """Limit the next operation of the socket to the time until the deadline."""
         if math.isinf(deadline):
             return
         left = deadline - time.monotonic()
@@ -191,26 +191,26 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class ReceivedFile:
-    """Stands in the child for a `Path`: a file that the parent opened.
+    """Replaces a `Path` in the child: a file that the parent opened.
 
     Attributes:
-        descriptor: Of the open file.
+        descriptor: The descriptor of the open file.
     """
 
     descriptor: int
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """Read the file from its start; closing that leaves the descriptor open."""
+        """Open the file at its start; closing the result leaves the descriptor open."""
         if mode != "rb":
             raise PermissionError
         file = FileIO(self.descriptor, "rb", closefd=False)
         file.seek(0)
-        file.name = ""  # pydicom adds the name to text; it would be a number
+        file.name = ""  # pydicom appends the name to text; without this it is a number
         return BufferedReader(file)
 
 
 class _CallPickler(pickle.Pickler):
-    """Pickles a call, with a number in place of each path."""
+    """Pickles a call, with a number instead of each path."""
 
     def __init__(self, file: BytesIO) -> None:
         self.buffers: list[pickle.PickleBuffer] = []
@@ -225,7 +225,7 @@ class _CallPickler(pickle.Pickler):
 
 
 class _CallUnpickler(pickle.Unpickler):
-    """Unpickles a call, with an open file in place of each path."""
+    """Unpickles a call, with an open file instead of each path."""
 
     def __init__(
         self, head: bytes | bytearray, buffers: Sequence[bytearray], files: list[int]
@@ -238,7 +238,7 @@ class _CallUnpickler(pickle.Unpickler):
 
 
 def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
-    """Write a function and its arguments as head, buffers and the files to open."""
+    """Encode a function and its arguments as head, buffers and the files to open."""
     file = BytesIO()
     pickler = _CallPickler(file)
     pickler.dump(call)
@@ -248,19 +248,19 @@ def pack_call(call: object) -> tuple[bytes, list[memoryview], list[Path]]:
 def unpack_call(
     head: bytes | bytearray, buffers: Sequence[bytearray], files: list[int]
 ) -> tuple[Callable[..., object], tuple[object, ...]]:
-    """Read what `pack_call` wrote. Only the child may: the parent is trusted."""
+    """Decode what `pack_call` encoded. Only for the child, which trusts the parent."""
     function, args = _CallUnpickler(head, buffers, files).load()
     return function, args
 
 
 def pack_answer(kind: str, content: object) -> tuple[bytes, list[memoryview]]:
-    """Write an answer of the child as JSON and buffers."""
+    """Encode an answer of the child as JSON and buffers."""
     buffers: list[memoryview] = []
     return json.dumps([kind, _plain(content, buffers)]).encode(), buffers
 
 
 def _plain(value: object, buffers: list[memoryview]) -> object:
-    """Write a value as JSON has it; arrays and bytes as numbers of buffers."""
+    """Convert a value to JSON values; arrays and bytes become numbers of buffers."""
     match value:
         case np.ndarray():
             buffers.append(np.ascontiguousarray(value).data.cast("B"))
@@ -279,7 +279,7 @@ def _plain(value: object, buffers: list[memoryview]) -> object:
 
 
 def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
-    """Write an error as values that JSON has."""
+    """Convert an error to JSON values."""
     known = next(each for each in type(error).__mro__ if each.__name__ in _ERRORS)
     reason = getattr(error, "reason", None)
     named = reason and [type(reason).__name__, reason.value]
@@ -287,10 +287,10 @@ def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
 
 
 def read_answer(head: bytes | bytearray) -> tuple[str, Any]:
-    """Read the JSON of an answer: its kind and its content, of any form.
+    """Parse the JSON of an answer; return its kind, and its unchecked content.
 
     Raises:
-        MalformedAnswerError: It is not such JSON.
+        MalformedAnswerError: It is not valid JSON of an answer.
     """
     try:
         kind, content = json.loads(head)
@@ -305,7 +305,7 @@ def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - whatever the chil
     """Build one of the errors that decoding raises on purpose.
 
     Raises:
-        MalformedAnswerError: It is none.
+        MalformedAnswerError: The content does not describe such an error.
     """
     try:
         name, message, named = content
@@ -321,7 +321,7 @@ def printable(text: Any) -> str:  # noqa: ANN401 - whatever the child sent
     """Return a text of limited length, without line ends and control characters.
 
     Raises:
-        TypeError: It is no text.
+        TypeError: It is not a text.
     """
     if not isinstance(text, str):
         raise TypeError
@@ -329,7 +329,7 @@ def printable(text: Any) -> str:  # noqa: ANN401 - whatever the child sent
 
 
 def result_type(function: Callable[..., Any]) -> Any:  # noqa: ANN401 - a type
-    """Return the type that a function returns by its annotation, or Any."""
+    """Return the annotated return type of a function, or Any."""
     while isinstance(function, partial):
         function = function.func
     return _returned(function)
@@ -349,13 +349,13 @@ def unpack_result(
 
     Args:
         kind: Its type: bool, int, float, str, bytes, an array of rows and columns, a
-            dataclass, or tuples, lists and options of these. Any stands for a number,
-            a text, or None.
-        content: What the child sent.
-        buffers: The same.
+            dataclass, or tuples, lists and options of these. Any means a number, a
+            text, or None.
+        content: The JSON value that the child sent.
+        buffers: The buffers that the child sent.
 
     Raises:
-        MalformedAnswerError: It is not of that type.
+        MalformedAnswerError: The content is not of that type.
     """
     try:
         return _built(kind, content, buffers)
@@ -370,7 +370,7 @@ def _fields(made: type) -> dict[str, Any]:
 
 
 def _built(kind: Any, value: Any, buffers: Sequence[bytearray]) -> Any:  # noqa: ANN401, PLR0911
-    """Build a value of a type, which is ours, from what the child sent.
+    """Build a value of a type, which the parent chose, from what the child sent.
 
     Raises:
         ValueError, TypeError, IndexError: It is not of that type.
@@ -430,7 +430,7 @@ def _number(value: Any) -> float:  # noqa: ANN401
 
 
 def _expected(value: Any, *kinds: type) -> Any:  # noqa: ANN401
-    """Return a value of one of these types, of which bool is not an int."""
+    """Return a value if it has one of these types; a bool is not an int here."""
     if type(value) not in kinds:
         raise TypeError
     return value

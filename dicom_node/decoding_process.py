@@ -1,7 +1,7 @@
 """The child of `decoding_child.py`: makes the calls that its parent sends.
 
 The fork server runs this module, and each child is a fork of it (fork_server.py). A
-child cannot open a file, so all that it will need is imported here.
+child cannot open files, so this module imports everything that a child will need.
 """
 
 import codecs
@@ -26,7 +26,7 @@ from PIL import Image, ImageFont
 import dicom_node.decode
 import dicom_node.local_file
 import dicom_node.results.encode
-import dicom_node.viewing  # noqa: F401 - all four only to have them ready
+import dicom_node.viewing  # noqa: F401 - imports all four before the first call
 from dicom_node.confinement import confine
 from dicom_node.decoding_child import (
     LOG,
@@ -52,7 +52,7 @@ from inference.plain_image import PlainImageError
 
 
 class _Relay(logging.Handler):
-    """Hands what this process logs to the parent, which has a log."""
+    """Sends the log records of this process to the parent, which has a log."""
 
     def __init__(self, channel: Channel) -> None:
         super().__init__()
@@ -73,8 +73,8 @@ def main() -> None:
     os.nice(niceness)
     limit = memory_mb * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    # Ctrl-C and `systemctl stop` go to every process, and when to end is the parent's
-    # business: were this one to die at its work, that would count against an image.
+    # Ctrl-C and `systemctl stop` reach every process, but the parent decides when to
+    # end. If this process died during a call, the death would count against an image.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
@@ -83,45 +83,45 @@ def main() -> None:
 
 
 def _serve(end: socket.socket) -> None:
-    """Confine this process, and make the calls that come through a socket."""
+    """Confine this process, and make the calls that arrive on a socket."""
     channel = Channel(end)
     relay = _Relay(channel)
     for name in OUR_OWN:
         logging.getLogger(name).addHandler(relay)
     log_uncaught()
     channel.send(*pack_answer(RETURNED, confine()))
-    with suppress(EOFError, OSError):  # the parent is gone, or wants no more
+    with suppress(EOFError, OSError):  # the parent is gone, or closed the socket
         while True:
             relay.left = MAX_RECORDS
             _serve_one_call(channel)
 
 
 def _load_what_is_loaded_late() -> None:
-    """Load what libraries would load at the first image that needs it."""
-    cv2.setNumThreads(1)  # it would start threads, which the confinement denies
+    """Load everything that libraries would load at the first image that needs it."""
+    cv2.setNumThreads(1)  # otherwise it starts threads, which the confinement denies
     datetime.strptime("2000", "%Y")  # noqa: DTZ007
     Image.init()
     ImageFont.load_default(10)
     load_tables()
-    # A file may name any encoding of Python as its character set. Those of East Asia
+    # A file may name any Python encoding as its character set. The East Asian ones
     # load their tables when an encoder is made.
     for encoding in pkgutil.iter_modules(encodings.__path__):
-        with suppress(LookupError, TypeError):  # not an encoding, or not of this system
+        with suppress(LookupError, TypeError):  # not an encoding, or not on this system
             codecs.getincrementalencoder(encoding.name)()
 
 
 def _serve_one_call(channel: Channel) -> None:
-    """Take one call, make it, and send what came of it."""
+    """Receive one call, make it, and send its result or error."""
     head, buffers, files = channel.receive_call()
     try:
         function, args = unpack_call(head, buffers, files)
-        del head, buffers  # what they hold need not be held twice
+        del head, buffers  # free what the arguments do not use
         answer = pack_answer(RETURNED, function(*args))
     except (DicomNodeError, PlainImageError) as error:
         answer = pack_answer(RAISED, pack_error(error))
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
-    except Exception as error:  # noqa: BLE001 - a bug, and no reason to die
+    except Exception as error:  # noqa: BLE001 - a bug must not end the process
         unexpected = AnalysisError(
             f"Decoding failed unexpectedly: {type(error).__name__} {_where(error)}.",
             Failure.PROGRAM,
@@ -134,7 +134,7 @@ def _serve_one_call(channel: Channel) -> None:
 
 
 def _where(error: Exception) -> str:
-    """Where a bug is, without the values that its message may quote."""
+    """Return the position of a bug; the message of the error may quote values."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]
     return f"in {last.name}, {Path(last.filename).name}:{last.lineno}"

@@ -1,4 +1,4 @@
-"""What the model said of a radiograph, kept so that a page can draw it at any size."""
+"""The model's finding on a radiograph, stored for drawing at any size."""
 
 import json
 import zlib
@@ -15,15 +15,14 @@ from inference.finding import Arrow, Finding
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Drawing:
-    """Heatmap and arrow, and what the probability is measured by.
+    """Heatmap, arrow and the operating points of a finding.
 
     Attributes:
         picture_shape: (rows, columns) of the radiograph as displayed.
-        arrow: In pixels of that; None where there is none.
+        arrow: The arrow in pixels of that radiograph; None without one.
         doubtful: The model's lower operating point, in [0, 1].
-        definite: Its upper one.
-        levels: uint8, (h, w): the saliency from 0 to 255, edge to edge over the
-            radiograph.
+        definite: The model's upper operating point, in [0, 1].
+        levels: The saliency, uint8, (h, w), 0 to 255. It covers the whole radiograph.
     """
 
     picture_shape: tuple[int, int]
@@ -33,7 +32,7 @@ class Drawing:
     levels: NDArray[np.uint8]
 
     def values(self) -> dict[str, Any]:
-        """Write it as the columns of the journal's table."""
+        """Return the drawing as columns of the journal's table."""
         arrow = self.arrow and json.dumps([self.arrow.tip, self.arrow.tail])
         return {
             "picture_rows": self.picture_shape[0],
@@ -48,10 +47,10 @@ class Drawing:
 
 
 def drawing_of(finding: Finding, picture_shape: tuple[int, int]) -> Drawing:
-    """Keep the part of a finding that is drawn.
+    """Return the parts of a finding that are drawn.
 
     Args:
-        finding: On the radiograph.
+        finding: The finding on the radiograph.
         picture_shape: (rows, columns) of the radiograph as displayed.
     """
     levels = np.rint(np.clip(finding.saliency, 0, 1) * 255).astype(np.uint8)
@@ -62,7 +61,7 @@ def drawing_of(finding: Finding, picture_shape: tuple[int, int]) -> Drawing:
 
 
 def drawing_in(row: sa.Row[Any] | Mapping[str, Any]) -> Drawing:
-    """Read a drawing back from the columns of the journal's table."""
+    """Return the drawing in the columns of a row of the journal's table."""
     kept = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
     ends = json.loads(kept["arrow"]) if kept["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))

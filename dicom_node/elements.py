@@ -1,15 +1,17 @@
-"""Reading the elements of a dataset that may be hostile (PS3.5 section 7).
+"""Read the elements of a dataset that may be hostile (PS3.5 section 7).
 
-pydicom reads datasets for the rest of the node. What was just received is walked here
-first, because pydicom inflates a deflated dataset whole, whatever its size; builds and
-recurses into every sequence of undefined length; skips over a value that ends after the
-file does; and quotes bad values in warnings. This walk takes constant memory, bounded
-time, yields the few values that are asked for as bytes, and ends in
-CannotUnderstandError where the bytes end early. It counts elements and items, also
-those in sequences that it passes over and those after the pixels.
+pydicom reads datasets for the rest of the node. This module reads a received dataset
+first, because pydicom has four weaknesses. It inflates a deflated dataset as a whole,
+whatever its size. It builds every sequence of undefined length, and recurses into it.
+It does not notice a value that ends after the end of the file. It quotes bad values in
+warnings.
 
-It is as lenient as pydicom where modalities are sloppy: an element without a VR where
-one belongs is taken as implicit.
+The reader here takes constant memory and bounded time. It yields the requested values
+as bytes, and raises CannotUnderstandError if the bytes end early. It counts elements
+and items, including those in skipped sequences and those after the pixels.
+
+It is as lenient as pydicom: an element without a VR in an explicit dataset is read as
+implicit, because some modalities write such elements.
 """
 
 import math
@@ -32,26 +34,28 @@ from dicom_node.errors import (
 from dicom_node.reasons import Refusal
 
 UNDEFINED = 0xFFFFFFFF
-# The marks of PS3.5 7.5 have no VR: their heads are tag and length, HEAD bytes, as are
-# those of all elements but the ones with a VR and a 32-bit length.
+# The delimiters of PS3.5 7.5 have no VR: their header is tag and length (HEAD bytes).
+# All other elements have a header of HEAD bytes, too, except those with a 32-bit length
+# VR.
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 MARKS = frozenset({ITEM, ITEM_END, SEQUENCE_END})
 HEAD = 8
 LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 VRS = LONG_VRS | frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
-# Command elements (PS3.7 6.3) and File Meta Information (PS3.10 7.1) are no part of a
-# dataset. Some senders leave them in it; they must not say how it is read.
+# Command elements (PS3.7 6.3) and File Meta Information (PS3.10 7.1) do not belong in
+# a dataset. Some senders leave them in it. They must not determine how it is read.
 FOREIGN_GROUPS = frozenset({0x0000, 0x0002})
-# What of undefined length holds elements; others hold fragments (PS3.5 A.4). Items and
-# all that is implicit have no VR.
+# VRs of values of undefined length that contain elements. Other values of undefined
+# length contain fragments (PS3.5 A.4). Items and implicit elements have no VR.
 _HOLDERS = frozenset({b"", b"SQ", b"UN"})
-_FILE_META = b"\x02\x00"  # the group, as it begins an element of File Meta Information
-# Real radiographs have a few hundred, a private sequence may have thousands; walking so
-# many takes about 0.2 s. Items are counted as elements, and on their own: pydicom makes
-# a dataset of each. Fragments of compressed pixels are items, too.
+_FILE_META = b"\x02\x00"  # the first bytes of an element of File Meta Information
+# Real radiographs have a few hundred elements; a private sequence may have thousands.
+# Reading MOST_ELEMENTS takes about 0.2 s. Items are counted as elements and also on
+# their own, because pydicom makes a dataset of each. Fragments of compressed pixels are
+# items, too.
 MOST_ELEMENTS = 50_000
 MOST_ITEMS = 10_000
-# Values that are asked for are UIDs, code strings and numbers, a lookup table at most.
+# Requested values are UIDs, code strings and numbers; the largest is a look-up table.
 LONGEST_VALUE = 65_536
 INFLATE_STEP = 262_144
 
@@ -60,20 +64,20 @@ class Source(Protocol):
     """The bytes of a dataset, in order.
 
     Attributes:
-        position: Bytes passed so far.
+        position: Number of bytes read or skipped so far.
     """
 
     position: int
 
     def read(self, length: int) -> bytes:
-        """Return the next bytes; fewer than asked for only at the end."""
+        """Return the next bytes; fewer than `length` only at the end."""
 
     def skip(self, length: int) -> None:
-        """Pass over bytes; CannotUnderstandError when there are not so many."""
+        """Skip bytes; CannotUnderstandError if fewer than `length` are left."""
 
 
 class FileSource:
-    """A dataset as it lies in a file."""
+    """The bytes of a dataset in a file."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         """Read from the file's current position, `size` bytes at most."""
@@ -82,13 +86,13 @@ class FileSource:
         self._size = size
 
     def read(self, length: int) -> bytes:
-        """Return the next bytes; fewer than asked for only at the end."""
+        """Return the next bytes; fewer than `length` only at the end."""
         data = self._file.read(min(length, self._size - self.position))
         self.position += len(data)
         return data
 
     def skip(self, length: int) -> None:
-        """Pass over bytes; CannotUnderstandError when there are not so many."""
+        """Skip bytes; CannotUnderstandError if fewer than `length` are left."""
         left = self._size - self.position
         if length > left:
             raise truncated(length, left)
@@ -97,7 +101,7 @@ class FileSource:
 
 
 class InflatedSource:
-    """A deflated dataset (PS3.5 A.5), inflated piece by piece and never held whole."""
+    """A deflated dataset (PS3.5 A.5), inflated in pieces, never as a whole."""
 
     def __init__(self, file: BinaryIO, limit: int) -> None:
         """Inflate from the file's current position, to `limit` bytes at most."""
@@ -105,11 +109,11 @@ class InflatedSource:
         self._file = file
         self._limit = limit
         self._inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        self._ahead = b""  # inflated, of which `_used` bytes were passed
+        self._ahead = b""  # inflated bytes; the first `_used` of them were returned
         self._used = 0
 
     def read(self, length: int) -> bytes:
-        """Return the next bytes; fewer than asked for only at the end."""
+        """Return the next bytes; fewer than `length` only at the end."""
         while len(self._ahead) - self._used < length and (more := self._inflate()):
             self._ahead, self._used = self._ahead[self._used :] + more, 0
         data = self._ahead[self._used : self._used + length]
@@ -118,7 +122,7 @@ class InflatedSource:
         return data
 
     def skip(self, length: int) -> None:
-        """Pass over bytes; CannotUnderstandError when there are not so many."""
+        """Skip bytes; CannotUnderstandError if fewer than `length` are left."""
         left = length
         while left:
             if not (data := self.read(min(left, INFLATE_STEP))):
@@ -126,7 +130,7 @@ class InflatedSource:
             left -= len(data)
 
     def finish(self) -> None:
-        """Pass over what is left; CannotUnderstandError when the stream has no end."""
+        """Skip the rest; CannotUnderstandError if the deflate stream has no end."""
         while self.read(INFLATE_STEP):
             pass
         if not self._inflater.eof:
@@ -135,9 +139,10 @@ class InflatedSource:
             )
 
     def _inflate(self) -> bytes:
-        """Return what is inflated next; nothing only at the end."""
+        """Return the next inflated bytes; empty only at the end."""
         try:
-            # First what it holds back: output may be left when all input is consumed.
+            # The retained input comes first: output may be left when all input is
+            # consumed.
             data = self._inflater.decompress(
                 self._inflater.unconsumed_tail, INFLATE_STEP
             )
@@ -161,12 +166,12 @@ class InflatedSource:
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One element, or the mark of an item, at which the source now stands.
+    """The header of an element or of a delimiter; the source stands after it.
 
     Attributes:
-        tag: Group and element as one number.
-        vr: As in the dataset; empty where it is implicit.
-        length: Of the value, in bytes, or UNDEFINED.
+        tag: Group and element number as one number.
+        vr: The VR as in the dataset; empty if it is implicit.
+        length: The length of the value in bytes, or UNDEFINED.
     """
 
     tag: int
@@ -176,13 +181,13 @@ class Element:
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """The value of an element that was asked for.
+    """The value of a requested element.
 
     Attributes:
-        root: The tag of the outermost sequence that it was found in; 0 for none.
-        tag: Its own.
-        value: As in the dataset, padding and all.
-        vr: As in the dataset; empty where it is implicit.
+        root: The tag of the outermost sequence that contains it; 0 for the top level.
+        tag: The tag of the element.
+        value: The bytes as in the dataset, with padding.
+        vr: The VR as in the dataset; empty if it is implicit.
     """
 
     root: int
@@ -193,20 +198,20 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class _Container:
-    """A sequence or an item that the walk is inside of."""
+    """A sequence or an item that contains the current position."""
 
-    end: float  # in the source; infinite: it ends with its delimiter
+    end: float  # position in the source; infinite if it ends with its delimiter
     is_implicit: bool
-    has_datasets: bool  # its items hold elements, not fragments of a value
+    has_datasets: bool  # the items contain elements, not fragments of a value
 
 
 class Walk:
-    """A walk over one dataset, from its first element on.
+    """One pass over a dataset, from its first element.
 
     Attributes:
-        source: The dataset's bytes, as far as the walk has come.
-        foreign: Where elements of FOREIGN_GROUPS lie on the top level, as far as
-            `values` has come: start and end in the dataset, in bytes.
+        source: The bytes of the dataset; its position is the current position.
+        foreign: Start and end, in bytes, of the elements of FOREIGN_GROUPS on the top
+            level that `values` has passed.
     """
 
     def __init__(self, source: Source, transfer_syntax: UID) -> None:
@@ -223,16 +228,16 @@ class Walk:
     def values(
         self, wanted: Collection[int], *, inside: int, until: int
     ) -> Iterator[Value | Element]:
-        """Yield the values of some elements, in the order of the dataset.
+        """Yield the values of the requested elements, in the order of the dataset.
 
         Args:
-            wanted: The tags of those elements.
-            inside: The one sequence whose items are looked into, too.
+            wanted: The tags of the requested elements.
+            inside: The tag of the one sequence that is also searched.
             until: The tag on the top level to stop at, before its value.
 
         Yields:
-            The values, without those that are longer than LONGEST_VALUE; last of all
-            the element `until`, if it is there.
+            The values, except those longer than LONGEST_VALUE. The last one is the
+            element `until`, if it is present.
         """
         root, start = 0, self.source.position
         open_containers: list[_Container] = []
@@ -265,12 +270,12 @@ class Walk:
             )
 
     def next_element(self, is_implicit: bool = False) -> Element | None:  # noqa: FBT001, FBT002
-        """Pass over the head of the next element; None at the end of the dataset.
+        """Read the header of the next element; None at the end of the dataset.
 
         Raises:
             TooManyElementsError: There are more than MOST_ELEMENTS, or more items than
                 MOST_ITEMS.
-            EndsEarlyError: The dataset ends within the head.
+            EndsEarlyError: The dataset ends within the header.
         """
         head = self.source.read(HEAD)
         if not head:
@@ -299,15 +304,16 @@ class Walk:
     def count_rest(self) -> None:
         """Count the elements and items up to the end of the dataset.
 
-        What follows the pixels is not checked otherwise.
+        Elements after the pixels are not checked otherwise.
 
         Raises:
-            TooManyElementsError: There are more than the node reads.
+            TooManyElementsError: There are more than MOST_ELEMENTS, or more items than
+                MOST_ITEMS.
         """
         self._count(math.inf, is_implicit=False)
 
     def _pass_over(self, element: Element, within: list[_Container]) -> None:
-        """Pass over a value of defined length, and count what lies in it."""
+        """Skip a value of defined length, and count the elements in it."""
         end = self.source.position + element.length
         is_item = element.tag == ITEM and bool(within) and within[-1].has_datasets
         if is_item or _is_sequence(element):
@@ -315,11 +321,11 @@ class Walk:
         self.source.skip(end - self.source.position)
 
     def _count(self, end: float, *, is_implicit: bool) -> None:
-        """Count elements and items up to a position in the source, or to a fault.
+        """Count elements and items up to a position in the source, or up to a fault.
 
-        Sequences and items are entered: their elements follow their heads.
+        The elements in sequences and items are counted, too.
         """
-        # The value itself, and those of undefined length in it that are open.
+        # The value itself, then the open containers of undefined length in it.
         within = [_Container(end, is_implicit, has_datasets=True)]
         with suppress(EndsEarlyError):
             while self.source.position + HEAD <= end:
@@ -337,7 +343,7 @@ class Walk:
                     self.source.skip(element.length)
 
     def _file_meta_element(self, head: bytes) -> Element:
-        """Read on in Explicit VR Little Endian, whatever the dataset is encoded in."""
+        """Return an element with a header in Explicit VR Little Endian."""
         group, number, vr, length = struct.unpack("<HH2sH", head)
         if vr in LONG_VRS:
             (length,) = struct.unpack("<L", self._exactly(4))
@@ -347,7 +353,7 @@ class Walk:
         end = self.source.position + element.length
         return _Container(
             end=math.inf if element.length == UNDEFINED else end,
-            # PS3.5 6.2.2: what is UN and of undefined length is encoded as implicit.
+            # PS3.5 6.2.2: a value of VR UN and undefined length is encoded as implicit.
             is_implicit=_is_implicit(within) or element.vr == b"UN",
             has_datasets=element.vr in _HOLDERS,
         )
@@ -364,14 +370,14 @@ class Walk:
 
 
 def truncated(declared: int, found: int) -> EndsEarlyError:
-    """Make the error for a value that is longer than what is left of the dataset."""
+    """Return the error for a value longer than the rest of the dataset."""
     return EndsEarlyError(
         f"The dataset ends early: {found} bytes of {declared}. Copy or send it again."
     )
 
 
 def too_many(what: str) -> TooManyElementsError:
-    """Make the error for a dataset with more than `what`."""
+    """Return the error for a dataset with more than `what`."""
     return TooManyElementsError(
         f"The dataset has more than {what}, the most that the node reads. Send the "
         "instance without them."
@@ -379,7 +385,7 @@ def too_many(what: str) -> TooManyElementsError:
 
 
 def _is_sequence(element: Element) -> bool:
-    """Tell whether an element is a sequence, by its VR or the data dictionary."""
+    """Return whether an element is a sequence, by its VR or the data dictionary."""
     if element.vr in {b"", b"UN"}:
         tag = element.tag
         return dictionary_has_tag(tag) and dictionary_VR(tag) == "SQ"
@@ -387,7 +393,7 @@ def _is_sequence(element: Element) -> bool:
 
 
 def is_foreign(tag: int) -> bool:
-    """Tell whether an element of this tag has no place in a dataset."""
+    """Return whether elements of this tag do not belong in a dataset."""
     return tag >> 16 in FOREIGN_GROUPS
 
 

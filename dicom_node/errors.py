@@ -1,4 +1,4 @@
-"""What can go wrong at the DICOM boundary, sorted by who must act.
+"""Errors at the DICOM boundary, sorted by who must act.
 
     DicomNodeError
     ├── RefusedError                 the sender must act; it gets a failure status
@@ -8,16 +8,16 @@
     │       ├── EndsEarlyError       0xC000: the dataset is cut off
     │       └── TooManyElementsError 0xC000: more elements or items than are read
     ├── ReportRefusedError           the archive's report is not recorded
-    ├── NotAnalyzedError             nobody must act: kept, filed with the reason
-    │   ├── NotMeantError            and nobody waits for an answer
-    │   └── SamePictureError         answered already, under another revision
-    └── AnalysisError                somebody should look: broken pixels, dead decoder
-        └── TakesLongError           and the slow lane has the time for it
+    ├── NotAnalyzedError             nobody must act: kept, recorded with the reason
+    │   ├── NotMeantError            and nobody waits for a result
+    │   └── SamePictureError         has its result already, under another revision
+    └── AnalysisError                somebody must look: broken pixels, dead decoder
+        └── TakesLongError           the slow lane has the time for it
 
-A message says what was found, what was expected and what to do, in that order,
-naming attributes with their tags. It carries no patient data and no value that a
-sender chose beyond UIDs, numbers and code strings: messages reach the log, the page
-and, cut to its 64 characters, the peer's Error Comment.
+A message says what was found, what was expected and what to do, in that order. It
+names attributes with their tags. It carries no patient data. From the sender it quotes
+only UIDs, numbers and code strings, because messages reach the log, the page and, cut
+to its 64 characters, the peer's Error Comment.
 """
 
 from typing import ClassVar
@@ -26,33 +26,33 @@ from dicom_node.reasons import Failure, Reason, Refusal, ReportRefusal, Unanalyz
 
 
 class DicomNodeError(Exception):
-    """Base of every error that this folder raises on purpose.
+    """Base of every error that the modules of this package raise on purpose.
 
     Attributes:
-        reason: The same as the message in a word, for counting.
+        reason: A short form of the message, for counting.
     """
 
     reason: Reason
 
     def __init__(self, message: str, reason: Reason | None = None) -> None:
-        """Take a message, and a reason where it is not that of the class."""
+        """Take a message, and a reason if it differs from that of the class."""
         super().__init__(message)
         if reason is not None:
             self.reason = reason
 
 
 class RefusedError(DicomNodeError):
-    """The node does not take the instance.
+    """The node does not accept the instance.
 
     Attributes:
-        status: The C-STORE response status it is answered with (PS3.4 B.2.3).
+        status: The status of the C-STORE response (PS3.4 B.2.3).
     """
 
     status: ClassVar[int]
 
 
 class OutOfResourcesError(RefusedError):
-    """The node cannot hold the instance now; the sender may try again."""
+    """The node cannot store the instance now; the sender may try again."""
 
     status = 0xA700  # Refused: Out of Resources
     reason = Refusal.DISK
@@ -66,7 +66,7 @@ class MismatchError(RefusedError):
 
 
 class CannotUnderstandError(RefusedError):
-    """The dataset cannot be parsed, or holds less than it declares."""
+    """The dataset cannot be parsed, or is shorter than it declares."""
 
     status = 0xC000  # Error: Cannot Understand
     reason = Refusal.UNREADABLE
@@ -86,7 +86,7 @@ class ReportRefusedError(DicomNodeError):
     """The node does not record a report on Storage Commitment.
 
     Attributes:
-        status: The status that it is answered with (PS3.7 10.1.1.1.8).
+        status: The status of the response (PS3.7 10.1.1.1.8).
     """
 
     reason: ReportRefusal
@@ -97,23 +97,24 @@ class ReportRefusedError(DicomNodeError):
 
 
 class NotAnalyzedError(DicomNodeError):
-    """A sound instance, but not one that the model may answer for."""
+    """The instance is valid, but the model must not be applied to it."""
 
     reason = Unanalyzed.OTHER
 
 
 class NotMeantError(NotAnalyzedError):
-    """An instance that nobody expects an answer for: a result of ours, or a report.
+    """The instance is a result of ours or a report, so nobody expects a result for it.
 
-    No image of a modality is one, unless its answer stands in that of another image.
+    An image from a modality never raises this, unless its result is part of another
+    image's.
     """
 
 
 class SamePictureError(NotAnalyzedError):
-    """An instance with the picture and the identity of one that has its answer.
+    """Another instance with the same image and identity has its result already.
 
     Attributes:
-        known: Our id of that one.
+        known: The node's id of that instance.
     """
 
     reason = Unanalyzed.SAME_PICTURE
@@ -124,7 +125,7 @@ class SamePictureError(NotAnalyzedError):
 
 
 class AnalysisError(DicomNodeError):
-    """The instance cannot be analyzed though it should be: somebody must look."""
+    """The instance should be analyzed but cannot be; somebody must look at it."""
 
     reason = Failure.BROKEN
 

@@ -1,4 +1,4 @@
-"""What readers think of the model's answers, so that a site can watch it drift."""
+"""Readers' opinions on results, so that a site can detect drift of the model."""
 
 import time
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from dicom_node.tables import feedback, instance
 
 
 class Verdict(StrEnum):
-    """What a reader says of an answer."""
+    """A reader's opinion on a result."""
 
     AGREE = "agree"
     DISAGREE = "disagree"
@@ -22,15 +22,15 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """One reader's word on one answer.
+    """One reader's opinion on one result.
 
     Attributes:
-        who: The reader, as they are known here.
-        at: When, in seconds since 1970.
+        who: The reader's user name.
+        at: Time in seconds since 1970.
         verdict: Agree, disagree or unsure.
-        place: (column, row) of a fracture that was missed, in pixels of the radiograph
-            as displayed; None where they marked none.
-        is_current: Whether it is about the last analysis, and not about one before.
+        place: (column, row) of a missed fracture, in pixels of the radiograph as
+            displayed; None if the reader marked none.
+        is_current: Whether the opinion is about the latest analysis.
     """
 
     who: str
@@ -58,7 +58,7 @@ EXPORTED = (
     feedback.c.place_column,
     feedback.c.place_row,
 )
-"""The columns of an export: no patient among them."""
+"""The columns of an export. They do not identify the patient."""
 
 
 class Feedback:
@@ -74,10 +74,10 @@ class Feedback:
         verdict: Verdict,
         place: tuple[float, float] | None = None,
     ) -> bool:
-        """Write down what a reader says, in place of what they said before.
+        """Record a reader's opinion; it replaces their previous one.
 
         Returns:
-            False where there is no answer to have an opinion on.
+            False if there is no result to have an opinion on.
         """
         answered = sa.select(instance.c.run).where(
             instance.c.id == instance_id, instance.c.probability.is_not(None)
@@ -94,13 +94,13 @@ class Feedback:
             return True
 
     def withdraw(self, instance_id: str, who: str) -> None:
-        """Forget what a reader said."""
+        """Delete a reader's opinion."""
         theirs = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == who)
         with writing(self._engine) as connection:
             connection.execute(feedback.delete().where(theirs))
 
     def of(self, instance_id: str) -> list[Opinion]:
-        """Read what has been said of an instance, the last word first."""
+        """Return the opinions on an instance, the latest first."""
         query = (
             sa.select(feedback, (feedback.c.run == instance.c.run).label("is_current"))
             .join(instance, instance.c.id == feedback.c.instance_id)
@@ -111,15 +111,16 @@ class Feedback:
             return [_opinion(row) for row in connection.execute(query)]
 
     def export(self, since: float, until: float) -> Iterator[tuple[Any, ...]]:
-        """Read all that was said between two times, with what it was said of.
+        """Yield the opinions of a period, with the results that they are about.
 
         Args:
-            since: In seconds since 1970.
-            until: Up to then, exclusive.
+            since: Start in seconds since 1970, inclusive.
+            until: End in seconds since 1970, exclusive.
 
         Yields:
-            The values of EXPORTED, the first opinion first. Those on an analysis that
-            was made anew since are left out: the answer that they judged is gone.
+            The values of EXPORTED, in the order of the opinions. Opinions on a result
+            that a later analysis replaced are omitted, because that result no longer
+            exists.
         """
         query = (
             sa.select(*EXPORTED)

@@ -20,9 +20,9 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: UID) -
     """Encode preamble, prefix and our File Meta Information (PS3.10 7.1).
 
     Args:
-        sop_class_uid: Of the instance; like the next, valid or not.
-        sop_instance_uid: Of the instance.
-        transfer_syntax: Of the dataset that follows.
+        sop_class_uid: The SOP Class UID of the instance. Both UIDs may be invalid.
+        sop_instance_uid: The SOP Instance UID of the instance.
+        transfer_syntax: The transfer syntax of the dataset that follows.
     """
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = transfer_syntax

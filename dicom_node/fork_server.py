@@ -1,12 +1,13 @@
 """A process that has imported the codecs, and forks each decoding process.
 
-To import the codecs takes about a second of processor time, and a fork takes a few
+Importing the codecs takes about a second of processor time; a fork takes a few
 milliseconds. So a process that is killed is replaced at once.
 
-The fork server never gets a byte of a sender: it takes numbers from the process that
-started it, on a socket of its own, and hands on one end of another. It has one thread,
-so that a fork finds no lock held. A fork that ended keeps its process id until the
-fork server is told to take its exit status, so that a signal reaches no other process.
+The fork server never gets a byte from a sender. It receives numbers from the process
+that started it, on a socket of its own, and passes on one end of another socket. It has
+one thread, so a fork never inherits a lock of another thread. The process id of an
+ended fork stays reserved until the fork server is told to read its exit status. So a
+signal never reaches another process.
 
 If the process that started it dies, the kernel kills the fork server, and then its
 forks.
@@ -25,18 +26,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 FORK = -1
-_ORDER = struct.Struct("<id")  # FORK, or a process id; seconds
-_REPLY = struct.Struct("<i")  # a process id, or an exit status
+_ORDER = struct.Struct("<id")  # FORK or a process id; seconds
+_REPLY = struct.Struct("<i")  # a process id or an exit status
 
 ANSWER_S = 10.0
-"""How long the fork server may take for a fork, beside what it is told to wait."""
+"""Seconds that the fork server may take, in addition to the time it is told to wait."""
 
 LOOK_S = 0.001
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 class ForkServer:
-    """The side of the process that starts it. One thread uses it.
+    """The fork server, as seen by the process that starts it. One thread uses it.
 
     The kernel kills the fork server when that thread ends.
     """
@@ -48,16 +49,16 @@ class ForkServer:
         environment: Mapping[str, str],
         start_s: float,
     ) -> None:
-        """Start it, and wait until it can fork.
+        """Start the fork server, and wait until it can fork.
 
         Args:
-            module: What it runs; it calls `serve_forks`.
-            *arguments: Those of the module, after the socket and the parent's id.
+            module: The module that it runs; the module calls `serve_forks`.
+            *arguments: Arguments of the module, after the socket and the parent's id.
             environment: The environment of the server and its forks.
-            start_s: How long it may take.
+            start_s: Maximum time of the start, in seconds.
 
         Raises:
-            OSError: It does not start.
+            OSError: The fork server does not start.
         """
         self._socket, theirs = socket.socketpair()
         with theirs:
@@ -66,7 +67,7 @@ class ForkServer:
                 [sys.executable, "-P", "-m", module, *map(str, given)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
-                # Codecs write there what they find in an image.
+                # Codecs write values of an image to these streams.
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env=environment,
@@ -99,7 +100,7 @@ class ForkServer:
             raise
 
     def end(self, pid: int, patience_s: float = 0.0) -> int:
-        """Wait for the end of a fork, kill it after some seconds.
+        """Wait for the end of a fork, and kill it after `patience_s`.
 
         Returns:
             Its exit status; if a signal ended it, the negative number of the signal.
@@ -111,7 +112,7 @@ class ForkServer:
         return self._reply(patience_s + ANSWER_S)
 
     def close(self) -> None:
-        """Kill the server, and its forks with it; idempotent."""
+        """Kill the server, and its forks with it. May be called repeatedly."""
         self._process.kill()
         self._process.wait()
         self._socket.close()
@@ -125,21 +126,21 @@ class ForkServer:
 
 
 def serve_forks(run: Callable[[socket.socket], None]) -> None:
-    """Fork a process for each order, until the process that gives them is gone.
+    """Fork a process for each order, until the process that sends orders is gone.
 
     The command line is `MODULE SOCKET PARENT ...`.
 
     Args:
-        run: What a fork does with its socket. Then it ends.
+        run: Called in each fork with its socket. The fork ends when it returns.
     """
     descriptor, parent = map(int, sys.argv[1:3])
     die_with(parent)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor) as orders:
-        # What there is now is never collected: pages stay shared with the forks.
+        # Freeze existing objects: without collections, forks share their pages.
         gc.collect()
         gc.freeze()
-        # A fork takes the longer the more memory there is.
-        with suppress(AttributeError, OSError):  # not of this C library
+        # A fork takes longer if there is more memory.
+        with suppress(AttributeError, OSError):  # the C library has no malloc_trim
             ctypes.CDLL(None).malloc_trim(0)
         orders.sendall(_REPLY.pack(0))
         with suppress(OSError):  # the parent is gone
@@ -163,12 +164,12 @@ def _serve_order(orders: socket.socket, run: Callable[[socket.socket], None]) ->
 def _fork(
     orders: socket.socket, end: socket.socket, run: Callable[[socket.socket], None]
 ) -> int:
-    """Fork; return the process id."""
+    """Fork a process that runs `run`; return its process id."""
     server = os.getpid()
     pid = os.fork()
     if pid:
         return pid
-    # Nothing of the server's may run in the fork after this.
+    # After this point, the fork must not run any code of the server.
     status = 1
     try:
         die_with(server)
@@ -180,7 +181,7 @@ def _fork(
 
 
 def _end(pid: int, patience_s: float) -> int:
-    """Wait for a fork, kill it after some seconds; return its exit status."""
+    """Wait for a fork, and kill it after `patience_s`; return its exit status."""
     until = time.monotonic() + patience_s
     while time.monotonic() < until:
         ended, status = os.waitpid(pid, os.WNOHANG)
@@ -192,8 +193,8 @@ def _end(pid: int, patience_s: float) -> int:
 
 
 def die_with(parent: int) -> None:
-    """Have the kernel kill this process, busy or not, when its parent dies."""
+    """Make the kernel kill this process, busy or not, when its parent dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before the kernel was told
+    if os.getppid() != parent:  # it died before prctl
         os._exit(1)

@@ -1,8 +1,8 @@
-"""P-DATA-TF PDUs, which carry all pixels, read without copies (PS3.8 9.3.5).
+"""Read P-DATA-TF PDUs, which carry all pixels, without copies (PS3.8 9.3.5).
 
-pynetdicom copies what comes six times on its way from the socket to whoever takes it, a
-fifth of what it costs to receive a large image. Here one buffer is read into, and
-handed on in slices.
+pynetdicom copies received data six times between the socket and the consumer. That is a
+fifth of the cost of receiving a large image. This module reads into one buffer and
+passes on slices of it.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,25 +16,25 @@ from dicom_node.listener import PDU_HEAD
 from dicom_node.upper_layer import CLOSED, UpperLayer
 
 TYPE = 0x04
-RECEIVED = "Evt10"  # PS3.8 9.2.2: a P-DATA-TF PDU has come
+RECEIVED = "Evt10"  # PS3.8 9.2.2: a P-DATA-TF PDU was received
 _LENGTH = 4  # bytes of a presentation data value's length (PS3.8 9.3.5.1)
 _SHORTEST = 2  # a presentation context and a message control header
 
 
 class Fragments(P_DATA_TF):
-    """What came in one P-DATA-TF PDU, in the place of pynetdicom's object of it."""
+    """The content of one P-DATA-TF PDU; replaces pynetdicom's object."""
 
     def __init__(self, content: memoryview) -> None:
-        """Read what follows the head of a PDU.
+        """Parse the bytes after the header of a PDU.
 
         Raises:
-            ValueError: It is none.
+            ValueError: They are not presentation data values.
         """
         super().__init__()
         self._values: list[Any] = list(_values(content))
 
     def to_primitive(self) -> P_DATA:
-        """Give presentation contexts, and control headers with their fragments."""
+        """Return presentation context ids with control headers and fragments."""
         primitive = P_DATA()
         primitive.presentation_data_value_list.extend(self._values)
         return primitive
@@ -46,26 +46,26 @@ class FragmentReader(UpperLayer):
     It reads P-DATA-TF PDUs itself. Its socket reads ahead: see connection.py.
 
     Attributes:
-        overdue: Says why the association has lasted too long; empty if it has not.
-            Asked for in the thread of the association, twice a second or more often.
+        overdue: Returns why the association has lasted too long; empty if it has not.
+            The thread of the association calls it twice a second or more often.
     """
 
     socket: Any
 
     def __init__(self, association: Association) -> None:
-        """Set up the upper layer of an association that has not begun."""
+        """Set up the upper layer of an association that has not started."""
         super().__init__(association)
         self.overdue: Callable[[], str] = lambda: ""
 
     def idle_timer_expired(self) -> bool:
-        """Tell whether the association is to be aborted, as pynetdicom asks."""
+        """Return whether to abort the association; pynetdicom calls this."""
         if why := self.overdue():
             self.complain(why)
             return True
         return super().idle_timer_expired()
 
     def _read_pdu_data(self) -> None:
-        """Read the next PDU, and queue what it means to the state machine."""
+        """Read the next PDU, and queue its event for the state machine."""
         try:
             content = self.socket.fragments()
         except OSError:
@@ -75,7 +75,8 @@ class FragmentReader(UpperLayer):
             super()._read_pdu_data()
             return
         if not self.event_queue.empty():
-            # The next PDU may be read into the same memory before this one's turn.
+            # The socket may read the next PDU into the same memory before this one is
+            # handled.
             content = memoryview(bytes(content))
         try:
             received = Fragments(content)
@@ -87,7 +88,7 @@ class FragmentReader(UpperLayer):
 
 
 def is_fragments(head: bytes | bytearray) -> bool:
-    """Whether a PDU, of which this is the head, is a P-DATA-TF PDU."""
+    """Return whether a PDU with this header is a P-DATA-TF PDU."""
     return len(head) == PDU_HEAD and head[0] == TYPE
 
 

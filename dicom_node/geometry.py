@@ -1,4 +1,4 @@
-"""The size of pixels in millimeters, and images whose pixels are not square."""
+"""Pixel sizes in millimeters, and resampling of images to square pixels."""
 
 from dataclasses import dataclass
 
@@ -12,23 +12,25 @@ from dicom_node.errors import NotAnalyzedError
 from dicom_node.reasons import Unanalyzed
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-"""In the order of preference. Pixel Spacing (0028,0030) comes first: it is the one
-that was corrected for magnification where somebody has done so, and the same as Imager
-Pixel Spacing (0018,1164) where nobody has (PS3.3 10.7.1.3). Measurements made in a
-viewer use it in this order, too."""
+"""Attributes with the size of a pixel, in the order of preference.
+
+Pixel Spacing (0028,0030) comes first. If somebody corrected it for magnification, it
+has the corrected value; otherwise it is equal to Imager Pixel Spacing (0018,1164)
+(PS3.3 10.7.1.3). Viewers use the same order for measurements.
+"""
 
 NEARLY_SQUARE = 0.01
-"""Relative difference of the two sides that rounding explains."""
+"""Relative difference of the two sides that is explained by rounding."""
 
 
 @dataclass(frozen=True, slots=True)
 class PixelShape:
-    """How large one stored pixel is.
+    """The size of one stored pixel.
 
     Attributes:
         height: Distance between rows, above 0.
         width: Distance between columns, above 0.
-        in_mm: Whether these are millimeters, or only their ratio is known.
+        in_mm: Whether the unit is millimeters; otherwise only the ratio is known.
     """
 
     height: float
@@ -37,17 +39,17 @@ class PixelShape:
 
     @property
     def is_square(self) -> bool:
-        """Whether the two sides differ by no more than rounding does."""
+        """Whether the two sides are equal apart from rounding."""
         return abs(self.height / self.width - 1) <= NEARLY_SQUARE
 
     @property
     def side(self) -> float | None:
-        """Side in mm of the square pixels that it becomes; None if that is unknown."""
+        """Side in mm of a square pixel after resampling; None if it is unknown."""
         return min(self.height, self.width) if self.in_mm else None
 
 
 def pixel_shape(dataset: Dataset) -> PixelShape:
-    """Read the size of a pixel, else its Pixel Aspect Ratio, else take it as square.
+    """Return the size of a pixel, else its Pixel Aspect Ratio, else a square.
 
     Source:
         PS3.3 10.7.1.1 (row spacing first) and C.7.6.3.1.7 (the ratio, vertical side
@@ -60,11 +62,11 @@ def pixel_shape(dataset: Dataset) -> PixelShape:
 
 
 def sides(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
-    """Read the first two values of an attribute that are numbers above 0.
+    """Return the first two values of an attribute that are numbers above 0.
 
     Returns:
-        Distance between rows, then between columns; None if there are no two: a side is
-        never guessed from the other one.
+        Distance between rows, then between columns; None if there are fewer than two
+        values. One side is never derived from the other.
     """
     match [side for side in usable(dataset, keyword) if side > 0]:
         case [height, width, *_]:
@@ -78,7 +80,7 @@ def made_square(
     """Stretch an image along its coarser side until its pixels are square.
 
     Raises:
-        NotAnalyzedError: It would become larger than the limit.
+        NotAnalyzedError: The result would be larger than the limit.
     """
     if shape.is_square:
         return pixels

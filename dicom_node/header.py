@@ -1,8 +1,9 @@
-"""What the receiver reads of a dataset before it says yes, and what it insists on.
+"""Read and check a dataset before the receiver reports success.
 
-The UIDs of command and dataset must agree (0xA900); the dataset must be readable up to
-its Pixel Data, and those must be all there (0xC000). Whether the image can be decoded
-and analyzed is not asked here: that is the worker's business, and takes its time.
+The UIDs of command and dataset must agree (0xA900). The dataset must be readable up to
+its Pixel Data, and Pixel Data must be complete (0xC000). This module does not check
+whether the image can be decoded and analyzed. The worker does that, because it takes
+time.
 """
 
 from collections.abc import Iterator, Mapping
@@ -64,28 +65,32 @@ NUMBERS = {
     for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
 }
 WORD_VRS = frozenset({b"", b"US", b"SS", b"UL", b"SL", b"UN", b"OB", b"OW"})
-"""VRs that NUMBERS are read with here. If one has another VR, the length of Pixel Data
-is not checked here; the worker reads all VRs."""
+"""VRs with which NUMBERS are read here.
+
+If one of them has another VR, the length of Pixel Data is not checked here; the worker
+reads all VRs.
+"""
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
 WANTED = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 LONGEST_TEXT = 256
-"""Characters of a text that are kept, though the VRs of TEXTS allow 16 or less.
+"""Maximum number of characters of a text; the VRs of TEXTS allow 16 or less.
 
-A longer one is not kept at all: two that are cut could become equal."""
+A longer text is dropped: two texts that are cut could become equal.
+"""
 CUT_UID = 64
-"""Characters of a UID in a command of DCMTK's, which cuts longer ones."""
+"""Number of characters to which DCMTK cuts a longer UID in a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Announced:
-    """What a sender said of a dataset before it sent it.
+    """The identity of a dataset that a sender declared before the transfer.
 
     Attributes:
         sop_class_uid: Affected SOP Class UID (0000,0002) of the command.
         sop_instance_uid: Affected SOP Instance UID (0000,1000) of the command.
-        abstract_syntax: The SOP Class that the presentation context was negotiated for.
-        transfer_syntax: The one that it was negotiated with.
+        abstract_syntax: The SOP Class of the negotiated presentation context.
+        transfer_syntax: The transfer syntax of the negotiated presentation context.
     """
 
     sop_class_uid: str
@@ -97,17 +102,18 @@ class Announced:
 def read_header(
     path: Path, offset: int, announced: Announced, *, inflated_limit: int
 ) -> InstanceHeader:
-    """Read what must be known of a dataset, and check that it is whole.
+    """Read the header of a dataset, and check that the dataset is complete.
 
     Args:
-        path: The file it lies in.
-        offset: Where it starts there, in bytes.
-        announced: What it must agree with.
-        inflated_limit: What a deflated dataset may inflate to, in bytes.
+        path: The file that contains the dataset.
+        offset: Start of the dataset in the file, in bytes.
+        announced: The identity that the dataset must agree with.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
         MismatchError: Command, presentation context and dataset disagree.
-        CannotUnderstandError: It cannot be parsed or is shorter than it declares.
+        CannotUnderstandError: The dataset cannot be parsed, or is shorter than it
+            declares.
     """
     with path.open("rb") as file:
         size = file.seek(0, SEEK_END) - offset
@@ -160,7 +166,7 @@ def _read(source: Source, announced: Announced) -> InstanceHeader:
 
 
 def _acquisition(texts: Mapping[str, str]) -> str:
-    """Say what tells the exposure from others; empty if nothing does."""
+    """Return text that identifies the exposure; empty if no attribute does."""
     date, time = texts["AcquisitionDate"], texts["AcquisitionTime"]
     by_time = texts["AcquisitionDateTime"] or (date + time if date and time else "")
     return texts["IrradiationEventUID"] or by_time
@@ -172,7 +178,7 @@ def _assumptions(
     uids: Mapping[str, str],
     values: Mapping[int, bytes],
 ) -> Iterator[str]:
-    """Say what was made of a header that breaks the standard."""
+    """Yield sentences about a header that violates the standard."""
     if walk.foreign:
         yield (
             "The dataset holds elements of groups 0000 or 0002, which are no part of "
@@ -195,9 +201,9 @@ def _assumptions(
 
 
 def _check_agreement(announced: Announced, uids: Mapping[str, str]) -> None:
-    """Compare what was announced with what came (PS3.4 B.2.3, 0xA900).
+    """Compare the declared identity with the dataset (PS3.4 B.2.3, 0xA900).
 
-    A sender that cuts the SOP Instance UID in its command has the whole one in the
+    A sender that cuts the SOP Instance UID in its command sends the whole UID in the
     dataset.
     """
     if not UID_PATTERN.fullmatch(announced.sop_instance_uid):
@@ -223,7 +229,7 @@ def _differs(keyword: str) -> MismatchError:
 
 
 def _is_cut(announced: Announced, uids: Mapping[str, str]) -> bool:
-    """Tell whether the command has what DCMTK makes of a longer UID."""
+    """Return whether the command has the first 64 characters of a longer UID."""
     sent, said = uids["SOPInstanceUID"], announced.sop_instance_uid
     is_start = len(said) == CUT_UID < len(sent) and sent.startswith(said)
     return is_start and bool(UID_PATTERN.fullmatch(sent))
@@ -232,15 +238,17 @@ def _is_cut(announced: Announced, uids: Mapping[str, str]) -> bool:
 def _declared_bytes(
     values: dict[int, bytes], texts: dict[str, str], announced: Announced, length: int
 ) -> int:
-    """How many bytes of Pixel Data the image needs (PS3.5 8.1.1); 0: not said.
-
-    Of compressed ones nothing is known but that there must be some.
+    """Return the bytes of Pixel Data that the image needs (PS3.5 8.1.1).
 
     Args:
-        values: Of the attributes, as they came.
-        texts: The same as text.
-        announced: What the sender said of the dataset.
-        length: Of the Pixel Data that came.
+        values: The values of the attributes, as bytes.
+        texts: The values of TEXTS, as text.
+        announced: The declared identity.
+        length: The length of the received Pixel Data, in bytes.
+
+    Returns:
+        The number of bytes; 0 if the header does not declare an image. For a compressed
+        image it is 1, because its size is not known before it is decoded.
     """
     order: Literal["little", "big"] = (
         "little" if announced.transfer_syntax.is_little_endian else "big"
@@ -253,7 +261,7 @@ def _declared_bytes(
     photometric = photometric_name(texts["PhotometricInterpretation"])
     expected = SAMPLES.get(photometric, samples or 1)
     needed = -(-rows * columns * expected * bits // 8)
-    # If the two contradict each other, what came tells which is right.
+    # If the two contradict each other, the received length shows which one is right.
     if samples == 0 or length == needed + needed % 2:
         samples = expected
     if photometric == "YBR_FULL_422":
@@ -264,16 +272,17 @@ def _declared_bytes(
 
 
 def check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
-    """Pass over the Pixel Data, which must be all there.
+    """Skip the Pixel Data, which must be complete.
 
     Args:
-        walk: A walk that has just passed the head of Pixel Data.
-        pixel_data: That element, if there is one.
+        walk: A walk that has just read the header of Pixel Data.
+        pixel_data: That element; None if it is absent.
         declared: Bytes that the image needs if it is not compressed.
 
     Raises:
-        EndsEarlyError: The dataset ends within them.
-        CannotUnderstandError: They are less than declared, or no fragments.
+        EndsEarlyError: The dataset ends within Pixel Data.
+        CannotUnderstandError: Pixel Data is missing, is shorter than declared, or is
+            encapsulated and contains something other than fragments.
     """
     if pixel_data is None:
         if declared:
@@ -294,7 +303,7 @@ def check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
 
 
 def _pass_fragments(walk: Walk) -> None:
-    """Pass over encapsulated Pixel Data (PS3.5 A.4) to the delimiter at its end."""
+    """Skip encapsulated Pixel Data (PS3.5 A.4) with its delimiter."""
     while element := walk.next_element():
         if element.tag == SEQUENCE_END:
             return
@@ -314,7 +323,7 @@ def _text(value: bytes) -> str:
     text = _stripped(value)
     if len(text) > LONGEST_TEXT:
         return ""
-    # No database column holds a NUL for certain, no terminal wants control codes.
+    # Not every database column can store NUL, and terminals interpret control codes.
     return "".join(c if c.isprintable() else REPLACEMENT for c in text)
 
 
@@ -323,5 +332,5 @@ def _stripped(value: bytes) -> str:
 
 
 def _uid(text: str) -> str:
-    """Return a UID, or nothing if the text cannot be one."""
+    """Return the text if it is a UID, else an empty string."""
     return text if UID_PATTERN.fullmatch(text) else ""

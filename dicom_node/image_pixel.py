@@ -1,8 +1,8 @@
-"""The Image Pixel Module, as far as pixels are decoded by it (PS3.3 C.7.6.3).
+"""The Image Pixel Module, as far as decoding needs it (PS3.3 C.7.6.3).
 
-Equipment leaves attributes out, or writes them in a way that breaks the standard. If an
-attribute can have only one meaning, it is completed and the assumption is recorded;
-otherwise an error names the attribute. The result is the picture that DCMTK shows.
+Equipment omits attributes, or writes them in a way that violates the standard. If an
+attribute can have only one meaning, the node completes it and records the assumption.
+Otherwise an error names the attribute. The result is the same image that DCMTK shows.
 """
 
 import re
@@ -29,8 +29,10 @@ SAMPLES = {
 """Samples per Pixel (0028,0002) of each Photometric Interpretation (0028,0004)."""
 
 MOST_BEYOND = 0.05
-"""The part of the pixels of a compressed image that may exceed Bits Stored (0028,0101):
-a lossy codec overshoots at edges."""
+"""Share of the pixels of a compressed image that may exceed Bits Stored (0028,0101).
+
+A lossy codec overshoots at edges.
+"""
 
 _NUMBER = re.compile(r"[+-]?[0-9]{1,16}")
 _LETTERS = re.compile(r"[^A-Z0-9]")
@@ -48,36 +50,36 @@ _COMPLETED = (
 def photometric_name(written: str) -> str:
     """Return the Photometric Interpretation that a value means; empty if it means none.
 
-    Case, spaces and punctuation do not count: "monochrome 2" is MONOCHROME2.
+    Case, spaces and punctuation are ignored: "monochrome 2" is MONOCHROME2.
     """
     return _BY_LETTERS.get(_LETTERS.sub("", written.upper()), "")
 
 
 def photometric_interpretation(dataset: Dataset) -> str:
-    """Read the Photometric Interpretation of an image; see `photometric_name`."""
+    """Return the Photometric Interpretation of an image; see `photometric_name`."""
     return photometric_name(text(dataset, "PhotometricInterpretation"))
 
 
 def is_encapsulated(dataset: Dataset) -> bool:
-    """Whether Pixel Data are compressed; false if the transfer syntax is unknown."""
+    """Return whether Pixel Data is compressed; False for an unknown transfer syntax."""
     syntax = UID(dataset.file_meta.TransferSyntaxUID)
     return syntax.is_transfer_syntax and syntax.is_encapsulated
 
 
 def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
-    """Complete and correct the Image Pixel Module, in the dataset itself.
+    """Complete and correct the Image Pixel Module in the dataset itself.
 
     Afterwards the attributes describe the pixels that the codec returns.
 
     Args:
-        dataset: With its File Meta Information and Pixel Data.
+        dataset: The image, with its File Meta Information and Pixel Data.
 
     Returns:
-        What was assumed, in sentences.
+        One sentence for each assumption.
 
     Raises:
-        AnalysisError: An attribute that has no default is absent, or two contradict
-            each other.
+        AnalysisError: An attribute without a default is absent, or two attributes
+            contradict each other.
     """
     before = {keyword: text(dataset, keyword) for keyword in _COMPLETED}
     _complete_shape(dataset)
@@ -96,17 +98,17 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
     A High Bit that cannot be right is corrected in the dataset itself.
 
     Args:
-        dataset: The image, its Image Pixel Module complete.
-        pixels: Stored values as its codec returned them.
+        dataset: The image; its Image Pixel Module is complete.
+        pixels: Stored values as the codec returned them.
 
     Returns:
-        What was assumed, in sentences.
+        One sentence for each assumption.
 
     Raises:
         AnalysisError: The values of a compressed image do not fit into Bits Stored, so
-            that it is unknown which bits are the picture. Other bits of native pixels
-            are undefined (PS3.5 8.1.1) and not checked, nor is an image with an
-            overlay in its pixels.
+            the position of the image bits is unknown. Native pixels are not checked,
+            because their other bits are undefined (PS3.5 8.1.1). An image with an
+            overlay in its pixels is not checked, either.
     """
     bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
     some = pixels[::4, ::4]
@@ -159,11 +161,11 @@ def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
 
 
 def _native_samples(dataset: Dataset, expected: int, said: int) -> int:
-    """Tell by the length of native Pixel Data which of two numbers of samples it has.
+    """Return the number of samples per pixel by the length of native Pixel Data.
 
     Args:
         dataset: The image.
-        expected: By its Photometric Interpretation.
+        expected: The number by its Photometric Interpretation.
         said: Samples per Pixel (0028,0002).
     """
     if said == expected or said < 1:
@@ -197,7 +199,7 @@ def _complete_bits(dataset: Dataset, stream: Samples | None) -> None:
 
 
 def _stream(dataset: Dataset) -> Samples | None:
-    """Read what the compressed image says of its samples; None if it does not."""
+    """Return the samples that the compressed image declares; None if it does not."""
     if not is_encapsulated(dataset):
         return None
     try:
@@ -206,13 +208,13 @@ def _stream(dataset: Dataset) -> Samples | None:
             return next(filter(None, map(declared_samples, fragments)), None)
         segments = next(filter(None, map(declared_segments, fragments)), 0)
     except (ValueError, TypeError, IndexError, struct.error):
-        return None  # Its codec will say what is wrong.
+        return None  # the codec reports the fault
     count = SAMPLES[dataset.PhotometricInterpretation]
     return None if segments % count else Samples(8 * segments // count, count)
 
 
 def _has_overlay_bits(dataset: Dataset) -> bool:
-    """Tell whether an overlay lies in Pixel Data, a retired place (PS3.5 8.1.2)."""
+    """Return whether Pixel Data contains an overlay, which is retired (PS3.5 8.1.2)."""
     return any(
         Tag(group, _OVERLAY_BITS) in dataset
         and Tag(group, _OVERLAY_DATA) not in dataset
@@ -246,6 +248,6 @@ def _refuse(keyword: str, words: str) -> NoReturn:
 
 
 def named(keyword: str) -> str:
-    """Name an attribute as messages do: "Bits Stored (0028,0101)"."""
+    """Return the name of an attribute for messages: "Bits Stored (0028,0101)"."""
     tag = Tag(keyword)
     return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"

@@ -1,4 +1,4 @@
-"""Reads a DICOM file that a command line names as if it had been received."""
+"""Read a DICOM file that a command line names as if it had been received."""
 
 import os
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
 
     Args:
         path: A DICOM file, with or without preamble and File Meta Information.
-        max_inflated: Bytes that a deflated dataset may become.
+        max_inflated: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
         AnalysisError: The file is not DICOM, ends early, or is broken.
@@ -31,14 +31,14 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
 
 
 def adopt(path: Path, header: InstanceHeader) -> ReceivedInstance:
-    """Make an instance of a file. Its bytes are only hashed.
+    """Return the instance of a file, which stays in place and is only hashed.
 
     Args:
         path: The file.
-        header: What `read_local_header` read in it.
+        header: The header that `read_local_header` returned for it.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         digest = blake3()
@@ -53,8 +53,8 @@ def adopt(path: Path, header: InstanceHeader) -> ReceivedInstance:
         size=state.st_size,
         calling_ae_title="",
         calling_address="",
-        # The current time would give another object when the same file is analyzed
-        # again.
+        # Not the current time: a second analysis of the same file must give the same
+        # object.
         received_at=datetime.fromtimestamp(state.st_mtime, UTC),
     )
 

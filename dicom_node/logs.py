@@ -1,8 +1,9 @@
-"""How log lines look: text for people, or one JSON object a line for programs.
+"""Formats of log lines: text for people, or one JSON object per line for programs.
 
-Both say of an exception what kind it was and where, never its message: that may quote
-what a sender wrote. This includes exceptions that nothing catches. Python writes them
-to standard error with their message, over several lines, beside the log.
+Both formats show the type and position of an exception, never its message, because the
+message may quote text from a sender. This also holds for uncaught exceptions. By
+default, Python writes those to standard error with their message, over several lines,
+outside of the log.
 """
 
 import json
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What Python writes of an exception. Libraries log it as a message.
+# The format of Python's tracebacks. Libraries log them as part of a message.
 TRACEBACK, FRAME = "Traceback (most recent call last):", '  File "'
-# Their lines and warnings may quote what a sender wrote.
+# Log lines and warnings of these libraries may quote text from a sender.
 TALKATIVE = (
     "pydicom",
     "pynetdicom",
@@ -35,10 +36,10 @@ TALKATIVE = (
 
 
 def configure_logging(role: str, form: str = "text") -> None:
-    """Log to standard error, one line for each thing that happened.
+    """Configure logging to standard error, one line for each event.
 
     Args:
-        role: Stands in each line.
+        role: The role of the process, shown in each line.
         form: "text" or "json".
     """
     handler = _Handler(sys.stderr)
@@ -47,8 +48,8 @@ def configure_logging(role: str, form: str = "text") -> None:
     logging.captureWarnings(capture=True)
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    # Its INFO lines are about itself: migrations, recovery, threads. Where it finds a
-    # handler it adds none of its own, and its lines look like ours.
+    # INFO lines of DBOS are about itself: migrations, recovery, threads. If its logger
+    # has a handler, DBOS adds none of its own, and its lines have our format.
     dbos = logging.getLogger("dbos")
     dbos.setLevel(logging.WARNING)
     dbos.addHandler(logging.NullHandler())
@@ -56,11 +57,11 @@ def configure_logging(role: str, form: str = "text") -> None:
 
 
 def log_uncaught() -> None:
-    """Log each exception of this process that nothing catches, in one line.
+    """Log each uncaught exception of this process in one line.
 
-    Of the main thread, of other threads, of event loops, and of what Python ignores: an
-    exception in a destructor, for example. The process ends or goes on as it would
-    without this.
+    This covers the main thread, other threads, event loops and exceptions that Python
+    ignores, for example in a destructor. The process ends or continues as it would
+    without this function.
     """
     sys.excepthook = _log_of_main_thread
     threading.excepthook = _log_of_thread
@@ -89,7 +90,7 @@ def _log_ignored(args: "sys.UnraisableHookArgs") -> None:
 
 
 def _shorten(record: logging.LogRecord) -> bool:
-    """Cut a line of asyncio, which goes on to show futures with their exceptions."""
+    """Shorten a record of asyncio, which otherwise shows futures with exceptions."""
     error = record.exc_info[1] if record.exc_info else None
     if error:
         record.msg = f"Uncaught exception in an event loop: {in_one_line(error)}"
@@ -103,7 +104,7 @@ class _Handler(logging.StreamHandler[TextIO]):
     """Writes log lines, one at a time."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Write that a line cannot be written.
+        """Write that a line cannot be logged.
 
         The standard library would print the message and its arguments.
         """
@@ -111,21 +112,21 @@ class _Handler(logging.StreamHandler[TextIO]):
         if error := sys.exc_info()[1]:
             words += f": {in_one_line(error)}"
         instead = logging.LogRecord(__name__, logging.ERROR, "", 0, words, (), None)
-        with suppress(Exception):  # no disk, or nobody who reads
+        with suppress(Exception):  # the disk is full, or the reader of a pipe is gone
             self.stream.write(self.format(instead) + self.terminator)
             self.flush()
 
 
 class TextFormatter(logging.Formatter):
-    """Lines for people: time, role, level, what happened, and the instance's id."""
+    """Lines for people: time, role, level, message, and the id of the instance."""
 
     def __init__(self, role: str) -> None:
-        """Write lines of a role."""
+        """Format lines of a role."""
         super().__init__()
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line, and more where there is a traceback."""
+        """Return one line, followed by further lines if there is an exception."""
         when = self.formatTime(record)
         message, it = _message(record), subject()
         if it and it.instance_id not in message:
@@ -135,15 +136,15 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """Lines for programs: one JSON object each, without what is not known."""
+    """Lines for programs: one JSON object each, without unknown fields."""
 
     def __init__(self, role: str) -> None:
-        """Write lines of a role."""
+        """Format lines of a role."""
         super().__init__()
         self._role = role
 
     def format(self, record: logging.LogRecord) -> str:
-        """Write one line."""
+        """Return one line."""
         it = subject()
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
@@ -161,7 +162,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return the message of a line. Of a traceback in it the frames are kept."""
+    """Return the message of a line; only the frames are kept of a traceback in it."""
     words, trace, more = record.getMessage().partition(TRACEBACK)
     if not trace:
         return words
@@ -170,6 +171,6 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _of(record: logging.LogRecord) -> list[str]:
-    """Say of the exception that a line is about what it was and where."""
+    """Return lines about the exception of a record; see `told`."""
     error = record.exc_info[1] if record.exc_info else None
     return told(error) if error else []

@@ -1,8 +1,8 @@
 """One look-up table from stored values to gray levels (PS3.4 N.2).
 
-The order is the standard's: Modality LUT, VOI, polarity. Each is worked out once for
-every value that a pixel can hold, at most 65,536, so that an image costs one indexing
-however large it is.
+The Modality LUT, the VOI and the polarity are applied in the order of the standard.
+Each step is computed once for every value that a pixel can hold (at most 65,536
+values). An image of any size then needs a single indexing operation.
 """
 
 import logging
@@ -57,20 +57,22 @@ logger = logging.getLogger(__name__)
 Gray = NDArray[np.uint8]
 
 PROJECTIONS = {XRayAngiographicImageStorage, XRayRadiofluoroscopicImageStorage}
-"""Classes of which the Modality LUT Sequence is ignored (PS3.4 N.2.1.2)."""
+"""SOP Classes for which the Modality LUT Sequence is ignored (PS3.4 N.2.1.2)."""
 
 PLAIN_BITS = 8
-"""Images of up to so many bits are shown as they are where no VOI is given."""
+"""Images with at most this many bits are shown unchanged if they have no VOI."""
 
 COMPARED_PIXELS = 100_000
-"""Pixels by which two displays are compared: every n-th of every n-th row."""
+"""Number of pixels used to compare two displays: every n-th of every n-th row."""
 
 MOST_TABLES = 100
-"""Items of a Modality or VOI LUT Sequence that are read. The standard allows one
-Modality LUT; modalities write a few VOI LUTs."""
+"""Number of items of a Modality or VOI LUT Sequence that are read.
+
+The standard allows one Modality LUT; modalities write a few VOI LUTs.
+"""
 
 FEWEST_COMPARED = 1_000
-"""With fewer, a display is judged only by whether it shows anything at all."""
+"""With fewer pixels than this, the node only checks that the display shows anything."""
 
 _ENTRY_VRS = {None, "OW", "OB", "UN", "US", "SS", "US or OW", "US or SS or OW"}
 
@@ -79,16 +81,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Shown:
-    """An image as it is displayed, and how that came about.
+    """A displayed image, and how its display values were chosen.
 
     Attributes:
         gray: Gray levels, (rows, columns), dense tissue bright.
-        span: The modality values shown as the two ends of the scale, where that is not
-            by a VOI of the image's own: it has none, or none that shows enough, or
-            is For Processing.
-        ends: The modality values at the two ends of the scale in any case; those that
-            a straight line between would begin and end at, where the VOI is none.
-        assumptions: What was made of attributes that are wrong, in sentences.
+        span: The modality values shown as the two ends of the scale, if the node chose
+            them: the image has no VOI, its VOI keeps too little structure, or the image
+            is For Processing. None if a VOI was used.
+        ends: The modality values at the two ends of the scale in every case. If the VOI
+            is not linear, these are the smallest and largest values between black and
+            white.
+        assumptions: Sentences that say how wrong attributes were interpreted.
     """
 
     gray: Gray
@@ -98,18 +101,19 @@ class Shown:
 
 
 def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int | Window) -> Shown:
-    """Show a monochrome image as its attributes ask.
+    """Render a monochrome image as its attributes ask.
 
     Args:
         dataset: The image's attributes.
         pixels: Stored values as `decode_pixels` returns them, of 8 or 16 bits.
-        window: Which of several VOI windows or tables, the first being 1; or one that
-            somebody chose, which is then used whatever it shows.
+        window: The number of the VOI window or table to use, from 1; or a window chosen
+            by a user, which is used whatever it shows.
 
     Returns:
-        The image. If its own VOI leaves less than LEAST_STRUCTURE of what percentiles
-        show, it is shown through percentiles, as if it had no VOI: what a reader would
-        correct by hand must not reach the model as a black image.
+        The image. If its own VOI keeps less than LEAST_STRUCTURE of the structure that
+        a percentile display shows, the image is displayed through percentiles, as if it
+        had no VOI. A display that a reader would correct by hand must not reach the
+        model as a black image.
     """
     patterns = np.ascontiguousarray(pixels).view(f"u{pixels.itemsize}")
     modality = modality_values(dataset, pixels.itemsize)
@@ -152,12 +156,12 @@ def _fault(
     gray: Gray,
     tables: tuple[Values, Values],
 ) -> str:
-    """Say what is wrong with a display of the image's own; empty if nothing is.
+    """Describe the fault of a display through the image's own VOI; empty if none.
 
     Args:
         dataset: The image's attributes.
-        patterns: Its pixels.
-        gray: The same, as they are displayed.
+        patterns: The bit patterns of its pixels.
+        gray: The displayed gray levels of these pixels.
         tables: The display value in [0, 1] and the modality value of each pattern.
     """
     instead = "it is shown as if it had none."
@@ -185,7 +189,7 @@ def _fault(
 
 
 def is_for_processing(dataset: Dataset) -> bool:
-    """Whether the image was not made to be looked at; a VOI is then not its own."""
+    """Return whether the image is For Processing; its VOI is then not used."""
     sop_class_uid = text(dataset, "SOPClassUID")
     intent = code(dataset, "PresentationIntentType")
     return (
@@ -199,19 +203,19 @@ def _is_linear(dataset: Dataset) -> bool:
 
 
 def is_monochrome(dataset: Dataset) -> bool:
-    """Whether the image is gray."""
+    """Return whether the image is gray."""
     return photometric_interpretation(dataset).startswith("MONOCHROME")
 
 
 def is_inverted(dataset: Dataset) -> bool:
-    """Whether small values are white."""
+    """Return whether small values are white."""
     return photometric_interpretation(dataset) == "MONOCHROME1"
 
 
 def _assumptions(
     dataset: Dataset, itemsize: int, modality: Values, window: int | Window
 ) -> Iterator[str]:
-    """Say what is made of attributes of the display that are wrong."""
+    """Yield sentences that say how wrong display attributes were interpreted."""
     shape = code(dataset, "PresentationLUTShape")
     if shape in {"IDENTITY", "INVERSE"} - {
         "INVERSE" if is_inverted(dataset) else "IDENTITY"
@@ -230,7 +234,7 @@ def _assumptions(
 def _read_otherwise(
     dataset: Dataset, keyword: str, place: int, table: LookUpTable
 ) -> Iterator[str]:
-    """Say if a table is read otherwise than its descriptor asks."""
+    """Yield a sentence for each descriptor value of a table that was not used."""
     said = numbers(items(dataset, keyword)[place], "LUTDescriptor")
     is_display = keyword == "VOILUTSequence"
     for name, found, used in (
@@ -246,30 +250,31 @@ def _read_otherwise(
 
 
 def _through(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
-    """Turn the gray levels around if, and only if, MONOCHROME1; look pixels up."""
+    """Look up each pixel in the table, inverted if the image is MONOCHROME1."""
     table = 255 - table if is_inverted(dataset) else table
-    # A seventh of the time, and a tenth of the memory, that NumPy's indexing takes.
+    # cv2.LUT takes a seventh of the time and a tenth of the memory of NumPy's indexing.
     return np.asarray(cv2.LUT(patterns, table), np.uint8)
 
 
 def stored_pixel_values(dataset: Dataset, itemsize: int) -> Values:
-    """List the stored value that each pattern of `itemsize` bytes stands for."""
+    """Return the stored value of each bit pattern of `itemsize` bytes."""
     width = 8 * itemsize
     stored = min(max(int(number(dataset, "BitsStored", width)), 1), width)
     signed = _is_signed(dataset)
     if not signed and UID(dataset.file_meta.TransferSyntaxUID) in LOSSY:
-        # Lossy codecs overshoot: what they set above Bits Stored is value, not overlay.
+        # Lossy codecs overshoot: the bits that they set above Bits Stored belong to the
+        # value and are not an overlay.
         return np.clip(np.arange(2**width, dtype=np.float64), 0, 2**stored - 1)
     high_bit = int(number(dataset, "HighBit", stored - 1))
     return stored_values(width, stored, high_bit, signed=signed)
 
 
 def modality_values(dataset: Dataset, itemsize: int) -> Values:
-    """List the modality value of each pattern that a pixel can hold (PS3.3 C.11.1).
+    """Return the modality value of each pattern that a pixel can hold (PS3.3 C.11.1).
 
     Args:
         dataset: The image's attributes.
-        itemsize: Bytes of a pixel as it was decoded.
+        itemsize: Bytes of a decoded pixel.
     """
     values = stored_pixel_values(dataset, itemsize)
     if found := modality_table(dataset, values):
@@ -280,7 +285,7 @@ def modality_values(dataset: Dataset, itemsize: int) -> Values:
 
 
 def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] | None:
-    """Find the Modality LUT, and the number of its item; None if there is none.
+    """Return the Modality LUT and the index of its item (from 0), or None.
 
     Args:
         dataset: The image's attributes.
@@ -292,13 +297,14 @@ def modality_table(dataset: Dataset, values: Values) -> tuple[int, LookUpTable] 
 
 
 def _logarithm(dataset: Dataset, values: Values) -> Values:
-    """Turn values linear to X-ray intensity into such as film shows them.
+    """Convert values that are linear to X-ray intensity to the scale of film.
 
-    The order of the values stays as it is, so that polarity is not touched.
+    The order of the values does not change, so polarity is not affected.
 
     Source:
-        PS3.3 C.8.11.3.1.2: with sign 1 larger values mean more intensity, with -1
-        less. Where the sign is absent, what is shown dark was hit by more.
+        PS3.3 C.8.11.3.1.2: with sign 1 larger values mean more intensity, with -1 less.
+        If the sign is absent, the values that are shown dark are taken as more
+        intensity.
     """
     default = 1 if is_inverted(dataset) else -1
     if number(dataset, "PixelIntensityRelationshipSign", default) > 0:
@@ -307,7 +313,7 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
 
 
 def _ends(values: Values, shown: Values, window: int | Window) -> tuple[float, float]:
-    """Find the modality values between which the gray levels lie."""
+    """Return the modality values at the two ends of the gray scale."""
     if isinstance(window, Window):
         half = window.width / 2
         return window.center - half, window.center + half
@@ -319,7 +325,7 @@ def _ends(values: Values, shown: Values, window: int | Window) -> tuple[float, f
 def _display(
     dataset: Dataset, values: Values, window: int | Window
 ) -> LookUpTable | Window | None:
-    """Find the chosen VOI LUT, else the chosen window; None if there is none."""
+    """Return the chosen VOI LUT, else the chosen window; None if there is neither."""
     if isinstance(window, Window):
         return window
     if is_for_processing(dataset):
@@ -339,42 +345,43 @@ def _levels(display: LookUpTable | Window, values: Values) -> Values:
 def voi_table(
     dataset: Dataset, values: Values, wanted: int
 ) -> tuple[int, LookUpTable] | None:
-    """Find the VOI LUT of an image, and the number of its item; None without any.
+    """Return the chosen VOI LUT and the index of its item (from 0), or None.
 
     Args:
         dataset: The image's attributes.
         values: Every modality value that may be looked up.
-        wanted: Which of several, the first being 1; see `_chosen`.
+        wanted: The number of the table, from 1; see `_chosen`.
     """
     return _chosen(list(_tables(dataset, "VOILUTSequence", values)), wanted)
 
 
 def voi_window(dataset: Dataset, wanted: int) -> Window | None:
-    """Find the window of an image; None without any.
+    """Return the chosen window of an image; None if it has no usable window.
 
     Args:
         dataset: The image's attributes.
-        wanted: Which of several, the first being 1; see `_chosen`.
+        wanted: The number of the window, from 1; see `_chosen`.
     """
     found = _chosen(list(_windows(dataset)), wanted)
     return found and found[1]
 
 
 def _chosen(found: list[tuple[int, T]], wanted: int) -> tuple[int, T] | None:
-    """Choose the item that is wanted.
+    """Return the wanted item.
 
-    If that is absent or unusable, choose the last one before it, else the first one.
+    If it is absent or unusable, return the last usable item before it, else the first
+    one.
 
     Args:
-        found: Those that are usable, each with its place, from 0.
-        wanted: Which of all, the first being 1.
+        found: The usable items, each with its index among all items, from 0.
+        wanted: The number of the item among all items, from 1.
     """
     before = [each for each in found if each[0] < wanted]
     return next(iter(before[-1:] or found), None)
 
 
 def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
-    """Yield each window of which both numbers are usable, and its place from 0."""
+    """Yield each window with two usable numbers, and its index, from 0."""
     name = code(dataset, "VOILUTFunction").replace(" ", "_")
     known = name in VoiLutFunction.__members__
     function = VoiLutFunction(name) if known else VoiLutFunction.LINEAR
@@ -387,11 +394,11 @@ def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
 def _tables(
     dataset: Dataset, keyword: str, values: Values
 ) -> Iterator[tuple[int, LookUpTable]]:
-    """Yield the tables of a sequence that have entries, and the places of their items.
+    """Yield each table of a sequence that has entries, and the index of its item.
 
     Args:
         dataset: The image's attributes.
-        keyword: Of the sequence.
+        keyword: The keyword of the sequence.
         values: Every value that may be looked up.
     """
     for place, item in enumerate(items(dataset, keyword)[:MOST_TABLES]):
@@ -406,11 +413,11 @@ def _tables(
 
 
 def _first_value(written: float, count: int, values: Values) -> int:
-    """Read the value that the first entry of a table stands for.
+    """Return the input value of the first entry of a table.
 
-    It is signed if the values are that are looked up (PS3.3 C.11.1.1.1, C.11.2.1.1),
-    whatever VR it was written with. If the table then has an entry for none of them, it
-    was meant otherwise.
+    The value is signed if the looked-up values are signed (PS3.3 C.11.1.1.1,
+    C.11.2.1.1), whatever VR it was written with. If the table then covers none of these
+    values, the other signedness is used.
     """
     is_signed = bool(values.min() < 0)
     for signed in (is_signed, not is_signed):
@@ -421,16 +428,16 @@ def _first_value(written: float, count: int, values: Values) -> int:
 
 
 def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
-    """Read LUT Data (0028,3006): 16 bits an entry, or 8 if it is only as long as that.
+    """Read LUT Data (0028,3006): 16 bits an entry, or 8 if the data are only that long.
 
     Args:
-        dataset: What the item lies in.
-        item: Of a Modality or VOI LUT Sequence.
-        count: Of entries, by LUT Descriptor. If the data hold another number of 16-bit
-            entries, all of these are used, as DCMTK does.
+        dataset: The dataset that contains the item.
+        item: An item of a Modality or VOI LUT Sequence.
+        count: The number of entries that LUT Descriptor declares. If the data hold
+            another number of 16-bit entries, all of these are used, as DCMTK does.
 
     Returns:
-        The entries; none at all if they are no numbers.
+        The entries; an empty array if the data are not numbers.
     """
     tag = Tag("LUTData")
     element = item.get_item(tag) if tag in item else None
@@ -462,7 +469,7 @@ def _words(
 def _range(
     dataset: Dataset, patterns: NDArray[Any], values: Values
 ) -> tuple[float, float]:
-    """Find what becomes black and white where the instance does not say."""
+    """Return the values shown black and white if the image's VOI is not used."""
     bits = number(dataset, "BitsStored", 8 * patterns.itemsize)
     if bits <= PLAIN_BITS and not is_for_processing(dataset):
         return float(values.min()), float(values.max())
@@ -472,10 +479,11 @@ def _range(
 
 
 def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:
-    """Mark Pixel Padding, from Value to Range Limit (PS3.3 C.7.5.1.1.2).
+    """Mark pixel padding, from Pixel Padding Value to Range Limit (PS3.3 C.7.5.1.1.2).
 
-    Their bits are those of pixels, whatever VR they were written with. A value that
-    needs more than Bits Stored is that of whole words.
+    The two attributes are read with the signedness of the pixels, whatever VR they were
+    written with. A Pixel Padding Value that needs more than Bits Stored is compared
+    with whole words.
     """
     signed = _is_signed(dataset)
     ends = [

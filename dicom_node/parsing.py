@@ -1,9 +1,10 @@
-"""Limits on what pydicom makes of a dataset: elements, items, texts with many values.
+"""Limits for pydicom: elements, items, and texts with many values.
 
-elements.py refuses a dataset with too many elements when it is received. A hostile
-dataset may be encoded such that pydicom sees others than that walk. So they are counted
-here as well, where pydicom makes them. pydicom reads a sequence of defined length when
-its attribute is first used, so the count goes on until the end of the work on a file.
+elements.py rejects a dataset with too many elements when it is received. A hostile
+dataset may be encoded such that pydicom sees other elements than elements.py. So they
+are also counted here, when pydicom creates them. pydicom reads a sequence of defined
+length when its attribute is first used, so the count continues until the end of the
+work on a file.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ _read_item = filereader.read_sequence_item
 
 @contextmanager
 def limited() -> Iterator[None]:
-    """Limit what pydicom reads within this block.
+    """Limit what pydicom reads within the block.
 
     Raises:
         AnalysisError: A dataset has more than MOST_ELEMENTS elements or MOST_ITEMS

@@ -1,18 +1,21 @@
-"""Reading a DICOM file, which may have been made to do harm.
+"""Read DICOM files, which may be hostile.
 
-A file is read by one rule, whoever reads it: `locate` finds its dataset and how that is
-encoded. Preamble and File Meta Information (PS3.10 7.1) may be missing or wrong:
+Every caller reads a file by the same rule: `locate` finds its dataset and the encoding
+of the dataset. The preamble and File Meta Information (PS3.10 7.1) may be missing or
+wrong:
 
-- File Meta Information ends where its group length says. If no element ends there, or
-  no Transfer Syntax UID comes before, it ends with the last element of group 0002.
-- Its Transfer Syntax UID (0002,0010) counts. If it names an uncompressed transfer
-  syntax and the dataset is encoded in another, or if it is missing, what is found in
-  the dataset counts.
-- The SOP Class and Instance UID are those of the dataset.
+- File Meta Information ends at its group length. If no element ends there, or if no
+  Transfer Syntax UID comes before that position, it ends with the last element of group
+  0002.
+- Its Transfer Syntax UID (0002,0010) is used. If it is missing, or if it names an
+  uncompressed transfer syntax and the dataset is encoded in another one, the node uses
+  the encoding that it finds in the dataset.
+- The SOP Class and Instance UID are read from the dataset.
 - Elements of groups 0000 and 0002 within the dataset are ignored.
 
-pydicom parses. Before that, the node checks that the file is DICOM and how far a
-deflated dataset inflates. Values that pydicom quotes in warnings are suppressed.
+pydicom parses the dataset. Before that, the node checks that the file is DICOM and that
+a deflated dataset stays within its limit. pydicom's warnings, which quote values, are
+suppressed.
 """
 
 import logging
@@ -77,13 +80,13 @@ NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """Where the dataset of a file lies, and how it is encoded.
+    """The position of the dataset in a file, and its encoding.
 
     Attributes:
         offset: Bytes of the file before the dataset.
-        transfer_syntax: Of the dataset.
-        file_meta: The UIDs of the file's own File Meta Information, by tag; those of
-            META_CLASS, META_INSTANCE and META_SYNTAX that it has.
+        transfer_syntax: The transfer syntax of the dataset.
+        file_meta: The UIDs that the File Meta Information contains, by tag. The
+            possible tags are META_CLASS, META_INSTANCE and META_SYNTAX.
     """
 
     offset: int
@@ -93,13 +96,13 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which instance a file holds.
+    """The identity of the instance that a file holds.
 
     Attributes:
         sop_class_uid: (0008,0016) of the dataset; empty if it is absent.
         sop_instance_uid: (0008,0018) of the dataset; empty if it is absent.
-        foreign: Where elements of groups 0000 and 0002 lie in the dataset: start and
-            end, in bytes.
+        foreign: Start and end, in bytes, of each run of elements of groups 0000 and
+            0002 in the dataset.
     """
 
     sop_class_uid: str
@@ -108,7 +111,7 @@ class Identity:
 
 
 def locate(file: BinaryIO) -> Location:
-    """Find the dataset of a DICOM file by the rule above.
+    """Find the dataset of a DICOM file by the rule of this module.
 
     Raises:
         AnalysisError: The file is not DICOM, or its File Meta Information ends early.
@@ -132,15 +135,15 @@ def locate(file: BinaryIO) -> Location:
 
 
 def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
-    """Read which instance a file holds, and find elements that are no part of it.
+    """Read the UIDs of the instance that a file holds, and find foreign elements.
 
     Args:
         file: The file.
-        location: Of its dataset.
-        inflated_limit: Bytes that a deflated dataset may become.
+        location: The location of its dataset.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
-        CannotUnderstandError: The dataset cannot be walked up to its pixels.
+        CannotUnderstandError: The dataset cannot be read up to its pixels.
     """
     walk = _walk(file, location, inflated_limit)
     uids = {SOP_CLASS: "", SOP_INSTANCE: ""}
@@ -153,12 +156,12 @@ def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Iden
 def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -> None:
     """Check that a file holds the whole dataset, up to the end of its pixels.
 
-    Other faults of the dataset are not looked for.
+    Other faults of the dataset are not checked.
 
     Args:
         file: The file.
-        location: Of its dataset.
-        inflated_limit: Bytes that a deflated dataset may become.
+        location: The location of its dataset.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
         AnalysisError: The file ends early.
@@ -180,7 +183,7 @@ def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -
 
 
 def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
-    """Say what was made of File Meta Information that is missing or wrong."""
+    """Yield sentences about missing or wrong File Meta Information."""
     meta, syntax = location.file_meta, location.transfer_syntax
     named = meta.get(META_SYNTAX, "")
     if named != syntax:
@@ -202,20 +205,21 @@ def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
 def read_part10(
     path: Path, max_inflated: int, tags: Iterable[BaseTag] | None = None
 ) -> Dataset:
-    """Read a DICOM file by the rule above.
+    """Read a DICOM file by the rule of this module.
 
     Args:
         path: The file.
-        max_inflated: Bytes that a deflated dataset may become.
-        tags: Read these attributes alone, and not what follows Pixel Data.
+        max_inflated: Maximum size of a deflated dataset after inflation, in bytes.
+        tags: Read only these attributes, and nothing from Pixel Data on. None reads
+            all.
 
     Returns:
-        The dataset. Its File Meta Information is the Transfer Syntax UID (0002,0010)
-        that it is encoded in.
+        The dataset. Its File Meta Information contains only the Transfer Syntax UID
+        (0002,0010) of the encoding.
 
     Raises:
         AnalysisError: The file is not DICOM, or inflates beyond the limit.
-        Exception: Whatever pydicom raises on what it cannot parse.
+        Exception: Any error of pydicom on data that it cannot parse.
     """
     with path.open("rb") as file:
         location = locate(file)
@@ -239,10 +243,10 @@ def read_part10(
 
 
 def looks_like_dicom(head: bytes) -> bool:
-    """Tell by a file's first 132 bytes whether it is worth parsing.
+    """Return whether the first 132 bytes of a file look like DICOM.
 
-    Without a preamble, the first attribute is of group 0002 or 0008, in either order
-    of bytes.
+    Without a preamble, the first attribute must be of group 0002 or 0008, in either
+    byte order.
     """
     return head[PREFIX] == b"DICM" or head[:2] in {
         b"\x02\x00",
@@ -266,7 +270,7 @@ def _source(file: BinaryIO, start: int) -> FileSource:
 
 
 def _file_meta(source: Source) -> tuple[int, dict[int, str]]:
-    """Read File Meta Information: how many bytes it takes, and its UIDs."""
+    """Return the length of the File Meta Information in bytes, and its UIDs by tag."""
     walk = Walk(source, ExplicitVRLittleEndian)
     meta: dict[int, str] = {}
     end, declared_end = 0, -1
@@ -288,10 +292,14 @@ def _file_meta(source: Source) -> tuple[int, dict[int, str]]:
 
 
 def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
-    """Tell by the first element of a dataset in which uncompressed syntax it is.
+    """Return the uncompressed transfer syntax that the first element is encoded in.
 
     Returns:
-        None if there is no element.
+        The transfer syntax; None if the dataset has no element.
+
+    Raises:
+        AnalysisError: The dataset is in Implicit VR Big Endian, or its first elements
+            cannot be read.
     """
     source = _source(file, offset)
     walk = Walk(source, assumed)
@@ -319,14 +327,14 @@ def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
 
 
 def _walkable(syntax: UID) -> UID:
-    """Return the syntax, or that which elements of an unknown one are encoded in."""
+    """Return the syntax; Explicit VR Little Endian if it is not a transfer syntax."""
     return syntax if syntax.is_transfer_syntax else ExplicitVRLittleEndian
 
 
 def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
-    """Cut elements of groups 0000 and 0002 out of a dataset.
+    """Return the dataset without elements of groups 0000 and 0002.
 
-    pydicom takes their encoding for that of the dataset.
+    pydicom would take the encoding of these elements for that of the dataset.
     """
     start = content.tell()
     walk = Walk(_source(content, start), syntax)
@@ -356,8 +364,9 @@ def _as_analysis_error() -> Iterator[None]:
 
 
 def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
-    """Inflate (PS3.5 A.5) what does not grow beyond the limit."""
-    # Once to see how much it is, so that a bomb costs time but no memory.
+    """Inflate a dataset (PS3.5 A.5); AnalysisError if it exceeds the limit."""
+    # The first pass only measures the size, so that a deflate bomb costs time but no
+    # memory.
     if sum(map(len, _inflated(deflated, limit))) > limit:
         raise AnalysisError(
             f"The deflated dataset becomes larger than {limit} bytes, more than an "
@@ -367,10 +376,10 @@ def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
 
 
 def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
-    """Inflate piece by piece, no farther than one piece beyond the limit."""
+    """Yield inflated pieces, at most one piece beyond the limit."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total = position = 0
-    # In small portions: what the inflater leaves of a portion is copied each time.
+    # Small portions: the inflater copies the unread rest of a portion each time.
     while not inflater.eof and total <= limit:
         portion = inflater.unconsumed_tail
         if not portion:
@@ -386,7 +395,7 @@ def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
 
 @contextmanager
 def pydicom_silenced() -> Iterator[None]:
-    """Keep pydicom from quoting values in warnings and log lines."""
+    """Prevent pydicom from quoting values in warnings and log lines."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -400,11 +409,13 @@ def pydicom_silenced() -> Iterator[None]:
 
 @contextmanager
 def reading_dicom() -> Iterator[None]:
-    """Let our own errors out of a block that reads what a sender wrote, and no others.
+    """Convert foreign exceptions of a block that parses received data to AnalysisError.
+
+    Errors of the node itself pass unchanged.
 
     Raises:
-        AnalysisError: Whatever else was raised: a hostile dataset makes pydicom raise
-            anything, and its messages quote values.
+        AnalysisError: The block raised any other exception. A hostile dataset can make
+            pydicom raise anything, and pydicom's messages quote values.
     """
     try:
         with pydicom_silenced(), limited():

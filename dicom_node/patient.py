@@ -1,7 +1,8 @@
-"""Whose image it is, as the worklist shows it: read from bytes that may hold anything.
+"""The patient of an image as the worklist shows it, read from untrusted bytes.
 
-The one place of the journal where a patient is named. It has a table of its own, which
-nothing reads but what answers to people who have shown who they are.
+The journal names patients only in a table of its own. The worklist, the audit trail and
+the search for other images of the same exposure read that table. Only authenticated
+users see the patients.
 """
 
 import unicodedata
@@ -13,9 +14,10 @@ from pydicom.charset import ESC, convert_encodings, decode_bytes, python_encodin
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 LONGEST = 1000
-"""Characters kept of a value: a name has three groups of 64 (PS3.5 6.2).
+"""Maximum number of characters of a value; a name has three groups of 64 (PS3.5 6.2).
 
-A longer value is cut and marked with CUT, so that it is not taken for another one."""
+A longer value is cut and marked with CUT, so that it is not mistaken for another one.
+"""
 
 LONGEST_BYTES = 4 * LONGEST
 CUT = "\N{HORIZONTAL ELLIPSIS}"
@@ -24,10 +26,10 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(frozen=True, slots=True)
 class Patient:
-    """What people look for an image by.
+    """The attributes by which people look for an image.
 
     Attributes:
-        name: (0010,0010), decoded, its groups and components as they were sent.
+        name: (0010,0010), decoded; its groups and components are unchanged.
         patient_id: (0010,0020).
         accession_number: (0008,0050).
     """
@@ -37,7 +39,7 @@ class Patient:
     accession_number: str = ""
 
     def values(self) -> dict[str, str]:
-        """Write it as the columns of the journal's table."""
+        """Return the patient as columns of the journal's table."""
         values = self.name, self.patient_id, self.accession_number
         return {
             "name": self.name,
@@ -48,18 +50,17 @@ class Patient:
 
 
 KEYWORDS = ("SpecificCharacterSet", "PatientName", "PatientID", "AccessionNumber")
-"""The attributes that a Patient is made of."""
+"""The attributes that a Patient is read from."""
 
 
 def patient_of(values: Mapping[str, bytes]) -> Patient:
-    """Read a patient.
+    """Return the patient of a dataset.
 
     Args:
-        values: As they stand in the dataset, by keyword; those of KEYWORDS are looked
-            at, and any may be absent.
+        values: The bytes of the attributes in KEYWORDS, by keyword. Any may be absent.
     """
     terms = values.get("SpecificCharacterSet", b"").decode("ascii", "replace")
-    # pydicom warns; of what it finds at fault in other threads it is silent meanwhile.
+    # pydicom warns about faults. This also suppresses its warnings in other threads.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         encodings = _encodings([each.strip(" \0") for each in terms.split("\\")])
@@ -72,9 +73,9 @@ def patient_of(values: Mapping[str, bytes]) -> Patient:
 
 
 def folded(text: str) -> str:
-    """Make texts comparable: Müller^Eva is found by "muller eva", too.
+    """Return a text for comparison: "muller eva" also finds Müller^Eva.
 
-    Without case and accents, and with a space for what parts a name's components.
+    Case and accents are removed, and the delimiters of a name become spaces.
     """
     plain = unicodedata.normalize("NFKD", text.replace("^", " ").replace("=", " "))
     bare = "".join(each for each in plain if not unicodedata.combining(each))
@@ -82,9 +83,10 @@ def folded(text: str) -> str:
 
 
 def spoken_name(name: str) -> str:
-    """Write a name as people do: Doe^Jane is "Doe, Jane".
+    """Return a name as people write it: Doe^Jane is "Doe, Jane".
 
-    Other scripts follow in parentheses; the phonetic group, which repeats them, not.
+    The ideographic group follows in parentheses. The phonetic group is omitted because
+    it repeats the name.
     """
     groups = [_joined(group) for group in name.split("=")[:2]]
     first, *others = [each for each in groups if each] or [""]
@@ -98,13 +100,13 @@ def _joined(group: str) -> str:
 
 
 def _encodings(terms: list[str]) -> list[str]:
-    """Python's names of the character sets; Latin 1 for what the standard knows not."""
+    """Return Python's names of the character sets; Latin 1 for an unknown one."""
     known = [term if term in python_encoding else "ISO_IR 100" for term in terms]
     return convert_encodings(known)
 
 
 def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
-    """Decode a value; what cannot be shown is replaced, nothing is raised."""
+    """Decode a value; unprintable characters are replaced, and nothing is raised."""
     value = value.strip(b" \0")
     is_cut, value = len(value) > LONGEST_BYTES, value[:LONGEST_BYTES]
     if ESC not in value:

@@ -1,7 +1,7 @@
-"""The phantom as a SOP Instance: what a modality would send of it.
+"""The phantom as a SOP Instance, as a modality would send it.
 
-It is what `make run` sends, what most tests take apart, and the only image whose
-identity may be printed, for nobody has it.
+`make run` sends it, and most tests use it. It is the only image with an identity that
+may be printed, because it belongs to no real person.
 """
 
 from datetime import datetime
@@ -23,10 +23,10 @@ from inference.phantom import Phantom
 from inference.phantom_tissue import WHITE
 
 SPACING_MM = 0.3
-"""Side of a phantom's pixel at the detector; its 900 columns are 27 cm."""
+"""Side of a phantom's pixel at the detector in mm; its 900 columns are 27 cm."""
 
 MODALITY = {ComputedRadiographyImageStorage: "CR", SecondaryCaptureImageStorage: "RG"}
-"""Modality (0008,0060) by SOP Class where it is not DX."""
+"""Modality (0008,0060) by SOP Class, for the classes other than DX."""
 
 REGION = {
     "LEG": ("30021000", "Lower leg"),
@@ -43,17 +43,18 @@ def phantom_dataset(
     sop_class_uid: UID = DigitalXRayImageStorageForPresentation,
     photometric_interpretation: str = "MONOCHROME2",
 ) -> Dataset:
-    """Wrap a phantom as an instance of a new study, made now.
+    """Return a phantom as an instance of a new study with the current date.
 
     Args:
-        phantom: Its `fracture` decides the name: PHANTOM^BROKEN or PHANTOM^WHOLE.
+        phantom: Its `fracture` determines the name: PHANTOM^BROKEN or PHANTOM^WHOLE.
         sop_class_uid: CR, DX or Secondary Capture.
         photometric_interpretation: "MONOCHROME2", or "MONOCHROME1" to store the same
-            picture with its values turned around.
+            image with inverted values.
 
     Returns:
-        The dataset with its File Meta Information, ready to be saved or sent. UIDs are
-        new in every call; all else depends on the arguments and the day.
+        The dataset with its File Meta Information, ready to be saved or sent. Each call
+        makes new UIDs. All other attributes depend only on the arguments and the
+        current time.
     """
     dataset = Dataset()
     dataset.SOPClassUID = sop_class_uid
@@ -70,13 +71,13 @@ def phantom_dataset(
         dataset.update(_digital_x_ray(dataset, phantom, "FOR PRESENTATION"))
     elif sop_class_uid == DigitalXRayImageStorageForProcessing:
         dataset.update(_digital_x_ray(dataset, phantom, "FOR PROCESSING"))
-        # Only an image for presentation says how it is shown (PS3.3 C.8.11.3).
+        # Only an image for presentation has a window (PS3.3 C.8.11.3).
         del dataset.WindowCenter, dataset.WindowWidth
     return dataset
 
 
 def _identity(condition: str) -> Dataset:
-    """Patient, Study and Series: invented, and plainly so."""
+    """Return the attributes of Patient, Study and Series, recognizably invented."""
     now = datetime.now().astimezone()
     identity = Dataset()
     identity.SpecificCharacterSet = "ISO_IR 192"
@@ -99,7 +100,7 @@ def _identity(condition: str) -> Dataset:
 
 
 def _acquisition(sop_class_uid: UID, body_part: str) -> Dataset:
-    """Series and equipment."""
+    """Return the attributes of Series and Equipment."""
     acquisition = Dataset()
     acquisition.Modality = MODALITY.get(sop_class_uid, "DX")
     acquisition.Manufacturer = "fracture-node"
@@ -107,7 +108,7 @@ def _acquisition(sop_class_uid: UID, body_part: str) -> Dataset:
     acquisition.BodyPartExamined = body_part
     acquisition.PatientOrientation = ["L", "F"]
     if sop_class_uid in MODALITY:
-        acquisition.Laterality = "L"  # DX says it of the image, and only there
+        acquisition.Laterality = "L"  # DX has only Image Laterality
     if sop_class_uid == SecondaryCaptureImageStorage:
         acquisition.ConversionType = "DI"
         return acquisition
@@ -117,11 +118,11 @@ def _acquisition(sop_class_uid: UID, body_part: str) -> Dataset:
 
 
 def _digital_x_ray(dataset: Dataset, phantom: Phantom, intent: str) -> Dataset:
-    """The modules that only DX has (PS3.3 A.26)."""
+    """Return the modules that only DX has (PS3.3 A.26)."""
     modules = Dataset()
     modules.PresentationIntentType = intent
     modules.PixelIntensityRelationship = "LOG"
-    # Larger values mean less radiation where bone is stored bright (C.8.11.3.1.2).
+    # If bone is stored bright, larger values mean less radiation (C.8.11.3.1.2).
     inverted = dataset.PhotometricInterpretation == "MONOCHROME1"
     modules.PixelIntensityRelationshipSign = 1 if inverted else -1
     modules.ImageLaterality = "L"
@@ -142,7 +143,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 
 def _image(phantom: Phantom, photometric_interpretation: str) -> Dataset:
-    """The Image Pixel, VOI LUT and DX Image modules."""
+    """Return the attributes of the Image Pixel, VOI LUT and DX Image modules."""
     inverted = photometric_interpretation == "MONOCHROME1"
     stored = WHITE - phantom.pixels if inverted else phantom.pixels
     image = Dataset()

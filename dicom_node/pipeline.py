@@ -1,9 +1,9 @@
-"""The whole analysis, from an instance received to the objects sent back.
+"""The whole analysis, from a received instance to the result objects.
 
 ReceivedInstance ─decode─▶ Radiograph ─classify─▶ Finding ─encode─▶ ResultObjects
 
-Decoding and encoding read what a sender wrote, so they run in the decoding child; the
-model never leaves this process.
+Decoding and encoding read data from a sender, so they run in the decoding child. The
+model stays in this process.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -37,13 +37,13 @@ Check = Callable[[DecodedInstance], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Analysis:
-    """One instance, what was found on it, and how that is written down.
+    """The analysis of one instance.
 
     Attributes:
-        decoded: What the model saw.
-        finding: What it said.
-        results: The objects that say so.
-        seconds: What each stage took, by its name.
+        decoded: The input of the model.
+        finding: The output of the model.
+        results: The objects that report the finding.
+        seconds: The duration of each stage, by its name.
         drawing: The finding as the review page draws it.
     """
 
@@ -56,14 +56,14 @@ class Analysis:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pipeline:
-    """What an analysis needs, made once for many.
+    """The model, the decoding child and the options, shared by many analyses.
 
     Attributes:
         classifier: The model.
-        child: Where bytes from outside are parsed.
-        decode_options: Which window, how many pixels.
-        result_options: Which objects, how large.
-        max_study_age_days: Older studies are not analyzed; 0 is no limit.
+        child: The process that parses bytes from outside.
+        decode_options: The window and the maximum number of pixels.
+        result_options: The kinds and the size of the result objects.
+        max_study_age_days: Older studies are not analyzed; 0 means no limit.
     """
 
     classifier: Classifier
@@ -76,12 +76,12 @@ class Pipeline:
         """Analyze one radiograph.
 
         Args:
-            instance: As it lies in the spool.
-            check: Called with what was decoded; may raise NotAnalyzedError.
+            instance: The instance in the spool.
+            check: Called with the decoded instance; may raise NotAnalyzedError.
 
         Raises:
-            NotAnalyzedError: The model may not answer for this instance.
-            AnalysisError: It should, but the instance is broken.
+            NotAnalyzedError: The model must not be applied to this instance.
+            AnalysisError: The instance should be analyzed, but it is broken.
         """
         rules = ScreeningRules(
             max_study_age_days=self.max_study_age_days,
@@ -111,10 +111,12 @@ class Pipeline:
     def notices(
         self, instance: ReceivedInstance, why: tuple[str, str]
     ) -> tuple[ResultObject, ...]:
-        """Write down that an instance has no answer, for destinations that want that.
+        """Return objects that say that an instance has no result.
+
+        They are empty if no destination wants notices.
 
         Args:
-            instance: As it lies in the spool.
+            instance: The instance in the spool.
             why: "Not analyzed" or "Failed", and the reason in words.
 
         Raises:
@@ -132,11 +134,11 @@ def make_pipeline(
     ignore_age: bool = False,
     child: type[DecodingChild] = DecodingChild,
 ) -> Pipeline:
-    """Load the model and start the child that the settings ask for.
+    """Load the model and start the decoding child.
 
     Args:
-        settings: All of them.
-        ignore_age: Analyze studies of any age, as somebody who names files wants.
+        settings: The settings of the node.
+        ignore_age: Analyze studies of any age. Commands that name files want this.
         child: The class of the child.
     """
     worker = settings.worker
@@ -161,10 +163,10 @@ def make_pipeline(
 
 @contextmanager
 def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeline]:
-    """Make a pipeline for one slow image, with a decoding child of its own.
+    """Yield a pipeline for one slow image, with a decoding child of its own.
 
     Args:
-        pipeline: That of the normal lane, for all but the child.
+        pipeline: The pipeline of the normal lane; all but its child is used.
         worker: The limits of the child.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a process of the node does first, and how it is told to end."""
+"""Start and end of a process of the node: logging, permissions, signals, sockets."""
 
 import argparse
 import ctypes
@@ -21,18 +21,18 @@ from dicom_node.logs import configure_logging
 
 logger = logging.getLogger(__name__)
 
-LIBC = ctypes.CDLL(None)  # between fork and exec is no time to look for it
+LIBC = ctypes.CDLL(None)  # loaded here because loading between fork and exec is unsafe
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
-# The roles of a supervisor that was killed die with it, and hold its ports until they
-# have: with a model in memory, that takes a moment.
+# The roles of a killed supervisor die with it, but hold its ports until then. With a
+# model in memory, that takes a moment.
 FREE_AFTER_S = 5.0
-# For the rows and files that are written after the drain.
+# Time for the rows and files that are written after the drain.
 CLOSE_S = 5.0
 
 
 def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
-    """Make the parser of a role's options, those that all roles share."""
+    """Return a parser with the options that all roles share."""
     parser = argparse.ArgumentParser(f"fracture-node {role}", description=description)
     parser.add_argument("--config", type=Path, help="the settings, a TOML file")
     parser.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
@@ -53,9 +53,9 @@ class Stop(threading.Event):
         super().__init__()
         self._patience_s: float | None = None
         self._drained = threading.Event()
-        # A Python handler runs in the main thread, after the call that is in progress
-        # there: seconds later if that loads a model, and never if that holds the lock
-        # of this event. The C handler behind it writes to this socket at once.
+        # A Python handler runs in the main thread after the call in progress there
+        # ends. That is seconds later if the call loads a model, and never if the call
+        # holds the lock of this event. The C handler writes to this socket at once.
         receiving, sending = socket.socketpair()
         sending.settimeout(0)
         self._sending = sending
@@ -105,51 +105,51 @@ def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
     """Configure the log, the permissions of files and the signals of a role.
 
     Args:
-        name: Stands in each log line.
+        name: The name in each log line.
         supervisor: The process to end with; None for a role started by hand.
-        form: Of the log lines, "text" or "json".
+        form: The format of the log lines, "text" or "json".
 
     Returns:
         The event that SIGTERM and SIGINT set. The role calls its `ready` when its start
-        is complete; until then the signals end the process at once.
+        is complete. Until then the signals end the process at once.
     """
     configure_logging(name, form)
     keep_files_private()
     keep_memory_private()
-    if supervisor not in {None, os.getppid()}:  # it died before the kernel was told
+    if supervisor not in {None, os.getppid()}:  # it died before die_with_parent
         sys.exit(1)
     return Stop()
 
 
 def allow_many_threads() -> None:
-    """Raise the limits that a process with many sockets and threads runs into."""
+    """Raise the limits that stop a process with many sockets and threads."""
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     if sys.platform == "linux":
-        # One heap for all threads: two for each association would keep, and never
-        # give back, what each needed at its peak.
-        with suppress(AttributeError):  # a C library that knows none
+        # One heap for all threads. Otherwise each of the two threads of an association
+        # has a heap, which never returns the memory of its peak.
+        with suppress(AttributeError):  # the C library has no mallopt
             LIBC.mallopt(M_ARENA_MAX, 1)
 
 
 def keep_files_private() -> None:
-    """Let nobody else read what this process writes: it holds patient data."""
+    """Make files of this process private to its user; they hold patient data."""
     os.umask(0o077)
 
 
 def keep_memory_private() -> None:
-    """Let no other process of this user read the memory or environment of this one.
+    """Protect memory and environment of this process from others of the same user.
 
-    Secrets are in both, and another role, or a decoding child on a kernel that cannot
-    confine it, may be in the hands of an attacker. Programs that are executed from here
-    decide for themselves. Root may still look.
+    Both contain secrets. An attacker may control another role, or a decoding child on a
+    kernel that cannot confine it. Programs that this process executes decide for
+    themselves. Root can still read everything.
     """
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def listen_or_exit(host: str, port: int) -> socket.socket:
-    """Listen; end the process in words where that cannot be."""
+    """Return a listening socket; end the process with a message if that fails."""
     patience = time.monotonic() + FREE_AFTER_S
     while True:
         try:
@@ -165,7 +165,7 @@ def listen_or_exit(host: str, port: int) -> socket.socket:
 
 
 def load_or_exit(config: Path | None) -> Settings:
-    """Read the settings; end the process with the reason where they are wrong."""
+    """Return the settings; end the process with the reason if they are wrong."""
     try:
         return load(config)
     except SettingsError as error:
@@ -174,18 +174,18 @@ def load_or_exit(config: Path | None) -> Settings:
 
 
 def settled_or_exit(api: ApiSettings) -> None:
-    """End the process in words where it is not settled who may use the page."""
+    """End the process with a message if access to the page is not configured."""
     if wrong := unsettled(api):
         sys.stderr.write("".join(f"{line}\n" for line in wrong))
         sys.exit(2)
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process, and what it executes, when its parent dies.
+    """Make the kernel kill this process, and what it executes, when its parent dies.
 
-    A role whose supervisor is gone would hold the port and its slot against the next
-    one. Any role may be killed at any moment, so nothing is lost. Elsewhere than on
-    Linux, the roles of a supervisor that was killed are ended by hand.
+    A role without supervisor would block the port and its slot for the next one. Any
+    role may be killed at any moment, so nothing is lost. On systems other than Linux,
+    the roles of a killed supervisor must be ended by hand.
     """
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

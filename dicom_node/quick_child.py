@@ -1,16 +1,17 @@
 """The decoding child of the normal lane, which waits only briefly for slow images.
 
 All images pass through one child, so each waits for those before it. An image gets
-twice the time that such images usually take, and what is left of an allowance that all
-share. An image that takes longer is repeated in the slow lane (workflows.py), with the
-whole decode_timeout_s. Slow images use up the allowance once, however many there are.
+twice the time that such images usually take, and the rest of an allowance that all
+images share. An image that takes longer is repeated in the slow lane (workflows.py),
+with the whole decode_timeout_s. Slow images use up the allowance once, however many
+there are.
 
-An image of more pixels than ORDINARY_MEGAPIXELS needs its share of the allowance. If
-that is not left, the image goes to the slow lane before its pixels are decoded, and
-delays the others by the time that its header takes.
+An image with more pixels than ORDINARY_MEGAPIXELS needs its share of the allowance. If
+too little is left, the image goes to the slow lane before its pixels are decoded. It
+then delays the others only by the time to read its header.
 
 An image of ordinary size that takes long still delays the others by twice the usual
-time, so that the delay grows with the number of such images.
+time. So the delay grows with the number of such images.
 """
 
 import statistics
@@ -32,18 +33,20 @@ ALLOWANCE_S = 4.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
 LONGEST_S = 2.0
-# The usual time of a kind of call is known after FEWEST, and taken from the LAST.
+# The usual time of a kind of call is known after FEWEST calls. It is derived from the
+# LAST calls.
 FEWEST, LAST = 5, 25
 UNKNOWN_S = 1.0
 SLOW_NICENESS = 10
 ORDINARY_MEGAPIXELS = 16.0
-"""Pixels of a large radiograph: a plate of 43 x 35 cm at 0.1 mm has 15 million."""
+"""Maximum megapixels of an ordinary image: a plate of 43 x 35 cm at 0.1 mm has 15."""
 
 
 class Allowance:
-    """How long a call may take.
+    """The time limit of a call.
 
-    It follows the speed of the machine: what calls of the same kind took is measured.
+    The limit follows the speed of the machine, because it is derived from the measured
+    times of calls of the same kind.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,41 +58,41 @@ class Allowance:
         self._took = defaultdict(lambda: deque(maxlen=LAST))
 
     def usual(self, kind: Hashable) -> float:
-        """Return twice what calls of a kind usually take, in seconds."""
+        """Return twice the time that calls of a kind usually take, in seconds."""
         took = self._took[kind]
         if len(took) < FEWEST:
             return UNKNOWN_S
         return min(max(2 * statistics.median(took), SHORTEST_S), LONGEST_S)
 
     def deadline(self, kind: Hashable) -> float:
-        """Return the seconds that a call may take now."""
+        """Return the time limit of a call that starts now, in seconds."""
         now = self._clock()
         self._left = min(self._left + (now - self._at) * REFILL, ALLOWANCE_S)
         self._at = now
         return self.usual(kind) + self._left
 
     def megapixels(self, kind: Hashable) -> float:
-        """Return how many megapixels an image may have that is decoded now."""
+        """Return the maximum size of an image that is decoded now, in megapixels."""
         return ORDINARY_MEGAPIXELS * self.deadline(kind) / self.usual(kind)
 
     def use(self, kind: Hashable, seconds: float, *, succeeded: bool) -> None:
-        """Take what a call needed beyond the usual time from the allowance."""
+        """Subtract the time of a call beyond the usual time from the allowance."""
         self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
         if succeeded:
             self._took[kind].append(seconds)
 
 
 class QuickChild(DecodingChild):
-    """A decoding child that gives up early what would hold up others."""
+    """A decoding child that stops calls early if they would delay other images."""
 
     def __init__(self, *, timeout_s: float, memory_mb: int) -> None:
-        """Start a child; `timeout_s` is the most that a call may take in any case."""
+        """Start a child; `timeout_s` is the upper bound of each call's limit."""
         self._most_s = timeout_s
         self._allowance = Allowance()
         super().__init__(timeout_s=timeout_s, memory_mb=memory_mb)
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
-        # All calls are made by one thread, so the deadline is that of this call.
+        # One thread makes all calls, so the deadline is that of this call.
         self._revive()
         kind = _kind(function)
         self._timeout_s = min(self._allowance.deadline(kind), self._most_s)
@@ -113,14 +116,14 @@ class QuickChild(DecodingChild):
 
 
 def _kind(function: Callable[..., object]) -> Callable[..., object]:
-    """Return the function that calls of one kind have in common."""
+    """Return the function that all calls of one kind have in common."""
     while isinstance(function, partial):
         function = function.func
     return function
 
 
 def _limited(argument: object, megapixels: float) -> object:
-    """Limit the pixels of an image where an argument says how one is decoded."""
+    """Return an argument; decode options get a limit on the pixels of an image."""
     if isinstance(argument, DecodeOptions):
         return replace(argument, megapixels_in_time=megapixels)
     return argument
@@ -130,14 +133,14 @@ def _limited(argument: object, megapixels: float) -> object:
 def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecodingChild]:
     """Start a decoding child for one slow image.
 
-    It runs at a low priority: images of the normal lane come first.
+    It runs at a low priority, because images of the normal lane come first.
 
     Args:
-        timeout_s: How long one call may take.
-        memory_mb: Address space that the child may use.
+        timeout_s: The time limit of one call, in seconds.
+        memory_mb: The limit on the child's address space, in MB.
 
     Raises:
-        OSError: It does not start.
+        OSError: The child does not start.
     """
     child = DecodingChild(
         timeout_s=timeout_s, memory_mb=memory_mb, niceness=SLOW_NICENESS

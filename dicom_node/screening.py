@@ -1,4 +1,4 @@
-"""Which instances the model may answer for, and in words why not the others."""
+"""Decide which instances the model may analyze, and explain why not the others."""
 
 import re
 from collections.abc import Iterator
@@ -40,35 +40,37 @@ RADIOGRAPHS = (
     XRayAngiographicImageStorage,
     SecondaryCaptureImageStorage,
 )
-"""SOP Classes that hold projection X-ray images, or may."""
+"""SOP Classes of projection X-ray images, or of objects that may be one."""
 
 CAPTURED_MODALITIES = ("CR", "DX", "RG")
-"""Modality (0008,0060) of a Secondary Capture that is a radiograph: digitized films
-and equipment that knows no other class."""
+"""Modality (0008,0060) values of a Secondary Capture that is a radiograph.
+
+These are digitized films, and images of equipment that supports no other class.
+"""
 
 OUR_MODEL_NAME = "fracture-node"
-"""Manufacturer's Model Name (0008,1090) of our results."""
+"""Manufacturer's Model Name (0008,1090) of the results of this software."""
 
 OUR_PICTURES = ("AI_OVERLAY", "AI_NOTICE")
-"""Value 4 of Image Type (0008,0008) of our captures."""
+"""Value 4 of Image Type (0008,0008) of the captures of this software."""
 
 # CID 7005. Results made with the MONAI Deploy App SDK have a provisional code of the
-# scheme 99IHE in its place.
+# scheme 99IHE instead.
 PROCESSING_EQUIPMENT = ("109102", "DCM")
 PROCESSING_ALGORITHM_SCHEME = "99IHE"
-# The library writes such an item into whatever is made with it, by an AI or not.
+# highdicom writes such an item into every object that is made with it, by an AI or not.
 LIBRARY_MODEL_NAME = "highdicom"
 
 
 @dataclass(frozen=True, slots=True)
 class ScreeningRules:
-    """What is asked of an instance besides being a radiograph.
+    """Requirements for an instance besides being a radiograph.
 
     Attributes:
-        max_study_age_days: Older studies are not analyzed; 0 is no limit.
-        body_parts: Body Part Examined (0018,0015) that the model may answer for; empty
-            means any. An image that names none is analyzed.
-        today: The day that ages are counted to.
+        max_study_age_days: Older studies are not analyzed; 0 means no limit.
+        body_parts: Values of Body Part Examined (0018,0015) that the model supports;
+            empty means any. An image without this attribute is analyzed.
+        today: The day from which ages are counted.
     """
 
     max_study_age_days: int
@@ -77,24 +79,25 @@ class ScreeningRules:
 
 
 class Why(NamedTuple):
-    """Why an instance is not analyzed, to be counted by and in words."""
+    """The reason why an instance is not analyzed, for counting and as text."""
 
     reason: Unanalyzed
     words: str
 
 
 def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None:
-    """Pass an instance that may be analyzed.
+    """Raise an error if an instance must not be analyzed.
 
     Args:
         dataset: The whole instance; its pixels are not decoded.
-        rules: What is asked of it.
+        rules: The requirements.
         max_megapixels: Larger images are not analyzed.
 
     Raises:
-        NotMeantError: It is a result of ours, or no radiograph: no answer is expected.
-        NotAnalyzedError: It is a radiograph, but may not be analyzed. Somebody may
-            expect an answer, whatever the reason.
+        NotMeantError: The instance is a result of this software, or not a radiograph.
+            No result is expected.
+        NotAnalyzedError: The instance is a radiograph, but must not be analyzed.
+            Somebody may expect a result, whatever the reason.
     """
     for why in _not_meant(dataset):
         raise NotMeantError(why.words, why.reason)
@@ -103,7 +106,7 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
 
 
 def is_capture(sop_class_uid: str) -> bool:
-    """Tell whether an object may be a result: an image that a modality made is none."""
+    """Return whether an object may be a result, and not an image from a modality."""
     return (
         sop_class_uid not in RADIOGRAPHS
         or sop_class_uid == SecondaryCaptureImageStorage
@@ -152,17 +155,17 @@ def _not_an_image(dataset: Dataset) -> Iterator[Why]:
 
 
 def _class(dataset: Dataset) -> str:
-    """SOP Class in words, for a message."""
+    """Return the name of the SOP Class for a message."""
     uid = text(dataset, "SOPClassUID")
     return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
 
 
 def _own_result(dataset: Dataset) -> Iterator[Why]:
-    """Know a result of this software, of this node or of another.
+    """Detect a result of this software, from this node or another one.
 
-    An archive may change its UIDs, and de-identification removes Contributing Equipment
-    (PS3.15 table E.1-1), so that each trace counts by itself. The form of a UID alone
-    does not: one in 64 random UUID-like numbers has it.
+    An archive may change the UIDs of a result, and de-identification removes
+    Contributing Equipment (PS3.15 table E.1-1), so each trace is sufficient by itself.
+    Only the form of a UID is not: one in 64 random UUID-like numbers has it.
     """
     models = [
         text(dataset, "ManufacturerModelName"),
@@ -185,11 +188,11 @@ def _own_result(dataset: Dataset) -> Iterator[Why]:
 
 
 def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
-    """Know a capture of other processing by Contributing Equipment (C.12.1.1.5).
+    """Detect a capture of other processing by Contributing Equipment (C.12.1.1.5).
 
-    An image of a modality is analyzed whatever contributed to it: a workstation or a
-    filter against noise calls itself processing equipment, too. DERIVED in Image Type
-    says nothing.
+    An image from a modality is analyzed whatever contributed to it: workstations and
+    noise filters also call themselves processing equipment. DERIVED in Image Type is
+    not evidence.
     """
     if text(dataset, "SOPClassUID") != SecondaryCaptureImageStorage:
         return
@@ -236,7 +239,7 @@ def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
             "for single images.",
         )
     allocated = number(dataset, "BitsAllocated", 16)
-    # A compressed image says for itself how many bits it has.
+    # A compressed image declares its own number of bits.
     if not is_encapsulated(dataset) and allocated not in {8, 16}:
         yield Why(
             Unanalyzed.BITS,
@@ -254,9 +257,9 @@ def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
 
 
 def _not_identified(dataset: Dataset) -> Iterator[Why]:
-    """Refuse UIDs that cannot identify anything (PS3.5 9.1).
+    """Yield a reason for each UID that cannot identify anything (PS3.5 9.1).
 
-    UIDs that break another rule of 9.1 are used as they are: see attributes.py.
+    UIDs that break another rule of 9.1 are used unchanged: see attributes.py.
     """
     if not text(dataset, "StudyInstanceUID"):
         yield Why(
@@ -306,7 +309,7 @@ def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
 
 
 def _age_days(dataset: Dataset, today: date) -> int | None:
-    """Age of the study; None where Study Date is no date (PS3.5 6.2, DA)."""
+    """Return the age of the study; None if Study Date is not a date (PS3.5 6.2, DA)."""
     digits = text(dataset, "StudyDate").replace(".", "")  # as ACR-NEMA wrote it
     if not re.fullmatch(r"\d{8}", digits):
         return None
@@ -318,6 +321,6 @@ def _age_days(dataset: Dataset, today: date) -> int | None:
 
 
 def _answers_for(body_part: str, body_parts: tuple[str, ...]) -> bool:
-    """Compare, also where words were added to the Defined Term: ELBOW LT, LOWER LEG."""
+    """Return whether a body part is supported, also with added words: ELBOW LT."""
     known = {part.upper() for part in body_parts}
     return body_part in known or not known.isdisjoint(re.split(r"[ _]", body_part))

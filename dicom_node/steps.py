@@ -1,8 +1,9 @@
-"""A log line for each step of an instance: what was done, to which, in what time.
+"""Log one line for each processing step of an instance, with the time it took.
 
-Each line of a step holds the SOP Instance UID and our own id of the instance, which is
-the same in all processes and for all its steps: by it, the lines of one instance are
-found. What else is logged meanwhile, by whatever code, is about the same instance.
+Each of these lines contains the SOP Instance UID and the node's own id of the instance.
+The id is the same in all processes and for all steps, so all lines of an instance can
+be found by it. Other lines that are logged during a step are attributed to the same
+instance.
 """
 
 import logging
@@ -19,11 +20,11 @@ MOST_FRAMES = 20
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What log lines are about.
+    """The instance that log lines are about.
 
     Attributes:
-        sop_instance_uid: Of the instance; nothing else of it may be logged.
-        instance_id: Ours, of the journal; "-" for what never came that far.
+        sop_instance_uid: Its SOP Instance UID, the only attribute that may be logged.
+        instance_id: Its id in the journal; "-" if it was never added to the journal.
     """
 
     sop_instance_uid: str
@@ -35,7 +36,7 @@ _subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
 
 @contextmanager
 def about(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
-    """Say what is worked on; log lines of this thread are about it meanwhile."""
+    """Within the block, attribute the log lines of this thread to an instance."""
     token = _subject.set(Subject(sop_instance_uid, instance_id))
     try:
         yield
@@ -44,7 +45,7 @@ def about(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
 
 
 def subject() -> Subject | None:
-    """What is worked on, if it is an instance."""
+    """Return the instance of the current block; None outside of one."""
     return _subject.get()
 
 
@@ -56,14 +57,14 @@ def log_step(
     seconds: float | None = None,
     level: int = logging.INFO,
 ) -> None:
-    """Log that a step was done, or failed.
+    """Log that a step was done, or that it failed.
 
     Args:
-        logger: Of the module.
-        step: A word or two, from a closed set: "received", "not analyzed" …
-        words: What more is to be said; no text of a sender's.
-        seconds: What it took.
-        level: As for any line.
+        logger: The logger of the calling module.
+        step: One or two words from a closed set: "received", "not analyzed" …
+        words: Further details, without text from a sender.
+        seconds: The duration of the step.
+        level: The logging level.
     """
     it = subject()
     which = f" {it.sop_instance_uid} [{it.instance_id}]" if it else ""
@@ -73,9 +74,9 @@ def log_step(
 
 
 def told(error: BaseException) -> list[str]:
-    """Say of an exception what kind it is and where it was, and so of its causes.
+    """Return lines with the type and stack frames of an exception and of its causes.
 
-    Its message may quote what a sender wrote, and stays out of the log.
+    The message of the exception is omitted, because it may quote text from a sender.
     """
     frames = traceback.extract_tb(error.__traceback__)
     where = [f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames]
@@ -85,9 +86,10 @@ def told(error: BaseException) -> list[str]:
 
 
 def in_one_line(error: BaseException) -> str:
-    """Say of an exception and its causes what `told` says, innermost frame first.
+    """Return what `told` returns as one line, with the innermost frame first.
 
-    At most MOST_FRAMES frames of each are named, without their folders.
+    The line contains at most MOST_FRAMES frames of each exception, without their
+    folders.
     """
     where = traceback.extract_tb(error.__traceback__, limit=-MOST_FRAMES)
     frames = [f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in where]
@@ -102,20 +104,20 @@ def _cause(error: BaseException) -> BaseException | None:
 
 
 class Stopwatch:
-    """Measures stages, one after the other."""
+    """Measures stages that run one after the other."""
 
     def __init__(self) -> None:
-        """Nothing is measured yet."""
+        """Start without measurements."""
         self._seconds: dict[str, float] = {}
 
     @property
     def seconds(self) -> Mapping[str, float]:
-        """What each stage took, by its name."""
+        """The duration of each stage in seconds, by its name."""
         return dict(self._seconds)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage; one that fails is not counted."""
+        """Measure the block; a block that raises is not recorded."""
         began = monotonic()
         yield
         self._seconds[name] = monotonic() - began

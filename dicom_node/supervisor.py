@@ -1,8 +1,9 @@
-"""`serve`: all roles on one machine, each its own process, respawned when it dies.
+"""`serve`: run all roles on one machine, each in a process that restarts if it dies.
 
-The supervisor binds the sockets, and the roles inherit them: a role that is killed
-loses no waiting connection, and its successor needs no free port. It imports neither
-the model nor the api, and holds no state: whatever happens to it, the journal has it.
+The supervisor binds the sockets, and the roles inherit them: if a role is killed, no
+waiting connection is lost, and its successor needs no free port. The supervisor imports
+neither the model nor the api. It has no state of its own, because the journal records
+everything.
 """
 
 import json
@@ -37,19 +38,20 @@ from dicom_node.process import (
 logger = logging.getLogger(__name__)
 
 WATCH_S = 0.2
-# A role that ends sooner than this after its start is broken rather than unlucky; it is
-# started again all the same, but less and less often. One that was killed is neither.
+# A role that ends sooner than this after its start counts as broken. It is restarted
+# with increasing delays. A role that was killed does not count as broken.
 SOUND_AFTER_S = 10.0
 LONGEST_PAUSE_S = 30.0
 DRAIN_S = 40.0
-# Senders wait for the receivers, which come first: when all start at once, and when one
-# is killed while the workers have all cores. See nice(2): of a core for which two
-# contend, one that is nicer by 10 has a tenth; alone, it has all of it.
+# Senders wait for the receivers, so receivers have priority: when all roles start at
+# once, and when one is killed while the workers use all cores. See nice(2): if two
+# processes compete for a core, one that is nicer by 10 gets a tenth of it; alone, it
+# gets all of it.
 BEHIND_RECEIVERS = 10
 
 
 def main() -> None:
-    """Run the node until SIGTERM or Ctrl-C; what is under way then is finished."""
+    """Run the node until SIGTERM or Ctrl-C, and finish the work in progress."""
     arguments = role_parser("serve", __doc__).parse_args()
     settings = load_or_exit(arguments.config)
     stop = begin_role("serve", None, settings.log.format)
@@ -61,14 +63,14 @@ def main() -> None:
 
 @dataclass
 class Role:
-    """One process of the node, over all its lives.
+    """One process of the node, across restarts.
 
     Attributes:
-        name: Stands in each log line.
+        name: The name in each log line.
         arguments: The module and its options.
         listening: The sockets that it inherits, by their options.
-        niceness: How far its processor time stands back, as in nice(2).
-        withheld: The variables of the environment that it does not get.
+        niceness: The niceness of the process, as in nice(2).
+        withheld: Environment variables that it does not get.
     """
 
     name: str
@@ -86,7 +88,7 @@ class Role:
         inherited = {name: each.fileno() for name, each in self.listening.items()}
         fd = [f"{option}={number}" for option, number in inherited.items()]
         self_id = f"--supervisor={os.getpid()}"
-        # Two teams of busy-waiting OpenMP threads on two cores: 930 ms instead of 30.
+        # Two busy-waiting OpenMP teams on two cores need 930 ms instead of 30.
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
         for each in self.withheld:
             environment.pop(each, None)
@@ -94,7 +96,8 @@ class Role:
             [sys.executable, "-P", "-m", *self.arguments, *fd, self_id],
             pass_fds=list(inherited.values()),
             env=environment,
-            # Before it imports anything, which takes seconds. (One thread, no harm.)
+            # This runs before the process imports modules, which takes seconds. It is
+            # safe, because there is only one thread.
             preexec_fn=self._begin,  # noqa: PLW1509
         )
         self.started = time.monotonic()
@@ -104,7 +107,7 @@ class Role:
         os.nice(self.niceness)
 
     def revive(self) -> None:
-        """Start the process again if it died, at once unless it keeps dying."""
+        """Restart the process if it died, with a delay if it keeps dying."""
         if self.process is None or self.process.poll() is None:
             return
         now = time.monotonic()
@@ -119,7 +122,7 @@ class Role:
             self.not_before = 0.0
             try:
                 self.start()
-            except OSError as error:  # no process to be had; the others live on
+            except OSError as error:  # no process available; the other roles continue
                 logger.error("Cannot start %s: %s", self.name, error.strerror)  # noqa: TRY400
                 self.not_before = now + SOUND_AFTER_S
 
@@ -128,21 +131,22 @@ class Node:
     """All roles of a node, as a context: started on entry, ended on exit.
 
     Attributes:
-        receiver_port: Where the Storage SCP listens; for TLS where there is only that.
-        api_port: Where the page and /predict are; 0 where the settings want no api.
+        receiver_port: The port of the Storage SCP; the TLS port if that is the only
+            one.
+        api_port: The port of the page and /predict; 0 if the settings have no api.
         roles: The processes.
     """
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
-        """Bind the sockets and start the roles.
+        """Bind the sockets and prepare the roles.
 
         Args:
-            settings: All of them.
-            config: The file that the roles read them from again.
+            settings: The settings of the node.
+            config: The file from which the roles read the settings again.
         """
         self._receiver = open_ports(settings)
         api = settings.api
-        # Not opened in vain: whoever called it would wait for ever.
+        # Open it only if a process serves it: a client would wait for ever otherwise.
         self._api = [listen_or_exit(api.host, api.port) for _ in range(api.processes)]
         self.receiver_port = _port(next(iter(self._receiver.values())))
         self.api_port = _port(self._api[0]) if self._api else 0
@@ -150,7 +154,7 @@ class Node:
         self.roles = _roles(settings, config, self._receiver, self._api)
 
     def __enter__(self) -> Self:
-        """Bring an SQLite database up to date and start the roles."""
+        """Migrate an SQLite database and start the roles."""
         storage = self._settings.storage
         with writing_or_exit(storage):
             if not storage.database:
@@ -162,7 +166,7 @@ class Node:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End the roles; each finishes what it has under way."""
+        """End the roles; each finishes its work in progress."""
         for role in self.roles:
             if role.process is not None:
                 role.process.terminate()
@@ -174,13 +178,13 @@ class Node:
             each.close()
 
     def watch(self, stop: threading.Event) -> None:
-        """Start again whatever dies, until told to stop."""
+        """Restart roles that die, until told to stop."""
         while not stop.wait(WATCH_S):
             for role in self.roles:
                 role.revive()
 
     def _announce(self) -> None:
-        """Say where the node listens, to people and, in a file, to programs."""
+        """Report the addresses of the node to people and, in a file, to programs."""
         receiver, api = self._settings.receiver, self._settings.api
         names = {FD: "receiver", TLS_FD: "receiver_tls"}
         ports = {names[option]: _port(each) for option, each in self._receiver.items()}
@@ -225,9 +229,9 @@ def _roles(
 
 
 def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
-    """Return the variables that hold tokens of people, and credentials for archives.
+    """Return the variables with tokens of people, and with credentials for archives.
 
-    The api needs both: it asks archives whether they answer.
+    The api needs both, because it tests connections to archives.
     """
     pages = (token.env for token in settings.api.tokens)
     archives = (

@@ -1,9 +1,8 @@
-"""Transcoding to another transfer syntax, value for value (PS3.5).
+"""Convert an instance to another transfer syntax without changing values (PS3.5).
 
-Transfer syntaxes differ in the headers of elements, and in Pixel Data, alone, so the
-bytes of a value are carried over as they are: a name stays what it was in any
-character set, valid or not. Decoding and encoding each value, as libraries do, would
-repair, pad and replace.
+Transfer syntaxes differ only in the headers of elements and in Pixel Data, so the bytes
+of a value are copied unchanged: a name keeps its bytes in any character set, valid or
+not. Libraries decode and encode each value, which would repair, pad and replace.
 """
 
 import struct
@@ -30,7 +29,7 @@ from dicom_node.elements import is_foreign
 from dicom_node.file_meta import file_head
 from dicom_node.part10 import read_part10
 
-# Bytes of the words that a value is made of, where they are more than one (PS3.5 7.3).
+# Bytes of a word of the VRs with words of more than one byte (PS3.5 7.3).
 WORD = {
     **dict.fromkeys(("AT", "OW", "SS", "US"), 2),
     **dict.fromkeys(("FL", "OF", "OL", "SL", "UL"), 4),
@@ -39,7 +38,7 @@ WORD = {
 
 
 MOST_INFLATED = 2**31
-"""Bytes that a deflated dataset may become."""
+"""Maximum size of a deflated dataset after inflation, in bytes."""
 
 ENCODERS: Mapping[UID, str] = MappingProxyType(
     {
@@ -48,12 +47,15 @@ ENCODERS: Mapping[UID, str] = MappingProxyType(
         JPEG2000Lossless: "pylibjpeg",
     }
 )
-"""Lossless transfer syntaxes that pixels are compressed to, and pydicom's name for the
-plug-in that does it: one each, so that the same pixels are the same bytes anywhere."""
+"""pydicom's name of the encoding plug-in for each lossless compressed transfer syntax.
+
+Each transfer syntax has one plug-in, so that the same pixels give the same bytes on
+every machine.
+"""
 
 
 def transcode(source: Path, target: Path, syntax: UID) -> None:
-    """Write an instance in another transfer syntax: the same object, the same UID.
+    """Write an instance in another transfer syntax, with the same SOP Instance UID.
 
     Args:
         source: A Part 10 file in any transfer syntax; compressed pixels are decoded.
@@ -61,7 +63,7 @@ def transcode(source: Path, target: Path, syntax: UID) -> None:
         syntax: Explicit or Implicit VR Little Endian, or one of ENCODERS.
 
     Raises:
-        Exception: Whatever pydicom raises of a file that it cannot read or decode.
+        Exception: Any error of pydicom on a file that it cannot read or decode.
     """
     dataset = read_part10(source, MOST_INFLATED)
     meta = dataset.file_meta
@@ -79,7 +81,7 @@ def _decompress(dataset: Dataset) -> None:
     tag = Tag("NumberOfFrames")
     frames = dataset.get_item(tag) if tag in dataset else None
     join_fragments(dataset)
-    # Color stays in the color model that Photometric Interpretation will name.
+    # The pixels stay in the color model that Photometric Interpretation will name.
     dataset.decompress(generate_instance_uid=False)
     if frames is not None:
         dataset[tag] = frames
@@ -90,7 +92,7 @@ def _encoded(dataset: Dataset, *, implicit: bool) -> bytes:
     buffer.is_implicit_VR, buffer.is_little_endian = implicit, True
     for tag in sorted(dataset.keys()):
         if tag.element == 0 or is_foreign(tag):
-            continue  # a group length, retired, would be wrong now; the others are too
+            continue  # a group length (retired) would be wrong; foreign groups, too
         element: DataElement | RawDataElement = dataset.get_item(tag)
         if isinstance(element, RawDataElement):
             element = _plain(element, dataset)
@@ -102,7 +104,7 @@ def _encoded(dataset: Dataset, *, implicit: bool) -> bytes:
 
 
 def _plain(raw: RawDataElement, dataset: Dataset) -> RawDataElement:
-    """The element with its VR named and its words in little endian order."""
+    """Return the element with an explicit VR and little endian words."""
     vr = raw.VR or _looked_up(raw, dataset)
     value = raw.value or b""
     word = WORD.get(vr, 1)
@@ -112,7 +114,7 @@ def _plain(raw: RawDataElement, dataset: Dataset) -> RawDataElement:
 
 
 def _looked_up(raw: RawDataElement, dataset: Dataset) -> str:
-    """The VR that Implicit VR leaves to the dictionary (PS3.6)."""
+    """Return the VR by the data dictionary (PS3.6), for Implicit VR."""
     found: dict[str, str] = {}
     raw_element_vr(raw, found, ds=dataset)
     vr = found["VR"]
@@ -122,7 +124,7 @@ def _looked_up(raw: RawDataElement, dataset: Dataset) -> str:
         element = correct_ambiguous_vr_element(
             raw._replace(VR=vr), dataset, is_little_endian=raw.is_little_endian
         )
-    except AttributeError:  # what would decide is missing
+    except AttributeError:  # the attribute that would decide is missing
         return "UN"
     return str(element.VR)
 

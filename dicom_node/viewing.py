@@ -1,7 +1,8 @@
-"""From a DICOM instance to the picture that a person looks at, through any window.
+"""From a DICOM instance to the image that a person views, through any window.
 
-Unlike `decode.py` this asks not whether the model may answer: what was not analyzed is
-looked at, too. It runs in a decoding child, as everything that reads a sender's bytes.
+Unlike `decode.py`, this module does not screen the instance, because people also view
+images that were not analyzed. Like everything that reads a sender's bytes, it runs in a
+decoding child.
 """
 
 import itertools
@@ -26,7 +27,7 @@ from dicom_node.part10 import read_part10, reading_dicom
 from dicom_node.windowing import VoiLutFunction, Window
 
 LONGEST_VALUE = 256
-"""Characters of an attribute that are shown."""
+"""Maximum number of characters of an attribute that are shown."""
 
 MOST_ATTRIBUTES = 2000
 BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
@@ -34,13 +35,13 @@ BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class View:
-    """A radiograph as it is looked at.
+    """A radiograph as a person views it.
 
     Attributes:
-        pixels: uint8, (rows, columns), dense tissue bright, its pixels square: the
-            same picture that the model saw, but for the window.
-        ends: The modality values shown as black and as white; the first is the larger
-            where the source is MONOCHROME1.
+        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. It is
+            the image that the model saw, except for the window.
+        ends: The modality values shown as black and as white. The first is the larger
+            one if the source is MONOCHROME1.
     """
 
     pixels: NDArray[np.uint8]
@@ -52,11 +53,12 @@ class Attribute:
     """One attribute of a dataset, as text.
 
     Attributes:
-        tag: "(0010,0010)".
-        name: Of the data dictionary; empty where that does not know it.
-        vr: Its value representation.
-        value: Cut where it is long; of what is no text, how long it is.
-        level: How many sequences it lies in.
+        tag: The tag: "(0010,0010)".
+        name: The keyword in the data dictionary; empty if it has none.
+        vr: The value representation.
+        value: The value, cut if it is long. For bytes, the number of bytes; for a
+            sequence, the number of items.
+        level: The number of sequences that contain the attribute.
     """
 
     tag: str
@@ -69,16 +71,16 @@ class Attribute:
 def view_file(
     path: Path, window: int | tuple[float, float], max_megapixels: int
 ) -> View:
-    """Decode the first frame of an instance and show it.
+    """Decode the first frame of an instance and display it.
 
     Args:
-        path: Of the file.
-        window: Which of its own windows, the first being 1; or the modality values
-            that become the two ends of the gray scale.
+        path: The file.
+        window: The number of one of its own windows, from 1; or the modality values for
+            the two ends of the gray scale.
         max_megapixels: Larger images are not shown.
 
     Raises:
-        AnalysisError: There is no image in it, it is too large or damaged.
+        AnalysisError: The file contains no image, or the image is too large or damaged.
     """
     with reading_dicom():
         dataset = _read(path, max_megapixels)
@@ -93,10 +95,10 @@ def view_file(
 
 
 def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
-    """List the attributes of an instance, those in sequences after their sequence.
+    """List the attributes of an instance; a sequence is followed by its content.
 
     Raises:
-        AnalysisError: It cannot be read.
+        AnalysisError: The instance cannot be read.
     """
     with reading_dicom():
         found: list[Attribute] = []
@@ -149,7 +151,7 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
 
 
 def _said(element: DataElement) -> str:
-    """Write a value down."""
+    """Return a value as text."""
     value = element.value
     if element.VR in BULK or isinstance(value, bytes):
         return f"{len(value or b'')} bytes"

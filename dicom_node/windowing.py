@@ -1,10 +1,11 @@
 """From modality values to display values: windows and look-up tables (PS3.3 C.11).
 
-A display may be useless though it is valid: a window far too wide, or beside the data,
-leaves next to nothing of the picture. `structure_kept` measures that.
+A valid display may be useless: a window that is far too wide, or that lies beside the
+data, hides nearly the whole image. `structure_kept` measures that.
 
-Arrays in, arrays out. Nothing here sees a Dataset, so nothing here needs one to be
-tested; `lookup.py` reads the attributes and puts these in the standard's order.
+All functions take and return arrays. None needs a Dataset, which makes them easy to
+test. `lookup.py` reads the attributes and applies these functions in the order of the
+standard.
 """
 
 from dataclasses import dataclass
@@ -17,23 +18,29 @@ from numpy.typing import NDArray
 Values = NDArray[np.float64]
 
 LEAST_SHARE = 1 / 8
-"""A step between two pixels is kept if a display gives it at least this share of the
-gray levels that percentiles give it. With less, the step is lost."""
+"""Share of the gray levels that a display must give a step between two pixels.
+
+The share is relative to the gray levels of the step in a percentile display. With fewer
+gray levels, the step counts as lost.
+"""
 
 LEAST_STRUCTURE = 1 / 4
-"""The share of the structure of a picture that a display must keep at least.
+"""Minimum share of the structure of an image that a display must keep.
 
 Measured on 25 radiographs of FracAtlas (val) in which the shipped model reports a
-fracture, each through 51 windows, too wide ones and ones beside the data: 298 times the
-window hid the fracture from the model, and 230 of these windows keep less than this. Of
-the 713 windows that left its answer Fracture, 199 keep less, 181 of them because they
-are 10 times as wide as the data and more. The radiographs of `tests/test_real_files.py`
-keep 98 % and more through their own windows and tables.
+fracture. Each was shown through 51 windows that are too wide or lie beside the data. In
+298 cases the window hid the fracture from the model; 230 of these windows keep less
+than this share. In 713 cases the result was still Fracture; 199 of these windows keep
+less, and 181 of the 199 are at least 10 times as wide as the data. The radiographs of
+`tests/test_real_files.py` keep 98 % and more through their own windows and tables.
 """
 
 LARGEST_STEP = 16 / 255
-"""Steps count by their square, larger ones than this as this: noise counts little, and
-so do the borders of collimation and markers."""
+"""Maximum step that is counted; a larger step counts as this one.
+
+Steps count by their square, so noise has little weight. The limit reduces the weight of
+the borders of collimation and markers.
+"""
 
 FEWEST_ENTRY_BITS = 8
 
@@ -52,9 +59,9 @@ class Window:
 
     Attributes:
         center: Window Center (0028,1050).
-        width: Window Width (0028,1051), above 0. LINEAR asks for 1 at least; below
-            that it is read as LINEAR_EXACT, the only meaning such a width can have.
-        function: How values between the two ends are mapped.
+        width: Window Width (0028,1051), above 0. LINEAR requires at least 1. A smaller
+            width is read as LINEAR_EXACT, the only meaning that it can have.
+        function: The function that maps values between the two ends.
     """
 
     center: float
@@ -62,7 +69,7 @@ class Window:
     function: VoiLutFunction = VoiLutFunction.LINEAR
 
     def apply(self, values: NDArray[Any]) -> Values:
-        """Map modality values to display values in [0, 1], 0 being the low end.
+        """Map modality values to display values in [0, 1]; 0 is the low end.
 
         Source:
             PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2
@@ -76,7 +83,8 @@ class Window:
             return np.asarray(1 / (1 + np.exp(steepness)), np.float64)
         if self.function is VoiLutFunction.LINEAR and width >= 1:
             # LINEAR counts gray levels, not distance: a window of width 2 has two
-            # levels one apart. Hence the half and the width less one.
+            # levels, one apart. For that reason half a level and one level are
+            # subtracted.
             center, width = center - 0.5, width - 1
         if width == 0:
             return np.asarray(x > center, np.float64)
@@ -88,9 +96,9 @@ class LookUpTable:
     """An item of a Modality or VOI LUT Sequence (PS3.3 C.11.1.1.1, C.11.2.1.1).
 
     Attributes:
-        first: The input value that the first entry stands for.
+        first: The input value of the first entry.
         entries: Unsigned, at least one.
-        bits: What an entry may use: white is 2 ** bits - 1; see `entry_bits`.
+        bits: The bits of an entry: white is 2 ** bits - 1; see `entry_bits`.
     """
 
     first: int
@@ -98,7 +106,7 @@ class LookUpTable:
     bits: int
 
     def apply(self, values: NDArray[Any]) -> Values:
-        """Look values up; those beyond an end get that end's entry."""
+        """Look values up; a value beyond an end gets the entry of that end."""
         index = np.clip(np.rint(values) - self.first, 0, len(self.entries) - 1)
         return np.asarray(self.entries[index.astype(np.int64)], np.float64)
 
@@ -108,28 +116,28 @@ class LookUpTable:
 
 
 def entry_bits(entries: NDArray[np.uint16]) -> int:
-    """Return the bits that the entries of a VOI LUT use.
+    """Return the number of bits that the entries of a VOI LUT use.
 
-    These are the bits of the largest entry, FEWEST_ENTRY_BITS at least, as DCMTK
-    determines them (`+Mv`). The third value of LUT Descriptor (0028,3002) is not used:
-    equipment writes the 16 bits of the storage there, or less than the entries need. So
-    the largest entry is never darker than half of white.
+    This is the bit length of the largest entry, but at least FEWEST_ENTRY_BITS, as
+    DCMTK determines it (`+Mv`). The third value of LUT Descriptor (0028,3002) is not
+    used: equipment writes the 16 bits of the storage there, or less than the entries
+    need. So the largest entry is never darker than half of white.
     """
     return max(int(entries.max()).bit_length(), FEWEST_ENTRY_BITS)
 
 
 def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Values:
-    """List the value that each bit pattern of a pixel stands for (PS3.5 8.1.1).
+    """Return the value of each bit pattern of a pixel (PS3.5 8.1.1).
 
     Args:
-        width: Bits of a pixel as it lies in memory: 8 or 16.
+        width: Bits of a pixel in memory: 8 or 16.
         stored: Bits Stored (0028,0101), 1 to `width`.
-        high_bit: High Bit (0028,0102); one that cannot be is read as Bits Stored - 1.
+        high_bit: High Bit (0028,0102); an impossible one is read as Bits Stored - 1.
         signed: Pixel Representation (0028,0103): two's complement.
 
     Returns:
-        (2 ** width,), indexed by pattern. Bits outside the stored ones count for
-        nothing: retired overlays were kept there.
+        (2 ** width,), indexed by pattern. Bits outside the stored ones are ignored:
+        they held overlays in older versions of the standard.
     """
     shift = high_bit + 1 - stored
     shift = shift if 0 <= shift <= width - stored else 0
@@ -140,17 +148,18 @@ def stored_values(width: int, stored: int, high_bit: int, *, signed: bool) -> Va
 
 
 def structure_kept(own: Values, reference: Values) -> float:
-    """Measure how much of the structure of a picture a display keeps.
+    """Return the share of the structure of an image that a display keeps.
 
     The structure consists of the steps between neighboring pixels in a reference
-    display. A step is kept if it has LEAST_SHARE of its gray levels there, or more.
+    display. A step is kept if the display gives it at least LEAST_SHARE of its gray
+    levels there.
 
     Args:
-        own: Display values in [0, 1], (rows, columns); NaN where nothing counts.
+        own: Display values in [0, 1], (rows, columns); NaN for pixels that are ignored.
         reference: The same pixels through the reference display.
 
     Returns:
-        The part that is kept, in [0, 1]; 1 if there is no structure.
+        The share that is kept, in [0, 1]; 1 if there is no structure.
     """
     kept = total = 0.0
     for axis in (0, 1):

@@ -1,6 +1,6 @@
-"""The worker: the process that analyzes and delivers.
+"""The worker: the process that analyzes instances and delivers results.
 
-It owns the model and a decoding child; DBOS hands it work from the database.
+It owns the model and a decoding child. DBOS gives it work from the database.
 """
 
 import fcntl
@@ -65,20 +65,20 @@ from models.card import ModelError
 
 logger = logging.getLogger(__name__)
 
-POLL_S = 0.2  # what nobody rang for: bells.py
+POLL_S = 0.2  # for work without a notification: see bells.py
 SLOW_POLL_S = 0.5
-# While one instance is classified, the next is decoded and the one before written.
+# The next instance is decoded and the previous one written while one is classified.
 ANALYSES_AT_ONCE = 3
 LOOK_EVERY_S = 5.0
 SWEEP_EVERY = 12
 FILES_EVERY = 12 * 60
 DRAIN_S = 30
-# How long the database may take to show that it answers; less than CLOSE_S.
+# Time for the database to show that it answers; less than CLOSE_S.
 ANSWER_S = 4.0
 
 
 def main() -> None:
-    """Run a worker until SIGTERM; what it holds then is finished first."""
+    """Run a worker until SIGTERM, and finish the work in progress first."""
     parser = role_parser("worker", __doc__)
     parser.add_argument("--slot", type=int, default=0, help="number of this worker")
     given = parser.parse_args()
@@ -99,27 +99,27 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     """Work until told to stop, then end the process.
 
     Args:
-        settings: All of them.
-        slot: Number of this worker on its machine; a worker that comes back under the
-            same number takes up what it left.
+        settings: The settings of the node.
+        slot: The number of this worker on its machine. A worker that starts again with
+            the same number continues the work that it left.
         stop: Set to end. Work in progress has DRAIN_S to finish. The next worker with
-            this slot, or any other, repeats what did not finish, and what cannot finish
-            because the database or the disk does not answer.
+            this slot, or any other one, repeats unfinished work. That includes work
+            that cannot finish because the database or the disk does not answer.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
     belong_or_exit(engine, settings.storage)
     _run(settings, engine, slot, stop)
-    # At once: a body that goes on would only find its tools gone, and take that for
-    # the image's fault.
+    # End at once: a workflow that continued would lose its resources, and would blame
+    # the image for the error.
     os._exit(0)
 
 
 def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> Work:
-    """Have the audit trail told of refused reports and, by setting, of what is sent.
+    """Add callbacks that record rejected reports and, by setting, sent results.
 
-    Results that are sent are written to the audit file only.
+    Sent results are written only to the audit file.
     """
     audit = auditing_refused(tell)
 
@@ -137,7 +137,8 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
     work = _work(settings, engine, encoded.ring)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
-    # Before there is work: what nobody living holds, others take over.
+    # Send a heartbeat before taking work: work of a worker without heartbeat is taken
+    # over by others.
     with (
         beating(engine, "worker", name, on_double=partial(_end_as_double, name)),
         heard(run_folder(settings.storage), f"worker-{slot}", arrived),
@@ -146,7 +147,7 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
             work = _telling(settings, engine, work, tell)
             is_finished = _work_until_told(settings, engine, work, name, stop)
             stop.drained()
-        # The audit file is complete now. To remove the heartbeat needs the database.
+        # The audit file is complete now. Removing the heartbeat needs the database.
         if not is_finished:
             os._exit(0)
 
@@ -154,12 +155,12 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
 def _work_until_told(
     settings: Settings, engine: sa.Engine, work: Work, name: str, stop: Stop
 ) -> bool:
-    """Work until told to stop, and finish; tell whether the database let it."""
+    """Work until told to stop, and finish; return whether the database answered."""
     register(work)
     DBOS.launch()
     _open_queues(settings)
-    # DBOS repeats each of its queries until the database answers, so nothing waits
-    # for this thread at the end.
+    # DBOS repeats each of its queries until the database answers, so the end must not
+    # wait for this thread.
     looks = (stop, settings, engine, work, name)
     Thread(target=_look_after, args=looks, name="sweep", daemon=True).start()
     stop.ready(DRAIN_S)
@@ -169,7 +170,7 @@ def _work_until_told(
 
 
 def _end_as_double(name: str) -> None:
-    """End at once: neither of the two could be taken for dead while the other lives."""
+    """End at once: neither worker would count as dead while the other one lives."""
     logger.critical(
         "Another worker calls itself %s, too. Each machine that works on this database "
         "needs a host name of its own; this worker ends.",
@@ -179,7 +180,7 @@ def _end_as_double(name: str) -> None:
 
 
 def _finish(engine: sa.Engine) -> bool:
-    """Wait until the work in progress is done, DRAIN_S at most.
+    """Wait until the work in progress is finished, for at most DRAIN_S.
 
     Returns:
         False, without a wait, if the database does not answer.
@@ -202,7 +203,7 @@ def _begin_transaction(engine: sa.Engine) -> None:
 
 
 def _within(seconds: float, call: Callable[[], None]) -> bool:
-    """Tell whether a call returns within some seconds, and without an error."""
+    """Return whether a call returns within some seconds, and without an error."""
     returned = []
 
     def run_it() -> None:
@@ -219,9 +220,9 @@ def _within(seconds: float, call: Callable[[], None]) -> bool:
 def _look_after(
     stop: Stop, settings: Settings, engine: sa.Engine, work: Work, name: str
 ) -> None:
-    """Look after what others left, and sweep now and then, until told to stop.
+    """Take over abandoned work, and clean up at intervals, until told to stop.
 
-    What belongs to the machine, its first worker sweeps.
+    The first worker of a machine cleans up the files of the machine.
     """
     is_first, looks = name.endswith(":0"), 0
     while not stop.wait(LOOK_EVERY_S):
@@ -292,7 +293,7 @@ def _open_queues(settings: Settings) -> None:
 
 @contextmanager
 def _slot(folder: Path, slot: int) -> Iterator[None]:
-    """Hold the slot: two workers under one number would do each other's work."""
+    """Hold the slot: two workers with one number would do each other's work."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"worker-{slot}.lock").open("w") as lock:
         try:

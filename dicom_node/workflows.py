@@ -1,8 +1,9 @@
-"""The durable work: analyze an instance, deliver its results.
+"""The durable workflows: analyze an instance, deliver its results.
 
-DBOS runs a body at least once, and again after a crash; so each is idempotent and ends
-in one journal transaction, which also asks for what follows. No steps are recorded:
-that is cheaper, and an upgrade cannot stumble over steps of the release before.
+DBOS runs each workflow at least once, and again after a crash. So each one is
+idempotent and ends in one journal transaction, which also queues the work that follows.
+No steps are recorded. That is cheaper, and an upgrade cannot fail on steps of the
+previous release.
 """
 
 import logging
@@ -52,27 +53,28 @@ from inference.caption import headline
 logger = logging.getLogger(__name__)
 
 MOST_CHILD_DEATHS = 3
-# An instance during which the whole worker keeps dying is given up as well, but later:
-# a worker has many reasons to die, and most of them are not the instance's.
+# If the whole worker keeps dying during an instance, the instance is given up, too, but
+# later: a worker has many reasons to die, and an instance is seldom one of them.
 MOST_ATTEMPTS = 10
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Work:
-    """What the bodies below work with.
+    """The workflows and the objects that they use.
 
     Attributes:
-        settings: All of them.
-        journal: Where all is written down.
-        spool: Where the files are.
+        settings: The settings of the node.
+        journal: The journal that records all work.
+        spool: The files of instances and results.
         pipeline: The analysis.
         on_delivery: Called when there may be something to deliver.
         on_sent: Called after each attempt to send results; may raise SQLAlchemyError
-            before it has done anything.
-        on_refused: Called for each report of an archive that is refused.
-        turns: How many deliveries there are at once.
-        slow_pipeline: Makes the analysis of the slow lane, with a decoding child of
-            its own that lives for one instance; None: with that of the normal lane.
+            before it has any effect.
+        on_refused: Called for each report of an archive that is rejected.
+        turns: Limits the number of concurrent deliveries.
+        slow_pipeline: Makes the analysis of the slow lane, with a decoding child of its
+            own for one instance. If None, the slow lane uses the pipeline of the normal
+            lane.
     """
 
     settings: Settings
@@ -86,7 +88,7 @@ class Work:
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
 
     def analyze(self, instance_id: str, run: int) -> None:
-        """Analyze one instance, and say in the journal how it ended.
+        """Analyze one instance, and record the outcome in the journal.
 
         If the decoding child dies or takes too long, the slow lane continues.
         """
@@ -104,9 +106,10 @@ class Work:
         self.on_delivery()
 
     def analyze_slowly(self, instance_id: str, run: int) -> None:
-        """Analyze one instance with the whole time-out, which is final.
+        """Analyze one instance with the whole timeout; the outcome is final.
 
-        Instances in this lane wait for each other, and no others wait for them.
+        Instances in this lane wait for each other. Instances of the normal lane do not
+        wait for them.
         """
         begin = partial(self.journal.analyses.begin, instance_id, run, slow=True)
         row = insist(begin)
@@ -129,7 +132,7 @@ class Work:
             self._conclude(row, ended, time.monotonic() - began)
 
     def _analyze_slowly(self, row: sa.Row[Any]) -> Conclusion | None:
-        """As `_analyze`, but the deaths of the decoding child are counted."""
+        """Analyze as `_analyze` does, but count the deaths of the decoding child."""
         while True:
             try:
                 return self._analyze(row)
@@ -142,7 +145,10 @@ class Work:
                     return self._told(row, failed, death.reason)
 
     def _analyze(self, row: sa.Row[Any]) -> Conclusion | None:
-        """Record an answer, or say why there is none.
+        """Record a result, or return the reason for its absence.
+
+        Returns:
+            The conclusion; None if there is a result, or if the work is stale.
 
         Raises:
             ChildDiedError: The decoding child died or took too long.
@@ -189,7 +195,7 @@ class Work:
     def _told(
         self, row: sa.Row[Any], ended: Conclusion, counted_as: Reason
     ) -> Conclusion:
-        """Conclude with notices, for destinations that would take silence for a No.
+        """Add notices to a conclusion, for destinations that get no negative results.
 
         Raises:
             ChildDiedError: The decoding child of the normal lane died or took too long.
@@ -200,7 +206,7 @@ class Work:
             made = self.pipeline.notices(instance, why)
         except AnalysisError as reason:
             if isinstance(reason, ChildDiedError) and row.slow is None:
-                raise  # the slow lane has more time for it
+                raise  # the slow lane allows more time
             logger.warning("No notice of %s: %s", row.sop_instance_uid, reason)
             made = ()
         notices = [self._store(instance, each) for each in made]
@@ -213,8 +219,8 @@ class Work:
         insist(lambda: self.journal.analyses.conclude(row.id, row.run, ended))
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
-        # The UID, our own, tells the results of two models apart: a delivery under
-        # way keeps its file.
+        # Results of two models have different UIDs, so a new result does not replace
+        # the file of a delivery in progress.
         name = f"{instance.id}-{result.form}-{result.sop_instance_uid}"
         return StoredResult(
             form=result.form,
@@ -224,7 +230,7 @@ class Work:
         )
 
     def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
-        """Run the pipeline, unless the worker has died of the instance too often."""
+        """Run the pipeline, unless the instance has killed the worker too often."""
         if row.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
                 f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
@@ -246,7 +252,7 @@ class Work:
         return insist(lambda: self.pipeline.analyze(instance, check))
 
     def _refuse_twin(self, row: sa.Row[Any]) -> None:
-        """Leave a For Processing image alone if its twin has an answer."""
+        """Raise NotMeantError if the For Presentation twin of an image has a result."""
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
         if twin := insist(lambda: self.journal.analyses.presentation_twin(row)):
@@ -257,9 +263,9 @@ class Work:
             )
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
-        """Bring an instance's results to one destination: send, or ask for commitment.
+        """Send an instance's results to one destination, or ask for commitment to them.
 
-        A run does one of the two.
+        Each run does only one of the two.
         """
         uid, came_from = insist(lambda: self.journal.sender(instance_id))
         with about(uid, instance_id):
@@ -313,7 +319,7 @@ class Work:
     def _asks(
         self, instance_id: str, destination: Destination, run: int, came_from: str
     ) -> bool:
-        """Ask for commitment to what is stored; say whether there was such a thing."""
+        """Ask for commitment to the stored results; return whether there were any."""
         commitments = self.journal.commitments
         begin = partial(commitments.begin, instance_id, destination, run)
         request = insist(begin)
@@ -339,9 +345,9 @@ class Work:
 
 
 def _refuse_return(row: sa.Row[Any]) -> None:
-    """Refuse a capture that has the UID of a result, also if its other traces are gone.
+    """Raise NotMeantError if a capture has the UID of one of the node's results.
 
-    An analysis that a person asks for is not refused here.
+    An analysis that a person requests is never rejected here.
     """
     if row.returned and row.run == 1 and is_capture(row.sop_class_uid):
         raise NotMeantError(
@@ -357,9 +363,9 @@ def _log_delivery(
     outcomes: Mapping[str, Outcome],
     seconds: float,
 ) -> None:
-    """Log an attempt, with each reason once.
+    """Log a delivery attempt, with each reason once.
 
-    A text of the destination may name the patient, and is not logged.
+    Texts from the destination may name the patient, so they are not logged.
     """
     counts = Counter(each.log_text for each in outcomes.values())
     words = [f"{_objects(count)}: {why}" for why, count in counts.items()]
@@ -381,10 +387,10 @@ def _spoken(state: InstanceState) -> str:
 
 
 def register(work: Work) -> None:
-    """Tell DBOS which names mean which bodies. Before it is launched."""
+    """Register the workflows with DBOS. Call this before DBOS is launched."""
 
-    # DBOS counts deaths of the process, not guilt: one poison image would take
-    # innocents with it. Attempts are counted in the journal instead.
+    # DBOS counts every death of the process, whatever caused it. One bad image would
+    # then fail others, so the journal counts attempts instead.
     @DBOS.workflow(name=ANALYZE, max_recovery_attempts=None)
     def analyze(instance_id: str, run: int) -> None:
         work.analyze(instance_id, run)

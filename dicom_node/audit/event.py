@@ -1,4 +1,4 @@
-"""What the audit trail tells of, and by whom it was done."""
+"""The events of the audit trail, with the person or application that caused them."""
 
 import json
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ HIDDEN = "hidden"
 
 
 class What(StrEnum):
-    """What happened."""
+    """The type of an event."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -40,10 +40,10 @@ class What(StrEnum):
 
 
 TRANSFERS = frozenset({What.RECEIVED, What.RECEIVED_AGAIN, What.SENT, What.NOT_STORED})
-"""Events of an instance that went from one application to another."""
+"""Events of an instance that was transferred between applications."""
 
 OUTGOING = frozenset({What.SENT, What.NOT_STORED})
-"""Transfers in which this node is the source."""
+"""Transfers that this node sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class AuditedInstance:
     """The instance that an event is about.
 
     Attributes:
-        study_instance_uid: Of its study.
-        sop_class_uid: Its class.
-        sop_instance_uid: Its own.
+        study_instance_uid: The UID of its study.
+        sop_class_uid: Its SOP Class.
+        sop_instance_uid: Its SOP Instance UID.
     """
 
     study_instance_uid: str
@@ -76,16 +76,16 @@ class AuditedPatient:
 
 @dataclass(frozen=True, slots=True)
 class AuditEvent:
-    """One event. What a caller or a proxy calls somebody stands in it as they said it.
+    """One event. Names from a caller or a proxy are stored as they were sent.
 
     Attributes:
-        what: What happened.
-        who: The AE title, the person, or the user of this machine who did it. In a
+        what: The type of the event.
+        who: The AE title, the person, or the user of this machine who caused it. In a
             transfer, the other application.
-        address: Where they did it from, as far as that is known.
-        about: The reason, path, way or settings that it is about, in words.
-        instance: The instance that it is about.
-        patient: The patient of that instance; of transfers only.
+        address: The network address of the cause, if it is known.
+        about: The reason, path, method or settings that the event is about, as text.
+        instance: The instance that the event is about.
+        patient: The patient of that instance; only in transfers.
     """
 
     what: What
@@ -97,14 +97,15 @@ class AuditEvent:
 
 
 def plain(words: str) -> str:
-    """Take out of somebody's words what no XML, database or terminal should get."""
+    """Replace characters that are not valid in XML, databases or terminals."""
     return "".join(each if each.isprintable() else "\ufffd" for each in words)
 
 
 def disclosed(settings: Settings) -> str:
-    """Write down the settings in force, as JSON, without what must stay secret.
+    """Return the settings in force as JSON, without secrets.
 
-    Of the database its kind remains, of a secret the variable that holds it.
+    The URL of the database is reduced to its kind. A secret is replaced by the name of
+    the variable that holds it.
     """
     tree = _disclosed(settings)
     url = settings.storage.database

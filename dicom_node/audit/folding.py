@@ -1,8 +1,9 @@
-"""Bounds how many rows a flood of events adds to the audit trail, and drops none.
+"""Limit the number of rows that a flood of events adds to the audit trail.
 
-An event is written in full while there is room for its kind in that minute. After that,
-events are counted together: first those of one address, then those of the whole kind.
-Each kind has its own room, so that rejected callers take none from accepted ones.
+No event is dropped. An event is written in full while its kind has room in that minute.
+After that, events are counted together: first those of one address, then those of the
+whole kind. Each kind has room of its own, so that rejected callers take none from
+accepted ones.
 """
 
 import shutil
@@ -17,10 +18,10 @@ from dicom_node.audit.event import TRANSFERS, AuditEvent, What
 from dicom_node.audit.message import KINDS, SUCCESS
 
 Spare = Callable[[], float]
-"""Returns the bytes of disk that may be used, beyond those that must stay free."""
+"""Returns the bytes of disk that may be used, without those that must stay free."""
 
 Key = tuple[int, What, str]
-"""How far events are folded, their kind, and an address or nothing."""
+"""The level of folding, the kind of event, and an address or an empty string."""
 
 FURTHER_CALLERS = "(further callers)"  # longer than the 16 characters of an AE title
 FURTHER_ADDRESSES = "(further addresses)"
@@ -29,30 +30,31 @@ SEVERAL = "(several)"
 FLOODS = frozenset(
     what for what, kind in KINDS.items() if kind.outcome != SUCCESS
 ).difference(TRANSFERS)
-"""Events that a caller without the right to do something can cause."""
+"""Events that a caller without permission can cause."""
 
 CALLERS = FLOODS.difference({What.REFUSED}).union({What.OPENED})
-"""Events of callers that are not known, except by the AE title that they choose."""
+"""Events of callers that are known only by the AE title that they choose."""
 
-# Different events in a minute. Those of FLOODS are few; the others fold only if a disk
-# fills up or a database is away.
+# Maximum number of different events per minute. Floods have a low limit. Other events
+# fold only if a disk fills up or a database is unavailable.
 MOST_IN_FULL = 10_000
 MOST_OF_A_FLOOD = 500
 MOST_OF_A_FLOOD_PER_ADDRESS = 10
-LEAST_ADDRESSES = 10  # that are told apart however little room there is
-# In a day, each kind of flood takes at most 1 % of the disk that may still be used; in
-# an hour, each other kind does.
+LEAST_ADDRESSES = 10  # addresses that are always counted separately
+# Each kind of flood uses at most 1 % of the available disk per day. Each other kind
+# uses at most 1 % per hour.
 FLOOD_SHARE = 0.01 / (24 * 60)
 SHARE = 0.01 / 60
 BYTES_PER_EVENT = 2_000  # two rows with their index entries, and two messages
 
 
 class Folding:
-    """The room of each kind of event in one process. Callers hold a lock.
+    """The room of each kind of event in one process. Callers must hold a lock.
 
     Attributes:
-        spare_bytes: How much disk may be used; events fold if it is little.
-        spare_rows: How many rows may wait; events fold if the database is away.
+        spare_bytes: Bytes of disk that may be used; events fold if they are few.
+        spare_rows: Number of rows that may wait; events fold if the database is
+            unavailable.
     """
 
     def __init__(self) -> None:
@@ -63,7 +65,7 @@ class Folding:
         self._taken: Counter[Key] = Counter()
 
     def fold(self, event: AuditEvent) -> AuditEvent:
-        """Return an event as it is written: in full, or as one that counts several."""
+        """Return the form in which to write an event: in full, or as one of several."""
         *fuller, last = forms(event)
         for level, each in enumerate(fuller):
             if each in self._held:
@@ -77,7 +79,7 @@ class Folding:
         return last
 
     def forget(self, event: AuditEvent) -> None:
-        """Give back the room of an event that fold returned a minute ago."""
+        """Release the room of an event that `fold` returned a minute ago."""
         for key in self._held.pop(event, ()):
             self._taken[key] -= 1
             if not self._taken[key]:
@@ -99,8 +101,8 @@ class Folding:
 def forms(event: AuditEvent) -> Sequence[AuditEvent]:
     """Return an event in full, then without its details, then without its address.
 
-    The reason of a rejection stays, without the details after its colon. A start always
-    stands with its settings.
+    The reason of a rejection is kept, but not the details after its colon. A start is
+    always written in full, with its settings.
     """
     if event.what is What.STARTED:
         return (event,)
@@ -115,7 +117,7 @@ def forms(event: AuditEvent) -> Sequence[AuditEvent]:
 
 
 def network(address: str) -> str:
-    """Return an address, or the network of 64 bits that an IPv6 address is in.
+    """Return an IPv4 address, or the /64 network of an IPv6 address.
 
     One subscriber has all addresses of such a network (RFC 6177).
     """
@@ -134,14 +136,14 @@ def spare(folders: Sequence[Path], min_free_bytes: int) -> Spare:
     """Return a function that measures how much disk may be used.
 
     Args:
-        folders: Where the trail may grow; the fullest disk counts.
-        min_free_bytes: What must stay free for images.
+        folders: The folders in which the trail grows; the fullest disk counts.
+        min_free_bytes: Bytes that must stay free for images.
     """
 
     def measure() -> float:
         free = [float("inf")]
         for folder in folders:
-            with suppress(OSError):  # it is away; then nothing is written there
+            with suppress(OSError):  # unavailable, so nothing is written there
                 free.append(shutil.disk_usage(folder).free)
         return min(free) - min_free_bytes
 

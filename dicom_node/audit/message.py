@@ -1,8 +1,9 @@
-"""An event as a DICOM audit message: XML after the schema of PS3.15 A.5.1.
+"""An event as a DICOM audit message: XML by the schema of PS3.15 A.5.1.
 
-DICOM Instances Transferred follows A.5.3.7: source, destination, study and patient. A
-deviation from A.5.3.6: DICOM Instances Accessed does not name the patient, and the
-study only if the event has one. Some events have no message in A.5.3: see KINDS.
+DICOM Instances Transferred follows A.5.3.7: source, destination, study and patient.
+There is one deviation from A.5.3.6: DICOM Instances Accessed does not name the patient,
+and names the study only if the event has one. Some events have no message in A.5.3: see
+KINDS.
 """
 
 import base64
@@ -40,13 +41,13 @@ RFC_3881 = "RFC-3881"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How PS3.15 A.5.3 tells of something.
+    """The codes of PS3.15 A.5.3 for a type of event.
 
     Attributes:
-        event: The EventID, of CID 400.
-        type: The EventTypeCode, of CID 401.
+        event: The EventID, from CID 400.
+        type: The EventTypeCode, from CID 401.
         action: "C", "R", "U", "D" or "E".
-        outcome: 0 for success, 4 for what was not to be.
+        outcome: 0 for success, 4 for a rejected or failed action.
     """
 
     event: Code
@@ -87,27 +88,27 @@ KINDS: Mapping[What, Kind] = MappingProxyType(
         What.RESUMED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
         What.RECEIVED: Kind(TRANSFERRED, None, "C"),
         What.RECEIVED_AGAIN: Kind(TRANSFERRED, None, "R"),
-        # "R" as well: the sender does not know what the receiver holds already.
+        # "R" as well: the sender does not know what the receiver has already.
         What.SENT: Kind(TRANSFERRED, None, "R"),
         What.NOT_STORED: Kind(TRANSFERRED, None, "R", MINOR_FAILURE),
     }
 )
 """The events that have a message in PS3.15 A.5.3.
 
-An association that is opened has none: Network Entry (A.5.3.9) is for a system that
-enters or leaves the network. The test of a connection has none either. An upload is
-written as the transfer that it is.
+The opening of an association has none: Network Entry (A.5.3.9) is for a system that
+enters or leaves the network. The test of a connection has none, either. An upload is
+written as a transfer.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Which process tells.
+    """The process that reports an event.
 
     Attributes:
         node: The AE title of the node and the machine's name.
         role: The name of the role.
-        process: Its number.
+        process: The process id.
     """
 
     node: str
@@ -122,15 +123,15 @@ def message(
     times: int = 1,
     instances: Sequence[AuditedInstance] = (),
 ) -> str:
-    """Write an event as a message of one line.
+    """Return an event as a message of one line.
 
     Args:
-        event: What happened; one of KINDS.
-        source: Who tells.
-        at: When, in seconds since 1970; of a transfer, when it was complete.
-        times: How often the same happened, up to then.
-        instances: Of a transfer, all of its instances; they are of one study and one
-            patient. Empty means that of the event.
+        event: The event; its type must be in KINDS.
+        source: The process that reports it.
+        at: Time in seconds since 1970; for a transfer, the time of its completion.
+        times: How often the same event happened until then.
+        instances: All instances of a transfer; they belong to one study and one
+            patient. Empty means the instance of the event.
     """
     root = Element("AuditMessage")
     _identification(root, event, at, times)
@@ -168,7 +169,7 @@ def _identification(root: Element, event: AuditEvent, at: float, times: int) -> 
 
 
 def _participants(root: Element, event: AuditEvent, source: Source) -> None:
-    """Name the node itself, and who asked it to or whom it sent to."""
+    """Add the node, and the application that it received from or sent to."""
     is_outgoing = event.what in OUTGOING
     us = SubElement(
         root,
@@ -181,7 +182,7 @@ def _participants(root: Element, event: AuditEvent, source: Source) -> None:
     if event.address:
         where["NetworkAccessPointID"] = plain(event.address)
         where["NetworkAccessPointTypeCode"] = _point(event.address)
-    who = event.who or event.address  # of a caller that did not say its AE title
+    who = event.who or event.address  # a caller may not have sent its AE title
     requestor = _flag(not is_outgoing)
     them = SubElement(
         root,
@@ -204,7 +205,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
-    """Name the study of instances, with their number and UIDs by SOP Class."""
+    """Add the study of instances, with their number and UIDs by SOP Class."""
     uid = plain(instances[0].study_instance_uid)
     study = SubElement(
         root,
@@ -229,9 +230,9 @@ def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
 
 
 def _patient(root: Element, patient: AuditedPatient) -> None:
-    """Name a patient (PS3.15 A.5.3.7): Patient ID, and Patient's Name if there is one.
+    """Add a patient (PS3.15 A.5.3.7): Patient ID, and Patient's Name if there is one.
 
-    The schema asks for a ParticipantObjectName; without a name it repeats the ID.
+    The schema requires a ParticipantObjectName; without a name it repeats the ID.
     """
     it = SubElement(
         root,
@@ -246,7 +247,7 @@ def _patient(root: Element, patient: AuditedPatient) -> None:
 
 
 def _object(root: Element, event: AuditEvent) -> None:
-    """What an event is about that is no instance: settings, a path, a reason."""
+    """Add an object of an event other than an instance: settings, a path, a reason."""
     is_start = event.what is What.STARTED
     name = "settings in force" if is_start else event.about
     it = SubElement(

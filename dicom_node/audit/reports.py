@@ -1,4 +1,4 @@
-"""The event of a report on Storage Commitment that is refused."""
+"""The audit event of a rejected report on Storage Commitment."""
 
 from dicom_node.audit.event import AuditEvent, What
 from dicom_node.audit.trail import Tell
@@ -8,7 +8,7 @@ from dicom_node.reporters import Reporter
 
 
 def auditing_refused(tell: Tell) -> OnRefused:
-    """Return a function that tells the audit trail of the reports that are refused."""
+    """Return a function that adds each rejected report to the audit trail."""
 
     def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
         who = reporter.ae_title, reporter.address

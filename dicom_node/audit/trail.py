@@ -1,13 +1,13 @@
-"""Writes events down, in a thread of its own: whoever tells of one never waits.
+"""Write the audit trail in a separate thread, so that reporting an event never blocks.
 
-Each is a row and, by setting, a message in a file. The same event again within a minute
-is counted, and written with its count when the minute is over: a peer that is rejected
-a thousand times is two rows. If there are too many different events, folding.py counts
-them together. While the database is away, events wait in memory. A process that is
-killed loses the events of the last moment, and its counts.
+Each event is a row and, by setting, a message in a file. If the same event happens
+again within a minute, it is counted, and written with its count after the minute: a
+peer that is rejected a thousand times adds two rows. If there are too many different
+events, folding.py counts them together. While the database is unavailable, events wait
+in memory. A process that is killed loses the events of the last moment, and its counts.
 
-Transfers are written to the file only, because the journal records each of them. One
-message holds the instances of a study that were transferred between the same two
+Transfers are written only to the file, because the journal records each of them. One
+message contains the instances of a study that were transferred between the same two
 applications within some seconds.
 """
 
@@ -45,20 +45,20 @@ from dicom_node.tables import audit
 logger = logging.getLogger(__name__)
 
 Tell = Callable[[AuditEvent], None]
-"""Takes an event. Never waits, never raises; for all threads."""
+"""Takes an event. Never blocks, never raises; may be called in any thread."""
 
 MOST_WAITING = 20_000  # rows, and instances of transfers
 SAME_FOR_S = 60.0
 PAUSE_S = 0.2
-TRANSFER_S = 5.0  # transfers of one study within it are one message
+TRANSFER_S = 5.0  # transfers of one study within this time are one message
 MOST_INSTANCES = 500  # in one message
-AWAY_S = 1.0  # until a database that was away is asked again
+AWAY_S = 1.0  # until the next attempt if the database is unavailable
 LONGEST_END_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event that is to be written: when, and how often up to then."""
+    """An event to write, with its time and its number of occurrences until then."""
 
     event: AuditEvent
     at: float
@@ -70,9 +70,9 @@ class Transfer:
     """Instances of one study that become one message, because their events are alike.
 
     Attributes:
-        event: The event of the first instance. The others differ in the instance only.
-        since: When the first event came, in seconds since 1970.
-        until: When the last event came, in seconds since 1970.
+        event: The event of the first instance. The others differ only in the instance.
+        since: Time of the first event, in seconds since 1970.
+        until: Time of the last event, in seconds since 1970.
         instances: All instances.
     """
 
@@ -83,10 +83,10 @@ class Transfer:
 
 
 def os_user() -> str:
-    """The user of this machine whom this process belongs to."""
+    """Return the name of the user that owns this process."""
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container whose user has no name
+    except (KeyError, OSError):  # the user of a container may have no name
         return str(os.getuid())
 
 
@@ -94,13 +94,17 @@ def os_user() -> str:
 def auditing(
     settings: Settings, engine: sa.Engine, role: str, *, by_hand: bool = False
 ) -> Iterator[Tell]:
-    """Write down what this process is told, until the end; gives what to tell it.
+    """Write the audit events of this process until the block ends.
 
     Args:
-        settings: Of the node.
-        engine: Of the journal.
-        role: Of this process.
-        by_hand: Tell of its start and end, too. For roles, the supervisor does.
+        settings: The settings of the node.
+        engine: The engine of the journal.
+        role: The role of this process.
+        by_hand: Record the start and end of this process, too. The supervisor does that
+            for roles.
+
+    Yields:
+        The function that takes events.
     """
     node = f"{settings.receiver.ae_title}@{socket.gethostname()}"
     file, storage = settings.audit.file, settings.storage
@@ -118,7 +122,7 @@ def auditing(
 
 
 def record(settings: Settings, role: str, event: AuditEvent) -> None:
-    """Write one event down, and wait for that, some seconds at most."""
+    """Write one event, and wait for that, for some seconds at most."""
     engine = open_engine(settings.storage.database_url)
     with auditing(settings, engine, role) as tell:
         tell(event)
@@ -126,17 +130,17 @@ def record(settings: Settings, role: str, event: AuditEvent) -> None:
 
 
 def started(settings: Settings) -> AuditEvent:
-    """Make the event of a start, with the settings in force."""
+    """Return the event of a start, with the settings in force."""
     return AuditEvent(What.STARTED, os_user(), about=disclosed(settings))
 
 
 def stopped() -> AuditEvent:
-    """Make the event of an end."""
+    """Return the event of an end."""
     return AuditEvent(What.STOPPED, os_user())
 
 
 class Trail:
-    """The trail of one process."""
+    """The audit trail of one process."""
 
     def __init__(
         self,
@@ -145,18 +149,18 @@ class Trail:
         file: Path | None,
         spare_bytes: Spare = lambda: float("inf"),
     ) -> None:
-        """Begin to write; see auditing. The less disk is left, the more events fold."""
+        """Start to write; see `auditing`. Events fold more if less disk is left."""
         self._engine = engine
         self._source = source
         self._file = file
         self._spare_bytes = spare_bytes
-        self._lock = threading.Lock()  # of what tell changes; never held for long
+        self._lock = threading.Lock()  # for the state that tell changes; held briefly
         self._lost = 0
         self._seen: dict[AuditEvent, Entry] = {}
         self._folding = Folding()
         self._fresh: list[Entry] = []
         self._transfers: dict[tuple[AuditEvent, str], Transfer] = {}
-        self._instances = 0  # of those transfers
+        self._instances = 0  # in all of these transfers
         self._rows: list[Entry] = []
         self._not_before = 0.0
         self._ended = threading.Event()
@@ -175,7 +179,7 @@ class Trail:
                 self._add(event)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Write the remaining events."""
         self._ended.set()
         self._thread.join()
 
@@ -191,7 +195,7 @@ class Trail:
         self._tell_of_loss()
 
     def _write(self, now: float) -> None:
-        """Write what was told since, and how often what came again."""
+        """Write new events, and the counts of repeated ones."""
         try:
             fresh = [*self._new(), *self._over(now)]
             self._rows += fresh
@@ -208,7 +212,7 @@ class Trail:
             logger.error("%s audit events were not written", lost)
 
     def _new(self) -> list[Entry]:
-        """Take what was told, and measure how much more may be told."""
+        """Take the new events, and update the room for further ones."""
         spare_bytes = self._spare_bytes()
         with self._lock:
             fresh, self._fresh = self._fresh, []
@@ -218,7 +222,7 @@ class Trail:
         return fresh
 
     def _add(self, event: AuditEvent) -> None:
-        """Count an event if it was told within the last minute."""
+        """Count an event if it was reported within the last minute, else add it."""
         event = self._folding.fold(event)
         if known := self._seen.get(event):
             self._seen[event] = replace(known, times=known.times + 1)
@@ -247,7 +251,7 @@ class Trail:
                 yield message(each.event, self._source, each.at, each.times)
 
     def _completed(self, now: float) -> Iterator[str]:
-        """Yield the messages of the transfers that began TRANSFER_S ago or earlier."""
+        """Yield the messages of the transfers that started at least TRANSFER_S ago."""
         with self._lock:
             transfers = self._transfers.items()
             old = {k: t for k, t in transfers if abs(now - t.since) >= TRANSFER_S}
@@ -260,13 +264,13 @@ class Trail:
                 yield message(each.event, self._source, each.until, 1, some)
 
     def _over(self, now: float) -> list[Entry]:
-        """Forget what was seen a minute ago; what came again since is to be told."""
+        """Forget events older than a minute; return those that were repeated."""
         with self._lock:
             old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
             for each in old:
                 del self._seen[each.event]
                 self._folding.forget(each.event)
-        if old:  # once a minute or so
+        if old:  # about once a minute
             self._tell_of_loss()
         return [Entry(e.event, time.time(), e.times) for e in old if e.times]
 
@@ -284,9 +288,9 @@ class Trail:
         self._rows = []
 
     def _drop_too_many(self) -> None:
-        """Drop rows if a database is away for hours: the oldest, those of floods first.
+        """Drop rows if a database is unavailable for hours: floods first, oldest first.
 
-        That it comes to this is rare, since events fold while many rows wait.
+        This is rare, because events fold while many rows wait.
         """
         excess = len(self._rows) - MOST_WAITING
         if excess <= 0:
@@ -309,15 +313,15 @@ class Trail:
 
 
 def _append(path: Path, content: bytes) -> None:
-    """Append to a file, which is opened each time because it may be rotated.
+    """Append to a file. It is opened each time because it may be rotated.
 
     Raises:
-        OSError: The file cannot be opened, or not all was written.
+        OSError: The file cannot be opened, or was written only in part.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     with FileIO(os.open(path, flags, 0o600), "a") as file:
-        # In one write: other processes append to the file, too.
-        if file.write(content) < len(content):  # a disk that is nearly full
+        # A single write, because other processes append to the file, too.
+        if file.write(content) < len(content):  # the disk is nearly full
             raise OSError(ENOSPC, os.strerror(ENOSPC))
 
 

@@ -1,4 +1,4 @@
-"""The events of instances that arrive and of results that leave (PS3.15 A.5.3.7)."""
+"""Audit events of received instances and of sent results (PS3.15 A.5.3.7)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,17 +12,20 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.tables import instance, patient, result
 
 OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
-"""Takes the id of an instance, the outcomes of its results by SOP Instance UID, and the
-name and host of the peer that they were sent to."""
+"""Called with the outcomes of an instance's results after an attempt to send them.
+
+The arguments are the id of the instance, the outcomes by SOP Instance UID of the
+result, and the name and host of the peer.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The study and patient that results belong to, and the classes of the results.
+    """The study, the patient and the classes of results.
 
     Attributes:
-        study_instance_uid: Of the study.
-        patient: Of the instance that was analyzed.
+        study_instance_uid: The UID of the study.
+        patient: The patient of the analyzed instance.
         sop_classes: SOP Class UIDs of the results, by SOP Instance UID.
     """
 
@@ -32,7 +35,7 @@ class Subject:
 
 
 def received_event(received: ReceivedInstance, who: str, *, again: bool) -> AuditEvent:
-    """Make the event of an instance that arrived.
+    """Return the event of a received instance.
 
     Args:
         received: The instance, with the patient that its header names.
@@ -52,7 +55,7 @@ def received_event(received: ReceivedInstance, who: str, *, again: bool) -> Audi
 
 
 def auditing_sent(engine: sa.Engine, tell: Callable[[AuditEvent], None]) -> OnSent:
-    """Return a function that tells the audit trail of the results that were sent."""
+    """Return a function that adds the results that were sent to the audit trail."""
 
     def on_sent(
         instance_id: str, outcomes: Mapping[str, Outcome], peer: tuple[str, str]
@@ -67,11 +70,11 @@ def auditing_sent(engine: sa.Engine, tell: Callable[[AuditEvent], None]) -> OnSe
 def ignore(
     _instance_id: str, _outcomes: Mapping[str, Outcome], _peer: tuple[str, str]
 ) -> None:
-    """Do nothing: without an audit file, transfers are not written."""
+    """Do nothing: without an audit file, transfers are not recorded."""
 
 
 def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
-    """Read the study, the patient and the results of an instance from the journal."""
+    """Return the study, the patient and the results of an instance in the journal."""
     query = (
         sa.select(instance.c.study_instance_uid, patient.c.patient_id, patient.c.name)
         .outerjoin_from(instance, patient, patient.c.instance_id == instance.c.id)
@@ -93,14 +96,14 @@ def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
 def sent_events(
     outcomes: Mapping[str, Outcome], subject: Subject, who: str, address: str
 ) -> Iterator[AuditEvent]:
-    """Make the events of results that were sent.
+    """Yield the events of results that were sent.
 
-    A result that got no answer has no event: there was no association, or it ended
-    before the answer.
+    A result without a response has no event: there was no association, or the
+    association ended before the response.
 
     Args:
-        outcomes: By SOP Instance UID.
-        subject: Their study, patient and classes.
+        outcomes: The outcome of each result, by SOP Instance UID.
+        subject: The study, the patient and the classes of the results.
         who: The AE title or the service that they were sent to.
         address: Its host.
     """
@@ -112,7 +115,7 @@ def sent_events(
             What.SENT if stored else What.NOT_STORED,
             who,
             address,
-            # The comment may hold the peer's own text, which may name anybody.
+            # The comment may contain the peer's own text, which may name a person.
             "" if stored else f"status 0x{outcome.status:04X}",
             AuditedInstance(
                 subject.study_instance_uid, subject.sop_classes.get(uid, ""), uid

@@ -1,1 +1,1 @@
-"""What people type: one file a command."""
+"""The commands of `fracture-node`, one file per command."""

@@ -1,7 +1,7 @@
 """Analyzes DICOM files and plain images, and writes what the node would send.
 
-For DICOM a Secondary Capture and a PNG, for a plain image a PNG. The age of a study
-does not matter here. One bad file does not stop the others.
+For a DICOM file, it writes the result objects and a PNG; for a plain image, a PNG.
+Studies of any age are analyzed. A bad file does not stop the others.
 """
 
 import argparse
@@ -45,16 +45,16 @@ NEITHER = (
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """What became of one file.
+    """The outcome for one file.
 
     Attributes:
         path: The file.
         state: "analyzed", "not analyzed" or "failed".
-        answer: "Fracture" or "No Fracture"; empty without an answer.
-        probability: Of a fracture, from 0 to 1, with four decimals.
-        reason: Why there is no answer, in sentences.
-        written: What was written.
-        operating_point: "none", "doubtful" or "definite"; empty without an answer.
+        answer: "Fracture" or "No Fracture"; empty without a result.
+        probability: The probability of a fracture, from 0 to 1, with four decimals.
+        reason: Sentences that say why there is no result.
+        written: The written files.
+        operating_point: "none", "doubtful" or "definite"; empty without a result.
     """
 
     path: str
@@ -67,7 +67,7 @@ class Line:
 
 
 def main() -> None:
-    """Analyze; the exit status is 0 if none of what was named failed."""
+    """Analyze; the exit status is 0 if no named file failed."""
     parser = role_parser("analyze", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="files and folders")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
@@ -170,7 +170,7 @@ def _picture(
 
 
 def _free(target: Path) -> Path:
-    """Files of the same name from different folders must not overwrite each other."""
+    """Return an unused name, so that files with equal names do not overwrite others."""
     number, free = 1, target
     while free.with_name(f"{free.name}.png").exists():
         number += 1

@@ -1,4 +1,4 @@
-"""Shows who did or saw what, newest first."""
+"""Shows the audit trail, newest event first."""
 
 import json
 import sys
@@ -17,7 +17,7 @@ COLUMNS = ("what", "who", "address", "about", "times")
 
 
 def main() -> None:
-    """Print the last rows of the audit trail."""
+    """Print the latest rows of the audit trail."""
     parser = role_parser("audit", __doc__)
     parser.add_argument("--limit", type=int, default=50, help="events to list")
     parser.add_argument("--json", action="store_true", help="one object a line")

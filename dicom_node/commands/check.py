@@ -1,12 +1,12 @@
-"""Validates the settings, tests the model on the phantom and asks destinations.
+"""Validates the settings, tests the model on the phantom, and tests destinations.
 
-It says whether the kernel confines the process that decodes images.
+It reports whether the kernel confines the process that decodes images.
 
 It also lists the body parts of the model's intended use.
 
-An AE is asked by C-ECHO, a DICOMweb service by a search with our credentials.
+An AE is tested by C-ECHO, a DICOMweb service by a search with our credentials.
 
-`--record` writes what the phantom gives into the card of one's own weights, once.
+`--record` writes the phantom's results into the card of your own weights, once.
 """
 
 import sys
@@ -34,11 +34,11 @@ from models.card import ModelError
 
 
 class CheckError(Exception):
-    """Something is not as it must be; the message says what."""
+    """A check failed; the message says why."""
 
 
 def main() -> None:
-    """Check everything; the exit status is 0 when all is well."""
+    """Check everything; the exit status is 0 if all checks pass."""
     parser = role_parser("check", __doc__)
     parser.add_argument("--record", action="store_true", help="fill in the card")
     given = parser.parse_args()
@@ -106,7 +106,7 @@ def _model(settings: Settings) -> str:
 
 
 def _decoding(settings: Settings) -> str:
-    """Start a decoding process, and say what holds it."""
+    """Start a decoding process, and return how it is confined."""
     worker = settings.worker
     child = DecodingChild(
         timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
@@ -155,7 +155,7 @@ def _warnings(settings: Settings) -> list[str]:
 
 
 def _reporters(destination: Destination) -> list[tuple[str, list[str]]]:
-    """List each AE of a destination with the AE titles that report for it, too."""
+    """Return each AE of a destination with the other AE titles that report for it."""
     asked: tuple[Address, ...] = ()
     if isinstance(destination, SenderDestination):
         asked = destination.peers

@@ -1,7 +1,7 @@
-"""Shows a radiograph travel: phantoms in by C-STORE, annotated captures in an archive.
+"""Demonstrates the node: sends phantoms by C-STORE; an archive receives their results.
 
-Starts the node and a small archive, sends a broken and a whole phantom, waits for their
-results and goes on serving until Ctrl-C.
+It starts the node and a small archive, sends a broken and a whole phantom, waits for
+their results, and continues to serve until Ctrl-C.
 """
 
 import argparse
@@ -61,13 +61,13 @@ console = Console(
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """A phantom on its way.
+    """A phantom that was sent.
 
     Attributes:
-        name: What it shows.
-        sop_instance_uid: Its UID.
-        study_instance_uid: Its study, in which the result will be.
-        at: When the C-STORE was answered, in seconds of time.monotonic().
+        name: Its description.
+        sop_instance_uid: Its SOP Instance UID.
+        study_instance_uid: The study that will contain the result.
+        at: Time of the C-STORE response, in seconds of time.monotonic().
     """
 
     name: str
@@ -81,8 +81,8 @@ class Arrived:
     """A result that reached the archive.
 
     Attributes:
-        path: The file's name in the archive's folder.
-        at: When it was stored, in seconds of time.monotonic().
+        path: The file name in the archive's folder.
+        at: Time at which it was stored, in seconds of time.monotonic().
     """
 
     path: str
@@ -90,7 +90,7 @@ class Arrived:
 
 
 def main() -> None:
-    """Run the demo; the exit status is 0 when both results arrived."""
+    """Run the demo; the exit status is 0 if both results arrived."""
     parser = argparse.ArgumentParser("fracture-node demo", description=__doc__)
     parser.add_argument(
         "--directory",
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="do not go on serving")
     given = parser.parse_args()
     stop = begin_role("demo", None)
-    stop.ready(DRAIN_S)  # _show looks at it, so that the exit status is true
+    stop.ready(DRAIN_S)  # _show checks `stop`, so that the exit status is correct
     arrivals = Arrivals()
     archive = start_archive(given.directory / "archive", on_stored=arrivals.add)
     try:
@@ -119,25 +119,25 @@ def main() -> None:
 
 
 class Arrivals:
-    """When results arrived at the archive, by the clock of this process."""
+    """The first result of each study in the archive, with its time of arrival."""
 
     def __init__(self) -> None:
         self._by_study: dict[str, Arrived] = {}
         self._news = threading.Condition()
 
     def add(self, stored: Stored) -> None:
-        """Note that something was stored."""
+        """Record a stored result."""
         arrived = Arrived(stored.path, time.monotonic())
         with self._news:
             self._by_study.setdefault(stored.study_instance_uid, arrived)
             self._news.notify_all()
 
     def wait(self, studies: set[str], stop: threading.Event) -> dict[str, Arrived]:
-        """Wait for a result in each study; return those that came in PATIENCE_S.
+        """Wait for a result in each study; return those that arrived within PATIENCE_S.
 
         Args:
-            studies: Their Study Instance UIDs.
-            stop: Ends the wait.
+            studies: The Study Instance UIDs.
+            stop: An event that ends the wait.
         """
         deadline = time.monotonic() + PATIENCE_S
         with self._news:
@@ -151,7 +151,7 @@ class Arrivals:
 
 
 def _configure(directory: Path, archive: Archive) -> Path:
-    """Write the settings of the demo, on the usual ports where these are free."""
+    """Write the settings of the demo, with the usual ports if they are free."""
     usual = load(None)
     config = directory / "demo.toml"
     text = CONFIG.format(
@@ -164,7 +164,7 @@ def _configure(directory: Path, archive: Archive) -> Path:
 
 
 def _free(port: int) -> int:
-    """The port, or 0, any, where somebody has it."""
+    """Return the port, or 0 (any port) if it is in use."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
     except OSError as error:
@@ -176,7 +176,7 @@ def _free(port: int) -> int:
 
 @contextmanager
 def _watched(node: Node) -> Iterator[None]:
-    """Keep the node's roles alive meanwhile."""
+    """Restart roles that die within the block."""
     done = threading.Event()
     watcher = threading.Thread(target=node.watch, args=(done,))
     watcher.start()
@@ -194,7 +194,7 @@ def _show(
     arrivals: Arrivals,
     stop: threading.Event,
 ) -> bool:
-    """Send the phantoms, wait for their results, print the table."""
+    """Send the phantoms, wait for their results, and print the table."""
     console.print("Loading the model …")
     _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz", stop)
     if stop.is_set():
@@ -236,7 +236,7 @@ def _answer(row: sa.Row[Any]) -> str:
 
 
 def _wait_until_ready(address: str, stop: threading.Event) -> None:
-    """Wait for the model, so that the seconds of the table are those of every day."""
+    """Wait for the model, so that the printed seconds do not include its loading."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:

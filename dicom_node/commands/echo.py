@@ -1,7 +1,8 @@
-"""Asks a destination for a sign of life.
+"""Tests the connection to a destination.
 
-An AE by C-ECHO; where results go back to senders, each of them; a DICOMweb service by a
-search for a study that there is not, with our credentials.
+An AE is tested by C-ECHO. If results go back to senders, each sender is tested. A
+DICOMweb service is tested with our credentials by a search for a study that does not
+exist.
 """
 
 import sys
@@ -13,7 +14,7 @@ from dicom_node.process import load_or_exit, role_parser
 
 
 def main() -> None:
-    """Ask one peer; the exit status is 0 when all that belongs to it is alive."""
+    """Test one peer; the exit status is 0 if all of its addresses answer."""
     parser = role_parser("echo", __doc__)
     parser.add_argument("peer", help="a destination's name, or AE@host:port")
     given = parser.parse_args()

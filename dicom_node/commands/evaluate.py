@@ -1,4 +1,4 @@
-"""Judges the node's weights on a folder of radiographs of which the truth is known."""
+"""Evaluates the weights on a folder of radiographs with known diagnosis."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ from models.card import ModelError
 
 
 def main() -> None:
-    """Write the evaluation into a folder; print the figures over all as JSON."""
+    """Write the evaluation into a folder; print the overall figures as JSON."""
     parser = role_parser("evaluate", __doc__)
     parser.add_argument(
         "--data",
@@ -63,7 +63,7 @@ def main() -> None:
 def _judged(
     classifier: Classifier, samples: Sequence[Sample]
 ) -> tuple[list[Judged], list[str]]:
-    """Judge what can be read; say of the rest why it cannot."""
+    """Judge the readable images; return them, and why the others cannot be read."""
     judged: list[Judged] = []
     unreadable: list[str] = []
     with Progress(console=Console(stderr=True)) as progress:

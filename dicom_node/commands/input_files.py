@@ -1,4 +1,4 @@
-"""The files that a command line names: the files themselves, and those in folders."""
+"""The files that a command line names, including those in folders."""
 
 import os
 import stat
@@ -17,8 +17,8 @@ ABSENT = "There is no such file or folder. Check the path."
 def input_files(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield the files among the paths and below them, each folder in order.
 
-    A folder is yielded itself if it holds no file, cannot be read, or is a link within
-    another folder, so that `file_problem` can say so.
+    A folder itself is yielded if it contains no file, cannot be read, or is a link
+    within another folder. `file_problem` then reports the reason.
     """
     for path in paths:
         yield from sorted(_below(path)) or [path]
@@ -33,10 +33,10 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 def file_problem(path: Path) -> str:
-    """Say why a path is not a file that can be read, and what to do.
+    """Return why a path is not a readable file, and what to do.
 
     Returns:
-        Sentences; empty if it is such a file.
+        Sentences; empty if the path is a readable file.
     """
     try:
         mode = path.stat().st_mode
@@ -57,5 +57,5 @@ def file_problem(path: Path) -> str:
 
 
 def printable(path: Path | str) -> str:
-    """Return a path as text that can be printed, whatever bytes its name has."""
+    """Return a path as printable text, whatever bytes its name has."""
     return os.fsencode(path).decode(errors="replace")

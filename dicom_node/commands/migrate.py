@@ -1,4 +1,4 @@
-"""Brings the database to the schema of this release. Safe to repeat."""
+"""Migrates the database to the schema of this release. May be repeated safely."""
 
 from dicom_node.database import migrate
 from dicom_node.logs import configure_logging
@@ -6,7 +6,7 @@ from dicom_node.process import keep_files_private, load_or_exit, role_parser
 
 
 def main() -> None:
-    """Migrate the database that the settings name."""
+    """Migrate the database in the settings."""
     given = role_parser("migrate", __doc__).parse_args()
     settings = load_or_exit(given.config)
     configure_logging("migrate", settings.log.format)

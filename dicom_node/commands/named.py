@@ -1,4 +1,4 @@
-"""Naming an instance on the command line, by its SOP Instance UID."""
+"""Find the instance that a command line names by its SOP Instance UID."""
 
 import sys
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from dicom_node.history import History
 def named_or_exit(history: History, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
     """Return the revisions of an instance, oldest first.
 
-    If none is known, end the process with status 1 and say so.
+    If there are no revisions, end the process with status 1 and a message.
     """
-    # A database is asked in UTF-8, which other bytes of a command line are not.
+    # The database driver sends UTF-8; other bytes of a command line cannot be encoded.
     known = sop_instance_uid.isascii() and history.by_uid(sop_instance_uid)
     if not known:
         sys.exit(

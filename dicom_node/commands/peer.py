@@ -1,4 +1,4 @@
-"""Naming a peer on the command line: a destination's name, or AE@host:port."""
+"""Read a peer on the command line: the name of a destination, or AE@host:port."""
 
 import re
 import sys
@@ -13,10 +13,10 @@ ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
 
 
 def peer(text: str, settings: Settings) -> Destination:
-    """Read a peer; end the process with words where that cannot be done.
+    """Return the peer for a text; end the process with a message if it is invalid.
 
     Returns:
-        The destination of that name, of whatever type, or one that is the address.
+        The destination with that name, of any type, or a new one for the address.
     """
     for destination in settings.destinations:
         if destination.name == text:

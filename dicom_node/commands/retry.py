@@ -1,8 +1,8 @@
-"""Tries again what failed: one instance, a destination's deliveries, or everything.
+"""Retries failed work: one instance, a destination's deliveries, or everything.
 
 Deliveries that wait for their next attempt are tried at once. With `--uid`, an instance
-that was not analyzed is analyzed as well. If its picture was known under another
-identity, it then gets results under its own.
+that was not analyzed is analyzed, too. If its image was known under another identity,
+it then gets results of its own.
 """
 
 import sys
@@ -23,7 +23,7 @@ from dicom_node.tables import InstanceState
 
 
 def main() -> None:
-    """Ask for the work anew; a running worker takes it up at once."""
+    """Queue the work again; a running worker starts it at once."""
     parser = role_parser("retry", __doc__)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--uid", help="an instance, by its SOP Instance UID")
@@ -53,7 +53,7 @@ def main() -> None:
 def _retry(
     history: History, journal: Journal, given: Namespace, tell: Tell
 ) -> list[bool]:
-    """Ask again for what failed or waits; return for each whether that was possible."""
+    """Queue what failed or waits; return for each item whether that was possible."""
     named = [] if given.uid is None else history.by_uid(given.uid)
     uids = None if given.uid is None else {row.id for row in named}
     analyses = [
@@ -76,7 +76,7 @@ def _retry(
 
 
 def _is_left_out(row: sa.Row[Any]) -> bool:
-    """Tell whether what is named is not among what failed: not analyzed, or gone."""
+    """Return whether `failed_analyses` omits it: not analyzed, or files removed."""
     gone = row.state == InstanceState.FAILED and row.files_removed_at is not None
     return gone or row.state == InstanceState.NOT_ANALYZED
 

@@ -1,6 +1,6 @@
 """Sends DICOM files to an AE: `fracture-node send PATH… --to AE@host:port`.
 
-By C-STORE, and so to destinations that are reached by it.
+The files are sent by C-STORE, so the destination must have a fixed AE.
 """
 
 import json
@@ -20,7 +20,7 @@ from dicom_node.sender import send
 
 
 def main() -> None:
-    """Send files and folders; the exit status is 0 when all were stored."""
+    """Send files and folders; the exit status is 0 if all were stored."""
     parser = role_parser("send", __doc__)
     parser.add_argument("paths", nargs="+", type=Path, help="files and folders")
     parser.add_argument("--to", required=True, help="a destination or AE@host:port")
@@ -54,7 +54,7 @@ def main() -> None:
 def report(
     paths: Sequence[Path], outcomes: Sequence[Outcome], *, as_json: bool
 ) -> None:
-    """Say what became of each file."""
+    """Print the outcome of each file."""
     for path, outcome in zip(paths, outcomes, strict=True):
         told = {
             "path": str(path),

@@ -1,4 +1,4 @@
-"""Shows what happened to instances, and where deliveries stand."""
+"""Shows the state of instances and of deliveries."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ from dicom_node.history import History
 from dicom_node.process import keep_files_private, load_or_exit, role_parser
 from inference.caption import percent
 
-WIDTH = 300  # holds a UID and a long reason
+WIDTH = 300  # enough for a UID and a long reason
 SHOWN = (
     "sop_instance_uid",
     "revision",
@@ -34,7 +34,7 @@ SHOWN = (
 
 
 def main() -> None:
-    """Print the state of the node as the journal has it."""
+    """Print the state of the node according to the journal."""
     parser = role_parser("status", __doc__)
     parser.add_argument("--limit", type=int, default=20, help="instances to list")
     parser.add_argument(
@@ -74,7 +74,7 @@ def _shown(row: sa.Row[Any]) -> dict[str, Any]:
 
 
 def _print(state: dict[str, Any]) -> None:
-    # Reasons are no markup; and a program that reads a table wants a row on a line.
+    # Reasons are not markup. Programs that read a table expect each row on one line.
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(width=width, markup=False, emoji=False, highlight=False)
     counts = ", ".join(f"{n} {name}" for name, n in state["instances"].items())
@@ -106,7 +106,7 @@ def _print(state: dict[str, Any]) -> None:
 
 
 def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:
-    """Say how the last attempts at deliveries to a destination ended."""
+    """Yield sentences about the last delivery attempts to a destination."""
     for each in destination["outages"]:
         since, last = spoken_age(each["since"]), spoken_age(each["last_attempt"])
         line = f"{each['peer']} has failed for {since}: {each['reason']}"

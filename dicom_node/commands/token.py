@@ -1,7 +1,7 @@
-"""Makes a token that lets a program or a person in to the page and /predict.
+"""Makes a token with which a program or a person may use the page and /predict.
 
-Prints it once, with the line for the settings that holds its SHA-256 and not itself.
-It is random and long, so that a plain hash keeps it safe.
+The command prints the token once, and the line for the settings. The line contains only
+the SHA-256 of the token. The token is random and long, so a plain hash is safe.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Trains weights on a folder of radiographs with a manifest of FracAtlas's columns."""
+"""Trains weights on radiographs with a manifest that has FracAtlas's columns."""
 
 import argparse
 import signal
@@ -18,7 +18,7 @@ from models.card import ModelError
 FEWEST = 2
 
 TOLD_EVERY_S = 600
-"""In a log, which shows no bar."""
+"""Seconds between progress lines in a log, which has no progress bar."""
 
 
 def main() -> None:
@@ -53,7 +53,7 @@ def main() -> None:
     )
     with Progress(console=Console(stderr=True)) as bars:
         shown = _Shown(bars)
-        # After the step under way, so that a checkpoint can be written.
+        # A signal takes effect after the current step, so that a checkpoint is written.
         signal.signal(signal.SIGTERM, shown.stop)
         try:
             card = train(samples, plan, shown)
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 class _Shown:
-    """How far a training is: a bar on a terminal, lines in a log."""
+    """The progress of a training: a bar on a terminal, lines in a log."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
@@ -72,11 +72,11 @@ class _Shown:
         self._is_stopped = False
 
     def stop(self, *_: object) -> None:
-        """Have the next call raise StoppedError."""
+        """Make the next call raise StoppedError."""
         self._is_stopped = True
 
     def __call__(self, title: str, done: int, count: int, words: str) -> None:
-        """Show what is under way."""
+        """Show the current progress."""
         if self._is_stopped:
             raise StoppedError("Stopped. The same command goes on.")
         said = f"{title} {words}".strip()
@@ -84,7 +84,7 @@ class _Shown:
             self._log(title, f"{said}, {done} of {count}")  # a log shows no bar
         self._stage = title
         self._bars.update(self._task, completed=done, total=count, description=said)
-        if done == count:  # what stays to be read when the bar has gone on
+        if done == count:  # keep the line after the bar has moved on
             self._bars.console.print(said)
 
     def _log(self, title: str, said: str) -> None:

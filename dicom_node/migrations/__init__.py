@@ -1,1 +1,1 @@
-"""The journal's schema, in numbered steps."""
+"""The schema of the journal, in numbered steps."""

@@ -1,1 +1,1 @@
-"""The DICOM objects that an analysis becomes, one file per object."""
+"""The DICOM objects that report the result of an analysis, one file per object."""

@@ -1,4 +1,4 @@
-"""Where and which side was imaged: the source's word, or that nobody said."""
+"""Body part and laterality of a result, copied from the source or left empty."""
 
 import re
 
@@ -18,18 +18,20 @@ UNPAIRED = frozenset({
     "SPINE", "SPLEEN", "SSPINE", "STERNUM", "STOMACH", "TLSPINE", "TRACHEA", "TSPINE",
     "WHOLEBODY",
 })  # fmt: skip
-"""Body Part Examined (0018,0015) of what there is one of, as far as radiographs show
-it (PS3.16 annex L). What is not listed may be one of two."""
+"""Body Part Examined (0018,0015) values of unpaired body parts on radiographs.
+
+The values are from PS3.16 annex L. Other values may be one of a pair.
+"""
 
 
 REGION = "AnatomicRegionSequence"
 
 SIDES_IN_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
-"""What equipment adds to Body Part Examined, as in ELBOW LT."""
+"""Words that equipment adds to Body Part Examined, as in ELBOW LT."""
 
 
 def body_part(source: Source) -> Code | None:
-    """Code what was imaged: by Anatomic Region, else by Body Part Examined."""
+    """Return the code of the body part: Anatomic Region, else Body Part Examined."""
     if item_count(source, REGION) == 1:
         inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
         said = [item_text(source, REGION, 0, each) for each in inner]
@@ -41,7 +43,7 @@ def body_part(source: Source) -> Code | None:
 
 
 def side(source: Source) -> Code | None:
-    """Code which side was imaged."""
+    """Return the code of the side."""
     said = source.code("ImageLaterality") or source.code("Laterality")
     in_words = (SIDES_IN_WORDS[w] for w in _words(source) if w in SIDES_IN_WORDS)
     return SIDES.get(said or next(in_words, ""))
@@ -52,11 +54,11 @@ def _words(source: Source) -> list[str]:
 
 
 def anatomy(source: Source) -> Elements:
-    """Copy where the General Series and General Image modules let it stand.
+    """Copy the anatomy as the General Series and General Image modules allow.
 
-    Laterality (0020,0060) is present, if empty, unless the image says its own side or
-    the body part has none (PS3.3 C.7.3.1, Type 2C). Anatomic Region Sequence
-    (0008,2218) has one item (C.7.6.1), where DX also allows an empty sequence.
+    Laterality (0020,0060) is present, and may be empty, unless the image has its own
+    laterality or the body part is unpaired (PS3.3 C.7.3.1, Type 2C). Anatomic Region
+    Sequence (0008,2218) has one item (C.7.6.1); DX also allows an empty sequence.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
     is_said = "Laterality" in source.dataset or source.code("ImageLaterality")
@@ -65,10 +67,11 @@ def anatomy(source: Source) -> Elements:
 
 
 def image_anatomy(source: Source) -> Elements:
-    """Copy the same for a multi-frame image, which says of itself which side it is.
+    """Copy the anatomy for a multi-frame image, which has its own laterality.
 
-    Image Laterality (0020,0062) stands in for Laterality (0020,0060): what the source's
-    series says is true of each image in it. It is empty where that would be.
+    Image Laterality (0020,0062) replaces Laterality (0020,0060): the value of the
+    source's series is true for each image in it. It is empty if Laterality would be
+    empty.
     """
     if source.code("ImageLaterality"):
         return _part(source) | copied(source, ["ImageLaterality"])

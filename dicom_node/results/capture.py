@@ -1,8 +1,8 @@
-"""A picture of ours as an image that any viewer shows: Secondary Capture (PS3.3 A.8.1).
+"""An image made by the node, as a Secondary Capture for any viewer (PS3.3 A.8.1).
 
-Of the source it says who and what was imaged, in the source's own bytes
-(`identity.py`); of itself, from what and by what it was made (`provenance.py`). Here is
-the rest: its series, its pixels, and the UID that follows from all of them.
+`identity.py` copies the patient and study of the source, in the source's own bytes.
+`provenance.py` describes the source instance and the software. This module adds the
+series, the pixels, and the UID that is derived from all of them.
 """
 
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ _PIXEL_DATA = 0x7FE00010
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Picture:
-    """What a capture shows, and what is particular about it.
+    """The content of a capture.
 
     Attributes:
         pixels: RGB, uint8, (rows, columns, 3).
@@ -62,9 +62,9 @@ class Picture:
         series: Series Description.
         derivation: Derivation Description.
         comments: Image Comments.
-        elements: What it takes over of the source beside its identity.
-        losses: (ratio, method) of each compression that the pixels went through before,
-            as DICOM writes them.
+        elements: Elements copied from the source in addition to its identity.
+        losses: (ratio, method) of each earlier lossy compression of the pixels, in
+            DICOM's format.
     """
 
     pixels: NDArray[np.uint8]
@@ -83,18 +83,18 @@ def capture(
     options: ResultOptions,
     form: Form,
 ) -> ResultObject:
-    """Write a picture as a Secondary Capture in the study of its source.
+    """Return an image as a Secondary Capture in the study of its source.
 
     Args:
         source: The instance that it is about.
-        model: Which weights were asked.
-        picture: What it shows.
+        model: The model that was used.
+        picture: The content.
         options: The number of its series.
-        form: Its modality, and whether its pixels may lose something.
+        form: Its modality, and whether its pixels may be compressed with loss.
 
     Returns:
-        The object. All of it follows from the arguments and, where the source names no
-        time zone, from this machine's.
+        The object. It depends only on the arguments and, if the source has no time
+        zone, on the time zone of this machine.
     """
     of_source = source.instance.header.modality.strip().upper()
     is_said = form.modality == "source" and CODE_PATTERN.fullmatch(of_source)
@@ -120,7 +120,7 @@ def capture(
 
 
 def _captured(own: Dataset) -> Dataset:
-    """Name the device and time of the capture (PS3.3 C.8.6.1, C.8.6.2)."""
+    """Return the device and time of the capture (PS3.3 C.8.6.1, C.8.6.2)."""
     dataset = Dataset()
     dataset.ConversionType = "WSD"
     dataset.SecondaryCaptureDeviceManufacturer = MANUFACTURER
@@ -132,7 +132,7 @@ def _captured(own: Dataset) -> Dataset:
 
 
 def _described(picture: Picture) -> Dataset:
-    """Describe the picture (PS3.3 C.7.6.1, C.7.6.3)."""
+    """Return the description of the image (PS3.3 C.7.6.1, C.7.6.3)."""
     image = Dataset()
     image.ImageType = ["DERIVED", "SECONDARY", "OTHER", picture.flavor]
     image.DerivationDescription = plain(picture.derivation, 1024)
@@ -152,7 +152,7 @@ def _native(picture: Picture) -> Elements:
 
 
 def _jpeg(picture: Picture) -> Elements:
-    """Compress with loss, and say so (PS3.3 C.7.6.1.1.5, PS3.5 8.2.1)."""
+    """Compress with loss, and record that (PS3.3 C.7.6.1.1.5, PS3.5 8.2.1)."""
     buffer = BytesIO()
     image = Image.fromarray(picture.pixels)
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")

@@ -1,4 +1,4 @@
-"""The codes that results use, each with the context group it comes from (PS3.16)."""
+"""The codes in results, each with its context group (PS3.16)."""
 
 from pydicom import Dataset
 from pydicom.sr.coding import Code
@@ -17,7 +17,7 @@ DEVICE = Code("121007", "DCM", "Device")
 """CID 270, Observer Type."""
 
 RADIOGRAPH = Code("43468-8", "LN", "XR unspecified body region")
-"""CID 100, Quantitative Diagnostic Imaging Procedures: the only X-ray among them."""
+"""CID 100, Quantitative Diagnostic Imaging Procedures: its only code for X-ray."""
 
 FRACTURE_OF_BONE = Code("125605004", "SCT", "Fracture of bone")
 
@@ -28,8 +28,11 @@ ABSENT = Code("272519000", "SCT", "Absent")
 """CID 240, Present-Absent."""
 
 SUSPECTED = Code("415684004", "SCT", "Suspected")
-"""CID 3770, Problem Status. CID 240 has only "Undetermined" between present and absent,
-which would say that the image cannot be judged."""
+"""CID 3770, Problem Status.
+
+Between present and absent, CID 240 has only "Undetermined", which would mean that the
+image cannot be judged.
+"""
 
 SUMMARY = Code("111017", "DCM", "CAD Processing and Findings Summary")
 
@@ -47,19 +50,19 @@ PROBABILITY = Code("122157", "DCM", "Probability")
 NO_UNITS = Code("1", "UCUM", "no units")
 
 CONCEPT = Code("309825002", "SCT", "Spatial and Relational Concept")
-"""CID 7150, Segmentation Property Category: that of whatever is no thing."""
+"""CID 7150, Segmentation Property Category, for properties that are not things."""
 
 GRAD_CAM = Code("130403", "DCM", "Gradient-weighted class activation")
 """CID 217, Visual Explanation."""
 
 ARTIFICIAL_INTELLIGENCE = Code("123110", "DCM", "Artificial Intelligence")
-"""CID 7162, Surface Processing Algorithm Family, and wherever a family is asked for."""
+"""CID 7162, Surface Processing Algorithm Family; also used for other families."""
 
 SIDES = {
     "L": Code("7771000", "SCT", "Left"),
     "R": Code("24028007", "SCT", "Right"),
 }
-"""CID 244, Laterality, by what Laterality (0020,0060) says."""
+"""CID 244, Laterality, by the value of Laterality (0020,0060)."""
 
 BODY_PARTS = {
     "ANKLE": Code("70258002", "SCT", "Ankle joint"),
@@ -91,11 +94,11 @@ BODY_PARTS = {
     "ULNA": Code("23416004", "SCT", "Ulna"),
     "WRIST": Code("74670003", "SCT", "Wrist joint"),
 }
-"""Of limbs, by Body Part Examined (PS3.16 annex L)."""
+"""Codes of limbs, by Body Part Examined (PS3.16 annex L)."""
 
 
 def code_item(code: Code) -> Dataset:
-    """Write a code as the item of a code sequence (PS3.3 8.8)."""
+    """Return a code as the item of a code sequence (PS3.3 8.8)."""
     item = Dataset()
     item.CodeValue = code.value
     item.CodingSchemeDesignator = code.scheme_designator

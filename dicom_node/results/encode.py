@@ -1,4 +1,4 @@
-"""From a finding to the DICOM objects that carry it, one file an object."""
+"""From a finding to the DICOM objects that report it, one file per object."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ _ENCODERS: dict[str, _Encoder] = {
     PRESENTATION_STATE: presentation_state,
     STRUCTURED_REPORT: structured_report,
 }
-"""Of the kinds that have one form each."""
+"""The encoders of the kinds that have one form each."""
 
 
 def encode_file(
@@ -36,18 +36,18 @@ def encode_file(
     finding: Finding,
     options: ResultOptions,
 ) -> tuple[ResultObject, ...]:
-    """Write a finding down as DICOM, in the study it belongs to.
+    """Return DICOM objects that report a finding, in the study of the instance.
 
     Args:
-        instance: What was analyzed. Of its file only the header is read.
+        instance: The analyzed instance. Only the header of its file is read.
         radiograph: Its pixels as displayed.
-        finding: What was found on them.
-        options: Which objects, and how they look.
+        finding: The finding on them.
+        options: The objects to make, and their properties.
 
     Returns:
-        One object for each form but notices, in the order of the forms; none of a kind
-        that has nothing to say of this finding. Called again with the same arguments,
-        it returns the same bytes.
+        One object for each form except notices, in the order of the forms. A kind that
+        has no content for this finding is omitted. The same arguments give the same
+        bytes.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.
@@ -71,13 +71,13 @@ def encode_notice(
     model: ModelIdentity,
     options: ResultOptions,
 ) -> tuple[ResultObject, ...]:
-    """Write down as DICOM that an instance has no answer.
+    """Return DICOM objects that say that an instance has no result.
 
     Args:
-        instance: Which. Of its file only the header is read.
+        instance: The instance. Only the header of its file is read.
         why: "Not analyzed" or "Failed", and the reason in words.
-        model: Which model should have answered.
-        options: Which notices, among other forms.
+        model: The model that should have analyzed it.
+        options: The notices to make, among other forms.
 
     Raises:
         AnalysisError: The header cannot be read, or names no study.

@@ -1,4 +1,4 @@
-"""Which objects a destination gets, of all that can be made."""
+"""The kinds and forms of result objects, and which of them a destination gets."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,18 +8,17 @@ from config.destinations import Destination
 SECONDARY_CAPTURE, NOTICE, HEATMAP = "secondary_capture", "notice", "heatmap"
 
 CAPTURES = SECONDARY_CAPTURE, NOTICE
-"""Kinds that are pictures of ours, of which there are several forms."""
+"""Kinds that are images made by the node; each has several forms."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Form:
-    """One object that is to be made.
+    """One object to make.
 
     Attributes:
-        kind: "heatmap", "presentation_state", "secondary_capture",
-            "structured_report", or "notice", the capture that says why there is no
-            answer.
-        modality: Of a capture: "OT", or "source", that of the image.
+        kind: "heatmap", "presentation_state", "secondary_capture", "structured_report",
+            or "notice", the capture that says why there is no result.
+        modality: The modality of a capture: "OT", or "source" for that of the image.
         lossy: Whether the pixels of a capture are written as JPEG.
     """
 
@@ -29,7 +28,7 @@ class Form:
 
     @property
     def name(self) -> str:
-        """What journal and files call it: the kind, and what is unusual about it."""
+        """The name in the journal and in files: the kind, then unusual properties."""
         unusual = ("source", self.modality == "source"), ("jpeg", self.lossy)
         return "-".join((self.kind, *(word for word, is_so in unusual if is_so)))
 
@@ -44,17 +43,17 @@ _SPOKEN = {
 
 
 def spoken_kind(name: str) -> str:
-    """Return the label of the object that has this name in the journal."""
+    """Return the label of the object with this name in the journal."""
     kind, *unusual = name.split("-")
     words = _SPOKEN.get(kind, kind or "an object")
     return f"{words} ({', '.join(unusual)})" if unusual else words
 
 
 def forms(destination: Destination) -> frozenset[Form]:
-    """List what is made for a destination.
+    """Return the objects to make for a destination.
 
-    Where negative answers are not sent, notices are, whatever else is: silence would
-    read as negative.
+    A destination that gets no negative results gets notices in addition to its kinds.
+    Otherwise a study without a result would look negative.
     """
     kinds: list[str] = [*destination.results]
     if not destination.send_negative:

@@ -21,11 +21,11 @@ HEAD = 0.028
 HEAD_ANGLE = math.radians(20)
 
 CAPTION_AREA = (0.01, 0.90), (0.75, 0.99)
-"""Of the display, top left to bottom right."""
+"""Area of the caption in the display, top left to bottom right."""
 
 
 def annotation(radiograph: Radiograph, finding: Finding) -> Dataset:
-    """Draw arrow and outline in one layer, write the caption in another (C.10.5)."""
+    """Return arrow and outline in one layer, and the caption in another (C.10.5)."""
     caption = Dataset()
     caption.GraphicLayer = CAPTION_LAYER
     caption.TextObjectSequence = [_caption(finding)]
@@ -63,21 +63,21 @@ def _caption(finding: Finding) -> Dataset:
 
 
 def _graphics(radiograph: Radiograph, finding: Finding) -> Iterator[Dataset]:
-    """Draw what is pointed at, in the stored pixels of the source."""
+    """Yield the arrow and the outline, in stored pixels of the source."""
     if finding.arrow is None:
         return
     rows, columns = radiograph.pixels.shape
     stored_rows, stored_columns = radiograph.source_shape
     scale = np.array([stored_columns / columns, stored_rows / rows])
     arrow = np.array(arrow_line(finding.arrow, max(rows, columns)))
-    # A barb must not leave the image, beside whose edge the arrow may lie.
+    # The arrow may be near an edge, and its barbs must not leave the image.
     yield _polyline(np.clip(arrow, 0, (columns, rows)) * scale)
     around = outline(finding.saliency, (columns, rows))
     yield _polyline(np.array([*around, around[0]]) * scale)
 
 
 def arrow_line(arrow: Arrow, long_side: int) -> tuple[Point, ...]:
-    """Draw an arrow as one line: from its tail to the tip, and the two of the head."""
+    """Return an arrow as one line: from its tail to the tip, then the two barbs."""
     column, row = arrow.tip
     back = math.atan2(arrow.tail[1] - row, arrow.tail[0] - column)
     length = min(HEAD * long_side, math.dist(arrow.tip, arrow.tail))

@@ -1,17 +1,17 @@
 """The Grad-CAM heatmap as data: a fractional Segmentation (PS3.3 A.51).
 
-One segment in one frame, each of its pixels over one stored pixel of the source, so
-that a viewer lays it over the image without registration.
+It has one segment in one frame. Each pixel lies over one stored pixel of the source, so
+a viewer can display it over the image without registration.
 
-A radiograph has no place in the patient's coordinates, and a Segmentation needs none:
-without Frame of Reference UID each of its pixels is that of the image which Derivation
-Image Sequence names (A.51.5.1). A UID that a source may have is not copied, for with it
-plane position and orientation would be asked for. That is also why this is no
-Parametric Map, which must have a Frame of Reference (A.75).
+A radiograph has no position in the patient's coordinates, and a Segmentation needs
+none. Without Frame of Reference UID, each of its pixels corresponds to a pixel of the
+image in Derivation Image Sequence (A.51.5.1). A UID in the source is not copied,
+because it would require plane position and orientation. For the same reason this is not
+a Parametric Map, which must have a Frame of Reference (A.75).
 
-The values are OCCUPANCY, how much of the property each pixel has, and the property is
-the activation. PROBABILITY would say that each is the probability of something
-(C.8.20.2.3): Grad-CAM is relative to its own peak, however improbable the fracture.
+The values are of type OCCUPANCY: the share of the property in each pixel. The property
+is the activation. PROBABILITY would mean that each value is a probability (C.8.20.2.3),
+but Grad-CAM is relative to its own peak, however improbable the fracture is.
 """
 
 import cv2
@@ -56,13 +56,13 @@ KIND = "heatmap"
 MODALITY = "SEG"
 SERIES_DESCRIPTION = "AI Grad-CAM heatmap - not for diagnosis"
 LABEL = "Grad-CAM, relative, not a probability"
-"""Segment Label (0062,0005), by which viewers list segments."""
+"""Segment Label (0062,0005); viewers list segments by it."""
 
 CONTENT_LABEL = "GRAD_CAM"
 """Content Label (0070,0080): upper case, at most 16 characters."""
 
 MAXIMUM = 255
-"""Of the pixels, Maximum Fractional Value (0062,000E): the peak of the map."""
+"""Maximum Fractional Value (0062,000E) of the pixels: the peak of the map."""
 
 _PIXEL_DATA = 0x7FE00010
 
@@ -70,20 +70,20 @@ _PIXEL_DATA = 0x7FE00010
 def heatmap(
     source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
 ) -> ResultObject | None:
-    """Make the heatmap of a finding.
+    """Return the heatmap of a finding.
 
     Args:
         source: The instance that was analyzed.
-        radiograph: Its pixels as displayed, and how many were stored.
-        finding: What was found on them.
+        radiograph: Its pixels as displayed, and the shape of the stored ones.
+        finding: The finding on them.
         options: The number of the series.
 
     Returns:
-        The object; None without a fracture that is reported, or a map that says where.
-        A map is stretched to its own peak, and so would glow on any radiograph.
+        The object; None if no fracture is reported, or if the map shows no position. A
+        map is scaled to its own peak, so it would show a maximum on any radiograph.
 
     Raises:
-        AnalysisError: The source is in no series: no segmentation can name it.
+        AnalysisError: The source has no series, so no segmentation can reference it.
     """
     check_series(source, "a heatmap")
     if finding.arrow is None:
@@ -93,7 +93,7 @@ def heatmap(
     own.update(times(source))
     own.update(equipment(source, finding.model))
     own.DeviceSerialNumber = plain(finding.model.digest[:16])
-    del own.ContentQualification  # is no attribute of this IOD
+    del own.ContentQualification  # not an attribute of this IOD
     own.update(_content(source, finding))
     own.update(_image(radiograph))
     own.update(_frame(source, radiograph))
@@ -111,7 +111,7 @@ def heatmap(
 
 
 def _content(source: Source, finding: Finding) -> Dataset:
-    """Say what is shown, and how it came about (PS3.3 C.8.20.2, C.12.2)."""
+    """Return the description of the content (PS3.3 C.8.20.2, C.12.2)."""
     content = Dataset()
     content.InstanceNumber = instance_number(source)
     content.ContentLabel = CONTENT_LABEL
@@ -128,7 +128,7 @@ def _content(source: Source, finding: Finding) -> Dataset:
 
 
 def _segment(model: ModelIdentity) -> Dataset:
-    """Describe the only segment (PS3.3 C.8.20.2, 10.16)."""
+    """Return the description of the only segment (PS3.3 C.8.20.2, 10.16)."""
     algorithm = Dataset()
     algorithm.AlgorithmFamilyCodeSequence = [code_item(ARTIFICIAL_INTELLIGENCE)]
     algorithm.AlgorithmName = plain(model.name)
@@ -149,7 +149,11 @@ def _segment(model: ModelIdentity) -> Dataset:
 
 
 def _image(radiograph: Radiograph) -> Dataset:
-    """Describe the pixels (PS3.3 C.7.6.3, C.8.20.2): as many as the source stores."""
+    """Return the description of the pixels, in the shape of the source's stored ones.
+
+    Source:
+        PS3.3 C.7.6.3, C.8.20.2.
+    """
     image = Dataset()
     image.ImageType = ["DERIVED", "PRIMARY"]
     image.SamplesPerPixel = 1
@@ -167,7 +171,7 @@ def _image(radiograph: Radiograph) -> Dataset:
 
 
 def _frame(source: Source, radiograph: Radiograph) -> Dataset:
-    """Tie the only frame to its segment and its image (PS3.3 C.7.6.16, C.7.6.17)."""
+    """Link the only frame to its segment and its image (PS3.3 C.7.6.16, C.7.6.17)."""
     header = source.instance.header
     dimensions = Dataset()
     dimensions.DimensionOrganizationUID = derived_uid(
@@ -195,7 +199,7 @@ def _frame(source: Source, radiograph: Radiograph) -> Dataset:
 
 
 def _derivation(source: Source, radiograph: Radiograph) -> Dataset:
-    """Name the image whose pixels these are over, in the codes of PS3.3 A.51.5.1."""
+    """Return the reference to the source image, in the codes of PS3.3 A.51.5.1."""
     image = source_image(source)
     image.SpatialLocationsPreserved = "YES"
     derivation = Dataset()
@@ -207,14 +211,14 @@ def _derivation(source: Source, radiograph: Radiograph) -> Dataset:
 
 
 def _pixels(radiograph: Radiograph, finding: Finding) -> Elements:
-    """Bring the map onto the stored pixels.
+    """Resize the map to the stored pixels.
 
-    It covers stored and displayed pixels alike from edge to edge, so that one resize
-    leads to either, however the one was stretched into the other.
+    The map covers the stored and the displayed pixels from edge to edge, so one resize
+    is sufficient, however the displayed pixels were stretched.
     """
     rows, columns = radiograph.source_shape
     resized = cv2.resize(
         finding.saliency, (columns, rows), interpolation=cv2.INTER_LINEAR
     )
-    pixels = cv2.convertScaleAbs(resized, alpha=MAXIMUM)  # rounds, and keeps to a byte
+    pixels = cv2.convertScaleAbs(resized, alpha=MAXIMUM)  # rounds, and limits to a byte
     return {_PIXEL_DATA: encoded(_PIXEL_DATA, "OB", pixels.tobytes())}

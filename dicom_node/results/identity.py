@@ -1,12 +1,13 @@
-"""What a result takes over from its source, byte for byte.
+"""The attributes that a result copies from its source, byte for byte.
 
-An archive files a result by these attributes, and a reader trusts it by them: one that
-was decoded and encoded again may come out different (a character set that is not
-supported, a date that is none), and then the result lies with another patient or with
-nobody. So values are never decoded here. They are broken where the source's are broken.
+An archive files a result by these attributes, and a reader trusts it because of them.
+If a value is decoded and encoded again, it may change, for example if the character set
+is not supported or a date is invalid. The archive would then file the result under
+another patient, or under none. So this module never decodes values. A value that is
+invalid in the source is invalid in the result.
 
-Nothing is invented: what the source lacks stays absent, or empty where the Secondary
-Capture IOD wants it present (Type 2).
+The node never invents a value. An attribute that the source lacks stays absent, or is
+empty if the Secondary Capture IOD requires it (Type 2).
 """
 
 import warnings
@@ -34,7 +35,7 @@ TYPE_2 = (
     # General Study (C.7.2.1)
     "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
 )  # fmt: skip
-"""Copied, and written empty where the source has none."""
+"""Attributes that are copied, and written empty if the source lacks them."""
 
 IMAGE_TYPE_2 = ("InstanceNumber", "PatientOrientation")
 """The same for images (General Image, C.7.6.1); orientation is never invented."""
@@ -71,12 +72,12 @@ TYPE_3 = (
     # General Series (C.7.3.1): the order
     "RequestAttributesSequence",
 )  # fmt: skip
-"""Copied where the source has them."""
+"""Attributes that are copied if the source has them."""
 
 IMAGE_TYPE_3 = (
-    # General Image (C.7.6.1) and what else says which image this is
+    # General Image (C.7.6.1) and other attributes that identify the image
     "ViewPosition", "AcquisitionDate", "AcquisitionTime",
-    # Whether pixels name the patient: our caption does not, the source's might
+    # Whether pixels identify the patient: our caption does not, the source may
     "BurnedInAnnotation", "RecognizableVisualFeatures",
 )  # fmt: skip
 """The same for images."""
@@ -86,31 +87,31 @@ _READ_TOO = (
     "ImagerPixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio",
     "LossyImageCompressionMethod", "SeriesInstanceUID", "BodyPartExamined",
     "Laterality", "ImageLaterality", "AnatomicRegionSequence",
-    # How it is shown
+    # Attributes of the display
     "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",
     "BitsStored", "HighBit", "PixelRepresentation",
     "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
-"""Read for what is copied on conditions, and for what the result says of itself."""
+"""Attributes that are read to be copied on conditions, or to describe the result."""
 
 _READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
 
 _WIDTHS = {"AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 4,
            "UL": 4, "FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}  # fmt: skip
-"""Bytes that change places between big and little endian."""
+"""Bytes of a word in values that depend on the byte order."""
 
 
 _IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
-"""VRs of what may have one of several, where the source does not say (PS3.5 A.1)."""
+"""VRs of attributes with several possible ones, if the source has none (PS3.5 A.1)."""
 
 _REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")))
-"""The attributes that refer to an instance; both are required (PS3.3 table 10-11)."""
+"""The attributes that reference an instance; both are required (PS3.3 table 10-11)."""
 
 _CHARACTER_SET = Tag("SpecificCharacterSet")
 
 _MOST_INFLATED = 2**31
-"""Bytes that a deflated dataset may become; the child's limit on memory is lower."""
+"""Limit for a deflated dataset in bytes; the child's limit on memory is lower."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -118,27 +119,27 @@ class Source:
     """The instance that a result is about.
 
     Attributes:
-        instance: As it was received.
-        dataset: Of its header what results need, undecoded.
+        instance: The instance as it was received.
+        dataset: The attributes of its header that results need, undecoded.
     """
 
     instance: ReceivedInstance
     dataset: Dataset
 
     def text(self, keyword: str) -> str:
-        """Read a UID, code string or number, stripped; empty where it is absent."""
+        """Return a UID, code string or number, stripped; empty if it is absent."""
         return _text(self.dataset, Tag(keyword))
 
     def code(self, keyword: str) -> str:
-        """Read a code string as the standard writes it, in upper case."""
+        """Return a code string in the format of the standard, in upper case."""
         return self.text(keyword).strip().upper()
 
 
 def read_source(instance: ReceivedInstance) -> Source:
-    """Read the header of an instance, and nothing behind it.
+    """Read the header of an instance, without its pixels.
 
     Raises:
-        AnalysisError: It cannot be read, or names no study to put a result into.
+        AnalysisError: The header cannot be read, or has no valid Study Instance UID.
     """
     with reading():
         dataset = read_part10(instance.path, _MOST_INFLATED, map(Tag, _READ))
@@ -152,10 +153,10 @@ def read_source(instance: ReceivedInstance) -> Source:
 
 
 def copied(source: Source, keywords: Iterable[str]) -> Elements:
-    """Encode those of the attributes that the source has, their values as they are.
+    """Encode those of the attributes that the source has, with unchanged values.
 
     Raises:
-        AnalysisError: A sequence among them cannot be read.
+        AnalysisError: One of them is a sequence that cannot be read.
     """
     tags = [Tag(keyword) for keyword in keywords]
     with reading():
@@ -167,8 +168,8 @@ def copied_item(source: Source, keyword: str, number: int) -> Elements:
 
     Args:
         source: The instance.
-        keyword: Of the sequence, which has such an item.
-        number: Of the item, the first being 0.
+        keyword: The keyword of the sequence, which must have such an item.
+        number: The index of the item, from 0.
     """
     with reading():
         item = source.dataset[keyword].value[number]
@@ -176,13 +177,13 @@ def copied_item(source: Source, keyword: str, number: int) -> Elements:
 
 
 def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
-    """Read text of an item of a sequence, as `Source.text` does.
+    """Return the text of an attribute in an item of a sequence, as `Source.text` does.
 
     Args:
         source: The instance.
-        keyword: Of the sequence, which has such an item.
-        number: Of the item, the first being 0.
-        inner: The keyword of what is read.
+        keyword: The keyword of the sequence, which must have such an item.
+        number: The index of the item, from 0.
+        inner: The keyword of the attribute.
     """
     tag = Tag(inner)
     with reading():
@@ -191,7 +192,7 @@ def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
 
 
 def item_count(source: Source, keyword: str) -> int:
-    """Count the items of a sequence; 0 where it is absent."""
+    """Return the number of items of a sequence; 0 if it is absent."""
     with reading():
         value = source.dataset.get(keyword)
     return len(value) if isinstance(value, Sequence) else 0
@@ -205,17 +206,17 @@ def empty(keywords: Iterable[str]) -> Elements:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Let nothing out that pydicom says of bytes it cannot read: it quotes them.
+    """Suppress messages of pydicom about bytes that it cannot read: they quote values.
 
     Raises:
-        AnalysisError: They cannot be read.
+        AnalysisError: The bytes cannot be read.
     """
     try:
         with warnings.catch_warnings(action="ignore"):
             yield
     except AnalysisError:
         raise
-    except Exception:  # noqa: BLE001 - broken bytes end in whatever they hit upon
+    except Exception:  # noqa: BLE001 - broken bytes may raise anything
         raise AnalysisError(
             "The header cannot be read, and a result needs the identity in it. Look "
             "at the instance with a DICOM dump tool."
@@ -233,13 +234,13 @@ def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
 
 
 def _is_no_uid(value: bytes) -> bool:
-    """Tell whether a value that is not empty cannot be one UID or several."""
+    """Return whether a non-empty component of a value is not a UID."""
     uids = [each for each in uid_text(value).split("\\") if each]
     return not all(map(UID_PATTERN.fullmatch, uids))
 
 
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
-    """Take the VR from the standard; from the source only where that does not know."""
+    """Return the VR by the standard, else that of the source."""
     known = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
     given = (
         "LO" if tag.is_private_creator else dataset.get_item(tag, keep_deferred=True).VR
@@ -251,9 +252,9 @@ def _vr(dataset: Dataset, tag: BaseTag) -> str:
 def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
     """Encode the items of a sequence; None if there is nothing to copy.
 
-    They are encoded again because VRs, lengths and byte order follow the source's
-    transfer syntax: only the values in them can be kept as they are. An item that
-    refers to an instance by a value that is not a UID is left out.
+    They are encoded again because VRs, lengths and byte order depend on the transfer
+    syntax of the source. Only the values in them are copied unchanged. An item that
+    references an instance by a value that is not a UID is omitted.
     """
     sequence = dataset[tag].value
     if not isinstance(sequence, Sequence):
@@ -275,16 +276,16 @@ def _text(dataset: Dataset, tag: BaseTag) -> str:
 
 
 def _tags(item: Dataset) -> list[BaseTag]:
-    """List the tags of an item, without group lengths and groups 0000 and 0002."""
+    """Return the tags of an item, without group lengths and groups 0000 and 0002."""
     tags = [element.tag for element in item.elements()]
     return [tag for tag in tags if tag.element and not is_foreign(tag)]
 
 
 def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
-    """Return a value as it is, but little endian; None where items stand instead."""
+    """Return an unchanged value in little endian; None if it is a sequence."""
     element = dataset.get_item(tag, keep_deferred=True)
     if tag == _CHARACTER_SET and isinstance(element, DataElement):
-        # pydicom needs this one as it reads, so all that is left is what it made of it.
+        # pydicom decodes this element while it reads, so the raw value is not kept.
         parts = element.value if element.VM > 1 else [element.value or ""]
         return "\\".join(parts).encode("iso8859")
     if not isinstance(element, RawDataElement):

@@ -1,4 +1,4 @@
-"""The answer for one radiograph as a Measurement Report (PS3.16 TID 1500)."""
+"""The result for one radiograph as a Measurement Report (PS3.16 TID 1500)."""
 
 import warnings
 from typing import Any
@@ -66,17 +66,17 @@ _PRESENCE = {
 def measurement_report(
     source: Source, radiograph: Radiograph, finding: Finding
 ) -> Dataset:
-    """Write the content of the report.
+    """Return the content of the report.
 
     Args:
         source: The instance that was analyzed.
         radiograph: Its pixels as displayed.
-        finding: What was found on them.
+        finding: The finding on them.
 
     Returns:
         The root content item: a container, ASCII throughout.
     """
-    with warnings.catch_warnings(action="ignore"):  # of UIDs as the source has them
+    with warnings.catch_warnings(action="ignore"):  # about invalid UIDs of the source
         report = MeasurementReport(
             observation_context=_observer(finding.model),
             procedure_reported=RADIOGRAPH,
@@ -86,7 +86,7 @@ def measurement_report(
 
 
 def load_tables() -> None:
-    """Have highdicom read its tables of the standard, as it does for its first region.
+    """Make highdicom load its tables of the standard, as it does for its first region.
 
     The decoding child cannot open files later.
     """
@@ -96,7 +96,7 @@ def load_tables() -> None:
 
 
 def _observer(model: ModelIdentity) -> ObservationContext:
-    """Say that a device saw it, and which (TID 1004)."""
+    """Return the observer: the device that made the observation (TID 1004)."""
     device = DeviceObserverIdentifyingAttributes(
         uid=derived_uid("model", model.digest),
         name=plain(model.name),
@@ -109,7 +109,7 @@ def _observer(model: ModelIdentity) -> ObservationContext:
 
 
 def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
-    """Write the group: with a region (TID 1410), or for the whole image (TID 1501)."""
+    """Return the group: with a region (TID 1410), or for the whole image (TID 1501)."""
     group = _coded_group(source, radiograph, finding)
     group[0].ContentSequence.extend(_sentences(finding))
     return group
@@ -119,12 +119,12 @@ def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> An
     header = source.instance.header
     image = header.sop_class_uid, header.sop_instance_uid
     said: dict[str, Any] = {
-        # The same for every answer about the image. A viewer may show it as a label,
-        # so it does not say what was found.
+        # The same for every result about the image. A viewer may show it as a label, so
+        # it does not mention the finding.
         "tracking_identifier": TrackingIdentifier(
             uid=derived_uid("tracking", header.sop_instance_uid), identifier=TRACKING
         ),
-        # A negative report has no Finding: a viewer may list these without the
+        # A negative report has no Finding: a viewer may list findings without the
         # evaluation beside them.
         "finding_type": FRACTURE_OF_BONE if finding.is_fracture else None,
         "algorithm_id": _algorithm(finding),
@@ -153,7 +153,7 @@ def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> An
 
 
 def _algorithm(finding: Finding) -> AlgorithmIdentification:
-    """Name the model and the thresholds that it was used with (TID 4019)."""
+    """Return the model and the thresholds that were applied (TID 4019)."""
     points = finding.thresholds
     return AlgorithmIdentification(
         name=plain(finding.model.name),
@@ -167,7 +167,7 @@ def _algorithm(finding: Finding) -> AlgorithmIdentification:
 
 
 def _sentences(finding: Finding) -> list[TextContentItem]:
-    """State the operating point, and the answer in the words of the caption."""
+    """Return the operating point, and the result in the words of the caption."""
     comment = f"{headline(finding)}. {DISCLAIMER}."
     return [
         TextContentItem(name, words, RelationshipTypeValues.CONTAINS)
@@ -179,11 +179,11 @@ def _sentences(finding: Finding) -> list[TextContentItem]:
 
 
 def _rounded(finding: Finding) -> float:
-    """Round the probability to four decimals, never to a certainty."""
+    """Return the probability with four decimals, but never as 0 or 1."""
     return min(max(round(finding.probability, 4), 0.0001), 0.9999)
 
 
 def _sites(source: Source) -> list[FindingSite] | None:
-    """Name body part and side as far as the source does, in codes."""
+    """Return the codes of body part and side, as far as the source has them."""
     part = body_part(source)
     return part and [FindingSite(part, laterality=side(source))]

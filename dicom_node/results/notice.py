@@ -1,7 +1,7 @@
-"""The capture that says why an image has no answer.
+"""The capture that says why an image has no result.
 
-Where an archive gets no results of negative answers, a study without any reads as one
-that was found to be without fracture. What was not analyzed says so, then.
+If an archive gets no negative results, a study without any result looks like one
+without a fracture. For this reason an instance that was not analyzed gets a notice.
 """
 
 from pydicom import Dataset
@@ -22,7 +22,7 @@ from inference.notice import NOT_LOOKED, draw_notice
 SERIES_DESCRIPTION = "AI fracture: no answer - not for diagnosis"
 
 LONGEST_REASON = 600
-"""Of an attribute that holds 1,024 characters, and of a page."""
+"""Maximum number of characters; the attribute holds 1,024, and a page has limits."""
 
 
 def notice(
@@ -32,20 +32,20 @@ def notice(
     options: ResultOptions,
     form: Form,
 ) -> ResultObject:
-    """Make the notice about an instance.
+    """Return the notice about an instance.
 
     Args:
-        source: The instance that has no answer.
+        source: The instance that has no result.
         why: "Not analyzed" or "Failed", and the reason in words.
-        model: Which model should have answered.
+        model: The model that should have analyzed it.
         options: The number of the series.
-        form: How it is written.
+        form: The form in which to write the notice.
     """
     state, reason = why[0], plain(why[1], LONGEST_REASON)
     title = f"AI fracture: {state.lower()}"
     about = _about(source)
     own = Dataset()
-    own.BurnedInAnnotation = "NO"  # there is no pixel of the source
+    own.BurnedInAnnotation = "NO"  # the notice contains no pixel of the source
     own.LossyImageCompression = "00"
     picture = Picture(
         pixels=draw_notice(title, about, reason, model_line(model)),
@@ -61,7 +61,7 @@ def notice(
 
 
 def _about(source: Source) -> str:
-    """Name the image as a viewer lists it; nothing that tells whose it is."""
+    """Describe the image as a viewer lists it, without identifying the patient."""
     header = source.instance.header
     number = source.text("InstanceNumber")
     shown = (

@@ -1,7 +1,7 @@
-"""What a result is made of: encoded elements, and the Part 10 file they become.
+"""The encoded elements of a result, and the Part 10 file that they form.
 
-Everything is Explicit VR Little Endian. Elements are kept encoded, by tag, so that what
-is copied from the source passes through as bytes beside what is ours.
+Everything is encoded in Explicit VR Little Endian. Elements stay encoded, by tag. So
+elements that are copied from the source stay unchanged beside those of the node.
 """
 
 import hashlib
@@ -34,13 +34,13 @@ _UID = re.compile("[0-9.]{1,64}")  # PS3.5 9.1
 
 @dataclass(frozen=True, slots=True)
 class ResultOptions:
-    """What is made of a finding, and how.
+    """Options for the result objects of a finding.
 
     Attributes:
-        forms: Which objects, in the order they are made.
-        long_side: Of a Secondary Capture in pixels, at most.
-        series_number: Of the result series.
-        window: Which of several VOI windows was used, the first being 1.
+        forms: The objects to make, in this order.
+        long_side: Maximum length of the long side of a Secondary Capture, in pixels.
+        series_number: The Series Number of the results.
+        window: The number of the VOI window that was used, from 1.
     """
 
     forms: tuple[Form, ...]
@@ -51,13 +51,13 @@ class ResultOptions:
 
 @dataclass(frozen=True, slots=True)
 class ResultObject:
-    """One object that goes back to the archive.
+    """One object that is sent to the archive.
 
     Attributes:
         form: The name of its form.
         sop_class_uid: (0008,0016).
-        sop_instance_uid: (0008,0018), derived: the same result has the same.
-        content: A whole Part 10 file. Every attempt to deliver it sends these bytes.
+        sop_instance_uid: (0008,0018), derived: the same result has the same UID.
+        content: A whole Part 10 file. Every delivery attempt sends these bytes.
     """
 
     form: str
@@ -66,10 +66,12 @@ class ResultObject:
     content: bytes
 
     def __post_init__(self) -> None:
-        """Check what becomes part of a file's name; the decoding child makes these.
+        """Check the values that become part of a file name.
+
+        The decoding child makes these objects, so they are not trusted.
 
         Raises:
-            ValueError: It is no name of a form, or no UID.
+            ValueError: A value is not the name of a form, or not a UID.
         """
         uids = self.sop_class_uid, self.sop_instance_uid
         if not (_FORM_NAME.fullmatch(self.form) and all(map(_UID.fullmatch, uids))):
@@ -77,18 +79,18 @@ class ResultObject:
 
 
 def encoded(tag: int, vr: str, value: bytes) -> bytes:
-    """Encode one element whose value is already bytes (PS3.5 7.1.2).
+    """Encode one element with a value in bytes (PS3.5 7.1.2).
 
     Args:
-        tag: Group and element as one number.
+        tag: Group and element number as one number.
         vr: Two letters.
-        value: Little endian; of odd length, it is padded as the VR asks.
+        value: Little endian; a value of odd length is padded as the VR requires.
     """
     if len(value) % 2:
         value += b"\0" if vr in _PADDED_WITH_NULL else b" "
     group, element = tag >> 16, tag & 0xFFFF
     if vr not in EXPLICIT_VR_LENGTH_32 and len(value) > _LONGEST_SHORT:
-        vr = "UN"  # PS3.5 6.2.2, note 2: has no room for the length
+        vr = "UN"  # PS3.5 6.2.2, note 2: the VR has no room for the length
     if vr in EXPLICIT_VR_LENGTH_32:
         head = struct.pack("<HH2sHI", group, element, vr.encode(), 0, len(value))
     else:
@@ -97,7 +99,7 @@ def encoded(tag: int, vr: str, value: bytes) -> bytes:
 
 
 def encapsulated(tag: int, fragments: bytes) -> bytes:
-    """Encode compressed pixels, already in items (PS3.5 A.4), of undefined length."""
+    """Encode compressed pixels in items (PS3.5 A.4) as a value of undefined length."""
     group, element = tag >> 16, tag & 0xFFFF
     head = struct.pack("<HH2sHI", group, element, b"OB", 0, 0xFFFFFFFF)
     return head + fragments + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
@@ -115,7 +117,7 @@ def encoded_sequence(tag: int, *items: Elements) -> bytes:
 
 
 def encoded_dataset(dataset: Dataset) -> Elements:
-    """Encode a dataset of our own, which is ASCII throughout."""
+    """Encode a dataset that the node made, which is ASCII throughout."""
     elements = {}
     for element in dataset:
         buffer = DicomBytesIO()
@@ -126,7 +128,7 @@ def encoded_dataset(dataset: Dataset) -> Elements:
 
 
 def content_uid(kind: str, elements: Elements) -> UID:
-    """Derive the UID of an object from all that is in it: equal UIDs, equal bytes."""
+    """Derive the UID of an object from its whole content: equal UIDs, equal bytes."""
     digest = hashlib.sha256()
     for tag in sorted(elements):
         digest.update(elements[tag])
@@ -140,14 +142,14 @@ def result_object(
     elements: Elements,
     syntax: UID = ExplicitVRLittleEndian,
 ) -> ResultObject:
-    """Write elements as a Part 10 file (PS3.10 7.1).
+    """Return an object with the elements as a Part 10 file (PS3.10 7.1).
 
     Args:
         form: The name of the object's form.
-        sop_class_uid: Of the object.
-        sop_instance_uid: The same.
-        elements: All others.
-        syntax: What Pixel Data is encoded in, all else as in Explicit VR Little Endian.
+        sop_class_uid: The SOP Class UID of the object.
+        sop_instance_uid: The SOP Instance UID of the object.
+        elements: All other elements.
+        syntax: The encoding of Pixel Data; all else is Explicit VR Little Endian.
     """
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = sop_class_uid

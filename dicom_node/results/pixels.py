@@ -1,4 +1,4 @@
-"""What a result says of its source's pixels: their shape, and what was lost of them."""
+"""The description of the source's pixels in a result: their shape and compression."""
 
 import re
 from fractions import Fraction
@@ -13,16 +13,19 @@ from dicom_node.results.objects import Elements, encoded_dataset
 from inference.radiograph import Radiograph
 
 _LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
-"""Transfer syntaxes that leave no doubt; JPEG 2000 and HTJ2K may be lossless, too."""
+"""Transfer syntaxes that are always lossy; JPEG 2000 and HTJ2K may be lossless."""
 
 _KEYWORD = "LossyImageCompression"
 
-# PS3.5 6.2: a ratio that others can read, too.
+# A decimal string by PS3.5 6.2, which other software can read, too.
 _DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
 
 
 def compression(source: Source) -> Elements:
-    """Once lossy, always lossy (PS3.3 C.7.6.1.1.5); unknown stays unknown."""
+    """Copy lossy compression (PS3.3 C.7.6.1.1.5): once lossy, always lossy.
+
+    An unknown state stays unknown.
+    """
     if _says_lossy(source):
         return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])
     if not was_lossy(source):
@@ -33,12 +36,12 @@ def compression(source: Source) -> Elements:
 
 
 def was_lossy(source: Source) -> bool:
-    """Tell whether pixels were compressed with loss, by word or transfer syntax."""
+    """Return whether pixels were compressed with loss, by attribute or syntax."""
     return _says_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
 
 
 def losses(source: Source) -> tuple[tuple[str, str], ...]:
-    """List (ratio, method) of each compression, where the source names all in full."""
+    """Return (ratio, method) of each compression, if the source names all in full."""
     if not was_lossy(source):
         return ()
     ratios, methods = (
@@ -57,13 +60,13 @@ def _says_lossy(source: Source) -> bool:
 
 
 def pixel_sides(radiograph: Radiograph) -> tuple[float, float]:
-    """Measure a stored pixel, (height, width), in sides of the square ones shown."""
+    """Return (height, width) of a stored pixel, relative to a displayed pixel."""
     rows, columns = radiograph.pixels.shape
     stored_rows, stored_columns = radiograph.source_shape
     return rows / stored_rows, columns / stored_columns
 
 
 def aspect_ratio(radiograph: Radiograph) -> list[int]:
-    """Say how high a stored pixel is for its width (PS3.3 C.7.6.3.1.7)."""
+    """Return the Pixel Aspect Ratio of the stored pixels (PS3.3 C.7.6.3.1.7)."""
     height, width = pixel_sides(radiograph)
     return list(Fraction(height / width).limit_denominator(1000).as_integer_ratio())

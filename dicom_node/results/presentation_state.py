@@ -1,6 +1,6 @@
-"""The finding as graphics over the untouched original (PS3.3 A.33.1).
+"""The finding as graphics over the unchanged original (PS3.3 A.33.1).
 
-A viewer shows the source as the node saw it, and over it arrow, outline and caption,
+A viewer displays the source as the node did, with arrow, outline and caption over it,
 which can be turned off. Points are in the source's own pixels.
 """
 
@@ -64,32 +64,33 @@ KIND = "presentation_state"
 MODALITY = "PR"
 SERIES_DESCRIPTION = "AI fracture annotations - not for diagnosis"
 LABEL = "AI_FRACTURE"
-"""Content Label (0070,0080), by which viewers list presentation states."""
+"""Content Label (0070,0080); viewers list presentation states by it."""
 
 
 def presentation_state(
     source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
 ) -> ResultObject:
-    """Make the presentation state of a finding.
+    """Return the presentation state of a finding.
 
     Args:
         source: The instance that was analyzed.
         radiograph: Its pixels as displayed.
-        finding: What was found on them.
-        options: Which window was used, and the number of the series.
+        finding: The finding on them.
+        options: The window that was used, and the number of the series.
 
     Raises:
-        AnalysisError: The source is in color, or in no series: no grayscale
-            presentation state can be about it.
+        AnalysisError: The source is in color, or has no series. A grayscale
+            presentation state cannot reference it.
     """
     _check(source)
     own = result_series(source, finding.model, options, KIND, MODALITY)
     own.SeriesDescription = SERIES_DESCRIPTION
     own.update(times(source))
     own.update(equipment(source, finding.model))
-    del own.ContentQualification  # is no attribute of this IOD
-    del own.ContentDate, own.ContentTime  # but:
-    # In the zone of all times here; DCMTK's dcmpschk takes none that names its own.
+    del own.ContentQualification  # not an attribute of this IOD
+    del own.ContentDate, own.ContentTime  # replaced by the attributes below
+    # This time is in the zone of all times of the object. DCMTK's dcmpschk rejects a
+    # time that names its own zone.
     (item,) = own.ContributingEquipmentSequence
     item.ContributionDateTime = f"{moment(source):%Y%m%d%H%M%S.%f}"
     own.PresentationCreationDate = own.InstanceCreationDate
@@ -122,7 +123,11 @@ def _check(source: Source) -> None:
 
 
 def _content(source: Source, finding: Finding) -> Dataset:
-    """Name the state and its image (PS3.3 C.11.10, C.11.11, C.11.6)."""
+    """Return the name of the state and a reference to its image.
+
+    Source:
+        PS3.3 C.11.10, C.11.11, C.11.6.
+    """
     image = source_instance(source)
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
@@ -140,10 +145,10 @@ def _content(source: Source, finding: Finding) -> Dataset:
 
 
 def _laterality(source: Source) -> Elements:
-    """Say where, of the series; what the source says of its image is left out.
+    """Return the anatomy of the series, without attributes of a single image.
 
-    Laterality (0020,0060) is then empty: other images of the series may be of the
-    other side.
+    If the source of a paired body part has only Image Laterality, then Laterality
+    (0020,0060) is empty: other images of the series may be of the other side.
     """
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
@@ -155,8 +160,8 @@ def _laterality(source: Source) -> Elements:
 
 
 def _modality_lut(source: Source) -> Elements:
-    """Name the Modality LUT, else the rescale (PS3.3 C.11.1), as it was decoded."""
-    shown = deepcopy(source.dataset)  # reading values makes something else of them
+    """Return the decoded Modality LUT, else the rescale (PS3.3 C.11.1)."""
+    shown = deepcopy(source.dataset)  # reading a value changes the element
     if found := modality_table(shown, stored_pixel_values(shown, _itemsize(shown))):
         return _table(source, "ModalityLUTSequence", *found)
     if "RescaleSlope" not in shown and "RescaleIntercept" not in shown:
@@ -175,7 +180,7 @@ def _modality_lut(source: Source) -> Elements:
 def _voi_lut(
     source: Source, radiograph: Radiograph, options: ResultOptions
 ) -> Elements:
-    """Name what the decoder looked through (PS3.3 C.11.8)."""
+    """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8)."""
     shown = deepcopy(source.dataset)
     tag = Tag("SoftcopyVOILUTSequence")
     if radiograph.span is not None:
@@ -191,15 +196,15 @@ def _voi_lut(
 
 
 def _itemsize(dataset: Dataset) -> int:
-    """Return the bytes that the values of a pixel need."""
+    """Return the number of bytes for the values of a pixel."""
     return 1 if number(dataset, "BitsStored", 16) <= 8 else 2  # noqa: PLR2004
 
 
 def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elements:
-    """Copy a table, with a descriptor that says how it was read (PS3.3 C.11.1.1.1).
+    """Copy a table, with a descriptor that matches how it was read (PS3.3 C.11.1.1.1).
 
-    A viewer that trusts the descriptor of the source would show another picture than
-    the model saw.
+    A viewer that trusts the descriptor of the source would show another image than the
+    model saw.
     """
     tag, descriptor, data = (Tag(k) for k in (keyword, "LUTDescriptor", "LUTData"))
     item = copied_item(source, keyword, place)
@@ -208,8 +213,8 @@ def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elem
     if keyword == "ModalityLUTSequence":
         bits = 8 if bits == 8 == said[2] else 16  # noqa: PLR2004
     elif bits not in {8, 16}:
-        # A viewer may take white from the descriptor or from the largest entry: with
-        # entries over the whole range, both show the same picture.
+        # A viewer may take white from the descriptor or from the largest entry. If the
+        # entries use the whole range, both give the same image.
         entries, bits = np.rint(entries * (65535 / (2**bits - 1))), 16
     read = len(entries) % 2**16, table.first, bits
     if said != read or entries is not table.entries:
@@ -233,7 +238,7 @@ def _window(window: Window) -> Dataset:
 
 
 def _displayed_area(radiograph: Radiograph) -> Dataset:
-    """Show all of the image (PS3.3 C.10.4)."""
+    """Return a displayed area that contains the whole image (PS3.3 C.10.4)."""
     rows, columns = radiograph.source_shape
     area = Dataset()
     area.DisplayedAreaTopLeftHandCorner = [1, 1]

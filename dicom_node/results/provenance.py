@@ -1,7 +1,6 @@
-"""What every result says of its making: when, by what, and from which instance.
+"""The origin of a result: its time, its software, and its source instance.
 
-Our own words are ASCII, so that they read the same in whatever character set the
-source has.
+Texts of the node are ASCII, so they are valid in every character set of the source.
 """
 
 import re
@@ -20,14 +19,16 @@ from inference.radiograph import Radiograph
 
 MANUFACTURER = "fracture-node project"
 MODEL_NAME = "fracture-node"
-"""Manufacturer's Model Name (0008,1090): by this, in Contributing Equipment, the node
-knows its own results when they come back."""
+"""Manufacturer's Model Name (0008,1090).
+
+The node recognizes its own results by this name in Contributing Equipment.
+"""
 
 _LONG_STRING = 64  # characters of an LO (PS3.5 6.2)
 
 
 def plain(text: str, limit: int = _LONG_STRING) -> str:
-    """Make text fit one value: ASCII, without backslash or control characters."""
+    """Return text as one valid value: ASCII, no backslash or control characters."""
     ascii_text = text.encode("ascii", "replace").decode()
     return re.sub(r"[^ -\[\]-~]", "?", ascii_text)[:limit].strip()
 
@@ -40,10 +41,11 @@ def assumed(made: str, radiograph: Radiograph) -> str:
 
 
 def moment(source: Source) -> datetime:
-    """Say when the analysis began, in the zone that the source's own times are in.
+    """Return the start of the analysis, in the time zone of the source.
 
-    Timezone Offset From UTC (0008,0201) is copied and rules every time of the dataset;
-    without it times are those of the place (PS3.3 C.12.1.1.8), so of this machine.
+    Timezone Offset From UTC (0008,0201) is copied and applies to all times of the
+    dataset. Without it, times are in the local zone (PS3.3 C.12.1.1.8), which is the
+    zone of this machine.
     """
     received = source.instance.received_at
     offset = re.fullmatch(
@@ -57,7 +59,10 @@ def moment(source: Source) -> datetime:
 
 
 def times(source: Source) -> Dataset:
-    """Date what was made. Not the series: its instances are made one by one."""
+    """Return the creation date and time of the object.
+
+    The series gets none, because its instances are made one by one.
+    """
     made = moment(source)
     dataset = Dataset()
     dataset.InstanceCreationDate = dataset.ContentDate = f"{made:%Y%m%d}"
@@ -66,7 +71,7 @@ def times(source: Source) -> Dataset:
 
 
 def equipment(source: Source, model: ModelIdentity) -> Dataset:
-    """Name the node and the weights (PS3.3 C.7.5.1, C.12.1)."""
+    """Return the names of the node and the model (PS3.3 C.7.5.1, C.12.1)."""
     versions = [
         IMPLEMENTATION_VERSION_NAME,
         plain(f"{model.name:.48} {model.version}"),
@@ -77,7 +82,7 @@ def equipment(source: Source, model: ModelIdentity) -> Dataset:
     item.Manufacturer = MANUFACTURER
     item.ManufacturerModelName = MODEL_NAME
     item.SoftwareVersions = versions
-    item.DeviceUID = derived_uid("model", model.digest)  # another with every training
+    item.DeviceUID = derived_uid("model", model.digest)  # changes with every training
     item.ContributionDateTime = f"{moment(source):%Y%m%d%H%M%S.%f%z}"
     item.ContributionDescription = "Fracture classification, Grad-CAM"
     dataset = Dataset()
@@ -90,7 +95,7 @@ def equipment(source: Source, model: ModelIdentity) -> Dataset:
 
 
 def reference(source: Source) -> Dataset:
-    """Point at the instance that was analyzed (PS3.3 C.7.6.1, C.12.2)."""
+    """Return references to the analyzed instance (PS3.3 C.7.6.1, C.12.2)."""
     image = source_image(source)
     image.SpatialLocationsPreserved = "NO"  # scaled, and a caption is added below
     dataset = Dataset()
@@ -101,14 +106,14 @@ def reference(source: Source) -> Dataset:
 
 
 def source_image(source: Source) -> Dataset:
-    """Name the instance as what a result was made from (PS3.3 C.7.6.16.2.6)."""
+    """Return a reference to the instance as a source image (PS3.3 C.7.6.16.2.6)."""
     image = source_instance(source)
     image.PurposeOfReferenceCodeSequence = [code_item(SOURCE_IMAGE)]
     return image
 
 
 def source_series(source: Source) -> Dataset:
-    """Name the instance by way of its series (PS3.3 C.12.2)."""
+    """Return a reference to the instance through its series (PS3.3 C.12.2)."""
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
     series.ReferencedInstanceSequence = [source_instance(source)]
@@ -116,7 +121,7 @@ def source_series(source: Source) -> Dataset:
 
 
 def source_instance(source: Source) -> Dataset:
-    """Name the instance that was analyzed (PS3.3 10.8)."""
+    """Return a reference to the analyzed instance (PS3.3 10.8)."""
     item = Dataset()
     header = source.instance.header
     item.add(uid_element("ReferencedSOPClassUID", header.sop_class_uid))
@@ -125,6 +130,6 @@ def source_instance(source: Source) -> Dataset:
 
 
 def uid_element(keyword: str, uid: str) -> DataElement:
-    """Name another object by the UID it has, valid or not, as far as it is ASCII."""
+    """Return a UID element, valid or not; non-ASCII characters are replaced."""
     ascii_uid = uid.encode("ascii", "replace").decode()
     return DataElement(Tag(keyword), "UI", ascii_uid, validation_mode=IGNORE)

@@ -1,4 +1,4 @@
-"""The result picture as a Secondary Capture: what is particular about it."""
+"""The annotated radiograph as a Secondary Capture: its specific content."""
 
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
@@ -38,14 +38,14 @@ def secondary_capture(
     options: ResultOptions,
     form: Form,
 ) -> ResultObject:
-    """Make the Secondary Capture of a finding.
+    """Return the Secondary Capture of a finding.
 
     Args:
         source: The instance that was analyzed.
         radiograph: Its pixels as displayed.
-        finding: What was found on them.
-        options: How large the picture is, and the number of its series.
-        form: How it is written.
+        finding: The finding on them.
+        options: The size of the image, and the number of its series.
+        form: The form in which to write it.
     """
     annotated = render(radiograph, finding, long_side=options.long_side)
     image = (*IMAGE_TYPE_2, *IMAGE_TYPE_3)
@@ -69,9 +69,9 @@ def secondary_capture(
 
 
 def _spacing(source: Source, radiograph: Radiograph, annotated: Annotated) -> Elements:
-    """Scale the size of the source's pixels to that of the written ones.
+    """Scale the pixel spacing of the source to the written pixels.
 
-    Without Pixel Spacing (0028,0030), that at the detector stands in, uncalibrated.
+    If Pixel Spacing (0028,0030) is absent, Imager Pixel Spacing is used, uncalibrated.
     """
     calibrated = sides(source.dataset, "PixelSpacing")
     spacing = calibrated or sides(source.dataset, "ImagerPixelSpacing")

@@ -1,4 +1,4 @@
-"""The series that a kind of result lies in (PS3.3 C.7.3.1)."""
+"""The series of a kind of result (PS3.3 C.7.3.1)."""
 
 from pydicom import Dataset
 
@@ -9,7 +9,7 @@ from dicom_node.results.uids import derived_uid
 from inference.finding import ModelIdentity
 
 DIGITS = 9
-"""That any number has which fits into 31 bits (PS3.5 6.2, IS)."""
+"""Number of digits that always fit into 31 bits (PS3.5 6.2, IS)."""
 
 
 def result_series(
@@ -19,10 +19,10 @@ def result_series(
     form: str,
     modality: str,
 ) -> Dataset:
-    """Name one series for each source series, model and form of result.
+    """Return the series for a source series, model and form of result.
 
-    As many as that, so that laterality, body part and order of the series, which come
-    from the source, are true of every instance in it.
+    Each combination has a series of its own. The laterality, body part and order of the
+    series come from the source. They are then true for every instance in it.
     """
     series = Dataset()
     series.Modality = modality
@@ -40,14 +40,14 @@ def result_series(
 
 
 def check_series(source: Source, what: str) -> None:
-    """See that a source is in a series, for a result that has to name it.
+    """Check that a source has a series, for a result that must reference it.
 
     Args:
         source: The instance.
         what: The result, in words.
 
     Raises:
-        AnalysisError: It is in none.
+        AnalysisError: The source has no Series Instance UID.
     """
     if not source.text("SeriesInstanceUID"):
         raise AnalysisError(
@@ -58,6 +58,6 @@ def check_series(source: Source, what: str) -> None:
 
 
 def instance_number(source: Source) -> str:
-    """Number a result as its source is; 1 where that has no number that fits an IS."""
+    """Return the Instance Number of the source; 1 if it has none that fits an IS."""
     number = source.text("InstanceNumber")
     return number if number.isdecimal() and len(number) <= DIGITS else "1"

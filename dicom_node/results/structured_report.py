@@ -1,9 +1,9 @@
 """The finding as a coded report (PS3.3 A.35.13, PS3.16 TID 1500).
 
-A Comprehensive 3D SR with a Measurement Report as its root: whether a fracture is
-present, suspected or absent, its probability, the body part and side, and the region on
-the image. highdicom writes the content. The identity of the source is copied from the
-source's own bytes.
+The report is a Comprehensive 3D SR with a Measurement Report as its root. It says
+whether a fracture is present, suspected or absent, and contains its probability, the
+body part and side, and the region on the image. highdicom makes the content. The
+identity of the source is copied from the source's own bytes.
 """
 
 from pydicom import Dataset
@@ -52,7 +52,7 @@ _REQUEST = (
     *("RequestedProcedureDescription", "RequestedProcedureCodeSequence"),
     "ReferencedStudySequence",
 )
-"""Of an item of Referenced Request Sequence, Type 2 (PS3.3 C.17.2)."""
+"""Type 2 attributes of an item of Referenced Request Sequence (PS3.3 C.17.2)."""
 
 _REQUEST_TYPE_3 = (
     *("IssuerOfAccessionNumberSequence", "OrderPlacerIdentifierSequence"),
@@ -67,16 +67,16 @@ _REQUEST_TAGS = {
 def structured_report(
     source: Source, radiograph: Radiograph, finding: Finding, options: ResultOptions
 ) -> ResultObject:
-    """Make the report of a finding.
+    """Return the report of a finding.
 
     Args:
         source: The instance that was analyzed.
         radiograph: Its pixels as displayed.
-        finding: What was found on them.
+        finding: The finding on them.
         options: The number of the series.
 
     Raises:
-        AnalysisError: The source is in no series: no report can name it.
+        AnalysisError: The source has no series, so no report can reference it.
     """
     check_series(source, "a report")
     own = result_series(source, finding.model, options, KIND, MODALITY)
@@ -85,7 +85,7 @@ def structured_report(
     own.update(times(source))
     own.update(equipment(source, finding.model))
     own.DeviceSerialNumber = plain(finding.model.digest[:16])
-    del own.ContentQualification  # is no attribute of this IOD
+    del own.ContentQualification  # not an attribute of this IOD
     own.update(_document(source))
     own.update(measurement_report(source, radiograph, finding))
     kept = [each for each in TYPE_3 if each not in _NOT_IN_REPORTS]
@@ -100,7 +100,7 @@ def structured_report(
 
 
 def _document(source: Source) -> Dataset:
-    """Describe the document and what it is about (PS3.3 C.17.2)."""
+    """Return the description of the document and its evidence (PS3.3 C.17.2)."""
     series = Dataset()
     series.add(uid_element("SeriesInstanceUID", source.text("SeriesInstanceUID")))
     series.ReferencedSOPSequence = [source_instance(source)]
@@ -118,7 +118,7 @@ def _document(source: Source) -> Dataset:
 
 
 def _requests(source: Source) -> Elements:
-    """Copy the orders that the source names (PS3.3 C.17.2)."""
+    """Return the orders that the source names (PS3.3 C.17.2)."""
     items = []
     for number in range(item_count(source, "RequestAttributesSequence")):
         order = copied_item(source, "RequestAttributesSequence", number)

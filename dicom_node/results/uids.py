@@ -1,7 +1,7 @@
-"""UIDs that follow from what they name, so that a second analysis is the same object.
+"""UIDs derived from the named thing, so that a repeated analysis gives the same object.
 
 They are UUID-derived (PS3.5 B.2: "2.25." and the UUID as a decimal number). The UUID is
-RFC 9562's version 8: 122 bits of a SHA-256 between the version and variant bits.
+version 8 of RFC 9562: 122 bits of a SHA-256 and the version and variant bits.
 """
 
 import hashlib
@@ -10,10 +10,10 @@ from uuid import UUID
 from pydicom.uid import UID
 
 IMPLEMENTATION_CLASS_UID = UID("2.25.147690605699978986616040338110953462800")
-"""Who wrote a file (PS3.7 D.3.3.2). Fixed for as long as this software exists."""
+"""Identifies this software as the writer of a file (PS3.7 D.3.3.2). Never changes."""
 
 RECIPE = 1
-"""Raise it when results of the same input change: their UIDs must change with them."""
+"""Increase it if results of the same input change, so that their UIDs change, too."""
 
 IMPLEMENTATION_VERSION_NAME = f"FRACTURE_NODE_{RECIPE}"
 """At most 16 characters (PS3.7 D.3.3.2.3)."""
@@ -24,7 +24,7 @@ _VERSION_AND_VARIANT = 0xF << 76 | 3 << 62
 
 
 def may_be_derived(uid: str) -> bool:
-    """Tell whether a UID has the form of a derived one, of this recipe or another."""
+    """Return whether a UID has the form of a derived one, of any recipe."""
     number = uid.removeprefix(_ROOT)
     if number == uid or not (number.isascii() and number.isdecimal()):
         return False
@@ -34,10 +34,10 @@ def may_be_derived(uid: str) -> bool:
 
 
 def derived_uid(*parts: str) -> UID:
-    """Make the UID that belongs to these parts, in this order, and to this recipe.
+    """Return the UID for these parts, in this order, and this recipe.
 
     Args:
-        parts: All that tells the named thing from its like; without NUL characters.
+        parts: Everything that identifies the named thing; without NUL characters.
     """
     text = "\0".join((IMPLEMENTATION_VERSION_NAME, *parts))
     number = int.from_bytes(hashlib.sha256(text.encode()).digest()[:16])
