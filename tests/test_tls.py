@@ -892,6 +892,7 @@ def test_an_association_can_send_while_tickets_are_all_there_is(
     line, server = pair
     peer = Address(ae_title="PACS", host="127.0.0.1", port=1)
     opened = requestor.RequestedAssociation(AE(), peer, [], None, SOON_S)
+    opened.connection.close()  # `line` takes its place
     association, bell = Association(AE(), mode), Doorbell(line)
     transport = (
         requestor._Socket(opened, client_socket=line)
