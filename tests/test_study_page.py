@@ -475,9 +475,12 @@ def test_of_many_images_those_are_read_that_are_seen(
     for number in range(60, 80):
         site.receive(number, study_instance_uid="1.2.3.11")
     page = open_study(study="1.2.3.11")
-    waiting = page.locator(".pane-notice:not([hidden])")
+    waiting = ".pane-notice:not([hidden])"
 
-    assert 4 <= waiting.count() <= 12
+    page.wait_for_function(
+        "waiting => document.querySelectorAll(waiting).length <= 12", arg=waiting
+    )
+    assert page.locator(waiting).count() >= 4
     canvas(page, 19).scroll_into_view_if_needed()
     expect(page.locator(".pane").nth(19).locator(".pane-notice")).to_be_hidden()
 
