@@ -303,12 +303,12 @@ class Analyses:
             for each in labels
             if getattr(row, each)
         ]
-        whose, own = patient.alias(), patient.alias()
+        other_patient, own_patient = patient.alias(), patient.alias()
         same_patient = sa.exists().where(
-            whose.c.instance_id == instance.c.id,
-            own.c.instance_id == row.id,
-            whose.c.patient_id == own.c.patient_id,
-            whose.c.name == own.c.name,
+            other_patient.c.instance_id == instance.c.id,
+            own_patient.c.instance_id == row.id,
+            other_patient.c.patient_id == own_patient.c.patient_id,
+            other_patient.c.name == own_patient.c.name,
         )
         query = sa.select(instance.c.sop_instance_uid).where(
             instance.c.study_instance_uid == row.study_instance_uid,

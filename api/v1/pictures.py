@@ -35,8 +35,8 @@ MOST_WAITING = 64
 study at once."""
 
 AT_ONCE = 4
-"""Persons that are served at the same time. Most wait for the one child; the turn of
-a person whose image takes long does not hold up the others."""
+"""Maximum number of users that are served at the same time. Most of them wait for the
+one decoding child. If the image of a user takes long, the other turns remain."""
 
 QUALITY = 92
 # Gray images need no color options, and fast encoding matters during dragging.
@@ -44,18 +44,18 @@ _JPEG = (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
 
 
 class Pictures:
-    """Decoding children for people who look, apart from those of /predict.
+    """Decodes radiographs for display, in child processes apart from those of /predict.
 
-    All images pass through one child. One that takes long is decoded once more, in a
-    child of its own, while the others go on.
+    One child decodes all images. An image that takes long is decoded again in a child
+    of its own, and the other images do not wait for it.
 
     Attributes:
-        queue: Where a request waits before it calls anything here. A person whose image
-            takes long holds one of its turns until that ends.
+        queue: Requests wait here before they call a method. If an image takes long, its
+            request holds one turn until the image is decoded.
     """
 
     def __init__(self, limits: WorkerSettings) -> None:
-        """Remember the limits. A child starts when somebody looks."""
+        """Store the limits. The child process starts on first use."""
         self._limits = limits
         self._child: DecodingChild | None = None
         self.queue = FairQueue(waiting=MOST_WAITING, at_once=AT_ONCE)
@@ -83,8 +83,9 @@ class Pictures:
                 window that the model saw.
 
         Raises:
-            HTTPException: 422: it has no picture that can be shown, and why. 503: it
-                takes long, and another one that does is being decoded.
+            HTTPException: 422 if the instance has no image that can be displayed, with
+                the reason. 503 if the image takes long while another such image is
+                being decoded.
         """
         key = instance_id, ends
         view = await self._run(lambda child: self._view(child, key, path))
@@ -95,7 +96,7 @@ class Pictures:
         """List the attributes of an instance.
 
         Raises:
-            HTTPException: 422: it cannot be read. 503: as `view`.
+            HTTPException: 422 if the file cannot be read; 503 as in `view`.
         """
         most = self._limits.max_megapixels
         return await self._run(lambda child: child.run(list_attributes, path, most))
