@@ -95,8 +95,8 @@ def test_patients_are_named_in_a_table_of_their_own(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     received = receive()
-    whose = Patient("Müller^Eva", "4711", "A-7")
-    journal.record(replace(received, header=replace(received.header, patient=whose)))
+    eva = Patient("Müller^Eva", "4711", "A-7")
+    journal.record(replace(received, header=replace(received.header, patient=eva)))
 
     with engine.connect() as connection:
         (row,) = connection.execute(patient.select()).all()
@@ -779,10 +779,10 @@ HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
 
 def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance:
     """Set the patient and the sender of an instance."""
-    whose = {"patient_id": "4711", "name": "Doe^Jane"}
-    whose |= {key: given[key] for key in whose if key in given}
-    sender = {key: value for key, value in given.items() if key not in whose}
-    header = replace(received.header, patient=Patient(**whose))
+    identity = {"patient_id": "4711", "name": "Doe^Jane"}
+    identity |= {key: given[key] for key in identity if key in given}
+    sender = {key: value for key, value in given.items() if key not in identity}
+    header = replace(received.header, patient=Patient(**identity))
     return replace(received, header=header, **sender)
 
 
