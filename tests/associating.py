@@ -174,26 +174,26 @@ def _read(connection: socket.socket, length: int) -> bytes:
     return content
 
 
-def results(answer: bytes) -> Mapping[int, int]:
+def results(response: bytes) -> Mapping[int, int]:
     """Read the results of an A-ASSOCIATE-AC by presentation context ID."""
     found: dict[int, int] = {}
     at = 6 + 68
-    while at < len(answer):
-        length = int.from_bytes(answer[at + 2 : at + 4], "big")
-        if answer[at] == 0x21:
-            number, result = answer[at + 4], answer[at + 6]
+    while at < len(response):
+        length = int.from_bytes(response[at + 2 : at + 4], "big")
+        if response[at] == 0x21:
+            number, result = response[at + 4], response[at + 6]
             assert number not in found
             found[number] = result
         at += 4 + length
-    assert at == len(answer)
+    assert at == len(response)
     return found
 
 
 @contextmanager
 def calling(port: int, content: bytes) -> Iterator[socket.socket]:
     """Connect, and send a request or other bytes."""
-    where = "127.0.0.1", port
-    with socket.create_connection(where, SOON_S) as connection:
+    address = "127.0.0.1", port
+    with socket.create_connection(address, SOON_S) as connection:
         connection.sendall(content)
         yield connection
 
@@ -201,23 +201,25 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
 def asked(port: int, content: bytes) -> bytes:
     """Send a request, use and release the association, and return the response."""
     with calling(port, content) as connection:
-        answer = received(connection)
-        if answer[:1] == bytes([ACCEPT]):
-            accepted = [n for n, result in results(answer).items() if result == 0]
+        response = received(connection)
+        if response[:1] == bytes([ACCEPT]):
+            accepted = [n for n, result in results(response).items() if result == 0]
             for context in accepted[:1]:
                 connection.sendall(echo(context))
-                response = received(connection)
-                assert response[:1] == bytes([DATA])
-                assert response[10] == context
-                assert response.endswith(b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00")
+                echo_response = received(connection)
+                assert echo_response[:1] == bytes([DATA])
+                assert echo_response[10] == context
+                assert echo_response.endswith(
+                    b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00"
+                )
             connection.sendall(RELEASE)
             assert received(connection) == RELEASED
-        return answer
+        return response
 
 
 @dataclass
 class Peer:
-    """A peer that the node calls. It plays the part that a test wrote, once.
+    """A peer that the node connects to. It runs a function of the test, once.
 
     Attributes:
         port: The port that it listens on.
@@ -233,7 +235,7 @@ Play = Callable[[socket.socket, Peer], None]
 
 @contextmanager
 def playing(play: Play) -> Iterator[Peer]:
-    """Run a peer that plays a part after it has received a request."""
+    """Run a peer that calls `play` after it has received a request."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(SOON_S)
         peer = Peer(listener.getsockname()[1])
@@ -259,11 +261,11 @@ def hear(connection: socket.socket, peer: Peer) -> int:
     return kind
 
 
-def serving(answer: bytes) -> Play:
-    """Play a peer that sends this response, then answers C-ECHOs and a release."""
+def serving(accept_pdu: bytes) -> Play:
+    """Return a `Play` that sends this response, then responds to C-ECHO and release."""
 
     def play(connection: socket.socket, peer: Peer) -> None:
-        connection.sendall(answer)
+        connection.sendall(accept_pdu)
         while kind := hear(connection, peer):
             if kind == DATA:
                 connection.sendall(echoed())
@@ -310,7 +312,7 @@ def serving_node(
         Spool(defaults.storage.model_copy(update=update)),
         lambda _: None,
         {listen("127.0.0.1", 0): None},
-        lambda *who: told.append(who),
+        lambda *caller: told.append(caller),
         settle=settle,
         count=counted.append,
     )

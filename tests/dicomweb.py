@@ -25,7 +25,7 @@ class Request:
 
     @property
     def parts(self) -> list[tuple[bytes, bytes]]:
-        """The headers and the content of each part."""
+        """Return the headers and the content of each part."""
         boundary = self.headers["content-type"].partition("boundary=")[2]
         before, *parts, after = self.body.split(b"--" + boundary.encode())
         assert (before, after) == (b"", b"--\r\n")
@@ -54,11 +54,13 @@ def module(
     """
 
     def item(uid: str, reason_tag: str, reason: int | None) -> dict[str, Any]:
-        why = {} if reason is None else {reason_tag: {"vr": "US", "Value": [reason]}}
+        reasons = (
+            {} if reason is None else {reason_tag: {"vr": "US", "Value": [reason]}}
+        )
         return {
             "00081150": {"vr": "UI", "Value": ["1.2.840.10008.5.1.4.1.1.7"]},
             "00081155": {"vr": "UI", "Value": [uid]},
-            **why,
+            **reasons,
         }
 
     made: dict[str, Any] = {"00081190": {"vr": "UR"}}

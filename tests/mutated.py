@@ -122,10 +122,13 @@ class Node:
         ) as client:
             wait_for(lambda: client.get("/readyz").status_code == httpx.codes.OK)
             for each in samples:
-                got = client.post("/predict", files={"file": each.part10})
-                said = got.json()
-                assert {"error", "prediction"} & said.keys()
-                yield each.kind, f"{got.status_code} {_brief(said.get('error', ''))}"
+                response = client.post("/predict", files={"file": each.part10})
+                content = response.json()
+                assert {"error", "prediction"} & content.keys()
+                yield (
+                    each.kind,
+                    f"{response.status_code} {_brief(content.get('error', ''))}",
+                )
 
     def _ended(self) -> int:
         return sum(count for state, count in self._counts().items() if state in ENDS)
@@ -174,8 +177,8 @@ def analyzed(samples: Sequence[Sample], node: Path, folder: Path) -> list[Row]:
 def table(title: str, rows: Sequence[Row]) -> str:
     """Count the outcomes of each kind."""
     lines = [f"{title}: {len(rows)}"]
-    for (kind, what), count in sorted(Counter(rows).items()):
-        lines.append(f"  {kind:22} {count:5} {what}")
+    for (kind, outcome), count in sorted(Counter(rows).items()):
+        lines.append(f"  {kind:22} {count:5} {outcome}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The rules of the house that a machine can check."""
+"""Rules of the architecture that a test can check."""
 
 import ast
 import subprocess
@@ -23,7 +23,7 @@ SOURCES = [p for folder in MAY_IMPORT for p in (ROOT / folder).rglob("*.py")]
 
 
 def imported(path: Path) -> set[str]:
-    """Top-level names of everything a file imports, wherever it does so."""
+    """Return the top-level names of all imports of a file, at any depth."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -35,27 +35,27 @@ def imported(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 class TestSource:
-    def test_imports_point_one_way(self, path: Path) -> None:
+    def test_imports_only_from_allowed_folders(self, path: Path) -> None:
         folder = path.relative_to(ROOT).parts[0]
-        ours = imported(path) & MAY_IMPORT.keys()
+        project_imports = imported(path) & MAY_IMPORT.keys()
 
-        assert ours <= MAY_IMPORT[folder] | {folder}
+        assert project_imports <= MAY_IMPORT[folder] | {folder}
 
-    def test_inference_knows_no_dicom(self, path: Path) -> None:
+    def test_inference_does_not_import_dicom_libraries(self, path: Path) -> None:
         if path.relative_to(ROOT).parts[0] in NO_DICOM:
             assert imported(path).isdisjoint({"pydicom", "pynetdicom", "highdicom"})
 
-    def test_is_well_named(self, path: Path) -> None:
+    def test_has_a_specific_name(self, path: Path) -> None:
         assert path.stem not in {"utils", "helpers", "common", "misc", "manager"}
 
-    def test_opens_with_a_docstring(self, path: Path) -> None:
+    def test_has_a_docstring(self, path: Path) -> None:
         assert ast.get_docstring(ast.parse(path.read_text()))
 
 
 @pytest.mark.parametrize(
     "module", ["dicom_node.cli", "dicom_node.supervisor", "dicom_node.receiver"]
 )
-def test_what_must_stay_small_imports_neither_torch_nor_the_api(module: str) -> None:
+def test_small_processes_import_neither_torch_nor_the_api(module: str) -> None:
     script = f"import sys, {module}; print(*sys.modules)"
 
     loaded = subprocess.run(

@@ -1,4 +1,4 @@
-"""The small archive: it keeps what it is sent, and tells what that was."""
+"""The archive for tests stores and logs the objects that it receives."""
 
 import hashlib
 import json
@@ -43,7 +43,7 @@ def write_instance(path: Path) -> Path:
 
 
 def dataset_bytes(path: Path) -> bytes:
-    """What follows the File Meta Information."""
+    """Return the bytes after the File Meta Information."""
     return path.read_bytes()[split_dataset(path)[1] :]
 
 
@@ -60,17 +60,17 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
     archive.stop()
 
 
-def test_log_tells_each_c_store(archive: Archive, tmp_path: Path) -> None:
+def test_log_has_a_line_for_each_c_store(archive: Archive, tmp_path: Path) -> None:
     file = write_instance(tmp_path / "a.dcm")
 
     send_to(archive, file)
 
     sent = dcmread(file)
     (line,) = (archive.directory / "log.jsonl").read_text().splitlines()
-    told = json.loads(line)
-    assert told.pop("time").endswith("+00:00")
-    assert told.pop("path").endswith(".dcm")
-    assert told == {
+    entry = json.loads(line)
+    assert entry.pop("time").endswith("+00:00")
+    assert entry.pop("path").endswith(".dcm")
+    assert entry == {
         "calling_ae_title": "MODALITY",
         "sop_class_uid": ComputedRadiographyImageStorage,
         "sop_instance_uid": sent.SOPInstanceUID,
@@ -81,7 +81,7 @@ def test_log_tells_each_c_store(archive: Archive, tmp_path: Path) -> None:
     }
 
 
-def test_file_holds_the_datasets_own_bytes_under_a_name_of_ours(
+def test_file_holds_the_received_bytes_and_its_name_has_no_uid(
     archive: Archive, tmp_path: Path
 ) -> None:
     file = write_instance(tmp_path / "a.dcm")
@@ -93,7 +93,7 @@ def test_file_holds_the_datasets_own_bytes_under_a_name_of_ours(
     assert dcmread(file).SOPInstanceUID not in stored.path
 
 
-def test_repeat_is_logged_again_and_stored_once(
+def test_repeated_instance_is_logged_again_and_stored_once(
     archive: Archive, tmp_path: Path
 ) -> None:
     file = write_instance(tmp_path / "a.dcm")
@@ -109,7 +109,7 @@ def test_repeat_is_logged_again_and_stored_once(
     assert stored.stat().st_ino == written
 
 
-def test_other_bytes_under_the_same_uid_are_stored_beside(
+def test_other_bytes_with_the_same_uid_are_stored_in_another_file(
     archive: Archive, tmp_path: Path
 ) -> None:
     file, other = write_instance(tmp_path / "a.dcm"), tmp_path / "b.dcm"
@@ -122,7 +122,7 @@ def test_other_bytes_under_the_same_uid_are_stored_beside(
     assert len({stored.path for stored in archive.log}) == 2
 
 
-def test_archive_that_starts_again_knows_what_it_has(tmp_path: Path) -> None:
+def test_restarted_archive_knows_its_stored_instances(tmp_path: Path) -> None:
     file = write_instance(tmp_path / "a.dcm")
     for _ in range(2):
         archive = start_archive(tmp_path / "archive")
@@ -133,7 +133,7 @@ def test_archive_that_starts_again_knows_what_it_has(tmp_path: Path) -> None:
     assert len(list(archive.directory.glob("*.dcm"))) == 1
 
 
-def test_instance_that_is_refused_is_logged_and_not_kept(tmp_path: Path) -> None:
+def test_refused_instance_is_logged_and_not_stored(tmp_path: Path) -> None:
     archive = start_archive(tmp_path / "archive", answer=lambda _: 0xA900)
 
     verdicts = send_to(archive, write_instance(tmp_path / "a.dcm"))
@@ -145,7 +145,7 @@ def test_instance_that_is_refused_is_logged_and_not_kept(tmp_path: Path) -> None
     assert not list(archive.directory.glob("*.dcm"))
 
 
-def test_it_is_logged_when_the_hook_is_called_and_the_sender_still_waits(
+def test_instance_is_logged_before_the_hook_is_called(
     tmp_path: Path,
 ) -> None:
     lines: list[list[str]] = []
@@ -161,7 +161,7 @@ def test_it_is_logged_when_the_hook_is_called_and_the_sender_still_waits(
     assert len(lines[0]) == 1
 
 
-def test_waiting_ends_when_the_log_has_enough_lines(
+def test_wait_returns_if_the_log_has_enough_lines(
     archive: Archive, tmp_path: Path
 ) -> None:
     send_to(archive, write_instance(tmp_path / "a.dcm"))
@@ -169,12 +169,12 @@ def test_waiting_ends_when_the_log_has_enough_lines(
     assert len(archive.wait(1, timeout_s=0)) == 1
 
 
-def test_waiting_in_vain_says_how_many_came(archive: Archive) -> None:
+def test_wait_reports_the_number_of_instances_after_a_timeout(archive: Archive) -> None:
     with pytest.raises(TimeoutError, match=r"0 of 1 after 0\.01 s"):
         archive.wait(1, timeout_s=0.01)
 
 
-def test_no_name_reaches_a_log(
+def test_logs_contain_no_patient_name(
     archive: Archive, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG):
@@ -184,7 +184,7 @@ def test_no_name_reaches_a_log(
     assert NAME not in (archive.directory / "log.jsonl").read_text()
 
 
-def test_it_works_where_pynetdicom_receives_into_files(
+def test_archive_works_if_pynetdicom_receives_into_files(
     archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_config, "STORE_RECV_CHUNKED_DATASET", True)
@@ -212,7 +212,7 @@ def test_dcmtk_stores_and_echoes(
     assert stored.sop_instance_uid == dcmread(file).SOPInstanceUID
 
 
-def test_process_tells_its_address_and_ends_with_0_on_sigterm(tmp_path: Path) -> None:
+def test_process_prints_its_address_and_exits_with_0_on_sigterm(tmp_path: Path) -> None:
     options = ["--directory", str(tmp_path / "archive"), "--port", "0"]
     with subprocess.Popen(
         [sys.executable, "-P", "-m", "dicom_node.archive", *options],
@@ -221,8 +221,8 @@ def test_process_tells_its_address_and_ends_with_0_on_sigterm(tmp_path: Path) ->
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     ) as process:
         assert process.stdout is not None
-        told = process.stdout.readline()
+        line = process.stdout.readline()
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(timeout=20) == 0
-    assert told.startswith("ARCHIVE@127.0.0.1:")
+    assert line.startswith("ARCHIVE@127.0.0.1:")

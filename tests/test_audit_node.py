@@ -1,4 +1,4 @@
-"""What a node in processes of its own writes into its audit trail."""
+"""The audit trail of a node that runs in its own processes."""
 
 import json
 import subprocess
@@ -23,7 +23,7 @@ from tests.test_audit import code, messages, rows
 TOKEN = "a-token-of-a-viewer-0123456789"  # noqa: S105 - of this test
 ACTING = "a-token-of-an-operator-0123456789"
 TAKEN, REFUSED, UPLOADED = "2.25.101", "2.25.102", "2.25.103"
-"""Study Instance UIDs, by what becomes of the study."""
+"""Study Instance UIDs, by the outcome of the study."""
 CONFIG = """
 [receiver]
 host = "127.0.0.1"
@@ -76,14 +76,14 @@ def node(
 
 
 @pytest.mark.dcmtk
-def test_who_called_looked_and_asked_is_written_down(
+def test_node_audits_associations_logins_and_transfers(
     node: Served, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
     config = tmp_path / "node.toml"
-    where = ["-aec", "FRACTURE_AI", "127.0.0.1", str(node.address.port)]
-    subprocess.run([peer("echoscu"), "-aet", "DX1", *where], check=True)
+    endpoint = ["-aec", "FRACTURE_AI", "127.0.0.1", str(node.address.port)]
+    subprocess.run([peer("echoscu"), "-aet", "DX1", *endpoint], check=True)
     refused = subprocess.run(
-        [peer("echoscu"), "-aet", "STRANGER", *where],
+        [peer("echoscu"), "-aet", "STRANGER", *endpoint],
         stderr=subprocess.DEVNULL,
         check=False,
     )
@@ -91,7 +91,7 @@ def test_who_called_looked_and_asked_is_written_down(
         assert received(connection)[0] == ABORT
     ports = json.loads((tmp_path / "node" / "run" / "ports.json").read_text())
     with httpx.Client(base_url=f"http://127.0.0.1:{ports['api']}") as client:
-        wait_for(lambda: answers(client))
+        wait_for(lambda: is_alive(client))
         client.post("/login", data={"token": "not-a-token-of-anybody-0123"})
         client.post("/login", data={"token": TOKEN})
         client.post("/logout")
@@ -108,8 +108,8 @@ def test_who_called_looked_and_asked_is_written_down(
         first = connection.execute(audit.select().order_by(audit.c.id)).first()
     engine.dispose()
     assert (refused.returncode != 0, status) == (True, 0)
-    told = {each[:2] if each[0] == "serve" else each for each in written}
-    assert told == {
+    events = {each[:2] if each[0] == "serve" else each for each in written}
+    assert events == {
         ("serve", "started"),
         ("receiver", "association opened", "DX1"),
         ("receiver", "association rejected", "STRANGER"),
@@ -148,8 +148,15 @@ def transferred(
             dataset.PatientName = "Doe^Jane"
             dataset.save_as(folder / study / f"{number}.dcm", enforce_file_format=True)
             uids.setdefault(study, []).append(dataset.SOPInstanceUID)
-    where = ["-aet", "DX1", "-aec", "FRACTURE_AI", "127.0.0.1", str(node.address.port)]
-    send = [storescu, "+sd", *where]
+    endpoint = [
+        "-aet",
+        "DX1",
+        "-aec",
+        "FRACTURE_AI",
+        "127.0.0.1",
+        str(node.address.port),
+    ]
+    send = [storescu, "+sd", *endpoint]
     subprocess.run([*send, folder / TAKEN, folder / REFUSED], check=True)
     subprocess.run([*send, folder / TAKEN], check=True)
     content = (folder / UPLOADED / "0.dcm").read_bytes()
@@ -166,7 +173,7 @@ def transferred(
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a DICOM Instances Transferred message says."""
+    """The content of a DICOM Instances Transferred message."""
 
     is_sent: bool
     peer: str
@@ -181,14 +188,14 @@ def transfers(file: Path) -> list[Transfer]:
     found = []
     for root in messages(file) if file.exists() else []:
         if code(root, "EventIdentification/EventID").startswith("110104"):
-            us, them = root.findall("ActiveParticipant")
+            node, peer = root.findall("ActiveParticipant")
             study, patient = root.findall("ParticipantObjectIdentification")
             event = root.find("EventIdentification")
             assert event is not None
             found.append(
                 Transfer(
-                    is_sent=code(us, "RoleIDCode") == "110153 Source Role ID",
-                    peer=them.get("UserID", ""),
+                    is_sent=code(node, "RoleIDCode") == "110153 Source Role ID",
+                    peer=peer.get("UserID", ""),
                     study=study.get("ParticipantObjectID", ""),
                     patient=patient.get("ParticipantObjectID", ""),
                     action=event.get("EventActionCode", ""),
@@ -200,7 +207,7 @@ def transfers(file: Path) -> list[Transfer]:
 
 
 def expect_transfers(found: list[Transfer], uids: dict[str, list[str]]) -> None:
-    """What arrived, what arrived again, what left and what was refused."""
+    """Check the transfers of new, repeated, sent and refused instances."""
     assert all(each.patient == f"ID of {each.study}" for each in found)
     arrived = {
         (each.study, each.peer, each.action, uid)
@@ -225,10 +232,10 @@ def expect_transfers(found: list[Transfer], uids: dict[str, list[str]]) -> None:
         (UPLOADED, "ARCHIVE", "R", "0"),
     }
     results = {u for e in found if e.is_sent and e.study == TAKEN for u in e.uids}
-    assert len(results) == len(uids[TAKEN])  # a Secondary Capture of each
+    assert len(results) == len(uids[TAKEN])  # one Secondary Capture for each instance
 
 
-def answers(client: httpx.Client) -> bool:
+def is_alive(client: httpx.Client) -> bool:
     try:
         return client.get("/healthz").status_code == httpx.codes.OK
     except httpx.TransportError:

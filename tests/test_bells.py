@@ -1,4 +1,4 @@
-"""Work that was just asked for is begun at once."""
+"""Bells wake waiting processes, so that new work starts at once."""
 
 import threading
 import time
@@ -27,7 +27,7 @@ def waiting(bell: Bell) -> threading.Thread:
     return thread
 
 
-def test_a_ring_ends_a_wait_and_only_one() -> None:
+def test_ring_ends_exactly_one_wait() -> None:
     bell = Bell()
     first = waiting(bell)
     bell.ring()
@@ -39,7 +39,7 @@ def test_a_ring_ends_a_wait_and_only_one() -> None:
     assert time.monotonic() - before >= 0.2
 
 
-def test_who_is_to_stop_is_told_so() -> None:
+def test_bell_is_set_by_its_stop_event() -> None:
     stop = threading.Event()
     bell = Bell().hang(stop)
     assert not bell.is_set()
@@ -50,10 +50,10 @@ def test_who_is_to_stop_is_told_so() -> None:
     assert bell.wait(LONG_S)
 
 
-@pytest.mark.parametrize("depth", [1, 30], ids=["short", "longer than a socket's name"])
-def test_a_bell_is_heard_from_other_processes_of_the_machine(
-    tmp_path: Path, depth: int
-) -> None:
+@pytest.mark.parametrize(
+    "depth", [1, 30], ids=["short", "longer than a socket address"]
+)
+def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> None:
     folder = tmp_path.joinpath(*["folder"] * depth)
     folder.mkdir(parents=True)
     one, two = Bell(), Bell()
@@ -65,10 +65,12 @@ def test_a_bell_is_heard_from_other_processes_of_the_machine(
             assert not each.is_alive()
 
     assert list(folder.iterdir()) == []
-    ring(folder)  # nobody hears it
+    ring(folder)  # has no effect without listeners
 
 
-def test_who_was_killed_is_rung_in_vain_until_it_is_back(tmp_path: Path) -> None:
+def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
+    tmp_path: Path,
+) -> None:
     left = tmp_path / "worker-0.bell"
     left.touch()
     ring(tmp_path)
@@ -82,7 +84,7 @@ def test_who_was_killed_is_rung_in_vain_until_it_is_back(tmp_path: Path) -> None
     assert not thread.is_alive()
 
 
-def test_a_receiver_rings_for_what_it_has_recorded(
+def test_receiver_rings_after_it_recorded_an_instance(
     journal: Journal, receive: Receive, tmp_path: Path
 ) -> None:
     spool = Spool(StorageSettings(directory=tmp_path, database="", min_free_mb=0))
@@ -107,7 +109,7 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
     engine.dispose()
 
 
-def test_dbos_hears_the_bell_of_its_queue(
+def test_bell_starts_the_work_in_a_dbos_queue(
     journal: Journal, receive: Receive, tmp_path: Path
 ) -> None:
     begun = threading.Event()

@@ -1,4 +1,4 @@
-"""Bodies that are too long, too slow or too many, and what they cost others."""
+"""Limits for request bodies that are too long, too slow or too many."""
 
 import asyncio
 import socket
@@ -22,7 +22,7 @@ from tests.asking import LOOKING, TOKENS, Site, serve
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 MULTIPART = b"multipart/form-data; boundary=b"
-SHOWN = f"Authorization: Bearer {LOOKING}\r\n".encode()
+AUTHORIZATION = f"Authorization: Bearer {LOOKING}\r\n".encode()
 CHUNKED = Headers({"transfer-encoding": "chunked"})
 HTTP = {"type": "http", "headers": []}
 UPLOAD = (
@@ -34,7 +34,7 @@ UPLOAD = (
 def read(
     parts: list[bytes], most: int = 10**6, *, ends: bool = True, pause_s: float = 0
 ) -> bytes:
-    """Read a body that comes in parts and, perhaps, never ends."""
+    """Read a body that arrives in parts; it has no end if `ends` is false."""
     left = list(parts)
 
     async def receive() -> Message:
@@ -49,13 +49,15 @@ def read(
     return asyncio.run(Request(HTTP, body.receive).body())
 
 
-def test_a_body_of_the_size_allowed_is_read_and_one_byte_more_is_not() -> None:
+def test_body_is_read_up_to_the_largest_size_and_refused_above() -> None:
     assert read([b"ab", b"c"], most=3) == b"abc"
     with pytest.raises(HTTPException, match="too large"):
         read([b"ab", b"cd"], most=3)
 
 
-def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_that_never_ends_is_refused_with_408(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(body, "GRACE_S", 0.05)
 
     with pytest.raises(HTTPException, match="less than 50 kB a second") as refused:
@@ -65,20 +67,20 @@ def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
     assert refused.value.headers == {"Connection": "close"}
 
 
-def test_time_is_what_a_sender_takes_over_all_its_parts(
+def test_time_limit_applies_to_all_parts_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(body, "GRACE_S", 0.2)
 
-    # Each part comes in time; all of them do not.
+    # Each part arrives in time; all parts together do not.
     with pytest.raises(HTTPException, match="less than 50 kB a second"):
         read([b"a"] * 30, pause_s=0.02)
-    # A large part earns the time for the next.
+    # Large parts extend the time limit.
     assert len(read([bytes(20_000)] * 15, pause_s=0.02)) == 300_000
 
 
 def upload(content: bytes) -> HTTPException:
-    """How a form in which something is odd is refused."""
+    """Upload a malformed form; return the error."""
 
     async def receive() -> Message:
         return {"type": "http.request", "body": content, "more_body": False}
@@ -108,8 +110,8 @@ def upload(content: bytes) -> HTTPException:
         pytest.param(b'name="file"; filename=""', id="empty-file-name"),
     ],
 )
-def test_a_file_is_taken_whatever_is_said_of_its_name(disposition: bytes) -> None:
-    content = bytes(range(256)) * 1000  # more than a field of a form may have
+def test_file_is_accepted_with_any_content_disposition(disposition: bytes) -> None:
+    content = bytes(range(256)) * 1000  # more than the limit of a form field
     head = b"--b\r\nContent-Disposition: form-data; " + disposition + b"\r\n\r\n"
     body = head + content + b"\r\n--b--\r\n"
 
@@ -140,17 +142,17 @@ NAMED = b'Content-Disposition: form-data; name="%d"\r\n'
         pytest.param((PART + b"a\r\n") * 1000, id="many-files"),
         pytest.param(PART + b"a", id="no-end"),
         pytest.param(PART[:30], id="no-end-of-a-header"),
-        pytest.param(b"\r\n" * 10**5, id="nothing-but-lines"),
-        pytest.param(b"x" * 10**6, id="no-beginning"),
+        pytest.param(b"\r\n" * 10**5, id="only-empty-lines"),
+        pytest.param(b"x" * 10**6, id="no-boundary"),
     ],
 )
 # Starlette leaves the file of a part to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_odd_form_is_refused_in_words(content: bytes) -> None:
+def test_malformed_form_is_refused_with_400(content: bytes) -> None:
     assert upload(content).status_code == 400
 
 
-def test_a_field_that_is_no_file_is_not_kept_in_memory() -> None:
+def test_large_field_that_is_no_file_is_refused() -> None:
     large = b"--b\r\n" + NAMED % 1 + b"\r\n" + b"x" * 10**6 + b"\r\n--b--"
 
     refused = upload(large)
@@ -161,7 +163,7 @@ def test_a_field_that_is_no_file_is_not_kept_in_memory() -> None:
     )
 
 
-def test_a_form_without_end_is_not_read_to_it() -> None:
+def test_endless_form_is_refused_at_the_size_limit() -> None:
     async def receive() -> Message:
         return {"type": "http.request", "body": b"a" * 1000, "more_body": True}
 
@@ -170,7 +172,7 @@ def test_a_form_without_end_is_not_read_to_it() -> None:
         asyncio.run(small_form(Request(HTTP, body.receive)))
 
 
-def test_an_address_takes_half_of_the_places_and_all_of_them_are_all() -> None:
+def test_arrivals_are_limited_per_address_and_in_total() -> None:
     arrivals = Arrivals(places=4)
     with ExitStack() as stack:
         for address in ("a", "a", "b"):
@@ -198,41 +200,41 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-def opened(stack: ExitStack, port: int, said: bytes) -> socket.socket:
-    """Say something to a server."""
+def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
+    """Connect to a server and send bytes."""
     client = socket.create_connection(("127.0.0.1", port), timeout=15)
     stack.enter_context(client)
-    client.sendall(said)
+    client.sendall(content)
     return client
 
 
-def heard(client: socket.socket) -> bytes:
-    """All that a server says until it closes the connection."""
-    said = b""
+def read_all(client: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
+    response = b""
     while part := client.recv(2**16):
-        said += part
-    return said
+        response += part
+    return response
 
 
-def test_slow_uploads_keep_others_from_nothing_and_end(
+def test_slow_uploads_end_and_do_not_block_other_addresses(
     site: Site, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
     monkeypatch.setattr(body, "GRACE_S", 1.0)
     port = serve(site.app, stack)
     address = f"http://127.0.0.1:{port}"
-    slow = [opened(stack, port, UPLOAD + PART) for _ in range(12)]
-    # Their places are taken once a thirteenth is refused.
+    slow = [connected(stack, port, UPLOAD + PART) for _ in range(12)]
+    # All slots are in use as soon as a thirteenth upload is refused.
     files = {"file": ("a", b"")}
     tries = (httpx.post(f"{address}/predict", files=files) for _ in range(500))
-    late = next(each for each in tries if each.status_code == 503)
+    refused = next(each for each in tries if each.status_code == 503)
 
-    elsewhere = httpx.HTTPTransport(local_address="127.0.0.2")
-    with httpx.Client(transport=elsewhere) as client:
+    other_address = httpx.HTTPTransport(local_address="127.0.0.2")
+    with httpx.Client(transport=other_address) as client:
         served = client.post(f"{address}/predict", files=files)
-    ends = [heard(client) for client in slow]
+    ends = [read_all(client) for client in slow]
 
-    assert "12 of them from 127.0.0.1" in late.json()["error"]
+    assert "12 of them from 127.0.0.1" in refused.json()["error"]
     assert served.json() == {"error": "The file is empty."}
     assert {end.partition(b"\r\n")[0] for end in ends} == {
         b"HTTP/1.1 408 Request Timeout"
@@ -241,7 +243,7 @@ def test_slow_uploads_keep_others_from_nothing_and_end(
 
 
 class TestConnection:
-    """One whose client does not bring a request."""
+    """The connection of a client that sends no complete request."""
 
     @pytest.fixture
     def port(
@@ -257,39 +259,43 @@ class TestConnection:
 
         return serve(site.app, stack)
 
-    @pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: "])
-    def test_is_closed(self, port: int, stack: ExitStack, said: bytes) -> None:
-        assert heard(opened(stack, port, said)) == b""
+    @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHost: a\r\nX: "])
+    def test_is_closed_without_a_request(
+        self, port: int, stack: ExitStack, sent: bytes
+    ) -> None:
+        assert read_all(connected(stack, port, sent)) == b""
 
-    def test_is_closed_after_an_answer_too(self, port: int, stack: ExitStack) -> None:
-        # Served for longer than the limit: it counts from here again.
-        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n" + SHOWN + b"\r\n"
-        client = opened(stack, port, whole)
-        said = client.recv(2**16)
-        client.sendall(whole[:20])
-
-        said += heard(client)
-
-        assert said.startswith(b"HTTP/1.1 200 OK")
-        assert said.count(b"HTTP/1.1 ") == 1
-
-    def test_is_closed_when_a_refused_body_goes_on(
+    def test_is_closed_after_a_response_without_a_next_request(
         self, port: int, stack: ExitStack
     ) -> None:
-        client = opened(stack, port, UPLOAD + PART)
-        said = client.recv(2**16)
+        # The request takes longer than the limit, which starts again after it.
+        whole = b"GET /slow HTTP/1.1\r\nHost: a\r\n" + AUTHORIZATION + b"\r\n"
+        client = connected(stack, port, whole)
+        response = client.recv(2**16)
+        client.sendall(whole[:20])
+
+        response += read_all(client)
+
+        assert response.startswith(b"HTTP/1.1 200 OK")
+        assert response.count(b"HTTP/1.1 ") == 1
+
+    def test_is_closed_if_a_refused_body_continues(
+        self, port: int, stack: ExitStack
+    ) -> None:
+        client = connected(stack, port, UPLOAD + PART)
+        response = client.recv(2**16)
         client.sendall(b"x")
 
-        said += heard(client)
+        response += read_all(client)
 
-        assert said.startswith(b"HTTP/1.1 401 ")
+        assert response.startswith(b"HTTP/1.1 401 ")
 
-    def test_is_kept_while_its_request_is_served(
+    def test_stays_open_while_its_request_is_served(
         self, port: int, stack: ExitStack
     ) -> None:
         head = b"GET /slow HTTP/1.1\r\nHost: a\r\nConnection: close\r\n"
-        ask = head + SHOWN + b"\r\n"
+        request = head + AUTHORIZATION + b"\r\n"
 
-        said = heard(opened(stack, port, ask))
+        response = read_all(connected(stack, port, request))
 
-        assert said.endswith(b'"done"')
+        assert response.endswith(b'"done"')

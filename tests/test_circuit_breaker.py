@@ -1,4 +1,4 @@
-"""Which deliveries wait while a peer fails, and which one tries it."""
+"""Deliveries wait while a peer fails, and one of them probes it."""
 
 import logging
 import threading
@@ -45,24 +45,24 @@ def journal(engine: sa.Engine, tmp_path: Path) -> Journal:
 
 @pytest.fixture
 def queue(journal: Journal, receive: Receive) -> Queue:
-    """Queue results of so many instances for the archive; gives the ids."""
+    """Return a function that queues `count` results and returns their instance ids."""
 
     def make(count: int, **changes: object) -> list[str]:
         made = [replace(receive(digest=str(n)), **changes) for n in range(count)]  # type: ignore[arg-type]
         for instance in made:
-            answer(journal, instance)
+            record_result(journal, instance)
         return [each.id for each in made]
 
     return make
 
 
-def answer(journal: Journal, instance: ReceivedInstance) -> None:
+def record_result(journal: Journal, instance: ReceivedInstance) -> None:
     journal.record(instance)
     journal.analyses.answer(instance.id, 1, ANSWER)
 
 
 def senders(*titles: str) -> SenderDestination:
-    """Make a destination that is many AEs."""
+    """Return a destination with several AEs."""
     peers = tuple(Address(ae_title=each, host="localhost", port=104) for each in titles)
     return SenderDestination(name="pacs", type="sender", peers=peers)
 
@@ -86,20 +86,20 @@ def attempt(
 
 
 def fail_once(journal: Journal, engine: sa.Engine, instances: Sequence[str]) -> None:
-    """Do the work of each delivery; the archive does not answer."""
+    """Attempt each delivery once; the archive does not respond."""
     for each in instances:
         attempt(journal, engine, each, LOST)
 
 
 def scheduled(engine: sa.Engine) -> dict[str, float]:
-    """When each delivery that has an attempt ahead is tried, in seconds from now."""
-    asked = {each for each, _ in work(engine)}
+    """Return the seconds until the next attempt of each scheduled delivery."""
+    pending = {each for each, _ in work(engine)}
     return {
         row.instance_id: row.next_at - time.time()
         for row in rows(engine).values()
         if row.state in {DeliveryState.QUEUED, DeliveryState.COMMITTING}
         and row.waits_for is None
-        and f"deliver:{row.instance_id}:pacs:{row.run}" in asked
+        and f"deliver:{row.instance_id}:pacs:{row.run}" in pending
     }
 
 
@@ -108,8 +108,8 @@ def state(engine: sa.Engine) -> sa.Row[Any]:
         return connection.execute(peer_state.select()).one()
 
 
-@pytest.mark.parametrize("outcome", [LOST, RETRY], ids=["no answer", "no resources"])
-def test_of_many_deliveries_to_a_failing_archive_one_is_tried_again(
+@pytest.mark.parametrize("outcome", [LOST, RETRY], ids=["no response", "no resources"])
+def test_only_one_of_many_deliveries_to_a_failing_archive_is_tried_again(
     journal: Journal, engine: sa.Engine, queue: Queue, outcome: Outcome
 ) -> None:
     waiting = queue(20)
@@ -124,7 +124,7 @@ def test_of_many_deliveries_to_a_failing_archive_one_is_tried_again(
     assert state(engine).reason == outcome.comment
 
 
-def test_when_one_delivery_succeeds_all_others_are_tried_at_once(
+def test_all_waiting_deliveries_are_tried_at_once_if_one_succeeds(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(20)
@@ -141,7 +141,7 @@ def test_when_one_delivery_succeeds_all_others_are_tried_at_once(
         assert attempt(journal, engine, each, STORED) == DeliveryState.DELIVERED
 
 
-def test_the_pause_doubles_with_each_probe_and_each_delivery_has_its_turn(
+def test_pause_doubles_with_each_probe_and_deliveries_probe_in_rotation(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(3)
@@ -171,7 +171,7 @@ def test_the_pause_doubles_with_each_probe_and_each_delivery_has_its_turn(
         ),
     ],
 )
-def test_a_new_delivery_is_tried_at_once_and_its_answer_releases_the_others(
+def test_new_delivery_is_tried_at_once_and_any_response_releases_the_others(
     journal: Journal, engine: sa.Engine, queue: Queue, outcome: Outcome
 ) -> None:
     waiting = queue(3)
@@ -185,26 +185,26 @@ def test_a_new_delivery_is_tried_at_once_and_its_answer_releases_the_others(
     assert all(due[each] <= 0 for each in waiting)
 
 
-def test_an_object_that_breaks_the_archive_does_not_hold_up_others(
+def test_object_that_breaks_the_archive_does_not_delay_others(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
-    (poison,) = queue(1)
-    attempt(journal, engine, poison, LOST)
+    (breaking,) = queue(1)
+    attempt(journal, engine, breaking, LOST)
     pauses = []
     for _ in range(6):
-        (sound,) = queue(1)
-        assert attempt(journal, engine, sound, STORED) == DeliveryState.DELIVERED
-        due = scheduled(engine)[poison]
-        # It has another chance at once, and after that a back-off of its own.
+        (other,) = queue(1)
+        assert attempt(journal, engine, other, STORED) == DeliveryState.DELIVERED
+        due = scheduled(engine)[breaking]
+        # It is tried again at once, and after that with its own back-off.
         assert due <= 0 if not pauses else due > 0
-        assert attempt(journal, engine, poison, LOST) == DeliveryState.QUEUED
-        pauses.append(scheduled(engine)[poison])
+        assert attempt(journal, engine, breaking, LOST) == DeliveryState.QUEUED
+        pauses.append(scheduled(engine)[breaking])
 
     for number, pause in enumerate(pauses, start=2):
         assert FIRST_PAUSE_S * 2 ** (number - 1) / 2 - 1 < pause
 
 
-def test_an_attempt_that_is_not_made_says_nothing_about_the_archive(
+def test_attempt_that_sends_nothing_does_not_change_the_peer_state(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(2)
@@ -219,7 +219,7 @@ def test_an_attempt_that_is_not_made_says_nothing_about_the_archive(
 
 
 @pytest.mark.parametrize("loss", ["analyzed again", "given up"])
-def test_where_the_probe_is_lost_another_takes_its_place(
+def test_another_delivery_probes_if_the_probe_is_dropped_or_given_up(
     journal: Journal, engine: sa.Engine, queue: Queue, loss: str
 ) -> None:
     waiting = queue(3)
@@ -230,7 +230,7 @@ def test_where_the_probe_is_lost_another_takes_its_place(
         run = rows(engine)[probe].run
         journal.settlement.give_up(probe, "pacs", run, "an error of ours")
     else:
-        with engine.begin() as connection:  # for which there is nothing to deliver
+        with engine.begin() as connection:  # the new analysis has nothing to deliver
             dropped = {"state": DeliveryState.DROPPED, "finished_at": 0.0}
             mine = delivery.c.instance_id == probe
             connection.execute(delivery.update().where(mine).values(**dropped))
@@ -242,7 +242,7 @@ def test_where_the_probe_is_lost_another_takes_its_place(
     assert other != probe
 
 
-def test_what_a_killed_worker_did_not_release_is_released_by_the_next(
+def test_look_after_releases_deliveries_that_a_killed_worker_did_not_release(
     journal: Journal,
     engine: sa.Engine,
     queue: Queue,
@@ -260,25 +260,25 @@ def test_what_a_killed_worker_did_not_release_is_released_by_the_next(
     assert scheduled(engine).keys() == set(waiting) - {probe}
 
 
-def test_an_answer_counts_although_the_others_cannot_be_released(
+def test_delivery_is_settled_although_the_others_cannot_be_released(
     journal: Journal,
     engine: sa.Engine,
     queue: Queue,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Else `settle` would be repeated, find the work done, and log nothing."""
+    """Otherwise a repeated `settle` would find the work done, and log nothing."""
     waiting = queue(2)
     fail_once(journal, engine, waiting)
     (probe,) = scheduled(engine)
 
-    def away(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OperationalError("", None, Exception())
 
-    monkeypatch.setattr(CircuitBreaker, "_release", away)
+    monkeypatch.setattr(CircuitBreaker, "_release", fail)
     assert attempt(journal, engine, probe, STORED) == DeliveryState.DELIVERED
 
 
-def test_work_that_is_done_twice_does_not_try_what_waits(
+def test_repeated_work_does_not_try_a_waiting_delivery(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     one, two = queue(2)
@@ -291,7 +291,7 @@ def test_work_that_is_done_twice_does_not_try_what_waits(
     assert stale is None
 
 
-def test_what_waits_fails_in_words_when_it_is_too_old_or_has_no_destination(
+def test_waiting_deliveries_are_scheduled_if_too_old_or_without_destination(
     journal: Journal, engine: sa.Engine, queue: Queue, tmp_path: Path
 ) -> None:
     waiting = queue(3)
@@ -326,14 +326,14 @@ def test_a_paused_destination_is_not_probed(
     assert scheduled(engine).keys() == set(waiting) - {probe}
 
 
-def test_of_many_senders_each_waits_for_itself_alone(
+def test_success_releases_only_the_deliveries_to_the_same_peer(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
     journal = Journal(engine, tmp_path, [senders("DX1", "DX2")])
     sent: dict[str, list[str]] = {"DX1": [], "DX2": []}
     for number, name in enumerate(["DX1", "DX1", "DX2", "DX2"]):
         instance = replace(receive(digest=str(number)), calling_ae_title=name)
-        answer(journal, instance)
+        record_result(journal, instance)
         sent[name].append(instance.id)
         attempt(journal, engine, instance.id, LOST)
     assert len(scheduled(engine)) == 2
@@ -351,7 +351,7 @@ def test_each_peer_of_a_destination_has_its_own_next_attempt(
     now = time.time()
     for number, name in enumerate(["DX1", "DX2"], start=1):
         instance = replace(receive(digest=name), calling_ae_title=name)
-        answer(journal, instance)
+        record_result(journal, instance)
         attempt(journal, engine, instance.id, LOST)
         sent[name] = instance.id
         with engine.begin() as connection:
@@ -372,10 +372,10 @@ def test_each_peer_of_a_destination_has_its_own_next_attempt(
 def test_an_outage_is_forgotten_a_day_after_the_last_attempt_if_nothing_waits(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
-    """An AE that sends no more images would fail for ever."""
+    """Otherwise an AE that sends no more images would fail forever."""
     journal = Journal(engine, tmp_path, [senders("DX1")])
     instance = replace(receive(), calling_ae_title="DX1")
-    answer(journal, instance)
+    record_result(journal, instance)
     attempt(journal, engine, instance.id, LOST)
 
     def shift(**changes: object) -> None:
@@ -393,7 +393,7 @@ def test_an_outage_is_forgotten_a_day_after_the_last_attempt_if_nothing_waits(
         assert connection.execute(peer_state.select()).all() == []
 
 
-def test_what_waits_is_released_if_the_destination_becomes_many_senders(
+def test_waiting_deliveries_are_released_if_the_destination_gets_several_peers(
     journal: Journal, engine: sa.Engine, queue: Queue, tmp_path: Path
 ) -> None:
     waiting = queue(4)
@@ -409,7 +409,7 @@ def test_what_waits_is_released_if_the_destination_becomes_many_senders(
     assert max(due.values()) <= 0
 
 
-def test_a_person_has_one_that_waits_tried_at_once(
+def test_try_now_schedules_a_waiting_delivery_at_once(
     journal: Journal, engine: sa.Engine, queue: Queue
 ) -> None:
     waiting = queue(3)
@@ -439,7 +439,7 @@ def test_deliveries_that_fail_at_the_same_moment_have_one_probe(
     assert len(scheduled(engine)) == 1
 
 
-def test_the_log_says_when_an_archive_begins_to_fail_and_when_it_works_again(
+def test_log_reports_the_begin_and_the_end_of_an_outage(
     journal: Journal,
     engine: sa.Engine,
     queue: Queue,
@@ -455,12 +455,12 @@ def test_the_log_says_when_an_archive_begins_to_fail_and_when_it_works_again(
     (probe,) = scheduled(engine)
     attempt(journal, engine, probe, STORED)
 
-    told = [
+    messages = [
         (each.levelname, each.message)
         for each in caplog.records
         if each.name == "dicom_node.circuit_breaker"
     ]
-    assert told == [
+    assert messages == [
         ("WARNING", "Deliveries to pacs fail: 0xA700 no room"),
         ("INFO", "Deliveries to pacs succeed again; what waited is sent now"),
     ]

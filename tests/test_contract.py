@@ -1,7 +1,6 @@
-"""Whatever is sent to a described route is answered as openapi.json describes it.
+"""Responses match openapi.json for all requests to the described routes.
 
-schemathesis makes the requests, from a seed: some as the description wants them, some
-wrong on purpose.
+schemathesis generates the requests from a seed: some valid, some invalid on purpose.
 """
 
 from collections.abc import Iterator
@@ -36,7 +35,7 @@ LITTLE = settings(
 
 
 class Unfamiliar:
-    """A model for which no picture is one of those that it was made for."""
+    """A model that refuses every image as unlike its training data."""
 
     identity = ModelIdentity("unfamiliar", "1", "0" * 64)
 
@@ -45,7 +44,7 @@ class Unfamiliar:
 
 
 def load(analyzer: Analyzer) -> _Tools:
-    """All that there is to load, but for weights."""
+    """Load everything except the weights."""
     child = DecodingChild(timeout_s=60, memory_mb=1024)
     reader = Reader(child, analyzer._settings.worker, ())
     return _Tools(reader, cast("Any", Unfamiliar()))
@@ -55,7 +54,7 @@ def load(analyzer: Analyzer) -> _Tools:
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Site, str]]:
-    """An application and where it is, open to all or to viewers."""
+    """Run an application, open to all or to viewers; yield it and its address."""
     guarded = request.param == "guarded"
     site = Site(tmp_path_factory.mktemp("site"), TOKENS if guarded else "")
     with ExitStack() as stack:
@@ -69,17 +68,19 @@ def served(
 
 def every_check(*, guarded: bool) -> list[CheckFunction]:
     load_all_checks()
-    # A file may be as described, and its content no radiograph.
-    beside_the_point: set[CheckFunction] = {positive_data_acceptance}
-    if not guarded:  # whatever is shown is let in
-        beside_the_point.add(ignored_auth)
-    return [*set(CHECKS.get_all()) - beside_the_point]
+    # A file can match the description although it is no radiograph.
+    excluded: set[CheckFunction] = {positive_data_acceptance}
+    if not guarded:  # any credentials are accepted
+        excluded.add(ignored_auth)
+    return [*set(CHECKS.get_all()) - excluded]
 
 
-def as_described(case: Case, address: str, shown: dict[str, str]) -> int:
-    """Send a request and hold its answer against the description."""
-    checks = every_check(guarded=bool(shown))
-    return case.call_and_validate(address, headers=shown, checks=checks).status_code
+def validated_status(case: Case, address: str, credentials: dict[str, str]) -> int:
+    """Send a request and validate the response; return its status."""
+    checks = every_check(guarded=bool(credentials))
+    return case.call_and_validate(
+        address, headers=credentials, checks=checks
+    ).status_code
 
 
 @pytest.mark.parametrize(
@@ -92,11 +93,11 @@ def as_described(case: Case, address: str, shown: dict[str, str]) -> int:
         (METRICS, GenerationMode.POSITIVE),
     ],
 )
-def test_no_answer_is_a_failure_of_ours_or_not_as_described(
+def test_responses_match_the_description_and_are_no_server_errors(
     served: tuple[Site, str], operation: str, mode: GenerationMode
 ) -> None:
     site, address = served
-    shown = bearing(LOOKING) if site.guarded else {}
+    credentials = bearing(LOOKING) if site.guarded else {}
     method, path = operation.split()
     described = openapi.from_dict(site.app.openapi())[path][method]
     statuses = set[int]()
@@ -104,29 +105,29 @@ def test_no_answer_is_a_failure_of_ours_or_not_as_described(
     @LITTLE
     @given(case=described.as_strategy(generation_mode=mode))
     def sent(case: Case) -> None:
-        statuses.add(as_described(case, address, shown))
+        statuses.add(validated_status(case, address, credentials))
 
     sent()
 
     assert statuses
-    # Wrong on purpose may be the token, too.
+    # The token can be invalid on purpose, too.
     assert statuses <= ({200} if operation != PREDICT else {400, 401, 413, 415})
 
 
-@pytest.mark.parametrize("shown", [{}, bearing("x" * 43)])
-def test_strangers_are_answered_as_described_too(
-    served: tuple[Site, str], shown: dict[str, str]
+@pytest.mark.parametrize("credentials", [{}, bearing("x" * 43)])
+def test_responses_to_unauthenticated_clients_match_the_description(
+    served: tuple[Site, str], credentials: dict[str, str]
 ) -> None:
     site, address = served
     described = openapi.from_dict(site.app.openapi())["/predict"]["POST"]
     case = described.Case(body={"file": b"a"}, media_type="multipart/form-data")
 
-    answer = case.call_and_validate(address, headers=shown, excluded_checks=[])
+    response = case.call_and_validate(address, headers=credentials, excluded_checks=[])
 
-    assert answer.status_code == (401 if site.guarded else 415)
+    assert response.status_code == (401 if site.guarded else 415)
 
 
-def test_every_described_route_is_asked(served: tuple[Site, str]) -> None:
+def test_every_described_route_is_tested(served: tuple[Site, str]) -> None:
     described = {
         f"{method.upper()} {path}"
         for path, methods in served[0].app.openapi()["paths"].items()

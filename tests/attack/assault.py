@@ -76,7 +76,7 @@ class Seen:
 
 
 def in_words(seconds: float) -> str:
-    """Format a duration, or say that the event did not occur."""
+    """Format a duration; an infinite one means that the event did not occur."""
     return f"{seconds:.1f} s" if math.isfinite(seconds) else "in vain"
 
 

@@ -1,4 +1,4 @@
-"""A hostile archive: one that the node calls, and that answers as it likes."""
+"""A hostile archive: it sends endless or slow responses to the node."""
 
 import socket
 import struct
@@ -34,7 +34,7 @@ token_env = "PACS_TOKEN"
 MOST = 1_500_000_000
 PIECE = 65_536
 PATIENCE_S = 30.0
-USUAL_S = 1.5  # of a good image; each attack has a node of its own
+USUAL_S = 1.5  # turnaround of a good image; each attack uses its own node
 GOES_ON_S = 12.0
 
 Play = Callable[[socket.socket, Cost], None]
@@ -84,7 +84,7 @@ def huge_pdu(connection: socket.socket, cost: Cost) -> None:
     pour(connection, bytes(PIECE), cost)
 
 
-def huge_answer(connection: socket.socket, cost: Cost) -> None:
+def huge_accept(connection: socket.socket, cost: Cost) -> None:
     received(connection)
     connection.sendall(b"\x02\x00" + struct.pack(">I", 2**32 - 1))
     pour(connection, bytes(PIECE), cost)
@@ -105,7 +105,7 @@ def endless_header(connection: socket.socket, cost: Cost) -> None:
 
 
 def drip(connection: socket.socket, cost: Cost, first: bytes) -> None:
-    """Send a byte a second: each comes before any time-out of a read."""
+    """Send one byte per second, so that no read times out."""
     connection.sendall(first)
     while not cost.over.wait(1):
         connection.sendall(b" ")
@@ -118,14 +118,14 @@ def dripping_response(connection: socket.socket, cost: Cost) -> None:
     drip(connection, cost, head + b"Content-Length: 100000\r\n\r\n[")
 
 
-def dripping_answer(connection: socket.socket, cost: Cost) -> None:
+def dripping_accept(connection: socket.socket, cost: Cost) -> None:
     received(connection)
     drip(connection, cost, b"\x02\x00\x00\x00\xff\xff")
 
 
 @contextmanager
-def evil(play: Play) -> Iterator[tuple[int, Cost]]:
-    """An archive that plays a part on each connection; its port and cost."""
+def hostile_archive(play: Play) -> Iterator[tuple[int, Cost]]:
+    """Run an archive that calls `play` for each connection; yield its port and cost."""
     cost = Cost()
 
     def serve(listener: socket.socket) -> None:
@@ -135,9 +135,9 @@ def evil(play: Play) -> Iterator[tuple[int, Cost]]:
             except OSError:
                 return
             cost.ready.set()
-            threading.Thread(target=answer, args=(connection,), daemon=True).start()
+            threading.Thread(target=handle, args=(connection,), daemon=True).start()
 
-    def answer(connection: socket.socket) -> None:
+    def handle(connection: socket.socket) -> None:
         with connection, suppress(OSError):
             connection.settimeout(PATIENCE_S)
             play(connection, cost)
@@ -154,24 +154,25 @@ def evil(play: Play) -> Iterator[tuple[int, Cost]]:
         ("an endless command set", DICOM, endless_command),
         ("endless empty fragments of a command", DICOM, endless_fragments),
         ("a PDU of 4 GB", DICOM, huge_pdu),
-        ("an A-ASSOCIATE-AC of 4 GB", DICOM, huge_answer),
-        ("an A-ASSOCIATE-AC that drips", DICOM, dripping_answer),
+        ("an A-ASSOCIATE-AC of 4 GB", DICOM, huge_accept),
+        ("an A-ASSOCIATE-AC sent byte by byte", DICOM, dripping_accept),
         ("an endless STOW-RS response", STOW, endless_response),
         ("an endless header of a STOW-RS response", STOW, endless_header),
-        ("a STOW-RS response that drips", STOW, dripping_response),
+        ("a STOW-RS response sent byte by byte", STOW, dripping_response),
     ],
 )
-def test_a_hostile_archive_takes_no_memory(
+def test_hostile_archive_does_not_exhaust_memory_or_delay_images(
     name: str, settings: str, play: Play
 ) -> None:
     gate = threading.Event()
 
     def gated(connection: socket.socket, cost: Cost) -> None:
-        if gate.is_set():  # before, the node is warmed up: it calls, and is refused
+        # Until the gate is set, the node warms up, and its connections are closed.
+        if gate.is_set():
             play(connection, cost)
 
     with (
-        evil(gated) as (port, real),
+        hostile_archive(gated) as (port, archive_cost),
         tempfile.TemporaryDirectory(prefix="attack-") as folder,
     ):
         target = Target(Path(folder), settings.format(port=port))
@@ -179,24 +180,26 @@ def test_a_hostile_archive_takes_no_memory(
         try:
             target.node.start()
             target.turnaround()
-            real.ready.clear()
+            archive_cost.ready.clear()
             gate.set()
-            seen = assault(target, 3, name, _answering(real), at_least_s=GOES_ON_S)
+            seen = assault(
+                target, 3, name, _attack_of(archive_cost), at_least_s=GOES_ON_S
+            )
         finally:
             target.close()
 
     seen.check()
 
 
-def _answering(real: Cost) -> Callable[[Cost], None]:
-    """The attack is what the archive does when the node calls."""
+def _attack_of(archive_cost: Cost) -> Callable[[Cost], None]:
+    """Return an attack that copies the cost of the archive until it is over."""
 
     def attack(cost: Cost) -> None:
         cost.ready.set()
         while not cost.over.wait(0.2):
-            cost.bytes = real.bytes
-        real.over.set()
-        cost.bytes = real.bytes
-        cost.note = "" if real.ready.is_set() else "the node did not call"
+            cost.bytes = archive_cost.bytes
+        archive_cost.over.set()
+        cost.bytes = archive_cost.bytes
+        cost.note = "" if archive_cost.ready.is_set() else "the node did not call"
 
     return attack

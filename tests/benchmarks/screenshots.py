@@ -1,6 +1,6 @@
 """`make screenshots`: screenshots of the pages for the documentation.
 
-A whole node, phantoms with invented names, and Chromium. They contain no real data. All
+They show a node with phantoms and invented names in Chromium, and no real data. All
 screenshots are written to build/screenshots, and some are copied to docs/.
 """
 
@@ -49,7 +49,7 @@ name = "teleradiology"
 type = "dicom"
 ae_title = "TELERAD"
 host = "127.0.0.1"
-port = {moody}
+port = {refusing}
 send_negative = false
 """
 INSTANCES = 200
@@ -96,43 +96,45 @@ class Sent:
 def main() -> None:
     """Start a node, fill it, and take the screenshots."""
     configure_logging("screenshots")
-    looks = ROOT / "build" / "screenshots"
-    looks.mkdir(parents=True, exist_ok=True)
+    screenshots = ROOT / "build" / "screenshots"
+    screenshots.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name, serving(Path(name)) as node:
         study = fill(node, Path(name))
         api = f"http://127.0.0.1:{node.api_port}"
         until(lambda: waiting(api) == 0)
-        shoot(api, study, looks)
+        shoot(api, study, screenshots)
     for kept in KEPT:
-        shutil.copy(looks / f"{kept}.png", ROOT / "docs")
+        shutil.copy(screenshots / f"{kept}.png", ROOT / "docs")
 
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Node]:
-    """Run a node that delivers to an archive, and to one that sometimes refuses."""
+    """Run a node with two destinations; one of them refuses some results."""
     archive = start_archive(folder / "archive")
-    moody = start_archive(folder / "moody", answer=mood)
+    refusing = start_archive(folder / "refusing", answer=status_for)
     config = folder / "node.toml"
-    config.write_text(CONFIG.format(archive=archive.port, moody=moody.port), "utf-8")
+    config.write_text(
+        CONFIG.format(archive=archive.port, refusing=refusing.port), "utf-8"
+    )
     with Node(load(config), config) as node:
-        until(lambda: answers(f"http://127.0.0.1:{node.api_port}/readyz"))
+        until(lambda: is_ready(f"http://127.0.0.1:{node.api_port}/readyz"))
         yield node
-    for each in (archive, moody):
+    for each in (archive, refusing):
         each.stop()
 
 
-def mood(event: Event) -> int:
-    """Refuse the results of some patients."""
-    moods = {"Erle^Emma": 0xC000, "Hasel^Hugo": 0xA900, "Pappel^Lea": 0xC000}
-    return moods.get(str(event.dataset.PatientName), 0x0000)
+def status_for(event: Event) -> int:
+    """Return the status of a C-STORE; the results of some patients are refused."""
+    statuses = {"Erle^Emma": 0xC000, "Hasel^Hugo": 0xA900, "Pappel^Lea": 0xC000}
+    return statuses.get(str(event.dataset.PatientName), 0x0000)
 
 
 def fill(node: Node, folder: Path) -> UID:
-    """Send phantoms; return the study of a broken forearm, which is sent last."""
+    """Send phantoms; return the study of the last phantom, a broken forearm."""
     address = Address(ae_title="FRACTURE_AI", host="127.0.0.1", port=node.receiver_port)
     limbs, names, rooms = cycle(ANATOMY), cycle(NAMES[:-1]), cycle(ROOMS)
     for number in range(INSTANCES - 2):
-        one = Sent(
+        phantom = Sent(
             limb=next(limbs),
             seed=number % 40,
             columns=600,
@@ -141,28 +143,30 @@ def fill(node: Node, folder: Path) -> UID:
             study=generate_uid(),
             body_part="CHEST" if number % 17 == 5 else None,
         )
-        hand_over(one, address, folder)
+        send_phantom(phantom, address, folder)
     study = generate_uid()
     for seed, view in ((4, "AP"), (13, "LL")):
         forearm = Sent("forearm", seed, 1800, NAMES[-1], ROOMS[0], study, view)
-        hand_over(forearm, address, folder)
+        send_phantom(forearm, address, folder)
     return study
 
 
-def hand_over(one: Sent, address: Address, folder: Path) -> None:
-    """Send one phantom; every third one is broken."""
-    is_broken = one.seed % 3 == 1
-    drawn = draw_limb(one.limb, broken=is_broken, columns=one.columns, seed=one.seed)
+def send_phantom(phantom: Sent, address: Address, folder: Path) -> None:
+    """Send a phantom; every third one is broken."""
+    is_broken = phantom.seed % 3 == 1
+    drawn = draw_limb(
+        phantom.limb, broken=is_broken, columns=phantom.columns, seed=phantom.seed
+    )
     dataset = phantom_dataset(drawn)
-    dataset.PatientName = one.name
-    dataset.PatientID = f"{4700 + NAMES.index(one.name)}"
-    dataset.AccessionNumber = f"X{one.study[-5:]}"
-    dataset.StudyInstanceUID, dataset.ViewPosition = one.study, one.view
-    if one.body_part:
-        dataset.BodyPartExamined = one.body_part
+    dataset.PatientName = phantom.name
+    dataset.PatientID = f"{4700 + NAMES.index(phantom.name)}"
+    dataset.AccessionNumber = f"X{phantom.study[-5:]}"
+    dataset.StudyInstanceUID, dataset.ViewPosition = phantom.study, phantom.view
+    if phantom.body_part:
+        dataset.BodyPartExamined = phantom.body_part
     path = folder / "sent.dcm"
     dataset.save_as(path, enforce_file_format=True)
-    send([path], address, calling_ae_title=one.room)
+    send([path], address, calling_ae_title=phantom.room)
 
 
 def shoot(api: str, study: UID, folder: Path) -> None:
@@ -190,7 +194,7 @@ def waiting(api: str) -> int:
     return states.get("received", 0) + states.get("delivering", 0)
 
 
-def answers(address: str) -> bool:
+def is_ready(address: str) -> bool:
     """Return whether the node is ready."""
     try:
         urllib.request.urlopen(address, timeout=5).close()  # noqa: S310 - own server
@@ -200,7 +204,7 @@ def answers(address: str) -> bool:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Poll a condition."""
+    """Wait until a condition is true."""
     while not condition():
         time.sleep(0.2)
 

@@ -161,8 +161,8 @@ class Night:
         engine.dispose()
         folder = settings.storage.directory
         files = [*(folder / "spool").glob("*.*"), *(folder / "results").iterdir()]
-        there = {str(each.relative_to(folder)) for each in files}
-        return sorted(there.symmetric_difference(results | paths))
+        on_disk = {str(each.relative_to(folder)) for each in files}
+        return sorted(on_disk.symmetric_difference(results | paths))
 
     def tracebacks(self) -> int:
         """Return the number of tracebacks in the log."""
@@ -240,7 +240,7 @@ def push(path: Path, node: Served) -> int:
         tries += 1
         if store(path, node).verdict is Verdict.STORED:
             return tries
-        assert time.monotonic() < deadline, "it was never acknowledged"
+        assert time.monotonic() < deadline, "the instance was never acknowledged"
         time.sleep(0.2)  # a refused sender waits before it retries
 
 

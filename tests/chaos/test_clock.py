@@ -1,4 +1,4 @@
-"""A clock that is set back, a machine that goes down: all is done, and once."""
+"""The clock is set back, or the machine goes down: the node finishes all work."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ SLEEP = Path(__file__).with_name("clock_nanosleep.c")
 
 @pytest.fixture
 def faketime(peer: Callable[[str], str], tmp_path: Path) -> str:
-    """The libraries that tell a process another time, and let it sleep all the same."""
+    """Return the libraries that fake the clock of a process, but not its sleeps."""
     found = sorted(Path("/").glob(LIBRARY.removeprefix("/")))
     if not found and os.environ.get("CI"):
         pytest.fail("libfaketime is absent, and CI must install every peer")
@@ -34,7 +34,7 @@ def faketime(peer: Callable[[str], str], tmp_path: Path) -> str:
     return f"{sleep}:{found[0]}"
 
 
-def test_nothing_runs_twice_or_waits_when_the_clock_is_set_back_an_hour(
+def test_node_neither_repeats_nor_delays_work_if_the_clock_is_set_back_an_hour(
     night: Night,
     new_port: Callable[[], int],
     faketime: str,
@@ -73,7 +73,7 @@ def test_nothing_runs_twice_or_waits_when_the_clock_is_set_back_an_hour(
     night.settles({"delivered": INSTANCES})
 
     repeats, altered = twice(archive)
-    seen(f"clock set back an hour: what waited went on after {took:.0f} s at most,")
+    seen(f"clock set back an hour: the waiting work was done after {took:.0f} s,")
     seen(f"  stored twice {len(repeats)}, lost {len(lost(sent, studies_in(later)))}")
     hours = {line[0] // 3600 for line in night.lines()}
     assert len(hours) > 1, "the clock was never set back"
@@ -83,7 +83,7 @@ def test_nothing_runs_twice_or_waits_when_the_clock_is_set_back_an_hour(
     line.close()
 
 
-def test_a_machine_that_goes_down_takes_up_its_work_again(
+def test_node_finishes_all_work_after_all_its_processes_are_killed(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
     sent = mixed(night.folder / "sent", INSTANCES)

@@ -1,4 +1,4 @@
-"""A disk that is full, or takes no writes: the sender is told, and nothing is lost."""
+"""If the disk is full or read-only, the node refuses images and loses nothing."""
 
 import json
 import os
@@ -23,7 +23,7 @@ MB = 1_000_000
 
 @pytest.fixture
 def small_disk(night: Night) -> Iterator[Path]:
-    """A disk of 48 MB that holds all that the node writes."""
+    """Mount a disk of 48 MB as the folder of the node."""
     if os.geteuid() != 0:
         pytest.skip("only root can mount a small disk")
     disk = night.folder / "node"
@@ -35,11 +35,11 @@ def small_disk(night: Night) -> Iterator[Path]:
 
 
 def readiness(port: int) -> dict[str, str]:
-    """What /readyz says."""
+    """Return the content of /readyz."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(f"http://127.0.0.1:{port}/readyz", timeout=20) as answer:
-            return dict(json.load(answer))
+        with opener.open(f"http://127.0.0.1:{port}/readyz", timeout=20) as response:
+            return dict(json.load(response))
     except urllib.error.HTTPError as error:
         return dict(json.load(error))
     except OSError:
@@ -51,7 +51,7 @@ def is_well(port: int) -> bool:
 
 
 def filled(disk: Path, leave: int) -> Path:
-    """Fill a disk up to so many bytes."""
+    """Fill a disk until `leave` bytes are free; return the file that fills it."""
     ballast = disk / "ballast"
     with ballast.open("wb") as file:
         state = os.statvfs(disk)
@@ -61,7 +61,7 @@ def filled(disk: Path, leave: int) -> Path:
 
 
 @pytest.mark.parametrize("watermark_mb", [8, 0])
-def test_a_full_disk_is_told_and_survived(
+def test_node_reports_a_full_disk_and_loses_nothing(
     night: Night,
     small_disk: Path,
     new_port: Callable[[], int],
@@ -94,7 +94,7 @@ def test_a_full_disk_is_told_and_survived(
     night.settles({"delivered": INSTANCES})
     wait_for(lambda: is_well(api_port))
 
-    seen(f"disk full, watermark {watermark_mb} MB: {told(refused)}; /readyz: {why}")
+    seen(f"disk full, watermark {watermark_mb} MB: {summary(refused)}; /readyz: {why}")
     seen(f"  took the next {took:.1f} s after there was room; lost 0 of {INSTANCES}")
     assert {each.status for each in refused} == {0xA700}
     assert all("disk" in each.comment.lower() for each in refused)
@@ -103,7 +103,7 @@ def test_a_full_disk_is_told_and_survived(
     assert night.orphans() == []
 
 
-def test_folders_that_take_no_writes_are_told_and_survived(
+def test_node_reports_unwritable_folders_and_loses_nothing(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
     sent = mixed(night.folder / "sent", INSTANCES, chests=False)
@@ -126,25 +126,25 @@ def test_folders_that_take_no_writes_are_told_and_survived(
         push(path, node)
     night.settles({"delivered": INSTANCES})
 
-    seen(f"read-only: {told(refused)}; /readyz: {why}")
+    seen(f"read-only: {summary(refused)}; /readyz: {why}")
     assert {each.status for each in refused} == {0xA700}
     assert why["spool"] != "ok"
     assert not lost(sent, studies_in(archive))
 
 
-def test_a_node_on_a_read_only_disk_says_so_and_ends(
+def test_node_on_a_read_only_disk_reports_it_and_exits(
     night: Night, small_disk: Path, new_port: Callable[[], int]
 ) -> None:
     night.settings({}, (new_port(), new_port()))
     night.start().stop()
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
 
-    status, words = night.ends()
+    status, output = night.ends()
 
     assert status == 1
-    assert "Traceback" not in words
-    assert "read-only" in words.lower()
+    assert "Traceback" not in output
+    assert "read-only" in output.lower()
 
 
-def told(outcomes: list[Outcome]) -> str:
+def summary(outcomes: list[Outcome]) -> str:
     return f"{len(outcomes)} refused, '{outcomes[0].comment}'"

@@ -1,4 +1,4 @@
-"""Twenty minutes of mixed traffic and probes: what grows is what must grow."""
+"""Memory, threads, files and rows do not grow in twenty minutes of mixed traffic."""
 
 import random
 import socket
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.soak
 SOAK_S = 20 * 60
 WARM_UP_S = 5 * 60
 SAMPLE_S = 10
-# As days: what has ended is removed after a minute, and its rows after two.
+# In days: finished instances are removed after a minute, and their rows after two.
 MINUTE = 1 / 1440
 RETENTION = f"""
 [retention]
@@ -37,7 +37,7 @@ audit_days = {2 * MINUTE:.6f}
 
 
 class Gauge:
-    """What one process uses, sample by sample."""
+    """The resources that one process uses, one value for each sample."""
 
     def __init__(self) -> None:
         self.memory_mb: list[float] = []
@@ -54,7 +54,7 @@ class Gauge:
         self.files.append(len(list(Path(f"/proc/{pid}/fd").iterdir())))
 
 
-def test_nothing_grows_in_twenty_minutes(
+def test_resources_of_the_node_do_not_grow_in_twenty_minutes(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
     sources = mixed(night.folder / "sent", 400)
@@ -99,14 +99,14 @@ def test_nothing_grows_in_twenty_minutes(
 
 
 def grown(values: list[int] | list[float]) -> float:
-    """How much larger the last quarter is than the first, by their medians."""
+    """Return the growth from the median of the first quarter to that of the last."""
     quarter = len(values) // 4
     first, last = sorted(values[:quarter]), sorted(values[-quarter:])
     return last[quarter // 2] / first[quarter // 2] - 1
 
 
 def sending(node: Served, paths: list[Path]) -> Callable[[threading.Event], None]:
-    """Send some again, some for the first time, one after the other."""
+    """Return a function that sends the instances repeatedly, at random intervals."""
     chance = random.Random(1)
 
     def send(over: threading.Event) -> None:
@@ -118,15 +118,15 @@ def sending(node: Served, paths: list[Path]) -> Callable[[threading.Event], None
 
 
 def probing(node: Served, api_port: int) -> Callable[[threading.Event], None]:
-    """Do what load balancers, monitors and scanners do."""
+    """Return a function that connects as load balancers, monitors and scanners do."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    where = (node.address.host, node.address.port)
+    receiver = (node.address.host, node.address.port)
 
     def probe(over: threading.Event) -> None:
         while not over.wait(0.3):
             echo(node.address, calling_ae_title="MONITOR")
-            socket.create_connection(where).close()
-            with socket.create_connection(where) as scanner:
+            socket.create_connection(receiver).close()
+            with socket.create_connection(receiver) as scanner:
                 scanner.sendall(b"GET / HTTP/1.1\r\n\r\n")
             for page in ("readyz", "metrics", ""):
                 with suppress(HTTPError):  # a 503 of /readyz while the model loads
@@ -140,7 +140,7 @@ def files_in(folder: Path) -> int:
 
 
 def rows_of(night: Night) -> int:
-    """The rows of the journal's tables together; what DBOS has is kept for an hour."""
+    """Count the rows of the tables of the journal. DBOS keeps its own for an hour."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     count = sa.select(sa.func.count())
     with reading(engine) as connection:

@@ -1,6 +1,6 @@
-"""An upgrade while work goes on: two releases side by side on one database.
+"""An upgrade during operation: two releases run on one database.
 
-The next release is a copy of this one whose schema goes one step further.
+The next release is a copy of this one with one more migration.
 """
 
 import random
@@ -26,24 +26,24 @@ STEP = "ALTER TABLE event ADD COLUMN of_the_next_release TEXT;"
 
 
 @pytest.fixture
-def following(night: Night) -> Mapping[str, str]:
-    """The next release; gives the environment in which it runs in place of this."""
-    where = night.folder / "next"
+def next_release(night: Night) -> Mapping[str, str]:
+    """Write the next release; return the environment that runs it."""
+    folder = night.folder / "next"
     for each in PACKAGES:
-        shutil.copytree(ROOT / each, where / each)
-    migrations = where / "dicom_node" / "migrations"
+        shutil.copytree(ROOT / each, folder / each)
+    migrations = folder / "dicom_node" / "migrations"
     number = len(list(migrations.glob("*.sql"))) + 1
     (migrations / f"{number:04}_next.sql").write_text(STEP)
-    worker = where / "dicom_node" / "worker.py"
-    said = worker.read_text().replace('"Ready"', '"Ready, and of the next release"')
-    worker.write_text(said)
-    return {"PYTHONPATH": str(where)}
+    worker = folder / "dicom_node" / "worker.py"
+    source = worker.read_text().replace('"Ready"', '"Ready, and of the next release"')
+    worker.write_text(source)
+    return {"PYTHONPATH": str(folder)}
 
 
-def test_an_upgrade_machine_by_machine_strands_nothing(
+def test_node_delivers_all_instances_during_a_rolling_upgrade(
     night: Night,
     build: Callable[..., Machine],
-    following: Mapping[str, str],
+    next_release: Mapping[str, str],
     seen: Callable[[str], None],
 ) -> None:
     sent = mixed(night.folder / "sent", INSTANCES, chests=False)
@@ -59,17 +59,17 @@ def test_an_upgrade_machine_by_machine_strands_nothing(
 
     def upgrading() -> None:
         archive.wait(40, 600)
-        migrate(workers[0], following)
-        one_of_this_release_starts_again(workers[1])
+        migrate(workers[0], next_release)
+        restart_on_the_next_schema(workers[1])
         for stored, worker in ((80, workers[0]), (140, workers[1])):
             archive.wait(stored, 600)
             assert worker.ends() == 0
-            worker.runs("dicom_node.worker", following)
+            worker.runs("dicom_node.worker", next_release)
             wait_for(partial(worker.said, "Ready, and of the next release"))
         for stored, receiver in ((180, receivers[0]), (210, receivers[1])):
             archive.wait(stored, 600)
             assert receiver.ends() == 0
-            receiver.runs("dicom_node.receiver", following)
+            receiver.runs("dicom_node.receiver", next_release)
             wait_for(partial(answers, receiver))
 
     side_by_side([*(partial(sending, number) for number in range(SENDERS)), upgrading])
@@ -82,8 +82,8 @@ def test_an_upgrade_machine_by_machine_strands_nothing(
         assert "Traceback" not in each.log.read_text()
 
 
-def one_of_this_release_starts_again(worker: Machine) -> None:
-    """It is killed, and finds the schema of the next when it is back."""
+def restart_on_the_next_schema(worker: Machine) -> None:
+    """Kill a worker and start it again with the schema of the next release."""
     before = len(worker.said("Ready"))
     worker.dies()
     worker.runs("dicom_node.worker")
