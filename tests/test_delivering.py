@@ -1,4 +1,4 @@
-"""Each type of destination is reached in its way; results go back to their senders."""
+"""Delivery to each type of destination, and of results to their senders."""
 
 import errno
 import subprocess
@@ -48,7 +48,7 @@ peers = [
     {{ ae_title = "DX_ROOM_1", host = "127.0.0.1", port = {room} }},
 {more}]
 """
-STRANGER = '    {{ ae_title = "STRANGER", host = "127.0.0.1", port = {port} }},\n'
+UNLISTED = '    {{ ae_title = "STRANGER", host = "127.0.0.1", port = {port} }},\n'
 
 
 @pytest.fixture
@@ -81,21 +81,21 @@ def address(archive: Archive, ae_title: str = "DX_ROOM_1") -> Address:
     return Address(ae_title=ae_title, host="127.0.0.1", port=archive.port)
 
 
-def fixed(archive: Archive) -> DicomDestination:
-    where = address(archive, "ARCHIVE").model_dump()
-    return DicomDestination(name="pacs", type="dicom", **where)
+def fixed_destination(archive: Archive) -> DicomDestination:
+    endpoint = address(archive, "ARCHIVE").model_dump()
+    return DicomDestination(name="pacs", type="dicom", **endpoint)
 
 
-def back(*peers: Address) -> SenderDestination:
+def sender_destination(*peers: Address) -> SenderDestination:
     return SenderDestination(name="sender", type="sender", peers=peers)
 
 
 @pytest.mark.parametrize("came_from", ["DX_ROOM_1", " DX_ROOM_1  "])
-def test_results_go_back_to_whoever_sent_the_instance(
+def test_results_are_delivered_to_the_sender_of_the_instance(
     archive: Archive, room: Archive, phantom: tuple[str, Path], came_from: str
 ) -> None:
     uid, path = phantom
-    peers = back(address(archive, "DX_ROOM_2"), address(room))
+    peers = sender_destination(address(archive, "DX_ROOM_2"), address(room))
 
     outcomes = deliver({uid: path}, peers, came_from=came_from, calling_ae_title="US")
 
@@ -106,23 +106,23 @@ def test_results_go_back_to_whoever_sent_the_instance(
 
 
 @pytest.mark.parametrize("came_from", ["STRANGER", "dx_room_1", "DX_ROOM", "DX ROOM 1"])
-def test_sender_that_is_not_in_the_table_gets_nothing_and_is_named(
+def test_results_of_an_unlisted_sender_are_refused_with_its_ae_title(
     room: Archive, phantom: tuple[str, Path], came_from: str
 ) -> None:
     uid, path = phantom
 
     outcomes = deliver(
         {uid: path, "1.2.3": path},
-        back(address(room)),
+        sender_destination(address(room)),
         came_from=came_from,
         calling_ae_title="US",
     )
 
-    words = (
+    comment = (
         f"{came_from} sent it and is not among the peers; add it to them, restart the "
         "node and run `fracture-node retry --destination sender`"
     )
-    refused = Outcome(Verdict.REFUSED, None, words)
+    refused = Outcome(Verdict.REFUSED, None, comment)
     assert outcomes == {uid: refused, "1.2.3": refused}
     assert not any(each.is_answer for each in outcomes.values())
     assert room.log == ()
@@ -134,12 +134,17 @@ def test_fixed_destination_is_the_same_for_every_sender(
     uid, path = phantom
 
     for came_from in ("DX_ROOM_1", "STRANGER"):
-        deliver({uid: path}, fixed(archive), came_from=came_from, calling_ae_title="US")
+        deliver(
+            {uid: path},
+            fixed_destination(archive),
+            came_from=came_from,
+            calling_ae_title="US",
+        )
 
     assert [each.sop_instance_uid for each in archive.log] == [uid, uid]
 
 
-def test_service_gets_results_over_the_web(phantom: tuple[str, Path]) -> None:
+def test_stow_destination_gets_results_over_http(phantom: tuple[str, Path]) -> None:
     uid, path = phantom
     with serving_web() as service:
         web = StowDestination(name="web", type="stow", url=service.url)
@@ -151,26 +156,30 @@ def test_service_gets_results_over_the_web(phantom: tuple[str, Path]) -> None:
     assert content == path.read_bytes()
 
 
-def test_everyone_who_belongs_to_a_destination_is_asked(
+def test_signs_of_life_are_requested_from_every_peer(
     archive: Archive, room: Archive, free_port: int
 ) -> None:
-    nobody = Address(ae_title="NOBODY", host="127.0.0.1", port=free_port)
+    unreachable = Address(ae_title="NOBODY", host="127.0.0.1", port=free_port)
     with serving_web() as service:
         web = StowDestination(name="web", type="stow", url=service.url)
-        told = {
-            name: ask()
-            for each in (fixed(archive), back(address(room), nobody), web)
-            for name, ask in signs_of_life(each.name, each, calling_ae_title="US")
+        outcomes = {
+            name: check()
+            for each in (
+                fixed_destination(archive),
+                sender_destination(address(room), unreachable),
+                web,
+            )
+            for name, check in signs_of_life(each.name, each, calling_ae_title="US")
         }
 
-    alive = [name for name, each in told.items() if each.verdict is Verdict.STORED]
-    assert list(told) == ["pacs", "sender, DX_ROOM_1", "sender, NOBODY", "web"]
+    alive = [name for name, each in outcomes.items() if each.verdict is Verdict.STORED]
+    assert list(outcomes) == ["pacs", "sender, DX_ROOM_1", "sender, NOBODY", "web"]
     assert alive == ["pacs", "sender, DX_ROOM_1", "web"]
 
 
 @contextmanager
 def storescp(program: str, folder: Path, port: int) -> Iterator[Path]:
-    """Run DCMTK's storescp; gives the folder of what it stored."""
+    """Run DCMTK's storescp; yield the folder of the objects that it stored."""
     folder.mkdir()
     command = [program, "--aetitle", "STRANGER", "-od", folder, str(port)]
     with subprocess.Popen(command) as process:
@@ -181,7 +190,7 @@ def storescp(program: str, folder: Path, port: int) -> Iterator[Path]:
 
 
 @pytest.mark.dcmtk
-def test_unknown_sender_fails_alone_and_gets_its_results_once_it_is_known(  # noqa: PLR0913, PLR0917 - fixtures
+def test_results_of_an_unlisted_sender_arrive_after_it_is_listed_and_retried(  # noqa: PLR0913, PLR0917 - fixtures
     archive: Archive,
     room: Archive,
     phantom: tuple[str, Path],
@@ -196,16 +205,16 @@ def test_unknown_sender_fails_alone_and_gets_its_results_once_it_is_known(  # no
     config.write_text(CONFIG.format(**ports, more=""))
 
     with serving(config) as node:
-        where = [node.address.host, str(node.address.port)]
-        to_us = [peer("storescu"), "-aec", "FRACTURE_AI", *where]
-        subprocess.run([*to_us, "-aet", "DX_ROOM_1", path], check=True)
-        subprocess.run([*to_us, "-aet", "STRANGER", other], check=True)
+        endpoint = [node.address.host, str(node.address.port)]
+        storescu = [peer("storescu"), "-aec", "FRACTURE_AI", *endpoint]
+        subprocess.run([*storescu, "-aet", "DX_ROOM_1", path], check=True)
+        subprocess.run([*storescu, "-aet", "STRANGER", other], check=True)
         wait_for(lambda: counts(config) == {"delivered": 1, "failed": 1})
         assert node.stop() == 0
     (reason,) = reasons(config, unknown)
     in_archive = {each.study_instance_uid for each in archive.log}
 
-    more = STRANGER.format(port=port)
+    more = UNLISTED.format(port=port)
     config.write_text(CONFIG.format(**ports, more=more))
     retry = [sys.executable, "-P", "-m", "dicom_node.commands.retry"]
     with storescp(peer("storescp"), tmp_path / "stranger", port) as folder:
@@ -223,12 +232,12 @@ def test_unknown_sender_fails_alone_and_gets_its_results_once_it_is_known(  # no
     assert in_archive == set(studies)
     assert [each.study_instance_uid for each in room.log] == studies[:1]
     assert returned.StudyInstanceUID == studies[1]
-    assert len(archive.log) == 2  # the retry was for the stranger alone
+    assert len(archive.log) == 2  # the result of the listed sender was not retried
 
 
 @pytest.fixture
 def capture(tmp_path: Path) -> tuple[str, Path]:
-    """A result with pixels."""
+    """Write a Secondary Capture; return its UID and path."""
     dataset = phantom_dataset(draw_phantom(broken=True, rows=300, columns=240))
     dataset.SOPClassUID = SecondaryCaptureImageStorage
     dataset.file_meta.MediaStorageSOPClassUID = SecondaryCaptureImageStorage
@@ -244,12 +253,12 @@ def capture(tmp_path: Path) -> tuple[str, Path]:
         pytest.param((409, 0xC122), id="transfer syntax not supported"),
     ],
 )
-def test_a_service_that_does_not_take_a_compressed_copy_gets_the_original(
+def test_service_that_refuses_a_compressed_copy_gets_the_original(
     capture: tuple[str, Path], refusal: tuple[int, object]
 ) -> None:
     uid, path = capture
-    code, why = refusal
-    body = module({}, {uid: why}) if isinstance(why, int) else why
+    code, reason = refusal
+    body = module({}, {uid: reason}) if isinstance(reason, int) else reason
     with serving_web() as service:
         service.replies = [said(code, body), said(200, module({uid: None}, {}))]
         web = StowDestination(
@@ -263,11 +272,11 @@ def test_a_service_that_does_not_take_a_compressed_copy_gets_the_original(
     assert outcomes[uid].verdict is Verdict.STORED
 
 
-def test_a_full_disk_is_waited_for(
+def test_delivery_is_retried_if_the_disk_is_full(
     archive: Archive, capture: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid, path = capture
-    pacs = fixed(archive).model_copy(update={"transfer_syntax": "rle"})
+    pacs = fixed_destination(archive).model_copy(update={"transfer_syntax": "rle"})
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -280,11 +289,13 @@ def test_a_full_disk_is_waited_for(
     assert archive.log == ()
 
 
-def test_what_no_encoder_takes_goes_as_it_is(
+def test_object_that_cannot_be_encoded_is_sent_unchanged(
     archive: Archive, capture: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uid, path = capture
-    pacs = fixed(archive).model_copy(update={"transfer_syntax": "jpeg_2000"})
+    pacs = fixed_destination(archive).model_copy(
+        update={"transfer_syntax": "jpeg_2000"}
+    )
 
     def broken(*_: object) -> None:
         raise RuntimeError("not with these pixels")

@@ -1,4 +1,4 @@
-"""Who gets in, as what, and which requests a browser was made to send by others."""
+"""Authentication, roles, and the defense against requests from other websites."""
 
 import logging
 from collections.abc import Iterator
@@ -14,31 +14,31 @@ from api.visit import Operator, Viewer
 from tests.asking import ACTING, LOOKING, PROXY, TOKENS, Site, bearing
 
 PNG = {"files": {"file": ("a", b"no image")}}
-# What anybody may ask; the rest is for viewers at least.
+# Routes without authentication; all others require at least a viewer.
 FOR_ALL = {"/healthz", "/readyz", "/login", "/logout"}
-ELSEWHERE = {"Origin": "https://example.org"}
+OTHER_ORIGIN = {"Origin": "https://example.org"}
 
 
 @pytest.fixture
 def guarded(tmp_path: Path) -> Site:
-    """Lets in by token."""
+    """A site with tokens."""
     return Site(tmp_path, TOKENS)
 
 
 @pytest.fixture
 def proxied(tmp_path: Path) -> Site:
-    """Lets in by token, or whom a proxy names."""
+    """A site with tokens and a proxy that authenticates users."""
     return Site(tmp_path, TOKENS + PROXY)
 
 
 @pytest.fixture
 def local(tmp_path: Path) -> Site:
-    """As `make run` starts it: for all at this machine."""
+    """A site as `make run` starts it: open to all programs on this machine."""
     return Site(tmp_path, "")
 
 
-def named(site: Site) -> FastAPI:
-    """Add two routes that say who was let in."""
+def with_person_routes(site: Site) -> FastAPI:
+    """Add two routes that return the authenticated person."""
 
     router = APIRouter(prefix="/those")
 
@@ -55,13 +55,13 @@ def named(site: Site) -> FastAPI:
 
 
 def all_of(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
-    """The routes, and those of routers among them."""
+    """Yield the routes, including those of nested routers."""
     for each in routes:
         router = getattr(each, "original_router", None)  # newer FastAPI keeps them
         yield from [each] if router is None else all_of(router.routes)
 
 
-def test_every_route_but_a_few_asks_who_is_there(guarded: Site) -> None:
+def test_every_route_but_a_few_requires_authentication(guarded: Site) -> None:
     every = [*all_of(guarded.app.routes)]
     routes = [each for each in every if isinstance(each, APIRoute)]
     others = [each for each in every if not isinstance(each, APIRoute)]
@@ -78,31 +78,31 @@ def test_every_route_but_a_few_asks_who_is_there(guarded: Site) -> None:
     assert len(others) == 1
 
 
-def test_anybody_may_have_the_style_of_the_login(guarded: Site) -> None:
+def test_stylesheet_requires_no_authentication(guarded: Site) -> None:
     assert guarded.ask("GET", "/static/page.css").status_code == 200
 
 
-def test_a_program_is_told_in_words_and_by_rfc_6750_what_it_lacks(
+def test_missing_and_unknown_tokens_are_reported_as_in_rfc_6750(
     guarded: Site,
 ) -> None:
-    nothing = guarded.ask("POST", "/predict", **PNG)
-    wrong = guarded.ask("POST", "/predict", bearing("x" * 43), **PNG)
+    missing = guarded.ask("POST", "/predict", **PNG)
+    unknown = guarded.ask("POST", "/predict", bearing("x" * 43), **PNG)
 
-    assert nothing.status_code == wrong.status_code == 401
-    assert nothing.headers["www-authenticate"] == 'Bearer realm="fracture-node"'
-    assert 'error="invalid_token"' in wrong.headers["www-authenticate"]
-    assert "Authorization: Bearer" in nothing.json()["error"]
-    assert wrong.json() == {"error": "This token is not known."}
+    assert missing.status_code == unknown.status_code == 401
+    assert missing.headers["www-authenticate"] == 'Bearer realm="fracture-node"'
+    assert 'error="invalid_token"' in unknown.headers["www-authenticate"]
+    assert "Authorization: Bearer" in missing.json()["error"]
+    assert unknown.json() == {"error": "This token is not known."}
 
 
-def test_a_browser_is_shown_the_way_to_the_login_and_back(guarded: Site) -> None:
+def test_browser_is_redirected_to_the_login_page(guarded: Site) -> None:
     response = guarded.ask("GET", "/docs", {"Accept": "text/html,*/*;q=0.8"})
 
     assert response.status_code == 303
     assert response.headers["location"] == "/login?next=/docs"
 
 
-def test_no_browser_is_sent_to_a_login_that_there_is_not(tmp_path: Path) -> None:
+def test_browser_is_not_redirected_if_there_is_no_login_page(tmp_path: Path) -> None:
     site = Site(tmp_path, PROXY)
 
     assert site.ask("GET", "/", {"Accept": "text/html"}).status_code == 401
@@ -113,10 +113,10 @@ def test_no_browser_is_sent_to_a_login_that_there_is_not(tmp_path: Path) -> None
     ("token", "person"),
     [(LOOKING, ["looking", "viewer"]), (ACTING, ["acting", "operator"])],
 )
-def test_a_token_is_its_name_and_role(
+def test_token_gives_its_name_and_role(
     guarded: Site, token: str, person: list[str]
 ) -> None:
-    named(guarded)
+    with_person_routes(guarded)
 
     assert guarded.ask("GET", "/look", bearing(token)).json() == person
     assert guarded.ask("GET", "/look", guarded.session(token)).json() == person
@@ -134,20 +134,20 @@ def test_a_token_is_its_name_and_role(
         "Bearer \xfc",
     ],
 )
-def test_what_is_no_token_of_ours_lets_nobody_in(guarded: Site, header: str) -> None:
-    named(guarded)
+def test_malformed_and_unknown_tokens_are_refused(guarded: Site, header: str) -> None:
+    with_person_routes(guarded)
     headers = {"Authorization": header.encode("latin-1")}
 
     assert guarded.ask("GET", "/look", headers).status_code == 401  # type: ignore[arg-type]
 
 
-def test_a_short_token_lets_nobody_in_wherever_it_comes_from(tmp_path: Path) -> None:
-    # The SHA-256 of nothing, and a variable that is not set.
-    nothing = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+def test_empty_token_is_refused_even_if_the_settings_contain_it(tmp_path: Path) -> None:
+    # The SHA-256 of the empty string, and an environment variable that is not set.
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
     site = Site(
         tmp_path,
         "tokens = [\n"
-        f'{{ name = "a", role = "viewer", sha256 = "{nothing}" }},\n'
+        f'{{ name = "a", role = "viewer", sha256 = "{empty}" }},\n'
         '{ name = "b", role = "operator", env = "UNSET" },\n]\n',
     )
 
@@ -155,8 +155,8 @@ def test_a_short_token_lets_nobody_in_wherever_it_comes_from(tmp_path: Path) -> 
     assert site.log_in("").status_code == 401
 
 
-def test_a_viewer_may_not_act_and_is_told_so(guarded: Site) -> None:
-    named(guarded)
+def test_viewer_is_refused_routes_of_operators(guarded: Site) -> None:
+    with_person_routes(guarded)
 
     refused = guarded.ask("POST", "/those/act", bearing(LOOKING))
     done = guarded.ask("POST", "/those/act", bearing(ACTING))
@@ -169,28 +169,28 @@ def test_a_viewer_may_not_act_and_is_told_so(guarded: Site) -> None:
     ]
 
 
-def test_readyz_tells_strangers_no_more_than_whether(guarded: Site) -> None:
-    stranger = guarded.ask("GET", "/readyz")
+def test_readyz_gives_no_details_without_authentication(guarded: Site) -> None:
+    unauthenticated = guarded.ask("GET", "/readyz")
     viewer = guarded.ask("GET", "/readyz", bearing(LOOKING))
 
-    assert stranger.status_code == viewer.status_code == 503
-    assert stranger.json() == {"node": "not ready"}
+    assert unauthenticated.status_code == viewer.status_code == 503
+    assert unauthenticated.json() == {"node": "not ready"}
     assert viewer.json() == {"model": "the model is being loaded"}
 
 
-def test_strangers_have_the_checks_run_no_more_than_now_and_then(
+def test_readyz_limits_the_rate_of_checks_without_authentication(
     tmp_path: Path,
 ) -> None:
-    asked = []
-    site = Site(tmp_path, TOKENS, {"spool": lambda: asked.append("spool")})
+    checks_run = []
+    site = Site(tmp_path, TOKENS, {"spool": lambda: checks_run.append("spool")})
 
     for _ in range(5):
         site.ask("GET", "/readyz")
-    assert len(asked) == 1
+    assert len(checks_run) == 1
 
     for _ in range(5):
         site.ask("GET", "/readyz", bearing(LOOKING))
-    assert len(asked) == 6
+    assert len(checks_run) == 6
 
 
 class TestProxy:
@@ -203,33 +203,35 @@ class TestProxy:
             ("jürgen", ["jürgen", "viewer"]),
         ],
     )
-    def test_names_people(self, proxied: Site, user: str, person: list[str]) -> None:
-        named(proxied)
+    def test_names_the_user_in_a_header(
+        self, proxied: Site, user: str, person: list[str]
+    ) -> None:
+        with_person_routes(proxied)
         headers = {"X-Remote-User": user.encode()}
 
         response = proxied.ask("GET", "/look", headers, peer="10.0.0.9")  # type: ignore[arg-type]
 
         assert response.json() == person
 
-    def test_is_not_whoever_says_so(self, proxied: Site) -> None:
-        named(proxied)
+    def test_header_from_another_address_is_ignored(self, proxied: Site) -> None:
+        with_person_routes(proxied)
         headers = {"X-Remote-User": "anna", "X-Forwarded-For": "10.0.0.9"}
 
         for peer in ("10.0.1.9", "127.0.0.1", "::1"):
             assert proxied.ask("GET", "/look", headers, peer=peer).status_code == 401
 
-    def test_that_names_nobody_leaves_it_to_the_token(self, proxied: Site) -> None:
-        named(proxied)
+    def test_empty_header_leaves_the_token_in_force(self, proxied: Site) -> None:
+        with_person_routes(proxied)
         headers = {"X-Remote-User": ""}
 
-        nobody = proxied.ask("GET", "/look", headers, peer="10.0.0.9")
-        program = proxied.ask("GET", "/look", bearing(LOOKING), peer="10.0.0.9")
+        unauthenticated = proxied.ask("GET", "/look", headers, peer="10.0.0.9")
+        with_token = proxied.ask("GET", "/look", bearing(LOOKING), peer="10.0.0.9")
 
-        assert nobody.status_code == 401
-        assert program.json() == ["looking", "viewer"]
+        assert unauthenticated.status_code == 401
+        assert with_token.json() == ["looking", "viewer"]
 
-    def test_is_believed_before_a_token_of_its_own(self, proxied: Site) -> None:
-        named(proxied)
+    def test_header_takes_precedence_over_a_token(self, proxied: Site) -> None:
+        with_person_routes(proxied)
         headers = {"X-Remote-User": "anna", **bearing("of-the-identity-provider")}
 
         response = proxied.ask("GET", "/look", headers, peer="10.0.0.9")
@@ -239,7 +241,7 @@ class TestProxy:
 
 
 class TestOtherOrigin:
-    """A website of somebody else, in the browser of a person who is let in."""
+    """Another website, in the browser of an authenticated person."""
 
     @pytest.mark.parametrize(
         "sent",
@@ -249,17 +251,17 @@ class TestOtherOrigin:
             {"Origin": "http://localhost:8000.example.org"},
             {"Origin": "http://localhost"},
             {"Sec-Fetch-Site": "cross-site"},
-            # A neighbor: http://wiki.hospital beside http://node.hospital.
+            # The same site, such as http://wiki.hospital and http://node.hospital.
             {"Sec-Fetch-Site": "same-site", "Origin": "http://localhost:8000"},
         ],
     )
-    def test_can_make_it_send_nothing_that_changes_something(
+    def test_cannot_send_requests_that_change_state(
         self, guarded: Site, local: Site, proxied: Site, sent: dict[str, str]
     ) -> None:
         cookie = guarded.session(ACTING)
         user = {"X-Remote-User": "anna"}
 
-        answers = [
+        responses = [
             guarded.ask("POST", "/predict", {**cookie, **sent}, **PNG),
             guarded.ask("POST", "/logout", {**cookie, **sent}),
             guarded.log_in(LOOKING, sent),
@@ -267,8 +269,8 @@ class TestOtherOrigin:
             proxied.ask("POST", "/predict", {**user, **sent}, peer="10.0.0.9", **PNG),
         ]
 
-        assert [each.status_code for each in answers] == [403] * 5
-        assert "another website" in answers[0].json()["error"]
+        assert [each.status_code for each in responses] == [403] * 5
+        assert "another website" in responses[0].json()["error"]
         assert guarded.ask("GET", "/docs", cookie).status_code == 200  # not logged out
 
     @pytest.mark.parametrize(
@@ -280,20 +282,22 @@ class TestOtherOrigin:
             {"Sec-Fetch-Site": "none"},
         ],
     )
-    def test_is_not_what_our_own_page_is(
+    def test_requests_from_own_pages_and_programs_are_accepted(
         self, guarded: Site, local: Site, sent: dict[str, str]
     ) -> None:
         cookie = guarded.session(LOOKING)
 
-        # 503: nothing stands in the way but the model, which is not loaded.
-        for answer in (
+        # 503: the request is accepted, but the model is not loaded.
+        for response in (
             guarded.ask("POST", "/predict", {**cookie, **sent}, **PNG),
             local.ask("POST", "/predict", sent, **PNG),
         ):
-            assert answer.status_code == 503
+            assert response.status_code == 503
 
-    def test_has_no_token_and_so_a_token_is_enough(self, guarded: Site) -> None:
-        headers = {**bearing(LOOKING), **ELSEWHERE}
+    def test_request_with_a_token_is_accepted_from_any_origin(
+        self, guarded: Site
+    ) -> None:
+        headers = {**bearing(LOOKING), **OTHER_ORIGIN}
 
         assert guarded.ask("POST", "/predict", headers, **PNG).status_code == 503
 
@@ -303,21 +307,23 @@ class TestOtherOrigin:
         assert guarded.ask("GET", "/docs", headers).status_code == 200
 
 
-class TestName:
-    """What a browser believes to speak to when its DNS says that it is this machine."""
+class TestHost:
+    """The Host header, as the defense against DNS rebinding."""
 
     @pytest.mark.parametrize(
         "host",
         ["example.org", "example.org:8000", "localhost.example.org", "10.1.2.3", "[::"],
     )
-    def test_of_somebody_else_opens_nothing(self, local: Site, host: str) -> None:
+    def test_of_another_machine_is_refused(self, local: Site, host: str) -> None:
         response = local.ask("GET", "/", {"Host": host})
 
         assert response.status_code == 421
         assert "localhost or 127.0.0.1" in response.json()["error"]
 
     @pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded"])
-    def test_is_not_ours_behind_a_proxy(self, local: Site, header: str) -> None:
+    def test_of_this_machine_is_refused_behind_a_proxy(
+        self, local: Site, header: str
+    ) -> None:
         headers = {"Host": "localhost:8000", header: "for=192.0.2.7"}
 
         assert local.ask("GET", "/", headers).status_code == 421
@@ -325,18 +331,16 @@ class TestName:
     @pytest.mark.parametrize(
         "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:80", "127.0.0.2", "[::1]:8"]
     )
-    def test_of_this_machine_opens_the_page(self, local: Site, host: str) -> None:
+    def test_of_this_machine_is_accepted(self, local: Site, host: str) -> None:
         assert local.ask("GET", "/", {"Host": host}).status_code == 200
 
-    def test_matters_no_longer_where_people_say_who_they_are(
-        self, guarded: Site
-    ) -> None:
+    def test_is_not_checked_if_authentication_is_required(self, guarded: Site) -> None:
         headers = {"Host": "node.hospital", **bearing(LOOKING)}
 
         assert guarded.ask("GET", "/", headers).status_code == 200
 
 
-def test_a_wrong_token_is_told_of_but_not_each_time(guarded: Site) -> None:
+def test_wrong_tokens_are_reported_at_a_limited_rate(guarded: Site) -> None:
     for _ in range(20):
         guarded.ask("GET", "/docs", bearing("hidden" * 9))
     guarded.ask("GET", "/docs", bearing("hidden" * 9), peer="192.0.2.8")
@@ -350,13 +354,11 @@ def test_a_wrong_token_is_told_of_but_not_each_time(guarded: Site) -> None:
     assert (
         guarded.told.count(AccessEvent("login failed", None, "192.0.2.8", about)) == 1
     )
-    # Nobody is kept out by what another program at the same address does.
+    # Wrong tokens do not block other programs at the same address.
     assert guarded.ask("GET", "/docs", bearing(LOOKING)).status_code == 200
 
 
-def test_the_log_names_no_token(
-    guarded: Site, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_log_contains_no_token(guarded: Site, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     guarded.app.state.tell = log_event
 
@@ -372,7 +374,9 @@ def test_the_log_names_no_token(
 
 class TestHeaders:
     @pytest.mark.parametrize("path", ["/docs", "/static/page.css", "/none", "/failing"])
-    def test_keep_every_answer_to_our_own_origin(self, local: Site, path: str) -> None:
+    def test_security_headers_are_in_every_response(
+        self, local: Site, path: str
+    ) -> None:
         local.app.add_api_route("/failing", lambda: 1 // 0)
 
         headers = local.ask("GET", path).headers
@@ -385,7 +389,7 @@ class TestHeaders:
         assert headers["cache-control"] == "no-store"
         assert "camera=()" in headers["permissions-policy"]
 
-    def test_ask_for_https_over_https_alone(self, proxied: Site) -> None:
+    def test_hsts_is_sent_only_over_https(self, proxied: Site) -> None:
         by_proxy = {"X-Forwarded-Proto": "https"}
 
         for path in ("/healthz", "/none"):

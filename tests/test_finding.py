@@ -1,4 +1,4 @@
-"""Operating points, and the confidence of an answer."""
+"""Operating points, and the confidence of a finding."""
 
 import numpy as np
 import pytest
@@ -45,12 +45,16 @@ def test_confidence_is_half_at_the_reporting_threshold_and_one_at_certainty(
     assert found.probability == probability
 
 
-def test_with_a_threshold_of_one_half_the_confidence_is_that_of_the_answer() -> None:
-    """All probabilities in float32, as the network gives them, to the last bit."""
-    for given in np.random.default_rng(3).random(10_000, np.float32).tolist():
-        found = finding(given, ORIGINAL)
+def test_confidence_is_the_probability_of_the_label_at_a_threshold_of_one_half() -> (
+    None
+):
+    """The confidence is exact for float32 probabilities, as the network gives them."""
+    for probability in np.random.default_rng(3).random(10_000, np.float32).tolist():
+        found = finding(probability, ORIGINAL)
 
-        assert found.confidence == (given if given >= 0.5 else 1 - given)
+        assert found.confidence == (
+            probability if probability >= 0.5 else 1 - probability
+        )
 
 
 def test_confidence_never_falls_below_one_half() -> None:
@@ -79,7 +83,7 @@ def test_the_operating_point_is_the_highest_one_that_is_reached(
 @pytest.mark.parametrize(
     "points", [(0.0, 0.5), (0.5, 1.0), (1.0, 1.0), (0.5, 0.4), (float("nan"), 0.5)]
 )
-def test_thresholds_at_which_every_image_gets_one_answer_are_refused(
+def test_thresholds_that_give_every_image_the_same_label_are_refused(
     points: tuple[float, float],
 ) -> None:
     with pytest.raises(ValueError, match="expected 0 < doubtful <= definite < 1"):

@@ -1,4 +1,4 @@
-"""The shipped weights on real radiographs: that they do here what they did there."""
+"""The shipped weights reach the figures of their model card on real radiographs."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,9 +21,9 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.mark.shared
-def test_shipped_weights_give_on_val_what_their_card_says(shared: Path) -> None:
+def test_shipped_weights_reach_the_figures_of_their_model_card(shared: Path) -> None:
     samples = rows_of(read_manifest(shared / "fracatlas"), "val")
-    # A part of val, so as to be quick: `evaluate` judges all of it.
+    # A part of val keeps the test fast. `evaluate` judges all of it.
     fractured = [each for each in samples if each.is_fractured][::3]
     others = [each for each in samples if not each.is_fractured][::15]
     shipped = Classifier.load(None, "cpu")

@@ -1,4 +1,4 @@
-"""A GPU gives the answers of a CPU."""
+"""A GPU gives the same findings as a CPU."""
 
 import math
 
@@ -20,18 +20,18 @@ def both() -> tuple[Classifier, Classifier]:
 
 @pytest.mark.parametrize("broken", [True, False])
 @pytest.mark.parametrize("seed", range(8))
-def test_answer_and_arrow_are_those_of_a_cpu(
+def test_finding_and_arrow_on_a_gpu_equal_those_on_a_cpu(
     both: tuple[Classifier, Classifier], seed: int, *, broken: bool
 ) -> None:
     drawn = draw_phantom(broken=broken, rows=600, columns=480, seed=seed)
 
-    there, here = (each.classify(drawn.radiograph()) for each in both)
+    on_cpu, on_gpu = (each.classify(drawn.radiograph()) for each in both)
 
-    assert here.probability == pytest.approx(there.probability, abs=1e-3)
-    assert here.operating_point == there.operating_point
-    assert (here.arrow is None) == (there.arrow is None)
-    if here.arrow and there.arrow:
-        assert math.dist(here.arrow.tip, there.arrow.tip) <= 2
+    assert on_gpu.probability == pytest.approx(on_cpu.probability, abs=1e-3)
+    assert on_gpu.operating_point == on_cpu.operating_point
+    assert (on_gpu.arrow is None) == (on_cpu.arrow is None)
+    if on_gpu.arrow and on_cpu.arrow:
+        assert math.dist(on_gpu.arrow.tip, on_cpu.arrow.tip) <= 2
 
 
 def test_the_self_test_passes(both: tuple[Classifier, Classifier]) -> None:

@@ -1,4 +1,4 @@
-"""What the receiver reads of a dataset, and what it refuses to believe."""
+"""The header that the receiver reads from a dataset, and its checks."""
 
 import csv
 import re
@@ -136,9 +136,7 @@ def test_absent_attributes_are_empty(tmp_path: Path) -> None:
     assert header == InstanceHeader(DX, "1.2.3", ExplicitVRLittleEndian)
 
 
-def test_a_study_uid_that_is_none_is_not_passed_on(
-    tmp_path: Path, dataset: Dataset
-) -> None:
+def test_invalid_study_uid_is_dropped(tmp_path: Path, dataset: Dataset) -> None:
     content = encoded(dataset).replace(b"1.2.4\0", b"DOE^J\0")
 
     assert read(tmp_path, content).study_instance_uid == ""
@@ -151,7 +149,7 @@ def with_uids(dataset: Dataset, **uids: str) -> Dataset:
     return dataset
 
 
-def test_uids_are_read_whole_and_those_that_break_a_rule_are_an_assumption(
+def test_nonconformant_uids_are_read_whole_and_reported_as_assumptions(
     tmp_path: Path, dataset: Dataset
 ) -> None:
     long = "1.2.840.113845.11." + "1234567890" * 10
@@ -179,7 +177,7 @@ def test_uids_are_read_whole_and_those_that_break_a_rule_are_an_assumption(
 def test_a_command_may_have_the_first_64_characters_of_a_longer_uid(
     tmp_path: Path, dataset: Dataset
 ) -> None:
-    # DCMTK's storescu sends such a command: its UIDs have room for 64.
+    # DCMTK's storescu sends such a command, because it truncates UIDs to 64.
     uid = "1.2." + "1234567890" * 7
     content = encoded(with_uids(dataset, SOPInstanceUID=uid))
 
@@ -192,7 +190,7 @@ def test_a_command_may_have_the_first_64_characters_of_a_longer_uid(
             read(tmp_path, content, uid=other)
 
 
-def test_a_uid_of_256_characters_is_the_longest(
+def test_uid_longer_than_256_characters_is_dropped(
     tmp_path: Path, dataset: Dataset
 ) -> None:
     for length in (256, 257, 40_000, 65_534):
@@ -201,7 +199,9 @@ def test_a_uid_of_256_characters_is_the_longest(
         assert known == ("1" * length if length == 256 else "")
 
 
-def test_a_text_is_kept_whole_or_not_at_all(tmp_path: Path, dataset: Dataset) -> None:
+def test_text_longer_than_256_characters_is_dropped(
+    tmp_path: Path, dataset: Dataset
+) -> None:
     for length in (16, 64, 65, 256, 257):
         text = "A" * length
         explicit = Encoding(implicit=False, order="<")
@@ -216,23 +216,23 @@ def test_a_text_is_kept_whole_or_not_at_all(tmp_path: Path, dataset: Dataset) ->
 
 
 @pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda syntax: syntax.name)
-def test_elements_of_groups_0000_and_0002_are_ignored_and_an_assumption(
+def test_elements_of_groups_0000_and_0002_are_ignored_and_reported(
     tmp_path: Path, dataset: Dataset, syntax: UID
 ) -> None:
     known = read(tmp_path, whole(encoded(dataset, syntax), syntax), syntax)
-    # File Meta Information is explicit VR little endian, whatever follows it.
+    # File Meta Information is explicit VR little endian in every transfer syntax.
     meta = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
     own = Encoding(syntax.is_implicit_VR, "<" if syntax.is_little_endian else ">")
     command = own.element(0x00000002, b"UI", b"1.2.3")
     content = encoded(dataset, syntax)
-    place = content.index(own.tag(int(Tag("PatientName"))))
+    position = content.index(own.tag(int(Tag("PatientName"))))
 
-    for odd in (
+    for changed in (
         meta + content,
         command + content,
-        content[:place] + command + meta + content[place:],
+        content[:position] + command + meta + content[position:],
     ):
-        header = read(tmp_path, whole(odd, syntax), syntax)
+        header = read(tmp_path, whole(changed, syntax), syntax)
 
         assert "groups 0000 or 0002" in header.assumptions[0]
         assert replace(header, assumptions=()) == known
@@ -243,7 +243,7 @@ def whole(content: bytes, syntax: UID) -> bytes:
     return deflated(content) if is_deflated else content
 
 
-def test_an_implicit_sequence_in_an_explicit_dataset_is_walked(
+def test_implicit_sequence_in_an_explicit_dataset_is_read(
     tmp_path: Path, dataset: Dataset
 ) -> None:
     # PS3.5 6.2.2 note 4: UN of undefined length holds implicit VR little endian.
@@ -261,7 +261,7 @@ def test_an_implicit_sequence_in_an_explicit_dataset_is_walked(
     assert header.study_instance_uid == "1.2.4"
 
 
-def test_compressed_pixels_are_passed_over_to_their_delimiter(
+def test_compressed_pixels_are_skipped_up_to_their_delimiter(
     tmp_path: Path, dataset: Dataset
 ) -> None:
     dataset.PixelData = encapsulate([b"frame of any length"])
@@ -272,7 +272,7 @@ def test_compressed_pixels_are_passed_over_to_their_delimiter(
 
 
 @pytest.mark.parametrize("vr", ["DS", "IS", "FD", "LO"])
-def test_a_size_with_another_vr_is_left_to_the_worker(
+def test_rows_with_another_vr_are_accepted(
     tmp_path: Path, dataset: Dataset, vr: str
 ) -> None:
     rows: object = 4.0 if vr == "FD" else "4"
@@ -336,7 +336,7 @@ def test_a_deflated_dataset_cut_anywhere_is_refused(
         pytest.param({"NumberOfFrames": "5"}, 120, id="frames"),
     ],
 )
-def test_pixel_data_must_hold_what_rows_and_columns_declare(
+def test_pixel_data_shorter_than_declared_is_refused(
     tmp_path: Path, dataset: Dataset, changes: dict[str, str | int], expected: int
 ) -> None:
     for keyword, value in changes.items():
@@ -361,7 +361,7 @@ def test_pixel_data_must_hold_what_rows_and_columns_declare(
     ],
 )
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
-def test_samples_are_those_of_the_photometric_interpretation_if_that_fits(
+def test_photometric_interpretation_gives_the_samples_if_their_number_is_invalid(
     tmp_path: Path,
     dataset: Dataset,
     photometric: str,
@@ -391,7 +391,9 @@ def test_declared_pixels_that_are_absent_are_refused(
 
 
 @pytest.mark.parametrize("beyond", [0, 5, 100, 227, 258])
-def test_what_the_inflater_holds_back_at_the_end_is_not_missed(beyond: int) -> None:
+def test_inflated_source_reads_the_bytes_that_the_inflater_holds_back(
+    beyond: int,
+) -> None:
     content = bytes(2 * INFLATE_STEP + beyond)
     source = InflatedSource(BytesIO(deflated(content)), LIMIT)
 
@@ -401,7 +403,7 @@ def test_what_the_inflater_holds_back_at_the_end_is_not_missed(beyond: int) -> N
 
 
 @pytest.mark.alone
-def test_what_inflates_beyond_the_limit_is_refused_before_it_is_there(
+def test_dataset_that_inflates_beyond_the_limit_is_refused_early(
     tmp_path: Path, dataset: Dataset
 ) -> None:
     # 40 kB that become 40 MB: 4,000 x 5,000 pixels of two bytes.
@@ -431,7 +433,7 @@ def test_command_context_and_dataset_must_agree(
     assert "DOE" not in str(refusal.value)
 
 
-def test_text_that_a_log_or_database_chokes_on_is_made_harmless(
+def test_control_characters_in_text_are_replaced(
     tmp_path: Path, dataset: Dataset
 ) -> None:
     content = encoded(dataset).replace(b"WRIST ", b"W\0I\x1bT\0")
@@ -470,7 +472,7 @@ def test_the_class_in_the_dataset_must_be_the_one_announced(
         pytest.param(b"\x08\x00\x12\x21SQ\0\0\xff\xff\xff\xff", id="no-end"),
     ],
 )
-def test_what_is_no_dataset_is_refused_in_bounded_time(
+def test_malformed_dataset_is_refused_in_bounded_time(
     tmp_path: Path, content: bytes
 ) -> None:
     started = time.process_time()
@@ -491,7 +493,7 @@ def test_a_deflated_dataset_of_endless_elements_is_refused_in_bounded_time(
 
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore")  # pydicom on UIDs with leading zeros
-def test_every_real_radiograph_that_decodes_is_whole_and_read_as_pydicom_does(
+def test_headers_of_real_radiographs_equal_those_of_pydicom(
     shared: Path,
 ) -> None:
     kinds = ("Radiography", "Digital X-Ray", "X-Ray Angio", "Radiofluoro", "Secondary")

@@ -1,4 +1,4 @@
-"""The journal: what is recorded, and that work follows in the same transaction."""
+"""The journal records instances and enqueues their work in one transaction."""
 
 import sqlite3
 import threading
@@ -71,7 +71,7 @@ def events(engine: sa.Engine) -> list[str]:
         return list(connection.execute(query).scalars())
 
 
-def test_recording_an_instance_asks_for_its_analysis(
+def test_recording_an_instance_enqueues_its_analysis(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     instance = receive()
@@ -81,7 +81,9 @@ def test_recording_an_instance_asks_for_its_analysis(
     assert state_of(journal, instance) == InstanceState.RECEIVED
 
 
-def test_the_row_gives_the_instance_back(journal: Journal, receive: Receive) -> None:
+def test_received_instance_is_restored_from_its_row(
+    journal: Journal, receive: Receive
+) -> None:
     instance = receive(body_part="HAND", laterality="L")
     journal.record(instance)
 
@@ -91,7 +93,7 @@ def test_the_row_gives_the_instance_back(journal: Journal, receive: Receive) -> 
     assert journal.received_instance(row) == instance
 
 
-def test_patients_are_named_in_a_table_of_their_own(
+def test_patients_are_recorded_in_a_separate_table(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     received = receive()
@@ -104,7 +106,7 @@ def test_patients_are_named_in_a_table_of_their_own(
     assert row == (received.id, "Müller^Eva", "4711", "A-7", "muller eva\n4711\na-7")
 
 
-def test_what_is_drawn_of_an_answer_is_that_of_the_last_one(
+def test_drawing_in_the_database_is_that_of_the_last_answer(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     received = receive()
@@ -118,9 +120,9 @@ def test_what_is_drawn_of_an_answer_is_that_of_the_last_one(
     with engine.connect() as connection:
         (row,) = connection.execute(finding.select()).all()
 
-    back = drawing_in(row)
-    assert (back.doubtful, back.definite) == (0.25, 0.9)
-    assert back.levels.tolist() == [[0, 255], [128, 7]]
+    drawing = drawing_in(row)
+    assert (drawing.doubtful, drawing.definite) == (0.25, 0.9)
+    assert drawing.levels.tolist() == [[0, 255], [128, 7]]
 
 
 def test_record_and_work_are_rolled_back_together(
@@ -142,7 +144,7 @@ def test_record_and_work_are_rolled_back_together(
     assert work(engine) == []
 
 
-def test_the_same_bytes_again_are_not_analyzed_again(
+def test_repeated_instance_is_not_analyzed_again(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     first = receive()
@@ -155,7 +157,7 @@ def test_the_same_bytes_again_are_not_analyzed_again(
     assert events(engine) == ["received", "received again"]
 
 
-def test_the_same_bytes_again_have_delivered_results_delivered_again(
+def test_repeated_instance_has_its_results_delivered_again(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     first = receive()
@@ -172,7 +174,7 @@ def test_the_same_bytes_again_have_delivered_results_delivered_again(
     assert state_of(journal, first) == InstanceState.DELIVERING
 
 
-def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
+def test_results_go_to_the_last_sender_of_a_repeated_instance(
     journal: Journal, receive: Receive
 ) -> None:
     first = receive()
@@ -183,7 +185,7 @@ def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
     )
     journal.record(first)
     journal.record(other)
-    _, before = journal.sender(first.id)  # the first still waits for its answer
+    _, before = journal.sender(first.id)  # the first instance has no answer yet
     journal.analyses.answer(first.id, 1, ANSWER)
     for each in ("pacs", "backup"):
         journal.deliveries.begin(first.id, each, 1)
@@ -198,7 +200,7 @@ def test_the_same_bytes_from_another_sender_have_results_go_back_to_that_one(
     assert row.calling_address == "10.0.0.9"
 
 
-def test_senders_do_not_wait_for_each_other(
+def test_deliveries_to_each_sender_have_their_own_queue_partition(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
     peers = (Address(ae_title="DX_ROOM_1", host="h", port=104),)
@@ -217,7 +219,7 @@ def test_senders_do_not_wait_for_each_other(
     assert partitions == {"pacs", "sender:DX_ROOM_1", "sender:DX_ROOM_2"}
 
 
-def test_other_bytes_under_the_same_uid_are_a_new_revision(
+def test_other_bytes_with_the_same_uid_are_a_new_revision(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     first = receive()
@@ -231,7 +233,7 @@ def test_other_bytes_under_the_same_uid_are_a_new_revision(
     assert len(work(engine)) == 2
 
 
-def test_a_failed_instance_that_comes_again_is_analyzed_again(
+def test_failed_instance_is_analyzed_again_if_received_again(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     first = receive()
@@ -243,7 +245,7 @@ def test_a_failed_instance_that_comes_again_is_analyzed_again(
     assert f"analyze:{first.id}:2" in dict(work(engine))
 
 
-def test_an_answer_asks_for_one_delivery_a_destination(
+def test_answer_enqueues_one_delivery_per_destination(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     instance = receive()
@@ -272,7 +274,7 @@ def test_a_stale_run_changes_nothing(
     assert work(engine) == before
 
 
-def test_an_answer_can_be_recorded_once_only(
+def test_answer_of_a_run_is_recorded_only_once(
     journal: Journal, receive: Receive
 ) -> None:
     instance = receive()
@@ -282,7 +284,9 @@ def test_an_answer_can_be_recorded_once_only(
     assert not journal.analyses.answer(instance.id, 1, ANSWER)
 
 
-def test_attempts_and_deaths_are_counted(journal: Journal, receive: Receive) -> None:
+def test_attempts_and_deaths_of_children_are_counted(
+    journal: Journal, receive: Receive
+) -> None:
     instance = receive()
     journal.record(instance)
 
@@ -297,8 +301,8 @@ def test_attempts_and_deaths_are_counted(journal: Journal, receive: Receive) -> 
 
 
 @pytest.fixture
-def answered(journal: Journal, receive: Receive) -> ReceivedInstance:
-    """An instance with its answer, on its way to two destinations."""
+def analyzed(journal: Journal, receive: Receive) -> ReceivedInstance:
+    """An analyzed instance with deliveries to two destinations."""
     instance = receive()
     journal.record(instance)
     journal.analyses.answer(instance.id, 1, ANSWER)
@@ -316,75 +320,75 @@ def answered(journal: Journal, receive: Receive) -> ReceivedInstance:
         pytest.param(
             [LOST, RETRY, LOST, BRIEFLY, LOST, BRIEFLY],
             DeliveryState.QUEUED,
-            id="no-answer-is-no-refusal",
+            id="no-response-is-no-refusal",
         ),
     ],
 )
-def test_outcomes_decide_what_becomes_of_a_delivery(
+def test_outcomes_determine_the_state_of_a_delivery(
     journal: Journal,
-    answered: ReceivedInstance,
+    analyzed: ReceivedInstance,
     outcomes: list[Outcome],
     expected: DeliveryState,
 ) -> None:
     for run, outcome in enumerate(outcomes, start=1):
-        assert journal.deliveries.begin(answered.id, "pacs", run) == {
+        assert journal.deliveries.begin(analyzed.id, "pacs", run) == {
             "2.25.1": "results/a.dcm"
         }
         state = journal.settlement.settle(
-            answered.id, destination("pacs"), run, {"2.25.1": outcome}
+            analyzed.id, destination("pacs"), run, {"2.25.1": outcome}
         )
 
     assert state == expected
 
 
-def test_a_retry_ends_after_its_days(
-    journal: Journal, answered: ReceivedInstance
+def test_delivery_fails_after_its_retry_days(
+    journal: Journal, analyzed: ReceivedInstance
 ) -> None:
     no_days = destination("pacs", retry_days=1e-9)
-    journal.deliveries.begin(answered.id, "pacs", 1)
+    journal.deliveries.begin(analyzed.id, "pacs", 1)
 
-    state = journal.settlement.settle(answered.id, no_days, 1, {"2.25.1": RETRY})
+    state = journal.settlement.settle(analyzed.id, no_days, 1, {"2.25.1": RETRY})
 
     assert state == DeliveryState.FAILED
 
 
-def test_a_failed_delivery_says_what_the_peer_said_and_can_be_retried(
-    journal: Journal, engine: sa.Engine, answered: ReceivedInstance
+def test_failed_delivery_has_the_comment_of_the_peer_and_can_be_retried(
+    journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance
 ) -> None:
     for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
-        journal.deliveries.begin(answered.id, name, 1)
+        journal.deliveries.begin(analyzed.id, name, 1)
         journal.settlement.settle(
-            answered.id, destination(name), 1, {"2.25.1": outcome}
+            analyzed.id, destination(name), 1, {"2.25.1": outcome}
         )
-    row = journal.load(answered.id)
+    row = journal.load(analyzed.id)
     assert row is not None
     assert row.state == InstanceState.FAILED
     assert row.reason == "pacs: 0xC000 Cannot Understand"
 
-    journal.deliveries.retry(answered.id, "pacs")
+    journal.deliveries.retry(analyzed.id, "pacs")
 
-    assert f"deliver:{answered.id}:pacs:2" in dict(work(engine))
-    assert f"deliver:{answered.id}:backup:2" not in dict(work(engine))
-    assert state_of(journal, answered) == InstanceState.DELIVERING
+    assert f"deliver:{analyzed.id}:pacs:2" in dict(work(engine))
+    assert f"deliver:{analyzed.id}:backup:2" not in dict(work(engine))
+    assert state_of(journal, analyzed) == InstanceState.DELIVERING
 
 
 def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
-    journal: Journal, answered: ReceivedInstance
+    journal: Journal, analyzed: ReceivedInstance
 ) -> None:
     journal.deliveries.pause("pacs")
 
-    assert journal.deliveries.begin(answered.id, "pacs", 1) is None
-    assert journal.deliveries.begin(answered.id, "backup", 1)
+    assert journal.deliveries.begin(analyzed.id, "pacs", 1) is None
+    assert journal.deliveries.begin(analyzed.id, "backup", 1)
 
     journal.deliveries.resume("pacs")
 
-    assert journal.deliveries.begin(answered.id, "pacs", 2)
+    assert journal.deliveries.begin(analyzed.id, "pacs", 2)
 
 
-def test_a_destination_that_is_gone_fails_its_deliveries(
-    journal: Journal, engine: sa.Engine, answered: ReceivedInstance
+def test_giving_up_a_delivery_does_not_change_other_destinations(
+    journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance
 ) -> None:
-    journal.settlement.give_up(answered.id, "pacs", 1, "not in the settings")
+    journal.settlement.give_up(analyzed.id, "pacs", 1, "not in the settings")
 
     query = sa.select(delivered_object.c.destination, delivered_object.c.state)
     with engine.connect() as connection:
@@ -392,61 +396,61 @@ def test_a_destination_that_is_gone_fails_its_deliveries(
     assert states == {"pacs": DeliveryState.FAILED, "backup": DeliveryState.QUEUED}
 
 
-def test_what_is_given_up_says_why_and_not_what_was_answered_before(
-    journal: Journal, answered: ReceivedInstance
+def test_reason_of_a_given_up_delivery_replaces_the_last_comment(
+    journal: Journal, analyzed: ReceivedInstance
 ) -> None:
     for name, outcome in (("pacs", RETRY), ("backup", STORED)):
-        journal.deliveries.begin(answered.id, name, 1)
+        journal.deliveries.begin(analyzed.id, name, 1)
         journal.settlement.settle(
-            answered.id, destination(name), 1, {"2.25.1": outcome}
+            analyzed.id, destination(name), 1, {"2.25.1": outcome}
         )
 
-    journal.settlement.give_up(answered.id, "pacs", 2, "not in the settings")
+    journal.settlement.give_up(analyzed.id, "pacs", 2, "not in the settings")
 
-    row = journal.load(answered.id)
+    row = journal.load(analyzed.id)
     assert row is not None
     assert row.reason == "pacs: not in the settings"
 
 
-def test_giving_up_a_delivery_that_arrived_changes_nothing(
-    journal: Journal, answered: ReceivedInstance
+def test_giving_up_a_finished_delivery_changes_nothing(
+    journal: Journal, analyzed: ReceivedInstance
 ) -> None:
     for name in ("pacs", "backup"):
-        journal.deliveries.begin(answered.id, name, 1)
-        journal.settlement.settle(answered.id, destination(name), 1, {"2.25.1": STORED})
+        journal.deliveries.begin(analyzed.id, name, 1)
+        journal.settlement.settle(analyzed.id, destination(name), 1, {"2.25.1": STORED})
 
-    journal.settlement.give_up(answered.id, "pacs", 1, "not in the settings")
+    journal.settlement.give_up(analyzed.id, "pacs", 1, "not in the settings")
 
-    assert state_of(journal, answered) == InstanceState.DELIVERED
+    assert state_of(journal, analyzed) == InstanceState.DELIVERED
 
 
-def test_a_destination_that_left_the_settings_holds_nothing_back_once_others_are_asked(
-    journal: Journal, engine: sa.Engine, answered: ReceivedInstance, receive: Receive
+def test_failure_of_a_removed_destination_does_not_prevent_the_delivered_state(
+    journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance, receive: Receive
 ) -> None:
     for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
-        journal.deliveries.begin(answered.id, name, 1)
+        journal.deliveries.begin(analyzed.id, name, 1)
         journal.settlement.settle(
-            answered.id, destination(name), 1, {"2.25.1": outcome}
+            analyzed.id, destination(name), 1, {"2.25.1": outcome}
         )
-    directory = answered.path.parents[1]
+    directory = analyzed.path.parents[1]
     renamed = Journal(engine, directory, [destination("archive")])
-    uid = answered.header.sop_instance_uid
+    uid = analyzed.header.sop_instance_uid
 
     renamed.record(receive(sop_instance_uid=uid))
-    renamed.deliveries.begin(answered.id, "archive", 1)
+    renamed.deliveries.begin(analyzed.id, "archive", 1)
     renamed.settlement.settle(
-        answered.id, destination("archive"), 1, {"2.25.1": STORED}
+        analyzed.id, destination("archive"), 1, {"2.25.1": STORED}
     )
 
-    assert state_of(renamed, answered) == InstanceState.DELIVERED
+    assert state_of(renamed, analyzed) == InstanceState.DELIVERED
 
     journal.record(receive(sop_instance_uid=uid))
 
-    assert dict(work(engine))[f"deliver:{answered.id}:pacs:2"] == "ENQUEUED"
-    assert journal.deliveries.begin(answered.id, "pacs", 2)
+    assert dict(work(engine))[f"deliver:{analyzed.id}:pacs:2"] == "ENQUEUED"
+    assert journal.deliveries.begin(analyzed.id, "pacs", 2)
 
 
-def test_an_answer_that_has_nothing_for_a_destination_ends_what_it_was_to_get(
+def test_answer_without_results_for_a_destination_ends_its_delivery(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
     heatmaps = destination("heatmaps", results=("heatmap",))
@@ -465,7 +469,7 @@ def test_an_answer_that_has_nothing_for_a_destination_ends_what_it_was_to_get(
 
 
 def with_pacs(engine: sa.Engine, folder: Path, **changes: object) -> Journal:
-    """The journal of a node that was started anew with other settings of one PACS."""
+    """Return a journal with a PACS as its only destination."""
     return Journal(engine, folder, [destination("pacs", **changes)])
 
 
@@ -473,7 +477,7 @@ def stored(form: str, uid: str) -> Answer:
     return replace(ANSWER, results=[StoredResult(form, "1.2", uid, "results/a.dcm")])
 
 
-def delivered(journal: Journal, instance: ReceivedInstance, run: int, uid: str) -> None:
+def deliver(journal: Journal, instance: ReceivedInstance, run: int, uid: str) -> None:
     assert journal.deliveries.begin(instance.id, "pacs", run)
     journal.settlement.settle(instance.id, destination("pacs"), run, {uid: STORED})
 
@@ -481,7 +485,7 @@ def delivered(journal: Journal, instance: ReceivedInstance, run: int, uid: str) 
 NEGATIVE = replace(ANSWER.finding, probability=0.01)
 
 
-def test_results_in_a_form_that_is_not_wanted_any_more_are_made_anew_when_asked_for(
+def test_repeated_instance_is_analyzed_again_if_the_form_of_results_has_changed(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
     before = with_pacs(engine, tmp_path)
@@ -496,26 +500,26 @@ def test_results_in_a_form_that_is_not_wanted_any_more_are_made_anew_when_asked_
 
     assert f"analyze:{one.id}:2" in dict(work(engine))
     after.analyses.answer(one.id, 2, stored("secondary_capture-source", "2.25.9"))
-    delivered(after, one, 2, "2.25.9")
+    deliver(after, one, 2, "2.25.9")
     assert state_of(after, one) == InstanceState.DELIVERED
 
 
-def test_an_analysis_that_ends_without_an_answer_ends_what_was_under_way(
-    journal: Journal, answered: ReceivedInstance
+def test_analysis_without_an_answer_ends_deliveries_in_progress(
+    journal: Journal, analyzed: ReceivedInstance
 ) -> None:
-    journal.replace_lost_results(answered.id)
+    journal.replace_lost_results(analyzed.id)
 
-    said = Conclusion(InstanceState.NOT_ANALYZED, "unlike")
-    journal.analyses.conclude(answered.id, 2, said)
+    conclusion = Conclusion(InstanceState.NOT_ANALYZED, "unlike")
+    journal.analyses.conclude(analyzed.id, 2, conclusion)
 
-    assert journal.deliveries.begin(answered.id, "pacs", 1) is None
-    assert state_of(journal, answered) == InstanceState.NOT_ANALYZED
-    row = journal.load(answered.id)
+    assert journal.deliveries.begin(analyzed.id, "pacs", 1) is None
+    assert state_of(journal, analyzed) == InstanceState.NOT_ANALYZED
+    row = journal.load(analyzed.id)
     assert row
     assert row.reason == "unlike"
 
 
-def test_a_negative_answer_is_silent_unless_something_else_would_have_the_last_word(
+def test_negative_answer_is_delivered_only_after_a_notice(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
     journal = with_pacs(engine, tmp_path, send_negative=False)
@@ -528,17 +532,17 @@ def test_a_negative_answer_is_silent_unless_something_else_would_have_the_last_w
 
     journal.analyses.answer(first.id, 1, negative)
     journal.analyses.conclude(second.id, 1, failed)
-    delivered(journal, second, 1, "2.25.7")
+    deliver(journal, second, 1, "2.25.7")
     journal.analyze_again(second.id)
     journal.analyses.answer(second.id, 2, negative)
 
     assert state_of(journal, first) == InstanceState.ANALYZED
     assert state_of(journal, second) == InstanceState.DELIVERING
-    delivered(journal, second, 2, "2.25.1")
+    deliver(journal, second, 2, "2.25.1")
     assert state_of(journal, second) == InstanceState.DELIVERED
 
 
-def test_a_negative_answer_follows_what_arrived_in_part(
+def test_negative_answer_is_delivered_after_a_partial_delivery(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
     kinds = ("secondary_capture", "structured_report")
@@ -558,7 +562,7 @@ def test_a_negative_answer_follows_what_arrived_in_part(
     assert state_of(journal, one) == InstanceState.DELIVERING
 
 
-def test_a_notice_that_does_not_arrive_is_told_of_until_it_does(
+def test_reason_mentions_an_undelivered_notice_until_it_is_delivered(
     engine: sa.Engine, tmp_path: Path, receive: Receive
 ) -> None:
     journal = with_pacs(engine, tmp_path, send_negative=False)
@@ -572,7 +576,7 @@ def test_a_notice_that_does_not_arrive_is_told_of_until_it_does(
     journal.settlement.settle(one.id, destination("pacs"), 1, {"2.25.7": REFUSED})
     refused = journal.load(one.id)
     journal.deliveries.retry(one.id, "pacs")
-    delivered(journal, one, 2, "2.25.7")
+    deliver(journal, one, 2, "2.25.7")
     arrived = journal.load(one.id)
 
     assert refused
@@ -583,20 +587,20 @@ def test_a_notice_that_does_not_arrive_is_told_of_until_it_does(
     assert arrived.reason == "A chest."
 
 
-def test_a_delivery_of_which_nothing_is_missing_settles_at_once(
-    journal: Journal, answered: ReceivedInstance
+def test_delivery_without_missing_objects_settles_at_once(
+    journal: Journal, analyzed: ReceivedInstance
 ) -> None:
-    journal.deliveries.begin(answered.id, "pacs", 1)
-    journal.settlement.settle(answered.id, destination("pacs"), 1, {"2.25.1": STORED})
-    journal.deliveries.retry(answered.id, "pacs")
+    journal.deliveries.begin(analyzed.id, "pacs", 1)
+    journal.settlement.settle(analyzed.id, destination("pacs"), 1, {"2.25.1": STORED})
+    journal.deliveries.retry(analyzed.id, "pacs")
 
-    assert journal.deliveries.begin(answered.id, "pacs", 2) == {}
-    state = journal.settlement.settle(answered.id, destination("pacs"), 2, {})
+    assert journal.deliveries.begin(analyzed.id, "pacs", 2) == {}
+    state = journal.settlement.settle(analyzed.id, destination("pacs"), 2, {})
 
     assert state == DeliveryState.DELIVERED
 
 
-def test_the_same_bytes_again_replace_a_file_that_is_gone(
+def test_repeated_instance_replaces_a_missing_file(
     journal: Journal, receive: Receive
 ) -> None:
     first = receive()
@@ -610,7 +614,7 @@ def test_the_same_bytes_again_replace_a_file_that_is_gone(
     assert first.path.read_bytes() == b"the same bytes"
 
 
-def test_a_uid_that_an_older_release_cut_is_whole_when_the_instance_comes_again(
+def test_repeated_instance_completes_uids_that_an_older_release_truncated(
     journal: Journal, receive: Receive
 ) -> None:
     uid = "1.2." + "9" * 63
@@ -631,7 +635,7 @@ def test_a_uid_that_an_older_release_cut_is_whole_when_the_instance_comes_again(
     assert (row.study_instance_uid, row.series_instance_uid) == (uid, uid)
 
 
-def test_an_assumption_about_the_header_is_an_event(
+def test_assumptions_about_the_header_are_events(
     journal: Journal, receive: Receive, engine: sa.Engine
 ) -> None:
     received = receive()
@@ -642,29 +646,29 @@ def test_an_assumption_about_the_header_is_an_event(
     assert events(engine) == ["received", "assumption", "assumption"]
 
 
-def test_a_picture_that_was_answered_under_the_same_uid_is_known(
-    journal: Journal, answered: ReceivedInstance, receive: Receive
+def test_picture_that_has_an_answer_under_the_same_uid_is_refused(
+    journal: Journal, analyzed: ReceivedInstance, receive: Receive
 ) -> None:
-    uid = answered.header.sop_instance_uid
+    uid = analyzed.header.sop_instance_uid
     other = receive("d2", sop_instance_uid=uid)
-    stranger = receive("d3")
+    unrelated = receive("d3")
     journal.record(other)
-    journal.record(stranger)
-    row, strange = (journal.load(each.id) for each in (other, stranger))
+    journal.record(unrelated)
+    row, unrelated_row = (journal.load(each.id) for each in (other, unrelated))
     assert row is not None
-    assert strange is not None
+    assert unrelated_row is not None
     refuse = journal.analyses.refuse_known
 
     with pytest.raises(SamePictureError, match=r"revision 1\. Its results") as refusal:
         refuse(row, ANSWER.picture_digest, ANSWER.identity_digest)
 
-    assert refusal.value.known == answered.id
+    assert refusal.value.known == analyzed.id
     refuse(row, "q" * 64, ANSWER.identity_digest)
-    refuse(strange, ANSWER.picture_digest, ANSWER.identity_digest)
+    refuse(unrelated_row, ANSWER.picture_digest, ANSWER.identity_digest)
 
 
 @pytest.mark.parametrize("sender", ["MODALITY", "ROOM2"])
-def test_where_results_go_back_each_sender_gets_results(
+def test_each_sender_gets_results_if_results_return_to_senders(
     journal: Journal, engine: sa.Engine, tmp_path: Path, receive: Receive, sender: str
 ) -> None:
     address = Address(ae_title="ROOM2", host="localhost", port=104)
@@ -688,10 +692,10 @@ def test_where_results_go_back_each_sender_gets_results(
         assert journal.analyses.answer(second.id, 1, ANSWER)
 
 
-def test_what_is_analyzed_again_by_hand_is_answered_though_it_is_known(
-    journal: Journal, answered: ReceivedInstance, receive: Receive
+def test_known_picture_gets_an_answer_if_a_user_requests_the_analysis(
+    journal: Journal, analyzed: ReceivedInstance, receive: Receive
 ) -> None:
-    other = receive("d2", sop_instance_uid=answered.header.sop_instance_uid)
+    other = receive("d2", sop_instance_uid=analyzed.header.sop_instance_uid)
     journal.record(other)
     journal.analyze_again(other.id)
     row = journal.load(other.id)
@@ -742,7 +746,7 @@ OF_THE_SOURCE = {"source_uids": "1.2.9"}
         ),
     ],
 )
-def test_a_for_processing_image_waits_and_knows_its_twin(
+def test_for_processing_image_is_delayed_and_finds_its_twin(
     journal: Journal,
     engine: sa.Engine,
     receive: Receive,
@@ -787,7 +791,7 @@ def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance
 
 
 @pytest.mark.parametrize("known", [{}, HAND])
-def test_exposures_without_a_known_acquisition_are_nobodys_twins(
+def test_images_without_a_known_acquisition_are_not_twins(
     journal: Journal, receive: Receive, known: dict[str, str]
 ) -> None:
     raw = receive(sop_class_uid=DigitalXRayImageStorageForProcessing, **known)
@@ -801,7 +805,7 @@ def test_exposures_without_a_known_acquisition_are_nobodys_twins(
     assert journal.analyses.presentation_twin(row) is None
 
 
-@pytest.mark.usefixtures("answered")
+@pytest.mark.usefixtures("analyzed")
 @pytest.mark.parametrize(
     ("sop_class_uid", "is_return"),
     [
@@ -809,7 +813,7 @@ def test_exposures_without_a_known_acquisition_are_nobodys_twins(
         (SecondaryCaptureImageStorage, True),
     ],
 )
-def test_only_a_capture_with_the_uid_of_a_result_has_come_back(
+def test_only_a_capture_with_the_uid_of_a_result_is_a_returned_result(
     journal: Journal,
     receive: Receive,
     sop_class_uid: str,
@@ -824,12 +828,12 @@ def test_only_a_capture_with_the_uid_of_a_result_has_come_back(
     assert bool(row.returned) is is_return
 
 
-@pytest.mark.usefixtures("answered")
+@pytest.mark.usefixtures("analyzed")
 @pytest.mark.parametrize(
     ("reason", "is_return"),
     [(Unanalyzed.OWN_RESULT, True), (Unanalyzed.AGE, False), (Failure.BROKEN, False)],
 )
-def test_what_is_no_result_of_ours_stands_in_the_worklist(
+def test_only_an_own_result_stays_a_returned_result_after_its_analysis(
     journal: Journal,
     receive: Receive,
     reason: Unanalyzed | Failure,
@@ -849,7 +853,7 @@ def test_what_is_no_result_of_ours_stands_in_the_worklist(
 
 
 def at_once(*tasks: Callable[[], object]) -> list[object]:
-    """Run tasks in a thread each, all starting at the same moment."""
+    """Run each task in its own thread. All start at the same moment."""
     start = threading.Barrier(len(tasks))
 
     def run(task: Callable[[], object]) -> object:
@@ -908,7 +912,7 @@ def test_revisions_that_come_at_the_same_moment_have_different_numbers(
         assert sorted(row.revision for row in rows if row) == [1, 2, 3, 4]
 
 
-def test_one_picture_that_is_answered_twice_at_the_same_moment_has_one_answer(
+def test_simultaneous_answers_to_one_picture_are_recorded_once(
     journal: Journal, receive: Receive
 ) -> None:
     def answer(each: ReceivedInstance) -> str:
@@ -945,7 +949,7 @@ def test_a_delivery_that_begins_while_its_destination_is_resumed_is_not_held_for
         assert any(begin(one.id, "pacs", run) for run in (1, 2))
 
 
-def test_who_writes_to_sqlite_waits_for_its_turn_and_does_not_sleep_at_a_lock(
+def test_sqlite_writer_waits_for_other_threads_before_it_begins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(database, "WAIT_S", 0.05)
@@ -994,11 +998,11 @@ def test_migrate_waits_until_another_process_has_written(tmp_path: Path) -> None
 
     commit.join()
     other.close()
-    with closing(sqlite3.connect(file)) as again:
-        assert again.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
-def test_the_size_of_the_largest_instance_that_may_be_allowed_fits(
+def test_size_of_the_largest_allowed_instance_can_be_recorded(
     journal: Journal, receive: Receive
 ) -> None:
     large = replace(receive(), size=4096 * 1_000_000)
@@ -1010,7 +1014,7 @@ def test_the_size_of_the_largest_instance_that_may_be_allowed_fits(
     assert row.size == 4_096_000_000
 
 
-def test_a_database_that_is_away_is_not_called_old(tmp_path: Path) -> None:
+def test_unreachable_database_is_not_reported_as_outdated(tmp_path: Path) -> None:
     engine = open_engine(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
 
     with pytest.raises(SchemaError, match=r"cannot be opened: .*No such file"):
@@ -1028,7 +1032,7 @@ def test_pauses_double_up_to_a_bound() -> None:
         assert longest / 2 <= pause_s(attempts) <= longest
 
 
-def test_an_unmigrated_database_is_refused_and_migrating_twice_is_as_once(
+def test_unmigrated_database_is_refused_and_migrate_can_be_repeated(
     create: Callable[[], StorageSettings],
 ) -> None:
     storage = create()
@@ -1066,7 +1070,7 @@ def test_a_newer_database_is_refused_unless_it_knows_this_release(
             connection.exec_driver_sql("DELETE FROM journal_version WHERE version=999")
 
 
-def test_this_release_says_which_older_ones_may_work_beside_it(
+def test_schema_names_the_oldest_release_that_works_with_it(
     engine: sa.Engine,
 ) -> None:
     with engine.connect() as connection:

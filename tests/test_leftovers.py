@@ -1,4 +1,4 @@
-"""Files that nobody will ask for go; what is written, recorded or kept stays."""
+"""Orphaned files are removed; files that are written, recorded or known stay."""
 
 import os
 import time
@@ -21,15 +21,15 @@ def files(spool: Spool) -> list[str]:
     return sorted(path.suffix for path in spool.directory.iterdir())
 
 
-def nobody(_: Sequence[str]) -> set[str]:
+def none_known(_: Sequence[str]) -> set[str]:
     return set()
 
 
-def swept(spool: Spool, known: Known, *, older_than_s: float) -> int:
-    return remove_orphans(spool, known, nobody, older_than_s=older_than_s)
+def sweep(spool: Spool, known: Known, *, older_than_s: float) -> int:
+    return remove_orphans(spool, known, none_known, older_than_s=older_than_s)
 
 
-def test_a_sweep_removes_what_a_dead_writer_left_and_nothing_that_is_written(
+def test_sweep_removes_unfinished_files_of_dead_writers_only(
     spool: Spool,
 ) -> None:
     (spool.directory / "dead.part").touch()
@@ -42,7 +42,7 @@ def test_a_sweep_removes_what_a_dead_writer_left_and_nothing_that_is_written(
     assert files(spool) == [".dcm"]
 
 
-def kept(spool: Spool, *, age_s: float = 0) -> str:
+def stored_instance(spool: Spool, *, age_s: float = 0) -> str:
     arrival = spool.begin(b"")
     arrival.keep()
     arrival.close()
@@ -50,10 +50,14 @@ def kept(spool: Spool, *, age_s: float = 0) -> str:
     return arrival.id
 
 
-def test_a_sweep_removes_old_instances_that_no_journal_knows(spool: Spool) -> None:
-    known, orphan, young = kept(spool, age_s=99), kept(spool, age_s=99), kept(spool)
+def test_sweep_removes_old_instances_that_are_not_in_the_journal(spool: Spool) -> None:
+    known, orphan, young = (
+        stored_instance(spool, age_s=99),
+        stored_instance(spool, age_s=99),
+        stored_instance(spool),
+    )
 
-    removed = swept(spool, {known}.intersection, older_than_s=10)
+    removed = sweep(spool, {known}.intersection, older_than_s=10)
 
     assert removed == 1
     assert spool.path(known).exists()
@@ -61,34 +65,34 @@ def test_a_sweep_removes_old_instances_that_no_journal_knows(spool: Spool) -> No
     assert not spool.path(orphan).exists()
 
 
-def test_a_sweep_leaves_alone_what_is_being_recorded(spool: Spool) -> None:
+def test_sweep_keeps_an_instance_that_is_being_recorded(spool: Spool) -> None:
     arrival = spool.begin(b"")
     arrival.keep()
     os.utime(arrival.path, (0, 0))
 
-    assert swept(spool, nobody, older_than_s=0) == 0
+    assert sweep(spool, none_known, older_than_s=0) == 0
     arrival.close()
-    assert swept(spool, nobody, older_than_s=0) == 1
+    assert sweep(spool, none_known, older_than_s=0) == 1
 
 
-def test_a_sweep_asks_again_once_nobody_can_be_recording(spool: Spool) -> None:
-    instance = kept(spool, age_s=99)
-    answers: list[set[str]] = [{instance}, set()]  # from the end
+def test_sweep_queries_the_journal_again_before_it_removes(spool: Spool) -> None:
+    instance = stored_instance(spool, age_s=99)
+    responses: list[set[str]] = [{instance}, set()]  # popped from the end
 
-    def recorded_meanwhile(_: Sequence[str]) -> set[str]:
-        return answers.pop()
+    def recorded_in_between(_: Sequence[str]) -> set[str]:
+        return responses.pop()
 
-    assert swept(spool, recorded_meanwhile, older_than_s=10) == 0
+    assert sweep(spool, recorded_in_between, older_than_s=10) == 0
     assert spool.path(instance).exists()
 
 
-def test_old_results_that_no_answer_names_any_more_are_removed(spool: Spool) -> None:
+def test_sweep_removes_old_results_that_are_not_in_the_journal(spool: Spool) -> None:
     old, kept, young = (spool.store_result(name, b"") for name in "abc")
     for path in (old, kept):
         os.utime(spool.results.parent / path, (0, time.time() - 99))
 
-    removed = remove_orphans(spool, nobody, {kept}.intersection, older_than_s=10)
+    removed = remove_orphans(spool, none_known, {kept}.intersection, older_than_s=10)
 
     assert removed == 1
-    there = {f"results/{path.name}" for path in spool.results.iterdir()}
-    assert there == {kept, young}
+    left = {f"results/{path.name}" for path in spool.results.iterdir()}
+    assert left == {kept, young}

@@ -1,4 +1,4 @@
-"""Files that somebody names become instances, or are refused in words."""
+"""Local files become instances, or are refused with an error."""
 
 import random
 from pathlib import Path
@@ -36,7 +36,7 @@ def unknown_vr(draft: Draft) -> None:
 
 
 @pytest.mark.parametrize("harm", [nested_too_deep, unknown_vr])
-def test_a_broken_file_is_an_error_of_ours_that_quotes_nothing(
+def test_broken_file_raises_an_error_without_its_content(
     harm: object, tmp_path: Path
 ) -> None:
     broken = draft()
@@ -50,7 +50,7 @@ def test_a_broken_file_is_an_error_of_ours_that_quotes_nothing(
     assert "Secret" not in str(caught.value)
 
 
-def test_a_file_without_preamble_is_read_where_it_lies(tmp_path: Path) -> None:
+def test_file_without_preamble_is_read_in_place(tmp_path: Path) -> None:
     path = tmp_path / "bare"
     path.write_bytes(PHANTOM.dataset)
 
@@ -63,12 +63,12 @@ def test_a_file_without_preamble_is_read_where_it_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uid", [b"../../etc/passwd", b"1.2\n3", b"1" * 257, b"\xc3"])
-def test_what_is_no_uid_does_not_pass_for_one(uid: bytes, tmp_path: Path) -> None:
-    false = draft()
+def test_invalid_uids_are_dropped(uid: bytes, tmp_path: Path) -> None:
+    invalid = draft()
     for keyword in ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID"):
-        false.put(keyword, uid)
+        invalid.put(keyword, uid)
 
-    header = adopted(false, tmp_path).header
+    header = adopted(invalid, tmp_path).header
 
     assert header.sop_instance_uid == ""
     assert header.study_instance_uid == ""

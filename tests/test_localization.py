@@ -1,4 +1,4 @@
-"""The arrow: its tip on the peak, its tail out of the way."""
+"""The arrow points at the peak of the saliency map."""
 
 import math
 
@@ -29,7 +29,7 @@ def drawn(rows: int, columns: int, saliency: NDArray[np.float32]) -> Arrow:
     return arrow
 
 
-def test_tip_is_the_middle_of_the_peaks_cell_in_the_radiographs_pixels() -> None:
+def test_tip_is_the_center_of_the_peak_cell_in_pixels_of_the_radiograph() -> None:
     # Cells of 10 x 20 pixels: row 3 is 30 to 40, column 5 is 100 to 120.
     arrow = drawn(1000, 2000, peak_at(3, 5, (100, 100)))
 
@@ -43,7 +43,7 @@ def test_a_map_of_zeros_gets_no_arrow() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1000, 800), (800, 1000), (512, 512)])
-def test_length_is_a_sixth_of_the_long_side_where_there_is_room(
+def test_length_is_a_sixth_of_the_long_side_if_there_is_room(
     rows: int, columns: int
 ) -> None:
     arrow = drawn(rows, columns, peak_at(50, 50, (100, 100)))
@@ -51,17 +51,17 @@ def test_length_is_a_sixth_of_the_long_side_where_there_is_room(
     assert math.dist(arrow.tip, arrow.tail) == pytest.approx(0.17 * max(rows, columns))
 
 
-@pytest.mark.parametrize("lying", [True, False])
-def test_arrow_comes_in_across_the_bone_and_not_along_it(lying: bool) -> None:  # noqa: FBT001
+@pytest.mark.parametrize("horizontal", [True, False])
+def test_arrow_crosses_the_bone_instead_of_following_it(horizontal: bool) -> None:  # noqa: FBT001
     pixels = np.full((1000, 1000), 60, np.uint8)
     pixels[460:540] = 220
-    if not lying:
+    if not horizontal:
         pixels = np.ascontiguousarray(pixels.T)
     arrow = point_at_peak(radiograph(pixels), peak_at(50, 50, (100, 100)))
 
     assert arrow is not None
     along, across = (abs(a - b) for a, b in zip(arrow.tip, arrow.tail, strict=True))
-    if not lying:
+    if not horizontal:
         along, across = across, along
     assert across > 2 * along
 

@@ -1,4 +1,4 @@
-"""Logging in and out, as a browser does it."""
+"""Login and logout in a browser."""
 
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
@@ -9,8 +9,8 @@ import pytest
 from api.people import AccessEvent, Person
 from tests.asking import ACTING, LOOKING, PROXY, TOKENS, Site
 
-BEHIND = {"X-Forwarded-Proto": "https"}
-NEAR = "10.0.0.9"
+HTTPS = {"X-Forwarded-Proto": "https"}
+PROXY_ADDRESS = "10.0.0.9"
 
 
 @pytest.fixture
@@ -23,39 +23,42 @@ def cookie(response: httpx.Response) -> "Morsel[str]":
     return only
 
 
-def test_the_token_begins_a_session_for_twelve_hours(site: Site) -> None:
-    response = site.log_in(f" {LOOKING}\n")  # as it is pasted
+def test_login_starts_a_session_of_twelve_hours(site: Site) -> None:
+    response = site.log_in(f" {LOOKING}\n")  # pasted with white space
 
-    begun = cookie(response)
+    session_cookie = cookie(response)
     assert response.status_code == 303
     assert response.headers["location"] == "/"
-    assert begun.key == "fracture-node"
-    assert (begun["httponly"], begun["secure"]) == (True, "")
-    assert (begun["samesite"], begun["path"]) == ("strict", "/")
-    assert begun["max-age"] == "43200"
-    assert begun["domain"] == ""
-    assert LOOKING not in begun.value
+    assert session_cookie.key == "fracture-node"
+    assert (session_cookie["httponly"], session_cookie["secure"]) == (True, "")
+    assert (session_cookie["samesite"], session_cookie["path"]) == ("strict", "/")
+    assert session_cookie["max-age"] == "43200"
+    assert session_cookie["domain"] == ""
+    assert LOOKING not in session_cookie.value
     assert site.told == [
         AccessEvent("login", Person("looking", "viewer"), "192.0.2.7", "/login")
     ]
 
 
-def test_over_https_the_cookie_is_of_this_host_and_of_https_alone(site: Site) -> None:
-    response = site.log_in(LOOKING, BEHIND, peer=NEAR)
+def test_cookie_over_https_is_secure_and_bound_to_the_host(site: Site) -> None:
+    response = site.log_in(LOOKING, HTTPS, peer=PROXY_ADDRESS)
 
-    begun = cookie(response)
-    assert begun.key == "__Host-fracture-node"
-    assert begun["secure"] is True
-    assert (begun["path"], begun["domain"]) == ("/", "")
-    sent = {"Cookie": f"{begun.key}={begun.value}"}
-    assert site.ask("GET", "/docs", {**sent, **BEHIND}, peer=NEAR).status_code == 200
-    # A neighbor that is reached by http cannot put a cookie in its place.
-    plain = {"Cookie": f"fracture-node={begun.value}", **BEHIND}
-    assert site.ask("GET", "/docs", plain, peer=NEAR).status_code == 401
+    session_cookie = cookie(response)
+    assert session_cookie.key == "__Host-fracture-node"
+    assert session_cookie["secure"] is True
+    assert (session_cookie["path"], session_cookie["domain"]) == ("/", "")
+    sent = {"Cookie": f"{session_cookie.key}={session_cookie.value}"}
+    assert (
+        site.ask("GET", "/docs", {**sent, **HTTPS}, peer=PROXY_ADDRESS).status_code
+        == 200
+    )
+    # A cookie that another host set over HTTP is not accepted over HTTPS.
+    plain = {"Cookie": f"fracture-node={session_cookie.value}", **HTTPS}
+    assert site.ask("GET", "/docs", plain, peer=PROXY_ADDRESS).status_code == 401
 
 
 @pytest.mark.parametrize(
-    ("asked", "path"),
+    ("target", "path"),
     [
         ("/docs", "/docs"),
         ("/worklist/1.2.3", "/worklist/1.2.3"),
@@ -67,17 +70,17 @@ def test_over_https_the_cookie_is_of_this_host_and_of_https_alone(site: Site) ->
         ("", "/"),
     ],
 )
-def test_after_the_login_comes_what_was_asked_for_if_it_is_ours(
-    site: Site, asked: str, path: str
+def test_login_redirects_only_to_paths_of_this_site(
+    site: Site, target: str, path: str
 ) -> None:
-    shown = site.ask("GET", "/login", params={"next": asked})
+    page = site.ask("GET", "/login", params={"next": target})
 
-    assert f'name="next" value="{path}"' in shown.text
-    assert site.log_in(LOOKING, after=asked).headers["location"] == path
+    assert f'name="next" value="{path}"' in page.text
+    assert site.log_in(LOOKING, after=target).headers["location"] == path
 
 
 @pytest.mark.parametrize("token", ["", "x" * 43, LOOKING[:-1], "ä" * 30, "\ud800" * 30])
-def test_a_wrong_token_is_told_on_the_page(site: Site, token: str) -> None:
+def test_wrong_token_is_reported_on_the_page(site: Site, token: str) -> None:
     content = httpx.QueryParams({"token": token.encode(errors="surrogatepass")})
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -90,32 +93,34 @@ def test_a_wrong_token_is_told_on_the_page(site: Site, token: str) -> None:
     assert site.told == [AccessEvent("login failed", None, "192.0.2.7", "/login")]
 
 
-def test_after_too_many_wrong_tokens_an_address_waits_and_no_other(site: Site) -> None:
+def test_too_many_wrong_tokens_block_only_their_address(site: Site) -> None:
     for _ in range(7):
         site.log_in("wrong" * 9)
 
-    late = site.log_in(LOOKING)
+    blocked = site.log_in(LOOKING)
     other = site.log_in(LOOKING, peer="192.0.2.8")
 
-    assert late.status_code == 429
-    assert int(late.headers["retry-after"]) in range(1, 3)
-    assert "Too many wrong tokens came from 192.0.2.7" in late.text
+    assert blocked.status_code == 429
+    assert int(blocked.headers["retry-after"]) in range(1, 3)
+    assert "Too many wrong tokens came from 192.0.2.7" in blocked.text
     assert other.status_code == 303
 
 
-def test_people_behind_a_proxy_do_not_wait_for_each_other(site: Site) -> None:
+def test_clients_behind_a_proxy_are_blocked_separately(site: Site) -> None:
     for _ in range(7):
-        site.log_in("wrong" * 9, {"X-Forwarded-For": "192.0.2.1"}, peer=NEAR)
+        site.log_in("wrong" * 9, {"X-Forwarded-For": "192.0.2.1"}, peer=PROXY_ADDRESS)
 
     tries = [
-        site.log_in(LOOKING, {"X-Forwarded-For": f"192.0.2.{number}"}, peer=NEAR)
+        site.log_in(
+            LOOKING, {"X-Forwarded-For": f"192.0.2.{number}"}, peer=PROXY_ADDRESS
+        )
         for number in (1, 2)
     ]
 
     assert [each.status_code for each in tries] == [429, 303]
 
 
-def test_logging_out_ends_the_session_wherever_its_cookie_is(site: Site) -> None:
+def test_logout_ends_the_session_for_every_copy_of_its_cookie(site: Site) -> None:
     held, other = site.session(ACTING), site.session(ACTING)
 
     response = site.ask("POST", "/logout", held)
@@ -130,20 +135,22 @@ def test_logging_out_ends_the_session_wherever_its_cookie_is(site: Site) -> None
     assert site.told[-1] == AccessEvent("logout", person, "192.0.2.7", "/logout")
 
 
-def test_nobody_logs_out_by_following_a_link(site: Site) -> None:
+def test_logout_by_get_is_refused(site: Site) -> None:
     assert site.ask("GET", "/logout", site.session(LOOKING)).status_code == 405
 
 
-def test_who_is_logged_in_is_named_and_may_log_out(site: Site) -> None:
+def test_page_shows_the_user_and_a_logout_for_sessions(site: Site) -> None:
     session = site.ask("GET", "/docs", site.session(LOOKING)).text
-    proxy = site.ask("GET", "/docs", {"X-Remote-User": "<anna>"}, peer=NEAR).text
-    nobody = site.ask("GET", "/login").text
+    proxy = site.ask(
+        "GET", "/docs", {"X-Remote-User": "<anna>"}, peer=PROXY_ADDRESS
+    ).text
+    login_page = site.ask("GET", "/login").text
 
     assert ">looking<" in session
     assert "/logout" in session
     assert ">&lt;anna&gt;<" in proxy
     assert "/logout" not in proxy
-    assert "<nav" not in nobody
+    assert "<nav" not in login_page
 
 
 @pytest.mark.parametrize(
@@ -156,7 +163,5 @@ def test_who_is_logged_in_is_named_and_may_log_out(site: Site) -> None:
         (b"", 401),
     ],
 )
-def test_a_form_that_is_none_is_answered_and_not_kept(
-    site: Site, body: bytes, status: int
-) -> None:
+def test_malformed_form_is_refused(site: Site, body: bytes, status: int) -> None:
     assert site.ask("POST", "/login", content=body).status_code == status

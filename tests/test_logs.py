@@ -1,4 +1,4 @@
-"""Log lines: one a step, as text or JSON, and what they never hold."""
+"""Log lines as text or JSON: one line for each step, without patient data."""
 
 import io
 import json
@@ -19,13 +19,13 @@ SECRET = "DOE^JANE"  # noqa: S105 - of a patient
 
 
 class Log:
-    """What a logger of its own writes."""
+    """The output of a separate logger."""
 
     def __init__(self, formatter: logging.Formatter) -> None:
         self.stream = io.StringIO()
         self.handler = logging.StreamHandler(self.stream)
         self.handler.setFormatter(formatter)
-        self.logger = logging.Logger("test")  # noqa: LOG001 - nobody else's
+        self.logger = logging.Logger("test")  # noqa: LOG001 - not shared
         self.logger.addHandler(self.handler)
 
     def lines(self) -> list[str]:
@@ -50,8 +50,8 @@ def test_a_step_is_one_line_of_text_with_uid_id_and_seconds(text: Log) -> None:
         log_step(text.logger, "not analyzed", "An ultrasound.", seconds=0.25)
 
     [line] = text.lines()
-    said = f"worker-0 INFO Not analyzed {UID} [{ID}] in 0.250 s: An ultrasound."
-    assert line.endswith(said)
+    expected = f"worker-0 INFO Not analyzed {UID} [{ID}] in 0.250 s: An ultrasound."
+    assert line.endswith(expected)
 
 
 def test_a_step_is_one_object_of_json(structured: Log) -> None:
@@ -59,9 +59,9 @@ def test_a_step_is_one_object_of_json(structured: Log) -> None:
         log_step(structured.logger, "received", "from\nCR1", seconds=0.5)
 
     [line] = structured.objects()
-    when = datetime.fromisoformat(line.pop("time"))
-    assert when.utcoffset() == timedelta(0)
-    assert abs(datetime.now(UTC) - when) < timedelta(minutes=1)
+    time = datetime.fromisoformat(line.pop("time"))
+    assert time.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - time) < timedelta(minutes=1)
     assert line == {
         "role": "worker-0",
         "level": "INFO",
@@ -73,7 +73,7 @@ def test_a_step_is_one_object_of_json(structured: Log) -> None:
     }
 
 
-def test_whatever_is_logged_at_work_on_an_instance_is_about_it(
+def test_records_during_work_on_an_instance_have_its_ids(
     text: Log, structured: Log
 ) -> None:
     for log in (text, structured):
@@ -97,7 +97,7 @@ def broken() -> None:
 
 
 @pytest.mark.parametrize("form", [TextFormatter, JsonFormatter])
-def test_an_exception_is_told_by_its_kind_and_place_and_not_by_its_message(
+def test_exception_is_logged_by_type_and_location_without_its_message(
     form: type[TextFormatter | JsonFormatter],
 ) -> None:
     log = Log(form("api"))
@@ -106,17 +106,17 @@ def test_an_exception_is_told_by_its_kind_and_place_and_not_by_its_message(
     except ValueError:
         log.logger.exception("An error of this program")
 
-    said = log.stream.getvalue()
-    assert SECRET not in said
-    assert "ValueError" in said
-    assert "KeyError" in said
-    assert "in broken" in said
+    output = log.stream.getvalue()
+    assert SECRET not in output
+    assert "ValueError" in output
+    assert "KeyError" in output
+    assert "in broken" in output
 
 
-def test_a_record_that_another_handler_has_written_before_keeps_its_secret(
+def test_record_that_another_handler_formatted_first_hides_the_message(
     structured: Log,
 ) -> None:
-    # The standard library's formatters leave their text of the exception behind.
+    # Formatters of the standard library cache the text of the exception.
     structured.logger.handlers.insert(0, logging.StreamHandler(io.StringIO()))
     try:
         broken()
@@ -190,7 +190,7 @@ broken()
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_an_exception_that_nothing_catches_is_one_line_without_its_message(
+def test_uncaught_exception_is_one_line_without_its_message(
     form: str,
 ) -> None:
     done = subprocess.run(
@@ -204,22 +204,22 @@ def test_an_exception_that_nothing_catches_is_one_line_without_its_message(
     assert SECRET not in done.stdout + done.stderr
     lines = done.stderr.splitlines()
     if form == "json":
-        said = [json.loads(line) for line in lines]
-        assert {each["role"] for each in said} == {"worker-0"}
-        messages = [f"{each['level']} {each['message']}" for each in said]
+        entries = [json.loads(line) for line in lines]
+        assert {each["role"] for each in entries} == {"worker-0"}
+        messages = [f"{each['level']} {each['message']}" for each in entries]
     else:
         messages = [line.partition(" worker-0 ")[2] for line in lines]
-    where = r"ValueError in broken \(<string>:\d+\)"
+    at = r"ValueError in broken \(<string>:\d+\)"
     cause = r", from KeyError in broken \(<string>:\d+\)"
     expected = [
-        rf"ERROR Uncaught exception in thread association: {where} < run \(.*{cause}",
-        rf"ERROR Ignored exception: {where} < __del__ \(<string>:\d+\){cause}",
-        rf"ERROR Uncaught exception in an event loop: {where} < _run \(.*{cause}",
-        rf"ERROR Uncaught exception in an event loop: {where} < wait \(.*{cause}",
+        rf"ERROR Uncaught exception in thread association: {at} < run \(.*{cause}",
+        rf"ERROR Ignored exception: {at} < __del__ \(<string>:\d+\){cause}",
+        rf"ERROR Uncaught exception in an event loop: {at} < _run \(.*{cause}",
+        rf"ERROR Uncaught exception in an event loop: {at} < wait \(.*{cause}",
         "ERROR Odd",
         r"ERROR A line of dicom_node cannot be logged: TypeError in getMessage \(.*",
         'ERROR Failed: Traceback: File "<string>", line .*, in broken',
-        rf"CRITICAL Uncaught exception: {where} < <module> \(<string>:\d+\){cause}",
+        rf"CRITICAL Uncaught exception: {at} < <module> \(<string>:\d+\){cause}",
     ]
     assert len(messages) == len(expected), messages
     for message, pattern in zip(messages, expected, strict=True):

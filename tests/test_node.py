@@ -1,4 +1,4 @@
-"""The whole node as a hospital runs it: real processes, senders and archive."""
+"""The complete node: real processes, senders and archive."""
 
 import json
 import os
@@ -81,14 +81,14 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def config(tmp_path: Path, archive: Archive) -> Path:
-    """Settings of a node without an api, which takes long to start."""
+    """Settings of a node without the api, which starts slowly."""
     path = tmp_path / "node.toml"
     path.write_text(CONFIG.format(port=archive.port, api=0))
     return path
 
 
 @pytest.fixture
-def whole(tmp_path: Path, archive: Archive) -> Path:
+def config_with_api(tmp_path: Path, archive: Archive) -> Path:
     """Settings of a node with all roles."""
     path = tmp_path / "node.toml"
     path.write_text(CONFIG.format(port=archive.port, api=1))
@@ -97,7 +97,7 @@ def whole(tmp_path: Path, archive: Archive) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Hospital:
-    """A node at work, its archive, and the folder of both."""
+    """A running node, its archive, and the folder of both."""
 
     node: Served
     archive: Archive
@@ -108,22 +108,22 @@ class Hospital:
         return self.folder / "node.toml"
 
     def wait(self, source: Path) -> Stored:
-        """Wait for what comes back into the study of an instance."""
+        """Wait for the first result in the study of an instance."""
         study = dcmread(source).StudyInstanceUID
         found: list[Stored] = []
 
-        def has_come() -> bool:
+        def has_arrived() -> bool:
             log = self.archive.log
             found.extend(each for each in log if each.study_instance_uid == study)
             return bool(found)
 
-        wait_for(has_come)
+        wait_for(has_arrived)
         return found[0]
 
 
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
-    """For tests that do not mind what others send: to start takes long."""
+    """Run a node for all tests that tolerate the images of other tests."""
     folder = tmp_path_factory.mktemp("hospital")
     archive = start_archive(folder / "archive")
     text = CONFIG.format(port=archive.port, api=1) + '[log]\nformat = "json"\n'
@@ -144,12 +144,18 @@ def phantoms(folder: Path, count: int) -> list[Path]:
     return paths
 
 
-def test_a_radiograph_comes_back_annotated_in_its_study(
+def test_annotated_result_is_stored_in_the_study_of_the_radiograph(
     hospital: Hospital, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
-    where = hospital.node.address
-    command = [peer("storescu"), "-aec", where.ae_title, where.host, str(where.port)]
+    address = hospital.node.address
+    command = [
+        peer("storescu"),
+        "-aec",
+        address.ae_title,
+        address.host,
+        str(address.port),
+    ]
 
     subprocess.run([*command, path], check=True)
     stored = hospital.wait(path)
@@ -167,7 +173,7 @@ COMMAND = b"\0\0\x02\0\6\0\0\x001.2.3\0"
 Harm = Callable[[Draft], None]
 
 
-def as_it_is(_draft: Draft) -> None:
+def unchanged(_draft: Draft) -> None:
     pass
 
 
@@ -179,7 +185,7 @@ def with_foreign_elements(draft: Draft) -> None:
 
 
 def in_several_fragments(draft: Draft) -> None:
-    """Divide the one frame, with an offset for each piece."""
+    """Split the frame into fragments, with an offset for each fragment."""
     pixels = draft.find(0x7FE00010)
     assert pixels is not None
     items = draft.data[pixels.value : pixels.end - 8]
@@ -192,49 +198,49 @@ def in_several_fragments(draft: Draft) -> None:
     draft.splice(pixels.value, pixels.end - 8, items)
 
 
-ODD: list[tuple[int, Harm, str, str]] = [
-    (0, as_it_is, "1.2.7.0", "1.2.8.0"),
+NONCONFORMANT: list[tuple[int, Harm, str, str]] = [
+    (0, unchanged, "1.2.7.0", "1.2.8.0"),
     (0, with_foreign_elements, "1.2.7.1", "1.2.8.1"),
     (1, with_foreign_elements, "1.2.7.2", "1.2.8.2"),
     (2, with_foreign_elements, "1.2.7.3", "1.2.8.3"),
     (2, in_several_fragments, "1.2.7.4", "1.2.8.4"),
-    (0, as_it_is, "1.2.7.5", LONG[:67]),
-    (1, as_it_is, LONG[:66], "1.02..8"),
+    (0, unchanged, "1.2.7.5", LONG[:67]),
+    (1, unchanged, LONG[:66], "1.02..8"),
 ]
-"""Which of the phantoms, what is done to it, its SOP and Study Instance UID."""
+"""Number of the phantom, change to it, SOP and Study Instance UID."""
 
 
 @pytest.mark.filterwarnings("ignore:The value length")  # the sender's pydicom
-def test_datasets_that_break_the_standard_are_analyzed_as_the_picture_in_them(
+def test_nonconformant_datasets_with_the_same_picture_get_the_same_answer(
     hospital: Hospital,
 ) -> None:
     plain = samples()
     sent: list[Sample] = []
-    for which, harm, uid, study in ODD:
-        draft = opened(plain[which], random.Random(0))
+    for number, harm, uid, study in NONCONFORMANT:
+        draft = opened(plain[number], random.Random(0))
         draft.put("SOPInstanceUID", uid.encode())
         draft.put("StudyInstanceUID", study.encode())
         harm(draft)
-        head = plain[which].syntax, plain[which].sop_class_uid
+        head = plain[number].syntax, plain[number].sop_class_uid
         sent.append(Sample(harm.__name__, *head, uid, closed(draft)))
 
     with raw_sender(hospital.node.address.port) as sender:
         answers = [sender.send(sample) for sample in sent]
-    uids, studies = ([each[place] for each in ODD] for place in (2, 3))
+    uids, studies = ([each[column] for each in NONCONFORMANT] for column in (2, 3))
     wait_for(
         lambda: [states(hospital.config, uid) for uid in uids] == [["delivered"]] * 7
     )
 
     assert [answer.status for answer in answers] == [0] * 7
-    with history(hospital.config) as told:
-        rows = [told.by_uid(uid)[0] for uid in uids]
+    with history(hospital.config) as entries:
+        rows = [entries.by_uid(uid)[0] for uid in uids]
     assert len({row.probability for row in rows}) == 1  # they are the same picture
     assert [row.study_instance_uid for row in rows] == studies
     delivered = {each.study_instance_uid for each in hospital.archive.log}
     assert delivered >= set(studies)
 
 
-def test_the_same_picture_under_another_patient_or_study_comes_back_there(
+def test_same_picture_in_another_patient_or_study_gets_its_own_result(
     hospital: Hospital,
 ) -> None:
     first = samples()[0]
@@ -279,15 +285,21 @@ def test_the_same_picture_under_another_patient_or_study_comes_back_there(
 
 
 @pytest.mark.dcmtk
-def test_an_instance_that_dcmtk_sends_under_a_uid_that_it_cut_has_its_whole_uid(
+def test_instance_that_dcmtk_sends_with_a_truncated_uid_has_its_full_uid(
     hospital: Hospital, tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
     draft = opened(samples()[0], random.Random(0))
     draft.put("SOPInstanceUID", LONG[:70].encode())
     path = tmp_path / "long.dcm"
     path.write_bytes(replace(samples()[0], dataset=closed(draft)).part10)
-    where = hospital.node.address
-    command = [peer("storescu"), "-aec", where.ae_title, where.host, str(where.port)]
+    address = hospital.node.address
+    command = [
+        peer("storescu"),
+        "-aec",
+        address.ae_title,
+        address.host,
+        str(address.port),
+    ]
 
     subprocess.run([*command, path], check=True)
 
@@ -296,7 +308,7 @@ def test_an_instance_that_dcmtk_sends_under_a_uid_that_it_cut_has_its_whole_uid(
 
 
 @pytest.mark.postgresql
-def test_the_node_works_on_postgresql_and_outlives_its_restart(
+def test_node_works_on_postgresql_and_survives_its_restart(
     config: Path, archive: Archive, tmp_path: Path, postgresql: str
 ) -> None:
     with psycopg.connect(postgresql, autocommit=True) as administration:
@@ -311,7 +323,7 @@ def test_the_node_works_on_postgresql_and_outlives_its_restart(
         with serving(config) as node:
             outcomes = send([one], node.address, calling_ae_title="TEST")
             archive.wait(1, timeout_s=PATIENCE_S)
-            # What a restart of the server does to those who are connected.
+            # A restart of the server ends all connections, as this does.
             administration.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = 'node'"
@@ -327,18 +339,18 @@ def test_the_node_works_on_postgresql_and_outlives_its_restart(
     assert status == 0
 
 
-def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
+def test_image_that_decodes_too_slowly_fails_alone(
     hospital: Hospital, tmp_path: Path
 ) -> None:
-    before, poison, after = phantoms(tmp_path / "phantoms", 3)
-    made_slow(poison)
+    before, slow, after = phantoms(tmp_path / "phantoms", 3)
+    made_slow(slow)
 
     outcomes = send(
-        [before, poison, after], hospital.node.address, calling_ae_title="TEST"
+        [before, slow, after], hospital.node.address, calling_ae_title="TEST"
     )
     hospital.wait(before)
     hospital.wait(after)
-    uid = str(dcmread(poison, stop_before_pixels=True).SOPInstanceUID)
+    uid = str(dcmread(slow, stop_before_pixels=True).SOPInstanceUID)
     wait_for(lambda: reasons(hospital.config, uid) != [""])
 
     (reason,) = reasons(hospital.config, uid)
@@ -347,38 +359,37 @@ def test_a_poison_image_fails_in_words_and_takes_nothing_with_it(
     assert counts(hospital.config)["failed"] == 1
 
 
-def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothing(
-    whole: Path, archive: Archive, tmp_path: Path
+def test_killed_node_ends_its_roles_and_loses_nothing(
+    config_with_api: Path, archive: Archive, tmp_path: Path
 ) -> None:
     paths = phantoms(tmp_path / "phantoms", 10)
-    with serving(whole) as node:
+    with serving(config_with_api) as node:
         outcomes = send(paths[:8], node.address, calling_ae_title="TEST")
         archive.wait(3, timeout_s=PATIENCE_S)
-        wait_for(lambda: recorded(whole) != set())
+        wait_for(lambda: recorded(config_with_api) != set())
         modules = ("dicom_node.receiver", "dicom_node.worker", "api")
         roles = [each for module in modules for each in node.roles(module)]
         node.kill()
         killed_at = datetime.now(UTC)
         wait_for(lambda: not any(alive(each) for each in roles))
-        known = recorded(whole)
+        known = recorded(config_with_api)
 
         node.start()
         outcomes += send(paths[8:], node.address, calling_ae_title="TEST")
-        wait_for(lambda: counts(whole) == {"delivered": 10})
+        wait_for(lambda: counts(config_with_api) == {"delivered": 10})
 
     log = archive.log
     by_uid = {each.sop_instance_uid: each.digest for each in log}
     studies = {each.study_instance_uid for each in log}
     repeats = Counter(each.sop_instance_uid for each in log)
-    # What is counted is whole, too, whatever was killed in the middle.
-    assert counted(whole) == {RECEIVED: 10, ANALYZED: 10, DELIVERED: 10}
+    # The counters are correct, too, although the node was killed.
+    assert counted(config_with_api) == {RECEIVED: 10, ANALYZED: 10, DELIVERED: 10}
     assert {each.verdict for each in outcomes} == {Verdict.STORED}
     assert studies == {str(dcmread(path).StudyInstanceUID) for path in paths}
     assert len(by_uid) == 10
     assert len(roles) == 4
-    # A repeat is the same object to the last byte, and only what was on its way when
-    # the node was killed may be repeated, not what it knew to have arrived: two
-    # deliveries at once.
+    # A repeated object has the same bytes. Only deliveries that were in progress when
+    # the node was killed (at most two) may be repeated, not those that were recorded.
     assert all(each.digest == by_uid[each.sop_instance_uid] for each in log)
     repeated = {uid for uid, count in repeats.items() if count > 1}
     assert not repeated & known
@@ -394,7 +405,7 @@ def test_a_node_that_is_killed_at_its_work_takes_its_roles_along_and_loses_nothi
 
 
 def recorded(config: Path) -> set[str]:
-    """SOP Instance UIDs of the results of which the node knows that they arrived."""
+    """Return the UIDs of the results that the node has recorded as delivered."""
     engine = open_engine(load(config, {}).storage.database_url)
     arrived = delivered_object.c.state == DeliveryState.DELIVERED
     with reading(engine) as connection:
@@ -405,7 +416,7 @@ def recorded(config: Path) -> set[str]:
 
 
 def counted(config: Path) -> dict[Family, int]:
-    """How often what has happened, by whatever label."""
+    """Return the counts of each family, summed over all labels."""
     engine = open_engine(load(config, {}).storage.database_url)
     with reading(engine) as connection:
         tallies = read(connection)
@@ -416,7 +427,7 @@ def counted(config: Path) -> dict[Family, int]:
     }
 
 
-def test_when_an_archive_returns_all_that_waited_arrives_within_seconds(
+def test_waiting_results_arrive_within_seconds_after_an_archive_returns(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
     archive.stop()
@@ -426,28 +437,28 @@ def test_when_an_archive_returns_all_that_waited_arrives_within_seconds(
         wait_for(lambda: sum(tried(config).values()) == 20)
         attempts = tried(config)
         log = (tmp_path / "log").read_text()
-        back = start_archive(tmp_path / "back", port=archive.port)
+        restarted = start_archive(tmp_path / "back", port=archive.port)
         try:
-            stored = back.wait(20, timeout_s=PATIENCE_S)
+            stored = restarted.wait(20, timeout_s=PATIENCE_S)
             wait_for(lambda: counts(config) == {"delivered": 20})
             scheduled = last_scheduled(config)
         finally:
-            back.stop()
+            restarted.stop()
 
     times = sorted(datetime.fromisoformat(each.time) for each in stored)
-    # The answer to the first one releases the others, all at once.
+    # The first success releases all other deliveries at once.
     assert (scheduled - times[0]).total_seconds() < 5
     # It takes 2 s on two idle cores; other tests may run beside this one.
     assert (times[-1] - times[0]).total_seconds() < 30
-    # Of 20 that waited, only the probes were tried more than once.
+    # Of the 20 waiting deliveries, only the probes were tried more than once.
     assert sum((count - 1) * number for count, number in attempts.items()) < 8
-    why = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
-    assert log.count(f"WARNING Deliveries to archive fail: {why}") == 1
-    assert f" s: archive: 1 object: {why}\n" in log
+    reason = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
+    assert log.count(f"WARNING Deliveries to archive fail: {reason}") == 1
+    assert f" s: archive: 1 object: {reason}\n" in log
 
 
 def tried(config: Path) -> Counter[int]:
-    """How many deliveries were tried how often; those that were tried."""
+    """Count the attempted deliveries by their number of attempts."""
     engine = open_engine(load(config, {}).storage.database_url)
     with reading(engine) as connection:
         found = connection.execute(sa.select(delivery.c.attempts)).scalars()
@@ -457,7 +468,7 @@ def tried(config: Path) -> Counter[int]:
 
 
 def last_scheduled(config: Path) -> datetime:
-    """For when the last attempt of any delivery was scheduled."""
+    """Return the latest time for which an attempt was scheduled."""
     engine = open_engine(load(config, {}).storage.database_url)
     with reading(engine) as connection:
         found = connection.execute(sa.select(sa.func.max(delivery.c.next_at)))
@@ -466,14 +477,14 @@ def last_scheduled(config: Path) -> datetime:
     return datetime.fromtimestamp(last, UTC)
 
 
-def test_work_of_a_worker_that_is_no_more_is_taken_over(
+def test_work_of_a_worker_that_no_longer_exists_is_taken_over(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
     with serving(config) as node:
         wait_for(lambda: node.roles("dicom_node.worker") != [])
         (worker,) = node.roles("dicom_node.worker")
-        os.kill(worker, signal.SIGSTOP)  # it takes up nothing
+        os.kill(worker, signal.SIGSTOP)  # the worker starts no work
         send([path], node.address, calling_ae_title="TEST")
         node.kill()
         with suppress(ProcessLookupError):  # it may have been stopped while importing
@@ -490,7 +501,7 @@ def test_work_of_a_worker_that_is_no_more_is_taken_over(
 
 
 @pytest.mark.parametrize("module", ["dicom_node.receiver", "dicom_node.worker", "api"])
-def test_a_role_that_is_killed_comes_back(
+def test_killed_role_is_restarted(
     hospital: Hospital, tmp_path: Path, module: str
 ) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
@@ -506,7 +517,7 @@ def test_a_role_that_is_killed_comes_back(
     assert [each.verdict for each in outcomes] == [Verdict.STORED]
 
 
-def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
+def test_sigterm_finishes_work_in_progress_and_keeps_the_rest(
     config: Path, archive: Archive, tmp_path: Path
 ) -> None:
     paths = phantoms(tmp_path / "phantoms", 10)
@@ -542,14 +553,14 @@ def test_sigterm_lets_what_is_under_way_finish_and_the_rest_wait(
 
 
 def unfinished(config: Path) -> int:
-    """How many analyses were begun and have not ended."""
+    """Count the analyses that were started and have not ended."""
     engine = open_engine(load(config, {}).storage.database_url)
     rows = History(engine).recent(100)
     engine.dispose()
     return sum(row.state == "received" and row.attempts > 0 for row in rows)
 
 
-def test_what_went_through_the_processes_is_told_in_one_place(
+def test_metrics_include_the_counts_of_all_processes(
     hospital: Hospital, tmp_path: Path
 ) -> None:
     (path,) = phantoms(tmp_path / "phantoms", 1)
@@ -563,9 +574,9 @@ def test_what_went_through_the_processes_is_told_in_one_place(
         key = f"fracture_node_{name}", frozenset(labels.items())
         return scraped(hospital)[key] - before[key]
 
-    why = "called AE title not recognized"
+    reason = "called AE title not recognized"
     wait_for(lambda: more("turnaround_seconds_count") == 1)
-    wait_for(lambda: more("associations_rejected_total", reason=why) == 1)
+    wait_for(lambda: more("associations_rejected_total", reason=reason) == 1)
     wait_for(lambda: more("stage_seconds_count", stage="receive") == 1)
     for stage in ("wait", "decode", "classify", "encode"):
         assert more("stage_seconds_count", stage=stage) == 1
@@ -574,7 +585,7 @@ def test_what_went_through_the_processes_is_told_in_one_place(
     assert more("deliveries_delivered_total", destination="archive") == 1
 
 
-def test_a_frozen_worker_makes_the_node_not_ready_and_leaves_the_api_so(
+def test_frozen_worker_makes_the_node_not_ready_but_not_the_api(
     hospital: Hospital,
 ) -> None:
     ports = json.loads((hospital.folder / "node" / "run" / "ports.json").read_text())
@@ -587,16 +598,16 @@ def test_a_frozen_worker_makes_the_node_not_ready_and_leaves_the_api_so(
     try:
         wait_for(lambda: httpx.get(address, timeout=60).status_code == 503)
         frozen = httpx.get(address, timeout=60).json()
-        alone = httpx.get(f"{address}?role=api", timeout=60)
+        api_only = httpx.get(f"{address}?role=api", timeout=60)
         figures = scraped(hospital)
     finally:
         for each in workers:
             os.kill(each, signal.SIGCONT)
 
-    silent = frozen.pop("worker")
-    assert silent.startswith("no worker has given a sign of life for ")
+    worker_reason = frozen.pop("worker")
+    assert worker_reason.startswith("no worker has given a sign of life for ")
     assert set(frozen.values()) == {"ok"}
-    assert alone.status_code == 200
+    assert api_only.status_code == 200
     ready = {
         role: figures["fracture_node_ready", frozenset({("check", role)})]
         for role in ("worker", "receiver", "model")
@@ -624,15 +635,17 @@ def test_no_patient_data_in_the_logs(hospital: Hospital, tmp_path: Path) -> None
 
     log = (hospital.folder / "log").read_text()
     lines = [json.loads(line) for line in log.splitlines()]
-    mine = [e for e in lines if e.get("sop_instance_uid") == dataset.SOPInstanceUID]
+    own_lines = [
+        e for e in lines if e.get("sop_instance_uid") == dataset.SOPInstanceUID
+    ]
     names = [str(each) for each in hospital.folder.rglob("*")]
-    # The journal may hold what an archive says of a patient; the spool surely does.
+    # The spool holds patient data, and the journal can hold some.
     assert (hospital.folder / "node").stat().st_mode & 0o077 == 0
     assert (hospital.folder / "node" / "node.sqlite").stat().st_mode & 0o077 == 0
-    steps = [each["step"] for each in mine if "step" in each]
+    steps = [each["step"] for each in own_lines if "step" in each]
     assert steps == ["received", "analyzed", "delivered"]
-    assert len({each["instance_id"] for each in mine}) == 1
-    assert {each["role"] for each in mine} >= {"worker-0", "receiver"}
+    assert len({each["instance_id"] for each in own_lines}) == 1
+    assert {each["role"] for each in own_lines} >= {"worker-0", "receiver"}
     for secret in (str(dataset.PatientName), dataset.PatientID):
         assert secret not in log
         assert not any(secret in name for name in names)

@@ -1,5 +1,8 @@
-"""The node with an Orthanc: wired both ways by DICOM as docker-compose.yml does it, and
-with results that go there over DICOMweb."""
+"""The node with an Orthanc.
+
+They exchange images and results over DICOM, as in docker-compose.yml. In one test, the
+results go to Orthanc over DICOMweb.
+"""
 
 import io
 import json
@@ -89,25 +92,25 @@ class Orthanc:
     dicom_port: int
 
     def upload(self, dataset: Dataset) -> dict[str, str]:
-        """Upload an instance as its page does; gives Orthanc's own identifiers."""
+        """Upload an instance as the web page does; return its Orthanc identifiers."""
         content = io.BytesIO()
         dataset.save_as(content, enforce_file_format=True)
-        answer = self.rest.post("/instances", content=content.getvalue())
-        return dict(answer.raise_for_status().json())
+        response = self.rest.post("/instances", content=content.getvalue())
+        return dict(response.raise_for_status().json())
 
     def send(self, resource: str, modality: str) -> dict[str, Any]:
         """C-STORE a patient, study, series or instance to a modality, and wait."""
         order = {"Resources": [resource], "Synchronous": True}
-        answer = self.rest.post(f"/modalities/{modality}/store", json=order)
-        return dict(answer.raise_for_status().json())
+        response = self.rest.post(f"/modalities/{modality}/store", json=order)
+        return dict(response.raise_for_status().json())
 
     def instances(self, study: str) -> list[dict[str, Any]]:
-        answer = self.rest.get(f"/studies/{study}/instances")
-        return list(answer.raise_for_status().json())
+        response = self.rest.get(f"/studies/{study}/instances")
+        return list(response.raise_for_status().json())
 
     def file(self, instance: str) -> Dataset:
-        answer = self.rest.get(f"/instances/{instance}/file").raise_for_status()
-        return dcmread(io.BytesIO(answer.content))
+        response = self.rest.get(f"/instances/{instance}/file").raise_for_status()
+        return dcmread(io.BytesIO(response.content))
 
     def is_up(self) -> bool:
         try:
@@ -118,7 +121,7 @@ class Orthanc:
 
 @dataclass(frozen=True, slots=True)
 class Hospital:
-    """A node and an Orthanc that know each other: to start them takes long."""
+    """A node and an Orthanc that are configured for each other."""
 
     orthanc: Orthanc
     folder: Path
@@ -128,10 +131,10 @@ class Hospital:
         return self.folder / "node.toml"
 
     def analyzed(self, source: Dataset) -> dict[str, Dataset]:
-        """Have Orthanc send an instance to the node, and wait for what comes back.
+        """Send an instance from Orthanc to the node, and wait for the results.
 
         Returns:
-            All that Orthanc has of its study then, by modality.
+            All objects of its study in Orthanc, by modality.
         """
         uploaded = self.orthanc.upload(source)
         sent = self.orthanc.send(uploaded["ID"], "fracture-node")
@@ -142,8 +145,8 @@ class Hospital:
         assert len(files) == 1 + len(ALL_KINDS)
         return {str(each.Modality): each for each in files}
 
-    def ours(self) -> list[Dataset]:
-        """All results as they lie on the node's disk."""
+    def results(self) -> list[Dataset]:
+        """Return all results on the disk of the node."""
         return [*map(dcmread, (self.folder / "node" / "results").glob("*.dcm"))]
 
 
@@ -158,8 +161,10 @@ def hospital(
         hospital = Hospital(orthanc, folder)
         hospital.config.write_text(NODE.format(port=orthanc.dicom_port))
         with serving(hospital.config) as node:
-            us = ["FRACTURE_AI", "127.0.0.1", node.address.port]
-            orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
+            modality = ["FRACTURE_AI", "127.0.0.1", node.address.port]
+            orthanc.rest.put(
+                "/modalities/fracture-node", json=modality
+            ).raise_for_status()
             yield hospital
 
 
@@ -175,7 +180,7 @@ def orthanc(
 def orthanc_web(
     tmp_path: Path, peer: Callable[[str], str], new_port: Callable[[], int]
 ) -> Iterator[Orthanc]:
-    """An Orthanc with its DICOMweb plug-in, for a user with a password."""
+    """An Orthanc with its DICOMweb plug-in and a user with a password."""
     if not PLUGIN.exists() and os.environ.get("CI"):
         pytest.fail(f"{PLUGIN} is absent, and CI must install every peer")
     if not PLUGIN.exists():
@@ -228,7 +233,7 @@ def started(
 
 
 @pytest.mark.orthanc
-def test_results_of_all_kinds_reach_the_study_and_those_that_come_back_are_left_alone(
+def test_results_of_all_kinds_are_stored_and_not_analyzed_if_they_return(
     hospital: Hospital,
 ) -> None:
     source = phantom_dataset(draw_phantom(broken=True))
@@ -236,16 +241,16 @@ def test_results_of_all_kinds_reach_the_study_and_those_that_come_back_are_left_
     stored = hospital.analyzed(source)
 
     assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
-    ours = {str(each.SOPInstanceUID): each for each in hospital.ours()}
+    own = {str(each.SOPInstanceUID): each for each in hospital.results()}
     for modality in ("OT", "PR", "SR", "SEG"):
-        assert stored[modality] == ours[stored[modality].SOPInstanceUID]
+        assert stored[modality] == own[stored[modality].SOPInstanceUID]
     capture, state, heatmap = stored["OT"], stored["PR"], stored["SEG"]
     assert capture.SOPClassUID == SecondaryCaptureImageStorage
     for keyword in ("PatientName", "PatientID", "PatientBirthDate", "StudyInstanceUID"):
         assert capture[keyword] == source[keyword]
-    kept = ours[capture.SOPInstanceUID], ours[heatmap.SOPInstanceUID]
-    for each, mine in zip((capture, heatmap), kept, strict=True):
-        assert np.array_equal(each.pixel_array, mine.pixel_array)
+    kept = own[capture.SOPInstanceUID], own[heatmap.SOPInstanceUID]
+    for each, result in zip((capture, heatmap), kept, strict=True):
+        assert np.array_equal(each.pixel_array, result.pixel_array)
     (image,) = state.ReferencedSeriesSequence[0].ReferencedImageSequence
     assert image.ReferencedSOPInstanceUID == source.SOPInstanceUID
     assert heatmap.pixel_array.shape == source.pixel_array.shape
@@ -265,7 +270,7 @@ def test_results_of_all_kinds_reach_the_study_and_those_that_come_back_are_left_
 
 
 @pytest.mark.orthanc
-def test_orthanc_commits_itself_to_results_and_says_so_on_its_own_association(
+def test_orthanc_reports_storage_commitment_on_a_separate_association(
     hospital: Hospital,
 ) -> None:
     hospital.analyzed(phantom_dataset(draw_phantom(broken=True)))
@@ -275,7 +280,7 @@ def test_orthanc_commits_itself_to_results_and_says_so_on_its_own_association(
 
 
 @pytest.mark.orthanc
-def test_results_reach_the_study_over_dicomweb_once_the_password_is_right(
+def test_results_are_stored_over_dicomweb_after_the_password_is_corrected(
     orthanc_web: Orthanc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = str(orthanc_web.rest.base_url.join("/dicom-web"))
@@ -289,8 +294,8 @@ def test_results_reach_the_study_over_dicomweb_once_the_password_is_right(
     monkeypatch.setenv("ORTHANC_PASSWORD", "wrong")
     with serving(config) as node:
         (outcome,) = send([path], node.address, calling_ae_title="TEST")
-        wait_for(lambda: "HTTP 401" in said_of_objects(config))
-        refused = counts(config), said_of_objects(config)
+        wait_for(lambda: "HTTP 401" in last_comments(config))
+        refused = counts(config), last_comments(config)
         assert node.stop() == 0
     monkeypatch.setenv("ORTHANC_PASSWORD", USER[1])
     with serving(config):
@@ -299,7 +304,7 @@ def test_results_reach_the_study_over_dicomweb_once_the_password_is_right(
     assert refused[0] == {"delivering": 1}
     assert "look at ORTHANC_PASSWORD" in refused[1]
     assert "wrong" not in (tmp_path / "log").read_text()
-    # The client's own reading, over WADO-RS.
+    # Another client reads the study over WADO-RS.
     session = create_session()
     session.auth = (USER[0].encode(), USER[1].encode())
     with session:
@@ -311,14 +316,14 @@ def test_results_reach_the_study_over_dicomweb_once_the_password_is_right(
     assert len(found) == 1 + len(ALL_KINDS)
     assert set(stored) == {"DX", "OT", "PR", "SR", "SEG"}
     assert len(results) == 4
-    for ours in results:
-        assert stored[ours.Modality] == ours
+    for result in results:
+        assert stored[result.Modality] == result
     (capture,) = (each for each in results if each.Modality == "OT")
     assert np.array_equal(stored["OT"].pixel_array, capture.pixel_array)
 
 
-def said_of_objects(config: Path) -> str:
-    """What destinations said of the objects last."""
+def last_comments(config: Path) -> str:
+    """Return the last comments of the destinations on the objects."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
         with engine.connect() as connection:
@@ -328,7 +333,7 @@ def said_of_objects(config: Path) -> str:
         engine.dispose()
 
 
-# Names as PS3.5 annexes H to K and others write them, in the bytes of their set.
+# Names of PS3.5 annexes H to K and others, encoded in their character sets.
 NAMES = {
     "ISO_IR 127": "قباني^لنزار".encode("iso8859-6"),
     "\\ISO 2022 IR 87": (
@@ -346,7 +351,7 @@ NAMES = {
 
 @pytest.mark.orthanc
 @pytest.mark.parametrize("character_set", NAMES)
-def test_names_come_back_byte_for_byte_in_any_character_set(
+def test_names_in_results_are_unchanged_in_any_character_set(
     hospital: Hospital, character_set: str
 ) -> None:
     name = NAMES[character_set]
@@ -364,7 +369,7 @@ def test_names_come_back_byte_for_byte_in_any_character_set(
 
 
 @pytest.mark.orthanc
-def test_orthanc_does_not_commit_itself_to_what_it_does_not_have(
+def test_orthanc_does_not_commit_to_objects_that_it_does_not_have(
     orthanc: Orthanc, tmp_path: Path
 ) -> None:
     reports: Queue[Report] = Queue()
@@ -377,8 +382,8 @@ def test_orthanc_does_not_commit_itself_to_what_it_does_not_have(
         {listen("127.0.0.1", 0): None},
         settle=lambda report, _: reports.put(report),
     )
-    us = ["FRACTURE_AI", "127.0.0.1", receiver.port]
-    orthanc.rest.put("/modalities/fracture-node", json=us).raise_for_status()
+    modality = ["FRACTURE_AI", "127.0.0.1", receiver.port]
+    orthanc.rest.put("/modalities/fracture-node", json=modality).raise_for_status()
     pacs = settings.destinations[0].model_copy(update={"port": orthanc.dicom_port})
     request = Request("2.25.1", ((SecondaryCaptureImageStorage, "2.25.404"),))
 

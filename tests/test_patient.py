@@ -1,4 +1,4 @@
-"""Whose image it is: decoded from whatever bytes, and comparable."""
+"""Patient names and identifiers: decoding, display and comparison."""
 
 import pytest
 from hypothesis import given
@@ -71,7 +71,7 @@ def test_all_three_identifiers_are_read() -> None:
     st.binary(max_size=2000),
     st.binary(max_size=40),
 )
-def test_whatever_the_bytes_there_is_a_text_of_bounded_length(
+def test_any_bytes_are_decoded_to_printable_text_of_bounded_length(
     term: str, value: bytes, other: bytes
 ) -> None:
     for terms in (term.encode(), b"\\" + term.encode(), other):
@@ -81,10 +81,10 @@ def test_whatever_the_bytes_there_is_a_text_of_bounded_length(
         for text in (patient.name, patient.patient_id):
             assert len(text) <= LONGEST
             assert text.isprintable()
-            text.encode()  # no lone surrogates, which no database takes
+            text.encode()  # no lone surrogates, because databases refuse them
 
 
-def test_a_value_is_kept_whole_or_marked_as_cut() -> None:
+def test_long_value_is_marked_as_truncated() -> None:
     first, second, endless = b"1" * 64 + b"A", b"1" * 64 + b"B", b"1" * 5000
 
     ids = [patient_of({"PatientID": each}).patient_id for each in (first, second)]
@@ -107,7 +107,7 @@ def test_a_value_is_kept_whole_or_marked_as_cut() -> None:
         ("^Jane", "Jane"),
     ],
 )
-def test_names_are_written_as_people_do(name: str, spoken: str) -> None:
+def test_name_components_are_formatted_for_display(name: str, spoken: str) -> None:
     assert spoken_name(name) == spoken
 
 

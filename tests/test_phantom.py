@@ -1,4 +1,4 @@
-"""The phantom: a bone that a reader would take for one, the same every time."""
+"""The phantom: a drawn bone that depends only on its seed."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_the_same_seed_draws_the_same_picture() -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), SHAPES)
-def test_pixels_are_twelve_bits_and_the_break_lies_inside_them(
+def test_pixels_have_twelve_bits_and_the_break_is_inside_the_image(
     rows: int, columns: int
 ) -> None:
     for seed in range(6):
@@ -38,7 +38,7 @@ def test_pixels_are_twelve_bits_and_the_break_lies_inside_them(
         assert 0 <= top < bottom <= rows
 
 
-def test_whole_and_broken_differ_first_at_the_break() -> None:
+def test_broken_phantom_equals_the_whole_one_above_the_break() -> None:
     whole = draw_phantom(broken=False)
     broken = draw_phantom(broken=True)
 
@@ -56,7 +56,7 @@ def test_whole_and_broken_differ_first_at_the_break() -> None:
     assert inside.max() < right
 
 
-def test_background_tissue_marrow_and_cortex_are_ever_brighter() -> None:
+def test_brightness_increases_from_air_to_tissue_marrow_and_cortex() -> None:
     middle = draw_phantom(broken=False).pixels[560:640].mean(axis=0)
     air, cortex = middle[-20:].mean(), middle.max()
     peaks = np.nonzero(middle > 0.93 * cortex)[0]
@@ -68,7 +68,7 @@ def test_background_tissue_marrow_and_cortex_are_ever_brighter() -> None:
     assert 1.05 * marrow < cortex
 
 
-def test_shown_over_its_whole_range() -> None:
+def test_radiograph_shows_the_whole_range_of_gray_levels() -> None:
     phantom = draw_phantom(broken=False, rows=120, columns=90)
 
     radiograph = phantom.radiograph()
@@ -79,7 +79,7 @@ def test_shown_over_its_whole_range() -> None:
     assert np.abs(radiograph.pixels - expected).max() <= 0.5 + 1e-3
 
 
-def test_where_grain_outweighs_the_tissue_it_is_as_black_as_air() -> None:
+def test_negative_attenuation_is_as_black_as_air() -> None:
     random = np.random.default_rng(0)
     scene = choose_scene(random, 2, plain=True)
 
@@ -100,7 +100,7 @@ class TestLimb:
         assert first.pixels.tobytes() != other.pixels.tobytes()
         assert first.body_part == limb.upper()
 
-    def test_is_whole_but_for_its_break(self, limb: Limb) -> None:
+    def test_break_leaves_one_side_of_the_limb_unchanged(self, limb: Limb) -> None:
         broken = draw_limb(limb, broken=True, columns=300, seed=2)
         whole = draw_limb(limb, broken=False, columns=300, seed=2)
 
@@ -108,9 +108,9 @@ class TestLimb:
         assert broken.fracture is not None
         left, top, right, bottom = broken.fracture
         difference = np.abs(broken.pixels.astype(float) - whole.pixels)
-        here = difference[top:bottom, left:right].mean()
-        assert here > 100
-        # One side of it lies as it did, for the far fragment alone is moved.
+        change = difference[top:bottom, left:right].mean()
+        assert change > 100
+        # One side is unchanged, because only the far fragment is moved.
         assert min(difference[: top - 20].mean(), difference[bottom + 20 :].mean()) < 5
 
     def test_bone_is_brighter_than_flesh_and_air_is_dark(self, limb: Limb) -> None:
@@ -120,8 +120,8 @@ class TestLimb:
         assert np.percentile(pixels, 99) > 1500
         assert pixels.max() <= 4095
 
-    def test_every_other_one_is_of_the_other_side(self, limb: Limb) -> None:
-        # What is left of the middle in one is right of it in the next.
+    def test_every_other_seed_draws_the_other_side(self, limb: Limb) -> None:
+        # The break is left of the middle for one seed, and right of it for the next.
         one, other = (
             draw_limb(limb, broken=True, columns=200, seed=seed).fracture
             for seed in (2, 3)

@@ -1,4 +1,4 @@
-"""Into the network's square and back onto the radiograph's pixels."""
+"""Preprocessing for the network, and mapping back to pixels of the radiograph."""
 
 from dataclasses import replace
 
@@ -29,7 +29,7 @@ def noise(rows: int, columns: int) -> NDArray[np.uint8]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_stretching_is_what_torchvision_does_to_a_pillow_image(
+def test_stretching_equals_resizing_by_torchvision(
     shape: tuple[int, int],
 ) -> None:
     pixels = noise(*shape)
@@ -68,7 +68,7 @@ def test_a_letterbox_centers_the_radiograph_in_black(
     torch.testing.assert_close(found.gray[0], expected)
 
 
-def test_intensities_are_normalized_per_channel_padding_included() -> None:
+def test_intensities_are_normalized_per_channel_including_padding() -> None:
     card = replace(LETTERBOX, mean=(0.5, 0.4, 0.0), std=(0.5, 0.2, 1.0))
     gray = np.full((100, 200), 51, np.uint8)  # 0.2
 
@@ -89,10 +89,10 @@ def test_reduction_averages_instead_of_skipping_pixels() -> None:
 
 @pytest.mark.parametrize("card", [LETTERBOX, STRETCH])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_what_is_marked_on_the_canvas_comes_back_to_where_it_was(
+def test_saliency_is_mapped_back_to_its_position_in_the_radiograph(
     shape: tuple[int, int], card: object
 ) -> None:
-    """A bright patch in the radiograph and the map made of what it became agree."""
+    """The map of a bright patch has the same center as the patch."""
     assert card in (LETTERBOX, STRETCH)
     rows, columns = shape
     patch = np.zeros(shape, np.uint8)
@@ -110,7 +110,7 @@ def test_what_is_marked_on_the_canvas_comes_back_to_where_it_was(
         float((right_of * saliency).sum() / saliency.sum()) * columns / width,
         float((down * saliency).sum() / saliency.sum()) * rows / height,
     )
-    # Within half a pixel of whichever grid is coarser.
+    # Within half a pixel of the coarser grid.
     assert center[0] == pytest.approx((left + right) / 2, abs=max(0.5, columns / 448))
     assert center[1] == pytest.approx((top + bottom) / 2, abs=max(0.5, rows / 448))
 
@@ -138,7 +138,7 @@ def test_a_canvas_for_two_scales_has_no_padding_beyond_its_grid(
     assert found.gray.shape == (1, *canvas)
     assert (found.left, found.top, found.width, found.height) == covered
     assert int(found.gray.sum()) == 255 * found.width * found.height
-    # The last cell of the film, in the grid of 16 pixels to a cell.
+    # The last cell of the radiograph, in a grid of 16 pixels per cell.
     heatmap = np.zeros((canvas[0] // 16, canvas[1] // 16), np.float32)
     right = (found.left + found.width - 1) // 16
     heatmap[-1, right] = 1
@@ -150,24 +150,24 @@ def test_a_canvas_for_two_scales_has_no_padding_beyond_its_grid(
 
 
 @pytest.mark.parametrize(("low", "high"), [(0, 255), (10, 60), (100, 250)])
-def test_exposure_by_percentiles_gives_one_picture_whatever_the_window(
+def test_exposure_by_percentiles_gives_the_same_picture_for_any_window(
     low: int, high: int
 ) -> None:
     levels = np.linspace(low, high, 51).round().astype(np.uint8)
     shown = np.zeros((60, 80), np.uint8)
-    shown[5:55, 10:70] = np.resize(levels, (50, 60))  # in a black edge
+    shown[5:55, 10:70] = np.resize(levels, (50, 60))  # in a black border
 
     found = prepare(radiograph(shown), replace(STRETCH, exposure="percentiles"))
 
     small = np.zeros((60, 80), np.uint8)
     small[5:55, 10:70] = np.resize(np.linspace(0, 255, 51), (50, 60))
     expected = prepare(radiograph(small), STRETCH)
-    # Rounding of the gray levels given: half of 255 / 50, and the percentiles' own.
+    # The gray levels are rounded by half of 255 / 50, and so are the percentiles.
     difference = found.gray.int() - expected.gray.int()
     assert difference.abs().max() <= 4
 
 
-def test_one_gray_level_has_no_exposure_to_normalize() -> None:
+def test_image_with_one_gray_level_stays_uniform() -> None:
     flat = np.full((40, 30), 77, np.uint8)
 
     found = prepare(radiograph(flat), replace(STRETCH, exposure="percentiles"))
@@ -175,7 +175,7 @@ def test_one_gray_level_has_no_exposure_to_normalize() -> None:
     assert found.gray.unique().numel() == 1
 
 
-def test_saliency_ends_where_the_radiograph_does() -> None:
+def test_saliency_excludes_the_padding() -> None:
     found = prepare(radiograph(noise(400, 800)), LETTERBOX)
     heatmap = np.zeros((7, 7), np.float32)
     heatmap[0, 3] = 3.0  # rows 0 to 32 of the canvas: padding, which ends at 56
@@ -218,7 +218,7 @@ def test_heat_in_the_padding_is_not_moved_to_the_edge(
         pytest.param(np.diag(np.full(7, np.inf, np.float32)), id="infinite"),
     ],
 )
-def test_a_map_that_says_nothing_about_where_becomes_zeros(
+def test_map_without_a_peak_becomes_zeros(
     heatmap: NDArray[np.float32],
 ) -> None:
     saliency = prepare(radiograph(noise(90, 60)), LETTERBOX).saliency(heatmap)

@@ -1,4 +1,4 @@
-"""What a proxy says of a request, and that nobody else's word counts."""
+"""Headers of a trusted proxy are used, and those of other clients are ignored."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def api(tmp_path: Path) -> ApiSettings:
     return load(tmp_path / "node.toml", {}).api
 
 
-def seen(
+def origin_of(
     api: ApiSettings, peer: str | None, *headers: tuple[str, str], scheme: str = "http"
 ) -> Origin:
     raw = [(name.lower().encode(), value.encode()) for name, value in headers]
@@ -34,27 +34,27 @@ ALL = (
 )
 
 
-def test_a_proxy_is_believed(api: ApiSettings) -> None:
-    assert seen(api, NEAR, *ALL) == Origin("192.0.2.1", secure=True, user="anna")
+def test_headers_of_a_trusted_proxy_are_used(api: ApiSettings) -> None:
+    assert origin_of(api, NEAR, *ALL) == Origin("192.0.2.1", secure=True, user="anna")
 
 
 @pytest.mark.parametrize("peer", ["10.0.1.1", "127.0.0.1", "fe80::1", "testclient"])
-def test_nobody_else_is(api: ApiSettings, peer: str) -> None:
-    assert seen(api, peer, *ALL) == Origin(peer, secure=False, user="")
+def test_headers_of_other_clients_are_ignored(api: ApiSettings, peer: str) -> None:
+    assert origin_of(api, peer, *ALL) == Origin(peer, secure=False, user="")
 
 
 def test_a_local_socket_has_no_address(api: ApiSettings) -> None:
-    assert seen(api, None, *ALL) == Origin("", secure=False, user="")
+    assert origin_of(api, None, *ALL) == Origin("", secure=False, user="")
 
 
-def test_a_proxy_is_known_over_an_ipv6_socket_too(api: ApiSettings) -> None:
-    assert seen(api, f"::ffff:{NEAR}", *ALL).user == "anna"
+def test_proxy_is_recognized_over_an_ipv6_socket(api: ApiSettings) -> None:
+    assert origin_of(api, f"::ffff:{NEAR}", *ALL).user == "anna"
 
 
 @pytest.mark.parametrize(
-    ("said", "address"),
+    ("forwarded_for", "address"),
     [
-        # The client wrote the first one; its proxy added what it saw.
+        # The client wrote the first address; the proxy added that of the client.
         ("198.51.100.1, 192.0.2.1", "192.0.2.1"),
         (f"198.51.100.1, 192.0.2.1, {FAR}", "192.0.2.1"),
         (FAR, FAR),
@@ -64,28 +64,32 @@ def test_a_proxy_is_known_over_an_ipv6_socket_too(api: ApiSettings) -> None:
         ("2001:db8::1", "2001:db8::1"),
     ],
 )
-def test_the_client_is_the_nearest_that_is_no_proxy(
-    api: ApiSettings, said: str, address: str
+def test_client_is_the_nearest_address_that_is_no_proxy(
+    api: ApiSettings, forwarded_for: str, address: str
 ) -> None:
-    assert seen(api, NEAR, ("X-Forwarded-For", said)).address == address
+    assert origin_of(api, NEAR, ("X-Forwarded-For", forwarded_for)).address == address
 
 
-def test_a_list_of_addresses_may_come_in_parts(api: ApiSettings) -> None:
+def test_repeated_headers_are_one_list_of_addresses(api: ApiSettings) -> None:
     parts = ("X-Forwarded-For", "198.51.100.1"), ("X-Forwarded-For", "192.0.2.1")
 
-    assert seen(api, NEAR, *parts).address == "192.0.2.1"
+    assert origin_of(api, NEAR, *parts).address == "192.0.2.1"
 
 
 @pytest.mark.parametrize(
     "users",
     [[], [""], [" "], ["anna", "anna"], ["anna", "berta"], ["a\x7fb"], ["a" * 129]],
 )
-def test_no_name_two_names_and_odd_names_are_nobody(
+def test_missing_repeated_and_invalid_user_names_are_ignored(
     api: ApiSettings, users: list[str]
 ) -> None:
-    assert seen(api, NEAR, *[("X-Remote-User", user) for user in users]).user == ""
+    assert origin_of(api, NEAR, *[("X-Remote-User", user) for user in users]).user == ""
 
 
-def test_the_scheme_is_the_servers_where_no_proxy_says_it(api: ApiSettings) -> None:
-    assert seen(api, NEAR, scheme="https").secure
-    assert not seen(api, NEAR, ("X-Forwarded-Proto", "http"), scheme="https").secure
+def test_scheme_is_that_of_the_connection_if_no_proxy_header_is_present(
+    api: ApiSettings,
+) -> None:
+    assert origin_of(api, NEAR, scheme="https").secure
+    assert not origin_of(
+        api, NEAR, ("X-Forwarded-Proto", "http"), scheme="https"
+    ).secure

@@ -1,4 +1,4 @@
-"""The receiver as a process of its own, with DCMTK's programs as modalities."""
+"""The receiver in its own process, with DCMTK's programs as modalities."""
 
 import os
 import re
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.dcmtk
 Find = Callable[[str], str]
 PATIENCE_S = 60
 
-# Records by a line in a file, synced, as the journal would by a row.
+# A receiver that records each instance in a file, and not in the journal.
 STUB = """
 import os, socket, sys
 from pathlib import Path
@@ -89,7 +89,7 @@ class Process:
         return sorted((self.directory / "data" / "spool").glob("*.part"))
 
     def recorded(self) -> dict[str, str]:
-        """SOP Instance UIDs that were recorded, by our ids."""
+        """Return the recorded SOP Instance UIDs by instance id."""
         lines = (self.directory / "record").read_text().splitlines()
         return dict(line.split(" ") for line in lines)
 
@@ -107,14 +107,14 @@ def processes(directory: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def process(tmp_path: Path) -> Iterator[Process]:
-    """Where a test starts receivers of its own, to kill them."""
+    """For tests that start their own receivers, to kill them."""
     with processes(tmp_path) as process:
         yield process
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """One receiver for all tests that leave it alive."""
+    """One receiver for all tests that do not kill it."""
     with processes(tmp_path_factory.mktemp("running")) as process:
         process.start_stub()
         yield process
@@ -139,7 +139,7 @@ def run(*command: str | Path) -> str:
     return output
 
 
-def test_echoscu_is_answered(running: Process, peer: Find) -> None:
+def test_echoscu_gets_a_success_response(running: Process, peer: Find) -> None:
 
     assert "Received Echo Response (Success)" in run(
         peer("echoscu"), "-v", *running.address
@@ -161,7 +161,7 @@ def test_echoscu_is_answered(running: Process, peer: Find) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*retired")
-def test_storescu_delivers_in_every_syntax_it_knows(  # noqa: PLR0913, PLR0917
+def test_storescu_stores_in_each_of_its_transfer_syntaxes(  # noqa: PLR0913, PLR0917
     running: Process,
     peer: Find,
     phantom: Dataset,
@@ -179,18 +179,18 @@ def test_storescu_delivers_in_every_syntax_it_knows(  # noqa: PLR0913, PLR0917
 
     run(peer("storescu"), "-R", propose, *running.address, sent)
 
-    theirs = dcmread(sent)
+    expected = dcmread(sent)
     ids = {uid: id_ for id_, uid in running.recorded().items()}
-    (ours,) = (
+    (stored,) = (
         dcmread(path)
         for path in running.stored()
-        if path.stem == ids[theirs.SOPInstanceUID]
+        if path.stem == ids[expected.SOPInstanceUID]
     )
-    assert ours.file_meta.TransferSyntaxUID == syntax
-    assert ours == theirs
+    assert stored.file_meta.TransferSyntaxUID == syntax
+    assert stored == expected
 
 
-def test_what_storescu_is_refused_it_is_told_why(
+def test_storescu_gets_the_reason_of_a_refusal(
     running: Process, peer: Find, phantom: Dataset, tmp_path: Path
 ) -> None:
     path = save(phantom, tmp_path / "image")
@@ -210,7 +210,7 @@ def test_what_storescu_is_refused_it_is_told_why(
     assert "1600000 are declared" in text
 
 
-def test_killed_in_the_middle_it_has_all_that_it_acknowledged_and_nothing_half(
+def test_killed_receiver_has_complete_files_of_all_acknowledged_instances(
     process: Process, peer: Find, phantom: Dataset, tmp_path: Path
 ) -> None:
     receiver = process.start_stub()
@@ -242,19 +242,19 @@ def test_killed_in_the_middle_it_has_all_that_it_acknowledged_and_nothing_half(
     whole = {path.stem: dcmread(path).SOPInstanceUID for path in process.stored()}
     assert recorded.items() <= whole.items()
 
-    process.start_stub()  # the next one sweeps what the dead one had begun
+    process.start_stub()  # removes the unfinished files of the killed receiver
     run(peer("echoscu"), *process.address)
     assert process.unfinished() == []
 
 
-def test_a_connection_outlives_the_receiver_that_dies_before_it_is_accepted(
+def test_connection_waits_on_the_socket_until_a_receiver_starts(
     process: Process, peer: Find
 ) -> None:
     with subprocess.Popen(
         [peer("echoscu"), "-v", *process.address],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-    ) as waiting:  # nobody accepts yet: the listening socket is the supervisor's
+    ) as waiting:  # no receiver runs yet; the supervisor owns the socket
         process.start_stub()
 
         assert waiting.wait(PATIENCE_S) == 0
@@ -262,7 +262,7 @@ def test_a_connection_outlives_the_receiver_that_dies_before_it_is_accepted(
         assert b"Received Echo Response (Success)" in waiting.stdout.read()
 
 
-def test_two_receivers_share_a_socket_and_either_may_be_killed(
+def test_two_receivers_share_a_socket_and_one_can_be_killed(
     process: Process, peer: Find, phantom: Dataset, tmp_path: Path
 ) -> None:
     first, _ = process.start_stub("one"), process.start_stub("two")
@@ -346,7 +346,7 @@ def test_the_real_receiver_stays_under_150_mb_while_16_send_12_mb_each(
 
 
 @pytest.mark.alone
-def test_open_associations_on_which_nothing_moves_cost_no_processor(
+def test_idle_associations_use_almost_no_processor_time(
     running: Process,
 ) -> None:
     (receiver,) = running.started

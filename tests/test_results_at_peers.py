@@ -1,4 +1,4 @@
-"""Results at archives that take less than all of them, or only some answers."""
+"""Results at archives that accept only some objects, or get only some answers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -63,12 +63,12 @@ ALL_KINDS = f"results = {sorted(KINDS)}"
 
 
 class Peer:
-    """A Storage SCP of some classes and transfer syntaxes, and one that it refuses."""
+    """A Storage SCP of some classes and transfer syntaxes. It refuses one class."""
 
     def __init__(
         self, classes: set[UID], syntaxes: Sequence[UID], refused: UID
     ) -> None:
-        self.syntaxes: dict[UID, UID] = {}  # of what was stored, by SOP class
+        self.syntaxes: dict[UID, UID] = {}  # of stored objects, by SOP class
         self._refused = refused
         ae = AE("PEER")
         ae.add_supported_context("1.2.840.10008.1.1")
@@ -95,11 +95,11 @@ def peer(
     *syntaxes: UID,
     refused: UID = UID("1.2.3"),  # noqa: B008
 ) -> Iterator[Peer]:
-    one = Peer(classes, syntaxes, refused)
+    scp = Peer(classes, syntaxes, refused)
     try:
-        yield one
+        yield scp
     finally:
-        one.stop()
+        scp.stop()
 
 
 def written(dataset: Dataset, path: Path) -> Path:
@@ -115,9 +115,9 @@ def phantom(path: Path, *, broken: bool, **changed: object) -> Path:
 
 
 def objects(config: Path) -> dict[tuple[str, str], tuple[str, str]]:
-    """Where each object stands and what was said of it, by destination and kind."""
-    mine = delivered_object.c.sop_instance_uid == result.c.sop_instance_uid
-    query = sa.select(delivered_object, result.c.kind).join(result, mine)
+    """Return the state and comment of each object, by destination and kind."""
+    same_object = delivered_object.c.sop_instance_uid == result.c.sop_instance_uid
+    query = sa.select(delivered_object, result.c.kind).join(result, same_object)
     engine = open_engine(load(config, {}).storage.database_url)
     try:
         with engine.connect() as connection:
@@ -131,7 +131,7 @@ def objects(config: Path) -> dict[tuple[str, str], tuple[str, str]]:
 def node_with(
     config: Path, destinations: Sequence[tuple[str, int, str]]
 ) -> Iterator[Served]:
-    """A node with destinations: by name, port and what else their settings say."""
+    """Run a node with destinations, given by name, port and further settings."""
     blocks = [
         DESTINATION.format(name=name, port=port, more=more)
         for name, port, more in destinations
@@ -142,13 +142,13 @@ def node_with(
 
 
 @dataclass(frozen=True, slots=True)
-class Aftermath:
-    """What became of one instance's results of all kinds at peers of all sorts.
+class Deliveries:
+    """The deliveries of all kinds of results of one instance to several peers.
 
     Attributes:
-        objects: As the function of that name tells.
-        reason: What the node says of the instance.
-        peers: By name.
+        objects: See the function `objects`.
+        reason: The reason that the node gives for the state of the instance.
+        peers: The peers by name.
     """
 
     objects: Mapping[tuple[str, str], tuple[str, str]]
@@ -157,10 +157,11 @@ class Aftermath:
 
 
 @pytest.fixture(scope="module")
-def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
-    """One refuses reports, one knows Implicit VR only, one answers 0xA900 to one.
+def deliveries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deliveries]:
+    """Deliver the results of one instance to five peers.
 
-    Two are to get compressed images, of whom one takes them.
+    One peer does not accept reports, one accepts Implicit VR only, and one refuses
+    heatmaps. Two are to get compressed images, and one of these accepts them.
     """
     folder = tmp_path_factory.mktemp("node")
     config = folder / "node.toml"
@@ -169,53 +170,62 @@ def aftermath(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aftermath]:
     with (
         peer(CLASSES - {Comprehensive3DSRStorage}, *PLAIN) as no_reports,
         peer(CLASSES, ImplicitVRLittleEndian) as implicit,
-        peer(CLASSES, *PLAIN, refused=SegmentationStorage) as picky,
-        peer(CLASSES, JPEG2000Lossless, *PLAIN) as knows,
-        peer(CLASSES, RLELossless, *PLAIN) as does_not,
+        peer(CLASSES, *PLAIN, refused=SegmentationStorage) as no_heatmaps,
+        peer(CLASSES, JPEG2000Lossless, *PLAIN) as jpeg_2000,
+        peer(CLASSES, RLELossless, *PLAIN) as no_jpeg_2000,
     ):
-        plain = {"no_reports": no_reports, "implicit": implicit, "picky": picky}
-        others = {"knows": knows, "does_not": does_not}
-        asked = [
+        plain = {
+            "no_reports": no_reports,
+            "implicit": implicit,
+            "no_heatmaps": no_heatmaps,
+        }
+        others = {"jpeg_2000": jpeg_2000, "no_jpeg_2000": no_jpeg_2000}
+        destinations = [
             *((name, each.port, ALL_KINDS) for name, each in plain.items()),
             *((name, each.port, compressed) for name, each in others.items()),
         ]
-        with node_with(config, asked) as node:
+        with node_with(config, destinations) as node:
             send([source], node.address, calling_ae_title="TEST")
             wait_for(lambda: counts(config) == {"failed": 1})
         uid = str(dcmread(source, stop_before_pixels=True).SOPInstanceUID)
         (reason,) = reasons(config, uid)
-        yield Aftermath(objects(config), reason, plain | others)
+        yield Deliveries(objects(config), reason, plain | others)
 
 
-def test_what_an_archive_does_not_take_fails_alone(aftermath: Aftermath) -> None:
-    found = aftermath.objects
-    failed = {key: said for key, (state, said) in found.items() if state == "failed"}
-    assert failed.keys() == {("no_reports", "structured_report"), ("picky", "heatmap")}
+def test_only_objects_that_an_archive_refuses_fail(deliveries: Deliveries) -> None:
+    found = deliveries.objects
+    failed = {
+        key: comment for key, (state, comment) in found.items() if state == "failed"
+    }
+    assert failed.keys() == {
+        ("no_reports", "structured_report"),
+        ("no_heatmaps", "heatmap"),
+    }
     assert "does not accept" in failed["no_reports", "structured_report"]
-    assert "0xA900" in failed["picky", "heatmap"]
+    assert "0xA900" in failed["no_heatmaps", "heatmap"]
     others = {state for key, (state, _) in found.items() if key not in failed}
     assert others == {"delivered"}
-    assert len(found) == len(aftermath.peers) * len(KINDS)
-    implicit = aftermath.peers["implicit"].syntaxes
+    assert len(found) == len(deliveries.peers) * len(KINDS)
+    implicit = deliveries.peers["implicit"].syntaxes
     assert {*implicit.values()} == {ImplicitVRLittleEndian}
     assert implicit.keys() == CLASSES
-    assert "no_reports: " in aftermath.reason
-    assert "picky: 0xA900" in aftermath.reason
+    assert "no_reports: " in deliveries.reason
+    assert "no_heatmaps: 0xA900" in deliveries.reason
 
 
-def test_images_are_sent_in_the_transfer_syntax_that_was_asked_for(
-    aftermath: Aftermath,
+def test_images_are_sent_in_the_configured_transfer_syntax_if_accepted(
+    deliveries: Deliveries,
 ) -> None:
-    """Where the peer takes it; all else, and elsewhere, goes uncompressed."""
-    knows = aftermath.peers["knows"].syntaxes
-    does_not = aftermath.peers["does_not"].syntaxes
-    compressed = {each for each in CLASSES if knows[each] == JPEG2000Lossless}
+    """Other objects, and images for other peers, are sent uncompressed."""
+    jpeg_2000 = deliveries.peers["jpeg_2000"].syntaxes
+    no_jpeg_2000 = deliveries.peers["no_jpeg_2000"].syntaxes
+    compressed = {each for each in CLASSES if jpeg_2000[each] == JPEG2000Lossless}
     assert compressed == {SecondaryCaptureImageStorage, SegmentationStorage}
-    assert {*does_not.values()} == {ExplicitVRLittleEndian}
-    assert does_not.keys() == CLASSES
+    assert {*no_jpeg_2000.values()} == {ExplicitVRLittleEndian}
+    assert no_jpeg_2000.keys() == CLASSES
 
 
-def test_where_negative_answers_are_not_sent_what_has_no_answer_says_so(
+def test_notices_report_missing_answers_if_negative_answers_are_not_sent(
     tmp_path: Path,
 ) -> None:
     config = tmp_path / "node.toml"
@@ -235,7 +245,7 @@ def test_where_negative_answers_are_not_sent_what_has_no_answer_says_so(
             stored = archive.wait(3, PATIENCE_S)
             captures = [dcmread(archive.directory / each.path) for each in stored]
             notices = [each for each in captures if each.ImageType[3] == "AI_NOTICE"]
-            for each in notices:  # a result that comes back is no image without answer
+            for each in notices:  # a returned notice gets no notice
                 path = written(each, tmp_path / f"{each.SOPInstanceUID}.dcm")
                 send([path], node.address, calling_ae_title="TEST")
             wait_for(lambda: counts(config) == {**ended, "returned": 2})
@@ -247,9 +257,9 @@ def test_where_negative_answers_are_not_sent_what_has_no_answer_says_so(
         str(dcmread(each, stop_before_pixels=True).SOPInstanceUID) for each in files
     ]
     assert about == set(uids[2:])
-    (answer,) = [each for each in captures if each not in notices]
-    assert answer.SourceImageSequence[0].ReferencedSOPInstanceUID == uids[0]
-    said = sorted(each.ImageComments for each in notices)
-    assert "AI fracture: failed" in said[0]
-    assert "AI fracture: not analyzed" in said[1]
+    (capture,) = [each for each in captures if each not in notices]
+    assert capture.SourceImageSequence[0].ReferencedSOPInstanceUID == uids[0]
+    comments = sorted(each.ImageComments for each in notices)
+    assert "AI fracture: failed" in comments[0]
+    assert "AI fracture: not analyzed" in comments[1]
     assert len(archive.log) == 3

@@ -1,4 +1,4 @@
-"""What has ended goes when its time is over, and nothing else ever does."""
+"""Retention removes finished instances after their time, and nothing else."""
 
 import threading
 import time
@@ -44,19 +44,19 @@ from tests.journals import (
 KEPT = RetentionSettings(
     delivered_days=7, failed_days=30, journal_days=365, audit_days=2190
 )
-NOBODY = Conclusion(InstanceState.NOT_ANALYZED, "a chest")
+UNANALYZED = Conclusion(InstanceState.NOT_ANALYZED, "a chest")
 BROKEN = Conclusion(InstanceState.FAILED, "broken")
 LEAVES = (commitment, delivered_object, delivery, result, event, feedback, finding)
 TABLES = (*LEAVES, patient, instance)
 
 
 def row(event: AuditEvent) -> dict[str, object]:
-    who = {"who": event.who, "address": event.address, "about": event.about}
-    return {"what": event.what, **who, "role": "api", "times": 1}
+    details = {"who": event.who, "address": event.address, "about": event.about}
+    return {"what": event.what, **details, "role": "api", "times": 1}
 
 
 class Keeper:
-    """A journal, its files, and a way to let time pass."""
+    """A journal and its files, with a method that ages all records."""
 
     def __init__(self, engine: sa.Engine, journal: Journal, folder: Path) -> None:
         self.engine, self.journal, self.folder = engine, journal, folder
@@ -68,7 +68,7 @@ class Keeper:
         return received
 
     def answer(self, received: ReceivedInstance) -> str:
-        """Answer an instance, with one result; returns its path."""
+        """Record an answer with one result; return the path of the result."""
         path, uid = f"results/{received.id}.dcm", f"2.25.{int(received.id, 16)}"
         (self.folder / path).write_bytes(b"arrow")
         stored = StoredResult("secondary_capture", "1.2", uid, path)
@@ -83,12 +83,12 @@ class Keeper:
         for name, outcome in outcomes.items():
             row = self.delivery(received, name)
             self.journal.deliveries.begin(received.id, name, row.run)
-            told = {uid: outcome}
+            by_uid = {uid: outcome}
             self.journal.settlement.settle(
                 received.id,
                 destination(name),
                 row.run,
-                told,  # type: ignore[arg-type]
+                by_uid,  # type: ignore[arg-type]
             )
 
     def delivered(self, received: ReceivedInstance) -> str:
@@ -106,7 +106,7 @@ class Keeper:
             return connection.execute(query).one()
 
     def pass_days(self, days: float) -> None:
-        """Let all that happened have happened earlier."""
+        """Move all recorded times into the past."""
         with self.engine.begin() as connection:
             for column in (instance.c.ended_at, event.c.at):
                 earlier = {column: column - days * DAY_S}
@@ -130,11 +130,11 @@ def keeper(engine: sa.Engine, journal: Journal, tmp_path: Path) -> Keeper:
     return Keeper(engine, journal, tmp_path)
 
 
-def test_a_week_is_kept_by_default_a_month_what_failed_and_rows_for_a_year() -> None:
+def test_default_retention_is_7_days_and_longer_for_failures_and_rows() -> None:
     assert load(None, {}).retention == KEPT
 
 
-def test_what_was_delivered_goes_with_its_results_after_its_days(
+def test_delivered_instance_is_removed_with_its_results_after_its_days(
     keeper: Keeper, receive: Receive
 ) -> None:
     one = receive()
@@ -149,17 +149,17 @@ def test_what_was_delivered_goes_with_its_results_after_its_days(
     assert not one.path.exists()
     assert not (keeper.folder / path).exists()
     assert state_of(keeper.journal, one) == InstanceState.DELIVERED
-    assert keeper.rows()["finding"] == 0  # what is drawn over the image
+    assert keeper.rows()["finding"] == 0  # has the drawing over the image
     assert keeper.rows()["patient"] == 1
     assert keeper.sweep() == LetGo(files=0, rows=0)
 
 
-def test_what_failed_is_kept_longer(keeper: Keeper, receive: Receive) -> None:
+def test_failed_instances_are_kept_longer(keeper: Keeper, receive: Receive) -> None:
     broken, refused, other = (keeper.receive(receive()) for _ in range(3))
     keeper.journal.analyses.conclude(broken.id, 1, BROKEN)
     keeper.answer(refused)
     keeper.settle(refused, pacs=STORED, backup=REFUSED)
-    keeper.journal.analyses.conclude(other.id, 1, NOBODY)
+    keeper.journal.analyses.conclude(other.id, 1, UNANALYZED)
     keeper.pass_days(29)
 
     assert keeper.sweep() == LetGo(files=1, rows=0)
@@ -171,7 +171,7 @@ def test_what_failed_is_kept_longer(keeper: Keeper, receive: Receive) -> None:
 
 
 @pytest.mark.parametrize("state", ["received", "queued", "paused", "committing"])
-def test_what_is_not_delivered_is_kept_at_any_age(
+def test_unfinished_instance_is_kept_at_any_age(
     state: str, keeper: Keeper, receive: Receive
 ) -> None:
     one = keeper.receive(receive())
@@ -185,9 +185,9 @@ def test_what_is_not_delivered_is_kept_at_any_age(
         keeper.settle(one, backup=RETRY)
     if state == "committing":
         with keeper.engine.begin() as connection:
-            mine = delivery.c.destination == "backup"
+            selected = delivery.c.destination == "backup"
             values = {"state": DeliveryState.COMMITTING}
-            connection.execute(delivery.update().where(mine).values(values))
+            connection.execute(delivery.update().where(selected).values(values))
     with keeper.engine.begin() as connection:
         connection.execute(instance.update().values(received_at=0.0))
     keeper.pass_days(10_000)
@@ -197,7 +197,7 @@ def test_what_is_not_delivered_is_kept_at_any_age(
     assert keeper.rows()["instance"] == 1
 
 
-def test_a_notice_on_its_way_keeps_what_was_not_analyzed(
+def test_unanalyzed_instance_is_kept_until_its_notice_is_settled(
     keeper: Keeper, receive: Receive
 ) -> None:
     journal = Journal(
@@ -205,19 +205,20 @@ def test_a_notice_on_its_way_keeps_what_was_not_analyzed(
     )
     one = keeper.receive(receive())
     notice = StoredResult("notice", "1.2", "2.25.7", "results/n.dcm")
-    journal.analyses.conclude(one.id, 1, replace(NOBODY, notices=[notice]))
+    journal.analyses.conclude(one.id, 1, replace(UNANALYZED, notices=[notice]))
     keeper.pass_days(10_000)
 
     assert state_of(journal, one) == InstanceState.NOT_ANALYZED
     assert keeper.sweep() == LetGo(files=0, rows=0)
     journal.settlement.give_up(one.id, "pacs", 1, "away")
     keeper.pass_days(29)
-    assert keeper.sweep() == LetGo(files=0, rows=0)  # it failed, and can be retried
+    # The notice failed, and can be retried.
+    assert keeper.sweep() == LetGo(files=0, rows=0)
     keeper.pass_days(2)
     assert keeper.sweep().files == 1
 
 
-def test_what_was_asked_for_again_begins_to_wait_anew(
+def test_retry_and_repeated_analysis_restart_the_retention_time(
     keeper: Keeper, receive: Receive
 ) -> None:
     retried, analyzed = receive(), receive()
@@ -235,7 +236,7 @@ def test_what_was_asked_for_again_begins_to_wait_anew(
     assert keeper.sweep() == LetGo(files=0, rows=0)
 
 
-def test_without_its_files_nothing_is_asked_for_again(
+def test_retry_and_analysis_are_refused_after_the_files_are_removed(
     keeper: Keeper, receive: Receive
 ) -> None:
     one = keeper.receive(receive())
@@ -249,7 +250,7 @@ def test_without_its_files_nothing_is_asked_for_again(
     assert state_of(keeper.journal, one) == InstanceState.FAILED
 
 
-def test_what_comes_again_after_its_time_is_analyzed_from_what_came(
+def test_instance_received_again_after_its_removal_is_analyzed_again(
     keeper: Keeper, receive: Receive
 ) -> None:
     one = receive()
@@ -270,14 +271,14 @@ def test_what_comes_again_after_its_time_is_analyzed_from_what_came(
     assert keeper.sweep() == LetGo(files=0, rows=0)
 
 
-def test_a_revision_that_comes_again_does_not_count_on_the_results_of_one_that_is_gone(
+def test_repeated_revision_is_analyzed_if_its_file_and_shared_results_are_removed(
     keeper: Keeper, receive: Receive
 ) -> None:
     first = receive()
     keeper.delivered(first)
     second = receive("d2", sop_instance_uid=first.header.sop_instance_uid)
     keeper.receive(second)
-    same = replace(NOBODY, same_picture_as=first.id)
+    same = replace(UNANALYZED, same_picture_as=first.id)
     keeper.journal.analyses.conclude(second.id, 1, same)
     keeper.pass_days(8)
     assert keeper.sweep().files == 2
@@ -289,7 +290,7 @@ def test_a_revision_that_comes_again_does_not_count_on_the_results_of_one_that_i
     assert state_of(keeper.journal, first) == InstanceState.DELIVERED
 
 
-def test_a_revision_with_a_file_has_results_of_its_own_when_those_it_shared_are_gone(
+def test_repeated_revision_with_a_file_is_analyzed_if_shared_results_are_removed(
     keeper: Keeper, receive: Receive
 ) -> None:
     first = receive()
@@ -297,7 +298,7 @@ def test_a_revision_with_a_file_has_results_of_its_own_when_those_it_shared_are_
     keeper.pass_days(8)
     second = receive("d2", sop_instance_uid=first.header.sop_instance_uid)
     keeper.receive(second)
-    same = replace(NOBODY, same_picture_as=first.id)
+    same = replace(UNANALYZED, same_picture_as=first.id)
     keeper.journal.analyses.conclude(second.id, 1, same)
     assert keeper.sweep().files == 1
     again = receive("d2", sop_instance_uid=first.header.sop_instance_uid)
@@ -308,7 +309,7 @@ def test_a_revision_with_a_file_has_results_of_its_own_when_those_it_shared_are_
     assert state_of(keeper.journal, first) == InstanceState.DELIVERED
 
 
-def test_a_file_that_survives_its_removal_is_known_to_nobody(
+def test_journal_does_not_know_files_that_are_recorded_as_removed(
     keeper: Keeper, receive: Receive
 ) -> None:
     one = receive()
@@ -316,14 +317,16 @@ def test_a_file_that_survives_its_removal_is_known_to_nobody(
     other = keeper.delivered(receive())
     assert keeper.journal.known_results([path, other, "results/x"]) == {path, other}
     with keeper.engine.begin() as connection:
-        mine = instance.c.id == one.id
-        connection.execute(instance.update().where(mine).values(files_removed_at=1.0))
+        selected = instance.c.id == one.id
+        connection.execute(
+            instance.update().where(selected).values(files_removed_at=1.0)
+        )
 
     assert keeper.journal.known([one.id]) == set()
     assert keeper.journal.known_results([path, other]) == {other}
 
 
-def test_rows_go_after_their_files_and_leave_nothing(
+def test_rows_of_all_tables_are_removed_after_their_files(
     keeper: Keeper, receive: Receive
 ) -> None:
     one = receive()
@@ -333,10 +336,10 @@ def test_rows_go_after_their_files_and_leave_nothing(
     with keeper.engine.begin() as connection:
         row = connection.execute(delivery.select()).first()
         assert row is not None
-        asked = {"instance_id": row.instance_id, "destination": row.destination}
+        keys = {"instance_id": row.instance_id, "destination": row.destination}
         times = {"asked_at": 1.0, "closed_at": 2.0}
         connection.execute(
-            commitment.insert().values(transaction_uid="2.25.1", **asked, **times)
+            commitment.insert().values(transaction_uid="2.25.1", **keys, **times)
         )
     keeper.pass_days(364)
 
@@ -348,13 +351,15 @@ def test_rows_go_after_their_files_and_leave_nothing(
     assert not any(keeper.rows().values())
 
 
-def test_all_revisions_of_a_uid_go_together(keeper: Keeper, receive: Receive) -> None:
+def test_all_revisions_of_a_uid_are_removed_together(
+    keeper: Keeper, receive: Receive
+) -> None:
     old = receive()
     keeper.delivered(old)
     keeper.pass_days(400)
     young = receive("d2", sop_instance_uid=old.header.sop_instance_uid)
     keeper.receive(young)
-    same = replace(NOBODY, same_picture_as=old.id)
+    same = replace(UNANALYZED, same_picture_as=old.id)
     keeper.journal.analyses.conclude(young.id, 1, same)
     keeper.pass_days(8)
 
@@ -363,7 +368,7 @@ def test_all_revisions_of_a_uid_go_together(keeper: Keeper, receive: Receive) ->
     assert keeper.sweep() == LetGo(files=0, rows=2)
 
 
-def test_the_audit_trail_is_kept_for_a_time_of_its_own(keeper: Keeper) -> None:
+def test_audit_trail_has_its_own_retention_time(keeper: Keeper) -> None:
     event = AuditEvent(What.VIEWED, "anna", about="/")
     with keeper.engine.begin() as connection:
         for days in (2189, 2191):
@@ -377,7 +382,7 @@ def test_the_audit_trail_is_kept_for_a_time_of_its_own(keeper: Keeper) -> None:
     assert left.at > time.time() - 2190 * DAY_S
 
 
-def test_zero_days_are_for_ever(keeper: Keeper, receive: Receive) -> None:
+def test_zero_days_keep_instances_forever(keeper: Keeper, receive: Receive) -> None:
     keeper.delivered(receive())
     keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, BROKEN)
     keeper.pass_days(10_000)
@@ -390,18 +395,18 @@ def test_zero_days_are_for_ever(keeper: Keeper, receive: Receive) -> None:
     assert keeper.rows()["instance"] == 2
 
 
-def test_more_than_a_batch_goes_in_one_sweep(
+def test_one_sweep_removes_several_batches(
     keeper: Keeper, receive: Receive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retention, "BATCH", 2)
     for _ in range(5):
-        keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, NOBODY)
+        keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, UNANALYZED)
     keeper.pass_days(400)
 
     assert keeper.sweep() == LetGo(files=5, rows=5)
 
 
-def test_a_file_that_cannot_be_removed_stays_the_journals(
+def test_file_that_cannot_be_removed_stays_known_to_the_journal(
     keeper: Keeper, receive: Receive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = receive()
@@ -419,7 +424,7 @@ def test_a_file_that_cannot_be_removed_stays_the_journals(
     assert keeper.sweep() == LetGo(files=1, rows=0)
 
 
-def test_what_comes_again_while_its_file_goes_has_a_file_in_the_end(
+def test_instance_received_during_the_removal_of_its_file_has_a_file(
     keeper: Keeper, receive: Receive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = receive()
@@ -428,29 +433,29 @@ def test_what_comes_again_while_its_file_goes_has_a_file_in_the_end(
     again = receive(sop_instance_uid=one.header.sop_instance_uid)
     again.path.write_bytes(b"again")
     unlink = Path.unlink
-    came = threading.Thread(target=keeper.journal.record, args=(again,))
+    recording = threading.Thread(target=keeper.journal.record, args=(again,))
 
     def slowly(path: Path, *, missing_ok: bool = False) -> None:
-        if path == one.path and not came.is_alive():
-            came.start()
-            came.join(0.2)  # it waits for this transaction
-            assert came.is_alive()
+        if path == one.path and not recording.is_alive():
+            recording.start()
+            recording.join(0.2)  # the thread waits for this transaction
+            assert recording.is_alive()
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", slowly)
     assert keeper.sweep() == LetGo(files=1, rows=0)
-    came.join()
+    recording.join()
 
     assert one.path.read_bytes() == b"again"
     assert state_of(keeper.journal, one) == InstanceState.RECEIVED
 
 
 @pytest.mark.parametrize("days", [8, 400])
-def test_two_who_sweep_at_once_do_the_work_once(
+def test_simultaneous_sweeps_remove_each_file_and_row_once(
     days: int, keeper: Keeper, receive: Receive
 ) -> None:
     for _ in range(20):
-        keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, NOBODY)
+        keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, UNANALYZED)
     keeper.pass_days(days)
     done: list[LetGo] = []
 

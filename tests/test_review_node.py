@@ -1,4 +1,4 @@
-"""The review page of a whole node: real senders, archives and browsers."""
+"""The review pages of a complete node: real senders, archives and browsers."""
 
 import json
 import time
@@ -58,7 +58,7 @@ retry_days = 0.00001
 
 @dataclass(frozen=True, slots=True)
 class Hospital:
-    """A node with an archive, and another destination where nobody listens."""
+    """A node with an archive, and with a destination that has no listener."""
 
     node: Served
     folder: Path
@@ -66,7 +66,7 @@ class Hospital:
     address: str
 
     def send(self, name: str, seed: int = 0) -> Dataset:
-        """Send a broken phantom of that name."""
+        """Send a broken phantom with this patient name."""
         drawn = draw_phantom(broken=True, rows=600, columns=450, seed=seed)
         dataset = phantom_dataset(drawn)
         dataset.PatientName = name
@@ -95,7 +95,7 @@ def hospital(
 
 @pytest.fixture
 def open_page(browser: Browser, hospital: Hospital) -> Iterator[Callable[..., Page]]:
-    """Opens a page in a browser of its own."""
+    """Return a function that opens a page in a new browser context."""
     with ExitStack() as stack:
 
         def open_as(path: str, token: str = ACTING) -> Page:
@@ -112,7 +112,7 @@ def open_page(browser: Browser, hospital: Hospital) -> Iterator[Callable[..., Pa
 
 
 @pytest.mark.alone
-def test_two_browsers_see_it_come_within_two_seconds(
+def test_two_browsers_show_a_new_instance_within_two_seconds(
     hospital: Hospital, open_page: Callable[..., Page]
 ) -> None:
     pages = [open_page("/worklist"), open_page("/worklist", LOOKING)]
@@ -143,7 +143,7 @@ def test_a_row_opens_its_study(
         "archive", timeout=60_000
     )
     expect(page.locator(".pane-notice")).to_be_hidden()
-    # What the real model says of it is a layer over it, and zoom and window change it.
+    # Heatmap and arrow are layers over the image. Zoom and window change the image.
     whole = drawn(page)
     page.click("#heatmap[aria-pressed=true]")
     page.click("#arrow[aria-pressed=true]")
@@ -158,7 +158,7 @@ def test_a_row_opens_its_study(
     assert difference(drawn(page), gray) > 5
 
 
-def test_a_dead_destination_is_mended_and_what_failed_is_retried(
+def test_failed_deliveries_are_retried_after_the_destination_works_again(
     hospital: Hospital, open_page: Callable[..., Page]
 ) -> None:
     names = "Doe^John", "Doe^Jane"
@@ -171,7 +171,7 @@ def test_a_dead_destination_is_mended_and_what_failed_is_retried(
     rows = worklist.locator("#rows tr .state[data-state=failed]")
     expect(rows).to_have_count(2, timeout=60_000)
 
-    # A viewer sees the same, and has no lever.
+    # A viewer sees the same page without buttons.
     looking = open_page("/failures", LOOKING)
     expect(looking.locator(".card").first).to_be_visible()
     expect(looking.locator("#main button:visible")).to_have_count(0)
@@ -196,7 +196,7 @@ def test_a_dead_destination_is_mended_and_what_failed_is_retried(
         archive.stop()
 
 
-def test_a_destination_is_asked_paused_and_resumed(
+def test_destination_is_tested_paused_and_resumed(
     hospital: Hospital, open_page: Callable[..., Page]
 ) -> None:
     page = open_page("/destinations")
@@ -207,8 +207,8 @@ def test_a_destination_is_asked_paused_and_resumed(
     dead = page.get_by_label("dead", exact=True)
     expect(dead.locator(".signs")).to_contain_text("acting", timeout=20_000)
     expect(dead.locator(".card-head")).to_contain_text("failing")
-    why = f"DEAD at 127.0.0.1:{hospital.dead} refuses the connection"
-    expect(dead.locator(".signs")).to_contain_text(why)
+    reason = f"DEAD at 127.0.0.1:{hospital.dead} refuses the connection"
+    expect(dead.locator(".signs")).to_contain_text(reason)
 
     page.click("#lever-archive")
     expect(card.locator(".card-head")).to_contain_text("paused")
@@ -217,12 +217,12 @@ def test_a_destination_is_asked_paused_and_resumed(
     page.click("#lever-archive")
     expect(card.locator("dl")).to_contain_text("Waiting0", timeout=20_000)
     expect(card.locator(".card-head")).to_contain_text("delivering")
-    # What was sent meanwhile could not be delivered to the other one.
+    # The instance could not be delivered to the other destination.
     expect(dead.locator("dl")).to_contain_text("Failing since", timeout=20_000)
-    expect(dead.locator("dl")).to_contain_text(why)
+    expect(dead.locator("dl")).to_contain_text(reason)
 
 
-def test_who_was_rejected_and_what_to_change(
+def test_rejected_caller_is_listed_with_the_setting_to_change(
     hospital: Hospital, open_page: Callable[..., Page]
 ) -> None:
     path = hospital.folder / "sent.dcm"
@@ -236,16 +236,16 @@ def test_who_was_rejected_and_what_to_change(
     expect(row).to_contain_text("allowed_callers")
 
 
-def test_health_knows_all_roles(open_page: Callable[..., Page]) -> None:
+def test_health_page_shows_all_roles(open_page: Callable[..., Page]) -> None:
     page = open_page("/health")
 
-    # Nobody listens where the other destination is; the node itself is well.
+    # The other destination has no listener; all other checks succeed.
     states = page.request.get(page.url.replace("/health", "/api/v1/node")).json()
-    wrong = {words for words in states["destinations"].values() if words != "ok"}
-    count = len(wrong)
+    failing = {status for status in states["destinations"].values() if status != "ok"}
+    count = len(failing)
     verdict = f"{count} check fails" if count else "All is well"
     expect(page.locator("#checks .verdict")).to_have_text(verdict)
-    assert all("refuses the connection" in words for words in wrong)
+    assert all("refuses the connection" in status for status in failing)
     assert set(states["checks"].values()) == {"ok"}
     for role in ("Receiver", "Worker", "Model", "Database", "Spool"):
         expect(page.locator("#checks")).to_contain_text(f"{role}ok")
@@ -256,7 +256,7 @@ def test_health_knows_all_roles(open_page: Callable[..., Page]) -> None:
     expect(page.locator("#disk")).to_contain_text("free of")
 
 
-def test_what_is_dropped_joins_the_pipeline(
+def test_uploaded_folder_is_received_and_analyzed(
     hospital: Hospital, open_page: Callable[..., Page]
 ) -> None:
     page = open_page("/upload")
@@ -284,7 +284,7 @@ def test_what_is_dropped_joins_the_pipeline(
     expect(page.locator("h1")).to_have_text("Uploaded, A")
 
 
-def test_a_single_file_opens_by_itself(
+def test_upload_of_a_single_file_opens_its_study(
     hospital: Hospital, open_page: Callable[..., Page]
 ) -> None:
     path = hospital.folder / "single.dcm"
@@ -303,20 +303,20 @@ def test_a_single_file_opens_by_itself(
     "path",
     ["/worklist", "/studies/1.2", "/failures", "/destinations", "/health", "/upload"],
 )
-def test_who_is_signed_out_sees_no_patient(
+def test_pages_show_no_patient_data_without_a_session(
     hospital: Hospital, browser: Browser, path: str
 ) -> None:
     sent = hospital.send("Secret^Sam", seed=40)
     context = browser.new_context()
     page = context.new_page()
-    answers: list[str] = []
-    page.on("response", lambda response: answers.append(response.url))
+    requested: list[str] = []
+    page.on("response", lambda response: requested.append(response.url))
 
     page.goto(hospital.address + path.replace("1.2", str(sent.StudyInstanceUID)))
 
     assert "/login" in page.url
     assert "Secret" not in page.content()
-    assert not [url for url in answers if "/api/v1/" in url]
+    assert not [url for url in requested if "/api/v1/" in url]
     for api in ("instances", f"studies/{sent.StudyInstanceUID}", "failures/instances"):
         assert page.request.get(f"{hospital.address}/api/v1/{api}").status == 401
     context.close()

@@ -1,4 +1,4 @@
-"""The settings: what is right is read, what is wrong is told, all of it at once."""
+"""Valid settings are read, and all errors in invalid ones are reported at once."""
 
 import json
 import re
@@ -41,8 +41,8 @@ def read(tmp_path: Path, text: str, **environment: str) -> Settings:
     return load(file, environment)
 
 
-def complaints(tmp_path: Path, text: str, **environment: str) -> list[str]:
-    """The lines about wrong keys, without the heading."""
+def reported_errors(tmp_path: Path, text: str, **environment: str) -> list[str]:
+    """Return the lines about wrong keys, without the heading."""
     with pytest.raises(SettingsError, match=r"node\.toml cannot be used") as caught:
         read(tmp_path, text, **environment)
     return [line.strip() for line in str(caught.value).splitlines()[1:]]
@@ -60,7 +60,7 @@ OF_EVERY_TYPE = {
 
 
 def with_examples() -> str:
-    """The packaged file with the lines that wait to be used."""
+    """Return the packaged file with its examples enabled."""
     return re.sub("(?m)^#(?! )", "", packaged("node.toml")).replace("#    {", "    {")
 
 
@@ -82,7 +82,8 @@ def test_packaged_file_lists_every_key_of_every_type_of_destination() -> None:
     for each in listed:
         known = DESTINATIONS[each["type"]].model_fields.keys()
         assert each.keys() <= known
-        assert known - each.keys() <= OF_EVERY_TYPE  # told of the first
+        # The other keys are explained for the first destination.
+        assert known - each.keys() <= OF_EVERY_TYPE
 
 
 def test_examples_of_the_packaged_file_can_be_used(tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ def test_packaged_file_explains_every_key() -> None:
     ]
     unexplained = [line for line in settings if "#" not in line]
 
-    # Those of an address speak for themselves; a name is told of the first.
+    # The keys of an address need no comment, and a name has its comment only once.
     assert {line.split()[0] for line in unexplained} <= {
         *("ae_title", "host", "port", "name")
     }
@@ -120,7 +121,7 @@ def test_every_packaged_file_can_be_used(name: str, tmp_path: Path) -> None:
     assert read(tmp_path, packaged(name)).receiver.ae_title
 
 
-def test_without_a_file_the_packaged_one_runs() -> None:
+def test_packaged_file_is_used_if_no_file_is_given() -> None:
     settings = load(None, {})
 
     assert settings.receiver.port == 11112
@@ -129,7 +130,7 @@ def test_without_a_file_the_packaged_one_runs() -> None:
     assert [each.name for each in settings.destinations] == ["pacs"]
 
 
-def test_keys_that_a_file_leaves_out_have_their_defaults(tmp_path: Path) -> None:
+def test_omitted_keys_have_their_defaults(tmp_path: Path) -> None:
     settings = read(tmp_path, "[receiver]\nport = 104\n")
 
     assert settings.receiver.port == 104
@@ -157,20 +158,20 @@ def test_missing_file_is_an_error_and_not_a_default(tmp_path: Path) -> None:
     [b"[receiver\nport = 1", b'[receiver]\nhost = "\xff"'],
     ids=["no TOML", "no UTF-8"],
 )
-def test_file_that_is_no_toml_says_so(content: bytes, tmp_path: Path) -> None:
+def test_file_that_is_no_toml_is_reported(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_bytes(content)
 
     with pytest.raises(SettingsError, match=r"bad\.toml cannot be read as TOML"):
         load(tmp_path / "bad.toml", {})
 
 
-def test_folder_in_place_of_a_file_says_so(tmp_path: Path) -> None:
+def test_folder_instead_of_a_file_is_reported(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="Is a directory"):
         load(tmp_path, {})
 
 
 def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
-    told = complaints(
+    errors = reported_errors(
         tmp_path,
         "[reciever]\nport = 1\n"
         '[receiver]\nprot = 104\nport = "many"\nprocesses = 0\n'
@@ -179,7 +180,7 @@ def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
         'host = "h"\nport = 1\n',
     )
 
-    assert {line.split(":")[0] for line in told} == {
+    assert {line.split(":")[0] for line in errors} == {
         "reciever",
         "receiver.prot",
         "receiver.port",
@@ -191,7 +192,7 @@ def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         ("[reciever]\n", "reciever: no such key; did you mean receiver?"),
         (
@@ -209,10 +210,10 @@ def test_every_wrong_key_is_reported_at_once(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_unknown_and_missing_keys_name_what_is_meant(
-    text: str, complaint: str, tmp_path: Path
+def test_unknown_and_missing_keys_are_reported_with_a_suggestion(
+    text: str, message: str, tmp_path: Path
 ) -> None:
-    assert complaints(tmp_path, text) == [complaint]
+    assert reported_errors(tmp_path, text) == [message]
 
 
 @pytest.mark.parametrize(
@@ -260,13 +261,13 @@ def test_unknown_and_missing_keys_name_what_is_meant(
         ),
     ],
 )
-def test_wrong_value_is_told_with_what_is_expected(
+def test_wrong_value_is_reported_with_the_expected_values(
     section: str, line: str, expected: str, tmp_path: Path
 ) -> None:
-    (told,) = complaints(tmp_path, f"[{section}]\n{line}\n")
+    (error,) = reported_errors(tmp_path, f"[{section}]\n{line}\n")
 
-    assert told.startswith(f"{section}.{line.split(maxsplit=1)[0]}: ")
-    assert expected in told
+    assert error.startswith(f"{section}.{line.split(maxsplit=1)[0]}: ")
+    assert expected in error
 
 
 @pytest.mark.parametrize(
@@ -281,7 +282,7 @@ def test_wrong_value_is_told_with_what_is_expected(
         "[AE]",
     ],
 )
-def test_ae_title_is_what_ps3_5_allows(title: str, tmp_path: Path) -> None:
+def test_ae_title_that_ps3_5_allows_is_accepted(title: str, tmp_path: Path) -> None:
     settings = read(tmp_path, f"[receiver]\nae_title = '{title}'\n")
 
     assert settings.receiver.ae_title == title
@@ -301,10 +302,10 @@ def test_ae_title_is_what_ps3_5_allows(title: str, tmp_path: Path) -> None:
         pytest.param("   ", id="spaces only"),
     ],
 )
-def test_ae_title_is_not_what_ps3_5_forbids(title: str, tmp_path: Path) -> None:
-    (told,) = complaints(tmp_path, f'[receiver]\nae_title = "{title}"\n')
+def test_ae_title_that_ps3_5_forbids_is_refused(title: str, tmp_path: Path) -> None:
+    (error,) = reported_errors(tmp_path, f'[receiver]\nae_title = "{title}"\n')
 
-    assert told.startswith("receiver.ae_title: found ")
+    assert error.startswith("receiver.ae_title: found ")
 
 
 def test_callers_are_titles_or_titles_with_a_network(tmp_path: Path) -> None:
@@ -323,24 +324,24 @@ def test_callers_are_titles_or_titles_with_a_network(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "caller", ['""', '{ ae_title = "A", network = "10.1.0.1/16" }', "{ }", "5"]
 )
-def test_caller_that_is_none_is_refused(caller: str, tmp_path: Path) -> None:
-    told = complaints(tmp_path, f"[receiver]\nallowed_callers = [{caller}]\n")
+def test_invalid_caller_is_refused(caller: str, tmp_path: Path) -> None:
+    errors = reported_errors(tmp_path, f"[receiver]\nallowed_callers = [{caller}]\n")
 
-    assert told
-    assert all(line.startswith("receiver.allowed_callers.0") for line in told)
+    assert errors
+    assert all(line.startswith("receiver.allowed_callers.0") for line in errors)
 
 
 def test_two_destinations_of_one_name_are_refused(tmp_path: Path) -> None:
-    told = complaints(tmp_path, PACS + PACS)
+    errors = reported_errors(tmp_path, PACS + PACS)
 
-    assert "two destinations are named pacs" in told[0]
+    assert "two destinations are named pacs" in errors[0]
 
 
 @pytest.mark.parametrize("name", ["", "PACS", "a b", "a:b", "-a", "x" * 33])
-def test_name_of_a_destination_is_plain(name: str, tmp_path: Path) -> None:
-    (told,) = complaints(tmp_path, PACS.replace('"pacs"', f'"{name}"'))
+def test_invalid_name_of_a_destination_is_refused(name: str, tmp_path: Path) -> None:
+    (error,) = reported_errors(tmp_path, PACS.replace('"pacs"', f'"{name}"'))
 
-    assert told.startswith("destinations.0.name: found ")
+    assert error.startswith("destinations.0.name: found ")
 
 
 @pytest.mark.parametrize(
@@ -359,9 +360,9 @@ def test_destination_with_a_wrong_value_is_refused(
 ) -> None:
     kept = [each for each in PACS.splitlines() if each[:4] != line[:4]]
 
-    told = complaints(tmp_path, "\n".join([*kept, line]))
+    errors = reported_errors(tmp_path, "\n".join([*kept, line]))
 
-    assert told[0].startswith(f"destinations.0.{key}: found ")
+    assert errors[0].startswith(f"destinations.0.{key}: found ")
 
 
 SENDER = """
@@ -401,14 +402,16 @@ def test_every_type_of_destination_has_its_own_keys(tmp_path: Path) -> None:
     )
 
 
-def test_names_of_destinations_of_different_types_are_different(tmp_path: Path) -> None:
-    told = complaints(tmp_path, SENDER + STOW.replace("web", "sender"))
+def test_destinations_of_different_types_with_one_name_are_refused(
+    tmp_path: Path,
+) -> None:
+    errors = reported_errors(tmp_path, SENDER + STOW.replace("web", "sender"))
 
-    assert "two destinations are named sender" in told[0]
+    assert "two destinations are named sender" in errors[0]
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         pytest.param(
             STOW + 'ae_title = "A"\n',
@@ -457,26 +460,28 @@ def test_names_of_destinations_of_different_types_are_different(tmp_path: Path) 
         ),
     ],
 )
-def test_a_wrong_key_of_a_destination_is_told_as_it_stands_in_the_file(
-    text: str, complaint: str, tmp_path: Path
+def test_wrong_key_of_a_destination_is_reported_with_its_path_in_the_file(
+    text: str, message: str, tmp_path: Path
 ) -> None:
-    assert complaints(tmp_path, text) == [complaint]
+    assert reported_errors(tmp_path, text) == [message]
 
 
 PEER = '{ ae_title = "A", host = "h", port = 1 }'
 
 
 @pytest.mark.parametrize(
-    ("peers", "words"),
+    ("peers", "expected"),
     [(f"{PEER}, {PEER}", "two peers are called A"), ("", "name at least one peer")],
 )
-def test_a_table_of_peers_names_some_and_each_once(
-    peers: str, words: str, tmp_path: Path
+def test_empty_and_repeated_peers_are_refused(
+    peers: str, expected: str, tmp_path: Path
 ) -> None:
-    (told,) = complaints(tmp_path, re.sub("peers = .*", f"peers = [{peers}]", SENDER))
+    (error,) = reported_errors(
+        tmp_path, re.sub("peers = .*", f"peers = [{peers}]", SENDER)
+    )
 
-    assert told.startswith("destinations.0.peers: ")
-    assert words in told
+    assert error.startswith("destinations.0.peers: ")
+    assert expected in error
 
 
 @pytest.mark.parametrize(
@@ -490,7 +495,7 @@ def test_a_table_of_peers_names_some_and_each_once(
         "http://localhost/dicom-web",
     ],
 )
-def test_url_of_a_service_is_encrypted_or_of_this_machine(
+def test_url_of_a_service_with_https_or_loopback_is_accepted(
     url: str, tmp_path: Path
 ) -> None:
     text = re.sub("url = .*", f'url = "{url}"', STOW)
@@ -502,7 +507,7 @@ def test_url_of_a_service_is_encrypted_or_of_this_machine(
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    ("url", "expected"),
     [
         ("http://pacs.example.org/dicom-web", "plain text and is for loopback only"),
         ("http://10.0.0.1/dicom-web", "plain text and is for loopback only"),
@@ -522,32 +527,32 @@ def test_url_of_a_service_is_encrypted_or_of_this_machine(
         ("", "say https://"),
     ],
 )
-def test_url_that_is_none_or_holds_a_secret_is_refused_and_not_quoted(
-    url: str, words: str, tmp_path: Path
+def test_invalid_url_is_refused_and_its_secret_is_not_quoted(
+    url: str, expected: str, tmp_path: Path
 ) -> None:
-    (told,) = complaints(tmp_path, re.sub("url = .*", f'url = "{url}"', STOW))
+    (error,) = reported_errors(tmp_path, re.sub("url = .*", f'url = "{url}"', STOW))
 
-    assert told.startswith("destinations.0.url: ")
-    assert words in told
-    assert "hidden" not in told
+    assert error.startswith("destinations.0.url: ")
+    assert expected in error
+    assert "hidden" not in error
 
 
 @pytest.mark.parametrize("key", ["token_env", "password_env"])
 @pytest.mark.parametrize(
     "secret", ['"hidden-t0ken"', '"hidden"', "5", '{ value = "" }']
 )
-def test_a_secret_in_place_of_its_variable_is_refused_and_not_quoted(
+def test_secret_instead_of_a_variable_is_refused_and_not_quoted(
     key: str, secret: str, tmp_path: Path
 ) -> None:
-    (told,) = complaints(tmp_path, f"{STOW}{key} = {secret}\n")
+    (error,) = reported_errors(tmp_path, f"{STOW}{key} = {secret}\n")
 
-    assert told.startswith(f"destinations.0.{key}: ")
-    assert "name a variable of the environment" in told
-    assert "hidden" not in told
+    assert error.startswith(f"destinations.0.{key}: ")
+    assert "name a variable of the environment" in error
+    assert "hidden" not in error
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "expected"),
     [
         ('username = "us"', "username and password_env go together"),
         ('password_env = "PW"', "username and password_env go together"),
@@ -557,23 +562,23 @@ def test_a_secret_in_place_of_its_variable_is_refused_and_not_quoted(
         ),
     ],
 )
-def test_there_is_one_way_to_authenticate(
-    lines: str, words: str, tmp_path: Path
+def test_incomplete_and_conflicting_authentication_is_refused(
+    lines: str, expected: str, tmp_path: Path
 ) -> None:
-    (told,) = complaints(tmp_path, STOW + lines)
+    (error,) = reported_errors(tmp_path, STOW + lines)
 
-    assert told.startswith("destinations.0: ")
-    assert words in told
+    assert error.startswith("destinations.0: ")
+    assert expected in error
 
 
-def test_a_variable_that_is_not_set_is_no_wrong_setting(tmp_path: Path) -> None:
+def test_unset_variable_of_a_secret_is_accepted(tmp_path: Path) -> None:
     (web,) = read(tmp_path, STOW + 'token_env = "PACS_TOKEN"').destinations
 
     assert isinstance(web, StowDestination)
     assert web.token_env == Secret("PACS_TOKEN", "")
 
 
-def test_a_secret_loses_its_line_end_and_is_not_shown(tmp_path: Path) -> None:
+def test_secret_is_read_without_its_line_end_and_not_shown(tmp_path: Path) -> None:
     text = STOW + 'token_env = "PACS_KEY"'
 
     settings = read(tmp_path, text, PACS_KEY="hidden\n")
@@ -603,14 +608,14 @@ def test_environment_overrides_the_packaged_file() -> None:
     assert load(None, {"FRACTURE_NODE__API__PORT": "81"}).api.port == 81
 
 
-def test_environment_of_others_is_not_ours(tmp_path: Path) -> None:
+def test_other_environment_variables_are_ignored(tmp_path: Path) -> None:
     environment = {"FRACTURE_NODE_PORT": "1", "RECEIVER__PORT": "2", "PATH": "/bin"}
 
     assert read(tmp_path, "", **environment) == read(tmp_path, "")
 
 
 @pytest.mark.parametrize(
-    ("name", "complaint"),
+    ("name", "message"),
     [
         (
             "FRACTURE_NODE__RECEIVER__PROT",
@@ -623,13 +628,13 @@ def test_environment_of_others_is_not_ours(tmp_path: Path) -> None:
     ],
 )
 def test_misspelled_variable_is_an_error(
-    name: str, complaint: str, tmp_path: Path
+    name: str, message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(SettingsError) as caught:
         read(tmp_path, "", **{name: "104"})
 
     heading = f"The environment variable {name} cannot be used:"
-    assert str(caught.value).splitlines() == [heading, f"  {complaint}"]
+    assert str(caught.value).splitlines() == [heading, f"  {message}"]
 
 
 @pytest.mark.parametrize(
@@ -650,7 +655,7 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     assert settings.model.weights == tmp_path / "../w/m.pth"
 
 
-def test_absolute_paths_stay_and_home_is_the_users(
+def test_absolute_paths_are_kept_and_home_is_expanded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
@@ -678,7 +683,7 @@ def test_database_is_sqlite_inside_the_directory_unless_one_is_named(
 
 
 def tls(certificates: Certificates, **changes: object) -> str:
-    """A [tls] section, by default one that can be used."""
+    """Return a [tls] section, by default a valid one."""
     given: dict[str, object] = {
         "certificate": certificates.node.certificate,
         "private_key": certificates.node.key,
@@ -690,7 +695,7 @@ def tls(certificates: Certificates, **changes: object) -> str:
     return "[tls]\n" + lines
 
 
-def test_files_of_tls_are_relative_to_the_file_wherever_they_stand(
+def test_tls_files_are_relative_to_the_settings_file_in_every_section(
     tmp_path: Path, certificates: Certificates
 ) -> None:
     for name, path in (
@@ -731,7 +736,7 @@ def test_files_of_tls_are_relative_to_the_file_wherever_they_stand(
         assert each.tls_check_host_name
 
 
-def test_a_key_may_stand_in_the_file_of_its_certificate(
+def test_private_key_can_be_in_the_file_of_its_certificate(
     tmp_path: Path, certificates: Certificates
 ) -> None:
     both = tmp_path / "both.pem"
@@ -744,7 +749,7 @@ def test_a_key_may_stand_in_the_file_of_its_certificate(
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "expected"),
     [
         ({"certificate": "absent.pem"}, "absent.pem or "),
         ({"certificate": "absent.pem"}, "cannot be read: No such file or directory"),
@@ -762,9 +767,9 @@ def test_a_key_may_stand_in_the_file_of_its_certificate(
         ),
     ],
 )
-def test_files_that_cannot_be_used_for_tls_are_told_and_not_quoted(
+def test_unusable_tls_files_are_reported_and_not_quoted(
     changes: dict[str, object],
-    words: str,
+    expected: str,
     tmp_path: Path,
     certificates: Certificates,
     peer: Callable[[str], str],
@@ -776,18 +781,18 @@ def test_files_that_cannot_be_used_for_tls_are_told_and_not_quoted(
     if changes.get("private_key") == "stranger":
         changes = {"private_key": certificates.stranger.key}
 
-    if not words:
+    if not expected:
         assert read(tmp_path, tls(certificates, **changes)).tls.certificate is None
         return
-    (told,) = complaints(tmp_path, tls(certificates, **changes))
+    (error,) = reported_errors(tmp_path, tls(certificates, **changes))
 
-    assert told.startswith("tls: ")
-    assert words in told
-    assert "hidden" not in told
+    assert error.startswith("tls: ")
+    assert expected in error
+    assert "hidden" not in error
 
 
 @pytest.mark.parametrize(
-    ("lines", "words"),
+    ("lines", "expected"),
     [
         ("tls_check_host_name = false", "but tls = false; set tls = true"),
         ("tls_authorities = 'no.pem'", "but tls = false; set tls = true"),
@@ -797,12 +802,12 @@ def test_files_that_cannot_be_used_for_tls_are_told_and_not_quoted(
         ("tls = true\ntls_certificate = 'no.pem'", "tls_certificate: "),
     ],
 )
-def test_keys_of_tls_of_a_destination_that_cannot_be_used_are_told(
-    lines: str, words: str, tmp_path: Path
+def test_unusable_tls_keys_of_a_destination_are_reported(
+    lines: str, expected: str, tmp_path: Path
 ) -> None:
     (tmp_path / "no.pem").write_text("hidden")
 
-    (told,) = complaints(tmp_path, PACS + lines)
+    (error,) = reported_errors(tmp_path, PACS + lines)
 
-    assert told.startswith("destinations.0")
-    assert words in told
+    assert error.startswith("destinations.0")
+    assert expected in error

@@ -1,4 +1,4 @@
-"""Who fails to log in again and again waits, and nobody else does."""
+"""Repeated failed logins delay further logins from the same address only."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def failed(throttle: Throttle, address: str, times: int) -> None:
         throttle.failed(address)
 
 
-def test_five_failures_are_free_and_those_after_cost_twice_as_long_each(
+def test_wait_doubles_from_the_fifth_failure_up_to_a_minute(
     clock: Clock,
 ) -> None:
     throttle = Throttle(clock)
@@ -34,7 +34,7 @@ def test_five_failures_are_free_and_those_after_cost_twice_as_long_each(
     assert waits == [0, 0, 0, 0, 1, 2, 4, 8, 16, 32, 60, 60, 60]
 
 
-def test_the_wait_is_over_when_its_time_is(clock: Clock) -> None:
+def test_wait_becomes_shorter_with_time_and_ends(clock: Clock) -> None:
     throttle = Throttle(clock)
     failed(throttle, "192.0.2.1", 8)
 
@@ -44,7 +44,7 @@ def test_the_wait_is_over_when_its_time_is(clock: Clock) -> None:
     assert throttle.wait_s("192.0.2.1") == 0
 
 
-def test_an_address_does_not_wait_for_another(clock: Clock) -> None:
+def test_failures_do_not_delay_other_addresses(clock: Clock) -> None:
     throttle = Throttle(clock)
     failed(throttle, "192.0.2.1", 20)
 
@@ -53,7 +53,7 @@ def test_an_address_does_not_wait_for_another(clock: Clock) -> None:
     assert throttle.wait_s("") == 0
 
 
-def test_a_subscriber_of_ipv6_is_one_whatever_address_it_takes(clock: Clock) -> None:
+def test_ipv6_addresses_of_one_subscriber_wait_together(clock: Clock) -> None:
     throttle = Throttle(clock)
     failed(throttle, "2001:db8:0:1::1", 20)
 
@@ -61,7 +61,7 @@ def test_a_subscriber_of_ipv6_is_one_whatever_address_it_takes(clock: Clock) -> 
     assert throttle.wait_s("2001:db8:0:2::1") == 0
 
 
-def test_success_and_a_quarter_of_an_hour_are_forgiving(clock: Clock) -> None:
+def test_success_and_a_quarter_of_an_hour_reset_the_failures(clock: Clock) -> None:
     throttle = Throttle(clock)
     failed(throttle, "192.0.2.1", 20)
     failed(throttle, "192.0.2.2", 20)
@@ -74,7 +74,7 @@ def test_success_and_a_quarter_of_an_hour_are_forgiving(clock: Clock) -> None:
     assert throttle.wait_s("192.0.2.2") == 0
 
 
-def test_memory_is_bounded_and_the_latest_are_remembered(clock: Clock) -> None:
+def test_only_the_latest_addresses_are_remembered(clock: Clock) -> None:
     throttle = Throttle(clock)
     for number in range(3 * ADDRESSES):
         failed(throttle, f"10.0.{number // 256}.{number % 256}", 6)

@@ -1,4 +1,4 @@
-"""Transcoding carries values over as they are, and agrees with DCMTK."""
+"""Transcoding does not change values, and agrees with DCMTK."""
 
 import struct
 import subprocess
@@ -30,7 +30,7 @@ PIXELS = np.arange(6, dtype=np.uint16).reshape(2, 3) * 1000
 
 
 def write_instance(path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
-    """A small object with a value of many kinds, nested and private ones too."""
+    """Write a small object with values of many kinds, some nested or private."""
     dataset = Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = syntax
@@ -59,7 +59,7 @@ def write_instance(path: Path, syntax: UID = ExplicitVRLittleEndian) -> Path:
 
 
 def dataset_bytes(path: Path) -> bytes:
-    """All after File Meta Information, which names who wrote the file."""
+    """Return the bytes after File Meta Information, which names the writer."""
     content = path.read_bytes()
     return content[144 + int.from_bytes(content[140:144], "little") :]
 
@@ -73,7 +73,7 @@ def test_values_are_the_same_in_every_uncompressed_syntax(
 
     copy = dcmread(tmp_path / "b")
     expected = dcmread(write_instance(tmp_path / "c", target))
-    if ImplicitVRLittleEndian in {source, target}:  # does not tell a private VR
+    if ImplicitVRLittleEndian in {source, target}:  # does not encode a private VR
         expected.add_new(0x00111001, "UN", b"\x07\0\0\0")
     assert copy.file_meta.TransferSyntaxUID == target
     assert copy == expected
@@ -103,10 +103,10 @@ def test_name_keeps_its_bytes(
 
     transcode(source, tmp_path / "b", target)
 
-    assert (tmp_path / "b").read_bytes().count(name) == 2  # and nested
+    assert (tmp_path / "b").read_bytes().count(name) == 2  # one of them nested
 
 
-def test_copy_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_copies_have_the_same_bytes(tmp_path: Path) -> None:
     source = write_instance(tmp_path / "a")
 
     for copy in ("b", "c"):
@@ -115,7 +115,7 @@ def test_copy_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert (tmp_path / "b").read_bytes() == (tmp_path / "c").read_bytes()
 
 
-def test_there_and_back_is_the_source_again(tmp_path: Path) -> None:
+def test_transcoding_there_and_back_gives_the_source(tmp_path: Path) -> None:
     source = write_instance(tmp_path / "a", ImplicitVRLittleEndian)
 
     transcode(source, tmp_path / "b", ExplicitVRLittleEndian)
@@ -153,16 +153,16 @@ def test_a_frame_in_several_fragments_is_decoded_whole(tmp_path: Path) -> None:
     transcode(tmp_path / "a", tmp_path / "b", ExplicitVRLittleEndian)
 
     copy = dcmread(tmp_path / "b")
-    assert copy.NumberOfFrames == 0  # a value of the source's is not corrected
+    assert copy.NumberOfFrames == 0  # a value of the source is not corrected
     del copy.NumberOfFrames
     assert np.array_equal(copy.pixel_array, PIXELS)
 
 
-def test_elements_that_are_no_part_of_a_dataset_are_not_sent_on(tmp_path: Path) -> None:
+def test_elements_that_do_not_belong_in_a_dataset_are_dropped(tmp_path: Path) -> None:
     content = write_instance(tmp_path / "a").read_bytes()
     syntax = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
-    odd = content.replace(b"\x08\0\x05\0CS", syntax + b"\x08\0\x05\0CS")
-    (tmp_path / "odd").write_bytes(odd)
+    nonconformant = content.replace(b"\x08\0\x05\0CS", syntax + b"\x08\0\x05\0CS")
+    (tmp_path / "odd").write_bytes(nonconformant)
 
     transcode(tmp_path / "a", tmp_path / "b", ImplicitVRLittleEndian)
     transcode(tmp_path / "odd", tmp_path / "c", ImplicitVRLittleEndian)
@@ -185,5 +185,5 @@ def test_dcmtk_transcodes_to_the_same_dataset(
 
     transcode(file, tmp_path / "b", target)
 
-    ours, theirs = dcmread(tmp_path / "b"), dcmread(tmp_path / "dcmtk")
-    assert ours == theirs
+    copy, expected = dcmread(tmp_path / "b"), dcmread(tmp_path / "dcmtk")
+    assert copy == expected

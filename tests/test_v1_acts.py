@@ -1,4 +1,4 @@
-"""/api/v1: what is done through it, and by whom."""
+"""/api/v1: actions, and the roles that they require."""
 
 import csv
 import json
@@ -51,7 +51,7 @@ def site(tmp_path: Path) -> Iterator[Review]:
     site.engine.dispose()
 
 
-def test_only_an_operator_acts(site: Review) -> None:
+def test_actions_require_an_operator(site: Review) -> None:
     received = site.receive(1)
     site.answer(received)
     acts = [
@@ -64,22 +64,22 @@ def test_only_an_operator_acts(site: Review) -> None:
         "/uploads",
     ]
 
-    answers = [site.act(path, LOOKING) for path in acts]
+    responses = [site.act(path, LOOKING) for path in acts]
 
-    assert [each.status_code for each in answers] == [403] * len(acts)
-    assert {each.headers["content-type"] for each in answers} == {
+    assert [each.status_code for each in responses] == [403] * len(acts)
+    assert {each.headers["content-type"] for each in responses} == {
         "application/problem+json"
     }
     assert [each.what for each in site.told] == ["refused"] * len(acts)
 
 
-def test_an_instance_is_analyzed_again(site: Review) -> None:
+def test_instance_is_analyzed_again_on_request(site: Review) -> None:
     received = site.receive(1)
     site.answer(received)
 
-    answer = site.act(f"/instances/{received.id}/analyze")
+    response = site.act(f"/instances/{received.id}/analyze")
 
-    assert answer.status_code == 202
+    assert response.status_code == 202
     assert site.get(f"/instances/{received.id}").json()["state"] == "received"
     assert site.told[0].what == "asked for again"
     assert site.act("/instances/nothing/analyze").status_code == 404
@@ -109,7 +109,7 @@ def states(site: Review, instance_id: str) -> dict[str, str]:
     return {each["destination"]: each["state"] for each in site.runs(instance_id)}
 
 
-def test_what_has_no_files_any_more_must_be_sent_again(site: Review) -> None:
+def test_actions_are_refused_with_410_after_the_files_are_removed(site: Review) -> None:
     received = site.receive(1)
     site.answer(received)
     for name in ("pacs", "backup"):
@@ -117,10 +117,10 @@ def test_what_has_no_files_any_more_must_be_sent_again(site: Review) -> None:
     with site.engine.begin() as connection:
         connection.execute(instance.update().values(files_removed_at=1.0))
 
-    for what in ("analyze", "send"):
-        answer = site.act(f"/instances/{received.id}/{what}")
-        assert answer.status_code == 410
-        assert GONE in answer.json()["detail"]
+    for action in ("analyze", "send"):
+        response = site.act(f"/instances/{received.id}/{action}")
+        assert response.status_code == 410
+        assert GONE in response.json()["detail"]
     assert site.get("/failures").json() == []
 
 
@@ -155,7 +155,7 @@ def test_failures_are_grouped_and_retried_one_group_or_all(site: Review) -> None
     assert [line["id"] for line in again] == [broken.id]
 
 
-def test_only_so_much_is_retried_at_once(
+def test_number_of_retries_per_request_is_limited(
     site: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("api.v1.acts.AT_ONCE", 2)
@@ -169,7 +169,7 @@ def test_only_so_much_is_retried_at_once(
     assert second == {"asked": 1, "gone": 0, "left": 0}
 
 
-def test_destinations_say_how_they_fare_and_are_paused(site: Review) -> None:
+def test_destinations_have_their_state_and_can_be_paused(site: Review) -> None:
     one, two = site.receive(1), site.receive(2)
     for received in (one, two):
         site.answer(received)
@@ -188,12 +188,12 @@ def test_destinations_say_how_they_fare_and_are_paused(site: Review) -> None:
     assert (backup["waiting"], backup["failed"], backup["paused"]) == (1, 1, True)
     assert backup["last_success"] is None
     assert not resumed["paused"]
-    told = [(each.what, each.about) for each in site.told]
-    assert told == [("paused", "backup"), ("resumed", "backup")]
+    audited = [(each.what, each.about) for each in site.told]
+    assert audited == [("paused", "backup"), ("resumed", "backup")]
     assert site.act("/destinations/moon/pause").status_code == 404
 
 
-def test_what_waits_for_a_dead_archive_is_told_with_its_reason_and_tried_at_once(
+def test_waiting_deliveries_have_their_reason_and_can_be_tried_at_once(
     site: Review,
 ) -> None:
     refuses = "PACS at 127.0.0.1:1 refuses the connection"
@@ -232,7 +232,7 @@ def test_what_waits_for_a_dead_archive_is_told_with_its_reason_and_tried_at_once
         assert now["next_at"] <= time.time()
 
 
-def test_a_destination_that_refuses_says_so_until_it_takes_something(
+def test_destination_has_its_last_failure_until_a_delivery_succeeds(
     site: Review,
 ) -> None:
     taken, refused, later = (site.receive(number) for number in range(3))
@@ -250,14 +250,14 @@ def test_a_destination_that_refuses_says_so_until_it_takes_something(
     assert before["last_failure"] is None
     assert failing["last_failure"]["reason"] == REFUSED.comment
     assert failing["last_failure"]["at"] >= failing["last_success"]
-    assert failing["outages"] == []  # it answers
+    assert failing["outages"] == []  # the destination responds
     assert backup["last_failure"] is None
     assert node["destinations"]["pacs"].startswith("the last one failed 0 s ago: ")
     assert after["last_failure"] is None
     assert after["failed"] == 1
 
 
-def test_a_sign_of_life_is_outdated_once_a_delivery_fails(tmp_path: Path) -> None:
+def test_connection_test_is_outdated_after_a_failed_delivery(tmp_path: Path) -> None:
     archive = start_archive(tmp_path / "archive")
     alive = PACS.replace("port = 1", f"port = {archive.port}")
     site = Review(tmp_path, more=alive.replace('"PACS"', '"ARCHIVE"'))
@@ -281,7 +281,7 @@ def test_a_sign_of_life_is_outdated_once_a_delivery_fails(tmp_path: Path) -> Non
     assert [each["outdated"] for each in again["echoes"]] == [False, True]
 
 
-def test_a_destination_is_asked_for_a_sign_of_life(tmp_path: Path) -> None:
+def test_destination_is_tested_by_c_echo(tmp_path: Path) -> None:
     with ExitStack() as stack:
         archive = start_archive(tmp_path / "archive")
         stack.callback(archive.stop)
@@ -299,13 +299,13 @@ def test_a_destination_is_asked_for_a_sign_of_life(tmp_path: Path) -> None:
     assert "dead" in dead_one["comment"]
     assert len(history) == 2
     assert site.get("/destinations").json()[0]["echoes"] == history
-    told = [(each.what, each.about) for each in site.told]
-    assert told == [("connection tested", each) for each in ("pacs", "dead", "pacs")]
+    audited = [(each.what, each.about) for each in site.told]
+    assert audited == [("connection tested", each) for each in ("pacs", "dead", "pacs")]
     site.app.state.desk.close()
     site.engine.dispose()
 
 
-def test_callers_are_listed_with_what_to_change(site: Review) -> None:
+def test_callers_are_listed_with_the_setting_to_change(site: Review) -> None:
     site.receive(1)
     events = (
         (What.OPENED, "ROOM1", ""),
@@ -314,9 +314,9 @@ def test_callers_are_listed_with_what_to_change(site: Review) -> None:
         (What.REJECTED, "", "no A-ASSOCIATE-RQ but something else: HTTP"),
     )
     rows = [
-        {"at": time.time(), "role": "receiver", "what": what, "who": who}
+        {"at": time.time(), "role": "receiver", "what": kind, "who": title}
         | {"address": "10.0.0.9", "about": about, "times": 1}
-        for what, who, about in events
+        for kind, title, about in events
     ]
     with site.engine.begin() as connection:
         connection.execute(audit.insert(), rows)
@@ -331,15 +331,15 @@ def test_callers_are_listed_with_what_to_change(site: Review) -> None:
     assert (sent["sender"], sent["modality"], sent["count"]) == ("ROOM1", "DX", 1)
 
 
-def test_rejected_callers_displace_no_accepted_one_from_the_list(site: Review) -> None:
+def test_rejected_callers_do_not_displace_accepted_callers(site: Review) -> None:
     row = {"role": "receiver", "address": "10.0.0.9", "times": 1}
-    why = {"what": What.REJECTED, "about": "calling AE title not recognized"}
+    rejection = {"what": What.REJECTED, "about": "calling AE title not recognized"}
     now = time.time()
-    rows = [row | why | {"who": f"X{n}", "at": now} for n in range(300)]
+    rows = [row | rejection | {"who": f"X{n}", "at": now} for n in range(300)]
     rows += [row | {"what": What.OPENED, "about": "", "who": "ROOM1", "at": now - 60}]
     folded = {"who": FURTHER_CALLERS, "address": "2001:db8::/64", "at": now}
     with site.engine.begin() as connection:
-        connection.execute(audit.insert(), [*rows, row | why | folded])
+        connection.execute(audit.insert(), [*rows, row | rejection | folded])
 
     called = {each["ae_title"]: each for each in site.get("/callers").json()}
 
@@ -348,12 +348,12 @@ def test_rejected_callers_displace_no_accepted_one_from_the_list(site: Review) -
     assert mend.startswith("Add it to allowed_callers")
 
 
-def test_a_listed_caller_from_another_network_is_told_of_its_network(
+def test_listed_caller_from_another_network_gets_advice_about_its_network(
     site: Review,
 ) -> None:
     row = {"at": time.time(), "role": "receiver", "what": What.REJECTED, "times": 1}
-    why = {"about": "calling AE title not recognized", "address": "10.2.0.9"}
-    rows = [row | why | {"who": who} for who in ("CR1", "DX1", "MG1")]
+    rejection = {"about": "calling AE title not recognized", "address": "10.2.0.9"}
+    rows = [row | rejection | {"who": title} for title in ("CR1", "DX1", "MG1")]
     with site.engine.begin() as connection:
         connection.execute(audit.insert(), rows)
 
@@ -367,7 +367,7 @@ def test_a_listed_caller_from_another_network_is_told_of_its_network(
     assert mends["MG1"].startswith("Add it to allowed_callers")
 
 
-def test_figures_count_the_period(site: Review) -> None:
+def test_figures_count_the_instances_of_a_period(site: Review) -> None:
     for number, probability in ((1, 0.97), (2, 0.5), (3, 0.02)):
         received = site.receive(number)
         site.answer(received, probability)
@@ -375,11 +375,11 @@ def test_figures_count_the_period(site: Review) -> None:
     site.fail(site.receive(5), "damaged")
     site.receive(6)
 
-    told = site.get("/figures?period=day").json()
+    day = site.get("/figures?period=day").json()
 
-    assert len(told["intervals"]) == 24
+    assert len(day["intervals"]) == 24
     total = {
-        key: sum(each[key] for each in told["intervals"])
+        key: sum(each[key] for each in day["intervals"])
         for key in ("received", "reported", "negative", "not_analyzed", "failed")
     }
     assert total == {
@@ -389,9 +389,9 @@ def test_figures_count_the_period(site: Review) -> None:
         "not_analyzed": 1,
         "failed": 1,
     }
-    scores = {place: count for place, count in enumerate(told["scores"]) if count}
+    scores = {index: count for index, count in enumerate(day["scores"]) if count}
     assert scores == {0: 1, 10: 1, 19: 1}
-    assert told["turnaround"] == {}
+    assert day["turnaround"] == {}
     for period in ("week", "month"):
         again = site.get(f"/figures?period={period}").json()
         assert sum(each["received"] for each in again["intervals"]) == 6
@@ -405,21 +405,21 @@ def test_figures_count_the_period(site: Review) -> None:
     assert node["free_bytes"] > 0
 
 
-def test_readers_say_what_they_think(site: Review) -> None:
+def test_readers_give_and_withdraw_feedback(site: Review) -> None:
     received = site.receive(1)
     path = f"/instances/{received.id}/feedback"
     early = site.act(path, LOOKING, "PUT", json={"verdict": "agree"})
     site.answer(received)
 
     site.act(path, ACTING, "PUT", json={"verdict": "agree"})
-    said = site.act(
+    given = site.act(
         path, LOOKING, "PUT", json={"verdict": "disagree", "place": [12.5, 30]}
     )
     wrong = site.act(path, LOOKING, "PUT", json={"verdict": "maybe"})
 
     assert early.status_code == 409
     assert wrong.status_code == 400
-    assert [(o["who"], o["verdict"], o["place"]) for o in said.json()] == [
+    assert [(o["who"], o["verdict"], o["place"]) for o in given.json()] == [
         ("looking", "disagree", [12.5, 30.0]),
         ("acting", "agree", None),
     ]
@@ -432,14 +432,14 @@ def test_readers_say_what_they_think(site: Review) -> None:
     assert [each["who"] for each in withdrawn] == ["acting"]
 
 
-def test_an_uploaded_file_joins_the_pipeline(site: Review, tmp_path: Path) -> None:
+def test_uploaded_file_is_recorded_as_an_instance(site: Review, tmp_path: Path) -> None:
     uid, path = written(tmp_path / "phantom.dcm")
 
     first = upload(site, path.read_bytes())
     second = upload(site, path.read_bytes())
 
     assert first.status_code == 202
-    assert second.json() == first.json()  # the same bytes are here already
+    assert second.json() == first.json()  # the same bytes are already stored
     known = site.get(f"/instances/{first.json()['id']}").json()
     assert known["sop_instance_uid"] == uid
     assert (known["sender"], known["state"]) == ("UPLOAD", "received")
@@ -471,17 +471,17 @@ def upload(site: Review, content: bytes) -> httpx.Response:
         ),
     ],
 )
-def test_an_upload_with_missing_or_wrong_file_meta_is_taken(
+def test_upload_with_missing_or_wrong_file_meta_is_accepted(
     site: Review, tmp_path: Path, head: bytes
 ) -> None:
     uid, path = written(tmp_path / "phantom.dcm")
     content = path.read_bytes()
     dataset = content[144 + int.from_bytes(content[140:144], "little") :]
 
-    answer = upload(site, head + dataset)
+    response = upload(site, head + dataset)
 
-    assert answer.status_code == 202
-    known = site.get(f"/instances/{answer.json()['id']}").json()
+    assert response.status_code == 202
+    known = site.get(f"/instances/{response.json()['id']}").json()
     assert known["sop_instance_uid"] == uid
     assert "assumption" in [each["kind"] for each in known["events"]]
     (kept,) = (site.directory / "spool").glob("*.dcm")
@@ -489,10 +489,10 @@ def test_an_upload_with_missing_or_wrong_file_meta_is_taken(
     assert (
         kept.read_bytes() == file_head(sop_class, uid, ExplicitVRLittleEndian) + dataset
     )
-    assert site.get(f"/instances/{answer.json()['id']}/picture").status_code == 200
+    assert site.get(f"/instances/{response.json()['id']}/picture").status_code == 200
 
 
-def test_studies_whose_uids_have_the_same_first_64_characters_are_two(
+def test_studies_with_the_same_first_64_characters_of_their_uid_are_separate(
     site: Review, tmp_path: Path
 ) -> None:
     studies = ["1.2." + "9" * 60 + end for end in ("1", "2")]
@@ -505,15 +505,15 @@ def test_studies_whose_uids_have_the_same_first_64_characters_are_two(
         dataset.save_as(path, enforce_file_format=True)
         assert upload(site, path.read_bytes()).json()["study_instance_uid"] == study
 
-    answers = [site.get(f"/studies/{study}").json() for study in studies]
+    responses = [site.get(f"/studies/{study}").json() for study in studies]
 
-    names = [[each["patient"]["name"] for each in a["instances"]] for a in answers]
+    names = [[each["patient"]["name"] for each in a["instances"]] for a in responses]
     assert names == [["Weber, Karl"], ["Maier, Eva"]]
     assert site.get(f"/studies/{studies[0][:64]}").status_code == 404
 
 
 @pytest.mark.parametrize(
-    ("harm", "words"),
+    ("harm", "reason"),
     [
         (lambda _: b"no DICOM at all", "DICOM"),
         (lambda content: content[:-1000], "119000 bytes of 120000"),
@@ -523,30 +523,30 @@ def test_studies_whose_uids_have_the_same_first_64_characters_are_two(
         ),
     ],
 )
-def test_an_upload_that_is_no_radiograph_is_refused_in_words(
-    site: Review, tmp_path: Path, harm: object, words: str
+def test_upload_that_is_no_radiograph_is_refused_with_a_reason(
+    site: Review, tmp_path: Path, harm: object, reason: str
 ) -> None:
     assert callable(harm)
     _, path = written(tmp_path / "phantom.dcm")
 
-    answer = upload(site, harm(path.read_bytes()))
+    response = upload(site, harm(path.read_bytes()))
 
-    assert answer.status_code == 422
-    assert words in answer.json()["detail"]
-    assert "Doe" not in answer.text
+    assert response.status_code == 422
+    assert reason in response.json()["detail"]
+    assert "Doe" not in response.text
     assert list((site.directory / "spool").iterdir()) == []
     assert site.get("/instances").json()["total"] == 0
 
 
-def test_changes_are_told_as_they_happen(site: Review) -> None:
+def test_changes_are_streamed_as_they_happen(site: Review) -> None:
     with ExitStack() as stack:
         port = serve(site.app, stack)
         ended = False
         site.app.state.ending = lambda: ended
         client = stack.enter_context(httpx.Client(timeout=20))
         url = f"http://127.0.0.1:{port}/api/v1/changes"
-        with client.stream("GET", url, headers=bearing(LOOKING)) as answer:
-            lines = answer.iter_lines()
+        with client.stream("GET", url, headers=bearing(LOOKING)) as response:
+            lines = response.iter_lines()
             assert next(lines) == "retry: 1000"
             assert next(lines) == "event: begun"
             assert next(lines) == "data: {}"
@@ -559,15 +559,15 @@ def test_changes_are_told_as_they_happen(site: Review) -> None:
             ended = True
             rest = [line for line in lines if line]
 
-    told = json.loads(data.removeprefix("data:"))
-    assert told == {"instances": [received.id]}
-    assert json.loads(more.removeprefix("data:")) == told
+    change = json.loads(data.removeprefix("data:"))
+    assert change == {"instances": [received.id]}
+    assert json.loads(more.removeprefix("data:")) == change
     assert seconds < 1.5
     assert rest == []
-    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["content-type"].startswith("text/event-stream")
 
 
-def test_the_node_says_what_confines_the_decoding_process(
+def test_node_reports_the_confinement_of_the_decoding_process(
     site: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partly = Confinement(landlock=0, seccomp=True)

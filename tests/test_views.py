@@ -1,4 +1,4 @@
-"""Views: the boxes stay on what they are around, whatever is turned."""
+"""Views: each box stays around its object, however the view is turned."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from inference.training.views import draw_view
 
 
 def spot(rows: int = 300, columns: int = 200) -> Radiograph:
-    """A disc of light in the dark, at (150, 90), 20 pixels across."""
+    """Return a bright disc on dark ground, at (150, 90), 20 pixels wide."""
     row, column = np.ogrid[:rows, :columns]
     disc = (row - 90) ** 2 + (column - 150) ** 2 < 100
     return Radiograph(np.where(disc, 255, 20).astype(np.uint8), None, (rows, columns))
@@ -18,7 +18,7 @@ BOX = (140 / 200, 80 / 300, 160 / 200, 100 / 300)
 
 
 @pytest.mark.parametrize("close", [False, True])
-def test_a_box_stays_around_what_it_marks(close: bool) -> None:  # noqa: FBT001
+def test_box_stays_around_its_object(close: bool) -> None:  # noqa: FBT001
     random = np.random.default_rng(0)
     seen = 0
     for _ in range(100):
@@ -30,12 +30,12 @@ def test_a_box_stays_around_what_it_marks(close: bool) -> None:  # noqa: FBT001
                 min(int((left + right) / 2), pixels.shape[1] - 1),
             ]
             seen += 1
-            # Bright in the dark, or the inverse.
+            # The disc is bright on dark ground, or the inverse.
             assert abs(middle - np.median(pixels)) > 60
     assert seen >= 70
 
 
-def test_close_views_are_square_parts_and_mostly_of_the_fracture() -> None:
+def test_close_views_are_squares_and_most_contain_the_box() -> None:
     random = np.random.default_rng(1)
     views = [draw_view(spot(), (BOX,), random, close=True) for _ in range(100)]
 
