@@ -232,8 +232,8 @@ def test_another_delivery_probes_if_the_probe_is_dropped_or_given_up(
     else:
         with engine.begin() as connection:  # the new analysis has nothing to deliver
             dropped = {"state": DeliveryState.DROPPED, "finished_at": 0.0}
-            mine = delivery.c.instance_id == probe
-            connection.execute(delivery.update().where(mine).values(**dropped))
+            selected = delivery.c.instance_id == probe
+            connection.execute(delivery.update().where(selected).values(**dropped))
     assert scheduled(engine) == {}
     for _ in range(2):
         journal.breaker.look_after()
@@ -355,8 +355,8 @@ def test_each_peer_of_a_destination_has_its_own_next_attempt(
         attempt(journal, engine, instance.id, LOST)
         sent[name] = instance.id
         with engine.begin() as connection:
-            mine = delivery.update().where(delivery.c.instance_id == instance.id)
-            connection.execute(mine.values(next_at=now + 100 * number))
+            selected = delivery.update().where(delivery.c.instance_id == instance.id)
+            connection.execute(selected.values(next_at=now + 100 * number))
 
     def next_attempts() -> dict[str, float | None]:
         with engine.connect() as connection:

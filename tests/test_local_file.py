@@ -35,12 +35,12 @@ def unknown_vr(draft: Draft) -> None:
     draft.put("Modality", b"Secret", b"ZZ")
 
 
-@pytest.mark.parametrize("harm", [nested_too_deep, unknown_vr])
+@pytest.mark.parametrize("damage", [nested_too_deep, unknown_vr])
 def test_broken_file_raises_an_error_without_its_content(
-    harm: object, tmp_path: Path
+    damage: object, tmp_path: Path
 ) -> None:
     broken = draft()
-    harm(broken)  # type: ignore[operator]
+    damage(broken)  # type: ignore[operator]
 
     with pytest.raises(
         AnalysisError, match=r"cannot be read as DICOM|ends early"

@@ -170,7 +170,7 @@ def test_annotated_result_is_stored_in_the_study_of_the_radiograph(
 LONG = "1.2.840.113845.11." + "1234567890" * 8
 JPEG = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
 COMMAND = b"\0\0\x02\0\6\0\0\x001.2.3\0"
-Harm = Callable[[Draft], None]
+Damage = Callable[[Draft], None]
 
 
 def unchanged(_draft: Draft) -> None:
@@ -198,7 +198,7 @@ def in_several_fragments(draft: Draft) -> None:
     draft.splice(pixels.value, pixels.end - 8, items)
 
 
-NONCONFORMANT: list[tuple[int, Harm, str, str]] = [
+NONCONFORMANT: list[tuple[int, Damage, str, str]] = [
     (0, unchanged, "1.2.7.0", "1.2.8.0"),
     (0, with_foreign_elements, "1.2.7.1", "1.2.8.1"),
     (1, with_foreign_elements, "1.2.7.2", "1.2.8.2"),
@@ -216,13 +216,13 @@ def test_nonconformant_datasets_with_the_same_picture_get_the_same_answer(
 ) -> None:
     plain = samples()
     sent: list[Sample] = []
-    for number, harm, uid, study in NONCONFORMANT:
+    for number, damage, uid, study in NONCONFORMANT:
         draft = opened(plain[number], random.Random(0))
         draft.put("SOPInstanceUID", uid.encode())
         draft.put("StudyInstanceUID", study.encode())
-        harm(draft)
+        damage(draft)
         head = plain[number].syntax, plain[number].sop_class_uid
-        sent.append(Sample(harm.__name__, *head, uid, closed(draft)))
+        sent.append(Sample(damage.__name__, *head, uid, closed(draft)))
 
     with raw_sender(hospital.node.address.port) as sender:
         answers = [sender.send(sample) for sample in sent]

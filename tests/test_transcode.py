@@ -162,10 +162,10 @@ def test_elements_that_do_not_belong_in_a_dataset_are_dropped(tmp_path: Path) ->
     content = write_instance(tmp_path / "a").read_bytes()
     syntax = b"\x02\0\x10\0UI\x16\x001.2.840.10008.1.2.4.70"
     nonconformant = content.replace(b"\x08\0\x05\0CS", syntax + b"\x08\0\x05\0CS")
-    (tmp_path / "odd").write_bytes(nonconformant)
+    (tmp_path / "nonconformant").write_bytes(nonconformant)
 
     transcode(tmp_path / "a", tmp_path / "b", ImplicitVRLittleEndian)
-    transcode(tmp_path / "odd", tmp_path / "c", ImplicitVRLittleEndian)
+    transcode(tmp_path / "nonconformant", tmp_path / "c", ImplicitVRLittleEndian)
 
     assert (tmp_path / "c").read_bytes() == (tmp_path / "b").read_bytes()
 

@@ -513,7 +513,7 @@ def test_studies_with_the_same_first_64_characters_of_their_uid_are_separate(
 
 
 @pytest.mark.parametrize(
-    ("harm", "reason"),
+    ("damage", "reason"),
     [
         (lambda _: b"no DICOM at all", "DICOM"),
         (lambda content: content[:-1000], "119000 bytes of 120000"),
@@ -524,12 +524,12 @@ def test_studies_with_the_same_first_64_characters_of_their_uid_are_separate(
     ],
 )
 def test_upload_that_is_no_radiograph_is_refused_with_a_reason(
-    site: Review, tmp_path: Path, harm: object, reason: str
+    site: Review, tmp_path: Path, damage: object, reason: str
 ) -> None:
-    assert callable(harm)
+    assert callable(damage)
     _, path = written(tmp_path / "phantom.dcm")
 
-    response = upload(site, harm(path.read_bytes()))
+    response = upload(site, damage(path.read_bytes()))
 
     assert response.status_code == 422
     assert reason in response.json()["detail"]
