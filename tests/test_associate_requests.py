@@ -430,7 +430,7 @@ def test_receiver_aborts_and_reports_bytes_that_are_no_request(
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "cause"),
     [
         (b"\1", "A-ASSOCIATE-RQ was cut off"),
         (request()[:100], "A-ASSOCIATE-RQ was cut off"),
