@@ -144,7 +144,7 @@ def window(page: Page, number: int = 0) -> tuple[float, float]:
     return float(words[1].strip(",")), float(words[3])
 
 
-def wait_for_node_pixels(page: Page, number: int = 0) -> None:
+def is_true(page: Page, number: int = 0) -> None:
     """Wait until the pane shows pixels to which the node has applied the window."""
     page.evaluate(FRAME)
     expect(page.locator(".pane-values").nth(number)).not_to_contain_text("≈")
@@ -207,14 +207,14 @@ def test_dragging_sets_the_window_and_loads_pixels_from_the_node(page: Page) -> 
     expected = fitted(phantom(1, center - width / 2, center + width / 2), before.shape)
     assert difference(drawn(page)[..., 0], expected) < 4  # without waiting for the node
     drag(page, 0, -150)  # brighter
-    wait_for_node_pixels(page)
+    is_true(page)
     center, width = window(page)
     assert center < WHITE / 2 - 200
     expected = fitted(phantom(1, center - width / 2, center + width / 2), before.shape)
     assert difference(drawn(page)[..., 0], expected) < 4
 
     page.click("#reset")
-    wait_for_node_pixels(page)
+    is_true(page)
     assert difference(drawn(page), before) < 1
 
 
