@@ -713,7 +713,7 @@ def test_path_that_is_not_valid_text_is_printed_with_a_replacement_character(
 
 @pytest.fixture
 def failed(config: Path) -> ReceivedInstance:
-    """An instance in the journal whose analysis failed."""
+    """An instance in the journal with a failed analysis."""
     settings = load(config, {})
     migrate(settings.storage)
     engine = open_engine(settings.storage.database_url)
