@@ -59,16 +59,18 @@ class Site:
     ) -> httpx.Response:
         """Send one request. Its URL has the host name localhost."""
         # Return a response for unexpected errors, as uvicorn does.
-        way = httpx.ASGITransport(
+        transport = httpx.ASGITransport(
             self.app, raise_app_exceptions=False, client=(peer, 50000)
         )
 
-        async def ask() -> httpx.Response:
+        async def request() -> httpx.Response:
             address = "http://localhost:8000"
-            async with httpx.AsyncClient(transport=way, base_url=address) as client:
+            async with httpx.AsyncClient(
+                transport=transport, base_url=address
+            ) as client:
                 return await client.request(method, url, headers=headers, **body)
 
-        return asyncio.run(ask())
+        return asyncio.run(request())
 
     def log_in(
         self,
@@ -84,8 +86,8 @@ class Site:
 
     def session(self, token: str) -> dict[str, str]:
         """Log in, and return the cookie header that a browser then sends."""
-        said = self.log_in(token).headers["set-cookie"]
-        return {"Cookie": said.partition(";")[0]}
+        cookie = self.log_in(token).headers["set-cookie"]
+        return {"Cookie": cookie.partition(";")[0]}
 
 
 def bearing(token: str) -> dict[str, str]:
@@ -96,7 +98,11 @@ def bearing(token: str) -> dict[str, str]:
 def serve(
     app: ASGIApp, stack: ExitStack, *, lifespan: Literal["on", "off"] = "off"
 ) -> int:
-    """Serve an application as api/__main__.py does; return the port."""
+    """Serve an application with the server settings of api/__main__.py.
+
+    Returns:
+        The port.
+    """
     config = uvicorn.Config(
         app,
         http=PunctualProtocol,
@@ -105,13 +111,13 @@ def serve(
         lifespan=lifespan,
     )
     server = uvicorn.Server(config)
-    listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    running = stack.enter_context(ThreadPoolExecutor(1)).submit(server.run, [listening])
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    running = stack.enter_context(ThreadPoolExecutor(1)).submit(server.run, [listener])
 
     def end() -> None:
         server.should_exit = True
         running.result()
 
     stack.callback(end)
-    port: int = listening.getsockname()[1]
+    port: int = listener.getsockname()[1]
     return port

@@ -1,4 +1,4 @@
-"""Certificates made with openssl: an authority, two signed ones and a stranger."""
+"""Certificates made with openssl: an authority, two signed ones, one self-signed."""
 
 import subprocess
 from collections.abc import Callable
@@ -35,13 +35,13 @@ class Certificates:
 
 def make_certificates(peer: Find, folder: Path) -> Certificates:
     """Create the certificates, with RSA: DCMTK 3.6.7 has only RSA for TLS 1.2."""
-    here = "subjectAltName=IP:127.0.0.1,DNS:localhost"
+    localhost = "subjectAltName=IP:127.0.0.1,DNS:localhost"
     authority = _make(peer, folder, "authority")
     return Certificates(
         authority=authority,
-        node=_make(peer, folder, "node", here, authority),
+        node=_make(peer, folder, "node", localhost, authority),
         modality=_make(peer, folder, "modality", "subjectAltName=DNS:dx1", authority),
-        stranger=_make(peer, folder, "stranger", here),
+        stranger=_make(peer, folder, "stranger", localhost),
     )
 
 
@@ -49,14 +49,14 @@ def _make(
     peer: Find, folder: Path, name: str, names: str = "", by: Pair | None = None
 ) -> Pair:
     pair = Pair(folder / f"{name}.pem", folder / f"{name}.key")
-    ours = () if by is None else ("-CA", by.certificate, "-CAkey", by.key)
+    signature = () if by is None else ("-CA", by.certificate, "-CAkey", by.key)
     # Without an authority, the certificate is an authority itself.
     kind = ("-addext", "basicConstraints=critical,CA:FALSE") if by else ()
     subject = ("-subj", f"/CN=PATIENT_{name}", "-days", "1")
     subprocess.run(
         [
             *(peer("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes"),
-            *(*subject, *ours, *kind),
+            *(*subject, *signature, *kind),
             *(("-addext", names) if names else ()),
             *("-keyout", pair.key, "-out", pair.certificate),
         ],

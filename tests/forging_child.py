@@ -1,4 +1,4 @@
-"""A decoding child under the control of an attacker: it runs the code in its calls.
+"""A decoding child that an attacker controls: it runs the code in its calls.
 
 It imports no codecs, so that it starts quickly.
 """
@@ -16,12 +16,12 @@ END: socket.socket
 
 
 def send(*parts: bytes) -> None:
-    """Send bytes unchanged."""
+    """Send bytes without framing."""
     END.sendall(b"".join(parts))
 
 
 def answer(content: Any, *buffers: bytes) -> None:  # noqa: ANN401 - any JSON value
-    """Send a message with a head of bytes, or of JSON."""
+    """Send a message; its head is the given bytes, or JSON of any other value."""
     head = content if isinstance(content, bytes) else json.dumps(content).encode()
     sizes = [struct.pack("<Q", len(each)) for each in buffers]
     send(struct.pack("<IQ", len(buffers), len(head)), *sizes, head, *buffers)
@@ -35,12 +35,12 @@ class Arguments(pickle.Unpickler):
 
 
 def serve(end: socket.socket) -> None:
-    """Say that it is ready, then run the code of each call."""
+    """Send the message that reports readiness, then run the code of each call."""
     global END  # noqa: PLW0603
     END = end
     answer(["returned", {"landlock": 0, "seccomp": False}])
-    while announced := END.recv(12, socket.MSG_WAITALL):
-        _, length = struct.unpack("<IQ", announced)
+    while header := END.recv(12, socket.MSG_WAITALL):
+        _, length = struct.unpack("<IQ", header)
         call = BytesIO(END.recv(length, socket.MSG_WAITALL))
         _, args = Arguments(call).load()
         exec(args[0], globals())  # noqa: S102

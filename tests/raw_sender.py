@@ -1,7 +1,7 @@
 """A sender of arbitrary commands and datasets as bytes.
 
 storescu and `send_c_store` of pynetdicom parse a dataset, use its UIDs for the command,
-and do not send what they cannot parse.
+and do not send a dataset that they cannot parse.
 """
 
 import struct
@@ -42,7 +42,7 @@ class RawSender:
     def __init__(
         self, port: int, ae_title: str = "FRACTURE_AI", host: str = "127.0.0.1"
     ) -> None:
-        self._where = host, port, ae_title
+        self._peer = host, port, ae_title
         self._association: Association | None = None
 
     def send(self, sample: Sample, command: bytes | None = None) -> Answer:
@@ -76,7 +76,7 @@ class RawSender:
 
     def _open(self) -> Association:
         if self._association is None or not self._association.is_established:
-            host, port, title = self._where
+            host, port, title = self._peer
             modality = AE("MODALITY")
             modality.dimse_timeout = ANSWER_S
             for sop_class in STORED:

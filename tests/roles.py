@@ -47,9 +47,9 @@ class Role:
 
     def ended(self) -> str:
         """Require that the role ends soon with status 0; return its log."""
-        asked = time.monotonic()
+        start = time.monotonic()
         status = self.process.wait(60)
-        took = time.monotonic() - asked
+        took = time.monotonic() - start
         self._reader.join()
         log = "".join(self._lines)
         assert (status, took < SOON_S) == (0, True), f"{status} after {took:.1f} s{log}"
@@ -64,7 +64,7 @@ def running(arguments: Sequence[str], folder: Path) -> Iterator[Role]:
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
-        # It imports the modules of this checkout, whatever its working directory is.
+        # The role imports the modules of this checkout from any working directory.
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
     ) as process:
         try:

@@ -107,7 +107,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
     start = time.monotonic()
     while not condition():
         waited = time.monotonic() - start
-        assert waited < PATIENCE_S, "it did not come true in time"
+        assert waited < PATIENCE_S, "the condition was not true in time"
         time.sleep(min(max(waited / 10, 0.02), 0.5))
 
 
@@ -131,20 +131,20 @@ def serving(config: Path) -> Iterator[Served]:
 
 def counts(config: Path) -> dict[str, int]:
     """Return the number of instances in each state."""
-    with history(config) as told:
-        return told.counts()
+    with history(config) as opened:
+        return opened.counts()
 
 
 def reasons(config: Path, sop_instance_uid: str) -> list[str]:
     """Return the reasons of all revisions of an instance."""
-    with history(config) as told:
-        return [row.reason for row in told.by_uid(sop_instance_uid)]
+    with history(config) as opened:
+        return [row.reason for row in opened.by_uid(sop_instance_uid)]
 
 
 def states(config: Path, sop_instance_uid: str) -> list[str]:
     """Return the states of all revisions of an instance."""
-    with history(config) as told:
-        return [row.state for row in told.by_uid(sop_instance_uid)]
+    with history(config) as opened:
+        return [row.state for row in opened.by_uid(sop_instance_uid)]
 
 
 @contextmanager

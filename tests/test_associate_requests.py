@@ -1,6 +1,6 @@
-"""Requests for an association that break the standard, and the answer to each.
+"""Association requests that violate the standard, and the response to each.
 
-The bytes go over a socket to a receiver, and to DCMTK's storescp for comparison.
+The test sends the bytes to a receiver, and to DCMTK's storescp for comparison.
 """
 
 import socket
@@ -55,7 +55,9 @@ ZERO = bytes(16)
 
 
 DICOM = item(0x10, APPLICATION_CONTEXT)
-IN_RESERVED = b"\x01\xff\xff\xff" + item(0x30, VERIFICATION, 9) + item(0x40, IMPLICIT)
+RESERVED_BYTES = (
+    b"\x01\xff\xff\xff" + item(0x30, VERIFICATION, 9) + item(0x40, IMPLICIT)
+)
 
 
 def with_user(*items: bytes) -> bytes:
@@ -63,11 +65,11 @@ def with_user(*items: bytes) -> bytes:
 
 
 def sub_item(kind: int, value: bytes) -> bytes:
-    """A request with one more sub-item of user information."""
+    """Return a request with an additional sub-item of user information."""
     return with_user(MAXIMUM_LENGTH, item(kind, value), CLASS_UID)
 
 
-# What DCMTK 3.6.7 and Orthanc 1.10 accept, too.
+# DCMTK 3.6.7 and Orthanc 1.10 accept these requests, too.
 ACCEPTED_BY_ALL = {
     "plain": request(),
     "called title padded with NUL": request(called=title(b"FRACTURE_AI", b"\0")),
@@ -109,7 +111,7 @@ ACCEPTED_BY_ALL = {
         proposed(1, abstract(), item(0x77, b"z"), syntax())
     ),
     "reserved fields": request(
-        item(0x20, IN_RESERVED, 7),
+        item(0x20, RESERVED_BYTES, 7),
         reserved=b"\xff" * 32,
         application=item(0x10, APPLICATION_CONTEXT, 0xFF),
         information=item(0x50, item(0x51, bytes((0, 0, 64, 0)), 3), 5),
@@ -134,7 +136,7 @@ ACCEPTED_BY_ALL = {
         application=item(0x10, APPLICATION_CONTEXT + b"\0"),
     ),
     "application context twice": request(application=DICOM * 2),
-    "sub-items in the place of items": request(more=abstract() + MAXIMUM_LENGTH),
+    "sub-items instead of items": request(more=abstract() + MAXIMUM_LENGTH),
     "role of both": with_user(MAXIMUM_LENGTH, role(VERIFICATION, 1, 1)),
     "role of none": with_user(MAXIMUM_LENGTH, role(VERIFICATION, 0, 0)),
     "role with other values": with_user(MAXIMUM_LENGTH, role(VERIFICATION, 2, 7)),
@@ -152,7 +154,7 @@ ACCEPTED_BY_ALL = {
     "common extended negotiation, empty": sub_item(0x57, b""),
 }
 
-# What DCMTK drops without an answer, though nothing of it is needed.
+# DCMTK drops these requests without a response, although it needs none of these items.
 ACCEPTED_BY_US = {
     "class UID of 70 characters": with_user(MAXIMUM_LENGTH, item(0x52, LONG_UID)),
     "maximum length 1": with_user(item(0x51, b"\0\0\0\1"), CLASS_UID),
@@ -160,7 +162,7 @@ ACCEPTED_BY_US = {
     "role empty": sub_item(0x54, b""),
     "user identity empty": sub_item(0x58, b""),
     "user identity beyond its item": sub_item(0x58, b"\1\0\xff\xffus\0\0"),
-    "user identity of an answer": sub_item(0x59, b"\0\2ab"),
+    "user identity of a response": sub_item(0x59, b"\0\2ab"),
     "extended negotiation beyond its item": sub_item(0x56, b"\xff\xff" + CR),
     "sub-item beyond the user information": with_user(
         MAXIMUM_LENGTH, b"\x55\0\0\xffAB"
@@ -197,7 +199,7 @@ REFUSED_CONTEXTS = {
         2,
     ),
     "sub-item beyond the context": (proposed(3, abstract(CR), b"\x40\0\0\xff1.2"), 2),
-    "nothing but an ID": (item(0x20, b"\3"), 3),
+    "only an ID": (item(0x20, b"\3"), 3),
     "more transfer syntaxes than any item": (
         proposed(3, abstract(CR), *(syntax(b"1.2.%d" % n) for n in range(513))),
         2,
@@ -214,7 +216,7 @@ REJECTED_REQUESTS = {
         "application context name not supported",
     ),
     "no application context": (request(application=b""), (1, 1, 2), "application"),
-    "nothing but fixed fields": (pdu(1, request()[6:74]), (1, 1, 2), "application"),
+    "only fixed fields": (pdu(1, request()[6:74]), (1, 1, 2), "application"),
     "empty calling title": (request(calling=title(b"")), (1, 1, 3), "calling AE title"),
     "calling title of NUL": (request(calling=ZERO), (1, 1, 3), "calling AE title is"),
     "empty called title": (request(called=title(b"")), (1, 1, 7), "called AE title"),
@@ -228,7 +230,7 @@ REJECTED_REQUESTS = {
 
 BY_PROVIDER = b"\7\0\0\0\0\4\0\0\2"
 NOT_DICOM = "no A-ASSOCIATE-RQ but something else: "
-# What comes before there is a request: the last byte of the A-ABORT, and the reason.
+# Bytes that are no valid request, the last byte of the A-ABORT, and the reason.
 UNUSABLE = {
     "item beyond the end": (
         request(more=b"\x60\0\xff\xff"),
@@ -289,17 +291,15 @@ def by_name(cases: dict[str, object]) -> pytest.MarkDecorator:
 
 
 @by_name({**ACCEPTED_BY_ALL, **ACCEPTED_BY_US})
-def test_a_request_with_a_flaw_is_accepted_and_its_context_used(
-    node: Node, name: str
-) -> None:
+def test_receiver_accepts_a_request_with_a_minor_error(node: Node, name: str) -> None:
     content = {**ACCEPTED_BY_ALL, **ACCEPTED_BY_US}[name]
 
-    answer = asked(node.port, content)
+    response = asked(node.port, content)
 
-    assert answer[0] == ACCEPT
-    assert set(results(answer).values()) == {0}
-    # PS3.8 9.3.3: fields that are sent back as they came.
-    assert answer[10:74] == content[10:74]
+    assert response[0] == ACCEPT
+    assert set(results(response).values()) == {0}
+    # PS3.8 9.3.3: these fields are returned unchanged.
+    assert response[10:74] == content[10:74]
     node.wait()
     assert [reason for *_, reason in node.told] == [""]
 
@@ -332,25 +332,25 @@ def is_open(port: int) -> bool:
 
 @pytest.mark.dcmtk
 @by_name(ACCEPTED_BY_ALL)
-def test_dcmtk_accepts_it_too(storescp: int, name: str) -> None:
-    answer = asked(storescp, ACCEPTED_BY_ALL[name])
+def test_dcmtk_accepts_the_same_requests(storescp: int, name: str) -> None:
+    response = asked(storescp, ACCEPTED_BY_ALL[name])
 
-    assert answer[0] == ACCEPT
-    assert set(results(answer).values()) == {0}
+    assert response[0] == ACCEPT
+    assert set(results(response).values()) == {0}
 
 
 @by_name(REFUSED_CONTEXTS)
-def test_a_bad_context_is_refused_and_not_the_association(
+def test_receiver_refuses_a_bad_context_and_accepts_the_association(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     context, result = REFUSED_CONTEXTS[name]
 
-    answer = asked(node.port, request(CONTEXT, context))
+    response = asked(node.port, request(CONTEXT, context))
 
-    assert results(answer) == {1: 0, 3: result}
+    assert results(response) == {1: 0, 3: result}
     if name != "an unknown class":
-        told = [each for each in caplog.messages if "context 3 of MODALITY at" in each]
-        assert len(told) == 1
+        lines = [each for each in caplog.messages if "context 3 of MODALITY at" in each]
+        assert len(lines) == 1
 
 
 CT = b"1.2.840.10008.5.1.4.1.1.2"
@@ -376,41 +376,41 @@ CT = b"1.2.840.10008.5.1.4.1.1.2"
     ],
     ids=["invalid", "valid"],
 )
-def test_an_association_whose_contexts_are_all_refused_is_open_and_logged(
+def test_association_is_accepted_and_logged_if_all_contexts_are_refused(
     node: Node,
     contexts: Sequence[bytes],
     found: dict[int, int],
     words: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    answer = asked(node.port, request(*contexts))
+    response = asked(node.port, request(*contexts))
 
-    assert results(answer) == found
+    assert results(response) == found
     line = "No presentation context of MODALITY at 127.0.0.1 was accepted. It proposed:"
     until(lambda: f"{line} {words}" in caplog.messages)
 
 
 @by_name(REJECTED_REQUESTS)
-def test_what_cannot_be_accepted_is_rejected_with_the_standards_reason(
+def test_unacceptable_request_is_rejected_with_the_reason_of_the_standard(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, reason, words = REJECTED_REQUESTS[name]
 
-    answer = asked(node.port, content)
+    response = asked(node.port, content)
 
-    assert answer == b"\3\0\0\0\0\4\0" + bytes(reason)
+    assert response == b"\3\0\0\0\0\4\0" + bytes(reason)
     node.wait()
-    ((who, where, why),) = node.told
-    assert why.startswith(words)
-    assert where == "127.0.0.1"
-    assert who == ("" if words.startswith("calling AE title") else "MODALITY")
-    assert node.counts() == [("rejected", why)]
+    ((caller, address, cause),) = node.told
+    assert cause.startswith(words)
+    assert address == "127.0.0.1"
+    assert caller == ("" if words.startswith("calling AE title") else "MODALITY")
+    assert node.counts() == [("rejected", cause)]
     (line,) = caplog.messages
-    assert line == f"Rejected {who or 'a caller'} at 127.0.0.1: {why}"
+    assert line == f"Rejected {caller or 'a caller'} at 127.0.0.1: {cause}"
 
 
 @by_name(UNUSABLE)
-def test_anything_but_a_request_is_aborted_and_reported(
+def test_receiver_aborts_and_reports_bytes_that_are_no_request(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, reason, words = UNUSABLE[name]
@@ -420,31 +420,29 @@ def test_anything_but_a_request_is_aborted_and_reported(
         assert received(connection) == BY_PROVIDER + bytes([reason])
 
     node.wait()
-    ((who, where, why),) = node.told
-    assert (who, where) == ("", "127.0.0.1")
-    assert why.startswith(words)
+    ((caller, address, cause),) = node.told
+    assert (caller, address) == ("", "127.0.0.1")
+    assert cause.startswith(words)
     label = "unreadable" if words.startswith("unreadable") else "no_dicom"
     assert node.counts() == [("sent away", label)]
     (line,) = caplog.messages
-    assert line == f"No association with the caller at 127.0.0.1: {why}"
+    assert line == f"No association with the caller at 127.0.0.1: {cause}"
 
 
 @pytest.mark.parametrize(
-    ("content", "why"),
+    ("content", "cause"),
     [
         (b"\1", "A-ASSOCIATE-RQ was cut off"),
         (request()[:100], "A-ASSOCIATE-RQ was cut off"),
     ],
 )
-def test_a_request_that_is_cut_off_is_reported(
-    node: Node, content: bytes, why: str
-) -> None:
+def test_truncated_request_is_reported(node: Node, content: bytes, cause: str) -> None:
     with calling(node.port, content) as connection:
         connection.shutdown(socket.SHUT_WR)
         assert received(connection) == b""
 
     node.wait()
-    assert node.told == [("", "127.0.0.1", why)]
+    assert node.told == [("", "127.0.0.1", cause)]
     assert node.counts() == [("sent away", "no_request")]
 
 
@@ -463,15 +461,15 @@ def test_a_caller_that_sends_no_request_in_time_is_reported(
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_a_probe_that_connects_and_goes_is_counted_and_not_reported(
+def test_connection_without_data_is_counted_and_not_reported(
     node: Node,
     reset: bool,  # noqa: FBT001
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     with calling(node.port, b"") as connection:
         if reset:
-            at_once = struct.pack("ii", 1, 0)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+            immediately = struct.pack("ii", 1, 0)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, immediately)
 
     until(lambda: node.counts() == [("sent away", "no_request")])
     assert node.told == []
@@ -489,31 +487,31 @@ def test_a_probe_that_connects_and_goes_is_counted_and_not_reported(
         (b"A\x1bB\r\n", "A\ufffdB\ufffd\ufffd"),
     ],
 )
-def test_a_calling_title_is_shown_and_compared_as_one_text(
+def test_calling_title_is_logged_and_compared_in_the_same_form(
     serve: Serve, field: bytes, shown: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     listed = shown if shown.isprintable() and "\ufffd" not in shown else "CR1"
-    choosy = serve(allowed_callers=[listed])
+    restricted = serve(allowed_callers=[listed])
 
-    answer = asked(choosy.port, request(calling=title(field)))
+    response = asked(restricted.port, request(calling=title(field)))
 
-    choosy.wait()
-    why = "" if listed == shown else "calling AE title not recognized"
-    assert answer[0] == (3 if why else ACCEPT)
-    assert choosy.told == [(shown, "127.0.0.1", why)]
+    restricted.wait()
+    cause = "" if listed == shown else "calling AE title not recognized"
+    assert response[0] == (3 if cause else ACCEPT)
+    assert restricted.told == [(shown, "127.0.0.1", cause)]
     assert all(shown in line for line in caplog.messages)
-    assert len(caplog.messages) == bool(why)
+    assert len(caplog.messages) == bool(cause)
 
 
-def test_the_log_says_for_which_networks_a_rejected_caller_is_listed(
+def test_log_names_the_networks_for_which_a_rejected_caller_is_listed(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     listed = {"ae_title": "MODALITY", "network": "10.1.0.0/16"}
-    choosy = serve(allowed_callers=[listed])
+    restricted = serve(allowed_callers=[listed])
 
-    assert asked(choosy.port, request()) == b"\3\0\0\0\0\4\0\1\1\3"
+    assert asked(restricted.port, request()) == b"\3\0\0\0\0\4\0\1\1\3"
 
-    choosy.wait()
+    restricted.wait()
     (line,) = caplog.messages
     assert line.endswith("AE title not recognized (listed for 10.1.0.0/16 only)")
 
@@ -528,7 +526,7 @@ def test_the_log_says_for_which_networks_a_rejected_caller_is_listed(
         (user(item(0x51, b"\xff" * 4)), LARGEST_PDU),
     ],
 )
-def test_the_maximum_length_is_within_our_bounds(
+def test_maximum_length_is_limited_to_the_supported_range(
     information: bytes, expected: int
 ) -> None:
     rewritten = read_request(request(information=information)).pdu
@@ -536,8 +534,8 @@ def test_the_maximum_length_is_within_our_bounds(
     assert item(0x51, struct.pack(">I", expected)) in rewritten
 
 
-def test_no_bytes_end_in_another_error_than_that_of_a_malformed_pdu() -> None:
-    """Each byte of a request is set to values that lengths and types may have."""
+def test_read_request_raises_only_malformed_pdu_errors() -> None:
+    """The test sets each byte of a request to values of lengths and types."""
     content = request(
         proposed(1, abstract(), syntax()),
         proposed(3, abstract(CR), syntax(EXPLICIT)),
@@ -551,10 +549,13 @@ def test_no_bytes_end_in_another_error_than_that_of_a_malformed_pdu() -> None:
                 read_request(changed)
 
 
-def test_no_thread_dies_of_any_of_these(
+def test_malformed_requests_end_no_thread(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each prefix of a request that is as long as it says, and each byte left out."""
+    """The test sends prefixes of a request, and requests without one of the bytes.
+
+    The PDU length is correct in each of them.
+    """
     died: list[object] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
     whole = request(information=user(MAXIMUM_LENGTH, role(VERIFICATION, 1, 0)))[6:]
@@ -563,8 +564,8 @@ def test_no_thread_dies_of_any_of_these(
 
     for content in (*cut, *short):
         with calling(node.port, content) as connection:
-            answer = received(connection)
-            assert answer[0] in {ACCEPT, 3, 7}
+            response = received(connection)
+            assert response[0] in {ACCEPT, 3, 7}
 
     until(lambda: not node.receiver._connections)
     assert died == []

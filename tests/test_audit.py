@@ -1,4 +1,4 @@
-"""Who did or saw what is written down, and nobody who tells of it ever waits."""
+"""The audit trail: its messages, rows and file, floods of events, and failures."""
 
 import base64
 import json
@@ -79,7 +79,7 @@ MOVED = {
     What.NOT_STORED: transfer(What.NOT_STORED, "PACS", "status 0xC000"),
 }
 """Transfers, which are written to the file only."""
-# PS3.15 A.5.1: children in their order, the attributes that each must and may have.
+# PS3.15 A.5.1: the children in their order, and required and optional attributes.
 CHILDREN = {
     "AuditMessage": "EventIdentification (ActiveParticipant )+"
     "(AuditSourceIdentification )+(ParticipantObjectIdentification )*",
@@ -125,13 +125,13 @@ ATTRIBUTES: dict[str, tuple[set[str], set[str]]] = {
 
 
 def checked(text: str) -> ET.Element:
-    """Parse a message, and hold it against the schema."""
+    """Parse a message and compare it with the schema."""
     assert "\n" not in text
-    root = ET.fromstring(text)  # noqa: S314 - ours
+    root = ET.fromstring(text)  # noqa: S314 - created by the test
     assert root.tag == "AuditMessage"
     for each in root.iter():
-        must, may = ATTRIBUTES.get(each.tag, (set(), set()))
-        assert must <= each.attrib.keys() <= must | may, each.tag
+        required, optional = ATTRIBUTES.get(each.tag, (set(), set()))
+        assert required <= each.attrib.keys() <= required | optional, each.tag
         children = "".join(f"{child.tag} " for child in each)
         assert re.fullmatch(CHILDREN.get(each.tag, ""), children), each.tag
     return root
@@ -143,16 +143,14 @@ def code(root: ET.Element, path: str) -> str:
     return f"{found.get('csd-code')} {found.get('originalText')}"
 
 
-def test_every_event_has_a_message_except_those_that_the_standard_has_none_for() -> (
-    None
-):
-    """PS3.15 A.5.3 has none for an association or a test; an upload is a transfer."""
+def test_every_event_has_a_message_if_the_standard_defines_one() -> None:
+    """PS3.15 A.5.3 defines none for associations and tests; uploads are transfers."""
     assert (EVENTS | MOVED).keys() == set(What)
     assert KINDS.keys() == set(What) - {What.OPENED, What.UPLOADED, What.TESTED}
 
 
 @pytest.mark.parametrize("what", [each for each in EVENTS if each in KINDS])
-def test_each_event_is_a_message_after_the_schema(what: What) -> None:
+def test_event_message_conforms_to_the_schema(what: What) -> None:
     event = EVENTS[what]
 
     root = checked(message(event, SOURCE, 0.25, times=2))
@@ -160,23 +158,23 @@ def test_each_event_is_a_message_after_the_schema(what: What) -> None:
     identification = root.find("EventIdentification")
     assert identification is not None
     assert identification.get("EventDateTime") == "1970-01-01T00:00:00.250+00:00"
-    us, them = root.findall("ActiveParticipant")
-    assert us.get("UserID") == "api@FRACTURE_AI@host"
-    assert (them.get("UserID"), them.get("UserIsRequestor")) == (event.who, "true")
-    assert them.get("NetworkAccessPointID", "") == event.address
-    told = root.findtext("EventIdentification/EventOutcomeDescription")
-    assert told is not None
-    assert told.endswith("2 times")
+    node, user = root.findall("ActiveParticipant")
+    assert node.get("UserID") == "api@FRACTURE_AI@host"
+    assert (user.get("UserID"), user.get("UserIsRequestor")) == (event.who, "true")
+    assert user.get("NetworkAccessPointID", "") == event.address
+    description = root.findtext("EventIdentification/EventOutcomeDescription")
+    assert description is not None
+    assert description.endswith("2 times")
 
 
-def test_the_codes_are_those_of_the_standard() -> None:
-    told = {
+def test_event_codes_are_those_of_the_standard() -> None:
+    roots = {
         each: checked(message(event, SOURCE, 0))
         for each, event in (EVENTS | MOVED).items()
         if each in KINDS
     }
     codes = {
-        each: code(root, "EventIdentification/EventID") for each, root in told.items()
+        each: code(root, "EventIdentification/EventID") for each, root in roots.items()
     }
 
     assert codes[What.STARTED] == codes[What.STOPPED] == "110100 Application Activity"
@@ -186,7 +184,7 @@ def test_the_codes_are_those_of_the_standard() -> None:
     assert codes[What.REJECTED] == codes[What.REFUSED] == "110113 Security Alert"
     types = {
         each: root.find("EventIdentification/EventTypeCode")
-        for each, root in told.items()
+        for each, root in roots.items()
     }
     login, refused = types[What.LOGIN_FAILED], types[What.REFUSED]
     assert login is not None
@@ -209,7 +207,7 @@ def test_the_codes_are_those_of_the_standard() -> None:
         ),
     ],
 )
-def test_a_transfer_is_written_as_table_a_5_3_7_1_asks(  # noqa: PLR0913, PLR0917
+def test_transfer_message_conforms_to_table_a_5_3_7_1(  # noqa: PLR0913, PLR0917
     what: What, action: str, outcome: str, source: str, destination: str, requestor: str
 ) -> None:
     root = checked(message(MOVED[what], SOURCE, 0.25))
@@ -225,8 +223,8 @@ def test_a_transfer_is_written_as_table_a_5_3_7_1_asks(  # noqa: PLR0913, PLR091
         "110153 Source Role ID": source,
         "110152 Destination Role ID": destination,
     }
-    asked = [e for e in roles.values() if e.get("UserIsRequestor") == "true"]
-    assert [each.get("UserID") for each in asked] == [requestor]
+    requestors = [e for e in roles.values() if e.get("UserIsRequestor") == "true"]
+    assert [each.get("UserID") for each in requestors] == [requestor]
     study, patient = root.findall("ParticipantObjectIdentification")
     assert study.get("ParticipantObjectTypeCode") == "2"
     assert study.get("ParticipantObjectTypeCodeRole") == "3"
@@ -243,17 +241,17 @@ def test_a_transfer_is_written_as_table_a_5_3_7_1_asks(  # noqa: PLR0913, PLR091
 
 
 @pytest.mark.parametrize("name", ["", "<b>&\"'", "a\0b\x1b[31m", "Анна=\ud800"])
-def test_whatever_a_patient_is_called_the_message_is_xml(name: str) -> None:
+def test_message_is_valid_xml_for_any_patient_name(name: str) -> None:
     event = replace(MOVED[What.RECEIVED], patient=AuditedPatient("", name))
 
     root = checked(message(event, SOURCE, 0))
 
     _, patient = root.findall("ParticipantObjectIdentification")
-    said = patient.findtext("ParticipantObjectName")
-    assert said == re.sub("[\0\x1b\ud800]", "\ufffd", name)
+    written = patient.findtext("ParticipantObjectName")
+    assert written == re.sub("[\0\x1b\ud800]", "\ufffd", name)
 
 
-def test_an_instance_is_named_by_study_class_and_uid() -> None:
+def test_message_names_study_sop_class_and_instance_uid() -> None:
     root = checked(message(EVENTS[What.ASKED_AGAIN], SOURCE, 0))
 
     (study,) = root.findall("ParticipantObjectIdentification")
@@ -265,7 +263,7 @@ def test_an_instance_is_named_by_study_class_and_uid() -> None:
     assert [each.get("UID") for each in sop_class] == [INSTANCE.sop_instance_uid]
 
 
-def test_the_settings_in_force_are_in_the_message_of_a_start() -> None:
+def test_start_message_contains_the_settings() -> None:
     root = checked(message(EVENTS[What.STARTED], SOURCE, 0))
 
     detail = root.find("ParticipantObjectIdentification/ParticipantObjectDetail")
@@ -276,17 +274,17 @@ def test_the_settings_in_force_are_in_the_message_of_a_start() -> None:
 @pytest.mark.parametrize(
     "words", ["<b>&amp;\"'", "a\0b", "\x1b[31m", "\ud800", "a\r\nb", "\uffff", "Анна"]
 )
-def test_whatever_somebody_is_called_the_message_is_xml(words: str) -> None:
+def test_message_is_valid_xml_for_any_user_name(words: str) -> None:
     event = AuditEvent(What.REFUSED, words, words, words)
 
     root = checked(message(event, SOURCE, 0))
 
-    _, them = root.findall("ActiveParticipant")
+    _, user = root.findall("ActiveParticipant")
     expected = re.sub("[\0\x1b\ud800\r\n\uffff]", "\ufffd", words)
-    assert them.get("UserID") == expected
+    assert user.get("UserID") == expected
 
 
-def test_settings_are_disclosed_without_their_secrets(tmp_path: Path) -> None:
+def test_disclosed_settings_contain_no_secrets(tmp_path: Path) -> None:
     (tmp_path / "node.toml").write_text(
         """
 [storage]
@@ -306,11 +304,11 @@ token_env = "PACS_TOKEN"
     )
     secrets = {"PAGE_TOKEN": "hunter3" * 5, "PACS_TOKEN": "hunter4"}
 
-    said = disclosed(load(tmp_path / "node.toml", secrets))
+    text = disclosed(load(tmp_path / "node.toml", secrets))
 
-    tree = json.loads(said)
-    assert "hunter" not in said
-    assert "abab" not in said
+    tree = json.loads(text)
+    assert "hunter" not in text
+    assert "abab" not in text
     assert tree["storage"]["database"] == "postgresql://hidden"
     assert [each["env"] for each in tree["api"]["tokens"]] == [None, "PAGE_TOKEN"]
     assert tree["destinations"][0]["token_env"] == "PACS_TOKEN"  # noqa: S105 - a name
@@ -339,7 +337,9 @@ def messages(file: Path) -> list[ET.Element]:
     return [checked(line) for line in file.read_text().splitlines()]
 
 
-def test_each_event_is_a_row_and_a_message(engine: sa.Engine, tmp_path: Path) -> None:
+def test_trail_writes_a_row_and_a_message_for_each_event(
+    engine: sa.Engine, tmp_path: Path
+) -> None:
     file = tmp_path / "audit.xml"
     before = time.time()
 
@@ -358,13 +358,13 @@ def test_each_event_is_a_row_and_a_message(engine: sa.Engine, tmp_path: Path) ->
 
 
 def sop_classes(root: ET.Element) -> dict[str | None, list[str | None]]:
-    """The instances of a transfer, by SOP Class."""
+    """Return the instances of a transfer by SOP Class."""
     found = root.findall(".//SOPClass")
     assert all(each.get("NumberOfInstances") == str(len(each)) for each in found)
     return {each.get("UID"): [i.get("UID") for i in each] for each in found}
 
 
-def test_transfers_of_one_study_are_one_message_and_no_row(
+def test_transfers_of_one_study_share_a_message_and_have_no_row(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     other_class = replace(INSTANCE, sop_class_uid="1.2.9", sop_instance_uid="1.2.3.6")
@@ -415,7 +415,7 @@ def test_a_transfer_waits_for_more_instances(engine: sa.Engine, tmp_path: Path) 
     assert sop_classes(received) == {INSTANCE.sop_class_uid: ["1.2.3.4", "1.2.3.5"]}
 
 
-def test_a_study_of_many_instances_is_several_messages(
+def test_transfer_of_many_instances_is_split_into_several_messages(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     many = MOST_INSTANCES + 1
@@ -432,16 +432,16 @@ def test_a_study_of_many_instances_is_several_messages(
     assert written[0] + written[1] == [f"1.2.{number}" for number in range(many)]
 
 
-def test_without_a_file_transfers_are_not_kept(engine: sa.Engine) -> None:
+def test_transfers_are_not_kept_without_an_audit_file(engine: sa.Engine) -> None:
     with writing(engine) as trail:
         for each in MOVED.values():
             trail.tell(each)
 
     assert rows(engine) == []
-    assert not trail._transfers  # else they would be kept for as long as the process
+    assert not trail._transfers  # otherwise memory would grow
 
 
-def test_an_event_is_shown_without_the_patient() -> None:
+def test_event_repr_contains_no_patient_data() -> None:
     """Exceptions and logs show events by their repr."""
     shown = repr(MOVED[What.RECEIVED])
 
@@ -450,7 +450,7 @@ def test_an_event_is_shown_without_the_patient() -> None:
     assert PATIENT.patient_id not in shown
 
 
-def test_what_happens_again_and_again_is_counted(
+def test_repeated_events_are_counted_in_one_row(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     one, other = EVENTS[What.REJECTED], EVENTS[What.VIEWED]
@@ -460,14 +460,14 @@ def test_what_happens_again_and_again_is_counted(
             trail.tell(one)
         trail.tell(other)
 
-    told = [(each["what"], each["times"]) for each in rows(engine)]
-    assert told == [(one.what, 1), (other.what, 1), (one.what, 999)]
+    counts = [(each["what"], each["times"]) for each in rows(engine)]
+    assert counts == [(one.what, 1), (other.what, 1), (one.what, 999)]
     *_, last = messages(tmp_path / "audit.xml")
-    said = last.findtext("EventIdentification/EventOutcomeDescription")
-    assert said == "unknown, 999 times"
+    description = last.findtext("EventIdentification/EventOutcomeDescription")
+    assert description == "unknown, 999 times"
 
 
-def test_after_a_minute_the_same_is_told_anew(
+def test_repeated_event_is_written_again_after_a_minute(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAME_FOR_S", 0)
@@ -482,43 +482,43 @@ def test_after_a_minute_the_same_is_told_anew(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Ask again and again: what another thread will do has no event of ours."""
+    """Poll a condition, because the thread of the trail sets no event."""
     deadline = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < deadline
         threading.Event().wait(0.01)
 
 
-def test_while_the_database_is_away_events_wait(
+def test_events_wait_while_the_database_is_unavailable(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    away, tried = True, threading.Event()
+    is_away, tried = True, threading.Event()
     begin = engine.begin
 
-    def sometimes() -> Any:  # noqa: ANN401 - what the engine gives
-        if away:
+    def begin_or_fail() -> Any:  # noqa: ANN401 - the type of Engine.begin
+        if is_away:
             tried.set()
             raise OperationalError("", {}, Exception("away"))
         return begin()
 
-    monkeypatch.setattr(engine, "begin", sometimes)
+    monkeypatch.setattr(engine, "begin", begin_or_fail)
     with writing(engine) as trail:
         trail.tell(EVENTS[What.VIEWED])
         assert tried.wait(20)
         tried.clear()
         assert tried.wait(20)
-        away = False
+        is_away = False
 
     assert [each["what"] for each in rows(engine)] == [What.VIEWED]
 
 
-def test_what_cannot_be_written_is_said_to_be_lost(
+def test_log_reports_events_that_were_not_written(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def never() -> Any:  # noqa: ANN401 - what the engine gives
+    def fail() -> Any:  # noqa: ANN401 - the type of Engine.begin
         raise OperationalError("", {}, Exception("away"))
 
-    monkeypatch.setattr(engine, "begin", never)
+    monkeypatch.setattr(engine, "begin", fail)
     monkeypatch.setattr(module, "LONGEST_END_S", 0)
     with writing(engine) as trail:
         trail.tell(EVENTS[What.VIEWED])
@@ -527,10 +527,10 @@ def test_what_cannot_be_written_is_said_to_be_lost(
     assert "anna" not in caplog.text
 
 
-def test_who_tells_never_waits_and_no_event_is_dropped_however_many_there_are(
+def test_tell_does_not_block_and_counts_events_above_the_limit(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE_S", 60)  # nothing is written meanwhile
+    monkeypatch.setattr(module, "PAUSE_S", 60)  # no write during the test
     many = MOST_IN_FULL + 10
 
     with writing(engine) as trail:
@@ -555,10 +555,10 @@ def flood(trail: Trail, what: What, count: int, address: str = "10.0.0.9") -> No
         trail.tell(AuditEvent(what, f"X{number}", address, REJECTED))
 
 
-def test_rejected_callers_leave_room_for_each_event_of_another_kind(
+def test_flood_of_rejections_does_not_displace_other_events(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As when 1,010 titles that are not known hid the association that followed."""
+    """A regression test: 1,010 rejected titles had hidden the next association."""
     others = [each for each in EVENTS if each is not What.REJECTED]
 
     with writing(engine, tmp_path / "audit.xml") as trail:
@@ -573,7 +573,7 @@ def test_rejected_callers_leave_room_for_each_event_of_another_kind(
     assert len(messages(tmp_path / "audit.xml")) < 100
 
 
-def test_rejections_fold_by_address(engine: sa.Engine) -> None:
+def test_rejections_are_folded_by_address(engine: sa.Engine) -> None:
     in_full = MOST_OF_A_FLOOD_PER_ADDRESS
 
     with writing(engine) as trail:
@@ -598,7 +598,7 @@ def test_rejections_fold_by_address(engine: sa.Engine) -> None:
         ("fe80::{:x}%eth0", "fe80::/64"),
     ],
 )
-def test_the_addresses_of_one_subscriber_fold_as_one(
+def test_addresses_of_one_subscriber_are_folded_as_one(
     engine: sa.Engine, pattern: str, address: str
 ) -> None:
     with writing(engine) as trail:
@@ -611,7 +611,7 @@ def test_the_addresses_of_one_subscriber_fold_as_one(
     assert len({row["who"] for row in rows(engine)}) == MOST_OF_A_FLOOD_PER_ADDRESS + 1
 
 
-def test_rejections_of_many_addresses_have_a_bound(engine: sa.Engine) -> None:
+def test_rejections_from_many_addresses_are_bounded(engine: sa.Engine) -> None:
     with writing(engine) as trail:
         for number in range(20_000):
             address = f"10.{number // 62_500}.{number // 250 % 250}.{number % 250}"
@@ -625,22 +625,23 @@ def test_rejections_of_many_addresses_have_a_bound(engine: sa.Engine) -> None:
 
 @pytest.mark.parametrize(
     ("spare_bytes", "rejected", "opened"),
-    # A flood may take 1 % in a day, 2,000 bytes a row: 10 GB are 35 rows a minute, as
-    # many by address, and one for the rest. An ordinary kind of event may take that in
-    # an hour: 10 MB are one row a minute. Ten addresses are always told apart.
+    # A flood may take 1 % of the spare space in a day, with 2,000 bytes per row. 10 GB
+    # allow 35 rows a minute, as many by address, and one for the rest. Another kind of
+    # event may take 1 % in an hour: 10 MB allow one row a minute. Ten addresses always
+    # have their own rows.
     [(10e9, 35 + 35 + 1, 100), (10e6, 1 + 10 + 1, 1 + 10 + 1), (-1, 10 + 1, 10 + 1)],
 )
-def test_the_trail_grows_by_less_the_less_disk_is_free(
+def test_rows_of_a_flood_are_limited_by_the_free_disk_space(
     engine: sa.Engine, spare_bytes: float, rejected: int, opened: int
 ) -> None:
-    asked = threading.Event()
+    measured = threading.Event()
 
     def measure() -> float:
-        asked.set()
+        measured.set()
         return spare_bytes
 
     trail = Trail(engine, SOURCE, None, measure)
-    assert asked.wait(20)
+    assert measured.wait(20)
     until(lambda: trail._folding.spare_bytes == spare_bytes)
     for what in (What.REJECTED, What.OPENED):
         for number in range(100):
@@ -655,14 +656,14 @@ def test_the_trail_grows_by_less_the_less_disk_is_free(
         assert len(different) == at_most
 
 
-def test_the_fullest_disk_bounds_the_trail(tmp_path: Path) -> None:
+def test_spare_space_is_that_of_the_fullest_disk(tmp_path: Path) -> None:
     free = spare([tmp_path], 0)()
 
     assert spare([tmp_path, tmp_path / "away"], 2**62)() == pytest.approx(free - 2**62)
     assert spare([tmp_path / "away"], 5)() == float("inf")
 
 
-def test_after_hours_without_a_database_rejections_are_dropped_first(
+def test_rejections_are_dropped_first_if_the_database_stays_unavailable(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 15)
@@ -678,7 +679,7 @@ def test_after_hours_without_a_database_rejections_are_dropped_first(
     assert "6 audit events were not written" in caplog.text
 
 
-def test_an_error_of_ours_ends_no_trail(
+def test_trail_continues_after_an_internal_error(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     failed = threading.Event()
@@ -698,7 +699,7 @@ def test_an_error_of_ours_ends_no_trail(
     assert "Cannot write the audit trail" in caplog.text
 
 
-def test_a_file_that_was_rotated_is_opened_anew(
+def test_audit_file_is_reopened_after_rotation(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     file, old = tmp_path / "audit.xml", tmp_path / "audit.xml.1"
@@ -712,7 +713,7 @@ def test_a_file_that_was_rotated_is_opened_anew(
     assert len(messages(old)) == len(messages(file)) == 1
 
 
-def test_a_file_that_cannot_be_written_costs_no_row(
+def test_rows_are_written_if_the_audit_file_cannot_be_written(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR), writing(engine, tmp_path) as trail:
@@ -722,13 +723,13 @@ def test_a_file_that_cannot_be_written_costs_no_row(
     assert "Cannot write 1 messages to audit.file: Is a directory" in caplog.text
 
 
-def test_the_log_says_if_only_a_part_was_written(
+def test_log_reports_a_partial_write_of_the_audit_file(
     engine: sa.Engine,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """On a disk that is nearly full the system writes what fits, without an error."""
+    """On a nearly full disk, write() writes a part of the bytes without an error."""
 
     class NearlyFull(FileIO):
         def write(self, content: bytes) -> int:  # type: ignore[override]
@@ -745,7 +746,7 @@ def test_the_log_says_if_only_a_part_was_written(
     assert "Cannot write 1 messages to audit.file: No space left" in caplog.text
 
 
-def test_a_name_that_no_database_holds_is_written_as_far_as_it_can_be(
+def test_characters_that_a_database_cannot_store_are_replaced(
     engine: sa.Engine,
 ) -> None:
     with writing(engine) as trail:

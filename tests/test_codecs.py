@@ -1,4 +1,4 @@
-"""Every transfer syntax that is advertised is decoded; others' programs encode."""
+"""Decoding of each advertised transfer syntax; other programs encode the files."""
 
 import base64
 import struct
@@ -59,8 +59,8 @@ ENCODERS = {
     JPEGLSNearLossless: "dcmcjpls +en",
     JPEG2000: "gdcmconv --j2k --lossy -q 80",
 }
-# No Debian package encodes High-Throughput JPEG 2000. These were made by OpenJPH of
-# `drawing()`: reversible, and by the irreversible wavelet, off by 1 at most.
+# No Debian package encodes High-Throughput JPEG 2000. OpenJPH has encoded `drawing()`:
+# reversibly, and with the irreversible wavelet, with differences of at most 1.
 REVERSIBLE, IRREVERSIBLE = (
     """/0//UQApQAAAAAAMAAAAEAAAAAAAAAAAAAAADAAAABAAAAAAAAAAAAABDwEB/1AACAACAAAACv9SAAwA
     AgABAAUEBEAB/1wAEyCIkJCQkJCQkJCQkJCQiIiI/2QAFwABT3BlbkpQSCBWZXIgMC4yNi4zLv+QAAoAA
@@ -86,7 +86,7 @@ HIGH_THROUGHPUT = {
 
 
 def drawing() -> NDArray[np.uint16]:
-    """12-bit values that no predictor knows."""
+    """Return 12-bit values that a predictor does not predict."""
     row, column = np.indices((16, 12))
     return ((row * 253 + column * column * 17) % 4096).astype(np.uint16)
 
@@ -128,11 +128,11 @@ def high_throughput(syntax: UID) -> Dataset:
     return dataset
 
 
-def test_a_case_stands_here_for_each_syntax_that_is_advertised() -> None:
+def test_cases_cover_every_advertised_transfer_syntax() -> None:
     assert set(DECODABLE) == ENCODERS.keys() | HIGH_THROUGHPUT.keys()
 
 
-def test_lossless_comes_before_lossy_and_uncompressed_before_both() -> None:
+def test_syntaxes_are_ordered_uncompressed_then_lossless_then_lossy() -> None:
     rank = [uid.is_encapsulated + (uid in LOSSY) for uid in DECODABLE]
 
     assert rank == sorted(rank)
@@ -141,7 +141,7 @@ def test_lossless_comes_before_lossy_and_uncompressed_before_both() -> None:
 @pytest.mark.parametrize(
     "syntax", [uid for uid in ENCODERS if uid not in LOSSY], ids=lambda uid: uid.name
 )
-def test_what_was_not_lossy_is_decoded_to_the_same_values(
+def test_lossless_pixel_data_is_decoded_to_the_same_values(
     syntax: UID, peer: Peer, tmp_path: Path
 ) -> None:
     original = phantom()
@@ -162,7 +162,7 @@ def test_what_was_not_lossy_is_decoded_to_the_same_values(
         (JPEG2000, 12),
     ],
 )
-def test_what_was_lossy_is_decoded_to_nearly_the_same(
+def test_lossy_pixel_data_is_decoded_to_nearly_the_same_values(
     syntax: UID, bits: int, peer: Peer, tmp_path: Path
 ) -> None:
     original = phantom(bits=bits)
@@ -179,7 +179,7 @@ def test_what_was_lossy_is_decoded_to_nearly_the_same(
 @pytest.mark.parametrize(
     "syntax", [uid for uid in ENCODERS if uid not in LOSSY], ids=lambda uid: uid.name
 )
-def test_signed_values_look_the_same_in_every_syntax(
+def test_signed_values_are_displayed_the_same_in_every_syntax(
     syntax: UID, peer: Peer, tmp_path: Path
 ) -> None:
     options = DecodeOptions(window=1, max_megapixels=1)
@@ -232,7 +232,7 @@ def table(*offsets: int) -> bytes:
 
 
 def layouts(frame: bytes) -> dict[str, bytes]:
-    """Pixel Data of one frame, as equipment divides it, and other ways."""
+    """Return encapsulations of one frame: those of equipment, and invalid ones."""
     size = len(frame) // 6 * 2
     pieces = [frame[start : start + size] for start in range(0, len(frame), size)]
     fragments = b"".join(map(item, pieces))
@@ -244,11 +244,11 @@ def layouts(frame: bytes) -> dict[str, bytes]:
         "the wrong one": table(size + 8) + fragments,
         "beyond the end": table(0, 10**6) + fragments,
         "decreasing": table(*offsets[::-1]) + fragments,
-        "half a number": item(b"\0\0\0\0\x08\0") + fragments,
+        "half an offset": item(b"\0\0\0\0\x08\0") + fragments,
         "no table": fragments,
-        "no table and no other fragment": item(frame),
+        "one fragment without a table": item(frame),
         "empty fragments": table(0) + item(b"") + fragments + item(b""),
-        "a table of one fragment that lies": table(8) + item(frame),
+        "a wrong offset of the only fragment": table(8) + item(frame),
     }
 
 
@@ -257,7 +257,7 @@ def layouts(frame: bytes) -> dict[str, bytes]:
     [uid for uid in DECODABLE if uid.is_encapsulated],
     ids=lambda uid: uid.name,
 )
-def test_all_fragments_belong_to_the_only_frame(
+def test_all_fragments_are_assigned_to_a_single_frame(
     syntax: UID, peer: Peer, tmp_path: Path
 ) -> None:
     if syntax in HIGH_THROUGHPUT:
@@ -270,19 +270,24 @@ def test_all_fragments_belong_to_the_only_frame(
 
     for name, content in layouts(frame).items():
         for frames in (None, "", "0", "1"):
-            odd = deepcopy(dataset)
-            odd.PixelData = content
-            odd.NumberOfFrames = frames
+            changed = deepcopy(dataset)
+            changed.PixelData = content
+            changed.NumberOfFrames = frames
             if frames is None:
-                del odd.NumberOfFrames
-            np.testing.assert_array_equal(decode_pixels(odd), expected, err_msg=name)
+                del changed.NumberOfFrames
+            np.testing.assert_array_equal(
+                decode_pixels(changed), expected, err_msg=name
+            )
 
-    # An Extended Offset Table (PS3.3 C.7.6.3.1.8) says nothing of one frame, either.
+    # An Extended Offset Table (PS3.3 C.7.6.3.1.8) is ignored for one frame, too.
     for offsets, lengths in ((b"\1" * 8, b"\0" * 8), (b"\0" * 8, b"\2"), (b"", b"")):
-        odd = deepcopy(dataset)
-        odd.PixelData = layouts(frame)["none"]
-        odd.ExtendedOffsetTable, odd.ExtendedOffsetTableLengths = offsets, lengths
-        np.testing.assert_array_equal(decode_pixels(odd), expected)
+        changed = deepcopy(dataset)
+        changed.PixelData = layouts(frame)["none"]
+        changed.ExtendedOffsetTable, changed.ExtendedOffsetTableLengths = (
+            offsets,
+            lengths,
+        )
+        np.testing.assert_array_equal(decode_pixels(changed), expected)
 
 
 def test_a_frame_without_a_fragment_is_an_error(peer: Peer, tmp_path: Path) -> None:
@@ -294,7 +299,7 @@ def test_a_frame_without_a_fragment_is_an_error(peer: Peer, tmp_path: Path) -> N
             decode_pixels(dataset)
 
 
-def test_pixels_that_are_compressed_against_their_syntax_are_named(
+def test_error_names_pixel_data_that_contradicts_its_transfer_syntax(
     peer: Peer, tmp_path: Path
 ) -> None:
     compressed = encoded(phantom(), JPEGLosslessSV1, peer, tmp_path)
@@ -313,7 +318,7 @@ def test_pixels_that_are_compressed_against_their_syntax_are_named(
     [uid for uid in ENCODERS if uid.is_encapsulated],
     ids=lambda uid: uid.name,
 )
-def test_truncated_pixel_data_is_an_error_and_no_picture(
+def test_truncated_pixel_data_is_an_error(
     syntax: UID, peer: Peer, tmp_path: Path
 ) -> None:
     bits = 8 if syntax == JPEGBaseline8Bit else 12
@@ -333,7 +338,7 @@ def test_native_pixel_data_shorter_than_declared_is_an_error() -> None:
         decode_pixels(dataset)
 
 
-def test_other_syntax_is_refused_by_its_uid() -> None:
+def test_unsupported_transfer_syntax_is_refused() -> None:
     dataset = phantom()
     dataset.file_meta.TransferSyntaxUID = MPEG2MPML
 
@@ -341,7 +346,7 @@ def test_other_syntax_is_refused_by_its_uid() -> None:
         decode_pixels(dataset)
 
 
-def test_receiver_can_import_the_list_without_what_it_must_not_load() -> None:
+def test_importing_codecs_imports_no_packages_of_other_roles() -> None:
     program = (
         "import sys, dicom_node.codecs;"
         "print(*{'cv2', 'torch', 'highdicom', 'api'} & sys.modules.keys())"

@@ -1,4 +1,4 @@
-"""Each command as a user types it: what it prints, how it ends."""
+"""Each command with its arguments: its output and its exit status."""
 
 import argparse
 import getpass
@@ -84,7 +84,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def fracture_node(folder: Path, *arguments: str | Path) -> Done:
-    """Run the program in a folder."""
+    """Run the program with a working directory."""
     return subprocess.run(
         [PROGRAM, *arguments],
         cwd=folder,
@@ -104,7 +104,7 @@ def command(
 ) -> Command:
     """Runs a command in this process, which has imported torch already.
 
-    Gives its exit status and what it printed, error output last.
+    Returns the exit status and the output, with the error output last.
     """
 
     def run(*arguments: str | Path) -> tuple[int, str]:
@@ -121,11 +121,11 @@ def command(
                 sys.exit(importlib.import_module(name).main())
         finally:
             os.umask(umask)
-        said = capsys.readouterr()
+        captured = capsys.readouterr()
         code = end.value.code
-        if isinstance(code, str):  # as the interpreter does with it
-            return 1, said.out + said.err + code
-        return int(code or 0), said.out + said.err
+        if isinstance(code, str):  # the interpreter prints it and exits with 1
+            return 1, captured.out + captured.err + code
+        return int(code or 0), captured.out + captured.err
 
     return run
 
@@ -150,7 +150,7 @@ def configure(folder: Path, port: int, weights: str = "") -> Path:
 
 @pytest.fixture
 def phantom(tmp_path: Path) -> Path:
-    """A broken phantom, of a study long ago."""
+    """A phantom with a fracture, in an old study."""
     dataset = phantom_dataset(draw_phantom(broken=True))
     dataset.StudyDate = "20010203"
     path = tmp_path / "phantom.dcm"
@@ -161,7 +161,7 @@ def phantom(tmp_path: Path) -> Path:
 # The program
 
 
-def test_without_a_command_the_program_names_all_of_them(tmp_path: Path) -> None:
+def test_program_lists_all_commands_if_none_is_given(tmp_path: Path) -> None:
     done = fracture_node(tmp_path)
 
     assert done.returncode == 0
@@ -169,7 +169,7 @@ def test_without_a_command_the_program_names_all_of_them(tmp_path: Path) -> None
     assert fracture_node(tmp_path, "--help").stdout == done.stdout
 
 
-def test_an_unknown_command_is_refused_and_the_known_are_named(tmp_path: Path) -> None:
+def test_unknown_command_is_refused_and_all_commands_are_listed(tmp_path: Path) -> None:
     done = fracture_node(tmp_path, "analyse")
 
     assert done.returncode == 2
@@ -178,14 +178,16 @@ def test_an_unknown_command_is_refused_and_the_known_are_named(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_command_explains_itself(command: Command, name: str) -> None:
-    status, said = command(name, "--help")
-    usage, _, rest = said.partition("\n\n")
+def test_every_command_describes_itself_in_its_help(
+    command: Command, name: str
+) -> None:
+    status, output = command(name, "--help")
+    usage, _, rest = output.partition("\n\n")
 
     assert status == 0
     assert usage.startswith(f"usage: fracture-node {name} ")
-    assert len(rest.split("\n\n")[0].split()) >= 5  # a sentence on what it does
-    assert "None" not in said
+    assert len(rest.split("\n\n")[0].split()) >= 5  # a sentence about the command
+    assert "None" not in output
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
@@ -206,25 +208,23 @@ def test_every_option_of_every_command_has_a_help_text(
 
 
 @pytest.mark.parametrize("name", cli.COMMANDS)
-def test_every_command_refuses_options_that_it_does_not_know(
-    command: Command, name: str
-) -> None:
-    status, said = command(name, "--colour")
+def test_every_command_refuses_unknown_options(command: Command, name: str) -> None:
+    status, output = command(name, "--colour")
 
     assert status == 2
-    assert f"usage: fracture-node {name} " in said
+    assert f"usage: fracture-node {name} " in output
 
 
 @pytest.fixture
 def wrong(tmp_path: Path) -> Path:
-    """A file of settings that cannot be used, alone in its folder."""
+    """An invalid settings file, the only file in its folder."""
     config = tmp_path / "node.toml"
     config.write_text("[reciever]\n[api]\nport = 99999\n")
     return config
 
 
 @pytest.mark.parametrize("name", ["serve", "receiver"])
-def test_wrong_settings_are_said_in_words_and_no_role_starts(
+def test_role_does_not_start_with_invalid_settings_and_explains_them(
     wrong: Path, name: str
 ) -> None:
     done = fracture_node(wrong.parent, name, "--config=node.toml")
@@ -237,31 +237,29 @@ def test_wrong_settings_are_said_in_words_and_no_role_starts(
 
 
 @pytest.mark.parametrize("name", ["migrate", "echo pacs"])
-def test_wrong_settings_are_said_in_words_and_nothing_is_done(
+def test_command_explains_invalid_settings_and_creates_no_files(
     command: Command, wrong: Path, name: str
 ) -> None:
-    status, said = command(*name.split(), "--config", wrong)
+    status, output = command(*name.split(), "--config", wrong)
 
     assert status == 2
-    assert "reciever: no such key; did you mean receiver?" in said
-    assert "api.port: found 99999" in said
-    assert "Traceback" not in said
+    assert "reciever: no such key; did you mean receiver?" in output
+    assert "api.port: found 99999" in output
+    assert "Traceback" not in output
     assert [*wrong.parent.iterdir()] == [wrong]
 
 
-def test_a_file_of_settings_that_is_not_there_is_an_error(
-    command: Command, tmp_path: Path
-) -> None:
-    status, said = command("status", "--config", tmp_path / "absent.toml")
+def test_missing_settings_file_is_an_error(command: Command, tmp_path: Path) -> None:
+    status, output = command("status", "--config", tmp_path / "absent.toml")
 
     assert status == 2
-    assert "absent.toml does not exist" in said
+    assert "absent.toml does not exist" in output
 
 
 # analyze
 
 
-def test_a_folder_of_all_sorts_is_analyzed_as_far_as_it_can_be(
+def test_analyze_reports_a_result_or_a_reason_for_each_file_of_a_folder(
     tmp_path: Path, phantom: Path, config: Path
 ) -> None:
     drawn = draw_phantom(broken=False).pixels
@@ -302,19 +300,19 @@ def test_a_folder_of_all_sorts_is_analyzed_as_far_as_it_can_be(
     assert capture.StudyInstanceUID == source.StudyInstanceUID
 
 
-def test_files_of_one_name_do_not_overwrite_each_other(
+def test_results_of_files_with_the_same_name_do_not_overwrite_each_other(
     command: Command, tmp_path: Path, phantom: Path, config: Path
 ) -> None:
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(phantom, other)
 
-    status, said = command(
+    status, output = command(
         *("analyze", phantom, other, "--out", tmp_path / "out", "--config", config)
     )
 
     assert status == 0
-    assert "\n2 analyzed\n" in said
+    assert "\n2 analyzed\n" in output
     assert sorted(each.name for each in (tmp_path / "out").iterdir()) == [
         "phantom.dcm-2.png",
         "phantom.dcm-2.secondary_capture.dcm",
@@ -336,41 +334,41 @@ def test_a_file_that_is_analyzed_again_gives_the_same_object(
     assert first == second
 
 
-def test_an_empty_folder_is_an_error_in_words(
+def test_empty_folder_is_an_error(
     command: Command, tmp_path: Path, config: Path
 ) -> None:
     empty, out = tmp_path / "empty", tmp_path / "out"
     empty.mkdir()
 
-    status, said = command("analyze", empty, "--out", out, "--config", config)
+    status, output = command("analyze", empty, "--out", out, "--config", config)
 
     assert status == 1
-    assert f"{empty}: failed: There are no files in this folder. Name another" in said
+    assert f"{empty}: failed: There are no files in this folder. Name another" in output
 
 
 @pytest.mark.parametrize("name", ["analyze", "check"])
-def test_weights_that_are_not_there_are_said_in_words(
+def test_missing_weights_are_reported(
     command: Command, tmp_path: Path, phantom: Path, name: str
 ) -> None:
     config = configure(tmp_path, port=1, weights="absent.pth")
     options = {"analyze": [phantom, "--out", tmp_path], "check": ["--record"]}[name]
 
-    status, said = command(name, *options, "--config", config)
+    status, output = command(name, *options, "--config", config)
 
     assert status == 2
-    assert re.search(r"absent.(toml does not exist|pth cannot be read)", said)
+    assert re.search(r"absent.(toml does not exist|pth cannot be read)", output)
 
 
 # check
 
 
-def test_check_is_content_with_a_destination_that_answers(
+def test_check_passes_if_the_destination_responds(
     command: Command, config: Path
 ) -> None:
-    status, said = command("check", "--config", config)
+    status, output = command("check", "--config", config)
 
     assert status == 0
-    assert [line.partition(",")[0] for line in said.splitlines()] == [
+    assert [line.partition(",")[0] for line in output.splitlines()] == [
         "settings: ok",
         "access: ok",
         "model: ok",
@@ -379,35 +377,35 @@ def test_check_is_content_with_a_destination_that_answers(
         "database: ok",
         "destination pacs: ok",
     ]
-    model = said.splitlines()[2]
+    model = output.splitlines()[2]
     shipped = read_card(ROOT / "models" / "fracture_model.toml")
     assert model.endswith(f"may answer for: {', '.join(shipped.body_parts)}")
 
 
-def test_check_warns_of_an_archive_that_could_not_report_its_commitment(
+def test_check_warns_if_an_archive_may_not_report_commitment(
     command: Command, config: Path
 ) -> None:
     config.write_text(config.read_text() + "commitment = true\n")
 
-    status, said = command("check", "--config", config)
+    status, output = command("check", "--config", config)
 
     assert status == 0
-    assert "warning: pacs is asked for commitment" in said
-    assert "name ARCHIVE in allowed_callers" in said
+    assert "warning: pacs is asked for commitment" in output
+    assert "name ARCHIVE in allowed_callers" in output
 
 
-def test_check_names_a_destination_that_does_not_answer(
+def test_check_names_a_destination_that_does_not_respond(
     command: Command, tmp_path: Path, free_port: int
 ) -> None:
-    status, said = command("check", "--config", configure(tmp_path, free_port))
+    status, output = command("check", "--config", configure(tmp_path, free_port))
 
     assert status == 1
-    assert "destination pacs: " in said
-    assert "destination pacs: ok" not in said
-    assert "database: ok" in said
+    assert "destination pacs: " in output
+    assert "destination pacs: ok" not in output
+    assert "database: ok" in output
 
 
-def test_check_and_echo_ask_a_service_and_everyone_who_may_be_the_sender(
+def test_check_and_echo_test_a_web_service_and_each_peer_of_a_sender_destination(
     command: Command, tmp_path: Path, archive: Archive, free_port: int
 ) -> None:
     config = configure(tmp_path, archive.port)
@@ -419,57 +417,57 @@ def test_check_and_echo_ask_a_service_and_everyone_who_may_be_the_sender(
         sender = command("echo", "sender", "--config", config)
         web = command("echo", "web", "--config", config)
 
-    told = dict(line.split(": ", 1) for line in lines.splitlines())
-    why = told["destination sender, NOBODY"]
+    states = dict(line.split(": ", 1) for line in lines.splitlines())
+    failure = states["destination sender, NOBODY"]
     assert checked == 1
-    assert told["destination pacs"] == "ok, it answers"
-    assert told["destination sender, DX_ROOM_1"] == "ok, it answers"
-    assert f"NOBODY at 127.0.0.1:{free_port}" in why
-    assert told["destination web"] == "ok, it answers"
-    assert sender == (1, f"sender, DX_ROOM_1: alive\nsender, NOBODY: {why}\n")
+    assert states["destination pacs"] == "ok, it answers"
+    assert states["destination sender, DX_ROOM_1"] == "ok, it answers"
+    assert f"NOBODY at 127.0.0.1:{free_port}" in failure
+    assert states["destination web"] == "ok, it answers"
+    assert sender == (1, f"sender, DX_ROOM_1: alive\nsender, NOBODY: {failure}\n")
     assert web == (0, "web: alive\n")
 
 
 @pytest.mark.parametrize("name", ["sender", "web"])
-def test_send_is_for_fixed_destinations(
+def test_send_refuses_a_destination_that_is_no_fixed_ae(
     command: Command, config: Path, phantom: Path, name: str
 ) -> None:
     more = OTHER_TYPES.format(port=1, nobody=2, url="https://absent.invalid")
     config.write_text(config.read_text() + more)
 
-    status, said = command("send", phantom, "--to", name, "--config", config)
+    status, output = command("send", phantom, "--to", name, "--config", config)
 
     assert status == 1
-    assert f"{name} is no fixed AE; name a destination that is one" in said
+    assert f"{name} is no fixed AE; name a destination that is one" in output
 
 
-def test_check_records_the_phantom_on_the_card_of_ones_own_weights(
+def test_check_records_phantom_logits_on_the_card_of_custom_weights(
     command: Command, tmp_path: Path, archive: Archive
 ) -> None:
     shipped = ROOT / "models" / "fracture_model.pth"
     shutil.copy(shipped, tmp_path / "mine.pth")
-    mine = tmp_path / "mine.toml"
+    custom_card = tmp_path / "mine.toml"
     card = shipped.with_suffix(".toml").read_text()
     card = re.sub(r"(?m)^version = .*$", 'version = "mine"  # kept', card)
     card = re.sub(r"(?m)^sha256 = .*$", f'sha256 = "{"0" * 64}"', card)
-    mine.write_text(re.sub(r"whole = \[-?", "whole = [9", card))
+    custom_card.write_text(re.sub(r"whole = \[-?", "whole = [9", card))
     config = configure(tmp_path, archive.port, weights="mine.pth")
     refused, reason = command("check", "--config", config)
 
     status, _ = command("check", "--record", "--config", config)
 
     expected = read_card(shipped.with_suffix(".toml"))
-    recorded = read_card(mine)
+    recorded = read_card(custom_card)
     assert (refused, status) == (1, 0)
     assert "model: " in reason
     assert "model: ok" not in reason
     assert recorded.sha256 == expected.sha256
     for which, logits in expected.phantom_logits.items():
         assert recorded.phantom_logits[which] == pytest.approx(logits, rel=0.02)
-    assert 'version = "mine"  # kept' in mine.read_text()
+    assert 'version = "mine"  # kept' in custom_card.read_text()
 
 
-def test_check_does_not_say_that_it_compared_what_no_card_records(
+def test_check_reports_a_card_without_recorded_phantom_logits(
     command: Command, tmp_path: Path, archive: Archive
 ) -> None:
     shipped = ROOT / "models" / "fracture_model.pth"
@@ -479,20 +477,20 @@ def test_check_does_not_say_that_it_compared_what_no_card_records(
     (tmp_path / "mine.toml").write_text(unrecorded)
     config = configure(tmp_path, archive.port, weights="mine.pth")
 
-    status, said = command("check", "--config", config)
+    status, output = command("check", "--config", config)
 
     assert status == 0
-    assert "no answers recorded; run `fracture-node check --record`" in said
-    assert "the phantom is as" not in said
+    assert "no answers recorded; run `fracture-node check --record`" in output
+    assert "the phantom is as" not in output
 
 
 def test_check_does_not_record_on_the_shipped_card(
     command: Command, config: Path
 ) -> None:
-    status, said = command("check", "--record", "--config", config)
+    status, output = command("check", "--record", "--config", config)
 
     assert status == 1
-    assert "name them under [model]" in said
+    assert "name them under [model]" in output
 
 
 # echo and send
@@ -507,28 +505,28 @@ def test_echo_finds_an_archive_by_name_and_by_address(
     assert command("echo", peer, "--config", config) == (0, f"{peer}: alive\n")
 
 
-def test_echo_says_why_there_is_no_answer(
+def test_echo_reports_why_a_peer_does_not_respond(
     command: Command, config: Path, free_port: int
 ) -> None:
     peer = f"ANY@127.0.0.1:{free_port}"
 
-    status, said = command("echo", peer, "--config", config)
+    status, output = command("echo", peer, "--config", config)
 
     assert status == 1
-    assert said.startswith(f"{peer}: ")
-    assert "alive" not in said
+    assert output.startswith(f"{peer}: ")
+    assert "alive" not in output
 
 
-def test_a_peer_that_is_neither_name_nor_address_is_refused_with_the_names(
+def test_echo_refuses_an_unknown_peer_and_lists_the_destinations(
     command: Command, config: Path
 ) -> None:
-    status, said = command("echo", "pax", "--config", config)
+    status, output = command("echo", "pax", "--config", config)
 
     assert status != 0
-    assert "'pax' is neither AE@host:port nor a destination (pacs)" in said
+    assert "'pax' is neither AE@host:port nor a destination (pacs)" in output
 
 
-def test_send_stores_files_of_a_folder_and_names_what_is_no_instance(
+def test_send_stores_the_instances_of_a_folder_and_names_other_files(
     tmp_path: Path, phantom: Path, config: Path, archive: Archive
 ) -> None:
     folder = tmp_path / "in"
@@ -551,7 +549,7 @@ def test_send_stores_files_of_a_folder_and_names_what_is_no_instance(
     assert "notes.txt: refused" in part.stdout
 
 
-# What is no file and what is no DICOM
+# Unusable paths and files that are not DICOM
 
 LINK = (
     "There are no files in this folder. Name another one. A link to a folder inside a "
@@ -571,7 +569,7 @@ def unreadable(strerror: str) -> str:
 
 @pytest.fixture
 def unusable(tmp_path: Path, phantom: Path) -> dict[Path, str]:
-    """Paths that can be neither sent nor analyzed, with what a command says."""
+    """Paths that can be neither sent nor analyzed, with the message for each."""
     folder = tmp_path / "unusable"
     (folder / "none").mkdir(parents=True)
     (folder / "link").symlink_to("none")
@@ -590,7 +588,8 @@ def unusable(tmp_path: Path, phantom: Path) -> dict[Path, str]:
     dataset = split_dataset(phantom)[1]
     pixels = content.index(b"\xe0\x7f\x10\0OW\0\0")
     again = "Copy or send it again."
-    # Preamble and prefix: 132 bytes. (0002,0000): 12. (0002,0001): a head of 12.
+    # Preamble and prefix: 132 bytes. (0002,0000): 12 bytes. (0002,0001): tag, VR and
+    # length of 12 bytes.
     cut = {
         144 + 6: f"The dataset ends early: 6 bytes of 8. {again}",
         dataset: "The file ends early: there is no dataset after the File Meta "
@@ -617,7 +616,7 @@ def unusable(tmp_path: Path, phantom: Path) -> dict[Path, str]:
 
 
 def not_dicom(tmp_path: Path) -> list[Path]:
-    """Files of other kinds."""
+    """Create files of other formats."""
     folder = tmp_path / "other"
     folder.mkdir()
     (folder / "notes.txt").write_text("A text.")
@@ -627,7 +626,7 @@ def not_dicom(tmp_path: Path) -> list[Path]:
     return sorted(folder.iterdir())
 
 
-def test_send_says_what_it_cannot_send_and_what_to_do_and_sends_the_rest(
+def test_send_explains_unusable_paths_and_sends_the_other_files(
     command: Command,
     config: Path,
     phantom: Path,
@@ -648,23 +647,23 @@ def test_send_says_what_it_cannot_send_and_what_to_do_and_sends_the_rest(
     folders = {phantom.parent / "unusable", picture.parent}
     paths = [path for path in expected if path.parent not in folders]
 
-    status, said = command(
+    status, output = command(
         *("send", *paths, *folders, phantom, bare),
         *("--to", "pacs", "--config", config),
     )
 
-    lines = said.splitlines()
-    told = dict(line.split(": refused: ") for line in lines if ": refused" in line)
-    assert told == {str(path): words for path, words in expected.items()}
+    lines = output.splitlines()
+    reasons = dict(line.split(": refused: ") for line in lines if ": refused" in line)
+    assert reasons == {str(path): words for path, words in expected.items()}
     assert {f"{phantom}: stored", f"{bare}: stored"} <= {*lines}
-    assert "Sending" in said  # the progress bar
+    assert "Sending" in output  # the progress bar
     assert status == 1
     assert len(archive.log) == 2
-    (nothing,) = (path for path, words in unusable.items() if path.name == "none")
-    assert command("send", nothing, "--to", "pacs", "--config", config)[0] == 1
+    (empty_folder,) = (path for path, words in unusable.items() if path.name == "none")
+    assert command("send", empty_folder, "--to", "pacs", "--config", config)[0] == 1
 
 
-def test_analyze_says_what_it_cannot_analyze_and_what_to_do_and_analyzes_the_rest(
+def test_analyze_explains_unusable_paths_and_analyzes_the_other_files(
     command: Command, config: Path, phantom: Path, unusable: dict[Path, str]
 ) -> None:
     others = not_dicom(phantom.parent)
@@ -678,32 +677,34 @@ def test_analyze_says_what_it_cannot_analyze_and_what_to_do_and_analyzes_the_res
     expected = {**unusable, **dict.fromkeys(others, other)}
     out = phantom.parent / "out"
 
-    status, said = command(
+    status, output = command(
         *("analyze", *expected, phantom, bare), *("--out", out, "--config", config)
     )
 
-    lines = said.splitlines()
-    told = dict(line.split(": failed: ") for line in lines if ": failed" in line)
-    assert told == {str(path): words for path, words in expected.items()}
-    assert f"{phantom}: Fracture" in said
-    assert f"{bare}: Fracture" in said
-    assert "Analyzing" in said  # the progress bar
+    lines = output.splitlines()
+    reasons = dict(line.split(": failed: ") for line in lines if ": failed" in line)
+    assert reasons == {str(path): words for path, words in expected.items()}
+    assert f"{phantom}: Fracture" in output
+    assert f"{bare}: Fracture" in output
+    assert "Analyzing" in output  # the progress bar
     assert status == 1
 
 
-def test_analyze_says_that_it_cannot_make_its_folder(
+def test_analyze_reports_that_it_cannot_create_its_output_folder(
     command: Command, config: Path, phantom: Path
 ) -> None:
-    status, said = command("analyze", phantom, "--out", config, "--config", config)
+    status, output = command("analyze", phantom, "--out", config, "--config", config)
 
     assert status == 1
-    assert said == (
+    assert output == (
         f"The folder --out {config} cannot be made: File exists. Name a folder that "
         "this user may write to."
     )
 
 
-def test_a_path_that_is_not_text_is_printed_all_the_same(tmp_path: Path) -> None:
+def test_path_that_is_not_valid_text_is_printed_with_a_replacement_character(
+    tmp_path: Path,
+) -> None:
     assert printable(tmp_path / "m\udcfcller.dcm") == f"{tmp_path}/m\ufffdller.dcm"
 
 
@@ -712,7 +713,7 @@ def test_a_path_that_is_not_text_is_printed_all_the_same(tmp_path: Path) -> None
 
 @pytest.fixture
 def failed(config: Path) -> ReceivedInstance:
-    """An instance in the journal whose analysis failed."""
+    """An instance in the journal with a failed analysis."""
     settings = load(config, {})
     migrate(settings.storage)
     engine = open_engine(settings.storage.database_url)
@@ -741,17 +742,17 @@ def failed(config: Path) -> ReceivedInstance:
 
 
 @pytest.mark.usefixtures("failed")
-def test_status_tells_people_and_programs_what_failed_and_retry_tries_again(
+def test_status_lists_a_failure_as_text_and_json_and_retry_repeats_it(
     command: Command, tmp_path: Path, config: Path
 ) -> None:
-    told = fracture_node(tmp_path, "status", f"--config={config}")
-    status, said = command("status", "--json", "--config", config)
+    printed = fracture_node(tmp_path, "status", f"--config={config}")
+    status, output = command("status", "--json", "--config", config)
     again = command("retry", "--uid=2.25.7", "--config", config)
     _, after = command("status", "--json", "--config", config)
 
-    state = json.loads(said)
-    assert (told.returncode, status) == (0, 0)
-    assert re.search(rf"2\.25\.7 .* {re.escape(REASON)} ", told.stdout)
+    state = json.loads(output)
+    assert (printed.returncode, status) == (0, 0)
+    assert re.search(rf"2\.25\.7 .* {re.escape(REASON)} ", printed.stdout)
     assert state["instances"] == {"failed": 1}
     assert state["listed"][0]["sop_instance_uid"] == "2.25.7"
     assert state["listed"][0]["reason"] == REASON
@@ -763,7 +764,7 @@ def test_status_tells_people_and_programs_what_failed_and_retry_tries_again(
     assert event["sop_instance_uid"] == "2.25.7"
 
 
-def test_status_says_since_when_and_why_a_destination_fails_and_retry_tries_it_at_once(
+def test_status_explains_an_outage_of_a_destination_and_retry_repeats_its_delivery(
     command: Command, config: Path, failed: ReceivedInstance
 ) -> None:
     settings = load(config, {})
@@ -774,12 +775,12 @@ def test_status_says_since_when_and_why_a_destination_fails_and_retry_tries_it_a
     journal.analyses.answer(failed.id, 2, ANSWER)
     journal.deliveries.begin(failed.id, "pacs", 1)
     refuses = Outcome(Verdict.RETRY, None, "X at localhost:104 refuses the connection")
-    told = {ANSWER.results[0].sop_instance_uid: refuses}
-    journal.settlement.settle(failed.id, destination("pacs"), 1, told)
+    outcomes = {ANSWER.results[0].sop_instance_uid: refuses}
+    journal.settlement.settle(failed.id, destination("pacs"), 1, outcomes)
 
     _, before = command("status", "--config", config)
-    _, said = command("status", "--json", "--config", config)
-    elsewhere = command("retry", "--destination=web", "--config", config)
+    _, output = command("status", "--json", "--config", config)
+    other_destination = command("retry", "--destination=web", "--config", config)
     by_uid = command("retry", "--uid=2.25.7", "--config", config)
     under_way = command("retry", "--destination=pacs", "--config", config)
     engine.dispose()
@@ -787,17 +788,17 @@ def test_status_says_since_when_and_why_a_destination_fails_and_retry_tries_it_a
     assert "To pacs: 1 queued, the oldest asked for" in before
     line = rf"pacs has failed for \d s: {refuses.comment}; last attempt \d s ago"
     assert re.search(f"{line}, next in [012] s\n", before)
-    state = json.loads(said)
+    state = json.loads(output)
     (outage,) = state["destinations"]["pacs"]["outages"]
     assert outage["reason"] == refuses.comment
     assert state["listed"][0]["reason"] == f"pacs: {refuses.comment}"
-    assert elsewhere == (1, "0 asked for again\n")
+    assert other_destination == (1, "0 asked for again\n")
     assert by_uid == (0, "1 asked for again\n")
-    assert under_way == (1, "0 asked for again\n")  # it does not wait any more
+    assert under_way == (1, "0 asked for again\n")  # no delivery is waiting
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["retry", "--all"]])
-def test_what_status_and_retry_make_nobody_else_may_read(
+def test_only_the_user_may_read_files_created_by_status_and_retry(
     command: Command, config: Path, arguments: list[str]
 ) -> None:
     folder = load(config, {}).storage.directory
@@ -812,22 +813,22 @@ def test_what_status_and_retry_make_nobody_else_may_read(
 @pytest.mark.usefixtures("failed")
 @pytest.mark.parametrize("uid", ["2.25.8", "", "2.25", "2.25.7 ", "\udcff"])
 @pytest.mark.parametrize("arguments", [["status"], ["status", "--json"], ["retry"]])
-def test_an_instance_that_is_not_known_is_told_with_what_to_do(
+def test_status_and_retry_explain_an_unknown_instance(
     command: Command,
     config: Path,
     arguments: list[str],
     uid: str,
 ) -> None:
-    said = (
+    message = (
         "The node has not received an instance with the SOP Instance UID "
         f"{uid!r}, or has removed it from the journal. "
         "`fracture-node status --limit 100` lists the last 100 instances."
     )
 
-    assert command(*arguments, f"--uid={uid}", "--config", config) == (1, said)
+    assert command(*arguments, f"--uid={uid}", "--config", config) == (1, message)
 
 
-def test_status_of_one_instance_shows_only_what_concerns_it(
+def test_status_of_an_instance_shows_only_its_own_deliveries(
     command: Command, config: Path, failed: ReceivedInstance
 ) -> None:
     settings = load(config, {})
@@ -844,21 +845,21 @@ def test_status_of_one_instance_shows_only_what_concerns_it(
             connection.execute(paused_destination.insert(), {"name": name, "at": 1.0})
     engine.dispose()
 
-    status, told = command("status", "--uid=2.25.7", "--config", config)
-    _, said = command("status", "--json", "--uid=2.25.7", "--config", config)
+    status, text = command("status", "--uid=2.25.7", "--config", config)
+    _, output = command("status", "--json", "--uid=2.25.7", "--config", config)
     _, everything = command("status", "--config", config)
 
-    state = json.loads(said)
+    state = json.loads(output)
     assert status == 0
     assert state["instances"] == {"failed": 1}
     assert [each["destination"] for each in state["deliveries"]] == ["pacs"]
     assert state["paused"] == ["pacs"]
     assert [each["sop_instance_uid"] for each in state["listed"]] == ["2.25.7"]
-    assert "archive" not in told
+    assert "archive" not in text
     assert "archive" in everything
 
 
-def test_retry_of_what_has_not_failed_says_so(
+def test_retry_reports_that_an_instance_has_not_failed(
     command: Command, config: Path, failed: ReceivedInstance
 ) -> None:
     settings = load(config, {})
@@ -867,13 +868,13 @@ def test_retry_of_what_has_not_failed_says_so(
     journal.analyze_again(failed.id)
     engine.dispose()
 
-    said = "Nothing of 2.25.7 failed (received), so nothing is repeated."
+    message = "Nothing of 2.25.7 failed (received), so nothing is repeated."
 
-    assert command("retry", "--uid=2.25.7", "--config", config) == (1, said)
+    assert command("retry", "--uid=2.25.7", "--config", config) == (1, message)
 
 
 @pytest.mark.usefixtures("failed")
-def test_retry_says_of_what_it_cannot_that_the_files_are_gone(
+def test_retry_reports_that_the_files_were_removed(
     command: Command, config: Path
 ) -> None:
     settings = load(config, {})
@@ -883,16 +884,16 @@ def test_retry_says_of_what_it_cannot_that_the_files_are_gone(
     engine.dispose()
 
     _, everything = command("retry", "--all", "--config", config)
-    status, said = command("retry", "--uid=2.25.7", "--config", config)
+    status, output = command("retry", "--uid=2.25.7", "--config", config)
     _, state = command("status", "--json", "--config", config)
 
     assert everything == "0 asked for again\n"
     assert status == 1
-    assert said.startswith("0 asked for again\n1 not: the files were removed")
+    assert output.startswith("0 asked for again\n1 not: the files were removed")
     assert json.loads(state)["listed"][0]["files_removed_at"] > 0
 
 
-def test_retry_analyzes_again_what_is_named_though_it_was_not_analyzed(
+def test_retry_by_uid_repeats_an_instance_that_was_not_analyzed(
     command: Command, config: Path, failed: ReceivedInstance
 ) -> None:
     settings = load(config, {})
@@ -911,19 +912,19 @@ def test_retry_analyzes_again_what_is_named_though_it_was_not_analyzed(
     assert named == "1 asked for again\n"
 
 
-def test_status_before_there_is_a_database_says_what_to_do(
+def test_status_without_a_database_names_the_migrate_command(
     command: Command, config: Path
 ) -> None:
-    status, said = command("status", "--config", config)
+    status, output = command("status", "--config", config)
 
     assert status == 2
-    assert "`fracture-node migrate`" in said
+    assert "`fracture-node migrate`" in output
 
 
 # archive, demo, train
 
 
-def test_the_archive_says_where_it_listens_and_ends_on_sigterm(tmp_path: Path) -> None:
+def test_archive_prints_its_address_and_ends_on_sigterm(tmp_path: Path) -> None:
     with subprocess.Popen(
         [PROGRAM, "archive", "--port=0"], cwd=tmp_path, stdout=-1, text=True
     ) as process:
@@ -937,7 +938,7 @@ def test_the_archive_says_where_it_listens_and_ends_on_sigterm(tmp_path: Path) -
     assert rest == f"keeps what it gets in {tmp_path / 'archive'}\n"
 
 
-def test_the_demo_shows_both_phantoms_travel(tmp_path: Path) -> None:
+def test_demo_prints_the_results_of_both_phantoms(tmp_path: Path) -> None:
     done = fracture_node(tmp_path, "demo", "--once")
 
     rows = [line for line in done.stdout.splitlines() if " bone" in line]

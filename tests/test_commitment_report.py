@@ -1,4 +1,4 @@
-"""Archives that report to our receiver, over real associations that they open."""
+"""Commitment reports to the receiver, over associations that an archive requests."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -38,13 +38,13 @@ from tests.committing import (
 )
 
 DX = DigitalXRayImageStorageForPresentation
-OURS = "2.25.1"
+KNOWN_TRANSACTION = "2.25.1"
 ROLE_ITEM = 0x54  # PS3.7 D.3.3.4
 
 
 @dataclass
 class Node:
-    """A receiver under test, what it has recorded, and the spool's files ever begun."""
+    """A receiver under test, its spool, and the reports that it has received."""
 
     receiver: Receiver
     spool: Spool
@@ -61,7 +61,7 @@ class Node:
             raise self.error
         self.reports.append(report)
         self.reporters.append(reporter)
-        if report.transaction_uid != OURS:
+        if report.transaction_uid != KNOWN_TRANSACTION:
             unknown = ReportRefusal.UNKNOWN_TRANSACTION
             raise ReportRefusedError("its transaction is not ours", unknown, 0x0115)
 
@@ -77,7 +77,7 @@ Serve = Callable[..., Node]
 def serve(tmp_path: Path) -> Iterator[Serve]:
     nodes: list[Node] = []
 
-    def start(*, hears: bool = True, **changes: object) -> Node:
+    def start(*, accepts_reports: bool = True, **changes: object) -> Node:
         defaults = load(None, {})
         given = defaults.receiver.model_dump() | changes
         storage = defaults.storage.model_copy(
@@ -90,7 +90,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             spool,
             _accept,
             {listen("127.0.0.1", 0): None},
-            settle=node.settle if hears else None,
+            settle=node.settle if accepts_reports else None,
             on_refused=lambda *refused: node.refused.append(refused),
             count=node.counted.append,
         )
@@ -111,38 +111,40 @@ def node(serve: Serve) -> Node:
     return serve()
 
 
-def test_a_report_is_recorded_before_it_is_answered(node: Node) -> None:
-    status = report(node.port, OURS, {"2.25.2": 0, "2.25.3": 0x0112})
+def test_report_is_recorded_before_the_response(node: Node) -> None:
+    status = report(node.port, KNOWN_TRANSACTION, {"2.25.2": 0, "2.25.3": 0x0112})
 
     assert status == 0x0000
-    assert node.reports == [Report(OURS, frozenset(["2.25.2"]), {"2.25.3": 0x0112})]
+    assert node.reports == [
+        Report(KNOWN_TRANSACTION, frozenset(["2.25.2"]), {"2.25.3": 0x0112})
+    ]
 
 
-def test_a_report_on_an_unknown_transaction_is_an_invalid_argument(
+def test_report_with_an_unknown_transaction_gets_invalid_argument_value(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert report(node.port, "2.25.9", {"2.25.2": 0}) == 0x0115
-    told = "Refused a commitment report of ARCHIVE at 127.0.0.1: its transaction is not"
-    assert told in caplog.text
+    line = "Refused a commitment report of ARCHIVE at 127.0.0.1: its transaction is not"
+    assert line in caplog.text
     assert "2.25.9" not in caplog.text
     caller = Reporter("ARCHIVE", "127.0.0.1")
     assert node.refused == [(caller, ReportRefusal.UNKNOWN_TRANSACTION)]
     assert one(REPORT_REFUSED, "unknown_transaction") in node.counted
 
 
-def test_the_sender_of_a_report_is_known_by_title_and_address(node: Node) -> None:
-    report(node.port, OURS, {"2.25.2": 0})
+def test_reporter_has_the_title_and_address_of_the_caller(node: Node) -> None:
+    report(node.port, KNOWN_TRANSACTION, {"2.25.2": 0})
 
     assert node.reporters == [Reporter("ARCHIVE", "127.0.0.1")]
 
 
-def test_what_cannot_be_recorded_now_is_to_be_reported_again(node: Node) -> None:
+def test_report_that_cannot_be_recorded_gets_resource_limitation(node: Node) -> None:
     node.error = OSError("patient^name")
 
-    assert report(node.port, OURS, {"2.25.2": 0}) == 0x0213
+    assert report(node.port, KNOWN_TRANSACTION, {"2.25.2": 0}) == 0x0213
 
 
-def test_the_role_is_turned_around_on_the_wire(node: Node) -> None:
+def test_accepted_role_selection_item_has_only_the_scp_role(node: Node) -> None:
     received: list[bytes] = []
 
     def keep(event: evt.Event) -> None:
@@ -170,7 +172,7 @@ def test_the_role_is_turned_around_on_the_wire(node: Node) -> None:
 
 
 @pytest.mark.parametrize("roles", [None, (True, False)])
-def test_who_would_ask_us_for_commitment_is_not_accepted(
+def test_commitment_context_is_refused_without_the_scp_role(
     node: Node, roles: tuple[bool, bool] | None
 ) -> None:
     association = call(node.port, roles)
@@ -180,14 +182,16 @@ def test_who_would_ask_us_for_commitment_is_not_accepted(
     _end(association)
 
 
-def test_without_the_setting_no_archive_is_heard(serve: Serve) -> None:
-    association = call(serve(hears=False).port)
+def test_commitment_context_is_refused_if_the_receiver_takes_no_reports(
+    serve: Serve,
+) -> None:
+    association = call(serve(accepts_reports=False).port)
 
     assert not association.accepted_contexts
     _end(association)
 
 
-def test_an_archive_that_is_not_listed_may_not_report(serve: Serve) -> None:
+def test_archive_that_is_not_an_allowed_caller_is_rejected(serve: Serve) -> None:
     node = serve(allowed_callers=["MODALITY"])
 
     association = call(node.port)
@@ -195,31 +199,36 @@ def test_an_archive_that_is_not_listed_may_not_report(serve: Serve) -> None:
     assert association.is_rejected
 
 
-def test_another_event_type_is_no_such_event_type(node: Node) -> None:
-    assert _answer(node, information(OURS, {"2.25.2": 0}), event_type=3) == 0x0113
+def test_report_with_an_unknown_event_type_gets_no_such_event_type(node: Node) -> None:
+    assert (
+        _status(node, information(KNOWN_TRANSACTION, {"2.25.2": 0}), event_type=3)
+        == 0x0113
+    )
     assert [reason for _, reason in node.refused] == [ReportRefusal.INVALID]
 
 
 @pytest.mark.parametrize("transaction", ["", "2.25.1; DROP TABLE"])
-def test_a_report_without_a_usable_transaction_is_an_invalid_argument(
+def test_report_with_an_invalid_transaction_uid_gets_invalid_argument_value(
     node: Node, transaction: str
 ) -> None:
-    said = information(OURS, {"2.25.2": 0})
-    said.add_new(0x00081195, "LO", transaction)
+    dataset = information(KNOWN_TRANSACTION, {"2.25.2": 0})
+    dataset.add_new(0x00081195, "LO", transaction)
 
-    assert _answer(node, said) == 0x0115
+    assert _status(node, dataset) == 0x0115
     assert node.reports == []
 
 
-def test_a_report_of_absurd_length_is_refused_and_kept_nowhere(node: Node) -> None:
-    said = information(OURS, {f"2.25.{number}": 0 for number in range(2000)})
+def test_report_with_too_many_objects_is_refused(node: Node) -> None:
+    dataset = information(
+        KNOWN_TRANSACTION, {f"2.25.{number}": 0 for number in range(2000)}
+    )
 
-    assert _answer(node, said) == 0x0115
+    assert _status(node, dataset) == 0x0115
     assert node.reports == []
-    assert report(node.port, OURS, {"2.25.2": 0}) == 0x0000
+    assert report(node.port, KNOWN_TRANSACTION, {"2.25.2": 0}) == 0x0000
 
 
-def test_what_came_of_a_report_before_it_grew_too_long_is_let_go_of() -> None:
+def test_incoming_dataset_frees_its_bytes_if_it_is_too_long() -> None:
     def begin(dataset: IncomingDataset) -> None:
         if dataset.received > 10:
             raise CannotUnderstandError("too long")
@@ -233,45 +242,49 @@ def test_what_came_of_a_report_before_it_grew_too_long_is_let_go_of() -> None:
     assert dataset.getvalue() == b""
 
 
-def test_a_report_leaves_no_trace_in_the_spool(
+def test_report_creates_no_file_in_the_spool(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[bytes] = []
     monkeypatch.setattr(node.spool, "begin", begun.append, raising=False)
 
-    report(node.port, OURS, {"2.25.2": 0})
+    report(node.port, KNOWN_TRANSACTION, {"2.25.2": 0})
 
     assert begun == []
 
 
-def test_an_archive_may_report_store_and_report_in_one_association(node: Node) -> None:
+def test_archive_may_report_and_store_in_one_association(node: Node) -> None:
     image = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
     association = _both(node)
 
-    first = report_on(association, OURS, {"2.25.2": 0})
+    first = report_on(association, KNOWN_TRANSACTION, {"2.25.2": 0})
     stored = association.send_c_store(image).Status
-    second = report_on(association, OURS, {"2.25.3": 0})
+    second = report_on(association, KNOWN_TRANSACTION, {"2.25.3": 0})
     association.release()
 
     assert (first, stored, second) == (0x0000, 0x0000, 0x0000)
     assert [each.committed for each in node.reports] == [{"2.25.2"}, {"2.25.3"}]
 
 
-def test_reports_are_served_by_the_thread_of_their_association(node: Node) -> None:
+def test_reports_are_handled_in_the_thread_of_their_association(node: Node) -> None:
     association = call(node.port)
     for _ in range(5):
-        report_on(association, OURS, {"2.25.2": 0})
+        report_on(association, KNOWN_TRANSACTION, {"2.25.2": 0})
     association.release()
 
     assert node.threads == {"association"}
 
 
-def test_a_report_in_the_context_of_another_class_is_not_recorded(node: Node) -> None:
+def test_report_in_the_context_of_another_sop_class_is_refused(node: Node) -> None:
     association = _both(node)
     (image,) = (c for c in association.accepted_contexts if c.abstract_syntax == DX)
 
     status, _ = association.send_n_event_report(
-        information(OURS, {"2.25.2": 0}), 1, COMMITMENT, WELL_KNOWN, meta_uid=DX
+        information(KNOWN_TRANSACTION, {"2.25.2": 0}),
+        1,
+        COMMITMENT,
+        WELL_KNOWN,
+        meta_uid=DX,
     )
     association.release()
 
@@ -280,27 +293,29 @@ def test_a_report_in_the_context_of_another_class_is_not_recorded(node: Node) ->
     assert node.reports == []
 
 
-def test_an_object_that_is_named_twice_has_failed() -> None:
-    said = information(OURS, {"2.25.2": 0x0110})
-    said.ReferencedSOPSequence = said.FailedSOPSequence
+def test_object_listed_as_committed_and_as_failed_has_failed() -> None:
+    dataset = information(KNOWN_TRANSACTION, {"2.25.2": 0x0110})
+    dataset.ReferencedSOPSequence = dataset.FailedSOPSequence
 
-    assert read_report(said) == Report(OURS, frozenset(), {"2.25.2": 0x0110})
-
-
-def test_a_failure_without_a_reason_is_a_failure() -> None:
-    said = information(OURS, {"2.25.2": 0x0110})
-    del said.FailedSOPSequence[0].FailureReason
-
-    assert read_report(said).failed == {"2.25.2": 0}
+    assert read_report(dataset) == Report(
+        KNOWN_TRANSACTION, frozenset(), {"2.25.2": 0x0110}
+    )
 
 
-def _answer(node: Node, said: Dataset, event_type: int = 1) -> int:
+def test_failure_without_a_reason_has_reason_0() -> None:
+    dataset = information(KNOWN_TRANSACTION, {"2.25.2": 0x0110})
+    del dataset.FailedSOPSequence[0].FailureReason
+
+    assert read_report(dataset).failed == {"2.25.2": 0}
+
+
+def _status(node: Node, dataset: Dataset, event_type: int = 1) -> int:
     association = call(node.port)
-    answer, _ = association.send_n_event_report(
-        said, event_type, COMMITMENT, WELL_KNOWN
+    response, _ = association.send_n_event_report(
+        dataset, event_type, COMMITMENT, WELL_KNOWN
     )
     association.release()
-    return int(answer.Status)
+    return int(response.Status)
 
 
 def _both(node: Node) -> Association:

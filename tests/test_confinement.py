@@ -1,4 +1,4 @@
-"""A decoding child that an attacker has taken over cannot leave it."""
+"""The confinement of a decoding child that an attacker controls."""
 
 import ctypes
 import os
@@ -25,7 +25,7 @@ from dicom_node.decoding_child import DecodingChild
 from dicom_node.errors import AnalysisError
 
 ROOT = Path(__file__).parents[1]
-SECRET = "a-token-of-the-archive"  # noqa: S105 - of nobody
+SECRET = "a-token-of-the-archive"  # noqa: S105 - a made-up token
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
@@ -43,22 +43,22 @@ def child() -> Iterator[DecodingChild]:
 
 @pytest.fixture(scope="module")
 def confined(child: DecodingChild) -> DecodingChild:
-    """A child, on a kernel that has what it takes to confine it."""
+    """A child on a kernel that offers both Landlock and seccomp."""
     if not child.confinement.is_whole:
         pytest.skip(f"this kernel has {child.confinement}")
     return child
 
 
-ME = os.getpid()
+PARENT = os.getpid()
 ESCAPES = {
     "read a file": "open('/etc/passwd').read()",
-    "read what the parent's environment holds": f"open('/proc/{ME}/environ').read()",
-    "read the parent's memory": f"open('/proc/{ME}/mem', 'rb').read(1)",
+    "read the parent's environment": f"open('/proc/{PARENT}/environ').read()",
+    "read the parent's memory": f"open('/proc/{PARENT}/mem', 'rb').read(1)",
     "read its own memory as a file": "open('/proc/self/mem', 'rb').read(1)",
     "write a file": "open('/tmp/escaped', 'w')",
     "append to a file": "open('/dev/shm/escaped', 'a')",
     "list a folder": "os.listdir('/')",
-    "look for a file": "os.stat('/etc/passwd')",
+    "stat a file": "os.stat('/etc/passwd')",
     "remove a file": "os.unlink('/tmp/escaped')",
     "rename a file": "os.rename('/tmp/escaped', '/tmp/other')",
     "make a folder": "os.mkdir('/tmp/escaped')",
@@ -66,7 +66,7 @@ ESCAPES = {
     "make a file in memory": "os.memfd_create('escaped')",
     "make a pipe": "os.pipe()",
     "write to a descriptor": "os.write(1, b'escaped')",
-    "double a descriptor": "os.dup(0)",
+    "duplicate a descriptor": "os.dup(0)",
     "open an IPv4 socket": "socket.socket(socket.AF_INET)",
     "open an IPv6 socket": "socket.socket(socket.AF_INET6)",
     "open a UDP socket": "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)",
@@ -75,24 +75,24 @@ ESCAPES = {
     "execute a program": "os.execv('/bin/true', ['true'])",
     "spawn a program": "os.posix_spawn('/bin/true', ['true'], {})",
     "fork": "os.fork()",
-    "signal the parent": f"os.kill({ME}, 0)",
-    "kill all": "os.kill(-1, 0)",
-    "stop a thread of the parent": f"signal.pidfd_send_signal(0, 9) or {ME}",
+    "signal the parent": f"os.kill({PARENT}, 0)",
+    "signal all processes": "os.kill(-1, 0)",
+    "stop a thread of the parent": f"signal.pidfd_send_signal(0, 9) or {PARENT}",
     "raise a limit": "resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))",
     "become another user": "os.setuid(1)",
-    "be nicer": "os.nice(1)",
+    "lower its priority": "os.nice(1)",
 }
 
 
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES.keys())
-def test_a_child_cannot(escape: str, confined: DecodingChild) -> None:
+def test_confined_child_cannot(escape: str, confined: DecodingChild) -> None:
     names = re.findall(r"\b(os|socket|signal|resource)\.", escape)
     code = "".join(f"import {name}\n" for name in names) + escape
 
     with pytest.raises(
         AnalysisError, match=r"unexpectedly: (Permission|Value)Error in"
     ):
-        confined.run(exec, code, {})  # ValueError: what resource raises
+        confined.run(exec, code, {})  # resource raises ValueError
 
 
 def test_a_child_cannot_start_a_thread(confined: DecodingChild) -> None:
@@ -102,11 +102,11 @@ def test_a_child_cannot_start_a_thread(confined: DecodingChild) -> None:
         confined.run(exec, code, {})
 
 
-# The kernel's own, of uprobes, which no filter sees.
+# The kernel's system calls for uprobes, which bypass seccomp filters.
 UPROBES = {"x86_64": {335, 336}}
 
-# Calls every system call that is not on the list, and notes those that do not end
-# with EPERM. Those of x32 have numbers of their own.
+# Calls every system call that is not on the list, and collects those that do not fail
+# with EPERM. The x32 ABI has separate numbers.
 EVERY_CALL = """
 import ctypes
 libc = ctypes.CDLL(None, use_errno=True)
@@ -169,7 +169,7 @@ def test_a_child_has_one_thread_when_it_is_confined(child: DecodingChild) -> Non
     assert len(list(Path(f"/proc/{child.pid}/task").iterdir())) == 1
 
 
-# What each layer denies without the other.
+# Tests each layer without the other.
 ALONE = """
 import os
 from dicom_node import confinement
@@ -192,7 +192,7 @@ os._exit(1)
     [("held.landlock", "_seccomp"), ("held.seccomp", "_landlock")],
     ids=["Landlock", "seccomp"],
 )
-def test_each_layer_alone_keeps_files_closed(
+def test_each_layer_alone_denies_access_to_files(
     layer: str, other: str, mode: str, confined: DecodingChild, tmp_path: Path
 ) -> None:
     del confined
@@ -206,7 +206,7 @@ def test_each_layer_alone_keeps_files_closed(
     assert path.read_text() == "content"
 
 
-# A kernel without the two: their system calls fail with ENOSYS.
+# Simulates a kernel without Landlock and seccomp: their system calls fail with ENOSYS.
 OLD_KERNEL = """
 import os
 from dicom_node import confinement
@@ -229,7 +229,7 @@ child.close()
 """
 
 
-def test_a_kernel_without_confinement_still_decodes_and_says_so() -> None:
+def test_child_decodes_and_logs_a_warning_on_a_kernel_without_confinement() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", OLD_KERNEL + DECODING],
         cwd=ROOT,
@@ -243,15 +243,17 @@ def test_a_kernel_without_confinement_still_decodes_and_says_so() -> None:
     assert f"Decoding: {nothing}; this kernel does not confine" in ended.stderr
 
 
-def test_what_a_kernel_offers_is_what_holds_the_child(child: DecodingChild) -> None:
+def test_confinement_of_a_child_is_the_one_that_the_kernel_offers(
+    child: DecodingChild,
+) -> None:
     assert offered() == child.confinement
 
 
 def test_check_warns_of_a_kernel_without_confinement(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    partly = Confinement(landlock=0, seccomp=True)
-    monkeypatch.setattr(check, "offered", lambda: partly)
+    seccomp_only = Confinement(landlock=0, seccomp=True)
+    monkeypatch.setattr(check, "offered", lambda: seccomp_only)
 
     [warning] = [each for each in check._warnings(load(None, {})) if "kernel" in each]
 
@@ -265,7 +267,9 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("column", "header"), HEADERS, ids=MACHINES)
-def test_the_numbers_are_those_of_the_kernel(column: int, header: str) -> None:
+def test_system_call_numbers_are_those_of_the_kernel_headers(
+    column: int, header: str
+) -> None:
     path = Path("/usr/include", header)
     if not path.exists():
         pytest.skip(f"{path} is not installed (linux-libc-dev)")

@@ -1,4 +1,4 @@
-"""Callers that hold associations, or a processor, without sending an instance."""
+"""Callers that occupy associations or the processor without sending an instance."""
 
 import logging
 import socket
@@ -34,18 +34,20 @@ from tests.associating import (
     title,
 )
 
-MODALITY, STRANGER = "127.0.0.2", "127.0.0.1"
-PAUSE = threading.Event()  # nobody sets it
+MODALITY, ATTACKER = "127.0.0.2", "127.0.0.1"
+PAUSE = threading.Event()  # never set; its wait() is a pause
 
 
 @pytest.fixture(autouse=True)
-def closes_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_artim_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upper_layer, "ARTIM_S", 0.5)
 
 
 @contextmanager
-def called(port: int, name: str, address: str = STRANGER) -> Iterator[socket.socket]:
-    """Ask for an association from an address; the answer is not read."""
+def association_requested(
+    port: int, name: str, address: str = ATTACKER
+) -> Iterator[socket.socket]:
+    """Request an association from an address. The response is not read."""
     contexts = (
         proposed(1, abstract(), syntax()),
         proposed(3, abstract(CR), syntax(EXPLICIT)),
@@ -57,7 +59,7 @@ def called(port: int, name: str, address: str = STRANGER) -> Iterator[socket.soc
         yield connection
 
 
-def test_one_address_with_invented_titles_leaves_places_to_others(
+def test_limit_per_address_keeps_associations_free_for_other_addresses(
     tmp_path: Path,
 ) -> None:
     limits = {"max_associations": 6, "max_associations_per_caller": 2}
@@ -65,25 +67,27 @@ def test_one_address_with_invented_titles_leaves_places_to_others(
         serving_node(tmp_path, max_associations_per_address=4, **limits) as node,
         ExitStack() as stack,
     ):
-        answers = []
+        responses = []
         for name in ("A", "A", "B", "B", "C", "C"):
-            stranger = stack.enter_context(called(node.port, name))
-            answers.append(received(stranger))
-        modality = stack.enter_context(called(node.port, "DX1", MODALITY))
+            attacker = stack.enter_context(association_requested(node.port, name))
+            responses.append(received(attacker))
+        modality = stack.enter_context(
+            association_requested(node.port, "DX1", MODALITY)
+        )
 
-        assert [each[0] for each in answers] == [ACCEPT] * 4 + [REJECT] * 2
+        assert [each[0] for each in responses] == [ACCEPT] * 4 + [REJECT] * 2
         # PS3.8 table 9-21: transient, presentation related, local limit exceeded.
-        assert answers[4][7:10] == bytes([2, 3, 2])
+        assert responses[4][7:10] == bytes([2, 3, 2])
         assert received(modality)[0] == ACCEPT
-    assert ("C", STRANGER, "local limit exceeded by one address") in node.told
+    assert ("C", ATTACKER, "local limit exceeded by one address") in node.told
 
 
-def test_c_echoes_keep_no_association_open_for_ever(
+def test_association_with_only_c_echoes_is_aborted_after_the_timeout(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with (
         serving_node(tmp_path, operation_timeout_s=1.0) as node,
-        called(node.port, "A") as connection,
+        association_requested(node.port, "A") as connection,
     ):
         assert received(connection)[0] == ACCEPT
         began, kind = time.monotonic(), DATA
@@ -99,7 +103,7 @@ def test_c_echoes_keep_no_association_open_for_ever(
 
 
 def c_store(instance: str) -> tuple[bytes, bytes]:
-    """Write the PDU of a C-STORE request, and its dataset: a CR of 32 kB."""
+    """Return the PDU of a C-STORE request, and its dataset: a CR image of 32 kB."""
     uid = instance.encode() + b"\0" * (len(instance) % 2)
     sop_class = CR + b"\0"
     elements = (
@@ -127,7 +131,7 @@ def test_an_association_on_which_instances_are_stored_is_not_aborted(
 ) -> None:
     with (
         serving_node(tmp_path, operation_timeout_s=2.0) as node,
-        called(node.port, "A") as connection,
+        association_requested(node.port, "A") as connection,
     ):
         assert received(connection)[0] == ACCEPT
         for number in range(6):  # 2.4 s
@@ -139,15 +143,15 @@ def test_an_association_on_which_instances_are_stored_is_not_aborted(
         assert received(connection)[0] == DATA
 
 
-@pytest.mark.parametrize(("piece", "answer"), [(2_000, DATA), (200, ABORT)])
-def test_an_instance_may_take_longer_while_10_kb_come_in_a_second(
-    piece: int, answer: int, tmp_path: Path
+@pytest.mark.parametrize(("piece", "expected"), [(2_000, DATA), (200, ABORT)])
+def test_transfer_may_exceed_the_timeout_at_10_kb_per_second_or_more(
+    piece: int, expected: int, tmp_path: Path
 ) -> None:
     request_pdu, dataset = c_store("1.2.3")
     pieces = [dataset[at : at + piece] for at in range(0, len(dataset), piece)]
     with (
         serving_node(tmp_path, operation_timeout_s=1.5) as node,
-        called(node.port, "A") as connection,
+        association_requested(node.port, "A") as connection,
     ):
         assert received(connection)[0] == ACCEPT
         connection.sendall(request_pdu)
@@ -157,7 +161,7 @@ def test_an_instance_may_take_longer_while_10_kb_come_in_a_second(
                 PAUSE.wait(0.1)
             connection.sendall(data(3, 2, b""))
 
-        assert received(connection)[0] == answer
+        assert received(connection)[0] == expected
 
 
 FLOODS = {
@@ -174,11 +178,14 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("name", list(FLOODS))
-def test_fragments_that_become_no_instance_end_the_association(
+def test_association_is_aborted_for_fragments_without_an_instance(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    with serving_node(tmp_path) as node, called(node.port, "A") as connection:
+    with (
+        serving_node(tmp_path) as node,
+        association_requested(node.port, "A") as connection,
+    ):
         assert received(connection)[0] == ACCEPT
         connection.settimeout(1)
         with suppress(OSError):
@@ -190,20 +197,23 @@ def test_fragments_that_become_no_instance_end_the_association(
     assert line.startswith("Aborting the association of A at 127.0.0.1: ")
 
 
-def test_c_echoes_without_end_are_not_answered_for_ever(
+def test_association_is_aborted_after_too_many_c_echoes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dimse, "SPARE_FRAGMENTS", 20)
-    with serving_node(tmp_path) as node, called(node.port, "A") as connection:
+    with (
+        serving_node(tmp_path) as node,
+        association_requested(node.port, "A") as connection,
+    ):
         assert received(connection)[0] == ACCEPT
-        answers = []
+        responses = []
         for _ in range(99):
             with suppress(OSError):
                 connection.sendall(echo())
-                answers.append((received(connection) or b"\0")[0])
+                responses.append((received(connection) or b"\0")[0])
 
-    # Each is a fragment of 68 bytes or so: about 20 + 99 * 68 / 256 are answered.
-    assert 20 <= answers.count(DATA) < 40
+    # Each request is a fragment of about 68 bytes: about 20 + 99 * 68 / 256 responses.
+    assert 20 <= responses.count(DATA) < 40
     assert "fragments came with" in caplog.text
 
 
@@ -212,9 +222,12 @@ def test_fragments_are_counted_from_the_last_instance(
 ) -> None:
     monkeypatch.setattr(dimse, "SPARE_FRAGMENTS", 20)
     monkeypatch.setattr(dimse, "SMALLEST_FRAGMENT", 10**9)
-    with serving_node(tmp_path) as node, called(node.port, "A") as connection:
+    with (
+        serving_node(tmp_path) as node,
+        association_requested(node.port, "A") as connection,
+    ):
         assert received(connection)[0] == ACCEPT
-        for number in range(30):  # of two fragments each
+        for number in range(30):  # two fragments for each instance
             request_pdu, dataset = c_store(f"1.2.3.{number}")
             connection.sendall(request_pdu + data(3, 2, dataset))
             assert received(connection)[0] == DATA

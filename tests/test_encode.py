@@ -1,4 +1,4 @@
-"""From a finding to the objects that are sent, as the decoding child does it."""
+"""Encoding of a finding as result objects, also in the decoding child."""
 
 import subprocess
 from collections.abc import Callable
@@ -62,14 +62,14 @@ def instance(dataset: Dataset, tmp_path: Path) -> ReceivedInstance:
     )
 
 
-def test_one_object_is_made_for_each_kind(instance: ReceivedInstance) -> None:
+def test_encode_creates_an_object_for_each_form(instance: ReceivedInstance) -> None:
     (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
 
     assert result.form == "secondary_capture"
     assert encode_file(instance, RADIOGRAPH, FINDING, replace(OPTIONS, forms=())) == ()
 
 
-def test_the_source_is_left_as_it_was(instance: ReceivedInstance) -> None:
+def test_encode_does_not_change_the_source(instance: ReceivedInstance) -> None:
     before = instance.path.read_bytes()
 
     encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
@@ -78,7 +78,9 @@ def test_the_source_is_left_as_it_was(instance: ReceivedInstance) -> None:
     assert list(instance.path.parent.iterdir()) == [instance.path]
 
 
-def test_the_pixels_of_the_source_are_not_needed(instance: ReceivedInstance) -> None:
+def test_encode_does_not_need_the_pixels_of_the_source(
+    instance: ReceivedInstance,
+) -> None:
     expected = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
     content = instance.path.read_bytes()
     instance.path.write_bytes(content[:-50_000])
@@ -86,7 +88,7 @@ def test_the_pixels_of_the_source_are_not_needed(instance: ReceivedInstance) -> 
     assert encode_file(instance, RADIOGRAPH, FINDING, OPTIONS) == expected
 
 
-def test_the_decoding_child_makes_the_same_results(instance: ReceivedInstance) -> None:
+def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> None:
     lossy = Form("secondary_capture", "source", lossy=True)
     captures = Form("secondary_capture"), lossy
     others = "presentation_state", "structured_report", "heatmap"
@@ -98,13 +100,13 @@ def test_the_decoding_child_makes_the_same_results(instance: ReceivedInstance) -
     child = DecodingChild(timeout_s=20, memory_mb=1024)
 
     with closing(child):
-        made = child.run(encode_file, instance, RADIOGRAPH, finding, options)
+        results = child.run(encode_file, instance, RADIOGRAPH, finding, options)
 
-    assert made == expected
-    assert {"secondary_capture-source-jpeg", *others} <= {each.form for each in made}
+    assert results == expected
+    assert {"secondary_capture-source-jpeg", *others} <= {each.form for each in results}
 
 
-def test_every_file_names_the_software_that_the_receiver_names(
+def test_file_meta_names_the_implementation_of_the_node(
     instance: ReceivedInstance,
 ) -> None:
     (result,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
@@ -114,7 +116,7 @@ def test_every_file_names_the_software_that_the_receiver_names(
     assert len(str(meta.ImplementationVersionName)) <= 16
 
 
-def test_a_file_without_preamble_gets_its_result(
+def test_source_without_preamble_gives_the_same_result(
     instance: ReceivedInstance, dataset: Dataset
 ) -> None:
     (expected,) = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
@@ -126,7 +128,7 @@ def test_a_file_without_preamble_gets_its_result(
     assert result == expected
 
 
-def test_an_instance_without_a_study_gets_none(
+def test_instance_without_study_instance_uid_is_an_error(
     instance: ReceivedInstance, dataset: Dataset
 ) -> None:
     del dataset.StudyInstanceUID

@@ -1,4 +1,4 @@
-"""Evaluation: what is counted, and what is written."""
+"""Evaluation: its figures and its files."""
 
 import json
 from dataclasses import replace
@@ -42,7 +42,7 @@ JUDGED = [
 ]
 
 
-def test_shares_are_of_the_fractured_and_of_the_others() -> None:
+def test_sensitivity_is_of_fractured_and_specificity_of_other_radiographs() -> None:
     overall = evaluation(JUDGED)["overall"]
 
     assert (overall["radiographs"], overall["fractured"]) == (6, 4)
@@ -51,7 +51,7 @@ def test_shares_are_of_the_fractured_and_of_the_others() -> None:
     assert overall["arrow_in_box"][1] <= 0.5 <= overall["arrow_in_box"][2]
 
 
-def test_what_is_not_answered_for_is_missed_but_has_no_probability() -> None:
+def test_refused_radiograph_counts_as_missed_and_has_no_probability() -> None:
     refused = replace(judged(0.0, NONE, box=0.1), refused=True)
 
     found = evaluation([*JUDGED, refused])
@@ -71,7 +71,7 @@ WANTED = {
 }
 
 
-def test_figures_are_told_again_by_subgroup() -> None:
+def test_figures_are_computed_for_each_subgroup() -> None:
     subgroups = evaluation(JUDGED)["subgroups"]
 
     assert subgroups["body_part"]["hand"]["radiographs"] == 4
@@ -81,7 +81,7 @@ def test_figures_are_told_again_by_subgroup() -> None:
         "6% to 12%",
         "over 12%",
     }
-    # Fractures of each size are told from all whole bones.
+    # Fractures of each size are compared with all radiographs without a fracture.
     assert subgroups["largest fracture"]["under 6% of the side"]["auc"][0] == 1
     assert subgroups["largest fracture"]["over 12%"]["auc"][0] == 0
 
@@ -90,8 +90,8 @@ def test_the_command_writes_figures_curves_and_sheets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
-    given = ["evaluate", "--data", str(folder), "--out", str(out)]
-    monkeypatch.setattr("sys.argv", given)
+    arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
 
     evaluate.main()
 
@@ -103,24 +103,22 @@ def test_the_command_writes_figures_curves_and_sheets(
             assert min(picture.size) > 400
 
 
-def test_answers_are_tried_after_what_happens_in_an_x_ray_room(tmp_path: Path) -> None:
+def test_robustness_reports_the_effect_of_each_image_change(tmp_path: Path) -> None:
     samples = read_manifest(write_atlas(tmp_path / "atlas", 4))
 
-    told = list(robustness(Classifier.load(None, "cpu"), samples))
+    reports = list(robustness(Classifier.load(None, "cpu"), samples))
 
-    assert [each["change"] for each in told] == list(CHANGES)
-    assert told[0]["turned"] == 0
-    assert told[0]["auc"] == 1
-    assert all(0 <= each["turned"] <= 1 for each in told)
-    assert told[0]["turned_definite"] == 0
-    turned = _turned_at(
-        DEFINITE, [DEFINITE, NONE, DOUBTFUL], [DEFINITE, DEFINITE, NONE]
-    )
-    assert turned == pytest.approx(1 / 3, abs=1e-4)
+    assert [each["change"] for each in reports] == list(CHANGES)
+    assert reports[0]["turned"] == 0
+    assert reports[0]["auc"] == 1
+    assert all(0 <= each["turned"] <= 1 for each in reports)
+    assert reports[0]["turned_definite"] == 0
+    share = _turned_at(DEFINITE, [DEFINITE, NONE, DOUBTFUL], [DEFINITE, DEFINITE, NONE])
+    assert share == pytest.approx(1 / 3, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changes_keep_most_of_the_picture(name: str) -> None:
+def test_changes_keep_most_of_the_brightness(name: str) -> None:
     pixels = random_phantom(0, broken=True)[0].pixels
 
     changed = CHANGES[name](pixels)
@@ -133,7 +131,7 @@ def test_changes_keep_most_of_the_picture(name: str) -> None:
 
 
 @pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1], [0, 1, 0]])
-def test_a_folder_that_says_only_what_is_fractured_is_judged_too(
+def test_manifest_with_labels_only_is_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int]
 ) -> None:
     rows = ["path,label,boxes_norm_xyxy"]
@@ -143,8 +141,8 @@ def test_a_folder_that_says_only_what_is_fractured_is_judged_too(
         rows.append(f"{number}.png,{label},")
     (tmp_path / "manifest.csv").write_text("\n".join(rows))
     out = tmp_path / "report"
-    given = ["evaluate", "--data", str(tmp_path), "--out", str(out)]
-    monkeypatch.setattr("sys.argv", given)
+    arguments = ["evaluate", "--data", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
 
     evaluate.main()
 
@@ -154,13 +152,13 @@ def test_a_folder_that_says_only_what_is_fractured_is_judged_too(
     assert overall["arrow_in_box"] is None
 
 
-def test_what_cannot_be_read_is_listed_and_the_rest_is_judged(
+def test_unreadable_images_are_listed_and_the_others_are_evaluated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
     (folder / "images" / "2.png").write_bytes(b"no picture")
-    given = ["evaluate", "--data", str(folder), "--out", str(out)]
-    monkeypatch.setattr("sys.argv", given)
+    arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
 
     evaluate.main()
 
@@ -170,12 +168,12 @@ def test_what_cannot_be_read_is_listed_and_the_rest_is_judged(
     assert "2.png" in reason
 
 
-def test_a_split_that_is_not_there_is_refused_in_words(
+def test_unknown_split_is_refused_and_the_splits_are_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_atlas(tmp_path / "atlas", 4)
-    given = ["evaluate", "--data", str(folder), "--split", "test", "--out", "x"]
-    monkeypatch.setattr("sys.argv", given)
+    arguments = ["evaluate", "--data", str(folder), "--split", "test", "--out", "x"]
+    monkeypatch.setattr("sys.argv", arguments)
 
     with pytest.raises(SystemExit, match="the manifest has: train, val"):
         evaluate.main()

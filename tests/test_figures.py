@@ -1,4 +1,4 @@
-"""Figures, failures and changes, as both kinds of database tell them."""
+"""Figures, failures and changes in the journal, on SQLite and PostgreSQL."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,19 +20,21 @@ from tests.journals import ANSWER, LOST, REFUSED, STORED, Receive, destination
 START = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
 
 
-def test_figures_are_those_of_the_period(
+def test_figures_cover_only_the_given_period(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     for hours, probability in ((-1, 0.9), (0, 1.0), (1.5, 0.0), (2, 0.51), (4, 0.5)):
         at = datetime.fromtimestamp(START + 3600 * hours, UTC)
         received = replace(receive(), received_at=at)
         journal.record(received)
-        said = replace(ANSWER.finding, probability=probability)
-        journal.analyses.answer(received.id, 1, replace(ANSWER, finding=said))
-        took = {instance.c.delivered_at: instance.c.received_at + 10 + hours}
-        mine = instance.c.id == received.id
+        finding = replace(ANSWER.finding, probability=probability)
+        journal.analyses.answer(received.id, 1, replace(ANSWER, finding=finding))
+        delivered = {instance.c.delivered_at: instance.c.received_at + 10 + hours}
+        is_this_instance = instance.c.id == received.id
         with engine.begin() as connection:
-            connection.execute(sa.update(instance).where(mine).values(took))
+            connection.execute(
+                sa.update(instance).where(is_this_instance).values(delivered)
+            )
 
     found = figures(engine, START, START + 4 * 3600, 4)
 
@@ -43,7 +45,7 @@ def test_figures_are_those_of_the_period(
         10: 1,
         19: 1,
     }
-    # Of 10, 11.5 and 12 s: the smallest that 50, 90, 99 of 100 do not exceed.
+    # The nearest-rank percentiles 50, 90 and 99 of 10, 11.5 and 12 s.
     assert found.turnaround == {
         50: pytest.approx(11.5),
         90: pytest.approx(12),
@@ -52,7 +54,7 @@ def test_figures_are_those_of_the_period(
     assert figures(engine, 0, 1, 2).turnaround == {}
 
 
-def test_failures_are_grouped_by_destination_and_words(
+def test_failures_are_grouped_by_destination_and_reason(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     sent = []
@@ -62,8 +64,8 @@ def test_failures_are_grouped_by_destination_and_words(
         journal.analyses.answer(received.id, 1, ANSWER)
         for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
             journal.deliveries.begin(received.id, name, 1)
-            told = {"2.25.1": outcome}
-            journal.settlement.settle(received.id, destination(name), 1, told)
+            outcomes = {"2.25.1": outcome}
+            journal.settlement.settle(received.id, destination(name), 1, outcomes)
         sent.append(received.id)
     broken = receive()
     journal.record(broken)
@@ -73,8 +75,8 @@ def test_failures_are_grouped_by_destination_and_words(
     groups = [(each.destination, each.reason, each.count) for each in grouped(engine)]
 
     assert groups == [("pacs", REFUSED.comment, 2), ("", "damaged", 1)]
-    everything = failed(engine, None, None, 10)
-    assert {each.instance_id for each in everything} == {*sent, broken.id}
+    all_failures = failed(engine, None, None, 10)
+    assert {each.instance_id for each in all_failures} == {*sent, broken.id}
     assert list(failed(engine, "", None, 10)) == [Failed(broken.id)]
     assert list(failed(engine, "", "other", 10)) == []
     to_pacs = failed(engine, "pacs", REFUSED.comment, 10)
@@ -83,7 +85,7 @@ def test_failures_are_grouped_by_destination_and_words(
     assert list(failed(engine, "backup", None, 10)) == []
 
 
-def test_changes_are_told_once(
+def test_feed_returns_each_change_once(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     before = receive()
@@ -101,11 +103,11 @@ def test_changes_are_told_once(
     assert feed.changed() == [before.id]
 
 
-def test_what_is_committed_late_is_told_all_the_same(
+def test_feed_returns_changes_that_are_committed_late(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     if engine.dialect.name == "sqlite":
-        pytest.skip("SQLite has one writer at a time, and so no late ones")
+        pytest.skip("SQLite has one writer at a time, so no change is committed late")
     slow, quick = receive(), receive()
     for each in (slow, quick):
         journal.record(each)
@@ -124,12 +126,12 @@ def test_what_is_committed_late_is_told_all_the_same(
     assert feed.changed() == [slow.id]
 
 
-def test_nobody_has_called_yet(engine: sa.Engine) -> None:
+def test_callers_and_modalities_are_empty_without_instances(engine: sa.Engine) -> None:
     assert callers(engine) == []
     assert modalities(engine) == []
 
 
-def test_a_failure_tells_each_reason_with_the_objects_concerned(
+def test_failure_lists_each_reason_with_its_objects(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     kinds = ("secondary_capture", "presentation_state", "structured_report", "heatmap")
@@ -137,7 +139,7 @@ def test_a_failure_tells_each_reason_with_the_objects_concerned(
         StoredResult(kind, "1.2", f"2.25.{number}", f"results/{kind}.dcm")
         for number, kind in enumerate(kinds)
     ]
-    accept = Outcome(Verdict.REFUSED, None, "PACS does not accept it")
+    not_accepted = Outcome(Verdict.REFUSED, None, "PACS does not accept it")
     pacs, sent = destination("pacs", results=kinds), []
     for number in range(2):
         received = receive(digest=str(number))
@@ -145,8 +147,8 @@ def test_a_failure_tells_each_reason_with_the_objects_concerned(
         journal.record(received)
         journal.analyses.answer(received.id, 1, replace(ANSWER, results=results))
         journal.deliveries.begin(received.id, "pacs", 1)
-        outcomes = {"2.25.0": STORED, "2.25.1": accept, "2.25.2": REFUSED}
-        outcomes["2.25.3"] = accept
+        outcomes = {"2.25.0": STORED, "2.25.1": not_accepted, "2.25.2": REFUSED}
+        outcomes["2.25.3"] = not_accepted
         journal.settlement.settle(received.id, pacs, 1, outcomes)
         sent.append(received.id)
 
@@ -161,7 +163,7 @@ def test_a_failure_tells_each_reason_with_the_objects_concerned(
     assert {each.instance_id for each in listed} == set(sent)
 
 
-def test_what_waits_after_a_failure_is_told_as_well(
+def test_failures_include_deliveries_that_wait_for_the_next_attempt(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     sent = []
@@ -184,7 +186,7 @@ def test_what_waits_after_a_failure_is_told_as_well(
     assert list(failed(engine, "pacs", None, 10, waiting=False)) == []
     for each in failed(engine, None, None, 10):
         assert journal.try_again(each)
-        assert not journal.deliveries.try_now(each.instance_id, "pacs")  # it is tried
+        assert not journal.deliveries.try_now(each.instance_id, "pacs")  # already due
     assert grouped(engine) == [group]
     journal.deliveries.begin(sent[0], "pacs", 3)
     journal.settlement.settle(sent[0], destination("pacs"), 3, {"2.25.1": STORED})

@@ -1,4 +1,4 @@
-"""Signs of life of processes: fresh, stale, and none."""
+"""Heartbeats of processes: recent, old and missing ones."""
 
 import threading
 
@@ -12,7 +12,7 @@ from tests.served import wait_for
 
 
 def shift(engine: sa.Engine, seconds: float) -> None:
-    """Have all signs of life be older."""
+    """Make all heartbeats older."""
     with engine.begin() as connection:
         connection.execute(heartbeat.update().values(at=heartbeat.c.at - seconds))
 
@@ -23,7 +23,7 @@ def ids(engine: sa.Engine) -> set[str]:
 
 
 def steady_s(engine: sa.Engine, name: str) -> float:
-    """For how long a worker has given signs of life without a gap."""
+    """Return for how many seconds a worker has sent heartbeats without a gap."""
     with reading(engine) as connection:
         return living(connection, "worker").get(name, -1.0)
 
@@ -32,7 +32,9 @@ def wait_for_more(engine: sa.Engine, known: set[str]) -> None:
     wait_for(lambda: not ids(engine) <= known)
 
 
-def test_who_lives_says_so_and_who_ended_is_gone(engine: sa.Engine) -> None:
+def test_running_worker_is_ok_and_ended_worker_is_not_running(
+    engine: sa.Engine,
+) -> None:
     checks = role_checks(engine)
     assert state_of(checks["worker"]).startswith("no worker is running")
 
@@ -44,9 +46,9 @@ def test_who_lives_says_so_and_who_ended_is_gone(engine: sa.Engine) -> None:
     assert silence_s(engine, "worker") is None
 
 
-def test_who_is_silent_is_taken_for_dead_until_another_lives(engine: sa.Engine) -> None:
+def test_silent_worker_is_reported_until_another_worker_runs(engine: sa.Engine) -> None:
     check = role_checks(engine)["worker"]
-    with beating(engine, "worker"):  # the first beat, and no other within this test
+    with beating(engine, "worker"):  # one heartbeat during this test
         wait_for_more(engine, set())
         shift(engine, DEAD_AFTER_S + 12)
         assert f"for {DEAD_AFTER_S + 12:.0f} s" in state_of(check)
@@ -75,12 +77,12 @@ def test_a_role_is_expected_once_it_has_run(engine: sa.Engine) -> None:
     assert states["receiver"] == "ok"
 
 
-def test_a_worker_of_the_release_before_lives_under_the_name_of_one_that_ended(
+def test_worker_of_the_previous_release_runs_under_the_name_of_an_ended_worker(
     engine: sa.Engine,
 ) -> None:
     with beating(engine, "worker", "a:0"):
         pass
-    with engine.begin() as connection:  # it knows nothing of ended_at
+    with engine.begin() as connection:  # this release does not write ended_at
         ended_at = connection.execute(sa.select(heartbeat.c.ended_at)).scalar_one()
         connection.execute(heartbeat.update().values(at=ended_at + 1e-3))
 
@@ -89,7 +91,7 @@ def test_a_worker_of_the_release_before_lives_under_the_name_of_one_that_ended(
     assert silence_s(engine, "worker") is not None
 
 
-def test_a_sign_of_life_is_renewed_and_old_ones_are_cleared(engine: sa.Engine) -> None:
+def test_heartbeat_is_renewed_and_old_heartbeats_are_deleted(engine: sa.Engine) -> None:
     with beating(engine, "worker", every_s=3600):
         wait_for_more(engine, set())
         shift(engine, KEPT_S + 1)
@@ -99,7 +101,7 @@ def test_a_sign_of_life_is_renewed_and_old_ones_are_cleared(engine: sa.Engine) -
             wait_for(lambda: (silence_s(engine, "worker") or 0) < DEAD_AFTER_S)
 
 
-def test_a_gap_ends_what_was_without_one(engine: sa.Engine) -> None:
+def test_time_without_a_gap_restarts_after_a_gap(engine: sa.Engine) -> None:
     with beating(engine, "worker", "here:0", every_s=0.01):
         shift_beginning = heartbeat.update().values(since=heartbeat.c.since - 1000)
         with engine.begin() as connection:
@@ -111,12 +113,12 @@ def test_a_gap_ends_what_was_without_one(engine: sa.Engine) -> None:
         wait_for(lambda: 0 <= steady_s(engine, "here:0") < DEAD_AFTER_S)
 
 
-def test_who_comes_back_under_its_name_takes_the_place_of_who_died(
+def test_restarted_worker_replaces_the_killed_worker_of_the_same_name(
     engine: sa.Engine,
 ) -> None:
     doubles: list[str] = []
     with beating(engine, "worker", "here:0", every_s=3600):
-        with engine.begin() as connection:  # it is killed, and starts anew
+        with engine.begin() as connection:  # the process is killed and starts again
             connection.execute(heartbeat.update().values(process="of who died"))
         with beating(
             engine,
@@ -131,19 +133,19 @@ def test_who_comes_back_under_its_name_takes_the_place_of_who_died(
     assert doubles == []
 
 
-def test_of_two_that_go_by_one_name_the_first_is_told(engine: sa.Engine) -> None:
-    told = threading.Event()
+def test_first_of_two_workers_with_the_same_name_is_notified(engine: sa.Engine) -> None:
+    notified = threading.Event()
     with (
-        beating(engine, "worker", "clone:0", on_double=told.set, every_s=0.05),
+        beating(engine, "worker", "clone:0", on_double=notified.set, every_s=0.05),
         beating(engine, "worker", "clone:0", every_s=3600),
     ):
-        assert told.wait(30)
+        assert notified.wait(30)
 
 
-def test_it_goes_on_without_a_database() -> None:
-    away = sa.create_engine("sqlite:////nowhere/at/all.db")
+def test_heartbeat_does_not_fail_without_a_database() -> None:
+    unavailable = sa.create_engine("sqlite:////nowhere/at/all.db")
 
-    with beating(away, "worker"):
+    with beating(unavailable, "worker"):
         pass
 
-    assert state_of(role_checks(away)["worker"]) == "the database does not say"
+    assert state_of(role_checks(unavailable)["worker"]) == "the database does not say"

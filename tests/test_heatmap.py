@@ -1,4 +1,4 @@
-"""The heatmap: its pixels on the source's own, and what it says that they mean."""
+"""The heatmap segmentation: its pixel values and its attributes."""
 
 import warnings
 from collections.abc import Callable
@@ -37,7 +37,7 @@ from tests.validators import Complaints, real_radiographs, renamed
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 HEATMAP = replace(OPTIONS, forms=(Form("heatmap"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
-NOWHERE = replace(POSITIVE, saliency=np.zeros((7, 7), np.float32), arrow=None)
+EMPTY_MAP = replace(POSITIVE, saliency=np.zeros((7, 7), np.float32), arrow=None)
 LABEL = "Grad-CAM, relative, not a probability"
 
 Source = Callable[[Dataset], ReceivedInstance]
@@ -81,22 +81,24 @@ def heatmap_of(
     return dcmread(BytesIO(content(instance, finding, radiograph)))
 
 
-def laid_over(
+def interpolated(
     saliency: NDArray[np.float32], shape: tuple[int, int]
 ) -> NDArray[np.float64]:
-    """Interpolate a map at the centers of the pixels below it, straight beyond them."""
+    """Interpolate a map at the centers of the pixels; extend it at the edges."""
 
-    def along(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    def interpolate(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
         cells = len(values)
         center = (np.arange(count) + 0.5) * cells / count - 0.5
         return np.interp(center, np.arange(cells), values)
 
     rows, columns = shape
-    wide = np.apply_along_axis(along, 1, saliency.astype(np.float64), columns)
-    return 255 * np.apply_along_axis(along, 0, wide, rows)
+    columns_interpolated = np.apply_along_axis(
+        interpolate, 1, saliency.astype(np.float64), columns
+    )
+    return 255 * np.apply_along_axis(interpolate, 0, columns_interpolated, rows)
 
 
-def test_it_is_a_fractional_segmentation_in_a_series_of_its_own(
+def test_heatmap_is_a_fractional_segmentation_in_its_own_series(
     source: Source, dataset: Dataset
 ) -> None:
     written = heatmap_of(source(dataset))
@@ -115,7 +117,7 @@ def test_it_is_a_fractional_segmentation_in_a_series_of_its_own(
     assert written.StudyDate == dataset.StudyDate
 
 
-def test_a_name_keeps_its_bytes(source: Source, dataset: Dataset) -> None:
+def test_patient_name_keeps_its_bytes(source: Source, dataset: Dataset) -> None:
     dataset.SpecificCharacterSet = "ISO_IR 144"
     dataset.PatientName = "\u041b\u044e\u043a"
 
@@ -125,7 +127,7 @@ def test_a_name_keeps_its_bytes(source: Source, dataset: Dataset) -> None:
     assert dcmread(BytesIO(written)).PatientName == dataset.PatientName
 
 
-def test_it_says_that_it_is_no_probability_and_what_it_is(
+def test_segment_describes_a_grad_cam_map_that_is_no_probability(
     source: Source, dataset: Dataset
 ) -> None:
     written = heatmap_of(source(dataset))
@@ -145,14 +147,14 @@ def test_it_says_that_it_is_no_probability_and_what_it_is(
     )
 
 
-def test_each_pixel_is_that_of_the_source_which_it_names(
+def test_heatmap_references_its_source_and_has_its_rows_and_columns(
     source: Source, dataset: Dataset
 ) -> None:
     dataset.FrameOfReferenceUID = "1.2.3"
     written = heatmap_of(source(dataset))
 
     assert (written.Rows, written.Columns) == (dataset.Rows, dataset.Columns)
-    assert "FrameOfReferenceUID" not in written  # would ask for a plane
+    assert "FrameOfReferenceUID" not in written  # requires a plane position
     (frame,) = written.PerFrameFunctionalGroupsSequence
     (derivation,) = frame.DerivationImageSequence
     assert derivation.DerivationCodeSequence[0].CodeValue == "113076"
@@ -167,7 +169,7 @@ def test_each_pixel_is_that_of_the_source_which_it_names(
     assert instance.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
 
 
-def test_its_derivation_says_what_was_assumed_of_the_source(
+def test_derivation_description_lists_assumptions_about_the_source(
     source: Source, dataset: Dataset
 ) -> None:
     del dataset.HighBit
@@ -184,7 +186,7 @@ def test_its_derivation_says_what_was_assumed_of_the_source(
 
 @pytest.mark.parametrize("ratio", [[1, 1], [3, 2], [1, 2]])
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_its_values_are_the_map_over_the_pixels_as_stored(
+def test_pixel_values_are_the_map_interpolated_at_the_stored_pixels(
     source: Source, ratio: list[int], photometric: str
 ) -> None:
     dataset = phantom_dataset(PHANTOM, photometric_interpretation=photometric)
@@ -199,12 +201,12 @@ def test_its_values_are_the_map_over_the_pixels_as_stored(
 
     written = heatmap_of(source(dataset))
 
-    expected = laid_over(POSITIVE.saliency, (400, 300))
+    expected = interpolated(POSITIVE.saliency, (400, 300))
     assert np.abs(written.pixel_array - expected).max() <= 0.51
     assert written.get("PixelAspectRatio") == (None if ratio == [1, 1] else ratio)
 
 
-def test_a_map_as_fine_as_the_source_is_kept_level_by_level(
+def test_map_with_the_size_of_the_source_is_stored_exactly(
     source: Source, dataset: Dataset
 ) -> None:
     levels = np.random.default_rng(0).integers(0, 256, (400, 300)).astype(np.uint8)
@@ -215,40 +217,44 @@ def test_a_map_as_fine_as_the_source_is_kept_level_by_level(
     np.testing.assert_array_equal(written.pixel_array, levels)
 
 
-def test_it_is_hottest_where_the_arrow_points(source: Source, dataset: Dataset) -> None:
-    dataset.ImagerPixelSpacing = [0.2, 0.1]  # each row twice as high as a column wide
+def test_maximum_of_the_heatmap_is_at_the_tip_of_the_arrow(
+    source: Source, dataset: Dataset
+) -> None:
+    dataset.ImagerPixelSpacing = [0.2, 0.1]  # pixels are twice as high as wide
     arrow = point_at_peak(shown(dataset), POSITIVE.saliency)
     assert arrow is not None
 
     written = heatmap_of(source(dataset), replace(POSITIVE, arrow=arrow))
 
-    hot = np.argwhere(written.pixel_array == written.pixel_array.max()) + 0.5
+    maximum = np.argwhere(written.pixel_array == written.pixel_array.max()) + 0.5
     column, row = arrow.tip
-    np.testing.assert_allclose(hot.mean(axis=0), (row / 2, column), atol=0.51)
+    np.testing.assert_allclose(maximum.mean(axis=0), (row / 2, column), atol=0.51)
 
 
 def test_an_odd_number_of_pixels_is_padded(source: Source, dataset: Dataset) -> None:
-    odd = Radiograph(np.zeros((33, 21), np.uint8), None, (33, 21))
+    radiograph = Radiograph(np.zeros((33, 21), np.uint8), None, (33, 21))
 
-    written = heatmap_of(source(dataset), radiograph=odd)
+    written = heatmap_of(source(dataset), radiograph=radiograph)
 
     assert len(written.PixelData) == 33 * 21 + 1
 
 
-@pytest.mark.parametrize("finding", [NEGATIVE, NOWHERE], ids=["negative", "nowhere"])
-def test_nothing_is_made_where_nothing_is_pointed_at(
+@pytest.mark.parametrize(
+    "finding", [NEGATIVE, EMPTY_MAP], ids=["negative", "empty map"]
+)
+def test_no_heatmap_is_created_for_a_negative_finding_or_an_empty_map(
     source: Source, dataset: Dataset, finding: Finding
 ) -> None:
     kinds = ("heatmap", "secondary_capture")
     options = replace(HEATMAP, forms=tuple(map(Form, kinds)))
 
-    made = encode_file(source(dataset), PHANTOM.radiograph(), finding, options)
+    results = encode_file(source(dataset), PHANTOM.radiograph(), finding, options)
 
-    assert [each.form for each in made] == ["secondary_capture"]
+    assert [each.form for each in results] == ["secondary_capture"]
 
 
 @pytest.mark.parametrize("finding", [POSITIVE, NEGATIVE], ids=["positive", "negative"])
-def test_a_source_without_a_series_is_refused_in_words(
+def test_source_without_series_instance_uid_is_an_error(
     source: Source, dataset: Dataset, finding: Finding
 ) -> None:
     del dataset.SeriesInstanceUID
@@ -257,7 +263,9 @@ def test_a_source_without_a_series_is_refused_in_words(
         content(source(dataset), finding)
 
 
-def test_another_map_is_another_object(source: Source, dataset: Dataset) -> None:
+def test_different_maps_get_different_sop_instance_uids(
+    source: Source, dataset: Dataset
+) -> None:
     instance = source(dataset)
     other = replace(POSITIVE, saliency=POSITIVE.saliency.T.copy())
 
@@ -267,14 +275,14 @@ def test_another_map_is_another_object(source: Source, dataset: Dataset) -> None
     assert first.SeriesInstanceUID == second.SeriesInstanceUID
 
 
-@pytest.mark.parametrize("said", [None, "", "00", "01"])
+@pytest.mark.parametrize("declared", [None, "", "00", "01"])
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGBaseline8Bit])
-def test_what_was_lost_of_the_source_is_lost_of_it(
-    source: Source, dataset: Dataset, said: str | None, syntax: UID
+def test_lossy_compression_of_the_source_is_recorded(
+    source: Source, dataset: Dataset, declared: str | None, syntax: UID
 ) -> None:
     del dataset.LossyImageCompression
-    if said is not None:
-        dataset.LossyImageCompression = said
+    if declared is not None:
+        dataset.LossyImageCompression = declared
         dataset.LossyImageCompressionRatio = 12
         dataset.LossyImageCompressionMethod = "ISO_10918_1"
     instance = source(dataset)
@@ -284,14 +292,14 @@ def test_what_was_lost_of_the_source_is_lost_of_it(
         replace(instance, header=header), radiograph=PHANTOM.radiograph()
     )
 
-    lost = said == "01" or syntax == JPEGBaseline8Bit
-    assert written.LossyImageCompression == ("01" if lost else "00")
-    assert written.get("LossyImageCompressionRatio") == (12 if said == "01" else None)
+    is_lossy = declared == "01" or syntax == JPEGBaseline8Bit
+    assert written.LossyImageCompression == ("01" if is_lossy else "00")
+    assert written.get("LossyImageCompressionRatio") == (
+        12 if declared == "01" else None
+    )
 
 
-def test_a_source_in_color_has_its_heatmap_too(
-    source: Source, dataset: Dataset
-) -> None:
+def test_color_source_has_a_heatmap(source: Source, dataset: Dataset) -> None:
     dataset.PhotometricInterpretation = "RGB"
 
     written = heatmap_of(source(dataset), radiograph=PHANTOM.radiograph())
@@ -311,7 +319,7 @@ def read_by_highdicom(path: Path, source: Dataset) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize("kind", [*product(CLASSES, ["MONOCHROME1", "MONOCHROME2"])])
-def test_validators_find_no_fault_and_highdicom_reads_it(
+def test_validators_report_no_error_and_highdicom_reads_the_heatmap(
     source: Source,
     complaints: Complaints,
     tmp_path: Path,
@@ -326,32 +334,32 @@ def test_validators_find_no_fault_and_highdicom_reads_it(
 
     assert complaints(path) == set()
     fractions = read_by_highdicom(path, dataset)
-    expected = laid_over(POSITIVE.saliency, (400, 300))
+    expected = interpolated(POSITIVE.saliency, (400, 300))
     np.testing.assert_allclose(255 * fractions, expected, atol=0.51)
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
 @pytest.mark.parametrize(
-    ("said", "written"),
+    ("attributes", "written"),
     [
         pytest.param({"ImageLaterality": "R", "Laterality": "L"}, "R", id="of-image"),
         pytest.param({"Laterality": "L"}, "L", id="of-series"),
         pytest.param({"Laterality": " l"}, "L", id="lower-case"),
-        pytest.param({"Laterality": "LEFT"}, "", id="no-side"),
-        pytest.param({}, "", id="nobody"),
+        pytest.param({"Laterality": "LEFT"}, "", id="invalid"),
+        pytest.param({}, "", id="absent"),
         pytest.param({"BodyPartExamined": "PELVIS"}, None, id="unpaired"),
     ],
 )
-def test_its_side_is_said_of_the_image(
+def test_image_laterality_is_taken_from_the_source(
     source: Source,
     complaints: Complaints,
     tmp_path: Path,
-    said: dict[str, str],
+    attributes: dict[str, str],
     written: str | None,
 ) -> None:
     dataset = phantom_dataset(PHANTOM, sop_class_uid=ComputedRadiographyImageStorage)
     del dataset.Laterality
-    for keyword, value in said.items():
+    for keyword, value in attributes.items():
         setattr(dataset, keyword, value)
 
     path = tmp_path / "heatmap.dcm"
@@ -364,28 +372,28 @@ def test_its_side_is_said_of_the_image(
 
 
 @pytest.mark.shared
-def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
+def test_validators_report_only_errors_that_the_real_source_already_has(
     shared: Path, complaints: Complaints, tmp_path: Path
 ) -> None:
-    new, read = {}, 0
+    new_errors, read = {}, 0
     for path in real_radiographs(shared):
         with warnings.catch_warnings(action="ignore"):
             dataset = dcmread(path)
             instance = received(path, dataset)
             try:
                 radiograph = shown(dataset)
-            except DicomNodeError:  # is not analyzed, and has no results
+            except DicomNodeError:  # the file is not analyzed and has no results
                 continue
         written = tmp_path / "heatmap.dcm"
         written.write_bytes(content(instance, radiograph=radiograph))
-        if faults := complaints(written) - renamed(complaints(path)):
-            new[path.name] = faults
+        if errors := complaints(written) - renamed(complaints(path)):
+            new_errors[path.name] = errors
         with warnings.catch_warnings(action="ignore"):
             fractions = read_by_highdicom(written, dataset)
         shape = int(dataset.Rows), int(dataset.Columns)
-        expected = laid_over(POSITIVE.saliency, shape)
+        expected = interpolated(POSITIVE.saliency, shape)
         np.testing.assert_allclose(255 * fractions, expected, atol=0.51)
         read += 1
 
-    assert new == {}
+    assert new_errors == {}
     assert read > 20

@@ -1,4 +1,4 @@
-"""What results take over from their source, compared as bytes."""
+"""Attributes that results copy from their source, compared as bytes."""
 
 import logging
 import struct
@@ -78,12 +78,12 @@ def received(path: Path) -> ReceivedInstance:
 
 
 def value(element: bytes) -> bytes:
-    """Cut the value out of an encoded element with a short VR."""
+    """Return the value of an encoded element with a 16-bit length."""
     return element[8:]
 
 
 def raw_values(path: Path) -> dict[int, bytes]:
-    """Read the values of an explicit file, by another way than the code under test."""
+    """Read the values of an Explicit VR file without the code under test."""
     content = path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
     stream = data_element_generator(
@@ -100,7 +100,7 @@ def raw_values(path: Path) -> dict[int, bytes]:
 
 
 def save(dataset: Dataset, path: Path, **texts: str) -> None:
-    """Save a dataset with texts that pydicom would not write where they stand."""
+    """Save a dataset with texts that are invalid for the VR of their keyword."""
     for keyword, text in texts.items():
         tag = Tag(keyword)
         dataset[tag] = DataElement(tag, "LO", text, validation_mode=IGNORE)
@@ -116,7 +116,7 @@ def save(dataset: Dataset, path: Path, **texts: str) -> None:
 
 @contextmanager
 def log_lines() -> Iterator[list[str]]:
-    """Collect all that pydicom says to its logger."""
+    """Collect the log messages of pydicom."""
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
@@ -154,25 +154,25 @@ def test_identity_is_copied_byte_for_byte_in_any_character_set(
         assert element.endswith(source[tag])
 
 
-BROKEN = [
-    pytest.param("PatientBirthDate", "born in spring", id="no date"),
-    pytest.param("PatientSex", "male*", id="no code string"),
+INVALID = [
+    pytest.param("PatientBirthDate", "born in spring", id="invalid date"),
+    pytest.param("PatientSex", "male*", id="invalid code string"),
     pytest.param("PatientID", "7" * 90, id="too long"),
-    pytest.param("PatientAge", "old", id="no age"),
-    pytest.param("PatientWeight", "heavy", id="no number"),
-    pytest.param("StudyTime", "noon", id="no time"),
+    pytest.param("PatientAge", "old", id="invalid age"),
+    pytest.param("PatientWeight", "heavy", id="invalid number"),
+    pytest.param("StudyTime", "noon", id="invalid time"),
     pytest.param("PatientName", "a=b=c=d=e", id="too many groups"),
 ]
 
 
-@pytest.mark.parametrize(("keyword", "text"), BROKEN)
-def test_a_broken_identity_is_copied_as_broken_and_quoted_nowhere(
+@pytest.mark.parametrize(("keyword", "text"), INVALID)
+def test_invalid_values_are_copied_unchanged_and_not_logged(
     dataset: Dataset, tmp_path: Path, keyword: str, text: str
 ) -> None:
     path = tmp_path / "instance.dcm"
     save(dataset, path, **{keyword: text})
 
-    # A warning would be an error here: see filterwarnings.
+    # Warnings are errors here: see filterwarnings.
     with log_lines() as lines:
         element = copied(read_source(received(path)), EVERYTHING)[int(Tag(keyword))]
 
@@ -181,7 +181,7 @@ def test_a_broken_identity_is_copied_as_broken_and_quoted_nowhere(
     assert lines == []
 
 
-def test_an_unknown_character_set_is_copied_and_nothing_is_decoded_by_it(
+def test_values_in_an_unknown_character_set_are_copied_unchanged(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "instance.dcm"
@@ -198,7 +198,7 @@ def test_an_unknown_character_set_is_copied_and_nothing_is_decoded_by_it(
 
 
 def with_sequences(dataset: Dataset) -> Dataset:
-    """Add what nests: an order, other patient IDs, a patient's issuer; and numbers."""
+    """Add nested sequences: an order with numbers, and other patient IDs."""
     issuer = Dataset()
     issuer.UniversalEntityID = "1.2.3.4"
     issuer.UniversalEntityIDType = "ISO"
@@ -223,7 +223,7 @@ def with_sequences(dataset: Dataset) -> Dataset:
     [ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian],
     ids=lambda syntax: syntax.name,
 )
-def test_what_is_copied_does_not_depend_on_how_the_source_was_sent(
+def test_copied_elements_do_not_depend_on_the_transfer_syntax_of_the_source(
     dataset: Dataset, read: Read, transfer_syntax: UID
 ) -> None:
     with_sequences(dataset)
@@ -239,7 +239,7 @@ def test_what_is_copied_does_not_depend_on_how_the_source_was_sent(
     assert other == explicit
 
 
-def test_copied_sequences_are_read_back_as_they_were(
+def test_copied_sequences_equal_those_of_the_source(
     dataset: Dataset, read: Read
 ) -> None:
     with_sequences(dataset)
@@ -254,7 +254,7 @@ def test_copied_sequences_are_read_back_as_they_were(
     assert again.RequestAttributesSequence == dataset.RequestAttributesSequence
 
 
-def test_what_the_source_lacks_is_not_invented(dataset: Dataset, read: Read) -> None:
+def test_absent_attributes_are_not_copied(dataset: Dataset, read: Read) -> None:
     del dataset.PatientSex, dataset.StudyDescription
 
     elements = copied(read(dataset), EVERYTHING)
@@ -267,7 +267,9 @@ def test_type_2_attributes_can_be_written_empty() -> None:
     assert empty(["PatientSex"]) == {0x00100040: b"\x10\x00\x40\x00CS\x00\x00"}
 
 
-def test_nothing_private_and_no_pixel_is_read(dataset: Dataset, read: Read) -> None:
+def test_private_attributes_and_pixel_data_are_not_read(
+    dataset: Dataset, read: Read
+) -> None:
     dataset.private_block(0x0009, "VENDOR", create=True).add_new(1, "LO", "secret")
 
     source = read(dataset)
@@ -276,7 +278,7 @@ def test_nothing_private_and_no_pixel_is_read(dataset: Dataset, read: Read) -> N
     assert "PixelData" not in source.dataset
 
 
-def test_a_value_of_the_wrong_vr_is_written_with_the_right_one(
+def test_value_with_a_wrong_vr_is_written_with_the_correct_vr(
     dataset: Dataset, read: Read
 ) -> None:
     del dataset.PatientID
@@ -287,7 +289,7 @@ def test_a_value_of_the_wrong_vr_is_written_with_the_right_one(
     assert elements[0x00100020] == b"\x10\x00\x20\x00LO\x0a\x00PHANTOM-1 "
 
 
-def test_an_instance_without_a_study_gets_no_result(
+def test_instance_without_study_instance_uid_is_an_error(
     dataset: Dataset, read: Read
 ) -> None:
     del dataset.StudyInstanceUID
@@ -299,19 +301,19 @@ def test_an_instance_without_a_study_gets_no_result(
 
 
 def in_sequence(dataset: Dataset, keyword: str, *items: bytes) -> bytes:
-    """The file of a dataset with a sequence whose items are these bytes."""
+    """Return the file of a dataset with a sequence of items with these bytes."""
     buffer = BytesIO()
     dataset.save_as(buffer, enforce_file_format=True)
     content = buffer.getvalue()
     whole = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(i)) + i for i in items)
     tag = Tag(keyword)
     head = struct.pack("<HH2sHI", tag.group, tag.element, b"SQ", 0, len(whole))
-    # Pixel Data come last; what is put before them need not be in order.
+    # Pixel Data comes last; the elements before it need not be in order.
     at = content.index(struct.pack("<HH", 0x7FE0, 0x0010))
     return content[:at] + head + whole + content[at:]
 
 
-def test_elements_that_are_no_part_of_an_item_are_not_copied(
+def test_group_0000_and_0002_elements_in_an_item_are_not_copied(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "instance.dcm"
@@ -327,7 +329,7 @@ def test_elements_that_are_no_part_of_an_item_are_not_copied(
     )
 
 
-def test_a_reference_by_what_cannot_be_a_uid_is_left_out(
+def test_references_with_an_invalid_uid_are_left_out(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "instance.dcm"
@@ -348,7 +350,7 @@ def test_a_reference_by_what_cannot_be_a_uid_is_left_out(
     assert copied(read_source(received(path)), ["ReferencedStudySequence"]) == {}
 
 
-def test_a_study_uid_that_is_too_long_for_the_standard_is_copied_whole(
+def test_study_instance_uid_longer_than_the_standard_allows_is_copied(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "instance.dcm"
@@ -381,6 +383,6 @@ def test_an_unreadable_sequence_is_reported_without_quoting_it(
     assert failure.value.__suppress_context__
 
 
-def test_a_file_that_is_gone_is_reported(tmp_path: Path) -> None:
+def test_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="header cannot be read"):
         read_source(received(tmp_path / "gone.dcm"))

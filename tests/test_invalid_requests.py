@@ -1,4 +1,4 @@
-"""Messages that break the standard on an open association: an answer, or an abort."""
+"""Messages that violate the standard: the response, or the abort of the association."""
 
 import socket
 import struct
@@ -64,8 +64,10 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 
 @pytest.fixture
-def line(shared: Node, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """An open association; at its end, no thread has died and no slot is held."""
+def association(
+    shared: Node, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[socket.socket]:
+    """An open association. Afterwards no thread has died and no slot is occupied."""
     died: list[object] = []
     monkeypatch.setattr(threading, "excepthook", died.append)
     with calling(shared.port, REQUEST) as connection:
@@ -86,7 +88,7 @@ def status(response: bytes) -> int:
     return int.from_bytes(response[at : at + 2], "little")
 
 
-def ended(connection: socket.socket) -> None:
+def release(connection: socket.socket) -> None:
     connection.sendall(RELEASE)
     assert received(connection) == RELEASED
     assert received(connection) == b""
@@ -118,37 +120,37 @@ REPORT = {
         ({0x0002: None, 0x1000: None, 0x1002: None}, 5, 0x0118),
     ],
 )
-def test_a_report_with_a_flaw_in_its_command_is_answered(
-    line: socket.socket,
+def test_report_with_an_invalid_command_gets_an_error_status(
+    association: socket.socket,
     changes: dict[int, bytes | None],
     context: int,
     expected: int,
 ) -> None:
     elements = (REPORT | changes).items()
-    line.sendall(
+    association.sendall(
         command(*((n, v) for n, v in elements if v is not None), context=context)
     )
 
-    response = received(line)
+    response = received(association)
 
     assert status(response) == expected
     assert struct.pack("<HHIH", 0, 0x0120, 2, 7) in response  # to Message ID 7
     assert response[10] == context
     assert reports == []
-    ended(line)
+    release(association)
 
 
 @pytest.mark.parametrize("uid", [b"", padded(CR), b"1.2.3\0"])
-def test_a_c_echo_is_answered_whatever_class_it_names(
-    line: socket.socket, uid: bytes
+def test_c_echo_gets_success_for_any_sop_class(
+    association: socket.socket, uid: bytes
 ) -> None:
     named = ((2, uid),) if uid else ()
-    line.sendall(
+    association.sendall(
         command(*named, (0x100, short(0x30)), (0x110, short(7)), (0x800, NO_DATASET))
     )
 
-    assert status(received(line)) == 0
-    ended(line)
+    assert status(received(association)) == 0
+    release(association)
 
 
 @pytest.mark.parametrize(
@@ -157,18 +159,18 @@ def test_a_c_echo_is_answered_whatever_class_it_names(
         b"",
         data(1, 2, b"\x08\0\x18\0\0\0\0\0"),
         data(1, 0, b"\x08\0\x18\0") + data(1, 2, b"\0\0\0\0"),
-        data(1, 0, b"\x08\0\x18\0"),  # without an end
+        data(1, 0, b"\x08\0\x18\0"),  # without the last fragment
     ],
 )
-def test_a_c_echo_that_announces_a_dataset_is_answered_at_once(
-    line: socket.socket, follows: bytes
+def test_c_echo_that_declares_a_dataset_gets_an_immediate_response(
+    association: socket.socket, follows: bytes
 ) -> None:
-    line.sendall(echo(dataset=0) + follows)
-    first = status(received(line))
-    line.sendall(echo())
+    association.sendall(echo(dataset=0) + follows)
+    first = status(received(association))
+    association.sendall(echo())
 
-    assert (first, status(received(line))) == (0, 0)
-    ended(line)
+    assert (first, status(received(association))) == (0, 0)
+    release(association)
 
 
 def store(**changes: bytes | None) -> bytes:
@@ -192,14 +194,14 @@ def store(**changes: bytes | None) -> bytes:
     [
         ({"sop_class": None}, 0xA900),
         ({"instance": None}, 0xA900),
-        ({"sop_class": padded(VERIFICATION)}, 0xA900),  # of another service
-        ({"sop_class": b"1.2.3\0"}, 0xA900),  # of none
-        ({"priority": None}, 0xC000),  # not missed; the dataset is no dataset
+        ({"sop_class": padded(VERIFICATION)}, 0xA900),  # another service
+        ({"sop_class": b"1.2.3\0"}, 0xA900),  # an unknown class
+        ({"priority": None}, 0xC000),  # not required; the dataset is invalid
         ({"dataset": NO_DATASET}, 0xC000),
     ],
 )
-def test_a_c_store_with_a_flaw_in_its_command_is_answered(
-    line: socket.socket,
+def test_c_store_with_an_invalid_command_gets_an_error_status(
+    association: socket.socket,
     changes: dict[str, bytes | None],
     expected: int,
     shared: Node,
@@ -207,20 +209,20 @@ def test_a_c_store_with_a_flaw_in_its_command_is_answered(
 ) -> None:
     shared.counted.clear()
     dataset = b"" if "dataset" in changes else data(3, 2, b"\x55" * 99)
-    line.sendall(store(**changes) + dataset)
+    association.sendall(store(**changes) + dataset)
 
-    assert status(received(line)) == expected
-    ended(line)
+    assert status(received(association)) == expected
+    release(association)
     assert list(shared.receiver._storing.spool.directory.glob("*.*")) == []
     reason = {0xA900: Refusal.MISMATCH, 0xC000: Refusal.UNREADABLE}[expected]
     until(lambda: shared.counted == [one(REFUSED, reason)])
     size = 0 if "dataset" in changes else 99
-    [line_of_it] = caplog.messages
-    assert f"from MODALITY at 127.0.0.1, {size} bytes: " in line_of_it
+    [message] = caplog.messages
+    assert f"from MODALITY at 127.0.0.1, {size} bytes: " in message
 
 
 ABORTED = {
-    "a response that answers nothing": (
+    "a response without a request": (
         command(
             (0x100, short(0x8001)),
             (0x120, short(1)),
@@ -230,7 +232,7 @@ ABORTED = {
         ),
         "a response came that answers nothing",
     ),
-    "a response that announces a dataset and sends none": (
+    "a response that declares a dataset and sends none": (
         command(
             (2, padded(CR)),
             (0x100, short(0x8001)),
@@ -283,7 +285,7 @@ ABORTED = {
         store(dataset=DATASET).replace(b"\3\3", b"\x4d\3", 1) + data(77, 2, b"1234"),
         "a message came in presentation context 77, which was not accepted",
     ),
-    "no command": (
+    "a command without a command field": (
         command((0x110, short(7))),
         "a message cannot be read (AttributeError)",
     ),
@@ -295,65 +297,71 @@ ABORTED = {
         pdu(4, b"\0\0\xff\xff\1\3"),
         "P-DATA-TF has a presentation data value of a wrong length",
     ),
-    "a second request": (REQUEST, "A-ASSOCIATE-RQ came out of turn"),
-    "an answer": (accept(), "A-ASSOCIATE-AC came out of turn"),
+    "a second association request": (REQUEST, "A-ASSOCIATE-RQ came out of turn"),
+    "an association acceptance": (accept(), "A-ASSOCIATE-AC came out of turn"),
     "an unknown PDU": (pdu(9, b"1234"), "what came cannot be read as DICOM"),
     "HTTP": (b"GET / HTTP/1.1\r\n\r\n", "what came cannot be read as DICOM"),
 }
 
 
 @pytest.mark.parametrize("name", list(ABORTED))
-def test_what_cannot_be_answered_is_aborted_at_once_and_the_log_says_whose(
-    line: socket.socket, name: str, caplog: pytest.LogCaptureFixture
+def test_invalid_message_is_aborted_and_the_log_names_the_caller(
+    association: socket.socket, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    content, why = ABORTED[name]
-    line.sendall(content)
+    content, reason = ABORTED[name]
+    association.sendall(content)
 
-    answer = received(line)
+    response = received(association)
 
-    assert answer[0] == ABORT
-    assert received(line) == b""  # the connection ends
+    assert response[0] == ABORT
+    assert received(association) == b""  # the connection ends
     lines = [each for each in caplog.messages if each.startswith("Aborting")]
-    assert lines == [f"Aborting the association of MODALITY at 127.0.0.1: {why}"]
+    assert lines == [f"Aborting the association of MODALITY at 127.0.0.1: {reason}"]
 
 
-@pytest.mark.parametrize("turn", range(5))
-def test_a_peer_that_asks_and_releases_at_once_is_answered_twice(
-    line: socket.socket, turn: int
+@pytest.mark.parametrize("attempt", range(5))
+def test_request_and_immediate_release_both_get_a_response(
+    association: socket.socket, attempt: int
 ) -> None:
-    line.sendall(echo() + RELEASE)
+    association.sendall(echo() + RELEASE)
 
-    assert status(received(line)) == 0, turn
-    assert received(line) == RELEASED
-    assert received(line) == b""
+    assert status(received(association)) == 0, attempt
+    assert received(association) == RELEASED
+    assert received(association) == b""
 
 
 @pytest.mark.parametrize(
     "last", [RELEASE, pdu(7, bytes(4)), pdu(7, b"\0\0\5\x09"), pdu(7, b""), b"\4\0"]
 )
-def test_a_peer_that_asks_and_is_gone_harms_nothing(
-    line: socket.socket, last: bytes
+def test_disconnect_after_a_request_ends_no_thread(
+    association: socket.socket, last: bytes
 ) -> None:
-    line.sendall(echo() + last)
-    line.shutdown(socket.SHUT_RDWR)
+    association.sendall(echo() + last)
+    association.shutdown(socket.SHUT_RDWR)
 
 
-def test_two_requests_in_one_pdu_are_both_answered(line: socket.socket) -> None:
-    line.sendall(pdu(DATA, store()[6:] + data(3, 2, b"\x55" * 99)[6:] + echo()[6:]))
+def test_two_requests_in_one_pdu_both_get_a_response(
+    association: socket.socket,
+) -> None:
+    association.sendall(
+        pdu(DATA, store()[6:] + data(3, 2, b"\x55" * 99)[6:] + echo()[6:])
+    )
 
-    assert [status(received(line)) for _ in range(2)] == [0xC000, 0]
-    ended(line)
+    assert [status(received(association)) for _ in range(2)] == [0xC000, 0]
+    release(association)
 
 
-def test_an_even_context_carries_messages(shared: Node) -> None:
-    asked = request(
+def test_messages_with_an_even_context_id_are_handled(shared: Node) -> None:
+    content = request(
         proposed(2, abstract(), syntax()), proposed(4, abstract(CR), syntax(EXPLICIT))
     )
-    with calling(shared.port, asked) as line:
-        assert results(received(line)) == {2: 0, 4: 0}
-        line.sendall(store().replace(b"\3\3", b"\4\3", 1) + data(4, 2, b"\x55" * 99))
-        response = received(line)
+    with calling(shared.port, content) as association:
+        assert results(received(association)) == {2: 0, 4: 0}
+        association.sendall(
+            store().replace(b"\3\3", b"\4\3", 1) + data(4, 2, b"\x55" * 99)
+        )
+        response = received(association)
         assert (response[10], status(response)) == (4, 0xC000)
-        line.sendall(echo(context=2))
-        assert status(received(line)) == 0
-        ended(line)
+        association.sendall(echo(context=2))
+        assert status(received(association)) == 0
+        release(association)

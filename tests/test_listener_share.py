@@ -1,16 +1,16 @@
-"""Several processes on one listening socket: who has less to do takes more."""
+"""Several listeners on one socket: an idle listener accepts more callers."""
 
 import socket
 import threading
 
 from dicom_node.listener import Caller, Listener, listen
 
-# The head of an A-ASSOCIATE-RQ, and as much as it announces (PS3.8 9.3.2).
+# The header of an A-ASSOCIATE-RQ, and a body of the declared length (PS3.8 9.3.2).
 REQUEST = bytes([1, 0, 0, 0, 0, 4]) + bytes(4)
 CALLS = 20
 
 
-def test_who_is_busy_leaves_callers_to_who_is_not() -> None:
+def test_idle_listener_accepts_most_callers_of_a_shared_socket() -> None:
     taken: list[str] = []
     changed = threading.Condition()
 

@@ -1,4 +1,4 @@
-"""Logging in and out with a real Chromium, where it trusts the connection and not."""
+"""Login and logout in a real Chromium, at a trustworthy and at another origin."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -27,14 +27,14 @@ def port(tmp_path: Path, stack: ExitStack) -> int:
 
 
 def log_in(page: Page, token: str) -> None:
-    page.locator("#token:focus").wait_for()  # by itself, but not at once
+    page.locator("#token:focus").wait_for()  # the page sets the focus
     page.keyboard.type(token)
     with page.expect_navigation():
         page.keyboard.press("Enter")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "node.test"])
-def test_a_person_logs_in_works_and_logs_out(
+def test_user_logs_in_uses_pages_and_logs_out(
     browser: Browser, port: int, host: str
 ) -> None:
     address = f"http://{host}:{port}"
@@ -54,10 +54,10 @@ def test_a_person_logs_in_works_and_logs_out(
     (cookie,) = context.cookies()
     assert cookie["httpOnly"] is True
     assert cookie["sameSite"] == "Strict"
-    assert cookie["domain"] == host  # and no other beside it
+    assert cookie["domain"] == host  # the only cookie
     assert page.evaluate("document.cookie") == ""
 
-    # What the page sends is let through, as far as there is a model.
+    # The upload passes the access control; the node has no model.
     page.goto(address)
     file = {"name": "a.png", "mimeType": "image/png", "buffer": b"a"}
     page.set_input_files("#file", file)
@@ -72,7 +72,7 @@ def test_a_person_logs_in_works_and_logs_out(
     context.close()
 
 
-def test_logging_in_needs_no_script_and_fits_a_narrow_window(
+def test_login_works_without_scripts_and_fits_a_narrow_window(
     browser: Browser, port: int
 ) -> None:
     context = browser.new_context(
@@ -80,13 +80,13 @@ def test_logging_in_needs_no_script_and_fits_a_narrow_window(
     )
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{port}/")
-    right = page.locator("form.login").bounding_box()
+    box = page.locator("form.login").bounding_box()
 
     log_in(page, LOOKING)
 
-    assert right is not None
-    assert right["x"] >= 0
-    assert right["x"] + right["width"] <= 320
+    assert box is not None
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 320
     assert page.is_visible("text=Log out")
     context.close()
 
@@ -97,27 +97,27 @@ def test_a_page_of_another_origin_cannot_use_the_session(
     site = Site(tmp_path, TOKENS)
     sent: list[str | None] = []
 
-    async def watched(scope: Scope, receive: Receive, send: Send) -> None:
+    async def recording_app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/logout":
             sent.append(Headers(scope=scope).get("cookie"))
         await site.app(scope, receive, send)
 
-    port = serve(watched, stack)
+    port = serve(recording_app, stack)
     context = browser.new_context()
     page = context.new_page()
     page.goto(f"http://127.0.0.1:{port}/login")
     log_in(page, LOOKING)
 
-    # The same site to a browser, so that the cookie is sent; but another origin.
+    # The browser sends the cookie to the same site, also from another origin.
     form = f"<form method=post action=http://127.0.0.1:{port}/logout><button>"
     foreign = serve(HTMLResponse(form), stack)
     page.goto(f"http://127.0.0.1:{foreign}/")
-    with page.expect_response("**/logout") as answer:
+    with page.expect_response("**/logout") as response:
         page.click("button")
 
-    assert answer.value.status == 403
+    assert response.value.status == 403
     assert len(sent) == 1
-    assert sent[0]  # or this would prove nothing
+    assert sent[0]  # otherwise the test proves nothing
     page.goto(f"http://127.0.0.1:{port}/")
     assert page.is_visible("text=Log out")
     context.close()

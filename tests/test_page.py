@@ -1,4 +1,4 @@
-"""The page in a real Chromium: what a person does with it, and what they see."""
+"""The upload page in a real Chromium."""
 
 import base64
 import io
@@ -36,7 +36,7 @@ DROP = """([text, name]) => {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where the application serves, with the shipped model."""
+    """The URL of the application, which runs with the shipped model."""
     torch.set_num_threads(1)  # as api/__main__.py does
     directory = tmp_path_factory.mktemp("data")
     settings = load(None, {"FRACTURE_NODE__STORAGE__DIRECTORY": str(directory)})
@@ -56,20 +56,20 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser, address: str) -> Iterator[Page]:
-    """The page, freshly opened. Asks nobody but us, and has nothing to complain of."""
+    """The page, newly opened. It may request no other host and log no error."""
     page = browser.new_page(viewport={"width": 1280, "height": 800})
-    asked, complaints = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("console", lambda line: complaints.append(line.text))
+    urls, messages = [], []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("pageerror", lambda error: messages.append(str(error)))
+    page.on("console", lambda line: messages.append(line.text))
     page.goto(address)
     yield page
     page.close()
 
-    ours = (address, "data:image/jpeg;base64,")
-    assert [url for url in asked if not url.startswith(ours)] == []
-    # The browser notes by itself when an answer is a refusal.
-    assert [text for text in complaints if "status of 415" not in text] == []
+    own = (address, "data:image/jpeg;base64,")
+    assert [url for url in urls if not url.startswith(own)] == []
+    # The browser itself logs a message for a response with an error status.
+    assert [text for text in messages if "status of 415" not in text] == []
 
 
 def png(*, broken: bool) -> bytes:
@@ -79,7 +79,7 @@ def png(*, broken: bool) -> bytes:
 
 
 def choose(page: Page, content: bytes, name: str = "phantom.png") -> None:
-    """Choose a file, and wait for its answer."""
+    """Choose a file and wait for its result."""
     page.set_input_files(
         "#file",
         {"name": name, "mimeType": "application/octet-stream", "buffer": content},
@@ -88,7 +88,7 @@ def choose(page: Page, content: bytes, name: str = "phantom.png") -> None:
 
 
 def shown(page: Page) -> NDArray[np.int16]:
-    """What the screen shows of the picture, RGB."""
+    """Return a screenshot of the picture, RGB."""
     content = page.locator("#stack").screenshot()
     return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), np.int16)
 
@@ -98,42 +98,44 @@ def set_overlay(page: Page, percent: int) -> None:
 
 
 def colored(picture: NDArray[np.int16]) -> int:
-    """How many pixels are no gray: those of heatmap and caption."""
+    """Return the number of pixels that are not gray: those of heatmap and caption."""
     return int((np.ptp(picture, axis=2) > 12).sum())
 
 
-def test_chosen_file_gets_the_answer_of_predict(page: Page, address: str) -> None:
+def test_page_shows_the_response_of_predict_for_a_chosen_file(
+    page: Page, address: str
+) -> None:
     content = png(broken=True)
-    answer = httpx.post(
+    prediction = httpx.post(
         f"{address}/predict", files={"file": content}, timeout=60
     ).json()
 
     choose(page, content)
 
-    assert answer["prediction"] == "Fracture"
-    assert page.inner_text("#label") == answer["prediction"]
-    assert page.inner_text("#confidence") == answer["confidence"]
-    assert page.inner_text("#probability") == f"{answer['probability']:.1%}"
-    assert page.get_attribute("#result", "data-point") == answer["operating_point"]
-    version = f"{answer['model']['name']} {answer['model']['version']}"
+    assert prediction["prediction"] == "Fracture"
+    assert page.inner_text("#label") == prediction["prediction"]
+    assert page.inner_text("#confidence") == prediction["confidence"]
+    assert page.inner_text("#probability") == f"{prediction['probability']:.1%}"
+    assert page.get_attribute("#result", "data-point") == prediction["operating_point"]
+    version = f"{prediction['model']['name']} {prediction['model']['version']}"
     assert page.inner_text("#model") == version
     assert "not for diagnostic use" in page.inner_text("#result")
 
 
-def test_arrow_points_at_the_break(address: str) -> None:
+def test_arrow_points_at_the_fracture(address: str) -> None:
     drawn = draw_phantom(broken=True, rows=600, columns=450)
     files = {"file": png(broken=True)}
 
-    answer = httpx.post(f"{address}/predict", files=files, timeout=60).json()
+    prediction = httpx.post(f"{address}/predict", files=files, timeout=60).json()
 
     assert drawn.fracture
     left, top, right, bottom = drawn.fracture
-    column, row = answer["arrow"]["tip"]
+    column, row = prediction["arrow"]["tip"]
     assert left <= column < right
     assert top <= row < bottom
 
 
-def test_slider_blends_original_and_annotated(page: Page) -> None:
+def test_slider_blends_original_and_annotated_picture(page: Page) -> None:
     choose(page, png(broken=True))
     pictures = {}
     for percent in (0, 50, 100):
@@ -142,20 +144,20 @@ def test_slider_blends_original_and_annotated(page: Page) -> None:
 
     assert colored(pictures[0]) == 0
     assert colored(pictures[100]) > 500
-    # Opacity is linear: half way, every pixel is the mean of its two ends.
+    # Opacity is linear: at 50 %, every pixel is the mean of the two pictures.
     halfway = (pictures[0] + pictures[100]) / 2
     assert np.abs(pictures[50] - halfway).max() <= 2
     assert page.inner_text("#opacity-value") == "100%"
 
 
-def test_original_lies_exactly_below_the_annotated_picture(page: Page) -> None:
+def test_original_is_aligned_with_the_annotated_picture(page: Page) -> None:
     choose(page, png(broken=False))
     set_overlay(page, 0)
     original = shown(page)
     set_overlay(page, 100)
     annotated = shown(page)
 
-    # Without a finding both show the same radiograph, but for the caption below it.
+    # Without a finding both show the same radiograph, and one has a caption below it.
     area = page.locator("#original").bounding_box()
     rows = int(area["height"]) - 2
     assert page.inner_text("#label") == "No Fracture"
@@ -186,14 +188,16 @@ def test_dropped_dicom_file_is_analyzed(page: Page) -> None:
     assert page.inner_text("#file-name") == "IM0001"
 
 
-def test_phantom_is_offered_to_who_has_no_radiograph(page: Page) -> None:
+def test_phantom_is_analyzed_on_request(page: Page) -> None:
     page.click("text=Try the phantom")
     page.wait_for_selector("[data-state=done]")
 
     assert page.inner_text("#label") == "Fracture"
 
 
-def test_what_is_no_image_is_told_in_words_and_another_may_follow(page: Page) -> None:
+def test_file_that_is_no_image_is_refused_and_the_next_file_is_analyzed(
+    page: Page,
+) -> None:
     choose(page, b"hello", "notes.txt")
 
     assert "neither an image nor DICOM" in page.inner_text("[role=alert]")
@@ -206,8 +210,8 @@ def test_what_is_no_image_is_told_in_words_and_another_may_follow(page: Page) ->
     assert page.is_hidden("[role=alert]")
 
 
-def answered(page: Page, **changes: object) -> None:
-    """Change what /predict answers on its way to the page."""
+def change_prediction(page: Page, **changes: object) -> None:
+    """Change fields of the response of /predict before the page receives it."""
 
     def change(route: Route) -> None:
         response = route.fetch()
@@ -216,12 +220,12 @@ def answered(page: Page, **changes: object) -> None:
     page.route("**/predict*", change)
 
 
-def test_arrow_is_spoken_of_where_there_is_one_alone(page: Page) -> None:
+def test_explanation_mentions_the_arrow_only_if_there_is_one(page: Page) -> None:
     choose(page, png(broken=True))
 
     assert "The arrow points to" in page.inner_text("#explained")
 
-    answered(page, arrow=None)
+    change_prediction(page, arrow=None)
     choose(page, png(broken=True), "again.png")
     page.wait_for_selector("#file-name:text('again.png')")
 
@@ -236,7 +240,7 @@ def test_arrow_is_spoken_of_where_there_is_one_alone(page: Page) -> None:
 def test_probability_is_never_shown_as_a_certainty(
     page: Page, probability: float, written: str
 ) -> None:
-    answered(page, probability=probability)
+    change_prediction(page, probability=probability)
 
     choose(page, png(broken=True))
 
@@ -245,8 +249,8 @@ def test_probability_is_never_shown_as_a_certainty(
     assert page.get_attribute("#bar", "aria-valuenow") == written.strip("<>%")
 
 
-def test_answer_that_comes_late_leaves_a_newer_one_alone(page: Page) -> None:
-    # Pictures that take their time, until they are let go.
+def test_late_response_does_not_replace_a_newer_one(page: Page) -> None:
+    # The decoding of pictures waits until go() is called.
     page.evaluate("""() => {
       const held = [];
       window.go = () => held.forEach((letGo) => letGo());
@@ -262,28 +266,28 @@ def test_answer_that_comes_late_leaves_a_newer_one_alone(page: Page) -> None:
     choose(page, b"hello", "notes.txt")
 
     page.evaluate("go()")
-    page.evaluate("new Promise((go) => setTimeout(go))")  # whatever follows has run
+    page.evaluate("new Promise((go) => setTimeout(go))")  # pending callbacks have run
 
     assert page.get_attribute(".bench", "data-state") == "failed"
     assert "neither an image nor DICOM" in page.inner_text("[role=alert]")
     assert page.is_hidden("#result")
 
 
-def test_phantom_that_comes_late_leaves_a_newer_file_alone(page: Page) -> None:
+def test_late_phantom_does_not_replace_a_newer_file(page: Page) -> None:
     held: list[Route] = []
     page.route("**/phantom.png", lambda route, _request: held.append(route))
     page.click("text=Try the phantom")
     choose(page, b"hello", "notes.txt")
 
-    with page.expect_response("**/phantom.png") as answer:
+    with page.expect_response("**/phantom.png") as response:
         held[0].fallback()
-    answer.value.finished()
+    response.value.finished()
     page.evaluate("new Promise((go) => setTimeout(go))")
 
     assert page.get_attribute(".bench", "data-state") == "failed"
 
 
-def test_chooser_is_reached_by_keyboard_and_shows_it(page: Page) -> None:
+def test_file_chooser_is_reached_by_keyboard_and_shows_its_focus(page: Page) -> None:
     for _ in range(10):  # past the skip link, the name and seven pages
         page.keyboard.press("Tab")
 
@@ -312,7 +316,7 @@ def test_nothing_is_wider_than_the_window(page: Page) -> None:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_description_of_the_api_needs_nothing_from_outside(
+def test_api_documentation_loads_nothing_from_other_hosts(
     page: Page, address: str
 ) -> None:
     page.goto(f"{address}/docs")

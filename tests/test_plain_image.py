@@ -1,4 +1,4 @@
-"""PNG, JPEG, BMP, TIFF and WebP: shown as a reader sees them, refused in words."""
+"""PNG, JPEG, BMP, TIFF and WebP files: displayed values, and errors."""
 
 import struct
 import zlib
@@ -42,7 +42,7 @@ def tiff_of(
     order: str = "<",
     fields: dict[int, int] | None = None,
 ) -> bytes:
-    """A TIFF of 16 bits in one strip, as Pillow cannot write it.
+    """Return a TIFF with 16 bits per sample in one strip. Pillow cannot write it.
 
     Args:
         samples: (rows, columns) or (rows, columns, channels).
@@ -64,7 +64,7 @@ def tiff_of(
 
 
 def colored(gray: NDArray[np.uint16], alpha: int | None = None) -> NDArray[np.uint16]:
-    """Equal red, green and blue, and one alpha for all."""
+    """Return equal red, green and blue channels, and a constant alpha channel."""
     rgb = np.repeat(gray[..., np.newaxis], 3, axis=2)
     if alpha is None:
         return rgb
@@ -84,7 +84,7 @@ def pixels_of(content: bytes) -> Any:  # noqa: ANN401
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF"])
-def test_gray_of_8_bits_is_shown_as_it_is(kind: str) -> None:
+def test_8_bit_gray_is_shown_unchanged(kind: str) -> None:
     radiograph = read_plain_image(
         file_of(Image.fromarray(PHANTOM), kind), max_megapixels=1
     )
@@ -97,7 +97,7 @@ def test_gray_of_8_bits_is_shown_as_it_is(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [("JPEG", {"quality": 95}), ("WEBP", {"quality": 95})]
 )
-def test_lossy_formats_are_shown_nearly_as_they_were(
+def test_lossy_formats_are_shown_nearly_unchanged(
     kind: str, options: dict[str, int]
 ) -> None:
     pixels = pixels_of(file_of(Image.fromarray(PHANTOM), kind, **options))
@@ -106,7 +106,7 @@ def test_lossy_formats_are_shown_nearly_as_they_were(
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_16_bits_are_shown_through_percentiles(kind: str) -> None:
+def test_16_bit_gray_is_windowed_by_percentiles(kind: str) -> None:
     # 0.5 and 99.5 % of 0 .. 1000 are 5 and 995; (500 - 5) / 990 is a half.
     values = np.arange(1001, dtype=np.uint16)[np.newaxis]
 
@@ -120,7 +120,7 @@ def test_16_bits_are_shown_through_percentiles(kind: str) -> None:
     [
         pytest.param(png_of(colored(DEEP)), id="PNG RGB"),
         pytest.param(png_of(colored(DEEP, 65535)), id="PNG RGBA"),
-        # Half transparent over black is half as bright, and the window evens it out.
+        # Half transparent over black is half as bright; the window compensates for it.
         pytest.param(png_of(colored(DEEP * 2, 32768)), id="PNG half transparent"),
         pytest.param(tiff_of(colored(DEEP)), id="TIFF little"),
         pytest.param(tiff_of(colored(DEEP), order=">"), id="TIFF big"),
@@ -132,7 +132,7 @@ def test_16_bits_are_shown_through_percentiles(kind: str) -> None:
         ),
     ],
 )
-def test_16_bits_of_color_are_shown_as_16_bits_of_gray(content: bytes) -> None:
+def test_16_bit_color_is_shown_like_16_bit_gray(content: bytes) -> None:
     gray = pixels_of(png_of(DEEP))
 
     assert gray.std() > 20
@@ -143,11 +143,11 @@ def test_16_bits_of_color_are_shown_as_16_bits_of_gray(content: bytes) -> None:
     ("extra", "is_applied"),
     [
         pytest.param(0, False, id="no alpha"),
-        pytest.param(1, False, id="associated: applied already"),
+        pytest.param(1, False, id="associated: already applied"),
         pytest.param(2, True, id="unassociated"),
     ],
 )
-def test_fourth_channel_of_16_bits_is_what_the_file_says(
+def test_fourth_16_bit_channel_is_used_as_the_file_declares(
     extra: int, *, is_applied: bool
 ) -> None:
     samples = colored(DEEP, 65535)
@@ -163,7 +163,7 @@ def test_fourth_channel_of_16_bits_is_what_the_file_says(
     [(0, 0.299), (1, 0.587), (2, 0.114)],
     ids=["red", "green", "blue"],
 )
-def test_luma_of_16_bits_is_that_of_8(color: int, luma: float) -> None:
+def test_luma_of_16_bit_color_is_that_of_8_bit_color(color: int, luma: float) -> None:
     # Percentiles 0.5 and 99.5 of so few values lie next to the extremes: 0 and 60000.
     samples = np.zeros((1, 400, 3), np.uint16)
     samples[0, ::2] = 60000
@@ -175,12 +175,14 @@ def test_luma_of_16_bits_is_that_of_8(color: int, luma: float) -> None:
 
 
 @pytest.mark.parametrize("orientation", ORIENTATIONS)
-def test_16_bits_of_color_are_turned_upright(orientation: int) -> None:
-    upright = file_of(Image.fromarray(PHANTOM), "PNG", exif=turned_by(orientation))
+def test_16_bit_color_is_rotated_by_its_exif_orientation(orientation: int) -> None:
+    upright = file_of(
+        Image.fromarray(PHANTOM), "PNG", exif=exif_orientation(orientation)
+    )
     expected = np.asarray(pixels_of(upright), np.uint16) * 16
     deep = np.asarray(PHANTOM, np.uint16) * 16
     plain, head = png_of(colored(deep)), 33  # signature and IHDR
-    exif = turned_by(orientation).tobytes().removeprefix(b"Exif\0\0")
+    exif = exif_orientation(orientation).tobytes().removeprefix(b"Exif\0\0")
     check = struct.pack(">I", zlib.crc32(b"eXIf" + exif))
     chunk = struct.pack(">I", len(exif)) + b"eXIf" + exif + check
 
@@ -191,7 +193,7 @@ def test_16_bits_of_color_are_turned_upright(orientation: int) -> None:
     assert_nearly_equal(as_tiff, pixels_of(png_of(expected)))
 
 
-def turned_by(orientation: int) -> Image.Exif:
+def exif_orientation(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
     return exif
@@ -201,7 +203,7 @@ def turned_by(orientation: int) -> Image.Exif:
     ("channels", "fields"),
     [pytest.param(3, {284: 2}, id="planes"), pytest.param(4, {262: 5}, id="CMYK")],
 )
-def test_16_bits_of_color_in_another_layout_are_refused(
+def test_16_bit_color_in_an_unsupported_layout_is_refused(
     channels: int, fields: dict[int, int]
 ) -> None:
     content = tiff_of(colored(DEEP, 0)[..., :channels], fields=fields)
@@ -212,7 +214,9 @@ def test_16_bits_of_color_in_another_layout_are_refused(
 
 @pytest.mark.parametrize("order", ["<", ">"], ids=["little", "big"])
 @pytest.mark.parametrize("inverted", [0, 1], ids=["white is zero", "black is zero"])
-def test_16_bits_of_either_polarity_look_the_same(order: str, inverted: int) -> None:
+def test_16_bit_gray_is_shown_the_same_for_both_polarities(
+    order: str, inverted: int
+) -> None:
     stored = DEEP if inverted else 4095 - DEEP
 
     pixels = pixels_of(tiff_of(stored, order=order, fields={262: inverted}))
@@ -220,13 +224,13 @@ def test_16_bits_of_either_polarity_look_the_same(order: str, inverted: int) -> 
     assert_nearly_equal(pixels, pixels_of(png_of(DEEP)))
 
 
-def test_bars_at_the_edges_do_not_count_for_the_percentiles() -> None:
+def test_bars_at_the_edges_are_excluded_from_the_percentiles() -> None:
     inside = np.arange(1000, 2000, dtype=np.uint16).reshape(40, 25)
     framed = np.pad(inside, 30, constant_values=65535)
 
     gray = pixels_of(file_of(Image.fromarray(framed), "PNG"))
 
-    # Of the inside alone: its middle is the middle.
+    # The window is that of the inside: its median is middle gray.
     assert gray[50, 30] == pytest.approx(128, abs=1)
 
 
@@ -268,7 +272,7 @@ def test_palette_with_a_transparent_color_is_shown() -> None:
     assert pixels_of(file_of(image, "PNG", transparency=0)).tolist() == [[0, 250]]
 
 
-def test_image_is_turned_upright_as_exif_says() -> None:
+def test_image_is_rotated_by_its_exif_orientation() -> None:
     # Orientation 6: the first row of the file is the right side of the picture.
     exif = Image.Exif()
     exif[EXIF_ORIENTATION] = 6
@@ -284,7 +288,7 @@ def test_image_is_turned_upright_as_exif_says() -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"GIF89a" + bytes(20), b"text", b"\x89PNG\r\n\x1a\n"]
 )
-def test_what_is_no_image_is_refused(content: bytes) -> None:
+def test_file_that_is_no_image_is_refused(content: bytes) -> None:
     with pytest.raises(NotAnImageError, match="PNG, JPEG, BMP, TIFF, WEBP can"):
         pixels_of(content)
 
@@ -302,8 +306,8 @@ def test_blank_image_is_refused() -> None:
         pixels_of(file_of(Image.new("L", (9, 9), 7), "PNG"))
 
 
-def claiming(columns: int, rows: int) -> bytes:
-    """A PNG whose header claims a size; nothing comes after."""
+def png_header(columns: int, rows: int) -> bytes:
+    """Return a PNG with a header that declares a size, and without pixel data."""
     header = struct.pack(">IIBBBBB", columns, rows, 16, 0, 0, 0, 0)
     check = zlib.crc32(b"IHDR" + header)
     chunk = struct.pack(">I", len(header)) + b"IHDR" + header
@@ -322,7 +326,7 @@ def test_too_large_image_is_refused_by_its_header(
     size: tuple[int, int], reason: str
 ) -> None:
     with pytest.raises(TooLargeImageError, match=reason):
-        pixels_of(claiming(*size))
+        pixels_of(png_header(*size))
 
 
 WHOLE = [
@@ -339,12 +343,12 @@ WHOLE = [
     damage=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), max_size=8),
     length=st.floats(0, 1),
 )
-def test_damaged_files_end_in_our_errors_only(
+def test_damaged_files_raise_only_plain_image_errors(
     whole: bytes, damage: list[tuple[float, int]], length: float
 ) -> None:
     content = bytearray(whole)
-    for place, value in damage:
-        content[int(place * (len(content) - 1))] = value
+    for position, value in damage:
+        content[int(position * (len(content) - 1))] = value
 
     try:
         pixels = pixels_of(bytes(content[: int(length * len(content)) + 1]))

@@ -1,4 +1,4 @@
-"""/predict over HTTP: what is read, what is answered, and what is refused how."""
+"""/predict over HTTP: accepted files, responses, refusals and limits."""
 
 import asyncio
 import base64
@@ -76,10 +76,10 @@ def original() -> torch.nn.Module:
     torch.manual_seed(7)
     network = resnet18(weights=None)
     network.fc = torch.nn.Linear(512, 2)
-    torch.nn.init.normal_(network.fc.weight, std=2)  # answers far from one half
+    torch.nn.init.normal_(network.fc.weight, std=2)  # probabilities far from 0.5
     network.eval()
     images = torch.cat([prepared(encoded(random_image(seed))) for seed in SEEDS])
-    with torch.no_grad():  # on both sides of it
+    with torch.no_grad():  # probabilities on both sides of 0.5
         network.fc.bias -= network(images).mean(dim=0)
     return network
 
@@ -96,7 +96,7 @@ def prepared(content: bytes) -> torch.Tensor:
 def client(
     original: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
-    """The application over the original's weights."""
+    """A client of the application, which runs with the weights of the original."""
     torch.set_num_threads(1)  # as api/__main__.py does
     folder = tmp_path_factory.mktemp("original")
     torch.save(original.state_dict(), folder / "weights.pth")
@@ -115,9 +115,9 @@ def client(
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[httpx.Client]:
-    """Serve an application on a port of its own, and talk to it."""
+    """Serve an application on a free port; yield a client."""
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False))
-    # asyncio turns Nagle's delay off only for sockets that say they are TCP.
+    # asyncio turns Nagle's delay off only for sockets with the protocol TCP.
     tcp = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
     with socket.socket(*tcp) as listening, ThreadPoolExecutor(1) as thread:
         listening.bind(("127.0.0.1", 0))
@@ -160,15 +160,15 @@ def picture(text: str) -> NDArray[np.uint8]:
 
 
 def random_image(seed: int) -> NDArray[np.uint8]:
-    """Gray clouds: different enough from each other for the network to notice."""
+    """Return random smooth gray levels, with different results for each seed."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (7, 5), np.uint8)
     return cv2.resize(coarse, (240, 300), interpolation=cv2.INTER_CUBIC)
 
 
-class TestAnswer:
+class TestPrediction:
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_equals_that_of_the_original_application(
+    def test_prediction_equals_that_of_the_original_application(
         self, client: httpx.Client, original: torch.nn.Module, seed: int
     ) -> None:
         content = encoded(random_image(seed))
@@ -176,41 +176,45 @@ class TestAnswer:
             probabilities = original(prepared(content)).softmax(dim=1)[0]
         best = int(probabilities.argmax())
 
-        answer = predict(client, content).json()
+        body = predict(client, content).json()
 
-        assert answer["prediction"] == ("Fracture", "No Fracture")[best]
-        # But never more certain than a model can be.
-        assert answer["confidence"] == f"{min(float(probabilities[best]), 0.999):.1%}"
+        assert body["prediction"] == ("Fracture", "No Fracture")[best]
+        # The confidence is limited to 99.9 %.
+        assert body["confidence"] == f"{min(float(probabilities[best]), 0.999):.1%}"
 
     @pytest.mark.parametrize("seed", SEEDS)
-    def test_agrees_with_itself(self, client: httpx.Client, seed: int) -> None:
-        answer = predict(client, encoded(random_image(seed))).json()
+    def test_fields_of_a_prediction_are_consistent(
+        self, client: httpx.Client, seed: int
+    ) -> None:
+        body = predict(client, encoded(random_image(seed))).json()
 
-        found = answer["prediction"] == "Fracture"
-        of_class = answer["probability"] if found else 1 - answer["probability"]
-        assert answer["confidence"] == f"{min(of_class, 0.999):.1%}"
-        assert answer["operating_point"] == ("definite" if found else "none")
-        assert answer["model"] == {"name": "original", "version": "1"}
-        assert "original" not in answer
+        found = body["prediction"] == "Fracture"
+        of_class = body["probability"] if found else 1 - body["probability"]
+        assert body["confidence"] == f"{min(of_class, 0.999):.1%}"
+        assert body["operating_point"] == ("definite" if found else "none")
+        assert body["model"] == {"name": "original", "version": "1"}
+        assert "original" not in body
 
-    def test_has_an_arrow_with_a_finding_only(self, client: httpx.Client) -> None:
-        answers = [
-            predict(client, encoded(random_image(seed))).json() for seed in SEEDS
-        ]
+    def test_prediction_has_an_arrow_only_with_a_finding(
+        self, client: httpx.Client
+    ) -> None:
+        bodies = [predict(client, encoded(random_image(seed))).json() for seed in SEEDS]
 
-        found = [answer["prediction"] == "Fracture" for answer in answers]
+        found = [body["prediction"] == "Fracture" for body in bodies]
         assert set(found) == {True, False}
-        assert [answer["arrow"] is not None for answer in answers] == found
+        assert [body["arrow"] is not None for body in bodies] == found
 
-    def test_original_lies_in_the_annotated_picture(self, client: httpx.Client) -> None:
+    def test_original_is_aligned_with_the_annotated_picture(
+        self, client: httpx.Client
+    ) -> None:
         pixels = phantom()
 
-        answer = predict(client, encoded(pixels), "?original=true").json()
+        body = predict(client, encoded(pixels), "?original=true").json()
 
-        shown = picture(answer["original"]["image_base64"])
-        columns, rows = answer["original"]["area"]
+        shown = picture(body["original"]["image_base64"])
+        columns, rows = body["original"]["area"]
         assert shown.shape == (rows, columns)
-        annotated = picture(answer["image_base64"])
+        annotated = picture(body["image_base64"])
         assert annotated.shape[0] > rows  # the caption is below
         # The corner is far from heatmap and arrow, so both pictures show the same.
         corner = annotated[:20, :20].astype(int).mean(axis=2)
@@ -233,7 +237,7 @@ class TestAnswer:
         ),
     ],
 )
-def test_every_kind_of_file_gets_the_answer_of_the_same_png(
+def test_every_file_format_gets_the_same_prediction_as_png(
     client: httpx.Client, content: Callable[[], bytes]
 ) -> None:
     expected = predict(client, encoded(phantom())).json()
@@ -241,21 +245,21 @@ def test_every_kind_of_file_gets_the_answer_of_the_same_png(
     response = predict(client, content())
 
     assert response.status_code == 200, response.json()
-    answer = response.json()
-    assert answer["prediction"] == expected["prediction"]
+    body = response.json()
+    assert body["prediction"] == expected["prediction"]
     # A tolerance for lossy JPEG and for the rounding of 12 bits to 8.
-    assert answer["probability"] == pytest.approx(expected["probability"], abs=0.02)
+    assert body["probability"] == pytest.approx(expected["probability"], abs=0.02)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bits_are_read(client: httpx.Client, kind: str) -> None:
+def test_16_bit_files_are_read(client: httpx.Client, kind: str) -> None:
     pixels = draw_phantom(broken=True, rows=300, columns=240).pixels
 
     assert predict(client, encoded(pixels, kind)).status_code == 200
 
 
 def refusal(response: httpx.Response) -> tuple[int, str]:
-    """Status and words, which must be all there is."""
+    """Return status and error text of a response that has no other field."""
     body = response.json()
     assert list(body) == ["error"]
     assert "Traceback" not in body["error"]
@@ -286,7 +290,7 @@ class TestRefusal:
             "dicom-garbage",
         ],
     )
-    def test_of_what_is_no_sound_image(
+    def test_invalid_image_is_refused(
         self, client: httpx.Client, content: bytes, status: int, words: str
     ) -> None:
         found, error = refusal(predict(client, content))
@@ -295,7 +299,7 @@ class TestRefusal:
         assert words in error
         assert error.endswith(".")
 
-    def test_of_a_form_without_the_field(self, client: httpx.Client) -> None:
+    def test_form_without_the_file_field_is_refused(self, client: httpx.Client) -> None:
         response = client.post("/predict", files={"image": ("a.png", b"x")})
 
         assert refusal(response)[0] == 400
@@ -310,7 +314,7 @@ class TestRefusal:
             (b"x", "multipart/form-data"),
         ],
     )
-    def test_of_a_body_that_is_no_form(
+    def test_body_that_is_no_form_is_refused(
         self, client: httpx.Client, body: bytes, content_type: str
     ) -> None:
         response = client.post(
@@ -321,7 +325,7 @@ class TestRefusal:
 
     # Starlette leaves the file of the part to the garbage collector.
     @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-    def test_of_a_form_that_ends_early(self, client: httpx.Client) -> None:
+    def test_truncated_form_is_refused(self, client: httpx.Client) -> None:
         response = client.post(
             "/predict",
             content=PART + b"no closing boundary",
@@ -330,12 +334,12 @@ class TestRefusal:
 
         assert refusal(response)[0] == 400
 
-    def test_of_a_parameter_that_cannot_be_read(self, client: httpx.Client) -> None:
+    def test_invalid_parameter_is_refused(self, client: httpx.Client) -> None:
         response = predict(client, encoded(phantom()), "?original=perhaps")
 
         assert refusal(response) == (400, "This cannot be used: original. See /docs.")
 
-    def test_of_a_file_over_the_limit(self, client: httpx.Client) -> None:
+    def test_file_over_the_limit_is_refused(self, client: httpx.Client) -> None:
         response = predict(client, b"\0" * (LARGEST_FILE + 1))
 
         assert refusal(response) == (
@@ -343,7 +347,9 @@ class TestRefusal:
             "The file is over 50 MB, the most that is taken.",
         )
 
-    def test_of_a_chunked_upload_over_the_limit(self, client: httpx.Client) -> None:
+    def test_chunked_upload_over_the_limit_is_refused(
+        self, client: httpx.Client
+    ) -> None:
         response = client.post(
             "/predict",
             content=(chunk for chunk in [PART, *[b"\0" * 2**20] * 48]),
@@ -352,10 +358,10 @@ class TestRefusal:
 
         assert refusal(response)[0] == 413
 
-    def test_of_a_decompression_bomb(self, client: httpx.Client) -> None:
+    def test_decompression_bomb_is_refused(self, client: httpx.Client) -> None:
         assert refusal(predict(client, png_of(11_000, 11_000)))[0] == 413
 
-    def test_of_what_kills_the_decoder_and_of_nothing_after_it(
+    def test_image_that_exceeds_the_decoder_memory_is_refused_and_the_next_is_read(
         self, client: httpx.Client
     ) -> None:
         status, error = refusal(predict(client, png_of(9_000, 9_000, channels=4)))
@@ -364,7 +370,7 @@ class TestRefusal:
         assert "needed more than 1024 MB" in error
         assert predict(client, encoded(phantom())).status_code == 200
 
-    def test_of_dicom_that_is_no_radiograph(self, client: httpx.Client) -> None:
+    def test_dicom_that_is_no_radiograph_is_refused(self, client: httpx.Client) -> None:
         computed_tomography = "1.2.840.10008.5.1.4.1.1.2"
 
         status, error = refusal(
@@ -374,29 +380,29 @@ class TestRefusal:
         assert status == 415
         assert error
 
-    def test_names_neither_patient_nor_file(
+    def test_responses_and_log_name_neither_patient_nor_file(
         self, client: httpx.Client, caplog: pytest.LogCaptureFixture
     ) -> None:
         caplog.set_level(logging.DEBUG)
         contents = [dicom(), dicom()[:5000], dicom()[:400], b"hello"]
 
-        answers = [predict(client, content).json() for content in contents]
+        bodies = [predict(client, content).json() for content in contents]
 
-        answers[0].pop("image_base64")  # in which any letters may stand
-        said = f"{caplog.text} {answers}".upper()
-        assert [name for name in ("PHANTOM", "JANE", "DOE") if name in said] == []
+        bodies[0].pop("image_base64")  # it may contain any letters
+        text = f"{caplog.text} {bodies}".upper()
+        assert [name for name in ("PHANTOM", "JANE", "DOE") if name in text] == []
 
 
 @pytest.mark.parametrize(
     ("length", "read"),
     [
-        # One MiB a message: the 48th passes 50 MB and what a form may add to them.
+        # One MiB per message: the 48th exceeds 50 MB and the allowance for the form.
         pytest.param(None, 48, id="chunked"),
         pytest.param(b"1000", 48, id="declared-less"),
         pytest.param(b"99000000", 0, id="declared"),
     ],
 )
-def test_no_more_is_read_than_allowed(length: bytes | None, read: int) -> None:
+def test_upload_is_read_only_up_to_its_limit(length: bytes | None, read: int) -> None:
     size = (b"content-length", length) if length else (b"transfer-encoding", b"chunked")
     headers = [(b"content-type", b"multipart/form-data; boundary=b"), size]
     messages = 0
@@ -421,7 +427,7 @@ def test_no_more_is_read_than_allowed(length: bytes | None, read: int) -> None:
     assert messages == read
 
 
-def test_upload_that_its_sender_breaks_off_is_no_failure_of_ours(
+def test_interrupted_upload_is_not_logged_as_an_error(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -433,14 +439,16 @@ def test_upload_that_its_sender_breaks_off_is_no_failure_of_ours(
 
     with socket.create_connection(address) as sender:
         sender.sendall(head + PART)
-    said = caplog.records
+    records = caplog.records
     deadline = time.monotonic() + 30
-    while not any(record.name in {"api.problems", "uvicorn.error"} for record in said):
+    while not any(
+        record.name in {"api.problems", "uvicorn.error"} for record in records
+    ):
         assert time.monotonic() < deadline, "the server has not noticed"
         Event().wait(0.02)
 
     assert "Answered 400: The upload was broken off" in caplog.text
-    assert [record.name for record in said if record.levelno >= logging.ERROR] == []
+    assert [record.name for record in records if record.levelno >= logging.ERROR] == []
 
 
 ORIGINAL = Thresholds(0.5, 0.5)
@@ -452,7 +460,7 @@ def analysis(
     source_shape: tuple[int, int] = (200, 150),
     thresholds: Thresholds = ORIGINAL,
 ) -> Analysis:
-    """An analysis of a black image of 200 rows and 150 columns."""
+    """Return an analysis of a black image of 200 rows and 150 columns."""
     radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, source_shape)
     model = ModelIdentity("m", "1", "0" * 64)
     saliency = np.zeros((7, 7), np.float32)
@@ -460,7 +468,7 @@ def analysis(
     return Analysis(radiograph, finding, render(radiograph, finding, long_side=512))
 
 
-def test_arrow_is_in_the_pixels_that_were_stored() -> None:
+def test_arrow_has_coordinates_of_the_stored_pixels() -> None:
     arrow = Arrow(tip=(30.0, 80.0), tail=(50.0, 120.0))
     # Pixels twice as high as wide: 100 rows were stored, 200 are shown.
     shown = analysis(0.9, arrow, source_shape=(100, 150))
@@ -470,7 +478,7 @@ def test_arrow_is_in_the_pixels_that_were_stored() -> None:
     assert written.arrow == ArrowAnswer(tip=(30.0, 40.0), tail=(50.0, 60.0))
 
 
-def test_arrow_of_a_picture_on_its_side_is_that_of_the_picture_upright(
+def test_arrow_of_a_rotated_image_is_that_of_the_upright_image(
     client: httpx.Client,
 ) -> None:
     def arrow(content: bytes) -> object:
@@ -479,24 +487,24 @@ def test_arrow_of_a_picture_on_its_side_is_that_of_the_picture_upright(
     images = (random_image(seed) for seed in SEEDS)
     upright = next(image for image in images if arrow(encoded(image)))
     exif = Image.Exif()
-    exif[Base.Orientation] = 6  # to be turned by 90 degrees clockwise
+    exif[Base.Orientation] = 6  # rotate by 90 degrees clockwise
 
-    on_its_side = encoded(np.rot90(upright), exif=exif)
+    rotated = encoded(np.rot90(upright), exif=exif)
 
-    assert arrow(on_its_side) == arrow(encoded(upright))
+    assert arrow(rotated) == arrow(encoded(upright))
 
 
 @pytest.mark.parametrize(
     ("probability", "written"),
     [
-        pytest.param(0.0003, "99.9%", id="a-whole-bone-almost-certainly"),
+        pytest.param(0.0003, "99.9%", id="no-fracture"),
         pytest.param(0.9431, "94.3%", id="a-fracture"),
         pytest.param(0.9989, "99.9%", id="rounded"),
         pytest.param(0.9997, "99.9%", id="capped"),
-        pytest.param(1.0, "99.9%", id="one-as-float32-rounds-it"),
+        pytest.param(1.0, "99.9%", id="rounded-to-one-by-float32"),
     ],
 )
-def test_confidence_is_never_written_as_a_certainty(
+def test_confidence_is_limited_to_99_9_percent(
     probability: float, written: str
 ) -> None:
     found = answer(analysis(probability), original=False)
@@ -513,7 +521,7 @@ def test_confidence_is_never_written_as_a_certainty(
         pytest.param(0.036, "No Fracture", "70.0%", id="none"),
     ],
 )
-def test_confidence_is_measured_from_the_threshold_of_the_card(
+def test_confidence_is_relative_to_the_threshold_of_the_card(
     probability: float, prediction: str, written: str
 ) -> None:
     shown = analysis(probability, thresholds=Thresholds(0.06, 0.37))
@@ -525,7 +533,7 @@ def test_confidence_is_measured_from_the_threshold_of_the_card(
 
 
 def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
-    """A PNG of zeros: a thousand times larger when it is read."""
+    """Return a PNG of zeros, which is a thousand times larger when decoded."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         checksum = zlib.crc32(kind + data)
@@ -536,19 +544,19 @@ def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
         + rows.to_bytes(4)
         + bytes([8, 6 if channels == 4 else 0, 0, 0, 0])
     )
-    squeeze = zlib.compressobj(1)
+    compressor = zlib.compressobj(1)
     data = b"".join(
-        squeeze.compress(bytes(channels * columns + 1)) for _ in range(rows)
+        compressor.compress(bytes(channels * columns + 1)) for _ in range(rows)
     )
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
-        + chunk(b"IDAT", data + squeeze.flush())
+        + chunk(b"IDAT", data + compressor.flush())
         + chunk(b"IEND", b"")
     )
 
 
-def test_who_was_answered_is_told_to_the_audit_trail(
+def test_prediction_is_recorded_in_the_audit_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def analyze(_self: Analyzer, _file: Path, _turn: object) -> Analysis:
@@ -567,39 +575,39 @@ def test_who_was_answered_is_told_to_the_audit_trail(
     assert site.told == [AccessEvent("viewed", person, "192.0.2.7", "/predict")]
 
 
-def test_tenth_request_at_once_is_told_to_come_back(
+def test_tenth_concurrent_request_is_refused_with_retry_after(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on = Event()
-    really = Analyzer._analyze
+    original_analyze = Analyzer._analyze
 
-    def patient(self: Analyzer, file: Path) -> Analysis:
+    def wait_and_analyze(self: Analyzer, file: Path) -> Analysis:
         go_on.wait(30)
-        return really(self, file)
+        return original_analyze(self, file)
 
-    monkeypatch.setattr(Analyzer, "_analyze", patient)
+    monkeypatch.setattr(Analyzer, "_analyze", wait_and_analyze)
     content = encoded(phantom())
-    with ThreadPoolExecutor(10) as people:
-        asked = [people.submit(predict, client, content) for _ in range(10)]
-        # Nobody is served yet, so only a refusal can come back.
-        refused, _ = wait(asked, timeout=30, return_when=FIRST_COMPLETED)
+    with ThreadPoolExecutor(10) as pool:
+        requests = [pool.submit(predict, client, content) for _ in range(10)]
+        # All analyses wait, so only a refusal can be completed.
+        refused, _ = wait(requests, timeout=30, return_when=FIRST_COMPLETED)
         go_on.set()
 
     (response,) = (future.result() for future in refused)
     assert refusal(response)[0] == 503
     assert response.headers["Retry-After"] == "5"
-    served = [future.result() for future in asked if future not in refused]
-    assert [response.status_code for response in served] == [200] * 9
+    succeeded = [future.result() for future in requests if future not in refused]
+    assert [response.status_code for response in succeeded] == [200] * 9
 
 
-def test_an_image_that_takes_long_is_decoded_beside_the_others(
+def test_slow_image_is_decoded_in_parallel_to_others(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long, short = encoded(phantom()), encoded(phantom(rows=200))
     began, go_on = Event(), Event()
     read = Reader.read
 
-    def patient(self: Reader, file: Path) -> Radiograph:
+    def wait_and_read(self: Reader, file: Path) -> Radiograph:
         if file.read_bytes().endswith(long):
             if isinstance(self.child, QuickChild):
                 raise ChildTimeoutError("Decoding took longer than 2 s.")
@@ -607,9 +615,9 @@ def test_an_image_that_takes_long_is_decoded_beside_the_others(
             go_on.wait(30)
         return read(self, file)
 
-    monkeypatch.setattr(Reader, "read", patient)
-    with ThreadPoolExecutor(1) as person:
-        slow = person.submit(predict, client, long)
+    monkeypatch.setattr(Reader, "read", wait_and_read)
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(predict, client, long)
         assert began.wait(30)
         other = predict(client, short)
         refused = predict(client, long)
@@ -620,17 +628,17 @@ def test_an_image_that_takes_long_is_decoded_beside_the_others(
     assert "takes long" in refused.json()["error"]
 
 
-def test_a_model_that_is_loaded_after_the_end_leaves_no_decoding_child(
+def test_no_decoding_child_remains_if_the_model_loads_after_shutdown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     may_load = Event()
     load_classifier = Classifier.load
 
-    def late(weights: Path | None, device: str) -> Classifier:
+    def wait_and_load(weights: Path | None, device: str) -> Classifier:
         may_load.wait(30)
         return load_classifier(weights, device)
 
-    monkeypatch.setattr(Classifier, "load", late)
+    monkeypatch.setattr(Classifier, "load", wait_and_load)
     analyzer = Analyzer(load(None, {}))
     with analyzer:
         pass
@@ -643,10 +651,10 @@ def test_a_model_that_is_loaded_after_the_end_leaves_no_decoding_child(
 def test_an_image_that_takes_too_long_is_refused(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def hopeless(_self: Reader, _file: Path) -> Radiograph:
+    def time_out(_self: Reader, _file: Path) -> Radiograph:
         raise ChildTimeoutError("Decoding took longer than 60 s.")
 
-    monkeypatch.setattr(Reader, "read", hopeless)
+    monkeypatch.setattr(Reader, "read", time_out)
     response = predict(client, encoded(phantom()))
 
     assert response.status_code == 400
@@ -654,26 +662,26 @@ def test_an_image_that_takes_too_long_is_refused(
 
 
 @pytest.mark.alone
-def test_health_answers_while_a_large_image_is_analyzed(client: httpx.Client) -> None:
+def test_health_responds_while_a_large_image_is_analyzed(client: httpx.Client) -> None:
     large = cv2.resize(phantom(), (4000, 5000), interpolation=cv2.INTER_CUBIC)
     content = encoded(large, "JPEG")
     waits = []
-    with ThreadPoolExecutor(1) as person:
-        asked = person.submit(predict, client, content)
-        while not asked.done():
+    with ThreadPoolExecutor(1) as pool:
+        request = pool.submit(predict, client, content)
+        while not request.done():
             start = time.monotonic()
             client.get("/healthz")
             waits.append(time.monotonic() - start)
 
-    assert asked.result().status_code == 200
-    # Were the event loop blocked, one answer would take as long as the analysis. The
-    # longest waits are left out: other processes share the processor, too.
+    assert request.result().status_code == 200
+    # If the event loop were blocked, one response would take as long as the analysis.
+    # The longest waits are excluded, because other processes share the processor.
     assert len(waits) >= 20
     assert statistics.quantiles(waits, n=20)[-1] < 0.05
 
 
 class TestDescription:
-    def test_names_every_answer_with_an_example(self, client: httpx.Client) -> None:
+    def test_every_response_has_an_example(self, client: httpx.Client) -> None:
         described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
 
         responses = described["responses"]
@@ -684,13 +692,13 @@ class TestDescription:
             example = responses[status]["content"]["application/json"]["example"]
             assert list(example) == ["error"]
 
-    def test_example_is_an_answer(self, client: httpx.Client) -> None:
+    def test_example_has_the_fields_of_a_response(self, client: httpx.Client) -> None:
         document = client.get("/openapi.json").json()
         example = document["components"]["schemas"]["Prediction"]["example"]
 
         assert example.keys() == predict(client, encoded(phantom())).json().keys()
 
-    def test_form_has_the_field(self, client: httpx.Client) -> None:
+    def test_form_has_the_file_field(self, client: httpx.Client) -> None:
         described = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
 
         form = described["requestBody"]["content"]["multipart/form-data"]["schema"]

@@ -1,4 +1,4 @@
-"""How a process takes its port, which one that is dying may still hold."""
+"""Listening on a port that is in use, and the privacy of a process's memory."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from dicom_node.listener import listen
 from dicom_node.process import listen_or_exit
 
 
-def test_a_port_that_will_be_free_in_a_moment_is_waited_for(
+def test_process_waits_for_a_port_that_becomes_free(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     held = listen("127.0.0.1", 0)
@@ -29,7 +29,7 @@ def test_a_port_that_will_be_free_in_a_moment_is_waited_for(
     assert tried.is_set()
 
 
-def test_a_port_that_stays_taken_ends_the_process_in_words(
+def test_process_exits_with_a_message_if_the_port_stays_in_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(process, "FREE_AFTER_S", 0)
@@ -40,7 +40,7 @@ def test_a_port_that_stays_taken_ends_the_process_in_words(
             listen_or_exit("127.0.0.1", port)
 
 
-def test_an_address_that_is_not_ours_ends_the_process_at_once(
+def test_process_exits_immediately_if_the_address_is_not_local(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(process, "FREE_AFTER_S", 1e9)
@@ -49,9 +49,9 @@ def test_an_address_that_is_not_ours_ends_the_process_at_once(
         listen_or_exit("192.0.2.1", 0)
 
 
-# As root, which may look into everything, first become somebody else: that hides the
-# process as well, so that it is shown again.
-LOOKS = """
+# Root may read every process, so the script changes to another user. This makes the
+# process not dumpable, so the script makes it dumpable again.
+SCRIPT = """
 import os, sys
 from dicom_node import process
 if os.getuid() == 0:
@@ -76,7 +76,7 @@ print(before, can_look())
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_another_process_of_the_user_cannot_read_the_environment_of_a_role() -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", LOOKS],
+        [sys.executable, "-c", SCRIPT],
         cwd=Path(__file__).parents[1],
         check=True,
         capture_output=True,

@@ -1,4 +1,4 @@
-"""What is true of windows, of the way back, of UIDs and settings, whatever comes in."""
+"""Property tests of windows, saliency maps, UIDs and settings."""
 
 import re
 import tomllib
@@ -36,7 +36,7 @@ windows = st.builds(Window, centers, widths, functions)
 
 @quick
 @given(windows, st.lists(st.floats(-1e9, 1e9), min_size=2, max_size=20))
-def test_a_window_never_turns_order_around_and_stays_between_black_and_white(
+def test_window_is_monotonic_and_stays_between_0_and_1(
     window: Window, values: list[float]
 ) -> None:
     shown = window.apply(np.sort(values))
@@ -48,7 +48,7 @@ def test_a_window_never_turns_order_around_and_stays_between_black_and_white(
 
 @quick
 @given(centers, st.floats(2, 1e6))
-def test_linear_is_black_and_white_at_the_ends_that_the_standard_names(
+def test_linear_window_is_black_and_white_at_the_limits_of_the_standard(
     center: float, width: float
 ) -> None:
     # Black if x <= c - 0.5 - (w-1)/2, white if x > c - 0.5 + (w-1)/2.
@@ -61,7 +61,7 @@ def test_linear_is_black_and_white_at_the_ends_that_the_standard_names(
 
 @quick
 @given(centers, st.floats(1, 1e6))
-def test_linear_exact_and_sigmoid_have_their_center_and_ends(
+def test_linear_exact_and_sigmoid_have_the_center_and_limits_of_the_standard(
     center: float, width: float
 ) -> None:
     at = np.array([center - width / 2, center, center + width / 2])
@@ -81,7 +81,7 @@ def test_linear_exact_and_sigmoid_have_their_center_and_ends(
     st.lists(st.integers(0, 2**12 - 1), min_size=1, max_size=50),
     st.integers(-(2**17), 2**17),
 )
-def test_a_table_gives_its_own_entries_and_its_ends_beyond_them(
+def test_lookup_table_returns_its_entries_and_clamps_other_values(
     first: int, entries: list[int], value: int
 ) -> None:
     table = LookUpTable(first, np.array(entries, np.uint16), 12)
@@ -91,7 +91,7 @@ def test_a_table_gives_its_own_entries_and_its_ends_beyond_them(
     assert found == entries[min(max(value - first, 0), len(entries) - 1)]
 
 
-# The way back from the canvas of the network to the radiograph
+# Saliency maps: from the input of the network to the radiograph
 
 CARD = read_card(Path(__file__).parents[1] / "models" / "fracture_model.toml")
 
@@ -104,7 +104,7 @@ CARD = read_card(Path(__file__).parents[1] / "models" / "fracture_model.toml")
     st.floats(0.1, 0.9),
     st.floats(0.1, 0.9),
 )
-def test_what_is_bright_on_a_radiograph_comes_back_to_where_it_was(
+def test_saliency_maps_a_bright_spot_to_its_position_on_the_radiograph(
     rows: int, columns: int, resize: str, down: float, across: float
 ) -> None:
     card = replace(CARD, resize=resize)
@@ -114,14 +114,14 @@ def test_what_is_bright_on_a_radiograph_comes_back_to_where_it_was(
     pixels[row - size : row + size + 1, column - size : column + size + 1] = 255
     prepared = prepare(Radiograph(pixels, None, (rows, columns)), card)
 
-    heat = prepared.gray[0].numpy().astype(np.float32)
-    back = prepared.saliency(heat)
+    network_map = prepared.gray[0].numpy().astype(np.float32)
+    saliency = prepared.saliency(network_map)
 
-    # The middle of what is hot, as fractions of the whole.
-    where = np.argwhere(back > 0.5).mean(axis=0) + 0.5
+    # The centers of both spots, as fractions of the size.
+    found = np.argwhere(saliency > 0.5).mean(axis=0) + 0.5
     spot = np.argwhere(pixels).mean(axis=0) + 0.5
     np.testing.assert_allclose(
-        where / back.shape, spot / pixels.shape, atol=1.5 / min(back.shape)
+        found / saliency.shape, spot / pixels.shape, atol=1.5 / min(saliency.shape)
     )
 
 
@@ -189,7 +189,7 @@ tables = st.dictionaries(
 @given(tables)
 @example({"\u2028": True})
 @example({"\r\n": {}})
-def test_settings_load_or_say_which_key_is_wrong(
+def test_settings_load_or_the_error_names_the_wrong_key(
     tmp_path_factory: pytest.TempPathFactory, tree: dict[str, Any]
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
@@ -207,7 +207,7 @@ def test_settings_load_or_say_which_key_is_wrong(
 
 @quick
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
-def test_what_is_no_toml_is_a_settings_error_and_no_other(
+def test_invalid_toml_raises_only_settings_errors(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any.toml"
@@ -223,7 +223,7 @@ def _key(text: str) -> str:
 
 
 def _toml(value: Any) -> str:  # noqa: ANN401 - any tree
-    """Write what TOML can hold, in one line."""
+    """Return a value as TOML, in one line."""
     match value:
         case bool():
             return str(value).lower()

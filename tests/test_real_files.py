@@ -1,4 +1,4 @@
-"""Real files of many vendors and sources, and files made to do harm."""
+"""Real files of many vendors and sources, and deliberately damaged files."""
 
 import csv
 import subprocess
@@ -29,7 +29,7 @@ ROWS = (
     else []
 )
 
-# Those that are radiographs by SOP Class or Modality, and why they are not analyzed.
+# Files that are radiographs by SOP Class or Modality, and why they are not analyzed.
 NOT_ANALYZED = {
     "chrJapMulti.dcm": "no image",
     "chrJapMultiExplicitIR6.dcm": "no image",
@@ -37,7 +37,7 @@ NOT_ANALYZED = {
     "HasFragmentSequence.dcm": r"\(0028,0008\) is 96",
     "XA-MONO2-8-12x-catheter.dcm": r"\(0028,0008\) is 12",
 }
-# What must be said of each other kind of file.
+# The expected reasons for each other category of files.
 REASONS = {
     "NONIMG": r"no image|Float Pixel Data|no radiograph|Modality \(0008,0060\)",
     "CHARSET": r"Modality \(0008,0060\)|no image",
@@ -66,7 +66,7 @@ def decoded(folder: Path, path: str) -> Radiograph:
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if is_radiograph(r)], ids=name)
-def test_radiograph_is_analyzed_or_left_out_for_a_good_reason(
+def test_radiograph_is_analyzed_or_has_the_expected_reason(
     row: dict[str, str], shared: Path
 ) -> None:
     if reason := NOT_ANALYZED.get(name(row)):
@@ -87,7 +87,7 @@ def test_radiograph_is_analyzed_or_left_out_for_a_good_reason(
     [r for r in ROWS if r["category"] in REASONS and not is_radiograph(r)],
     ids=name,
 )
-def test_what_is_no_radiograph_is_left_out_in_words(
+def test_file_that_is_no_radiograph_is_not_analyzed_and_has_a_reason(
     row: dict[str, str], shared: Path
 ) -> None:
     with pytest.raises(NotAnalyzedError, match=REASONS[row["category"]]):
@@ -97,7 +97,7 @@ def test_what_is_no_radiograph_is_left_out_in_words(
 @pytest.mark.parametrize(
     "row", [r for r in ROWS if r["category"] in {"BROKEN", "FUZZ"}], ids=name
 )
-def test_broken_file_ends_soon_and_in_our_errors(
+def test_broken_file_raises_an_analysis_error_within_ten_seconds(
     row: dict[str, str], shared: Path
 ) -> None:
     start = time.monotonic()
@@ -131,7 +131,7 @@ def test_broken_file_ends_soon_and_in_our_errors(
         ),
     ],
 )
-def test_picture_is_the_one_that_dcmtk_shows(
+def test_pixels_equal_those_of_dcmtk(
     path: str, option: str, shared: Path, peer: Callable[[str], str], tmp_path: Path
 ) -> None:
     picture = tmp_path / "picture.pgm"
@@ -144,7 +144,7 @@ def test_picture_is_the_one_that_dcmtk_shows(
 
     ours = decoded(shared, path).pixels
 
-    # DCMTK cuts fractions of a gray level off, we round.
+    # DCMTK truncates fractions of a gray level; decode_file() rounds.
     np.testing.assert_allclose(ours.astype(int), theirs.astype(int), atol=1)
 
 
@@ -165,7 +165,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_what_equipment_writes_oddly_shows_the_picture_to_model_and_reader(
+def test_unusual_files_are_decoded_as_expected_for_model_and_viewer(
     name: str, shared: Path
 ) -> None:
     path = shared / "cases" / f"{name}.dcm"
@@ -180,7 +180,7 @@ def test_what_equipment_writes_oddly_shows_the_picture_to_model_and_reader(
 
 
 @pytest.mark.parametrize("syntax", ["J2KR", "JLSL", "JPLL", "RLE"])
-def test_lossless_copies_are_the_same_picture(syntax: str, shared: Path) -> None:
+def test_lossless_copies_have_the_same_pixels(syntax: str, shared: Path) -> None:
     folder = "Enet4__dicom-test-files"
 
     copy = decoded(shared, f"{folder}/RG3_{syntax}")
@@ -190,7 +190,7 @@ def test_lossless_copies_are_the_same_picture(syntax: str, shared: Path) -> None
 
 
 @pytest.mark.parametrize("syntax", ["J2KI", "JLSN", "JPLY"])
-def test_lossy_copies_are_nearly_the_same_picture(syntax: str, shared: Path) -> None:
+def test_lossy_copies_have_nearly_the_same_pixels(syntax: str, shared: Path) -> None:
     folder = "Enet4__dicom-test-files"
 
     copy = decoded(shared, f"{folder}/RG3_{syntax}").pixels

@@ -19,7 +19,7 @@ TWO = Address(ae_title="TWO", host="10.0.0.2", port=104)
 
 @pytest.fixture(autouse=True)
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pacs.example has two addresses; no other name has one."""
+    """Resolve pacs.example to two addresses, and no other name."""
 
     def resolve(host: str, *_: object, **__: object) -> list[tuple[object, ...]]:
         known = {"pacs.example": ["10.0.0.1", "fd00::1"], "10.0.0.2": ["10.0.0.2"]}
@@ -46,7 +46,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> None:
         (Reporter("PACS", "10.0.0.1", called=TWO), False),
     ],
 )
-def test_a_report_is_believed_by_title_and_address_or_certificate(
+def test_report_is_accepted_by_title_and_address_or_certificate(
     reporter: Reporter,
     may: bool,  # noqa: FBT001
 ) -> None:
@@ -58,15 +58,15 @@ def test_a_certificate_may_name_an_address() -> None:
     assert not may_report(Reporter("TWO", "10.0.0.9", frozenset({"*.0.0.2"})), TWO)
 
 
-def test_a_host_that_cannot_be_resolved_now_is_an_error() -> None:
-    gone = PACS.model_copy(update={"host": "gone.example"})
+def test_unresolvable_host_is_an_error() -> None:
+    unresolvable = PACS.model_copy(update={"host": "gone.example"})
 
     with pytest.raises(OSError):  # noqa: PT011 - whichever the system raises
-        may_report(Reporter("PACS", "10.0.0.1"), gone)
+        may_report(Reporter("PACS", "10.0.0.1"), unresolvable)
 
 
 @pytest.mark.parametrize(
-    ("destination", "came_from", "expected"),
+    ("destination", "sender", "expected"),
     [
         (
             SenderDestination(name="back", type="sender", peers=(PACS, TWO)),
@@ -82,9 +82,9 @@ def test_a_host_that_cannot_be_resolved_now_is_an_error() -> None:
         ),
     ],
 )
-def test_the_one_that_is_asked_follows_from_destination_and_sender(
-    destination: Destination, came_from: str, expected: str | None
+def test_address_of_depends_on_destination_and_sender(
+    destination: Destination, sender: str, expected: str | None
 ) -> None:
-    found = address_of(destination, came_from)
+    found = address_of(destination, sender)
 
     assert (found and found.ae_title) == expected

@@ -1,4 +1,4 @@
-"""Requests of strangers cost little, and every request has a limit of time."""
+"""Limits of HTTP requests: size and duration, also of unauthenticated clients."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ from tests.reviewed import Review, served
 from tests.test_entrance import all_of
 
 LARGER = {("POST", "/predict"), ("POST", "/api/v1/uploads")}
-NEAR = PROXY.replace("10.0.0.0/24", "127.0.0.0/8")
+LOCAL_PROXY = PROXY.replace("10.0.0.0/24", "127.0.0.0/8")
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def review(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
 
 
 def operations(site: Site) -> list[tuple[str, str]]:
-    """Each method and path of the application; and one path that it does not have."""
+    """Return all methods and paths of the application, and some that it has not."""
     routes = [r for r in all_of(site.app.routes) if isinstance(r, APIRoute)]
     known = [(method, r.path) for r in routes for method in sorted(r.methods)]
     return [*known, ("GET", "/static/page.css"), ("POST", "/none"), ("PUT", "/login/")]
@@ -84,59 +84,59 @@ ENDLESS = {**FORM, "Transfer-Encoding": "chunked"}
 
 
 class Endless:
-    """A body of parts of one size that has no end; counts its bytes."""
+    """An endless body of parts of one size. It counts the bytes that are read."""
 
-    def __init__(self, part: bytes, *, comes: bool = True) -> None:
+    def __init__(self, part: bytes, *, arrives: bool = True) -> None:
         self.read = 0
-        self._part, self._comes = part, comes
+        self._part, self._arrives = part, arrives
 
     async def __call__(self) -> Message:
-        if not self._comes:
+        if not self._arrives:
             await asyncio.Event().wait()
         self.read += len(self._part)
         assert self.read < 10**6
         return {"type": "http.request", "body": self._part, "more_body": True}
 
 
-def test_no_route_reads_the_body_of_a_stranger(review: Review) -> None:
+def test_no_route_reads_the_body_of_an_unauthenticated_client(review: Review) -> None:
     for operation in operations(review):
         for headers in (ENDLESS, {**FORM, "Content-Length": "1200000000"}):
-            sent = Endless(b"1" * 500)
-            status = status_of(review, operation, headers, sent)
+            endless = Endless(b"1" * 500)
+            status = status_of(review, operation, headers, endless)
             if operation[1] in OPEN_TO_ALL:
-                assert sent.read <= LARGEST_BODY + 500, operation
+                assert endless.read <= LARGEST_BODY + 500, operation
             elif not operation[1].startswith("/static/"):
-                assert (status, sent.read) == (401, 0), operation
+                assert (status, endless.read) == (401, 0), operation
 
 
-def test_every_route_reads_four_kilobytes_unless_it_states_more(
+def test_every_route_limits_bodies_to_4096_bytes_unless_it_declares_more(
     review: Review,
 ) -> None:
-    stated = set()
+    larger = set()
     for operation in operations(review):
         declared = {**FORM, **bearing(ACTING), "Content-Length": "4097"}
         status = status_of(review, operation, declared, one(b"1" * 4097))
         if status != 413:
-            stated.add(operation)
+            larger.add(operation)
             too_large = {**declared, "Content-Length": str(UPLOAD.size + 1)}
             assert status_of(review, operation, too_large, one(b"")) == 413
             continue
-        sent = Endless(b"1" * 500)
-        status_of(review, operation, {**ENDLESS, **bearing(ACTING)}, sent)
-        assert sent.read <= LARGEST_BODY + 500, operation
+        endless = Endless(b"1" * 500)
+        status_of(review, operation, {**ENDLESS, **bearing(ACTING)}, endless)
+        assert endless.read <= LARGEST_BODY + 500, operation
 
-    assert stated == LARGER
+    assert larger == LARGER
 
 
-def test_no_route_waits_for_a_body_that_does_not_come(
+def test_no_route_waits_long_for_a_missing_body(
     review: Review, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(body, "GRACE_S", 0.02)
     for operation in operations(review):
-        for shown in ({}, bearing(ACTING)):
-            silent = Endless(b"", comes=False)
+        for token_header in ({}, bearing(ACTING)):
+            silent = Endless(b"", arrives=False)
             start = time.monotonic()
-            status_of(review, operation, {**ENDLESS, **shown}, silent)
+            status_of(review, operation, {**ENDLESS, **token_header}, silent)
             assert time.monotonic() - start < 10, operation
 
 
@@ -147,29 +147,29 @@ def one(content: bytes) -> Receive:
     return receive
 
 
-def opened(stack: ExitStack, port: int, said: bytes) -> socket.socket:
+def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
     client = socket.create_connection(("127.0.0.1", port), timeout=20)
     stack.enter_context(client)
-    client.sendall(said)
+    client.sendall(content)
     return client
 
 
-def heard(client: socket.socket) -> bytes:
-    said = b""
+def read_to_end(client: socket.socket) -> bytes:
+    content = b""
     while part := client.recv(2**16):
-        said += part
-    return said
+        content += part
+    return content
 
 
 def drip(client: socket.socket) -> None:
-    """Send a byte now and then, for twenty seconds or until nobody takes it."""
+    """Send single bytes for twenty seconds, or until the peer closes the connection."""
     for _ in range(2000):
         client.sendall(b"x")
         Event().wait(0.01)
 
 
-def head(method: str, path: str, *fields: str, shown: str = ACTING) -> bytes:
-    known = [f"Authorization: Bearer {shown}"] if shown else []
+def head(method: str, path: str, *fields: str, token: str = ACTING) -> bytes:
+    known = [f"Authorization: Bearer {token}"] if token else []
     lines = [f"{method} {path} HTTP/1.1", "Host: localhost", *known, *fields]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")
 
@@ -185,76 +185,78 @@ class TestConnection:
     def port(self, tmp_path: Path, stack: ExitStack) -> int:
         return serve(Site(tmp_path, TOKENS).app, stack)
 
-    @pytest.mark.parametrize("shown", ["", ACTING])
+    @pytest.mark.parametrize("token", ["", ACTING])
     @pytest.mark.parametrize("path", ["/predict", "/login", "/api/v1/uploads"])
-    def test_of_tiny_chunks_is_closed_with_an_answer(
-        self, port: int, stack: ExitStack, path: str, shown: str
+    def test_connection_with_tiny_chunks_is_closed_after_a_response(
+        self, port: int, stack: ExitStack, path: str, token: str
     ) -> None:
         # 64 are free, and one more for each 256 bytes.
-        ask = head("POST", path, *UPLOADED, shown=shown)
+        request = head("POST", path, *UPLOADED, token=token)
 
-        client = opened(stack, port, ask + b"1\r\n1\r\n" * 66)
+        client = connected(stack, port, request + b"1\r\n1\r\n" * 66)
 
-        answer = heard(client)
-        assert answer.startswith(b"HTTP/1.1 400 ")
-        assert b"256 bytes or more on average" in answer
+        response = read_to_end(client)
+        assert response.startswith(b"HTTP/1.1 400 ")
+        assert b"256 bytes or more on average" in response
 
-    def test_of_chunks_that_are_large_enough_is_served(
+    def test_connection_with_large_chunks_is_served(
         self, port: int, stack: ExitStack
     ) -> None:
-        ask = head("POST", "/login", "Transfer-Encoding: chunked", "Connection: close")
+        request = head(
+            "POST", "/login", "Transfer-Encoding: chunked", "Connection: close"
+        )
         chunks = b"1\r\n1\r\n" * 64 + (b"100\r\n" + b"1" * 256 + b"\r\n") * 10
 
-        answer = heard(opened(stack, port, ask + chunks + b"0\r\n\r\n"))
+        response = read_to_end(connected(stack, port, request + chunks + b"0\r\n\r\n"))
 
-        assert answer.startswith(b"HTTP/1.1 401 ")  # there is no token in the form
+        assert response.startswith(b"HTTP/1.1 401 ")  # there is no token in the form
 
-    def test_of_long_chunk_extensions_is_closed_with_an_answer(
+    def test_connection_with_long_chunk_extensions_is_closed_after_a_response(
         self, port: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection, "FREE_CHUNKS", 10**6)
-        client = opened(stack, port, head("POST", "/api/v1/uploads", *UPLOADED))
+        client = connected(stack, port, head("POST", "/api/v1/uploads", *UPLOADED))
         chunk = b"1;" + b"x" * 8000 + b"\r\n-\r\n"
         for _ in range(100):
             client.sendall(chunk)
 
-        assert b"extensions are longer than the body" in heard(client)
+        assert b"extensions are longer than the body" in read_to_end(client)
 
-    def test_answers_before_the_end_of_a_body_so_that_the_client_hears_it(
+    def test_response_is_sent_before_the_end_of_a_refused_body(
         self, port: int, stack: ExitStack
     ) -> None:
         length = "Content-Length: 30000000"
-        client = opened(stack, port, head("POST", "/predict", length, shown=""))
+        client = connected(stack, port, head("POST", "/predict", length, token=""))
         for _ in range(30):
             client.sendall(bytes(10**6))
 
-        answer = heard(client)
+        response = read_to_end(client)
 
-        assert answer.startswith(b"HTTP/1.1 401 ")
-        assert b"\r\nconnection: close\r\n" in answer
+        assert response.startswith(b"HTTP/1.1 401 ")
+        assert b"\r\nconnection: close\r\n" in response
 
-    def test_does_not_take_a_refused_body_without_end(
+    def test_connection_is_closed_after_too_many_bytes_of_a_refused_body(
         self, port: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection, "LINGER_BYTES", 10**6)
         length = "Content-Length: 1200000000"
-        client = opened(stack, port, head("POST", "/predict", length, shown=""))
+        client = connected(stack, port, head("POST", "/predict", length, token=""))
 
         with pytest.raises(ConnectionError):
             client.sendall(bytes(30_000_000))
 
-    def test_does_not_wait_for_the_rest_of_a_refused_body(
+    def test_connection_is_closed_if_the_rest_of_a_refused_body_is_slow(
         self, port: int, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection, "LINGER_S", 0.1)
         length = "Content-Length: 90000"
-        client = opened(stack, port, head("POST", "/predict", length, shown=""))
+        client = connected(stack, port, head("POST", "/predict", length, token=""))
 
-        assert heard(client).startswith(b"HTTP/1.1 401 ")
+        assert read_to_end(client).startswith(b"HTTP/1.1 401 ")
         with pytest.raises(ConnectionError):
             drip(client)
 
-    def test_of_a_client_that_does_not_read_is_closed(
+    def test_connection_of_a_client_that_does_not_read_is_closed(
         self, tmp_path: Path, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(connection, "STALL_S", 0.2)
@@ -263,7 +265,7 @@ class TestConnection:
         async def parts() -> AsyncIterator[bytes]:
             try:
                 while True:
-                    await asyncio.sleep(0)  # as all that wait for disk or database
+                    await asyncio.sleep(0)  # like a wait for disk or database
                     yield bytes(2**20)
             finally:
                 ended.set()
@@ -272,22 +274,22 @@ class TestConnection:
         async def endless() -> StreamingResponse:
             return StreamingResponse(parts())
 
-        opened(stack, serve(site.app, stack), head("GET", "/endless", shown=""))
+        connected(stack, serve(site.app, stack), head("GET", "/endless", token=""))
 
         assert ended.wait(20)
 
 
 SMUGGLED = head("POST", "/smuggled", "X-Remote-User: anna", "Content-Length: 0")
-CHUNKED, NOTHING = "Transfer-Encoding: chunked", b"0\r\n\r\n"
+CHUNKED, LAST_CHUNK = "Transfer-Encoding: chunked", b"0\r\n\r\n"
 
 
 @pytest.mark.parametrize(
     ("fields", "sent"),
     [
-        (["Content-Length: 5", CHUNKED], NOTHING),
-        ([CHUNKED, "Content-Length: 5"], NOTHING),
-        ([CHUNKED, "Content-Length: 0"], NOTHING),
-        (["content-length: 5", "TRANSFER-ENCODING: Chunked"], NOTHING),
+        (["Content-Length: 5", CHUNKED], LAST_CHUNK),
+        ([CHUNKED, "Content-Length: 5"], LAST_CHUNK),
+        ([CHUNKED, "Content-Length: 0"], LAST_CHUNK),
+        (["content-length: 5", "TRANSFER-ENCODING: Chunked"], LAST_CHUNK),
         (["Content-Length: 0", "Content-Length: 0"], b""),
         (["Content-Length: 0", "Content-Length: 5"], b""),
         (["Content-Length: 0, 0"], b""),
@@ -298,17 +300,17 @@ CHUNKED, NOTHING = "Transfer-Encoding: chunked", b"0\r\n\r\n"
         (["Content-Length:"], b""),
         (["Content-Length:\r\n 0"], b""),
         (["Content-Length : 0"], b""),
-        (["X: a\r\n\tTransfer-Encoding: chunked"], NOTHING),
-        (["Transfer-Encoding:\r\n chunked"], NOTHING),
-        (["Transfer-Encoding : chunked"], NOTHING),
-        ([CHUNKED, CHUNKED], NOTHING),
-        (["Transfer-Encoding: chunked, chunked"], NOTHING),
-        (["Transfer-Encoding: gzip, chunked"], NOTHING),
+        (["X: a\r\n\tTransfer-Encoding: chunked"], LAST_CHUNK),
+        (["Transfer-Encoding:\r\n chunked"], LAST_CHUNK),
+        (["Transfer-Encoding : chunked"], LAST_CHUNK),
+        ([CHUNKED, CHUNKED], LAST_CHUNK),
+        (["Transfer-Encoding: chunked, chunked"], LAST_CHUNK),
+        (["Transfer-Encoding: gzip, chunked"], LAST_CHUNK),
         (["Transfer-Encoding: identity"], b""),
-        (["Transfer-Encoding: xchunked"], NOTHING),
-        (["Transfer-Encoding: \x0bchunked"], NOTHING),
+        (["Transfer-Encoding: xchunked"], LAST_CHUNK),
+        (["Transfer-Encoding: \x0bchunked"], LAST_CHUNK),
         (["Transfer-Encoding:"], b""),
-        (["X: a\nTransfer-Encoding: chunked"], NOTHING),
+        (["X: a\nTransfer-Encoding: chunked"], LAST_CHUNK),
         (["X: a\nContent-Length: 5"], b""),
         (["X: a\rContent-Length: 5"], b""),
         (["Host: elsewhere", "Content-Length: 0"], b""),
@@ -319,10 +321,10 @@ CHUNKED, NOTHING = "Transfer-Encoding: chunked", b"0\r\n\r\n"
         ([CHUNKED], b"1\r\nab\r\n0\r\n\r\n"),
     ],
 )
-def test_a_request_of_unclear_length_is_refused_and_what_follows_is_not_read(
+def test_request_of_ambiguous_length_is_refused_and_the_next_is_not_read(
     tmp_path: Path, stack: ExitStack, fields: list[str], sent: bytes
 ) -> None:
-    site = Site(tmp_path, TOKENS + NEAR)
+    site = Site(tmp_path, TOKENS + LOCAL_PROXY)
     served_to = []
 
     @site.app.post("/smuggled")
@@ -330,52 +332,54 @@ def test_a_request_of_unclear_length_is_refused_and_what_follows_is_not_read(
         served_to.append("anna")
 
     port = serve(site.app, stack)
-    first = head("POST", "/logout", "X-Remote-User: berta", *fields, shown="")
+    first = head("POST", "/logout", "X-Remote-User: berta", *fields, token="")
 
-    answer = heard(opened(stack, port, first + sent + SMUGGLED))
+    response = read_to_end(connected(stack, port, first + sent + SMUGGLED))
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
-    assert b"\r\nconnection: close\r\n" in answer.lower()
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nconnection: close\r\n" in response.lower()
     assert served_to == []
 
 
 @pytest.mark.parametrize("version", ["1.0", "1.2", "2.0", "0.9"])
-def test_transfer_encoding_is_that_of_http_1_1(
+def test_transfer_encoding_is_refused_for_other_versions_than_http_1_1(
     tmp_path: Path, stack: ExitStack, version: str
 ) -> None:
     port = serve(Site(tmp_path, TOKENS).app, stack)
-    ask = head("POST", "/logout", CHUNKED, "Connection: keep-alive")
+    request = head("POST", "/logout", CHUNKED, "Connection: keep-alive")
 
-    said = ask.replace(b"HTTP/1.1", f"HTTP/{version}".encode())
-    answer = heard(opened(stack, port, said + NOTHING + SMUGGLED))
+    changed = request.replace(b"HTTP/1.1", f"HTTP/{version}".encode())
+    response = read_to_end(connected(stack, port, changed + LAST_CHUNK + SMUGGLED))
 
-    assert answer.startswith(b"HTTP/1.1 400 ")
-    assert answer.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert response.count(b"HTTP/1.1 ") == 1
 
 
-def test_a_clear_request_may_follow_another(tmp_path: Path, stack: ExitStack) -> None:
+def test_valid_requests_may_share_a_connection(
+    tmp_path: Path, stack: ExitStack
+) -> None:
     port = serve(Site(tmp_path, TOKENS).app, stack)
     chunked = head("POST", "/logout", CHUNKED) + b"3\r\nabc\r\n0\r\n\r\n"
     declared = head("POST", "/logout", "Content-Length: 3") + b"abc"
     last = head("GET", "/healthz", "Connection: close")
 
-    answer = heard(opened(stack, port, chunked + declared + last))
+    response = read_to_end(connected(stack, port, chunked + declared + last))
 
-    assert answer.count(b"HTTP/1.1 303 ") == 2
-    assert answer.count(b"HTTP/1.1 200 ") == 1
+    assert response.count(b"HTTP/1.1 303 ") == 2
+    assert response.count(b"HTTP/1.1 200 ") == 1
 
 
-def test_no_answer_names_the_host_that_the_client_wrote(review: Review) -> None:
+def test_no_response_contains_the_host_header_of_the_client(review: Review) -> None:
     for method, path in operations(review):
         for other in (path, f"{path}/", path.rstrip("/") or "/", f"/{path}"):
             headers = {"Host": "evil.example", **bearing(LOOKING)}
             if path == "/api/v1/changes" and other == path:
-                continue  # has no end
-            answer = review.ask(method, other, headers)
-            assert "evil.example" not in answer.text, (method, other)
-            assert "evil.example" not in str(answer.headers), (method, other)
-            assert answer.status_code != 307, (method, other)
+                continue  # the stream does not end
+            response = review.ask(method, other, headers)
+            assert "evil.example" not in response.text, (method, other)
+            assert "evil.example" not in str(response.headers), (method, other)
+            assert response.status_code != 307, (method, other)
 
 
 def access_of(site: Site) -> Access:
@@ -391,7 +395,7 @@ def remove_token(access: Access) -> None:
     access.sessions._tokens.pop("looking")
 
 
-def let_time_pass(access: Access) -> None:
+def expire_sessions(access: Access) -> None:
     access.sessions._now = lambda: time.time() + 13 * 3600
 
 
@@ -402,15 +406,15 @@ class TestChanges:
     def site(self, tmp_path: Path) -> Review:
         return Review(tmp_path, TOKENS)
 
-    def ends(
+    def lines_after(
         self, site: Review, headers: dict[str, str], end: Callable[[int], object]
     ) -> list[str]:
-        """What is told after the person is no longer let in, and something changes."""
+        """Return the events of the stream after the access ends and data changes."""
         with served(site) as port, httpx.Client(timeout=20) as client:
             url = f"http://127.0.0.1:{port}/api/v1/changes"
-            with client.stream("GET", url, headers=headers) as answer:
-                assert answer.headers["connection"] == "close"
-                lines = answer.iter_lines()
+            with client.stream("GET", url, headers=headers) as response:
+                assert response.headers["connection"] == "close"
+                lines = response.iter_lines()
                 assert next(line for line in lines if line.startswith("event")) == (
                     "event: begun"
                 )
@@ -418,35 +422,40 @@ class TestChanges:
                 site.receive(1)
                 return [line for line in lines if line.startswith('data: {"')]
 
-    def test_end_at_logout(self, site: Review) -> None:
+    def test_stream_ends_at_logout(self, site: Review) -> None:
         cookie = site.session(LOOKING)
 
         def log_out(port: int) -> None:
             httpx.post(f"http://127.0.0.1:{port}/logout", headers=cookie)
 
-        assert self.ends(site, cookie, log_out) == []
+        assert self.lines_after(site, cookie, log_out) == []
 
-    @pytest.mark.parametrize("end", [remove_token, let_time_pass])
-    def test_end_with_the_session(
+    @pytest.mark.parametrize("end", [remove_token, expire_sessions])
+    def test_stream_ends_with_the_session(
         self, site: Review, end: Callable[[Access], None]
     ) -> None:
         cookie = site.session(LOOKING)
 
-        assert self.ends(site, cookie, lambda _: end(access_of(site))) == []
+        assert self.lines_after(site, cookie, lambda _: end(access_of(site))) == []
 
-    def test_end_with_the_token(self, site: Review) -> None:
-        shown = bearing(LOOKING)
+    def test_stream_ends_if_the_token_is_removed(self, site: Review) -> None:
+        headers_of_token = bearing(LOOKING)
 
-        assert self.ends(site, shown, lambda _: remove_token(access_of(site))) == []
+        assert (
+            self.lines_after(
+                site, headers_of_token, lambda _: remove_token(access_of(site))
+            )
+            == []
+        )
 
-    def test_end_after_a_quarter_of_an_hour_in_any_case(
+    def test_stream_ends_after_its_maximum_duration(
         self, site: Review, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(changes, "LONGEST_S", 1.0)
 
         with served(site) as port, httpx.Client(timeout=20) as client:
-            answer = client.get(
+            response = client.get(
                 f"http://127.0.0.1:{port}/api/v1/changes", headers=bearing(LOOKING)
             )
 
-        assert "event: begun" in answer.text
+        assert "event: begun" in response.text

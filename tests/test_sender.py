@@ -1,4 +1,4 @@
-"""The Storage SCU over real sockets: what arrives, and what is said of what does not.
+"""The Storage SCU over real sockets: sent instances, and outcomes of failures.
 
 Waiting and broken associations are tested in test_association.py.
 """
@@ -69,7 +69,7 @@ def write_instance(
 
 
 def digest(path: Path) -> str:
-    """Of what follows the File Meta Information, if there is any."""
+    """Return the digest of the dataset, without the File Meta Information."""
     content = path.read_bytes()
     is_file = content[128:132] == b"DICM"
     dataset = content[split_dataset(path)[1] if is_file else 0 :]
@@ -95,7 +95,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
 
 @pytest.fixture
 def scp() -> Iterator[Callable[..., int]]:
-    """Starts SCPs of our own making and returns their ports."""
+    """Starts SCPs with given contexts and handlers; returns their ports."""
     servers = []
 
     def start(
@@ -117,7 +117,7 @@ def scp() -> Iterator[Callable[..., int]]:
         server.shutdown()
 
 
-def test_bytes_on_the_wire_are_those_of_the_file_on_every_attempt(
+def test_every_attempt_sends_the_bytes_of_the_file(
     archive: Archive, tmp_path: Path
 ) -> None:
     file = write_instance(tmp_path / "a.dcm")
@@ -142,22 +142,24 @@ def test_bytes_on_the_wire_are_those_of_the_file_on_every_attempt(
         ),
     ],
 )
-def test_a_file_with_missing_or_wrong_file_meta_is_sent_as_what_it_is(
+def test_file_with_missing_or_wrong_file_meta_is_sent_correctly(
     head: bytes, archive: Archive, tmp_path: Path
 ) -> None:
-    file, odd = write_instance(tmp_path / "a.dcm"), tmp_path / "odd"
+    file, other = write_instance(tmp_path / "a.dcm"), tmp_path / "odd"
     content = file.read_bytes()
     dataset = content[split_dataset(file)[1] :]
-    odd.write_bytes(head + dataset)
+    other.write_bytes(head + dataset)
 
-    assert send_to(archive.port, file, odd) == (Outcome(STORED, 0),) * 2
+    assert send_to(archive.port, file, other) == (Outcome(STORED, 0),) * 2
 
     first, second = archive.log
     assert replace(second, time=first.time, path=first.path) == first
 
 
 @pytest.mark.filterwarnings("ignore:The value length")
-def test_what_a_peer_aborts_on_is_sent_last(archive: Archive, tmp_path: Path) -> None:
+def test_instance_with_a_uid_that_is_too_long_is_sent_last(
+    archive: Archive, tmp_path: Path
+) -> None:
     uid = "1.2." + "9" * 62
     long, other = tmp_path / "long", write_instance(tmp_path / "a.dcm")
     dataset = dcmread(other)
@@ -175,7 +177,7 @@ def test_what_a_peer_aborts_on_is_sent_last(archive: Archive, tmp_path: Path) ->
     ]
 
 
-def test_several_objects_travel_in_one_association_in_their_order(
+def test_objects_are_sent_in_order_in_one_association(
     tmp_path: Path,
 ) -> None:
     associations = set()
@@ -196,7 +198,7 @@ def test_several_objects_travel_in_one_association_in_their_order(
     assert len(associations) == 1
 
 
-def test_each_transfer_syntax_travels_as_it_is(
+def test_each_transfer_syntax_is_sent_unchanged(
     archive: Archive, tmp_path: Path
 ) -> None:
     syntaxes = (*PLAIN, RLELossless, JPEG2000Lossless)
@@ -217,7 +219,7 @@ def test_each_transfer_syntax_travels_as_it_is(
     ids=lambda uid: uid.name,
 )
 @pytest.mark.parametrize("accepted", PLAIN, ids=lambda uid: uid.name)
-def test_object_is_transcoded_to_the_one_syntax_that_is_accepted(
+def test_object_is_transcoded_to_the_only_accepted_syntax(
     scp: Callable[..., int], source: UID, accepted: UID, tmp_path: Path
 ) -> None:
     arrived = []
@@ -238,7 +240,7 @@ def test_object_is_transcoded_to_the_one_syntax_that_is_accepted(
     assert dataset.PixelData == sent.pixel_array.tobytes()
 
 
-def test_transcoded_object_is_the_same_bytes_on_every_attempt(
+def test_transcoded_object_has_the_same_bytes_on_every_attempt(
     scp: Callable[..., int], tmp_path: Path
 ) -> None:
     arrived: list[bytes] = []
@@ -271,7 +273,7 @@ def test_object_that_cannot_be_transcoded_is_refused_with_the_reason(
     assert "transcoded from RLE Lossless" in outcome.comment
 
 
-def test_object_of_a_class_that_is_not_accepted_is_refused_alone(
+def test_only_the_object_of_an_unaccepted_sop_class_is_refused(
     scp: Callable[..., int], tmp_path: Path
 ) -> None:
     port = scp({ComputedRadiographyImageStorage: list(PLAIN)}, lambda _: 0)
@@ -291,7 +293,7 @@ def test_object_of_a_class_that_is_not_accepted_is_refused_alone(
     )
 
 
-def test_where_nothing_is_accepted_all_are_refused(
+def test_all_objects_are_refused_if_no_context_is_accepted(
     scp: Callable[..., int], tmp_path: Path
 ) -> None:
     port = scp({ComputedRadiographyImageStorage: list(PLAIN)}, lambda _: 0)
@@ -303,7 +305,7 @@ def test_where_nothing_is_accepted_all_are_refused(
     assert "does not accept Secondary Capture" in outcome.comment
 
 
-def test_one_failure_leaves_the_other_objects_alone(tmp_path: Path) -> None:
+def test_failure_of_one_object_does_not_affect_the_others(tmp_path: Path) -> None:
     statuses = iter([0x0000, 0xA700, 0xC123, 0xB000])
     archive = start_archive(tmp_path / "archive", answer=lambda _: next(statuses))
     files = [write_instance(tmp_path / f"{i}") for i in range(4)]
@@ -319,7 +321,7 @@ def test_one_failure_leaves_the_other_objects_alone(tmp_path: Path) -> None:
     ]
 
 
-def test_peers_comment_is_kept_and_not_logged(
+def test_error_comment_of_the_peer_is_kept_and_not_logged(
     scp: Callable[..., int], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     def on_store(_: evt.Event) -> Dataset:
@@ -338,7 +340,7 @@ def test_peers_comment_is_kept_and_not_logged(
     assert dcmread(tmp_path / "a").SOPInstanceUID in caplog.text
 
 
-def test_more_contexts_than_one_association_holds_take_several(
+def test_contexts_above_the_limit_use_further_associations(
     archive: Archive, tmp_path: Path
 ) -> None:
     # 60 classes with 3 transfer syntaxes each are 180 contexts; 128 fit.
@@ -354,7 +356,7 @@ def test_more_contexts_than_one_association_holds_take_several(
     assert [stored.digest for stored in archive.log] == [digest(f) for f in files]
 
 
-def test_what_is_no_dicom_file_is_an_outcome_and_the_others_go(
+def test_unusable_files_get_an_outcome_and_the_others_are_sent(
     archive: Archive, tmp_path: Path
 ) -> None:
     (tmp_path / "text").write_text("no DICOM")
@@ -383,7 +385,7 @@ def test_what_is_no_dicom_file_is_an_outcome_and_the_others_go(
     ]
 
 
-def test_a_file_that_ends_early_is_not_sent(archive: Archive, tmp_path: Path) -> None:
+def test_truncated_file_is_not_sent(archive: Archive, tmp_path: Path) -> None:
     content = write_instance(tmp_path / "a.dcm").read_bytes()
     cut = tmp_path / "cut"
     cut.write_bytes(content[:-19])  # within Pixel Data, its last element
@@ -395,29 +397,31 @@ def test_a_file_that_ends_early_is_not_sent(archive: Archive, tmp_path: Path) ->
     assert not archive.log
 
 
-def test_nothing_to_send_needs_no_association(free_port: int) -> None:
+def test_sending_no_files_opens_no_association(free_port: int) -> None:
     assert send_to(free_port) == ()
 
 
-def test_each_outcome_is_told_as_soon_as_it_is_known(
+def test_each_outcome_is_reported_as_soon_as_it_is_known(
     archive: Archive, tmp_path: Path
 ) -> None:
-    told: list[tuple[Path, Outcome, int]] = []
+    reported: list[tuple[Path, Outcome, int]] = []
     files = [write_instance(tmp_path / f"{i}") for i in range(3)]
 
     outcomes = send_to(
         archive.port,
         *files,
-        on_outcome=lambda path, outcome: told.append((path, outcome, len(archive.log))),
+        on_outcome=lambda path, outcome: reported.append(
+            (path, outcome, len(archive.log))
+        ),
     )
 
-    assert told == [
+    assert reported == [
         (file, outcome, i + 1)
         for i, (file, outcome) in enumerate(zip(files, outcomes, strict=True))
     ]
 
 
-def test_several_threads_send_at_once(archive: Archive, tmp_path: Path) -> None:
+def test_several_threads_send_concurrently(archive: Archive, tmp_path: Path) -> None:
     files = [write_instance(tmp_path / f"{i}") for i in range(8)]
 
     with ThreadPoolExecutor(8) as pool:
@@ -427,13 +431,13 @@ def test_several_threads_send_at_once(archive: Archive, tmp_path: Path) -> None:
     assert {s.digest for s in archive.log} == {digest(file) for file in files}
 
 
-def test_echo_that_is_answered_is_a_success(archive: Archive) -> None:
+def test_echo_with_a_response_is_a_success(archive: Archive) -> None:
     assert echo(destination(archive.port), calling_ae_title="NODE") == Outcome(
         STORED, 0
     )
 
 
-def test_echo_where_verification_is_not_accepted_says_so(
+def test_echo_reports_that_verification_is_not_accepted(
     scp: Callable[..., int],
 ) -> None:
     port = scp({ComputedRadiographyImageStorage: list(PLAIN)}, lambda _: 0)
@@ -446,7 +450,7 @@ def test_echo_where_verification_is_not_accepted_says_so(
 
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
-def test_every_real_file_ends_in_an_outcome_and_arrives_as_it_is(
+def test_every_real_file_has_an_outcome_and_arrives_unchanged(
     shared: Path, archive: Archive
 ) -> None:
     files = sorted(p for p in (shared / "dicom").rglob("*") if p.suffix != ".csv")

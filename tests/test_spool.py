@@ -1,4 +1,4 @@
-"""The spool: what is kept, what is swept, and what happens when the disk is full."""
+"""The spool: kept and discarded files, results, and errors of the disk."""
 
 import errno
 import fcntl
@@ -28,11 +28,11 @@ def files(spool: Spool) -> list[str]:
     return sorted(path.suffix for path in spool.directory.iterdir())
 
 
-def nobody(_: Sequence[str]) -> set[str]:
+def no_identities(_: Sequence[str]) -> set[str]:
     return set()
 
 
-def test_what_is_kept_is_the_preamble_and_then_the_bytes_as_they_came(
+def test_kept_file_has_the_preamble_and_the_received_bytes(
     spool: Spool,
 ) -> None:
     arrival = spool.begin(b"preamble")
@@ -49,7 +49,7 @@ def test_what_is_kept_is_the_preamble_and_then_the_bytes_as_they_came(
     assert files(spool) == [".dcm"]
 
 
-def test_only_this_user_may_read_what_lies_there(spool: Spool) -> None:
+def test_only_the_user_may_read_the_spool(spool: Spool) -> None:
     arrival = spool.begin(b"")
     arrival.keep()
     arrival.close()
@@ -58,7 +58,7 @@ def test_only_this_user_may_read_what_lies_there(spool: Spool) -> None:
     assert arrival.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_what_is_closed_without_being_kept_leaves_no_file(spool: Spool) -> None:
+def test_closing_without_keeping_removes_the_file(spool: Spool) -> None:
     arrival = spool.begin(b"preamble")
     arrival.close()
     arrival.close()
@@ -66,7 +66,7 @@ def test_what_is_closed_without_being_kept_leaves_no_file(spool: Spool) -> None:
     assert files(spool) == []
 
 
-def test_what_is_kept_may_still_be_discarded(spool: Spool) -> None:
+def test_kept_file_can_be_discarded(spool: Spool) -> None:
     arrival = spool.begin(b"preamble")
     arrival.keep()
     arrival.discard()
@@ -74,7 +74,7 @@ def test_what_is_kept_may_still_be_discarded(spool: Spool) -> None:
     assert files(spool) == []
 
 
-def test_the_file_and_then_its_name_are_synced_before_keep_returns(
+def test_keep_syncs_the_file_and_then_the_directory(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[str] = []
@@ -92,7 +92,7 @@ def test_the_file_and_then_its_name_are_synced_before_keep_returns(
     assert synced == [f"{arrival.id}.part", "spool"]
 
 
-def test_less_free_disk_than_the_watermark_refuses_with_the_number(
+def test_begin_refuses_if_the_free_space_is_below_the_watermark(
     tmp_path: Path,
 ) -> None:
     spool = Spool(settings(tmp_path, min_free_mb=10**9))
@@ -102,7 +102,7 @@ def test_less_free_disk_than_the_watermark_refuses_with_the_number(
     assert files(spool) == []
 
 
-def test_the_watermark_is_looked_at_again_while_a_large_one_arrives(
+def test_watermark_is_checked_again_while_a_large_file_arrives(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrival = spool.begin(b"")
@@ -119,7 +119,7 @@ def test_the_watermark_is_looked_at_again_while_a_large_one_arrives(
     ("code", "words"),
     [(errno.ENOSPC, "The disk is full"), (errno.EIO, r"The disk failed \(EIO\)")],
 )
-def test_a_disk_that_fails_is_told_apart_from_one_that_is_full(
+def test_error_distinguishes_a_full_disk_from_a_failing_disk(
     spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int, words: str
 ) -> None:
     arrival = spool.begin(b"")
@@ -135,7 +135,7 @@ def test_a_disk_that_fails_is_told_apart_from_one_that_is_full(
     assert files(spool) == []
 
 
-def test_a_disk_that_is_full_at_the_first_byte_leaves_no_file(
+def test_full_disk_at_the_first_byte_leaves_no_file(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -148,7 +148,7 @@ def test_a_disk_that_is_full_at_the_first_byte_leaves_no_file(
     assert files(spool) == []
 
 
-def test_a_result_replaces_the_one_before_and_lies_below_the_directory(
+def test_result_replaces_the_previous_one_in_the_results_folder(
     spool: Spool, tmp_path: Path
 ) -> None:
     spool.store_result("a-secondary_capture", b"old")

@@ -31,14 +31,14 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
-    """With a study that all look at; who changes something has one of their own."""
+    """A site with a shared study. Tests that change a study create another one."""
     site = Review(tmp_path_factory.mktemp("site"))
     fill(site, STUDY, 1)
     return site
 
 
 def fill(site: Review, study: str, number: int) -> None:
-    """Make a study of two images: reported and delivered, and neither."""
+    """Add a study of two images: a delivered positive and a refused negative one."""
     anna = Patient("Schmidt^Anna", "4711", "A-1")
     first = site.receive(number, anna, study_instance_uid=study, view_position="AP")
     site.answer(first, 0.9)
@@ -58,7 +58,7 @@ def port(site: Review) -> Iterator[int]:
 
 @pytest.fixture
 def open_study(browser: Browser, port: int) -> Iterator[Open]:
-    """Opens a study as somebody."""
+    """Opens a study, logged in with a token."""
     with ExitStack() as stack:
 
         def open_as(token: str = ACTING, study: str = STUDY) -> Page:
@@ -85,7 +85,7 @@ def canvas(page: Page, number: int = 0) -> Locator:
 
 
 def drawn(page: Page, number: int = 0) -> Pixels:
-    """What is on a canvas, RGB, after the next frame."""
+    """Return the pixels of a canvas after the next frame, RGB."""
     page.evaluate(FRAME)
     png = base64.b64decode(canvas(page, number).evaluate(PIXELS))
     bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
@@ -98,27 +98,27 @@ def press(page: Page, *keys: str) -> None:
         page.keyboard.press(key)
 
 
-def bare(page: Page) -> None:
-    """Take the layers off."""
+def hide_layers(page: Page) -> None:
+    """Hide heatmap and arrow."""
     page.click("#heatmap[aria-pressed=true]")
     page.click("#arrow[aria-pressed=true]")
 
 
 def fitted(pixels: Pixels, shape: tuple[int, ...]) -> Pixels:
-    """What a canvas of that shape shows of a picture that is fitted into it."""
+    """Return a picture as a canvas of this shape shows it, scaled to fit."""
     (rows, columns), (height, width) = pixels.shape, shape[:2]
     scale = min(height / rows, width / columns)
-    way = np.array(
+    transform = np.array(
         [
             [scale, 0, (width - scale * columns) / 2 + scale / 2 - 0.5],
             [0, scale, (height - scale * rows) / 2 + scale / 2 - 0.5],
         ]
     )
-    return cv2.warpAffine(pixels, way, (width, height), flags=cv2.INTER_LINEAR)
+    return cv2.warpAffine(pixels, transform, (width, height), flags=cv2.INTER_LINEAR)
 
 
 def phantom(number: int = 1, low: float = 0, high: float = WHITE) -> Pixels:
-    """The gray levels of a phantom through a window."""
+    """Return the gray levels of a phantom with a window applied."""
     pixels = draw_phantom(broken=True, rows=SIZE[0], columns=SIZE[1], seed=number)
     return np.clip((pixels.pixels - low) / (high - low), 0, 1) * 255
 
@@ -138,23 +138,23 @@ def drag(page: Page, across: int, down: int) -> None:
 
 
 def window(page: Page, number: int = 0) -> tuple[float, float]:
-    """The window that a pane says it shows: center and width."""
+    """Return the window that a pane displays: center and width."""
     page.evaluate(FRAME)
     words = page.locator(".pane-values").nth(number).inner_text().strip("≈ ").split()
     return float(words[1].strip(",")), float(words[3])
 
 
 def is_true(page: Page, number: int = 0) -> None:
-    """Wait until the node's own picture through the window is there."""
+    """Wait until the pane shows pixels to which the node has applied the window."""
     page.evaluate(FRAME)
     expect(page.locator(".pane-values").nth(number)).not_to_contain_text("≈")
 
 
-def test_images_lie_side_by_side_as_they_are(page: Page) -> None:
+def test_images_are_shown_side_by_side_unchanged(page: Page) -> None:
     expect(page.locator("h1")).to_have_text("Schmidt, Anna")
     expect(page.locator("#about")).to_have_text("4711 · A-1 · 2 images")
     expect(page.locator("canvas")).to_have_count(2)
-    bare(page)
+    hide_layers(page)
 
     for number in (0, 1):
         shown = drawn(page, number)
@@ -162,7 +162,7 @@ def test_images_lie_side_by_side_as_they_are(page: Page) -> None:
         assert np.ptp(shown, axis=2).max() == 0
 
 
-def test_heatmap_and_arrow_are_layers(page: Page) -> None:
+def test_heatmap_and_arrow_can_be_hidden(page: Page) -> None:
     whole = drawn(page)
     page.click("#arrow")
     heat = drawn(page)
@@ -173,7 +173,7 @@ def test_heatmap_and_arrow_are_layers(page: Page) -> None:
     assert np.ptp(heat, axis=2).max() > 20
     assert np.ptp(gray, axis=2).max() == 0
     changed = np.abs(whole - heat).max(axis=2)
-    assert changed.max() > 60  # the arrow, and nothing else
+    assert changed.max() > 60  # only the arrow
     assert 0 < (changed > 0).mean() < 0.05
     assert (heat[..., 0] >= np.minimum(gray[..., 0], 236) - 1).all()  # amber to red
 
@@ -186,7 +186,7 @@ def test_heatmap_and_arrow_are_layers(page: Page) -> None:
     assert difference(drawn(page), gray) < 0.01
 
 
-def test_a_negative_answer_shows_its_heatmap_only_when_asked(page: Page) -> None:
+def test_heatmap_of_a_negative_result_is_hidden_by_default(page: Page) -> None:
     assert np.ptp(drawn(page, 1), axis=2).max() == 0
 
     canvas(page, 1).focus()
@@ -195,8 +195,8 @@ def test_a_negative_answer_shows_its_heatmap_only_when_asked(page: Page) -> None
     assert np.ptp(drawn(page, 1), axis=2).max() > 20
 
 
-def test_dragging_sets_the_window_and_the_node_has_the_true_one(page: Page) -> None:
-    bare(page)
+def test_dragging_sets_the_window_and_loads_pixels_from_the_node(page: Page) -> None:
+    hide_layers(page)
     before = drawn(page)
 
     drag(page, -150, 0)  # narrower
@@ -205,7 +205,7 @@ def test_dragging_sets_the_window_and_the_node_has_the_true_one(page: Page) -> N
     assert center == pytest.approx(WHITE / 2, rel=0.02)
     assert 1000 < width < 0.8 * WHITE
     expected = fitted(phantom(1, center - width / 2, center + width / 2), before.shape)
-    assert difference(drawn(page)[..., 0], expected) < 4  # at once
+    assert difference(drawn(page)[..., 0], expected) < 4  # without waiting for the node
     drag(page, 0, -150)  # brighter
     is_true(page)
     center, width = window(page)
@@ -218,7 +218,9 @@ def test_dragging_sets_the_window_and_the_node_has_the_true_one(page: Page) -> N
     assert difference(drawn(page), before) < 1
 
 
-def test_a_small_value_may_be_white(site: Review, open_study: Open) -> None:
+def test_monochrome1_image_shows_small_values_as_white(
+    site: Review, open_study: Open
+) -> None:
     site.receive(
         3, study_instance_uid="1.2.3.5", photometric_interpretation="MONOCHROME1"
     )
@@ -226,7 +228,7 @@ def test_a_small_value_may_be_white(site: Review, open_study: Open) -> None:
     before = drawn(page)
     assert difference(before[..., 0], fitted(phantom(3), before.shape)) < 3
 
-    drag(page, 0, -150)  # brighter here, too
+    drag(page, 0, -150)  # brighter, as for MONOCHROME2
     center, width = window(page)
 
     assert center > WHITE / 2 + 200
@@ -236,8 +238,8 @@ def test_a_small_value_may_be_white(site: Review, open_study: Open) -> None:
     assert brighter.mean() > before.mean() + 10
 
 
-def test_invert_turns_black_and_white_around(page: Page) -> None:
-    bare(page)
+def test_invert_swaps_black_and_white(page: Page) -> None:
+    hide_layers(page)
     before = drawn(page)
     inside = fitted(np.full(SIZE, 255.0), before.shape) > 254
 
@@ -247,28 +249,28 @@ def test_invert_turns_black_and_white_around(page: Page) -> None:
     expect(page.locator("#invert")).to_have_attribute("aria-pressed", "true")
 
 
-def test_one_to_one_zoom_pan_and_turn(page: Page) -> None:
-    bare(page)
+def test_full_size_zoom_pan_and_rotation_show_the_expected_pixels(page: Page) -> None:
+    hide_layers(page)
     page.click("#full")
     expect(page.locator(".pane-values").nth(0)).to_contain_text("· 100 %")
     shown = drawn(page)[..., 0]
     (rows, columns), (height, width) = SIZE, shown.shape
     top, left = (height - rows) // 2, (width - columns) // 2
-    here = shown[top : top + rows, left : left + columns]
-    assert difference(here, phantom()) < 3
+    shown_part = shown[top : top + rows, left : left + columns]
+    assert difference(shown_part, phantom()) < 3
 
     page.click("#turn")
     turned = drawn(page)[..., 0]
     top, left = (height - columns) // 2, (width - rows) // 2
-    here = turned[top : top + columns, left : left + rows]
-    assert difference(here, np.rot90(phantom(), -1)) < 3
+    shown_part = turned[top : top + columns, left : left + rows]
+    assert difference(shown_part, np.rot90(phantom(), -1)) < 3
 
     page.click("[data-mode=pan]")
     drag(page, 40, -30)
     moved = drawn(page)[..., 0]
     assert difference(moved[:-30, 40:], turned[30:, :-40]) < 0.5
 
-    page.click("#turn")  # about the middle of the canvas, wherever the image lies
+    page.click("#turn")  # around the center of the canvas, also after a pan
     again = drawn(page)[..., 0]
     row, column = height // 2, width // 2
     before, after = (
@@ -288,8 +290,8 @@ def test_one_to_one_zoom_pan_and_turn(page: Page) -> None:
     assert difference(fit, fitted(np.rot90(phantom(), -1).copy(), fit.shape)) < 3
 
 
-def test_keys_do_what_the_tools_do(page: Page) -> None:
-    bare(page)
+def test_keys_have_the_same_effect_as_the_tools(page: Page) -> None:
+    hide_layers(page)
     whole = drawn(page)
     tools = {"i": "#invert", "1": "#full", "r": "#turn", "+": "#closer"}
     for key, tool in tools.items():
@@ -311,7 +313,9 @@ def test_keys_do_what_the_tools_do(page: Page) -> None:
     expect(page.locator("canvas:visible")).to_have_count(1)
 
 
-def test_two_fingers_zoom_and_one_drags(browser: Browser, port: int) -> None:
+def test_two_fingers_zoom_and_one_finger_sets_the_window(
+    browser: Browser, port: int
+) -> None:
     context = browser.new_context(
         viewport={"width": 820, "height": 1180}, has_touch=True
     )
@@ -326,8 +330,8 @@ def test_two_fingers_zoom_and_one_drags(browser: Browser, port: int) -> None:
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     fingers = context.new_cdp_session(page)
 
-    def touch(kind: str, *places: tuple[float, float]) -> None:
-        points = [{"x": a, "y": b, "id": n} for n, (a, b) in enumerate(places)]
+    def touch(kind: str, *positions: tuple[float, float]) -> None:
+        points = [{"x": a, "y": b, "id": n} for n, (a, b) in enumerate(positions)]
         fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
 
     before = zoom(page)
@@ -345,13 +349,13 @@ def test_two_fingers_zoom_and_one_drags(browser: Browser, port: int) -> None:
 
 
 def zoom(page: Page) -> float:
-    """The zoom that the first pane says it has, in percent."""
+    """Return the zoom that the first pane displays, in percent."""
     page.evaluate(FRAME)
     words = page.locator(".pane-values").nth(0).inner_text()
     return float(words.split("·")[1].strip(" %"))
 
 
-def test_the_finding_stands_in_words(page: Page) -> None:
+def test_panel_describes_the_finding(page: Page) -> None:
     panel = page.locator("#panel")
 
     expect(panel).to_contain_text("Definite fracture")
@@ -364,7 +368,7 @@ def test_the_finding_stands_in_words(page: Page) -> None:
     assert page.url.endswith(f"?image={2:032x}")
 
 
-def test_deliveries_and_what_happened(page: Page) -> None:
+def test_panel_lists_deliveries_and_events(page: Page) -> None:
     canvas(page, 1).click()
     panel = page.locator("#panel")
 
@@ -376,10 +380,10 @@ def test_deliveries_and_what_happened(page: Page) -> None:
     expect(panel.locator(".timeline")).to_contain_text("pacs: ")
 
 
-def test_images_without_a_study_are_shown_one_by_one(
+def test_images_without_a_study_are_shown_separately(
     open_study: Open, site: Review
 ) -> None:
-    # What cannot be a UID is not kept: these two are of nobody's study, not of one.
+    # An invalid UID is not stored: these two instances belong to no study.
     for number, name in ((40, "Weber^Karl"), (41, "Maier^Eva")):
         received = site.receive(number, Patient(name, "7", ""), study_instance_uid="")
         site.refuse(received)
@@ -390,7 +394,7 @@ def test_images_without_a_study_are_shown_one_by_one(
     expect(page.locator("#patient")).to_have_text("Maier, Eva")
 
 
-def test_an_operator_has_it_sent_and_analyzed_again(
+def test_operator_repeats_a_delivery_and_an_analysis(
     open_study: Open, site: Review
 ) -> None:
     fill(site, "1.2.3.7", 10)
@@ -404,7 +408,7 @@ def test_an_operator_has_it_sent_and_analyzed_again(
     expect(page.locator("#panel")).to_contain_text("received")
 
 
-def test_a_viewer_has_no_levers(open_study: Open) -> None:
+def test_viewer_has_no_buttons_to_repeat_work(open_study: Open) -> None:
     page = open_study(LOOKING)
 
     expect(page.locator("#panel")).to_contain_text("Definite fracture")
@@ -412,13 +416,13 @@ def test_a_viewer_has_no_levers(open_study: Open) -> None:
 
 
 def opinions(page: Page, number: int) -> list[dict[str, Any]]:
-    """What the node has of an instance."""
+    """Return the opinions that the node has recorded for an instance."""
     origin = page.evaluate("location.origin")
-    answer = page.request.get(f"{origin}/api/v1/instances/{number:032x}")
-    return list(answer.json()["opinions"])
+    response = page.request.get(f"{origin}/api/v1/instances/{number:032x}")
+    return list(response.json()["opinions"])
 
 
-def test_a_reader_agrees_and_marks_what_was_missed(
+def test_reader_agrees_and_marks_a_missed_fracture(
     open_study: Open, site: Review
 ) -> None:
     fill(site, "1.2.3.8", 20)
@@ -443,21 +447,21 @@ def test_a_reader_agrees_and_marks_what_was_missed(
     assert opinion["place"] == pytest.approx([150, 75], abs=1)
     changed = np.argwhere(np.abs(drawn(page, 1) - before).max(axis=2) > 20)
     assert len(changed) > 20
-    place = changed.mean(axis=0) - np.array(before.shape[:2]) / 2
-    assert place == pytest.approx([-75 * scale, 50 * scale], abs=3)
+    marked = changed.mean(axis=0) - np.array(before.shape[:2]) / 2
+    assert marked == pytest.approx([-75 * scale, 50 * scale], abs=3)
 
     page.click("#withdraw")
     expect(page.locator(".opinions")).to_have_count(0)
     assert difference(drawn(page, 1), before) == 0
 
 
-def test_a_place_is_marked_by_keys(open_study: Open, site: Review) -> None:
+def test_missed_fracture_is_marked_by_keyboard(open_study: Open, site: Review) -> None:
     fill(site, "1.2.3.10", 50)
     page = open_study(study="1.2.3.10")
     before = drawn(page)
     press(page, "m")
     aimed = drawn(page)
-    assert np.abs(aimed - before).max() > 60  # a cross
+    assert np.abs(aimed - before).max() > 60  # the cross
     press(page, "ArrowUp", "Enter")
     expect(page.locator(".opinions")).to_contain_text("Disagree")
 
@@ -469,9 +473,7 @@ def test_a_place_is_marked_by_keys(open_study: Open, site: Review) -> None:
     assert opinion["place"] == pytest.approx([100, 150 - 40 / scale], abs=1)
 
 
-def test_of_many_images_those_are_read_that_are_seen(
-    open_study: Open, site: Review
-) -> None:
+def test_only_visible_images_of_many_are_loaded(open_study: Open, site: Review) -> None:
     for number in range(60, 80):
         site.receive(number, study_instance_uid="1.2.3.11")
     page = open_study(study="1.2.3.11")
@@ -485,7 +487,7 @@ def test_of_many_images_those_are_read_that_are_seen(
     expect(page.locator(".pane").nth(19).locator(".pane-notice")).to_be_hidden()
 
 
-def test_whose_session_is_over_is_asked_to_log_in_again(open_study: Open) -> None:
+def test_user_must_log_in_again_after_the_session_has_ended(open_study: Open) -> None:
     page = open_study()
     page.context.clear_cookies()
 
@@ -506,7 +508,7 @@ def test_attributes_are_listed_and_found(page: Page) -> None:
     assert 0 < page.locator("#attributes tbody tr:visible").count() < count
 
 
-def test_files_are_handed_out(page: Page, site: Review) -> None:
+def test_files_can_be_downloaded(page: Page, site: Review) -> None:
     for words, expected in (
         ("Original", (site.directory / f"spool/{1:032x}.dcm").read_bytes()),
         ("Secondary Capture", b"a result"),
@@ -516,17 +518,17 @@ def test_files_are_handed_out(page: Page, site: Review) -> None:
         assert Path(download.value.path()).read_bytes() == expected
 
 
-def test_why_there_is_no_answer(site: Review, open_study: Open) -> None:
+def test_panel_shows_why_there_is_no_result(site: Review, open_study: Open) -> None:
     site.refuse(site.receive(4, study_instance_uid="1.2.3.6"), "This is a chest.")
     page = open_study(study="1.2.3.6")
 
     expect(page.locator("#panel")).to_contain_text("not analyzed")
     expect(page.locator("#panel")).to_contain_text("This is a chest.")
     expect(page.locator("#heatmap")).to_be_disabled()
-    assert drawn(page).max() > 100  # it is shown all the same
+    assert drawn(page).max() > 100  # the image is shown
 
 
-def test_what_comes_into_the_study_comes_onto_the_page(
+def test_new_instance_of_the_study_appears_on_the_page(
     open_study: Open, site: Review
 ) -> None:
     fill(site, "1.2.3.9", 30)

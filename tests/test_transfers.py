@@ -1,4 +1,4 @@
-"""Which instances the audit trail tells of as transferred, and between whom."""
+"""The events of the audit trail for received and for sent instances."""
 
 import sqlalchemy as sa
 
@@ -16,7 +16,9 @@ NAMED = AuditedPatient("4711", "Doe^Jane")
 CAPTURE = AuditedInstance("1.2.3", "1.2", "2.25.1")
 
 
-def test_an_instance_that_arrives_names_its_study_and_patient(receive: Receive) -> None:
+def test_event_of_a_received_instance_names_its_study_and_patient(
+    receive: Receive,
+) -> None:
     arrived = receive(patient=JANE)
 
     event = received_event(arrived, "ROOM1", again=False)
@@ -33,21 +35,21 @@ def test_an_instance_that_arrives_names_its_study_and_patient(receive: Receive) 
     assert again.what is What.RECEIVED_AGAIN
 
 
-def test_results_that_were_answered_for_are_told_of(
+def test_sent_results_are_audited_if_the_destination_responded(
     engine: sa.Engine, journal: Journal, receive: Receive
 ) -> None:
-    """Without an answer nothing is known to have arrived; it is tried again."""
+    """Without a response no event is written, because the delivery is repeated."""
     one = receive(patient=JANE)
     journal.record(one)
     journal.analyses.answer(one.id, 1, ANSWER)
-    told: list[AuditEvent] = []
-    on_sent = auditing_sent(engine, told.append)
+    events: list[AuditEvent] = []
+    on_sent = auditing_sent(engine, events.append)
 
     for outcome in (STORED, Outcome(Verdict.STORED, None), LOST, RETRY, REFUSED):
         on_sent(one.id, {"2.25.1": outcome}, ("PACS", "pacs.example"))
 
     peer = "PACS", "pacs.example"
-    assert told == [
+    assert events == [
         AuditEvent(What.SENT, *peer, "", CAPTURE, NAMED),
         AuditEvent(What.SENT, *peer, "", CAPTURE, NAMED),
         AuditEvent(What.NOT_STORED, *peer, "status 0xA700", CAPTURE, NAMED),
@@ -55,12 +57,12 @@ def test_results_that_were_answered_for_are_told_of(
     ]
 
 
-def test_the_other_side_is_an_ae_title_or_the_address_of_a_service() -> None:
+def test_peer_is_an_ae_title_with_a_host_or_the_url_of_a_service() -> None:
     room = Address(ae_title="ROOM1", host="10.0.0.7", port=104)
-    back = SenderDestination(name="back", type="sender", peers=(room,))
+    to_sender = SenderDestination(name="back", type="sender", peers=(room,))
     web = StowDestination(name="web", type="stow", url="https://pacs.example/dicom-web")
 
     assert peer_of(destination("pacs"), "ROOM1") == ("X", "localhost")
-    assert peer_of(back, "ROOM1") == ("ROOM1", "10.0.0.7")
-    assert peer_of(back, "ROOM2") == ("ROOM2", "")
+    assert peer_of(to_sender, "ROOM1") == ("ROOM1", "10.0.0.7")
+    assert peer_of(to_sender, "ROOM2") == ("ROOM2", "")
     assert peer_of(web, "ROOM1") == ("https://pacs.example/dicom-web", "pacs.example")

@@ -1,4 +1,4 @@
-"""The wheel, built, and installed where nothing of the checkout can be imported."""
+"""The built wheel, installed in an environment that cannot import the checkout."""
 
 import shutil
 import subprocess
@@ -39,7 +39,7 @@ for package in (api, config, dicom_node, inference, models):
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy, for a build leaves folders behind that the next one takes."""
+    """The wheel, built from a copy, because the next build would use its leftovers."""
     source = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(
@@ -54,14 +54,14 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment that holds the wheel and its dependencies."""
+    """The bin folder of an environment with the wheel and its dependencies."""
     folder = tmp_path_factory.mktemp("installed")
     builder = venv.EnvBuilder(symlinks=True)
     builder.create(folder)
     python = folder / "bin" / "python"
     pip("--python", python, "install", wheel)
-    # A folder that a .pth file names has its own .pth files ignored: dependencies come
-    # from there, but the checkout, installed there as editable, does not.
+    # Python ignores the .pth files of a folder that a .pth file names. Dependencies are
+    # imported from there, but the checkout, an editable install there, is not.
     (packages,) = folder.glob("lib/python*/site-packages")
     paths = sysconfig.get_paths()
     (packages / "dependencies.pth").write_text(
@@ -71,8 +71,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    """A working directory with a folder of a name that is ours, too."""
+def working_directory(tmp_path: Path) -> Path:
+    """A working directory with a package that has the name of one of the project's."""
     (tmp_path / "config").mkdir()
     for name in ("__init__", "settings"):
         (tmp_path / "config" / f"{name}.py").write_text("raise SystemExit('not ours')")
@@ -86,7 +86,7 @@ def pip(*arguments: str | Path) -> None:
 
 
 def run(folder: Path, *command: str | Path) -> str:
-    """Run a command in a folder; gives what it printed."""
+    """Run a command in a folder; return its output."""
     done = subprocess.run(
         command, cwd=folder, check=False, capture_output=True, text=True
     )
@@ -94,7 +94,7 @@ def run(folder: Path, *command: str | Path) -> str:
     return done.stdout
 
 
-def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
+def test_wheel_contains_every_file_of_its_packages(wheel: Path) -> None:
     files = {
         str(path.relative_to(ROOT))
         for name in PACKAGES
@@ -107,41 +107,45 @@ def test_the_wheel_holds_every_file_of_its_packages(wheel: Path) -> None:
     assert names == files - {"models/README.md"}
 
 
-def test_the_installed_command_says_what_it_can_do(
-    installed: Path, elsewhere: Path
+def test_installed_command_prints_its_version_and_help(
+    installed: Path, working_directory: Path
 ) -> None:
-    said = run(elsewhere, installed / "fracture-node", "--version")
+    output = run(working_directory, installed / "fracture-node", "--version")
 
-    assert said == f"fracture-node {PROJECT['project']['version']}\n"
-    assert "serve" in run(elsewhere, installed / "fracture-node", "--help")
-
-
-def test_the_installed_node_passes_its_check(installed: Path, elsewhere: Path) -> None:
-    said = run(elsewhere, installed / "fracture-node", "check", "--config=node.toml")
-
-    assert "model: ok, fracture-resnet18" in said
-    assert "database: ok" in said
+    assert output == f"fracture-node {PROJECT['project']['version']}\n"
+    assert "serve" in run(working_directory, installed / "fracture-node", "--help")
 
 
-def test_the_installed_node_analyzes(installed: Path, elsewhere: Path) -> None:
-    path = elsewhere / "phantom.dcm"
+def test_the_installed_node_passes_its_check(
+    installed: Path, working_directory: Path
+) -> None:
+    output = run(
+        working_directory, installed / "fracture-node", "check", "--config=node.toml"
+    )
+
+    assert "model: ok, fracture-resnet18" in output
+    assert "database: ok" in output
+
+
+def test_the_installed_node_analyzes(installed: Path, working_directory: Path) -> None:
+    path = working_directory / "phantom.dcm"
     phantom_dataset(draw_phantom(broken=True)).save_as(path, enforce_file_format=True)
 
-    said = run(
-        elsewhere,
+    output = run(
+        working_directory,
         *(installed / "fracture-node", "analyze", path),
         *("--config=node.toml", "--out=out"),
     )
 
-    assert "phantom.dcm: Fracture" in said
-    assert (elsewhere / "out" / "phantom.dcm.secondary_capture.dcm").exists()
+    assert "phantom.dcm: Fracture" in output
+    assert (working_directory / "out" / "phantom.dcm.secondary_capture.dcm").exists()
 
 
 def test_the_installed_page_is_served_from_the_installed_files(
-    installed: Path, elsewhere: Path
+    installed: Path, working_directory: Path
 ) -> None:
-    said = run(elsewhere, installed / "python", "-P", "-c", PAGE).splitlines()
+    output = run(working_directory, installed / "python", "-P", "-c", PAGE).splitlines()
 
-    assert said[:3] == ["/ 200", "/static/page.css 200", "/static/page.js 200"]
-    assert {Path(each).name for each in said[3:]} == PACKAGES
-    assert all(Path(each).is_relative_to(installed.parent) for each in said[3:])
+    assert output[:3] == ["/ 200", "/static/page.css 200", "/static/page.js 200"]
+    assert {Path(each).name for each in output[3:]} == PACKAGES
+    assert all(Path(each).is_relative_to(installed.parent) for each in output[3:])

@@ -1,4 +1,4 @@
-"""A reader of logs and of the line, who reports what the archive did not say."""
+"""Forged commitment reports, and patient data in the log."""
 
 import tempfile
 from collections.abc import Iterator
@@ -40,10 +40,10 @@ def archive() -> Iterator[Committing]:
 
 @pytest.mark.parametrize(("name", "reason"), [("commits", 0), ("refuses", REFUSED)])
 @pytest.mark.parametrize("title", ["INTRUDER", "COMMITTER"])
-def test_a_forged_report_of_commitment_settles_nothing(
+def test_forged_commitment_report_does_not_settle_a_delivery(
     archive: Committing, name: str, reason: int, title: str
 ) -> None:
-    """From another address, under any title, with the right Transaction UID."""
+    """The report has the right Transaction UID and comes from another address."""
     seen = note(9, f"{title} at another address {name}")
     with tempfile.TemporaryDirectory(prefix="attack-") as folder:
         target = Target(Path(folder), COMMITTING.format(port=archive.port))
@@ -52,22 +52,22 @@ def test_a_forged_report_of_commitment_settles_nothing(
             path, _ = target.image()
             assert target.store(path)
             wait_for(lambda: archive.asked != [] and "committing" in states(target))
-            asked = archive.asked[-1]
-            reasons = {uid: reason for _, uid in asked.objects}
-            status = forge(target, title, asked.transaction, reasons)
+            requested = archive.asked[-1]
+            reasons = {uid: reason for _, uid in requested.objects}
+            status = forge(target, title, requested.transaction, reasons)
             found = states(target)
-            is_logged = asked.transaction in target.log
+            is_logged = requested.transaction in target.log
         finally:
             target.close()
 
-    seen.note = f"answer {status}; deliveries are {', '.join(sorted(found))}"
-    seen.expect("committing" in found, "the report is believed")
+    seen.note = f"status {status}; deliveries are {', '.join(sorted(found))}"
+    seen.expect("committing" in found, "the node accepts the forged report")
     seen.expect(not is_logged, "the Transaction UID is in the log")
     seen.check()
 
 
 def forge(target: Target, title: str, transaction: str, reasons: dict[str, int]) -> str:
-    """Report from the attacker's address; the node's answer in words."""
+    """Send a report from the attacker's address; return the node's status as text."""
     ae = AE(title)
     ae.dimse_timeout = ae.acse_timeout = ae.network_timeout = 10
     ae.add_requested_context(COMMITMENT)
@@ -87,7 +87,7 @@ def forge(target: Target, title: str, transaction: str, reasons: dict[str, int])
 
 
 def states(target: Target) -> set[str]:
-    """The states of the deliveries that the node has."""
+    """Return the states of the node's deliveries."""
     engine = open_engine(load(target.config, {"PACS_TOKEN": ""}).storage.database_url)
     try:
         return {str(each["state"]) for each in History(engine).deliveries()}
@@ -95,11 +95,13 @@ def states(target: Target) -> set[str]:
         engine.dispose()
 
 
-def test_the_log_names_no_patient(target: Target) -> None:
+def test_log_contains_no_patient_data(target: Target) -> None:
     seen = note(12, "a reader of the log")
     target.turnaround(PatientName="Unmistakable^Name", PatientID="UNMISTAKABLE")
 
-    seen.expect("nmistakable" not in target.log.lower(), "the log names a patient")
+    seen.expect(
+        "nmistakable" not in target.log.lower(), "the log contains a patient name"
+    )
     plain = [line for line in target.log.splitlines() if not line.startswith("{")]
-    seen.expect(not plain, f"{len(plain)} lines of the log are no JSON")
+    seen.expect(not plain, f"{len(plain)} lines of the log are not JSON")
     seen.check()

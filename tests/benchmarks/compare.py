@@ -50,8 +50,8 @@ Call = Callable[[], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """An implementation with an address and an archive."""
+class Implementation:
+    """The node or the baseline, with its address and its archive."""
 
     name: str
     address: Address
@@ -68,9 +68,9 @@ def main() -> None:
         dataset.save_as(folder / "phantom.dcm", enforce_file_format=True)
         say(f"{'':<44}{'ours':>10}{'baseline':>10}{'ratio':>8}{'floor':>10}")
         parts(folder)
-        with both(folder) as ways:
-            idle(ways, dataset, folder)
-            sustained(ways, dataset, folder)
+        with both(folder) as implementations:
+            idle(implementations, dataset, folder)
+            sustained(implementations, dataset, folder)
 
 
 def parts(folder: Path) -> None:
@@ -145,7 +145,7 @@ def line(name: str, times: Sequence[Sequence[float]]) -> None:
 
 
 @contextmanager
-def both(folder: Path) -> Iterator[tuple[Way, Way]]:
+def both(folder: Path) -> Iterator[tuple[Implementation, Implementation]]:
     """Run both implementations, each with its own archive."""
     mine, other = (start_archive(folder / name) for name in ("ours", "baseline"))
     config = folder / "node.toml"
@@ -153,8 +153,8 @@ def both(folder: Path) -> Iterator[tuple[Way, Way]]:
     baseline = straightforward(Classifier.load(None, "cpu"))
     with Node(load(config), config) as node, baseline.serving(other.port) as port:
         yield (
-            Way("ours", address("FRACTURE_AI", node.receiver_port), mine),
-            Way("baseline", address("BASELINE", port), other),
+            Implementation("ours", address("FRACTURE_AI", node.receiver_port), mine),
+            Implementation("baseline", address("BASELINE", port), other),
         )
     for each in (mine, other):
         each.stop()
@@ -173,7 +173,11 @@ def fresh(dataset: Dataset, path: Path) -> Path:
     return path
 
 
-def idle(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
+def idle(
+    implementations: tuple[Implementation, Implementation],
+    dataset: Dataset,
+    folder: Path,
+) -> None:
     """Compare the time from the first byte sent until the result is stored.
 
     The baseline responds when all work is done, so both are timed from the start.
@@ -181,37 +185,43 @@ def idle(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
     times = []
     for number in range(PAIRS + 2):
         pair = []
-        for way in ways:
+        for implementation in implementations:
             path = fresh(dataset, folder / "next.dcm")
-            known = len(way.archive.log)
+            known = len(implementation.archive.log)
             start = time.perf_counter()
-            send([path], way.address, calling_ae_title="BENCH")
-            way.archive.wait(known + 1, timeout_s=120)
+            send([path], implementation.address, calling_ae_title="BENCH")
+            implementation.archive.wait(known + 1, timeout_s=120)
             pair.append(time.perf_counter() - start)
         if number > 1:  # the first ones wait until the model is loaded
             times.append(pair)
     line("sent to stored by the archive, idle", times)
 
 
-def sustained(ways: tuple[Way, Way], dataset: Dataset, folder: Path) -> None:
+def sustained(
+    implementations: tuple[Implementation, Implementation],
+    dataset: Dataset,
+    folder: Path,
+) -> None:
     """Compare the rate with several senders until the last result is stored."""
     paths = [
         [fresh(dataset, folder / f"{sender}-{n}.dcm") for n in range(EACH)]
         for sender in range(SENDERS)
     ]
     rates = []
-    for way in ways:
-        known, count = len(way.archive.log), SENDERS * EACH
+    for implementation in implementations:
+        known, count = len(implementation.archive.log), SENDERS * EACH
         start = time.perf_counter()
         senders = [
-            threading.Thread(target=send, args=(some, way.address), kwargs=CALLING)
-            for some in paths
+            threading.Thread(
+                target=send, args=(files, implementation.address), kwargs=CALLING
+            )
+            for files in paths
         ]
         for each in senders:
             each.start()
         for each in senders:
             each.join()
-        way.archive.wait(known + count, timeout_s=600)
+        implementation.archive.wait(known + count, timeout_s=600)
         rates.append(count / (time.perf_counter() - start))
     ours, baseline = rates
     name = f"{SENDERS} senders, {SENDERS * EACH} images, images/s"

@@ -54,24 +54,26 @@ port = {port}
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Statements and transactions of PostgreSQL, and their time in milliseconds."""
+class DatabaseLoad:
+    """Counts of PostgreSQL's statements and transactions, and their milliseconds."""
 
     statements: int
     transactions: int
     ms: float
 
-    def __sub__(self, other: "Asked") -> "Asked":
-        return Asked(
+    def __sub__(self, other: "DatabaseLoad") -> "DatabaseLoad":
+        return DatabaseLoad(
             self.statements - other.statements,
             self.transactions - other.transactions,
             self.ms - other.ms,
         )
 
-    def over(self, divisor: float) -> "Asked":
+    def over(self, divisor: float) -> "DatabaseLoad":
         """Return the counts per second or per image."""
         statements = round(self.statements / divisor)
-        return Asked(statements, round(self.transactions / divisor), self.ms / divisor)
+        return DatabaseLoad(
+            statements, round(self.transactions / divisor), self.ms / divisor
+        )
 
 
 def main() -> None:
@@ -91,7 +93,7 @@ def main() -> None:
         )
 
 
-def measured(folder: Path, count: int) -> tuple[float, Asked, Asked, int]:
+def measured(folder: Path, count: int) -> tuple[float, DatabaseLoad, DatabaseLoad, int]:
     """Return images per second, database load per image and per idle second."""
     with ExitStack() as stack:
         database = stack.enter_context(serving(folder))
@@ -102,13 +104,13 @@ def measured(folder: Path, count: int) -> tuple[float, Asked, Asked, int]:
         settings = load(config, {})
         migrate(settings.storage)
         stack.enter_context(working(config, count))
-        before = asked(database)
+        before = database_load(database)
         time.sleep(IDLE_S)
-        idle = (asked(database) - before).over(IDLE_S)
-        before, images = asked(database), count * EACH
+        idle = (database_load(database) - before).over(IDLE_S)
+        before, images = database_load(database), count * EACH
         seconds = analyzed(settings, archive, images)
-        busy = asked(database) - before
-        while_idle = Asked(
+        busy = database_load(database) - before
+        while_idle = DatabaseLoad(
             round(idle.statements * seconds),
             round(idle.transactions * seconds),
             idle.ms * seconds,
@@ -211,7 +213,7 @@ def serving(folder: Path) -> Iterator[str]:
         run("pg_ctl", "--mode=immediate", "stop")
 
 
-def asked(database: str) -> Asked:
+def database_load(database: str) -> DatabaseLoad:
     """Return the current counts of PostgreSQL."""
     with psycopg.connect(database) as connection:
         row = connection.execute(
@@ -222,7 +224,7 @@ def asked(database: str) -> Asked:
         ).fetchone()
     assert row is not None
     assert commits is not None
-    return Asked(row[0], commits[0], row[1])
+    return DatabaseLoad(row[0], commits[0], row[1])
 
 
 def connections(database: str) -> int:

@@ -1,6 +1,6 @@
-"""A worker with a fixed sleep as its analysis.
+"""A worker that sleeps for a fixed time instead of an analysis.
 
-It serves to measure everything around the analysis.
+Benchmarks use it to measure everything except the analysis.
 
     python -m tests.benchmarks.sleeping_worker SECONDS --config FILE --slot N
 
@@ -36,7 +36,7 @@ FINDING = Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SleepingPipeline:
-    """Takes a fixed time and uses no processor."""
+    """Sleeps for a fixed time and uses no processor time."""
 
     seconds: float
     classifier: None = None

@@ -40,7 +40,7 @@ class Line:
     def state(self, state: State) -> None:
         """Set the state, for open and new connections.
 
-        Connections that hung are closed.
+        Connections are closed if the line transferred nothing in the previous state.
         """
         with self._changed:
             before, self._state = self._state, state
@@ -64,7 +64,7 @@ class Line:
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
-    def _accepting(self) -> None:
+    def _start_accepting(self) -> None:
         threading.Thread(
             target=self._accept, args=(self._listening,), daemon=True
         ).start()
@@ -79,7 +79,7 @@ class Line:
                 near.close()
                 continue
             try:
-                far = _call(self._target)
+                far = _connect(self._target)
             except OSError:
                 near.close()
                 continue
@@ -90,7 +90,7 @@ class Line:
                     target=self._bring, args=(one, other), daemon=True
                 ).start()
 
-    def _bring(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(CHUNK):
                 self._wait()
@@ -105,18 +105,18 @@ class Line:
     def _wait(self) -> None:
         with self._changed:
             if self._state is State.SLOW:
-                slow = lambda: self._state is not State.SLOW  # noqa: E731
-                self._changed.wait_for(slow, CHUNK / 10_000)
+                changed = lambda: self._state is not State.SLOW  # noqa: E731
+                self._changed.wait_for(changed, CHUNK / 10_000)
             self._changed.wait_for(lambda: self._state is not State.HANGS)
 
 
-def _call(target: int | Path) -> socket.socket:
+def _connect(target: int | Path) -> socket.socket:
     if isinstance(target, int):
         return socket.create_connection(("127.0.0.1", target))
-    called = socket.socket(socket.AF_UNIX)
+    connection = socket.socket(socket.AF_UNIX)
     try:
-        called.connect(str(target))
+        connection.connect(str(target))
     except OSError:
-        called.close()
+        connection.close()
         raise
-    return called
+    return connection

@@ -90,11 +90,11 @@ def push(path: Path, receivers: list[Machine], choose: random.Random) -> None:
     """Send one instance to random receivers until one has acknowledged it."""
     deadline = time.monotonic() + 120
     while True:
-        where = address(choose.choice(receivers))
-        (outcome,) = send([path], where, calling_ae_title="SENDER", timeout_s=20)
+        destination = address(choose.choice(receivers))
+        (outcome,) = send([path], destination, calling_ae_title="SENDER", timeout_s=20)
         if outcome.verdict is Verdict.STORED:
             return
-        assert time.monotonic() < deadline, "it was never acknowledged"
+        assert time.monotonic() < deadline, "no receiver acknowledged the instance"
         time.sleep(0.2)  # a refused sender waits before it retries
 
 

@@ -1,4 +1,4 @@
-"""Several machines, one PostgreSQL, one spool that all see: none lost, none twice."""
+"""Several machines with one PostgreSQL and one spool: each result is stored once."""
 
 import random
 import signal
@@ -25,7 +25,7 @@ TAKEN_OVER_IN_S = 30.0
 
 @dataclass
 class Hospital:
-    """All machines, and what happens to them, each once so many results are there."""
+    """All machines, and the faults that are injected while results are stored."""
 
     receivers: Sequence[Machine]
     workers: Sequence[Machine]
@@ -34,69 +34,69 @@ class Hospital:
     seen: Callable[[str], None]
     began: float = field(default_factory=time.time)
 
-    def tell(self, words: str) -> None:
+    def note(self, words: str) -> None:
         self.seen(f"  {time.time() - self.began:5.0f} s  {words}")
 
-    def accidents(self) -> None:
+    def inject_faults(self) -> None:
         pacs = self.archives["pacs"]
-        happens = {
-            150: self.one_dies,
-            300: self.one_is_cut_off,
-            550: self.the_database_is_restarted,
-            600: self.a_receiver_dies,
-            700: self.one_sleeps,
+        faults = {
+            150: self.kill_worker,
+            300: self.cut_off_worker,
+            550: self.restart_postgresql,
+            600: self.kill_receiver,
+            700: self.suspend_worker,
         }
-        for stored, happen in happens.items():
+        for stored, fault in faults.items():
             pacs.wait(stored, 600)
-            happen()
+            fault()
 
-    def one_dies(self) -> None:
+    def kill_worker(self) -> None:
         self.workers[2].signals(signal.SIGKILL)
         since = time.time()
-        self.tell("worker-2 is killed, and never comes back")
-        self.is_taken_over(since, self.workers[:2])
+        self.note("worker-2 is killed and not restarted")
+        self.wait_until_taken_over(since, self.workers[:2])
 
-    def one_is_cut_off(self) -> None:
+    def cut_off_worker(self) -> None:
         self.workers[1].is_cut_off()
         since = time.time()
-        self.tell("worker-1 is cut off")
-        self.is_taken_over(since, self.workers[:1])
+        self.note("worker-1 loses its network")
+        self.wait_until_taken_over(since, self.workers[:1])
         time.sleep(max(since + AWAY_S - time.time(), 0))
         self.workers[1].is_back()
-        self.tell("worker-1 is back")
+        self.note("worker-1 has its network again")
 
-    def the_database_is_restarted(self) -> None:
+    def restart_postgresql(self) -> None:
         self.restart_database()
-        self.tell("PostgreSQL is restarted")
+        self.note("PostgreSQL is restarted")
 
-    def a_receiver_dies(self) -> None:
+    def kill_receiver(self) -> None:
         self.receivers[0].signals(signal.SIGKILL)
-        self.tell("receiver-0 is killed, and never comes back")
+        self.note("receiver-0 is killed and not restarted")
 
-    def one_sleeps(self) -> None:
+    def suspend_worker(self) -> None:
         self.workers[0].signals(signal.SIGSTOP)
         since = time.time()
-        self.tell("worker-0 falls asleep")
-        self.is_taken_over(since, self.workers[1:2])
+        self.note("worker-0 is stopped (SIGSTOP)")
+        self.wait_until_taken_over(since, self.workers[1:2])
         time.sleep(max(since + AWAY_S - time.time(), 0))
         self.workers[0].signals(signal.SIGCONT)
-        self.tell("worker-0 wakes up")
+        self.note("worker-0 continues (SIGCONT)")
 
-    def is_taken_over(self, since: float, judges: Sequence[Machine]) -> None:
-        """Wait until what a machine had is taken over by others."""
+    def wait_until_taken_over(self, since: float, others: Sequence[Machine]) -> None:
+        """Wait until the other machines have taken over a machine's work."""
 
         def takeovers() -> list[float]:
             return [
-                at for each in judges for at in each.said("Took over") if at > since
+                at for each in others for at in each.said("Took over") if at > since
             ]
 
         wait_for(lambda: bool(takeovers()))
         took = min(takeovers()) - since
-        self.tell(f"what it had is taken over, {took:.1f} s later")
+        self.note(f"its work is taken over after {took:.1f} s")
         assert took < TAKEN_OVER_IN_S
 
 
-def test_machines_that_die_sleep_or_are_cut_off_lose_nothing_and_double_nothing(
+def test_each_result_is_stored_once_if_machines_die_stop_or_lose_their_network(
     night: Night,
     build: Callable[..., Machine],
     restart_postgresql: Callable[[], None],
@@ -117,9 +117,9 @@ def test_machines_that_die_sleep_or_are_cut_off_lose_nothing_and_double_nothing(
             push(path, receivers, choose)
 
     senders = [partial(sending, number) for number in range(SENDERS)]
-    side_by_side([*senders, hospital.accidents])
+    side_by_side([*senders, hospital.inject_faults])
     wait_for(lambda: counts(workers[0].config) == {"delivered": INSTANCES})
-    hospital.tell("all is delivered")
+    hospital.note("all results are delivered")
 
     for name, archive in archives.items():
         seen(f"  {name}: {has_each_once(archive, sent)}")

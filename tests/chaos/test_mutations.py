@@ -1,6 +1,6 @@
-"""Every real file as it is, and 3,000 of them harmed, through all that takes them in.
+"""Real files and 3,000 mutations, sent to C-STORE, /predict and `analyze`.
 
-FRACTURE_NODE_SEED and FRACTURE_NODE_MUTATIONS choose others, and how many.
+FRACTURE_NODE_SEED and FRACTURE_NODE_MUTATIONS set the seed and the number of mutations.
 """
 
 import os
@@ -12,18 +12,18 @@ import pytest
 from tests.mutated import Node, Row, analyzed, mutated_node, originals, table
 from tests.mutations import Sample, mutations
 
-# Of what the sender reads to send it; the node is in processes of its own.
+# Warnings come from the sender, which parses the files; the node has its own processes.
 pytestmark = [pytest.mark.mutations, pytest.mark.filterwarnings("ignore")]
 SEED = int(os.environ.get("FRACTURE_NODE_SEED", "1"))
 COUNT = int(os.environ.get("FRACTURE_NODE_MUTATIONS", "3000"))
-LARGEST_HARMED = 200_000  # bytes; larger files cost minutes and break no other way
+LARGEST_MUTATED = 200_000  # bytes; larger files take minutes and fail in no other way
 
 
 @pytest.fixture(scope="module")
 def samples() -> list[Sample]:
-    every = originals(2**30)
-    small = [each for each in every if len(each.dataset) <= LARGEST_HARMED]
-    return [*every, *mutations(small, SEED, COUNT)]
+    files = originals(2**30)
+    small = [each for each in files if len(each.dataset) <= LARGEST_MUTATED]
+    return [*files, *mutations(small, SEED, COUNT)]
 
 
 @pytest.fixture(scope="module")
@@ -34,32 +34,34 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 def check(node: Node, title: str, rows: list[Row], count: int) -> None:
     shown = table(title, rows)
-    print(shown)  # noqa: T201 - what this is run for
+    print(shown)  # noqa: T201 - the output of this test
     assert len(rows) == count
-    assert not any("unexpectedly" in what for _, what in rows), shown
+    assert not any("unexpectedly" in outcome for _, outcome in rows), shown
     assert node.surprises() == []
     assert node.replaced() == {}
 
 
-def test_all_reach_the_receiver_and_end_in_a_state(
+def test_receiver_gives_every_instance_a_final_state(
     node: Node, samples: list[Sample]
 ) -> None:
-    answers = list(node.store(samples))
-    rows = node.ends(samples, answers)
+    responses = list(node.store(samples))
+    rows = node.ends(samples, responses)
 
-    assert [a.status for a in answers].count(None) == 0  # all reached the receiver
-    assert "lost" not in {what for _, what in rows}
+    assert [a.status for a in responses].count(
+        None
+    ) == 0  # the receiver responded to each
+    assert "lost" not in {outcome for _, outcome in rows}
     check(node, "C-STORE", rows, len(samples))
 
 
-def test_all_that_are_uploaded_are_answered(node: Node, samples: list[Sample]) -> None:
+def test_predict_responds_to_every_file(node: Node, samples: list[Sample]) -> None:
     rows = list(node.predict(samples))
 
-    assert {what[:3] for _, what in rows} <= {"200", "400", "413", "415"}
+    assert {outcome[:3] for _, outcome in rows} <= {"200", "400", "413", "415"}
     check(node, "/predict", rows, len(samples))
 
 
-def test_all_files_are_analyzed_or_left_out(
+def test_analyze_gives_a_result_or_a_reason_for_every_file(
     node: Node, samples: list[Sample], tmp_path: Path
 ) -> None:
     check(node, "analyze", analyzed(samples, node.folder, tmp_path), len(samples))
