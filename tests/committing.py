@@ -25,7 +25,7 @@ PATIENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One N-ACTION, and its caller."""
+    """A received N-ACTION request and its caller."""
 
     transaction: str
     objects: tuple[tuple[str, str], ...]
@@ -136,9 +136,9 @@ def report_on(
 ) -> int:
     """Report on an association; return the status of the response, or -1."""
     kind = 2 if any(reasons.values()) else 1
-    said = information(transaction, reasons)
-    answer, _ = association.send_n_event_report(said, kind, COMMITMENT, WELL_KNOWN)
-    return int(answer.get("Status", -1))
+    dataset = information(transaction, reasons)
+    response, _ = association.send_n_event_report(dataset, kind, COMMITMENT, WELL_KNOWN)
+    return int(response.get("Status", -1))
 
 
 def call(

@@ -96,7 +96,7 @@ def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Pa
 def seconds(
     way: Way, folder: Path, first: Sequence[Path], shares: Sequence[Path]
 ) -> float:
-    """Return how long an acceptor takes for its shares after the first instances."""
+    """Return the seconds that an acceptor takes for `shares`, sent after `first`."""
     with tempfile.TemporaryDirectory(dir=folder) as name, way(Path(name)) as port:
         send(port, first)
         start = time.perf_counter()
