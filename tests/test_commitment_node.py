@@ -54,7 +54,7 @@ class ArchiveProcess:
     folder: Path
     port: int = 0
 
-    def asked(self) -> list[tuple[str, list[tuple[str, str]]]]:
+    def requests(self) -> list[tuple[str, list[tuple[str, str]]]]:
         """Return the received transactions with their objects."""
         path = self.folder / "asked"
         return list(json.loads(path.read_text())) if path.exists() else []
@@ -125,12 +125,14 @@ def test_report_after_a_restart_of_the_node_completes_the_delivery(
     with serving(config) as node:
         (sent,) = send([image], node.address, calling_ae_title="MODALITY")
         assert sent.verdict is Verdict.STORED
-        wait_for(lambda: states(config) == {"committing": 1} and archive.asked() != [])
+        wait_for(
+            lambda: states(config) == {"committing": 1} and archive.requests() != []
+        )
         node.kill()
         node.start()
         assert counts(config) == {"delivering": 1}
 
-        transaction, objects = archive.asked()[-1]
+        transaction, objects = archive.requests()[-1]
         port = node.address.port
         reasons = {uid: 0 for _, uid in objects}
         unknown_status = archive.report(port, "2.25.9", reasons)

@@ -30,7 +30,7 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\
 MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 
 
-class Sent:
+class PersonRequest:
     """A request of a person, who may disconnect."""
 
     def __init__(self, name: str, *, way: str = "token") -> None:
@@ -62,7 +62,7 @@ def test_queue_serves_persons_alternately(way: str) -> None:
         queue, served = FairQueue(waiting=20), []
 
         async def request_slot(name: str) -> None:
-            async with queue.turn(Sent(name, way=way).request):
+            async with queue.turn(PersonRequest(name, way=way).request):
                 served.append(name)
                 await asyncio.sleep(0)
 
@@ -80,13 +80,13 @@ def test_person_has_one_slot_at_a_time() -> None:
     async def check() -> None:
         queue = FairQueue(waiting=5, at_once=2)
         async with AsyncExitStack() as held:
-            await held.enter_async_context(queue.turn(Sent("anna").request))
+            await held.enter_async_context(queue.turn(PersonRequest("anna").request))
             second = asyncio.create_task(
-                held.enter_async_context(queue.turn(Sent("anna").request))
+                held.enter_async_context(queue.turn(PersonRequest("anna").request))
             )
             await settle()
             assert not second.done()
-            await held.enter_async_context(queue.turn(Sent("berta").request))
+            await held.enter_async_context(queue.turn(PersonRequest("berta").request))
             second.cancel()
 
     asyncio.run(asyncio.wait_for(check(), 10))
@@ -97,7 +97,7 @@ def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
         queue, done = FairQueue(waiting=2), asyncio.Event()
 
         async def request_slot(name: str) -> None:
-            async with queue.turn(Sent(name).request):
+            async with queue.turn(PersonRequest(name).request):
                 await done.wait()
 
         tasks = [
@@ -106,11 +106,11 @@ def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
         ]
         await settle()
         with pytest.raises(HTTPException, match="2 images are waiting") as refused:
-            queue.require_place(Sent("anna").request)
-        queue.require_place(Sent("berta").request)
+            queue.require_place(PersonRequest("anna").request)
+        queue.require_place(PersonRequest("berta").request)
         done.set()
         await asyncio.gather(*tasks)
-        queue.require_place(Sent("anna").request)
+        queue.require_place(PersonRequest("anna").request)
         assert not queue._waiting
         return refused.value
 
@@ -125,12 +125,12 @@ def test_disconnected_or_cancelled_request_leaves_the_queue() -> None:
         queue, done = FairQueue(waiting=5), asyncio.Event()
         served = list[str]()
 
-        async def request_slot(sent: Sent, name: str) -> None:
+        async def request_slot(sent: PersonRequest, name: str) -> None:
             async with queue.turn(sent.request):
                 served.append(name)
                 await done.wait()
 
-        sent = [Sent("anna") for _ in range(4)]
+        sent = [PersonRequest("anna") for _ in range(4)]
         first, gone, cancelled, last = [
             asyncio.create_task(request_slot(each, str(n)))
             for n, each in enumerate(sent)

@@ -42,7 +42,7 @@ def test_training_distribution_is_near_and_others_are_far() -> None:
 
     near = [known.distance(activation(seed)) for seed in range(300, 400)]
 
-    # Whitened, each direction has a variance of 1.
+    # After whitening, each direction has a variance of 1.
     assert sum(near) / len(near) == pytest.approx(1, abs=0.1)
     assert max(near) < 2 < known.distance(activation(1, scale=5))
 

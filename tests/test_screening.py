@@ -335,7 +335,7 @@ KINDS = "secondary_capture", "presentation_state", "structured_report", "heatmap
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def own_results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """One result of each kind, and a notice."""
     source = phantom_dataset(draw_phantom(broken=True, rows=200, columns=150))
     path = tmp_path_factory.mktemp("source") / "source.dcm"
@@ -394,9 +394,9 @@ def in_gray(dataset: Dataset) -> None:
 @pytest.mark.parametrize("gray", [unchanged, in_gray])
 @pytest.mark.parametrize("change", [unchanged, with_other_uids, without_identity])
 def test_own_results_are_recognized_after_changes_of_an_archive(
-    made: list[bytes], change: Change, gray: Change
+    own_results: list[bytes], change: Change, gray: Change
 ) -> None:
-    for each in made:
+    for each in own_results:
         result = dcmread(BytesIO(each))
         change(result)
         gray(result)
@@ -408,9 +408,9 @@ def test_own_results_are_recognized_after_changes_of_an_archive(
 
 
 def test_own_capture_is_recognized_by_its_uids_and_image_type(
-    made: list[bytes],
+    own_results: list[bytes],
 ) -> None:
-    captures = [dcmread(BytesIO(each)) for each in made]
+    captures = [dcmread(BytesIO(each)) for each in own_results]
     captures = [
         each for each in captures if each.SOPClassUID == SecondaryCaptureImageStorage
     ]

@@ -1,4 +1,4 @@
-"""Every error about a wrong setting is a message of the node."""
+"""Every error about a wrong setting is in plain words, without phrases of libraries."""
 
 import json
 from pathlib import Path

@@ -58,7 +58,7 @@ class Node:
     receiver: Receiver
     ports: tuple[int, int]
     inbox: list[ReceivedInstance] = field(default_factory=list)
-    told: list[tuple[str, str, str]] = field(default_factory=list)
+    reported: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def tls_port(self) -> int:
@@ -100,16 +100,16 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
         sockets = {listen("127.0.0.1", 0): None, listen("127.0.0.1", 0): context}
         plain, secured = (each.getsockname()[1] for each in sockets)
         given = defaults.receiver.model_dump() | changes
-        told: list[tuple[str, str, str]] = []
+        reported: list[tuple[str, str, str]] = []
         receiver = start_receiver(
             ReceiverSettings.model_validate(given),
             Spool(storage),
             inbox.append,
             sockets,
-            lambda *arguments: told.append(arguments),
+            lambda *arguments: reported.append(arguments),
             settle=settle,
         )
-        nodes.append(Node(receiver, (plain, secured), inbox, told))
+        nodes.append(Node(receiver, (plain, secured), inbox, reported))
         return nodes[-1]
 
     yield start
@@ -309,7 +309,7 @@ def test_failed_handshake_is_reported(serve: Serve, data: bytes, reason: str) ->
         while caller.recv(100):
             pass
 
-    until(lambda: node.told == [("", "127.0.0.1", reason)])
+    until(lambda: node.reported == [("", "127.0.0.1", reason)])
 
 
 def test_invalid_record_after_the_handshake_is_reported(
@@ -323,9 +323,9 @@ def test_invalid_record_after_the_handshake_is_reported(
         # Bypass TLS at the caller to send application data without encryption.
         socket.socket.sendall(caller, b"\x17\x03\x03\x00\x20" + bytes(32))
 
-        until(lambda: len(node.told) == 1)
+        until(lambda: len(node.reported) == 1)
 
-    ((title, address, reason),) = node.told
+    ((title, address, reason),) = node.reported
     assert (title, address) == ("", "127.0.0.1")
     assert reason.startswith("no TLS: ")
 
@@ -382,7 +382,7 @@ def test_connection_closed_without_data_is_not_logged(
 
     assert node.receiver.drain(SOON_S)
     assert caplog.records == []
-    assert node.told == []
+    assert node.reported == []
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -843,8 +843,8 @@ def test_session_tickets_do_not_count_as_a_response(
 @pytest.fixture
 def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
     """The client and the server end of a TLS 1.3 connection with session tickets."""
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    theirs.load_cert_chain(certificates.node.certificate, certificates.node.key)
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(certificates.node.certificate, certificates.node.key)
     trusted = {"tls_authorities": certificates.authority.certificate}
     context = client_context(destination(1, **trusted))
     assert context
@@ -852,7 +852,7 @@ def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
         ends: list[ssl.SSLSocket] = []
         accept = threading.Thread(
             target=lambda: ends.append(
-                theirs.wrap_socket(server.accept()[0], server_side=True)
+                server_side.wrap_socket(server.accept()[0], server_side=True)
             )
         )
         accept.start()

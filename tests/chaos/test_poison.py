@@ -34,7 +34,7 @@ def test_decoder_crash_hang_or_memory_limit_fails_no_other_instance(
     make_large(sent.paths[large])
     archive = night.archive()
     limits = f"decode_timeout_s = {TIMEOUT_S}\ndecode_memory_mb = {MEMORY_MB}"
-    limits += f"\nmax_megapixels = {SIDE**2 // 10**6}"  # not the limit
+    limits += f"\nmax_megapixels = {SIDE**2 // 10**6}"  # permits it
     night.settings({"archive": archive.port}, (new_port(), new_port()), worker=limits)
     node = night.start()
 
