@@ -1,4 +1,4 @@
-"""A tiny data set of phantoms, in the format of training and evaluation."""
+"""A small data set of phantoms, in the format of training and evaluation."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from inference.training.phantoms import random_phantom
 
 
 def write_atlas(folder: Path, count: int) -> Path:
-    """Write `count` phantoms, every other one broken, in groups of four."""
+    """Write `count` phantoms, every second one broken, in groups of four."""
     (folder / "images").mkdir(parents=True)
     with (folder / "manifest.csv").open("w", newline="") as file:
         rows = csv.writer(file)
@@ -28,6 +28,6 @@ def write_atlas(folder: Path, count: int) -> Path:
                 boxes = [[left / width, top / height, right / width, bottom / height]]
             part = "arm" if seed % 3 else "leg"
             split = "val" if seed >= count * 3 // 4 else "train"
-            marked = json.dumps(boxes)
-            rows.writerow([path, len(boxes), part, marked, 1, seed // 4, split])
+            encoded_boxes = json.dumps(boxes)
+            rows.writerow([path, len(boxes), part, encoded_boxes, 1, seed // 4, split])
     return folder

@@ -24,8 +24,8 @@ PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One N-ACTION, and its caller."""
+class CommitmentRequest:
+    """A received N-ACTION request and its caller."""
 
     transaction: str
     objects: tuple[tuple[str, str], ...]
@@ -49,7 +49,7 @@ class Committing:
     at_once: Callable[[str], int] | None = None
     during: Callable[[], None] = lambda: None
     stored: list[str] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[CommitmentRequest] = field(default_factory=list)
     answers: list[int] = field(default_factory=list)
     port: int = 0
 
@@ -89,18 +89,18 @@ class Committing:
             (str(each.ReferencedSOPClassUID), str(each.ReferencedSOPInstanceUID))
             for each in information.ReferencedSOPSequence
         )
-        asked = Asked(
+        request = CommitmentRequest(
             transaction=str(information.TransactionUID),
             objects=objects,
             action_type=event.action_type,
             instance=str(event.request.RequestedSOPInstanceUID),
             caller=event.assoc.requestor.ae_title,
         )
-        self.asked.append(asked)
+        self.asked.append(request)
         self.during()
         if self.at_once:
             reasons = {uid: self.at_once(uid) for _, uid in objects}
-            arguments = (event.assoc, asked.transaction, reasons)
+            arguments = (event.assoc, request.transaction, reasons)
             thread = threading.Thread(target=self._report, args=arguments)
             self._reporting.append(thread)
             thread.start()
@@ -136,9 +136,9 @@ def report_on(
 ) -> int:
     """Report on an association; return the status of the response, or -1."""
     kind = 2 if any(reasons.values()) else 1
-    said = information(transaction, reasons)
-    answer, _ = association.send_n_event_report(said, kind, COMMITMENT, WELL_KNOWN)
-    return int(answer.get("Status", -1))
+    dataset = information(transaction, reasons)
+    response, _ = association.send_n_event_report(dataset, kind, COMMITMENT, WELL_KNOWN)
+    return int(response.get("Status", -1))
 
 
 def call(
@@ -172,8 +172,8 @@ def main(arguments: Sequence[str]) -> None:
     archive = Committing()
 
     def write() -> None:
-        asked = [(each.transaction, each.objects) for each in archive.asked]
-        (folder / "asked.new").write_text(json.dumps(asked))
+        requests = [(each.transaction, each.objects) for each in archive.asked]
+        (folder / "asked.new").write_text(json.dumps(requests))
         (folder / "asked.new").rename(folder / "asked")
 
     archive.during = write

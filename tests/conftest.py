@@ -88,7 +88,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def peer() -> Callable[[str], str]:
-    """Finds the program of a peer by name: that of DCMTK, not of pynetdicom.
+    """Finds a program of Debian by name, so that of DCMTK, not that of pynetdicom.
 
     Skips the test if the program is absent. Fails in CI, which installs every peer.
     """
@@ -106,7 +106,7 @@ def peer() -> Callable[[str], str]:
 
 @pytest.fixture(scope="module")
 def browser(peer: Callable[[str], str]) -> Iterator[Browser]:
-    """Debian's Chromium, without requests of its own."""
+    """Debian's Chromium, without background requests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=peer("chromium"), args=CHROMIUM
@@ -167,7 +167,7 @@ def postgresql(peer: Callable[[str], str]) -> Iterator[str]:
         start_new_session=True,  # Ctrl-C must only reach pytest
     )
     with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
-        Path(folder).chmod(0o755)  # for clients of any user; the data is the server's
+        Path(folder).chmod(0o755)  # for clients of any user; the data stays private
         if owner:
             shutil.chown(folder, owner, owner)
         with start(["sh", "-c", SERVE, "sh", initdb, pg_ctl, folder]) as server:

@@ -63,7 +63,7 @@ class Sample:
 
     @property
     def part10(self) -> bytes:
-        """The same as a file (PS3.10 7.1)."""
+        """The dataset as a Part 10 file (PS3.10 7.1)."""
         # A file needs UIDs, even if the dataset has none.
         meta = create_file_meta(
             sop_class_uid=UID(self.sop_class_uid or NOTHING),
@@ -75,7 +75,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How the headers of elements are written (PS3.5 7.1)."""
+    """The encoding of element headers (PS3.5 7.1)."""
 
     implicit: bool
     order: str  # for struct: "<" or ">"
@@ -106,7 +106,7 @@ class Encoding:
 
 
 def vr_of(keyword: str) -> bytes:
-    """Return one of the VRs that an attribute may have."""
+    """Return the first VR that the standard permits for an attribute."""
     return dictionary_VR(keyword)[:2].encode()
 
 
@@ -236,8 +236,8 @@ def _flip(draft: Draft, start: int, end: int) -> None:
     data = bytearray(draft.data)
     for _ in range(draft.chance.choice((1, 3, 20))):
         if start < end:
-            place = draft.chance.randrange(start, end)
-            data[place] ^= 1 << draft.chance.randrange(8)
+            position = draft.chance.randrange(start, end)
+            data[position] ^= 1 << draft.chance.randrange(8)
     draft.data = bytes(data)
 
 
@@ -323,7 +323,7 @@ def many_items(draft: Draft) -> None:
     draft.put(keyword, draft.encoding.item() * count)
 
 
-def odd_items(draft: Draft) -> None:
+def invalid_items(draft: Draft) -> None:
     """Write sequences with invalid items, or with bytes that are not items."""
     keyword = draft.chance.choice(SEQUENCES)
     encoding, chance = draft.encoding, draft.chance
@@ -390,12 +390,12 @@ def contradicting_pixels(draft: Draft) -> None:
             draft.put(keyword, draft.chance.choice((value, value, value * 2, b"")))
 
 
-def strange_text(draft: Draft) -> None:
+def invalid_text(draft: Draft) -> None:
     for _ in range(draft.chance.choice((1, 2, 5))):
         draft.put(draft.chance.choice(TEXTS), draft.chance.choice(NASTY))
 
 
-def strange_window(draft: Draft) -> None:
+def invalid_window(draft: Draft) -> None:
     for keyword in ("WindowCenter", "WindowWidth", "RescaleSlope", "RescaleIntercept"):
         if draft.chance.random() < 0.6:
             draft.put(keyword, draft.chance.choice((*NASTY, b"1", b"5000", b"1e308")))
@@ -403,7 +403,7 @@ def strange_window(draft: Draft) -> None:
     draft.put("VOILUTFunction", word)
 
 
-def strange_table(draft: Draft) -> None:
+def invalid_table(draft: Draft) -> None:
     """Write inconsistent modality, VOI and palette tables."""
     encoding, chance = draft.encoding, draft.chance
     descriptor = encoding.short(
@@ -445,7 +445,7 @@ def other_vr_in_place(draft: Draft) -> None:
         draft.splice(found.start + 4, found.start + 6, vr)
 
 
-def strange_identity(draft: Draft) -> None:
+def invalid_identity(draft: Draft) -> None:
     """Damage attributes that are copied to results."""
     for keyword in draft.chance.sample(TYPE_2 + TYPE_3 + IMAGE_TYPE_3, 6):
         value = draft.chance.choice(NASTY)
@@ -455,7 +455,7 @@ def strange_identity(draft: Draft) -> None:
         draft.put(keyword, value)
 
 
-def lying_character_set(draft: Draft) -> None:
+def false_character_set(draft: Draft) -> None:
     draft.put(
         "SpecificCharacterSet",
         draft.chance.choice(
@@ -479,7 +479,7 @@ def lying_character_set(draft: Draft) -> None:
 
 
 def garbage(draft: Draft) -> None:
-    """Add bytes that belong to nothing: after, before, and in private groups."""
+    """Add bytes that belong to no element: before, after, and in private groups."""
     chance = draft.chance
     some = chance.randbytes(chance.choice((1, 7, 100)))
     match chance.randrange(4):
@@ -497,7 +497,7 @@ def garbage(draft: Draft) -> None:
             draft.put_element(tag, draft.encoding.element(tag, b"UL", length))
 
 
-def odd_fragments(draft: Draft) -> None:
+def invalid_fragments(draft: Draft) -> None:
     """Write encapsulated Pixel Data with no, too many or wrong fragments or offsets."""
     encoding, chance = draft.encoding, draft.chance
     pixels = draft.find(PIXEL_DATA)
@@ -520,7 +520,7 @@ def odd_fragments(draft: Draft) -> None:
     draft.put_element(PIXEL_DATA, head + encoding.item(table) + fragments + end)
 
 
-def lying_codestream(draft: Draft) -> None:
+def overwritten_codestream(draft: Draft) -> None:
     """Overwrite the start of the frame, where codecs store sizes and depths."""
     pixels = draft.find(PIXEL_DATA)
     if pixels is None:
@@ -528,10 +528,10 @@ def lying_codestream(draft: Draft) -> None:
     data = bytearray(draft.data)
     start = pixels.value + (16 if pixels.end - pixels.value > 64 else 0)
     for _ in range(draft.chance.choice((1, 2, 4))):
-        place = draft.chance.randrange(start, min(start + 120, pixels.end))
+        position = draft.chance.randrange(start, min(start + 120, pixels.end))
         value = draft.chance.choice((0, 1, 0x7F, 0x80, 0xFF))
         width = draft.chance.choice((1, 2, 4))
-        data[place : place + width] = bytes([value]) * width
+        data[position : position + width] = bytes([value]) * width
     draft.data = bytes(data)[: len(draft.data)]
 
 
@@ -563,15 +563,21 @@ def false_uids(draft: Draft) -> None:
 
 HARMS: tuple[Harm, ...] = (
     *(flipped, flipped_pixels, truncated, wrong_length, swapped_tags, disordered),
-    *(nested, many_items, odd_items, contradicting_pixels, strange_text),
-    *(strange_window, strange_table, other_vr, other_vr_in_place, strange_identity),
-    *(lying_character_set, garbage, odd_fragments, lying_codestream, other_syntax),
+    *(nested, many_items, invalid_items, contradicting_pixels, invalid_text),
+    *(invalid_window, invalid_table, other_vr, other_vr_in_place, invalid_identity),
+    *(
+        false_character_set,
+        garbage,
+        invalid_fragments,
+        overwritten_codestream,
+        other_syntax,
+    ),
     *(false_uids,),
 )
 
 
 def part10_sample(content: bytes, kind: str) -> Sample:
-    """Parse the bytes of a file as far as possible, without trusting them."""
+    """Parse the bytes of a file as far as possible. They may be invalid."""
     start, syntax = 0, ""
     group_2 = Encoding(implicit=False, order="<")
     if content[128:132] == b"DICM":
@@ -623,7 +629,7 @@ def closed(draft: Draft) -> bytes:
     return deflater.compress(draft.data) + deflater.flush()
 
 
-def _made_interesting(draft: Draft, sample: Sample) -> str:
+def _make_analyzable(draft: Draft, sample: Sample) -> str:
     """Change most instances so that they would be analyzed.
 
     Returns:
@@ -654,7 +660,7 @@ def mutations(samples: Sequence[Sample], seed: int, count: int) -> Iterator[Samp
         harm = HARMS[(number + number // len(HARMS)) % len(HARMS)]
         draft = opened(sample, chance)
         uid = f"1.2.826.0.1.{seed}.{number}"
-        sop_class = _made_interesting(draft, sample)
+        sop_class = _make_analyzable(draft, sample)
         draft.put("SOPInstanceUID", uid.encode())
         harm(draft)
         yield Sample(harm.__name__, draft.syntax, sop_class, uid, closed(draft))

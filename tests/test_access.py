@@ -1,4 +1,4 @@
-"""The settings that say who is let in, and when that is not settled."""
+"""Settings for access: tokens and proxies, and the errors if access is undefined."""
 
 from hashlib import sha256
 from ipaddress import ip_network
@@ -10,10 +10,12 @@ from config.access import Token, unsettled
 from config.destinations import Secret
 from config.settings import Settings, SettingsError, load
 
-LONG = "x" * 20
-SOME = '{ name = "a", role = "viewer", sha256 = "' + "0" * 64 + '" }'
-FROM = '{ name = "b", role = "operator", env = "NODE_TOKEN" }'
-BEHIND = 'trusted_proxies = ["10.0.0.5/32"]\nproxy_user_header = "X-Remote-User"\n'
+SECRET_VALUE = "x" * 20
+HASHED = '{ name = "a", role = "viewer", sha256 = "' + "0" * 64 + '" }'
+FROM_ENVIRONMENT = '{ name = "b", role = "operator", env = "NODE_TOKEN" }'
+BEHIND_PROXY = (
+    'trusted_proxies = ["10.0.0.5/32"]\nproxy_user_header = "X-Remote-User"\n'
+)
 
 
 def read(folder: Path, api: str, **environment: str) -> Settings:
@@ -21,37 +23,41 @@ def read(folder: Path, api: str, **environment: str) -> Settings:
     return load(folder / "node.toml", environment)
 
 
-def complaint(folder: Path, api: str) -> str:
+def error_line(folder: Path, api: str) -> str:
     with pytest.raises(SettingsError, match=r"node\.toml cannot be used") as caught:
         read(folder, api)
-    _, told = str(caught.value).splitlines()
-    return told.strip()
+    _, line = str(caught.value).splitlines()
+    return line.strip()
 
 
-def test_tokens_are_a_hash_or_from_the_environment(tmp_path: Path) -> None:
-    api = read(tmp_path, f"tokens = [{SOME}, {FROM}]", NODE_TOKEN=f"{LONG}\n").api
+def test_token_is_read_from_a_hash_or_from_the_environment(tmp_path: Path) -> None:
+    api = read(
+        tmp_path,
+        f"tokens = [{HASHED}, {FROM_ENVIRONMENT}]",
+        NODE_TOKEN=f"{SECRET_VALUE}\n",
+    ).api
 
     assert api.tokens == (
         Token(name="a", role="viewer", sha256="0" * 64),
-        Token(name="b", role="operator", env=Secret("NODE_TOKEN", LONG)),
+        Token(name="b", role="operator", env=Secret("NODE_TOKEN", SECRET_VALUE)),
     )
     assert [each.digest for each in api.tokens] == [
         bytes(32),
-        sha256(LONG.encode()).digest(),
+        sha256(SECRET_VALUE.encode()).digest(),
     ]
-    assert LONG not in repr(api)
+    assert SECRET_VALUE not in repr(api)
 
 
-def test_a_hash_may_be_written_in_capitals(tmp_path: Path) -> None:
-    tokens = f"tokens = [{SOME.replace('0' * 64, 'AB' * 32)}]"
+def test_hash_may_have_upper_case_digits(tmp_path: Path) -> None:
+    tokens = f"tokens = [{HASHED.replace('0' * 64, 'AB' * 32)}]"
 
     (token,) = read(tmp_path, tokens).api.tokens
 
     assert token.digest == b"\xab" * 32
 
 
-def test_proxies_name_people(tmp_path: Path) -> None:
-    api = read(tmp_path, f'{BEHIND}operators = ["anna"]').api
+def test_trusted_proxy_and_operators_are_read(tmp_path: Path) -> None:
+    api = read(tmp_path, f'{BEHIND_PROXY}operators = ["anna"]').api
 
     assert api.trusted_proxies == (ip_network("10.0.0.5/32"),)
     assert api.operators == ("anna",)
@@ -59,75 +65,86 @@ def test_proxies_name_people(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("api", "told"),
+    ("api", "expected"),
     [
         ('tokens = [{ name = "a", role = "viewer" }]', "give either sha256"),
-        (f"tokens = [{FROM[:-2]}, sha256 = '{'0' * 64}' }}]", "give either sha256"),
-        (f"tokens = [{SOME}, {SOME}]", "two tokens are named a"),
-        (f"tokens = [{SOME.replace('viewer', 'admin')}]", "'viewer' or 'operator'"),
-        (f"tokens = [{SOME.replace('0' * 64, 'hidden')}]", "the 64 hexadecimal digits"),
         (
-            f"tokens = [{SOME.replace(chr(34) + 'a', chr(34) + 'A.B')}]",
+            f"tokens = [{FROM_ENVIRONMENT[:-2]}, sha256 = '{'0' * 64}' }}]",
+            "give either sha256",
+        ),
+        (f"tokens = [{HASHED}, {HASHED}]", "two tokens are named a"),
+        (f"tokens = [{HASHED.replace('viewer', 'admin')}]", "'viewer' or 'operator'"),
+        (
+            f"tokens = [{HASHED.replace('0' * 64, 'hidden')}]",
+            "the 64 hexadecimal digits",
+        ),
+        (
+            f"tokens = [{HASHED.replace(chr(34) + 'a', chr(34) + 'A.B')}]",
             "a to z, 0 to 9",
         ),
-        (f"tokens = [{FROM.replace('NODE_TOKEN', 'hidden')}]", "name a variable"),
+        (
+            f"tokens = [{FROM_ENVIRONMENT.replace('NODE_TOKEN', 'hidden')}]",
+            "name a variable",
+        ),
         ('tokens = ["hidden"]', "tokens.0"),
         ('tokens = "hidden"', "api.tokens"),
         ('proxy_user_header = "X-Remote-User"', "needs trusted_proxies"),
-        (BEHIND.replace("10.0.0.5/32", "0.0.0.0/0"), "believes everybody"),
-        (BEHIND.replace("10.0.0.5/32", "::/0"), "believes everybody"),
-        (BEHIND.replace("X-Remote-User", "X Remote"), "name of an HTTP header"),
+        (BEHIND_PROXY.replace("10.0.0.5/32", "0.0.0.0/0"), "believes everybody"),
+        (BEHIND_PROXY.replace("10.0.0.5/32", "::/0"), "believes everybody"),
+        (BEHIND_PROXY.replace("X-Remote-User", "X Remote"), "name of an HTTP header"),
         ('operators = ["anna"]', "set proxy_user_header"),
     ],
 )
-def test_what_would_let_in_nobody_or_everybody_is_refused(
-    tmp_path: Path, api: str, told: str
+def test_invalid_access_settings_are_refused(
+    tmp_path: Path, api: str, expected: str
 ) -> None:
-    said = complaint(tmp_path, api)
+    error = error_line(tmp_path, api)
 
-    assert said.startswith("api")
-    assert told in said
-    assert "hidden" not in said
+    assert error.startswith("api")
+    assert expected in error
+    assert "hidden" not in error
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
-def test_on_this_machine_nothing_must_be_settled(tmp_path: Path, host: str) -> None:
+def test_loopback_host_needs_no_access_settings(tmp_path: Path, host: str) -> None:
     assert unsettled(read(tmp_path, f'host = "{host}"').api) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "node.hospital"])  # noqa: S104
-def test_for_other_machines_it_must_be_settled_who_may_come(
-    tmp_path: Path, host: str
-) -> None:
+def test_other_host_needs_tokens_or_a_proxy(tmp_path: Path, host: str) -> None:
     listen = f'host = "{host}"\n'
 
-    (told,) = unsettled(read(tmp_path, listen).api)
+    (problem,) = unsettled(read(tmp_path, listen).api)
 
-    assert told.startswith(f"api.host: other machines can reach {host}, and nothing")
-    assert "`fracture-node token NAME --role viewer`" in told
-    for way in (f"tokens = [{SOME}]", BEHIND):
-        assert unsettled(read(tmp_path, listen + way).api) == []
+    assert problem.startswith(f"api.host: other machines can reach {host}, and nothing")
+    assert "`fracture-node token NAME --role viewer`" in problem
+    for access in (f"tokens = [{HASHED}]", BEHIND_PROXY):
+        assert unsettled(read(tmp_path, listen + access).api) == []
 
 
-def test_behind_a_proxy_it_must_be_settled_on_this_machine_too(tmp_path: Path) -> None:
+def test_loopback_host_behind_a_proxy_needs_tokens_or_a_user_header(
+    tmp_path: Path,
+) -> None:
     behind = 'trusted_proxies = ["127.0.0.1/32"]\n'
 
-    (told,) = unsettled(read(tmp_path, behind).api)
+    (problem,) = unsettled(read(tmp_path, behind).api)
 
-    assert told.startswith("api.trusted_proxies: others come by a proxy, and nothing")
-    assert unsettled(read(tmp_path, f"{behind}tokens = [{SOME}]").api) == []
+    assert problem.startswith(
+        "api.trusted_proxies: others come by a proxy, and nothing"
+    )
+    assert unsettled(read(tmp_path, f"{behind}tokens = [{HASHED}]").api) == []
 
 
 @pytest.mark.parametrize("environment", [{}, {"NODE_TOKEN": "hidden" * 3}])
-def test_a_token_of_the_environment_must_be_there_and_long(
+def test_token_from_the_environment_must_be_set_and_long(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
-    settings = read(tmp_path, f"tokens = [{FROM}]", **environment)
+    settings = read(tmp_path, f"tokens = [{FROM_ENVIRONMENT}]", **environment)
 
-    (told,) = unsettled(settings.api)
+    (problem,) = unsettled(settings.api)
 
-    assert told.startswith("api.tokens: NODE_TOKEN, where the token b is to stand, ")
-    assert "20 or more" in told
-    assert "hidden" not in told
-    # Fail shut: it is not as if no token had been asked for.
+    assert problem.startswith("api.tokens: NODE_TOKEN, where the token b is to stand, ")
+    assert "20 or more" in problem
+    assert "hidden" not in problem
+    # Fail closed: the API still requires a token.
     assert settings.api.guarded

@@ -1,4 +1,4 @@
-"""Who may associate, and how many at once over all processes."""
+"""Admission of associations: permitted callers, and limits over all processes."""
 
 import errno
 import os
@@ -36,23 +36,23 @@ def admission(folder: Path, **changes: Any) -> Admission:  # noqa: ANN401 - sett
     return Admission(ReceiverSettings.model_validate(given), folder)
 
 
-def test_by_default_anyone_may_call_us_by_our_name(tmp_path: Path) -> None:
-    answer = admission(tmp_path).admit("ANYONE", "FRACTURE_AI", "192.0.2.1")
+def test_any_caller_is_admitted_by_default(tmp_path: Path) -> None:
+    decision = admission(tmp_path).admit("ANYONE", "FRACTURE_AI", "192.0.2.1")
 
-    assert isinstance(answer, Place)
+    assert isinstance(decision, Place)
 
 
-def test_another_called_ae_title_is_rejected(tmp_path: Path) -> None:
-    answer = admission(tmp_path).admit("ANYONE", "ANY-SCP", "192.0.2.1")
+def test_unknown_called_ae_title_is_rejected(tmp_path: Path) -> None:
+    decision = admission(tmp_path).admit("ANYONE", "ANY-SCP", "192.0.2.1")
 
-    assert answer is CALLED_UNKNOWN
+    assert decision is CALLED_UNKNOWN
 
 
 @pytest.mark.parametrize(
     ("calling", "address", "admitted"),
     [
         ("DX1", "10.1.2.3", True),
-        ("DX1 ", "10.1.2.3", True),  # PS3.5 6.2: spaces at the end mean nothing
+        ("DX1 ", "10.1.2.3", True),  # PS3.5 6.2: trailing spaces are not significant
         ("DX1", "10.2.2.3", False),
         ("DX1", "::ffff:10.1.2.3", True),  # through an IPv6 socket
         ("DX1", "2001:db8::1", False),
@@ -62,7 +62,7 @@ def test_another_called_ae_title_is_rejected(tmp_path: Path) -> None:
         ("CR2", "10.1.2.3", False),
     ],
 )
-def test_a_caller_is_known_by_its_title_and_its_network(
+def test_listed_caller_is_admitted_by_ae_title_and_network(
     tmp_path: Path,
     calling: str,
     address: str,
@@ -71,12 +71,12 @@ def test_a_caller_is_known_by_its_title_and_its_network(
     callers = [{"ae_title": "DX1", "network": "10.1.0.0/16"}, "CR1"]
     rules = admission(tmp_path, allowed_callers=callers)
 
-    answer = rules.admit(calling, "FRACTURE_AI", address)
+    decision = rules.admit(calling, "FRACTURE_AI", address)
 
-    assert isinstance(answer, Place) if admitted else answer is CALLING_UNKNOWN
+    assert isinstance(decision, Place) if admitted else decision is CALLING_UNKNOWN
 
 
-def test_reasons_are_those_of_the_standard() -> None:
+def test_rejections_have_the_codes_of_the_standard() -> None:
     def numbers(rejection: Rejection) -> tuple[int, int, int]:
         return rejection.result, rejection.source, rejection.diagnostic
 
@@ -88,7 +88,7 @@ def test_reasons_are_those_of_the_standard() -> None:
     assert numbers(ADDRESS_LIMIT_EXCEEDED) == (2, 3, 2)
 
 
-def test_a_place_that_is_given_back_is_free_again(tmp_path: Path) -> None:
+def test_released_slot_is_available_again(tmp_path: Path) -> None:
     rules = admission(tmp_path, max_associations=2)
     first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     rules.admit("A", "FRACTURE_AI", "192.0.2.1")
@@ -99,7 +99,7 @@ def test_a_place_that_is_given_back_is_free_again(tmp_path: Path) -> None:
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
 
 
-def test_files_of_places_that_were_cleaned_up_are_made_anew(tmp_path: Path) -> None:
+def test_slot_files_are_created_again_if_the_folder_was_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "associations"
     rules = admission(folder, max_associations=1)
     first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
@@ -112,7 +112,7 @@ def test_files_of_places_that_were_cleaned_up_are_made_anew(tmp_path: Path) -> N
     assert rules.admit("B", "FRACTURE_AI", "192.0.2.2") is LIMIT_EXCEEDED
 
 
-def test_unknown_callers_take_no_place(tmp_path: Path) -> None:
+def test_unlisted_callers_take_no_slot(tmp_path: Path) -> None:
     rules = admission(tmp_path, max_associations=1, allowed_callers=["CR1"])
 
     for _ in range(3):
@@ -121,7 +121,7 @@ def test_unknown_callers_take_no_place(tmp_path: Path) -> None:
     assert isinstance(rules.admit("CR1", "FRACTURE_AI", "192.0.2.1"), Place)
 
 
-def test_a_caller_has_no_more_than_its_share_and_others_have_theirs(
+def test_limit_per_caller_does_not_affect_other_callers(
     tmp_path: Path,
 ) -> None:
     rules = admission(tmp_path, max_associations=5, max_associations_per_caller=2)
@@ -129,11 +129,11 @@ def test_a_caller_has_no_more_than_its_share_and_others_have_theirs(
     rules.admit("A ", "FRACTURE_AI", "::ffff:192.0.2.1")
 
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
-    # Another title, another address: other callers.
+    # A caller with another title or another address is a different caller.
     assert isinstance(rules.admit("B", "FRACTURE_AI", "192.0.2.1"), Place)
     other = rules.admit("A", "FRACTURE_AI", "192.0.2.2")
     assert isinstance(other, Place)
-    # A place that was the caller's is anybody's.
+    # Any caller can take the released slot.
     assert isinstance(first, Place)
     first.give_back()
     assert isinstance(rules.admit("C", "FRACTURE_AI", "192.0.2.1"), Place)
@@ -141,7 +141,7 @@ def test_a_caller_has_no_more_than_its_share_and_others_have_theirs(
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
 
 
-def test_an_address_has_no_more_than_its_share_whatever_its_titles(
+def test_limit_per_address_counts_all_ae_titles(
     tmp_path: Path,
 ) -> None:
     rules = admission(
@@ -159,25 +159,25 @@ def test_an_address_has_no_more_than_its_share_whatever_its_titles(
     assert isinstance(rules.admit("D", "FRACTURE_AI", "192.0.2.2"), Place)
 
 
-def test_by_default_one_address_leaves_half_to_others(tmp_path: Path) -> None:
+def test_default_limit_per_address_is_half_of_the_slots(tmp_path: Path) -> None:
     rules = admission(tmp_path)
-    answers = [rules.admit(f"T{n}", "FRACTURE_AI", "192.0.2.1") for n in range(60)]
+    decisions = [rules.admit(f"T{n}", "FRACTURE_AI", "192.0.2.1") for n in range(60)]
 
-    assert answers.count(ADDRESS_LIMIT_EXCEEDED) == 35
+    assert decisions.count(ADDRESS_LIMIT_EXCEEDED) == 35
     assert isinstance(rules.admit("DX1", "FRACTURE_AI", "192.0.2.2"), Place)
 
 
-def test_an_address_has_at_least_the_share_of_a_caller(tmp_path: Path) -> None:
+def test_limit_per_address_is_not_below_the_limit_per_caller(tmp_path: Path) -> None:
     rules = admission(
         tmp_path, max_associations_per_caller=4, max_associations_per_address=2
     )
-    answers = [rules.admit("GATEWAY", "FRACTURE_AI", "192.0.2.1") for _ in range(5)]
+    decisions = [rules.admit("GATEWAY", "FRACTURE_AI", "192.0.2.1") for _ in range(5)]
 
-    assert answers[4] is CALLER_LIMIT_EXCEEDED
-    assert all(isinstance(each, Place) for each in answers[:4])
+    assert decisions[4] is CALLER_LIMIT_EXCEEDED
+    assert all(isinstance(each, Place) for each in decisions[:4])
 
 
-def test_a_network_of_ipv6_counts_as_one_address(tmp_path: Path) -> None:
+def test_ipv6_network_counts_as_one_address(tmp_path: Path) -> None:
     rules = admission(
         tmp_path, max_associations_per_caller=1, max_associations_per_address=2
     )
@@ -191,7 +191,7 @@ def test_a_network_of_ipv6_counts_as_one_address(tmp_path: Path) -> None:
     assert isinstance(rules.admit("C", "FRACTURE_AI", "2001:db8:0:1::3"), Place)
 
 
-def test_places_are_kept_for_callers_that_are_listed_with_a_network(
+def test_slots_are_reserved_for_callers_listed_with_a_network(
     tmp_path: Path,
 ) -> None:
     listed = [{"ae_title": f"DX{n}", "network": "10.1.0.0/16"} for n in range(3)]
@@ -201,52 +201,54 @@ def test_places_are_kept_for_callers_that_are_listed_with_a_network(
         reserved_associations=2,
         allowed_callers=["PACS", *listed],
     )
-    # Anyone may call itself PACS. Two of five places are kept.
-    answers = [rules.admit("PACS", "FRACTURE_AI", f"192.0.2.{n}") for n in range(4)]
-    assert [isinstance(each, Place) for each in answers] == [True, True, True, False]
-    assert answers[3] is LIMIT_EXCEEDED
+    # Any peer can use the title PACS. Two of five slots are reserved.
+    decisions = [rules.admit("PACS", "FRACTURE_AI", f"192.0.2.{n}") for n in range(4)]
+    assert [isinstance(each, Place) for each in decisions] == [True, True, True, False]
+    assert decisions[3] is LIMIT_EXCEEDED
 
     first = rules.admit("DX0", "FRACTURE_AI", "10.1.0.1")
     assert isinstance(first, Place)
-    # It has one now: the last place is for the other two.
+    # DX0 has a slot now. The last slot is reserved for the other two callers.
     assert rules.admit("DX0", "FRACTURE_AI", "10.1.0.1") is LIMIT_EXCEEDED
     assert isinstance(rules.admit("DX1", "FRACTURE_AI", "10.1.0.2"), Place)
     assert rules.admit("DX2", "FRACTURE_AI", "10.1.0.3") is LIMIT_EXCEEDED
 
 
-def test_no_more_places_are_kept_than_callers_are_absent(tmp_path: Path) -> None:
+def test_number_of_reserved_slots_is_at_most_the_number_of_absent_callers(
+    tmp_path: Path,
+) -> None:
     listed = [{"ae_title": "DX1", "network": "10.1.0.0/16"}, "DX2"]
     both = [*listed, {"ae_title": "DX2", "network": "10.1.0.0/16"}]
     for number, callers in enumerate((listed, both)):
         rules = admission(
             tmp_path / str(number), max_associations=4, allowed_callers=callers
         )
-        held = [rules.admit("DX2", "FRACTURE_AI", "10.1.0.2") for _ in range(4)]
+        decisions = [rules.admit("DX2", "FRACTURE_AI", "10.1.0.2") for _ in range(4)]
 
-        assert sum(isinstance(each, Place) for each in held) == 3
-        held = [rules.admit("DX1", "FRACTURE_AI", "10.1.0.1") for _ in range(2)]
-        assert [isinstance(each, Place) for each in held] == [True, False]
+        assert sum(isinstance(each, Place) for each in decisions) == 3
+        decisions = [rules.admit("DX1", "FRACTURE_AI", "10.1.0.1") for _ in range(2)]
+        assert [isinstance(each, Place) for each in decisions] == [True, False]
 
 
-def test_many_who_ask_at_once_get_the_share_exactly(
+def test_concurrent_requests_of_a_caller_get_exactly_its_limit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rules = admission(tmp_path, max_associations=20, max_associations_per_caller=7)
     write = os.pwrite
 
-    def slowly(descriptor: int, content: bytes, offset: int) -> int:
-        threading.Event().wait(0.005)  # in which the others count
+    def slow_write(descriptor: int, content: bytes, offset: int) -> int:
+        threading.Event().wait(0.005)  # other threads count during this time
         return write(descriptor, content, offset)
 
-    monkeypatch.setattr(os, "pwrite", slowly)
+    monkeypatch.setattr(os, "pwrite", slow_write)
     with ThreadPoolExecutor(16) as pool:
-        asked = [
+        futures = [
             pool.submit(rules.admit, "A", "FRACTURE_AI", "192.0.2.1") for _ in range(32)
         ]
-        answers = [each.result() for each in asked]
+        decisions = [each.result() for each in futures]
 
-    assert sum(isinstance(each, Place) for each in answers) == 7
-    assert answers.count(CALLER_LIMIT_EXCEEDED) == 25
+    assert sum(isinstance(each, Place) for each in decisions) == 7
+    assert decisions.count(CALLER_LIMIT_EXCEEDED) == 25
 
 
 HOLD = """
@@ -264,7 +266,7 @@ sys.stdin.read()
 
 @contextmanager
 def holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a process that holds a place."""
+    """Run a process that holds a slot."""
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, folder],
         stdin=subprocess.PIPE,
@@ -275,11 +277,11 @@ def holding(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield other
 
 
-def test_places_are_counted_over_processes_and_freed_when_one_is_killed(
+def test_slots_are_counted_over_processes_and_released_if_a_process_is_killed(
     tmp_path: Path,
 ) -> None:
     rules = admission(tmp_path, max_associations=2)
-    ours = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+    own = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     with holding(tmp_path) as other:
         assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
         assert held_places(tmp_path) == 2
@@ -287,18 +289,18 @@ def test_places_are_counted_over_processes_and_freed_when_one_is_killed(
 
     assert held_places(tmp_path) == 1
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
-    assert isinstance(ours, Place)
+    assert isinstance(own, Place)
     assert len(list(tmp_path.glob("*.callers"))) == 1
 
 
-def test_places_that_are_given_back_are_nobodys(tmp_path: Path) -> None:
+def test_released_slots_are_not_counted(tmp_path: Path) -> None:
     rules = admission(tmp_path)
-    places = [rules.admit("A", "FRACTURE_AI", f"192.0.2.{n}") for n in range(3)]
+    slots = [rules.admit("A", "FRACTURE_AI", f"192.0.2.{n}") for n in range(3)]
 
     for left in (2, 1, 0):
-        place = places.pop(0)
-        assert isinstance(place, Place)
-        place.give_back()
+        slot = slots.pop(0)
+        assert isinstance(slot, Place)
+        slot.give_back()
         assert held_places(tmp_path) == left
 
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
@@ -306,29 +308,29 @@ def test_places_that_are_given_back_are_nobodys(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["pwrite", "open"])
-def test_a_full_disk_turns_nobody_away_and_is_made_good_for(
+def test_full_disk_rejects_no_caller_and_later_counts_are_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     rules = admission(tmp_path, max_associations=3)
-    admission(tmp_path).admit("B", "FRACTURE_AI", "192.0.2.2")  # makes the door
+    admission(tmp_path).admit("B", "FRACTURE_AI", "192.0.2.2")  # creates the lock file
     with monkeypatch.context() as full:
 
         def fail(path: Path, *_: object) -> int:
             if getattr(path, "name", "") == "door.lock":
-                return door(path, os.O_RDWR)
+                return real_open(path, os.O_RDWR)
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        door = os.open
+        real_open = os.open
         full.setattr(os, call, fail)
-        answer = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
+        decision = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
 
-    assert isinstance(answer, Place)
+    assert isinstance(decision, Place)
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
     assert held_places(tmp_path) == 3
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
 
 
-def test_a_place_is_given_back_where_the_folder_is_gone(tmp_path: Path) -> None:
+def test_slot_is_released_if_the_folder_was_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     rules = admission(folder, max_associations=2)
     first, _ = (rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(2))
@@ -337,13 +339,13 @@ def test_a_place_is_given_back_where_the_folder_is_gone(tmp_path: Path) -> None:
     assert isinstance(first, Place)
     first.give_back()
 
-    assert held_places(folder) == 0  # until the next to come writes what is true
+    assert held_places(folder) == 0  # until the next admission writes the count
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
     assert held_places(folder) == 2
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
 
 
-def test_the_share_of_a_caller_is_counted_over_processes_and_freed_with_one(
+def test_limit_per_caller_is_counted_over_processes(
     tmp_path: Path,
 ) -> None:
     rules = admission(tmp_path, max_associations=9, max_associations_per_caller=1)
@@ -365,10 +367,10 @@ def test_the_share_of_a_caller_is_counted_over_processes_and_freed_with_one(
         ({"host": "::1"}, False, ""),
         ({"host": "localhost"}, False, ""),
         ({"allowed_callers": ["DX1"]}, False, ""),
-        ({}, True, ""),  # who may call is told by certificates
+        ({}, True, ""),  # certificates limit the callers
     ],
 )
-def test_a_receiver_that_is_open_to_anyone_is_warned_of(
+def test_warning_if_any_caller_can_reach_the_receiver(
     receiver: dict[str, object],
     only: bool,  # noqa: FBT001
     warned: str,
@@ -384,13 +386,15 @@ def test_a_receiver_that_is_open_to_anyone_is_warned_of(
     )
     given = ReceiverSettings.model_validate(defaults.receiver.model_dump() | receiver)
 
-    told = open_to_anyone(defaults.model_copy(update={"receiver": given, "tls": tls}))
+    warnings = open_to_anyone(
+        defaults.model_copy(update={"receiver": given, "tls": tls})
+    )
 
-    assert len(told) == bool(warned)
-    assert all(each.startswith(warned) for each in told)
+    assert len(warnings) == bool(warned)
+    assert all(each.startswith(warned) for each in warnings)
 
 
-def test_tls_for_everybody_is_open_to_anyone(certificates: Certificates) -> None:
+def test_warning_if_tls_needs_no_client_certificate(certificates: Certificates) -> None:
     defaults = load(None, {})
     tls = TlsSettings(
         port=2762,
@@ -400,14 +404,16 @@ def test_tls_for_everybody_is_open_to_anyone(certificates: Certificates) -> None
         only=True,
     )
 
-    (told,) = open_to_anyone(defaults.model_copy(update={"tls": tls}))
+    (warning,) = open_to_anyone(defaults.model_copy(update={"tls": tls}))
 
-    assert told.startswith("ANYONE who reaches 0.0.0.0:2762 may send")
+    assert warning.startswith("ANYONE who reaches 0.0.0.0:2762 may send")
 
 
-def test_the_warning_is_one_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_warning_is_logged_when_the_ports_are_opened(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     defaults = load(None, {})
-    anywhere = {"host": "0.0.0.0", "port": 0}  # noqa: S104 - what is warned of
+    anywhere = {"host": "0.0.0.0", "port": 0}  # noqa: S104 - causes the warning
     given = defaults.receiver.model_copy(update=anywhere)
 
     for each in open_ports(defaults.model_copy(update={"receiver": given})).values():

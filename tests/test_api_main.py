@@ -1,4 +1,4 @@
-"""`python -m api` as a process: where it listens, what it refuses, how it stops."""
+"""`python -m api` as a process: its address, refused settings, and its end."""
 
 import os
 import signal
@@ -23,7 +23,7 @@ COMMAND = [sys.executable, "-P", "-m", "api"]
 def running(
     folder: Path, *arguments: str, fd: int = -1
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run the api with its data in a folder; whatever the test did, it ends."""
+    """Run the API with its data in a folder. Kill it after the test."""
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
@@ -48,12 +48,12 @@ def running(
 
 @pytest.fixture
 def listening() -> Iterator[socket.socket]:
-    """A socket as the supervisor binds it."""
+    """A listening socket like that of the supervisor."""
     with socket.create_server(("127.0.0.1", 0)) as bound:
         yield bound
 
 
-def test_serves_on_an_inherited_socket_without_a_model_and_ends_in_peace(
+def test_api_serves_on_an_inherited_socket_without_a_model_and_ends_cleanly(
     tmp_path: Path, listening: socket.socket
 ) -> None:
     address = f"http://127.0.0.1:{listening.getsockname()[1]}"
@@ -62,12 +62,12 @@ def test_serves_on_an_inherited_socket_without_a_model_and_ends_in_peace(
         running(tmp_path, f"--fd={fd}", fd=fd) as process,
         httpx.Client(base_url=address, timeout=60) as client,
     ):
-        # The kernel holds the connection until the process has come up.
+        # The kernel holds the connection until the process has started.
         alive = client.get("/healthz")
         ready = client.get("/readyz")
         while ready.json()["model"] == "the model is being loaded":
             ready = client.get("/readyz")
-        answer = client.post("/predict", files={"file": b"anything"})
+        prediction = client.post("/predict", files={"file": b"anything"})
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=60)
 
@@ -77,14 +77,14 @@ def test_serves_on_an_inherited_socket_without_a_model_and_ends_in_peace(
     states = ready.json()
     assert "absent.toml does not exist" in states.pop("model")
     assert states == {"spool": "ok", "database": "ok"}
-    assert answer.status_code == 503
-    assert answer.headers["Retry-After"] == "5"
-    assert answer.json() == {
+    assert prediction.status_code == 503
+    assert prediction.headers["Retry-After"] == "5"
+    assert prediction.json() == {
         "error": "The model is not ready; /readyz says why. Send the image again later."
     }
 
 
-def test_listens_where_the_settings_say(tmp_path: Path) -> None:
+def test_api_listens_on_the_host_of_the_settings(tmp_path: Path) -> None:
     settings = tmp_path / "node.toml"
     settings.write_text('[api]\nhost = "127.0.0.2"\n')
 
@@ -97,17 +97,18 @@ def test_listens_where_the_settings_say(tmp_path: Path) -> None:
         process.communicate(timeout=60)
 
     assert process.returncode == 0
-    assert address.startswith("http://127.0.0.2:")  # port 0 of the environment: any
+    # Port 0 in the environment selects any port.
+    assert address.startswith("http://127.0.0.2:")
     assert alive.text == "ok"
 
 
-def test_refuses_wrong_settings_and_names_them(
+def test_api_refuses_an_unknown_setting_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = tmp_path / "node.toml"
     settings.write_text("[api]\nprot = 8000\n")
     monkeypatch.setattr(sys, "argv", ["api", f"--config={settings}"])
-    # Without what would change this very process.
+    # The setup of a role would change the test process.
     monkeypatch.setattr(api.__main__, "begin_role", lambda *_, **__: Event())
 
     with pytest.raises(SystemExit, match="2"):

@@ -1,4 +1,4 @@
-"""Hostile datasets and images cost no more time than their size and pixels explain."""
+"""Hostile datasets and images take no more time than their size explains."""
 
 import io
 import struct
@@ -79,7 +79,7 @@ def nested(levels: int) -> bytes:
 
 
 def written(folder: Path, syntax: UID, added: bytes, *, last: bool = False) -> Path:
-    """Write the phantom with more elements, before its pixels or after them."""
+    """Write the phantom with added elements before or after its pixel data."""
     dataset = phantom_dataset(PHANTOM)
     dataset.file_meta.TransferSyntaxUID = syntax
     path = folder / "image.dcm"
@@ -89,8 +89,8 @@ def written(folder: Path, syntax: UID, added: bytes, *, last: bool = False) -> P
     body = content[offset:]
     if syntax == DeflatedExplicitVRLittleEndian:
         body = zlib.decompress(body, -zlib.MAX_WBITS)
-    place = len(body) if last else body.rindex(b"\xe0\x7f\x10\x00")
-    body = body[:place] + added + body[place:]
+    position = len(body) if last else body.rindex(b"\xe0\x7f\x10\x00")
+    body = body[:position] + added + body[position:]
     if syntax == DeflatedExplicitVRLittleEndian:
         deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
         body = deflate.compress(body) + deflate.flush()
@@ -133,7 +133,7 @@ MANY = [
     "syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian]
 )
 @pytest.mark.parametrize(("added", "last"), MANY)
-def test_a_dataset_of_too_many_elements_or_items_is_refused(
+def test_dataset_with_too_many_elements_or_items_is_refused(
     tmp_path: Path, syntax: UID, added: bytes, *, last: bool
 ) -> None:
     path = written(tmp_path, syntax, added, last=last)
@@ -144,16 +144,16 @@ def test_a_dataset_of_too_many_elements_or_items_is_refused(
         show(path)
 
 
-def test_items_in_items_are_counted(tmp_path: Path) -> None:
+def test_nested_items_are_counted(tmp_path: Path) -> None:
     added = sequence(VOI_LUT, item(nested(MOST_ITEMS)))
     path = written(tmp_path, ExplicitVRLittleEndian, added)
 
     with pytest.raises(TooManyElementsError, match=f"more than {MOST_ITEMS} items"):
         receive(path)
-    show(path)  # pydicom gives up the sequence alone, which is listed without items
+    show(path)  # pydicom discards only the sequence and lists no items
 
 
-def test_items_of_an_implicit_sequence_are_counted(tmp_path: Path) -> None:
+def test_items_of_a_sequence_in_implicit_vr_are_counted(tmp_path: Path) -> None:
     tag = struct.pack("<HHL", VOI_LUT >> 16, VOI_LUT & 0xFFFF, len(EMPTY_ITEMS))
     path = written(tmp_path, ImplicitVRLittleEndian, tag + EMPTY_ITEMS)
 
@@ -163,9 +163,9 @@ def test_items_of_an_implicit_sequence_are_counted(tmp_path: Path) -> None:
         analyze(path)
 
 
-def test_items_that_only_pydicom_takes_for_items_are_counted(tmp_path: Path) -> None:
-    # pydicom does not look at the tag of an item. The walk sees an element that is
-    # longer than what is left, and counts no further.
+def test_items_with_a_wrong_tag_are_counted(tmp_path: Path) -> None:
+    # pydicom does not check the tag of an item. The node stops counting at an element
+    # that is longer than the remaining bytes.
     wrong = b"\x01\x02\x03\x04" + bytes(4)
     stop = b"\x01\x02\x03\x04\xff\xff\xff\x7f"
     path = written(
@@ -181,7 +181,7 @@ def test_items_that_only_pydicom_takes_for_items_are_counted(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("added", [b"", sequence(PRIVATE, EMPTY_ITEMS[: 8 * 9_000])])
-def test_a_private_sequence_of_thousands_of_items_is_analyzed(
+def test_private_sequence_with_thousands_of_items_is_analyzed(
     tmp_path: Path, added: bytes
 ) -> None:
     path = written(tmp_path, ExplicitVRLittleEndian, added)
@@ -191,8 +191,8 @@ def test_a_private_sequence_of_thousands_of_items_is_analyzed(
     show(path)
 
 
-def test_fragments_of_an_icon_are_not_taken_for_elements(tmp_path: Path) -> None:
-    # A compressed icon of 480 kB is no more than two items: itself and its fragment.
+def test_fragments_of_an_icon_are_not_counted_as_elements(tmp_path: Path) -> None:
+    # A compressed icon of 480 kB is two items: the icon and its fragment.
     icon = undefined(0x7FE00010, item(bytes(8) * 60_000), b"OB")
     path = written(tmp_path, ExplicitVRLittleEndian, sequence(0x00880200, item(icon)))
 
@@ -201,7 +201,7 @@ def test_fragments_of_an_icon_are_not_taken_for_elements(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("vr", [b"UC", b"UN"])
-def test_a_list_of_millions_of_texts_is_refused(tmp_path: Path, vr: bytes) -> None:
+def test_value_with_millions_of_texts_is_refused(tmp_path: Path, vr: bytes) -> None:
     value = b"1\\" * LONGEST_VALUE
     path = written(tmp_path, ExplicitVRLittleEndian, sequence(0x00281050, value, vr))
 
@@ -210,14 +210,14 @@ def test_a_list_of_millions_of_texts_is_refused(tmp_path: Path, vr: bytes) -> No
             read(path)
 
 
-def test_of_an_attribute_with_millions_of_numbers_the_first_are_read() -> None:
+def test_numbers_are_read_up_to_the_limit() -> None:
     dataset = Dataset()
     dataset.add_new(0x00281050, "UT", "1\\" * 10 * LONGEST_VALUE)
 
     assert len(numbers(dataset, "WindowCenter")) <= LONGEST_VALUE
 
 
-def test_of_a_thousand_voi_luts_the_first_are_read() -> None:
+def test_voi_luts_are_read_up_to_the_limit() -> None:
     dataset = phantom_dataset(PHANTOM)
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
     one = Dataset()
@@ -235,7 +235,7 @@ def test_of_a_thousand_voi_luts_the_first_are_read() -> None:
     assert (shown.gray == to_gray(dataset, pixels, 1).gray).all()
 
 
-def test_a_large_deflated_dataset_is_inflated_in_a_time_that_grows_with_its_size(
+def test_inflating_copies_each_input_byte_about_once_per_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copied = 0
@@ -260,7 +260,7 @@ def test_a_large_deflated_dataset_is_inflated_in_a_time_that_grows_with_its_size
     monkeypatch.setattr(zlib, "decompressobj", Inflater)
     analyze(path)
 
-    # Three passes over 8 MB, and little more than once in each.
+    # There are three passes over 8 MB. Each copies its input little more than once.
     assert copied < 4 * len(noise)
 
 
@@ -272,11 +272,11 @@ def jpeg(**options: object) -> bytes:
 
 
 def scans(count: int) -> bytes:
-    """A progressive JPEG file, its last scan repeated until there are so many."""
+    """Return a progressive JPEG with its last scan repeated up to `count` scans."""
     content = jpeg(progressive=True)
-    there = content.count(b"\xff\xda")
+    present = content.count(b"\xff\xda")
     last = content[content.rindex(b"\xff\xda") : -2]
-    return content[:-2] + last * (count - there) + content[-2:]
+    return content[:-2] + last * (count - present) + content[-2:]
 
 
 def png(chunks: int) -> bytes:
@@ -290,7 +290,7 @@ def png(chunks: int) -> bytes:
 
 
 def bmp(size: int) -> bytes:
-    """A BMP file of 64 x 64 pixels, 8 bits, run-length encoded (BI_RLE8)."""
+    """Return a BMP of 64 x 64 pixels with 8 bits, run-length encoded (BI_RLE8)."""
     data = b"\0\0" * (size // 2)
     info = struct.pack("<LllHHLLllLL", 40, 64, 64, 1, 8, 1, len(data), 0, 0, 256, 0)
     start = 14 + len(info) + 1024
@@ -299,7 +299,7 @@ def bmp(size: int) -> bytes:
 
 
 def tiff(tiles: int) -> bytes:
-    """A TIFF file, each of its pixels a tile of its own."""
+    """Return a TIFF with one pixel per tile."""
     fields = [(256, 1, 1000), (257, 1, tiles // 1000), (258, 1, 8), (259, 1, 1)]
     fields += [(262, 1, 1), (277, 1, 1), (322, 1, 1), (323, 1, 1)]
     start = 8 + 2 + 12 * (len(fields) + 2) + 4
@@ -327,7 +327,7 @@ EXCESS = [
 
 
 @pytest.mark.parametrize(("content", "excess"), EXCESS)
-def test_a_file_of_too_many_parts_is_refused(content: bytes, excess: str) -> None:
+def test_image_file_with_too_many_parts_is_refused(content: bytes, excess: str) -> None:
     assert find_excess(content).startswith(excess)
     with pytest.raises(TooLargeImageError, match=f"more than {excess}"):
         read_plain_image(content, max_megapixels=100)
@@ -340,7 +340,9 @@ def test_a_file_of_too_many_parts_is_refused(content: bytes, excess: str) -> Non
         pytest.param(bmp(MOST_RLE), f"larger than {MOST_RLE} bytes", id="BMP"),
     ],
 )
-def test_what_pillow_decodes_in_python_is_bounded(content: bytes, words: str) -> None:
+def test_formats_that_pillow_decodes_in_python_are_limited(
+    content: bytes, words: str
+) -> None:
     with pytest.raises(TooLargeImageError, match=words):
         read_plain_image(content, max_megapixels=100)
 
@@ -350,18 +352,18 @@ def test_what_pillow_decodes_in_python_is_bounded(content: bytes, words: str) ->
     [
         pytest.param(jpeg(progressive=True), id="progressive"),
         pytest.param(scans(MOST_SCANS), id="most-scans"),
-        # As phones append a film, in which bytes look like markers.
+        # Phones append a video, which can contain bytes that look like markers.
         pytest.param(jpeg() + b"\xff\xda\0\x02" * 1000, id="trailer"),
         pytest.param(jpeg(exif=b"Exif\0\0" + b"\xff\xda" * 1000), id="EXIF"),
         pytest.param(png(1000), id="PNG"),
         pytest.param(tiff(1000), id="TIFF"),
     ],
 )
-def test_ordinary_files_have_no_excess(content: bytes) -> None:
+def test_ordinary_image_files_are_within_the_limits(content: bytes) -> None:
     assert find_excess(content) == ""
 
 
-def test_a_frame_of_too_many_scans_is_refused(tmp_path: Path) -> None:
+def test_frame_with_too_many_scans_or_segments_is_refused(tmp_path: Path) -> None:
     def saved(frame: bytes) -> Path:
         dataset = phantom_dataset(PHANTOM)
         dataset.Rows = dataset.Columns = 64
@@ -384,14 +386,14 @@ def test_a_frame_of_too_many_scans_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "segments",
     [
-        # Linear segments of 65,535 entries, from three words each.
+        # Linear segments that expand from three words to 65,535 entries each.
         pytest.param([0, 1, 0] + [1, 65_535, 1] * 2, id="linear"),
-        # An indirect segment repeats the two first ones, which begin at offset 0.
+        # An indirect segment that repeats the first two segments, at offset 0.
         pytest.param([0, 1, 0, 1, 1000, 1, 2, 2, 0, 0], id="indirect"),
         pytest.param([0, 0] * 65_537, id="empty"),
     ],
 )
-def test_segments_that_expand_beyond_a_palette_are_refused(
+def test_palette_segments_that_expand_beyond_65536_entries_are_refused(
     segments: list[int],
 ) -> None:
     dataset = phantom_dataset(PHANTOM)
@@ -406,7 +408,7 @@ def test_segments_that_expand_beyond_a_palette_are_refused(
         decode(dataset, OPTIONS)
 
 
-def test_a_parser_outside_of_our_own_work_has_no_limits(tmp_path: Path) -> None:
+def test_pydicom_outside_the_node_has_no_limits(tmp_path: Path) -> None:
     path = written(tmp_path, ExplicitVRLittleEndian, sequence(VOI_LUT, EMPTY_ITEMS))
     with pydicom_silenced():
         assert len(dcmread(path).VOILUTSequence) == MOST_ITEMS + 1

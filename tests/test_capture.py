@@ -1,4 +1,4 @@
-"""Captures in the forms that destinations ask for, and notices in place of answers."""
+"""Result captures in the forms that destinations configure, and notices."""
 
 import warnings
 from dataclasses import replace
@@ -27,7 +27,10 @@ from tests.validators import Complaints, real_radiographs, renamed
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
 RADIOGRAPH = PHANTOM.radiograph()
 CAPTURE = "secondary_capture"
-WHY = ("Not analyzed", 'Body Part Examined (0018,0015) is "CHEST"; the model says no.')
+REASON = (
+    "Not analyzed",
+    'Body Part Examined (0018,0015) is "CHEST"; the model says no.',
+)
 
 
 @pytest.fixture
@@ -35,47 +38,47 @@ def dataset() -> Dataset:
     return phantom_dataset(PHANTOM)
 
 
-def laid(dataset: Dataset, folder: Path) -> ReceivedInstance:
+def spooled(dataset: Dataset, folder: Path) -> ReceivedInstance:
     path = folder / "source.dcm"
     dataset.save_as(path, enforce_file_format=True)
     instance = received(path, dataset)
-    said = {"modality": dataset.Modality, "body_part": dataset.BodyPartExamined}
-    return replace(instance, header=replace(instance.header, **said))
+    attributes = {"modality": dataset.Modality, "body_part": dataset.BodyPartExamined}
+    return replace(instance, header=replace(instance.header, **attributes))
 
 
-def made(instance: ReceivedInstance, *wanted: Form) -> list[ResultObject]:
+def captures(instance: ReceivedInstance, *wanted: Form) -> list[ResultObject]:
     options = replace(OPTIONS, forms=wanted)
     return list(encode_file(instance, RADIOGRAPH, FINDING, options))
 
 
-def noticed(instance: ReceivedInstance, form: Form) -> ResultObject:
-    (one,) = encode_notice(instance, WHY, MODEL, replace(OPTIONS, forms=(form,)))
-    return one
+def notice_for(instance: ReceivedInstance, form: Form) -> ResultObject:
+    (result,) = encode_notice(instance, REASON, MODEL, replace(OPTIONS, forms=(form,)))
+    return result
 
 
 def read(result: ResultObject) -> Dataset:
     return dcmread(BytesIO(result.content))
 
 
-def test_a_capture_takes_the_modality_that_an_archive_hangs_by(
+def test_capture_has_the_modality_of_the_source_if_configured(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    instance = laid(dataset, tmp_path)
-    usual, of_source = map(
-        read, made(instance, Form(CAPTURE), Form(CAPTURE, modality="source"))
+    instance = spooled(dataset, tmp_path)
+    default, with_source_modality = map(
+        read, captures(instance, Form(CAPTURE), Form(CAPTURE, modality="source"))
     )
 
-    assert (usual.Modality, of_source.Modality) == ("OT", "DX")
-    assert usual.SOPInstanceUID != of_source.SOPInstanceUID
-    assert usual.SeriesInstanceUID != of_source.SeriesInstanceUID
-    assert usual.PixelData == of_source.PixelData
+    assert (default.Modality, with_source_modality.Modality) == ("OT", "DX")
+    assert default.SOPInstanceUID != with_source_modality.SOPInstanceUID
+    assert default.SeriesInstanceUID != with_source_modality.SeriesInstanceUID
+    assert default.PixelData == with_source_modality.PixelData
 
 
-def test_jpeg_says_what_it_lost_and_is_an_object_of_its_own(
+def test_jpeg_capture_declares_lossy_compression_and_has_its_own_uid(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    instance = laid(dataset, tmp_path)
-    usual, result = made(instance, Form(CAPTURE), Form(CAPTURE, lossy=True))
+    instance = spooled(dataset, tmp_path)
+    default, result = captures(instance, Form(CAPTURE), Form(CAPTURE, lossy=True))
     jpeg = read(result)
 
     assert jpeg.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
@@ -87,8 +90,8 @@ def test_jpeg_says_what_it_lost_and_is_an_object_of_its_own(
     picture = render(RADIOGRAPH, FINDING, long_side=2048).pixels
     assert ratio == pytest.approx(picture.size / size, rel=0.01)
     assert np.abs(jpeg.pixel_array.astype(float) - picture).mean() < 4
-    assert result.sop_instance_uid != usual.sop_instance_uid
-    assert made(instance, Form(CAPTURE, lossy=True)) == [result]
+    assert result.sop_instance_uid != default.sop_instance_uid
+    assert captures(instance, Form(CAPTURE, lossy=True)) == [result]
 
 
 @pytest.mark.parametrize(
@@ -96,25 +99,25 @@ def test_jpeg_says_what_it_lost_and_is_an_object_of_its_own(
     [
         ({"Ratio": "12", "Method": "ISO_14495_1"}, ["ISO_14495_1", "ISO_10918_1"]),
         ({"Ratio": ["9", "4"], "Method": ["A", "B"]}, ["A", "B", "ISO_10918_1"]),
-        ({"Ratio": "12"}, "ISO_10918_1"),  # of what, nobody says
-        ({"Ratio": b"10:1", "Method": b"A"}, "ISO_10918_1"),  # no decimal string
+        ({"Ratio": "12"}, "ISO_10918_1"),  # the source states no method
+        ({"Ratio": b"10:1", "Method": b"A"}, "ISO_10918_1"),  # not a decimal string
         ({"Ratio": b"12", "Method": "JPEG\u00e9".encode()}, "ISO_10918_1"),
         ({}, "ISO_10918_1"),
     ],
 )
-def test_what_the_source_had_lost_is_listed_first(
+def test_lossy_compression_of_the_source_is_listed_first(
     dataset: Dataset, tmp_path: Path, before: dict[str, object], listed: object
 ) -> None:
     dataset.LossyImageCompression = "01"
-    for what, value in before.items():
-        keyword = f"LossyImageCompression{what}"
-        if isinstance(value, bytes):  # as no library would write it
+    for suffix, value in before.items():
+        keyword = f"LossyImageCompression{suffix}"
+        if isinstance(value, bytes):  # libraries write no invalid values
             raw = partial(RawDataElement, Tag(keyword), "CS", len(value), value)
             dataset[keyword] = raw(0, is_implicit_VR=False, is_little_endian=True)
         else:
             setattr(dataset, keyword, value)
 
-    (result,) = made(laid(dataset, tmp_path), Form(CAPTURE, lossy=True))
+    (result,) = captures(spooled(dataset, tmp_path), Form(CAPTURE, lossy=True))
 
     jpeg = read(result)
     assert jpeg.LossyImageCompressionMethod == listed
@@ -122,15 +125,15 @@ def test_what_the_source_had_lost_is_listed_first(
     assert ratios == jpeg["LossyImageCompressionMethod"].VM
 
 
-def test_a_notice_says_why_there_is_no_answer_and_shows_nothing_of_the_source(
+def test_notice_states_the_reason_and_contains_no_source_pixels(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     dataset.BodyPartExamined = "CHEST"
     dataset.BurnedInAnnotation = "YES"
     dataset.LossyImageCompression = "01"
-    instance = laid(dataset, tmp_path)
+    instance = spooled(dataset, tmp_path)
 
-    notice = read(noticed(instance, Form("notice")))
+    notice = read(notice_for(instance, Form("notice")))
 
     assert notice.ImageType[3] == "AI_NOTICE"
     assert "CHEST" in notice.ImageComments
@@ -145,19 +148,19 @@ def test_a_notice_says_why_there_is_no_answer_and_shows_nothing_of_the_source(
     assert source.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
     pixels = notice.pixel_array
     assert pixels.shape[1] == 1000
-    assert 0.01 < (pixels.max(axis=2) > 100).mean() < 0.2  # words on a dark page
-    capture = read(made(instance, Form(CAPTURE))[0])
+    assert 0.01 < (pixels.max(axis=2) > 100).mean() < 0.2  # text on a dark page
+    capture = read(captures(instance, Form(CAPTURE))[0])
     assert notice.SeriesInstanceUID != capture.SeriesInstanceUID
     assert (
-        noticed(instance, Form("notice")).content
-        == noticed(instance, Form("notice")).content
+        notice_for(instance, Form("notice")).content
+        == notice_for(instance, Form("notice")).content
     )
 
 
-def test_another_heatmap_or_arrow_is_another_object(
+def test_capture_with_another_arrow_has_another_uid(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    instance = laid(dataset, tmp_path)
+    instance = spooled(dataset, tmp_path)
     options = replace(OPTIONS, forms=(Form(CAPTURE),))
     without = replace(FINDING, arrow=None)
 
@@ -168,17 +171,15 @@ def test_another_heatmap_or_arrow_is_another_object(
     assert one.sop_instance_uid != other.sop_instance_uid
 
 
-def test_a_long_reason_makes_the_page_longer_and_loses_no_words(
-    dataset: Dataset, tmp_path: Path
-) -> None:
-    long = ("Failed", "The words go on. " * 30)
+def test_long_reason_makes_the_notice_higher(dataset: Dataset, tmp_path: Path) -> None:
+    long_reason = ("Failed", "The words go on. " * 30)
     options = replace(OPTIONS, forms=(Form("notice"),))
 
-    instance = laid(dataset, tmp_path)
+    instance = spooled(dataset, tmp_path)
 
-    (result,) = encode_notice(instance, long, MODEL, options)
+    (result,) = encode_notice(instance, long_reason, MODEL, options)
 
-    short = read(noticed(instance, Form("notice")))
+    short = read(notice_for(instance, Form("notice")))
     assert read(result).Rows > short.Rows + 100
     assert "AI fracture: failed" in read(result).ImageComments
 
@@ -192,7 +193,7 @@ FORMS = [
 
 
 def valid(path: Path, form: Form, complaints: Complaints, folder: Path) -> bool:
-    """Whether validators find nothing in a result that they do not in its source."""
+    """Return whether dciodvfy reports only errors that the source has, too."""
     with warnings.catch_warnings(action="ignore"):
         dataset = dcmread(path, stop_before_pixels=True)
         instance = received(path, dataset)
@@ -200,13 +201,13 @@ def valid(path: Path, form: Form, complaints: Complaints, folder: Path) -> bool:
     header = replace(instance.header, modality=modality)
     instance = replace(instance, header=header)
     is_notice = form.kind == "notice"
-    result = noticed(instance, form) if is_notice else made(instance, form)[0]
+    result = notice_for(instance, form) if is_notice else captures(instance, form)[0]
     (folder / "result.dcm").write_bytes(result.content)
     return complaints(folder / "result.dcm") <= renamed(complaints(path))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_dciodvfy_finds_no_fault_in_any_form(
+def test_dciodvfy_reports_no_error_for_any_form(
     complaints: Complaints, tmp_path: Path, form: Form
 ) -> None:
     path = tmp_path / "phantom.dcm"
@@ -217,7 +218,7 @@ def test_dciodvfy_finds_no_fault_in_any_form(
 
 @pytest.mark.shared
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
-def test_dciodvfy_finds_no_fault_that_a_real_source_does_not_have(
+def test_dciodvfy_reports_only_errors_of_the_real_source(
     shared: Path, complaints: Complaints, tmp_path: Path, form: Form
 ) -> None:
     paths = [*real_radiographs(shared)]
@@ -253,46 +254,46 @@ def destination(**keys: object) -> DicomDestination:
         ({"transfer_syntax": "rle"}, {"secondary_capture"}),
     ],
 )
-def test_a_destination_says_what_is_made_for_it(
+def test_forms_of_a_destination_follow_its_settings(
     keys: dict[str, object], expected: set[str]
 ) -> None:
     assert {each.name for each in forms(destination(**keys))} == expected
 
 
-def test_a_modality_that_is_no_code_is_not_passed_on(
+def test_invalid_source_modality_is_not_copied(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    instance = laid(dataset, tmp_path)
+    instance = spooled(dataset, tmp_path)
     header = replace(instance.header, modality="D\N{REPLACEMENT CHARACTER}")
 
-    (result,) = made(
+    (result,) = captures(
         replace(instance, header=header), Form("secondary_capture", "source")
     )
 
     assert read(result).Modality == "OT"
 
 
-def test_a_modality_in_lower_case_is_passed_on_as_a_code(
+def test_source_modality_in_lower_case_is_copied_in_upper_case(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    instance = laid(dataset, tmp_path)
+    instance = spooled(dataset, tmp_path)
     header = replace(instance.header, modality="dx")
 
-    (result,) = made(
+    (result,) = captures(
         replace(instance, header=header), Form("secondary_capture", "source")
     )
 
     assert read(result).Modality == "DX"
 
 
-def test_a_series_is_not_named_if_its_uid_cannot_be_a_uid(
+def test_series_with_an_invalid_uid_is_not_referenced(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    instance = laid(dataset, tmp_path)
+    instance = spooled(dataset, tmp_path)
     content = instance.path.read_bytes()
     uid = str(dataset.SeriesInstanceUID).encode()
     instance.path.write_bytes(content.replace(uid, b"\xc3" + uid[1:]))
 
-    (result,) = made(instance, Form("secondary_capture"))
+    (result,) = captures(instance, Form("secondary_capture"))
 
     assert "ReferencedSeriesSequence" not in read(result)

@@ -1,4 +1,4 @@
-"""The model card: read whole or refused whole."""
+"""The model card: validated completely before use."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ def write(path: Path, text: str) -> Path:
     return path
 
 
-def test_a_card_that_was_written_is_read_as_it_was(path: Path) -> None:
+def test_card_is_read_as_written(path: Path) -> None:
     card = replace(
         DRAFT,
         name='Ñandú "x"',
@@ -33,7 +33,7 @@ def test_a_card_that_was_written_is_read_as_it_was(path: Path) -> None:
     assert read_card(write(path, card_text(card))) == card
 
 
-def test_every_wrong_key_is_named_at_once(path: Path) -> None:
+def test_error_names_every_wrong_key(path: Path) -> None:
     text = card_text(DRAFT)
     for right, wrong in [
         ('"resnet16_fine"', '"vgg16"'),
@@ -83,7 +83,7 @@ def test_every_wrong_key_is_named_at_once(path: Path) -> None:
         pytest.param({"temperature": float("nan")}, "temperature: found", id="nan"),
     ],
 )
-def test_a_card_that_contradicts_itself_is_refused(
+def test_inconsistent_card_is_refused(
     path: Path, change: dict[str, object], complaint: str
 ) -> None:
     text = card_text(replace(DRAFT, **change)).replace("NaN", "nan")  # type: ignore[arg-type]
@@ -92,24 +92,24 @@ def test_a_card_that_contradicts_itself_is_refused(
         read_card(write(path, text))
 
 
-def test_weights_without_a_card_say_which_file_is_missing(path: Path) -> None:
+def test_error_names_the_missing_card(path: Path) -> None:
     with pytest.raises(ModelError, match=r"weights\.toml does not exist"):
         read_card(path)
 
 
-def test_a_card_that_is_no_toml_is_refused(path: Path) -> None:
+def test_card_with_invalid_toml_is_refused(path: Path) -> None:
     with pytest.raises(ModelError, match="cannot be read as TOML"):
         read_card(write(path, "name = "))
 
 
-def test_a_date_where_a_text_belongs_is_named(path: Path) -> None:
+def test_date_for_a_number_is_reported(path: Path) -> None:
     text = card_text(DRAFT).replace("input_size = 224", "input_size = 2024-01-01")
 
     with pytest.raises(ModelError, match="input_size: found '2024-01-01'"):
         read_card(write(path, text))
 
 
-def test_a_card_that_states_neither_scales_nor_exposure_means_one_as_shown() -> None:
+def test_default_scales_and_exposure_of_a_card() -> None:
     for name in ("fracture_model.toml", "original_app.example.toml"):
         card = read_card(MODELS / name)
 
@@ -117,7 +117,7 @@ def test_a_card_that_states_neither_scales_nor_exposure_means_one_as_shown() -> 
         assert card.exposure == "as_shown"
 
 
-def test_the_example_card_is_that_of_the_original_app() -> None:
+def test_example_card_has_the_values_of_the_original_app() -> None:
     card = read_card(MODELS / "original_app.example.toml")
 
     assert card.architecture == "resnet18"

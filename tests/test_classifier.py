@@ -1,4 +1,4 @@
-"""From a radiograph to a finding, with the shipped weights and with a user's own."""
+"""Classification of radiographs with the shipped weights and with own weights."""
 
 import io
 import shutil
@@ -40,14 +40,14 @@ def shipped() -> Classifier:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """The shipped weights with a card of one's own."""
+    """A copy of the shipped weights and of their card."""
     shutil.copy(SHIPPED, tmp_path / "mine.pth")
     shutil.copy(SHIPPED.with_suffix(".toml"), tmp_path / "mine.toml")
     return tmp_path / "mine.pth"
 
 
 def original_app(seed: int) -> ResNet:
-    """What the original application would have saved, but for what it learned."""
+    """Return an untrained network like that of the original application."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = resnet18(weights=None)
@@ -57,9 +57,9 @@ def original_app(seed: int) -> ResNet:
 
 
 class TestShipped:
-    """The weights that come with the node."""
+    """The weights that the node ships."""
 
-    def test_broken_phantom_is_a_fracture_with_the_arrow_on_it(
+    def test_broken_phantom_is_a_fracture_with_an_arrow_at_the_break(
         self, shipped: Classifier
     ) -> None:
         phantom = draw_phantom(broken=True)
@@ -75,7 +75,7 @@ class TestShipped:
         assert left < finding.arrow.tip[0] < right
         assert top < finding.arrow.tip[1] < bottom
 
-    def test_whole_phantom_is_no_fracture_and_gets_no_arrow(
+    def test_whole_phantom_is_no_fracture_and_has_no_arrow(
         self, shipped: Classifier
     ) -> None:
         finding = shipped.classify(draw_phantom(broken=False).radiograph())
@@ -90,7 +90,7 @@ class TestShipped:
         [(1200, 900), (900, 1200), (1000, 700), (500, 1200), (1200, 500)],
     )
     @pytest.mark.parametrize("seed", [1, 2, 3])
-    def test_arrow_is_on_the_break_whatever_the_proportions(
+    def test_arrow_points_at_the_break_for_any_aspect_ratio(
         self, shipped: Classifier, rows: int, columns: int, seed: int
     ) -> None:
         phantom = draw_phantom(broken=True, rows=rows, columns=columns, seed=seed)
@@ -103,7 +103,7 @@ class TestShipped:
         assert left < arrow.tip[0] < right
         assert top < arrow.tip[1] < bottom
 
-    def test_nine_of_ten_random_phantoms_are_answered_and_pointed_at_rightly(
+    def test_nine_of_ten_random_phantoms_have_the_right_label_and_arrow(
         self, shipped: Classifier
     ) -> None:
         right = 0
@@ -131,7 +131,7 @@ class TestShipped:
             ),
         ],
     )
-    def test_any_picture_gets_an_answer_in_range(
+    def test_finding_of_any_picture_is_in_range(
         self,
         shipped: Classifier,
         pixels: np.ndarray[tuple[int, int], np.dtype[np.uint8]],
@@ -148,21 +148,21 @@ class TestShipped:
             assert 0 < finding.arrow.tip[0] < columns
             assert 0 < finding.arrow.tip[1] < rows
 
-    def test_eight_threads_sharing_it_get_the_answers_of_one(
+    def test_concurrent_classification_gives_the_same_findings(
         self, shipped: Classifier
     ) -> None:
         pictures = [random_phantom(seed, broken=True)[0] for seed in range(10)]
-        alone = [shipped.classify(picture) for picture in pictures]
+        sequential = [shipped.classify(picture) for picture in pictures]
 
         with ThreadPoolExecutor(8) as pool:
-            together = list(pool.map(shipped.classify, pictures * 2))
+            concurrent = list(pool.map(shipped.classify, pictures * 2))
 
-        for one, other in zip(alone * 2, together, strict=True):
+        for one, other in zip(sequential * 2, concurrent, strict=True):
             assert other.probability == pytest.approx(one.probability, abs=1e-6)
             np.testing.assert_allclose(other.saliency, one.saliency, atol=1e-5)
             assert other.arrow == one.arrow
 
-    def test_card_says_whose_digest_it_is_and_what_it_was_trained_on(
+    def test_card_has_the_digest_name_and_training_data(
         self, shipped: Classifier
     ) -> None:
         assert shipped.identity.digest == shipped.card.sha256
@@ -172,7 +172,7 @@ class TestShipped:
 
 
 class TestOriginalApp:
-    """The original application's weights, by a card alone."""
+    """The weights of the original application, loaded with the example card."""
 
     @staticmethod
     def saved(folder: Path, sign: int) -> Path:
@@ -184,11 +184,11 @@ class TestOriginalApp:
         return path
 
     @pytest.mark.parametrize(("sign", "label"), [(1, "Fracture"), (-1, "No Fracture")])
-    def test_label_and_percentage_are_those_of_the_original_pipeline(
+    def test_label_and_percentage_equal_those_of_the_original_pipeline(
         self, tmp_path: Path, sign: int, label: str
     ) -> None:
         weights = self.saved(tmp_path, sign)
-        ours = Classifier.load(weights, "cpu")
+        classifier = Classifier.load(weights, "cpu")
         network = resnet18(weights=None, num_classes=2)
         network.load_state_dict(torch.load(weights, weights_only=True))
         network.eval()
@@ -201,15 +201,18 @@ class TestOriginalApp:
             ).radiograph()
             image = Image.fromarray(picture.pixels).convert("RGB")
             with torch.no_grad():
-                chances = network(pipeline(image)[None]).softmax(1)[0]
-            expected = ["Fracture", "No Fracture"][int(chances.argmax())]
+                probabilities = network(pipeline(image)[None]).softmax(1)[0]
+            expected = ["Fracture", "No Fracture"][int(probabilities.argmax())]
 
-            finding = ours.classify(picture)
+            finding = classifier.classify(picture)
 
             assert finding.label == expected == label
-            assert f"{finding.confidence:.1%}" == f"{chances.max().item() * 100:.1f}%"
+            assert (
+                f"{finding.confidence:.1%}"
+                == f"{probabilities.max().item() * 100:.1f}%"
+            )
 
-    def test_once_recorded_the_card_knows_its_weights_and_keeps_its_comments(
+    def test_record_adds_the_digest_to_the_card_and_keeps_its_comments(
         self, tmp_path: Path
     ) -> None:
         weights = self.saved(tmp_path, 1)
@@ -224,9 +227,11 @@ class TestOriginalApp:
 
 
 class TestSelfTest:
-    """The constancy test at start."""
+    """The self-test at start."""
 
-    def test_passes_on_the_shipped_weights(self, shipped: Classifier) -> None:
+    def test_self_test_passes_with_the_shipped_weights(
+        self, shipped: Classifier
+    ) -> None:
         self_test(shipped)
 
     @pytest.mark.parametrize(
@@ -237,7 +242,7 @@ class TestSelfTest:
             pytest.param({"classes": ("No Fracture", "Fracture")}, id="same-logits"),
         ],
     )
-    def test_notices_what_changes_the_logits_and_nothing_else(
+    def test_self_test_fails_only_if_logits_change(
         self, shipped: Classifier, change: dict[str, object]
     ) -> None:
         changed = replace(shipped, card=replace(shipped.card, **change))  # type: ignore[arg-type]
@@ -248,12 +253,12 @@ class TestSelfTest:
             with pytest.raises(ModelError, match="The self-test failed: for the"):
                 self_test(changed)
 
-    def test_a_card_without_answers_is_not_compared(self, shipped: Classifier) -> None:
+    def test_self_test_passes_if_the_card_has_no_phantom_logits(
+        self, shipped: Classifier
+    ) -> None:
         self_test(replace(shipped, card=replace(shipped.card, phantom_logits={})))
 
-    def test_recording_a_card_of_another_layout_rewrites_it_whole(
-        self, copy: Path
-    ) -> None:
+    def test_record_rewrites_a_card_with_another_layout(self, copy: Path) -> None:
         card = copy.with_suffix(".toml")
         table = replace(read_card(card), phantom_logits={}, sha256="")
         text = card_text(table).replace("phantom_logits = {}\n", "")
@@ -264,15 +269,15 @@ class TestSelfTest:
         record(copy)
 
         assert tomllib.loads(card.read_text("utf-8"))["phantom_logits"] == {
-            which: list(logits)
-            for which, logits in phantom_logits(Classifier.load(copy, "cpu")).items()
+            name: list(logits)
+            for name, logits in phantom_logits(Classifier.load(copy, "cpu")).items()
         }
 
 
 class TestRefused:
-    """What cannot be loaded says why."""
+    """Errors for weights that cannot be loaded or used."""
 
-    def test_damaged_weights(self, copy: Path) -> None:
+    def test_damaged_weights_are_refused(self, copy: Path) -> None:
         content = bytearray(copy.read_bytes())
         content[len(content) // 2] ^= 1
         copy.write_bytes(content)
@@ -280,18 +285,18 @@ class TestRefused:
         with pytest.raises(ModelError, match="not those of their card"):
             Classifier.load(copy, "cpu")
 
-    def test_missing_weights(self, copy: Path) -> None:
+    def test_missing_weights_are_refused(self, copy: Path) -> None:
         copy.unlink()
 
         with pytest.raises(ModelError, match=r"mine\.pth cannot be read: No such file"):
             Classifier.load(copy, "cpu")
 
-    @pytest.mark.skipif(torch.cuda.device_count() > 7, reason="it is there")
-    def test_a_device_that_is_not_there(self, copy: Path) -> None:
+    @pytest.mark.skipif(torch.cuda.device_count() > 7, reason="the device exists")
+    def test_absent_device_is_refused(self, copy: Path) -> None:
         with pytest.raises(ModelError, match="device cuda:7 is not there: torch sees"):
             Classifier.load(copy, "cuda:7")
 
-    def test_an_answer_that_is_not_a_number(self, tmp_path: Path) -> None:
+    def test_probability_that_is_not_a_number_is_refused(self, tmp_path: Path) -> None:
         network = original_app(1)
         torch.nn.init.constant_(network.fc.weight, 3e38)  # overflows
         weights = tmp_path / "model.pth"
@@ -308,12 +313,12 @@ class TestRefused:
 
 
 class TestOperatingPoints:
-    """Probability, temperature and the two points of the card."""
+    """Probability, temperature and the two operating points of the card."""
 
     @pytest.mark.parametrize(
         ("logits", "temperature", "probability", "point"),
         [
-            # softmax of (ln 3, 0) is (3/4, 1/4); of (2 ln 3, 0) at T = 2 the same.
+            # The softmax of (ln 3, 0), and of (2 ln 3, 0) at T = 2, is (3/4, 1/4).
             pytest.param((np.log(3), 0), 1.0, 0.75, "doubtful", id="between"),
             pytest.param((np.log(9), 0), 2.0, 0.75, "doubtful", id="softened"),
             pytest.param((np.log(9), 0), 1.0, 0.9, "definite", id="above-both"),
@@ -321,7 +326,7 @@ class TestOperatingPoints:
             pytest.param((0, 0), 1.0, 0.5, "doubtful", id="at-the-point"),
         ],
     )
-    def test_answer_is_the_highest_point_reached(
+    def test_operating_point_is_the_highest_point_reached(
         self,
         logits: tuple[float, float],
         temperature: float,
@@ -342,6 +347,6 @@ class TestOperatingPoints:
 
         assert finding.probability == pytest.approx(probability, abs=1e-6)
         assert finding.operating_point == point
-        # Weights of zero: nothing in the image spoke, so there is nothing to show.
+        # With zero weights, no part of the image contributes to the score.
         assert not finding.saliency.any()
         assert finding.arrow is None

@@ -1,7 +1,8 @@
-"""Storage Commitment over real associations, from the C-STORE to what the journal says.
+"""Storage Commitment over real associations, from the C-STORE to the journal.
 
-The durable work is driven by hand: `go_on` does what a worker would do next. Reports to
-a receiver are tested in test_commitment_report.py, with all processes in test_node.py.
+The tests drive the durable work: `go_on` does the work that a worker would do next.
+Reports to a receiver are tested in test_commitment_report.py, a node with all processes
+in test_node.py.
 """
 
 import logging
@@ -72,7 +73,7 @@ on_both = pytest.mark.parametrize(
 
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Committing]:
-    """An archive that takes each request and reports nothing, until it is told."""
+    """An archive that accepts each request and sends no report by default."""
     monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 0.01)
     archive = Committing()
     archive.start()
@@ -81,7 +82,7 @@ def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Committing]:
 
 
 class Node:
-    """A worker's tools, and one instance with two results to deliver."""
+    """The objects of a worker, and one instance with two results to deliver."""
 
     def __init__(self, directory: Path, database: str, port: int) -> None:
         defaults = load(None, {})
@@ -104,13 +105,13 @@ class Node:
         self._record()
 
     def set(self, **changes: object) -> None:
-        """Start anew with other settings of the destination."""
+        """Restart with other settings of the destination."""
         pacs = self._pacs = self._pacs.model_copy(update=changes)
         self.settings = self.settings.model_copy(update={"destinations": (pacs,)})
         self.journal = Journal(self.engine, self._directory, [pacs])
-        idle = cast("Any", None)  # no pipeline: the answer is there
+        no_pipeline = cast("Any", None)  # the analysis is done
         self._work = Work(
-            self.settings, self.journal, Spool(self.settings.storage), idle
+            self.settings, self.journal, Spool(self.settings.storage), no_pipeline
         )
 
     @property
@@ -148,13 +149,13 @@ class Node:
         return StoredResult(kind, SecondaryCaptureImageStorage, uid, f"{uid}.dcm")
 
     def go_on(self, times: int = 1) -> str:
-        """Do the work that is queued or delayed; say where the delivery stands."""
+        """Do the queued or delayed work; return the state of the delivery."""
         for _ in range(times):
             self._work.deliver(INSTANCE, "pacs", self.row.run)
         return str(self.row.state)
 
     def settle(self, transaction: str, reason: int = 0) -> None:
-        """Record a report of the archive: all committed, or none for one reason."""
+        """Record a report of the archive: all objects committed, or all failed."""
         if reason:
             report = Report(transaction, frozenset(), dict.fromkeys(UIDS, reason))
         else:
@@ -162,13 +163,13 @@ class Node:
         self.journal.commitments.settle(report, ARCHIVE)
 
     def let_days_pass(self, days: float) -> None:
-        """Let what has ended have ended earlier."""
+        """Move the end of finished instances into the past."""
         earlier = {"ended_at": received.c.ended_at - days * DAY_S}
         with self.engine.begin() as connection:
             connection.execute(received.update().values(earlier))
 
     def sweep(self) -> int:
-        """Remove what was kept for long enough; of how many instances."""
+        """Remove expired files; return the number of affected instances."""
         kept = load(None, {}).retention
         return let_go(self.engine, self._directory, kept).files
 
@@ -222,40 +223,40 @@ def node(tmp_path: Path, database: str, archive: Committing) -> Iterator[Node]:
 
 
 @on_both
-def test_what_is_stored_waits_until_the_archive_commits_itself(
+def test_delivery_is_complete_after_the_commitment_report(
     node: Node, archive: Committing
 ) -> None:
     assert node.go_on() == DeliveryState.COMMITTING
     assert archive.stored == list(UIDS)
     assert archive.asked == []
     assert node.go_on() == DeliveryState.COMMITTING
-    (asked,) = archive.asked
+    (request,) = archive.asked
     assert node.instance == (InstanceState.DELIVERING, "")
     (counted,) = History(node.engine).deliveries()
     assert (counted["state"], counted["count"]) == ("committing", 1)
 
-    node.settle(asked.transaction)
+    node.settle(request.transaction)
 
     assert node.instance == (InstanceState.DELIVERED, "")
     assert node.row.state == DeliveryState.DELIVERED
     assert set(node.objects.values()) == {DeliveryState.DELIVERED}
 
 
-def test_the_request_is_that_of_the_standard(node: Node, archive: Committing) -> None:
+def test_request_conforms_to_the_standard(node: Node, archive: Committing) -> None:
     node.go_on(2)
 
-    (asked,) = archive.asked
-    assert asked.action_type == 1
-    assert asked.instance == WELL_KNOWN
-    assert asked.objects == tuple((SecondaryCaptureImageStorage, uid) for uid in UIDS)
-    assert asked.transaction.startswith("2.25.")
-    assert asked.caller == "FRACTURE_AI"
+    (request,) = archive.asked
+    assert request.action_type == 1
+    assert request.instance == WELL_KNOWN
+    assert request.objects == tuple((SecondaryCaptureImageStorage, uid) for uid in UIDS)
+    assert request.transaction.startswith("2.25.")
+    assert request.caller == "FRACTURE_AI"
 
 
-def test_a_report_on_the_same_association_is_recorded_and_answered(
+def test_report_on_the_same_association_is_recorded_and_acknowledged(
     node: Node, archive: Committing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 20.0)  # a machine may be busy
+    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 20.0)  # the machine may be slow
     archive.at_once = lambda _: 0
 
     assert node.go_on(2) == DeliveryState.DELIVERED
@@ -265,7 +266,7 @@ def test_a_report_on_the_same_association_is_recorded_and_answered(
     assert len(archive.asked) == 1
 
 
-def test_a_report_may_be_faster_than_the_bookkeeping_of_the_request(
+def test_report_counts_if_it_arrives_before_the_request_is_recorded(
     node: Node, archive: Committing
 ) -> None:
     archive.during = lambda: node.settle(archive.asked[-1].transaction)
@@ -274,7 +275,7 @@ def test_a_report_may_be_faster_than_the_bookkeeping_of_the_request(
     assert node.row.run == 2
 
 
-def test_a_report_that_asks_for_more_is_not_undone_by_that_bookkeeping(
+def test_failure_report_counts_if_it_arrives_before_the_request_is_recorded(
     node: Node, archive: Committing
 ) -> None:
     archive.during = lambda: node.settle(archive.asked[-1].transaction, 0x112)
@@ -284,7 +285,9 @@ def test_a_report_that_asks_for_more_is_not_undone_by_that_bookkeeping(
     assert node.row.next_at < time.time() + 300
 
 
-def test_without_the_setting_nothing_is_asked(node: Node, archive: Committing) -> None:
+def test_no_commitment_is_requested_if_the_setting_is_off(
+    node: Node, archive: Committing
+) -> None:
     node.set(commitment=False)
 
     assert node.go_on() == DeliveryState.DELIVERED
@@ -292,7 +295,7 @@ def test_without_the_setting_nothing_is_asked(node: Node, archive: Committing) -
 
 
 @on_both
-def test_a_repeated_report_changes_nothing(node: Node, archive: Committing) -> None:
+def test_repeated_report_has_no_effect(node: Node, archive: Committing) -> None:
     node.go_on(2)
     node.settle(archive.asked[0].transaction)
     before = node.events, node.row
@@ -302,7 +305,7 @@ def test_a_repeated_report_changes_nothing(node: Node, archive: Committing) -> N
     assert (node.events, node.row) == before
 
 
-def test_a_transaction_that_is_not_ours_is_none(node: Node) -> None:
+def test_report_with_an_unknown_transaction_is_refused(node: Node) -> None:
     node.go_on(2)
 
     with pytest.raises(ReportRefusedError, match="is not ours") as refused:
@@ -312,7 +315,7 @@ def test_a_transaction_that_is_not_ours_is_none(node: Node) -> None:
 
 
 @on_both
-def test_what_the_archive_does_not_have_is_stored_again(
+def test_object_reported_as_missing_is_stored_again(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -332,7 +335,7 @@ def test_what_the_archive_does_not_have_is_stored_again(
 
 
 @pytest.mark.parametrize("reason", [0x0110, 0x0213, 0x0131, 0xABCD])
-def test_what_may_pass_is_asked_again_under_another_transaction(
+def test_temporary_failure_is_requested_again_with_a_new_transaction(
     node: Node, archive: Committing, reason: int
 ) -> None:
     node.go_on(2)
@@ -354,18 +357,18 @@ def test_what_may_pass_is_asked_again_under_another_transaction(
         (0x0122, "0x0122 referenced SOP class not supported"),
     ],
 )
-def test_what_never_will_be_committed_is_failed_with_the_reason(
+def test_permanent_failure_fails_the_delivery_with_its_reason(
     node: Node, archive: Committing, reason: int, words: str
 ) -> None:
     node.go_on(2)
     node.settle(archive.asked[0].transaction, reason)
 
-    told = f"pacs: stored, but not committed: {words}"
-    assert node.instance == (InstanceState.FAILED, told)
+    reason_text = f"pacs: stored, but not committed: {words}"
+    assert node.instance == (InstanceState.FAILED, reason_text)
     assert node.row.state == DeliveryState.FAILED
 
 
-def test_an_archive_that_stays_silent_is_asked_again_in_an_hour(
+def test_commitment_is_requested_again_after_an_hour_without_a_report(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -377,7 +380,7 @@ def test_an_archive_that_stays_silent_is_asked_again_in_an_hour(
     assert len({each.transaction for each in archive.asked}) == 2
 
 
-def test_a_late_report_on_an_earlier_request_counts_where_it_is_good(
+def test_late_report_on_an_earlier_request_counts_for_committed_objects(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(3)
@@ -391,22 +394,22 @@ def test_a_late_report_on_an_earlier_request_counts_where_it_is_good(
     assert node.row.state == DeliveryState.DELIVERED
 
 
-def test_an_archive_that_stays_silent_for_too_long_fails_the_delivery(
+def test_delivery_fails_if_no_report_arrives_in_time(
     node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
 ) -> None:
     node.go_on(2)
     node.set(retry_days=1e-9)
     node.go_on()
 
-    told = "pacs: stored, but not committed: no report on 1 requests"
-    assert node.instance == (InstanceState.FAILED, told)
+    reason = "pacs: stored, but not committed: no report on 1 requests"
+    assert node.instance == (InstanceState.FAILED, reason)
     assert len(archive.asked) == 1
     (line,) = (each for each in caplog.records if each.levelname == "WARNING")
     assert line.getMessage().startswith("Delivery failed ")
-    assert line.getMessage().endswith(told)
+    assert line.getMessage().endswith(reason)
 
 
-def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
+def test_report_after_the_delivery_failed_still_counts(
     node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dicom_node.commitments")
@@ -416,8 +419,8 @@ def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
     assert node.row.state == DeliveryState.FAILED
     caplog.clear()
 
-    (asked,) = archive.asked
-    report = Report(asked.transaction, COMMITTED, {})
+    (request,) = archive.asked
+    report = Report(request.transaction, COMMITTED, {})
     for _ in range(2):
         node.journal.commitments.settle(report, ARCHIVE)
 
@@ -429,22 +432,22 @@ def test_a_report_that_comes_when_nobody_waits_any_more_still_counts(
     assert node.instance == (InstanceState.DELIVERED, "")
 
 
-def test_a_delivery_that_failed_and_stays_so_has_failed_once(
+def test_delivery_that_stays_failed_is_counted_once(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
     node.set(retry_days=1e-9)
     node.go_on()
 
-    (asked,) = archive.asked
-    half = Report(asked.transaction, frozenset(UIDS[:1]), {})
+    (request,) = archive.asked
+    half = Report(request.transaction, frozenset(UIDS[:1]), {})
     node.journal.commitments.settle(half, ARCHIVE)
 
     assert node.row.state == DeliveryState.FAILED
     assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 0]
 
 
-def test_what_is_stored_at_the_last_moment_is_still_asked_for_once(
+def test_commitment_is_requested_once_if_the_time_ends_after_the_store(
     node: Node, archive: Committing
 ) -> None:
     node.go_on()
@@ -455,7 +458,7 @@ def test_what_is_stored_at_the_last_moment_is_still_asked_for_once(
     assert node.row.state == DeliveryState.COMMITTING
 
 
-def test_what_is_not_committed_for_too_long_is_failed(
+def test_delivery_fails_if_the_object_is_missing_at_the_end_of_the_time(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -466,26 +469,26 @@ def test_what_is_not_committed_for_too_long_is_failed(
     assert archive.stored == list(UIDS)
 
 
-def test_an_archive_without_commitment_is_told_of_in_words(
+def test_error_names_the_setting_if_the_archive_has_no_commitment(
     node: Node, archive: Committing
 ) -> None:
     archive.stop()
-    plain = Committing()
-    plain.start(commitment=None)
-    node.set(port=plain.port)
+    without_commitment = Committing()
+    without_commitment.start(commitment=None)
+    node.set(port=without_commitment.port)
     node.go_on(2)
-    plain.stop()
+    without_commitment.stop()
 
     state, reason = node.instance
     assert state == InstanceState.FAILED
-    assert plain.stored == list(UIDS)
+    assert without_commitment.stored == list(UIDS)
     assert "stored, but not committed" in reason
     assert "does not accept Storage Commitment" in reason
     assert "set commitment = false" in reason
 
 
 @pytest.mark.parametrize("status", [0x0110, 0x0131, 0x0210, 0x0213, 0xA700])
-def test_a_request_that_is_refused_for_now_is_made_anew(
+def test_request_refused_temporarily_is_sent_again(
     node: Node, archive: Committing, status: int
 ) -> None:
     archive.status = status
@@ -497,7 +500,7 @@ def test_a_request_that_is_refused_for_now_is_made_anew(
 
 
 @pytest.mark.parametrize("status", [0x0112, 0x0118, 0x0122, 0x0123, 0x0124])
-def test_a_request_that_is_refused_for_good_fails_the_delivery(
+def test_request_refused_permanently_fails_the_delivery(
     node: Node, archive: Committing, status: int
 ) -> None:
     archive.status = status
@@ -509,7 +512,7 @@ def test_a_request_that_is_refused_for_good_fails_the_delivery(
 
 
 @pytest.mark.parametrize("status", [0x0107, 0xB000])
-def test_a_request_taken_with_a_warning_is_taken(
+def test_request_accepted_with_a_warning_counts_as_accepted(
     node: Node, archive: Committing, status: int
 ) -> None:
     archive.status = status
@@ -518,7 +521,7 @@ def test_a_request_taken_with_a_warning_is_taken(
     assert node.row.next_at > time.time() + REPORT_WAIT_S / 2
 
 
-def test_a_request_without_an_answer_for_too_long_fails_the_delivery_in_the_log(
+def test_delivery_fails_with_a_log_line_if_the_request_gets_no_response(
     node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
 ) -> None:
     node.go_on()
@@ -532,29 +535,29 @@ def test_a_request_without_an_answer_for_too_long_fails_the_delivery_in_the_log(
     assert lines[-1].endswith("refuses the connection")
 
 
-def test_an_archive_that_is_away_is_asked_when_it_is_back(
+def test_request_is_sent_when_an_absent_archive_is_back(
     node: Node, archive: Committing
 ) -> None:
     node.go_on()
     archive.stop()
     assert node.go_on() == DeliveryState.COMMITTING
     assert node.events[-1] == "will try again"
-    back = Committing()
-    back.start()
-    node.set(port=back.port)
+    restarted = Committing()
+    restarted.start()
+    node.set(port=restarted.port)
     node.go_on()
-    back.stop()
+    restarted.stop()
 
-    assert len(back.asked) == 1
-    assert back.stored == []
+    assert len(restarted.asked) == 1
+    assert restarted.stored == []
 
 
-def test_a_worker_that_dies_over_its_request_asks_again_and_either_report_counts(
+def test_worker_requests_again_after_a_crash_and_both_reports_count(
     node: Node, archive: Committing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node.go_on()
     with monkeypatch.context() as patched:
-        patched.setattr(node.journal.commitments, "asked", _die)
+        patched.setattr(node.journal.commitments, "asked", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             node.go_on()
     node.set()
@@ -567,7 +570,7 @@ def test_a_worker_that_dies_over_its_request_asks_again_and_either_report_counts
 
 
 @pytest.mark.parametrize(
-    "forger",
+    "reporter",
     [
         pytest.param(Reporter("MODALITY", "127.0.0.1"), id="other-title"),
         pytest.param(Reporter("archive", "127.0.0.1"), id="title-in-lower-case"),
@@ -578,13 +581,13 @@ def test_a_worker_that_dies_over_its_request_asks_again_and_either_report_counts
             id="certificate-of-another-host",
         ),
         pytest.param(
-            Reporter("ARCHIVE", "127.0.0.1", called=OTHER), id="another-that-we-called"
+            Reporter("ARCHIVE", "127.0.0.1", called=OTHER), id="another-called-peer"
         ),
     ],
 )
 @pytest.mark.parametrize("reason", [0, 0x0112, 0x0119])
-def test_a_report_of_another_than_the_archive_that_was_asked_is_refused(
-    node: Node, archive: Committing, forger: Reporter, reason: int
+def test_report_of_another_peer_is_refused(
+    node: Node, archive: Committing, reporter: Reporter, reason: int
 ) -> None:
     node.go_on(2)
     failed = dict.fromkeys(UIDS, reason) if reason else {}
@@ -594,7 +597,7 @@ def test_a_report_of_another_than_the_archive_that_was_asked_is_refused(
     before = node.events, node.row, node.objects
 
     with pytest.raises(ReportRefusedError, match="asked of pacs") as refused:
-        node.journal.commitments.settle(report, forger)
+        node.journal.commitments.settle(report, reporter)
 
     assert refused.value.reason is ReportRefusal.ANOTHER_PEER
     assert refused.value.status == 0x0115
@@ -613,7 +616,7 @@ def test_a_report_of_another_than_the_archive_that_was_asked_is_refused(
         ),
     ],
 )
-def test_an_archive_may_report_under_another_name_that_the_settings_say(
+def test_report_of_a_caller_in_the_settings_is_accepted(
     node: Node, archive: Committing, caller: dict[str, str], reporter: Reporter
 ) -> None:
     node.set(commitment_callers=(CommitmentCaller.model_validate(caller),))
@@ -625,25 +628,25 @@ def test_an_archive_may_report_under_another_name_that_the_settings_say(
     assert node.row.state == DeliveryState.DELIVERED
 
 
-def test_neither_log_nor_events_name_the_transaction(
+def test_log_and_events_do_not_contain_the_transaction(
     node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     node.go_on(2)
-    (asked,) = archive.asked
-    node.settle(asked.transaction, 0x0112)
+    (request,) = archive.asked
+    node.settle(request.transaction, 0x0112)
     node.go_on(2)
 
     transactions = [each.transaction for each in archive.asked]
     with node.engine.connect() as connection:
-        told = connection.execute(sa.select(event.c.detail)).scalars().all()
+        details = connection.execute(sa.select(event.c.detail)).scalars().all()
     assert len(transactions) == 2
     assert not [each for each in transactions if each in caplog.text]
-    assert not [each for each in transactions if each in " ".join(told)]
+    assert not [each for each in transactions if each in " ".join(details)]
 
 
 @on_both
-def test_what_the_archive_lost_after_it_committed_itself_is_stored_again(
+def test_object_lost_after_its_commitment_is_stored_again(
     node: Node, archive: Committing, caplog: pytest.LogCaptureFixture
 ) -> None:
     node.go_on(2)
@@ -671,7 +674,7 @@ def test_what_the_archive_lost_after_it_committed_itself_is_stored_again(
     assert node.instance == (InstanceState.DELIVERED, "")
 
 
-def test_a_loss_that_is_reported_twice_is_mended_once(
+def test_repeated_report_of_a_loss_has_no_effect(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -685,7 +688,7 @@ def test_a_loss_that_is_reported_twice_is_mended_once(
     assert (node.events, node.row) == before
 
 
-def test_what_the_archive_asks_to_be_asked_again_for_later_is_asked_again(
+def test_temporary_failure_after_a_commitment_is_requested_again(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -697,7 +700,7 @@ def test_what_the_archive_asks_to_be_asked_again_for_later_is_asked_again(
     assert len(archive.asked) == 2
 
 
-def test_a_commitment_that_is_taken_back_for_good_fails_the_delivery(
+def test_permanent_failure_after_a_commitment_fails_the_delivery(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -711,7 +714,7 @@ def test_a_commitment_that_is_taken_back_for_good_fails_the_delivery(
     assert [node.counted(each) for each in (DELIVERED, UNDELIVERED)] == [1, 1]
 
 
-def test_a_loss_after_the_files_were_removed_fails_in_words(
+def test_loss_after_the_files_were_removed_fails_the_delivery(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -730,7 +733,7 @@ def test_a_loss_after_the_files_were_removed_fails_in_words(
     assert not node.journal.try_again(lost)
 
 
-def test_a_loss_that_an_earlier_request_reveals_is_mended(
+def test_loss_reported_on_an_earlier_request_is_stored_again(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(3)
@@ -742,7 +745,7 @@ def test_a_loss_that_an_earlier_request_reveals_is_mended(
     assert archive.stored == [*UIDS, *UIDS]
 
 
-def test_a_loss_counts_while_the_destination_is_paused(
+def test_loss_reported_during_a_pause_is_stored_after_it(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -756,11 +759,13 @@ def test_a_loss_counts_while_the_destination_is_paused(
     assert archive.stored == [*UIDS, *UIDS]
 
 
-def _die(*_: object) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def test_stale_work_asks_nothing(node: Node, archive: Committing) -> None:
+def test_work_of_an_earlier_run_sends_no_request(
+    node: Node, archive: Committing
+) -> None:
     node.go_on(2)
     stale = node.row.run - 1
     node._work.deliver(INSTANCE, "pacs", stale)
@@ -768,7 +773,7 @@ def test_stale_work_asks_nothing(node: Node, archive: Committing) -> None:
     assert len(archive.asked) == 1
 
 
-def test_where_the_setting_is_turned_off_what_is_stored_is_delivered(
+def test_stored_objects_count_as_delivered_if_commitment_is_turned_off(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -779,14 +784,16 @@ def test_where_the_setting_is_turned_off_what_is_stored_is_delivered(
     assert len(archive.asked) == 1
 
 
-def test_a_destination_that_left_the_settings_fails_what_waits(node: Node) -> None:
+def test_delivery_fails_if_its_destination_was_removed_from_the_settings(
+    node: Node,
+) -> None:
     node.go_on(2)
     node.journal.settlement.give_up(INSTANCE, "pacs", node.row.run, "not in the file")
 
     assert node.instance == (InstanceState.FAILED, "pacs: not in the file")
 
 
-def test_a_report_counts_while_the_destination_is_paused(
+def test_report_counts_while_the_destination_is_paused(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -798,7 +805,7 @@ def test_a_report_counts_while_the_destination_is_paused(
     assert node.row.state == DeliveryState.DELIVERED
 
 
-def test_a_report_does_not_resume_what_somebody_paused(
+def test_report_does_not_resume_a_paused_delivery(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -813,7 +820,7 @@ def test_a_report_does_not_resume_what_somebody_paused(
     assert archive.stored == [*UIDS, *UIDS]
 
 
-def test_a_destination_that_is_resumed_is_asked_without_storing_again(
+def test_resumed_delivery_requests_commitment_without_storing_again(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -827,7 +834,7 @@ def test_a_destination_that_is_resumed_is_asked_without_storing_again(
 
 
 @on_both
-def test_results_that_are_sent_again_need_a_new_commitment(
+def test_results_sent_again_need_a_new_commitment(
     node: Node, archive: Committing
 ) -> None:
     node.go_on(2)
@@ -844,17 +851,15 @@ def test_results_that_are_sent_again_need_a_new_commitment(
 
 
 @on_both
-def test_two_processes_that_hear_the_same_report_count_it_once(
-    node: Node, archive: Committing
-) -> None:
+def test_concurrent_reports_count_once(node: Node, archive: Committing) -> None:
     node.go_on(2)
     settle: Callable[[], object] = partial(
         node.settle, archive.asked[0].transaction, 0x112
     )
-    hearing = [threading.Thread(target=settle) for _ in range(4)]
-    for each in hearing:
+    threads = [threading.Thread(target=settle) for _ in range(4)]
+    for each in threads:
         each.start()
-    for each in hearing:
+    for each in threads:
         each.join()
 
     assert node.row.state == DeliveryState.QUEUED

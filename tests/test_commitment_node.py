@@ -1,4 +1,4 @@
-"""Storage Commitment with all processes of a node, and an archive in one of its own."""
+"""Storage Commitment with all processes of a node and a separate archive process."""
 
 import json
 import subprocess
@@ -48,19 +48,19 @@ commitment = true
 
 @dataclass
 class ArchiveProcess:
-    """An archive that runs elsewhere: see tests/committing.py."""
+    """An archive in a separate process: see tests/committing.py."""
 
     process: subprocess.Popen[str]
     folder: Path
     port: int = 0
 
-    def asked(self) -> list[tuple[str, list[tuple[str, str]]]]:
-        """The transactions so far, and the objects of each."""
+    def requests(self) -> list[tuple[str, list[tuple[str, str]]]]:
+        """Return the received transactions with their objects."""
         path = self.folder / "asked"
         return list(json.loads(path.read_text())) if path.exists() else []
 
     def report(self, port: int, transaction: str, reasons: dict[str, int]) -> int:
-        """Have it report to a node on a new association; give the node's answer."""
+        """Report to a node on a new association; return the status of the response."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps([port, transaction, reasons]) + "\n")
         self.process.stdin.flush()
@@ -89,11 +89,11 @@ def started(folder: Path) -> Iterator[ArchiveProcess]:
         archive = ArchiveProcess(process, folder)
         archive.port = int(archive.read())
         yield archive
-        process.communicate()  # its input ends, and so does it
+        process.communicate()  # closes the input, which ends the process
 
 
 def states(config: Path) -> dict[str, int]:
-    """How many deliveries are in each state."""
+    """Return the number of deliveries in each state."""
     engine = open_engine(load(config, {}).storage.database_url)
     try:
         return {each["state"]: each["count"] for each in History(engine).deliveries()}
@@ -113,7 +113,7 @@ def refusals(config: Path) -> set[tuple[str, str]]:
         engine.dispose()
 
 
-def test_a_report_from_elsewhere_settles_after_the_node_was_killed_and_started_again(
+def test_report_after_a_restart_of_the_node_completes_the_delivery(
     archive: ArchiveProcess, tmp_path: Path
 ) -> None:
     config = tmp_path / "node.toml"
@@ -125,32 +125,34 @@ def test_a_report_from_elsewhere_settles_after_the_node_was_killed_and_started_a
     with serving(config) as node:
         (sent,) = send([image], node.address, calling_ae_title="MODALITY")
         assert sent.verdict is Verdict.STORED
-        wait_for(lambda: states(config) == {"committing": 1} and archive.asked() != [])
+        wait_for(
+            lambda: states(config) == {"committing": 1} and archive.requests() != []
+        )
         node.kill()
         node.start()
         assert counts(config) == {"delivering": 1}
 
-        transaction, objects = archive.asked()[-1]
+        transaction, objects = archive.requests()[-1]
         port = node.address.port
         reasons = {uid: 0 for _, uid in objects}
-        unknown = archive.report(port, "2.25.9", reasons)
-        forger = call(port, title="MODALITY")
-        forged = report_on(forger, transaction, reasons)
-        forger.release()
+        unknown_status = archive.report(port, "2.25.9", reasons)
+        other_peer = call(port, title="MODALITY")
+        other_peer_status = report_on(other_peer, transaction, reasons)
+        other_peer.release()
         assert states(config) == {"committing": 1}
-        answers = [archive.report(port, transaction, reasons) for _ in range(2)]
+        statuses = [archive.report(port, transaction, reasons) for _ in range(2)]
 
     (result,) = (tmp_path / "node" / "results").glob("*.dcm")
     log = (tmp_path / "log").read_text()
     assert list(reasons) == [dcmread(result).SOPInstanceUID]
-    assert unknown == forged == 0x0115
+    assert unknown_status == other_peer_status == 0x0115
     assert transaction not in log
     assert "Refused a commitment report of MODALITY at 127.0.0.1" in log
     assert refusals(config) == {
         ("ARCHIVE", "unknown transaction"),
         ("MODALITY", "another peer"),
     }
-    assert answers == [0x0000, 0x0000]
+    assert statuses == [0x0000, 0x0000]
     assert states(config) == {"delivered": 1}
     assert counts(config) == {"delivered": 1}
     assert str(phantom.PatientName) not in log

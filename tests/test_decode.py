@@ -1,4 +1,4 @@
-"""Decoding: the same picture however it was stored, and no way out but our errors."""
+"""Decoding: equal pixels for every encoding, and only the errors of the node."""
 
 import logging
 import os
@@ -40,7 +40,9 @@ def decoded(dataset: Dataset, folder: Path) -> DecodedInstance:
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_phantom_looks_as_it_was_drawn_in_both_polarities(photometric: str) -> None:
+def test_decoded_phantom_equals_the_drawing_for_both_photometric_interpretations(
+    photometric: str,
+) -> None:
     dataset = phantom_dataset(PHANTOM, photometric_interpretation=photometric)
 
     radiograph = decode(dataset, OPTIONS)
@@ -48,7 +50,7 @@ def test_phantom_looks_as_it_was_drawn_in_both_polarities(photometric: str) -> N
     np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
 
 
-def test_pixels_are_those_of_the_stored_grid_with_its_spacing(dataset: Dataset) -> None:
+def test_radiograph_has_the_stored_shape_and_spacing(dataset: Dataset) -> None:
     radiograph = decode(dataset, OPTIONS)
 
     assert radiograph.pixels.dtype == np.uint8
@@ -56,7 +58,7 @@ def test_pixels_are_those_of_the_stored_grid_with_its_spacing(dataset: Dataset) 
     assert radiograph.pixel_spacing == 0.3
 
 
-def test_pixels_twice_as_high_as_wide_double_the_rows(dataset: Dataset) -> None:
+def test_non_square_pixels_are_resampled_to_square_ones(dataset: Dataset) -> None:
     dataset.ImagerPixelSpacing = [0.6, 0.3]
 
     radiograph = decode(dataset, OPTIONS)
@@ -74,7 +76,7 @@ def test_blank_image_is_not_analyzed(dataset: Dataset) -> None:
 
 
 def colored(dataset: Dataset, bits: int) -> Dataset:
-    """Two pixels: pure red and pure green."""
+    """Set two pixels: pure red and pure green."""
     dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 1, 2, 3
     dataset.PhotometricInterpretation = "RGB"
     dataset.PlanarConfiguration = 0
@@ -87,14 +89,14 @@ def colored(dataset: Dataset, bits: int) -> Dataset:
 
 
 @pytest.mark.parametrize("bits", [8, 16])
-def test_color_becomes_luma(bits: int, dataset: Dataset) -> None:
+def test_color_is_converted_to_luma(bits: int, dataset: Dataset) -> None:
     # ITU-R BT.601: 0.299 and 0.587 of 255 are 76.2 and 149.7
     pixels = decode(colored(dataset, bits), OPTIONS).pixels
 
     assert pixels.tolist() == [[76, 150]]
 
 
-def test_palette_becomes_luma(dataset: Dataset) -> None:
+def test_palette_color_is_converted_to_luma(dataset: Dataset) -> None:
     dataset.Rows, dataset.Columns = 1, 2
     dataset.PhotometricInterpretation = "PALETTE COLOR"
     dataset.BitsAllocated = dataset.BitsStored = 8
@@ -109,10 +111,10 @@ def test_palette_becomes_luma(dataset: Dataset) -> None:
     assert decode(dataset, OPTIONS).pixels.tolist() == [[76, 150]]
 
 
-def test_same_picture_has_the_same_digest_however_it_is_stored(
+def test_picture_digest_does_not_depend_on_the_encoding(
     dataset: Dataset, tmp_path: Path
 ) -> None:
-    turned = phantom_dataset(
+    inverted = phantom_dataset(
         PHANTOM,
         sop_class_uid=ComputedRadiographyImageStorage,
         photometric_interpretation="MONOCHROME1",
@@ -121,13 +123,11 @@ def test_same_picture_has_the_same_digest_however_it_is_stored(
 
     digest = decoded(dataset, tmp_path).picture_digest
 
-    assert decoded(turned, tmp_path).picture_digest == digest
+    assert decoded(inverted, tmp_path).picture_digest == digest
     assert decoded(other, tmp_path).picture_digest != digest
 
 
-def test_digest_tells_a_picture_from_its_bytes_in_another_shape(
-    dataset: Dataset, tmp_path: Path
-) -> None:
+def test_picture_digest_depends_on_the_shape(dataset: Dataset, tmp_path: Path) -> None:
     digest = decoded(dataset, tmp_path).picture_digest
     dataset.Rows, dataset.Columns = 48, 64
 
@@ -143,11 +143,11 @@ def test_digest_tells_a_picture_from_its_bytes_in_another_shape(
         ("PatientID", "19990909"),
         ("AccessionNumber", "19990909"),
         ("PatientBirthDate", "19990909"),
-        ("ImageLaterality", "R"),  # a report says which side
+        ("ImageLaterality", "R"),  # a report contains the laterality
         ("ImagerPixelSpacing", [0.2, 0.2]),
     ],
 )
-def test_corrected_identity_changes_its_digest_and_no_other(
+def test_corrected_identity_changes_only_the_identity_digest(
     keyword: str, value: str | list[float], dataset: Dataset, tmp_path: Path
 ) -> None:
     before = decoded(dataset, tmp_path)
@@ -159,7 +159,7 @@ def test_corrected_identity_changes_its_digest_and_no_other(
     assert after.picture_digest == before.picture_digest
 
 
-def test_names_that_cannot_be_read_are_different_identities(
+def test_undecodable_names_with_different_bytes_are_different_identities(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     dataset.SpecificCharacterSet = "ISO_IR 192"
@@ -167,14 +167,16 @@ def test_names_that_cannot_be_read_are_different_identities(
     path, digests = tmp_path / "instance.dcm", set()
     dataset.save_as(path, enforce_file_format=True)
     content = path.read_bytes()
-    for byte in (b"\xff", b"\xfe"):  # no text in UTF-8
+    for byte in (b"\xff", b"\xfe"):  # invalid in UTF-8
         path.write_bytes(content.replace(b"M@ller", b"M" + byte + b"ller"))
         digests.add(decode_file(path, RULES, OPTIONS).identity_digest)
 
     assert len(digests) == 2
 
 
-def test_a_second_value_is_another_identity(dataset: Dataset, tmp_path: Path) -> None:
+def test_additional_value_changes_the_identity_digest(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     before = decoded(dataset, tmp_path)
     dataset.PatientID = [dataset.PatientID, "2"]
 
@@ -187,12 +189,16 @@ def test_name_in_another_character_set_is_the_same_identity(
     dataset.PatientName = "Müller^Jürgen"
     in_utf_8 = decoded(dataset, tmp_path)
     dataset.SpecificCharacterSet = "ISO_IR 100"
-    dataset.PatientName = "Müller^Jürgen"  # pydicom keeps the bytes of the other one
+    dataset.PatientName = (
+        "Müller^Jürgen"  # pydicom keeps the encoded bytes of the first name
+    )
 
     assert decoded(dataset, tmp_path).identity_digest == in_utf_8.identity_digest
 
 
-def test_screening_comes_before_decoding(dataset: Dataset, tmp_path: Path) -> None:
+def test_instance_is_screened_before_it_is_decoded(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     dataset.PixelData = b"\0\0"
     dataset.NumberOfFrames = 7
 
@@ -200,7 +206,7 @@ def test_screening_comes_before_decoding(dataset: Dataset, tmp_path: Path) -> No
         decoded(dataset, tmp_path)
 
 
-def test_broken_instance_is_an_error_that_quotes_nobody(
+def test_error_of_a_damaged_instance_contains_no_patient_data(
     dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dataset.PatientName = "Secret^Name"
@@ -223,7 +229,7 @@ def test_broken_instance_is_an_error_that_quotes_nobody(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(data=st.data())
-def test_damaged_files_end_in_our_errors_only(
+def test_damaged_file_raises_only_errors_of_the_node(
     data: st.DataObject, tmp_path: Path
 ) -> None:
     whole = tmp_path / "whole.dcm"
@@ -231,8 +237,8 @@ def test_damaged_files_end_in_our_errors_only(
         phantom_dataset(PHANTOM).save_as(whole, enforce_file_format=True)
     content = bytearray(whole.read_bytes()[: 2048 + data.draw(st.integers(0, 6144))])
     for _ in range(data.draw(st.integers(0, 8))):
-        place = data.draw(st.integers(0, len(content) - 1))
-        content[place] = data.draw(st.integers(0, 255))
+        position = data.draw(st.integers(0, len(content) - 1))
+        content[position] = data.draw(st.integers(0, 255))
     damaged = tmp_path / "damaged.dcm"
     damaged.write_bytes(content)
 
@@ -242,7 +248,7 @@ def test_damaged_files_end_in_our_errors_only(
         assert "PHANTOM" not in str(error)  # noqa: PT017 - either outcome is right
 
 
-def test_image_for_processing_is_shown_without_a_window(
+def test_image_for_processing_is_decoded_without_a_window(
     tmp_path: Path,
 ) -> None:
     dataset = phantom_dataset(
@@ -262,7 +268,7 @@ def test_secondary_capture_of_a_radiograph_is_decoded(tmp_path: Path) -> None:
     np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
 
 
-def test_missing_file_is_an_error_without_its_path(tmp_path: Path) -> None:
+def test_error_of_a_missing_file_does_not_contain_its_path(tmp_path: Path) -> None:
     with pytest.raises(AnalysisError, match="FileNotFoundError") as caught:
         decode_file(tmp_path / "gone.dcm", RULES, OPTIONS)
 
@@ -273,12 +279,10 @@ def test_missing_file_is_an_error_without_its_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["base", "group2_in_dataset", "fragments_bot_each", "uid_66"]
 )
-def test_a_dataset_that_breaks_the_standard_shows_its_picture(
-    name: str, shared: Path
-) -> None:
+def test_nonconforming_dataset_is_decoded(name: str, shared: Path) -> None:
     path = shared / "cases" / f"{name}.dcm"
     expected = np.asarray(Image.open(shared / "cases" / "expected" / f"{name}.png"))
 
-    shown = decode_file(path, RULES, OPTIONS).radiograph.pixels
+    pixels = decode_file(path, RULES, OPTIONS).radiograph.pixels
 
-    np.testing.assert_array_equal(shown, expected)
+    np.testing.assert_array_equal(pixels, expected)

@@ -1,4 +1,4 @@
-"""Dockerfile, docker-compose.yml and render.yaml say what the code says."""
+"""Dockerfile, docker-compose.yml and render.yaml are consistent with the code."""
 
 import json
 import re
@@ -32,7 +32,7 @@ def compose() -> dict[str, Any]:
 
 
 def instructions(name: str) -> list[str]:
-    """The arguments of each instruction of that name in the Dockerfile."""
+    """Return the arguments of each instruction of that name in the Dockerfile."""
     text = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
     return re.findall(rf"(?m)^{name}\s+(.*)$", text)
 
@@ -41,7 +41,7 @@ def variables(words: str) -> dict[str, str]:
     return dict(re.findall(r"(FRACTURE_NODE__\w+)=(\S+)", words))
 
 
-def test_the_node_in_compose_runs_on_the_file_that_is_mounted(
+def test_compose_node_uses_the_mounted_settings_file(
     compose: dict[str, Any],
 ) -> None:
     node = compose["node"]
@@ -59,7 +59,9 @@ def test_the_node_in_compose_runs_on_the_file_that_is_mounted(
     assert settings.api.host == settings.receiver.host == ANYWHERE
 
 
-def test_node_and_orthanc_in_compose_know_each_other(compose: dict[str, Any]) -> None:
+def test_compose_node_and_orthanc_have_matching_addresses(
+    compose: dict[str, Any],
+) -> None:
     settings = load(ROOT / "config" / "compose.toml", {})
     environment = compose["orthanc"]["environment"]
     (modality,) = json.loads(environment["ORTHANC__DICOM_MODALITIES"]).values()
@@ -77,13 +79,15 @@ def test_node_and_orthanc_in_compose_know_each_other(compose: dict[str, Any]) ->
     assert environment["ORTHANC__DICOM_ALWAYS_ALLOW_STORE"] == "true"
 
 
-def test_compose_waits_longer_than_draining_takes(compose: dict[str, Any]) -> None:
+def test_compose_stop_grace_period_is_longer_than_the_drain(
+    compose: dict[str, Any],
+) -> None:
     (seconds,) = re.findall(r"^(\d+)s$", compose["node"]["stop_grace_period"])
 
     assert worker.DRAIN_S < supervisor.DRAIN_S < int(seconds)
 
 
-def test_the_example_for_a_hospital_is_one() -> None:
+def test_hospital_example_has_the_settings_of_a_hospital() -> None:
     settings = load(ROOT / "config" / "hospital.example.toml", {})
 
     assert settings.receiver.max_study_age_days == 7
@@ -91,7 +95,7 @@ def test_the_example_for_a_hospital_is_one() -> None:
     assert settings.destinations
 
 
-def test_the_image_holds_every_package_and_what_its_build_needs() -> None:
+def test_docker_image_copies_every_package_and_build_file() -> None:
     packages = {name.split(".")[0] for name in PACKAGES}
     files = {PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
     copied = {
@@ -106,7 +110,7 @@ def test_the_image_holds_every_package_and_what_its_build_needs() -> None:
     assert copied <= sent
 
 
-def test_the_image_checks_its_health_where_the_api_listens() -> None:
+def test_docker_health_check_uses_the_api_port() -> None:
     (check,) = instructions("HEALTHCHECK")
     (exposed,) = instructions("EXPOSE")
     (address,) = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", check)
@@ -115,7 +119,7 @@ def test_the_image_checks_its_health_where_the_api_listens() -> None:
     assert set(map(int, exposed.split())) == {DEFAULTS.receiver.port, DEFAULTS.api.port}
 
 
-def test_the_settings_in_the_image_are_settings() -> None:
+def test_docker_environment_has_valid_settings() -> None:
     environment = variables(" ".join(instructions("ENV")))
     settings = load(None, environment)
 
@@ -125,25 +129,25 @@ def test_the_settings_in_the_image_are_settings() -> None:
 
 
 def secrets_of(settings: Settings) -> set[str]:
-    """The variables that tokens come from; there is no other way in."""
+    """Return the variables of the tokens, which must be the only access."""
     assert settings.api.guarded
     assert not settings.api.trusted_proxies
     return {each.env.variable for each in settings.api.tokens if each.env}
 
 
-def test_compose_starts_only_with_a_token(compose: dict[str, Any]) -> None:
+def test_compose_node_starts_only_with_a_token(compose: dict[str, Any]) -> None:
     settings = load(ROOT / "config" / "compose.toml", {})
     given = compose["node"]["environment"]
 
     assert secrets_of(settings) == given.keys()
     for name, value in given.items():
-        assert value.startswith(f"${{{name}:?")  # compose ends where it is not set
+        assert value.startswith(f"${{{name}:?")  # compose stops if it is not set
     assert unsettled(settings.api) != []
     with_token = dict.fromkeys(given, "x" * 43)
     assert unsettled(load(ROOT / "config" / "compose.toml", with_token).api) == []
 
 
-def test_the_image_starts_only_with_a_token() -> None:
+def test_docker_image_starts_only_with_a_token() -> None:
     (command,) = map(json.loads, instructions("CMD"))
     copied = [each.split()[-2:] for each in instructions("COPY")]
     environment = variables(" ".join(instructions("ENV")))
@@ -157,7 +161,7 @@ def test_the_image_starts_only_with_a_token() -> None:
     assert settings.api.host == ANYWHERE
 
 
-def test_the_image_is_run_by_nobody_special(compose: dict[str, Any]) -> None:
+def test_containers_run_without_root_and_capabilities(compose: dict[str, Any]) -> None:
     node = compose["node"]
     (user,) = instructions("USER")
 
@@ -168,7 +172,7 @@ def test_the_image_is_run_by_nobody_special(compose: dict[str, Any]) -> None:
     assert "privileged" not in node
 
 
-def test_render_starts_the_api_with_settings_that_exist() -> None:
+def test_render_starts_the_api_with_valid_settings() -> None:
     (service,) = yaml.safe_load((ROOT / "render.yaml").read_text())["services"]
     start = service["startCommand"]
     environment = variables(start.replace("$PORT", "10000"))
@@ -183,7 +187,9 @@ def test_render_starts_the_api_with_settings_that_exist() -> None:
     assert given["FRACTURE_NODE_TOKEN"] == {"generateValue": True}
     assert len(environment) == 2
     assert (settings.api.host, settings.api.port) == (ANYWHERE, 10000)
-    assert service["plan"] == "standard"  # the smallest that holds the model
+    assert (
+        service["plan"] == "standard"
+    )  # the smallest plan with enough memory for the model
     assert service["healthCheckPath"] in routes
     assert PROJECT["project"]["requires-python"] == ">=3.11"
     assert tuple(map(int, python.split("."))) >= (3, 11)

@@ -1,4 +1,4 @@
-"""One person's requests do not keep others waiting, nor do those that nobody awaits."""
+"""Fair queue: neither one person's requests nor abandoned ones delay others."""
 
 import asyncio
 import logging
@@ -30,8 +30,8 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\
 MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 
 
-class Sent:
-    """A request of a person, who may hang up."""
+class PersonRequest:
+    """A request of a person, who may disconnect."""
 
     def __init__(self, name: str, *, way: str = "token") -> None:
         self.gone = asyncio.Event()
@@ -57,17 +57,17 @@ async def settle() -> None:
 
 
 @pytest.mark.parametrize("way", ["token", "open"])
-def test_persons_are_served_in_turn(way: str) -> None:
+def test_queue_serves_persons_alternately(way: str) -> None:
     async def order() -> list[str]:
         queue, served = FairQueue(waiting=20), []
 
-        async def ask(name: str) -> None:
-            async with queue.turn(Sent(name, way=way).request):
+        async def request_slot(name: str) -> None:
+            async with queue.turn(PersonRequest(name, way=way).request):
                 served.append(name)
                 await asyncio.sleep(0)
 
         names = ["anna"] * 10 + ["berta"] * 3 + ["carla"]
-        await asyncio.gather(*map(ask, names))
+        await asyncio.gather(*map(request_slot, names))
         return served
 
     served = asyncio.run(order())
@@ -76,38 +76,41 @@ def test_persons_are_served_in_turn(way: str) -> None:
     assert served == first + ["anna"] * 6
 
 
-def test_a_person_has_one_turn_at_a_time_and_others_have_the_rest() -> None:
+def test_person_has_one_slot_at_a_time() -> None:
     async def check() -> None:
         queue = FairQueue(waiting=5, at_once=2)
         async with AsyncExitStack() as held:
-            await held.enter_async_context(queue.turn(Sent("anna").request))
+            await held.enter_async_context(queue.turn(PersonRequest("anna").request))
             second = asyncio.create_task(
-                held.enter_async_context(queue.turn(Sent("anna").request))
+                held.enter_async_context(queue.turn(PersonRequest("anna").request))
             )
             await settle()
             assert not second.done()
-            await held.enter_async_context(queue.turn(Sent("berta").request))
+            await held.enter_async_context(queue.turn(PersonRequest("berta").request))
             second.cancel()
 
     asyncio.run(asyncio.wait_for(check(), 10))
 
 
-def test_a_person_who_has_too_many_waiting_is_refused_and_nobody_else() -> None:
+def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
     async def check() -> HTTPException:
         queue, done = FairQueue(waiting=2), asyncio.Event()
 
-        async def ask(name: str) -> None:
-            async with queue.turn(Sent(name).request):
+        async def request_slot(name: str) -> None:
+            async with queue.turn(PersonRequest(name).request):
                 await done.wait()
 
-        asked = [asyncio.create_task(ask(name)) for name in ("anna",) * 3 + ("berta",)]
+        tasks = [
+            asyncio.create_task(request_slot(name))
+            for name in ("anna",) * 3 + ("berta",)
+        ]
         await settle()
         with pytest.raises(HTTPException, match="2 images are waiting") as refused:
-            queue.require_place(Sent("anna").request)
-        queue.require_place(Sent("berta").request)
+            queue.require_place(PersonRequest("anna").request)
+        queue.require_place(PersonRequest("berta").request)
         done.set()
-        await asyncio.gather(*asked)
-        queue.require_place(Sent("anna").request)
+        await asyncio.gather(*tasks)
+        queue.require_place(PersonRequest("anna").request)
         assert not queue._waiting
         return refused.value
 
@@ -117,22 +120,23 @@ def test_a_person_who_has_too_many_waiting_is_refused_and_nobody_else() -> None:
     assert refused.headers == {"Retry-After": "5"}
 
 
-def test_a_client_that_goes_away_or_is_cancelled_leaves_the_queue() -> None:
+def test_disconnected_or_cancelled_request_leaves_the_queue() -> None:
     async def check() -> None:
         queue, done = FairQueue(waiting=5), asyncio.Event()
         served = list[str]()
 
-        async def ask(sent: Sent, name: str) -> None:
+        async def request_slot(sent: PersonRequest, name: str) -> None:
             async with queue.turn(sent.request):
                 served.append(name)
                 await done.wait()
 
-        sent = [Sent("anna") for _ in range(4)]
+        sent = [PersonRequest("anna") for _ in range(4)]
         first, gone, cancelled, last = [
-            asyncio.create_task(ask(each, str(n))) for n, each in enumerate(sent)
+            asyncio.create_task(request_slot(each, str(n)))
+            for n, each in enumerate(sent)
         ]
         await settle()
-        sent[0].gone.set()  # it has begun, so it is finished
+        sent[0].gone.set()  # it has started, so it completes
         sent[1].gone.set()
         cancelled.cancel()
         await settle()
@@ -162,15 +166,15 @@ def site(tmp_path: Path, stack: ExitStack) -> Review:
     return site
 
 
-def hang_up(port: int, count: int, said: bytes) -> None:
-    """Send requests, and close their connections at once."""
-    with ExitStack() as all_of_them:
+def send_and_close(port: int, count: int, content: bytes) -> None:
+    """Send requests, then close their connections without reading."""
+    with ExitStack() as connections:
         for _ in range(count):
             client = socket.create_connection(("127.0.0.1", port))
-            all_of_them.enter_context(client).sendall(said)
+            connections.enter_context(client).sendall(content)
 
 
-def until_gone(caplog: pytest.LogCaptureFixture, count: int) -> None:
+def wait_for_disconnects(caplog: pytest.LogCaptureFixture, count: int) -> None:
     for _ in range(2000):
         if caplog.text.count("The client went away before its turn") == count:
             return
@@ -178,98 +182,98 @@ def until_gone(caplog: pytest.LogCaptureFixture, count: int) -> None:
     pytest.fail("the server has not noticed")
 
 
-def test_pictures_that_nobody_awaits_are_not_drawn(
+def test_pictures_of_disconnected_clients_are_not_drawn(
     site: Review,
     stack: ExitStack,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    drawn, begun, go_on = list[Key](), Event(), Event()
-    really = Pictures._view
+    drawn, begun, proceed = list[Key](), Event(), Event()
+    real_view = Pictures._view
 
-    def patient(self: Pictures, child: DecodingChild, key: Key, path: Path) -> View:
+    def slow_view(self: Pictures, child: DecodingChild, key: Key, path: Path) -> View:
         drawn.append(key)
         begun.set()
-        go_on.wait(30)
-        return really(self, child, key, path)
+        proceed.wait(30)
+        return real_view(self, child, key, path)
 
-    monkeypatch.setattr(Pictures, "_view", patient)
+    monkeypatch.setattr(Pictures, "_view", slow_view)
     identity = site.receive(1).id
     path = f"/api/v1/instances/{identity}/picture"
     people = stack.enter_context(ThreadPoolExecutor(2))
     port = serve(site.app, stack)
 
-    def look(token: str) -> int:
+    def get_picture(token: str) -> int:
         url = f"http://127.0.0.1:{port}{path}"
         return httpx.get(url, headers=bearing(token), timeout=60).status_code
 
-    first = people.submit(look, LOOKING)
+    first = people.submit(get_picture, LOOKING)
     assert begun.wait(30)
     lines = f"Host: a\r\nAuthorization: Bearer {LOOKING}\r\n\r\n"
-    hang_up(port, 20, f"GET {path} HTTP/1.1\r\n{lines}".encode())
-    until_gone(caplog, 20)
-    other = people.submit(look, ACTING)
-    go_on.set()
+    send_and_close(port, 20, f"GET {path} HTTP/1.1\r\n{lines}".encode())
+    wait_for_disconnects(caplog, 20)
+    other = people.submit(get_picture, ACTING)
+    proceed.set()
 
     assert (first.result(), other.result()) == (200, 200)
     assert drawn == [(identity, None)] * 2
 
 
-def test_a_picture_that_takes_long_holds_up_no_other(
+def test_slow_picture_does_not_delay_other_pictures(
     site: Review, stack: ExitStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun, go_on = Event(), Event()
+    begun, proceed = Event(), Event()
     slow = {site.receive(1).id, site.receive(2).id}
     good = site.receive(3).id
-    really = Pictures._view
+    real_view = Pictures._view
 
     def view(self: Pictures, child: DecodingChild, key: Key, path: Path) -> View:
         if key[0] in slow and isinstance(child, QuickChild):
             raise ChildTimeoutError("Decoding took longer than 2.0 s.")
         if key[0] in slow:
             begun.set()
-            go_on.wait(30)
-        return really(self, child, key, path)
+            proceed.wait(30)
+        return real_view(self, child, key, path)
 
     monkeypatch.setattr(Pictures, "_view", view)
     people = stack.enter_context(ThreadPoolExecutor(1))
     port = serve(site.app, stack)
 
-    def look(identity: str, token: str) -> httpx.Response:
+    def get_picture(identity: str, token: str) -> httpx.Response:
         url = f"http://127.0.0.1:{port}/api/v1/instances/{identity}/picture"
         return httpx.get(url, headers=bearing(token), timeout=60)
 
     first, second = slow
-    waits = people.submit(look, first, LOOKING)
+    first_response = people.submit(get_picture, first, LOOKING)
     assert begun.wait(30)
 
-    assert look(good, ACTING).status_code == 200
-    refused = look(second, ACTING)
+    assert get_picture(good, ACTING).status_code == 200
+    refused = get_picture(second, ACTING)
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5")
-    assert not waits.done()
-    go_on.set()
-    assert waits.result().status_code == 200
-    assert look(second, ACTING).status_code == 200
+    assert not first_response.done()
+    proceed.set()
+    assert first_response.result().status_code == 200
+    assert get_picture(second, ACTING).status_code == 200
 
 
-def test_uploads_that_nobody_awaits_are_not_taken_in(
+def test_uploads_of_disconnected_clients_are_not_processed(
     site: Review,
     stack: ExitStack,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
-    taken, begun, go_on = list[Path](), Event(), Event()
-    really = Uploads.take_in
+    taken, begun, proceed = list[Path](), Event(), Event()
+    real_take_in = Uploads.take_in
 
-    def patient(self: Uploads, path: Path, address: str) -> ReceivedInstance:
+    def slow_take_in(self: Uploads, path: Path, address: str) -> ReceivedInstance:
         taken.append(path)
         begun.set()
-        go_on.wait(30)
-        return really(self, path, address)
+        proceed.wait(30)
+        return real_take_in(self, path, address)
 
-    monkeypatch.setattr(Uploads, "take_in", patient)
+    monkeypatch.setattr(Uploads, "take_in", slow_take_in)
     people = stack.enter_context(ThreadPoolExecutor(1))
     port = serve(site.app, stack)
 
@@ -284,9 +288,9 @@ def test_uploads_that_nobody_awaits_are_not_taken_in(
     body = FORM + b"no DICOM\r\n--b--\r\n"
     lines = f"Host: a\r\nAuthorization: Bearer {ACTING}\r\nContent-Length: {len(body)}"
     head = f"POST /api/v1/uploads HTTP/1.1\r\n{lines}\r\n{MULTIPART}\r\n\r\n"
-    hang_up(port, 5, head.encode() + body)
-    until_gone(caplog, 5)
-    go_on.set()
+    send_and_close(port, 5, head.encode() + body)
+    wait_for_disconnects(caplog, 5)
+    proceed.set()
 
     assert first.result() == 422
     assert len(taken) == 1

@@ -1,4 +1,4 @@
-"""Familiarity: near is what lies where training lay, far what does not."""
+"""Familiarity: images like those of the training are near, others are far."""
 
 import csv
 from contextlib import suppress
@@ -31,34 +31,34 @@ Pixels = NDArray[np.uint8]
 
 
 def activation(seed: int, scale: float = 1.0) -> Tensor:
-    """What a network might make of a picture: 8 channels on 10 x 10 cells."""
+    """Return random activations of a network: 8 channels on 10 x 10 cells."""
     draw = torch.Generator().manual_seed(seed)
     strength = torch.randn(8, 1, 1, generator=draw)
     return scale * (strength + torch.randn(1, 8, 10, 10, generator=draw))
 
 
-def test_what_training_saw_is_near_and_others_are_far() -> None:
+def test_training_distribution_is_near_and_others_are_far() -> None:
     known = familiarize([describe(activation(seed)) for seed in range(300)])
 
     near = [known.distance(activation(seed)) for seed in range(300, 400)]
 
-    # Whitened, each direction has a variance of 1.
+    # After whitening, each direction has a variance of 1.
     assert sum(near) / len(near) == pytest.approx(1, abs=0.1)
     assert max(near) < 2 < known.distance(activation(1, scale=5))
 
 
-def test_directions_without_any_difference_do_not_count_infinitely() -> None:
-    same = [
+def test_whitening_is_finite_if_a_direction_has_no_variance() -> None:
+    descriptions = [
         describe(activation(seed)) * torch.tensor([1.0] * 7 + [0.0])
         for seed in range(40)
     ]
 
-    known = familiarize(same)
+    known = familiarize(descriptions)
 
     assert torch.isfinite(known.whitening).all()
 
 
-def test_a_classifier_refuses_in_words_what_is_unfamiliar() -> None:
+def test_classifier_refuses_an_unfamiliar_image() -> None:
     phantom = draw_phantom(broken=True, rows=300, columns=240).radiograph()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -104,33 +104,33 @@ def screenshot(random: np.random.Generator) -> Pixels:
 
 
 def photograph(random: np.random.Generator) -> Pixels:
-    """A part of one of the two photographs that come with scikit-learn."""
+    """Return a part of one of the two photographs of scikit-learn."""
     picture = load_sample_image(str(random.choice(["china.jpg", "flower.jpg"])))
     gray = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8)
     top, left = (int(edge) for edge in random.integers(0, (120, 200)))
     return np.ascontiguousarray(gray[top : top + 300, left : left + 400])
 
 
-def test_nearly_all_that_is_no_radiograph_is_not_answered_for(
+def test_classifier_refuses_nearly_all_images_that_are_no_radiographs(
     shipped: Classifier,
 ) -> None:
-    drawn = [
+    images = [
         draw(np.random.default_rng(seed))
         for draw in (noise, text, screenshot, photograph)
         for seed in range(5)
     ]
-    answered = 0
+    accepted = 0
 
-    for pixels in drawn:
+    for pixels in images:
         with suppress(UnfamiliarError):
             shipped.classify(Radiograph(pixels, None, pixels.shape))
-            answered += 1
+            accepted += 1
 
-    assert answered <= 0.05 * len(drawn)
+    assert accepted <= 0.05 * len(images)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_phantoms_are_answered_for(shipped: Classifier, seed: int) -> None:
+def test_classifier_accepts_phantoms(shipped: Classifier, seed: int) -> None:
     shipped.classify(random_phantom(seed, broken=True, long_sides=(250, 1400))[0])
 
 
@@ -138,7 +138,7 @@ LIMBS = {"EXTREMITY", "ELBOW LT", "HAND"}
 
 
 @pytest.mark.shared
-def test_what_is_no_limb_is_refused_by_its_attributes_or_its_picture(
+def test_images_of_other_body_parts_are_refused(
     shared: Path, shipped: Classifier
 ) -> None:
     rules = ScreeningRules(0, shipped.card.body_parts, date(2024, 3, 10))

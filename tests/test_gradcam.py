@@ -1,4 +1,4 @@
-"""Grad-CAM, on networks small enough to know the answer and against grad-cam."""
+"""Grad-CAM on small networks with known maps, and compared with grad-cam."""
 
 import warnings
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from inference.gradcam import grad_cam
 from inference.training.draft import DRAFT
 from models.network import Head, Network, build_network, halves
 
-with warnings.catch_warnings():  # of what it imports
+with warnings.catch_warnings():  # from its imports
     warnings.simplefilter("ignore")
     from pytorch_grad_cam import GradCAM
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
@@ -22,8 +22,8 @@ with warnings.catch_warnings():  # of what it imports
 BRIGHT, DARK = 0, 1
 
 
-def seer() -> Network:
-    """A network that scores mean brightness as BRIGHT, its opposite as DARK."""
+def brightness_network() -> Network:
+    """Return a network with mean brightness as BRIGHT score, its opposite as DARK."""
     linear = nn.Linear(1, 2)
     linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
     linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
@@ -38,32 +38,32 @@ def bright_corner() -> torch.Tensor:
     return image
 
 
-def test_map_is_the_weight_times_the_activation_over_the_cells(
+def test_map_is_weight_times_activation_per_cell(
     bright_corner: torch.Tensor,
 ) -> None:
-    logits, heatmap, _ = grad_cam(seer(), bright_corner, BRIGHT)
+    logits, heatmap, _ = grad_cam(brightness_network(), bright_corner, BRIGHT)
 
-    # The mean of 16 cells: each raises the score by 1/16 of its brightness.
+    # The score is the mean of 16 cells, so each adds 1/16 of its brightness.
     torch.testing.assert_close(heatmap, bright_corner[0, 0] / 16)
     torch.testing.assert_close(logits, torch.tensor([2 / 16, 5 - 2 / 16]))
 
 
-def test_map_is_zero_when_nothing_raised_the_score(
+def test_map_is_zero_if_no_cell_raises_the_score(
     bright_corner: torch.Tensor,
 ) -> None:
-    _, heatmap, _ = grad_cam(seer(), bright_corner, DARK)
+    _, heatmap, _ = grad_cam(brightness_network(), bright_corner, DARK)
 
     assert not heatmap.any()
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 4, 4), (0, 1, 4, 4), (1, 4, 4), (4, 4)])
-def test_what_is_not_one_image_is_refused(shape: tuple[int, ...]) -> None:
+def test_input_that_is_not_one_image_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected a tensor of shape \(1, 3, S, S\)"):
-        grad_cam(seer(), torch.zeros(shape), BRIGHT)
+        grad_cam(brightness_network(), torch.zeros(shape), BRIGHT)
 
 
 class RawGradCAM(GradCAM):  # type: ignore[misc]
-    """grad-cam without its stretching of the map to the image."""
+    """grad-cam without the resizing of the map to the image."""
 
     raw: NDArray[np.float32]
 
@@ -74,11 +74,11 @@ class RawGradCAM(GradCAM):  # type: ignore[misc]
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
 @pytest.mark.parametrize("label", [0, 1])
-def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> None:
+def test_map_equals_that_of_the_package_grad_cam(architecture: str, label: int) -> None:
     card = replace(DRAFT, architecture=architecture)
     with torch.random.fork_rng():
-        torch.manual_seed(17)  # every map has a peak
-        # In double precision no sum over channels can blur the comparison.
+        torch.manual_seed(17)  # with this seed, every map has a peak
+        # Double precision makes rounding errors of the sums negligible.
         whole = build_network(card).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
     network = halves(whole, replace(DRAFT, pooling="average", scales=(1,)))
@@ -99,11 +99,11 @@ def test_map_is_that_of_the_package_grad_cam(architecture: str, label: int) -> N
 
 @pytest.mark.parametrize("scales", [(1,), (1, 2)])
 @pytest.mark.parametrize("label", [0, 1])
-def test_map_of_pooled_evidence_is_that_of_the_package_too(
+def test_map_of_pooled_scores_equals_that_of_the_package_grad_cam(
     label: int, scales: tuple[int, ...]
 ) -> None:
     with torch.random.fork_rng():
-        torch.manual_seed(19)  # every map has a peak
+        torch.manual_seed(19)  # with this seed, every map has a peak
         whole = build_network(DRAFT).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
     network = halves(whole, replace(DRAFT, scales=scales))
@@ -120,6 +120,6 @@ def test_map_of_pooled_evidence_is_that_of_the_package_too(
     np.testing.assert_allclose(
         found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9
     )
-    # The logarithm of the mean of exp of what each cell scores.
+    # The logits are the logarithm of the mean of exp of the cell scores.
     cells = network.head.scores(network.features(image)).flatten(2)
     torch.testing.assert_close(logits, cells.exp().mean(dim=2).log()[0])

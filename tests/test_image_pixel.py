@@ -1,4 +1,4 @@
-"""The Image Pixel Module: what is completed, and what is refused by its name."""
+"""The Image Pixel Module: assumptions, and errors that name the attribute."""
 
 import re
 import subprocess
@@ -47,7 +47,7 @@ def decoded(dataset: Dataset) -> Radiograph:
     return decode(dataset, DecodeOptions(window=1, max_megapixels=1))
 
 
-def test_a_sound_image_leaves_nothing_to_assume(dataset: Dataset) -> None:
+def test_conforming_image_has_no_assumptions(dataset: Dataset) -> None:
     assert decoded(dataset).assumptions == ()
 
 
@@ -75,7 +75,7 @@ def test_a_sound_image_leaves_nothing_to_assume(dataset: Dataset) -> None:
         ),
     ],
 )
-def test_what_has_only_one_meaning_is_shown_and_recorded(
+def test_unambiguous_attribute_is_corrected_and_recorded(
     dataset: Dataset,
     changes: dict[str, object],
     assumed: str,
@@ -106,13 +106,13 @@ def test_what_has_only_one_meaning_is_shown_and_recorded(
         ),
     ],
 )
-def test_a_number_that_would_leave_nothing_of_an_image_is_recorded(
+def test_ignored_slope_or_window_is_recorded(
     dataset: Dataset, changes: dict[str, object], assumed: str
 ) -> None:
     assert decoded(changed(dataset, changes)).assumptions == (assumed,)
 
 
-def test_an_assumption_lists_only_a_few_of_many_values(dataset: Dataset) -> None:
+def test_assumption_lists_only_the_first_values(dataset: Dataset) -> None:
     center = Tag("WindowCenter")
     value = b"Doe^John\\" * 1000 + b"2048"
     dataset[center] = RawDataElement(
@@ -130,7 +130,7 @@ def test_an_assumption_lists_only_a_few_of_many_values(dataset: Dataset) -> None
 
 @pytest.mark.filterwarnings("ignore:Invalid value")
 @pytest.mark.parametrize("vr", ["DS", "FD", "IS", "SS", "UL"])
-def test_numbers_are_read_whatever_their_vr(
+def test_numbers_are_read_with_any_vr(
     dataset: Dataset, vr: str, tmp_path: Path
 ) -> None:
     for keyword in (
@@ -148,7 +148,7 @@ def test_numbers_are_read_whatever_their_vr(
     np.testing.assert_array_equal(view_file(path, 1, 1).pixels, radiograph.pixels)
 
 
-def test_an_attribute_that_cannot_be_read_does_not_hide_the_others(
+def test_unreadable_attribute_does_not_hide_other_attributes(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "instance.dcm"
@@ -170,7 +170,7 @@ def test_an_attribute_that_cannot_be_read_does_not_hide_the_others(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("digits", [b"1" * 400, b"1e400 ", b"9" * 5000])
-def test_a_number_of_frames_that_is_no_number_is_read_as_one(
+def test_invalid_number_of_frames_is_read_as_1(
     dataset: Dataset, digits: bytes, tmp_path: Path
 ) -> None:
     dataset.NumberOfFrames = "1234"
@@ -210,7 +210,7 @@ def test_a_number_of_frames_that_is_no_number_is_read_as_one(
         ({"Columns": 0}, r"Columns \(0028,0011\) is 0"),
     ],
 )
-def test_what_is_missing_or_contradictory_is_refused_by_its_name(
+def test_error_names_the_missing_or_contradictory_attribute(
     dataset: Dataset, changes: dict[str, object], named: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "instance.dcm"
@@ -235,13 +235,13 @@ def test_what_is_missing_or_contradictory_is_refused_by_its_name(
         ("", ""),
     ],
 )
-def test_case_spaces_and_punctuation_of_photometric_interpretation_do_not_count(
+def test_photometric_name_ignores_case_spaces_and_punctuation(
     written: str, name: str
 ) -> None:
     assert photometric_name(written) == name
 
 
-def test_rows_that_are_text_and_no_number_are_named(
+def test_error_names_rows_that_are_not_a_number(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     path = tmp_path / "instance.dcm"
@@ -262,7 +262,7 @@ COMPRESS = {
     "gdcmconv --j2k": 1,
     "dcmcrle": 1,
 }
-"""Programs, and how many gray levels their pictures may differ."""
+"""Commands, and the permitted mean difference of gray levels."""
 
 
 def compressed(dataset: Dataset, command: str, peer: Peer, folder: Path) -> Dataset:
@@ -275,54 +275,58 @@ def compressed(dataset: Dataset, command: str, peer: Peer, folder: Path) -> Data
 
 @pytest.mark.parametrize("bits_stored", [8, 12, 16])
 @pytest.mark.parametrize("command", COMPRESS)
-def test_samples_of_8_bits_are_shown_though_16_are_allocated(
+def test_8_bit_samples_are_decoded_if_16_bits_are_declared(
     dataset: Dataset, command: str, bits_stored: int, peer: Peer, tmp_path: Path
 ) -> None:
     dataset.PixelData = (PHANTOM.pixels >> 4).astype(np.uint8).tobytes()
     dataset["PixelData"].VR = "OB"
     changed(dataset, {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7})
     changed(dataset, {"WindowCenter": 128, "WindowWidth": 256})
-    lying = compressed(dataset, command, peer, tmp_path)
-    lying.BitsAllocated, lying.BitsStored, lying.HighBit = 16, bits_stored, 7
+    false_dataset = compressed(dataset, command, peer, tmp_path)
+    false_dataset.BitsAllocated, false_dataset.BitsStored, false_dataset.HighBit = (
+        16,
+        bits_stored,
+        7,
+    )
 
-    radiograph = decoded(lying)
+    radiograph = decoded(false_dataset)
 
-    off = radiograph.pixels.astype(int) - PHANTOM.radiograph().pixels
-    assert np.abs(off).mean() < COMPRESS[command]
+    difference = radiograph.pixels.astype(int) - PHANTOM.radiograph().pixels
+    assert np.abs(difference).mean() < COMPRESS[command]
     assert "(0028,0100) is 16; 8 is assumed" in radiograph.assumptions[0]
 
 
 @pytest.mark.parametrize("allocated", [8, 12, 32])
 @pytest.mark.parametrize("command", [c for c in COMPRESS if c != "dcmcjpeg +eb"])
-def test_samples_of_12_bits_are_shown_whatever_is_allocated(
+def test_12_bit_samples_are_decoded_with_wrong_bits_allocated(
     dataset: Dataset, command: str, allocated: int, peer: Peer, tmp_path: Path
 ) -> None:
-    lying = compressed(dataset, command, peer, tmp_path)
-    lying.BitsAllocated = allocated
+    false_dataset = compressed(dataset, command, peer, tmp_path)
+    false_dataset.BitsAllocated = allocated
 
-    radiograph = decoded(lying)
+    radiograph = decoded(false_dataset)
 
-    off = radiograph.pixels.astype(int) - PHANTOM.radiograph().pixels
-    assert np.abs(off).mean() < 1
+    difference = radiograph.pixels.astype(int) - PHANTOM.radiograph().pixels
+    assert np.abs(difference).mean() < 1
     assert f"is {allocated}; 16 is assumed" in radiograph.assumptions[0]
 
 
 @pytest.mark.parametrize("command", [c for c in COMPRESS if c != "dcmcjpeg +eb"])
-def test_bits_stored_below_those_of_the_compressed_samples_is_refused(
+def test_bits_stored_below_the_precision_of_compressed_samples_is_refused(
     dataset: Dataset, command: str, peer: Peer, tmp_path: Path
 ) -> None:
-    # 10 of 12 bits would wrap around: what is brightest would be black.
-    lying = compressed(dataset, command, peer, tmp_path)
-    lying.BitsStored, lying.HighBit = 10, 9
+    # With 10 of 12 bits, the brightest values would wrap around to black.
+    false_dataset = compressed(dataset, command, peer, tmp_path)
+    false_dataset.BitsStored, false_dataset.HighBit = 10, 9
 
     with pytest.raises(AnalysisError, match=r"\(0028,0101\) is 10, but the values of"):
-        decoded(lying)
+        decoded(false_dataset)
 
 
-def test_overlay_in_the_bits_above_those_stored_is_not_held_against_the_image(
+def test_overlay_in_unused_bits_is_ignored(
     dataset: Dataset, peer: Peer, tmp_path: Path
 ) -> None:
-    # Retired: Overlay Bit Position 12, and no Overlay Data.
+    # A retired overlay: Overlay Bit Position 12 without Overlay Data.
     values = PHANTOM.pixels | (1 << 12)
     dataset.PixelData = values.astype("<u2").tobytes()
     dataset.add_new(0x60000100, "US", 16)
@@ -333,7 +337,7 @@ def test_overlay_in_the_bits_above_those_stored_is_not_held_against_the_image(
     np.testing.assert_array_equal(radiograph.pixels, PHANTOM.radiograph().pixels)
 
 
-def test_values_aligned_to_the_left_are_read_from_high_bit_down(
+def test_left_aligned_values_are_read_from_the_high_bit(
     dataset: Dataset,
 ) -> None:
     dataset.PixelData = (PHANTOM.pixels << 4).astype("<u2").tobytes()

@@ -1,4 +1,4 @@
-"""Where the processes of a machine keep what is theirs alone."""
+"""The folder and the name of a machine, for processes that share a machine."""
 
 import tempfile
 from pathlib import Path
@@ -23,14 +23,14 @@ def storage(directory: Path, database: str = "postgresql://db/node") -> StorageS
     return StorageSettings(directory=directory, database=database, min_free_mb=0)
 
 
-def test_with_sqlite_it_lies_in_the_storage_directory(tmp_path: Path) -> None:
-    alone = storage(tmp_path, database="")
+def test_run_folder_is_in_the_storage_directory_with_sqlite(tmp_path: Path) -> None:
+    settings = storage(tmp_path, database="")
 
-    assert run_folder(alone) == tmp_path / "run"
-    assert machine_name(alone) == "local"
+    assert run_folder(settings) == tmp_path / "run"
+    assert machine_name(settings) == "local"
 
 
-def test_machines_that_share_a_directory_have_each_their_own(
+def test_machines_with_a_shared_directory_have_separate_run_folders(
     temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = set()
@@ -43,13 +43,11 @@ def test_machines_that_share_a_directory_have_each_their_own(
     assert {each.stat().st_mode & 0o777 for each in temporary.iterdir()} == {0o700}
 
 
-def test_a_folder_that_leads_elsewhere_is_not_used(
-    temporary: Path, tmp_path: Path
-) -> None:
+def test_run_folder_that_is_a_link_is_refused(temporary: Path, tmp_path: Path) -> None:
     run_folder(storage(tmp_path))
-    (ours,) = temporary.iterdir()
-    ours.rmdir()
-    ours.symlink_to(tmp_path)
+    (folder,) = temporary.iterdir()
+    folder.rmdir()
+    folder.symlink_to(tmp_path)
 
     with pytest.raises(PermissionError, match="belongs to another user"):
         run_folder(storage(tmp_path))

@@ -1,7 +1,7 @@
-"""Harmed instances, through everything that takes instances in.
+"""Mutated instances through every input of the node.
 
-Whatever is sent ends in an answer or a clear refusal, and in a state; nothing dies of
-it. Thousands of them, and every real file, are in chaos/test_mutations.py.
+Each one gets a response or a refusal, and ends in a state. No process crashes.
+chaos/test_mutations.py sends thousands of them, and every real file.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SMALL = 150_000  # bytes of an original
 
 
 @pytest.fixture(scope="module")
-def harmed() -> list[Sample]:
+def mutated() -> list[Sample]:
     return list(mutations(originals(SMALL), SEED, COUNT))
 
 
@@ -27,26 +27,26 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
-def test_every_harmed_instance_is_refused_or_ends_in_a_state_and_harms_nothing(
-    node: Node, harmed: list[Sample]
+def test_every_mutated_instance_is_refused_or_ends_in_a_state(
+    node: Node, mutated: list[Sample]
 ) -> None:
-    answers = list(node.store(harmed))
-    rows = node.ends(harmed, answers)
+    responses = list(node.store(mutated))
+    rows = node.ends(mutated, responses)
 
-    shown = table("C-STORE", rows)
+    report = table("C-STORE", rows)
     outcomes = [what for _, what in rows]
-    assert {sample.kind for sample in harmed} == {each.__name__ for each in HARMS}
-    assert all(answer.status is not None for answer in answers), shown
-    assert "lost" not in outcomes, shown
-    assert len({what.split()[0] for what in outcomes}) >= 4, shown
-    assert node.surprises() == [], shown
+    assert {sample.kind for sample in mutated} == {each.__name__ for each in HARMS}
+    assert all(response.status is not None for response in responses), report
+    assert "lost" not in outcomes, report
+    assert len({what.split()[0] for what in outcomes}) >= 4, report
+    assert node.surprises() == [], report
     assert node.replaced() == {}
 
 
-def test_every_harmed_instance_that_is_uploaded_is_answered_in_words(
-    node: Node, harmed: list[Sample]
+def test_every_mutated_instance_gets_a_response_from_predict(
+    node: Node, mutated: list[Sample]
 ) -> None:
-    rows = list(node.predict(harmed))
+    rows = list(node.predict(mutated))
 
     codes = {what.split()[0] for _, what in rows}
     assert codes == {"200", "400", "415"}, table("/predict", rows)
@@ -54,15 +54,15 @@ def test_every_harmed_instance_that_is_uploaded_is_answered_in_words(
     assert node.replaced() == {}
 
 
-def test_every_harmed_file_is_analyzed_or_left_out_in_words(
-    harmed: list[Sample], node: Node, tmp_path: Path
+def test_every_mutated_file_is_analyzed_or_reported_as_not_analyzed(
+    mutated: list[Sample], node: Node, tmp_path: Path
 ) -> None:
-    rows = analyzed(harmed, node.folder, tmp_path)
+    rows = analyzed(mutated, node.folder, tmp_path)
 
-    shown = table("analyze", rows)
+    report = table("analyze", rows)
     states = {what.split()[0] for _, what in rows}
-    assert states == {"analyzed", "not", "failed"}, shown
-    assert not any("unexpectedly" in what for _, what in rows), shown
-    # All that was written has the name of its source, in the folder that was named.
+    assert states == {"analyzed", "not", "failed"}, report
+    assert not any("unexpectedly" in what for _, what in rows), report
+    # The command writes only to the output folder.
     outside = set(tmp_path.rglob("*")) - set((tmp_path / "out").rglob("*"))
     assert {each.parent for each in outside} <= {tmp_path, tmp_path / "in"}

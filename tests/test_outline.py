@@ -1,4 +1,4 @@
-"""The outline: around the part that the peak lies in, and never a mere stroke."""
+"""The outline encloses the region of the peak and has an area."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def hot(shape: tuple[int, int], *cells: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def area(corners: tuple[tuple[float, float], ...]) -> float:
-    """Of a polygon, by the shoelace formula."""
+    """Return the area of a polygon by the shoelace formula."""
     x, y = np.array(corners).T
     return float(abs(x @ np.roll(y, 1) - y @ np.roll(x, 1)) / 2)
 
@@ -30,7 +30,7 @@ def area(corners: tuple[tuple[float, float], ...]) -> float:
         pytest.param(hot((50, 50), *((5, i) for i in range(9))), id="a row"),
     ],
 )
-def test_a_line_encloses_something_however_little_is_hot(
+def test_outline_of_a_small_region_has_an_area(
     saliency: NDArray[np.float32],
 ) -> None:
     corners = outline(saliency, (300, 400))
@@ -39,16 +39,16 @@ def test_a_line_encloses_something_however_little_is_hot(
     assert all(0 <= x <= 300 and 0 <= y <= 400 for x, y in corners)
 
 
-def test_nothing_hot_has_no_outline() -> None:
+def test_zero_saliency_has_no_outline() -> None:
     assert outline(hot((7, 7)), (300, 400)) == ()
 
 
-def test_the_line_runs_around_the_part_of_the_peak_alone() -> None:
+def test_outline_encloses_only_the_region_of_the_peak() -> None:
     saliency = hot((10, 10), (2, 2), (2, 3), (3, 2), (3, 3))
     saliency[8, 8] = 0.9
 
     corners = np.array(outline(saliency, (10, 10)))
 
-    # Through the middles of half cells, so a quarter of one inside.
+    # The outline crosses the cells a quarter of a cell inside their edges.
     np.testing.assert_allclose(corners.min(axis=0), 2.25)
     np.testing.assert_allclose(corners.max(axis=0), 3.75)

@@ -1,4 +1,4 @@
-"""The phantom as an instance: sound DICOM, and the picture that was drawn."""
+"""The phantom instance: conforming DICOM with the drawn pixels."""
 
 import subprocess
 from collections.abc import Callable
@@ -27,7 +27,7 @@ SOP_CLASSES = [
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
 @pytest.mark.parametrize("sop_class_uid", SOP_CLASSES)
-def test_dciodvfy_finds_no_error_in_the_phantom(
+def test_dciodvfy_reports_no_error_for_the_phantom(
     sop_class_uid: UID, photometric: str, peer: Callable[[str], str], tmp_path: Path
 ) -> None:
     dataset = phantom_dataset(
@@ -45,7 +45,7 @@ def test_dciodvfy_finds_no_error_in_the_phantom(
     assert "Error" not in report.stderr + report.stdout
 
 
-def test_phantom_says_in_its_name_whether_the_bone_is_broken() -> None:
+def test_patient_name_states_whether_the_bone_is_broken() -> None:
     broken = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
     whole = phantom_dataset(draw_phantom(broken=False, rows=64, columns=48))
 
@@ -53,7 +53,7 @@ def test_phantom_says_in_its_name_whether_the_bone_is_broken() -> None:
     assert whole.PatientName == "PHANTOM^WHOLE"
 
 
-def test_each_call_is_a_new_study() -> None:
+def test_each_call_creates_a_new_study() -> None:
     phantom = draw_phantom(broken=True, rows=64, columns=48)
     first, second = phantom_dataset(phantom), phantom_dataset(phantom)
 
@@ -61,7 +61,7 @@ def test_each_call_is_a_new_study() -> None:
         assert first[keyword].value != second[keyword].value
 
 
-def test_monochrome1_stores_the_values_turned_around() -> None:
+def test_pixel_values_are_inverted_for_monochrome1() -> None:
     phantom = draw_phantom(broken=True, rows=64, columns=48)
     dataset = phantom_dataset(phantom, photometric_interpretation="MONOCHROME1")
 

@@ -1,4 +1,4 @@
-"""Which instances are not analyzed, and that the reason says what to do."""
+"""Screening: instances that are not analyzed, and their reasons."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,8 +45,8 @@ def dataset() -> Dataset:
     return phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
 
 
-def identified(**uids: str) -> Change:
-    """Give UIDs that pydicom would warn of."""
+def with_uids(**uids: str) -> Change:
+    """Set UIDs without the validation of pydicom."""
 
     def change(dataset: Dataset) -> None:
         for keyword, uid in uids.items():
@@ -56,7 +56,7 @@ def identified(**uids: str) -> Change:
     return change
 
 
-def setting(**values: object) -> Change:
+def with_values(**values: object) -> Change:
     def change(dataset: Dataset) -> None:
         for keyword, value in values.items():
             setattr(dataset, keyword, value)
@@ -64,7 +64,7 @@ def setting(**values: object) -> Change:
     return change
 
 
-def leaving_out(keyword: str) -> Change:
+def without(keyword: str) -> Change:
     return lambda dataset: dataset.__delattr__(keyword)
 
 
@@ -89,13 +89,15 @@ CAPTURE = {"SOPClassUID": SecondaryCaptureImageStorage, "Modality": "CR"}
 
 
 @pytest.mark.parametrize("sop_class_uid", RADIOGRAPHS, ids=lambda uid: uid.name)
-def test_radiographs_of_every_class_pass(sop_class_uid: str, dataset: Dataset) -> None:
+def test_radiographs_of_every_class_are_analyzed(
+    sop_class_uid: str, dataset: Dataset
+) -> None:
     dataset.SOPClassUID = sop_class_uid
 
     screen(dataset, ANY, max_megapixels=1)
 
 
-def test_radiographs_are_the_classes_that_the_node_promises() -> None:
+def test_radiographs_are_the_documented_classes() -> None:
     assert set(RADIOGRAPHS) == {
         ComputedRadiographyImageStorage,
         DigitalXRayImageStorageForPresentation,
@@ -111,92 +113,92 @@ def test_radiographs_are_the_classes_that_the_node_promises() -> None:
     ("change", "words", "reason"),
     [
         pytest.param(
-            leaving_out("PixelData"),
+            without("PixelData"),
             r"\(7FE0,0010\) is absent",
             Unanalyzed.NO_IMAGE,
             id="no-pixels",
         ),
         pytest.param(
-            setting(FloatPixelData=b"1234"),
+            with_values(FloatPixelData=b"1234"),
             r"Float Pixel Data",
             Unanalyzed.NO_IMAGE,
             id="float-pixels",
         ),
         pytest.param(
-            setting(SOPClassUID=CTImageStorage),
+            with_values(SOPClassUID=CTImageStorage),
             "no radiograph but CT Image",
             Unanalyzed.NO_RADIOGRAPH,
             id="ct",
         ),
         pytest.param(
-            setting(SOPClassUID="PHANTOM^NAME"),
+            with_values(SOPClassUID="PHANTOM^NAME"),
             r"no valid SOP Class UID \(0008,0016\)",
             Unanalyzed.NO_RADIOGRAPH,
             id="no-class",
         ),
         pytest.param(
-            setting(**{**CAPTURE, "Modality": "OT"}),
+            with_values(**{**CAPTURE, "Modality": "OT"}),
             r"\(0008,0060\) of this Secondary Capture is OT",
             Unanalyzed.MODALITY,
             id="capture-of-something",
         ),
         pytest.param(
-            setting(**{**CAPTURE, "Modality": "Jane Doe"}),
+            with_values(**{**CAPTURE, "Modality": "Jane Doe"}),
             r"is not a valid code",
             Unanalyzed.MODALITY,
             id="capture-of-nonsense",
         ),
         pytest.param(
-            setting(**CAPTURE, PhotometricInterpretation="RGB"),
+            with_values(**CAPTURE, PhotometricInterpretation="RGB"),
             r"\(0028,0004\) is RGB",
             Unanalyzed.COLOR,
             id="color-capture",
         ),
         pytest.param(
-            setting(NumberOfFrames=12),
+            with_values(NumberOfFrames=12),
             r"\(0028,0008\) is 12",
             Unanalyzed.FRAMES,
             id="multi-frame",
         ),
         pytest.param(
-            setting(BitsAllocated=32),
+            with_values(BitsAllocated=32),
             r"\(0028,0100\) is 32",
             Unanalyzed.BITS,
             id="32-bits",
         ),
         pytest.param(
-            setting(Rows=46341, Columns=46341),
+            with_values(Rows=46341, Columns=46341),
             r"\(0028,0010\).*46341 x 46341 x 1, more than 1 megapixels",
             Unanalyzed.TOO_LARGE,
             id="too-large",
         ),
         pytest.param(
-            leaving_out("StudyInstanceUID"),
+            without("StudyInstanceUID"),
             r"\(0020,000D\) is absent",
             Unanalyzed.NO_STUDY,
             id="no-study",
         ),
         pytest.param(
-            identified(StudyInstanceUID="Jane.1"),
+            with_uids(StudyInstanceUID="Jane.1"),
             r"Study Instance UID \(0020,000D\) has a value that is not digits",
             Unanalyzed.NOT_A_UID,
             id="study-uid",
         ),
         pytest.param(
-            identified(SeriesInstanceUID="1.2\\1.3"),
+            with_uids(SeriesInstanceUID="1.2\\1.3"),
             r"Series Instance UID \(0020,000E\) has a value that is not digits",
             Unanalyzed.NOT_A_UID,
             id="two-series-uids",
         ),
         pytest.param(
-            identified(SOPInstanceUID="1" * 257),
+            with_uids(SOPInstanceUID="1" * 257),
             r"SOP Instance UID \(0008,0018\) has 257 characters, more than the 256",
             Unanalyzed.NOT_A_UID,
             id="instance-uid",
         ),
     ],
 )
-def test_what_is_not_a_radiograph_is_not_analyzed(
+def test_instance_that_is_not_a_radiograph_is_not_analyzed(
     change: Change, words: str, reason: Unanalyzed, dataset: Dataset
 ) -> None:
     change(dataset)
@@ -212,14 +214,16 @@ def test_what_is_not_a_radiograph_is_not_analyzed(
 @pytest.mark.parametrize(
     "uid", ["1." + "2" * 66, "1" * 256, "1.02", "1..2", "1.2.", " 1.2"]
 )
-def test_a_uid_that_breaks_another_rule_is_analyzed(uid: str, dataset: Dataset) -> None:
+def test_instance_with_a_nonconforming_numeric_uid_is_analyzed(
+    uid: str, dataset: Dataset
+) -> None:
     keywords = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
-    identified(**dict.fromkeys(keywords, uid))(dataset)
+    with_uids(**dict.fromkeys(keywords, uid))(dataset)
 
     screen(dataset, ANY, max_megapixels=1)
 
 
-def test_report_is_named_as_what_it_is(dataset: Dataset) -> None:
+def test_reason_for_a_report_names_its_sop_class(dataset: Dataset) -> None:
     del dataset.PixelData
     dataset.SOPClassUID = BasicTextSRStorage
 
@@ -231,7 +235,7 @@ def test_report_is_named_as_what_it_is(dataset: Dataset) -> None:
     ("change", "words", "reason"),
     [
         pytest.param(
-            setting(
+            with_values(
                 **CAPTURE,
                 ContributingEquipmentSequence=equipment("fracture-node", "109102"),
             ),
@@ -240,7 +244,7 @@ def test_report_is_named_as_what_it_is(dataset: Dataset) -> None:
             id="ours",
         ),
         pytest.param(
-            setting(
+            with_values(
                 **CAPTURE,
                 ContributingEquipmentSequence=equipment("X", "Newcode1", "99IHE"),
             ),
@@ -249,14 +253,16 @@ def test_report_is_named_as_what_it_is(dataset: Dataset) -> None:
             id="algorithm-as-the-MONAI-SDK-codes-it",
         ),
         pytest.param(
-            setting(**CAPTURE, ContributingEquipmentSequence=equipment("X", "109102")),
+            with_values(
+                **CAPTURE, ContributingEquipmentSequence=equipment("X", "109102")
+            ),
             r"\(0018,A001\).*Send the radiograph",
             Unanalyzed.OTHER_RESULT,
             id="capture-by-processing-equipment",
         ),
     ],
 )
-def test_captures_of_an_ai_are_not_analyzed(
+def test_secondary_captures_of_an_ai_are_not_analyzed(
     change: Change, words: str, reason: Unanalyzed, dataset: Dataset
 ) -> None:
     change(dataset)
@@ -270,46 +276,54 @@ def test_captures_of_an_ai_are_not_analyzed(
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(setting(ImageType=["DERIVED", "SECONDARY"]), id="derived"),
+        pytest.param(with_values(ImageType=["DERIVED", "SECONDARY"]), id="derived"),
         pytest.param(
-            setting(ContributingEquipmentSequence=equipment("X", "109102")),
+            with_values(ContributingEquipmentSequence=equipment("X", "109102")),
             id="workstation-of-the-modality",
         ),
         pytest.param(
-            setting(**CAPTURE, ContributingEquipmentSequence=equipment("X", "109101")),
+            with_values(
+                **CAPTURE, ContributingEquipmentSequence=equipment("X", "109101")
+            ),
             id="acquisition-equipment",
         ),
         pytest.param(
-            setting(ContributingEquipmentSequence=equipment("X", "Newcode1", "99IHE")),
+            with_values(
+                ContributingEquipmentSequence=equipment("X", "Newcode1", "99IHE")
+            ),
             id="filter-against-noise",
         ),
         pytest.param(
-            setting(ContributingEquipmentSequence=equipment("fracture-node", "109102")),
+            with_values(
+                ContributingEquipmentSequence=equipment("fracture-node", "109102")
+            ),
             id="image-of-a-modality-that-names-us",
         ),
         pytest.param(
-            setting(ManufacturerModelName="fracture-node", ImageType=OURS),
+            with_values(ManufacturerModelName="fracture-node", ImageType=OURS),
             id="image-of-a-modality-that-calls-itself-like-us",
         ),
         pytest.param(
-            identified(SOPInstanceUID=derived_uid("x"), SeriesInstanceUID="1.2"),
+            with_uids(SOPInstanceUID=derived_uid("x"), SeriesInstanceUID="1.2"),
             id="image-with-a-uid-like-ours",
         ),
         pytest.param(
-            both(setting(**CAPTURE), identified(SOPInstanceUID=derived_uid("x"))),
+            both(with_values(**CAPTURE), with_uids(SOPInstanceUID=derived_uid("x"))),
             id="capture-with-a-uid-like-ours-and-no-other-trace",
         ),
         pytest.param(
-            setting(
+            with_values(
                 **CAPTURE,
                 ContributingEquipmentSequence=equipment("Highdicom", "109102"),
             ),
             id="library-that-wrote-the-file",
         ),
-        pytest.param(setting(ContributingEquipmentSequence=[Dataset()]), id="empty"),
+        pytest.param(
+            with_values(ContributingEquipmentSequence=[Dataset()]), id="empty"
+        ),
     ],
 )
-def test_what_only_looks_like_a_result_is_analyzed(
+def test_image_with_single_traits_of_a_result_is_analyzed(
     change: Change, dataset: Dataset
 ) -> None:
     change(dataset)
@@ -321,7 +335,7 @@ KINDS = "secondary_capture", "presentation_state", "structured_report", "heatmap
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+def own_results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """One result of each kind, and a notice."""
     source = phantom_dataset(draw_phantom(broken=True, rows=200, columns=150))
     path = tmp_path_factory.mktemp("source") / "source.dcm"
@@ -330,8 +344,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
         source.SOPClassUID, source.SOPInstanceUID, ExplicitVRLittleEndian, modality="DX"
     )
     moment = datetime(2026, 3, 4, tzinfo=UTC)
-    who = "cd" * 32, path.stat().st_size, "DX1", "127.0.0.1"
-    instance = ReceivedInstance("0" * 32, path, header, *who, moment)
+    origin = "cd" * 32, path.stat().st_size, "DX1", "127.0.0.1"
+    instance = ReceivedInstance("0" * 32, path, header, *origin, moment)
     kinds = replace(OPTIONS, forms=tuple(Form(each, "source") for each in KINDS))
     arrow = replace(POSITIVE, arrow=Arrow((10.0, 20.0), (30.0, 40.0)))
     results = encode_file(instance, RADIOGRAPH, arrow, kinds)
@@ -341,7 +355,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [each.content for each in results]
 
 
-def as_it_was(_: Dataset) -> None:
+def unchanged(_: Dataset) -> None:
     pass
 
 
@@ -351,7 +365,7 @@ def with_other_uids(dataset: Dataset) -> None:
 
 
 def without_identity(dataset: Dataset) -> None:
-    """As the Basic Profile leaves it (PS3.15 table E.1-1)."""
+    """De-identify according to the Basic Profile (PS3.15 table E.1-1)."""
     with_other_uids(dataset)
     dataset.PatientName = dataset.PatientID = ""
     for keyword in (
@@ -377,12 +391,12 @@ def in_gray(dataset: Dataset) -> None:
     dataset.SamplesPerPixel = 1
 
 
-@pytest.mark.parametrize("gray", [as_it_was, in_gray])
-@pytest.mark.parametrize("change", [as_it_was, with_other_uids, without_identity])
-def test_results_of_this_software_are_known_whatever_an_archive_changes(
-    made: list[bytes], change: Change, gray: Change
+@pytest.mark.parametrize("gray", [unchanged, in_gray])
+@pytest.mark.parametrize("change", [unchanged, with_other_uids, without_identity])
+def test_own_results_are_recognized_after_changes_of_an_archive(
+    own_results: list[bytes], change: Change, gray: Change
 ) -> None:
-    for each in made:
+    for each in own_results:
         result = dcmread(BytesIO(each))
         change(result)
         gray(result)
@@ -393,10 +407,10 @@ def test_results_of_this_software_are_known_whatever_an_archive_changes(
         assert caught.value.reason is Unanalyzed.OWN_RESULT
 
 
-def test_a_capture_of_ours_is_known_by_its_uids_and_image_type(
-    made: list[bytes],
+def test_own_capture_is_recognized_by_its_uids_and_image_type(
+    own_results: list[bytes],
 ) -> None:
-    captures = [dcmread(BytesIO(each)) for each in made]
+    captures = [dcmread(BytesIO(each)) for each in own_results]
     captures = [
         each for each in captures if each.SOPClassUID == SecondaryCaptureImageStorage
     ]
@@ -426,7 +440,7 @@ def test_a_capture_of_ours_is_known_by_its_uids_and_image_type(
         (f"2.25.{1 << 128 | 8 << 76 | 2 << 62}", False),
     ],
 )
-def test_a_derived_uid_is_known_by_its_form(
+def test_derived_uid_is_recognized_by_its_form(
     uid: str,
     may_be: bool,  # noqa: FBT001
 ) -> None:
@@ -437,14 +451,14 @@ def test_a_derived_uid_is_known_by_its_form(
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param(setting(StudyDate="20000101"), id="old"),
-        pytest.param(leaving_out("PixelData"), id="no-pixels"),
-        pytest.param(setting(NumberOfFrames=12), id="frames"),
-        pytest.param(setting(BodyPartExamined="CHEST"), id="body-part"),
-        pytest.param(leaving_out("StudyInstanceUID"), id="no-study"),
+        pytest.param(with_values(StudyDate="20000101"), id="old"),
+        pytest.param(without("PixelData"), id="no-pixels"),
+        pytest.param(with_values(NumberOfFrames=12), id="frames"),
+        pytest.param(with_values(BodyPartExamined="CHEST"), id="body-part"),
+        pytest.param(without("StudyInstanceUID"), id="no-study"),
     ],
 )
-def test_every_radiograph_without_an_answer_leaves_a_notice(
+def test_every_unanalyzed_radiograph_gets_a_notice(
     change: Change, sop_class_uid: str, dataset: Dataset
 ) -> None:
     dataset.SOPClassUID = sop_class_uid
@@ -457,11 +471,11 @@ def test_every_radiograph_without_an_answer_leaves_a_notice(
     assert not isinstance(caught.value, NotMeantError)
 
 
-def test_a_gray_capture_that_other_equipment_processed_leaves_a_notice(
+def test_gray_capture_processed_by_other_equipment_gets_a_notice(
     dataset: Dataset,
 ) -> None:
     by_other = equipment("X", "109102")
-    setting(**CAPTURE, ContributingEquipmentSequence=by_other)(dataset)
+    with_values(**CAPTURE, ContributingEquipmentSequence=by_other)(dataset)
 
     with pytest.raises(NotAnalyzedError) as caught:
         screen(dataset, ANY, max_megapixels=1)
@@ -472,13 +486,13 @@ def test_a_gray_capture_that_other_equipment_processed_leaves_a_notice(
 @pytest.mark.parametrize(
     "change",
     [
-        setting(SOPClassUID=BasicTextSRStorage),
-        setting(**{**CAPTURE, "Modality": "OT"}),
-        setting(**CAPTURE, PhotometricInterpretation="RGB"),
+        with_values(SOPClassUID=BasicTextSRStorage),
+        with_values(**{**CAPTURE, "Modality": "OT"}),
+        with_values(**CAPTURE, PhotometricInterpretation="RGB"),
     ],
     ids=["report", "capture-of-something", "color-capture"],
 )
-def test_what_is_no_radiograph_leaves_no_notice(
+def test_instance_that_is_not_a_radiograph_gets_no_notice(
     change: Change, dataset: Dataset
 ) -> None:
     change(dataset)
@@ -528,7 +542,7 @@ def test_studies_older_than_the_limit_are_not_analyzed(
         ("CHEST", False),
     ],
 )
-def test_body_parts_that_the_model_does_not_know_are_not_analyzed(
+def test_body_parts_outside_the_intended_use_are_not_analyzed(
     body_part: str, *, passes: bool, dataset: Dataset
 ) -> None:
     dataset.add_new("BodyPartExamined", "LO", body_part)
@@ -547,14 +561,14 @@ def test_body_parts_that_the_model_does_not_know_are_not_analyzed(
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
-def test_codes_of_a_capture_count_in_any_case(dataset: Dataset) -> None:
-    setting(**CAPTURE)(dataset)
+def test_codes_of_a_capture_are_accepted_in_lower_case(dataset: Dataset) -> None:
+    with_values(**CAPTURE)(dataset)
     dataset.Modality, dataset.PhotometricInterpretation = "cr", " monochrome2"
 
     screen(dataset, ANY, max_megapixels=1)
 
 
-def test_contributing_equipment_that_is_no_sequence_says_nothing(
+def test_contributing_equipment_that_is_not_a_sequence_is_ignored(
     dataset: Dataset,
 ) -> None:
     dataset.add_new("ContributingEquipmentSequence", "LO", "fracture-node")

@@ -1,4 +1,4 @@
-"""Each statement of SECURITY.md is held by a test that exists."""
+"""Each statement of SECURITY.md names an existing test."""
 
 import ast
 import re
@@ -18,7 +18,7 @@ HOLDS = TEXT.partition("\n## What holds\n")[2].partition("\n## ")[0]
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in NAMED}))
-def test_the_tests_that_security_names_exist(path: str) -> None:
+def test_tests_named_in_security_exist(path: str) -> None:
     functions = {
         each.name
         for each in ast.walk(ast.parse((ROOT / path).read_text()))
@@ -28,7 +28,7 @@ def test_the_tests_that_security_names_exist(path: str) -> None:
     assert {name for file, name in NAMED if file == path} <= functions
 
 
-def test_every_statement_of_security_names_its_test() -> None:
+def test_every_statement_of_security_names_a_test() -> None:
     statements = [line for line in HOLDS.splitlines() if line.startswith("- ")]
 
     assert len(statements) > 30
@@ -36,11 +36,11 @@ def test_every_statement_of_security_names_its_test() -> None:
         assert re.search(r" Tests?: `tests/[\w/]+\.py::test_\w+`", each), each
 
 
-def test_every_test_that_security_means_is_named_in_full() -> None:
+def test_security_names_every_test_with_its_file() -> None:
     assert TEXT.count("::test_") == len(NAMED)
 
 
-def test_the_limits_are_those_of_the_code() -> None:
+def test_limits_in_security_equal_those_of_the_code() -> None:
     settings = load(None, {})
     node, worker = settings.receiver, settings.worker
     rejections = folding.MOST_OF_A_FLOOD_PER_ADDRESS, folding.MOST_OF_A_FLOOD

@@ -1,4 +1,4 @@
-"""The cookies of sessions: whose they are, and when they are nobody's."""
+"""Session cookies: their token, their duration and invalid cookies."""
 
 import stat
 from pathlib import Path
@@ -30,9 +30,7 @@ def sessions(folder: Path, clock: Clock, *tokens: Token) -> Sessions:
     return Sessions(tokens or (TOKEN, OTHER), folder, clock)
 
 
-def test_a_session_is_of_its_token_for_twelve_hours(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_session_is_valid_for_twelve_hours(tmp_path: Path, clock: Clock) -> None:
     begun = sessions(tmp_path, clock)
     cookie, other = begun.begin(TOKEN), begun.begin(OTHER)
 
@@ -44,7 +42,7 @@ def test_a_session_is_of_its_token_for_twelve_hours(
     assert begun.holder(cookie) is None
 
 
-def test_a_session_outlives_a_restart(tmp_path: Path, clock: Clock) -> None:
+def test_session_is_valid_after_a_restart(tmp_path: Path, clock: Clock) -> None:
     cookie = sessions(tmp_path / "new", clock).begin(TOKEN)
 
     assert sessions(tmp_path / "new", clock).holder(cookie) == TOKEN
@@ -60,7 +58,7 @@ def test_a_session_outlives_a_restart(tmp_path: Path, clock: Clock) -> None:
     ],
     ids=["removed", "changed", "of-another-role", "renamed"],
 )
-def test_a_session_ends_when_its_token_is_no_longer_the_same(
+def test_session_is_invalid_if_its_token_was_removed_or_changed(
     tmp_path: Path, clock: Clock, now: list[Token]
 ) -> None:
     cookie = sessions(tmp_path, clock).begin(TOKEN)
@@ -68,13 +66,15 @@ def test_a_session_ends_when_its_token_is_no_longer_the_same(
     assert sessions(tmp_path, clock, *now).holder(cookie) is None
 
 
-def test_a_session_of_another_key_is_none(tmp_path: Path, clock: Clock) -> None:
+def test_session_with_another_key_is_invalid(tmp_path: Path, clock: Clock) -> None:
     cookie = sessions(tmp_path / "a", clock).begin(TOKEN)
 
     assert sessions(tmp_path / "b", clock).holder(cookie) is None
 
 
-def test_a_cookie_with_any_letter_changed_is_none(tmp_path: Path, clock: Clock) -> None:
+def test_cookie_with_a_changed_character_is_invalid(
+    tmp_path: Path, clock: Clock
+) -> None:
     begun = sessions(tmp_path, clock)
     cookie = begun.begin(TOKEN)
     forged = [
@@ -89,26 +89,22 @@ def test_a_cookie_with_any_letter_changed_is_none(tmp_path: Path, clock: Clock) 
 @pytest.mark.parametrize(
     "cookie", ["", ".", "a", "a.1.2", "a.9999999999.x.", "a...", "ä.ö.ü.é", "a" * 9999]
 )
-def test_what_is_no_cookie_of_ours_is_nobodys(
-    tmp_path: Path, clock: Clock, cookie: str
-) -> None:
+def test_malformed_cookie_is_invalid(tmp_path: Path, clock: Clock, cookie: str) -> None:
     assert sessions(tmp_path, clock).holder(cookie) is None
 
 
-def test_a_session_that_is_ended_is_over_and_no_other(
-    tmp_path: Path, clock: Clock
-) -> None:
+def test_logout_ends_only_its_session(tmp_path: Path, clock: Clock) -> None:
     begun = sessions(tmp_path, clock)
-    cookie, again = begun.begin(TOKEN), begun.begin(TOKEN)
+    cookie, other = begun.begin(TOKEN), begun.begin(TOKEN)
 
     begun.end(cookie)
     begun.end("not a cookie")
 
     assert begun.holder(cookie) is None
-    assert begun.holder(again) == TOKEN  # of the same second
+    assert begun.holder(other) == TOKEN  # created in the same second
 
 
-def test_those_that_have_ended_anyway_are_not_remembered(
+def test_expired_sessions_are_removed_from_the_list_of_ended_sessions(
     tmp_path: Path, clock: Clock
 ) -> None:
     begun = sessions(tmp_path, clock)
@@ -119,7 +115,9 @@ def test_those_that_have_ended_anyway_are_not_remembered(
     assert len(begun._ended) == 1
 
 
-def test_the_key_is_random_and_for_us_alone(tmp_path: Path, clock: Clock) -> None:
+def test_key_is_random_and_readable_only_by_its_owner(
+    tmp_path: Path, clock: Clock
+) -> None:
     for folder in ("a", "b"):
         sessions(tmp_path / folder, clock).begin(TOKEN)
     keys = [tmp_path / folder / "session.key" for folder in ("a", "b")]
@@ -130,7 +128,7 @@ def test_the_key_is_random_and_for_us_alone(tmp_path: Path, clock: Clock) -> Non
     assert [each.name for each in (tmp_path / "a").iterdir()] == ["session.key"]
 
 
-def test_a_key_that_a_crash_cut_off_is_made_anew(tmp_path: Path, clock: Clock) -> None:
+def test_truncated_key_is_replaced(tmp_path: Path, clock: Clock) -> None:
     (tmp_path / "session.key").write_bytes(b"")
 
     cookie = sessions(tmp_path, clock).begin(TOKEN)
@@ -139,7 +137,7 @@ def test_a_key_that_a_crash_cut_off_is_made_anew(tmp_path: Path, clock: Clock) -
     assert sessions(tmp_path, clock).holder(cookie) == TOKEN
 
 
-def test_without_a_place_for_the_key_sessions_last_until_the_restart(
+def test_sessions_last_until_a_restart_if_the_key_cannot_be_stored(
     tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "data").write_text("no folder")

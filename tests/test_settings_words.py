@@ -1,4 +1,4 @@
-"""Every error that a wrong setting can cause is a sentence in our own words."""
+"""Every error about a wrong setting is in plain words, without phrases of libraries."""
 
 import json
 from pathlib import Path
@@ -12,14 +12,14 @@ from inference.training.recipe import read_recipe
 from models.card import ModelError, read_card
 
 SECRET = "hidden-t0ken"  # noqa: S105
-# What pydantic, re and tomllib would say, and what only a developer would understand.
-FOREIGN = (
+# Phrases of pydantic, re and tomllib, and phrases that only a developer understands.
+FOREIGN_PHRASES = (
     *("pydantic", "Tuple", "tuple", "string_pattern", "pattern", "regex", "^", "$"),
     *("validation error", "Input should", "Input is", "a valid ", "Field required"),
     *("http", "lax-or-strict", "Error", "<class", "dict", "instance of", "None", "loc"),
     *("Traceback", "codec", "('", "discriminator", "\0"),
 )
-OURS = (
+OWN_PHRASES = (
     "say https://",
     "or https://",
     "http:// would send",
@@ -48,7 +48,7 @@ WRONG = {
     "a table": '{ type = "x" }',
     "a date": "2020-02-30T00:00:00Z".replace("30", "28"),
 }
-SIMPLE = [
+KEYS = [
     (section, key)
     for section, table in keys_of(Settings).items()
     if section != "destinations"
@@ -57,7 +57,7 @@ SIMPLE = [
 
 
 PEER = 'ae_title = "A", host = "h", port = 1'
-# Tables that stand in lists, with a place for one more key.
+# Tables in lists. Each can take one more key.
 NESTED = {
     "receiver.allowed_callers.0": 'ae_title = "A"',
     "api.tokens.0": f'name = "a", role = "viewer", sha256 = "{"0" * 64}"',
@@ -69,23 +69,23 @@ NESTED = {
 
 
 def nested(table: str, pairs: str) -> str:
-    """Settings in which a table of a list holds these keys."""
-    place = table.split(" ", maxsplit=1)[0]
-    if place == "destinations.0.peers.0":
+    """Return settings in which a table of a list has these keys."""
+    path = table.split(" ", maxsplit=1)[0]
+    if path == "destinations.0.peers.0":
         pairs = f'name = "a", type = "sender", peers = [{{ {pairs} }}]'
-    if place.startswith("destinations"):
+    if path.startswith("destinations"):
         return f"destinations = [{{ {pairs} }}]\n"
-    section, key, _ = place.split(".")
+    section, key, _ = path.split(".")
     return f"[{section}]\n{key} = [{{ {pairs} }}]\n"
 
 
 def type_at(table: str) -> Any:  # noqa: ANN401 - a class
-    """The class of a table of a list."""
-    place, _, tag = table.partition(" ")
+    """Return the settings class of a table in a list."""
+    path, _, tag = table.partition(" ")
     wanted: Any = Settings
-    for part in place.split("."):
+    for part in path.split("."):
         options = alternatives(wanted)
-        if place == "destinations.0.peers.0" and len(options) > 1:
+        if path == "destinations.0.peers.0" and len(options) > 1:
             options = [each for each in options if "peers" in keys_of(each)]
         wanted = item_of(options[0], 0) if part == "0" else keys_of(options[0])[part]
     options = alternatives(wanted)
@@ -93,8 +93,8 @@ def type_at(table: str) -> Any:  # noqa: ANN401 - a class
     return (named or options)[0]
 
 
-def error(file: Path, text: str, environment: dict[str, str]) -> str:
-    """What is said of settings; nothing if they are right."""
+def error_of(file: Path, text: str, environment: dict[str, str]) -> str:
+    """Return the error for settings; an empty text if they are valid."""
     file.write_text(text, "utf-8")
     try:
         load(file, environment)
@@ -103,38 +103,38 @@ def error(file: Path, text: str, environment: dict[str, str]) -> str:
     return ""
 
 
-def check(said: str, source: str, key: str) -> None:
-    """Check an error: its source, its key, its words."""
-    heading, *lines = said.splitlines()
+def check(message: str, source: str, key: str) -> None:
+    """Check the source, the key and the phrases of an error."""
+    heading, *lines = message.splitlines()
     assert heading == f"{source} cannot be used:"
-    assert any(line.startswith(f"  {key}") for line in lines), said
-    for phrase in OURS:
-        said = said.replace(phrase, "…")
-    for line in said.replace(source, "").splitlines():
-        assert not [word for word in FOREIGN if word in line], line
+    assert any(line.startswith(f"  {key}") for line in lines), message
+    for phrase in OWN_PHRASES:
+        message = message.replace(phrase, "…")
+    for line in message.replace(source, "").splitlines():
+        assert not [word for word in FOREIGN_PHRASES if word in line], line
     for line in lines:
         assert ": " in line
         assert len(line) < 500
 
 
-@pytest.mark.parametrize(("section", "key"), SIMPLE)
-def test_a_wrong_value_of_a_key_is_told_in_our_words(
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_wrong_value_of_a_key_gets_a_plain_error(
     section: str, key: str, tmp_path: Path
 ) -> None:
     file, wrong = tmp_path / "node.toml", 0
     for value in WRONG.values():
-        said = error(file, f"[{section}]\n{key} = {value}\n", {})
-        if said:
+        message = error_of(file, f"[{section}]\n{key} = {value}\n", {})
+        if message:
             wrong += 1
-            check(said, str(file), section)
+            check(message, str(file), section)
             if key in {"database", "tokens"}:
-                assert SECRET not in said
+                assert SECRET not in message
 
     assert wrong >= 8
 
 
-@pytest.mark.parametrize(("section", "key"), SIMPLE)
-def test_a_wrong_variable_is_told_in_our_words_and_named(
+@pytest.mark.parametrize(("section", "key"), KEYS)
+def test_wrong_environment_variable_gets_a_plain_error_with_its_name(
     section: str, key: str, tmp_path: Path
 ) -> None:
     name = f"{PREFIX}{section}__{key}".upper()
@@ -151,24 +151,24 @@ def test_a_wrong_variable_is_told_in_our_words_and_named(
         "a\0",
         "9" * 99,
     ):
-        said = error(file, "", {name: value})
-        if said:
+        message = error_of(file, "", {name: value})
+        if message:
             wrong += 1
             both = f"{file}, together with the environment variable {name},"
-            source = both if both in said else f"The environment variable {name}"
-            check(said, source, name if "is a list" in said else section)
+            source = both if both in message else f"The environment variable {name}"
+            check(message, source, name if "is a list" in message else section)
             if key in {"database", "tokens"}:
-                assert SECRET not in said
+                assert SECRET not in message
 
     assert wrong >= 1
 
 
 @pytest.mark.parametrize("table", NESTED)
-def test_a_wrong_value_in_a_table_of_a_list_is_told_in_our_words(
+def test_wrong_value_in_a_table_of_a_list_gets_a_plain_error(
     table: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "node.toml"
-    assert error(file, nested(table, NESTED[table]), {}) == ""
+    assert error_of(file, nested(table, NESTED[table]), {}) == ""
     for key in keys_of(type_at(table)):
         others = [
             each
@@ -179,14 +179,14 @@ def test_a_wrong_value_in_a_table_of_a_list_is_told_in_our_words(
             others = others[:2]
         wrong = 0
         for value in WRONG.values():
-            said = error(
+            message = error_of(
                 file, nested(table, ", ".join([*others, f"{key} = {value}"])), {}
             )
-            if said:
+            if message:
                 wrong += 1
-                check(said, str(file), table.split(" ", maxsplit=1)[0])
+                check(message, str(file), table.split(" ", maxsplit=1)[0])
                 is_secret = key.endswith(("_env", "env", "url")) or "tokens" in table
-                assert not (is_secret and SECRET in said)
+                assert not (is_secret and SECRET in message)
         assert wrong >= 7, key
 
 
@@ -201,41 +201,39 @@ def test_a_wrong_value_in_a_table_of_a_list_is_told_in_our_words(
         ('[receiver]\n"a\\u0000" = 1', r"receiver.'a\x00': no such key"),
     ],
 )
-def test_a_wrong_table_is_told_in_our_words(
-    text: str, words: str, tmp_path: Path
-) -> None:
+def test_wrong_table_gets_a_plain_error(text: str, words: str, tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
-    said = error(file, text + "\n", {})
+    message = error_of(file, text + "\n", {})
 
-    check(said, str(file), words)
+    check(message, str(file), words)
 
 
-def test_what_file_and_environment_contradict_each_other_in_names_both(
+def test_contradiction_of_file_and_environment_names_both(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "node.toml"
     name = "FRACTURE_NODE__API__PROXY_USER_HEADER"
 
-    said = error(file, "", {name: "X-User"})
+    message = error_of(file, "", {name: "X-User"})
     packaged = ""
     try:
         load(None, {name: "X-User"})
     except SettingsError as wrong:
         packaged = str(wrong)
 
-    assert said.startswith(f"{file}, together with the environment variable {name},")
+    assert message.startswith(f"{file}, together with the environment variable {name},")
     assert packaged.startswith(
         f"The packaged node.toml, together with the environment variable {name}, cannot"
     )
 
 
-def test_what_is_wrong_in_the_file_and_in_the_environment_is_told_of_each(
+def test_errors_of_file_and_environment_are_listed_separately(
     tmp_path: Path,
 ) -> None:
     file = tmp_path / "node.toml"
     environment = {"FRACTURE_NODE__API__PORT": "x", "FRACTURE_NODE__PORT": "1"}
 
-    lines = error(file, "[receiver]\nport = -1\n", environment).splitlines()
+    lines = error_of(file, "[receiver]\nport = -1\n", environment).splitlines()
 
     assert lines == [
         "The environment variable FRACTURE_NODE__PORT cannot be used:",
@@ -247,7 +245,7 @@ def test_what_is_wrong_in_the_file_and_in_the_environment_is_told_of_each(
     ]
 
 
-def test_a_wrong_variable_is_not_blamed_on_the_packaged_file() -> None:
+def test_error_of_a_wrong_variable_does_not_name_the_packaged_file() -> None:
     with pytest.raises(SettingsError) as wrong:
         load(None, {"FRACTURE_NODE__LOG__FORMAT": "xml"})
 
@@ -273,40 +271,42 @@ def test_a_wrong_variable_is_not_blamed_on_the_packaged_file() -> None:
         (b"PK\x03\x04", "line 1"),
     ],
 )
-@pytest.mark.parametrize("what", ["settings", "card", "recipe"])
-def test_a_file_that_is_no_toml_is_told_in_our_words(
-    what: str, content: bytes, words: str, tmp_path: Path
+@pytest.mark.parametrize("kind", ["settings", "card", "recipe"])
+def test_invalid_toml_gets_a_plain_error(
+    kind: str, content: bytes, words: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "node.toml"
     file.write_bytes(content)
-    read = {"settings": load, "card": read_card, "recipe": read_recipe}[what]
+    read = {"settings": load, "card": read_card, "recipe": read_recipe}[kind]
 
     with pytest.raises((SettingsError, ModelError)) as wrong:
-        read(file, {}) if what == "settings" else read(file)
+        read(file, {}) if kind == "settings" else read(file)
 
-    said = str(wrong.value)
-    assert f"{file} cannot be read as TOML: " in said
-    assert words in said
-    assert SECRET not in said
-    assert not [word for word in FOREIGN if word in said.replace(str(file), "")], said
+    message = str(wrong.value)
+    assert f"{file} cannot be read as TOML: " in message
+    assert words in message
+    assert SECRET not in message
+    assert not [
+        word for word in FOREIGN_PHRASES if word in message.replace(str(file), "")
+    ], message
 
 
-def test_a_file_that_cannot_be_read_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_error_of_an_unreadable_file_states_what_to_do(tmp_path: Path) -> None:
     file = tmp_path / "node.toml"
     file.symlink_to(file)
 
-    said = []
+    messages = []
     for path in (tmp_path, tmp_path / "absent.toml", file, file / "x"):
         with pytest.raises(SettingsError) as wrong:
             load(path, {})
-        said.append(str(wrong.value).replace(str(path), "PATH"))
+        messages.append(str(wrong.value).replace(str(path), "PATH"))
 
     do = "Name a file that this user can read."
     absent = (
         "PATH does not exist. Name an existing file with --config, or leave --config "
         "away to run with the defaults."
     )
-    assert said == [
+    assert messages == [
         f"PATH cannot be read: Is a directory. {do}",
         absent,
         f"PATH cannot be read: Too many levels of symbolic links. {do}",

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT end every role, whatever the role waits for."""
+"""SIGTERM and SIGINT end every role, even while it waits."""
 
 import fcntl
 import os
@@ -23,16 +23,18 @@ EARLY = "Told to end before the start was complete: ending"
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_worker_that_waits_for_a_taken_slot_ends(number: int, tmp_path: Path) -> None:
+def test_worker_ends_while_it_waits_for_a_slot(number: int, tmp_path: Path) -> None:
     config = configured(tmp_path)
     storage = load(config, {}).storage
     migrate(storage)
     run_folder(storage).mkdir()
-    with (run_folder(storage) / "worker-0.lock").open("w") as taken:
-        fcntl.flock(taken, fcntl.LOCK_EX)
-        with running(["-m", "dicom_node.worker", f"--config={config}"], tmp_path) as it:
-            it.has_logged("Another worker has slot 0; waiting for it to end")
-            log = it.end(number)
+    with (run_folder(storage) / "worker-0.lock").open("w") as lock_file:
+        fcntl.flock(lock_file, fcntl.LOCK_EX)
+        with running(
+            ["-m", "dicom_node.worker", f"--config={config}"], tmp_path
+        ) as role:
+            role.has_logged("Another worker has slot 0; waiting for it to end")
+            log = role.end(number)
 
     assert EARLY in log
 
@@ -49,22 +51,24 @@ stop.drained()
 """
 
 
-def test_a_role_that_does_not_come_to_its_end_is_ended(tmp_path: Path) -> None:
-    endless = "while True: ctypes.CDLL(None).pause()"  # no handler of Python's runs
-    with running(["-c", ROLE.format(work=endless)], tmp_path) as it:
-        it.has_logged("Ready")
-        log = it.end(signal.SIGTERM)
+def test_role_that_does_not_stop_is_ended_after_the_limit(tmp_path: Path) -> None:
+    endless = "while True: ctypes.CDLL(None).pause()"  # no Python signal handler runs
+    with running(["-c", ROLE.format(work=endless)], tmp_path) as role:
+        role.has_logged("Ready")
+        log = role.end(signal.SIGTERM)
 
     assert "WARNING The process did not end in time and ends without cleanup" in log
 
 
-def test_a_signal_that_comes_between_two_steps_of_a_wait_is_not_lost(
+def test_signal_during_the_start_of_a_wait_is_not_lost(
     tmp_path: Path,
 ) -> None:
-    within = "with stop._cond: os.kill(os.getpid(), signal.SIGTERM)\nstop.wait()"
-    with running(["-c", ROLE.format(work=within)], tmp_path) as it:
-        # A second signal could come when the interpreter has no handlers any more.
-        log = it.ended()
+    signal_in_wait = (
+        "with stop._cond: os.kill(os.getpid(), signal.SIGTERM)\nstop.wait()"
+    )
+    with running(["-c", ROLE.format(work=signal_in_wait)], tmp_path) as role:
+        # A second signal could arrive after the interpreter removed the handlers.
+        log = role.ended()
 
     assert "without cleanup" not in log
 
@@ -84,7 +88,7 @@ worker.main()
 """
 
 
-def test_a_worker_that_ends_without_a_database_writes_to_the_audit_file_what_it_sent(
+def test_worker_without_a_database_writes_sent_objects_to_the_audit_file(
     tmp_path: Path,
 ) -> None:
     config = configured(tmp_path)
@@ -92,9 +96,9 @@ def test_a_worker_that_ends_without_a_database_writes_to_the_audit_file_what_it_
         file.write('[audit]\nfile = "audit.xml"\n')
     migrate(load(config, {}).storage)
 
-    with running(["-c", WITHOUT_DATABASE, f"--config={config}"], tmp_path) as it:
-        it.has_logged("sent")
-        it.ended()
+    with running(["-c", WITHOUT_DATABASE, f"--config={config}"], tmp_path) as role:
+        role.has_logged("sent")
+        role.ended()
 
     lines = (tmp_path / "audit.xml").read_text().splitlines()
     assert any("1.2.3" in line and "pacs.example" in line for line in lines)
@@ -102,7 +106,7 @@ def test_a_worker_that_ends_without_a_database_writes_to_the_audit_file_what_it_
 
 @pytest.fixture
 def endless_model(tmp_path: Path) -> Path:
-    """The settings of a node with a model whose file never ends."""
+    """The settings of a node that reads its model from a pipe."""
     os.mkfifo(tmp_path / "slow.pth")
     card = read_card(SHIPPED.with_suffix(".toml"))
     (tmp_path / "slow.toml").write_text(card_text(card))
@@ -113,21 +117,21 @@ def endless_model(tmp_path: Path) -> Path:
     ("module", "before"),
     [("dicom_node.worker", ""), ("api", "Application startup complete")],
 )
-def test_a_role_that_loads_its_model_ends(
+def test_role_ends_while_it_loads_its_model(
     module: str, before: str, tmp_path: Path, endless_model: Path
 ) -> None:
     migrate(load(endless_model, {}).storage)
 
-    with running(["-m", module, f"--config={endless_model}"], tmp_path) as it:
+    with running(["-m", module, f"--config={endless_model}"], tmp_path) as role:
         if before:
-            it.has_logged(before)
+            role.has_logged(before)
         with (tmp_path / "slow.pth").open("wb"):  # returns when the role has opened it
-            log = it.end(signal.SIGTERM)
+            log = role.end(signal.SIGTERM)
 
     assert before or EARLY in log
 
 
-LATE = """
+SIGNAL_BEFORE_HANDLERS = """
 import os, signal, api.__main__ as main, uvicorn
 capture = uvicorn.Server.capture_signals
 def late(server):
@@ -138,18 +142,20 @@ main.main()
 """
 
 
-def test_an_api_ends_on_a_signal_that_comes_before_its_server_handles_them(
+def test_api_ends_on_a_signal_before_its_server_installs_handlers(
     tmp_path: Path,
 ) -> None:
     config = configured(tmp_path)
-    with running(["-c", LATE, f"--config={config}"], tmp_path) as it:
-        it.has_logged("Started server process")
-        assert "cleanup" not in it.end(signal.SIGCONT)
+    with running(
+        ["-c", SIGNAL_BEFORE_HANDLERS, f"--config={config}"], tmp_path
+    ) as role:
+        role.has_logged("Started server process")
+        assert "cleanup" not in role.end(signal.SIGCONT)
 
 
 @pytest.fixture
 def far_database(postgresql: str, tmp_path: Path) -> Iterator[tuple[Line, Path]]:
-    """A database behind a line that can be cut, and the settings that name it."""
+    """A database behind a connection that tests can interrupt, and its settings."""
     name = f"test_{uuid4().hex}"
     with psycopg.connect(postgresql, autocommit=True) as administration:
         administration.execute(f"CREATE DATABASE {name}")
@@ -172,7 +178,7 @@ def far_database(postgresql: str, tmp_path: Path) -> Iterator[tuple[Line, Path]]
         ("api", "Loaded the model"),
     ],
 )
-def test_a_role_ends_while_the_database_does_not_answer(
+def test_role_ends_while_the_database_does_not_respond(
     module: str,
     ready: str,
     state: State,
@@ -180,9 +186,9 @@ def test_a_role_ends_while_the_database_does_not_answer(
     tmp_path: Path,
 ) -> None:
     line, config = far_database
-    with running(["-m", module, f"--config={config}"], tmp_path) as it:
-        it.has_logged(ready)
+    with running(["-m", module, f"--config={config}"], tmp_path) as role:
+        role.has_logged(ready)
         line.state = state
         if (module, state) == ("dicom_node.worker", State.DOWN):
-            it.has_logged("The sweep failed")
-        it.end(signal.SIGTERM)
+            role.has_logged("The sweep failed")
+        role.end(signal.SIGTERM)

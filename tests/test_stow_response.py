@@ -1,4 +1,4 @@
-"""What an answer to STOW-RS means: PS3.18 table 10.5.3-1 and Annex I."""
+"""Verdicts on STOW-RS responses: PS3.18 table 10.5.3-1 and Annex I."""
 
 import json
 
@@ -12,44 +12,46 @@ STORED, RETRY, REFUSED = Verdict.STORED, Verdict.RETRY, Verdict.REFUSED
 BRIEFLY = Verdict.RETRY_BRIEFLY
 
 
-def judge(
+def outcome_of(
     code: int, content: bytes = b"", media_type: str = JSON, uid: str = "1.2.3"
 ) -> Outcome:
     return became_of([uid], Answer(code, "", media_type, content), "mend it")[uid]
 
 
-def judge_module(code: int, content: object) -> Outcome:
-    return judge(code, json.dumps(content).encode())
+def outcome_of_module(code: int, content: object) -> Outcome:
+    return outcome_of(code, json.dumps(content).encode())
 
 
 @pytest.mark.parametrize(
     ("code", "verdict"),
     [
-        pytest.param(200, STORED, id="stored all of them"),
-        pytest.param(201, BRIEFLY, id="not one of STOW-RS"),
-        pytest.param(202, BRIEFLY, id="stored some, and does not say which"),
-        pytest.param(204, BRIEFLY, id="not one of STOW-RS, either"),
+        pytest.param(200, STORED, id="stored all objects"),
+        pytest.param(201, BRIEFLY, id="created, undefined in STOW-RS"),
+        pytest.param(202, BRIEFLY, id="stored some objects without a list"),
+        pytest.param(204, BRIEFLY, id="no content, undefined in STOW-RS"),
         pytest.param(301, RETRY, id="moved"),
-        pytest.param(302, RETRY, id="to a login, it may be"),
+        pytest.param(302, RETRY, id="found, possibly a login page"),
         pytest.param(400, REFUSED, id="bad request"),
-        pytest.param(401, RETRY, id="a token that an administrator can mend"),
-        pytest.param(403, RETRY, id="rights that an administrator can mend"),
+        pytest.param(401, RETRY, id="unauthorized, which an administrator can correct"),
+        pytest.param(403, RETRY, id="forbidden, which an administrator can correct"),
         pytest.param(404, REFUSED, id="not found"),
         pytest.param(405, REFUSED, id="method not allowed"),
         pytest.param(408, RETRY, id="request timeout"),
-        pytest.param(409, REFUSED, id="stored none of them"),
+        pytest.param(409, REFUSED, id="stored no object"),
         pytest.param(413, REFUSED, id="too large"),
         pytest.param(415, REFUSED, id="unsupported media type"),
         pytest.param(429, RETRY, id="too many requests"),
-        pytest.param(499, REFUSED, id="a client's error that nobody knows"),
+        pytest.param(499, REFUSED, id="unknown client error"),
         pytest.param(500, RETRY, id="internal server error"),
         pytest.param(503, RETRY, id="service unavailable"),
         pytest.param(507, RETRY, id="insufficient storage"),
-        pytest.param(599, RETRY, id="a server's error that nobody knows"),
+        pytest.param(599, RETRY, id="unknown server error"),
     ],
 )
-def test_status_alone_leads_to_verdict(code: int, verdict: Verdict) -> None:
-    outcome = judge(code)
+def test_verdict_for_an_http_status_without_a_module(
+    code: int, verdict: Verdict
+) -> None:
+    outcome = outcome_of(code)
 
     assert outcome.verdict is verdict
     assert outcome.status is None
@@ -67,20 +69,20 @@ def test_status_alone_leads_to_verdict(code: int, verdict: Verdict) -> None:
         (204, "", "HTTP 204 No Content does not say what became of it"),
     ],
 )
-def test_the_log_is_told_nothing_that_the_service_wrote(
+def test_log_text_contains_nothing_of_the_service(
     code: int, media_type: str, words: str
 ) -> None:
-    answer = Answer(code, "Doe^Jane", media_type, b"")
-    (outcome,) = became_of(["1.2.3"], answer, "").values()
+    response = Answer(code, "Doe^Jane", media_type, b"")
+    (outcome,) = became_of(["1.2.3"], response, "").values()
 
     assert outcome.log_text.startswith(words)
     assert "jane" not in outcome.log_text.lower()
     assert "Jane" in outcome.comment
 
 
-def test_an_empty_page_is_no_answer_of_a_service() -> None:
-    assert judge(200, b"", "text/html").verdict is RETRY
-    assert judge(200, b"", "").verdict is STORED
+def test_empty_html_page_does_not_count_as_success() -> None:
+    assert outcome_of(200, b"", "text/html").verdict is RETRY
+    assert outcome_of(200, b"", "").verdict is STORED
 
 
 @pytest.mark.parametrize("code", [200, 202, 409])
@@ -89,22 +91,22 @@ def test_an_empty_page_is_no_answer_of_a_service() -> None:
     [
         pytest.param(0x0110, RETRY, id="processing failure"),
         pytest.param(0xA700, RETRY, id="out of resources"),
-        pytest.param(0xA701, BRIEFLY, id="out of resources, of an archive's own"),
+        pytest.param(0xA701, BRIEFLY, id="private code for out of resources"),
         pytest.param(0xA900, REFUSED, id="does not match SOP class"),
         pytest.param(0xC000, REFUSED, id="cannot understand"),
         pytest.param(0xC122, REFUSED, id="transfer syntax not supported"),
         pytest.param(0x0122, REFUSED, id="SOP class not supported"),
         pytest.param(0x0111, STORED, id="duplicate SOP instance"),
-        pytest.param(0xB00E, STORED, id="a large service's word for the same"),
-        pytest.param(0xB000, BRIEFLY, id="a warning, and yet a failure"),
-        pytest.param(0x0000, BRIEFLY, id="success, and yet a failure"),
+        pytest.param(0xB00E, STORED, id="private code for a duplicate"),
+        pytest.param(0xB000, BRIEFLY, id="warning code as failure reason"),
+        pytest.param(0x0000, BRIEFLY, id="success code as failure reason"),
         pytest.param(None, BRIEFLY, id="no reason"),
     ],
 )
-def test_failure_reason_leads_to_verdict(
+def test_verdict_for_a_failure_reason(
     code: int, reason: int | None, verdict: Verdict
 ) -> None:
-    outcome = judge_module(code, module(failed={"1.2.3": reason}))
+    outcome = outcome_of_module(code, module(failed={"1.2.3": reason}))
 
     assert outcome.verdict is verdict
     assert outcome.status == reason
@@ -120,15 +122,15 @@ def test_failure_reason_leads_to_verdict(
         (0xB007, "0xB007 Data Set Does Not Match SOP Class"),
     ],
 )
-def test_object_that_is_listed_as_stored_is(
+def test_object_listed_as_stored_counts_as_stored(
     code: int, warning: int | None, words: str
 ) -> None:
-    outcome = judge_module(code, module({"1.2.3": warning}))
+    outcome = outcome_of_module(code, module({"1.2.3": warning}))
 
     assert outcome == Outcome(STORED, warning or 0, words)
 
 
-def test_each_object_is_judged_by_itself() -> None:
+def test_each_object_has_its_own_verdict() -> None:
     content = json.dumps(module({"1": None}, {"2": 0xC000, "9": 0xA900})).encode()
 
     outcomes = became_of(["1", "2", "3"], Answer(202, "", JSON, content), "")
@@ -138,17 +140,17 @@ def test_each_object_is_judged_by_itself() -> None:
 
 
 @pytest.mark.parametrize("code", [200, 202])
-def test_service_that_lists_others_has_not_said_that_it_stored_this(code: int) -> None:
-    assert judge_module(code, module({"1.2.4": None})).verdict is BRIEFLY
+def test_object_absent_from_the_module_does_not_count_as_stored(code: int) -> None:
+    assert outcome_of_module(code, module({"1.2.4": None})).verdict is BRIEFLY
 
 
-def test_module_in_an_array_is_read_as_well() -> None:
-    assert judge_module(200, [module({"1.2.3": None})]) == Outcome(STORED, 0)
+def test_module_in_an_array_is_read() -> None:
+    assert outcome_of_module(200, [module({"1.2.3": None})]) == Outcome(STORED, 0)
 
 
 @pytest.mark.parametrize("code", [400, 401, 500, 503])
-def test_module_under_another_status_counts_for_nothing(code: int) -> None:
-    assert judge_module(code, module({"1.2.3": None})).verdict is not STORED
+def test_module_with_an_error_status_is_ignored(code: int) -> None:
+    assert outcome_of_module(code, module({"1.2.3": None})).verdict is not STORED
 
 
 @pytest.mark.parametrize(
@@ -162,10 +164,10 @@ def test_module_under_another_status_counts_for_nothing(code: int) -> None:
         ("", RETRY),
     ],
 )
-def test_success_in_another_form_counts_if_the_service_itself_may_have_said_it(
+def test_success_without_json_counts_only_with_an_xml_media_type(
     media_type: str, verdict: Verdict
 ) -> None:
-    assert judge(200, b"<whatever>", media_type).verdict is verdict
+    assert outcome_of(200, b"<whatever>", media_type).verdict is verdict
 
 
 @pytest.mark.parametrize(
@@ -185,15 +187,15 @@ def test_success_in_another_form_counts_if_the_service_itself_may_have_said_it(
         b'{"00081198": {"Value": [{}]}}',
     ],
 )
-def test_module_that_is_none_stores_nothing(content: bytes) -> None:
-    assert judge(200, content).verdict is BRIEFLY
+def test_invalid_module_does_not_count_as_stored(content: bytes) -> None:
+    assert outcome_of(200, content).verdict is BRIEFLY
 
 
 @pytest.mark.parametrize("reason", ["x", None, [], 1e999, {}])
-def test_reason_that_is_none_is_told_as_none(reason: object) -> None:
+def test_invalid_failure_reason_is_ignored(reason: object) -> None:
     content = module(failed={"1.2.3": 1})
     content["00081198"]["Value"][0]["00081197"]["Value"] = [reason]
 
-    outcome = judge_module(409, content)
+    outcome = outcome_of_module(409, content)
 
     assert (outcome.verdict, outcome.status) == (BRIEFLY, None)

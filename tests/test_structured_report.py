@@ -1,4 +1,4 @@
-"""The structured report: what it says in codes, and what validators say of it."""
+"""The structured report: its codes and its validity."""
 
 import os
 import subprocess
@@ -33,8 +33,8 @@ NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 DOUBTFUL = replace(POSITIVE, probability=0.612)
 SHIPPED = Thresholds(0.0598, 0.3735)
 NO_LIMITS = " ".join(
-    f"-Djdk.xml.{which}Limit=0"
-    for which in ("xpathExprOp", "xpathTotalOp", "xpathExprGrp")
+    f"-Djdk.xml.{limit}Limit=0"
+    for limit in ("xpathExprOp", "xpathTotalOp", "xpathExprGrp")
 )
 
 
@@ -67,7 +67,7 @@ def report(instance: ReceivedInstance, finding: Finding = POSITIVE) -> Dataset:
 
 
 def items(container: Dataset) -> Iterator[tuple[str, Dataset]]:
-    """All content items below a container, by the meaning of their names."""
+    """Yield the content items below a container, with the meanings of their names."""
     for item in container.get("ContentSequence", []):
         names = item.get("ConceptNameCodeSequence")
         yield names[0].CodeMeaning if names else item.ValueType, item
@@ -79,74 +79,80 @@ def coded(item: Dataset) -> tuple[str, str]:
     return code.CodeValue, code.CodingSchemeDesignator
 
 
-def test_it_says_that_a_fracture_is_present_where_and_how_probably(
+def test_positive_report_contains_finding_region_and_probability(
     source: Source, dataset: Dataset
 ) -> None:
     written = report(source(dataset))
 
     assert written.SOPClassUID == Comprehensive3DSRStorage
     assert written.Modality == "SR"
-    said = dict(items(written))
-    assert coded(said["Finding"]) == ("125605004", "SCT")
-    assert coded(said["Presence of property"]) == ("52101004", "SCT")
-    assert coded(said["CAD Processing and Findings Summary"]) == ("111242", "DCM")
-    assert said["CAD Operating Point Description"].TextValue == "definite"
-    assert coded(said["Procedure reported"]) == ("43468-8", "LN")
-    assert coded(said["Finding Site"]) == ("30021000", "SCT")
-    assert coded(said["Laterality"]) == ("7771000", "SCT")
-    (number,) = said["Probability"].MeasuredValueSequence
+    content_items = dict(items(written))
+    assert coded(content_items["Finding"]) == ("125605004", "SCT")
+    assert coded(content_items["Presence of property"]) == ("52101004", "SCT")
+    assert coded(content_items["CAD Processing and Findings Summary"]) == (
+        "111242",
+        "DCM",
+    )
+    assert content_items["CAD Operating Point Description"].TextValue == "definite"
+    assert coded(content_items["Procedure reported"]) == ("43468-8", "LN")
+    assert coded(content_items["Finding Site"]) == ("30021000", "SCT")
+    assert coded(content_items["Laterality"]) == ("7771000", "SCT")
+    (number,) = content_items["Probability"].MeasuredValueSequence
     assert number.NumericValue == pytest.approx(0.943)
-    assert said["Algorithm Name"].TextValue == "phantom-resnet18"
-    assert said["Algorithm Version"].TextValue == "0.1.0"
-    region = said["Image Region"]
+    assert content_items["Algorithm Name"].TextValue == "phantom-resnet18"
+    assert content_items["Algorithm Version"].TextValue == "0.1.0"
+    region = content_items["Image Region"]
     points = np.reshape(region.GraphicData, (-1, 2))
     assert region.GraphicType == "POLYLINE"
     np.testing.assert_array_equal(points[0], points[-1])
     assert points.min() > 0
     assert (points.max(axis=0) < (300, 400)).all()
-    (image,) = said["Source"].ReferencedSOPSequence
+    (image,) = content_items["Source"].ReferencedSOPSequence
     assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
 
 
-def test_it_says_that_none_is_of_the_image_as_a_whole(
+def test_negative_report_refers_to_the_whole_image(
     source: Source, dataset: Dataset
 ) -> None:
-    said = dict(items(report(source(dataset), NEGATIVE)))
+    content_items = dict(items(report(source(dataset), NEGATIVE)))
 
-    assert coded(said["Presence of property"]) == ("272519000", "SCT")
-    assert "Image Region" not in said
-    (image,) = said["Source of Measurement"].ReferencedSOPSequence
+    assert coded(content_items["Presence of property"]) == ("272519000", "SCT")
+    assert "Image Region" not in content_items
+    (image,) = content_items["Source of Measurement"].ReferencedSOPSequence
     assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
 
 
-def test_a_doubtful_answer_is_coded_as_suspected(
+def test_doubtful_finding_is_coded_as_suspected(
     source: Source, dataset: Dataset
 ) -> None:
-    said = dict(items(report(source(dataset), DOUBTFUL)))
+    content_items = dict(items(report(source(dataset), DOUBTFUL)))
 
-    assert coded(said["Finding"]) == ("125605004", "SCT")
-    assert coded(said["Presence of property"]) == ("415684004", "SCT")
-    assert said["CAD Operating Point Description"].TextValue == "doubtful"
-    assert said["Comment"].TextValue == (
+    assert coded(content_items["Finding"]) == ("125605004", "SCT")
+    assert coded(content_items["Presence of property"]) == ("415684004", "SCT")
+    assert content_items["CAD Operating Point Description"].TextValue == "doubtful"
+    assert content_items["Comment"].TextValue == (
         "Fracture: doubtful, probability of a fracture 61.2%. "
         "AI result, not for diagnostic use."
     )
-    assert "Image Region" in said
+    assert "Image Region" in content_items
 
 
-def test_a_negative_report_has_no_finding_and_no_code_of_a_fracture(
+def test_negative_report_has_no_finding_and_no_fracture_code(
     source: Source, dataset: Dataset
 ) -> None:
-    """A viewer that lists names without values cannot take it for a positive one."""
+    """A viewer that lists only names must not suggest a fracture."""
     written = report(source(dataset), NEGATIVE)
 
-    said = dict(items(written))
-    assert "Finding" not in said
-    named = [item for _, item in items(written) if "ConceptCodeSequence" in item]
-    assert "125605004" not in {coded(item)[0] for item in named}
-    assert coded(said["CAD Processing and Findings Summary"]) == ("111241", "DCM")
-    assert said["CAD Operating Point Description"].TextValue == "none"
-    assert said["Comment"].TextValue.startswith("No Fracture: probability")
+    content_items = dict(items(written))
+    assert "Finding" not in content_items
+    coded_items = [item for _, item in items(written) if "ConceptCodeSequence" in item]
+    assert "125605004" not in {coded(item)[0] for item in coded_items}
+    assert coded(content_items["CAD Processing and Findings Summary"]) == (
+        "111241",
+        "DCM",
+    )
+    assert content_items["CAD Operating Point Description"].TextValue == "none"
+    assert content_items["Comment"].TextValue.startswith("No Fracture: probability")
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_a_negative_report_has_no_finding_and_no_code_of_a_fracture(
         (0.3735, "definite", "Present"),
     ],
 )
-def test_highdicom_reads_back_presence_operating_point_and_thresholds(
+def test_highdicom_reads_presence_operating_point_and_thresholds(
     source: Source, dataset: Dataset, probability: float, point: str, presence: str
 ) -> None:
     finding = replace(
@@ -200,31 +206,31 @@ def test_highdicom_reads_back_presence_operating_point_and_thresholds(
 @pytest.mark.parametrize(
     ("probability", "written"), [(0.99999, 0.9999), (0.00001, 0.0001)]
 )
-def test_the_probability_is_never_rounded_to_a_certainty(
+def test_probability_is_never_rounded_to_0_or_1(
     source: Source, dataset: Dataset, probability: float, written: float
 ) -> None:
     finding = replace(POSITIVE, probability=probability, arrow=None)
 
-    said = dict(items(report(source(dataset), finding)))
+    content_items = dict(items(report(source(dataset), finding)))
 
-    (number,) = said["Probability"].MeasuredValueSequence
+    (number,) = content_items["Probability"].MeasuredValueSequence
     assert float(number.NumericValue) == written
 
 
-def test_what_the_source_does_not_say_is_not_said(
+def test_report_has_no_finding_site_if_the_source_has_no_body_part(
     source: Source, dataset: Dataset
 ) -> None:
     del dataset.BodyPartExamined, dataset.ImageLaterality
     del dataset.AnatomicRegionSequence
 
-    said = dict(items(report(source(dataset))))
+    content_items = dict(items(report(source(dataset))))
 
-    assert "Finding Site" not in said
-    assert "Laterality" not in said
+    assert "Finding Site" not in content_items
+    assert "Laterality" not in content_items
 
 
 @pytest.mark.parametrize(
-    ("said", "region", "found"),
+    ("body_part", "region", "found"),
     [
         ("ELBOW LT", None, ("16953009", "7771000")),
         ("RIGHT_KNEE", None, ("72696002", "24028007")),
@@ -234,15 +240,15 @@ def test_what_the_source_does_not_say_is_not_said(
         ("KNEE", ("1", "SCT", "Łokieć"), ("72696002", None)),
     ],
 )
-def test_the_finding_site_is_what_the_source_says_in_code_or_words(
+def test_finding_site_comes_from_the_region_code_or_the_body_part(
     source: Source,
     dataset: Dataset,
-    said: str,
+    body_part: str,
     region: tuple[str, str, str] | None,
     found: tuple[str, str | None],
 ) -> None:
     del dataset.ImageLaterality, dataset.AnatomicRegionSequence
-    dataset.BodyPartExamined = said
+    dataset.BodyPartExamined = body_part
     dataset.SpecificCharacterSet = "ISO_IR 192"
     if region:
         dataset.AnatomicRegionSequence = [code_item(Code(*region))]
@@ -254,7 +260,7 @@ def test_the_finding_site_is_what_the_source_says_in_code_or_words(
     assert codes == found
 
 
-def test_a_later_answer_tracks_the_same_finding(
+def test_report_of_another_model_has_the_same_tracking_uid(
     source: Source, dataset: Dataset
 ) -> None:
     instance = source(dataset)
@@ -267,7 +273,7 @@ def test_a_later_answer_tracks_the_same_finding(
     assert first.SOPInstanceUID != second.SOPInstanceUID
 
 
-def test_orders_and_evidence_are_those_of_the_source(
+def test_orders_and_evidence_come_from_the_source(
     source: Source, dataset: Dataset
 ) -> None:
     order = Dataset()
@@ -287,7 +293,7 @@ def test_orders_and_evidence_are_those_of_the_source(
     assert written.PatientName == dataset.PatientName
 
 
-def test_a_source_without_a_series_is_refused_in_words(
+def test_source_without_a_series_uid_is_refused(
     source: Source, dataset: Dataset
 ) -> None:
     del dataset.SeriesInstanceUID
@@ -304,7 +310,7 @@ def test_a_source_without_a_series_is_refused_in_words(
         pytest.param(NEGATIVE, id="absent"),
     ],
 )
-def test_validators_find_no_fault(
+def test_validators_report_no_error(
     source: Source,
     complaints: Complaints,
     peer: Callable[[str], str],
@@ -324,15 +330,15 @@ def test_validators_find_no_fault(
         text=True,
         check=False,
     )
-    said = (check.stdout + check.stderr).splitlines()
-    assert "Root Template Validation Complete" in said
-    # Its context group 100 is of 2019; radiographs, (43468-8, LN), joined it later.
-    errors = [line for line in said if "Error" in line]
+    output = (check.stdout + check.stderr).splitlines()
+    assert "Root Template Validation Complete" in output
+    # The validator has context group 100 of 2019, without (43468-8, LN), radiography.
+    errors = [line for line in output if "Error" in line]
     assert [line for line in errors if "(43468-8,LN" not in line] == []
 
 
 @pytest.mark.shared
-def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
+def test_validators_report_only_errors_of_the_real_source(
     shared: Path, complaints: Complaints, tmp_path: Path
 ) -> None:
     new = {}
@@ -341,7 +347,7 @@ def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
             instance = received(path, dcmread(path, stop_before_pixels=True))
         written = tmp_path / "report.dcm"
         written.write_bytes(content(instance))
-        if faults := complaints(written) - renamed(complaints(path)):
-            new[path.name] = faults
+        if new_errors := complaints(written) - renamed(complaints(path)):
+            new[path.name] = new_errors
 
     assert new == {}

@@ -1,4 +1,4 @@
-"""DICOM TLS with real peers: DCMTK, OpenSSL and Python's own, and those who fail it."""
+"""DICOM TLS with DCMTK, OpenSSL and Python peers, valid and failing."""
 
 import select
 import socket
@@ -44,10 +44,10 @@ from tests.associating import calling, request
 from tests.certificates import Certificates, Pair
 from tests.committing import COMMITMENT, Committing, report_on
 
-Find = Callable[[str], str]
+FindPeer = Callable[[str], str]
 Pem = dict[str, Any]
 SOON_S = 20.0
-# The start of a TLS record: a handshake of 512 bytes, of which there is one.
+# The start of a TLS record that declares 512 bytes of handshake and has 1 byte.
 HALF_A_HELLO = b"\x16\x03\x01\x02\x00\x01"
 
 
@@ -58,7 +58,7 @@ class Node:
     receiver: Receiver
     ports: tuple[int, int]
     inbox: list[ReceivedInstance] = field(default_factory=list)
-    told: list[tuple[str, str, str]] = field(default_factory=list)
+    reported: list[tuple[str, str, str]] = field(default_factory=list)
 
     @property
     def tls_port(self) -> int:
@@ -100,16 +100,16 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
         sockets = {listen("127.0.0.1", 0): None, listen("127.0.0.1", 0): context}
         plain, secured = (each.getsockname()[1] for each in sockets)
         given = defaults.receiver.model_dump() | changes
-        told: list[tuple[str, str, str]] = []
+        reported: list[tuple[str, str, str]] = []
         receiver = start_receiver(
             ReceiverSettings.model_validate(given),
             Spool(storage),
             inbox.append,
             sockets,
-            lambda *who: told.append(who),
+            lambda *arguments: reported.append(arguments),
             settle=settle,
         )
-        nodes.append(Node(receiver, (plain, secured), inbox, told))
+        nodes.append(Node(receiver, (plain, secured), inbox, reported))
         return nodes[-1]
 
     yield start
@@ -128,14 +128,14 @@ def run(*command: str | Path) -> tuple[int, str]:
     return done.returncode, (done.stdout + done.stderr).decode("latin-1")
 
 
-def shown(pair: Pair, trusted: Pair) -> list[str | Path]:
-    """DCMTK's options: what it shows, and whom it trusts."""
+def tls_options(pair: Pair, trusted: Pair) -> list[str | Path]:
+    """Return options of DCMTK: its certificate, and the one that it trusts."""
     return ["+tls", pair.key, pair.certificate, "+cf", trusted.certificate]
 
 
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A radiograph of 8 MB, which is many TLS records."""
+    """A radiograph of 8 MB, which needs many TLS records."""
     dataset = phantom_dataset(draw_phantom(broken=True, rows=120, columns=90))
     dataset.Rows = dataset.Columns = 2000
     dataset.PixelData = bytes(range(250)) * 32_000
@@ -145,26 +145,26 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(path: Path) -> bytes:
-    """The dataset of a Part 10 file: what follows its File Meta Information."""
+    """Return the dataset of a Part 10 file, after the File Meta Information."""
     data = path.read_bytes()
     length = int.from_bytes(data[140:144], "little")
     return data[144 + length :]
 
 
-# --- callers
+# --- associations from callers
 
 
 @pytest.mark.dcmtk
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_what_storescu_sends_over_tls_arrives_byte_for_byte(
+def test_storescu_sends_an_identical_dataset_over_tls(
     version: ssl.TLSVersion,
     serve: Serve,
-    peer: Find,
+    peer: FindPeer,
     certificates: Certificates,
     image: Path,
 ) -> None:
     node = serve(version=version)
-    options = shown(certificates.stranger, certificates.authority)
+    options = tls_options(certificates.stranger, certificates.authority)
 
     command = [peer("storescu"), "-R", "-xe", *options, *called(node.tls_port), image]
     status, output = run(*command)
@@ -179,13 +179,13 @@ def test_what_storescu_sends_over_tls_arrives_byte_for_byte(
 
 @pytest.mark.dcmtk
 @pytest.mark.parametrize("shows", ["modality", "stranger", None])
-def test_where_authorities_are_named_callers_must_show_a_certificate_of_theirs(
-    shows: str | None, serve: Serve, peer: Find, certificates: Certificates
+def test_caller_needs_a_certificate_of_the_client_authorities(
+    shows: str | None, serve: Serve, peer: FindPeer, certificates: Certificates
 ) -> None:
     node = serve(authority=certificates.authority)
     trusted = certificates.authority
     options = (
-        shown(getattr(certificates, shows), trusted)
+        tls_options(getattr(certificates, shows), trusted)
         if shows
         else ["+tla", "+cf", trusted.certificate]
     )
@@ -197,14 +197,14 @@ def test_where_authorities_are_named_callers_must_show_a_certificate_of_theirs(
 
 
 @pytest.mark.dcmtk
-def test_a_caller_that_does_not_trust_our_certificate_is_told_of_in_one_line(
+def test_caller_that_does_not_trust_the_node_is_logged_in_one_line(
     serve: Serve,
-    peer: Find,
+    peer: FindPeer,
     certificates: Certificates,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     node = serve()
-    options = shown(certificates.modality, certificates.stranger)
+    options = tls_options(certificates.modality, certificates.stranger)
 
     status, output = run(peer("echoscu"), *options, *called(node.tls_port))
 
@@ -214,15 +214,15 @@ def test_a_caller_that_does_not_trust_our_certificate_is_told_of_in_one_line(
     until(lambda: "127.0.0.1: TLSV1_ALERT_UNKNOWN_CA" in caplog.text)
     (record,) = (each for each in caplog.records if each.name == handshake.__name__)
     assert record.exc_info is None
-    assert "PATIENT" not in caplog.text  # the name that stands in the certificates
+    assert "PATIENT" not in caplog.text  # the name in the certificates
 
 
-def s_client(peer: Find, port: int, *options: str | Path) -> tuple[int, str]:
+def s_client(peer: FindPeer, port: int, *options: str | Path) -> tuple[int, str]:
     command = [peer("openssl"), "s_client", "-connect", f"127.0.0.1:{port}"]
     return run(*command, *options)
 
 
-# SECLEVEL=0 lets the client offer what is weak; what it gets is up to us.
+# SECLEVEL=0 lets the client offer weak ciphers. The node must refuse them.
 @pytest.mark.parametrize(
     ("options", "agreed"),
     [
@@ -236,11 +236,11 @@ def s_client(peer: Find, port: int, *options: str | Path) -> tuple[int, str]:
         (("-tls1", "-cipher", "DEFAULT:@SECLEVEL=0"), False),
     ],
 )
-def test_nothing_older_or_weaker_than_bcp_195_advises_is_spoken(
+def test_only_tls_versions_and_ciphers_of_bcp_195_are_accepted(
     options: tuple[str, ...],
     agreed: bool,  # noqa: FBT001
     serve: Serve,
-    peer: Find,
+    peer: FindPeer,
 ) -> None:
     status, output = s_client(peer, serve().tls_port, *options)
 
@@ -248,7 +248,7 @@ def test_nothing_older_or_weaker_than_bcp_195_advises_is_spoken(
     assert ("Cipher is (NONE)" in output) != agreed
 
 
-def test_a_refused_caller_reads_why_though_it_has_sent_its_request_already(
+def test_refused_caller_reads_the_alert_after_it_sent_its_request(
     serve: Serve, certificates: Certificates
 ) -> None:
     node = serve(authority=certificates.authority)
@@ -257,7 +257,7 @@ def test_a_refused_caller_reads_why_though_it_has_sent_its_request_already(
         socket.create_connection(("127.0.0.1", node.tls_port), SOON_S) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as caller,
     ):
-        # TLS 1.3: for the caller the handshake is over.
+        # With TLS 1.3, the handshake of the caller is complete.
         for piece in (b"\x01\x00\x00\x00\x00\xcd", bytes(205)):
             select.select([caller], [], [], SOON_S)
             caller.sendall(piece)
@@ -269,11 +269,11 @@ def test_a_refused_caller_reads_why_though_it_has_sent_its_request_already(
 
 
 @pytest.mark.dcmtk
-def test_each_port_speaks_its_own_language(
-    serve: Serve, peer: Find, certificates: Certificates
+def test_plain_port_refuses_tls_and_tls_port_refuses_plain_dicom(
+    serve: Serve, peer: FindPeer, certificates: Certificates
 ) -> None:
     plain, secured = serve().ports
-    options = shown(certificates.modality, certificates.authority)
+    options = tls_options(certificates.modality, certificates.authority)
 
     assert run(peer("echoscu"), *called(plain))[0] == 0
     assert run(peer("echoscu"), *options, *called(secured))[0] == 0
@@ -281,40 +281,38 @@ def test_each_port_speaks_its_own_language(
     assert run(peer("echoscu"), *options, *called(plain))[0] != 0
 
 
-@pytest.mark.parametrize("said", [b"", b"\x16", HALF_A_HELLO])
-def test_who_does_not_finish_a_handshake_is_sent_away(
-    said: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("data", [b"", b"\x16", HALF_A_HELLO])
+def test_caller_with_an_incomplete_handshake_is_disconnected(
+    data: bytes, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "DEADLINE_S", 0.2)
     address = ("127.0.0.1", serve().tls_port)
     with socket.create_connection(address, SOON_S) as caller:
-        caller.sendall(said)
+        caller.sendall(data)
 
         assert caller.recv(100) == b""
 
 
 @pytest.mark.parametrize(
-    ("said", "why"),
+    ("data", "reason"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", "no TLS: HTTP_REQUEST"),
         (request(), "no TLS: WRONG_VERSION_NUMBER"),  # plain DICOM
         (HALF_A_HELLO, "no TLS: UNEXPECTED_EOF_WHILE_READING"),
     ],
 )
-def test_a_handshake_that_fails_is_reported(
-    serve: Serve, said: bytes, why: str
-) -> None:
+def test_failed_handshake_is_reported(serve: Serve, data: bytes, reason: str) -> None:
     node = serve()
 
-    with calling(node.tls_port, said) as caller:
+    with calling(node.tls_port, data) as caller:
         caller.shutdown(socket.SHUT_WR)
         while caller.recv(100):
             pass
 
-    until(lambda: node.told == [("", "127.0.0.1", why)])
+    until(lambda: node.reported == [("", "127.0.0.1", reason)])
 
 
-def test_a_record_that_is_not_valid_after_the_handshake_is_reported(
+def test_invalid_record_after_the_handshake_is_reported(
     serve: Serve, certificates: Certificates
 ) -> None:
     node = serve()
@@ -322,17 +320,17 @@ def test_a_record_that_is_not_valid_after_the_handshake_is_reported(
     plain = socket.create_connection(("127.0.0.1", node.tls_port), SOON_S)
 
     with context.wrap_socket(plain, server_hostname="127.0.0.1") as caller:
-        # Past the TLS of the caller: application data that nobody encrypted.
+        # Bypass TLS at the caller to send application data without encryption.
         socket.socket.sendall(caller, b"\x17\x03\x03\x00\x20" + bytes(32))
 
-        until(lambda: len(node.told) == 1)
+        until(lambda: len(node.reported) == 1)
 
-    ((title, address, why),) = node.told
+    ((title, address, reason),) = node.reported
     assert (title, address) == ("", "127.0.0.1")
-    assert why.startswith("no TLS: ")
+    assert reason.startswith("no TLS: ")
 
 
-def test_who_shakes_hands_byte_by_byte_is_sent_away_at_the_same_deadline(
+def test_caller_that_sends_its_handshake_slowly_is_disconnected_at_the_deadline(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(listener, "DEADLINE_S", 0.5)
@@ -350,7 +348,7 @@ def test_who_shakes_hands_byte_by_byte_is_sent_away_at_the_same_deadline(
         assert time.monotonic() - started < 10
 
 
-def test_a_flood_of_failed_handshakes_is_a_line_and_a_count(
+def test_many_failed_handshakes_are_logged_as_one_line_and_a_count(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     address = ("127.0.0.1", serve().tls_port)
@@ -361,19 +359,19 @@ def test_a_flood_of_failed_handshakes_is_a_line_and_a_count(
             while caller.recv(100):
                 pass
 
-    def told() -> list[str]:
+    def tls_lines() -> list[str]:
         return [each.message for each in caplog.records if "TLS" in each.message]
 
     for _ in range(30):
         fail()
-    assert told() == ["No TLS with the caller at 127.0.0.1: HTTP_REQUEST"]
+    assert tls_lines() == ["No TLS with the caller at 127.0.0.1: HTTP_REQUEST"]
     monkeypatch.setattr(handshake, "TOLD_EVERY_S", 0)
     fail()
 
-    assert told()[1:] == ["29 more TLS handshakes failed", told()[0]]
+    assert tls_lines()[1:] == ["29 more TLS handshakes failed", tls_lines()[0]]
 
 
-def test_a_connection_that_opens_and_closes_is_no_line_in_the_log(
+def test_connection_closed_without_data_is_not_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = serve()
@@ -384,11 +382,11 @@ def test_a_connection_that_opens_and_closes_is_no_line_in_the_log(
 
     assert node.receiver.drain(SOON_S)
     assert caplog.records == []
-    assert node.told == []
+    assert node.reported == []
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Ask again and again: what another thread will do has no event of ours."""
+    """Poll a condition of another thread, which sets no event."""
     deadline = time.monotonic() + SOON_S
     while not condition():
         assert time.monotonic() < deadline
@@ -400,7 +398,7 @@ def item(kind: int, value: bytes) -> bytes:
 
 
 def associate_rq() -> bytes:
-    """A request for an association for Verification (PS3.8 9.3.2)."""
+    """Return an A-ASSOCIATE-RQ for Verification (PS3.8 9.3.2)."""
     context = b"\x01\x00\x00\x00" + b"".join(
         (item(0x30, b"1.2.840.10008.1.1"), item(0x40, b"1.2.840.10008.1.2"))
     )
@@ -419,7 +417,7 @@ def associate_rq() -> bytes:
 
 
 def c_echo_rq(message: int) -> bytes:
-    """A C-ECHO request in one P-DATA-TF (PS3.7 9.3.5, PS3.8 9.3.5), implicit VR."""
+    """Return a C-ECHO-RQ in one P-DATA-TF (PS3.7 9.3.5, PS3.8 9.3.5)."""
 
     def element(number: int, value: bytes) -> bytes:
         length = len(value).to_bytes(4, "little")
@@ -446,7 +444,7 @@ def next_pdu(caller: ssl.SSLSocket) -> bytes:
     return bytes(head + rest)
 
 
-def test_requests_that_share_a_tls_record_are_all_answered(
+def test_every_request_in_a_shared_tls_record_gets_a_response(
     serve: Serve, certificates: Certificates
 ) -> None:
     node = serve()
@@ -463,30 +461,30 @@ def test_requests_that_share_a_tls_record_are_all_answered(
         assert [next_pdu(caller)[0] for _ in range(2)] == [0x04] * 2
         caller.sendall(b"\x05\x00\x00\x00\x00\x04" + bytes(4))
         assert next_pdu(caller)[0] == 0x06  # A-RELEASE-RP
-        assert caller.recv(1) == b""  # with a goodbye, or it would be an SSLEOFError
+        assert caller.recv(1) == b""  # a TLS close; otherwise SSLEOFError
 
 
-# --- 300 of them
+# --- many connections
 
 
 @contextmanager
-def crowd(node: Node) -> Iterator[None]:
-    """300 connections to each port: silent, with half a request, or dripping bytes."""
+def many_connections(node: Node) -> Iterator[None]:
+    """Open 300 connections per port: silent, with half a request, or slow."""
     half_a_request = b"\x01\x00\x00\x00\x00\xcd\x00\x01"
-    over = threading.Event()
+    finished = threading.Event()
     with ExitStack() as connections:
         dripping: list[tuple[socket.socket, bytes]] = []
         for port, half in zip(node.ports, (half_a_request, HALF_A_HELLO), strict=True):
             for number in range(300):
                 each = socket.create_connection(("127.0.0.1", port), SOON_S)
                 connections.enter_context(each)
-                with suppress(OSError):  # it has had to make room already
+                with suppress(OSError):  # the node may have closed it already
                     each.sendall(half if number % 3 else b"")
                 if number % 3 == 2:
                     dripping.append((each, b"\x00"))
 
         def drip() -> None:
-            while not over.wait(0.1):
+            while not finished.wait(0.1):
                 for each, byte in dripping:
                     with suppress(OSError):
                         each.send(byte)
@@ -494,37 +492,37 @@ def crowd(node: Node) -> Iterator[None]:
         thread = threading.Thread(target=drip)
         thread.start()
         yield
-        over.set()
+        finished.set()
         thread.join()
 
 
 @pytest.mark.alone
 @pytest.mark.dcmtk
-def test_300_on_each_port_who_say_nothing_or_little_delay_nobody(
-    serve: Serve, peer: Find, certificates: Certificates
+def test_300_slow_or_silent_connections_per_port_do_not_delay_a_caller(
+    serve: Serve, peer: FindPeer, certificates: Certificates
 ) -> None:
     node = serve()
-    options = shown(certificates.modality, certificates.authority)
+    options = tls_options(certificates.modality, certificates.authority)
     plain, secured = called(node.ports[0]), [*options, *called(node.ports[1])]
-    took = []
-    with crowd(node):
+    durations = []
+    with many_connections(node):
         for arguments in (plain, secured) * 3:
             started = time.monotonic()
             status, output = run(peer("echoscu"), *arguments)
-            took.append(time.monotonic() - started)
+            durations.append(time.monotonic() - started)
             assert status == 0, output
 
         waiting = [each for each in threading.enumerate() if each.name == "waiting"]
         assert len(waiting) <= listener.MOST_WAITING_PER_ADDRESS + 1
-    assert max(took) < 1, took
+    assert max(durations) < 1, durations
 
 
-# --- peers that we call
+# --- associations to peers
 
 
 @pytest.fixture
 def storescp(
-    peer: Find, new_port: Callable[[], int], tmp_path: Path
+    peer: FindPeer, new_port: Callable[[], int], tmp_path: Path
 ) -> Iterator[Callable[..., int]]:
     """Starts DCMTK's storescp and returns its port."""
     processes = []
@@ -555,7 +553,7 @@ def destination(port: int, **tls: object) -> Address:
     return Address.model_validate(given | tls)
 
 
-def ours(pair: Pair) -> Pem:
+def client_credentials(pair: Pair) -> Pem:
     return {"tls_certificate": pair.certificate, "tls_private_key": pair.key}
 
 
@@ -564,15 +562,15 @@ def echo_to(address: Address, timeout_s: float = SOON_S) -> Outcome:
 
 
 @pytest.mark.dcmtk
-def test_storescp_that_wants_to_know_us_stores_byte_for_byte(
+def test_storescp_with_client_authentication_stores_an_identical_dataset(
     storescp: Callable[..., int],
     certificates: Certificates,
     image: Path,
     tmp_path: Path,
 ) -> None:
-    port = storescp("+B", *shown(certificates.node, certificates.authority))
+    port = storescp("+B", *tls_options(certificates.node, certificates.authority))
     trusted: Pem = {"tls_authorities": certificates.authority.certificate}
-    archive = destination(port, **trusted, **ours(certificates.modality))
+    archive = destination(port, **trusted, **client_credentials(certificates.modality))
 
     outcomes = send([image] * 2, archive, calling_ae_title="NODE")
 
@@ -604,16 +602,16 @@ def test_storescp_that_wants_to_know_us_stores_byte_for_byte(
         ),
     ],
 )
-def test_where_trust_fails_it_is_a_retry_in_words(
+def test_failed_verification_is_a_retry_with_its_reason(
     shows: str,
-    settings: Any,  # noqa: ANN401 - of the settings, or whose certificate
+    settings: Any,  # noqa: ANN401 - settings, or a certificate
     words: str,
     storescp: Callable[..., int],
     certificates: Certificates,
 ) -> None:
-    port = storescp(*shown(getattr(certificates, shows), certificates.authority))
+    port = storescp(*tls_options(getattr(certificates, shows), certificates.authority))
     if isinstance(settings, str):
-        settings = ours(getattr(certificates, settings))
+        settings = client_credentials(getattr(certificates, settings))
     trusted = {"tls_authorities": certificates.authority.certificate}
 
     outcome = echo_to(destination(port, **trusted, **settings))
@@ -628,15 +626,15 @@ def test_where_trust_fails_it_is_a_retry_in_words(
     ("shows", "verdict"),
     [("modality", Verdict.STORED), ("stranger", Verdict.RETRY)],
 )
-def test_without_the_check_of_the_host_name_a_certificate_must_still_be_signed(
+def test_certificate_is_verified_without_the_host_name_check(
     shows: str,
     verdict: Verdict,
     storescp: Callable[..., int],
     certificates: Certificates,
 ) -> None:
-    shows_this = shown(getattr(certificates, shows), certificates.authority)
+    options = tls_options(getattr(certificates, shows), certificates.authority)
     archive = destination(
-        storescp(*shows_this, "-ic"),
+        storescp(*options, "-ic"),
         tls_authorities=certificates.authority.certificate,
         tls_check_host_name=False,
     )
@@ -645,12 +643,12 @@ def test_without_the_check_of_the_host_name_a_certificate_must_still_be_signed(
 
 
 @pytest.mark.dcmtk
-def test_the_systems_authorities_are_trusted_where_none_are_named(
+def test_authorities_of_the_system_are_trusted_by_default(
     storescp: Callable[..., int],
     certificates: Certificates,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    port = storescp(*shown(certificates.node, certificates.authority), "-ic")
+    port = storescp(*tls_options(certificates.node, certificates.authority), "-ic")
 
     assert "is not trusted: " in echo_to(destination(port)).comment
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority.certificate))
@@ -658,7 +656,7 @@ def test_the_systems_authorities_are_trusted_where_none_are_named(
 
 
 @pytest.mark.dcmtk
-def test_a_peer_that_speaks_no_tls_is_a_retry_and_gets_no_plain_text(
+def test_peer_without_tls_is_a_retry_and_gets_no_plain_text(
     storescp: Callable[..., int],
 ) -> None:
     outcome = echo_to(destination(storescp()))
@@ -667,7 +665,7 @@ def test_a_peer_that_speaks_no_tls_is_a_retry_and_gets_no_plain_text(
     assert "during the TLS handshake; is this its port for TLS?" in outcome.comment
 
 
-def test_a_peer_that_never_shakes_hands_is_a_retry() -> None:
+def test_peer_that_never_completes_the_handshake_is_a_retry() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         outcome = echo_to(destination(port), timeout_s=0.3)
@@ -676,7 +674,7 @@ def test_a_peer_that_never_shakes_hands_is_a_retry() -> None:
     assert outcome.comment.endswith("does not finish the TLS handshake in time")
 
 
-def test_a_file_that_has_gone_since_the_start_is_a_retry(
+def test_authorities_file_deleted_after_the_start_is_a_retry(
     certificates: Certificates, tmp_path: Path
 ) -> None:
     authorities = tmp_path / "authorities.pem"
@@ -694,7 +692,7 @@ def test_a_file_that_has_gone_since_the_start_is_a_retry(
 def scp(
     pair: Pair, version: ssl.TLSVersion, *handlers: evt.EventHandlerType
 ) -> Iterator[int]:
-    """Run an SCP of pynetdicom's that takes Secondary Captures and pictures."""
+    """Run an SCP of pynetdicom for Verification and CR images."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = context.maximum_version = version
     context.load_cert_chain(pair.certificate, pair.key)
@@ -720,7 +718,7 @@ def scp(
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-def test_either_version_of_tls_carries_a_large_object(
+def test_large_object_is_sent_over_tls_1_2_and_1_3(
     version: ssl.TLSVersion, certificates: Certificates, image: Path
 ) -> None:
     received: list[bytes] = []
@@ -738,7 +736,7 @@ def test_either_version_of_tls_carries_a_large_object(
     assert received == [content(image)]
 
 
-def test_an_archive_is_asked_for_commitment_and_reports_over_tls(
+def test_commitment_is_requested_and_reported_over_tls(
     certificates: Certificates,
 ) -> None:
     archive, reports = Committing(at_once=lambda _: 0), list[Report]()
@@ -761,7 +759,7 @@ def test_an_archive_is_asked_for_commitment_and_reports_over_tls(
     ("shows", "names"),
     [("modality", {"dx1"}), ("node", {"127.0.0.1", "localhost"}), (None, set())],
 )
-def test_who_reports_over_tls_is_known_by_the_names_in_a_verified_certificate(
+def test_reporter_has_the_names_of_its_verified_certificate(
     shows: str | None, names: set[str], serve: Serve, certificates: Certificates
 ) -> None:
     reporters: list[Reporter] = []
@@ -770,7 +768,7 @@ def test_who_reports_over_tls_is_known_by_the_names_in_a_verified_certificate(
         settle=lambda _, reporter: reporters.append(reporter),
     )
     context = ssl.create_default_context(cafile=certificates.authority.certificate)
-    # Without an authority nobody has verified what the caller shows.
+    # Without an authority, the certificate of the caller is not verified.
     pair: Pair = getattr(certificates, shows or "stranger")
     context.load_cert_chain(pair.certificate, pair.key)
     ae = AE("ARCHIVE")
@@ -791,10 +789,10 @@ def test_who_reports_over_tls_is_known_by_the_names_in_a_verified_certificate(
 
 
 @pytest.mark.dcmtk
-def test_a_peer_that_stops_reading_under_tls_is_a_retry(
+def test_peer_that_stops_reading_over_tls_is_a_retry(
     storescp: Callable[..., int], certificates: Certificates, image: Path
 ) -> None:
-    shows = shown(certificates.node, certificates.authority)
+    shows = tls_options(certificates.node, certificates.authority)
     port = storescp(*shows, "-ic", "--sleep-during", "60")
     archive = destination(port, tls_authorities=certificates.authority.certificate)
 
@@ -806,27 +804,27 @@ def test_a_peer_that_stops_reading_under_tls_is_a_retry(
 
 @pytest.fixture
 def silent_after_the_handshake(certificates: Certificates) -> Iterator[int]:
-    """A peer of TLS 1.3 that sends its session tickets, and nothing else."""
+    """A TLS 1.3 peer that sends only its session tickets."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificates.node.certificate, certificates.node.key)
-    over = threading.Event()
+    finished = threading.Event()
 
     def serve() -> None:
         with (
             server.accept()[0] as plain,
             context.wrap_socket(plain, server_side=True),
         ):
-            over.wait(SOON_S)
+            finished.wait(SOON_S)
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         thread = threading.Thread(target=serve)
         thread.start()
         yield server.getsockname()[1]
-        over.set()
+        finished.set()
         thread.join()
 
 
-def test_session_tickets_are_no_answer(
+def test_session_tickets_do_not_count_as_a_response(
     silent_after_the_handshake: int, certificates: Certificates
 ) -> None:
     trusted = {"tls_authorities": certificates.authority.certificate}
@@ -844,9 +842,9 @@ def test_session_tickets_are_no_answer(
 
 @pytest.fixture
 def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
-    """Our end of a connection under TLS 1.3, and a server's that sends tickets."""
-    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    theirs.load_cert_chain(certificates.node.certificate, certificates.node.key)
+    """The client and the server end of a TLS 1.3 connection with session tickets."""
+    server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_side.load_cert_chain(certificates.node.certificate, certificates.node.key)
     trusted = {"tls_authorities": certificates.authority.certificate}
     context = client_context(destination(1, **trusted))
     assert context
@@ -854,7 +852,7 @@ def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
         ends: list[ssl.SSLSocket] = []
         accept = threading.Thread(
             target=lambda: ends.append(
-                theirs.wrap_socket(server.accept()[0], server_side=True)
+                server_side.wrap_socket(server.accept()[0], server_side=True)
             )
         )
         accept.start()
@@ -866,9 +864,11 @@ def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
                 yield line, ends[0]
 
 
-def test_what_tls_sends_for_itself_is_no_data(pair: tuple[Line, ssl.SSLSocket]) -> None:
+def test_line_has_no_data_if_only_session_tickets_arrived(
+    pair: tuple[Line, ssl.SSLSocket],
+) -> None:
     line, server = pair
-    assert select.select([line], [], [], SOON_S)[0]  # the tickets are here
+    assert select.select([line], [], [], SOON_S)[0]  # the tickets have arrived
 
     assert not line.has_data()
     server.sendall(b"abc")
@@ -886,38 +886,38 @@ def test_what_tls_sends_for_itself_is_no_data(pair: tuple[Line, ssl.SSLSocket]) 
 
 
 @pytest.mark.parametrize("mode", ["requestor", "acceptor"])
-def test_an_association_can_send_while_tickets_are_all_there_is(
+def test_association_socket_is_not_ready_if_only_tickets_arrived(
     mode: str, pair: tuple[Line, ssl.SSLSocket]
 ) -> None:
     line, server = pair
     peer = Address(ae_title="PACS", host="127.0.0.1", port=1)
     opened = requestor.RequestedAssociation(AE(), peer, [], None, SOON_S)
-    opened.connection.close()  # `line` takes its place
-    association, bell = Association(AE(), mode), Doorbell(line)
+    opened.connection.close()  # `line` replaces it
+    association, doorbell = Association(AE(), mode), Doorbell(line)
     transport = (
         requestor._Socket(opened, client_socket=line)
         if mode == "requestor"
-        else connection._Socket(association, Caller(line, ("", 0), b""), bell)
+        else connection._Socket(association, Caller(line, ("", 0), b""), doorbell)
     )
     assert select.select([line], [], [], SOON_S)[0]
 
-    assert not transport.ready  # pynetdicom would read, and wait
+    assert not transport.ready  # pynetdicom would block in a read
     server.sendall(b"abcdef")
     until(lambda: transport.ready)
 
     assert transport.ready
     assert transport.recv(6) == b"abcdef"
-    bell.close()
+    doorbell.close()
 
 
-def test_a_line_that_another_thread_cuts_carries_no_plain_text(
+def test_line_sends_no_plain_text_after_its_shutdown(
     pair: tuple[Line, ssl.SSLSocket],
 ) -> None:
     line, _ = pair
 
     line.shutdown(socket.SHUT_RDWR)
 
-    assert line.version() == "TLSv1.3"  # SSLSocket's own would say None
+    assert line.version() == "TLSv1.3"  # SSLSocket.version would return None
     with pytest.raises(OSError, match=r".+"):
         line.sendall(b"abc")
 
@@ -936,7 +936,7 @@ def secured_only(tmp_path: Path, certificates: Certificates) -> Settings:
     return load(tmp_path / "node.toml", {})
 
 
-def test_the_supervisor_hands_on_the_port_for_tls_and_opens_no_other(
+def test_supervisor_passes_only_the_tls_port_if_tls_is_required(
     secured_only: Settings,
 ) -> None:
     node = Supervised(secured_only, None)
@@ -957,18 +957,18 @@ def test_the_supervisor_hands_on_the_port_for_tls_and_opens_no_other(
 
 
 @pytest.mark.dcmtk
-def test_a_receiver_serves_tls_on_the_socket_that_it_inherits(
-    secured_only: Settings, peer: Find, certificates: Certificates, tmp_path: Path
+def test_receiver_serves_tls_on_an_inherited_socket(
+    secured_only: Settings, peer: FindPeer, certificates: Certificates, tmp_path: Path
 ) -> None:
     migrate(secured_only.storage)
     config = f"--config={tmp_path / 'node.toml'}"
-    options = shown(certificates.modality, certificates.authority)
+    options = tls_options(certificates.modality, certificates.authority)
     with listen("127.0.0.1", 0) as listening:
-        number = listening.fileno()
+        descriptor = listening.fileno()
         command = [sys.executable, "-P", "-m", "dicom_node.receiver", config]
         receiver = subprocess.Popen(
-            [*command, f"--tls-fd={number}"],
-            pass_fds=[number],
+            [*command, f"--tls-fd={descriptor}"],
+            pass_fds=[descriptor],
             stderr=subprocess.PIPE,
         )
         port = listening.getsockname()[1]

@@ -1,4 +1,4 @@
-"""`fracture-node token`, and what does not start before it is settled who may come."""
+"""`fracture-node token`, and roles that refuse to start without access settings."""
 
 import re
 import sys
@@ -14,40 +14,42 @@ from dicom_node import supervisor
 from dicom_node.commands import check, token
 from tests.asking import Site, bearing
 
-EVERYWHERE = '[api]\nhost = "0.0.0.0"\n'
+ALL_ADDRESSES = '[api]\nhost = "0.0.0.0"\n'
 
 
-def made(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[str, str]:
-    """Make a token; gives it, and the line for the settings."""
+def create_token(
+    capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[str, str]:
+    """Create a token; return it and its line for the settings."""
     sys.argv = ["token", *arguments]
     token.main()
-    said = capsys.readouterr().out
-    (text,) = re.findall(r"(?m)^  ([\w-]+)$", said)
-    (line,) = re.findall(r"(?m)^  ({.*},)$", said)
+    output = capsys.readouterr().out
+    (text,) = re.findall(r"(?m)^  ([\w-]+)$", output)
+    (line,) = re.findall(r"(?m)^  ({.*},)$", output)
     return text, line
 
 
 @pytest.fixture(autouse=True)
 def _arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [])
-    # Without what would change this very process.
+    # The setup of a role would change the test process.
     for module in (api.__main__, supervisor):
         monkeypatch.setattr(module, "begin_role", lambda *_, **__: Event())
     monkeypatch.setattr(check, "keep_files_private", lambda: None)
 
 
-def test_the_line_it_prints_lets_in_whoever_has_the_token(
+def test_printed_line_gives_access_to_the_holder_of_the_token(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    looking, first = made(capsys, "looking", "--role=viewer")
-    acting, second = made(capsys, "acting", "--role", "operator")
+    viewer_token, first = create_token(capsys, "looking", "--role=viewer")
+    operator_token, second = create_token(capsys, "acting", "--role", "operator")
 
     site = Site(tmp_path, f"tokens = [\n{first}\n{second}\n]\n")
-    assert len(looking) == len(acting) == 43  # 256 bits, 6 a character
-    assert looking not in first
-    assert site.ask("GET", "/docs", bearing(looking)).status_code == 200
+    assert len(viewer_token) == len(operator_token) == 43  # 256 bits, 6 per character
+    assert viewer_token not in first
+    assert site.ask("GET", "/docs", bearing(viewer_token)).status_code == 200
     access = Access(load(tmp_path / "node.toml", {}))
-    found = [access.token(each) for each in (looking, acting)]
+    found = [access.token(each) for each in (viewer_token, operator_token)]
     assert [(each.name, each.role) for each in found if each] == [
         ("looking", "viewer"),
         ("acting", "operator"),
@@ -55,23 +57,23 @@ def test_the_line_it_prints_lets_in_whoever_has_the_token(
 
 
 @pytest.mark.parametrize("name", ["", "Anna", "two words", 'a", role = "operator'])
-def test_a_name_that_the_settings_would_refuse_is_refused(
+def test_invalid_token_name_is_refused(
     capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
-        made(capsys, name, "--role=viewer")
+        create_token(capsys, name, "--role=viewer")
 
-    said = capsys.readouterr()
-    assert "a name has up to 32 of a-z" in said.err
-    assert said.out == ""
+    output = capsys.readouterr()
+    assert "a name has up to 32 of a-z" in output.err
+    assert output.out == ""
 
 
 @pytest.mark.parametrize("main", [api.__main__.main, supervisor.main])
-def test_no_role_starts_for_other_machines_before_it_is_settled(
+def test_role_does_not_start_on_all_addresses_without_access_settings(
     main: object, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     config = tmp_path / "node.toml"
-    config.write_text(EVERYWHERE)
+    config.write_text(ALL_ADDRESSES)
     sys.argv = ["role", f"--config={config}"]
 
     assert callable(main)
@@ -82,21 +84,28 @@ def test_no_role_starts_for_other_machines_before_it_is_settled(
     assert [*tmp_path.iterdir()] == [config]
 
 
-def test_check_says_the_same(
+def test_check_reports_the_access_settings(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setattr(check, "_model", lambda _: "ok")
     config = tmp_path / "node.toml"
-    said = []
-    for text in ("", EVERYWHERE, EVERYWHERE + made(capsys, "a", "--role=viewer")[1]):
+    results = []
+    for text in (
+        "",
+        ALL_ADDRESSES,
+        ALL_ADDRESSES + create_token(capsys, "a", "--role=viewer")[1],
+    ):
         config.write_text(re.sub("{.*},", r"tokens = [\g<0>]", text))
         sys.argv = ["check", f"--config={config}"]
         with pytest.raises(SystemExit) as end:
             check.main()
         (line,) = re.findall("(?m)^access: .*$", capsys.readouterr().out)
-        said.append((end.value.code, line))
+        results.append((end.value.code, line))
 
-    assert said[0] == (0, "access: ok, the page is for all at this machine (127.0.0.1)")
-    assert said[1][0] == 1
-    assert "nothing says who may use the page" in said[1][1]
-    assert said[2] == (0, "access: ok, the page is for those whom the settings name")
+    assert results[0] == (
+        0,
+        "access: ok, the page is for all at this machine (127.0.0.1)",
+    )
+    assert results[1][0] == 1
+    assert "nothing says who may use the page" in results[1][1]
+    assert results[2] == (0, "access: ok, the page is for those whom the settings name")

@@ -1,4 +1,4 @@
-"""Training on a few drawn bones: that it works, repeats itself and can be resumed."""
+"""Training on a few phantoms: its results, its reproducibility and its resumption."""
 
 import fcntl
 import json
@@ -57,7 +57,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
-    """As few as can be trained on, for whole trainings."""
+    """The smallest trainable data set, for complete trainings."""
     return read_manifest(write_atlas(tmp_path_factory.mktemp("data") / "atlas", 6))
 
 
@@ -67,7 +67,7 @@ def recipe() -> Recipe:
     return replace(short, repeats=1, whole_share=1.0, generations=1, fine_batch=4)
 
 
-def plan(out: Path, recipe: Recipe) -> Plan:
+def plan_for(out: Path, recipe: Recipe) -> Plan:
     return Plan(
         out=out,
         recipe=recipe,
@@ -80,10 +80,10 @@ def plan(out: Path, recipe: Recipe) -> Plan:
     )
 
 
-def test_the_command_writes_weights_card_and_evaluation(
+def test_train_command_writes_weights_card_and_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(familiar, "PHANTOMS", 8)  # to be quick
+    monkeypatch.setattr(familiar, "PHANTOMS", 8)  # for speed
     out, shorter = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
     text = SHIPPED.read_text("utf-8")
     changed = {"generations": 1, "epochs": 1, "fine_epochs": 1, "phantoms": 0.2}
@@ -98,16 +98,16 @@ def test_the_command_writes_weights_card_and_evaluation(
 
     command.main()
 
-    said = capsys.readouterr()
+    output = capsys.readouterr()
     card = read_card(out.with_suffix(".toml"))
     assert (card.name, card.version) == ("mine", "7")
-    assert said.out == f"{out}: mine 7\n"
-    assert "No --start: all begins at random" in said.err
+    assert output.out == f"{out}: mine 7\n"
+    assert "No --start: all begins at random" in output.err
     for each in ("fold 1", "fold 2", "all folds"):
-        assert re.search(f"(?m)^{each}: epoch 2 of 2 ", said.err)
-    assert re.search("(?m)^fold 2: after epoch 2 AUC", said.err)
-    assert "judging fold 2" in said.err
-    _, *after_its_last_figure = said.err.split("half precision moves an answer")
+        assert re.search(f"(?m)^{each}: epoch 2 of 2 ", output.err)
+    assert re.search("(?m)^fold 2: after epoch 2 AUC", output.err)
+    assert "judging fold 2" in output.err
+    _, *after_its_last_figure = output.err.split("half precision moves an answer")
     stages = [
         line.removesuffix(" …")
         for line in "".join(after_its_last_figure).splitlines()
@@ -123,19 +123,19 @@ def test_the_command_writes_weights_card_and_evaluation(
     ]
     assert out.stat().st_size < 25e6
     self_test(Classifier.load(out, "cpu"))
-    told_of_folds = json.loads((out.parent / "mine.folds/evaluation.json").read_text())
-    each = [fold["auc"][0] for fold in told_of_folds["folds"]]
-    mean, low, high = told_of_folds["mean_of_folds"]["auc"]
+    evaluation = json.loads((out.parent / "mine.folds/evaluation.json").read_text())
+    each = [fold["auc"][0] for fold in evaluation["folds"]]
+    mean, low, high = evaluation["mean_of_folds"]["auc"]
     assert mean == pytest.approx(sum(each) / 2, abs=1e-4)
     assert low <= mean <= high
-    assert 0 < told_of_folds["moved_by_half_precision"] < 1e-3
-    assert "half precision moves an answer by 0.000" in said.err
+    assert 0 < evaluation["moved_by_half_precision"] < 1e-3
+    assert "half precision moves an answer by 0.000" in output.err
     assert (out.parent / "mine.folds" / "roc.png").exists()
     self_test(Classifier.load(out.parent / "mine.fold-1.pth", "cpu"))
-    assert torch.equal(before, torch.random.get_rng_state())  # nobody is disturbed
+    assert torch.equal(before, torch.random.get_rng_state())  # unchanged
 
 
-def fitted(
+def fitting_for(
     samples: tuple[Sample, ...], recipe: Recipe, start: Path | None = None
 ) -> Fitting:
     return Fitting(recipe, samples, start=start, seed=1, device="cpu")
@@ -145,11 +145,11 @@ def weights(fitting: Fitting) -> dict[str, torch.Tensor]:
     return dict(fitting.network().state_dict())
 
 
-def test_a_training_that_is_resumed_ends_as_one_that_was_not(
+def test_resumed_training_ends_with_the_same_weights(
     tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     both = replace(recipe, fine_epochs=1, generations=2)
-    through = fitted(few, both)
+    through = fitting_for(few, both)
 
     def save(done: int, _count: int, _loss: float) -> None:
         if (through.done, done) == (2, 2):  # the first part of the second generation
@@ -158,7 +158,7 @@ def test_a_training_that_is_resumed_ends_as_one_that_was_not(
     while through.done < through.epochs:
         through.epoch(save)
 
-    second = fitted(few, both)
+    second = fitting_for(few, both)
     second.resume(tmp_path / "checkpoint")
     while second.done < second.epochs:
         second.epoch()
@@ -167,53 +167,53 @@ def test_a_training_that_is_resumed_ends_as_one_that_was_not(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_training_that_is_stopped_leaves_a_checkpoint_of_its_last_step(
+def test_stopped_training_leaves_a_checkpoint_of_its_last_step(
     tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     def stop(*_: object) -> None:
         raise StoppedError
 
-    asked = plan(tmp_path / "mine.pth", recipe)
+    plan = plan_for(tmp_path / "mine.pth", recipe)
     with pytest.raises(StoppedError):
-        train(few, asked, stop)
+        train(few, plan, stop)
 
-    fitting = train_module.fitting_of(0, folds(few, 2), asked)
+    fitting = train_module.fitting_of(0, folds(few, 2), plan)
     assert (fitting.done, fitting.step) == (0, 1)
 
 
-def test_a_network_that_another_process_fits_is_left_to_it(
+def test_network_locked_by_another_process_is_not_trained(
     tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    asked = plan(tmp_path / "mine.pth", recipe)
+    plan = plan_for(tmp_path / "mine.pth", recipe)
     with ExitStack() as stack:
         for part in ("fold-1", "fold-2", "all"):
             file = stack.enter_context((tmp_path / f"mine.{part}.lock").open("w"))
             fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(StoppedError, match="still fits the network of fold 1"):
-            train(few, asked, lambda *_: None)
+            train(few, plan, lambda *_: None)
 
     assert not list(tmp_path.glob("*.checkpoint"))
 
 
-def test_a_checkpoint_of_another_training_is_refused_in_words(
+def test_checkpoint_of_another_training_is_refused(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    first = fitted(samples, recipe)
+    first = fitting_for(samples, recipe)
     first.save(tmp_path / "checkpoint")
     another = tmp_path / "start.npz"
     stem = {n: v.numpy() for n, v in weights(first).items() if n[:3] in {"con", "bn1"}}
     np.savez(another, **stem, **{"layer3.1.conv2.weight": np.zeros((256, 256, 3, 3))})
 
     for other in (
-        fitted(samples, replace(recipe, pointing=0.7)),
-        fitted(samples[:-1], recipe),
-        fitted(samples, recipe, another),
+        fitting_for(samples, replace(recipe, pointing=0.7)),
+        fitting_for(samples[:-1], recipe),
+        fitting_for(samples, recipe, another),
     ):
         with pytest.raises(ModelError, match="left by a training with another recipe"):
             other.resume(tmp_path / "checkpoint")
 
 
-def test_weights_to_start_from_are_taken_and_the_stem_stays(
+def test_start_weights_are_loaded_and_the_stem_is_frozen(
     tmp_path: Path, samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     random = np.random.default_rng(0)
@@ -226,7 +226,7 @@ def test_weights_to_start_from_are_taken_and_the_stem_stays(
     given["unknown"] = np.zeros(3)
     np.savez(tmp_path / "start.npz", **given)
 
-    fitting = fitted(samples, replace(recipe, batch=2), tmp_path / "start.npz")
+    fitting = fitting_for(samples, replace(recipe, batch=2), tmp_path / "start.npz")
     before = weights(fitting)
     fitting.epoch()
 
@@ -249,7 +249,7 @@ def test_weights_to_start_from_are_taken_and_the_stem_stays(
         (None, "cannot be read as a .npz"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused_in_words(
+def test_start_weights_that_do_not_fit_are_refused(
     tmp_path: Path, content: dict[str, NDArray[np.float64]] | None, words: str
 ) -> None:
     path = tmp_path / "start.npz"
@@ -262,10 +262,10 @@ def test_weights_that_do_not_fit_are_refused_in_words(
         read_start(path)
 
 
-def test_at_both_scales_neither_layer1_nor_statistics_learn(
+def test_fine_epoch_freezes_layer1_and_the_statistics(
     few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    fitting = fitted(few, replace(recipe, fine_epochs=1, averaging=0.5))
+    fitting = fitting_for(few, replace(recipe, fine_epochs=1, averaging=0.5))
     fitting.epoch()
     before = weights(fitting)
     fitting.epoch()
@@ -286,30 +286,30 @@ def test_at_both_scales_neither_layer1_nor_statistics_learn(
     ]
 
 
-def test_an_epoch_at_both_scales_counts_for_two_in_the_schedule(
+def test_fine_epoch_counts_as_two_epochs_in_the_schedule(
     few: tuple[Sample, ...], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[float] = []
+    passed_epochs: list[float] = []
 
     def step(_batch: Example, _card: ModelCard, passed: float, _taught: None) -> Tensor:
-        told.append(passed)
+        passed_epochs.append(passed)
         return torch.zeros(())
 
-    fitting = fitted(few, replace(recipe, epochs=2, fine_epochs=1))
+    fitting = fitting_for(few, replace(recipe, epochs=2, fine_epochs=1))
     monkeypatch.setattr(fitting._learner, "step", step)
     while fitting.done < fitting.epochs:
         fitting.epoch()
 
-    # Three steps to an epoch: pairs of 6 radiographs and a phantom, two to a step.
+    # An epoch has three steps of two pairs, for 6 radiographs and a phantom.
     expected = [0, 1, 2, 3, 4, 5, 6, 8, 10]
-    assert told == pytest.approx([each / 12 for each in expected])
+    assert passed_epochs == pytest.approx([each / 12 for each in expected])
 
 
-def test_a_batch_at_both_scales_may_be_computed_in_parts(
+def test_gradients_do_not_depend_on_the_chunk_size(
     few: tuple[Sample, ...], recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a part asks for does not depend on how many views are in it."""
-    # In bfloat16, sums in another order differ.
+    """The loss and the gradients are independent of the views per chunk."""
+    # In bfloat16, the order of a sum changes its result.
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     random = np.random.default_rng(1)
     batch = next(iter(epoch(few, recipe, DRAFT, random)))
@@ -334,7 +334,7 @@ def build_network_of(seed: int) -> ResNet:
         return build_network(DRAFT)
 
 
-def test_cells_beside_the_canvas_count_for_nothing() -> None:
+def test_cells_outside_the_canvas_are_ignored() -> None:
     network = build_network_of(seed=3).eval()
     narrow = Radiograph(np.full((300, 100), 90, np.uint8), None, (300, 100))
     made = example(View(narrow, ()), DRAFT)
@@ -343,23 +343,23 @@ def test_cells_beside_the_canvas_count_for_nothing() -> None:
     assert made.inside.sum() == (448 // CELL) * (160 // CELL)
 
     with torch.no_grad():
-        said = learner.teach(network, pair, DRAFT).logit()
+        taught = learner.teach(network, pair, DRAFT).logit()
         parts = halves(network, DRAFT)
-        alone = parts.head(parts.features(normalized(canvas, DRAFT)))[0, 0]
+        expected = parts.head(parts.features(normalized(canvas, DRAFT)))[0, 0]
 
-    # The convolutions see black where the canvas alone has its border.
-    # To count the 504 cells beside it would cost the logarithm of 784 / 280, 1.03.
-    torch.testing.assert_close(said, alone.expand(2), rtol=0, atol=0.4)
+    # The convolutions see black pixels beyond the border of the canvas.
+    # Counting the 504 cells outside it would change the logit by log(784 / 280) = 1.03.
+    torch.testing.assert_close(taught, expected.expand(2), rtol=0, atol=0.4)
 
 
-def test_half_precision_on_disk_moves_no_answer(
+def test_half_precision_weights_change_no_probability(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
-    fitting = fitted(samples, replace(recipe, batch=2, averaging=0.5))
+    fitting = fitting_for(samples, replace(recipe, batch=2, averaging=0.5))
     fitting.epoch()
     network = fitting.network()
     with torch.no_grad():
-        network.fc.weight.mul_(250)  # as if it were sure, which takes long to learn
+        network.fc.weight.mul_(250)  # simulates the confident output of a long training
     card = uncalibrated(DRAFT)
     halved_ = Classifier.of(card, halved(network), "cpu")
     full = replace(halved_, network=halves(network, DRAFT))
@@ -371,13 +371,13 @@ def test_half_precision_on_disk_moves_no_answer(
 
 
 @pytest.mark.parametrize(
-    ("knows", "precision"),
+    ("capability", "precision"),
     [("AVX2", torch.float32), ("DEFAULT", torch.float32), ("AVX512", torch.bfloat16)],
 )
-def test_bfloat16_is_for_processors_that_compute_it_quickly(
-    monkeypatch: pytest.MonkeyPatch, knows: str, precision: torch.dtype
+def test_bfloat16_is_used_only_with_avx512(
+    monkeypatch: pytest.MonkeyPatch, capability: str, precision: torch.dtype
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: knows)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
 
     with low_precision("cpu"):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
@@ -385,32 +385,32 @@ def test_bfloat16_is_for_processors_that_compute_it_quickly(
     assert product.dtype == precision
 
 
-def test_a_network_learns_nothing_of_the_fold_that_judges_it(
+def test_network_of_a_fold_is_trained_on_the_other_folds(
     tmp_path: Path, few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     parts = folds(few, 2)
-    asked = plan(tmp_path / "mine.pth", recipe)
+    plan = plan_for(tmp_path / "mine.pth", recipe)
     for fold, others in ((0, parts[1]), (1, parts[0])):
-        assert train_module.fitting_of(fold, parts, asked).samples == [*others]
-    both = train_module.fitting_of(None, parts, asked).samples
+        assert train_module.fitting_of(fold, parts, plan).samples == [*others]
+    both = train_module.fitting_of(None, parts, plan).samples
     assert both == [*parts[0], *parts[1]]
 
 
-def test_an_epoch_has_every_fracture_and_phantoms_besides(
+def test_epoch_contains_every_sample_and_phantoms(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     all_whole = replace(recipe, batch=2, close_share=0.0)
     batches = list(epoch(samples, all_whole, WHOLE, np.random.default_rng(0)))
 
     labels = [label for batch in batches for label in batch.label.tolist()]
-    assert len(labels) == 2 * (8 + 2)  # two views of each, and a fifth besides
+    assert len(labels) == 2 * (8 + 2)  # two views of each, and a fifth more as phantoms
     assert sum(labels) >= 4
     late = list(epoch(samples, all_whole, WHOLE, np.random.default_rng(0), first=3))
     for one, other in zip(batches[3:], late, strict=True):
         assert all(map(torch.equal, one.columns(), other.columns()))
 
 
-def test_workers_make_what_one_process_makes_and_say_what_they_cannot_read(
+def test_workers_make_the_same_batches_and_report_unreadable_files(
     samples: tuple[Sample, ...],
     recipe: Recipe,
     tmp_path: Path,
@@ -421,9 +421,9 @@ def test_workers_make_what_one_process_makes_and_say_what_they_cannot_read(
         random = np.random.default_rng(4)
         return list(epoch(given, recipe, DRAFT, random))
 
-    alone, helped = made(0), made(2)
-    assert len(alone) == len(helped) > 1
-    for one, other in zip(alone, helped, strict=True):
+    sequential, with_workers = made(0), made(2)
+    assert len(sequential) == len(with_workers) > 1
+    for one, other in zip(sequential, with_workers, strict=True):
         assert all(map(torch.equal, one.columns(), other.columns()))
 
     broken = tmp_path / "broken.png"
@@ -433,12 +433,12 @@ def test_workers_make_what_one_process_makes_and_say_what_they_cannot_read(
             made(workers, (replace(samples[0], path=broken), *samples[1:]))
 
 
-def test_two_views_are_alike_where_both_show_the_film_and_say_the_same(
+def test_views_are_alike_if_both_show_the_whole_image_with_one_label(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     differ = unlike = 0
     for close_share in (0.0, 1.0):
-        # At the edge, so that a view may cut it off.
+        # The box is at the edge, so a view may exclude it.
         edge = ((0.0, 0.0, 0.1, 0.1),)
         cut = [replace(each, boxes=each.boxes and edge) for each in samples]
         given = replace(recipe, close_share=close_share, repeats=8, phantoms=0.0)
@@ -456,7 +456,7 @@ def test_two_views_are_alike_where_both_show_the_film_and_say_the_same(
     assert unlike > 0
 
 
-def test_what_the_generation_before_says_of_a_film_is_one_answer() -> None:
+def test_teacher_averages_the_logits_of_alike_views() -> None:
     network = build_network_of(seed=3).eval()
     random = np.random.default_rng(3)
     batch = Example(
@@ -467,21 +467,23 @@ def test_what_the_generation_before_says_of_a_film_is_one_answer() -> None:
         alike=torch.tensor([True, True, False, False]),
     )
 
-    said = learner.teach(network, batch, WHOLE)
+    taught = learner.teach(network, batch, WHOLE)
     none = torch.zeros(4, dtype=torch.bool)
-    apart = learner.teach(network, replace(batch, alike=none), WHOLE)
+    separate = learner.teach(network, replace(batch, alike=none), WHOLE)
 
-    assert said.shape == (4,)
-    assert apart[0] != apart[1]
-    torch.testing.assert_close(said[:2].logit(), apart[:2].logit().mean().expand(2))
-    torch.testing.assert_close(said[2:], apart[2:], rtol=0, atol=0)
+    assert taught.shape == (4,)
+    assert separate[0] != separate[1]
+    torch.testing.assert_close(
+        taught[:2].logit(), separate[:2].logit().mean().expand(2)
+    )
+    torch.testing.assert_close(taught[2:], separate[2:], rtol=0, atol=0)
 
 
-def test_the_second_generation_learns_what_the_first_said(
+def test_second_generation_learns_from_the_first(
     few: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     taught, alone = (
-        fitted(few, replace(recipe, generations=2, taught=share))
+        fitting_for(few, replace(recipe, generations=2, taught=share))
         for share in (0.5, 0.0)
     )
     for fitting in (taught, alone):
@@ -496,9 +498,7 @@ def test_the_second_generation_learns_what_the_first_said(
 
 @pytest.mark.parametrize("card", [WHOLE, DRAFT])
 @pytest.mark.parametrize("seed", range(0, 12, 2))
-def test_the_place_to_point_at_is_the_break_on_the_networks_canvas(
-    seed: int, card: ModelCard
-) -> None:
+def test_target_cell_is_at_the_break_on_the_canvas(seed: int, card: ModelCard) -> None:
     radiograph, box = random_phantom(seed, broken=True)
     assert box is not None
     rows, columns = radiograph.pixels.shape
@@ -509,7 +509,7 @@ def test_the_place_to_point_at_is_the_break_on_the_networks_canvas(
     assert float(made.label) == 1
     assert made.place[~made.inside].sum() == 0
     row, column = np.unravel_index(int(made.place[0].argmax()), made.place[0].shape)
-    # From the center of a cell of the canvas to the radiograph's pixels.
+    # Convert the center of a cell on the canvas to pixels of the radiograph.
     x = ((column + 0.5) * CELL - canvas.left) * columns / canvas.width
     y = ((row + 0.5) * CELL - canvas.top) * rows / canvas.height
     cell = CELL * columns / canvas.width
@@ -517,27 +517,27 @@ def test_the_place_to_point_at_is_the_break_on_the_networks_canvas(
     assert box[1] - cell <= y <= box[3] + cell
 
 
-def test_a_folds_answers_are_calibrated_by_the_others_alone(
+def test_fold_is_calibrated_with_the_other_folds_only(
     samples: tuple[Sample, ...],
 ) -> None:
-    def answers(seed: int) -> list[Judged]:
-        said = np.random.default_rng(seed).random(len(samples)).tolist()
+    def judged(seed: int) -> list[Judged]:
+        probabilities = np.random.default_rng(seed).random(len(samples)).tolist()
         none = OperatingPoint.NONE
-        pairs = zip(samples, said, strict=True)
+        pairs = zip(samples, probabilities, strict=True)
         return [
             Judged(each, p, none, None, pointed=False, heat_inside=0)
             for each, p in pairs
         ]
 
-    first, second = answers(1), answers(2)
-    turned = [
+    first, second = judged(1), judged(2)
+    inverted = [
         replace(
             each, sample=replace(each.sample, is_fractured=not each.sample.is_fractured)
         )
         for each in first
     ]
 
-    one, other = (list(calibrated([part, second])) for part in (first, turned))
+    one, other = (list(calibrated([part, second])) for part in (first, inverted))
 
     assert [e.probability for e in one[0]] == [e.probability for e in other[0]]
     assert [e.probability for e in one[1]] != [e.probability for e in other[1]]
@@ -551,7 +551,7 @@ def test_a_folds_answers_are_calibrated_by_the_others_alone(
         ({}, "fewer views to learn from than the recipe's batch of 100"),
     ],
 )
-def test_too_little_to_learn_from_is_refused_in_words(
+def test_insufficient_training_data_is_refused(
     tmp_path: Path,
     samples: tuple[Sample, ...],
     recipe: Recipe,
@@ -563,14 +563,14 @@ def test_too_little_to_learn_from_is_refused_in_words(
     large = recipe if change else replace(recipe, batch=100)
 
     with pytest.raises(ManifestError, match=words):
-        train(given, plan(tmp_path / "trained.pth", large), lambda *_: None)
+        train(given, plan_for(tmp_path / "trained.pth", large), lambda *_: None)
 
 
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [("epochs", 0, "of at least 1"), ("batch", 31, "a multiple of 2")],
 )
-def test_numbers_that_no_training_can_have_are_refused(
+def test_recipe_with_an_invalid_number_is_refused(
     tmp_path: Path, key: str, value: int, words: str
 ) -> None:
     text = re.sub(rf"(?m)^{key} = .*$", f"{key} = {value}", SHIPPED.read_text())
@@ -580,7 +580,7 @@ def test_numbers_that_no_training_can_have_are_refused(
         read_recipe(tmp_path / "recipe.toml")
 
 
-def test_a_wrong_recipe_is_refused_in_words(tmp_path: Path) -> None:
+def test_recipe_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
     text = SHIPPED.read_text().replace("epochs =", "epoch =")
     (tmp_path / "recipe.toml").write_text(text)
 

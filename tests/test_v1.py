@@ -1,4 +1,4 @@
-"""/api/v1: what the review page is told."""
+"""/api/v1: the responses for the review page."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,15 +30,15 @@ def site(tmp_path: Path) -> Iterator[Review]:
     site.app.state.desk.close()
 
 
-def test_the_worklist_has_what_came(site: Review) -> None:
+def test_worklist_contains_a_received_instance(site: Review) -> None:
     received = site.receive(1, Patient("Müller^Eva", "4711", "A-7"))
     site.answer(received, 0.75)
     site.settle(received, STORED)
 
-    told = site.get("/instances").json()
+    body = site.get("/instances").json()
 
-    (line,) = told.pop("instances")
-    assert told == {"total": 1, "page": 1, "size": 50}
+    (line,) = body.pop("instances")
+    assert body == {"total": 1, "page": 1, "size": 50}
     assert line["id"] == received.id
     assert line["patient"] == {
         "name": "Müller, Eva",
@@ -52,7 +52,7 @@ def test_the_worklist_has_what_came(site: Review) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "numbers"),
+    ("query", "numbers"),
     [
         ("", [3, 2, 1]),
         ("?q=jane", [3, 2, 1]),
@@ -69,8 +69,8 @@ def test_the_worklist_has_what_came(site: Review) -> None:
         (f"?id={1:032x}&id={3:032x}", [3, 1]),
     ],
 )
-def test_the_address_says_what_is_looked_for(
-    site: Review, asked: str, numbers: list[int]
+def test_query_parameters_filter_and_sort_the_worklist(
+    site: Review, query: str, numbers: list[int]
 ) -> None:
     one, two = site.receive(1), site.receive(2)
     for received, probability in ((one, 0.9), (two, 0.75)):
@@ -79,7 +79,7 @@ def test_the_address_says_what_is_looked_for(
     site.settle(two, REFUSED)
     site.receive(3)
 
-    found = site.get(f"/instances{asked}").json()["instances"]
+    found = site.get(f"/instances{query}").json()["instances"]
 
     assert [int(line["id"], 16) for line in found] == numbers
 
@@ -99,28 +99,28 @@ def test_the_address_says_what_is_looked_for(
 def test_failures_are_problem_details(
     site: Review, path: str, status: int, words: str
 ) -> None:
-    answer = site.get(path)
+    response = site.get(path)
 
-    assert answer.status_code == status
-    assert answer.headers["content-type"] == PROBLEM
-    told = answer.json()
-    assert set(told) == {"type", "title", "status", "detail"}
-    assert told["status"] == status
-    assert words.lower() in told["detail"].lower()
+    assert response.status_code == status
+    assert response.headers["content-type"] == PROBLEM
+    problem = response.json()
+    assert set(problem) == {"type", "title", "status", "detail"}
+    assert problem["status"] == status
+    assert words.lower() in problem["detail"].lower()
 
 
-def test_a_database_that_is_away_is_said_to_be(site: Review) -> None:
+def test_unavailable_database_is_503(site: Review) -> None:
     site.receive(1)
     site.engine.dispose()
     site.app.state.desk.engine.dispose()
     (site.directory / "node.sqlite").rename(site.directory / "elsewhere")
     (site.directory / "node.sqlite").mkdir()
 
-    answer = site.get("/instances")
+    response = site.get("/instances")
 
-    assert answer.status_code == 503
-    assert answer.headers["content-type"] == PROBLEM
-    assert "Doe" not in answer.text
+    assert response.status_code == 503
+    assert response.headers["content-type"] == PROBLEM
+    assert "Doe" not in response.text
 
 
 @pytest.mark.parametrize(
@@ -137,19 +137,21 @@ def test_a_database_that_is_away_is_said_to_be(site: Review) -> None:
         "/instances/{}/results/2.25.1001",
     ],
 )
-@pytest.mark.parametrize("shown", [{}, bearing("x" * 43)])
-def test_strangers_see_nothing(site: Review, path: str, shown: dict[str, str]) -> None:
+@pytest.mark.parametrize("headers", [{}, bearing("x" * 43)])
+def test_unauthenticated_client_gets_401(
+    site: Review, path: str, headers: dict[str, str]
+) -> None:
     received = site.receive(1)
     site.answer(received)
 
-    answer = site.get(path.format(received.id), shown)
+    response = site.get(path.format(received.id), headers)
 
-    assert answer.status_code == 401
-    assert answer.headers["content-type"] == PROBLEM
-    assert "Doe" not in answer.text
+    assert response.status_code == 401
+    assert response.headers["content-type"] == PROBLEM
+    assert "Doe" not in response.text
 
 
-def test_an_instance_is_being_analyzed_from_when_that_begins(site: Review) -> None:
+def test_state_is_analyzing_after_the_analysis_began(site: Review) -> None:
     waiting, begun = site.receive(20), site.receive(21)
     site.journal.analyses.begin(begun.id, 1)
 
@@ -167,13 +169,13 @@ def test_an_instance_is_being_analyzed_from_when_that_begins(site: Review) -> No
     )
 
 
-def test_a_result_that_came_back_is_shown_with_its_source(site: Review) -> None:
+def test_returned_result_is_shown_in_the_history_of_its_source(site: Review) -> None:
     source = site.receive(1)
     uid = site.answer(source)
     site.settle(source, STORED)
     study = source.header.study_instance_uid
     capture = str(SecondaryCaptureImageStorage)
-    back = site.receive(
+    returned = site.receive(
         2, sop_instance_uid=uid, study_instance_uid=study, sop_class_uid=capture
     )
 
@@ -182,16 +184,18 @@ def test_a_result_that_came_back_is_shown_with_its_source(site: Review) -> None:
         return {line["id"]: line["state"] for line in lines}
 
     before = listed()
-    why = "A result of this software came back."
-    own = Conclusion(InstanceState.NOT_ANALYZED, why, counted_as=Unanalyzed.OWN_RESULT)
-    site.journal.analyses.begin(back.id, 1)
-    site.journal.analyses.conclude(back.id, 1, own)
+    reason = "A result of this software came back."
+    own = Conclusion(
+        InstanceState.NOT_ANALYZED, reason, counted_as=Unanalyzed.OWN_RESULT
+    )
+    site.journal.analyses.begin(returned.id, 1)
+    site.journal.analyses.conclude(returned.id, 1, own)
 
     assert before == listed() == {source.id: "delivered"}
     assert listed("?state=not_analyzed") == {}
-    assert listed("?state=returned") == {back.id: "returned"}
-    assert listed(f"?q={uid}") == {back.id: "returned"}
-    assert listed(f"?id={back.id}") == {back.id: "returned"}
+    assert listed("?state=returned") == {returned.id: "returned"}
+    assert listed(f"?q={uid}") == {returned.id: "returned"}
+    assert listed(f"?id={returned.id}") == {returned.id: "returned"}
     images = site.get(f"/studies/{study}").json()["instances"]
     assert [image["id"] for image in images] == [source.id]
     states = site.get("/node").json()["states"]
@@ -200,65 +204,67 @@ def test_a_result_that_came_back_is_shown_with_its_source(site: Review) -> None:
     assert ("came back", "Secondary Capture from ROOM1") in [
         (each["kind"], each["detail"]) for each in events
     ]
-    assert site.get(f"/instances/{back.id}").json()["reason"] == why
+    assert site.get(f"/instances/{returned.id}").json()["reason"] == reason
 
 
-def test_a_result_that_came_back_without_its_source_is_in_its_study(
+def test_returned_result_without_a_source_is_listed_in_its_study(
     site: Review,
 ) -> None:
-    back = site.receive(2)
+    returned = site.receive(2)
     own = Conclusion(InstanceState.NOT_ANALYZED, "", counted_as=Unanalyzed.OWN_RESULT)
-    site.journal.analyses.conclude(back.id, 1, own)
+    site.journal.analyses.conclude(returned.id, 1, own)
 
-    study = site.get(f"/studies/{back.header.study_instance_uid}").json()
+    study = site.get(f"/studies/{returned.header.study_instance_uid}").json()
 
     assert [image["state"] for image in study["instances"]] == ["returned"]
     assert site.get("/instances").json()["total"] == 0
 
 
-def test_what_comes_under_the_uid_of_a_result_and_fails_is_not_hidden(
+def test_failed_instance_with_the_uid_of_a_result_is_listed(
     site: Review,
 ) -> None:
     uid = site.answer(site.receive(1))
-    odd = site.receive(2, sop_instance_uid=uid)
-    site.fail(odd, "damaged")
+    failed = site.receive(2, sop_instance_uid=uid)
+    site.fail(failed, "damaged")
 
-    assert odd.id in {each["id"] for each in site.get("/instances").json()["instances"]}
+    assert failed.id in {
+        each["id"] for each in site.get("/instances").json()["instances"]
+    }
 
 
-def test_an_instance_has_a_history(site: Review) -> None:
+def test_instance_has_its_model_deliveries_and_events(site: Review) -> None:
     received = site.receive(1)
     uid = site.answer(received)
     site.settle(received, REFUSED)
 
-    told = site.get(f"/instances/{received.id}").json()
+    body = site.get(f"/instances/{received.id}").json()
 
-    assert told["state"] == "failed"
-    assert told["model"] == {
+    assert body["state"] == "failed"
+    assert body["model"] == {
         "name": "phantom-model",
         "version": "1.0",
         "doubtful": 0.25,
         "definite": 0.5,
     }
-    assert told["drawing"] == {
+    assert body["drawing"] == {
         "rows": 300,
         "columns": 200,
         "tip": [100.0, 150.0],
         "tail": [20.0, 30.0],
     }
-    assert told["results"] == [{"sop_instance_uid": uid, "kind": "secondary_capture"}]
-    (delivery,) = told["deliveries"]
+    assert body["results"] == [{"sop_instance_uid": uid, "kind": "secondary_capture"}]
+    (delivery,) = body["deliveries"]
     assert (delivery["destination"], delivery["state"]) == ("pacs", "failed")
     (sent,) = delivery["objects"]
     assert (sent["status"], sent["comment"]) == ("0xC000", REFUSED.comment)
-    events = [(each["kind"], each["detail"]) for each in told["events"]]
+    events = [(each["kind"], each["detail"]) for each in body["events"]]
     kinds = [kind for kind, _ in events]
     assert kinds == ["received", "analyzing", "analyzed", "failed"]
     words = f"pacs: Secondary Capture not stored: {REFUSED.comment}"
     assert events[-1] == ("failed", words)
 
 
-def test_the_timeline_names_the_objects_that_were_stored(site: Review) -> None:
+def test_delivered_event_names_the_stored_object(site: Review) -> None:
     received = site.receive(1)
     site.answer(received)
     site.settle(received, STORED)
@@ -269,35 +275,35 @@ def test_the_timeline_names_the_objects_that_were_stored(site: Review) -> None:
     assert event["detail"] == "pacs: Secondary Capture stored (0x0000)"
 
 
-def test_a_study_has_its_images(site: Review) -> None:
+def test_study_lists_its_instances(site: Review) -> None:
     for number in (1, 2):
         site.receive(number, study_instance_uid="1.2.3")
     site.receive(3)
 
-    told = site.get("/studies/1.2.3").json()
+    body = site.get("/studies/1.2.3").json()
 
-    assert [int(line["id"], 16) for line in told["instances"]] == [1, 2]
+    assert [int(line["id"], 16) for line in body["instances"]] == [1, 2]
 
 
-def test_the_picture_is_what_the_model_saw(site: Review) -> None:
+def test_picture_equals_the_input_of_the_model(site: Review) -> None:
     received = site.receive(1)
 
-    answer = site.get(f"/instances/{received.id}/picture")
+    response = site.get(f"/instances/{received.id}/picture")
 
-    shown = decoded(answer.content)
+    shown = decoded(response.content)
     options = DecodeOptions(window=1, max_megapixels=100)
     seen = decode(read_part10(received.path, 10**8), options).pixels
-    assert answer.headers["content-type"] == "image/jpeg"
+    assert response.headers["content-type"] == "image/jpeg"
     assert shown.shape == seen.shape
     assert np.abs(shown.astype(int) - seen).mean() < 2  # JPEG
-    assert float(answer.headers["gray-black"]) < float(answer.headers["gray-white"])
+    assert float(response.headers["gray-black"]) < float(response.headers["gray-white"])
 
 
-def decoded(content: bytes, how: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray:
-    return cv2.imdecode(np.frombuffer(content, np.uint8), how)
+def decoded(content: bytes, flags: int = cv2.IMREAD_GRAYSCALE) -> np.ndarray:
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
 
-def test_the_picture_takes_another_window_and_size(site: Review) -> None:
+def test_picture_has_the_requested_window_and_size(site: Review) -> None:
     received = site.receive(1)
     path = f"/instances/{received.id}/picture"
 
@@ -309,7 +315,7 @@ def test_the_picture_takes_another_window_and_size(site: Review) -> None:
     assert decoded(dark.content).max() == 0
     assert decoded(half.content).shape == (150, 100)
     assert (half.headers["gray-black"], half.headers["gray-white"]) == ("0", "4095")
-    # Half way between the ends is half way between black and white.
+    # The middle of the window is midway between black and white.
     phantom = decoded(site.get(f"{path}?low=0&high=4095").content).astype(int)
     narrow = decoded(site.get(f"{path}?low=1024&high=3071").content).astype(int)
     inside = (phantom > 80) & (phantom < 175)
@@ -317,14 +323,14 @@ def test_the_picture_takes_another_window_and_size(site: Review) -> None:
     assert np.abs(narrow - stretched)[inside].mean() < 4
 
 
-def test_the_heatmap_is_a_tint(site: Review) -> None:
+def test_heatmap_is_a_tinted_png(site: Review) -> None:
     received = site.receive(1)
     site.answer(received)
 
-    answer = site.get(f"/instances/{received.id}/heatmap")
+    response = site.get(f"/instances/{received.id}/heatmap")
 
     png = cv2.cvtColor(
-        decoded(answer.content, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA
+        decoded(response.content, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA
     )
     levels = np.zeros((30, 20), np.uint8)
     levels[10:20, 5:15] = 255
@@ -333,23 +339,21 @@ def test_the_heatmap_is_a_tint(site: Review) -> None:
     assert png[15, 10, 3] == 255
 
 
-def test_attributes_are_listed_with_their_names(site: Review) -> None:
+def test_attributes_are_listed_with_their_names_and_tags(site: Review) -> None:
     received = site.receive(1)
 
-    told = site.get(f"/instances/{received.id}/attributes").json()
+    attributes = site.get(f"/instances/{received.id}/attributes").json()
 
-    by_name = {each["name"]: each for each in told}
+    by_name = {each["name"]: each for each in attributes}
     assert by_name["Rows"]["value"] == "300"
     assert by_name["Rows"]["tag"] == "(0028,0010)"
     assert by_name["PixelData"]["value"] == f"{300 * 200 * 2} bytes"
     assert by_name["PatientName"]["value"].startswith("PHANTOM")
-    assert max(each["level"] for each in told) >= 1
+    assert max(each["level"] for each in attributes) >= 1
 
 
-@pytest.mark.parametrize("place", ["start", "sequence"])
-def test_elements_that_are_no_part_of_the_dataset_change_nothing(
-    place: str, site: Review
-) -> None:
+@pytest.mark.parametrize("position", ["start", "sequence"])
+def test_misplaced_group_2_elements_are_ignored(position: str, site: Review) -> None:
     received = site.receive(1)
     content = received.path.read_bytes()
     start = 144 + int.from_bytes(content[140:144], "little")
@@ -367,7 +371,7 @@ def test_elements_that_are_no_part_of_the_dataset_change_nothing(
     listed = []
     for before, within in (
         (b"", b""),
-        {"start": (syntax, b"")}.get(place, (b"", syntax)),
+        {"start": (syntax, b"")}.get(position, (b"", syntax)),
     ):
         received.path.write_bytes(written(before, within))
         listed.append(site.get(f"/instances/{received.id}/attributes").json())
@@ -378,7 +382,7 @@ def test_elements_that_are_no_part_of_the_dataset_change_nothing(
     assert picture.status_code == 200
 
 
-def test_original_and_results_can_be_taken_along(site: Review) -> None:
+def test_original_and_results_can_be_downloaded(site: Review) -> None:
     received = site.receive(1)
     uid = site.answer(received)
 
@@ -392,33 +396,33 @@ def test_original_and_results_can_be_taken_along(site: Review) -> None:
     assert site.get(f"/instances/{received.id}/results/2.25.9").status_code == 404
 
 
-def test_what_has_no_picture_says_why(site: Review) -> None:
+def test_picture_of_an_undecodable_file_is_422_with_a_reason(site: Review) -> None:
     received = site.receive(1)
     received.path.write_bytes(bytes(1000))
 
-    answer = site.get(f"/instances/{received.id}/picture")
+    response = site.get(f"/instances/{received.id}/picture")
 
-    assert answer.status_code == 422
-    assert "DICOM" in answer.json()["detail"]
+    assert response.status_code == 422
+    assert "DICOM" in response.json()["detail"]
 
 
-def test_what_was_removed_is_gone(site: Review) -> None:
+def test_removed_file_is_410(site: Review) -> None:
     received = site.receive(1)
     site.answer(received)
     received.path.unlink()
 
-    for what in ("picture", "heatmap", "attributes", "original", "results/1.2"):
-        assert site.get(f"/instances/{received.id}/{what}").status_code == 410
+    for path in ("picture", "heatmap", "attributes", "original", "results/1.2"):
+        assert site.get(f"/instances/{received.id}/{path}").status_code == 410
 
 
-def test_who_looked_is_told(site: Review) -> None:
+def test_views_are_audited(site: Review) -> None:
     received = site.receive(1)
 
     site.get("/instances")
     site.get(f"/instances/{received.id}/picture")
 
-    told = [(each.what, each.about) for each in site.told]
-    assert told == [
+    events = [(each.what, each.about) for each in site.told]
+    assert events == [
         ("viewed", "/api/v1/instances"),
         ("viewed", f"/api/v1/instances/{received.id}"),
     ]
@@ -432,29 +436,29 @@ def test_who_looked_is_told(site: Review) -> None:
         ("?state=failed&since=2026-01-01T00:00:00Z", "state, since"),
     ],
 )
-def test_a_search_is_audited_without_its_words(
-    site: Review, query: str, by: str
-) -> None:
+def test_search_is_audited_without_its_terms(site: Review, query: str, by: str) -> None:
     site.receive(1)
 
     assert site.get(f"/instances{query}").status_code == 200
 
-    told = [(each.what, each.about) for each in site.told]
-    assert told == [
+    events = [(each.what, each.about) for each in site.told]
+    assert events == [
         ("searched", f"/api/v1/instances by {by}"),
         ("viewed", "/api/v1/instances"),
     ]
 
 
 @pytest.mark.parametrize("query", ["", "?q=&sender=", "?page=1&sort=received", "?id=1"])
-def test_a_worklist_without_words_is_no_search(site: Review, query: str) -> None:
+def test_worklist_without_search_terms_is_not_audited_as_a_search(
+    site: Review, query: str
+) -> None:
     assert site.get(f"/instances{query}").status_code == 200
 
     assert [each.what for each in site.told] == ["viewed"]
 
 
-def test_every_route_that_answers_about_instances_is_audited(site: Review) -> None:
-    """The others name no patient and no image; the stream of changes has only ids."""
+def test_every_route_with_instance_data_is_audited(site: Review) -> None:
+    """Other routes contain no patient or image. The stream of changes has only ids."""
     received = site.receive(1)
     values = {
         "instance_id": received.id,
@@ -466,9 +470,9 @@ def test_every_route_that_answers_about_instances_is_audited(site: Review) -> No
     for path, methods in site.app.openapi()["paths"].items():
         if "get" in methods and path not in {"/api/v1/changes", "/metrics"}:
             site.told.clear()
-            answer = site.get(path.removeprefix("/api/v1").format(**values))
+            response = site.get(path.removeprefix("/api/v1").format(**values))
             if path.startswith("/api/v1"):
-                assert answer.status_code == 200, path
+                assert response.status_code == 200, path
             if not site.told:
                 unaudited.add(path)
 

@@ -1,4 +1,4 @@
-"""Whatever is sent to /api/v1 is answered as its description says, and never a 5xx."""
+"""Responses of /api/v1 conform to its OpenAPI description and are never a 5xx."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ from tests.test_contract import LITTLE
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, str]]:
-    """A site with an instance, and where it is."""
+    """A site with an instance, and its URL."""
     site = Review(tmp_path_factory.mktemp("site"))
     received = site.receive(1)
     site.answer(received)
@@ -61,8 +61,14 @@ OPERATIONS = [
 ]
 
 
-TAKES_NOTHING = {"/senders", "/failures", "/destinations", "/callers", "/modalities"}
-TAKES_NOTHING |= {"/node", "/uploads"}  # but a file
+WITHOUT_PARAMETERS = {
+    "/senders",
+    "/failures",
+    "/destinations",
+    "/callers",
+    "/modalities",
+}
+WITHOUT_PARAMETERS |= {"/node", "/uploads"}  # except a file
 
 
 @pytest.mark.parametrize(
@@ -71,28 +77,28 @@ TAKES_NOTHING |= {"/node", "/uploads"}  # but a file
     + [
         (method, path, GenerationMode.NEGATIVE)
         for method, path in OPERATIONS
-        if path not in TAKES_NOTHING
+        if path not in WITHOUT_PARAMETERS
     ],
 )
-def test_answers_are_as_described(
+def test_responses_conform_to_the_description(
     served: tuple[Review, str], method: str, path: str, mode: GenerationMode
 ) -> None:
     site, address = served
     described = openapi.from_dict(site.app.openapi())[f"/api/v1{path}"][method]
     load_all_checks()
-    # An id may be as described and name nothing; and 404 is no wrong answer to that.
-    beside = {positive_data_acceptance, negative_data_rejection, unsupported_method}
-    checks = [*set(CHECKS.get_all()) - beside]
+    # A valid id may not exist, so 404 is a correct response.
+    excluded = {positive_data_acceptance, negative_data_rejection, unsupported_method}
+    checks = [*set(CHECKS.get_all()) - excluded]
 
     @LITTLE
     @given(case=described.as_strategy(generation_mode=mode))
-    def sent(case: Case) -> None:
+    def send(case: Case) -> None:
         case.call_and_validate(address, headers=bearing(ACTING), checks=checks)
 
-    sent()
+    send()
 
 
-def test_every_route_is_asked(served: tuple[Review, str]) -> None:
+def test_every_route_is_tested(served: tuple[Review, str]) -> None:
     described = {
         (method.upper(), path.removeprefix("/api/v1"))
         for path, methods in served[0].app.openapi()["paths"].items()

@@ -1,4 +1,4 @@
-"""Windows and tables, against values worked out by hand from PS3.3 C.11."""
+"""Windows and tables, compared with values calculated from PS3.3 C.11."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ LINEAR, EXACT, SIGMOID = VoiLutFunction
         pytest.param(Window(0, 100), 0, 0.5 / 99 + 0.5, id="linear-example-middle"),
         pytest.param(Window(100, 1), 99, 0.0, id="linear-width-1-below"),
         pytest.param(Window(100, 1), 100, 1.0, id="linear-width-1-above"),
-        # Forbidden, yet met in images rescaled to small numbers.
+        # The standard forbids it, but images rescaled to small numbers have it.
         pytest.param(Window(0.1, 0.2), 0.1, 0.5, id="linear-width-below-1"),
         pytest.param(Window(100, 50, EXACT), 75, 0.0, id="exact-low-end"),
         pytest.param(Window(100, 50, EXACT), 100, 0.5, id="exact-center"),
@@ -40,7 +40,7 @@ LINEAR, EXACT, SIGMOID = VoiLutFunction
         pytest.param(Window(0, 1e-3, SIGMOID), -65535, 0.0, id="sigmoid-far"),
     ],
 )
-def test_value_through_window(window: Window, value: float, expected: float) -> None:
+def test_window_maps_a_value(window: Window, value: float, expected: float) -> None:
     assert window.apply(np.array([value])) == pytest.approx([expected])
 
 
@@ -48,7 +48,7 @@ def test_value_through_window(window: Window, value: float, expected: float) -> 
     ("value", "expected"),
     [(-5, 7), (10, 7), (11, 100), (12, 255), (13, 255), (10.6, 100)],
 )
-def test_table_gives_its_ends_to_values_beyond_them(
+def test_table_maps_values_beyond_its_ends_to_the_end_entries(
     value: float, expected: int
 ) -> None:
     table = LookUpTable(10, np.array([7, 100, 255], np.uint16), bits=8)
@@ -56,7 +56,7 @@ def test_table_gives_its_ends_to_values_beyond_them(
     assert table.apply(np.array([value])) == [expected]
 
 
-def test_table_of_12_bits_is_white_at_4095() -> None:
+def test_table_with_12_bits_is_white_at_4095() -> None:
     table = LookUpTable(0, np.array([0, 1000, 4095], np.uint16), bits=12)
 
     shown = table.apply_to_display(np.arange(3))
@@ -80,7 +80,7 @@ def test_table_of_12_bits_is_white_at_4095() -> None:
         pytest.param(0x0FFF, 12, 3, False, 4095, id="high-bit-too-low"),
     ],
 )
-def test_pattern_stands_for_the_value_in_its_stored_bits(
+def test_pattern_is_read_as_the_value_of_its_stored_bits(
     pattern: int, stored: int, high_bit: int, *, signed: bool, expected: int
 ) -> None:
     values = stored_values(16, stored, high_bit, signed=signed)
@@ -92,14 +92,14 @@ def test_pattern_stands_for_the_value_in_its_stored_bits(
     ("largest", "bits"),
     [(0, 8), (255, 8), (256, 9), (1023, 10), (2500, 12), (4096, 13), (65535, 16)],
 )
-def test_entries_use_the_bits_of_the_largest_and_8_at_least(
+def test_entry_bits_are_those_of_the_largest_entry_and_at_least_8(
     largest: int, bits: int
 ) -> None:
     assert entry_bits(np.array([0, largest], np.uint16)) == bits
 
 
 RAMP = np.linspace(0, 1, 101)[np.newaxis]
-"""A hundred steps of a hundredth."""
+"""100 steps of 0.01."""
 
 
 @pytest.mark.parametrize(
@@ -113,23 +113,23 @@ RAMP = np.linspace(0, 1, 101)[np.newaxis]
         pytest.param(np.full_like(RAMP, 0.5), 0.0, id="flat"),
     ],
 )
-def test_structure_is_kept_where_steps_have_an_eighth_of_their_levels(
+def test_structure_is_kept_if_steps_have_an_eighth_of_their_levels(
     own: np.ndarray[tuple[int, int], np.dtype[np.float64]], kept: float
 ) -> None:
     assert structure_kept(own, RAMP) == pytest.approx(kept)
     assert structure_kept(own.T, RAMP.T) == pytest.approx(kept)
 
 
-def test_large_steps_count_no_more_than_16_levels() -> None:
-    # A border of the whole range, and four steps of 8 levels: 16 squared of 16 squared
-    # and four times 8 squared is a half.
+def test_large_steps_count_as_16_levels() -> None:
+    # One step of the whole range counts 16 squared, four steps of 8 levels count
+    # 4 times 8 squared. The border is half of the sum.
     levels = np.array([[0, 255, 247, 239, 231, 223]]) / 255
     border_only = np.array([[0.0, 1, 1, 1, 1, 1]])
 
     assert structure_kept(border_only, levels) == pytest.approx(0.5)
 
 
-def test_what_does_not_count_and_a_flat_picture_have_no_structure() -> None:
+def test_nan_pixels_and_a_flat_picture_have_no_structure() -> None:
     levels = np.array([[0, np.nan, 1.0, 0.5]])
 
     assert structure_kept(np.array([[0, np.nan, 0, 0]]), levels) == 0

@@ -1,4 +1,4 @@
-"""A row of the database is data: it runs no code in a process that reads it."""
+"""The worker unpickles no database row, so a row cannot run code."""
 
 import base64
 import os
@@ -23,11 +23,11 @@ from dicom_node.journal import Journal
 from dicom_node.work import ANALYZE, PickleRefusedError
 from tests.journals import Receive, looked_after, work_item
 
-OURS = DBOSPortableJSONSerializer()
+SERIALIZER = DBOSPortableJSONSerializer()
 
 
 class Marker:
-    """A pickle that leaves a file where it is loaded."""
+    """A pickle that creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -49,21 +49,21 @@ def pickled(marker: Path) -> str:
 @pytest.mark.parametrize(
     "read", [deserialize_args, deserialize_value, deserialize_exception]
 )
-def test_a_pickle_in_a_row_is_refused(
+def test_pickle_in_a_row_is_refused(
     read: Callable[..., object], pickled: str, marker: Path
 ) -> None:
     with pytest.raises(PickleRefusedError):
-        read(pickled, "py_pickle", OURS)
+        read(pickled, "py_pickle", SERIALIZER)
 
     assert not marker.exists()
 
 
-def test_a_list_of_work_does_not_load_pickles(pickled: str, marker: Path) -> None:
+def test_listing_work_does_not_load_pickles(pickled: str, marker: Path) -> None:
     values = dict.fromkeys(
         ("serialized_input", "serialized_output", "serialized_exception"), pickled
     )
 
-    assert safe_deserialize(OURS, "py_pickle", "1", **values) == (pickled,) * 3
+    assert safe_deserialize(SERIALIZER, "py_pickle", "1", **values) == (pickled,) * 3
     assert not marker.exists()
 
 
@@ -77,7 +77,7 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def test_a_worker_refuses_a_pickle_and_goes_on(
+def test_worker_refuses_a_pickle_and_continues(
     engine: sa.Engine, receive: Receive, tmp_path: Path, pickled: str, marker: Path
 ) -> None:
     journal = Journal(engine, tmp_path, [])

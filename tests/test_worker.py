@@ -1,4 +1,4 @@
-"""The worker as a process: how it ends while it is busy."""
+"""The worker as a process: its end while it is busy."""
 
 import signal
 import subprocess
@@ -19,10 +19,12 @@ from tests.journals import state_of
 from tests.roles import configured, running
 from tests.served import made_slow, wait_for
 
-HASTY = "import sys, dicom_node.worker as w; w.DRAIN_S = 0.5; w.main()"
+SHORT_DRAIN = "import sys, dicom_node.worker as w; w.DRAIN_S = 0.5; w.main()"
 
 
-def test_what_outlasts_the_drain_is_left_for_the_next_worker(tmp_path: Path) -> None:
+def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
+    tmp_path: Path,
+) -> None:
     config = tmp_path / "node.toml"
     storage = '[storage]\ndirectory = "node"\nmin_free_mb = 1\n'
     config.write_text(f"{storage}[worker]\nmax_megapixels = 200\n")
@@ -30,17 +32,17 @@ def test_what_outlasts_the_drain_is_left_for_the_next_worker(tmp_path: Path) -> 
     migrate(settings.storage)
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, ())
-    long = long_instance(Spool(settings.storage))
-    journal.record(long)
+    slow = long_instance(Spool(settings.storage))
+    journal.record(slow)
 
     with subprocess.Popen(
-        [sys.executable, "-P", "-c", HASTY, f"--config={config}"]
-    ) as it:
-        wait_for(lambda: attempts(journal, long) == 1)
-        it.send_signal(signal.SIGTERM)
-        status = it.wait(60)
+        [sys.executable, "-P", "-c", SHORT_DRAIN, f"--config={config}"]
+    ) as process:
+        wait_for(lambda: attempts(journal, slow) == 1)
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(60)
 
-    row = journal.load(long.id)
+    row = journal.load(slow.id)
     engine.dispose()
     assert row is not None
     assert status == 0
@@ -48,7 +50,9 @@ def test_what_outlasts_the_drain_is_left_for_the_next_worker(tmp_path: Path) -> 
     assert row.child_deaths == 0
 
 
-def test_a_worker_whose_disk_fails_leaves_its_work_for_the_next(tmp_path: Path) -> None:
+def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
+    tmp_path: Path,
+) -> None:
     config = configured(tmp_path)
     settings = load(config, {})
     migrate(settings.storage)
@@ -57,22 +61,22 @@ def test_a_worker_whose_disk_fails_leaves_its_work_for_the_next(tmp_path: Path) 
     spool = Spool(settings.storage)
 
     worker = ["-m", "dicom_node.worker", f"--config={config}"]
-    with running(worker, tmp_path) as it:
-        it.has_logged("Ready")
+    with running(worker, tmp_path) as role:
+        role.has_logged("Ready")
         spool.results.rmdir()
         spool.results.touch()
         instance = spooled(spool)
         journal.record(instance)
-        it.has_logged("Database or disk: NotADirectoryError; trying again")
-        log = it.end(signal.SIGTERM)
-    left = state_of(journal, instance)
+        role.has_logged("Database or disk: NotADirectoryError; trying again")
+        log = role.end(signal.SIGTERM)
+    left_state = state_of(journal, instance)
     spool.results.unlink()
-    with running(worker, tmp_path) as it:
-        it.has_logged("Analyzed ")
-        it.end(signal.SIGINT)
+    with running(worker, tmp_path) as role:
+        role.has_logged("Analyzed ")
+        role.end(signal.SIGINT)
 
     assert "An error of this program" not in log
-    assert (left, state_of(journal, instance)) == (
+    assert (left_state, state_of(journal, instance)) == (
         InstanceState.RECEIVED,
         InstanceState.ANALYZED,
     )
@@ -80,14 +84,14 @@ def test_a_worker_whose_disk_fails_leaves_its_work_for_the_next(tmp_path: Path) 
 
 
 def long_instance(spool: Spool) -> ReceivedInstance:
-    """Put an instance into the spool that takes seconds to analyze."""
+    """Write an instance that takes seconds to analyze to the spool."""
     instance = spooled(spool, rows=64, columns=48)
     made_slow(instance.path)
     return replace(instance, size=instance.path.stat().st_size)
 
 
 def spooled(spool: Spool, **size: int) -> ReceivedInstance:
-    """Put a phantom into the spool."""
+    """Write a phantom to the spool."""
     dataset = phantom_dataset(draw_phantom(broken=True, **size))
     path = spool.path("0" * 32)
     dataset.save_as(path, enforce_file_format=True)

@@ -1,4 +1,4 @@
-"""The worklist finds, sorts and pages; and a dossier has all of one instance."""
+"""The worklist: filters, order and pages; and the dossier of an instance."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -37,39 +37,39 @@ def worklist(engine: sa.Engine) -> Worklist:
 
 @pytest.fixture
 def three(journal: Journal, receive: Receive) -> dict[str, ReceivedInstance]:
-    """Anna's is delivered with a fracture, Ben's has none, Eva's has just come."""
-    came: dict[str, ReceivedInstance] = {}
-    for hour, who in enumerate((ANNA, BEN, EVA)):
+    """Instances: Anna's is delivered and positive, Ben's negative, Eva's received."""
+    received_by_number: dict[str, ReceivedInstance] = {}
+    for hour, person in enumerate((ANNA, BEN, EVA)):
         received = receive(study_instance_uid=f"1.2.{hour}", modality="DX")
-        header = replace(received.header, patient=who)
+        header = replace(received.header, patient=person)
         at = DAY + timedelta(hours=hour)
-        came[who.accession_number] = one = replace(
+        received_by_number[person.accession_number] = dated = replace(
             received, header=header, received_at=at, calling_ae_title=f"ROOM{hour}"
         )
-        journal.record(one)
-    anna, ben = came["A-1"], came["A-2"]
+        journal.record(dated)
+    anna, ben = received_by_number["A-1"], received_by_number["A-2"]
     journal.analyses.answer(anna.id, 1, ANSWER)
     for name in ("pacs", "backup"):
         journal.deliveries.begin(anna.id, name, 1)
         journal.settlement.settle(anna.id, destination(name), 1, {"2.25.1": STORED})
     journal.analyses.answer(ben.id, 1, negative(0.25))
-    return came
+    return received_by_number
 
 
 def negative(probability: float) -> Answer:
-    said = replace(ANSWER.finding, probability=probability)
-    return replace(ANSWER, finding=said, picture_digest="q" * 64)
+    finding = replace(ANSWER.finding, probability=probability)
+    return replace(ANSWER, finding=finding, picture_digest="q" * 64)
 
 
 def found(worklist: Worklist, wanted: Wanted, sorting: Sorting | None = None) -> str:
-    """The accession numbers of the first page, in order."""
+    """Return the accession numbers of the first page, in order."""
     page = worklist.page(wanted, sorting or Sorting(), number=1, size=10)
     assert page.total == len(page.rows)
     return " ".join(row.accession_number for row in page.rows)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "who"),
+    ("wanted", "numbers"),
     [
         (Wanted(), "A_3 A-2 A-1"),
         (Wanted(text="schmidt"), "A-1"),
@@ -81,7 +81,7 @@ def found(worklist: Worklist, wanted: Wanted, sorting: Sorting | None = None) ->
         (Wanted(text="A_"), "A_3"),
         (Wanted(text="nobody"), ""),
         (Wanted(text="1.2.1"), "A-2"),  # Study Instance UID
-        (Wanted(text="1.2"), ""),  # a part of one is none
+        (Wanted(text="1.2"), ""),  # a part of a UID does not match
         (Wanted(states=("received",)), "A_3"),
         (Wanted(states=("received", "delivered")), "A_3 A-1"),
         (Wanted(points=("definite",)), "A-1"),
@@ -95,32 +95,41 @@ def found(worklist: Worklist, wanted: Wanted, sorting: Sorting | None = None) ->
     ],
 )
 @pytest.mark.usefixtures("three")
-def test_finds(worklist: Worklist, wanted: Wanted, who: str) -> None:
-    assert found(worklist, wanted) == who
+def test_worklist_filters(worklist: Worklist, wanted: Wanted, numbers: str) -> None:
+    assert found(worklist, wanted) == numbers
 
 
 @pytest.mark.usefixtures("three")
 @pytest.mark.parametrize(
-    ("by", "descending", "who"),
+    ("by", "descending", "numbers"),
     [
         (Order.RECEIVED, False, "A-1 A-2 A_3"),
         (Order.PATIENT, False, "A-2 A_3 A-1"),  # doe, muller, schmidt
         (Order.SENDER, True, "A_3 A-2 A-1"),
         (Order.STATE, False, "A-1 A-2 A_3"),  # delivered, delivering, received
         (Order.PROBABILITY, True, "A-1 A-2 A_3"),
-        (Order.PROBABILITY, False, "A-2 A-1 A_3"),  # without one: last in any case
+        (
+            Order.PROBABILITY,
+            False,
+            "A-2 A-1 A_3",
+        ),  # an instance without a probability is last in both orders
         (Order.SECONDS, True, "A-1 A_3 A-2"),
     ],
 )
-def test_sorts(worklist: Worklist, by: Order, descending: bool, who: str) -> None:  # noqa: FBT001
+def test_worklist_sorts(
+    worklist: Worklist,
+    by: Order,
+    descending: bool,  # noqa: FBT001
+    numbers: str,
+) -> None:
     shown = found(worklist, Wanted(), Sorting(by, descending))
 
-    # Of those without a value, which are as random as our ids, only that they are last.
-    known = who.split() if by is not Order.SECONDS else who.split()[:1]
-    assert shown.split()[: len(known)] == known
+    # Instances without a value are last, in a random order.
+    expected = numbers.split() if by is not Order.SECONDS else numbers.split()[:1]
+    assert shown.split()[: len(expected)] == expected
 
 
-def test_only_those_that_are_named(
+def test_worklist_filters_by_ids_and_state(
     worklist: Worklist, three: dict[str, ReceivedInstance]
 ) -> None:
     wanted = Wanted(ids=(three["A-1"].id, three["A_3"].id), states=("received",))
@@ -129,7 +138,7 @@ def test_only_those_that_are_named(
 
 
 @pytest.mark.usefixtures("three")
-def test_pages_have_each_instance_once(worklist: Worklist) -> None:
+def test_pages_contain_each_instance_once(worklist: Worklist) -> None:
     pages = [
         worklist.page(Wanted(), Sorting(Order.PROBABILITY), number=number, size=2)
         for number in (1, 2, 3)
@@ -141,7 +150,7 @@ def test_pages_have_each_instance_once(worklist: Worklist) -> None:
     assert {page.total for page in pages} == {3}
 
 
-def test_a_study_has_its_images_in_the_order_in_which_they_came(
+def test_study_lists_its_instances_in_order_of_arrival(
     worklist: Worklist, journal: Journal, receive: Receive
 ) -> None:
     first, second = receive(), receive()
@@ -157,7 +166,7 @@ def test_senders_are_listed(worklist: Worklist) -> None:
     assert worklist.senders() == ["ROOM0", "ROOM1", "ROOM2"]
 
 
-def test_a_dossier_has_all_that_is_known(
+def test_dossier_contains_all_data_of_an_instance(
     engine: sa.Engine, three: dict[str, ReceivedInstance]
 ) -> None:
     known = dossier(engine, three["A-1"].id)
@@ -185,17 +194,17 @@ def test_a_dossier_has_all_that_is_known(
         pytest.param(Wanted(destination="pacs"), id="destination"),
     ],
 )
-def test_the_first_page_of_100_000_takes_less_than_200_ms(
+def test_first_page_of_100_000_instances_takes_less_than_200_ms(
     many: sa.Engine, wanted: Wanted
 ) -> None:
     worklist = Worklist(many)
-    times = {by: took(worklist, wanted, by) for by in Order}
+    times = {by: duration(worklist, wanted, by) for by in Order}
 
     assert times[Order.RECEIVED] < 0.2
-    assert max(times.values()) < 0.5  # another order than that of the index
+    assert max(times.values()) < 0.5  # these orders have no index
 
 
-def took(worklist: Worklist, wanted: Wanted, by: Order) -> float:
+def duration(worklist: Worklist, wanted: Wanted, by: Order) -> float:
     began = time.monotonic()
     page = worklist.page(wanted, Sorting(by), number=1, size=50)
     seconds = time.monotonic() - began
@@ -207,7 +216,7 @@ def took(worklist: Worklist, wanted: Wanted, by: Order) -> float:
 def many(
     create: Callable[[], StorageSettings], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[sa.Engine]:
-    """100,000 instances of 1,000 patients, delivered to a PACS; one of 100 failed."""
+    """100,000 instances of 1,000 patients. One of 100 failed, the rest is delivered."""
     storage = create()
     migrate(storage)
     engine = open_engine(storage.database_url)
@@ -237,7 +246,7 @@ def many(
             for number, each in enumerate(rows)
         ]
         connection.execute(patient.insert(), names)
-        ways = [
+        deliveries = [
             {
                 "instance_id": each["id"],
                 "destination": "pacs",
@@ -250,15 +259,15 @@ def many(
             }
             for each in rows
         ]
-        connection.execute(delivery.insert(), ways)
-        # As PostgreSQL's autovacuum does, sooner or later.
+        connection.execute(delivery.insert(), deliveries)
+        # The autovacuum of PostgreSQL does the same some time later.
         connection.execute(sa.text("ANALYZE"))
     yield engine
     engine.dispose()
 
 
 def row_like(folder: Path) -> dict[str, Any]:
-    """The columns of an instance."""
+    """Return the columns of an instance."""
     return dict.fromkeys(instance.columns.keys()) | {
         "content_digest": "d",
         "revision": 1,

@@ -1,4 +1,4 @@
-"""The worklist in a real Chromium: rows, filters, and what comes while one reads."""
+"""The worklist page in Chromium: rows, filters, and live changes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +45,7 @@ def names(page: Page) -> list[str]:
     return page.locator("#rows td:nth-child(2)").all_inner_texts()
 
 
-def test_it_shows_what_came_and_how_that_fared(page: Page) -> None:
+def test_page_shows_instances_with_state_and_result(page: Page) -> None:
     rows = page.locator("#rows tr")
 
     expect(rows).to_have_count(2)
@@ -61,7 +61,7 @@ def test_it_shows_what_came_and_how_that_fared(page: Page) -> None:
     expect(page.locator("#total")).to_have_text("2 instances")
 
 
-def test_filters_stand_in_the_address(page: Page) -> None:
+def test_filters_are_in_the_url(page: Page) -> None:
     page.fill("[name=q]", "schmidt")
     expect(page.locator("#rows tr")).to_have_count(1)
     assert page.url.endswith("?q=schmidt")
@@ -76,7 +76,7 @@ def test_filters_stand_in_the_address(page: Page) -> None:
     expect(page.locator("#rows tr")).to_have_count(1)
     expect(page.locator("#rows")).to_contain_text("Ben")
 
-    page.goto(f"{page.url}&utm_source=mail")  # which the API would refuse
+    page.goto(f"{page.url}&utm_source=mail")  # the API would refuse this parameter
     page.wait_for_selector("body[data-ready]")
     expect(page.locator("#rows tr")).to_have_count(1)
 
@@ -90,7 +90,7 @@ def test_columns_are_sorted_by_the_server(page: Page) -> None:
     assert head.get_attribute("aria-sort") == "descending"
 
 
-def test_what_comes_appears_and_what_changes_changes(page: Page, site: Review) -> None:
+def test_new_and_changed_instances_appear(page: Page, site: Review) -> None:
     page.wait_for_selector("body[data-live]")
     eva = site.receive(3, Patient("Müller^Eva", "1", "A-3"))
 
@@ -101,9 +101,7 @@ def test_what_comes_appears_and_what_changes_changes(page: Page, site: Review) -
     expect(first).to_contain_text("Definite fracture")
 
 
-def test_what_is_seen_stays_in_its_place_when_it_changes(
-    page: Page, site: Review
-) -> None:
+def test_changed_row_keeps_its_position(page: Page, site: Review) -> None:
     page.select_option("[name=state]", "failed")
     row = page.locator("#rows tr")
     expect(row).to_have_count(1)
@@ -111,7 +109,7 @@ def test_what_is_seen_stays_in_its_place_when_it_changes(
 
     assert site.journal.deliveries.retry(f"{2:032x}", "pacs")
 
-    expect(row).to_contain_text("delivering")  # though it is not failed any more
+    expect(row).to_contain_text("delivering")  # although it is no longer failed
     site.receive(4)
     site.fail(site.receive(5), "It cannot be decoded.")
     expect(row).to_have_count(2)
@@ -119,7 +117,7 @@ def test_what_is_seen_stays_in_its_place_when_it_changes(
     expect(page.locator("#total")).to_have_text("2 instances")
 
 
-def test_another_page_tells_of_what_came(page: Page, site: Review) -> None:
+def test_second_page_announces_new_instances(page: Page, site: Review) -> None:
     page.goto(page.url.split("?")[0] + "?page=2")
     page.wait_for_selector("body[data-live]")
     site.receive(6)
@@ -129,7 +127,7 @@ def test_another_page_tells_of_what_came(page: Page, site: Review) -> None:
     expect(page.locator("#rows tr")).to_have_count(3)
 
 
-def test_a_day_is_that_of_the_reader(page: Page) -> None:
+def test_day_filter_uses_the_time_zone_of_the_browser(page: Page) -> None:
     today = page.evaluate("new Date().toLocaleDateString('sv-SE')")
     page.fill("[name=day]", today)
     expect(page.locator("#rows tr")).to_have_count(2)
@@ -143,7 +141,7 @@ def test_a_day_is_that_of_the_reader(page: Page) -> None:
     expect(page.locator("#rows tr")).to_have_count(2)
 
 
-def test_an_answer_that_comes_late_does_not_replace_a_newer_one(page: Page) -> None:
+def test_late_response_does_not_replace_a_newer_one(page: Page) -> None:
     page.wait_for_selector("body[data-live]")
     held: list[Route] = []
 
@@ -154,7 +152,7 @@ def test_an_answer_that_comes_late_does_not_replace_a_newer_one(page: Page) -> N
     page.select_option("[name=state]", "failed")
     page.select_option("[name=state]", "delivered")
     while len(held) < 2:
-        page.evaluate("0")  # has what is held be told of
+        page.evaluate("0")  # lets Playwright call `hold`
     earlier, later = held
 
     later.continue_()
@@ -177,7 +175,7 @@ INSERT INTO {table} ({names}) SELECT {columns} FROM {table}, number WHERE {key} 
 
 
 @pytest.mark.alone
-def test_of_100_000_rows_the_first_page_comes_at_once(page: Page, site: Review) -> None:
+def test_first_page_of_100_000_rows_is_fast(page: Page, site: Review) -> None:
     fresh = {"id": "printf('%032x', n)", "instance_id": "printf('%032x', n)"}
     fresh |= {"sop_instance_uid": "'2.25.' || n", "received_at": "received_at - n"}
     with site.engine.begin() as connection:
@@ -193,20 +191,22 @@ def test_of_100_000_rows_the_first_page_comes_at_once(page: Page, site: Review) 
 
     expect(page.locator("#total")).to_have_text("100002 instances")
     expect(page.locator("#rows tr")).to_have_count(50)
-    asked = page.evaluate(
+    durations = page.evaluate(
         "performance.getEntriesByType('resource')"
         ".filter(({ name }) => name.includes('/instances?')).map((e) => e.duration)"
     )
-    assert min(asked) < 200  # ms; by the page when it opens, and when changes begin
+    assert (
+        min(durations) < 200
+    )  # ms; the page sends requests at its start and for changes
     page.fill("[name=q]", "doe ben")
     expect(page.locator("#rows tr")).to_have_count(1)
 
 
-def test_who_is_not_logged_in_sees_no_patient(page: Page, browser: Browser) -> None:
+def test_unauthenticated_browser_sees_no_patient(page: Page, browser: Browser) -> None:
     context = browser.new_context()
-    stranger = context.new_page()
-    stranger.goto(page.url)
+    unauthenticated_page = context.new_page()
+    unauthenticated_page.goto(page.url)
 
-    assert "/login" in stranger.url
-    assert "Schmidt" not in stranger.content()
+    assert "/login" in unauthenticated_page.url
+    assert "Schmidt" not in unauthenticated_page.content()
     context.close()

@@ -1,4 +1,4 @@
-"""A hostile file from a modality that may send."""
+"""Hostile files from a modality that is allowed to send."""
 
 import math
 import os
@@ -44,19 +44,21 @@ SECCOMP_FILTER = 2  # proc(5): Seccomp
         ("a progressive JPEG of 400 scans", scanned_image),
     ],
 )
-def test_a_good_image_does_not_wait_for_bad_ones(
+def test_hostile_images_do_not_delay_a_good_image(
     target: Target, name: str, make: Callable[[], Sample]
 ) -> None:
     samples = [make() for _ in range(FILES)]
 
     def attack(cost: Cost) -> None:
-        answers = []
+        statuses = []
         sender = RawSender(target.receiver)
         for each in samples:
-            answer = sender.send(each)
-            answers.append("none" if answer.status is None else f"{answer.status:#06x}")
+            response = sender.send(each)
+            statuses.append(
+                "none" if response.status is None else f"{response.status:#06x}"
+            )
             cost.bytes += len(each.dataset)
-        cost.note = f"answers {', '.join(sorted(set(answers)))}"
+        cost.note = f"answers {', '.join(sorted(set(statuses)))}"
         cost.ready.set()
         sender.close()
 
@@ -65,7 +67,7 @@ def test_a_good_image_does_not_wait_for_bad_ones(
     seen.check()
 
 
-def test_a_jpeg_of_400_scans_does_not_hold_up_predict(target: Target) -> None:
+def test_jpeg_with_400_scans_does_not_block_predict(target: Target) -> None:
     content = progressive_jpeg()
 
     def attack(cost: Cost) -> None:
@@ -85,33 +87,35 @@ def test_a_jpeg_of_400_scans_does_not_hold_up_predict(target: Target) -> None:
 
     seen = assault(target, 2, "a JPEG of 400 scans for /predict", attack, at_least_s=45)
 
-    took = float(seen.note.split()[-2]) if "after" in seen.note else math.inf
-    seen.expect(took < 5, "/predict is busy with one picture")
+    duration = float(seen.note.split()[-2]) if "after" in seen.note else math.inf
+    seen.expect(duration < 5, "/predict is busy with one picture")
     seen.check()
 
 
-def test_the_decoder_has_no_secret_and_a_filter_of_system_calls(
+def test_decoder_has_no_secret_and_runs_with_a_seccomp_filter(
     target: Target,
 ) -> None:
     seen = note(6, "what a decoder that obeys the attacker finds")
     found = processes(target.node.process.pid)
-    holders = sorted({role for pid, role in found.items() if holds_secret(pid)})
+    roles_with_secret = sorted(
+        {role for pid, role in found.items() if holds_secret(pid)}
+    )
     decoders = [pid for pid, role in found.items() if role == "decoder"]
-    # The fork server never gets a byte of a sender; its children do.
-    forks = [pid for each in decoders for pid in children(each, DECODER)]
-    filters = {seccomp(pid) for pid in forks}
+    # The fork server never reads received bytes. Its children do.
+    decoding_children = [pid for each in decoders for pid in children(each, DECODER)]
+    filters = {seccomp(pid) for pid in decoding_children}
 
-    seen.note = f"an operator's token is in: {', '.join(holders) or 'none'}"
+    seen.note = f"an operator's token is in: {', '.join(roles_with_secret) or 'none'}"
     seen.note += f"; seccomp {sorted(filters)}"
-    assert forks
+    assert decoding_children
     for role in ("decoder", "receiver"):
-        seen.expect(role not in holders, f"{role} has the secret")
+        seen.expect(role not in roles_with_secret, f"{role} has the secret")
     seen.expect(filters == {SECCOMP_FILTER}, "the decoder may use any system call")
     seen.check()
 
 
 def holds_secret(pid: int) -> bool:
-    """Whether a secret is in the environment that a process was started with."""
+    """Return whether the initial environment of a process contains the secret."""
     with suppress(OSError):
         return SECRET.encode() in Path(f"/proc/{pid}/environ").read_bytes()
     return False
@@ -124,7 +128,7 @@ def seccomp(pid: int) -> int:
 
 
 class Pickled:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -133,9 +137,9 @@ class Pickled:
         return os.mkdir, (str(self._folder),)
 
 
-def test_a_row_of_the_database_runs_no_code(target: Target) -> None:
+def test_worker_does_not_unpickle_a_database_row(target: Target) -> None:
     seen = note(7, "a pickle in a row of the database")
-    proof = target.folder / "ran"
+    created_folder = target.folder / "ran"
     engine = open_engine(load(target.config, {}).storage.database_url)
     client = DBOSClient(system_database_engine=engine, application_name=APPLICATION)
     client.enqueue(
@@ -145,15 +149,15 @@ def test_a_row_of_the_database_runs_no_code(target: Target) -> None:
             "workflow_id": "pickled",
             "app_version": VERSION,
         },
-        Pickled(proof),
+        Pickled(created_folder),
         1,
     )
-    after = target.turnaround()  # the worker has taken up what came before it
+    after = target.turnaround()  # the worker has started all earlier work
     engine.dispose()
 
     seen.before, seen.during = target.usual_s, after
-    seen.note = "the code ran" if proof.exists() else "refused"
-    seen.expect(not proof.exists(), "a worker unpickled a row")
+    seen.note = "the code ran" if created_folder.exists() else "refused"
+    seen.expect(not created_folder.exists(), "a worker unpickled a row")
     workers = [
         p for p, r in processes(target.node.process.pid).items() if r == "worker"
     ]
@@ -161,8 +165,8 @@ def test_a_row_of_the_database_runs_no_code(target: Target) -> None:
     seen.check()
 
 
-def equipment() -> Dataset:
-    """What a detector's denoiser writes, which is no AI that looks for fractures."""
+def denoiser() -> Dataset:
+    """Return the equipment item of a denoiser, which detects no fractures."""
     purpose, item = Dataset(), Dataset()
     purpose.CodeValue, purpose.CodingSchemeDesignator = "1110003", "99IHE"
     purpose.CodeMeaning = "Processing Algorithm"
@@ -171,19 +175,19 @@ def equipment() -> Dataset:
     return item
 
 
-def ours() -> Dataset:
-    item = equipment()
+def own_name() -> Dataset:
+    item = denoiser()
     item.Manufacturer = item.ManufacturerModelName = "fracture-node"
     return item
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [("a denoiser", equipment), ("our own name", ours)]
+    ("name", "make"), [("a denoiser", denoiser), ("our own name", own_name)]
 )
-def test_contributing_equipment_silences_no_radiograph(
+def test_contributing_equipment_does_not_suppress_the_response_to_a_radiograph(
     target: Target, name: str, make: Callable[[], Dataset]
 ) -> None:
-    """It gets a result or a notice, which is a Secondary Capture, too."""
+    """The node sends a result or a notice. Both are Secondary Captures."""
     seen = note(10, f"a radiograph with {name} as equipment")
     seen.before = target.usual_s
     seen.during = target.turnaround(20, ContributingEquipmentSequence=[make()])
@@ -193,8 +197,10 @@ def test_contributing_equipment_silences_no_radiograph(
 
 
 @pytest.mark.parametrize("study", ["the same study", "another study"])
-def test_a_false_first_sender_silences_no_patient(target: Target, study: str) -> None:
-    """The real image follows under the same SOP Instance UID, for another patient."""
+def test_false_image_with_a_real_uid_does_not_suppress_the_real_image(
+    target: Target, study: str
+) -> None:
+    """The real image has the same SOP Instance UID and another patient."""
     seen = note(10, f"a false image under the UID of a real one, {study}")
     false, false_study = target.image(PatientID="FALSE", PatientName="False^Patient")
     same = {"StudyInstanceUID": false_study} if study == "the same study" else {}
@@ -205,15 +211,15 @@ def test_a_false_first_sender_silences_no_patient(target: Target, study: str) ->
     assert target.store(false, "INTRUDER")
     wait(lambda: target.has_result(false_study), 20)
     assert target.store(real)
-    is_told = wait(lambda: patient in target.patients(), 20)
+    has_response = wait(lambda: patient in target.patients(), 20)
     seen.seconds = time.monotonic() - start
 
-    seen.expect(is_told, "the real patient gets neither result nor notice")
+    seen.expect(has_response, "the real patient gets neither result nor notice")
     seen.check()
 
 
 def copy_picture(false: Path, real: Path) -> None:
-    """Give an image the SOP Instance UID and the pixels of another."""
+    """Copy the SOP Instance UID and the pixels of the false image to the real one."""
     source, dataset = dcmread(false), dcmread(real)
     dataset.PixelData = source.PixelData
     dataset.SOPInstanceUID = source.SOPInstanceUID
@@ -222,7 +228,7 @@ def copy_picture(false: Path, real: Path) -> None:
 
 
 def wait(condition: Callable[[], bool], longest_s: float) -> bool:
-    """Wait until something is so; returns whether it came in time."""
+    """Wait until a condition is true; return whether it was true in time."""
     end, pause = time.monotonic() + longest_s, threading.Event()
     while time.monotonic() < end:
         if condition():

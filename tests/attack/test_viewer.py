@@ -1,4 +1,4 @@
-"""A viewer, who may look but not act, and wants others to wait."""
+"""Attacks by a viewer, who may read but not act, to delay other users."""
 
 import io
 import math
@@ -30,22 +30,22 @@ GIVES_UP_S = 40.0
 
 
 def api(target: Target, token: str) -> httpx.Client:
-    where = f"http://127.0.0.1:{target.api}"
+    base_url = f"http://127.0.0.1:{target.api}"
     return httpx.Client(
-        base_url=where, headers=bearing(token), timeout=GIVES_UP_S, trust_env=False
+        base_url=base_url, headers=bearing(token), timeout=GIVES_UP_S, trust_env=False
     )
 
 
 def newest(target: Target, **image: object) -> str:
-    """Have an image analyzed; its id."""
+    """Have an image analyzed; return its id."""
     assert target.turnaround(**image) < math.inf
     with api(target, ACTING) as client:
         found = client.get("/api/v1/instances?size=1").json()["instances"]
     return str(found[0]["id"])
 
 
-def seconds_of(act: Callable[[], httpx.Response]) -> float:
-    """How long another person waits for an answer; infinite without one."""
+def response_time(act: Callable[[], httpx.Response]) -> float:
+    """Return the seconds until a successful response; infinity if there is none."""
     start = time.monotonic()
     with suppress(httpx.HTTPError):
         if act().is_success:
@@ -53,12 +53,12 @@ def seconds_of(act: Callable[[], httpx.Response]) -> float:
     return math.inf
 
 
-def hang_up(target: Target, request: bytes, cost: Cost) -> None:
+def send_and_close(target: Target, request: bytes, cost: Cost) -> None:
     with suppress(OSError), connect(target.api) as connection:
         pour(connection, request, cost)
 
 
-def asked(route: str, token: str, *headers: str) -> bytes:
+def http_request(route: str, token: str, *headers: str) -> bytes:
     lines = (
         f"{route} HTTP/1.1",
         "Host: localhost",
@@ -68,33 +68,35 @@ def asked(route: str, token: str, *headers: str) -> bytes:
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
-def test_pictures_that_nobody_waits_for_hold_up_nobody(target: Target) -> None:
+def test_abandoned_picture_requests_do_not_delay_other_users(target: Target) -> None:
     instance = newest(target, side=2400)
     path = f"/api/v1/instances/{instance}/picture"
     with api(target, ACTING) as client:
-        usual = seconds_of(lambda: client.get(f"{path}?low=1&high=5000"))
-    waited: list[float] = []
+        usual_duration = response_time(lambda: client.get(f"{path}?low=1&high=5000"))
+    durations: list[float] = []
 
     def attack(cost: Cost) -> None:
         with ThreadPoolExecutor(16) as pool:
             for number in range(REQUESTS):
                 route = f"GET {path}?low={number}&high={number + 900}"
-                pool.submit(hang_up, target, asked(route, LOOKING), cost)
+                pool.submit(send_and_close, target, http_request(route, LOOKING), cost)
         cost.ready.set()
         with api(target, ACTING) as client:
-            waited.append(seconds_of(lambda: client.get(f"{path}?long_side=600")))
+            durations.append(response_time(lambda: client.get(f"{path}?long_side=600")))
 
     seen = assault(
         target, 5, f"{REQUESTS} pictures, hung up", attack, at_least_s=GIVES_UP_S
     )
 
-    took = waited[0] if waited else math.inf
-    seen.note = f"another person waited {in_words(took)}, not {in_words(usual)}"
-    seen.expect(took - usual < LONGEST_S, "another person waits")
+    duration = durations[0] if durations else math.inf
+    seen.note = (
+        f"another person waited {in_words(duration)}, not {in_words(usual_duration)}"
+    )
+    seen.expect(duration - usual_duration < LONGEST_S, "another person waits")
     seen.check()
 
 
-def test_predictions_that_nobody_waits_for_hold_up_nobody(target: Target) -> None:
+def test_abandoned_predictions_do_not_delay_other_users(target: Target) -> None:
     picture = io.BytesIO()
     drawn = draw_phantom(broken=True, rows=1500, columns=1200, seed=3)
     pixels = (drawn.pixels >> 4).clip(0, 255).astype("uint8")
@@ -104,22 +106,22 @@ def test_predictions_that_nobody_waits_for_hold_up_nobody(target: Target) -> Non
         + picture.getvalue()
         + b"\r\n--x--\r\n"
     )
-    kind = "Content-Type: multipart/form-data; boundary=x"
-    waited: list[float] = []
+    content_type = "Content-Type: multipart/form-data; boundary=x"
+    durations: list[float] = []
 
     def attack(cost: Cost) -> None:
         length = f"Content-Length: {len(body)}"
-        request = asked("POST /predict", LOOKING, kind, length) + body
+        request = http_request("POST /predict", LOOKING, content_type, length) + body
         with ThreadPoolExecutor(16) as pool:
             for _ in range(PREDICTIONS):
-                pool.submit(hang_up, target, request, cost)
+                pool.submit(send_and_close, target, request, cost)
         cost.ready.set()
         file = {"file": picture.getvalue()}
         with api(target, ACTING) as client:
-            for _ in range(5):  # a place that is not free is asked for again
-                took = seconds_of(lambda: client.post("/predict", files=file))
-                waited.append(took)
-                if took < math.inf:
+            for _ in range(5):  # retries if the queue is full
+                duration = response_time(lambda: client.post("/predict", files=file))
+                durations.append(duration)
+                if duration < math.inf:
                     break
                 time.sleep(0.5)
 
@@ -127,13 +129,15 @@ def test_predictions_that_nobody_waits_for_hold_up_nobody(target: Target) -> Non
         target, 5, f"{PREDICTIONS} predictions, hung up", attack, at_least_s=GIVES_UP_S
     )
 
-    took = waited[-1] if waited else math.inf
-    seen.note = f"another person waited {in_words(took)}, tried {len(waited)} times"
-    seen.expect(took < LONGEST_S, "another person waits")
+    duration = durations[-1] if durations else math.inf
+    seen.note = (
+        f"another person waited {in_words(duration)}, tried {len(durations)} times"
+    )
+    seen.expect(duration < LONGEST_S, "another person waits")
     seen.check()
 
 
-def test_the_attributes_of_a_hostile_file_hold_up_nobody(target: Target) -> None:
+def test_attributes_of_a_hostile_file_do_not_delay_other_users(target: Target) -> None:
     sample = nested(depth=100, breadth=5000)
     with raw_sender(target.receiver) as sender:
         sender.send(sample)
@@ -145,8 +149,8 @@ def test_the_attributes_of_a_hostile_file_hold_up_nobody(target: Target) -> None
         return
     instance = found[0]["id"]
     good = newest(target)
-    waited: list[float] = []
-    took: list[float] = []
+    durations: list[float] = []
+    hostile_durations: list[float] = []
 
     def look() -> None:
         with api(target, LOOKING) as client:
@@ -154,17 +158,17 @@ def test_the_attributes_of_a_hostile_file_hold_up_nobody(target: Target) -> None
             start = time.monotonic()
             with suppress(httpx.HTTPError):
                 client.get(path)
-            took.append(time.monotonic() - start)
+            hostile_durations.append(time.monotonic() - start)
 
     def attack(cost: Cost) -> None:
         threads = [threading.Thread(target=look) for _ in range(4)]
         for each in threads:
             each.start()
         cost.ready.set()
-        time.sleep(0.5)  # the others are at work
+        time.sleep(0.5)  # the other requests are in progress
         with api(target, ACTING) as client:
             path = f"/api/v1/instances/{good}/attributes"
-            waited.append(seconds_of(lambda: client.get(path)))
+            durations.append(response_time(lambda: client.get(path)))
         for each in threads:
             each.join()
 
@@ -172,26 +176,29 @@ def test_the_attributes_of_a_hostile_file_hold_up_nobody(target: Target) -> None
         target, 2, "attributes of nested items", attack, at_least_s=GIVES_UP_S + 5
     )
 
-    other = waited[0] if waited else math.inf
-    longest = max(took, default=math.inf)
+    duration = durations[0] if durations else math.inf
+    longest = max(hostile_durations, default=math.inf)
     seen.sent = len(sample.dataset)
-    seen.note = f"answered after {longest:.0f} s; another waited {in_words(other)}"
-    seen.expect(other < LONGEST_S, "another person waits")
+    seen.note = f"answered after {longest:.0f} s; another waited {in_words(duration)}"
+    seen.expect(duration < LONGEST_S, "another person waits")
     seen.check()
 
 
-def test_a_stream_of_changes_ends_with_its_session(target: Target) -> None:
+def test_stream_of_changes_ends_at_logout(target: Target) -> None:
     seen = note(8, "a stream that outlives its session")
-    where = f"http://127.0.0.1:{target.api}"
+    base_url = f"http://127.0.0.1:{target.api}"
     ended = threading.Event()
 
     def listen(client: httpx.Client) -> None:
-        with suppress(httpx.HTTPError), client.stream("GET", "/api/v1/changes") as told:
-            for _ in told.iter_bytes():
+        with (
+            suppress(httpx.HTTPError),
+            client.stream("GET", "/api/v1/changes") as stream,
+        ):
+            for _ in stream.iter_bytes():
                 begun.set()
         ended.set()
 
-    with httpx.Client(base_url=where, trust_env=False, timeout=60) as client:
+    with httpx.Client(base_url=base_url, trust_env=False, timeout=60) as client:
         client.post("/login", data={"token": LOOKING})
         assert client.get("/api/v1/instances").is_success
         begun = threading.Event()

@@ -103,22 +103,22 @@ def steady(
     dataset: Dataset, folder: Path, where: Address, engine: sa.Engine, rate: float
 ) -> None:
     """Send at a fixed rate for minutes, and measure the age of the oldest instance."""
-    over, ages = threading.Event(), list[float]()
+    finished, ages = threading.Event(), list[float]()
 
-    def look() -> None:
-        while not over.wait(LOOK_EVERY_S):
+    def sample_ages() -> None:
+        while not finished.wait(LOOK_EVERY_S):
             ages.append(oldest_s(engine))
 
-    looking = threading.Thread(target=look)
-    looking.start()
+    sampler = threading.Thread(target=sample_ages)
+    sampler.start()
     start, count = time.perf_counter(), round(rate * MINUTES * 60)
     for number in range(count):
         path = fresh(dataset, folder / "next.dcm")
         time.sleep(max(start + number / rate - time.perf_counter(), 0))
         send([path], where, **CALLING)
     late = time.perf_counter() - start - count / rate
-    over.set()
-    looking.join()
+    finished.set()
+    sampler.join()
     if late > MINUTES:
         sys.exit(f"the sender itself was {late:.0f} s late")
     fifth = len(ages) // 5

@@ -68,11 +68,11 @@ def main() -> None:
 
 
 def compare(folder: Path, dataset: Dataset, senders: int, count: int) -> None:
-    """Send instances to both alternately, over a number of associations."""
+    """Send instances alternately to the node and to storescp."""
     first = written(dataset, folder / "first", FIRST, FIRST)
     shares = written(dataset, folder / "sent", senders, count)
     pairs = [
-        [seconds(way, folder, first, shares) for way in (ours, storescp)]
+        [seconds(way, folder, first, shares) for way in (node_receivers, storescp)]
         for _ in range(PAIRS)
     ]
     megabytes = dataset.Rows * dataset.Columns * 2 * count / 1e6
@@ -96,7 +96,7 @@ def written(dataset: Dataset, folder: Path, senders: int, count: int) -> list[Pa
 def seconds(
     way: Way, folder: Path, first: Sequence[Path], shares: Sequence[Path]
 ) -> float:
-    """Return how long an acceptor takes for its shares after the first instances."""
+    """Return the seconds that an acceptor takes for `shares`, sent after `first`."""
     with tempfile.TemporaryDirectory(dir=folder) as name, way(Path(name)) as port:
         send(port, first)
         start = time.perf_counter()
@@ -113,7 +113,7 @@ def send(port: int, shares: Sequence[Path]) -> None:
 
 
 @contextmanager
-def ours(folder: Path) -> Iterator[int]:
+def node_receivers(folder: Path) -> Iterator[int]:
     """Run two receivers that share a port; yield the port."""
     config = folder / "node.toml"
     config.write_text(SETTINGS)
@@ -124,7 +124,7 @@ def ours(folder: Path) -> Iterator[int]:
         for each in roles:
             each.start()
         engine = open_engine(load(config, {}).storage.database_url)
-        while beats(engine) < len(roles):
+        while count_receivers(engine) < len(roles):
             time.sleep(0.05)
         engine.dispose()
         time.sleep(SETTLED_S)
@@ -142,19 +142,19 @@ def storescp(folder: Path) -> Iterator[int]:
         port: int = free.getsockname()[1]
     options = ["--fork", "-pdu", "131072", "-aet", TITLE, "-od", str(folder)]
     acceptor = subprocess.Popen([STORESCP, *options, str(port)])
-    answering(port)
+    wait_for_echo(port)
     yield port
     acceptor.terminate()
     acceptor.wait()
 
 
-def beats(engine: sa.Engine) -> int:
+def count_receivers(engine: sa.Engine) -> int:
     """Return the number of receivers that are alive."""
     with reading(engine) as connection:
         return len(living(connection, "receiver"))
 
 
-def answering(port: int) -> None:
+def wait_for_echo(port: int) -> None:
     """Wait until an acceptor responds."""
     address = Address(ae_title=TITLE, host="127.0.0.1", port=port)
     while echo(address, calling_ae_title="BENCH").verdict is not Verdict.STORED:

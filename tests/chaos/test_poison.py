@@ -1,4 +1,4 @@
-"""Images that crash, hang or bloat the decoder fail in words, and no other does."""
+"""Images that crash, hang or exhaust the decoder fail, and no other image does."""
 
 import os
 import signal
@@ -18,44 +18,44 @@ pytestmark = pytest.mark.chaos
 
 INSTANCES = 15
 TIMEOUT_S, MEMORY_MB = 1, 1024
-# Of 16 bits: 13 MB of file, 800 MB once decoded, and again for each step that copies.
+# With 16 bits: 13 MB as a file, 800 MB when decoded, and 800 MB more for each copy.
 SIDE = 20_000
 DECODER = "dicom_node.decoding_process"
 
 
-def test_a_decoder_that_crashes_hangs_or_bloats_costs_no_other_instance(
+def test_decoder_crash_hang_or_memory_limit_fails_no_other_instance(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
     sent = mixed(night.folder / "sent", INSTANCES, chests=False)
     uids = list(sent.paths)
-    hangs, bloats, crashes = (uids[number] for number in (3, 6, 9))
-    made_slow(sent.paths[hangs])
-    made_slow(sent.paths[crashes])
-    make_large(sent.paths[bloats])
+    hanging, large, crashing = (uids[number] for number in (3, 6, 9))
+    made_slow(sent.paths[hanging])
+    made_slow(sent.paths[crashing])
+    make_large(sent.paths[large])
     archive = night.archive()
     limits = f"decode_timeout_s = {TIMEOUT_S}\ndecode_memory_mb = {MEMORY_MB}"
-    limits += f"\nmax_megapixels = {SIDE**2 // 10**6}"  # memory is what ends it
+    limits += f"\nmax_megapixels = {SIDE**2 // 10**6}"  # permits it
     night.settings({"archive": archive.port}, (new_port(), new_port()), worker=limits)
     node = night.start()
 
     start = time.monotonic()
     for uid, path in sent.paths.items():
         push(path, node)
-        if uid == crashes:
+        if uid == crashing:
             wait_for(lambda: killed(node.roles("dicom_node.worker")))
-    poison = {hangs, bloats, crashes}
+    poison = {hanging, large, crashing}
     night.settles({"delivered": INSTANCES - len(poison), "failed": len(poison)})
-    took = time.monotonic() - start
+    duration = time.monotonic() - start
 
-    (hung,) = reasons(night.config, hangs)
-    (bloated,) = reasons(night.config, bloats)
-    (crashed,) = reasons(night.config, crashes)
-    seen(f"poison: 3 of {INSTANCES} failed, all done after {took:.1f} s")
-    assert f"longer than {TIMEOUT_S} s" in hung
-    assert "more memory than it may have" in bloated
-    assert "longer than" in crashed or "SIGKILL" in crashed
+    (hanging_reason,) = reasons(night.config, hanging)
+    (large_reason,) = reasons(night.config, large)
+    (crashing_reason,) = reasons(night.config, crashing)
+    seen(f"poison: 3 of {INSTANCES} failed, all done after {duration:.1f} s")
+    assert f"longer than {TIMEOUT_S} s" in hanging_reason
+    assert "more memory than it may have" in large_reason
+    assert "longer than" in crashing_reason or "SIGKILL" in crashing_reason
     assert set(lost(sent, studies_in(archive))) == poison
-    assert night.said("worker-0", "Ready") == 1  # it never died of them
+    assert night.said("worker-0", "Ready") == 1  # the worker was never restarted
 
 
 def make_large(path: Path) -> None:
@@ -68,7 +68,7 @@ def make_large(path: Path) -> None:
 
 
 def killed(workers: list[int]) -> bool:
-    """Kill the decoder of a worker while it is at work; whether there was one."""
+    """Kill the running decoders of the workers; return whether there was one."""
     decoders = [pid for worker in workers for pid in children(worker, DECODER)]
     for pid in decoders:
         os.kill(pid, signal.SIGKILL)
