@@ -169,9 +169,8 @@ def test_role_in_compose_uses_the_database_of_compose(
     assert settings.storage.database.endswith("@postgres/node")
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert (
-        "hostname" not in service
-    )  # two containers with the same host name would conflict
+    # Two containers with the same host name would conflict.
+    assert "hostname" not in service
 
 
 def test_load_balancer_has_the_address_that_peers_use(

@@ -139,9 +139,8 @@ def _record_secrets(
 def test_role_dies_with_its_supervisor_before_its_imports(
     tmp_path: Path,
 ) -> None:
-    slow = (
-        tmp_path / "python"
-    )  # stands for an interpreter that has not imported the module yet
+    # Stands for an interpreter that has not imported the module yet.
+    slow = tmp_path / "python"
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o700)
     script = (

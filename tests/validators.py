@@ -14,9 +14,8 @@ def dciodvfy_errors(program: str, path: Path) -> set[str]:
     run = subprocess.run([program, "-new", path], capture_output=True, check=False)
     lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
     errors = [line for line in lines if line.startswith("Error")]
-    assert (
-        b"Warning" in run.stderr or b"Image" in run.stderr
-    )  # the program has read the file
+    # The program has read the file.
+    assert b"Warning" in run.stderr or b"Image" in run.stderr
     # Attributes copied into a sequence have the same errors as at the top level.
     return {re.sub(r"</.*/", "</", error) for error in errors}
 
