@@ -69,17 +69,21 @@ def test_features_and_head_give_the_output_of_the_whole_network(
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
 def test_architecture_equals_that_of_torchvision(architecture: str) -> None:
-    ours = random_network(replace(DRAFT, architecture=architecture))
+    network = random_network(replace(DRAFT, architecture=architecture))
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        theirs = getattr(torchvision_models, architecture)(weights=None, num_classes=2)
-    for name, initial in theirs.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[name], initial, rtol=0, atol=0)
-    randomize_normalization(ours)
-    theirs.load_state_dict(ours.state_dict())
+        reference = getattr(torchvision_models, architecture)(
+            weights=None, num_classes=2
+        )
+    for name, initial in reference.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], initial, rtol=0, atol=0)
+    randomize_normalization(network)
+    reference.load_state_dict(network.state_dict())
 
     with torch.inference_mode():
-        torch.testing.assert_close(ours(IMAGE), theirs.eval()(IMAGE), rtol=0, atol=0)
+        torch.testing.assert_close(
+            network(IMAGE), reference.eval()(IMAGE), rtol=0, atol=0
+        )
 
 
 def test_inference_imports_neither_torchvision_nor_the_compiler() -> None:

@@ -69,7 +69,7 @@ def source(tmp_path: Path) -> Callable[[Dataset], ReceivedInstance]:
     return written
 
 
-def shown(dataset: Dataset) -> Radiograph:
+def decoded_radiograph(dataset: Dataset) -> Radiograph:
     return decode(dataset, DecodeOptions(1, 50))
 
 
@@ -78,7 +78,7 @@ def state_of(
     finding: Finding = POSITIVE,
     radiograph: Radiograph | None = None,
 ) -> Dataset:
-    radiograph = radiograph or shown(dcmread(instance.path))
+    radiograph = radiograph or decoded_radiograph(dcmread(instance.path))
     (result,) = encode_file(instance, radiograph, finding, STATE)
     assert (result,) == encode_file(instance, radiograph, finding, STATE)
     return dcmread(BytesIO(result.content))
@@ -113,7 +113,7 @@ def test_instance_number_is_copied_from_the_source_if_it_is_valid(
     assert state_of(source(dataset)).InstanceNumber == written
 
 
-def drawn(state: Dataset, layer: str) -> Dataset | None:
+def graphics_of(state: Dataset, layer: str) -> Dataset | None:
     layers = {each.GraphicLayer: each for each in state.GraphicAnnotationSequence}
     assert set(layers) == {each.GraphicLayer for each in state.GraphicLayerSequence}
     return layers.get(layer)
@@ -124,7 +124,10 @@ def test_arrow_and_outline_are_in_another_layer_than_the_caption(
 ) -> None:
     state = state_of(source(dataset))
 
-    finding, caption = drawn(state, "AI_FINDING"), drawn(state, "AI_CAPTION")
+    finding, caption = (
+        graphics_of(state, "AI_FINDING"),
+        graphics_of(state, "AI_CAPTION"),
+    )
     assert finding is not None
     assert caption is not None
     arrow, around = (
@@ -150,8 +153,8 @@ def test_negative_result_has_only_a_caption(source: Source, dataset: Dataset) ->
 
     state = state_of(source(dataset), negative)
 
-    assert drawn(state, "AI_FINDING") is None
-    assert drawn(state, "AI_CAPTION") is not None
+    assert graphics_of(state, "AI_FINDING") is None
+    assert graphics_of(state, "AI_CAPTION") is not None
 
 
 def test_coordinates_are_in_stored_pixels_if_pixels_are_not_square(
@@ -159,12 +162,12 @@ def test_coordinates_are_in_stored_pixels_if_pixels_are_not_square(
 ) -> None:
     dataset.ImagerPixelSpacing = [0.2, 0.1]  # each row twice as high as a column wide
     instance = source(dataset)
-    radiograph = shown(dataset)
+    radiograph = decoded_radiograph(dataset)
     assert radiograph.pixels.shape == (800, 300)
 
     state = state_of(instance, radiograph=radiograph)
 
-    finding = drawn(state, "AI_FINDING")
+    finding = graphics_of(state, "AI_FINDING")
     assert finding is not None
     arrow = np.reshape(finding.GraphicObjectSequence[0].GraphicData, (-1, 2))
     np.testing.assert_allclose(arrow[:2], [(50, 50), (150, 100)])
@@ -270,7 +273,7 @@ def test_arrow_at_the_edge_stays_inside_the_image(
 ) -> None:
     at_edge = replace(POSITIVE, arrow=Arrow((1.0, 200.0), (9.0, 260.0)))
 
-    finding = drawn(state_of(source(dataset), at_edge), "AI_FINDING")
+    finding = graphics_of(state_of(source(dataset), at_edge), "AI_FINDING")
 
     assert finding is not None
     assert min(finding.GraphicObjectSequence[0].GraphicData) >= 0
@@ -290,7 +293,7 @@ def test_presentation_state_is_refused_for_color_or_a_missing_series(
 
 
 def write_state(source: ReceivedInstance, path: Path) -> None:
-    radiograph = shown(dcmread(source.path))
+    radiograph = decoded_radiograph(dcmread(source.path))
     (result,) = encode_file(source, radiograph, POSITIVE, STATE)
     path.write_bytes(result.content)
 
@@ -339,7 +342,7 @@ def test_state_displays_an_image_without_a_window_as_the_node_does(
     subprocess.run(render, check=True)
 
     displayed = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
-    expected = shown(dataset).pixels.ravel()
+    expected = decoded_radiograph(dataset).pixels.ravel()
     assert np.abs(displayed.astype(int) - expected).max() <= 1
 
 
@@ -386,7 +389,7 @@ def test_state_displays_an_image_with_unusual_attributes_as_the_node_does(
     subprocess.run(render, check=True)
 
     displayed = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
-    expected = shown(dcmread(instance.path)).pixels.ravel()
+    expected = decoded_radiograph(dcmread(instance.path)).pixels.ravel()
     assert np.ptp(expected) > 200
     assert np.abs(displayed.astype(int) - expected).max() <= 1
     assert complaints(state) == set()

@@ -39,7 +39,7 @@ class Clock:
         return self.now
 
 
-def used_to(seconds: float, clock: Clock) -> Allowance:
+def allowance_after_calls(seconds: float, clock: Clock) -> Allowance:
     """An allowance after successful calls of a duration, filled up again."""
     allowance = Allowance(clock)
     for _ in range(FEWEST):
@@ -51,7 +51,7 @@ def used_to(seconds: float, clock: Clock) -> Allowance:
 
 def test_many_slow_images_use_the_allowance_only_once() -> None:
     clock = Clock()
-    allowance = used_to(0.4, clock)
+    allowance = allowance_after_calls(0.4, clock)
     spent = 0.0
     for _ in range(1000):
         deadline = allowance.deadline("decode")
@@ -63,7 +63,7 @@ def test_many_slow_images_use_the_allowance_only_once() -> None:
 
 def test_allowance_refills_with_time() -> None:
     clock = Clock()
-    allowance = used_to(0.4, clock)
+    allowance = allowance_after_calls(0.4, clock)
     allowance.use("decode", 100, succeeded=False)
     assert allowance.deadline("decode") == pytest.approx(0.8)
 
@@ -78,15 +78,15 @@ def test_allowance_refills_with_time() -> None:
     [(0.01, SHORTEST_S), (0.7, 1.4), (100.0, LONGEST_S)],
 )
 def test_usual_time_follows_the_speed_of_the_machine(took: float, usual: float) -> None:
-    assert used_to(took, Clock()).usual("decode") == pytest.approx(usual)
+    assert allowance_after_calls(took, Clock()).usual("decode") == pytest.approx(usual)
 
 
 def test_each_function_has_its_own_usual_time() -> None:
-    assert used_to(0.4, Clock()).usual("encode") == UNKNOWN_S
+    assert allowance_after_calls(0.4, Clock()).usual("encode") == UNKNOWN_S
 
 
 def test_failed_calls_do_not_change_the_usual_time() -> None:
-    allowance = used_to(0.4, Clock())
+    allowance = allowance_after_calls(0.4, Clock())
     for _ in range(100):
         allowance.use("decode", 8.0, succeeded=False)
 

@@ -42,7 +42,7 @@ ROLES = (*PROCESSES, "supervisor")
 ON_ITS_WAY_S = 5.0
 
 
-class Reaper:
+class RoleKiller:
     """Kills roles at random times, and restarts the supervisor."""
 
     def __init__(self, node: Served) -> None:
@@ -51,7 +51,7 @@ class Reaper:
         self.killed: list[tuple[float, str]] = []
         self.echoed: list[float] = []
 
-    def reap(self) -> None:
+    def kill_roles(self) -> None:
         while len(self.killed) < KILLS:
             time.sleep(self._random.uniform(1, 9))
             role = self._random.choice(ROLES)
@@ -94,7 +94,7 @@ def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
         receiver="processes = 2",
     )
     node = night.start()
-    reaper, over = Reaper(node), threading.Event()
+    killer, over = RoleKiller(node), threading.Event()
     tries: list[int] = []
     paths = list(sent.paths.values())
 
@@ -107,13 +107,13 @@ def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
                 tries.append(push(path, node))
             time.sleep(pace.uniform(0.5, 3))  # time between two exposures
 
-    prober = threading.Thread(target=reaper.probe, args=(over,))
+    prober = threading.Thread(target=killer.probe, args=(over,))
     prober.start()
     start = time.monotonic()
     senders = [lambda n=n: sender(n) for n in range(SENDERS)]
-    side_by_side([reaper.reap, *senders])
+    side_by_side([killer.kill_roles, *senders])
     night.settles(sent.states)
-    wait_for(reaper.all_is_well)
+    wait_for(killer.has_recovered)
     over.set()
     prober.join()
     took = time.monotonic() - start
@@ -122,9 +122,9 @@ def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
     missing = lost(sent, studies_in(archive))
     missing += lost(sent, set(map(study_of, kept.iterdir())))
     repeats, altered = twice(archive)
-    unexplained = [pair for pair in repeats if not explained(pair, reaper.killed)]
-    times = recovery(night, reaper)
-    seen(f"kills: {len(reaper.killed)} in {took:.0f} s, {len(tries)} acknowledged")
+    unexplained = [pair for pair in repeats if not explained(pair, killer.killed)]
+    times = recovery(night, killer)
+    seen(f"kills: {len(killer.killed)} in {took:.0f} s, {len(tries)} acknowledged")
     seen(f"  sent again by senders {sum(tries) - len(tries)}, lost {len(missing)}")
     seen(f"  stored twice {len(repeats)}, unexplained {len(unexplained)}")
     for name, values in times.items():
@@ -186,18 +186,18 @@ def altered_files(kept: Path) -> int:
     return sum(len(each) > 1 for each in forms.values())
 
 
-def recovery(night: Night, reaper: Reaper) -> dict[str, list[float]]:
+def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
     """Seconds from each kill to recovery, if no other kill came in between."""
     lines = night.lines()
     respawned = [at for at, _, words in lines if "starting it again" in words]
     ready = [at for at, role, words in lines if role == "worker-0" and words == "Ready"]
     times: dict[str, list[float]] = {"respawned": [], "accepts": [], "ready": []}
-    fatal = [at for at, role in reaper.killed if role in {"worker", "supervisor"}]
-    for at, role in reaper.killed:
+    fatal = [at for at, role in killer.killed if role in {"worker", "supervisor"}]
+    for at, role in killer.killed:
         if role != "supervisor":
             times["respawned"].append(next_after(respawned, at) - at)
         if role in {"receiver", "supervisor"}:
-            times["accepts"].append(next_after(reaper.echoed, at) - at)
+            times["accepts"].append(next_after(killer.echoed, at) - at)
         if role in {"worker", "supervisor"}:
             ready_again = next_after(ready, at)
             if next_after(fatal, at + 0.001) > ready_again:
