@@ -1,4 +1,4 @@
-"""A site with a journal that contains phantoms, as a worker would leave it."""
+"""A site with a journal of phantoms, in the states that a worker creates."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -41,7 +41,7 @@ REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
 
 @contextmanager
 def served(site: "Review") -> Iterator[int]:
-    """Serve a site with its streams of changes during the block; yield the port."""
+    """Serve a site, including its event streams, during the block; yield the port."""
     with ExitStack() as stack:
         ended = False
         site.app.state.ending = lambda: ended
@@ -77,7 +77,7 @@ class Review(Site):
         photometric_interpretation: str = "MONOCHROME2",
         **header: str,
     ) -> ReceivedInstance:
-        """Receive a broken phantom."""
+        """Record a phantom with a fracture as a received instance."""
         phantom = draw_phantom(broken=True, rows=300, columns=200, seed=number)
         dataset = phantom_dataset(
             phantom, photometric_interpretation=photometric_interpretation
@@ -143,8 +143,8 @@ class Review(Site):
         )
         uid = f"2.25.{1000 + int(received.id, 16)}"
         self.journal.deliveries.begin(received.id, name, run)
-        where = next(d for d in self.settings.destinations if d.name == name)
-        self.journal.settlement.settle(received.id, where, run, {uid: outcome})
+        destination = next(d for d in self.settings.destinations if d.name == name)
+        self.journal.settlement.settle(received.id, destination, run, {uid: outcome})
 
     def refuse(self, received: ReceivedInstance, why: str = "This is a chest.") -> None:
         """Mark an instance as not analyzed."""
@@ -170,7 +170,7 @@ class Review(Site):
         method: str = "POST",
         **body: Any,  # noqa: ANN401 - arguments of httpx
     ) -> httpx.Response:
-        """Send a request that changes something; by default as an operator."""
+        """Send a request that changes data; by default as an operator."""
         return self.ask(method, f"/api/v1{path}", bearing(token), **body)
 
     def get(self, path: str, shown: Mapping[str, str] | None = None) -> httpx.Response:

@@ -1,4 +1,4 @@
-"""Archives that answer our request for an association, or our requests on it, oddly."""
+"""Archives that send invalid or unusual responses over an association of the node."""
 
 import struct
 import threading
@@ -63,7 +63,7 @@ from tests.associating import (
 )
 
 TIMEOUT_S = 15.0
-# Nothing here waits for a timeout.
+# No test here waits for a timeout.
 AT_ONCE_S = 5.0
 
 
@@ -81,8 +81,8 @@ def no_thread_dies(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def echo_to(peer: Peer) -> Outcome:
-    where = Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port)
-    return echo(where, calling_ae_title="NODE", timeout_s=TIMEOUT_S)
+    address = Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port)
+    return echo(address, calling_ae_title="NODE", timeout_s=TIMEOUT_S)
 
 
 def with_user(*items: bytes) -> bytes:
@@ -97,7 +97,7 @@ def context(*items: bytes, result: int = 0) -> bytes:
     return accept(answered(1, result, *items))
 
 
-USABLE = {
+ACCEPTED_WITH_FLAW = {
     "plain": accept(),
     "protocol version 3": accept()[:7] + b"\3" + accept()[8:],
     "titles of NUL": accept(titles=bytes(32)),
@@ -117,7 +117,7 @@ USABLE = {
     "maximum length absent": with_user(CLASS_UID),
     "maximum length 0": with_user(item(0x51, bytes(4))),
     "maximum length 1": with_user(item(0x51, b"\0\0\0\1")),
-    "maximum length huge": with_user(item(0x51, b"\xff" * 4)),
+    "maximum length 4294967295": with_user(item(0x51, b"\xff" * 4)),
     "maximum length of 2 bytes": with_user(item(0x51, b"\x40\0")),
     "maximum length of 8 bytes": with_user(item(0x51, b"\0\0\x40\0" * 2)),
     "no user information": accept(information=b""),
@@ -130,12 +130,12 @@ USABLE = {
     "sub-item beyond the user information": with_user(
         MAXIMUM_LENGTH, b"\x55\0\0\xffAB"
     ),
-    "roles that were not asked for": with_user(
+    "roles that were not proposed": with_user(
         MAXIMUM_LENGTH, role(VERIFICATION, 0, 0), role(VERIFICATION, 2, 7)
     ),
     "role empty": sub_item(0x54, b""),
     "user identity of a request": sub_item(0x58, b"\x09\0\0\1a\0\0"),
-    "user identity of an answer": sub_item(0x59, b"\0\2ab"),
+    "user identity of a response": sub_item(0x59, b"\0\2ab"),
     "asynchronous operations, empty": sub_item(0x53, b""),
     "extended negotiation, empty": sub_item(0x56, b"") + b"",
     "context that was not proposed": accept(
@@ -145,15 +145,15 @@ USABLE = {
     "transfer syntax padded with NUL": context(syntax(IMPLICIT + b"\0\0")),
     "transfer syntax padded with a space": context(syntax(IMPLICIT + b" ")),
     "transfer syntax twice": context(syntax(), syntax()),
-    "abstract syntax in the answer": context(abstract(), syntax()),
+    "abstract syntax in a response": context(abstract(), syntax()),
     "unknown sub-item of a context": context(item(0x77, b"z"), syntax()),
     "context without an ID": accept(answered(1, 0, syntax()), item(0x21, b"")),
 }
 
 
-@pytest.mark.parametrize("name", list(USABLE))
-def test_an_answer_with_a_flaw_is_used(name: str) -> None:
-    with playing(serving(USABLE[name])) as peer:
+@pytest.mark.parametrize("name", list(ACCEPTED_WITH_FLAW))
+def test_echo_succeeds_if_a_associate_ac_has_a_harmless_flaw(name: str) -> None:
+    with playing(serving(ACCEPTED_WITH_FLAW[name])) as peer:
         outcome = echo_to(peer)
 
     assert outcome == Outcome(Verdict.STORED, 0)
@@ -161,7 +161,7 @@ def test_an_answer_with_a_flaw_is_used(name: str) -> None:
 
 
 # Verification is proposed with several transfer syntaxes.
-UNUSED = {
+NOT_ACCEPTED = {
     "refused": context(syntax(), result=3),
     "refused without transfer syntax": context(result=4),
     "refused with a transfer syntax in Latin-1": context(syntax(b"\xff"), result=3),
@@ -176,16 +176,16 @@ UNUSED = {
 }
 
 
-@pytest.mark.parametrize("name", list(UNUSED))
-def test_a_context_that_is_not_accepted_for_sure_is_not_used(name: str) -> None:
-    with playing(serving(UNUSED[name])) as peer:
+@pytest.mark.parametrize("name", list(NOT_ACCEPTED))
+def test_presentation_context_with_unclear_acceptance_is_not_used(name: str) -> None:
+    with playing(serving(NOT_ACCEPTED[name])) as peer:
         outcome = echo_to(peer)
 
     assert outcome.verdict is Verdict.REFUSED
     assert outcome.comment.endswith("does not accept Verification SOP Class")
 
 
-BROKEN = {
+UNREADABLE = {
     "item beyond the end": (
         accept(more=b"\x60\0\xff\xff"),
         "A-ASSOCIATE-AC has an item of type 0x60 of 65535 bytes, 0 are left",
@@ -202,20 +202,24 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("name", list(BROKEN))
-def test_if_we_abort_the_outcome_says_so_and_why(name: str) -> None:
-    answer, why = BROKEN[name]
+@pytest.mark.parametrize("name", list(UNREADABLE))
+def test_outcome_names_the_reason_if_the_node_aborts_the_association_request(
+    name: str,
+) -> None:
+    reply, reason = UNREADABLE[name]
 
-    with playing(serving(answer)) as peer:
+    with playing(serving(reply)) as peer:
         outcome = echo_to(peer)
 
-    us = "the node aborted its request for an association with ARCHIVE at 127.0.0.1:"
-    assert outcome == Outcome(Verdict.RETRY, None, f"{us}{peer.port}: {why}")
+    prefix = (
+        "the node aborted its request for an association with ARCHIVE at 127.0.0.1:"
+    )
+    assert outcome == Outcome(Verdict.RETRY, None, f"{prefix}{peer.port}: {reason}")
     assert peer.heard[0] == ABORT
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("codes", "words"),
     [
         (b"\0\1\1\5", "rejected the association (permanent) for a reason that PS3.8 "),
         (b"\0\3\1\1", "rejected the association (transient) no reason given"),
@@ -225,29 +229,29 @@ def test_if_we_abort_the_outcome_says_so_and_why(name: str) -> None:
         (b"\0\2\3\2\0\0", "rejected the association (transient) local limit exceeded"),
     ],
 )
-def test_a_rejection_with_any_numbers_is_a_rejection(answer: bytes, words: str) -> None:
-    with playing(serving(pdu(3, answer))) as peer:
+def test_a_associate_rj_with_unknown_codes_is_a_rejection(
+    codes: bytes, words: str
+) -> None:
+    with playing(serving(pdu(3, codes))) as peer:
         outcome = echo_to(peer)
 
     assert outcome.verdict is Verdict.RETRY
     assert words in outcome.comment
 
 
-@pytest.mark.parametrize(
-    "answer", [b"\0\0\5\5", b"\0\0\2\3", b"\0\0\2\x09", b"", b"\0"]
-)
-def test_an_abort_with_any_numbers_is_an_abort(answer: bytes) -> None:
-    with playing(serving(pdu(7, answer))) as peer:
+@pytest.mark.parametrize("codes", [b"\0\0\5\5", b"\0\0\2\3", b"\0\0\2\x09", b"", b"\0"])
+def test_a_abort_with_unknown_codes_is_an_abort(codes: bytes) -> None:
+    with playing(serving(pdu(7, codes))) as peer:
         outcome = echo_to(peer)
 
     assert outcome.comment.endswith("aborted the request for an association")
 
 
-# --- after the answer
+# --- after A-ASSOCIATE-AC
 
 
 def scripted(*parts: bytes) -> Play:
-    """Play a peer that accepts, then sends each part when a PDU has come."""
+    """Play a peer that accepts, then sends one part after each PDU that it receives."""
 
     def play(connection: socket, peer: Peer) -> None:
         connection.sendall(accept())
@@ -260,17 +264,19 @@ def scripted(*parts: bytes) -> Play:
     return play
 
 
-@pytest.mark.parametrize("turn", range(10))
-def test_a_peer_that_releases_right_after_its_answer_is_answered(turn: int) -> None:
+@pytest.mark.parametrize("repetition", range(10))
+def test_node_answers_release_request_that_follows_the_c_echo_response(
+    repetition: int,
+) -> None:
     with playing(scripted(echoed() + RELEASE)) as peer:
         outcome = echo_to(peer)
 
-    assert outcome == Outcome(Verdict.STORED, 0), turn
-    # Either it is answered, or both ask at once and it is answered, too.
+    assert outcome == Outcome(Verdict.STORED, 0), repetition
+    # The node either answers the request, or sends its own first and answers both.
     assert peer.heard in ([DATA, RELEASE_RP, 0], [DATA, RELEASE_RQ, RELEASE_RP, 0])
 
 
-def test_a_peer_that_releases_and_hangs_up_is_no_error() -> None:
+def test_peer_that_releases_and_disconnects_is_no_error() -> None:
     def play(connection: socket, peer: Peer) -> None:
         connection.sendall(accept())
         hear(connection, peer)
@@ -282,7 +288,7 @@ def test_a_peer_that_releases_and_hangs_up_is_no_error() -> None:
     assert outcome == Outcome(Verdict.STORED, 0)
 
 
-def test_two_releases_at_once_are_both_answered() -> None:
+def test_simultaneous_release_requests_are_both_answered() -> None:
     with playing(scripted(echoed(), RELEASE, RELEASED)) as peer:
         outcome = echo_to(peer)
 
@@ -290,7 +296,7 @@ def test_two_releases_at_once_are_both_answered() -> None:
     assert peer.heard == [DATA, RELEASE_RQ, RELEASE_RP, 0]
 
 
-def test_a_peer_that_releases_instead_of_an_answer_is_a_retry_at_once() -> None:
+def test_release_request_instead_of_a_response_gives_retry_immediately() -> None:
     with playing(scripted(RELEASE)) as peer:
         outcome = echo_to(peer)
 
@@ -300,18 +306,20 @@ def test_a_peer_that_releases_instead_of_an_answer_is_a_retry_at_once() -> None:
 
 
 @pytest.mark.parametrize("follows", [b"", data(1, 2, b"\x08\0\x18\0\0\0\0\0")])
-def test_a_response_that_announces_a_dataset_needs_none(follows: bytes) -> None:
-    answer = echoed(dataset=0)
+def test_echo_succeeds_if_response_announces_a_dataset_but_sends_none(
+    follows: bytes,
+) -> None:
+    response = echoed(dataset=0)
 
-    with playing(scripted(answer + follows, RELEASED)) as peer:
+    with playing(scripted(response + follows, RELEASED)) as peer:
         outcome = echo_to(peer)
 
     assert outcome == Outcome(Verdict.STORED, 0)
     assert peer.heard == [DATA, RELEASE_RQ, 0]
 
 
-SIGN_OF_LIFE = (0x100, short(0x30)), (0x110, short(7)), (0x800, short(0x101))
-AFTERWARDS = {
+C_ECHO_RQ = (0x100, short(0x30)), (0x110, short(7)), (0x800, short(0x101))
+INVALID_AFTER_ACCEPT = {
     "no status": (echoed(status=None), "a response came without a status"),
     "no command": (
         command((0x110, short(7))),
@@ -330,59 +338,61 @@ AFTERWARDS = {
         data(1, 1, bytes(100_000)) * 11,
         "a command of more than 65536 bytes came",
     ),
-    "a second answer": (accept(), "A-ASSOCIATE-AC came out of turn"),
+    "a second A-ASSOCIATE-AC": (accept(), "A-ASSOCIATE-AC came out of turn"),
     "a request that we do not serve": (
         command((0x100, short(0x20)), (0x110, short(7)), (0x800, short(0x101))),
         "a C-FIND request came, which is not served",
     ),
     "a context that is not accepted": (
-        command(*SIGN_OF_LIFE, context=77),
+        command(*C_ECHO_RQ, context=77),
         "a message came in presentation context 77, which was not accepted",
     ),
 }
 
 
-@pytest.mark.parametrize("name", list(AFTERWARDS))
-def test_if_we_abort_an_open_association_the_outcome_says_so(name: str) -> None:
-    answer, why = AFTERWARDS[name]
+@pytest.mark.parametrize("name", list(INVALID_AFTER_ACCEPT))
+def test_outcome_names_the_reason_if_the_node_aborts_an_open_association(
+    name: str,
+) -> None:
+    response, reason = INVALID_AFTER_ACCEPT[name]
 
-    with playing(scripted(answer)) as peer:
+    with playing(scripted(response)) as peer:
         outcome = echo_to(peer)
 
-    us = f"the node aborted the association with ARCHIVE at 127.0.0.1:{peer.port}: "
-    assert outcome == Outcome(Verdict.RETRY, None, us + why)
+    prefix = f"the node aborted the association with ARCHIVE at 127.0.0.1:{peer.port}: "
+    assert outcome == Outcome(Verdict.RETRY, None, prefix + reason)
     assert peer.heard[:2] == [DATA, ABORT]
 
 
-def test_a_peer_may_send_us_a_c_echo_before_its_answer() -> None:
-    with playing(scripted(command(*SIGN_OF_LIFE), echoed(), RELEASED)) as peer:
+def test_node_answers_c_echo_of_the_peer_before_the_response() -> None:
+    with playing(scripted(command(*C_ECHO_RQ), echoed(), RELEASED)) as peer:
         outcome = echo_to(peer)
 
     assert outcome == Outcome(Verdict.STORED, 0)
     assert peer.heard == [DATA, DATA, RELEASE_RQ, 0]
 
 
-# --- which request a response answers (PS3.7 9.3.1.2)
+# --- the request that a response belongs to (PS3.7 9.3.1.2)
 
 
 def stored(
     message: int, status: int | None = 0, field: int = 0x8001, context: int = 3
 ) -> bytes:
-    """Write a C-STORE-RSP, or a response of another kind."""
+    """Encode a C-STORE-RSP, or a response of another type."""
     elements = (0x100, short(field)), (0x120, short(message)), (0x800, short(0x101))
     known = () if status is None else ((0x900, short(status)),)
     return command(*elements, *known, context=context)
 
 
 def archive(*responses: bytes) -> Play:
-    """Play an archive that sends the next of these when an object has come."""
-    left = list(responses)
+    """Play an archive that sends one of the responses after each object."""
+    remaining = list(responses)
 
     def play(connection: socket, peer: Peer) -> None:
         connection.sendall(accept(answered(3, 0, syntax(EXPLICIT))))
         while kind := (content := received(connection) or b"\0")[0]:
-            if kind == DATA and content[11] == 2 and left:  # its last fragment
-                connection.sendall(left.pop(0))
+            if kind == DATA and content[11] == 2 and remaining:  # its last fragment
+                connection.sendall(remaining.pop(0))
             elif kind != DATA:
                 peer.heard.append(kind)
             if kind == RELEASE_RQ:
@@ -392,7 +402,7 @@ def archive(*responses: bytes) -> Play:
 
 
 def send_objects(peer: Peer, folder: Path, count: int) -> tuple[Outcome, ...]:
-    where = Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port)
+    address = Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port)
     paths = [folder / f"{number}.dcm" for number in range(count)]
     for number, path in enumerate(paths):
         dataset = Dataset()
@@ -401,7 +411,7 @@ def send_objects(peer: Peer, folder: Path, count: int) -> tuple[Outcome, ...]:
         dataset.SOPClassUID = SecondaryCaptureImageStorage
         dataset.SOPInstanceUID = UID(f"1.2.{number + 3}")
         dataset.save_as(path, enforce_file_format=True)
-    return send(paths, where, calling_ae_title="NODE", timeout_s=TIMEOUT_S)
+    return send(paths, address, calling_ae_title="NODE", timeout_s=TIMEOUT_S)
 
 
 STORED = Outcome(Verdict.STORED, 0)
@@ -414,9 +424,9 @@ STORED = Outcome(Verdict.STORED, 0)
         (stored(1) * 3, stored(2), Verdict.STORED),
         (stored(1), stored(1) + stored(2, 0xA900), Verdict.REFUSED),
     ],
-    ids=["at once", "three times", "after the next object"],
+    ids=["twice", "three times", "after the next object"],
 )
-def test_a_response_that_is_sent_twice_answers_one_object(
+def test_repeated_response_counts_for_one_object(
     first: bytes, second: bytes, verdict: Verdict, tmp_path: Path
 ) -> None:
     with playing(archive(first, second)) as peer:
@@ -428,37 +438,40 @@ def test_a_response_that_is_sent_twice_answers_one_object(
 
 
 @pytest.mark.parametrize(
-    ("response", "came"),
+    ("response", "message"),
     [
         (stored(3), "a C-STORE response to message 3"),
         (stored(0), "a C-STORE response to message 0"),
-        (stored(1, 0xA700), "a C-STORE response to message 1"),  # two answers
+        (
+            stored(1, 0xA700),
+            "a C-STORE response to message 1",
+        ),  # two different statuses
         (stored(2, field=0x8030), "a C-ECHO response to message 2"),
         (stored(2, field=0x8130), "a N-ACTION response to message 2"),
     ],
     ids=["later", "zero", "another status", "C-ECHO", "N-ACTION"],
 )
-def test_a_response_to_no_open_request_stores_nothing(
-    response: bytes, came: str, tmp_path: Path
+def test_node_aborts_if_response_matches_no_open_request(
+    response: bytes, message: str, tmp_path: Path
 ) -> None:
     with playing(archive(stored(1), response)) as peer:
         outcomes = send_objects(peer, tmp_path, 3)
 
     assert outcomes[0] == STORED
-    us = f"the node aborted the association with ARCHIVE at 127.0.0.1:{peer.port}: "
-    retry = Outcome(Verdict.RETRY, None, f"{us}{came} came, which is not open")
+    prefix = f"the node aborted the association with ARCHIVE at 127.0.0.1:{peer.port}: "
+    retry = Outcome(Verdict.RETRY, None, f"{prefix}{message} came, which is not open")
     assert outcomes[1:] == (retry, retry)
     assert peer.heard == [ABORT]
 
 
-# --- what it is for
+# --- complete operations
 
 
-def test_an_object_is_stored_by_an_archive_whose_answer_has_every_flaw(
+def test_object_is_stored_if_a_associate_ac_has_several_flaws(
     tmp_path: Path,
 ) -> None:
     # Contexts 1 and 3: Implicit and Explicit VR Little Endian, in the order of UIDs.
-    answer = accept(
+    reply = accept(
         answered(1, 4),
         answered(3, 0, item(0x77, b"")),
         answered(2, 0, syntax()),
@@ -468,7 +481,7 @@ def test_an_object_is_stored_by_an_archive_whose_answer_has_every_flaw(
     )
 
     def play(connection: socket, peer: Peer) -> None:
-        connection.sendall(answer)
+        connection.sendall(reply)
         while kind := (content := received(connection) or b"\0")[0]:
             peer.heard.append(kind)
             if kind == DATA and content[11] == 2:  # the last fragment of a dataset
@@ -484,12 +497,12 @@ def test_an_object_is_stored_by_an_archive_whose_answer_has_every_flaw(
 
 
 @pytest.mark.parametrize(
-    ("left_out", "status"),
+    ("omitted", "status"),
     # PS3.7 annex C: no such event type, invalid object instance, no such SOP class.
     [(0x1002, 0x0113), (0x1000, 0x0117), (0x0002, 0x0118)],
 )
-def test_a_report_without_a_parameter_is_answered_on_our_association(
-    left_out: int, status: int
+def test_n_event_report_without_a_parameter_gets_a_failure_status(
+    omitted: int, status: int
 ) -> None:
     sop_class, instance = STORAGE_COMMITMENT.encode(), WELL_KNOWN.encode()
     elements = (
@@ -500,8 +513,8 @@ def test_a_report_without_a_parameter_is_answered_on_our_association(
         (0x1000, instance + b"\0" * (len(instance) % 2)),
         (0x1002, short(1)),
     )
-    report = command(*(each for each in elements if each[0] != left_out))
-    taken = command(
+    report = command(*(each for each in elements if each[0] != omitted))
+    action_response = command(
         (0x100, short(0x8130)),
         (0x120, short(1)),
         (0x800, short(0x101)),
@@ -515,7 +528,7 @@ def test_a_report_without_a_parameter_is_answered_on_our_association(
             pass
         connection.sendall(report)
         statuses.append(received(connection))
-        connection.sendall(taken)
+        connection.sendall(action_response)
         while hear(connection, peer) == DATA:
             pass
         connection.sendall(RELEASED)
@@ -534,10 +547,10 @@ def test_a_report_without_a_parameter_is_answered_on_our_association(
     assert struct.pack("<HHIH", 0, 0x0120, 2, 9) in statuses[0]
 
 
-def test_a_transfer_syntax_that_was_proposed_is_preferred_to_others() -> None:
-    answer = accept(answered(1, 0, syntax(b"1.2.3"), syntax(EXPLICIT)))
+def test_read_accept_keeps_the_proposed_transfer_syntax() -> None:
+    reply = accept(answered(1, 0, syntax(b"1.2.3"), syntax(EXPLICIT)))
 
-    read = read_accept(answer, {1: [EXPLICIT.decode(), IMPLICIT.decode()]})
+    read = read_accept(reply, {1: [EXPLICIT.decode(), IMPLICIT.decode()]})
 
     assert results(read) == {1: 0}
     assert syntax(EXPLICIT) in read

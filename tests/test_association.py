@@ -1,4 +1,4 @@
-"""Associations that fail, break or hang: each ends, soon, and in words."""
+"""Associations that fail, break or hang end soon, with the reason in the outcome."""
 
 import re
 import socket
@@ -27,7 +27,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.sender import echo, send
 
 STORED, RETRY, REFUSED = Verdict.STORED, Verdict.RETRY, Verdict.REFUSED
-SOON_S = 20.0  # a test that takes as long hangs
+SOON_S = 20.0  # a test that takes longer hangs
 
 
 def write_instance(path: Path, size: int = 1000) -> Path:
@@ -59,11 +59,11 @@ def scp(
     *handlers: tuple[evt.EventType, Callable[[evt.Event], Any]],
     largest_pdu: int = 16382,
 ) -> Iterator[ThreadedAssociationServer]:
-    """Run an SCP that takes Secondary Captures, with an ear or a fault of its own."""
-    lines = []
+    """Run an SCP that accepts Secondary Captures, with event handlers of the test."""
+    sockets = []
 
     def keep(event: evt.Event) -> None:
-        lines.append(event.assoc.dul.socket.socket)
+        sockets.append(event.assoc.dul.socket.socket)
 
     ae = AE("ARCHIVE")
     ae.maximum_pdu_size = largest_pdu
@@ -77,8 +77,8 @@ def scp(
     assert server is not None
     yield server
     ae.shutdown()
-    for line in lines:  # pynetdicom leaves them open where the other end closed first
-        line.close()
+    for each in sockets:  # pynetdicom leaves them open if the peer closed first
+        each.close()
 
 
 def port_of(server: ThreadedAssociationServer) -> int:
@@ -88,7 +88,7 @@ def port_of(server: ThreadedAssociationServer) -> int:
 
 @pytest.fixture(autouse=True)
 def no_thread_is_left() -> Iterator[None]:
-    """An association that ended has no thread: they would keep a process alive."""
+    """Check that no thread of an association remains."""
     before = set(threading.enumerate())
     yield
     deadline = time.monotonic() + SOON_S
@@ -99,14 +99,14 @@ def no_thread_is_left() -> Iterator[None]:
 
 @pytest.fixture
 def silent_port() -> Iterator[int]:
-    """A peer that takes connections and never says a word."""
+    """A peer that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 @pytest.fixture
 def answering_port() -> Iterator[Callable[[bytes], int]]:
-    """Starts peers that answer a request with bytes of the test's, then hang up."""
+    """Starts peers that respond to a request with the given bytes, then disconnect."""
     threads = []
 
     def answer(listener: socket.socket, content: bytes) -> None:
@@ -127,7 +127,7 @@ def answering_port() -> Iterator[Callable[[bytes], int]]:
         thread.join(SOON_S)
 
 
-def test_nobody_listening_is_a_retry(free_port: int, tmp_path: Path) -> None:
+def test_send_gives_retry_if_the_port_is_closed(free_port: int, tmp_path: Path) -> None:
     (outcome,) = send_to(free_port, write_instance(tmp_path / "a"))
 
     assert outcome == Outcome(
@@ -135,14 +135,14 @@ def test_nobody_listening_is_a_retry(free_port: int, tmp_path: Path) -> None:
     )
 
 
-def test_unknown_host_is_a_retry() -> None:
+def test_echo_gives_retry_if_the_host_is_unknown() -> None:
     outcome = echo(destination(4242, "nowhere.invalid"), calling_ae_title="NODE")
 
     assert outcome.verdict is RETRY
     assert outcome.comment.startswith("ARCHIVE at nowhere.invalid:4242 ")
 
 
-def test_peer_that_never_answers_a_request_for_an_association_is_a_retry(
+def test_send_gives_retry_if_the_peer_does_not_answer_the_association_request(
     silent_port: int, tmp_path: Path
 ) -> None:
     (outcome,) = send_to(silent_port, write_instance(tmp_path / "a"), timeout_s=0.3)
@@ -166,7 +166,7 @@ def test_peer_that_never_answers_a_request_for_an_association_is_a_retry(
         (2, 3, 2, "(transient) local limit exceeded"),
     ],
 )
-def test_rejection_is_a_retry_with_the_standards_reason(
+def test_rejection_gives_retry_with_the_reason_of_the_standard(
     result: int,
     source: int,
     reason: int,
@@ -183,7 +183,7 @@ def test_rejection_is_a_retry_with_the_standards_reason(
     assert words in outcome.comment
 
 
-def test_abort_of_the_request_is_a_retry(
+def test_abort_of_the_association_request_gives_retry(
     answering_port: Callable[[bytes], int],
 ) -> None:
     # A-ABORT, PS3.8 table 9-26: by the service user, without a reason.
@@ -193,7 +193,7 @@ def test_abort_of_the_request_is_a_retry(
     assert outcome.comment.endswith("aborted the request for an association")
 
 
-def test_what_hangs_up_instead_of_an_answer_is_a_retry(
+def test_peer_that_disconnects_after_the_association_request_gives_retry(
     answering_port: Callable[[bytes], int],
 ) -> None:
     outcome = echo_to(answering_port(b""))
@@ -202,7 +202,7 @@ def test_what_hangs_up_instead_of_an_answer_is_a_retry(
     assert outcome.comment.endswith("closed the connection instead of associating")
 
 
-def test_what_speaks_no_dicom_is_a_retry(
+def test_peer_that_does_not_speak_dicom_gives_retry(
     answering_port: Callable[[bytes], int],
 ) -> None:
     port = answering_port(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -215,7 +215,7 @@ def test_what_speaks_no_dicom_is_a_retry(
     )
 
 
-def test_what_is_stored_stays_so_when_the_association_is_aborted(
+def test_stored_objects_stay_stored_if_the_association_is_aborted(
     tmp_path: Path,
 ) -> None:
     calls = []
@@ -238,13 +238,13 @@ def test_what_is_stored_stays_so_when_the_association_is_aborted(
     )
 
 
-def test_abort_between_two_objects_leaves_the_second_for_a_retry(
+def test_abort_between_two_objects_gives_retry_for_the_second(
     tmp_path: Path,
 ) -> None:
     files = [write_instance(tmp_path / f"{i}") for i in range(2)]
     with scp((evt.EVT_C_STORE, lambda _: 0)) as server:
 
-        def end_it(*_: object) -> None:
+        def abort_all(*_: object) -> None:
             for association in server.active_associations:
                 association.abort()
 
@@ -253,13 +253,13 @@ def test_abort_between_two_objects_leaves_the_second_for_a_retry(
             destination(port_of(server)),
             calling_ae_title="NODE",
             timeout_s=1,
-            on_outcome=end_it,
+            on_outcome=abort_all,
         )
 
     assert (first.verdict, second.verdict) == (STORED, RETRY)
 
 
-def test_peer_that_does_not_answer_a_c_store_is_a_retry(tmp_path: Path) -> None:
+def test_peer_that_does_not_answer_a_c_store_gives_retry(tmp_path: Path) -> None:
     over = threading.Event()
 
     def hang(_: evt.Event) -> int:
@@ -276,7 +276,7 @@ def test_peer_that_does_not_answer_a_c_store_is_a_retry(tmp_path: Path) -> None:
     assert outcome.comment.endswith("hangs: nothing has moved for 0.3 s")
 
 
-def test_peer_that_stops_reading_in_the_middle_of_an_object_is_a_retry(
+def test_peer_that_stops_reading_during_an_object_gives_retry(
     tmp_path: Path,
 ) -> None:
     over, pdus = threading.Event(), []
@@ -289,7 +289,7 @@ def test_peer_that_stops_reading_in_the_middle_of_an_object_is_a_retry(
     with scp(
         (evt.EVT_C_STORE, lambda _: 0), (evt.EVT_DATA_RECV, stop_reading)
     ) as server:
-        # More than the kernel holds for both ends.
+        # More than the kernel buffers for both sockets.
         file = write_instance(tmp_path / "a", 16_000_000)
         (outcome,) = send_to(port_of(server), file, timeout_s=0.3)
         still_hung = not over.is_set()
@@ -301,13 +301,15 @@ def test_peer_that_stops_reading_in_the_middle_of_an_object_is_a_retry(
 
 
 @pytest.mark.alone
-def test_slow_peer_is_not_hurried_as_long_as_it_moves(tmp_path: Path) -> None:
+def test_slow_peer_does_not_time_out_while_it_reads(tmp_path: Path) -> None:
     never = threading.Event()
 
-    def dawdle(_: evt.Event) -> None:
+    def read_slowly(_: evt.Event) -> None:
         never.wait(0.02)  # a PDU of 16 kB
 
-    with scp((evt.EVT_C_STORE, lambda _: 0), (evt.EVT_DATA_RECV, dawdle)) as server:
+    with scp(
+        (evt.EVT_C_STORE, lambda _: 0), (evt.EVT_DATA_RECV, read_slowly)
+    ) as server:
         server.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
         file = write_instance(tmp_path / "a", 1_600_000)  # 98 PDUs
         started = time.monotonic()
@@ -318,7 +320,9 @@ def test_slow_peer_is_not_hurried_as_long_as_it_moves(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("largest_pdu", [0, 128, 1_000_000])
-def test_any_announced_pdu_size_is_served(largest_pdu: int, tmp_path: Path) -> None:
+def test_sender_obeys_the_maximum_pdu_length_of_the_peer(
+    largest_pdu: int, tmp_path: Path
+) -> None:
     received = []
 
     def keep(event: evt.Event) -> int:
@@ -343,7 +347,7 @@ def test_any_announced_pdu_size_is_served(largest_pdu: int, tmp_path: Path) -> N
     assert max(sizes) <= min(largest_pdu or 65536, 65536)
 
 
-def test_file_that_vanishes_on_the_way_is_a_retry(tmp_path: Path) -> None:
+def test_file_that_disappears_during_sending_gives_retry(tmp_path: Path) -> None:
     files = [write_instance(tmp_path / f"{i}") for i in range(2)]
 
     with scp((evt.EVT_C_STORE, lambda _: 0)) as server:
@@ -404,7 +408,7 @@ def test_dcmtk_stores(
         ("--refuse", r"rejected the association \(\w+\) no reason given"),
     ],
 )
-def test_dcmtk_that_breaks_off_is_a_retry(
+def test_dcmtk_that_aborts_or_rejects_gives_retry(
     option: str, words: str, storescp: Callable[..., int], tmp_path: Path
 ) -> None:
     file = write_instance(tmp_path / "a", 2_000_000)

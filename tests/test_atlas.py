@@ -1,4 +1,4 @@
-"""Folders to learn from: read as their manifest says, refused in words."""
+"""Training folders: reading of the manifest, and error messages."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from inference.training.atlas import FOLDS, ManifestError, folds, read_manifest,
 from tests.atlas import write_atlas
 
 
-def test_a_manifest_is_read_with_its_boxes_and_traits(tmp_path: Path) -> None:
+def test_manifest_is_read_with_boxes_and_traits(tmp_path: Path) -> None:
     samples = read_manifest(write_atlas(tmp_path / "atlas", 8))
 
     first = samples[0]
@@ -21,7 +21,7 @@ def test_a_manifest_is_read_with_its_boxes_and_traits(tmp_path: Path) -> None:
     assert 0 <= top < bottom <= 1
 
 
-def test_rows_not_to_be_used_are_left_out(tmp_path: Path) -> None:
+def test_rows_with_use_0_are_skipped(tmp_path: Path) -> None:
     folder = write_atlas(tmp_path / "atlas", 4)
     text = (folder / "manifest.csv").read_text()
     (folder / "manifest.csv").write_text(text.replace(",1,0,train", ",0,0,train", 1))
@@ -30,7 +30,7 @@ def test_rows_not_to_be_used_are_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "instead", "words"),
+    ("old", "new", "message"),
     [
         ("path,label", "file,label", r"no columns \['path'\]"),
         ("0.png,1,", "0.png,yes,", "line 2: label is 'yes'; expected 0 or 1"),
@@ -41,19 +41,19 @@ def test_rows_not_to_be_used_are_left_out(tmp_path: Path) -> None:
         ("images/1.png,0,arm", "images/1.png,0,\xff", "cannot be read as CSV"),
     ],
 )
-def test_a_wrong_manifest_is_refused_with_the_line(
-    tmp_path: Path, found: str, instead: str, words: str
+def test_invalid_manifest_is_rejected_with_the_line_number(
+    tmp_path: Path, old: str, new: str, message: str
 ) -> None:
     folder = write_atlas(tmp_path / "atlas", 4)
     text = (folder / "manifest.csv").read_text()
-    changed = text.replace(found, instead)
+    changed = text.replace(old, new)
     (folder / "manifest.csv").write_bytes(changed.encode("latin-1"))
 
-    with pytest.raises(ManifestError, match=words):
+    with pytest.raises(ManifestError, match=message):
         read_manifest(folder)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+def test_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     folder = write_atlas(tmp_path / "atlas", 4)
     text = (folder / "manifest.csv").read_text()
     (folder / "manifest.csv").write_text(text, encoding="utf-8-sig")
@@ -61,7 +61,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
     assert len(read_manifest(folder)) == 4
 
 
-def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+def test_error_names_an_unreadable_image(tmp_path: Path) -> None:
     folder = write_atlas(tmp_path / "atlas", 4)
     (folder / "images" / "2.png").write_bytes(b"no picture")
     sample = read_manifest(folder)[2]
@@ -70,12 +70,14 @@ def test_an_image_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         sample.read()
 
 
-def test_a_folder_without_a_manifest_is_refused_in_words(tmp_path: Path) -> None:
+def test_folder_without_a_manifest_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"manifest\.csv cannot be read"):
         read_manifest(tmp_path)
 
 
-def test_folds_part_no_group_and_share_the_fractures(tmp_path: Path) -> None:
+def test_folds_keep_groups_together_and_distribute_fractures_evenly(
+    tmp_path: Path,
+) -> None:
     samples = read_manifest(write_atlas(tmp_path / "atlas", 48))
 
     parts = folds(samples, 3)
@@ -88,7 +90,7 @@ def test_folds_part_no_group_and_share_the_fractures(tmp_path: Path) -> None:
     assert [sum(each.is_fractured for each in part) for part in parts] == [8, 8, 8]
 
 
-def test_rows_are_chosen_by_the_manifests_split_or_by_what_a_fold_keeps_back(
+def test_rows_of_selects_a_split_or_a_fold(
     tmp_path: Path,
 ) -> None:
     samples = read_manifest(write_atlas(tmp_path / "atlas", 24))

@@ -1,4 +1,4 @@
-"""Whether the storage directory is the one that the database speaks of."""
+"""The check that the storage directory belongs to the database."""
 
 from pathlib import Path
 
@@ -23,18 +23,19 @@ def storage(migrated: StorageSettings, tmp_path: Path) -> StorageSettings:
     return migrated.model_copy(update={"directory": tmp_path / "spool's"})
 
 
-def test_the_first_says_which_it_is_and_all_others_find_it_so(
+def test_first_check_writes_the_id_and_later_checks_accept_it(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:
     check_belonging(engine, storage)
     check_belonging(engine, storage)
 
     marked = (storage.directory / FILE).exists()
-    assert marked == (engine.dialect.name == "postgresql")  # SQLite lies in it
+    # SQLite needs no marker file.
+    assert marked == (engine.dialect.name == "postgresql")
 
 
 @on_postgresql
-def test_an_empty_folder_where_nothing_is_mounted_is_another(
+def test_command_exits_if_the_storage_directory_has_no_id_file(
     engine: sa.Engine,
     storage: StorageSettings,
     tmp_path: Path,
@@ -48,14 +49,14 @@ def test_an_empty_folder_where_nothing_is_mounted_is_another(
         belong_or_exit(engine, empty)
 
     assert ended.value.code == 2
-    said = capsys.readouterr().err
-    assert f"has {identity} in its file {FILE}, this has no such file" in said
-    assert "Is it mounted?" in said
+    message = capsys.readouterr().err
+    assert f"has {identity} in its file {FILE}, this has no such file" in message
+    assert "Is it mounted?" in message
     assert not (tmp_path / "empty").exists()
 
 
 @on_postgresql
-def test_the_storage_of_another_database_is_another(
+def test_storage_directory_of_another_database_is_rejected(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:
     check_belonging(engine, storage)
@@ -66,7 +67,7 @@ def test_the_storage_of_another_database_is_another(
 
 
 @on_postgresql
-def test_a_directory_that_has_an_id_keeps_it_under_a_new_database(
+def test_new_database_adopts_the_id_of_an_existing_directory(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:
     storage.directory.mkdir()

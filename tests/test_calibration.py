@@ -1,4 +1,4 @@
-"""Calibration: probabilities that mean what they say, and the two operating points."""
+"""Calibration of probabilities, and the two operating points."""
 
 from pathlib import Path
 
@@ -16,56 +16,58 @@ def sample(*, fractured: bool) -> Sample:
     return Sample(Path("x.png"), fractured, (), "0", "train", {})
 
 
-def answers(temperature: float, shift: float) -> list[Judged]:
-    """Answers whose scores are too large by a factor, and too high by a summand."""
+def judged_samples(temperature: float, shift: float) -> list[Judged]:
+    """Judged samples with logits that are scaled and shifted."""
     random = np.random.default_rng(0)
     odds = random.normal(-1, 2, 4000)
     truth = random.random(4000) < 1 / (1 + np.exp(-odds))
-    said = 1 / (1 + np.exp(-(odds - shift) * temperature))
+    probabilities = 1 / (1 + np.exp(-(odds - shift) * temperature))
     return [
         Judged(
             sample(fractured=bool(t)), float(p), OperatingPoint.NONE, (0, 0), bool(t), 0
         )
-        for t, p in zip(truth, said, strict=True)
+        for t, p in zip(truth, probabilities, strict=True)
     ]
 
 
-def test_temperature_and_shift_are_found_again() -> None:
-    found = calibrate(answers(temperature=1.5, shift=-1.5))
+def test_calibrate_finds_temperature_and_shift() -> None:
+    found = calibrate(judged_samples(temperature=1.5, shift=-1.5))
 
     assert found.temperature == pytest.approx(1.5, rel=0.1)
     assert found.shift == pytest.approx(-1.5, abs=0.15)
 
 
-def test_what_is_calibrated_means_what_it_says() -> None:
-    judged = answers(temperature=1.5, shift=-1.5)
+def test_calibrated_probabilities_have_a_small_calibration_error() -> None:
+    judged = judged_samples(temperature=1.5, shift=-1.5)
     found = calibrate(judged)
 
     after = [found.apply(each) for each in judged]
 
     truth = np.array([each.sample.is_fractured for each in after])
-    said = np.array([each.probability for each in after])
-    assert calibration_error(truth, said) < 0.03
+    probabilities = np.array([each.probability for each in after])
+    assert calibration_error(truth, probabilities) < 0.03
 
 
-def test_doubtful_is_sensitive_and_definite_is_specific() -> None:
-    judged = answers(temperature=1, shift=0)
+def test_doubtful_threshold_is_sensitive_and_definite_threshold_is_specific() -> None:
+    judged = judged_samples(temperature=1, shift=0)
     found = calibrate(judged)
 
     after = [found.apply(each) for each in judged]
 
     fractured = [each for each in after if each.sample.is_fractured]
-    whole = [each for each in after if not each.sample.is_fractured]
+    unfractured = [each for each in after if not each.sample.is_fractured]
     reported = sum(
         each.operating_point is not OperatingPoint.NONE for each in fractured
     )
-    alarms = sum(each.operating_point is OperatingPoint.DEFINITE for each in whole)
-    # At least, and not much more than is asked.
+    alarms = sum(
+        each.operating_point is OperatingPoint.DEFINITE for each in unfractured
+    )
+    # At least the required value, and not much more.
     assert 0.91 <= reported / len(fractured) < 0.915
-    assert 0.04 < alarms / len(whole) <= 0.045
+    assert 0.04 < alarms / len(unfractured) <= 0.045
 
 
-def test_a_fracture_below_both_points_has_no_arrow() -> None:
+def test_finding_below_both_thresholds_has_no_arrow() -> None:
     fractured = sample(fractured=True)
     judged = Judged(
         fractured, 0.2, OperatingPoint.DEFINITE, (0.5, 0.5), pointed=True, heat_inside=1
@@ -76,7 +78,7 @@ def test_a_fracture_below_both_points_has_no_arrow() -> None:
     assert (after.operating_point, after.tip, after.pointed) == ("none", None, False)
 
 
-def test_classes_that_are_parted_wholly_are_calibrated_too() -> None:
+def test_calibrate_handles_perfectly_separated_classes() -> None:
     judged = [
         Judged(
             sample(fractured=p > 0.5),

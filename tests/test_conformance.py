@@ -1,4 +1,4 @@
-"""The conformance statement says what the code does."""
+"""The conformance statement agrees with the code."""
 
 import json
 import re
@@ -42,11 +42,14 @@ from tests.dicomweb import module
 TEXT = (Path(__file__).parent.parent / "CONFORMANCE.md").read_text()
 
 
-# Of the table of STOW-RS: what is tried again for days, some of the 3xx and 5xx.
-PASSES = {401, 403, 408, 425, 429, 500, 503, 302, 307}
+# Status codes of the STOW-RS table that the node retries for days; some 3xx and 5xx.
+RETRIED_STATUSES = {401, 403, 408, 425, 429, 500, 503, 302, 307}
 
 
-def said(stored: dict[str, int | None], failed: dict[str, int | None] = {}) -> bytes:  # noqa: B006 - only read
+def store_response(
+    stored: dict[str, int | None],
+    failed: dict[str, int | None] = {},  # noqa: B006 - not modified
+) -> bytes:
     """A Store Instances Response Module in DICOM JSON."""
     return json.dumps(module(stored, failed)).encode()
 
@@ -61,18 +64,18 @@ def section(title: str) -> str:
 
 
 def last_column(title: str) -> list[str]:
-    """The last cells of the table under a heading, without its head."""
+    """The last column of the table under a heading, without its header."""
     rows = [line for line in section(title).splitlines() if line.startswith("|")]
     return [row.strip("|").split("|")[-1].strip() for row in rows[2:]]
 
 
-def test_every_sop_class_that_is_served_is_listed() -> None:
+def test_supported_sop_classes_are_listed() -> None:
     served = served_contexts(for_processing=True)
 
     assert set(last_column("SOP Classes")) == {c.abstract_syntax for c in served}
 
 
-def test_for_processing_is_served_by_setting_only() -> None:
+def test_for_processing_needs_a_setting() -> None:
     optional = set(last_column("SOP Classes")) - {
         context.abstract_syntax for context in served_contexts(for_processing=False)
     }
@@ -80,11 +83,11 @@ def test_for_processing_is_served_by_setting_only() -> None:
     assert optional == {"1.2.840.10008.5.1.4.1.1.1.1.1"}
 
 
-def test_every_transfer_syntax_is_listed_in_the_order_of_preference() -> None:
+def test_transfer_syntaxes_are_listed_in_order_of_preference() -> None:
     assert last_column("Transfer syntaxes") == list(DECODABLE)
 
 
-def test_every_status_of_a_refusal_is_listed() -> None:
+def test_failure_statuses_are_listed() -> None:
     statuses = {0x0000} | {each.status for each in errors.RefusedError.__subclasses__()}
 
     listed = re.findall(r"^\| 0x(\w{4}) ", section("Statuses of C-STORE"), re.MULTILINE)
@@ -92,7 +95,7 @@ def test_every_status_of_a_refusal_is_listed() -> None:
     assert {int(each, 16) for each in listed} == statuses
 
 
-def test_every_rejection_is_listed() -> None:
+def test_association_rejections_are_listed() -> None:
     rejections = {
         (each.result, each.source, each.diagnostic, each.reason)
         for each in vars(admission).values()
@@ -109,13 +112,13 @@ def test_every_rejection_is_listed() -> None:
     assert set(REJECTED.values) == {each[3] for each in rejections}
 
 
-def test_every_reason_for_no_association_has_its_remedy() -> None:
+def test_reasons_for_rejections_have_remedies() -> None:
     failed = set(listener.LABELS) - {listener.SILENT}
 
     assert MENDS.keys() == failed | set(REJECTED.values)
 
 
-def test_bounds_on_associations_are_those_of_the_code() -> None:
+def test_limits_on_association_requests_match_the_code() -> None:
     text = " ".join(section("Association requests that break the standard").split())
 
     assert f"({associate_pdu.USUAL_PDU} is assumed)" in text
@@ -126,7 +129,7 @@ def test_bounds_on_associations_are_those_of_the_code() -> None:
     assert f"after {LONGEST_DATASET} bytes the association is aborted |" in TEXT
 
 
-def test_every_transfer_syntax_to_choose_is_listed() -> None:
+def test_transfer_syntaxes_of_the_settings_are_listed() -> None:
     table = section("Transfer syntaxes of images")
     chosen = dict(re.findall(r"(?m)^\| `(\w+)` \| ([\d.]+) \|", table))
 
@@ -149,48 +152,77 @@ def test_every_transfer_syntax_to_choose_is_listed() -> None:
         (0xC123, 3, Verdict.REFUSED),
     ],
 )
-def test_answers_mean_what_the_table_says(
+def test_c_store_statuses_have_the_documented_verdicts(
     status: int, row: int, verdict: Verdict
 ) -> None:
-    words = ["stored", "tries again", "three tries", "failed"]
+    beginnings = ["stored", "tries again", "three tries", "failed"]
 
-    told = last_column("Sender (SCU)")[row]
+    cell = last_column("Sender (SCU)")[row]
 
-    assert told.startswith(words[row])
+    assert cell.startswith(beginnings[row])
     assert verdict_of(status) is verdict
 
 
 @pytest.mark.parametrize(
-    ("answer", "row", "verdict"),
+    ("response", "row", "verdict"),
     [
-        (Answer(200, "", JSON, said({"1.2.3": None})), 0, Verdict.STORED),
-        (Answer(409, "", JSON, said({}, {"1.2.3": 0x0111})), 0, Verdict.STORED),
-        (Answer(409, "", JSON, said({}, {"1.2.3": 0xB00E})), 0, Verdict.STORED),
-        (Answer(409, "", JSON, said({}, {"1.2.3": 0xC000})), 1, Verdict.REFUSED),
-        (Answer(202, "", JSON, said({}, {"1.2.3": 0xA700})), 1, Verdict.RETRY),
-        (Answer(202, "", JSON, said({}, {"1.2.3": 0})), 1, Verdict.RETRY_BRIEFLY),
+        (Answer(200, "", JSON, store_response({"1.2.3": None})), 0, Verdict.STORED),
+        (
+            Answer(409, "", JSON, store_response({}, {"1.2.3": 0x0111})),
+            0,
+            Verdict.STORED,
+        ),
+        (
+            Answer(409, "", JSON, store_response({}, {"1.2.3": 0xB00E})),
+            0,
+            Verdict.STORED,
+        ),
+        (
+            Answer(409, "", JSON, store_response({}, {"1.2.3": 0xC000})),
+            1,
+            Verdict.REFUSED,
+        ),
+        (
+            Answer(202, "", JSON, store_response({}, {"1.2.3": 0xA700})),
+            1,
+            Verdict.RETRY,
+        ),
+        (
+            Answer(202, "", JSON, store_response({}, {"1.2.3": 0})),
+            1,
+            Verdict.RETRY_BRIEFLY,
+        ),
         (Answer(200, "", "", b""), 2, Verdict.STORED),
         (Answer(200, "", "application/dicom+xml", b"<"), 2, Verdict.STORED),
-        *((Answer(code, "", "", b""), 3, Verdict.RETRY) for code in sorted(PASSES)),
+        *(
+            (Answer(code, "", "", b""), 3, Verdict.RETRY)
+            for code in sorted(RETRIED_STATUSES)
+        ),
         (Answer(200, "", "text/html", b"<"), 3, Verdict.RETRY),
         (Answer(204, "", "", b""), 4, Verdict.RETRY_BRIEFLY),
-        (Answer(200, "", JSON, said({"1": None})), 4, Verdict.RETRY_BRIEFLY),
+        (Answer(200, "", JSON, store_response({"1": None})), 4, Verdict.RETRY_BRIEFLY),
         (Answer(400, "", "", b""), 5, Verdict.REFUSED),
         (Answer(409, "", "", b""), 5, Verdict.REFUSED),
     ],
 )
-def test_answers_to_stow_mean_what_the_table_says(
-    answer: Answer, row: int, verdict: Verdict
+def test_stow_responses_have_the_documented_verdicts(
+    response: Answer, row: int, verdict: Verdict
 ) -> None:
-    words = ["stored", "by its Failure Reason", "stored", "tries again", "three tries"]
+    beginnings = [
+        "stored",
+        "by its Failure Reason",
+        "stored",
+        "tries again",
+        "three tries",
+    ]
 
-    told = last_column("STOW-RS (user agent)")[row]
+    cell = last_column("STOW-RS (user agent)")[row]
 
-    assert told.startswith([*words, "failed"][row])
-    assert became_of(["1.2.3"], answer, "")["1.2.3"].verdict is verdict
+    assert cell.startswith([*beginnings, "failed"][row])
+    assert became_of(["1.2.3"], response, "")["1.2.3"].verdict is verdict
 
 
-def test_numbers_of_stow_are_those_of_the_code() -> None:
+def test_limits_of_stow_match_the_code() -> None:
     text = section("STOW-RS (user agent)")
 
     assert f"larger than {MOST_BYTES / 1e6:g} MB" in text
@@ -200,7 +232,7 @@ def test_numbers_of_stow_are_those_of_the_code() -> None:
     assert f"{LARGEST_ANSWER} of them payload" in text
 
 
-def test_bounds_on_what_a_peer_answers_are_those_of_the_code() -> None:
+def test_limits_on_responses_of_a_peer_match_the_code() -> None:
     text = section("Sender (SCU)")
 
     assert f"within {SEND_TIMEOUT_S:g} s each ({TIMEOUT_S:g} s for" in text
@@ -212,27 +244,27 @@ def test_bounds_on_what_a_peer_answers_are_those_of_the_code() -> None:
     assert f"closes the connection within {ARTIM_S:g} s" in text
 
 
-def test_every_failure_reason_of_the_standard_is_listed_with_its_remedy() -> None:
+def test_failure_reasons_of_the_standard_are_listed_with_their_remedies() -> None:
     rows = [
         line.strip("|").split("|")
         for line in section("Storage Commitment (SCU), by setting").splitlines()
         if line.startswith(("| 0x01", "| any other,"))
     ]
-    told = {
+    documented = {
         int(reason, 16): words.strip()
         for reasons, words in rows[:3]
         for reason in reasons.split(",")
     }
-    begins = {
+    beginnings = {
         Remedy.STORE_AGAIN: "stores the object again",
         Remedy.ASK_AGAIN: "asks again, with a new Transaction UID",
         Remedy.NONE: "failed",
     }
 
     # PS3.3 C.14.1.1.
-    assert told.keys() == {0x0110, 0x0112, 0x0119, 0x0122, 0x0131, 0x0213}
-    for reason, words in told.items():
-        assert words.startswith(begins[remedy_of(reason)[0]])
+    assert documented.keys() == {0x0110, 0x0112, 0x0119, 0x0122, 0x0131, 0x0213}
+    for reason, words in documented.items():
+        assert words.startswith(beginnings[remedy_of(reason)[0]])
     assert remedy_of(0)[0] is remedy_of(0xC000)[0] is Remedy.ASK_AGAIN
 
 
@@ -245,13 +277,13 @@ def test_every_failure_reason_of_the_standard_is_listed_with_its_remedy() -> Non
         *((status, Verdict.REFUSED) for status in (0x0112, 0x0118, 0x0124, 0xC000)),
     ],
 )
-def test_answers_to_a_request_for_commitment_mean_what_the_table_says(
+def test_storage_commitment_statuses_have_the_documented_verdicts(
     status: int, verdict: Verdict
 ) -> None:
     assert commitment.verdict_of(status) is verdict
 
 
-def test_numbers_of_storage_commitment_are_those_of_the_code() -> None:
+def test_limits_of_storage_commitment_match_the_code() -> None:
     text = section("Storage Commitment (SCU), by setting")
 
     assert f"open for {commitment.REPORT_AT_ONCE_S:g} s after" in text
@@ -262,7 +294,7 @@ def test_numbers_of_storage_commitment_are_those_of_the_code() -> None:
         assert f"| 0x{status:04X} | " in text
 
 
-def test_numbers_are_those_of_the_code() -> None:
+def test_limits_of_the_receiver_match_the_code() -> None:
     text = " ".join(section("Receiver (SCP)").split())
     defaults = load(None, {})
 
@@ -288,7 +320,7 @@ def test_numbers_are_those_of_the_code() -> None:
     assert f"at most {defaults.results.long_side} by default" in TEXT
 
 
-def test_every_cipher_suite_is_listed() -> None:
+def test_cipher_suites_are_listed() -> None:
     # The numbers are those of IANA's registry.
     context = tls._context(PROTOCOL_TLS_SERVER)
     suites = {each["id"] & 0xFFFF for each in context.get_ciphers()}
@@ -301,7 +333,7 @@ def test_every_cipher_suite_is_listed() -> None:
     assert f"port {load(None, {}).tls.port} by" in section("DICOM TLS, by setting")
 
 
-def test_every_audit_message_is_listed_with_its_codes() -> None:
+def test_audit_messages_are_listed_with_their_codes() -> None:
     def row(what: What, kind: Kind) -> str:
         type_ = " ".join(kind.type) if kind.type else ""
         cells = (what, " ".join(kind.event), type_, kind.action, kind.outcome)
@@ -312,7 +344,7 @@ def test_every_audit_message_is_listed_with_its_codes() -> None:
     assert lines[2:] == [row(what, kind) for what, kind in KINDS.items()]
 
 
-def test_a_heatmap_says_what_is_said_of_it() -> None:
+def test_heatmap_attributes_match_the_code() -> None:
     title = f"Segmentation ({heatmap.SegmentationStorage}), by setting"
     text = " ".join(section(title).split())
 

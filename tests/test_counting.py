@@ -1,4 +1,4 @@
-"""Counts that are kept in memory until they can be written."""
+"""Counts that are kept in memory until they are written to the database."""
 
 import sqlite3
 import threading
@@ -31,7 +31,7 @@ def totals(engine: sa.Engine) -> dict[str, int]:
         return {each.label: each.times for each in read(connection)}
 
 
-def test_what_is_counted_is_written_at_the_end(engine: sa.Engine) -> None:
+def test_counts_are_written_at_the_end(engine: sa.Engine) -> None:
     with Counting(engine) as count:
         for reason in ("disk", "disk", "mismatch"):
             count(one(REFUSED, reason))
@@ -39,7 +39,7 @@ def test_what_is_counted_is_written_at_the_end(engine: sa.Engine) -> None:
     assert totals(engine) == {"disk": 2, "mismatch": 1}
 
 
-def test_what_is_counted_is_written_now_and_then(
+def test_counts_are_written_periodically(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(counting, "FLUSH_EVERY_S", 0.01)
@@ -52,7 +52,7 @@ def test_what_is_counted_is_written_now_and_then(
         assert written.wait(20)
 
 
-def test_counts_wait_while_the_database_is_locked(
+def test_counts_are_kept_while_the_database_is_locked(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
     count = Counting(engine)
@@ -71,7 +71,7 @@ def test_counts_wait_while_the_database_is_locked(
     assert totals(engine) == {"disk": 2}
 
 
-def test_a_flood_takes_no_memory(engine: sa.Engine) -> None:
+def test_many_counts_with_the_same_label_use_one_entry(engine: sa.Engine) -> None:
     count = Counting(engine)
 
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""The child takes what bytes from outside may do, and its parent goes on."""
+"""The decoding child can crash, hang or be exploited; its parent continues."""
 
 import ctypes
 import json
@@ -51,33 +51,35 @@ def child() -> Iterator[DecodingChild]:
 
 
 @pytest.fixture
-def hasty() -> Iterator[DecodingChild]:
+def short_deadline_child() -> Iterator[DecodingChild]:
     child = DecodingChild(timeout_s=0.3, memory_mb=1024)
     yield child
     child.close()
 
 
-def wait_until_gone(pid: int) -> None:
+def wait_until_dead(pid: int) -> None:
     deadline = time.monotonic() + 20
     while alive(pid):
         assert time.monotonic() < deadline, f"process {pid} outlived its parent"
         time.sleep(0.01)
 
 
-def test_instance_decoded_in_the_child_is_the_same(
+def test_child_decodes_the_same_pixels_as_the_parent(
     child: DecodingChild, tmp_path: Path
 ) -> None:
     path = tmp_path / "phantom.dcm"
     phantom_dataset(PHANTOM).save_as(path, enforce_file_format=True)
 
-    theirs = child.run(decode_file, path, RULES, OPTIONS)
+    actual = child.run(decode_file, path, RULES, OPTIONS)
 
-    ours = decode_file(path, RULES, OPTIONS)
-    np.testing.assert_array_equal(theirs.radiograph.pixels, ours.radiograph.pixels)
-    assert theirs.picture_digest == ours.picture_digest
+    expected = decode_file(path, RULES, OPTIONS)
+    np.testing.assert_array_equal(actual.radiograph.pixels, expected.radiograph.pixels)
+    assert actual.picture_digest == expected.picture_digest
 
 
-def test_reasons_come_through(child: DecodingChild, tmp_path: Path) -> None:
+def test_child_reports_the_reason_of_an_instance_that_is_not_analyzed(
+    child: DecodingChild, tmp_path: Path
+) -> None:
     path = tmp_path / "phantom.dcm"
     dataset = phantom_dataset(PHANTOM)
     dataset.NumberOfFrames = 2
@@ -89,14 +91,14 @@ def test_reasons_come_through(child: DecodingChild, tmp_path: Path) -> None:
     assert caught.value.reason is Unanalyzed.FRAMES
 
 
-def test_errors_of_plain_images_come_through(child: DecodingChild) -> None:
+def test_child_reports_errors_of_plain_images(child: DecodingChild) -> None:
     with pytest.raises(NotAnImageError, match="PNG, JPEG"):
         child.run(partial(read_plain_image, max_megapixels=1), b"no image")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
-def test_plain_images_are_decoded_to_the_same_pixels(
+def test_child_decodes_plain_images_to_the_same_pixels(
     kind: str, mode: str, child: DecodingChild
 ) -> None:
     if (kind, mode) == ("JPEG", "RGBA"):
@@ -126,37 +128,39 @@ def test_attributes_are_read_in_any_character_set(
 
 
 @pytest.mark.parametrize(
-    ("function", "argument", "reason"),
+    ("function", "argument", "message"),
     [
         pytest.param(signal.raise_signal, signal.SIGKILL, "SIGKILL", id="killed"),
         pytest.param(ctypes.string_at, 0, "SIGSEGV", id="crashed"),
-        pytest.param(os._exit, 3, "exit status 3", id="left"),
-        pytest.param(bytearray, 20 << 30, "more than 1024 MB", id="bloated"),
+        pytest.param(os._exit, 3, "exit status 3", id="exited"),
+        pytest.param(bytearray, 20 << 30, "more than 1024 MB", id="memory"),
     ],
 )
-def test_dead_child_fails_one_call_and_is_replaced(
-    function: object, argument: int, reason: str, child: DecodingChild
+def test_death_of_the_child_fails_one_call_and_the_child_is_replaced(
+    function: object, argument: int, message: str, child: DecodingChild
 ) -> None:
-    with pytest.raises(ChildDiedError, match=reason):
+    with pytest.raises(ChildDiedError, match=message):
         child.run(function, argument)  # type: ignore[arg-type]
 
     assert child.run(max, 1, 2) == 2
 
 
-def test_hanging_child_is_killed_at_the_deadline(hasty: DecodingChild) -> None:
-    before = hasty.pid
+def test_hanging_child_is_killed_at_the_deadline(
+    short_deadline_child: DecodingChild,
+) -> None:
+    before = short_deadline_child.pid
     start = time.monotonic()
 
     with pytest.raises(ChildDiedError, match=r"longer than 0\.3 s"):
-        hasty.run(time.sleep, 100)
+        short_deadline_child.run(time.sleep, 100)
 
     assert time.monotonic() - start < 10
     assert before is not None
     assert not alive(before)
-    assert hasty.run(max, 1, 2) == 2
+    assert short_deadline_child.run(max, 1, 2) == 2
 
 
-def test_a_child_is_replaced_after_its_calls(
+def test_child_is_replaced_after_its_last_call(
     child: DecodingChild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoding_child, "CALLS", 3)
@@ -166,31 +170,31 @@ def test_a_child_is_replaced_after_its_calls(
     assert not alive(callers[0])
 
 
-def test_a_killed_child_is_replaced_without_importing_the_codecs_again(
-    hasty: DecodingChild,
+def test_killed_child_is_replaced_without_importing_the_codecs_again(
+    short_deadline_child: DecodingChild,
 ) -> None:
-    server = hasty.server_pid
+    server = short_deadline_child.server_pid
     for _ in range(5):
         with pytest.raises(ChildDiedError, match="longer than"):
-            hasty.run(time.sleep, 100)
+            short_deadline_child.run(time.sleep, 100)
 
-    assert hasty.run(max, 1, 2) == 2
+    assert short_deadline_child.run(max, 1, 2) == 2
     assert server is not None
-    assert hasty.server_pid == server
+    assert short_deadline_child.server_pid == server
 
 
-def test_a_fork_server_that_dies_is_replaced(child: DecodingChild) -> None:
-    forked, server = child.pid, child.server_pid
-    assert forked is not None
+def test_dead_fork_server_is_replaced(child: DecodingChild) -> None:
+    child_pid, server = child.pid, child.server_pid
+    assert child_pid is not None
     assert server is not None
     os.kill(server, signal.SIGKILL)
-    wait_until_gone(forked)  # the kernel kills it
+    wait_until_dead(child_pid)  # the kernel kills the child
 
     assert child.run(max, 1, 2) == 2
     assert child.server_pid != server
 
 
-def test_a_fork_server_that_dies_in_a_call_fails_this_call_only(
+def test_death_of_the_fork_server_fails_only_the_current_call(
     child: DecodingChild, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = child.server_pid
@@ -206,30 +210,34 @@ def test_a_fork_server_that_dies_in_a_call_fails_this_call_only(
     assert child.run(max, 1, 2) == 2
 
 
-def test_the_fork_server_has_one_thread_and_no_secret(child: DecodingChild) -> None:
+def test_fork_server_has_one_thread_and_no_extra_file_descriptors(
+    child: DecodingChild,
+) -> None:
     process = Path(f"/proc/{child.server_pid}")
 
     assert len(list((process / "task").iterdir())) == 1
-    # Three of /dev/null, and the socket of its orders: none of a fork.
+    # Three for /dev/null, and the command socket; none of its children.
     assert len(list((process / "fd").iterdir())) == 4
 
 
-def test_child_that_dies_while_idle_is_held_against_nobody(
+def test_death_of_an_idle_child_fails_no_call(
     child: DecodingChild,
 ) -> None:
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
-    wait_until_gone(child.pid)
+    wait_until_dead(child.pid)
 
     assert child.run(max, 1, 2) == 2
 
 
-def test_deep_recursion_is_an_error_that_quotes_nothing(child: DecodingChild) -> None:
+def test_error_for_deep_recursion_does_not_quote_the_input(
+    child: DecodingChild,
+) -> None:
     with pytest.raises(AnalysisError, match=r"RecursionError in .*decoder\.py"):
         child.run(json.loads, "[" * 100_000)
 
 
-def test_unexpected_error_names_its_place_but_not_its_message(
+def test_unexpected_error_names_its_type_but_not_its_message(
     child: DecodingChild,
 ) -> None:
     with pytest.raises(AnalysisError, match="JSONDecodeError") as caught:
@@ -238,7 +246,9 @@ def test_unexpected_error_names_its_place_but_not_its_message(
     assert "Secret" not in str(caught.value)
 
 
-def test_innocent_calls_beside_a_killer_succeed(child: DecodingChild) -> None:
+def test_other_calls_succeed_if_a_concurrent_call_kills_the_child(
+    child: DecodingChild,
+) -> None:
     def call(number: int) -> int:
         if number == 3:
             child.run(signal.raise_signal, signal.SIGKILL)
@@ -248,11 +258,11 @@ def test_innocent_calls_beside_a_killer_succeed(child: DecodingChild) -> None:
         calls = [threads.submit(call, number) for number in range(8)]
 
     assert isinstance(calls[3].exception(), ChildDiedError)
-    answers = [answer.result() for n, answer in enumerate(calls) if n != 3]
-    assert answers == [0, 1, 2, 4, 5, 6, 7]
+    results = [future.result() for n, future in enumerate(calls) if n != 3]
+    assert results == [0, 1, 2, 4, 5, 6, 7]
 
 
-def test_what_the_child_logs_is_logged_here(
+def test_parent_logs_the_records_of_the_child(
     child: DecodingChild, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "phantom.dcm"
@@ -272,8 +282,8 @@ def test_what_the_child_logs_is_logged_here(
 
 
 @pytest.fixture
-def forging(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodingChild]:
-    """A child that runs the code it is given; see forging_child.py."""
+def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodingChild]:
+    """A child that runs code of the test; see forging_child.py."""
     monkeypatch.setattr(decoding_child, "MODULE", "tests.forging_child")
     child = DecodingChild(timeout_s=2, memory_mb=512)
     yield child
@@ -281,7 +291,7 @@ def forging(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodingChild]:
 
 
 def decoded(code: str) -> DecodedInstance:
-    """What the child pretends to call."""
+    """Declares the return type that the child claims."""
     raise NotImplementedError(code)
 
 
@@ -290,7 +300,7 @@ def number(code: str) -> float:
 
 
 class Marker:
-    """A pickle that leaves a file where it is loaded."""
+    """A pickle that creates a file when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self._call = open, (os.fspath(path), "w")
@@ -309,7 +319,7 @@ RADIOGRAPH = {
 
 
 def forged(**changes: object) -> str:
-    """Code that answers with a decoded instance, of which something is changed."""
+    """Code that responds with a decoded instance with changed fields."""
     digests = {"picture_digest": "ab", "identity_digest": "cd"}
     decoded = {"radiograph": RADIOGRAPH | changes, **digests}
     return f"answer(['returned', {decoded!r}], bytes(6))"
@@ -319,10 +329,10 @@ FORGED = {
     "nothing": "answer(b'')",
     "nested too deeply": "answer(b'[' * 10**6)",
     "a pickle": f"answer({pickle.dumps(('returned', None))!r})",
-    "no dataclass": "answer(['returned', 'text'])",
+    "text for a dataclass": "answer(['returned', 'text'])",
     "fields are missing": "answer(['returned', {'radiograph': {}}])",
     "another field": forged(another=1),
-    "a buffer that is not there": forged(pixels=[1, 2, 3]),
+    "an unknown buffer": forged(pixels=[1, 2, 3]),
     "a negative buffer": forged(pixels=[-1, 2, 3]),
     "an array of another size": forged(pixels=[0, 2, 2]),
     "an array of a negative size": forged(pixels=[0, -1, 3]),
@@ -331,7 +341,7 @@ FORGED = {
     "a number for a text": forged(assumptions=[1]),
     "a fraction for a whole number": forged(source_shape=[2.0, 3.0]),
     "three numbers for two": forged(source_shape=[2, 3, 4]),
-    "no kind of answer": "answer(['run', None])",
+    "an unknown type of response": "answer(['run', None])",
     "another error": "answer(['raised', ['SystemExit', '1', None]])",
     "another reason": "answer(['raised', ['AnalysisError', '', ['Failure', 'no']]])",
     "another logger": "answer(['log', ['root', 40, 'text']])",
@@ -344,52 +354,54 @@ FORGED = {
 }
 
 
-def test_a_pickle_from_the_child_is_not_loaded(
-    forging: DecodingChild, tmp_path: Path
+def test_parent_does_not_load_pickles_of_the_child(
+    forging_child: DecodingChild, tmp_path: Path
 ) -> None:
-    left = tmp_path / "left"
-    pickled = pickle.dumps(("returned", Marker(left)))
+    created = tmp_path / "created"
+    pickled = pickle.dumps(("returned", Marker(created)))
 
     with pytest.raises(ChildDiedError, match="should not be able to give"):
-        forging.run(decoded, f"answer({pickled!r})")
+        forging_child.run(decoded, f"answer({pickled!r})")
 
-    assert not left.exists()
+    assert not created.exists()
 
 
-def test_an_answer_as_it_should_be_is_taken(forging: DecodingChild) -> None:
-    answer = forging.run(decoded, forged())
+def test_parent_accepts_a_valid_response(forging_child: DecodingChild) -> None:
+    response = forging_child.run(decoded, forged())
 
-    assert answer.radiograph.pixels.tolist() == [[0, 0, 0], [0, 0, 0]]
-    assert answer.radiograph.source_shape == (2, 3)
-    assert answer.identity_digest == "cd"
+    assert response.radiograph.pixels.tolist() == [[0, 0, 0], [0, 0, 0]]
+    assert response.radiograph.source_shape == (2, 3)
+    assert response.identity_digest == "cd"
 
 
 @pytest.mark.parametrize("code", FORGED.values(), ids=FORGED.keys())
-def test_a_forged_answer_ends_the_child(code: str, forging: DecodingChild) -> None:
-    before = forging.pid
+def test_parent_kills_the_child_after_a_forged_response(
+    code: str, forging_child: DecodingChild
+) -> None:
+    before = forging_child.pid
     assert before is not None
 
     with pytest.raises(ChildDiedError, match="should not be able to give"):
-        forging.run(decoded, code)
+        forging_child.run(decoded, code)
 
     assert not alive(before)
-    assert forging.run(number, "answer(['returned', 2.5])") == 2.5
+    assert forging_child.run(number, "answer(['returned', 2.5])") == 2.5
 
 
-def test_a_forged_log_record_is_one_line(
-    forging: DecodingChild, caplog: pytest.LogCaptureFixture
+def test_forged_log_record_is_logged_as_one_line(
+    forging_child: DecodingChild, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = "\nERROR root: \x1b[31m" + "x" * 2000
     with caplog.at_level(logging.WARNING):
         record = f"answer(['log', ['dicom_node', 30, {text!r}]])"
-        forging.run(number, f"{record}; answer(['returned', 1])")
+        forging_child.run(number, f"{record}; answer(['returned', 1])")
 
     [record] = caplog.records
     assert record.message.startswith(" ERROR root:  [31mxxx")
     assert len(record.message) == 1000
 
 
-EVASIONS = {
+STALLS = {
     "log records": "import time\n"
     "while True: answer(['log', ['dicom_node', 10, '']]); time.sleep(0.1)",
     "half a message": "send(b'12'); import time; time.sleep(100)",
@@ -398,32 +410,34 @@ EVASIONS = {
 }
 
 
-@pytest.mark.parametrize("code", EVASIONS.values(), ids=EVASIONS.keys())
-def test_a_child_does_not_evade_the_deadline(code: str, forging: DecodingChild) -> None:
-    before = forging.pid
+@pytest.mark.parametrize("code", STALLS.values(), ids=STALLS.keys())
+def test_child_that_stalls_is_killed_at_the_deadline(
+    code: str, forging_child: DecodingChild
+) -> None:
+    before = forging_child.pid
     assert before is not None
     start = time.monotonic()
 
     with pytest.raises(ChildDiedError):
-        forging.run(decoded, code)
+        forging_child.run(decoded, code)
 
     assert time.monotonic() - start < 10
     assert not alive(before)
 
 
-def test_a_child_that_takes_no_call_is_killed_at_the_deadline(
-    hasty: DecodingChild,
+def test_child_that_does_not_read_its_call_is_killed_at_the_deadline(
+    short_deadline_child: DecodingChild,
 ) -> None:
-    assert hasty.pid is not None
-    os.kill(hasty.pid, signal.SIGSTOP)
+    assert short_deadline_child.pid is not None
+    os.kill(short_deadline_child.pid, signal.SIGSTOP)
 
     with pytest.raises(ChildDiedError, match=r"longer than 0\.3 s"):
-        hasty.run(len, bytes(10_000_000))
+        short_deadline_child.run(len, bytes(10_000_000))
 
-    assert hasty.run(max, 1, 2) == 2
+    assert short_deadline_child.run(max, 1, 2) == 2
 
 
-def test_an_instance_without_a_file_is_an_error_that_says_so(
+def test_error_for_a_missing_file_names_the_cause(
     child: DecodingChild, tmp_path: Path
 ) -> None:
     with pytest.raises(AnalysisError, match="gone from the disk"):
@@ -431,21 +445,19 @@ def test_an_instance_without_a_file_is_an_error_that_says_so(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_child_that_is_asked_to_end_finishes_its_call(
-    child: DecodingChild, number: int
-) -> None:
+def test_child_ignores_sigterm_and_sigint(child: DecodingChild, number: int) -> None:
     child.run(signal.raise_signal, number)
 
     assert child.run(max, 1, 2) == 2
 
 
-def test_child_is_small_and_knows_no_torch(child: DecodingChild) -> None:
+def test_child_does_not_import_torch(child: DecodingChild) -> None:
     loaded = child.run(eval, "'torch' in __import__('sys').modules")
 
     assert not loaded
 
 
-def test_closed_child_is_gone() -> None:
+def test_close_ends_the_child_and_the_fork_server() -> None:
     child = DecodingChild(timeout_s=1, memory_mb=1024)
     pid, server = child.pid, child.server_pid
     assert pid is not None
@@ -469,7 +481,7 @@ child.run(eval, sys.argv[1])
 
 
 @pytest.mark.parametrize("state", [SLEEP, "9 ** 9 ** 9"])
-def test_child_dies_with_its_parent_however_busy_it_is(state: str) -> None:
+def test_busy_child_dies_with_its_parent(state: str) -> None:
     parent = subprocess.Popen(
         [sys.executable, "-c", PARENT, f"{BEGIN} or {state}"],
         cwd=Path(__file__).parents[1],
@@ -485,13 +497,13 @@ def test_child_dies_with_its_parent_however_busy_it_is(state: str) -> None:
         parent.kill()
 
     for pid in pids:
-        wait_until_gone(pid)
+        wait_until_dead(pid)
 
 
-def test_an_exception_that_nothing_catches_is_one_line_in_the_log_of_the_parent(
+def test_uncaught_exception_of_the_child_is_one_line_in_the_parent_log(
     child: DecodingChild, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # In a destructor: the child cannot start threads.
+    # The exception is raised in a destructor, since the child cannot start threads.
     code = """
 class Codec:
     def __del__(self):
@@ -501,6 +513,6 @@ Codec()
     child.run(exec, code, {})
 
     [record] = caplog.records
-    said = record.getMessage()
-    assert said.startswith("Ignored exception: KeyError in __del__")
-    assert "DOE" not in said
+    message = record.getMessage()
+    assert message.startswith("Ignored exception: KeyError in __del__")
+    assert "DOE" not in message

@@ -1,4 +1,4 @@
-"""What is kept of a finding to be drawn comes back as it was."""
+"""Drawings of findings are stored in the journal without loss."""
 
 import numpy as np
 import pytest
@@ -10,15 +10,15 @@ SALIENCY = np.array([[0.0, 0.25, 1.0], [0.5, 0.75, 0.1]], np.float32)
 
 
 @pytest.mark.parametrize("arrow", [None, Arrow((10.5, 20.0), (40.0, 60.25))])
-def test_a_drawing_comes_back_from_the_journal(arrow: Arrow | None) -> None:
+def test_drawing_is_restored_from_its_row(arrow: Arrow | None) -> None:
     model = ModelIdentity("test", "1", "0" * 64)
     finding = Finding(0.75, Thresholds(0.25, 0.5), SALIENCY, arrow, model)
 
     row = drawing_of(finding, (200, 300)).values()
-    back = drawing_in(row)
+    restored = drawing_in(row)
 
-    assert back.picture_shape == (200, 300)
-    assert back.arrow == arrow
-    assert (back.doubtful, back.definite) == (0.25, 0.5)
+    assert restored.picture_shape == (200, 300)
+    assert restored.arrow == arrow
+    assert (restored.doubtful, restored.definite) == (0.25, 0.5)
     # round(255 * saliency), to even at one half
-    assert back.levels.tolist() == [[0, 64, 255], [128, 191, 26]]
+    assert restored.levels.tolist() == [[0, 64, 255], [128, 191, 26]]

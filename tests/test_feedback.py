@@ -1,4 +1,4 @@
-"""Readers' opinions: kept, corrected, exported, and about the answer they saw."""
+"""Feedback of readers: storing, correcting, withdrawing and exporting it."""
 
 import time
 
@@ -9,34 +9,34 @@ from dicom_node.journal import Journal
 from tests.journals import ANSWER, Receive
 
 
-def answered(journal: Journal, receive: Receive) -> str:
+def analyzed_instance(journal: Journal, receive: Receive) -> str:
     received = receive(body_part="HAND", modality="DX")
     journal.record(received)
     journal.analyses.answer(received.id, 1, ANSWER)
     return received.id
 
 
-def test_the_last_word_of_each_reader_counts(
+def test_last_feedback_of_each_reader_counts(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
-    one, feedback = answered(journal, receive), Feedback(engine)
+    instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
 
-    assert feedback.give(one, "anna", Verdict.AGREE)
-    assert feedback.give(one, "ben", Verdict.UNSURE)
-    assert feedback.give(one, "anna", Verdict.DISAGREE, (12.5, 30.0))
+    assert feedback.give(instance_id, "anna", Verdict.AGREE)
+    assert feedback.give(instance_id, "ben", Verdict.UNSURE)
+    assert feedback.give(instance_id, "anna", Verdict.DISAGREE, (12.5, 30.0))
 
-    anna, ben = feedback.of(one)
+    anna, ben = feedback.of(instance_id)
     assert (anna.who, anna.verdict, anna.place) == (
         "anna",
         Verdict.DISAGREE,
         (12.5, 30.0),
     )
     assert (ben.who, ben.verdict, ben.place) == ("ben", Verdict.UNSURE, None)
-    feedback.withdraw(one, "anna")
-    assert feedback.of(one) == [ben]
+    feedback.withdraw(instance_id, "anna")
+    assert feedback.of(instance_id) == [ben]
 
 
-def test_there_is_no_opinion_on_what_has_no_answer(
+def test_feedback_on_an_instance_without_a_result_is_rejected(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     received, feedback = receive(), Feedback(engine)
@@ -47,33 +47,33 @@ def test_there_is_no_opinion_on_what_has_no_answer(
     assert feedback.of(received.id) == []
 
 
-def test_the_export_says_what_was_judged_and_of_whom_nothing(
+def test_export_contains_the_feedback_and_no_patient_data(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
-    one, feedback = answered(journal, receive), Feedback(engine)
+    instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
     began = time.time()
-    feedback.give(one, "anna", Verdict.DISAGREE, (12.5, 30.0))
+    feedback.give(instance_id, "anna", Verdict.DISAGREE, (12.5, 30.0))
 
     (row,) = feedback.export(began, time.time() + 1)
 
-    said = dict(zip([column.name for column in EXPORTED], row, strict=True))
-    assert said["verdict"] == "disagree"
-    assert said["probability"] == 0.75
-    assert said["body_part"] == "HAND"
-    assert (said["place_column"], said["place_row"]) == (12.5, 30.0)
+    exported = dict(zip([column.name for column in EXPORTED], row, strict=True))
+    assert exported["verdict"] == "disagree"
+    assert exported["probability"] == 0.75
+    assert exported["body_part"] == "HAND"
+    assert (exported["place_column"], exported["place_row"]) == (12.5, 30.0)
     assert {column.table.name for column in EXPORTED} == {"instance", "feedback"}
     assert list(feedback.export(0, began)) == []
 
 
-def test_an_opinion_on_an_answer_that_was_replaced_is_not_counted(
+def test_feedback_on_a_replaced_result_is_not_exported(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
-    one, feedback = answered(journal, receive), Feedback(engine)
-    feedback.give(one, "anna", Verdict.AGREE)
-    assert feedback.of(one)[0].is_current
+    instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
+    feedback.give(instance_id, "anna", Verdict.AGREE)
+    assert feedback.of(instance_id)[0].is_current
 
-    journal.analyze_again(one)
-    journal.analyses.answer(one, 2, ANSWER)
+    journal.analyze_again(instance_id)
+    journal.analyses.answer(instance_id, 2, ANSWER)
 
-    assert not feedback.of(one)[0].is_current
+    assert not feedback.of(instance_id)[0].is_current
     assert list(feedback.export(0, time.time() + 1)) == []

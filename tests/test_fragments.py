@@ -1,4 +1,4 @@
-"""P-DATA-TF PDUs: what is in them, and what is none."""
+"""Parsing of P-DATA-TF PDUs."""
 
 import pytest
 
@@ -11,7 +11,7 @@ def value(context: int, control: int, fragment: bytes) -> bytes:
     return len(content).to_bytes(4, "big") + content
 
 
-def test_each_value_comes_with_its_context_and_its_control_header() -> None:
+def test_each_value_has_its_context_and_control_header() -> None:
     content = value(1, 3, b"command") + value(255, 0, b"") + value(3, 2, b"pixels")
 
     values = Fragments(memoryview(content)).to_primitive().presentation_data_value_list
@@ -33,14 +33,14 @@ def test_each_value_comes_with_its_context_and_its_control_header() -> None:
         b"\xff\xff\xff\xff\x01\x00",
         value(1, 3, b"command") + b"\x00",
     ],
-    ids=["no length", "empty", "no control", "short", "absurd", "rest"],
+    ids=["no length", "empty", "no control", "short", "4 GB", "trailing byte"],
 )
-def test_values_of_a_wrong_length_are_none(content: bytes) -> None:
+def test_values_with_a_wrong_length_are_rejected(content: bytes) -> None:
     with pytest.raises(ValueError, match="wrong length"):
         Fragments(memoryview(content))
 
 
-def test_other_pdus_are_told_from_it() -> None:
+def test_is_fragments_is_false_for_other_pdus() -> None:
     assert is_fragments(bytes([4, 0, 0, 0, 0, 9]))
     assert not is_fragments(bytes([5, 0, 0, 0, 0, 4]))
     assert not is_fragments(bytes([4, 0, 0]))

@@ -19,7 +19,7 @@ def attributes_of(**values: object) -> Dataset:
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
-        pytest.param({}, None, id="nothing"),
+        pytest.param({}, None, id="no-attributes"),
         pytest.param({"ImagerPixelSpacing": [0.2, 0.2]}, 0.2, id="at-the-detector"),
         pytest.param(
             {"ImagerPixelSpacing": [0.2, 0.2], "PixelSpacing": [0.15, 0.15]},
@@ -32,7 +32,7 @@ def attributes_of(**values: object) -> Dataset:
         pytest.param({"PixelAspectRatio": [4, 3]}, None, id="ratio-has-no-mm"),
     ],
 )
-def test_side_of_the_square_pixels_in_mm(
+def test_pixel_side_in_mm_is_read_from_the_spacing(
     attributes: dict[str, object], expected: float | None
 ) -> None:
     assert pixel_shape(attributes_of(**attributes)).side == expected
@@ -41,7 +41,7 @@ def test_side_of_the_square_pixels_in_mm(
 @pytest.mark.parametrize(
     ("attributes", "expected"),
     [
-        pytest.param({}, (60, 40), id="nothing-said"),
+        pytest.param({}, (60, 40), id="no-attributes"),
         # Row spacing, or the vertical side, comes first: pixels higher than wide
         # make an image with more rows.
         pytest.param({"PixelSpacing": [0.2, 0.1]}, (120, 40), id="high-pixels"),
@@ -56,7 +56,7 @@ def test_side_of_the_square_pixels_in_mm(
         pytest.param({"PixelAspectRatio": [1]}, (60, 40), id="half-a-ratio"),
     ],
 )
-def test_pixels_are_made_square_by_stretching_the_coarser_side(
+def test_made_square_stretches_the_coarser_side(
     attributes: dict[str, object], expected: tuple[int, int]
 ) -> None:
     shape = pixel_shape(attributes_of(**attributes))
@@ -70,13 +70,13 @@ def test_pixels_are_made_square_by_stretching_the_coarser_side(
         pytest.param("0.2\\0.1\\", 0.1, id="a-third-that-is-empty"),
         pytest.param("0.2\\NaN\\0.1", 0.1, id="two-of-three"),
         pytest.param("0,2\\0,1", 0.1, id="decimal-commas"),
-        pytest.param("0.2\\", 0.3, id="one-of-two"),  # the other side is not guessed
+        pytest.param("0.2\\", 0.3, id="one-of-two"),  # a missing value is not guessed
         pytest.param("\\0.2", 0.3, id="the-other-of-two"),
         pytest.param("0.2\\inf", 0.3, id="infinite"),
         pytest.param("unknown", 0.3, id="text"),
     ],
 )
-def test_the_first_spacing_with_two_usable_values_counts(
+def test_first_spacing_with_two_valid_values_is_used(
     written: str, expected: float
 ) -> None:
     dataset = attributes_of(ImagerPixelSpacing=[0.3, 0.4])
@@ -85,7 +85,7 @@ def test_the_first_spacing_with_two_usable_values_counts(
     assert pixel_shape(dataset).side == expected
 
 
-def test_absurd_ratio_does_not_become_a_giant_image() -> None:
+def test_extreme_aspect_ratio_is_rejected() -> None:
     shape = pixel_shape(attributes_of(PixelAspectRatio=[1_000_000, 1]))
 
     with pytest.raises(NotAnalyzedError, match=r"\(0028,0034\).*exceeds 1 megapixels"):

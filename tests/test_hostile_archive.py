@@ -1,7 +1,7 @@
-"""Archives that send without end, or byte by byte, to whoever calls them.
+"""Archives that send endless data, or single bytes, to the node.
 
-The node calls them over real sockets, with a short timeout. However an archive behaves,
-the call ends in a few timeouts, and what came is not gathered in memory.
+The node connects to them over real sockets, with a short timeout. Each call ends after
+a few timeouts, and the received data does not accumulate in memory.
 """
 
 import socket
@@ -45,12 +45,12 @@ from tests.associating import (
 )
 
 TIMEOUT_S = 0.5
-# A call takes at most 6 timeouts: for the connection, the answer, the response and the
-# end after it. The machine may be busy; without a deadline, no call would end.
+# A call takes at most 6 timeouts: for the connection, A-ASSOCIATE-AC, the response and
+# the release. The machine may be busy; without a deadline, no call would end.
 MOST_S = 6 * TIMEOUT_S + 9
-# What has no end is not waited for: the timeout is not reached.
+# Tests of endless data must end before this timeout.
 LONG_S, AT_ONCE_S = 30.0, 15.0
-PAUSE = threading.Event()  # nobody sets it
+PAUSE = threading.Event()  # never set
 
 
 @pytest.fixture(autouse=True)
@@ -64,9 +64,9 @@ def no_thread_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def flood(connection: socket.socket, piece: bytes) -> None:
-    """Send a piece again and again until the node hangs up.
+    """Send a piece repeatedly until the node disconnects.
 
-    The kernel may take minutes to say so to who waits for room to send.
+    The timeout is needed because the kernel may report the end only after minutes.
     """
     connection.settimeout(TIMEOUT_S)
     with suppress(OSError):
@@ -75,7 +75,7 @@ def flood(connection: socket.socket, piece: bytes) -> None:
 
 
 def drip(connection: socket.socket, content: bytes) -> None:
-    """Send byte by byte, four in each timeout, until the node hangs up."""
+    """Send single bytes, four in each timeout, until the node disconnects."""
     with suppress(OSError):
         for each in content:
             connection.sendall(bytes([each]))
@@ -87,7 +87,7 @@ def after_a_request(
     content: bytes,
     first: bytes = b"",
 ) -> Play:
-    """Play an archive that accepts, and acts when a request is complete."""
+    """Play an archive that accepts, and calls `act` after a complete request."""
 
     def play(connection: socket.socket, _: Peer) -> None:
         accepted = answered(1, 0, syntax()), answered(3, 0, syntax(EXPLICIT))
@@ -101,12 +101,12 @@ def after_a_request(
 
 
 def at_once(act: Callable[[socket.socket, bytes], None], content: bytes) -> Play:
-    """Play an archive that answers the request for an association so."""
+    """Play an archive that calls `act` instead of accepting the association."""
     return lambda connection, _: act(connection, content)
 
 
 def at_the_end(act: Callable[[socket.socket, bytes], None], content: bytes) -> Play:
-    """Play an archive that answers C-ECHOs, and acts when a release is asked for."""
+    """Play an archive that answers C-ECHOs, and calls `act` after a release request."""
 
     def play(connection: socket.socket, _: Peer) -> None:
         connection.sendall(accept())
@@ -141,7 +141,7 @@ REPORT = command(
 
 ENDLESS = {
     "a command set": (after_a_request(flood, data(1, 1, bytes(100_000))), "command of"),
-    "a whole command of 1 MB": (
+    "a complete command of 1 MB": (
         after_a_request(flood, data(1, 3, struct.pack("<HHI", 0, 0x102, 0) * 131_000)),
         "a command of more than 65536 bytes came",
     ),
@@ -149,7 +149,7 @@ ENDLESS = {
         after_a_request(flood, bytes(65_536), b"\4\0\xff\xff\xff\xff"),
         "a PDU of 4294967295 bytes was announced",
     ),
-    "an answer of 4 GB to the request for an association": (
+    "an association response of 4 GB": (
         at_once(flood, b"\2\0\xff\xff\xff\xff"),
         "a PDU of 4294967295 bytes was announced",
     ),
@@ -173,7 +173,7 @@ ENDLESS = {
         after_a_request(flood, MANY_EMPTY),
         "43690 fragments came with 0 bytes",
     ),
-    "fragments of a byte": (
+    "fragments of one byte": (
         after_a_request(flood, data(1, 1, b"x")),
         "fragments came with 4",
     ),
@@ -181,36 +181,39 @@ ENDLESS = {
         after_a_request(flood, NO_VALUE),
         "4097 fragments came with 0 bytes",
     ),
-    "data in place of the end": (at_the_end(flood, data(1, 0, bytes(60_000))), ""),
+    "data instead of A-RELEASE-RP": (at_the_end(flood, data(1, 0, bytes(60_000))), ""),
 }
-DRIPPING = {
-    "the answer to the request for an association": (
+SLOW = {
+    "A-ASSOCIATE-AC": (
         at_once(drip, accept()),
         "a PDU took longer than 0.5 s",
     ),
     "a response": (after_a_request(drip, echoed()), "hangs: "),
     "a PDU of 1 MB": (after_a_request(drip, pdu(4, bytes(1_000_000))), "hangs: "),
-    "fragments of a byte": (after_a_request(drip, data(1, 1, b"x") * 9000), "hangs: "),
-    "the end": (at_the_end(drip, pdu(6, bytes(4))), ""),
+    "fragments of one byte": (
+        after_a_request(drip, data(1, 1, b"x") * 9000),
+        "hangs: ",
+    ),
+    "A-RELEASE-RP": (at_the_end(drip, pdu(6, bytes(4))), ""),
 }
 
 
-def where(peer: Peer) -> Address:
+def address_of(peer: Peer) -> Address:
     return Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port)
 
 
-def echoed_in(play: Play, timeout_s: float) -> tuple[Outcome, float]:
+def timed_echo(play: Play, timeout_s: float) -> tuple[Outcome, float]:
     with playing(play) as peer:
         began = time.monotonic()
-        outcome = echo(where(peer), calling_ae_title="NODE", timeout_s=timeout_s)
+        outcome = echo(address_of(peer), calling_ae_title="NODE", timeout_s=timeout_s)
         return outcome, time.monotonic() - began
 
 
-@pytest.mark.parametrize("name", list(DRIPPING))
-def test_what_an_archive_sends_byte_by_byte_has_a_deadline(name: str) -> None:
-    play, words = DRIPPING[name]
+@pytest.mark.parametrize("name", list(SLOW))
+def test_echo_ends_at_the_deadline_if_archive_sends_single_bytes(name: str) -> None:
+    play, words = SLOW[name]
 
-    outcome, took = echoed_in(play, TIMEOUT_S)
+    outcome, took = timed_echo(play, TIMEOUT_S)
 
     assert took < MOST_S
     assert words in outcome.comment
@@ -218,18 +221,18 @@ def test_what_an_archive_sends_byte_by_byte_has_a_deadline(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(ENDLESS))
-def test_an_archive_that_sends_without_end_is_left(name: str) -> None:
+def test_node_disconnects_from_archive_that_sends_endless_data(name: str) -> None:
     play, words = ENDLESS[name]
 
-    outcome, took = echoed_in(play, LONG_S)
+    outcome, took = timed_echo(play, LONG_S)
 
     assert took < AT_ONCE_S
-    if words == "pending":  # the first is taken: it is no success
+    if words == "pending":  # a pending response is read, but is no success
         assert outcome.verdict is not Verdict.STORED
     elif words:
         assert outcome.verdict is Verdict.RETRY
         assert words in outcome.comment
-    else:  # the answer came before
+    else:  # the response came before the endless data
         assert outcome == Outcome(Verdict.STORED, 0)
 
 
@@ -245,21 +248,21 @@ def write_instance(folder: Path) -> Path:
     return folder / "instance.dcm"
 
 
-def test_requests_of_an_archive_do_not_extend_the_time_for_its_response(
+def test_requests_of_an_archive_do_not_extend_the_timeout_of_its_response(
     tmp_path: Path,
 ) -> None:
-    def ask_without_end(connection: socket.socket, _: bytes) -> None:
+    def send_endless_echos(connection: socket.socket, _: bytes) -> None:
         with suppress(OSError):
             while True:
                 connection.sendall(ECHO_RQ)
                 received(connection)
                 PAUSE.wait(TIMEOUT_S / 2)
 
-    with playing(after_a_request(ask_without_end, b"")) as peer:
+    with playing(after_a_request(send_endless_echos, b"")) as peer:
         began = time.monotonic()
         (outcome,) = send(
             [write_instance(tmp_path)],
-            where(peer),
+            address_of(peer),
             calling_ae_title="NODE",
             timeout_s=TIMEOUT_S,
         )
@@ -269,35 +272,35 @@ def test_requests_of_an_archive_do_not_extend_the_time_for_its_response(
     assert "hangs: nothing has moved for 0.5 s" in outcome.comment
 
 
-def test_reports_without_end_on_our_association_start_few_threads() -> None:
-    told: list[Any] = []
+def test_endless_commitment_reports_start_few_threads() -> None:
+    reports: list[Any] = []
 
     def settle(report: Any) -> bool:  # noqa: ANN401 - of commitment
-        told.append(report)
+        reports.append(report)
         return True
 
     with playing(after_a_request(flood, REPORT * 500)) as peer:
-        most = threading.active_count()
+        most_threads = threading.active_count()
         outcome = ask(
             Request("1.2.3", (("1.2", "1.2.3.4"),)),
-            where(peer),
+            address_of(peer),
             calling_ae_title="NODE",
             timeout_s=LONG_S,
             settle=settle,
         )
-        most = max(most, threading.active_count())
+        most_threads = max(most_threads, threading.active_count())
 
     assert outcome.verdict is Verdict.RETRY
     assert "more than 16 messages came in answer to one" in outcome.comment
-    assert len(told) <= 16
-    assert most < 40
+    assert len(reports) <= 16
+    assert most_threads < 40
 
 
 @pytest.mark.parametrize("kind", [0x21, 0x50, 0x60])
-def test_an_answer_of_240_000_items_is_read_in_seconds(kind: int) -> None:
+def test_a_associate_ac_with_240_000_items_is_read_in_seconds(kind: int) -> None:
     content = accept()[6:] + item(kind, b"") * 240_000
     play = at_once(lambda connection, c: connection.sendall(c), pdu(2, content))
 
-    _, took = echoed_in(play, TIMEOUT_S)
+    _, took = timed_echo(play, TIMEOUT_S)
 
     assert took < AT_ONCE_S

@@ -1,4 +1,4 @@
-"""UIDs and file names that would be paths: never one, and no line of a log."""
+"""UIDs that contain paths or control characters: none reaches a path or the log."""
 
 import json
 import logging
@@ -32,7 +32,7 @@ NAMES = [
 
 
 def named(name: bytes) -> Sample:
-    """The phantom, its dataset under another SOP Instance UID."""
+    """The phantom with another SOP Instance UID in its dataset."""
     draft = opened(PHANTOM, random.Random(0))
     draft.put("SOPInstanceUID", name)
     draft.put("SeriesInstanceUID", name)
@@ -55,18 +55,18 @@ def receiver(tmp_path: Path) -> Iterator[int]:
         started.drain(5)
 
 
-def places(folder: Path) -> set[Path]:
-    """Whatever lies below a folder, but for what the receivers of a machine share."""
+def paths_below(folder: Path) -> set[Path]:
+    """All paths below a folder, without the run folder that receivers share."""
     return {each for each in folder.rglob("*") if "run" not in each.parts}
 
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.filterwarnings("ignore:The value length")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_uid_that_is_none_is_refused_and_becomes_neither_path_nor_line(
+def test_receiver_refuses_invalid_uids_and_writes_them_to_no_path_or_log(
     name: bytes, receiver: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = places(tmp_path)
+    before = paths_below(tmp_path)
     sample = named(name)
 
     with caplog.at_level(logging.INFO), raw_sender(receiver) as sender:
@@ -76,9 +76,11 @@ def test_a_uid_that_is_none_is_refused_and_becomes_neither_path_nor_line(
 
     assert as_command.status == 0xA900
     assert as_dataset.status == 0xA900
-    assert places(tmp_path) == before
+    assert paths_below(tmp_path) == before
     for record in caplog.records:
-        if record.name.startswith("dicom_node"):  # of others process.py takes care
+        if record.name.startswith(
+            "dicom_node"
+        ):  # process.py handles those of libraries
             line = record.getMessage()
             assert line.isprintable()
             assert "forged" not in line
@@ -87,7 +89,7 @@ def test_a_uid_that_is_none_is_refused_and_becomes_neither_path_nor_line(
 
 @pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
 @pytest.mark.parametrize("name", [each for each in NAMES if each.id != "empty"])
-def test_the_archive_keeps_what_it_gets_under_names_of_its_own(
+def test_archive_of_the_tests_names_its_files_independently_of_uids(
     name: bytes, tmp_path: Path
 ) -> None:
     archive = start_archive(tmp_path / "archive")
@@ -105,7 +107,7 @@ def test_the_archive_keeps_what_it_gets_under_names_of_its_own(
     assert all(json.loads(line)["status"] == 0 for line in lines)
 
 
-def test_what_is_analyzed_is_written_beside_nothing_that_its_content_names(
+def test_analyze_derives_output_names_from_input_files_only(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "node.toml").write_text('[storage]\ndirectory = "node"\n')
@@ -113,8 +115,12 @@ def test_what_is_analyzed_is_written_beside_nothing_that_its_content_names(
 
     rows = analyzed(samples, tmp_path, tmp_path)
 
-    states = [what.split()[0] for _, what in rows]
-    assert states == ["not", "not", "analyzed"]  # what is no UID is not analyzed
+    states = [outcome.split()[0] for _, outcome in rows]
+    assert states == [
+        "not",
+        "not",
+        "analyzed",
+    ]  # instances with an invalid UID are not analyzed
     written = {each.name for each in tmp_path.rglob("*") if each.is_file()}
     inputs = {f"{number:05}" for number in range(3)}
     results = {

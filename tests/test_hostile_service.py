@@ -1,4 +1,4 @@
-"""DICOMweb services that answer without end, or byte by byte, to whoever calls them."""
+"""DICOMweb services that send endless responses, or single bytes."""
 
 import gzip
 import socket
@@ -23,7 +23,7 @@ TIMEOUT_S = 0.5
 MOST_S = 6 * TIMEOUT_S + 9
 SOON_S = 20.0
 MB = 2**20
-PAUSE = threading.Event()  # nobody sets it
+PAUSE = threading.Event()  # never set
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/dicom+json\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -42,7 +42,7 @@ def flood(piece: bytes, first: bytes = b"") -> Act:
 
 
 def drip(piece: bytes, first: bytes = b"") -> Act:
-    """Send byte by byte, four in each timeout."""
+    """Send single bytes, four in each timeout."""
 
     def act(connection: socket.socket) -> None:
         with suppress(OSError):
@@ -55,11 +55,11 @@ def drip(piece: bytes, first: bytes = b"") -> Act:
     return act
 
 
-def say(content: bytes) -> Act:
+def send_all(content: bytes) -> Act:
     return lambda connection: connection.sendall(content)
 
 
-def coded(coding: str, content: bytes) -> bytes:
+def encoded_response(coding: str, content: bytes) -> bytes:
     head = f"Content-Encoding: {coding}\r\nContent-Length: {len(content)}\r\n\r\n"
     return OK + head.encode() + content
 
@@ -73,7 +73,7 @@ def bomb(megabytes: int) -> bytes:
 
 TOO_MUCH = f"answers with more than {LARGEST_RESPONSE} B"
 TOO_SLOW = f"does not finish its answer within {2 * TIMEOUT_S:g} s"
-EITHER = f"{TOO_MUCH}|{TOO_SLOW}"  # whichever comes first on this machine
+EITHER = f"{TOO_MUCH}|{TOO_SLOW}"  # depends on the speed of the machine
 ENDLESS = {
     "status line": (flood(b"x" * 9999, b"HTTP/1.1 200 "), "broke the connection"),
     "header": (flood(b"x" * 9999, OK + b"X-Long: "), "broke the connection"),
@@ -103,7 +103,7 @@ ENDLESS = {
     "trailers": (flood(b"X-Trailer: x\r\n", CHUNKED + b"2\r\n{}\r\n0\r\n"), EITHER),
     "trailer": (flood(b"x" * 9999, CHUNKED + b"2\r\n{}\r\n0\r\nX-Trailer: "), ""),
 }
-DRIPPING = {
+SLOW = {
     "status line": drip(b"HTTP/1.1 200 OK" + b" " * 999),
     "headers": drip(b"X-Many: x\r\n", OK),
     "100 Continue": drip(b"HTTP/1.1 100 Continue\r\n\r\n"),
@@ -115,8 +115,8 @@ DRIPPING = {
 
 
 @contextmanager
-def acting(act: Act) -> Iterator[str]:
-    """Run a service that acts when a request is complete; gives its URL."""
+def running_service(act: Act) -> Iterator[str]:
+    """Run a service that calls `act` after a complete request; yield its URL."""
 
     def serve(listener: socket.socket) -> None:
         connection, _ = listener.accept()
@@ -138,10 +138,10 @@ def acting(act: Act) -> Iterator[str]:
 
 
 def outcome_of(act: Act, folder: Path) -> tuple[Verdict, str, float, int]:
-    """Store an object; give what became of it, the seconds, and the peak of memory."""
+    """Store an object; return verdict, comment, seconds and peak memory."""
     (folder / "object").write_bytes(b"DICM")
     tracemalloc.start()
-    with acting(act) as url:
+    with running_service(act) as url:
         service = StowDestination(name="web", type="stow", url=url)
         began = time.monotonic()
         files = {"1.2.3": folder / "object"}
@@ -153,7 +153,7 @@ def outcome_of(act: Act, folder: Path) -> tuple[Verdict, str, float, int]:
 
 
 @pytest.mark.parametrize("name", list(ENDLESS))
-def test_a_response_without_an_end_is_not_read(name: str, tmp_path: Path) -> None:
+def test_endless_response_is_not_read(name: str, tmp_path: Path) -> None:
     act, words = ENDLESS[name]
 
     verdict, comment, took, peak = outcome_of(act, tmp_path)
@@ -164,19 +164,19 @@ def test_a_response_without_an_end_is_not_read(name: str, tmp_path: Path) -> Non
     assert peak < 16 * MB
 
 
-@pytest.mark.parametrize("name", list(DRIPPING))
-def test_a_response_that_comes_byte_by_byte_has_a_deadline(
+@pytest.mark.parametrize("name", list(SLOW))
+def test_response_of_single_bytes_ends_at_the_deadline(
     name: str, tmp_path: Path
 ) -> None:
-    verdict, comment, took, _ = outcome_of(DRIPPING[name], tmp_path)
+    verdict, comment, took, _ = outcome_of(SLOW[name], tmp_path)
 
     assert verdict is Verdict.RETRY
     assert TOO_SLOW in comment
     assert took < MOST_S
 
 
-def test_a_sign_of_life_that_comes_byte_by_byte_has_a_deadline() -> None:
-    with acting(DRIPPING["body"]) as url:
+def test_check_of_a_service_that_sends_single_bytes_ends_at_the_deadline() -> None:
+    with running_service(SLOW["body"]) as url:
         service = StowDestination(name="web", type="stow", url=url)
         began = time.monotonic()
         outcome = ask(service, timeout_s=TIMEOUT_S)
@@ -196,17 +196,17 @@ def test_a_sign_of_life_that_comes_byte_by_byte_has_a_deadline() -> None:
     ids=["gzip", "twice", "three times", "deflate"],
 )
 @pytest.mark.parametrize("redirects", [False, True])
-def test_a_compressed_response_is_not_inflated_without_bounds(
+def test_decompression_of_a_response_stops_at_the_limit(
     coding: str,
     content: bytes,
     redirects: bool,  # noqa: FBT001
     tmp_path: Path,
 ) -> None:
-    answer = coded(coding, content)
+    response = encoded_response(coding, content)
     if redirects:
-        answer = answer.replace(b"200 OK", b"302 Found\r\nLocation: /a", 1)
+        response = response.replace(b"200 OK", b"302 Found\r\nLocation: /a", 1)
 
-    verdict, comment, took, peak = outcome_of(say(answer), tmp_path)
+    verdict, comment, took, peak = outcome_of(send_all(response), tmp_path)
 
     assert verdict is Verdict.RETRY
     assert f"answers with more than {LARGEST_ANSWER} B" in comment
@@ -214,14 +214,14 @@ def test_a_compressed_response_is_not_inflated_without_bounds(
     assert peak < 16 * MB
 
 
-def test_responses_as_they_are_usual_are_read(tmp_path: Path) -> None:
+def test_usual_responses_are_read(tmp_path: Path) -> None:
     body = b'{"00081199":{"vr":"SQ","Value":[{"00081155":{"Value":["1.2.3"]}}]}}'
     chunks = b"%x\r\n%b\r\n0\r\nX-Trailer: x\r\n\r\n" % (len(body), body)
     for content in (
         b"HTTP/1.1 100 Continue\r\nX: y\r\n\r\n" + CHUNKED + chunks,
-        coded("gzip", gzip.compress(body)),
-        OK + b"\r\n" + body,  # to the end of the connection
+        encoded_response("gzip", gzip.compress(body)),
+        OK + b"\r\n" + body,  # ends with the connection
     ):
-        verdict, comment, *_ = outcome_of(say(content), tmp_path)
+        verdict, comment, *_ = outcome_of(send_all(content), tmp_path)
 
         assert (verdict, comment) == (Verdict.STORED, "")

@@ -1,4 +1,4 @@
-"""Images that claim more than they are: refused before memory is spent on them."""
+"""Images that declare false sizes are refused before they use memory."""
 
 import io
 import struct
@@ -42,7 +42,7 @@ from tests.test_receiver_peers import Process, peak_mb, processes
 
 RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
 OPTIONS = DecodeOptions(window=1, max_megapixels=100)
-SPARE_MB = 80  # what Python may need for one small image, whatever it claims
+SPARE_MB = 80  # memory for one small image, independent of its declared size
 HUGE = 65_500
 PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
 
@@ -61,13 +61,13 @@ def resident_mb(child: DecodingChild, field: str) -> int:
 
 
 @pytest.fixture
-def frugal(
+def limited_child(
     child: DecodingChild, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[DecodingChild]:
-    """The child, of which a test must not raise the peak of memory, nor kill it."""
+    """The child; the test must neither kill it nor raise its peak memory."""
     monkeypatch.setattr(decoding_child, "CALLS", 10**9)
     pid = child.pid
-    Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak counts from here
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # resets the peak
     before = resident_mb(child, "VmRSS")
     yield child
     assert child.pid == pid
@@ -104,55 +104,55 @@ def saved(dataset: Dataset, folder: Path, syntax: UID = ExplicitVRLittleEndian) 
 
 
 @pytest.mark.parametrize(("syntax", "frame"), FRAMES)
-def test_a_frame_that_says_it_is_larger_than_its_image_is_refused(
-    syntax: UID, frame: bytes, frugal: DecodingChild, tmp_path: Path
+def test_frame_that_declares_a_larger_size_than_its_image_is_rejected(
+    syntax: UID, frame: bytes, limited_child: DecodingChild, tmp_path: Path
 ) -> None:
     dataset = phantom_dataset(PHANTOM)
     dataset.PixelData = encapsulate([frame])
     path = saved(dataset, tmp_path, syntax)
 
     with pytest.raises(AnalysisError, match="the image again"):
-        frugal.run(decode_file, path, RULES, OPTIONS)
+        limited_child.run(decode_file, path, RULES, OPTIONS)
 
 
-def test_a_sound_frame_that_is_larger_than_its_image_is_refused(
-    frugal: DecodingChild, tmp_path: Path
+def test_valid_frame_that_is_larger_than_its_image_is_rejected(
+    limited_child: DecodingChild, tmp_path: Path
 ) -> None:
-    # 144 megapixels in 2 kB: all are black.
+    # 144 megapixels in 2 kB; all pixels are black.
     frame = jpeg_ls.encode_array(np.zeros((12_000, 12_000), np.uint8))
     dataset = phantom_dataset(PHANTOM)
     dataset.PixelData = encapsulate([bytes(frame)])
     path = saved(dataset, tmp_path, JPEGLSLossless)
 
     with pytest.raises(AnalysisError, match=r"12000 x 12000 pixels.* say 64 x 48"):
-        frugal.run(decode_file, path, RULES, OPTIONS)
+        limited_child.run(decode_file, path, RULES, OPTIONS)
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, JPEGBaseline8Bit])
 @pytest.mark.parametrize(
-    ("claims", "words"),
+    ("changes", "message"),
     [
         ({"Rows": 65_535, "Columns": 65_535}, "too large"),
         ({"NumberOfFrames": 10_000}, r"\(0028,0008\) is 10000"),
         ({"PixelSpacing": [1_000_000, 1]}, "cannot be decoded|exceeds 100 megapixels"),
     ],
 )
-def test_an_image_that_claims_more_than_it_is_is_left_out(
-    claims: dict[str, object],
-    words: str,
+def test_image_that_declares_a_false_size_is_not_decoded(
+    changes: dict[str, object],
+    message: str,
     syntax: UID,
-    frugal: DecodingChild,
+    limited_child: DecodingChild,
     tmp_path: Path,
 ) -> None:
     dataset = phantom_dataset(PHANTOM)
-    for keyword, value in claims.items():
+    for keyword, value in changes.items():
         setattr(dataset, keyword, value)
     if syntax.is_encapsulated:
         dataset.PixelData = encapsulate([jpeg(0xC0, 64, 48)])
     path = saved(dataset, tmp_path, syntax)
 
-    with pytest.raises((NotAnalyzedError, AnalysisError), match=words):
-        frugal.run(decode_file, path, RULES, OPTIONS)
+    with pytest.raises((NotAnalyzedError, AnalysisError), match=message):
+        limited_child.run(decode_file, path, RULES, OPTIONS)
 
 
 def bomb() -> bytes:
@@ -172,14 +172,14 @@ def deflated_bomb() -> Sample:
     return Sample("bomb", DeflatedExplicitVRLittleEndian, *uids, bomb())
 
 
-def test_a_deflate_bomb_costs_the_decoder_no_memory(
-    deflated_bomb: Sample, frugal: DecodingChild, tmp_path: Path
+def test_decoder_uses_no_memory_for_a_deflate_bomb(
+    deflated_bomb: Sample, limited_child: DecodingChild, tmp_path: Path
 ) -> None:
     path = tmp_path / "bomb.dcm"
     path.write_bytes(deflated_bomb.part10)
 
     with pytest.raises(AnalysisError, match="larger than 400000000 bytes"):
-        frugal.run(decode_file, path, RULES, OPTIONS)
+        limited_child.run(decode_file, path, RULES, OPTIONS)
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ def receiver(tmp_path: Path) -> Iterator[Process]:
 
 
 @pytest.mark.alone
-def test_lies_cost_the_receiver_no_memory(
+def test_receiver_uses_no_memory_for_false_sizes(
     receiver: Process, deflated_bomb: Sample, tmp_path: Path
 ) -> None:
     huge = phantom_dataset(PHANTOM)
@@ -203,9 +203,9 @@ def test_lies_cost_the_receiver_no_memory(
     started = receiver.started[0]
 
     with raw_sender(int(receiver.address[-1])) as sender:
-        answers = [sender.send(each) for each in (deflated_bomb, native)]
+        responses = [sender.send(each) for each in (deflated_bomb, native)]
 
-    assert [answer.status for answer in answers] == [0xC000, 0xC000]
+    assert [response.status for response in responses] == [0xC000, 0xC000]
     assert peak_mb(started) < 150
     assert receiver.stored() == receiver.unfinished() == []
 
@@ -221,7 +221,7 @@ def png(columns: int, rows: int, data: bytes) -> bytes:
 
 
 def text_bomb() -> bytes:
-    """A small PNG whose text inflates to 200 MB."""
+    """A small PNG with a text chunk that inflates to 200 MB."""
     small = io.BytesIO()
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(small, "PNG")
     content = small.getvalue()
@@ -232,19 +232,19 @@ def text_bomb() -> bytes:
 
 
 def huge_file(kind: str) -> bytes:
-    """A small file of a kind, its header changed to claim 60,000 x 60,000."""
+    """A small file with a header that declares 60,000 x 60,000 pixels."""
     buffer = io.BytesIO()
     Image.fromarray(np.eye(8, dtype=np.uint8)).save(buffer, kind, lossless=True)
     content = bytearray(buffer.getvalue())
     if kind == "BMP":
         content[18:26] = struct.pack("<ii", 60_000, 60_000)
     elif kind == "WEBP":  # VP8L: 14 bits of each side less one
-        place = content.index(b"VP8L") + 9
-        content[place : place + 4] = struct.pack("<I", 16_383 | 16_383 << 14)
+        offset = content.index(b"VP8L") + 9
+        content[offset : offset + 4] = struct.pack("<I", 16_383 | 16_383 << 14)
     else:
         for tag in (256, 257):  # ImageWidth, ImageLength
-            place = content.index(struct.pack("<H", tag), 8)
-            content[place : place + 12] = struct.pack("<HHII", tag, 4, 1, 60_000)
+            offset = content.index(struct.pack("<H", tag), 8)
+            content[offset : offset + 12] = struct.pack("<HHII", tag, 4, 1, 60_000)
     return bytes(content)
 
 
@@ -262,21 +262,26 @@ def huge_file(kind: str) -> bytes:
         pytest.param(partial(huge_file, "WEBP"), id="WebP"),
     ],
 )
-def test_a_plain_image_that_lies_is_refused(
-    make: object, frugal: DecodingChild
+def test_plain_image_that_declares_a_false_size_is_rejected(
+    make: object, limited_child: DecodingChild
 ) -> None:
     content: bytes = make()  # type: ignore[operator]
 
     with pytest.raises(PlainImageError):
-        frugal.run(partial(read_plain_image, max_megapixels=100), content)
+        limited_child.run(partial(read_plain_image, max_megapixels=100), content)
 
 
-def test_only_the_header_of_a_frame_is_read_and_nothing_is_made_of_none() -> None:
+def test_declared_size_is_read_from_the_frame_header() -> None:
     assert declared_size(jpeg(0xC0, 3, 5)) == (3, 5)
     assert declared_size(b"\xff\xd8\xff\xe0\x00\x04ab\xff" + jpeg(0xF7, 7, 9)[2:]) == (
         7,
         9,
     )
     assert declared_size(b"\0\0\0\x0cjP  " + jpeg_2000(11, 13)) == (11, 13)
-    for whole in (jpeg(0xC3, 3, 5)[:8], jpeg_2000(3, 5)[:20], b"", b"\xff\xd8\xff"):
-        assert declared_size(whole) is None
+    for incomplete in (
+        jpeg(0xC3, 3, 5)[:8],
+        jpeg_2000(3, 5)[:20],
+        b"",
+        b"\xff\xd8\xff",
+    ):
+        assert declared_size(incomplete) is None

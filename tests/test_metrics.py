@@ -1,4 +1,4 @@
-"""What /metrics says, and that the example of alerts asks for nothing else."""
+"""The metrics of /metrics, and the metrics that the example alerts use."""
 
 import asyncio
 import re
@@ -50,13 +50,13 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL = ModelIdentity("test", "1.2", "0" * 64)
 
 
-def ill() -> None:
-    raise NotReadyError("away")
+def fail_check() -> None:
+    raise NotReadyError("unavailable")
 
 
 @dataclass
 class Node:
-    """A node's database, and the one who scrapes it."""
+    """The database of a node, and a client that scrapes /metrics."""
 
     settings: Settings
     engine: sa.Engine
@@ -106,7 +106,7 @@ class Node:
 
 
 class Scraped:
-    """Samples by name and labels, as Prometheus' own parser reads them."""
+    """Samples by name and labels, as read by the parser of Prometheus."""
 
     def __init__(self, text: str) -> None:
         self.samples = [
@@ -146,7 +146,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
     engine.dispose()
 
 
-def test_everything_is_there_from_the_start_with_zeros(node: Node) -> None:
+def test_all_metrics_exist_with_zeros_from_the_start(node: Node) -> None:
     scraped = node.scrape()
 
     for family in FAMILIES:
@@ -162,7 +162,7 @@ def test_everything_is_there_from_the_start_with_zeros(node: Node) -> None:
     assert scraped("deliveries_unmended", destination="pacs") == 0
 
 
-def test_times_are_counted_up_from_bucket_to_bucket(node: Node) -> None:
+def test_buckets_of_a_histogram_are_cumulative(node: Node) -> None:
     node.count(*(took(STAGE, s, "decode") for s in (0.3, 0.3, 7.0, 1000.0)))
 
     scraped = node.scrape()
@@ -178,7 +178,7 @@ def test_times_are_counted_up_from_bucket_to_bucket(node: Node) -> None:
     assert scraped("stage_seconds_count", stage="encode") == 0
 
 
-def test_buckets_and_destinations_that_are_no_more_keep_their_counts(
+def test_removed_buckets_and_destinations_keep_their_counts(
     node: Node,
 ) -> None:
     node.count(
@@ -196,7 +196,7 @@ def test_buckets_and_destinations_that_are_no_more_keep_their_counts(
     assert scraped("turnaround_seconds_bucket", le="5.0") == 2
 
 
-def test_what_waits_is_told_with_its_age(node: Node) -> None:
+def test_waiting_analyses_are_reported_with_their_age(node: Node) -> None:
     node.receive(age_s=60)
     node.receive(age_s=500)
     failed = node.receive(age_s=9999)
@@ -212,7 +212,7 @@ def test_what_waits_is_told_with_its_age(node: Node) -> None:
     assert scraped("analyses_failed_total", reason="program") == 1
 
 
-def test_deliveries_are_told_by_destination_and_state(node: Node) -> None:
+def test_deliveries_are_reported_by_destination_and_state(node: Node) -> None:
     now = time.time()
     rows = [
         *(("pacs", "queued", now - 90, None), ("pacs", "queued", now - 30, None)),
@@ -221,9 +221,13 @@ def test_deliveries_are_told_by_destination_and_state(node: Node) -> None:
         *(("old", "queued", now - 5, None), ("pacs", "dropped", 0.0, now)),
     ]
     columns = ("destination", "state", "asked_at", "finished_at")
-    same = {"run": 1, "attempts": 1, "next_at": 0.0}
+    common = {"run": 1, "attempts": 1, "next_at": 0.0}
     written = [
-        {"instance_id": node.receive(), **same, **dict(zip(columns, row, strict=True))}
+        {
+            "instance_id": node.receive(),
+            **common,
+            **dict(zip(columns, row, strict=True)),
+        }
         for row in rows
     ]
     with node.engine.begin() as connection:
@@ -246,12 +250,12 @@ def test_deliveries_are_told_by_destination_and_state(node: Node) -> None:
     assert scraped("deliveries_unmended", destination="pacs") == 0
 
 
-def test_open_associations_and_free_disk_are_those_of_this_machine(node: Node) -> None:
+def test_open_associations_and_free_disk_space_are_reported(node: Node) -> None:
     folder = places_folder(run_folder(node.settings.storage))
     rules = Admission(node.settings.receiver, folder)
-    places = [rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(3)]
-    assert isinstance(places[0], Place)
-    places[0].give_back()
+    slots = [rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(3)]
+    assert isinstance(slots[0], Place)
+    slots[0].give_back()
 
     scraped = node.scrape()
 
@@ -261,8 +265,8 @@ def test_open_associations_and_free_disk_are_those_of_this_machine(node: Node) -
     assert scraped("disk_required_bytes") == 1024e6
 
 
-def test_readiness_and_build_are_told(node: Node) -> None:
-    node.checks = {"spool": lambda: None, "model": ill}
+def test_readiness_and_build_are_reported(node: Node) -> None:
+    node.checks = {"spool": lambda: None, "model": fail_check}
 
     loading = node.scrape()
     node.model = MODEL
@@ -275,12 +279,12 @@ def test_readiness_and_build_are_told(node: Node) -> None:
     assert loaded("build_info", version="0.1", **named) == 1
 
 
-def test_without_its_database_the_api_tells_what_it_knows(
+def test_metrics_without_the_database_are_still_reported(
     node: Node, tmp_path: Path
 ) -> None:
     with sqlite3.connect(tmp_path / "node.sqlite") as file:
         file.execute("DROP TABLE tally")
-    node.checks = {"database": ill}
+    node.checks = {"database": fail_check}
 
     scraped = node.scrape()
 
@@ -289,7 +293,7 @@ def test_without_its_database_the_api_tells_what_it_knows(
     assert "fracture_node_instances_received_total" not in scraped.names()
 
 
-def test_a_scrape_waits_for_no_writer(
+def test_scrape_does_not_wait_for_a_writer_of_the_database(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dicom_node.database, "WAIT_S", 0)
@@ -308,7 +312,7 @@ def test_a_scrape_waits_for_no_writer(
         ("application/openmetrics-text", "application/openmetrics-text; version="),
     ],
 )
-def test_the_format_is_one_that_the_client_reads(
+def test_response_has_the_requested_format(
     node: Node, accept: str, expected: str
 ) -> None:
     response = node.ask(accept)
@@ -317,10 +321,10 @@ def test_the_format_is_one_that_the_client_reads(
     assert response.text.startswith("# HELP fracture_node_")
 
 
-def test_the_alerts_ask_for_figures_that_are_there(node: Node) -> None:
+def test_example_alerts_use_existing_metrics(node: Node) -> None:
     file = yaml.safe_load((ROOT / "docs" / "alerts.example.yml").read_text())
     rules = [rule for group in file["groups"] for rule in group["rules"]]
-    node.checks = {"model": ill}
+    node.checks = {"model": fail_check}
     scraped = node.scrape()
 
     named = set()
@@ -329,8 +333,8 @@ def test_the_alerts_ask_for_figures_that_are_there(node: Node) -> None:
         assert rule["annotations"]["summary"]
         assert rule["labels"]["severity"] in {"warning", "critical"}
         named |= set(re.findall(r"fracture_node_\w+", rule["expr"]))
-        told = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
-        for label in told:
+        labels = set(re.findall(r"\$labels\.(\w+)", rule["annotations"]["summary"]))
+        for label in labels:
             found = re.findall(r"fracture_node_\w+", rule["expr"])
             assert any(scraped.labeled(name, label) for name in found)
 

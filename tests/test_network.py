@@ -1,4 +1,4 @@
-"""Weights: loaded when they are those of the card, refused in words otherwise."""
+"""Loading of weights that match the model card, and error messages for others."""
 
 import io
 import subprocess
@@ -31,8 +31,8 @@ def random_network(card: ModelCard = DRAFT) -> ResNet:
         return build_network(card).eval()
 
 
-def used(network: ResNet) -> None:
-    """Have its normalization be such as training leaves, not such as it is made."""
+def randomize_normalization(network: ResNet) -> None:
+    """Set the batch normalization to values as after training."""
     generator = torch.Generator().manual_seed(4)
     for each in network.modules():
         if isinstance(each, nn.BatchNorm2d):
@@ -48,12 +48,14 @@ def state() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
-def test_the_two_halves_answer_as_the_whole_network(architecture: str) -> None:
+def test_features_and_head_give_the_output_of_the_whole_network(
+    architecture: str,
+) -> None:
     card = replace(
         DRAFT, architecture=architecture, classes=("No", "Maybe", "Fracture")
     )
     whole = random_network(card)
-    used(whole)
+    randomize_normalization(whole)
 
     network = load_network(bytes_of(whole.state_dict()), card)
 
@@ -61,27 +63,31 @@ def test_the_two_halves_answer_as_the_whole_network(architecture: str) -> None:
         isinstance(each, nn.BatchNorm2d) for each in network.features.modules()
     )
     with torch.inference_mode():
-        answer = network.head(network.features(IMAGE))
-        torch.testing.assert_close(answer, whole(IMAGE), rtol=1e-4, atol=1e-4)
+        output = network.head(network.features(IMAGE))
+        torch.testing.assert_close(output, whole(IMAGE), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
-def test_an_architecture_is_that_of_torchvision(architecture: str) -> None:
-    ours = random_network(replace(DRAFT, architecture=architecture))
+def test_architecture_equals_that_of_torchvision(architecture: str) -> None:
+    network = random_network(replace(DRAFT, architecture=architecture))
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        theirs = getattr(torchvision_models, architecture)(weights=None, num_classes=2)
-    for name, begun in theirs.state_dict().items():
-        torch.testing.assert_close(ours.state_dict()[name], begun, rtol=0, atol=0)
-    used(ours)
-    theirs.load_state_dict(ours.state_dict())
+        reference = getattr(torchvision_models, architecture)(
+            weights=None, num_classes=2
+        )
+    for name, initial in reference.state_dict().items():
+        torch.testing.assert_close(network.state_dict()[name], initial, rtol=0, atol=0)
+    randomize_normalization(network)
+    reference.load_state_dict(network.state_dict())
 
     with torch.inference_mode():
-        torch.testing.assert_close(ours(IMAGE), theirs.eval()(IMAGE), rtol=0, atol=0)
+        torch.testing.assert_close(
+            network(IMAGE), reference.eval()(IMAGE), rtol=0, atol=0
+        )
 
 
-def test_to_answer_neither_torchvision_nor_a_compiler_is_imported() -> None:
-    """They cost 190 MB and a second in each process."""
+def test_inference_imports_neither_torchvision_nor_the_compiler() -> None:
+    """Both imports would take 190 MB and one second in each process."""
     program = """
 import sys, api.__main__, dicom_node.worker
 from inference.classifier import Classifier, self_test
@@ -95,64 +101,66 @@ print([each for each in ("torchvision", "torch._dynamo") if each in sys.modules]
     assert ended.stdout == "[]\n"
 
 
-def test_from_four_sides_a_turned_film_is_the_same_film() -> None:
+def test_features_of_four_rotations_are_equivariant_under_rotation() -> None:
     card = replace(DRAFT, quarter_turns=True)
     content = bytes_of(random_network().state_dict())
     four, one = (load_network(content, each) for each in (card, DRAFT))
 
     with torch.inference_mode():
-        upright, turned = four.features(IMAGE), four.features(IMAGE.rot90(1, (2, 3)))
-        looks = [
+        upright, rotated = four.features(IMAGE), four.features(IMAGE.rot90(1, (2, 3)))
+        rotations = [
             one.features(IMAGE.rot90(k, (2, 3))).rot90(-k, (2, 3)) for k in range(4)
         ]
 
-    torch.testing.assert_close(turned, upright.rot90(1, (2, 3)))
-    torch.testing.assert_close(upright, torch.stack(looks).mean(dim=0))
-    assert not torch.allclose(looks[0], upright, rtol=0.1)
+    torch.testing.assert_close(rotated, upright.rot90(1, (2, 3)))
+    torch.testing.assert_close(upright, torch.stack(rotations).mean(dim=0))
+    assert not torch.allclose(rotations[0], upright, rtol=0.1)
 
 
-def test_at_two_scales_the_map_is_the_mean_of_both() -> None:
+def test_features_of_two_scales_are_the_mean_of_both() -> None:
     card = replace(DRAFT, architecture="resnet16_fine", scales=(1, 2))
     content = bytes_of(random_network(card).state_dict())
     both, one = (load_network(content, c) for c in (card, replace(card, scales=(1,))))
-    image = IMAGE[..., :32]  # neither square
+    image = IMAGE[..., :32]  # not square
 
     with torch.inference_mode():
         found = both.features(image)
         large = one.features(image)
-        # Each pixel of the whole is the mean of four; each of its cells covers four.
+        # A pixel of the small image is the mean of four; a cell covers four cells.
         quarters = [image[..., i::2, j::2] for i in (0, 1) for j in (0, 1)]
-        whole = one.features(torch.stack(quarters).mean(dim=0))
+        small = one.features(torch.stack(quarters).mean(dim=0))
 
     assert found.shape == large.shape == (1, 256, 4, 2)
-    assert whole.shape == (1, 256, 2, 1)
-    again = 2 * found - large
-    # Three quarters of its own cell and a quarter of the next, which is half a cell on.
-    torch.testing.assert_close(again[..., 0, 0], whole[..., 0, 0], rtol=0, atol=1e-5)
-    mixed = 0.75 * whole[..., 0, 0] + 0.25 * whole[..., 1, 0]
-    torch.testing.assert_close(again[..., 1, 0], mixed, rtol=0, atol=1e-5)
+    assert small.shape == (1, 256, 2, 1)
+    small_upsampled = 2 * found - large
+    # Interpolation: three quarters of its own cell and one quarter of the next.
+    torch.testing.assert_close(
+        small_upsampled[..., 0, 0], small[..., 0, 0], rtol=0, atol=1e-5
+    )
+    mixed = 0.75 * small[..., 0, 0] + 0.25 * small[..., 1, 0]
+    torch.testing.assert_close(small_upsampled[..., 1, 0], mixed, rtol=0, atol=1e-5)
     scores = both.head.scores(found)
-    parts = both.head.scores(large), both.head.scores(again)
+    parts = both.head.scores(large), both.head.scores(small_upsampled)
     torch.testing.assert_close(scores, sum(parts) / 2, rtol=0, atol=1e-5)
 
 
-def test_a_tile_scores_as_the_image_does_where_no_border_is_near() -> None:
-    """A pass over the large image is the same as tiles, without their borders."""
+def test_features_of_a_tile_equal_those_of_the_image_away_from_borders() -> None:
+    """Features of the whole image equal those of tiles, except at the tile borders."""
     card = replace(DRAFT, architecture="resnet16_fine")
     network = load_network(bytes_of(random_network(card).state_dict()), card)
     image = torch.rand(1, 3, 448, 448, generator=torch.Generator().manual_seed(2))
 
     with torch.inference_mode():
-        pass_ = network.features(image)[..., :14, :14]
+        whole = network.features(image)[..., :14, :14]
         tile = network.features(image[..., :224, :224])
 
-    # A cell sees some 130 pixels to each side, so those in this corner see none beyond.
+    # A cell depends on about 130 pixels to each side, so this corner sees no border.
     near = slice(0, 5)
-    torch.testing.assert_close(tile[..., near, near], pass_[..., near, near])
-    assert not torch.allclose(tile[..., -1, -1], pass_[..., -1, -1])
+    torch.testing.assert_close(tile[..., near, near], whole[..., near, near])
+    assert not torch.allclose(tile[..., -1, -1], whole[..., -1, -1])
 
 
-def test_half_precision_on_disk_is_single_precision_at_work(
+def test_half_precision_weights_are_loaded_as_single_precision(
     state: dict[str, Tensor],
 ) -> None:
     half = {
@@ -166,13 +174,13 @@ def test_half_precision_on_disk_is_single_precision_at_work(
     torch.testing.assert_close(network.linear.weight, half["fc.weight"].float())
 
 
-def test_counters_of_batches_may_be_left_out(state: dict[str, Tensor]) -> None:
+def test_weights_may_lack_batch_counters(state: dict[str, Tensor]) -> None:
     without = {n: v for n, v in state.items() if not n.endswith("num_batches_tracked")}
 
     load_network(bytes_of(without), DRAFT)
 
 
-def test_weights_of_another_digest_than_the_cards_are_refused(
+def test_weights_with_another_digest_than_the_model_card_are_rejected(
     state: dict[str, Tensor],
 ) -> None:
     content = bytes_of(state)
@@ -185,7 +193,7 @@ def test_weights_of_another_digest_than_the_cards_are_refused(
         load_network(b"other", card)
 
 
-def test_a_card_without_digest_is_taken_with_a_warning(
+def test_model_card_without_digest_is_accepted_with_a_warning(
     state: dict[str, Tensor], caplog: pytest.LogCaptureFixture
 ) -> None:
     load_network(bytes_of(state), DRAFT)
@@ -193,11 +201,11 @@ def test_a_card_without_digest_is_taken_with_a_warning(
     assert "names no SHA-256" in caplog.text
 
 
-class Trap:
-    """A pickle that would do something when it is loaded."""
+class CodePickle:
+    """A pickle that runs code when it is loaded."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return print, ("the trap was sprung",)
+        return print, ("code was executed",)
 
 
 @pytest.mark.parametrize(
@@ -205,29 +213,31 @@ class Trap:
     [
         pytest.param(b"", id="empty"),
         pytest.param(b"\x89PNG\r\n", id="another-format"),
-        # Of these, torch raises IndexError and struct.error.
+        # torch raises IndexError and struct.error for these.
         pytest.param(b"\x80\x02.", id="pickle-of-nothing"),
         pytest.param(b"X\x01\x00", id="pickle-cut-off"),
         pytest.param(bytes_of(torch.zeros(9))[:-200], id="cut-off"),
-        pytest.param(bytes_of(Trap()), id="code"),
+        pytest.param(bytes_of(CodePickle()), id="code"),
         pytest.param(bytes_of(torch.nn.Linear(2, 2)), id="whole-model"),
     ],
 )
-def test_what_is_no_plain_tensor_file_is_refused_and_not_run(
+def test_file_with_more_than_tensors_is_rejected_and_not_executed(
     content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(ModelError, match=r"Save `model\.state_dict\(\)`"):
         load_network(content, DRAFT)
 
-    assert "sprung" not in capsys.readouterr().out
+    assert "executed" not in capsys.readouterr().out
 
 
-def test_a_checkpoint_around_the_state_is_refused(state: dict[str, Tensor]) -> None:
+def test_checkpoint_with_a_nested_state_dict_is_rejected(
+    state: dict[str, Tensor],
+) -> None:
     with pytest.raises(ModelError, match="no plain state dictionary"):
         load_network(bytes_of({"epoch": 3, "model": state}), DRAFT)
 
 
-def test_weights_that_do_not_fit_the_architecture_are_refused_with_their_names(
+def test_error_names_the_weights_that_do_not_fit_the_architecture(
     state: dict[str, Tensor],
 ) -> None:
     wrong = {**state, "fc.weight": torch.zeros(3, 512), "extra": torch.zeros(1)}
@@ -242,7 +252,7 @@ def test_weights_that_do_not_fit_the_architecture_are_refused_with_their_names(
     assert "fc.weight: shape (3, 512), expected (2, 512)" in message
 
 
-def test_weights_that_are_not_numbers_are_refused(state: dict[str, Tensor]) -> None:
+def test_weights_with_nan_are_rejected(state: dict[str, Tensor]) -> None:
     wrong = {**state, "fc.bias": torch.tensor([0.0, float("nan")])}
 
     with pytest.raises(ModelError, match=r"fc\.bias: holds numbers that are not fin"):

@@ -1,4 +1,4 @@
-"""Which status means what to the sender: PS3.4 B.2.3, PS3.7 9.1.1.1.9 and Annex C."""
+"""Outcomes of C-STORE statuses: PS3.4 B.2.3, PS3.7 9.1.1.1.9 and Annex C."""
 
 import pytest
 from pydicom import Dataset
@@ -55,11 +55,13 @@ def response(status: int, comment: str = "") -> Dataset:
     return dataset
 
 
-def test_success_needs_no_words() -> None:
+def test_success_has_no_comment() -> None:
     assert answered(response(0)) == Outcome(STORED, 0, "")
 
 
-def test_failure_is_told_with_its_number_its_meaning_and_the_peers_comment() -> None:
+def test_failure_comment_has_the_status_its_meaning_and_the_comment_of_the_peer() -> (
+    None
+):
     outcome = answered(response(0xA900, "No such patient"))
 
     assert outcome == Outcome(
@@ -67,7 +69,7 @@ def test_failure_is_told_with_its_number_its_meaning_and_the_peers_comment() -> 
     )
 
 
-def test_the_log_is_told_the_status_and_not_the_peers_comment() -> None:
+def test_log_text_has_the_status_but_not_the_comment_of_the_peer() -> None:
     outcome = answered(response(0xA900, "No such patient: DOE^JANE"))
 
     assert outcome.log_text == (
@@ -77,19 +79,19 @@ def test_the_log_is_told_the_status_and_not_the_peers_comment() -> None:
     assert answered(response(0xA700)).log_text == "0xA700 Refused: Out of Resources"
 
 
-def test_failure_without_a_comment_is_told_by_its_meaning() -> None:
+def test_failure_without_a_comment_has_the_meaning_of_its_status() -> None:
     assert answered(response(0xA700)).comment == "0xA700 Refused: Out of Resources"
 
 
-def test_unknown_status_says_so() -> None:
+def test_unknown_status_is_named_as_unknown() -> None:
     assert answered(response(0x1234)).comment == "0x1234 unknown status"
 
 
 def test_comment_is_one_printable_line_of_64_characters() -> None:
     outcome = answered(response(0xC000, "\x1b[31mred\r\nalert\x00 " + "x" * 40))
 
-    words = outcome.comment.removeprefix("0xC000 Cannot Understand: ")
-    assert words == "[31mred alert " + "x" * 40
+    comment = outcome.comment.removeprefix("0xC000 Cannot Understand: ")
+    assert comment == "[31mred alert " + "x" * 40
 
 
 def test_comment_longer_than_the_standard_allows_is_cut() -> None:

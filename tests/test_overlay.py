@@ -1,4 +1,4 @@
-"""The result picture, from findings made by hand."""
+"""The result image of hand-made findings."""
 
 import subprocess
 import sys
@@ -46,7 +46,7 @@ def lower_right(level: float) -> NDArray[np.float32]:
 NEGATIVE = finding(OperatingPoint.NONE, saliency=lower_right(1))
 
 
-def test_a_negative_result_shows_the_radiograph_itself_and_no_heatmap() -> None:
+def test_negative_result_shows_the_radiograph_without_a_heatmap() -> None:
     radiograph = noise(600, 500)
 
     annotated = render(radiograph, NEGATIVE, long_side=2048)
@@ -58,7 +58,7 @@ def test_a_negative_result_shows_the_radiograph_itself_and_no_heatmap() -> None:
         np.testing.assert_array_equal(shown, radiograph.pixels)
 
 
-def test_the_caption_lies_below_the_radiograph() -> None:
+def test_caption_is_below_the_radiograph() -> None:
     annotated = render(noise(600, 500), NEGATIVE, long_side=2048)
 
     rows, columns, _ = annotated.pixels.shape
@@ -70,7 +70,7 @@ def test_the_caption_lies_below_the_radiograph() -> None:
 
 
 @pytest.mark.parametrize("level", [0.0, 0.2])
-def test_the_heatmap_is_transparent_where_the_map_is_low(level: float) -> None:
+def test_heatmap_is_transparent_for_low_saliency(level: float) -> None:
     radiograph = noise(600, 500)
     low = finding(saliency=np.full((8, 8), level, np.float32))
 
@@ -81,7 +81,7 @@ def test_the_heatmap_is_transparent_where_the_map_is_low(level: float) -> None:
 
 
 @pytest.mark.parametrize("gray", [0, 200, 255])
-def test_the_heatmap_leaves_six_tenths_of_the_bone_at_its_peak(gray: int) -> None:
+def test_heatmap_keeps_60_percent_of_the_radiograph_at_its_peak(gray: int) -> None:
     peak = finding(saliency=lower_right(1))
 
     image = render(flat(640, 640, gray), peak, long_side=2048).pixels
@@ -92,14 +92,14 @@ def test_the_heatmap_leaves_six_tenths_of_the_bone_at_its_peak(gray: int) -> Non
     assert image[10, 10].tolist() == [gray] * 3
 
 
-def test_the_heatmap_covers_the_radiograph_from_edge_to_edge() -> None:
+def test_heatmap_is_scaled_to_the_whole_radiograph() -> None:
     corner = finding(saliency=lower_right(1))
 
     image = render(flat(800, 400, 0), corner, long_side=2048).pixels[:800, :400]
 
     rows, columns = np.nonzero(image[..., 0])
-    # The map's step from 0 to 1 lies at the middle of either side, within one of
-    # its cells, 800 / 64 and 400 / 64 pixels.
+    # The step of the map from 0 to 1 is in the middle of each side, within one
+    # cell of 800 / 64 or 400 / 64 pixels.
     assert rows.min() == pytest.approx(400, abs=12.5)
     assert columns.min() == pytest.approx(200, abs=6.25)
     assert rows.max() == 799
@@ -107,12 +107,12 @@ def test_the_heatmap_covers_the_radiograph_from_edge_to_edge() -> None:
 
 
 @pytest.mark.parametrize("gray", [0, 255])
-def test_the_arrow_is_legible_on_black_and_on_white(gray: int) -> None:
+def test_arrow_is_visible_on_black_and_on_white(gray: int) -> None:
     arrow = Arrow(tip=(500.0, 300.0), tail=(200.0, 300.0))
 
     image = render(flat(600, 700, gray), finding(arrow=arrow), long_side=2048).pixels
 
-    across = image[280:320, 350, 0]  # a cut through the shaft
+    across = image[280:320, 350, 0]  # cross section of the shaft
     assert across.max() == 255
     assert across.min() < 30
     assert across[0] == across[-1] == gray
@@ -127,21 +127,21 @@ def test_the_arrow_is_legible_on_black_and_on_white(gray: int) -> None:
         pytest.param((300.0, 100.0), (300.0, 400.0), id="up"),
     ],
 )
-def test_the_arrow_ends_at_its_tip(
+def test_arrow_ends_at_its_tip(
     tip: tuple[float, float], tail: tuple[float, float]
 ) -> None:
     radiograph = flat(600, 700, 0)
 
     pixels = render(radiograph, finding(arrow=Arrow(tip, tail)), long_side=2048).pixels
 
-    rows, columns = np.nonzero(pixels[:600, :, 0] > 128)  # the white of the arrow
-    drawn = np.stack([columns, rows], axis=1) + 0.5  # (pixels, 2), their middles
+    rows, columns = np.nonzero(pixels[:600, :, 0] > 128)  # white pixels of the arrow
+    drawn = np.stack([columns, rows], axis=1) + 0.5  # (pixels, 2), pixel centers
     along = (drawn - tip) @ (np.subtract(tail, tip) / 300)
-    assert along.min() == pytest.approx(0, abs=4)  # the point is sharp
+    assert along.min() == pytest.approx(0, abs=4)  # the tip is sharp
     assert along.max() == pytest.approx(300, abs=2)
 
 
-def test_the_arrow_is_scaled_with_the_radiograph() -> None:
+def test_arrow_is_scaled_with_the_radiograph() -> None:
     arrow = Arrow(tip=(3000.0, 2000.0), tail=(1000.0, 2000.0))
 
     annotated = render(flat(4000, 4000, 0), finding(arrow=arrow), long_side=1000)
@@ -151,7 +151,7 @@ def test_the_arrow_is_scaled_with_the_radiograph() -> None:
     assert rows.mean() == pytest.approx(2000 * annotated.scale, abs=1)
 
 
-def test_a_doubtful_arrow_is_broken_and_a_definite_one_is_not() -> None:
+def test_arrow_is_dashed_for_doubtful_and_solid_for_definite() -> None:
     arrow = Arrow(tip=(600.0, 300.0), tail=(100.0, 300.0))
 
     def shaft(point: OperatingPoint) -> NDArray[np.uint8]:
@@ -162,7 +162,7 @@ def test_a_doubtful_arrow_is_broken_and_a_definite_one_is_not() -> None:
     assert (shaft(OperatingPoint.DOUBTFUL) < 50).mean() > 0.2
 
 
-def test_an_arrow_without_length_is_not_drawn() -> None:
+def test_arrow_without_length_is_not_drawn() -> None:
     arrow = Arrow(tip=(100.0, 100.0), tail=(100.0, 100.0))
 
     image = render(flat(600, 600, 9), finding(arrow=arrow), long_side=2048).pixels
@@ -175,7 +175,7 @@ def test_an_arrow_without_length_is_not_drawn() -> None:
     [(3000, 2400), (2048, 1600), (2400, 3000), (2000, 2000), (5000, 90), (90, 5000)],
 )
 @pytest.mark.parametrize("long_side", [256, 1000, 2048])
-def test_the_whole_picture_stays_within_the_long_side(
+def test_result_image_is_not_larger_than_the_long_side(
     rows: int, columns: int, long_side: int
 ) -> None:
     annotated = render(flat(rows, columns, 0), NEGATIVE, long_side=long_side)
@@ -189,7 +189,7 @@ def test_the_whole_picture_stays_within_the_long_side(
 @pytest.mark.parametrize(
     ("side", "scale"), [(8, 8), (64, 8), (128, 5), (300, 2), (400, 2), (511, 1)]
 )
-def test_a_small_radiograph_is_enlarged_by_a_whole_factor(
+def test_small_radiograph_is_enlarged_by_an_integer_factor(
     side: int, scale: int
 ) -> None:
     annotated = render(flat(side, side, 0), NEGATIVE, long_side=2048)
@@ -198,7 +198,7 @@ def test_a_small_radiograph_is_enlarged_by_a_whole_factor(
     assert annotated.image_area == (side * scale, side * scale)
 
 
-def test_a_narrow_radiograph_is_widened_by_black_so_that_words_fit() -> None:
+def test_narrow_radiograph_is_padded_with_black_for_the_caption() -> None:
     annotated = render(flat(900, 120, 77), NEGATIVE, long_side=2048)
 
     assert annotated.image_area == (900, 120)
@@ -210,19 +210,19 @@ def test_a_narrow_radiograph_is_widened_by_black_so_that_words_fit() -> None:
 @pytest.mark.parametrize(
     "name", ["resnet18", "a model of many words in its name", "x" * 200]
 )
-def test_words_never_run_out_of_the_band(width: int, name: str) -> None:
+def test_caption_text_stays_inside_the_caption(width: int, name: str) -> None:
     model = ModelIdentity(name, "2026.1", "cd" * 32)
 
     band = draw_caption(finding(model=model), width, 40)
 
-    below_the_rule = band[4:]
-    assert below_the_rule.max() > 200  # there are words
-    assert below_the_rule[:, -8:].max() < 30
-    assert below_the_rule[:, :8].max() < 30
+    below_the_line = band[4:]
+    assert below_the_line.max() > 200  # there is text
+    assert below_the_line[:, -8:].max() < 30
+    assert below_the_line[:, :8].max() < 30
     assert band[-8:].max() < 30
 
 
-def test_the_headline_tells_doubtful_from_definite() -> None:
+def test_headline_names_the_operating_point() -> None:
     assert headline(finding(OperatingPoint.DEFINITE)) == (
         "Fracture: definite, probability of a fracture 94.3%"
     )
@@ -235,7 +235,7 @@ def test_the_headline_tells_doubtful_from_definite() -> None:
 
 
 @pytest.mark.parametrize(
-    ("probability", "words"),
+    ("probability", "text"),
     [
         (0.0, "<0.1%"),
         (0.0004, "<0.1%"),
@@ -246,10 +246,8 @@ def test_the_headline_tells_doubtful_from_definite() -> None:
         (1.0, ">99.9%"),
     ],
 )
-def test_rounding_never_makes_a_probability_a_certainty(
-    probability: float, words: str
-) -> None:
-    assert percent(probability) == words
+def test_percent_never_rounds_to_0_or_100(probability: float, text: str) -> None:
+    assert percent(probability) == text
 
 
 def test_drawing_needs_neither_pydicom_nor_torch() -> None:

@@ -1,4 +1,4 @@
-"""All pages: their words in one place, their looks, and what axe-core says of them."""
+"""Tests of all pages: texts, layout, keyboard access and axe-core."""
 
 import json
 import re
@@ -41,18 +41,21 @@ def code_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_templates_hold_no_words_of_their_own(path: Path) -> None:
+def test_templates_contain_no_texts(path: Path) -> None:
     text = path.read_text("utf-8")
-    for dropped in (r"\{%.*?%\}|\{\{.*?\}\}", r"<code>.*?</code>|<svg.*?</svg>"):
-        text = re.sub(dropped, "", text, flags=re.DOTALL)
+    for pattern in (r"\{%.*?%\}|\{\{.*?\}\}", r"<code>.*?</code>|<svg.*?</svg>"):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
     labels = re.findall(r'(?:alt|title|placeholder|aria-label)="([^"]*)"', text)
     shown = " ".join([re.sub(r"<[^>]*>", "", text), *labels])
 
-    assert set(re.findall(r"[A-Za-z]{2,}", shown)) <= {"fracture", "node"}  # its name
+    assert set(re.findall(r"[A-Za-z]{2,}", shown)) <= {
+        "fracture",
+        "node",
+    }  # the name of the product
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
-def test_scripts_hold_no_words_of_their_own(path: Path) -> None:
+def test_scripts_contain_no_texts(path: Path) -> None:
     quoted = [a or b for a, b in re.findall(r'"([^"\n]*)"|`([^`]*)`', code_of(path))]
 
     assert [text for text in quoted if re.search(r"[A-Z][a-z]+ [a-z]+", text)] == []
@@ -76,7 +79,7 @@ def test_every_text_is_used() -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
-    """Some of everything that pages show."""
+    """A site with instances in every state that pages show."""
     site = Review(tmp_path_factory.mktemp("site"))
     anna = Patient("Schmidt^Anna", "4711", "A-1")
     for number, (probability, outcome) in enumerate(
@@ -121,7 +124,7 @@ def show(page: Page, port: int, path: str, theme: str = "dark") -> None:
 @pytest.mark.browser
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("path", [*PAGES, "/login"])
-def test_axe_finds_nothing_serious(
+def test_axe_finds_no_serious_violation(
     page: Page, port: int, path: str, theme: str
 ) -> None:
     show(page, port, path, theme)
@@ -137,7 +140,7 @@ def test_axe_finds_nothing_serious(
 
 @pytest.mark.browser
 @pytest.mark.parametrize("path", PAGES)
-def test_nothing_is_wider_than_the_window(page: Page, port: int, path: str) -> None:
+def test_page_is_not_wider_than_the_window(page: Page, port: int, path: str) -> None:
     show(page, port, path)
     try:
         for width in (360, 768, 1024, 1600):
@@ -148,23 +151,25 @@ def test_nothing_is_wider_than_the_window(page: Page, port: int, path: str) -> N
 
 
 @pytest.mark.browser
-def test_it_is_light_by_choice_and_stays_so(page: Page, port: int) -> None:
+def test_light_theme_can_be_selected_and_is_remembered(page: Page, port: int) -> None:
     show(page, port, "/worklist")
-    ground = "getComputedStyle(document.body).backgroundColor"
-    dark = page.evaluate(ground)
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
 
     page.click("#theme")
-    light = page.evaluate(ground)
+    light = page.evaluate(background)
     page.reload()
 
-    assert dark != light == page.evaluate(ground)
+    assert dark != light == page.evaluate(background)
     page.click("#theme")
-    assert page.evaluate(ground) == dark
+    assert page.evaluate(background) == dark
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("path", PAGES)
-def test_all_is_reached_by_keyboard(page: Page, port: int, path: str) -> None:
+def test_all_controls_are_reachable_by_keyboard(
+    page: Page, port: int, path: str
+) -> None:
     show(page, port, path)
     reachable = (
         "[...document.querySelectorAll('a[href], button, input, select, summary,"
@@ -178,16 +183,16 @@ def test_all_is_reached_by_keyboard(page: Page, port: int, path: str) -> None:
         page.keyboard.press("Tab")
         seen.add(page.evaluate(mark))
 
-    assert len(seen) >= expected - 1  # of the file fields one may be hidden
+    assert len(seen) >= expected - 1  # one of the file inputs may be hidden
 
 
 @pytest.mark.browser
-def test_pages_ask_nothing_but_the_node(page: Page, port: int) -> None:
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+def test_pages_send_requests_only_to_the_node(page: Page, port: int) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
 
     for path in PAGES:
         show(page, port, path)
 
-    ours = (f"http://127.0.0.1:{port}/", "data:")
-    assert [url for url in asked if not url.startswith(ours)] == []
+    allowed = (f"http://127.0.0.1:{port}/", "data:")
+    assert [url for url in requested if not url.startswith(allowed)] == []

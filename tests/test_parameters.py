@@ -1,4 +1,4 @@
-"""Query parameters that a route does not know are refused, with those that it knows."""
+"""Unknown query parameters are rejected; the error lists the known ones."""
 
 import re
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ SINGLE = [
     (method, path, name)
     for method, path in OPERATIONS
     for name in parameters(method, path)
-    if name not in {"state", "answer", "id"}  # of the worklist: any of several
+    if name not in {"state", "answer", "id"}  # may be repeated for the worklist
 ]
 
 
@@ -44,38 +44,38 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Review]:
 def refusal(
     site: Review, method: str, path: str, query: str, token: str = ACTING
 ) -> str:
-    """Ask; return what is wrong with that."""
+    """Send a request with a query; return the error message."""
     address = re.sub("{.*?}", "x", path)
-    answer = site.ask(method.upper(), f"{address}?{query}", bearing(token))
-    assert answer.status_code == 400, answer.text
-    told = answer.json()
+    response = site.ask(method.upper(), f"{address}?{query}", bearing(token))
+    assert response.status_code == 400, response.text
+    problem = response.json()
     if path == "/predict":
-        return str(told["error"])
-    assert answer.headers["content-type"] == "application/problem+json"
-    assert (told["status"], told["title"]) == (400, "Bad Request")
-    return str(told["detail"])
+        return str(problem["error"])
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (problem["status"], problem["title"]) == (400, "Bad Request")
+    return str(problem["detail"])
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_a_parameter_that_is_not_known_is_refused_with_those_that_are(
+def test_error_for_an_unknown_parameter_lists_the_known_ones(
     site: Review, method: str, path: str
 ) -> None:
     known = ", ".join(parameters(method, path)) or "none"
 
-    said = refusal(site, method, path, "limit=1")
+    message = refusal(site, method, path, "limit=1")
 
-    assert said == (
+    assert message == (
         f"Not a parameter here: limit. Known parameters: {known}. See /docs."
     )
 
 
 @pytest.mark.parametrize(("method", "path", "name"), SINGLE)
-def test_a_parameter_of_one_value_is_refused_if_it_is_given_twice(
+def test_repeated_parameter_is_rejected_if_it_takes_one_value(
     site: Review, method: str, path: str, name: str
 ) -> None:
-    said = refusal(site, method, path, f"{name}=1&{name}=1")
+    message = refusal(site, method, path, f"{name}=1&{name}=1")
 
-    assert said == f"Given more than once: {name}. Give one value. See /docs."
+    assert message == f"Given more than once: {name}. Give one value. See /docs."
 
 
 @pytest.mark.parametrize(
@@ -92,39 +92,41 @@ def test_a_parameter_of_one_value_is_refused_if_it_is_given_twice(
         ("q[]=1", "q[]"),
     ],
 )
-def test_whatever_is_no_parameter_is_named_in_short(
+def test_error_names_unknown_parameters_in_a_short_form(
     site: Review, query: str, named: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG")
 
-    said = refusal(site, "get", "/api/v1/instances", query)
+    message = refusal(site, "get", "/api/v1/instances", query)
 
-    assert said.startswith(f"Not a parameter here: {named}. Known parameters: q, state")
-    # It may be the name of a patient, who belongs into no log.
+    assert message.startswith(
+        f"Not a parameter here: {named}. Known parameters: q, state"
+    )
+    # The text may be the name of a patient, which must not appear in the log.
     assert named not in "".join(
         each.getMessage() for each in caplog.records if each.name.startswith("api")
     )
 
 
-def test_parameters_of_several_values_may_be_repeated(site: Review) -> None:
+def test_parameters_with_several_values_may_be_repeated(site: Review) -> None:
     query = "state=failed&state=received&answer=none&answer=definite&id=1&id=2"
 
-    answer = site.ask("GET", f"/api/v1/instances?{query}", bearing(LOOKING))
+    response = site.ask("GET", f"/api/v1/instances?{query}", bearing(LOOKING))
 
-    assert answer.status_code == 200
+    assert response.status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
-def test_a_stranger_is_not_told_of_parameters(
+def test_unauthenticated_client_gets_no_list_of_parameters(
     site: Review, method: str, path: str
 ) -> None:
-    answer = site.ask(method.upper(), f"{re.sub('{.*?}', 'x', path)}?limit=1")
+    response = site.ask(method.upper(), f"{re.sub('{.*?}', 'x', path)}?limit=1")
 
-    assert answer.status_code == 401
-    assert "limit" not in answer.text
+    assert response.status_code == 401
+    assert "limit" not in response.text
 
 
-def test_other_routes_than_those_of_the_api_ignore_parameters(tmp_path: Path) -> None:
+def test_routes_outside_the_api_ignore_parameters(tmp_path: Path) -> None:
     site = Review(tmp_path)
 
     for path in ("/healthz", "/static/page.css"):

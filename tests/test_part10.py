@@ -1,4 +1,4 @@
-"""Reading files: what is DICOM is read, and nothing inflates without a limit."""
+"""Reading of DICOM files, with and without File Meta Information."""
 
 import struct
 import tracemalloc
@@ -64,7 +64,7 @@ def test_deflated_dataset_beyond_the_limit_is_not_inflated(tmp_path: Path) -> No
     finally:
         tracemalloc.stop()
 
-    assert peak < 6 * LIMIT  # pieces, and room to grow; all of it would be 20
+    assert peak < 6 * LIMIT  # the whole dataset would be 20 times the limit
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_dataset_without_preamble_and_meta_is_read(
         pytest.param(b"Dear colleague, " * 20, id="text"),
     ],
 )
-def test_what_is_not_dicom_is_not_parsed(content: bytes, tmp_path: Path) -> None:
+def test_file_that_is_not_dicom_is_rejected(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(content)
 
@@ -135,7 +135,7 @@ ENCODINGS = {
     ExplicitVRBigEndian: Encoding(implicit=False, order=">"),
 }
 
-# A command in little endian is not told from other elements in big endian.
+# Commands in little endian cannot be distinguished from big endian elements.
 MIXED = [
     pytest.param(syntax, foreign, id=f"{foreign}-{syntax.name}")
     for syntax in ENCODINGS
@@ -145,13 +145,13 @@ MIXED = [
 
 
 def own_elements(encoding: Encoding) -> bytes:
-    """Elements of groups 0000 and 0002 as the dataset itself is encoded."""
+    """Elements of groups 0000 and 0002 in the encoding of the dataset."""
     command = encoding.element(0x00000002, b"UI", b"1.2.3")
     return command + encoding.element(0x00020010, b"UI", JPEG)
 
 
 def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
-    """Our head of a file, and the dataset as it is encoded in a syntax."""
+    """The file header of the node, and the dataset encoded in a transfer syntax."""
     encoding = ENCODINGS[syntax]
     if not syntax.is_little_endian:
         dataset["PixelData"].VR = "OW"
@@ -165,28 +165,28 @@ def written(dataset: Dataset, syntax: UID, folder: Path) -> tuple[bytes, bytes]:
 
 
 def put(content: bytes, syntax: UID, elements: bytes, before: str) -> bytes:
-    """Put elements into a dataset, before its first one or before another."""
+    """Insert elements into an encoded dataset before an element."""
     tag = ENCODINGS[syntax].tag(int(Tag(before)))
-    place = content.index(tag)
-    return content[:place] + elements + content[place:]
+    position = content.index(tag)
+    return content[:position] + elements + content[position:]
 
 
 @pytest.mark.parametrize("before", ["SpecificCharacterSet", "PatientID", "Rows"])
 @pytest.mark.parametrize(("syntax", "foreign"), MIXED)
-def test_only_file_meta_says_how_a_dataset_is_read(
+def test_misplaced_meta_or_command_elements_do_not_change_the_transfer_syntax(
     syntax: UID, foreign: str, before: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     head, content = written(dataset, syntax, tmp_path)
-    plain, odd = tmp_path / "plain", tmp_path / "odd"
+    plain, changed = tmp_path / "plain", tmp_path / "changed"
     elements = FOREIGN.get(foreign) or own_elements(ENCODINGS[syntax])
     plain.write_bytes(head + content)
-    odd.write_bytes(head + put(content, syntax, elements, before))
+    changed.write_bytes(head + put(content, syntax, elements, before))
 
-    read = read_part10(odd, LIMIT)
+    read = read_part10(changed, LIMIT)
 
     assert read.file_meta.TransferSyntaxUID == syntax
     assert read == read_part10(plain, LIMIT)
-    with odd.open("rb") as file:
+    with changed.open("rb") as file:
         location = locate(file)
         found = identify(file, location, inflated_limit=LIMIT)
     assert location.offset == len(head)
@@ -194,7 +194,7 @@ def test_only_file_meta_says_how_a_dataset_is_read(
     assert sum(end - start for start, end in found.foreign) == len(elements)
 
 
-def test_foreign_elements_of_a_deflated_dataset_are_ignored(
+def test_misplaced_elements_of_a_deflated_dataset_are_ignored(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     _, content = written(dataset, ExplicitVRLittleEndian, tmp_path)
@@ -212,7 +212,7 @@ def test_foreign_elements_of_a_deflated_dataset_are_ignored(
     assert 0x00000002 not in read
 
 
-def test_foreign_elements_after_the_pixels_are_ignored(
+def test_misplaced_elements_after_the_pixels_are_ignored(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     head, content = written(dataset, ExplicitVRLittleEndian, tmp_path)
@@ -256,11 +256,11 @@ def group_length(length: int) -> bytes:
         ),
     ],
 )
-def test_a_dataset_is_found_behind_file_meta_that_is_missing_or_wrong(
+def test_dataset_is_read_after_missing_or_invalid_file_meta(
     meta: bytes, preamble: bytes, dataset: Dataset, tmp_path: Path
 ) -> None:
-    # PS3.10 7.1: explicit VR, the group length first. What is found in the dataset is
-    # implicit VR, and that holds.
+    # PS3.10 7.1 requires explicit VR and the group length first. The encoding that is
+    # detected in the dataset, implicit VR, has precedence.
     _, content = written(dataset, ImplicitVRLittleEndian, tmp_path)
     path = tmp_path / "file"
     path.write_bytes(preamble + meta + content)
@@ -274,9 +274,9 @@ def test_a_dataset_is_found_behind_file_meta_that_is_missing_or_wrong(
     assert found.sop_instance_uid == dataset.SOPInstanceUID
 
 
-def test_what_no_syntax_of_dicom_has_is_refused_in_words(tmp_path: Path) -> None:
+def test_implicit_vr_big_endian_is_rejected_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    # Group 0008 in big endian, and a length where a VR would be.
+    # Group 0008 in big endian, with a length at the position of the VR.
     path.write_bytes(b"\0\x08\0\x05\0\0\0\x0aISO_IR 100" + bytes(200))
 
     with pytest.raises(AnalysisError, match="Implicit VR Big Endian"):

@@ -1,9 +1,8 @@
-"""Whose image it is stands in no log, error, answer or file name of a full run.
+"""No log, error, response or file name of a full run contains patient data.
 
-The audit file names patients, as PS3.15 A.5.3.7 asks; it is written here, too.
-
-Malformed and non-ASCII identity too, which libraries quote in warnings and exceptions;
-and what is broken, so that every path of errors is walked.
+Only the audit file names patients, as PS3.15 A.5.3.7 requires. Some of the instances
+have malformed or non-ASCII identities, which libraries quote in warnings and
+exceptions. Others are broken, so that the code paths of errors run, too.
 """
 
 import json
@@ -21,7 +20,7 @@ from tests.mutated import Node, mutated_node, phantoms
 from tests.mutations import Draft, Sample, closed, opened
 from tests.served import wait_for
 
-# Name, ID, accession number; in each a marker that nothing else says.
+# Name, ID, accession number; each contains text that appears nowhere else.
 MARKERS = ("Quaxolotl", "ZYX987654", "ACC424242")
 NAME, ID, ACCESSION = (each.encode() for each in MARKERS)
 NOT_ASCII = "Кваксолотль"
@@ -30,11 +29,11 @@ OTHERS = ("/readyz", "/healthz", "/metrics", "/", "/nothing")
 
 
 def plain(draft: Draft) -> None:
-    """As it should be."""
+    """Leave the instance valid."""
 
 
 def malformed(draft: Draft) -> None:
-    """Each VR holds the name where a date, a number or a UID belongs."""
+    """Write the name into elements for dates, numbers, codes and UIDs."""
     for keyword in ("PatientBirthDate", "StudyDate", "StudyTime", "PatientAge"):
         draft.put(keyword, MARKER)
     for keyword in ("InstanceNumber", "PatientWeight", "WindowCenter", "PixelSpacing"):
@@ -50,7 +49,7 @@ def cyrillic(draft: Draft) -> None:
     draft.put("PatientName", NOT_ASCII.encode("iso8859-5"))
 
 
-def utf_8_that_is_none(draft: Draft) -> None:
+def invalid_utf_8(draft: Draft) -> None:
     draft.put("SpecificCharacterSet", b"ISO_IR 192")
     draft.put("PatientName", MARKER + b"\xff\xc3")
 
@@ -59,7 +58,7 @@ def no_study(draft: Draft) -> None:
     draft.put("StudyInstanceUID", b"")
 
 
-def a_name_for_a_code(draft: Draft) -> None:
+def name_as_code(draft: Draft) -> None:
     draft.put("Modality", MARKER)
     draft.put("BodyPartExamined", MARKER)
     draft.put("PhotometricInterpretation", MARKER)
@@ -83,14 +82,14 @@ def cut(draft: Draft) -> None:
     draft.data = draft.data[:-1000]
 
 
-HARMS: tuple[Callable[[Draft], None], ...] = (
-    *(plain, malformed, cyrillic, utf_8_that_is_none, no_study, a_name_for_a_code),
+CHANGES: tuple[Callable[[Draft], None], ...] = (
+    *(plain, malformed, cyrillic, invalid_utf_8, no_study, name_as_code),
     *(unreadable_sequence, unknown_vr, another_uid, cut),
 )
 
 
-def marked(number: int, harm: Callable[[Draft], None]) -> Sample:
-    """One phantom of a marked patient."""
+def marked(number: int, change: Callable[[Draft], None]) -> Sample:
+    """A phantom with the markers as identity, then changed by `change`."""
     sample = phantoms()[0]
     draft = opened(sample, random.Random(0))
     uid = f"1.2.826.0.1.5.{number}"
@@ -98,7 +97,7 @@ def marked(number: int, harm: Callable[[Draft], None]) -> Sample:
     draft.put("PatientName", NAME + b"^Jane")
     draft.put("PatientID", ID)
     draft.put("AccessionNumber", ACCESSION)
-    harm(draft)
+    change(draft)
     return replace(sample, sop_instance_uid=uid, dataset=closed(draft))
 
 
@@ -108,8 +107,8 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
         yield node
 
 
-def said_over_http(node: Node, samples: list[Sample]) -> str:
-    """All that the web side answers, errors and all."""
+def http_output(node: Node, samples: list[Sample]) -> str:
+    """Return all HTTP responses, including errors, as text."""
     ports = json.loads((node.folder / "node" / "run" / "ports.json").read_text())
     with httpx.Client(base_url=f"http://127.0.0.1:{ports['api']}", timeout=60) as api:
         wait_for(lambda: api.get("/readyz").status_code == httpx.codes.OK)
@@ -121,41 +120,43 @@ def said_over_http(node: Node, samples: list[Sample]) -> str:
     return "".join(each.text + str(each.headers) for each in (*uploads, *others))
 
 
-def said_by(node: Node, command: str, *arguments: str | Path) -> str:
-    """All that a command says."""
+def command_output(node: Node, command: str, *arguments: str | Path) -> str:
+    """Return the output of a command."""
     module = f"dicom_node.commands.{command}"
     words = [sys.executable, "-P", "-m", module, f"--config={node.folder}/node.toml"]
     done = subprocess.run([*words, *arguments], capture_output=True, check=False)
     return (done.stdout + done.stderr).decode("utf-8", "backslashreplace")
 
 
-def test_no_name_id_or_accession_number_gets_out(node: Node, tmp_path: Path) -> None:
-    samples = [marked(number, harm) for number, harm in enumerate(HARMS)]
+def test_output_contains_no_patient_name_id_or_accession_number(
+    node: Node, tmp_path: Path
+) -> None:
+    samples = [marked(number, change) for number, change in enumerate(CHANGES)]
     files = tmp_path / "in"
     files.mkdir()
     for number, sample in enumerate(samples):
         (files / f"{number}.dcm").write_bytes(sample.part10)
 
-    answers = list(node.store(samples))
-    outcomes = node.ends(samples, answers)
-    said = [
-        said_over_http(node, samples),
-        said_by(node, "status", "--json"),
-        said_by(node, "status"),
-        said_by(node, "analyze", files, "--out", tmp_path / "out"),
-        *(answer.comment for answer in answers),
+    responses = list(node.store(samples))
+    outcomes = node.ends(samples, responses)
+    outputs = [
+        http_output(node, samples),
+        command_output(node, "status", "--json"),
+        command_output(node, "status"),
+        command_output(node, "analyze", files, "--out", tmp_path / "out"),
+        *(response.comment for response in responses),
         *(str(outcome) for outcome in outcomes),
         node.log,
         "".join(map(str, (node.folder / "node").rglob("*"))),
         "".join(map(str, (tmp_path / "out").rglob("*"))),
     ]
 
-    states = {what.split()[0] for _, what in outcomes}
+    states = {outcome.split()[0] for _, outcome in outcomes}
     assert states >= {"delivered", "not_analyzed", "0xa900", "0xc000"}, outcomes
     assert samples[0].sop_instance_uid in node.log
-    # The one file that is to name patients.
+    # The audit file is the only one that names patients.
     wait_for(lambda: MARKERS[0] in (node.folder / "audit.xml").read_text("utf-8"))
-    for text in said:
+    for text in outputs:
         for marker in (
             *MARKERS,
             NOT_ASCII,

@@ -1,4 +1,4 @@
-"""The presentation state: over which image, what it draws, and that nothing changes."""
+"""The presentation state: its references, graphics, and display of the image."""
 
 import subprocess
 import warnings
@@ -43,11 +43,11 @@ CLASSES = [
 
 
 def saliency() -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """Of 7 x 7 cells two rows by three, its peak in the third column."""
+    """A map of 7 x 7 cells with a region of two rows and three columns."""
     cells = np.zeros((7, 7), np.float32)
     cells[1:3, 1:4] = 0.8
     cells[2, 2] = 1
-    cells[6, 6] = 0.7  # apart from the peak: not outlined
+    cells[6, 6] = 0.7  # not connected to the peak, and so not outlined
     return cells
 
 
@@ -69,7 +69,7 @@ def source(tmp_path: Path) -> Callable[[Dataset], ReceivedInstance]:
     return written
 
 
-def shown(dataset: Dataset) -> Radiograph:
+def decoded_radiograph(dataset: Dataset) -> Radiograph:
     return decode(dataset, DecodeOptions(1, 50))
 
 
@@ -78,7 +78,7 @@ def state_of(
     finding: Finding = POSITIVE,
     radiograph: Radiograph | None = None,
 ) -> Dataset:
-    radiograph = radiograph or shown(dcmread(instance.path))
+    radiograph = radiograph or decoded_radiograph(dcmread(instance.path))
     (result,) = encode_file(instance, radiograph, finding, STATE)
     assert (result,) == encode_file(instance, radiograph, finding, STATE)
     return dcmread(BytesIO(result.content))
@@ -87,7 +87,7 @@ def state_of(
 Source = Callable[[Dataset], ReceivedInstance]
 
 
-def test_it_is_about_its_source_and_lies_in_the_study_in_a_series_of_its_own(
+def test_state_references_its_source_and_has_its_own_series_in_the_study(
     source: Source, dataset: Dataset
 ) -> None:
     state = state_of(source(dataset))
@@ -104,27 +104,30 @@ def test_it_is_about_its_source_and_lies_in_the_study_in_a_series_of_its_own(
     assert state.PatientName == dataset.PatientName
 
 
-@pytest.mark.parametrize(("given", "numbered"), [("7", 7), ("", 1), ("99999999999", 1)])
-def test_it_has_the_number_of_its_source_where_that_is_one(
-    source: Source, dataset: Dataset, given: str, numbered: int
+@pytest.mark.parametrize(("given", "written"), [("7", 7), ("", 1), ("99999999999", 1)])
+def test_instance_number_is_copied_from_the_source_if_it_is_valid(
+    source: Source, dataset: Dataset, given: str, written: int
 ) -> None:
     dataset["InstanceNumber"] = as_text("InstanceNumber", given)._replace(VR="IS")
 
-    assert state_of(source(dataset)).InstanceNumber == numbered
+    assert state_of(source(dataset)).InstanceNumber == written
 
 
-def drawn(state: Dataset, layer: str) -> Dataset | None:
+def graphics_of(state: Dataset, layer: str) -> Dataset | None:
     layers = {each.GraphicLayer: each for each in state.GraphicAnnotationSequence}
     assert set(layers) == {each.GraphicLayer for each in state.GraphicLayerSequence}
     return layers.get(layer)
 
 
-def test_arrow_and_outline_are_in_a_layer_apart_from_the_caption(
+def test_arrow_and_outline_are_in_another_layer_than_the_caption(
     source: Source, dataset: Dataset
 ) -> None:
     state = state_of(source(dataset))
 
-    finding, caption = drawn(state, "AI_FINDING"), drawn(state, "AI_CAPTION")
+    finding, caption = (
+        graphics_of(state, "AI_FINDING"),
+        graphics_of(state, "AI_CAPTION"),
+    )
     assert finding is not None
     assert caption is not None
     arrow, around = (
@@ -132,8 +135,8 @@ def test_arrow_and_outline_are_in_a_layer_apart_from_the_caption(
     )
     np.testing.assert_allclose(arrow[:2], [(50, 100), (150, 200)])  # tail, tip
     np.testing.assert_allclose(arrow[3], (150, 200))
-    # The cells are 300 / 7 wide and 400 / 7 high, and the line runs through the
-    # middles of half cells.
+    # The cells are 300 / 7 wide and 400 / 7 high. The line runs through the centers
+    # of half cells.
     np.testing.assert_allclose(around.min(axis=0), (1.25 * 300 / 7, 1.25 * 400 / 7))
     np.testing.assert_allclose(around.max(axis=0), (3.75 * 300 / 7, 2.75 * 400 / 7))
     np.testing.assert_allclose(around[0], around[-1])
@@ -145,28 +148,26 @@ def test_arrow_and_outline_are_in_a_layer_apart_from_the_caption(
     ]
 
 
-def test_a_negative_answer_draws_its_caption_only(
-    source: Source, dataset: Dataset
-) -> None:
+def test_negative_result_has_only_a_caption(source: Source, dataset: Dataset) -> None:
     negative = replace(FINDING, probability=0.02, arrow=None)
 
     state = state_of(source(dataset), negative)
 
-    assert drawn(state, "AI_FINDING") is None
-    assert drawn(state, "AI_CAPTION") is not None
+    assert graphics_of(state, "AI_FINDING") is None
+    assert graphics_of(state, "AI_CAPTION") is not None
 
 
-def test_points_are_in_stored_pixels_also_where_these_are_not_square(
+def test_coordinates_are_in_stored_pixels_if_pixels_are_not_square(
     source: Source, dataset: Dataset
 ) -> None:
     dataset.ImagerPixelSpacing = [0.2, 0.1]  # each row twice as high as a column wide
     instance = source(dataset)
-    radiograph = shown(dataset)
+    radiograph = decoded_radiograph(dataset)
     assert radiograph.pixels.shape == (800, 300)
 
     state = state_of(instance, radiograph=radiograph)
 
-    finding = drawn(state, "AI_FINDING")
+    finding = graphics_of(state, "AI_FINDING")
     assert finding is not None
     arrow = np.reshape(finding.GraphicObjectSequence[0].GraphicData, (-1, 2))
     np.testing.assert_allclose(arrow[:2], [(50, 50), (150, 100)])
@@ -175,7 +176,7 @@ def test_points_are_in_stored_pixels_also_where_these_are_not_square(
     assert area.PresentationPixelSpacing == [0.2, 0.1]
 
 
-def test_without_a_known_size_only_the_proportions_of_pixels_are_told(
+def test_state_has_the_pixel_aspect_ratio_if_the_spacing_is_unknown(
     source: Source, dataset: Dataset
 ) -> None:
     del dataset.ImagerPixelSpacing
@@ -187,15 +188,13 @@ def test_without_a_known_size_only_the_proportions_of_pixels_are_told(
     assert area.PresentationPixelAspectRatio == [3, 2]
 
 
-def test_of_several_windows_the_one_that_was_used_is_named(
-    source: Source, dataset: Dataset
-) -> None:
+def test_state_has_the_window_that_was_used(source: Source, dataset: Dataset) -> None:
     dataset.WindowCenter, dataset.WindowWidth = [1000, 2000, 3000], [0, 500, 600]
     dataset.VOILUTFunction = "SIGMOID"
 
     (voi,) = state_of(source(dataset)).SoftcopyVOILUTSequence
 
-    assert (voi.WindowCenter, voi.WindowWidth) == (2000, 500)  # the first that has one
+    assert (voi.WindowCenter, voi.WindowWidth) == (2000, 500)  # the first valid window
     assert voi.VOILUTFunction == "SIGMOID"
 
 
@@ -208,7 +207,7 @@ def lut(first: int, entries: list[int], explanation: str) -> Dataset:
 
 
 @pytest.mark.parametrize("implicit", [False, True])
-def test_tables_are_copied_as_they_are(
+def test_luts_are_copied_unchanged(
     source: Source,
     dataset: Dataset,
     implicit: bool,  # noqa: FBT001
@@ -232,18 +231,18 @@ def test_tables_are_copied_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("attributes", "named"),
+    ("attributes", "expected"),
     [
         ({"RescaleSlope": "1,0", "RescaleIntercept": "7"}, (1, 7, 2048, 4096, None)),
         ({"RescaleSlope": "0"}, (1, 0, 2048, 4096, None)),
         ({"WindowWidth": "0.5"}, (1, 0, 2048, 0.5, "LINEAR_EXACT")),
     ],
 )
-def test_what_the_decoder_reads_its_way_is_named_as_it_read_it(
+def test_state_has_the_values_that_the_decoder_used(
     source: Source,
     dataset: Dataset,
     attributes: dict[str, str],
-    named: tuple[float | str | None, ...],
+    expected: tuple[float | str | None, ...],
 ) -> None:
     for keyword, value in attributes.items():
         dataset[keyword] = as_text(keyword, value)
@@ -253,10 +252,10 @@ def test_what_the_decoder_reads_its_way_is_named_as_it_read_it(
     (voi,) = state.SoftcopyVOILUTSequence
     rescale = state.RescaleSlope, state.RescaleIntercept
     window = voi.WindowCenter, voi.WindowWidth, voi.get("VOILUTFunction")
-    assert (*rescale, *window) == named
+    assert (*rescale, *window) == expected
 
 
-def test_a_table_that_cannot_be_used_is_passed_over_as_it_was_decoded(
+def test_broken_voi_lut_is_skipped_as_by_the_decoder(
     source: Source, dataset: Dataset
 ) -> None:
     broken = lut(0, [1, 2], "broken")
@@ -269,19 +268,19 @@ def test_a_table_that_cannot_be_used_is_passed_over_as_it_was_decoded(
     assert table.LUTExplanation == "bone"
 
 
-def test_an_arrow_at_the_edge_stays_inside_the_image(
+def test_arrow_at_the_edge_stays_inside_the_image(
     source: Source, dataset: Dataset
 ) -> None:
-    along = replace(POSITIVE, arrow=Arrow((1.0, 200.0), (9.0, 260.0)))
+    at_edge = replace(POSITIVE, arrow=Arrow((1.0, 200.0), (9.0, 260.0)))
 
-    finding = drawn(state_of(source(dataset), along), "AI_FINDING")
+    finding = graphics_of(state_of(source(dataset), at_edge), "AI_FINDING")
 
     assert finding is not None
     assert min(finding.GraphicObjectSequence[0].GraphicData) >= 0
 
 
 @pytest.mark.parametrize("change", ["color", "series"])
-def test_what_no_presentation_state_can_be_about_is_refused_in_words(
+def test_presentation_state_is_refused_for_color_or_a_missing_series(
     source: Source, dataset: Dataset, change: str
 ) -> None:
     if change == "color":
@@ -294,7 +293,7 @@ def test_what_no_presentation_state_can_be_about_is_refused_in_words(
 
 
 def write_state(source: ReceivedInstance, path: Path) -> None:
-    radiograph = shown(dcmread(source.path))
+    radiograph = decoded_radiograph(dcmread(source.path))
     (result,) = encode_file(source, radiograph, POSITIVE, STATE)
     path.write_bytes(result.content)
 
@@ -302,7 +301,7 @@ def write_state(source: ReceivedInstance, path: Path) -> None:
 @pytest.mark.parametrize(
     "kind", [*product(CLASSES, ["MONOCHROME1", "MONOCHROME2"])], ids=str
 )
-def test_validators_find_no_fault_and_the_image_is_shown_as_without_it(
+def test_state_is_valid_and_does_not_change_the_display_of_the_image(
     source: Source,
     complaints: Complaints,
     peer: Callable[[str], str],
@@ -330,7 +329,7 @@ def test_validators_find_no_fault_and_the_image_is_shown_as_without_it(
 
 
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_an_image_without_a_window_is_shown_as_the_node_showed_it(
+def test_state_displays_an_image_without_a_window_as_the_node_does(
     source: Source, peer: Callable[[str], str], tmp_path: Path, photometric: str
 ) -> None:
     dataset = phantom_dataset(PHANTOM, photometric_interpretation=photometric)
@@ -342,13 +341,13 @@ def test_an_image_without_a_window_is_shown_as_the_node_showed_it(
     render = [peer("dcmp2pgm"), "-p", state, instance.path, picture]
     subprocess.run(render, check=True)
 
-    seen = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
-    ours = shown(dataset).pixels.ravel()
-    assert np.abs(seen.astype(int) - ours).max() <= 1
+    displayed = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
+    expected = decoded_radiograph(dataset).pixels.ravel()
+    assert np.abs(displayed.astype(int) - expected).max() <= 1
 
 
 def curve(first: int, bits: int, vr: str = "US") -> Dataset:
-    """Entries of 12 bits, from `first` on for 2,049 values, as a film shows them."""
+    """A sigmoid VOI LUT of 12 bits for 2,049 values from `first` on."""
     share = np.linspace(-3, 3, 2049)
     entries = np.rint(4095 / (1 + np.exp(-share)) - 194).clip(0, 4095).astype("<u2")
     item = Dataset()
@@ -372,7 +371,7 @@ def curve(first: int, bits: int, vr: str = "US") -> Dataset:
     ],
 )
 @pytest.mark.filterwarnings("ignore:Invalid value for VR CS")
-def test_an_image_with_odd_attributes_is_shown_as_the_node_showed_it(
+def test_state_displays_an_image_with_unusual_attributes_as_the_node_does(
     source: Source,
     complaints: Complaints,
     peer: Callable[[str], str],
@@ -389,15 +388,15 @@ def test_an_image_with_odd_attributes_is_shown_as_the_node_showed_it(
     render = [peer("dcmp2pgm"), "-p", state, instance.path, picture]
     subprocess.run(render, check=True)
 
-    seen = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
-    ours = shown(dcmread(instance.path)).pixels.ravel()
-    assert np.ptp(ours) > 200
-    assert np.abs(seen.astype(int) - ours).max() <= 1
+    displayed = np.frombuffer(picture.read_bytes()[-400 * 300 :], np.uint8)
+    expected = decoded_radiograph(dcmread(instance.path)).pixels.ravel()
+    assert np.ptp(expected) > 200
+    assert np.abs(displayed.astype(int) - expected).max() <= 1
     assert complaints(state) == set()
 
 
 @pytest.mark.shared
-def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
+def test_state_of_a_real_source_has_only_the_errors_of_the_source(
     shared: Path,
     complaints: Complaints,
     tmp_path: Path,
@@ -421,17 +420,17 @@ def test_validators_find_no_fault_that_a_real_source_does_not_have_already(
     assert new == {}
 
 
-def test_a_header_too_deep_to_be_read_is_an_error_that_says_so(
+def test_error_names_a_header_that_is_nested_too_deeply(
     dataset: Dataset, source: Callable[[Dataset], ReceivedInstance]
 ) -> None:
     instance = source(dataset)
     content = instance.path.read_bytes()
-    begun = b"\x28\x00\x00\x30SQ\x00\x00" + b"\xff" * 4
-    begun += b"\xfe\xff\x00\xe0" + b"\xff" * 4
-    ended = b"\xfe\xff\x0d\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
-    place = content.rindex(b"\xe0\x7f\x10\x00")
-    deep = begun * 100 + ended * 100
-    instance.path.write_bytes(content[:place] + deep + content[place:])
+    opening = b"\x28\x00\x00\x30SQ\x00\x00" + b"\xff" * 4
+    opening += b"\xfe\xff\x00\xe0" + b"\xff" * 4
+    closing = b"\xfe\xff\x0d\xe0" + bytes(4) + b"\xfe\xff\xdd\xe0" + bytes(4)
+    position = content.rindex(b"\xe0\x7f\x10\x00")
+    deep = opening * 100 + closing * 100
+    instance.path.write_bytes(content[:position] + deep + content[position:])
 
     with pytest.raises(AnalysisError, match="header cannot be read"):
         encode_file(instance, PHANTOM.radiograph(), POSITIVE, STATE)

@@ -1,4 +1,4 @@
-"""The normal lane gives slow images little time, however many there are."""
+"""Time limits of the normal lane for slow images."""
 
 import time
 from datetime import date
@@ -39,31 +39,31 @@ class Clock:
         return self.now
 
 
-def used_to(seconds: float, clock: Clock) -> Allowance:
-    """An allowance after calls that took so many seconds each, and had enough."""
+def allowance_after_calls(seconds: float, clock: Clock) -> Allowance:
+    """An allowance after successful calls of a duration, filled up again."""
     allowance = Allowance(clock)
     for _ in range(FEWEST):
         allowance.use("decode", seconds, succeeded=True)
     clock.now += ALLOWANCE_S / REFILL
-    allowance.deadline("decode")  # the whole allowance is there
+    allowance.deadline("decode")  # the allowance is full
     return allowance
 
 
-def test_any_number_of_slow_images_use_up_the_allowance_once() -> None:
+def test_many_slow_images_use_the_allowance_only_once() -> None:
     clock = Clock()
-    allowance = used_to(0.4, clock)
+    allowance = allowance_after_calls(0.4, clock)
     spent = 0.0
     for _ in range(1000):
         deadline = allowance.deadline("decode")
         allowance.use("decode", deadline, succeeded=False)
-        spent += deadline - 2 * 0.4  # what two ordinary images take is no delay
+        spent += deadline - 2 * 0.4  # the time of two ordinary images is no delay
 
     assert spent == pytest.approx(ALLOWANCE_S)
 
 
-def test_the_allowance_comes_back_with_time() -> None:
+def test_allowance_refills_with_time() -> None:
     clock = Clock()
-    allowance = used_to(0.4, clock)
+    allowance = allowance_after_calls(0.4, clock)
     allowance.use("decode", 100, succeeded=False)
     assert allowance.deadline("decode") == pytest.approx(0.8)
 
@@ -77,23 +77,23 @@ def test_the_allowance_comes_back_with_time() -> None:
     ("took", "usual"),
     [(0.01, SHORTEST_S), (0.7, 1.4), (100.0, LONGEST_S)],
 )
-def test_a_slow_machine_gives_every_image_more_time(took: float, usual: float) -> None:
-    assert used_to(took, Clock()).usual("decode") == pytest.approx(usual)
+def test_usual_time_follows_the_speed_of_the_machine(took: float, usual: float) -> None:
+    assert allowance_after_calls(took, Clock()).usual("decode") == pytest.approx(usual)
 
 
-def test_each_kind_of_call_has_a_usual_time_of_its_own() -> None:
-    assert used_to(0.4, Clock()).usual("encode") == UNKNOWN_S
+def test_each_function_has_its_own_usual_time() -> None:
+    assert allowance_after_calls(0.4, Clock()).usual("encode") == UNKNOWN_S
 
 
-def test_calls_that_fail_do_not_change_the_usual_time() -> None:
-    allowance = used_to(0.4, Clock())
+def test_failed_calls_do_not_change_the_usual_time() -> None:
+    allowance = allowance_after_calls(0.4, Clock())
     for _ in range(100):
         allowance.use("decode", 8.0, succeeded=False)
 
     assert allowance.usual("decode") == pytest.approx(0.8)
 
 
-def test_a_call_that_takes_too_long_is_ended_and_the_next_one_succeeds() -> None:
+def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
     child = QuickChild(timeout_s=60, memory_mb=1024)
     allowance = child._allowance
     for _ in range(FEWEST):
@@ -107,7 +107,7 @@ def test_a_call_that_takes_too_long_is_ended_and_the_next_one_succeeds() -> None
         child.close()
 
 
-def test_the_time_out_of_the_settings_is_the_most_in_any_case() -> None:
+def test_timeout_of_the_settings_limits_every_call() -> None:
     child = QuickChild(timeout_s=0.5, memory_mb=1024)
     try:
         with pytest.raises(ChildTimeoutError, match=r"longer than 0\.5 s"):
@@ -116,24 +116,24 @@ def test_the_time_out_of_the_settings_is_the_most_in_any_case() -> None:
         child.close()
 
 
-def used_up(child: QuickChild) -> None:
+def use_up_allowance(child: QuickChild) -> None:
     child._allowance.use(_kind(decode_file), 100, succeeded=False)
 
 
 def saved(path: Path, rows: int, columns: int) -> Path:
-    """Save an image that claims to have so many pixels."""
+    """Save an image that declares the given size."""
     dataset = phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
     dataset.Rows, dataset.Columns = rows, columns
     dataset.save_as(path, enforce_file_format=True)
     return path
 
 
-def test_fifty_large_images_delay_others_by_the_time_of_their_headers(
+def test_fifty_large_images_take_only_the_time_to_read_their_headers(
     tmp_path: Path,
 ) -> None:
     large = saved(tmp_path / "large.dcm", 16_000, 12_500)
     child = QuickChild(timeout_s=60, memory_mb=1024)
-    used_up(child)
+    use_up_allowance(child)
     try:
         start = time.monotonic()
         for _ in range(50):
@@ -150,7 +150,7 @@ def test_images_of_ordinary_size_need_no_allowance(tmp_path: Path) -> None:
     image = phantom_dataset(draw_phantom(broken=True, rows=3000, columns=2500))
     image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
     child = QuickChild(timeout_s=60, memory_mb=1024)
-    used_up(child)
+    use_up_allowance(child)
     try:
         decoded = child.run(decode_file, tmp_path / "image.dcm", RULES, OPTIONS)
     finally:
@@ -159,18 +159,16 @@ def test_images_of_ordinary_size_need_no_allowance(tmp_path: Path) -> None:
     assert decoded.radiograph.source_shape == (3000, 2500)
 
 
-def test_a_large_image_is_decoded_at_once_if_its_share_of_the_allowance_is_left() -> (
-    None
-):
+def test_pixel_limit_shrinks_with_the_remaining_allowance() -> None:
     allowance = Allowance(Clock())
-    whole = ORDINARY_MEGAPIXELS * (UNKNOWN_S + ALLOWANCE_S) / UNKNOWN_S
+    full_limit = ORDINARY_MEGAPIXELS * (UNKNOWN_S + ALLOWANCE_S) / UNKNOWN_S
 
-    assert allowance.megapixels("decode") == pytest.approx(whole)
+    assert allowance.megapixels("decode") == pytest.approx(full_limit)
     allowance.use("decode", 100, succeeded=False)
     assert allowance.megapixels("decode") == pytest.approx(ORDINARY_MEGAPIXELS)
 
 
-def test_the_slow_lane_does_not_look_at_the_time_that_a_large_image_takes(
+def test_slow_lane_has_no_pixel_limit_for_time(
     tmp_path: Path,
 ) -> None:
     large = saved(tmp_path / "large.dcm", 16_000, 12_500)
@@ -183,11 +181,11 @@ def test_the_slow_lane_does_not_look_at_the_time_that_a_large_image_takes(
     assert not isinstance(caught.value, ChildTimeoutError)
 
 
-def test_functions_with_other_arguments_are_of_the_same_kind() -> None:
+def test_partial_calls_count_for_their_function() -> None:
     assert _kind(partial(partial(max, 1), 2)) is max
 
 
-def test_a_slow_child_lives_for_one_image_and_gives_way_to_others() -> None:
+def test_slow_child_has_low_priority_and_ends_after_one_image() -> None:
     with slow_child(60, 1024) as child:
         assert child.run(max, 1, 2) == 2
         stat = Path(f"/proc/{child.pid}/stat").read_text()

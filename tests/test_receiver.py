@@ -1,4 +1,4 @@
-"""The Storage SCP over real associations: each row of its table of answers."""
+"""The Storage SCP over real associations: statuses, limits and rejections."""
 
 import csv
 import errno
@@ -71,7 +71,7 @@ SOON_S = 20.0
 
 
 class Inbox(list[ReceivedInstance]):
-    """An `accept` that keeps what it is given, or does as it is told."""
+    """An `accept` that stores instances, or blocks, or raises an error."""
 
     error: Exception | None = None
 
@@ -91,12 +91,12 @@ class Inbox(list[ReceivedInstance]):
 
 @dataclass
 class Node:
-    """A receiver under test, and a modality that talks to it."""
+    """A receiver under test, and a modality that sends to it."""
 
     receiver: Receiver
     spool: Spool
     inbox: Inbox
-    asked: list[tuple[str, str, str]]
+    decisions: list[tuple[str, str, str]]
     counted: list[Tally]
     files: Path
     opened: list[Association] = field(default_factory=list)
@@ -136,7 +136,7 @@ class Node:
         sop_class: UID = DX,
         syntax: UID = ExplicitVRLittleEndian,
     ) -> Dataset:
-        """Send any bytes as a dataset over an association of their own."""
+        """Send any bytes as a dataset over a new association."""
         association = self.associate(sop_class, [syntax])
         assert association.is_established
         path = self.part10(content, uid, sop_class, syntax)
@@ -154,11 +154,11 @@ class Node:
 
     @property
     def rejected(self) -> list[tuple[str, str, str]]:
-        """Calling AE title, address and reason of who was rejected."""
-        return [each for each in self.asked if each[2]]
+        """Calling AE title, address and reason of each rejection."""
+        return [each for each in self.decisions if each[2]]
 
     def counts(self, family: Family) -> list[str]:
-        """What was counted of a family, by the value of its label."""
+        """The label values of the counts of a family."""
         return [each.label for each in self.counted if each.name == family.name]
 
     def on_disk(self) -> list[str]:
@@ -183,17 +183,17 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
             update={"directory": tmp_path / "data", "min_free_mb": min_free_mb}
         )
         spool, inbox = Spool(storage), Inbox()
-        asked: list[tuple[str, str, str]] = []
+        decisions: list[tuple[str, str, str]] = []
         counted: list[Tally] = []
         receiver = start_receiver(
             receiver_settings(**changes),
             spool,
             inbox,
             {listen("127.0.0.1", 0): None},
-            lambda *who: asked.append(who),
+            lambda *decision: decisions.append(decision),
             count=counted.append,
         )
-        nodes.append(Node(receiver, spool, inbox, asked, counted, tmp_path))
+        nodes.append(Node(receiver, spool, inbox, decisions, counted, tmp_path))
         return nodes[-1]
 
     yield start
@@ -243,7 +243,7 @@ def test_c_echo_is_answered(serve: Serve) -> None:
     ],
     ids=lambda syntax: syntax.name,
 )
-def test_what_is_stored_is_byte_for_byte_what_was_sent(
+def test_stored_dataset_is_identical_to_the_sent_dataset(
     serve: Serve, phantom: Dataset, syntax: UID
 ) -> None:
     node = serve()
@@ -265,7 +265,7 @@ def test_what_is_stored_is_byte_for_byte_what_was_sent(
     assert instance.header.transfer_syntax_uid == syntax
 
 
-def test_the_file_is_part_10_and_names_us_as_its_writer(
+def test_stored_file_is_part_10_with_the_implementation_of_the_node(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve()
@@ -280,7 +280,7 @@ def test_the_file_is_part_10_and_names_us_as_its_writer(
     assert dataset.file_meta.ImplementationVersionName == "FRACTURE_NODE_1"
 
 
-def test_many_instances_come_over_one_association(
+def test_several_instances_are_stored_over_one_association(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve()
@@ -298,14 +298,14 @@ def test_many_instances_come_over_one_association(
     assert len({instance.id for instance in node.inbox}) == 5
 
 
-def test_the_file_is_durable_before_it_is_recorded_and_recorded_before_success(
+def test_file_is_written_before_the_record_and_the_record_before_success(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve()
     node.inbox.may_go_on.clear()
-    answers: list[int] = []
+    statuses: list[int] = []
     sender = threading.Thread(
-        target=lambda: answers.append(
+        target=lambda: statuses.append(
             node.send(encoded(phantom), phantom.SOPInstanceUID).Status
         )
     )
@@ -313,15 +313,15 @@ def test_the_file_is_durable_before_it_is_recorded_and_recorded_before_success(
     assert node.inbox.entered.wait(SOON_S)
 
     assert node.on_disk() == [".dcm"]
-    assert answers == []
+    assert statuses == []
     node.inbox.may_go_on.set()
     sender.join(SOON_S)
-    assert answers == [0x0000]
+    assert statuses == [0x0000]
 
 
 @pytest.mark.shared
 @pytest.mark.filterwarnings("ignore")  # pydicom on UIDs with leading zeros
-def test_real_radiographs_in_all_their_syntaxes_are_stored_as_they_are(
+def test_real_radiographs_of_all_transfer_syntaxes_are_stored_unchanged(
     serve: Serve, shared: Path
 ) -> None:
     node = serve(max_instance_mb=100)
@@ -362,9 +362,7 @@ def refusal(response: Dataset) -> tuple[int, str]:
     return response.Status, response.ErrorComment
 
 
-def test_too_little_free_disk_is_out_of_resources(
-    serve: Serve, phantom: Dataset
-) -> None:
+def test_low_disk_space_gives_out_of_resources(serve: Serve, phantom: Dataset) -> None:
     node = serve(min_free_mb=10**9)
 
     response = node.send(encoded(phantom), phantom.SOPInstanceUID)
@@ -376,7 +374,7 @@ def test_too_little_free_disk_is_out_of_resources(
     assert node.counts(REFUSED) == ["disk"]
 
 
-def test_a_disk_that_fills_up_in_the_middle_is_out_of_resources(
+def test_disk_that_fills_up_during_an_instance_gives_out_of_resources(
     serve: Serve, phantom: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = serve()
@@ -397,7 +395,7 @@ def test_a_disk_that_fills_up_in_the_middle_is_out_of_resources(
     assert node.counts(REFUSED) == ["disk"]
 
 
-def test_a_database_that_is_away_is_out_of_resources(
+def test_unavailable_database_gives_out_of_resources(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve()
@@ -412,7 +410,7 @@ def test_a_database_that_is_away_is_out_of_resources(
 @pytest.mark.parametrize(
     ("error", "reason"), [(ValueError, "program"), (SQLAlchemyError, "database")]
 )
-def test_a_bug_of_ours_costs_no_image_and_quotes_none(
+def test_unexpected_error_loses_no_image_and_is_not_quoted(
     serve: Serve,
     phantom: Dataset,
     caplog: pytest.LogCaptureFixture,
@@ -430,13 +428,13 @@ def test_a_bug_of_ours_costs_no_image_and_quotes_none(
     assert "in __call__" in caplog.text
     assert "PHANTOM" not in caplog.text
     assert node.counts(REFUSED) == [reason]
-    # Whether it was recorded nobody knows: the sweep will ask.
+    # It is unknown whether the instance was recorded; the sweep checks that.
     assert node.on_disk() == [".dcm"]
-    nobody: Known = lambda _: ()  # noqa: E731
-    assert remove_orphans(node.spool, nobody, nobody, older_than_s=-1) == 1
+    none_known: Known = lambda _: ()  # noqa: E731
+    assert remove_orphans(node.spool, none_known, none_known, older_than_s=-1) == 1
 
 
-def test_an_instance_over_the_limit_is_refused_and_the_next_one_taken(
+def test_instance_over_the_limit_is_refused_and_the_next_one_is_stored(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve(max_instance_mb=1)
@@ -466,7 +464,7 @@ def four_megabytes(node: Node, phantom: Dataset) -> Path:
     )
 
 
-def test_an_instance_of_four_times_the_limit_is_refused_with_the_reason(
+def test_instance_of_four_times_the_limit_is_refused_with_the_reason(
     serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = serve(max_instance_mb=1)
@@ -484,7 +482,7 @@ def test_an_instance_of_four_times_the_limit_is_refused_with_the_reason(
     assert node.on_disk() == []
 
 
-def test_a_dataset_without_end_is_cut_off_and_the_log_says_whose(
+def test_endless_dataset_is_aborted_and_the_log_names_the_sender(
     serve: Serve,
     phantom: Dataset,
     caplog: pytest.LogCaptureFixture,
@@ -504,7 +502,7 @@ def test_a_dataset_without_end_is_cut_off_and_the_log_says_whose(
     assert node.on_disk() == []
 
 
-def test_another_uid_in_the_dataset_than_in_the_command_does_not_match(
+def test_sop_instance_uid_that_differs_from_the_command_gives_a900(
     serve: Serve, phantom: Dataset
 ) -> None:
     response = serve().send(encoded(phantom), "1.2.3.4")
@@ -513,7 +511,7 @@ def test_another_uid_in_the_dataset_than_in_the_command_does_not_match(
     assert response.ErrorComment.startswith("SOPInstanceUID differs between command")
 
 
-def test_another_class_in_the_dataset_than_in_the_command_does_not_match(
+def test_sop_class_uid_that_differs_from_the_command_gives_a900(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve()
@@ -535,7 +533,7 @@ def test_another_class_in_the_dataset_than_in_the_command_does_not_match(
         (lambda d: encoded(d, DEFLATED)[:2000], DEFLATED, "The de|The dataset ends"),
         (lambda _: b"\x55" * 999, ExplicitVRLittleEndian, "The dataset ends early"),
         (lambda _: b"\xff" * 999, DEFLATED, "The dataset cannot be inflated"),
-        # A bomb: 3 kB become 2.5 MB, over the limit of 2.
+        # A deflate bomb: 3 kB inflate to 2.5 MB, over the limit of 2 MB.
         (
             lambda d: encoded(blown_up(d), DEFLATED),
             DEFLATED,
@@ -544,7 +542,7 @@ def test_another_class_in_the_dataset_than_in_the_command_does_not_match(
     ],
     ids=["truncated", "truncated-deflated", "noise", "not-deflated", "bomb"],
 )
-def test_what_cannot_be_understood_is_refused_and_not_kept(
+def test_unreadable_dataset_is_refused_and_not_kept(
     serve: Serve,
     phantom: Dataset,
     broken: Callable[[Dataset], bytes],
@@ -569,7 +567,7 @@ def blown_up(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def test_fewer_pixels_than_declared_are_refused(serve: Serve, phantom: Dataset) -> None:
+def test_short_pixel_data_is_refused(serve: Serve, phantom: Dataset) -> None:
     phantom.Rows = 121
 
     response = serve().send(encoded(phantom), phantom.SOPInstanceUID)
@@ -578,7 +576,7 @@ def test_fewer_pixels_than_declared_are_refused(serve: Serve, phantom: Dataset) 
     assert refusal(response) == (0xC000, words)
 
 
-# --- what is negotiated
+# --- negotiation
 
 
 def accepted(association: Association, sop_class: UID) -> list[str]:
@@ -589,7 +587,7 @@ def accepted(association: Association, sop_class: UID) -> list[str]:
     ]
 
 
-def test_uncompressed_is_preferred_to_lossless_and_lossless_to_lossy(
+def test_receiver_prefers_uncompressed_to_lossless_and_lossless_to_lossy(
     serve: Serve,
 ) -> None:
     node = serve()
@@ -602,7 +600,7 @@ def test_uncompressed_is_preferred_to_lossless_and_lossless_to_lossy(
     assert accepted(second, DX) == [JPEGLosslessSV1]
 
 
-def test_every_syntax_that_can_be_decoded_is_taken(serve: Serve) -> None:
+def test_receiver_accepts_all_decodable_transfer_syntaxes(serve: Serve) -> None:
     node = serve()
     contexts = [build_context(SecondaryCaptureImageStorage, [s]) for s in DECODABLE]
 
@@ -610,8 +608,8 @@ def test_every_syntax_that_can_be_decoded_is_taken(serve: Serve) -> None:
         AE("MODALITY"), contexts=contexts, ae_title="FRACTURE_AI"
     )
 
-    taken = accepted(association, SecondaryCaptureImageStorage)
-    assert sorted(taken) == sorted(map(str, DECODABLE))
+    accepted_syntaxes = accepted(association, SecondaryCaptureImageStorage)
+    assert sorted(accepted_syntaxes) == sorted(map(str, DECODABLE))
 
 
 @pytest.mark.parametrize(
@@ -623,7 +621,7 @@ def test_every_syntax_that_can_be_decoded_is_taken(serve: Serve) -> None:
         (MultiFrameGrayscaleWordSecondaryCaptureImageStorage, True, False),
     ],
 )
-def test_classes_are_served_by_default_by_setting_or_not(
+def test_sop_classes_are_accepted_depending_on_the_settings(
     serve: Serve,
     sop_class: UID,
     setting: bool,  # noqa: FBT001
@@ -634,42 +632,44 @@ def test_classes_are_served_by_default_by_setting_or_not(
     assert bool(accepted(association, sop_class)) is served
 
 
-# --- who may associate
+# --- admission
 
 
 def rejection(association: Association) -> tuple[int, int, int]:
     assert association.is_rejected
-    answer = association.acceptor.primitive
-    assert answer
-    assert answer.result is not None
-    assert answer.result_source is not None
-    assert answer.diagnostic is not None
-    return answer.result, answer.result_source, answer.diagnostic
+    primitive = association.acceptor.primitive
+    assert primitive
+    assert primitive.result is not None
+    assert primitive.result_source is not None
+    assert primitive.diagnostic is not None
+    return primitive.result, primitive.result_source, primitive.diagnostic
 
 
-def test_another_called_ae_title_is_rejected(serve: Serve) -> None:
+def test_receiver_rejects_a_wrong_called_ae_title(serve: Serve) -> None:
     node = serve()
 
     association = node.associate(titles=("MODALITY", "ANY-SCP"))
 
     assert rejection(association) == (1, 1, 7)
-    why = "called AE title not recognized"
-    until(lambda: node.rejected == [("MODALITY", "127.0.0.1", why)])
-    assert node.counts(REJECTED) == [why]
+    reason = "called AE title not recognized"
+    until(lambda: node.rejected == [("MODALITY", "127.0.0.1", reason)])
+    assert node.counts(REJECTED) == [reason]
 
 
-def test_an_unknown_caller_is_rejected_and_a_known_one_is_not(serve: Serve) -> None:
+def test_receiver_rejects_unlisted_callers(serve: Serve) -> None:
     node = serve(allowed_callers=["CR1", {"ae_title": "DX1", "network": "10.0.0.0/8"}])
 
     assert rejection(node.associate(titles=("DX1", "FRACTURE_AI"))) == (1, 1, 3)
     assert node.associate(titles=("CR1", "FRACTURE_AI")).is_established
-    why = "calling AE title not recognized"
-    until(lambda: node.rejected == [("DX1", "127.0.0.1", why)])
-    assert node.counts(REJECTED) == [why]
+    reason = "calling AE title not recognized"
+    until(lambda: node.rejected == [("DX1", "127.0.0.1", reason)])
+    assert node.counts(REJECTED) == [reason]
     assert node.counts(ACCEPTED) == [""]
 
 
-def test_one_association_too_many_is_rejected_until_another_ends(serve: Serve) -> None:
+def test_receiver_rejects_associations_over_the_limit_until_one_ends(
+    serve: Serve,
+) -> None:
     node = serve(max_associations=2)
     first = node.associate()
     second = node.associate()
@@ -681,7 +681,7 @@ def test_one_association_too_many_is_rejected_until_another_ends(serve: Serve) -
     until(lambda: node.associate().is_established)
 
 
-def test_one_association_too_many_of_one_caller_is_rejected_and_anothers_is_not(
+def test_receiver_rejects_associations_over_the_limit_of_a_caller(
     serve: Serve,
 ) -> None:
     node = serve(max_associations_per_caller=1)
@@ -689,17 +689,19 @@ def test_one_association_too_many_of_one_caller_is_rejected_and_anothers_is_not(
 
     assert rejection(node.associate()) == (2, 3, 2)
     assert node.associate(titles=("ANOTHER", "FRACTURE_AI")).is_established
-    why = "local limit exceeded by one caller"
-    until(lambda: node.rejected == [("MODALITY", "127.0.0.1", why)])
+    reason = "local limit exceeded by one caller"
+    until(lambda: node.rejected == [("MODALITY", "127.0.0.1", reason)])
 
 
-def test_more_associations_than_pynetdicom_allows_are_served(serve: Serve) -> None:
+def test_receiver_accepts_more_associations_than_the_default_of_pynetdicom(
+    serve: Serve,
+) -> None:
     node = serve(max_associations=12)
 
     assert all(node.associate().is_established for _ in range(12))
 
 
-def test_an_error_in_deciding_rejects(
+def test_error_in_admission_rejects_the_association(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = serve()
@@ -714,7 +716,7 @@ def test_an_error_in_deciding_rejects(
 
 
 def until(condition: Callable[[], bool]) -> None:
-    """Ask again and again: what another thread will do has no event of ours."""
+    """Poll a condition; the work of another thread has no event to wait for."""
     deadline = threading.Event()
     timer = threading.Timer(SOON_S, deadline.set)
     timer.start()
@@ -723,14 +725,16 @@ def until(condition: Callable[[], bool]) -> None:
     timer.cancel()
 
 
-# --- those who do not behave
+# --- misbehaving callers
 
 
 def connect(node: Node) -> socket.socket:
     return socket.create_connection(("127.0.0.1", node.receiver.port), SOON_S)
 
 
-def test_300_silent_sockets_lock_nobody_out(serve: Serve) -> None:
+def test_receiver_accepts_associations_with_300_silent_connections(
+    serve: Serve,
+) -> None:
     node = serve(max_associations=2)
     silent = [connect(node) for _ in range(300)]
 
@@ -739,14 +743,14 @@ def test_300_silent_sockets_lock_nobody_out(serve: Serve) -> None:
     assert association.send_c_echo().Status == 0x0000
     waiting = [each for each in threading.enumerate() if each.name == "waiting"]
     assert len(waiting) <= listener.MOST_WAITING_PER_ADDRESS + 1
-    # The association came out of those that may wait.
-    sent_away = 300 + 1 - listener.MOST_WAITING_PER_ADDRESS
-    assert node.counts(SENT_AWAY) == ["crowded"] * sent_away
+    # One of the waiting connections became the association.
+    closed = 300 + 1 - listener.MOST_WAITING_PER_ADDRESS
+    assert node.counts(SENT_AWAY) == ["crowded"] * closed
     for each in silent:
         each.close()
 
 
-def test_a_caller_for_whom_there_is_no_thread_is_sent_away_and_the_next_is_served(
+def test_connection_is_closed_if_no_thread_can_start(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = serve()
@@ -764,31 +768,34 @@ def test_a_caller_for_whom_there_is_no_thread_is_sent_away_and_the_next_is_serve
     assert node.associate().is_established
 
 
-@pytest.mark.parametrize("said", [b"", b"\x01", b"\x01\x00\x00\x00\x00\xff\x00\x01"])
-def test_who_does_not_finish_a_request_is_sent_away(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, said: bytes
+@pytest.mark.parametrize("content", [b"", b"\x01", b"\x01\x00\x00\x00\x00\xff\x00\x01"])
+def test_receiver_closes_connection_with_an_unfinished_association_request(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, content: bytes
 ) -> None:
     monkeypatch.setattr(listener, "DEADLINE_S", 0.2)
     node = serve()
     with connect(node) as peer:
-        peer.sendall(said)
+        peer.sendall(content)
 
         assert peer.recv(100) == b""
     assert node.counts(SENT_AWAY) == ["no_request"]
 
 
 @pytest.mark.parametrize(
-    "said", [b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\xff\xff\xff\xff", b"\x04" + bytes(9)]
+    "content",
+    [b"GET / HTTP/1.1\r\n\r\n", b"\x01\x00\xff\xff\xff\xff", b"\x04" + bytes(9)],
 )
-def test_who_speaks_no_dicom_is_aborted(serve: Serve, said: bytes) -> None:
+def test_receiver_aborts_connection_that_does_not_speak_dicom(
+    serve: Serve, content: bytes
+) -> None:
     with connect(serve()) as peer:
-        peer.sendall(said)
+        peer.sendall(content)
 
         assert peer.recv(100) == listener.ABORT
 
 
-def sent_raw(association: Association) -> socket.socket:
-    """Return the modality's own socket, to break the rules with."""
+def raw_socket(association: Association) -> socket.socket:
+    """Return the socket of the modality, to send invalid data."""
     transport = association.dul.socket
     assert transport
     assert transport.socket
@@ -798,7 +805,7 @@ def sent_raw(association: Association) -> socket.socket:
 def request(
     association: Association, phantom: Dataset, share: float = 1.0
 ) -> Iterator[bytes]:
-    """Write the PDUs of a C-STORE request, with a share of its dataset."""
+    """Encode the PDUs of a C-STORE request, with a share of its dataset."""
     (context,) = (
         each for each in association.accepted_contexts if each.abstract_syntax == DX
     )
@@ -823,64 +830,64 @@ def request(
 def half_a_dataset(node: Node, phantom: Dataset) -> Association:
     """Send a C-STORE request and the first half of its dataset."""
     association = node.associate()
-    sent_raw(association).sendall(b"".join(request(association, phantom, 0.5)))
+    raw_socket(association).sendall(b"".join(request(association, phantom, 0.5)))
     until(lambda: node.on_disk() == [".part"])
     return association
 
 
-def cut_off(phantom: Dataset) -> str:
-    """What the log says of such a half."""
+def interruption(phantom: Dataset) -> str:
+    """Text of the log about an interrupted half of a dataset."""
     return f"{phantom.SOPInstanceUID}, after {len(encoded(phantom)) // 2} bytes"
 
 
-def test_who_sends_ahead_without_end_is_aborted_and_what_is_answered_late_harms_nothing(
+def test_receiver_aborts_caller_that_sends_too_many_requests_ahead(
     serve: Serve,
     phantom: Dataset,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # So that the answer is there when the abort is looked at.
+    # The receiver must not notice the abort before the response exists.
     monkeypatch.setattr(connection, "LOOK_AROUND_S", SOON_S)
     node = serve()
     node.inbox.may_go_on.clear()
     association = node.associate()
     ahead = b"".join(request(association, phantom)) * (MOST_UNANSWERED + 2)
 
-    sent_raw(association).sendall(ahead)
+    raw_socket(association).sendall(ahead)
     aborting = "Aborting the association of MODALITY at 127.0.0.1: more than 4 requests"
     until(lambda: any(each.startswith(aborting) for each in caplog.messages))
     node.inbox.may_go_on.set()
 
-    # A thread that dies of the answer, which comes after the abort, is a failure.
+    # The response comes after the abort. An exception in that thread fails the test.
     association.join(SOON_S)
     assert association.is_aborted
 
 
-def test_a_connection_that_drops_leaves_no_file_no_place_taken_and_a_log_line(
+def test_lost_connection_frees_its_slot_and_file_and_is_logged(
     serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = serve(max_associations=1)
     association = half_a_dataset(node, phantom)
 
-    sent_raw(association).shutdown(socket.SHUT_RDWR)
+    raw_socket(association).shutdown(socket.SHUT_RDWR)
 
     until(lambda: node.on_disk() == [])
     until(lambda: node.associate().is_established)
     assert node.inbox == []
     assert [each for each in caplog.messages if "ended" in each] == [
         "The association of MODALITY at 127.0.0.1 ended in the middle of "
-        + cut_off(phantom)
+        + interruption(phantom)
     ]
 
 
-def test_a_pdu_of_absurd_length_ends_the_connection(
+def test_pdu_over_the_length_limit_ends_the_connection(
     serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     node = serve()
     association = half_a_dataset(node, phantom)
 
     length = connection.LONGEST_PDU + 1
-    sent_raw(association).sendall(b"\x04\x00" + length.to_bytes(4, "big"))
+    raw_socket(association).sendall(b"\x04\x00" + length.to_bytes(4, "big"))
 
     association.join(SOON_S)
     until(lambda: node.on_disk() == [])
@@ -888,7 +895,7 @@ def test_a_pdu_of_absurd_length_ends_the_connection(
     assert line.endswith(": a PDU of 1048577 bytes was announced, more than 1048576")
 
 
-def test_half_a_pdu_holds_an_association_no_longer_than_the_deadline(
+def test_incomplete_pdu_ends_the_association_at_the_deadline(
     serve: Serve,
     phantom: Dataset,
     monkeypatch: pytest.MonkeyPatch,
@@ -898,24 +905,24 @@ def test_half_a_pdu_holds_an_association_no_longer_than_the_deadline(
     association = half_a_dataset(node, phantom)
     monkeypatch.setattr(connection, "PDU_DEADLINE_S", 0.2)
 
-    sent_raw(association).sendall(b"\x04\x00\x00\x00\x00\xff")
+    raw_socket(association).sendall(b"\x04\x00\x00\x00\x00\xff")
 
     association.join(SOON_S)
     until(lambda: node.on_disk() == [])
-    until(lambda: any(each.endswith(cut_off(phantom)) for each in caplog.messages))
+    until(lambda: any(each.endswith(interruption(phantom)) for each in caplog.messages))
 
 
-# --- the end
+# --- draining
 
 
-def test_draining_takes_nobody_new_and_lets_a_store_finish(
+def test_drain_rejects_new_connections_and_lets_a_store_finish(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve()
     node.inbox.may_go_on.clear()
-    answers: list[int] = []
+    statuses: list[int] = []
     sender = threading.Thread(
-        target=lambda: answers.append(
+        target=lambda: statuses.append(
             node.send(encoded(phantom), phantom.SOPInstanceUID).Status
         )
     )
@@ -931,7 +938,7 @@ def test_draining_takes_nobody_new_and_lets_a_store_finish(
     drain.join(SOON_S)
     sender.join(SOON_S)
     assert drained == [True]
-    assert answers == [0x0000]
+    assert statuses == [0x0000]
     assert node.on_disk() == [".dcm"]
 
 
@@ -943,7 +950,7 @@ def can_connect(node: Node) -> bool:
     return True
 
 
-def test_an_association_that_does_not_end_is_aborted_after_the_timeout(
+def test_drain_aborts_associations_after_its_timeout(
     serve: Serve, phantom: Dataset
 ) -> None:
     node = serve()
@@ -955,10 +962,10 @@ def test_an_association_that_does_not_end_is_aborted_after_the_timeout(
     assert node.on_disk() == []
 
 
-# --- promise 6
+# --- log lines
 
 
-def test_logs_name_instances_by_their_uid_and_patients_never(
+def test_logs_name_instances_by_uid_and_contain_no_patient_data(
     serve: Serve, phantom: Dataset, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -969,11 +976,11 @@ def test_logs_name_instances_by_their_uid_and_patients_never(
     node.send(encoded(phantom)[:-10], phantom.SOPInstanceUID)
     node.associate(titles=("MODALITY", "ANY-SCP"))
 
-    ours = [r for r in caplog.records if r.name.startswith("dicom_node")]
-    informed = [r.getMessage() for r in ours if r.levelno == logging.INFO]
+    node_records = [r for r in caplog.records if r.name.startswith("dicom_node")]
+    messages = [r.getMessage() for r in node_records if r.levelno == logging.INFO]
     size = len(encoded(phantom))
     uid = phantom.SOPInstanceUID
-    [received] = informed
+    [received] = messages
     assert received.startswith(f"Received {uid} [{node.inbox[0].id}] in ")
     assert received.endswith(f" s: from MODALITY, {size} bytes")
     assert "PHANTOM" not in caplog.text

@@ -1,4 +1,4 @@
-"""What runs the node on several machines says what the code says."""
+"""The Kubernetes and Compose files for several machines agree with the code."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ def pod_of(role: str) -> dict[str, Any]:
 
 
 def secrets_of(container: dict[str, Any]) -> set[str]:
-    """The keys of the secret that a container gets."""
+    """Keys of the secret that a container gets."""
     if "envFrom" in container:
         assert container["envFrom"] == [{"secretRef": {"name": "fracture-node"}}]
         return {*SECRET}
@@ -64,13 +64,13 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_a_manifest_is_one_of_kubernetes(path: Path) -> None:
+def test_manifest_is_valid(path: Path) -> None:
     newest = kubernetes_validate.latest_version()
     for resource in yaml.safe_load_all(path.read_text()):
         kubernetes_validate.validate(resource, newest, strict=True)
 
 
-def test_what_is_no_manifest_is_told_from_one() -> None:
+def test_validation_rejects_an_invalid_manifest() -> None:
     wrong = named("Deployment", "fracture-node-api")
     wrong["spec"]["template"]["spec"]["containers"][0]["comand"] = ["serve"]
 
@@ -79,7 +79,7 @@ def test_what_is_no_manifest_is_told_from_one() -> None:
 
 
 @pytest.mark.parametrize("role", [*ROLES, "migrate"])
-def test_a_pod_runs_its_role_on_the_settings_that_it_is_given(
+def test_pod_runs_its_role_with_the_mounted_settings(
     role: str, settings: Settings
 ) -> None:
     pod = pod_of(role)
@@ -87,7 +87,7 @@ def test_a_pod_runs_its_role_on_the_settings_that_it_is_given(
     command, option, file = container["args"]
     mounts = {each["mountPath"] for each in container["volumeMounts"]}
     (user,) = instructions("USER")
-    rights = container["securityContext"]
+    security = container["securityContext"]
 
     assert (command, option) == (role, "--config")
     assert command in COMMANDS
@@ -97,15 +97,15 @@ def test_a_pod_runs_its_role_on_the_settings_that_it_is_given(
     assert f"--uid {pod['securityContext']['runAsUser']}" in " ".join(
         each for each in instructions("RUN") if user in each
     )
-    assert rights["readOnlyRootFilesystem"]
-    assert rights["capabilities"] == {"drop": ["ALL"]}
-    if role in ROLES:  # the others need no spool
+    assert security["readOnlyRootFilesystem"]
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    if role in ROLES:  # a migration needs no spool
         assert str(settings.storage.directory) in mounts
         longest = max(receiver.DRAIN_S, worker.DRAIN_S)
         assert pod["terminationGracePeriodSeconds"] > longest
 
 
-def test_services_lead_to_where_roles_listen(settings: Settings) -> None:
+def test_services_use_the_ports_of_the_roles(settings: Settings) -> None:
     ports = {"receiver": settings.receiver.port, "api": settings.api.port}
     for role, port in ports.items():
         (container,) = pod_of(role)["containers"]
@@ -116,7 +116,7 @@ def test_services_lead_to_where_roles_listen(settings: Settings) -> None:
         assert served["targetPort"] == given["name"]
 
 
-def test_selectors_find_the_pods_of_their_role() -> None:
+def test_selectors_match_the_pods_of_their_role() -> None:
     for role, kind in ROLES.items():
         template = named(kind, f"fracture-node-{role}")["spec"]
         labels = template["template"]["metadata"]["labels"]
@@ -125,18 +125,18 @@ def test_selectors_find_the_pods_of_their_role() -> None:
         assert template["selector"]["matchLabels"] == labels == service
 
 
-def test_probes_ask_what_the_api_answers() -> None:
+def test_probes_use_routes_of_the_api() -> None:
     (container,) = pod_of("api")["containers"]
     routes = {getattr(each, "path", "") for each in health_router({}).routes}
 
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         path, _, query = container[probe]["httpGet"]["path"].partition("?")
         assert path in routes
-        # A dead worker must not take the pages away that say so.
+        # If the worker is dead, the pages must stay available to show it.
         assert query == ("role=api" if path == "/readyz" else "")
 
 
-def test_the_settings_of_the_pods_are_settings(settings: Settings) -> None:
+def test_settings_of_the_pods_are_complete(settings: Settings) -> None:
     assert settings.storage.database
     assert settings.destinations
     assert unsettled(settings.api) == []
@@ -149,7 +149,7 @@ def compose() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("role", [*ROLES, "migrate"])
-def test_a_role_in_compose_works_on_the_database_beside_it(
+def test_role_in_compose_uses_the_database_of_compose(
     role: str, compose: dict[str, Any]
 ) -> None:
     service = compose[role]
@@ -169,19 +169,20 @@ def test_a_role_in_compose_works_on_the_database_beside_it(
     assert settings.storage.database.endswith("@postgres/node")
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert "hostname" not in service  # of two that are called the same, one ends
+    # Two containers with the same host name would conflict.
+    assert "hostname" not in service
 
 
-def test_the_balancer_is_what_orthanc_and_modalities_call(
+def test_load_balancer_has_the_address_that_peers_use(
     compose: dict[str, Any], peer: Callable[[str], str]
 ) -> None:
     balancer, port = compose["balancer"], DEFAULTS.receiver.port
     file = ROOT / "docs" / "haproxy.cfg"
-    words = file.read_text()
+    text = file.read_text()
 
     assert balancer["networks"]["default"]["aliases"] == ["node"]
     assert balancer["ports"] == [f"127.0.0.1:{port}:{port}"]
-    assert f"bind :{port}" in words
-    assert f" receiver:{port} " in words
-    assert f"timeout client {receiver.IDLE_S + 30:.0f}s" in words
+    assert f"bind :{port}" in text
+    assert f" receiver:{port} " in text
+    assert f"timeout client {receiver.IDLE_S + 30:.0f}s" in text
     subprocess.run([peer("haproxy"), "-c", "-f", file], check=True)

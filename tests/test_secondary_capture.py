@@ -1,4 +1,4 @@
-"""The Secondary Capture: what it says, in which series it lies, and what names it."""
+"""The Secondary Capture: its attributes, series and UIDs."""
 
 import time
 import warnings
@@ -59,7 +59,7 @@ def dataset() -> Dataset:
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
-    """Lay a dataset into a file, as the receiver does."""
+    """Write a dataset to a file, as the receiver does."""
 
     def spooled(dataset: Dataset) -> ReceivedInstance:
         path = tmp_path / f"{dataset.SOPInstanceUID}.dcm"
@@ -99,7 +99,7 @@ def encode(
     return dataset
 
 
-def test_it_lies_in_the_study_of_its_source_and_in_a_series_of_its_own(
+def test_capture_has_its_own_series_in_the_study_of_its_source(
     spool: Spool, dataset: Dataset
 ) -> None:
     capture = encode(spool(dataset))
@@ -117,7 +117,7 @@ def test_it_lies_in_the_study_of_its_source_and_in_a_series_of_its_own(
     assert capture.PatientID == dataset.PatientID
 
 
-def test_its_pixels_are_the_result_picture(spool: Spool, dataset: Dataset) -> None:
+def test_pixels_are_those_of_the_result_image(spool: Spool, dataset: Dataset) -> None:
     capture = encode(spool(dataset))
 
     picture = render(RADIOGRAPH, FINDING, long_side=2048)
@@ -125,9 +125,7 @@ def test_its_pixels_are_the_result_picture(spool: Spool, dataset: Dataset) -> No
     assert capture.PhotometricInterpretation == "RGB"
 
 
-def test_a_picture_of_an_odd_number_of_bytes_is_padded(
-    spool: Spool, dataset: Dataset
-) -> None:
+def test_pixel_data_of_odd_length_is_padded(spool: Spool, dataset: Dataset) -> None:
     odd = next(
         radiograph
         for radiograph in odd_radiographs()
@@ -144,7 +142,7 @@ def odd_radiographs() -> Iterator[Radiograph]:
         yield Radiograph(np.zeros((rows, 701), np.uint8), None, (rows, 701))
 
 
-def test_the_same_arguments_give_the_same_bytes(spool: Spool, dataset: Dataset) -> None:
+def test_same_arguments_give_the_same_bytes(spool: Spool, dataset: Dataset) -> None:
     instance = spool(dataset)
 
     first = encode_file(instance, RADIOGRAPH, FINDING, OPTIONS)
@@ -165,10 +163,10 @@ CHANGES = [
 ]
 
 
-def test_other_bytes_that_say_and_show_the_same_make_the_same_object(
+def test_source_with_another_content_digest_gives_the_same_object(
     spool: Spool, dataset: Dataset
 ) -> None:
-    """As of an instance that was encoded anew on its way."""
+    """Another system may have encoded the same instance again."""
     instance = spool(dataset)
     other = replace(instance, content_digest="ef" * 32)
 
@@ -179,7 +177,7 @@ def test_other_bytes_that_say_and_show_the_same_make_the_same_object(
 
 
 @pytest.mark.parametrize(("instance", "finding", "options"), CHANGES)
-def test_whatever_alters_the_object_alters_its_uid(
+def test_uid_changes_with_the_content_of_the_object(
     spool: Spool,
     dataset: Dataset,
     instance: dict[str, datetime],
@@ -197,9 +195,7 @@ def test_whatever_alters_the_object_alters_its_uid(
     assert other.SOPInstanceUID != encode(source).SOPInstanceUID
 
 
-def test_another_window_at_decoding_alters_the_uid(
-    spool: Spool, dataset: Dataset
-) -> None:
+def test_uid_changes_with_the_decoded_pixels(spool: Spool, dataset: Dataset) -> None:
     instance = spool(dataset)
     darker = replace(RADIOGRAPH, pixels=RADIOGRAPH.pixels // 2)
 
@@ -208,7 +204,7 @@ def test_another_window_at_decoding_alters_the_uid(
     assert other.SOPInstanceUID != encode(instance).SOPInstanceUID
 
 
-def test_equal_uids_are_equal_bytes_and_another_time_is_another_object(
+def test_uid_depends_on_the_time_of_receipt_and_not_on_the_instance_id(
     spool: Spool, dataset: Dataset
 ) -> None:
     instance = spool(dataset)
@@ -224,9 +220,7 @@ def test_equal_uids_are_equal_bytes_and_another_time_is_another_object(
     assert third.sop_instance_uid != first.sop_instance_uid
 
 
-def test_uids_are_valid_uuids_as_decimal_numbers(
-    spool: Spool, dataset: Dataset
-) -> None:
+def test_uids_are_uuids_as_decimal_numbers(spool: Spool, dataset: Dataset) -> None:
     capture = encode(spool(dataset))
 
     (contribution,) = capture.ContributingEquipmentSequence
@@ -248,21 +242,21 @@ def test_images_of_one_series_and_model_share_a_result_series(
 ) -> None:
     sibling = deepcopy(dataset)
     sibling.SOPInstanceUID = generate_uid()
-    stranger = deepcopy(sibling)
-    stranger.SOPInstanceUID = generate_uid()
-    stranger.SeriesInstanceUID = generate_uid()
+    other_series = deepcopy(sibling)
+    other_series.SOPInstanceUID = generate_uid()
+    other_series.SeriesInstanceUID = generate_uid()
     retrained = replace(FINDING, model=replace(MODEL, digest="12" * 32))
     first = encode(spool(dataset))
 
     assert encode(spool(sibling)).SeriesInstanceUID == first.SeriesInstanceUID
     assert encode(spool(sibling)).SOPInstanceUID != first.SOPInstanceUID
-    assert encode(spool(stranger)).SeriesInstanceUID != first.SeriesInstanceUID
+    assert encode(spool(other_series)).SeriesInstanceUID != first.SeriesInstanceUID
     assert encode(spool(dataset), retrained).SeriesInstanceUID != (
         first.SeriesInstanceUID
     )
 
 
-def test_two_studies_never_share_a_series_even_without_series_uids(
+def test_studies_without_series_uids_have_separate_result_series(
     spool: Spool, dataset: Dataset
 ) -> None:
     other = phantom_dataset(PHANTOM)
@@ -300,7 +294,7 @@ def test_times_are_in_the_time_zone_of_the_source(
     assert contribution.ContributionDateTime == f"{date}{clock}{offset}"
 
 
-def test_times_are_those_of_the_place_where_the_source_names_no_zone(
+def test_times_are_in_local_time_if_the_source_has_no_time_zone(
     spool: Spool, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Asia/Tokyo")  # +09:00, without summer time
@@ -317,7 +311,7 @@ def test_times_are_those_of_the_place_where_the_source_names_no_zone(
     assert capture.SOPInstanceUID != encode(spool(dataset)).SOPInstanceUID
 
 
-def test_it_points_at_its_source(spool: Spool, dataset: Dataset) -> None:
+def test_capture_references_its_source(spool: Spool, dataset: Dataset) -> None:
     capture = encode(spool(dataset))
 
     (image,) = capture.SourceImageSequence
@@ -332,7 +326,7 @@ def test_it_points_at_its_source(spool: Spool, dataset: Dataset) -> None:
     assert "Grad-CAM" in capture.DerivationDescription
 
 
-def test_it_names_the_node_and_the_weights(spool: Spool, dataset: Dataset) -> None:
+def test_capture_names_the_node_and_the_weights(spool: Spool, dataset: Dataset) -> None:
     capture = encode(spool(dataset))
 
     (item,) = capture.ContributingEquipmentSequence
@@ -349,7 +343,9 @@ def test_it_names_the_node_and_the_weights(spool: Spool, dataset: Dataset) -> No
     assert other.DeviceUID != item.DeviceUID
 
 
-def test_the_comment_says_what_the_caption_says(spool: Spool, dataset: Dataset) -> None:
+def test_image_comments_contain_the_text_of_the_caption(
+    spool: Spool, dataset: Dataset
+) -> None:
     capture = encode(spool(dataset))
 
     assert capture.ImageComments == (
@@ -359,7 +355,7 @@ def test_the_comment_says_what_the_caption_says(spool: Spool, dataset: Dataset) 
     assert capture.ContentQualification == "RESEARCH"
 
 
-def test_the_derivation_says_what_was_assumed_of_the_source(
+def test_derivation_description_contains_the_assumptions(
     spool: Spool, dataset: Dataset
 ) -> None:
     assumed = "Bits Allocated (0028,0100) is 16; 8 is assumed.", "The image keeps 0%."
@@ -373,7 +369,7 @@ def test_the_derivation_says_what_was_assumed_of_the_source(
     assert capture.DerivationDescription == expected
 
 
-def test_a_model_of_any_name_is_named_in_ascii_and_in_one_value(
+def test_model_name_is_written_as_one_ascii_value(
     spool: Spool, dataset: Dataset
 ) -> None:
     model = ModelIdentity("Brüche\\x\n" + "骨" * 80, "v1\\2", "ab" * 32)
@@ -389,14 +385,14 @@ def test_a_model_of_any_name_is_named_in_ascii_and_in_one_value(
 @pytest.mark.parametrize(
     ("given", "written"),
     [
-        # 400 rows are enlarged by 2, 800 written: half the source's size each.
-        pytest.param([0.2, 0.3], [0.1, 0.15], id="each axis by itself"),
+        # 400 rows are enlarged to 800, so each pixel has half the size.
+        pytest.param([0.2, 0.3], [0.1, 0.15], id="different axes"),
         pytest.param([0.0, 0.3], None, id="zero"),
         pytest.param([0.2], None, id="one value"),
         pytest.param(None, None, id="absent"),
     ],
 )
-def test_pixel_spacing_is_scaled_to_the_written_size(
+def test_pixel_spacing_is_scaled_to_the_result_size(
     spool: Spool, dataset: Dataset, given: list[float] | None, written: list[float]
 ) -> None:
     del dataset.ImagerPixelSpacing
@@ -411,7 +407,7 @@ def test_pixel_spacing_is_scaled_to_the_written_size(
     assert ("PixelSpacingCalibrationType" in capture) == (written is not None)
 
 
-def test_spacing_counts_stored_pixels_where_they_were_made_square(
+def test_spacing_of_pixels_that_were_made_square_refers_to_stored_pixels(
     spool: Spool, dataset: Dataset
 ) -> None:
     # Stored 800 x 300 at 0.1 x 0.2 mm, displayed 400 x 300 and written twice that.
@@ -423,7 +419,7 @@ def test_spacing_counts_stored_pixels_where_they_were_made_square(
     assert capture.PixelSpacing == [0.1, 0.1]
 
 
-def test_spacing_at_the_detector_stands_in_uncalibrated(
+def test_spacing_at_the_detector_is_used_without_calibration(
     spool: Spool, dataset: Dataset
 ) -> None:
     dataset.ImagerPixelSpacing = [0.3, 0.3]
@@ -435,7 +431,9 @@ def test_spacing_at_the_detector_stands_in_uncalibrated(
     assert "PixelSpacingCalibrationType" not in capture
 
 
-def test_once_lossy_always_lossy(spool: Spool, dataset: Dataset) -> None:
+def test_lossy_compression_of_the_source_is_copied(
+    spool: Spool, dataset: Dataset
+) -> None:
     dataset.LossyImageCompression = "01"
     dataset.LossyImageCompressionRatio = 12.5
     dataset.LossyImageCompressionMethod = "ISO_10918_1"
@@ -448,7 +446,7 @@ def test_once_lossy_always_lossy(spool: Spool, dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "transfer_syntax", "written"),
+    ("given", "transfer_syntax", "written"),
     [
         ("00", ExplicitVRLittleEndian, "00"),
         (None, ExplicitVRLittleEndian, None),
@@ -456,16 +454,16 @@ def test_once_lossy_always_lossy(spool: Spool, dataset: Dataset) -> None:
         ("00", JPEGBaseline8Bit, "01"),
     ],
 )
-def test_lossy_compression_is_as_the_source_or_its_transfer_syntax_says(
+def test_lossy_compression_follows_the_source_and_its_transfer_syntax(
     spool: Spool,
     dataset: Dataset,
-    said: str | None,
+    given: str | None,
     transfer_syntax: UID,
     written: str | None,
 ) -> None:
     del dataset.LossyImageCompression
-    if said:
-        dataset.LossyImageCompression = said
+    if given:
+        dataset.LossyImageCompression = given
     instance = spool(dataset)
     header = replace(instance.header, transfer_syntax_uid=str(transfer_syntax))
 
@@ -475,24 +473,24 @@ def test_lossy_compression_is_as_the_source_or_its_transfer_syntax_says(
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"),
+    ("given", "expected"),
     [
         pytest.param(("L", None, "HAND"), ("L", None), id="of the series"),
         pytest.param((None, "R", "HAND"), (None, "R"), id="of the image"),
-        pytest.param((None, None, "HAND"), ("", None), id="nobody said"),
-        pytest.param((None, None, None), ("", None), id="not even of what"),
-        pytest.param((None, None, "CHEST"), (None, None), id="there is one"),
-        pytest.param(("", None, "CHEST"), ("", None), id="as empty as the source"),
+        pytest.param((None, None, "HAND"), ("", None), id="absent"),
+        pytest.param((None, None, None), ("", None), id="no body part"),
+        pytest.param((None, None, "CHEST"), (None, None), id="unpaired body part"),
+        pytest.param(("", None, "CHEST"), ("", None), id="empty in the source"),
     ],
 )
-def test_laterality_is_copied_or_left_open_but_never_invented(
+def test_laterality_is_copied_or_empty(
     spool: Spool,
     dataset: Dataset,
-    said: tuple[str | None, ...],
+    given: tuple[str | None, ...],
     expected: tuple[str | None, ...],
 ) -> None:
     keywords = ("Laterality", "ImageLaterality", "BodyPartExamined")
-    for keyword, value in zip(keywords, said, strict=True):
+    for keyword, value in zip(keywords, given, strict=True):
         if keyword in dataset:
             del dataset[keyword]
         if value is not None:
@@ -501,10 +499,10 @@ def test_laterality_is_copied_or_left_open_but_never_invented(
     capture = encode(spool(dataset))
 
     assert (capture.get("Laterality"), capture.get("ImageLaterality")) == expected
-    assert capture.get("BodyPartExamined") == said[-1]
+    assert capture.get("BodyPartExamined") == given[-1]
 
 
-def test_type_2_attributes_the_source_lacks_are_empty_and_others_absent(
+def test_missing_type_2_attributes_are_empty_and_others_absent(
     spool: Spool, dataset: Dataset
 ) -> None:
     del dataset.PatientOrientation, dataset.StudyID, dataset.PatientSex
@@ -518,7 +516,7 @@ def test_type_2_attributes_the_source_lacks_are_empty_and_others_absent(
         assert keyword not in capture
 
 
-def test_burned_in_annotation_is_the_word_of_the_source(
+def test_burned_in_annotation_is_copied_from_the_source(
     spool: Spool, dataset: Dataset
 ) -> None:
     dataset.BurnedInAnnotation = "YES"
@@ -527,7 +525,7 @@ def test_burned_in_annotation_is_the_word_of_the_source(
 
 
 @pytest.mark.parametrize("items", [0, 1, 2])
-def test_the_anatomic_region_is_copied_where_it_is_one(
+def test_anatomic_region_is_copied_if_it_has_one_item(
     spool: Spool, dataset: Dataset, items: int
 ) -> None:
     (region,) = dataset.AnatomicRegionSequence
@@ -538,7 +536,9 @@ def test_the_anatomic_region_is_copied_where_it_is_one(
     assert ("AnatomicRegionSequence" in capture) == (items == 1)
 
 
-def test_a_negative_result_says_so(spool: Spool, dataset: Dataset) -> None:
+def test_image_comments_of_a_negative_result_say_no_fracture(
+    spool: Spool, dataset: Dataset
+) -> None:
     negative = replace(FINDING, probability=0.02, arrow=None)
 
     capture = encode(spool(dataset), negative)
@@ -558,7 +558,7 @@ def test_a_negative_result_says_so(spool: Spool, dataset: Dataset) -> None:
     ids=lambda uid: uid.name,
 )
 @pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
-def test_dciodvfy_finds_no_fault_with_the_result_of_a_phantom(
+def test_dciodvfy_finds_no_error_in_the_result_of_a_phantom(
     spool: Spool,
     complaints: Complaints,
     tmp_path: Path,
@@ -577,7 +577,7 @@ def test_dciodvfy_finds_no_fault_with_the_result_of_a_phantom(
 
 
 @pytest.mark.shared
-def test_dciodvfy_finds_no_fault_that_the_source_does_not_have_already(
+def test_result_of_a_real_source_has_only_the_errors_of_the_source(
     shared: Path, complaints: Complaints, tmp_path: Path
 ) -> None:
     new = {}

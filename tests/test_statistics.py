@@ -1,4 +1,4 @@
-"""Figures of merit, against scikit-learn and against what can be counted by hand."""
+"""Metrics of a classifier, compared with scikit-learn and with hand calculations."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from inference.training.statistics import (
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_areas_are_those_of_scikit_learn_ties_included(seed: int) -> None:
+def test_areas_equal_those_of_scikit_learn_with_ties(seed: int) -> None:
     random = np.random.default_rng(seed)
     truth = random.random(200) < 0.2
     score = np.round(random.random(200) + 0.3 * truth, 1)
@@ -26,31 +26,31 @@ def test_areas_are_those_of_scikit_learn_ties_included(seed: int) -> None:
     assert average_precision(truth, score) == pytest.approx(expected)
 
 
-def test_without_fractures_there_is_no_area() -> None:
+def test_areas_without_fractures_are_nan() -> None:
     none, score = np.zeros(3, bool), np.array([0.1, 0.2, 0.3])
 
     assert np.isnan(auc(none, score))
     assert np.isnan(average_precision(none, score))
 
 
-def test_specificity_is_that_of_the_highest_threshold_that_finds_nine_of_ten() -> None:
+def test_specificity_at_sensitivity_uses_the_highest_sufficient_threshold() -> None:
     fractures = np.arange(10, 20) / 20  # the threshold is the second lowest, 0.55
     others = np.array([0.1, 0.54, 0.55, 0.9])
     truth = np.r_[np.ones(10, bool), np.zeros(4, bool)]
     score = np.r_[fractures, others]
 
     assert specificity_at_sensitivity(truth, score) == 2 / 4
-    # Of nine fractures, eight are fewer than 90 %: all nine have to be found.
+    # Eight of nine fractures are less than 90 %, so all nine must be found.
     assert specificity_at_sensitivity(truth[1:], score[1:]) == 2 / 4
     assert specificity_at_sensitivity(truth[2:], score[2:]) == 3 / 4
     assert np.isnan(specificity_at_sensitivity(truth[:10], fractures))
 
 
-def test_calibration_error_weighs_the_gap_of_each_tenth_by_its_count() -> None:
+def test_calibration_error_weights_each_bin_by_its_count() -> None:
     probability = np.array([0.05, 0.05, 0.95, 0.95])
     truth = np.array([False, False, True, False])
 
-    # Two are said 5 % and 0 % are; two are said 95 % and 50 % are.
+    # Two have a probability of 5 % and a rate of 0 %; two have 95 % and 50 %.
     assert calibration_error(truth, probability) == pytest.approx(
         (2 * 0.05 + 2 * 0.45) / 4
     )
@@ -60,12 +60,14 @@ def test_calibration_error_weighs_the_gap_of_each_tenth_by_its_count() -> None:
     assert [count for _, _, count in reliability(truth, probability)] == [2, 2]
 
 
-def test_an_interval_over_groups_is_wider_than_one_over_images() -> None:
+def test_interval_over_groups_is_wider_than_over_images() -> None:
     value = np.repeat([0.0, 1.0], 50)
 
-    alone = interval(lambda rows: value[rows].mean(), [str(n) for n in range(100)])
-    together = interval(lambda rows: value[rows].mean(), ["a"] * 50 + ["b"] * 50)
+    over_images = interval(
+        lambda rows: value[rows].mean(), [str(n) for n in range(100)]
+    )
+    over_groups = interval(lambda rows: value[rows].mean(), ["a"] * 50 + ["b"] * 50)
 
     # The mean of 100 coins has a standard error of 0.05; two groups give 0, 1/2 or 1.
-    assert alone == pytest.approx((0.4, 0.6), abs=0.03)
-    assert together == (0.0, 1.0)
+    assert over_images == pytest.approx((0.4, 0.6), abs=0.03)
+    assert over_groups == (0.0, 1.0)

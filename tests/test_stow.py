@@ -1,4 +1,4 @@
-"""The STOW-RS user agent over real sockets: what arrives, and what is said of it."""
+"""The STOW-RS user agent over real sockets: requests and outcomes."""
 
 import base64
 import hashlib
@@ -39,7 +39,7 @@ def service() -> Iterator[Service]:
 
 @pytest.fixture
 def files(tmp_path: Path) -> dict[str, Path]:
-    """Two objects; that they are none is no matter here, only that they are bytes."""
+    """Two files with arbitrary bytes; STOW-RS does not read their content."""
     contents = {"1.2.1": b"\r\n--one\r\n\r\n" * 9, "1.2.2": bytes(range(256)) * 300}
     paths = {}
     for uid, content in contents.items():
@@ -64,7 +64,7 @@ def digests(contents: list[bytes]) -> list[str]:
     return [hashlib.sha256(each).hexdigest() for each in contents]
 
 
-def test_bytes_in_the_request_are_those_of_the_files_on_every_attempt(
+def test_each_attempt_sends_the_bytes_of_the_files(
     service: Service, files: dict[str, Path]
 ) -> None:
     service.replies = [said(503, {}), said(200, module(dict.fromkeys(files)))]
@@ -79,7 +79,7 @@ def test_bytes_in_the_request_are_those_of_the_files_on_every_attempt(
         assert digests([content for _, content in request.parts]) == expected
 
 
-def test_objects_travel_in_one_request_as_ps3_18_has_it(
+def test_objects_are_sent_in_one_multipart_request(
     service: Service, files: dict[str, Path]
 ) -> None:
     store_in(service, files)
@@ -94,7 +94,7 @@ def test_objects_travel_in_one_request_as_ps3_18_has_it(
     assert {head for head, _ in request.parts} == {b"Content-Type: application/dicom"}
 
 
-def test_objects_that_are_large_together_travel_in_several_requests(
+def test_large_sets_of_objects_are_sent_in_several_requests(
     service: Service, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stow, "MOST_BYTES", 1000)
@@ -108,7 +108,7 @@ def test_objects_that_are_large_together_travel_in_several_requests(
 
 
 @pytest.mark.parametrize("code", [400, 409, 413, 415])
-def test_objects_that_are_refused_as_a_whole_are_tried_by_themselves(
+def test_objects_are_sent_one_by_one_if_the_request_is_refused(
     service: Service, files: dict[str, Path], code: int
 ) -> None:
     good = said(200, module({"1.2.1": None}))
@@ -122,7 +122,7 @@ def test_objects_that_are_refused_as_a_whole_are_tried_by_themselves(
     assert outcomes["1.2.2"].comment.startswith(f"HTTP {code} ")
 
 
-def test_each_object_of_a_conflict_has_its_own_reason(
+def test_objects_of_a_409_response_have_their_own_reasons(
     service: Service, files: dict[str, Path]
 ) -> None:
     failed = module(failed={"1.2.1": 0xA700, "1.2.2": 0x0122})
@@ -153,7 +153,7 @@ def test_user_and_password_are_sent_as_basic_in_utf_8(
     assert base64.b64decode(pair).decode() == "us:pässwörd€"  # RFC 7617, section 2.1
 
 
-def test_nothing_of_the_environment_is_used(
+def test_proxy_and_netrc_of_the_environment_are_ignored(
     service: Service,
     files: dict[str, Path],
     monkeypatch: pytest.MonkeyPatch,
@@ -177,7 +177,7 @@ def test_nothing_of_the_environment_is_used(
         ("t€ken", "PACS_TOKEN holds no token"),
     ],
 )
-def test_without_a_usable_token_nothing_is_sent_and_the_variable_is_named(
+def test_nothing_is_sent_without_a_valid_token(
     service: Service, files: dict[str, Path], value: str, words: str
 ) -> None:
     outcomes = store_in(service, files, token_env=Secret("PACS_TOKEN", value))
@@ -187,7 +187,7 @@ def test_without_a_usable_token_nothing_is_sent_and_the_variable_is_named(
 
 
 @pytest.mark.parametrize("code", [401, 403])
-def test_credentials_that_are_not_accepted_are_tried_again_and_named(
+def test_rejected_credentials_give_retry_and_name_the_variable(
     service: Service, files: dict[str, Path], code: int
 ) -> None:
     service.replies = [Reply(code)]
@@ -201,7 +201,7 @@ def test_credentials_that_are_not_accepted_are_tried_again_and_named(
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
-def test_a_redirect_is_not_followed(
+def test_redirect_is_not_followed(
     service: Service, files: dict[str, Path], code: int
 ) -> None:
     login = Reply(200, b"<html>", "text/html")
@@ -213,7 +213,7 @@ def test_a_redirect_is_not_followed(
     assert {each.verdict for each in outcomes.values()} == {RETRY}
 
 
-def test_secrets_and_the_services_text_stay_out_of_logs_and_comments(
+def test_logs_and_comments_contain_no_secrets_and_no_text_of_the_service(
     service: Service, files: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -240,10 +240,11 @@ def test_reason_phrase_is_one_short_printable_line(
 
     outcome = store_in(service, files)["1.2.1"]
 
-    assert outcome.comment == "HTTP 503 [31mred " + "x" * 56  # 64 characters of its own
+    # The phrase is cut to 64 characters.
+    assert outcome.comment == "HTTP 503 [31mred " + "x" * 56
 
 
-def test_service_is_trusted_by_the_bundle_that_is_named(
+def test_certificate_is_verified_with_the_ca_bundle(
     files: dict[str, Path], tmp_path: Path, peer: Callable[[str], str]
 ) -> None:
     context, file = certificate(peer, tmp_path)
@@ -262,7 +263,7 @@ def test_service_is_trusted_by_the_bundle_that_is_named(
         ("DNS:elsewhere", True, "is not trusted: IP address mismatch"),
     ],
 )
-def test_service_that_is_not_trusted_gets_nothing(  # noqa: PLR0913, PLR0917 - fixtures
+def test_service_with_an_untrusted_certificate_gets_no_request(  # noqa: PLR0913, PLR0917 - fixtures
     files: dict[str, Path],
     tmp_path: Path,
     peer: Callable[[str], str],
@@ -282,7 +283,7 @@ def test_service_that_is_not_trusted_gets_nothing(  # noqa: PLR0913, PLR0917 - f
 
 
 @pytest.mark.parametrize("content", [None, "no certificate"])
-def test_bundle_that_is_none_is_said_in_words(
+def test_comment_names_an_invalid_ca_bundle(
     files: dict[str, Path], tmp_path: Path, peer: Callable[[str], str], content: str
 ) -> None:
     context, _ = certificate(peer, tmp_path)
@@ -298,45 +299,47 @@ def test_bundle_that_is_none_is_said_in_words(
     )
 
 
-def test_silent_service_holds_nobody_for_ever(files: dict[str, Path]) -> None:
+def test_silent_service_gives_retry_after_the_timeout(files: dict[str, Path]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
 
-        outcomes = store(files, web(f"http://{where}"), timeout_s=0.2)
+        outcomes = store(files, web(f"http://{address}"), timeout_s=0.2)
 
-    words = f"{where} hangs: nothing has moved for 0.2 s"
-    assert outcomes == dict.fromkeys(files, Outcome(RETRY, None, words))
+    comment = f"{address} hangs: nothing has moved for 0.2 s"
+    assert outcomes == dict.fromkeys(files, Outcome(RETRY, None, comment))
 
 
-def test_service_that_stops_reading_holds_nobody_for_ever(tmp_path: Path) -> None:
+def test_service_that_stops_reading_gives_retry_after_the_timeout(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "large").write_bytes(bytes(20_000_000))  # more than sockets buffer
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        where = f"127.0.0.1:{silent.getsockname()[1]}"
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
 
         (outcome,) = store(
-            {"1.2.3": tmp_path / "large"}, web(f"http://{where}"), timeout_s=0.2
+            {"1.2.3": tmp_path / "large"}, web(f"http://{address}"), timeout_s=0.2
         ).values()
 
     assert outcome == Outcome(
-        RETRY, None, f"{where} hangs: nothing has moved for 0.2 s"
+        RETRY, None, f"{address} hangs: nothing has moved for 0.2 s"
     )
 
 
-def test_slow_service_is_not_hurried_as_long_as_bytes_move(tmp_path: Path) -> None:
+def test_slow_service_does_not_time_out_while_it_reads(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(bytes(20_000_000))  # more than sockets buffer
     took: list[float] = []
 
     def read_slowly(listener: socket.socket) -> None:
         with listener.accept()[0] as connection:
-            start, left = time.monotonic(), 20_000_000
-            while left > 0 and (piece := connection.recv(400_000)):
-                left -= len(piece)
-                pace.wait(0.02)
+            start, remaining = time.monotonic(), 20_000_000
+            while remaining > 0 and (piece := connection.recv(400_000)):
+                remaining -= len(piece)
+                pause.wait(0.02)
             took.append(time.monotonic() - start)
-            with suppress(OSError):  # it has hung up
+            with suppress(OSError):  # the node may have disconnected
                 connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
 
-    pace = threading.Event()  # nobody sets it
+    pause = threading.Event()  # never set
     with socket.create_server(("127.0.0.1", 0)) as listener:
         reader = threading.Thread(target=read_slowly, args=(listener,))
         reader.start()
@@ -356,7 +359,7 @@ def test_slow_service_is_not_hurried_as_long_as_bytes_move(tmp_path: Path) -> No
         ("https://absent.invalid", "absent.invalid cannot be found"),
     ],
 )
-def test_service_that_is_not_there_is_said_in_words(
+def test_comment_names_a_service_that_is_unreachable(
     files: dict[str, Path], free_port: int, url: str, words: str
 ) -> None:
     outcomes = store(files, web(url.format(port=free_port)), timeout_s=10)
@@ -365,7 +368,7 @@ def test_service_that_is_not_there_is_said_in_words(
     assert outcomes == dict.fromkeys(files, expected)
 
 
-def test_answer_without_an_end_is_not_read(
+def test_response_over_the_limit_is_not_read(
     service: Service, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stow, "LARGEST_ANSWER", 1000)
@@ -377,7 +380,7 @@ def test_answer_without_an_end_is_not_read(
     assert "more than 1000 B" in outcomes["1.2.1"].comment
 
 
-def test_result_that_cannot_be_read_is_tried_again(
+def test_result_file_that_cannot_be_read_gives_retry(
     service: Service, files: dict[str, Path], tmp_path: Path
 ) -> None:
     outcomes = store_in(service, {**files, "1.2.3": tmp_path / "absent"})
@@ -386,11 +389,11 @@ def test_result_that_cannot_be_read_is_tried_again(
     assert outcomes["1.2.3"].comment.startswith("a result cannot be read: ")
 
 
-def test_sign_of_life_is_a_search_that_finds_nobody(service: Service) -> None:
+def test_service_check_is_a_search_for_an_unknown_study(service: Service) -> None:
     service.replies = [said(200, []), Reply(204)]
-    ours = web(service.url, token_env=Secret("PACS_TOKEN", HIDDEN))
+    destination = web(service.url, token_env=Secret("PACS_TOKEN", HIDDEN))
 
-    outcomes = [ask(ours, timeout_s=10) for _ in range(2)]
+    outcomes = [ask(destination, timeout_s=10) for _ in range(2)]
 
     request = service.requests[0]
     path, _, query = request.path.partition("?")
@@ -415,7 +418,7 @@ def test_sign_of_life_is_a_search_that_finds_nobody(service: Service) -> None:
         ),
     ],
 )
-def test_service_that_is_not_well_says_why(
+def test_failed_service_check_names_the_reason(
     service: Service, reply: Reply, words: str
 ) -> None:
     service.replies = [reply]
@@ -426,7 +429,7 @@ def test_service_that_is_not_well_says_why(
     assert outcome.comment == words
 
 
-def test_service_that_does_not_answer_says_why(free_port: int) -> None:
+def test_check_of_an_unreachable_service_names_the_reason(free_port: int) -> None:
     outcome = ask(web(f"http://127.0.0.1:{free_port}"), timeout_s=10)
 
     words = f"127.0.0.1:{free_port} refuses the connection"

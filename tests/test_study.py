@@ -1,4 +1,4 @@
-"""All results of a study beside their source: one patient, one study, to anybody."""
+"""Results and their source belong to one patient and one study for a validator."""
 
 import subprocess
 import warnings
@@ -32,8 +32,8 @@ FORMS = (
 GRAYSCALE = (*FORMS, Form("presentation_state"))
 
 
-def study(source: Path, folder: Path) -> list[Path]:
-    """The source, and everything that is ever made of it."""
+def write_study(source: Path, folder: Path) -> list[Path]:
+    """Write all types of results of a source; return all paths."""
     with warnings.catch_warnings(action="ignore"):
         header = dcmread(source, stop_before_pixels=True)
         instance = received(source, header)
@@ -52,10 +52,10 @@ def study(source: Path, folder: Path) -> list[Path]:
 
 
 def entity_errors(program: str, paths: list[Path]) -> set[str]:
-    """What dcentvfy says of information entities that differ from file to file."""
+    """Errors of dcentvfy about information entities that differ between files."""
     run = subprocess.run([program, *paths], capture_output=True, check=False)
-    said = (run.stdout + run.stderr).decode("latin-1").splitlines()
-    return {line for line in said if "Error" in line}
+    lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
+    return {line for line in lines if "Error" in line}
 
 
 def test_dcentvfy_finds_one_patient_and_one_study(
@@ -63,7 +63,7 @@ def test_dcentvfy_finds_one_patient_and_one_study(
 ) -> None:
     source = tmp_path / "source.dcm"
     phantom_dataset(draw_phantom(broken=True)).save_as(source, enforce_file_format=True)
-    paths = study(source, tmp_path)
+    paths = write_study(source, tmp_path)
 
     assert len(paths) == 1 + len(GRAYSCALE)
     assert entity_errors(peer("dcentvfy"), paths) == set()
@@ -74,13 +74,13 @@ def test_dcentvfy_finds_one_patient_and_one_study(
 
 
 @pytest.mark.shared
-def test_dcentvfy_finds_no_fault_with_the_results_of_real_radiographs(
+def test_dcentvfy_finds_no_new_errors_in_results_of_real_radiographs(
     shared: Path, peer: Callable[[str], str], tmp_path: Path
 ) -> None:
     program, faults, seen = peer("dcentvfy"), {}, 0
     for path in real_radiographs(shared):
         try:
-            paths = study(path, tmp_path)
+            paths = write_study(path, tmp_path)
         except NotAnalyzedError:
             continue
         seen += 1

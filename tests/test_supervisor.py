@@ -1,4 +1,4 @@
-"""How often a role that dies is started again, and which go before others."""
+"""Restarts, priorities and secrets of the roles."""
 
 import os
 import subprocess
@@ -14,12 +14,12 @@ from config.settings import load
 from dicom_node.supervisor import BEHIND_RECEIVERS, Node, Role
 from tests.served import alive, wait_for
 
-# Knows none of a role's options, and so ends by itself.
-ENDS = ["this_is_no_module"]
+# A module that does not exist, so that the process exits with an error.
+FAILING_COMMAND = ["this_is_no_module"]
 
 
-def lives(role: Role) -> bool:
-    """Look after a role whose process is at its end; say whether it has a new one."""
+def is_restarted(role: Role) -> bool:
+    """Wait until a role's process ends; return whether `revive` starts a new one."""
     assert role.process is not None
     before = role.process
     before.wait()
@@ -27,22 +27,22 @@ def lives(role: Role) -> bool:
     return role.process is not before
 
 
-def test_a_role_that_is_killed_is_started_again_at_once_however_often() -> None:
-    role = Role("killed", ENDS)
+def test_killed_role_is_restarted_immediately_every_time() -> None:
+    role = Role("killed", FAILING_COMMAND)
     starts = []
     for _ in range(5):
         role.process = subprocess.Popen(["sleep", "60"])
         role.process.kill()
-        starts.append(lives(role))
+        starts.append(is_restarted(role))
         role.process.wait()
 
     assert starts == [True] * 5
 
 
-def test_a_role_that_keeps_ending_by_itself_is_started_less_and_less_often() -> None:
-    role = Role("broken", ENDS)
+def test_role_that_keeps_exiting_is_restarted_after_growing_pauses() -> None:
+    role = Role("broken", FAILING_COMMAND)
     role.start()
-    starts = [lives(role) for _ in range(3)]
+    starts = [is_restarted(role) for _ in range(3)]
     assert isinstance(role.process, subprocess.Popen)
     role.process.wait()
 
@@ -51,7 +51,7 @@ def test_a_role_that_keeps_ending_by_itself_is_started_less_and_less_often() -> 
 
 @contextmanager
 def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]:
-    """A node that has bound its sockets and started nothing."""
+    """A node with bound sockets and no processes."""
     variables = {
         "FRACTURE_NODE__STORAGE__DIRECTORY": str(folder),
         "FRACTURE_NODE__RECEIVER__PORT": "0",
@@ -64,19 +64,19 @@ def bound(folder: Path, *, api: int, file: Path | None = None) -> Iterator[Node]
         each.close()
 
 
-def test_receivers_go_before_all_other_roles_under_load(tmp_path: Path) -> None:
+def test_receivers_have_higher_priority_than_other_roles(tmp_path: Path) -> None:
     niceness = {}
     with bound(tmp_path, api=1) as node:
         for role in node.roles:
-            ends = Role(role.name, ENDS, niceness=role.niceness)
-            ends.start()
-            assert ends.process is not None
-            niceness[role.name] = os.getpriority(os.PRIO_PROCESS, ends.process.pid)
-            ends.process.wait()
+            probe = Role(role.name, FAILING_COMMAND, niceness=role.niceness)
+            probe.start()
+            assert probe.process is not None
+            niceness[role.name] = os.getpriority(os.PRIO_PROCESS, probe.process.pid)
+            probe.process.wait()
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    behind = own + BEHIND_RECEIVERS
-    assert niceness == {"receiver-0": own, "worker-0": behind, "api": behind}
+    lower = own + BEHIND_RECEIVERS
+    assert niceness == {"receiver-0": own, "worker-0": lower, "api": lower}
 
 
 SECRETS = """
@@ -98,7 +98,7 @@ password_env = "STOW_PASSWORD"
 """
 
 
-def test_each_role_gets_only_the_secrets_that_it_needs(
+def test_role_gets_only_the_secrets_that_it_needs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secrets = {"PAGE": "p" * 20, "STOW_TOKEN": "token", "STOW_PASSWORD": "word"}
@@ -109,9 +109,11 @@ def test_each_role_gets_only_the_secrets_that_it_needs(
     given: dict[str, set[str]] = {}
     with bound(tmp_path, api=1, file=file) as node:
         for role in node.roles:
-            ends = Role(role.name, ENDS, withheld=role.withheld)
-            monkeypatch.setattr(subprocess, "Popen", partial(_noting, given, role))
-            ends.start()
+            probe = Role(role.name, FAILING_COMMAND, withheld=role.withheld)
+            monkeypatch.setattr(
+                subprocess, "Popen", partial(_record_secrets, given, role)
+            )
+            probe.start()
 
     archives = {"STOW_TOKEN", "STOW_PASSWORD"}
     assert given == {
@@ -121,7 +123,7 @@ def test_each_role_gets_only_the_secrets_that_it_needs(
     }
 
 
-def _noting(
+def _record_secrets(
     given: dict[str, set[str]],
     role: Role,
     _arguments: list[str],
@@ -129,15 +131,16 @@ def _noting(
     env: dict[str, str],
     **_: object,
 ) -> None:
-    """Note which of the secrets a process would be started with."""
+    """Record the secrets in the environment of a process, instead of starting it."""
     known = {"PAGE", "STOW_TOKEN", "STOW_PASSWORD"}
     given[role.name] = known & set(env)
 
 
-def test_a_role_dies_with_its_supervisor_before_it_has_imported_anything(
+def test_role_dies_with_its_supervisor_before_its_imports(
     tmp_path: Path,
 ) -> None:
-    slow = tmp_path / "python"  # one that has not come to the module yet
+    # Stands for an interpreter that has not imported the module yet.
+    slow = tmp_path / "python"
     slow.write_text("#!/bin/sh\nexec sleep 600\n")
     slow.chmod(0o700)
     script = (
@@ -147,15 +150,17 @@ def test_a_role_dies_with_its_supervisor_before_it_has_imported_anything(
         "print(role.process.pid, flush=True); role.process.wait()\n"
     )
 
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as it:
-        assert it.stdout is not None
-        role = int(it.stdout.readline())
-        it.kill()
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE
+    ) as supervisor:
+        assert supervisor.stdout is not None
+        role = int(supervisor.stdout.readline())
+        supervisor.kill()
 
     wait_for(lambda: not alive(role))
 
 
-def test_a_node_without_an_api_opens_no_port_for_one(tmp_path: Path) -> None:
+def test_node_without_api_opens_no_api_port(tmp_path: Path) -> None:
     with bound(tmp_path, api=0) as node:
         assert [role.name for role in node.roles] == ["receiver-0", "worker-0"]
         assert node.api_port == 0

@@ -1,4 +1,4 @@
-"""What workers do with work that ended in an error, or that others left."""
+"""Sweeps of a worker: failed work, clock changes and retention."""
 
 import logging
 import time
@@ -35,7 +35,7 @@ ANSWER = Answer(
 
 @pytest.fixture
 def journal(tmp_path: Path) -> Iterator[Journal]:
-    """The journal of a database whose work DBOS looks after, but does not run."""
+    """The journal of a database with a DBOS that runs no work."""
     storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
     migrate(storage)
     engine = open_engine(storage.database_url)
@@ -68,7 +68,7 @@ def record(
     journal.record(instance)
 
 
-def test_work_that_ended_in_an_error_shows_though_its_arguments_cannot_be_read(
+def test_failed_work_is_recorded_if_its_arguments_cannot_be_read(
     journal: Journal, tmp_path: Path
 ) -> None:
     ids = ["a" * 32, "b" * 32]
@@ -89,7 +89,7 @@ def test_work_that_ended_in_an_error_shows_though_its_arguments_cannot_be_read(
     assert rows[1].reason.startswith("pacs: An error of this program")
 
 
-def test_work_does_not_wait_an_hour_more_when_the_clock_is_set_back_by_one(
+def test_work_is_not_delayed_if_the_clock_is_set_back(
     journal: Journal, tmp_path: Path
 ) -> None:
     hour_ms = 3_600_000
@@ -97,7 +97,7 @@ def test_work_does_not_wait_an_hour_more_when_the_clock_is_set_back_by_one(
     engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
     for each in (twin, waiting):
         record(journal, tmp_path, each, DigitalXRayImageStorageForProcessing)
-    with engine.begin() as connection:  # as if asked for an hour from now
+    with engine.begin() as connection:  # as if enqueued one hour from now
         connection.exec_driver_sql(
             "UPDATE workflow_status SET created_at = created_at + ?, "
             "delay_until_epoch_ms = delay_until_epoch_ms + ? WHERE workflow_uuid = ?",
@@ -107,16 +107,16 @@ def test_work_does_not_wait_an_hour_more_when_the_clock_is_set_back_by_one(
 
     catch_up_with_the_clock()
 
-    left = {
+    delays = {
         each.workflow_id: (each.delay_until_epoch_ms or 0) / 1000 - before
         for each in DBOS.list_workflows()
     }
     engine.dispose()
-    assert left[f"analyze:{twin}:1"] == pytest.approx(0, abs=5)
-    assert left[f"analyze:{waiting}:1"] == pytest.approx(TWIN_WAIT_S, abs=5)
+    assert delays[f"analyze:{twin}:1"] == pytest.approx(0, abs=5)
+    assert delays[f"analyze:{waiting}:1"] == pytest.approx(TWIN_WAIT_S, abs=5)
 
 
-def test_what_has_been_kept_for_long_enough_goes_with_one_line_in_the_log(
+def test_expired_instances_are_removed_with_one_log_line(
     journal: Journal, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     record(journal, tmp_path, "a")

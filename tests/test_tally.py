@@ -1,4 +1,4 @@
-"""What is counted: exact, whatever else happens in the database at the same time."""
+"""Counts are exact, also with concurrent access to the database."""
 
 import re
 import subprocess
@@ -54,16 +54,16 @@ def rows(engine: sa.Engine) -> int:
         return connection.execute(count).scalar_one()
 
 
-def test_names_are_as_prometheus_wants_them() -> None:
+def test_names_follow_the_rules_of_prometheus() -> None:
     for family in FAMILIES:
         assert re.fullmatch(r"fracture_node_[a-z_]+[a-z]", family.name)
         assert family.name.endswith("_seconds") == bool(family.buckets)
-        assert not family.name.endswith("_total")  # added where it is shown
+        assert not family.name.endswith("_total")  # the exporter adds the suffix
         assert list(family.buckets) == sorted(family.buckets)
     assert len({family.name for family in FAMILIES}) == len(FAMILIES)
 
 
-def test_labels_are_of_closed_sets_but_for_destinations() -> None:
+def test_labels_have_closed_sets_of_values_except_destinations() -> None:
     for family in FAMILIES:
         assert bool(family.values) == (family.label not in {"", "destination"})
         assert all(re.fullmatch(r"[A-Za-z_ ]+", value) for value in family.values)
@@ -80,16 +80,16 @@ def test_rejections_are_counted_by_the_reasons_of_the_standard() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "le"),
-    # A bucket holds its upper bound: "le" is "less or equal".
+    # A bucket includes its upper bound: "le" means "less or equal".
     [(0.0, "0.01"), (-3.0, "0.01"), (0.01, "0.01"), (0.011, "0.025"), (1e6, "+Inf")],
 )
-def test_a_time_falls_into_the_first_bucket_that_holds_it(
+def test_time_is_counted_in_the_first_bucket_that_contains_it(
     seconds: float, le: str
 ) -> None:
     assert took(STAGE, seconds, "wait").le == le
 
 
-def test_what_is_rolled_back_is_not_counted(engine: sa.Engine) -> None:
+def test_rolled_back_counts_are_not_stored(engine: sa.Engine) -> None:
     with engine.connect() as connection, connection.begin() as transaction:
         write(connection, one(RECEIVED))
         transaction.rollback()
@@ -97,7 +97,7 @@ def test_what_is_rolled_back_is_not_counted(engine: sa.Engine) -> None:
     assert totals(engine) == []
 
 
-def test_adding_up_changes_no_sum(
+def test_add_up_does_not_change_the_totals(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with engine.begin() as connection:
@@ -134,7 +134,7 @@ for _ in range(100):
 """
 
 
-def test_two_processes_that_count_and_add_up_lose_nothing(engine: sa.Engine) -> None:
+def test_two_concurrent_processes_lose_no_counts(engine: sa.Engine) -> None:
     url = engine.url.render_as_string()
     command = [sys.executable, "-c", COUNT, url]
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
@@ -145,7 +145,7 @@ def test_two_processes_that_count_and_add_up_lose_nothing(engine: sa.Engine) -> 
 
 
 @pytest.mark.postgresql
-def test_many_count_and_add_up_on_postgresql_and_lose_nothing(
+def test_concurrent_threads_lose_no_counts_on_postgresql(
     postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = f"test_{uuid4().hex}"

@@ -1,5 +1,4 @@
-"""The durable work, with the real journal and archive, and a pipeline that is told
-what to do."""
+"""Durable workflows, with a real journal and archive, and a scripted pipeline."""
 
 import errno
 import logging
@@ -64,8 +63,8 @@ FINDING = Finding(
 
 
 @dataclass
-class ToldPipeline:
-    """Does what `behavior` says, instead of looking at images."""
+class ScriptedPipeline:
+    """Calls `behavior` instead of analyzing images."""
 
     result: ResultObject
     behavior: Callable[[], None] = lambda: None
@@ -78,9 +77,9 @@ class ToldPipeline:
     results: tuple[ResultObject, ...] = ()
 
     def notices(
-        self, instance: ReceivedInstance, why: tuple[str, str]
+        self, instance: ReceivedInstance, reason: tuple[str, str]
     ) -> tuple[ResultObject, ...]:
-        self.notices_about.append((instance.id, *why))
+        self.notices_about.append((instance.id, *reason))
         return (replace(self.result, form="notice"),)
 
     def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
@@ -124,26 +123,26 @@ def settings(tmp_path: Path, archive: Archive) -> Settings:
 
 
 @pytest.fixture
-def pipeline(tmp_path: Path, phantom: Dataset) -> ToldPipeline:
+def pipeline(tmp_path: Path, phantom: Dataset) -> ScriptedPipeline:
     path = tmp_path / "result.dcm"
     phantom.save_as(path, enforce_file_format=True)
     uids = str(phantom.SOPClassUID), str(phantom.SOPInstanceUID)
-    return ToldPipeline(ResultObject("secondary_capture", *uids, path.read_bytes()))
+    return ScriptedPipeline(ResultObject("secondary_capture", *uids, path.read_bytes()))
 
 
 @pytest.fixture
-def work(settings: Settings, pipeline: ToldPipeline) -> Iterator[Work]:
+def work(settings: Settings, pipeline: ScriptedPipeline) -> Iterator[Work]:
     migrate(settings.storage)
     engine = open_engine(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
-    told = cast("Pipeline", pipeline)
-    yield Work(settings, journal, Spool(settings.storage), told)
+    scripted = cast("Pipeline", pipeline)
+    yield Work(settings, journal, Spool(settings.storage), scripted)
     engine.dispose()
 
 
 @pytest.fixture
 def received(work: Work) -> ReceivedInstance:
-    """An instance that is recorded, and not yet analyzed."""
+    """An instance that is recorded but not analyzed."""
     return record(work, "a" * 32, "d1")
 
 
@@ -178,14 +177,14 @@ def row_of(work: Work, instance: ReceivedInstance) -> sa.Row[tuple[object, ...]]
 
 
 def details(work: Work, instance: ReceivedInstance, kind: str) -> list[str]:
-    """What the journal says in the events of a kind."""
-    told = dossier(work.journal._engine, instance.id)
-    assert told is not None
-    return [each.detail for each in told.events if each.kind == kind]
+    """Details of the events of a kind in the journal."""
+    history = dossier(work.journal._engine, instance.id)
+    assert history is not None
+    return [each.detail for each in history.events if each.kind == kind]
 
 
-def test_an_answer_is_delivered_as_it_was_encoded(
-    work: Work, received: ReceivedInstance, archive: Archive, pipeline: ToldPipeline
+def test_result_is_delivered_as_encoded(
+    work: Work, received: ReceivedInstance, archive: Archive, pipeline: ScriptedPipeline
 ) -> None:
     work.analyze(received.id, 1)
     work.deliver(received.id, "pacs", 1)
@@ -196,7 +195,7 @@ def test_an_answer_is_delivered_as_it_was_encoded(
     assert sent.SOPInstanceUID == pipeline.result.sop_instance_uid
 
 
-def test_work_that_is_done_twice_is_delivered_once(
+def test_repeated_work_delivers_once(
     work: Work, received: ReceivedInstance, archive: Archive
 ) -> None:
     for _ in range(2):
@@ -208,7 +207,7 @@ def test_work_that_is_done_twice_is_delivered_once(
 
 
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "expected"),
     [
         (NotAnalyzedError("An ultrasound."), ("not_analyzed", "An ultrasound.")),
         (AnalysisError("Broken pixels."), ("failed", "Broken pixels.")),
@@ -218,12 +217,12 @@ def test_work_that_is_done_twice_is_delivered_once(
         ),
     ],
 )
-def test_an_instance_without_an_answer_says_why(
+def test_instance_without_a_result_has_a_reason(
     work: Work,
     received: ReceivedInstance,
-    pipeline: ToldPipeline,
+    pipeline: ScriptedPipeline,
     error: Exception,
-    told: tuple[str, str],
+    expected: tuple[str, str],
 ) -> None:
     def fail() -> None:
         raise error
@@ -232,7 +231,7 @@ def test_an_instance_without_an_answer_says_why(
     work.analyze(received.id, 1)
 
     row = row_of(work, received)
-    assert (row.state, row.reason) == told
+    assert (row.state, row.reason) == expected
 
 
 @pytest.mark.parametrize(
@@ -245,10 +244,10 @@ def test_an_instance_without_an_answer_says_why(
         (ZeroDivisionError("secret"), ["Failed"]),
     ],
 )
-def test_a_notice_is_made_where_an_answer_is_waited_for(
+def test_notice_is_created_if_readers_expect_a_result(
     work: Work,
     received: ReceivedInstance,
-    pipeline: ToldPipeline,
+    pipeline: ScriptedPipeline,
     error: Exception,
     titles: list[str],
 ) -> None:
@@ -263,8 +262,8 @@ def test_a_notice_is_made_where_an_answer_is_waited_for(
     assert state in {InstanceState.NOT_ANALYZED, InstanceState.FAILED}
 
 
-def test_a_capture_with_the_uid_of_a_result_is_not_analyzed(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_capture_with_the_uid_of_a_result_is_not_analyzed(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     work.analyze(received.id, 1)
     header = InstanceHeader(
@@ -273,34 +272,34 @@ def test_a_capture_with_the_uid_of_a_result_is_not_analyzed(
         "1.2.840.10008.1.2.1",
         "1.2.4",
     )
-    back = record(work, "b" * 32, "d2", header)
+    returned = record(work, "b" * 32, "d2", header)
 
-    work.analyze(back.id, 1)
+    work.analyze(returned.id, 1)
 
-    row = row_of(work, back)
+    row = row_of(work, returned)
     assert (row.state, row.returned) == (InstanceState.NOT_ANALYZED, 1)
     assert pipeline.notices_about == []
-    work.journal.analyze_again(back.id)  # by hand it is
-    work.analyze(back.id, 2)
-    assert row_of(work, back).state == InstanceState.DELIVERING
+    work.journal.analyze_again(returned.id)  # a user can request the analysis
+    work.analyze(returned.id, 2)
+    assert row_of(work, returned).state == InstanceState.DELIVERING
 
 
-def test_a_destination_that_gets_no_negative_answers_gets_notices(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline, archive: Archive
+def test_destination_without_negative_results_gets_notices(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline, archive: Archive
 ) -> None:
     (pacs,) = work.settings.destinations
-    quiet = pacs.model_copy(update={"send_negative": False})
-    settings = work.settings.model_copy(update={"destinations": (quiet,)})
+    positives_only = pacs.model_copy(update={"send_negative": False})
+    settings = work.settings.model_copy(update={"destinations": (positives_only,)})
     engine = open_engine(settings.storage.database_url)
-    journal = Journal(engine, settings.storage.directory, (quiet,))
-    quietly = replace(work, settings=settings, journal=journal)
+    journal = Journal(engine, settings.storage.directory, (positives_only,))
+    other_work = replace(work, settings=settings, journal=journal)
 
     def fail() -> None:
         raise NotAnalyzedError("A chest.")
 
     pipeline.behavior = fail
-    quietly.analyze(received.id, 1)
-    quietly.deliver(received.id, "pacs", 1)
+    other_work.analyze(received.id, 1)
+    other_work.deliver(received.id, "pacs", 1)
     engine.dispose()
 
     assert len(archive.log) == 1
@@ -308,7 +307,7 @@ def test_a_destination_that_gets_no_negative_answers_gets_notices(
 
 
 def test_three_deaths_of_the_decoder_fail_the_instance(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def die() -> None:
         raise ChildDiedError("The decoder was killed.")
@@ -323,8 +322,8 @@ def test_three_deaths_of_the_decoder_fail_the_instance(
     assert "killed" in row.reason
 
 
-def test_an_image_that_takes_too_long_is_repeated_once_in_the_slow_lane(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_timed_out_image_is_repeated_once_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def time_out() -> None:
         raise ChildTimeoutError("Decoding took longer than 60 s.")
@@ -344,24 +343,24 @@ def test_an_image_that_takes_too_long_is_repeated_once_in_the_slow_lane(
     )
 
 
-def test_an_image_that_was_slow_is_analyzed_by_a_child_of_its_own(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_slow_image_is_analyzed_by_its_own_child(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def time_out() -> None:
         raise ChildTimeoutError("Decoding took longer than 60 s.")
 
-    patient = replace(pipeline, calls=[])
-    lane = replace(work, slow_pipeline=lambda: nullcontext(cast("Pipeline", patient)))
+    slow = replace(pipeline, calls=[])
+    lane = replace(work, slow_pipeline=lambda: nullcontext(cast("Pipeline", slow)))
     pipeline.behavior = time_out
     lane.analyze(received.id, 1)
     lane.analyze_slowly(received.id, 1)
 
-    assert (len(pipeline.calls), len(patient.calls)) == (1, 1)
+    assert (len(pipeline.calls), len(slow.calls)) == (1, 1)
     assert row_of(work, received).state == InstanceState.DELIVERING
 
 
-def test_work_of_the_normal_lane_that_is_repeated_leaves_a_slow_image_alone(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_repeated_work_of_the_normal_lane_skips_a_slow_image(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def time_out() -> None:
         raise ChildTimeoutError("Decoding took longer than 60 s.")
@@ -374,8 +373,8 @@ def test_work_of_the_normal_lane_that_is_repeated_leaves_a_slow_image_alone(
     assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
 
 
-def test_a_slow_image_for_which_the_release_before_asks_reaches_the_slow_lane(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_slow_image_enqueued_by_the_previous_release_moves_to_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     with work.journal._engine.begin() as connection:
         connection.execute(instance.update().values(slow=1))
@@ -386,8 +385,8 @@ def test_a_slow_image_for_which_the_release_before_asks_reaches_the_slow_lane(
     assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
 
 
-def test_a_slow_image_that_is_analyzed_again_waits_in_the_slow_lane(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_slow_image_that_is_analyzed_again_waits_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def time_out() -> None:
         raise ChildTimeoutError("Decoding took longer than 60 s.")
@@ -400,8 +399,8 @@ def test_a_slow_image_that_is_analyzed_again_waits_in_the_slow_lane(
     assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 2}
 
 
-def test_a_notice_for_which_the_normal_lane_has_no_time_is_made_in_the_slow_lane(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_timed_out_notice_is_created_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def refuse() -> None:
         raise NotAnalyzedError("Not a body part of the model.")
@@ -410,10 +409,10 @@ def test_a_notice_for_which_the_normal_lane_has_no_time_is_made_in_the_slow_lane
         raise ChildTimeoutError("Decoding took longer than 2 s.")
 
     pipeline.behavior = refuse
-    hasty = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=time_out))
+    limited = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=time_out))
     lane = replace(
         work,
-        pipeline=hasty,
+        pipeline=limited,
         slow_pipeline=lambda: nullcontext(cast("Pipeline", pipeline)),
     )
     lane.analyze(received.id, 1)
@@ -424,14 +423,14 @@ def test_a_notice_for_which_the_normal_lane_has_no_time_is_made_in_the_slow_lane
 
 
 def queued(work: Work) -> Counter[str]:
-    """How many work items there are for each analysis queue."""
+    """Number of work items of each queue."""
     names = sa.select(sa.column("name")).select_from(sa.table("workflow_status"))
     with reading(work.journal._engine) as connection:
         return Counter(connection.execute(names).scalars())
 
 
-def test_one_death_of_the_decoder_is_forgiven(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_one_death_of_the_decoder_does_not_fail_the_instance(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     def die_once() -> None:
         if len(pipeline.calls) == 1:
@@ -444,8 +443,8 @@ def test_one_death_of_the_decoder_is_forgiven(
     assert row_of(work, received).state == InstanceState.DELIVERING
 
 
-def test_an_instance_that_takes_the_worker_with_it_is_given_up(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_instance_fails_after_the_last_attempt(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     for _ in range(MOST_ATTEMPTS):
         work.journal.analyses.begin(received.id, 1)
@@ -456,8 +455,8 @@ def test_an_instance_that_takes_the_worker_with_it_is_given_up(
     assert row_of(work, received).state == InstanceState.FAILED
 
 
-def test_what_was_assumed_of_an_instance_becomes_an_event(
-    work: Work, pipeline: ToldPipeline, received: ReceivedInstance
+def test_assumptions_are_recorded_as_events(
+    work: Work, pipeline: ScriptedPipeline, received: ReceivedInstance
 ) -> None:
     pipeline.assumptions = "First.", "Second."
 
@@ -465,14 +464,14 @@ def test_what_was_assumed_of_an_instance_becomes_an_event(
 
     with reading(open_engine(work.settings.storage.database_url)) as connection:
         query = sa.select(event.c.kind, event.c.detail).order_by(event.c.id)
-        told = [tuple(row) for row in connection.execute(query)]
+        events = [tuple(row) for row in connection.execute(query)]
     assumed = [("assumption", "First."), ("assumption", "Second.")]
-    begun, ended = told.index(("analyzing", "")), told.index(assumed[1])
-    assert told[begun + 1 : ended + 1] == assumed
-    assert told[ended + 1][0] == "analyzed"
+    begun, ended = events.index(("analyzing", "")), events.index(assumed[1])
+    assert events[begun + 1 : ended + 1] == assumed
+    assert events[ended + 1][0] == "analyzed"
 
 
-def test_the_same_picture_under_the_same_uid_is_not_analyzed_twice(
+def test_same_image_with_the_same_uid_is_not_analyzed_twice(
     work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
@@ -485,8 +484,8 @@ def test_the_same_picture_under_the_same_uid_is_not_analyzed_twice(
     assert "results stand." in row.reason
 
 
-def test_the_same_picture_under_another_identity_has_results_of_its_own(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_same_image_with_another_identity_has_its_own_results(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     work.analyze(received.id, 1)
     other = record(work, "b" * 32, "d2")
@@ -500,24 +499,24 @@ def test_the_same_picture_under_another_identity_has_results_of_its_own(
     row = row_of(work, once_more)
     assert row.state == InstanceState.NOT_ANALYZED
     assert row.same_picture_as == other.id
-    told = {
+    event_details = {
         each.id: details(work, each, "other identity") for each in (received, other)
     }
-    assert "Revision 2 shows the same picture" in told[received.id][0]
-    assert "Revision 1 shows the same picture" in told[other.id][0]
+    assert "Revision 2 shows the same picture" in event_details[received.id][0]
+    assert "Revision 1 shows the same picture" in event_details[other.id][0]
     assert details(work, once_more, "other identity") == []
 
 
-def test_the_same_picture_that_is_analyzed_at_the_same_time_is_answered_once(
-    work: Work, received: ReceivedInstance, pipeline: ToldPipeline
+def test_concurrent_analyses_of_the_same_image_give_one_result(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
     again = record(work, "b" * 32, "d2")
 
-    def finish_the_other() -> None:
+    def analyze_the_other() -> None:
         if len(pipeline.calls) == 1:
             work.analyze(again.id, 1)
 
-    pipeline.afterwards = finish_the_other
+    pipeline.afterwards = analyze_the_other
     work.analyze(received.id, 1)
 
     row = row_of(work, received)
@@ -526,7 +525,7 @@ def test_the_same_picture_that_is_analyzed_at_the_same_time_is_answered_once(
     assert row.same_picture_as == again.id
 
 
-def test_an_instance_whose_file_is_gone_fails_in_words(
+def test_instance_with_a_missing_file_fails_with_a_reason(
     work: Work, received: ReceivedInstance
 ) -> None:
     received.path.unlink()
@@ -538,7 +537,7 @@ def test_an_instance_whose_file_is_gone_fails_in_words(
     assert row.reason.startswith("Its file is gone from the disk; send")
 
 
-def test_of_a_spool_that_is_away_nobody_says_that_a_file_is_gone(
+def test_missing_spool_is_not_reported_as_a_missing_file(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "spool").mkdir()
@@ -551,17 +550,15 @@ def test_of_a_spool_that_is_away_nobody_says_that_a_file_is_gone(
         is_there(path)
 
 
-def test_who_delivers_is_told_of_an_answer(
-    work: Work, received: ReceivedInstance
-) -> None:
-    told: list[str] = []
+def test_analysis_calls_on_delivery(work: Work, received: ReceivedInstance) -> None:
+    calls: list[str] = []
 
-    replace(work, on_delivery=lambda: told.append("look")).analyze(received.id, 1)
+    replace(work, on_delivery=lambda: calls.append("called")).analyze(received.id, 1)
 
-    assert told == ["look"]
+    assert calls == ["called"]
 
 
-def test_the_same_picture_sent_again_has_the_results_delivered_again(
+def test_results_are_delivered_again_if_the_same_image_is_sent_again(
     work: Work, received: ReceivedInstance, archive: Archive
 ) -> None:
     work.analyze(received.id, 1)
@@ -575,7 +572,7 @@ def test_the_same_picture_sent_again_has_the_results_delivered_again(
     assert first.digest == second.digest
 
 
-def test_the_same_picture_sent_again_is_analyzed_anew_if_the_known_one_failed_since(
+def test_same_image_is_analyzed_again_if_the_known_one_failed(
     work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
@@ -604,7 +601,7 @@ def test_analyze_again_issues_results_for_the_same_picture(
     assert row_of(work, again).state == InstanceState.DELIVERING
 
 
-def test_a_delivery_to_a_dead_archive_is_tried_again(
+def test_delivery_to_a_stopped_archive_is_tried_again(
     work: Work, received: ReceivedInstance, archive: Archive
 ) -> None:
     work.analyze(received.id, 1)
@@ -617,7 +614,7 @@ def test_a_delivery_to_a_dead_archive_is_tried_again(
     assert work.journal.deliveries.begin(received.id, "pacs", 2) != {}
 
 
-def test_a_result_that_is_gone_from_the_disk_is_made_and_delivered_anew(
+def test_missing_result_file_is_created_and_delivered_again(
     work: Work, received: ReceivedInstance, archive: Archive
 ) -> None:
     work.analyze(received.id, 1)
@@ -635,24 +632,24 @@ def test_a_result_that_is_gone_from_the_disk_is_made_and_delivered_anew(
     assert len(archive.log) == 1
 
 
-def test_a_delivery_has_a_turn_from_its_beginning_until_it_is_settled(
+def test_delivery_holds_its_slot_from_begin_to_settle(
     work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work.analyze(received.id, 1)
     (pacs,) = work.settings.destinations
-    turn, free = work.turns.at(pacs, "MODALITY"), list[int]()
+    slots, free = work.turns.at(pacs, "MODALITY"), list[int]()
 
-    def watched(name: str, of: object) -> None:
-        original = getattr(of, name)
+    def watched(name: str, owner: object) -> None:
+        original = getattr(owner, name)
 
-        def watching(*given: object, **more: object) -> object:
-            done = original(*given, **more)
-            taken = [turn.acquire(blocking=False) for _ in range(AT_ONCE)]
+        def wrapper(*args: object, **kwargs: object) -> object:
+            result = original(*args, **kwargs)
+            taken = [slots.acquire(blocking=False) for _ in range(AT_ONCE)]
             free.append(sum(taken))
-            turn.release(sum(taken))
-            return done
+            slots.release(sum(taken))
+            return result
 
-        monkeypatch.setattr(of, name, watching)
+        monkeypatch.setattr(owner, name, wrapper)
 
     watched("begin", work.journal.deliveries)
     watched("deliver", delivering)
@@ -661,16 +658,16 @@ def test_a_delivery_has_a_turn_from_its_beginning_until_it_is_settled(
     work.deliver(received.id, "pacs", 1)
 
     assert free == [AT_ONCE - 1] * 3
-    assert all(turn.acquire(blocking=False) for _ in range(AT_ONCE))
+    assert all(slots.acquire(blocking=False) for _ in range(AT_ONCE))
 
 
-def test_a_destination_that_left_the_settings_fails_in_words(
+def test_delivery_to_a_removed_destination_fails_with_a_reason(
     work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
 
-    lonely = work.settings.model_copy(update={"destinations": ()})
-    Work(lonely, work.journal, work.spool, work.pipeline).deliver(
+    without_destinations = work.settings.model_copy(update={"destinations": ()})
+    Work(without_destinations, work.journal, work.spool, work.pipeline).deliver(
         received.id, "pacs", 1
     )
 
@@ -686,7 +683,7 @@ def test_a_destination_that_left_the_settings_fails_in_words(
         OSError(errno.ENOSPC, "No space left on device"),
     ],
 )
-def test_a_database_or_disk_that_is_away_is_waited_for(error: Exception) -> None:
+def test_insist_waits_for_the_database_or_disk(error: Exception) -> None:
     calls = []
 
     def write() -> str:
@@ -699,7 +696,7 @@ def test_a_database_or_disk_that_is_away_is_waited_for(error: Exception) -> None
     assert len(calls) == 3
 
 
-def test_a_process_that_ends_leaves_what_still_waits(
+def test_insist_stops_waiting_if_the_process_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(insisting, "_leaving", Event())
@@ -714,7 +711,7 @@ def test_a_process_that_ends_leaves_what_still_waits(
 
 
 def counted(work: Work) -> dict[tuple[str, str], int]:
-    """How often what was counted, by family and label."""
+    """Counts by family and label."""
     engine = open_engine(work.settings.storage.database_url)
     with reading(engine) as connection:
         tallies = read(connection)
@@ -725,7 +722,7 @@ def counted(work: Work) -> dict[tuple[str, str], int]:
     return dict(counts)
 
 
-SPARED, FAILED = "instances_not_analyzed", "analyses_failed"
+NOT_ANALYZED, FAILED = "instances_not_analyzed", "analyses_failed"
 ONCE = {
     ("instances_received", ""): 1,
     ("stage_seconds", "wait"): 1,
@@ -737,9 +734,7 @@ ONCE = {
 }
 
 
-def test_work_that_is_done_twice_is_counted_once(
-    work: Work, received: ReceivedInstance
-) -> None:
+def test_repeated_work_is_counted_once(work: Work, received: ReceivedInstance) -> None:
     for _ in range(2):
         work.analyze(received.id, 1)
     for _ in range(2):
@@ -748,16 +743,16 @@ def test_work_that_is_done_twice_is_counted_once(
     assert counted(work) == ONCE
 
 
-def test_work_that_is_cut_off_before_it_is_recorded_is_counted_once(
+def test_interrupted_work_is_counted_once(
     work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
-        """What a kill is to those who are in the middle of it."""
+        """Stands for a kill of the process; no handler of the product catches it."""
 
     def killed(*_: object) -> None:
         raise Killed
 
-    # The last thing in each transaction, and so at its worst moment.
+    # `settle_instance` is the last step of each transaction.
     with monkeypatch.context() as patched:
         patched.setattr(settlement, "settle_instance", killed)
         patched.setattr(deliveries, "settle_instance", killed)
@@ -776,18 +771,21 @@ def test_work_that_is_cut_off_before_it_is_recorded_is_counted_once(
 @pytest.mark.parametrize(
     ("error", "counted_as"),
     [
-        (NotAnalyzedError("A chest.", Unanalyzed.BODY_PART), (SPARED, "body_part")),
-        (NotMeantError("A report."), (SPARED, "other")),
-        (SamePictureError("Known.", "a" * 32), (SPARED, "same_picture")),
+        (
+            NotAnalyzedError("A chest.", Unanalyzed.BODY_PART),
+            (NOT_ANALYZED, "body_part"),
+        ),
+        (NotMeantError("A report."), (NOT_ANALYZED, "other")),
+        (SamePictureError("Known.", "a" * 32), (NOT_ANALYZED, "same_picture")),
         (AnalysisError("Broken pixels."), (FAILED, "broken")),
         (ChildDiedError("Killed."), (FAILED, "decoder_died")),
         (ZeroDivisionError("secret"), (FAILED, "program")),
     ],
 )
-def test_an_instance_without_an_answer_is_counted_by_its_reason(
+def test_instance_without_a_result_is_counted_by_its_reason(
     work: Work,
     received: ReceivedInstance,
-    pipeline: ToldPipeline,
+    pipeline: ScriptedPipeline,
     error: Exception,
     counted_as: tuple[str, str],
 ) -> None:
@@ -809,7 +807,7 @@ def test_an_instance_without_an_answer_is_counted_by_its_reason(
     assert deaths == (3 if counted_as[1] == "decoder_died" else 0)
 
 
-def test_what_is_delivered_again_has_no_second_turnaround(
+def test_repeated_delivery_counts_no_second_turnaround(
     work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
@@ -824,7 +822,7 @@ def test_what_is_delivered_again_has_no_second_turnaround(
     assert counts["turnaround_seconds", ""] == 1
 
 
-def test_a_delivery_that_fails_for_good_is_counted(
+def test_permanently_failed_delivery_is_counted(
     work: Work, received: ReceivedInstance
 ) -> None:
     work.analyze(received.id, 1)
@@ -836,7 +834,7 @@ def test_a_delivery_that_fails_for_good_is_counted(
     assert ("turnaround_seconds", "") not in counts
 
 
-def test_each_step_is_logged_with_the_uid_and_our_id_of_the_instance(
+def test_log_lines_of_steps_have_the_uid_and_the_id_of_the_instance(
     work: Work, received: ReceivedInstance, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dicom_node")
@@ -852,7 +850,7 @@ def test_each_step_is_logged_with_the_uid_and_our_id_of_the_instance(
 
 
 def delivery_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
-    """Level, step and what is said of each delivery that was logged."""
+    """Level, step and text of the log lines about deliveries."""
     return [
         (each.levelname, each.step, each.message.partition(" s: ")[2])
         for each in caplog.records
@@ -860,7 +858,7 @@ def delivery_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str
     ]
 
 
-def test_the_log_says_why_a_delivery_is_tried_again(
+def test_log_names_the_reason_of_a_repeated_delivery(
     work: Work,
     received: ReceivedInstance,
     archive: Archive,
@@ -873,14 +871,14 @@ def test_the_log_says_why_a_delivery_is_tried_again(
     work.deliver(received.id, "pacs", 1)
     work.deliver(received.id, "pacs", 2)
 
-    why = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
-    line = ("INFO", "will try again", f"pacs: 1 object: {why}")
+    reason = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
+    line = ("INFO", "will try again", f"pacs: 1 object: {reason}")
     assert delivery_lines(caplog) == [line, line]
     warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
-    assert warnings == [f"Deliveries to pacs fail: {why}"]
+    assert warnings == [f"Deliveries to pacs fail: {reason}"]
 
 
-SAID = {
+OUTCOMES = {
     "no": Outcome(Verdict.RETRY, None, "no answer"),
     "stored": Outcome(Verdict.STORED, 0),
     "warned": Outcome(Verdict.STORED, 0xB007, "0xB007 odd: DOE^J", "0xB007 odd"),
@@ -889,7 +887,7 @@ SAID = {
 
 
 @pytest.mark.parametrize(
-    ("answers", "expected"),
+    ("outcome_names", "expected"),
     [
         (["no"] * 4, ("INFO", "will try again", "pacs: 4 objects: no answer")),
         (
@@ -911,22 +909,22 @@ SAID = {
         ),
     ],
 )
-def test_the_log_names_each_reason_once_and_nothing_that_the_archive_wrote(
+def test_log_names_each_reason_once_and_no_text_of_the_archive(
     request: pytest.FixtureRequest,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
-    answers: list[str],
+    outcome_names: list[str],
     expected: tuple[str, str, str],
 ) -> None:
-    pipeline: ToldPipeline = request.getfixturevalue("pipeline")
+    pipeline: ScriptedPipeline = request.getfixturevalue("pipeline")
     work: Work = request.getfixturevalue("work")
     received: ReceivedInstance = request.getfixturevalue("received")
     kinds = "heatmap", "presentation_state", "secondary_capture", "structured_report"
     pipeline.results = tuple(
         replace(pipeline.result, form=kind, sop_instance_uid=f"2.25.{number}")
-        for number, kind in enumerate(kinds[: len(answers)])
+        for number, kind in enumerate(kinds[: len(outcome_names)])
     )
-    outcomes = {f"2.25.{n}": SAID[answer] for n, answer in enumerate(answers)}
+    outcomes = {f"2.25.{n}": OUTCOMES[name] for n, name in enumerate(outcome_names)}
     monkeypatch.setattr(delivering, "deliver", lambda *_, **__: outcomes)
     monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
     caplog.set_level(logging.INFO)
@@ -938,9 +936,9 @@ def test_the_log_names_each_reason_once_and_nothing_that_the_archive_wrote(
     assert "DOE" not in caplog.text
 
 
-def test_the_log_does_not_call_a_delivery_failed_because_it_was_stored(
+def test_log_of_a_partly_failed_delivery_names_the_stored_objects_and_the_failure(
     work: Work,
-    pipeline: ToldPipeline,
+    pipeline: ScriptedPipeline,
     received: ReceivedInstance,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -951,14 +949,18 @@ def test_the_log_does_not_call_a_delivery_failed_because_it_was_stored(
         replace(pipeline.result, form=kind, sop_instance_uid=uid)
         for kind, uid in zip(kinds, uids, strict=True)
     )
-    said = iter([dict(zip(uids, (SAID["refused"], SAID["no"]), strict=True))])
-    later = {uids[1]: SAID["stored"]}
-    monkeypatch.setattr(delivering, "deliver", lambda *_, **__: next(said, later))
+    first_outcomes = iter(
+        [dict(zip(uids, (OUTCOMES["refused"], OUTCOMES["no"]), strict=True))]
+    )
+    later = {uids[1]: OUTCOMES["stored"]}
+    monkeypatch.setattr(
+        delivering, "deliver", lambda *_, **__: next(first_outcomes, later)
+    )
     monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
     work.analyze(received.id, 1)
 
     work.deliver(received.id, "pacs", 1)
     work.deliver(received.id, "pacs", 2)
 
-    words = "pacs: 1 object: stored; others failed in an earlier attempt"
-    assert delivery_lines(caplog)[-1] == ("WARNING", "delivery failed", words)
+    text = "pacs: 1 object: stored; others failed in an earlier attempt"
+    assert delivery_lines(caplog)[-1] == ("WARNING", "delivery failed", text)

@@ -1,4 +1,4 @@
-"""Results of validators, and the real files to validate."""
+"""Errors of DICOM validators, and the real files to validate."""
 
 import csv
 import re
@@ -7,20 +7,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 Complaints = Callable[[Path], set[str]]
-"""Returns the errors of a file."""
+"""Function that returns the errors of a file."""
 
 
 def dciodvfy_errors(program: str, path: Path) -> set[str]:
     run = subprocess.run([program, "-new", path], capture_output=True, check=False)
     lines = (run.stdout + run.stderr).decode("latin-1").splitlines()
     errors = [line for line in lines if line.startswith("Error")]
-    assert b"Warning" in run.stderr or b"Image" in run.stderr  # it has read the file
+    # The program has read the file.
+    assert b"Warning" in run.stderr or b"Image" in run.stderr
     # Attributes copied into a sequence have the same errors as at the top level.
     return {re.sub(r"</.*/", "</", error) for error in errors}
 
 
 def renamed(errors: set[str]) -> set[str]:
-    """Add the same errors with the names that a reference to the source has."""
+    """Add the same errors under the attribute names of a reference to the source."""
     return errors | {
         error.replace(
             "</SOPInstanceUID(0008,0018)", "</ReferencedSOPInstanceUID(0008,1155)"

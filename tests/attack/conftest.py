@@ -12,7 +12,7 @@ from rich.table import Table
 from tests.attack.assault import ROWS, Seen
 from tests.attack.target import Target
 
-COLUMNS = ("attack", "attacker", "good image", "memory (MB)", "what came of it")
+COLUMNS = ("attack", "attacker", "good image", "memory (MB)", "result")
 
 
 @pytest.fixture(scope="module")
@@ -55,5 +55,5 @@ def _cells(seen: Seen) -> list[str]:
         turnaround = ""
     grown = {role: mb for role, mb in seen.growth.items() if mb >= 10}
     memory = ", ".join(f"{role} +{mb}" for role, mb in sorted(grown.items()))
-    told = "; ".join(filter(None, (seen.note, *seen.failures)))
-    return [seen.attack, cost, turnaround, memory, told]
+    result = "; ".join(filter(None, (seen.note, *seen.failures)))
+    return [seen.attack, cost, turnaround, memory, result]

@@ -58,12 +58,12 @@ def trailing_elements(count: int = 500_000) -> Sample:
 
 
 def nested(depth: int, breadth: int) -> Sample:
-    """A dataset with nested sequences, each with empty items beside the next sequence.
+    """A dataset with nested sequences. Each has empty items next to the inner sequence.
 
-    The outer sequence has a defined length, so that it can be skipped as a whole.
+    The outer sequence has a defined length, so that a reader can skip it.
     """
-    beside = (ITEM + bytes(4)) * breadth
-    opening = ACQUISITION_CONTEXT + ENDLESS + beside + ITEM + ENDLESS
+    empty_items = (ITEM + bytes(4)) * breadth
+    opening = ACQUISITION_CONTEXT + ENDLESS + empty_items + ITEM + ENDLESS
     inner = opening * depth + (ITEM_END + SEQUENCE_END) * depth
     item = ITEM + struct.pack("<I", len(inner)) + inner
     sequence = ACQUISITION_CONTEXT + struct.pack("<I", len(item)) + item
@@ -74,8 +74,8 @@ def nested(depth: int, breadth: int) -> Sample:
 
 def progressive_jpeg(scans: int = 400) -> bytes:
     """A progressive JPEG of about 2 MB that repeats its last scan."""
-    picture = draw_phantom(broken=True, rows=SIDE, columns=SIDE, seed=9).pixels
-    pixels = (picture.astype(float) * 255 / max(picture.max(), 1)).astype(np.uint8)
+    image = draw_phantom(broken=True, rows=SIDE, columns=SIDE, seed=9).pixels
+    pixels = (image.astype(float) * 255 / max(image.max(), 1)).astype(np.uint8)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, "JPEG", progressive=True, quality=5)
     jpeg = content.getvalue()
@@ -116,10 +116,10 @@ def _bytes(dataset: Dataset) -> bytes:
     return file.getvalue()
 
 
-def _spliced(content: bytes, more: bytes) -> bytes:
+def _spliced(content: bytes, elements: bytes) -> bytes:
     """Insert elements before Pixel Data."""
-    at = content.rindex(PIXEL_DATA)
-    return content[:at] + more + content[at:]
+    position = content.rindex(PIXEL_DATA)
+    return content[:position] + elements + content[position:]
 
 
 def _sample(dataset: Dataset, content: bytes, syntax: str) -> Sample:

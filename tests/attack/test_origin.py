@@ -1,4 +1,4 @@
-"""A page of another origin, and a proxy that reads requests differently."""
+"""Requests of other origins, and requests that a proxy reads differently."""
 
 import pytest
 
@@ -27,42 +27,42 @@ SECOND = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n
             b"Content-Length: %d\r\nContent-Length: 5\r\n",
         ),
         (
-            "a Transfer-Encoding in disguise",
+            "Transfer-Encoding after a control character",
             b"Content-Length: %d\r\nTransfer-Encoding: \x0bchunked\r\n",
         ),
     ],
 )
-def test_a_request_of_two_lengths_is_refused(
+def test_request_with_two_lengths_is_refused(
     target: Target, name: str, headers: bytes
 ) -> None:
-    """A proxy would pass both on as one request; the node must not see two."""
+    """A proxy forwards the bytes as one request; the node must not read two."""
     seen = note(8, name)
     body = b"0\r\n\r\n" + SECOND
     first = b"POST /logout HTTP/1.1\r\nHost: localhost\r\n"
     content = first + headers % len(body) + b"\r\n" + body
     with connect(target.api) as connection:
         connection.sendall(content)
-        told = answer(connection)
+        response = answer(connection)
 
-    answers = told.count(b"HTTP/1.1 ")
+    responses = response.count(b"HTTP/1.1 ")
     seen.sent = len(content)
-    seen.note = f"{answers} answers, the first {status(told)}"
-    seen.expect(status(told) == 400, "it is not refused")
-    seen.expect(answers == 1, "a second request was smuggled in")
+    seen.note = f"{responses} responses, status of the first: {status(response)}"
+    seen.expect(status(response) == 400, "the request is not refused")
+    seen.expect(responses == 1, "a second request was smuggled in")
     seen.check()
 
 
-def test_the_host_of_a_request_is_in_no_redirect(target: Target) -> None:
+def test_redirect_does_not_repeat_the_host_header(target: Target) -> None:
     seen = note(8, "Host: evil.example")
     with connect(target.api) as connection:
         connection.sendall(
             b"GET /worklist/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n"
             b"Authorization: Bearer " + LOOKING.encode() + b"\r\n\r\n"
         )
-        told = answer(connection)
+        response = answer(connection)
 
-    seen.note = f"answer {status(told)}"
-    seen.expect(b"evil.example" not in told, "it is echoed")
+    seen.note = f"status {status(response)}"
+    seen.expect(b"evil.example" not in response, "the response repeats the host")
     seen.check()
 
 
@@ -70,7 +70,7 @@ def test_the_host_of_a_request_is_in_no_redirect(target: Target) -> None:
     "headers",
     [b"Sec-Fetch-Site: cross-site\r\n", b"Origin: http://evil.example\r\n"],
 )
-def test_a_page_of_another_origin_changes_nothing(
+def test_node_rejects_login_form_of_another_origin(
     target: Target, headers: bytes
 ) -> None:
     seen = note(8, "a form of another origin")
@@ -81,8 +81,8 @@ def test_a_page_of_another_origin_changes_nothing(
             b"Content-Type: application/x-www-form-urlencoded\r\n"
             b"Content-Length: %d\r\n" % len(body) + headers + b"\r\n" + body
         )
-        told = answer(connection)
+        response = answer(connection)
 
-    seen.note = f"answer {status(told)}"
-    seen.expect(status(told) == 403, "it was taken")
+    seen.note = f"status {status(response)}"
+    seen.expect(status(response) == 403, "the request was accepted")
     seen.check()

@@ -1,4 +1,4 @@
-"""A stranger on the network: no token, any AE title, any bytes."""
+"""Attacks from an unauthenticated client: no token, any AE title, any bytes."""
 
 import struct
 import time
@@ -66,7 +66,7 @@ def chunk(content: bytes) -> bytes:
     return f"{len(content):x}\r\n".encode() + content + b"\r\n"
 
 
-def test_bodies_of_a_stranger_take_no_memory(target: Target) -> None:
+def test_unauthenticated_request_bodies_use_no_memory(target: Target) -> None:
     def send(route: bytes, cost: Cost) -> int:
         with connect(target.api) as connection:
             pour(connection, head(route, b"Transfer-Encoding: chunked"), cost)
@@ -82,16 +82,18 @@ def test_bodies_of_a_stranger_take_no_memory(target: Target) -> None:
         cost.ready.set()
         with ThreadPoolExecutor(len(ROUTES)) as pool:
             found = pool.map(lambda route: send(route, cost), ROUTES)
-            cost.note = f"answers {sorted(set(found))}"
+            cost.note = f"statuses {sorted(set(found))}"
 
     name = "bodies of 300 MB without a token"
     seen = assault(target, 1, name, attack, at_least_s=40)
 
-    seen.expect(seen.sent < BODY / 10, "the node read the body of a stranger")
+    seen.expect(
+        seen.sent < BODY / 10, "the node read the body of an unauthenticated client"
+    )
     seen.check()
 
 
-def test_chunks_of_one_byte_take_no_processor(target: Target) -> None:
+def test_chunks_of_one_byte_use_no_processor_time(target: Target) -> None:
     pieces = chunk(b"1") * 10_000
     whole = 200 * len(pieces)
 
@@ -106,15 +108,17 @@ def test_chunks_of_one_byte_take_no_processor(target: Target) -> None:
                     break
             code = status(answer(connection))
         used = processor_s(supervisor, "api") - before
-        cost.note = f"answer {code}; the api used {used:.1f} s"
+        cost.note = f"status {code}; the api used {used:.1f} s"
 
     seen = assault(target, 1, "chunks of one byte", attack, at_least_s=20)
 
-    seen.expect(seen.sent < whole / 2, "the node read the chunks of a stranger")
+    seen.expect(
+        seen.sent < whole / 2, "the node read the chunks of an unauthenticated client"
+    )
     seen.check()
 
 
-def test_stalled_bodies_are_closed(target: Target) -> None:
+def test_node_closes_connections_with_stalled_bodies(target: Target) -> None:
     def attack(cost: Cost) -> None:
         with ExitStack() as stack:
             sockets = [stack.enter_context(connect(target.api)) for _ in range(STALLED)]
@@ -129,15 +133,15 @@ def test_stalled_bodies_are_closed(target: Target) -> None:
             took = time.monotonic() - start
             cost.note = f"{left} of {STALLED} open after {took:.0f} s"
 
-    name = f"{STALLED} bodies that stall"
+    name = f"{STALLED} stalled bodies"
     seen = assault(target, 1, name, attack, at_least_s=GRACE_S)
 
     seen.expect(seen.note.startswith("0 of"), "stalled bodies stay open")
     seen.check()
 
 
-def test_one_address_does_not_take_every_association(target: Target) -> None:
-    """Three AE titles that the attacker invents, each with its share."""
+def test_one_address_cannot_use_all_associations(target: Target) -> None:
+    """The attacker invents three AE titles, so that each has its own limit."""
 
     def attack(cost: Cost) -> None:
         with ExitStack() as stack:
@@ -150,7 +154,8 @@ def test_one_address_does_not_take_every_association(target: Target) -> None:
                     held.append(connection)
             cost.note = f"{len(held)} associations held"
             cost.ready.set()
-            while not cost.over.wait(5):  # each must seem to be at work
+            # C-ECHOs keep the associations from being idle.
+            while not cost.over.wait(5):
                 for each in held:
                     with suppress(OSError):
                         each.sendall(echo())
@@ -161,7 +166,9 @@ def test_one_address_does_not_take_every_association(target: Target) -> None:
     seen.check()
 
 
-def test_empty_fragments_end_an_association(target: Target) -> None:
+def test_receiver_ends_association_that_sends_only_empty_fragments(
+    target: Target,
+) -> None:
     longest_s = 30.0
 
     def attack(cost: Cost) -> None:
@@ -184,7 +191,7 @@ def test_empty_fragments_end_an_association(target: Target) -> None:
 
     seen = assault(target, 4, "endless empty fragments", attack, at_least_s=longest_s)
 
-    seen.expect("never" not in seen.note, "the association goes on for ever")
+    seen.expect("never" not in seen.note, "the association does not end")
     seen.check()
 
 
@@ -199,7 +206,7 @@ def c_store_command() -> bytes:
     )
 
 
-def test_rejected_callers_do_not_blind_the_audit_trail(target: Target) -> None:
+def test_audit_trail_records_later_events_after_many_rejections(target: Target) -> None:
     def reject(number: int, cost: Cost) -> None:
         calling = title(f"X{number}".encode())
         with suppress(OSError), connect(target.receiver) as connection:
@@ -219,23 +226,23 @@ def test_rejected_callers_do_not_blind_the_audit_trail(target: Target) -> None:
     seen = assault(
         target, 11, f"{REJECTED} rejected titles, then one", attack, at_least_s=60
     )
-    with connect(target.api, "127.0.0.1") as connection:  # a person who looks
+    with connect(target.api, "127.0.0.1") as connection:  # a user views images
         header = bearing(LOOKING)["Authorization"].encode()
         route = b"GET /api/v1/instances?q=Miller"
         connection.sendall(head(route, b"Authorization: " + header))
         answer(connection, 2)
-    time.sleep(1.5)  # the trail is written within a second
+    time.sleep(1.5)  # the node writes the audit trail within one second
     rows = audited(target)
-    named = [who for what, who, _ in rows if what == What.OPENED]
+    named = [caller for kind, caller, _ in rows if kind == What.OPENED]
     rejected = [row for row in rows if row[0] == What.REJECTED]
 
     seen.note = f"{len(rejected)} rows of rejections"
-    seen.expect("INTRUDER" in named, "the admission left no row")
-    seen.expect(any(row[0] == What.VIEWED for row in rows), "a view left no row")
-    seen.expect(len(rejected) < 100, "rejections do not fold")
-    told = " ".join(about for *_, about in rows)
-    seen.expect("Miller" not in told, "the words of a search are in the trail")
-    seen.expect(any(row[0] == "searched" for row in rows), "a search left no row")
+    seen.expect("INTRUDER" in named, "the accepted association has no row")
+    seen.expect(any(row[0] == What.VIEWED for row in rows), "the view has no row")
+    seen.expect(len(rejected) < 100, "rejections are not summarized")
+    objects = " ".join(about for *_, about in rows)
+    seen.expect("Miller" not in objects, "the audit trail contains the search text")
+    seen.expect(any(row[0] == "searched" for row in rows), "the search has no row")
     seen.check()
 
 
@@ -259,9 +266,7 @@ def audited(target: Target) -> list[tuple[str, str, str]]:
         ),
     ],
 )
-def test_a_pdu_of_4_gb_takes_no_memory(
-    target: Target, name: str, content: bytes
-) -> None:
+def test_pdu_of_4_gb_uses_no_memory(target: Target, name: str, content: bytes) -> None:
     def attack(cost: Cost) -> None:
         with connect(target.receiver) as connection:
             connection.sendall(content)
@@ -277,8 +282,8 @@ def test_a_pdu_of_4_gb_takes_no_memory(
     seen.check()
 
 
-def test_what_cannot_be_read_writes_no_traceback(target: Target) -> None:
-    """Requests for an association, and what is sent over one."""
+def test_unreadable_pdus_write_no_traceback_to_the_log(target: Target) -> None:
+    """Send unreadable association requests, and unreadable messages."""
     requests = (
         request(proposed(1, abstract(), syntax(b""))),
         request(proposed(1, abstract(b""), syntax())),
@@ -302,7 +307,7 @@ def test_what_cannot_be_read_writes_no_traceback(target: Target) -> None:
         pdu(ACCEPT, b""),
         b"\7\0\0\0\0\1\0",
     )
-    seen = note(12, "requests and messages that cannot be read")
+    seen = note(12, "unreadable requests and messages")
 
     pairs = [(each, echo()) for each in requests]
     pairs += [(request(), each) for each in messages]
@@ -316,11 +321,11 @@ def test_what_cannot_be_read_writes_no_traceback(target: Target) -> None:
                 connection.sendall(RELEASE)
                 while received(connection):
                     continue
-    # What the node's threads have to say, they have said when the next one is served.
+    # When the next image is analyzed, the threads have written their log lines.
     assert target.turnaround() < float("inf")
 
     plain = [line for line in target.log.splitlines() if not line.startswith("{")]
-    seen.note = f"{len(plain)} lines of the log are no JSON"
-    seen.expect(not plain, "a thread wrote plain text into the log")
-    seen.expect("Traceback" not in target.log, "a traceback is in the log")
+    seen.note = f"{len(plain)} lines of the log are not JSON"
+    seen.expect(not plain, "a thread wrote plain text to the log")
+    seen.expect("Traceback" not in target.log, "the log contains a traceback")
     seen.check()

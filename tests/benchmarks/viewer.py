@@ -1,4 +1,4 @@
-"""`make bench`, the study view: is a 20-megapixel radiograph fluid in a browser?
+"""`make bench`, the study view: frame times of a 20-megapixel radiograph in a browser.
 
 The benchmark prints the milliseconds between frames, as counted by the browser, while
 the image is windowed, moved and zoomed. It uses a Chromium without a GPU.
@@ -26,21 +26,21 @@ COLUMNS = 3600  # with 5580 rows
 STEPS = 60
 COUNT = """() => {
   const times = [];
-  let goesOn = true;
+  let running = true;
   const tick = (time) => {
     times.push(time);
-    if (goesOn) requestAnimationFrame(tick);
+    if (running) requestAnimationFrame(tick);
   };
   requestAnimationFrame(tick);
   window.counted = () => {
-    goesOn = false;
+    running = false;
     return times;
   };
 }"""
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the frame times."""
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         site = Review(Path(folder))
         received = site.receive(1, study_instance_uid="1.2.3")
@@ -61,14 +61,16 @@ def main() -> None:
         page.wait_for_selector("body[data-ready]")
         expect(page.locator(".pane-notice")).to_be_hidden(timeout=60_000)
         megapixels = dataset.Rows * dataset.Columns / 1e6
-        say(f"{megapixels:.0f} megapixels in the study view, {page.viewport_size}")
-        say(f"  shown after           {time.perf_counter() - start:.2f} s")
+        print_line(
+            f"{megapixels:.0f} megapixels in the study view, {page.viewport_size}"
+        )
+        print_line(f"  shown after           {time.perf_counter() - start:.2f} s")
         measure(page)
         browser.close()
 
 
 def measure(page: Page) -> None:
-    """Drag, move and zoom."""
+    """Measure the frame times of windowing, moving and zooming."""
     box = page.locator("canvas").bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -88,7 +90,7 @@ def measure(page: Page) -> None:
     frames(page, "dragging the window", drag)
     start = time.perf_counter()
     expect(page.locator(".pane-values")).not_to_contain_text("≈", timeout=60_000)
-    say(f"  true window after     {time.perf_counter() - start:.2f} s")
+    print_line(f"  true window after     {time.perf_counter() - start:.2f} s")
     page.click("[data-mode=pan]")
     frames(page, "moving, fitted", drag)
     page.click("#full")
@@ -96,19 +98,19 @@ def measure(page: Page) -> None:
     frames(page, "zooming", zoom)
 
 
-def frames(page: Page, name: str, act: Callable[[], None]) -> None:
-    """Count the frames during an action."""
+def frames(page: Page, name: str, action: Callable[[], None]) -> None:
+    """Print the times between frames during an action."""
     page.evaluate(COUNT)
-    act()
+    action()
     times = page.evaluate("window.counted()")
-    gaps = sorted(after - one for one, after in pairwise(times))
-    say(
+    gaps = sorted(later - earlier for earlier, later in pairwise(times))
+    print_line(
         f"  {name:<20}  {len(gaps)} frames, median {statistics.median(gaps):.1f} ms, "
         f"90 % within {gaps[int(0.9 * len(gaps))]:.1f} ms, worst {gaps[-1]:.1f} ms"
     )
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 

@@ -1,4 +1,4 @@
-"""Archives that are away, refuse, hang or are slow: results wait, others do not."""
+"""Deliveries to archives that are down, refuse, hang or are slow."""
 
 import subprocess
 import sys
@@ -22,20 +22,18 @@ pytestmark = pytest.mark.chaos
 
 INSTANCES = 6
 OUT_OF_RESOURCES, CANNOT_UNDERSTAND = 0xA700, 0xC000
-TROUBLES = {
+FAULTS = {
     "down": State.DOWN,
     "cuts": State.CUTS,
     "hangs": State.HANGS,
     "slow": State.SLOW,
 }
 PAIRS = 5
-LATE_S = (
-    2.0  # the queue looks once a second for what is due, and sending takes its time
-)
+LATE_S = 2.0  # the queue polls once a second, and sending takes time
 
 
-class Moody:
-    """What an archive answers, while it is in a mood."""
+class FailingArchive:
+    """Status of an archive: a failure until `is_well` is set, then success."""
 
     def __init__(self, status: int) -> None:
         self._status = status
@@ -45,21 +43,21 @@ class Moody:
         return 0 if self.is_well else self._status
 
 
-def test_results_wait_for_archives_that_are_in_trouble_over_a_restart(
+def test_results_are_delivered_after_archive_faults_and_a_restart(
     night: Night,
     new_port: Callable[[], int],
     peer: Callable[[str], str],
     seen: Callable[[str], None],
 ) -> None:
     sent = mixed(night.folder / "sent", INSTANCES, chests=False)
-    busy, refusing = Moody(OUT_OF_RESOURCES), Moody(CANNOT_UNDERSTAND)
+    busy, refusing = FailingArchive(OUT_OF_RESOURCES), FailingArchive(CANNOT_UNDERSTAND)
     well = night.archive("well")
     archives = {
         "busy": night.archive("busy", answer=busy),
         "refusing": night.archive("refusing", answer=refusing),
-        **{name: night.archive(name) for name in TROUBLES},
+        **{name: night.archive(name) for name in FAULTS},
     }
-    lines = {name: Line(archives[name].port) for name in TROUBLES}
+    lines = {name: Line(archives[name].port) for name in FAULTS}
     rejecting, ports = peer("storescp"), {"rejecting": new_port()}
     rejects = night.run(rejecting, "--refuse", ports["rejecting"])
     ports |= {"well": well.port, "busy": archives["busy"].port}
@@ -67,7 +65,7 @@ def test_results_wait_for_archives_that_are_in_trouble_over_a_restart(
     ports |= {name: each.port for name, each in lines.items()}
     night.settings(ports, (new_port(), new_port()))
     for name, line in lines.items():
-        line.state = TROUBLES[name]
+        line.state = FAULTS[name]
     node = night.start()
 
     for path in sent.paths.values():
@@ -90,18 +88,18 @@ def test_results_wait_for_archives_that_are_in_trouble_over_a_restart(
     kept = night.folder / "kept"
     kept.mkdir()
     night.run(rejecting, "+uf", "-od", kept, ports["rejecting"])
-    back = times_until_delivered(night, set(ports) - {"refusing"})
-    (words,) = comments(night, "refusing")
+    delivery_times = times_until_delivered(night, set(ports) - {"refusing"})
+    (comment,) = comments(night, "refusing")
     command = (sys.executable, "-P", "-m", "dicom_node.commands.retry")
     subprocess.run(
         [*command, f"--config={night.config}", "--destination=refusing"], check=True
     )
     night.settles({"delivered": INSTANCES})
-    for name, took in back.items():
-        steps = f"two steps of back-off: {within[name]:.0f} s"
-        seen(f"archive {name}: all there {took:.1f} s after it was well ({steps})")
-    assert all(took <= within[name] for name, took in back.items())
-    assert words.startswith("0xC000")
+    for name, took in delivery_times.items():
+        steps = f"two back-off steps: {within[name]:.0f} s"
+        seen(f"archive {name}: complete {took:.1f} s after its recovery ({steps})")
+    assert all(took <= within[name] for name, took in delivery_times.items())
+    assert comment.startswith("0xC000")
     assert len(list(kept.iterdir())) == INSTANCES
     for archive in (well, *archives.values()):
         stored = [each for each in archive.log if each.status == 0]
@@ -112,13 +110,15 @@ def test_results_wait_for_archives_that_are_in_trouble_over_a_restart(
 
 
 def two_steps(night: Night, destination: str) -> float:
-    """How long the pause that runs and the one after it may last, in seconds."""
-    tried = max(failures(night, destination), *attempts(night, destination), 1)
-    return FIRST_PAUSE_S * (2 ** (tried - 1) + 2**tried) + LATE_S
+    """Longest duration of the current pause and the next one, in seconds."""
+    failed_attempts = max(
+        failures(night, destination), *attempts(night, destination), 1
+    )
+    return FIRST_PAUSE_S * (2 ** (failed_attempts - 1) + 2**failed_attempts) + LATE_S
 
 
 def failures(night: Night, destination: str) -> int:
-    """How often an archive was tried in vain since it last answered."""
+    """Number of failed attempts since the archive last responded."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     query = sa.select(peer_state.c.failures).where(peer_state.c.peer == destination)
     with reading(engine) as connection:
@@ -128,17 +128,17 @@ def failures(night: Night, destination: str) -> int:
 
 
 def times_until_delivered(night: Night, names: set[str]) -> dict[str, float]:
-    """Seconds from now until each of some destinations has all."""
+    """Seconds until each destination has all results."""
     start = time.monotonic()
     times: dict[str, float] = {}
 
-    def all_have_all() -> bool:
+    def all_delivered() -> bool:
         for name in names - times.keys():
             if states(night, name) == {"delivered"}:
                 times[name] = time.monotonic() - start
         return times.keys() == names
 
-    wait_for(all_have_all)
+    wait_for(all_delivered)
     return times
 
 
@@ -168,17 +168,17 @@ def comments(night: Night, destination: str) -> set[str]:
     return {row.comment for row in found}
 
 
-def test_an_archive_in_trouble_slows_no_other(
+def test_faulty_archive_does_not_delay_deliveries_to_another_archive(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
-    well, troubled = night.archive("well"), night.archive("troubled")
-    line = Line(troubled.port)
-    night.settings({"well": well.port, "troubled": line.port}, (new_port(), new_port()))
+    well, faulty = night.archive("well"), night.archive("faulty")
+    line = Line(faulty.port)
+    night.settings({"well": well.port, "faulty": line.port}, (new_port(), new_port()))
     node = night.start()
     count = 0
 
     def seconds() -> float:
-        """How long some instances take until they are in the archive that is well."""
+        """Seconds until the archive that works has four more instances."""
         nonlocal count
         sent = mixed(night.folder / f"sent{count}", 4, chests=False)
         count += 1
@@ -188,19 +188,19 @@ def test_an_archive_in_trouble_slows_no_other(
         well.wait(4 * count, PATIENCE_S)
         return time.monotonic() - start
 
-    seconds()  # the first image warms up
+    seconds()  # the first image includes start-up time
     ratios: dict[str, list[float]] = {}
-    for name, trouble in TROUBLES.items():
+    for name, fault in FAULTS.items():
         for _ in range(PAIRS):
             line.state = State.GOOD
             night.settles({"delivered": 4 * count})
             calm = seconds()
-            line.state = trouble
+            line.state = fault
             ratios.setdefault(name, []).append(seconds() / calm)
     line.state = State.GOOD
     night.settles({"delivered": 4 * count})
     line.close()
 
     for name, each in ratios.items():
-        seen(f"beside an archive that is {name}: {median(each):.2f} times as long")
+        seen(f"other archive is {name}: {median(each):.2f} times as long")
     assert all(median(each) <= 1.25 for each in ratios.values())

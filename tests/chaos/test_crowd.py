@@ -1,4 +1,4 @@
-"""Many at once: those who say nothing, and those who send."""
+"""Many clients at the same time: silent ones, and ones that send."""
 
 import socket
 import subprocess
@@ -28,43 +28,51 @@ ECHOES = 20
 
 
 @pytest.mark.dcmtk
-@pytest.mark.parametrize("talks", [False, True])
-def test_c_echo_is_answered_in_a_second_beside_300_who_say_nothing(
+@pytest.mark.parametrize("sends_slowly", [False, True])
+def test_receiver_answers_c_echo_within_a_second_with_300_idle_connections(
     night: Night,
     new_port: Callable[[], int],
     peer: Callable[[str], str],
     seen: Callable[[str], None],
-    talks: bool,  # noqa: FBT001
+    sends_slowly: bool,  # noqa: FBT001
 ) -> None:
     night.settings({}, (new_port(), new_port()))
     node = night.start()
-    where = node.address
+    address = node.address
     over = threading.Event()
-    address = (where.host, where.port)
-    sockets = [socket.create_connection(address) for _ in range(SILENT)]
-    crowd = threading.Thread(target=keep_talking, args=(sockets, over))
-    if talks:
+    host_and_port = (address.host, address.port)
+    sockets = [socket.create_connection(host_and_port) for _ in range(SILENT)]
+    crowd = threading.Thread(target=send_slowly, args=(sockets, over))
+    if sends_slowly:
         crowd.start()
-    command = [peer("echoscu"), "-aec", where.ae_title, where.host, str(where.port)]
+    command = [
+        peer("echoscu"),
+        "-aec",
+        address.ae_title,
+        address.host,
+        str(address.port),
+    ]
     took = []
     for _ in range(ECHOES):
         start = time.monotonic()
         subprocess.run(command, check=True, timeout=30)
         took.append(time.monotonic() - start)
-        sockets += revived(sockets, where.port)  # who is sent away comes back
+        sockets += reconnected(sockets, address.port)
     over.set()
-    if talks:
+    if sends_slowly:
         crowd.join()
     for each in sockets:
         each.close()
 
-    how = "a byte a second" if talks else "silent"
-    seen(f"{SILENT} clients, {how}: C-ECHO in at most {max(took):.2f} s of {ECHOES}")
+    behavior = "a byte a second" if sends_slowly else "silent"
+    seen(
+        f"{SILENT} clients, {behavior}: C-ECHO in at most {max(took):.2f} s of {ECHOES}"
+    )
     assert max(took) < 1
 
 
-def keep_talking(sockets: list[socket.socket], over: threading.Event) -> None:
-    """Send a byte a second of a request for an association, on each."""
+def send_slowly(sockets: list[socket.socket], over: threading.Event) -> None:
+    """Send one byte of an A-ASSOCIATE-RQ per second on each socket."""
     request = b"\x01\x00\x00\x00\x01\x00" + bytes(256)
     for byte in request:
         if over.wait(1):
@@ -76,8 +84,8 @@ def keep_talking(sockets: list[socket.socket], over: threading.Event) -> None:
                 continue
 
 
-def revived(sockets: list[socket.socket], port: int) -> list[socket.socket]:
-    """Call again for those who were sent away."""
+def reconnected(sockets: list[socket.socket], port: int) -> list[socket.socket]:
+    """Replace the sockets that the node closed by new connections."""
     gone = []
     for each in sockets:
         each.settimeout(0)
@@ -94,35 +102,39 @@ def revived(sockets: list[socket.socket], port: int) -> list[socket.socket]:
     return [socket.create_connection(("127.0.0.1", port)) for _ in gone]
 
 
-def test_64_associations_at_once_are_served_up_to_the_limit_and_told_beyond(
+def test_receiver_accepts_associations_up_to_the_limit_and_rejects_others(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
     sent = mixed(night.folder / "sent", ASSOCIATIONS, chests=False)
     archive = night.archive()
-    places = f"max_associations = {LIMIT}\nmax_associations_per_caller = {ASSOCIATIONS}"
+    limits = f"max_associations = {LIMIT}\nmax_associations_per_caller = {ASSOCIATIONS}"
     night.settings(
         {"archive": archive.port},
         (new_port(), api_port := new_port()),
-        receiver=f"{places}\nprocesses = 2",
+        receiver=f"{limits}\nprocesses = 2",
     )
     node = night.start()
     callers = [associate(node) for _ in range(ASSOCIATIONS)]
-    inside = [each for each in callers if each.is_established]
+    accepted = [each for each in callers if each.is_established]
     rejected = Counter(
-        (answer.result, answer.result_source, answer.diagnostic)
-        for answer in (each.acceptor.primitive for each in callers if each.is_rejected)
+        (rejection.result, rejection.result_source, rejection.diagnostic)
+        for rejection in (
+            each.acceptor.primitive for each in callers if each.is_rejected
+        )
     )
-    turned_away = len(callers) - len(inside)
-    counted = f'{REJECTED.name}_total{{reason="{LIMIT_EXCEEDED.reason}"}} {turned_away}'
-    wait_for(lambda: counted in scraped(api_port).replace(".0\n", "\n"))
-    for each in inside:
+    rejected_count = len(callers) - len(accepted)
+    metric = (
+        f'{REJECTED.name}_total{{reason="{LIMIT_EXCEEDED.reason}"}} {rejected_count}'
+    )
+    wait_for(lambda: metric in scraped(api_port).replace(".0\n", "\n"))
+    for each in accepted:
         each.release()
 
     statuses: Counter[str] = Counter()
 
     def send(path: Path) -> None:
         tries = push(path, node)
-        statuses["again" if tries > 1 else "at once"] += 1
+        statuses["repeated" if tries > 1 else "first attempt"] += 1
 
     threads = [
         threading.Thread(target=send, args=(path,)) for path in sent.paths.values()
@@ -134,20 +146,20 @@ def test_64_associations_at_once_are_served_up_to_the_limit_and_told_beyond(
     peaks = [peak_mb(pid) for pid in node.roles("dicom_node.receiver")]
     night.settles({"delivered": ASSOCIATIONS})
 
-    seen(f"{ASSOCIATIONS} associations: {len(inside)} served, {dict(rejected)}")
+    seen(f"{ASSOCIATIONS} associations: {len(accepted)} served, {dict(rejected)}")
     seen(f"  all {ASSOCIATIONS} sent, {dict(statuses)}; receivers at most {peaks} MB")
-    assert len(inside) == LIMIT
+    assert len(accepted) == LIMIT
     assert rejected == {LOCAL_LIMIT_EXCEEDED: ASSOCIATIONS - LIMIT}
     assert sum(statuses.values()) == ASSOCIATIONS
     assert max(peaks) < 150
 
 
 def scraped(api_port: int) -> str:
-    """What the api has for Prometheus; nothing while it starts."""
-    where = f"http://127.0.0.1:{api_port}/metrics"
+    """Response of /metrics; empty while the api starts."""
+    url = f"http://127.0.0.1:{api_port}/metrics"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(where, timeout=30) as response:
+        with opener.open(url, timeout=30) as response:
             text: str = response.read().decode()
     except OSError:
         return ""
@@ -157,8 +169,8 @@ def scraped(api_port: int) -> str:
 def associate(node: Served) -> Association:
     ae = AE("CROWD")
     ae.add_requested_context(DigitalXRayImageStorageForPresentation)
-    where = node.address
-    return ae.associate(where.host, where.port, ae_title=where.ae_title)
+    address = node.address
+    return ae.associate(address.host, address.port, ae_title=address.ae_title)
 
 
 def peak_mb(pid: int) -> int:

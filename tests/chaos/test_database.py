@@ -1,4 +1,4 @@
-"""A database that is locked, unreadable or restarted: no success without a record."""
+"""Databases that are locked, unreadable or restarted: no instance is lost."""
 
 import os
 import signal
@@ -35,14 +35,14 @@ INSTANCES = 24
 
 
 def recorded(night: Night) -> set[str]:
-    """The SOP Instance UIDs in the journal."""
+    """SOP Instance UIDs in the journal."""
     engine = open_engine(load(night.config, {}).storage.database_url)
     found = {row.sop_instance_uid for row in History(engine).recent(1_000_000)}
     engine.dispose()
     return found
 
 
-def test_a_database_that_is_locked_costs_no_instance(
+def test_locked_database_loses_no_instance(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
     sent = mixed(night.folder / "sent", INSTANCES, chests=False)
@@ -56,33 +56,33 @@ def test_a_database_that_is_locked_costs_no_instance(
     file = night.folder / "node" / "node.sqlite"
     with sqlite3.connect(file, isolation_level=None, timeout=30) as other:
         other.execute("BEGIN IMMEDIATE")
-        start, refused, answers, echoes = time.monotonic(), [], [], []
+        start, refused, durations, echoes = time.monotonic(), [], [], []
         for uid in uids[12:]:
             if time.monotonic() - start > LOCKED_S:
                 break
             before = time.monotonic()
             refused.append(store(sent.paths[uid], node))
-            answers.append(time.monotonic() - before)
+            durations.append(time.monotonic() - before)
             before = time.monotonic()
             assert echo(node.address, calling_ae_title="E").verdict is Verdict.STORED
             echoes.append(time.monotonic() - before)
         other.execute("ROLLBACK")
-    unrecorded = recorded(night)
-    free = time.monotonic()
+    recorded_uids = recorded(night)
+    unlocked = time.monotonic()
     for uid in uids[12:]:
         push(sent.paths[uid], node)
     night.settles({"delivered": INSTANCES})
 
     seen(f"database locked {LOCKED_S:.0f} s: {len(refused)} refused after at most")
-    seen(f"  {max(answers):.1f} s, C-ECHO in {max(echoes):.2f} s, all delivered")
-    seen(f"  {time.monotonic() - free:.1f} s after, lost 0 of {INSTANCES}")
+    seen(f"  {max(durations):.1f} s, C-ECHO in {max(echoes):.2f} s, all delivered")
+    seen(f"  {time.monotonic() - unlocked:.1f} s after, lost 0 of {INSTANCES}")
     assert {each.status for each in refused} == {0xA700}
-    assert unrecorded == set(uids[:12])
+    assert recorded_uids == set(uids[:12])
     assert not lost(sent, studies_in(archive))
     assert night.orphans() == []
 
 
-def test_a_database_that_nobody_may_read_is_waited_for(
+def test_node_waits_for_an_unreadable_database(
     night: Night, new_port: Callable[[], int], seen: Callable[[str], None]
 ) -> None:
     sent = mixed(night.folder / "sent", INSTANCES, chests=False)
@@ -96,7 +96,7 @@ def test_a_database_that_nobody_may_read_is_waited_for(
     file = night.folder / "node" / "node.sqlite"
     file.chmod(0)
     acknowledged = set(uids[:12])
-    for uid in uids[12:16]:  # by those who have the file open already
+    for uid in uids[12:16]:  # processes with the file open can still write
         if store(sent.paths[uid], node).verdict is Verdict.STORED:
             acknowledged.add(uid)
     for module in MODULES.values():
@@ -104,20 +104,20 @@ def test_a_database_that_nobody_may_read_is_waited_for(
             os.kill(pid, signal.SIGKILL)
     wait_for(lambda: "cannot be opened" in (night.folder / "log").read_text())
     file.chmod(0o600)
-    back = time.monotonic()
+    restored = time.monotonic()
     known = recorded(night)
     for uid in uids[12:]:
         push(sent.paths[uid], node)
-    took = time.monotonic() - back
+    took = time.monotonic() - restored
     night.settles({"delivered": INSTANCES})
 
-    seen(f"database unreadable: taken again {took:.1f} s after it could be read")
+    seen(f"database unreadable: recorded again {took:.1f} s after it became readable")
     assert acknowledged <= known
     assert not lost(sent, studies_in(archive))
 
 
 @pytest.mark.postgresql
-def test_a_postgresql_that_is_restarted_in_the_middle_costs_no_instance(
+def test_restart_of_postgresql_loses_no_instance(
     night: Night,
     new_port: Callable[[], int],
     postgresql: str,

@@ -1,4 +1,4 @@
-"""Any process may be killed at any moment: nothing acknowledged is lost."""
+"""Kill random processes at random times: no acknowledged instance is lost."""
 
 import hashlib
 import random
@@ -35,15 +35,15 @@ SEED = 20261126
 KILLS = 50
 INSTANCES = 500
 SENDERS = 4
-SMALL = 400_000  # bytes; larger ones are compressed, which DCMTK must be told of
+SMALL = 400_000  # bytes; larger files are compressed, which storescu needs options for
 PROCESSES = {"receiver": 2, "worker": 1, "api": 1}
 ROLES = (*PROCESSES, "supervisor")
-# What may lie between a result that arrived and the kill that has it sent again.
+# Longest time between the arrival of a result and a kill that causes a repetition.
 ON_ITS_WAY_S = 5.0
 
 
-class Reaper:
-    """Kills roles at random moments, and is the init system of the supervisor."""
+class RoleKiller:
+    """Kills roles at random times, and restarts the supervisor."""
 
     def __init__(self, node: Served) -> None:
         self._node = node
@@ -51,7 +51,7 @@ class Reaper:
         self.killed: list[tuple[float, str]] = []
         self.echoed: list[float] = []
 
-    def reap(self) -> None:
+    def kill_roles(self) -> None:
         while len(self.killed) < KILLS:
             time.sleep(self._random.uniform(1, 9))
             role = self._random.choice(ROLES)
@@ -62,27 +62,27 @@ class Reaper:
             if role == "supervisor":
                 self._node.start()
 
-    def all_is_well(self) -> bool:
-        """Whether all roles are there, and have been asked, since the last kill."""
-        there = {name: len(self._node.roles(each)) for name, each in MODULES.items()}
-        return self.echoed[-1] > self.killed[-1][0] and there == PROCESSES
+    def has_recovered(self) -> bool:
+        """Whether all roles run, and a C-ECHO succeeded, since the last kill."""
+        running = {name: len(self._node.roles(each)) for name, each in MODULES.items()}
+        return self.echoed[-1] > self.killed[-1][0] and running == PROCESSES
 
     def probe(self, over: threading.Event) -> None:
-        """Ask again and again whether associations are accepted."""
+        """Send C-ECHOs and record when they succeed."""
         while not over.wait(0.1):
             outcome = echo(self._node.address, calling_ae_title="PROBE", timeout_s=5)
             if outcome.verdict is Verdict.STORED:
                 self.echoed.append(time.time())
 
 
-def test_fifty_kills_lose_nothing_and_double_nothing(
+def test_fifty_kills_lose_no_instance_and_store_no_result_twice(
     night: Night,
     new_port: Callable[[], int],
     peer: Callable[[str], str],
     seen: Callable[[str], None],
     request: pytest.FixtureRequest,
 ) -> None:
-    sent = mixed(night.folder / "sent", INSTANCES, real_ones(request))
+    sent = mixed(night.folder / "sent", INSTANCES, real_files(request))
     archive, dcmtk = night.archive(), new_port()
     kept = night.folder / "dcmtk"
     kept.mkdir()
@@ -94,7 +94,7 @@ def test_fifty_kills_lose_nothing_and_double_nothing(
         receiver="processes = 2",
     )
     node = night.start()
-    reaper, over = Reaper(node), threading.Event()
+    killer, over = RoleKiller(node), threading.Event()
     tries: list[int] = []
     paths = list(sent.paths.values())
 
@@ -105,34 +105,34 @@ def test_fifty_kills_lose_nothing_and_double_nothing(
                 tries.append(push_by_dcmtk(path, node, peer("storescu")))
             else:
                 tries.append(push(path, node))
-            time.sleep(pace.uniform(0.5, 3))  # exposures take their time
+            time.sleep(pace.uniform(0.5, 3))  # time between two exposures
 
-    prober = threading.Thread(target=reaper.probe, args=(over,))
+    prober = threading.Thread(target=killer.probe, args=(over,))
     prober.start()
     start = time.monotonic()
     senders = [lambda n=n: sender(n) for n in range(SENDERS)]
-    side_by_side([reaper.reap, *senders])
+    side_by_side([killer.kill_roles, *senders])
     night.settles(sent.states)
-    wait_for(reaper.all_is_well)
+    wait_for(killer.has_recovered)
     over.set()
     prober.join()
     took = time.monotonic() - start
     assert node.stop() == 0
 
-    gone = lost(sent, studies_in(archive))
-    gone += lost(sent, set(map(study_of, kept.iterdir())))
+    missing = lost(sent, studies_in(archive))
+    missing += lost(sent, set(map(study_of, kept.iterdir())))
     repeats, altered = twice(archive)
-    unexplained = [pair for pair in repeats if not explained(pair, reaper.killed)]
-    times = recovery(night, reaper)
-    seen(f"kills: {len(reaper.killed)} in {took:.0f} s, {len(tries)} acknowledged")
-    seen(f"  sent again by senders {sum(tries) - len(tries)}, lost {len(gone)}")
+    unexplained = [pair for pair in repeats if not explained(pair, killer.killed)]
+    times = recovery(night, killer)
+    seen(f"kills: {len(killer.killed)} in {took:.0f} s, {len(tries)} acknowledged")
+    seen(f"  sent again by senders {sum(tries) - len(tries)}, lost {len(missing)}")
     seen(f"  stored twice {len(repeats)}, unexplained {len(unexplained)}")
     for name, values in times.items():
         usual, longest = median(values), max(values)
         seen(f"  {name}: {len(values)} times, {usual:.2f} s, at most {longest:.2f} s")
 
     assert len(tries) == INSTANCES
-    assert not gone
+    assert not missing
     assert altered == 0
     assert altered_files(kept) == 0
     assert not unexplained
@@ -142,8 +142,8 @@ def test_fifty_kills_lose_nothing_and_double_nothing(
     assert max(times["ready"]) <= 10
 
 
-def real_ones(request: pytest.FixtureRequest) -> list[Path]:
-    """Real radiographs that are analyzed, where there are any."""
+def real_files(request: pytest.FixtureRequest) -> list[Path]:
+    """Real radiographs that the node analyzes, if the shared files are available."""
     try:
         shared: Path = request.getfixturevalue("shared")
     except pytest.skip.Exception:
@@ -153,24 +153,31 @@ def real_ones(request: pytest.FixtureRequest) -> list[Path]:
 
 
 def push_by_dcmtk(path: Path, node: Served, storescu: str) -> int:
-    """Send one instance by DCMTK until it is acknowledged."""
-    where = node.address
-    command = [storescu, "-R", "-aec", where.ae_title, where.host, str(where.port)]
+    """Send one instance with DCMTK until the node acknowledges it."""
+    address = node.address
+    command = [
+        storescu,
+        "-R",
+        "-aec",
+        address.ae_title,
+        address.host,
+        str(address.port),
+    ]
     for tries in range(1, 600):
         if subprocess.run([*command, path], check=False).returncode == 0:
             return tries
         time.sleep(0.2)
-    pytest.fail("it was never acknowledged")
+    pytest.fail("the instance was never acknowledged")
 
 
 def explained(pair: tuple[float, float], killed: list[tuple[float, str]]) -> bool:
-    """Whether a kill lies around a repeat."""
+    """Whether a kill happened between, or shortly before, two arrivals of a result."""
     first, again = pair
     return any(first - ON_ITS_WAY_S <= at <= again for at, _ in killed)
 
 
 def altered_files(kept: Path) -> int:
-    """How many objects lie in DCMTK's folder in two forms."""
+    """Number of objects that DCMTK stored with different contents."""
     forms: dict[str, set[str]] = {}
     for path in kept.iterdir():
         uid = str(dcmread(path, stop_before_pixels=True).SOPInstanceUID)
@@ -179,26 +186,26 @@ def altered_files(kept: Path) -> int:
     return sum(len(each) > 1 for each in forms.values())
 
 
-def recovery(night: Night, reaper: Reaper) -> dict[str, list[float]]:
-    """Seconds from each kill until all is as before, where no other came between."""
+def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
+    """Seconds from each kill to recovery, if no other kill came in between."""
     lines = night.lines()
     respawned = [at for at, _, words in lines if "starting it again" in words]
     ready = [at for at, role, words in lines if role == "worker-0" and words == "Ready"]
     times: dict[str, list[float]] = {"respawned": [], "accepts": [], "ready": []}
-    fatal = [at for at, role in reaper.killed if role in {"worker", "supervisor"}]
-    for at, role in reaper.killed:
+    fatal = [at for at, role in killer.killed if role in {"worker", "supervisor"}]
+    for at, role in killer.killed:
         if role != "supervisor":
             times["respawned"].append(next_after(respawned, at) - at)
         if role in {"receiver", "supervisor"}:
-            times["accepts"].append(next_after(reaper.echoed, at) - at)
+            times["accepts"].append(next_after(killer.echoed, at) - at)
         if role in {"worker", "supervisor"}:
-            back = next_after(ready, at)
-            if next_after(fatal, at + 0.001) > back:
-                times["ready"].append(back - at)
+            ready_again = next_after(ready, at)
+            if next_after(fatal, at + 0.001) > ready_again:
+                times["ready"].append(ready_again - at)
     return times
 
 
 def next_after(times: list[float], at: float) -> float:
-    """The first of some sorted times that comes after another."""
-    place = bisect(times, at)
-    return times[place] if place < len(times) else float("inf")
+    """Return the first of the sorted times after `at`, or infinity."""
+    index = bisect(times, at)
+    return times[index] if index < len(times) else float("inf")
