@@ -40,6 +40,9 @@ OTHER_IDENTITY = "other identity"
 study or description.
 """
 
+SEPARATE = "separate lane"
+"""The kind of an event: the analysis continues in the separate lane."""
+
 SLOW = "slow lane"
 """The kind of an event: the analysis continues in the slow lane."""
 
@@ -156,6 +159,20 @@ class Analyses:
                 note(connection, instance_id, SLOW, "It waits behind other slow images")
                 write(connection, one(DECODER_DIED))
                 self._work.analyze_slowly(connection, instance_id, run)
+
+    def continue_separately(self, instance_id: str, run: int) -> None:
+        """Move the analysis of an instance to the separate lane, if it is not stale."""
+        mine = sa.select(instance.c.id).where(
+            instance.c.id == instance_id,
+            instance.c.run == run,
+            instance.c.state == InstanceState.RECEIVED,
+            instance.c.slow.is_(None),
+        )
+        with writing(self._engine) as connection:
+            if connection.execute(mine).scalar_one_or_none() is not None:
+                words = "It resembles a recent slow image from the same address"
+                note(connection, instance_id, SEPARATE, words)
+                self._work.analyze_separately(connection, instance_id, run)
 
     def note_assumptions(
         self, instance_id: str, run: int, assumptions: Sequence[str]

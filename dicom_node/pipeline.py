@@ -7,7 +7,7 @@ model stays in this process.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
 from config.settings import Settings, WorkerSettings
@@ -16,7 +16,7 @@ from dicom_node.decoding_child import DecodingChild
 from dicom_node.drawing import Drawing, drawing_of
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
-from dicom_node.quick_child import slow_child
+from dicom_node.quick_child import SLOW_NICENESS, QuickChild, slow_child
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encode import (
     ResultObject,
@@ -26,6 +26,7 @@ from dicom_node.results.encode import (
 )
 from dicom_node.results.forms import NOTICE, Form, forms
 from dicom_node.screening import ScreeningRules
+from dicom_node.slow_images import SlowImages
 from dicom_node.steps import Stopwatch
 from inference.classifier import Classifier
 from inference.familiarity import UnfamiliarError
@@ -33,6 +34,7 @@ from inference.finding import Finding
 from inference.radiograph import Radiograph
 
 Check = Callable[[DecodedInstance], None]
+Turn = Callable[[ReceivedInstance], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,6 +66,8 @@ class Pipeline:
         decode_options: The window and the maximum number of pixels.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
+        turn: Holds the child during one call for an instance. It may raise an
+            exception, which every method passes on.
     """
 
     classifier: Classifier
@@ -71,6 +75,7 @@ class Pipeline:
     decode_options: DecodeOptions
     result_options: ResultOptions
     max_study_age_days: int
+    turn: Turn = nullcontext
 
     def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
         """Analyze one radiograph.
@@ -89,12 +94,12 @@ class Pipeline:
             today=instance.received_at.date(),
         )
         options, watch = self.decode_options, Stopwatch()
-        with watch.stage("decode"):
+        with watch.stage("decode"), self.turn(instance):
             decoded = self.child.run(decode_file, instance.path, rules, options)
         check(decoded)
         with watch.stage("classify"):
             finding = self._classify(decoded.radiograph)
-        with watch.stage("encode"):
+        with watch.stage("encode"), self.turn(instance):
             results = self.child.run(
                 encode_file, instance, decoded.radiograph, finding, self.result_options
             )
@@ -125,7 +130,8 @@ class Pipeline:
         model, options = self.classifier.identity, self.result_options
         if all(form.kind != NOTICE for form in options.forms):
             return ()
-        return self.child.run(encode_notice, instance, why, model, options)
+        with self.turn(instance):
+            return self.child.run(encode_notice, instance, why, model, options)
 
 
 def make_pipeline(
@@ -161,6 +167,18 @@ def make_pipeline(
     )
 
 
+def normal_pipeline(settings: Settings) -> Pipeline:
+    """Load the model and start the decoding child of the normal lane.
+
+    The methods of this pipeline raise ResemblesSlowError if an instance belongs in the
+    separate lane.
+    """
+    pipeline = make_pipeline(settings, child=QuickChild)
+    child = pipeline.child
+    assert isinstance(child, QuickChild)  # noqa: S101 - its class was given
+    return replace(pipeline, turn=SlowImages(child).turn)
+
+
 @contextmanager
 def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeline]:
     """Yield a pipeline for one slow image, with a decoding child of its own.
@@ -173,4 +191,22 @@ def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeli
         OSError: The child does not start.
     """
     with slow_child(worker.decode_timeout_s, worker.decode_memory_mb) as child:
-        yield replace(pipeline, child=child)
+        yield replace(pipeline, child=child, turn=nullcontext)
+
+
+def separate_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Pipeline:
+    """Return the pipeline of the separate lane, with a decoding child of its own.
+
+    Args:
+        pipeline: The pipeline of the normal lane; all but its child is used.
+        worker: The limits of the child.
+
+    Raises:
+        OSError: The child does not start.
+    """
+    child = QuickChild(
+        timeout_s=worker.decode_timeout_s,
+        memory_mb=worker.decode_memory_mb,
+        niceness=SLOW_NICENESS,
+    )
+    return replace(pipeline, child=child, turn=nullcontext)

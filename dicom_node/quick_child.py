@@ -11,7 +11,8 @@ too little is left, the image goes to the slow lane before its pixels are decode
 then delays the others only by the time to read its header.
 
 An image of ordinary size that takes long still delays the others by twice the usual
-time. So the delay grows with the number of such images.
+time. After the first such image, slow_images.py moves those that resemble it to the
+separate lane.
 """
 
 import statistics
@@ -29,7 +30,7 @@ from dicom_node.errors import TakesLongError
 
 T = TypeVar("T")
 
-ALLOWANCE_S = 4.0
+ALLOWANCE_S = 2.0
 REFILL = 0.02  # seconds of allowance for each second that passes
 SHORTEST_S = 0.5
 LONGEST_S = 2.0
@@ -83,13 +84,18 @@ class Allowance:
 
 
 class QuickChild(DecodingChild):
-    """A decoding child that stops calls early if they would delay other images."""
+    """A decoding child that stops calls early if they would delay other images.
 
-    def __init__(self, *, timeout_s: float, memory_mb: int) -> None:
+    Attributes:
+        took_long: Whether the last call was stopped, or took twice `usual` or longer.
+    """
+
+    def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
         """Start a child; `timeout_s` is the upper bound of each call's limit."""
         self._most_s = timeout_s
         self._allowance = Allowance()
-        super().__init__(timeout_s=timeout_s, memory_mb=memory_mb)
+        self.took_long = False
+        super().__init__(timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness)
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         # One thread makes all calls, so the deadline is that of this call.
@@ -111,6 +117,8 @@ class QuickChild(DecodingChild):
             ) from None
         finally:
             seconds = time.monotonic() - began
+            limit = min(2 * self._allowance.usual(kind), self._timeout_s)
+            self.took_long = seconds >= limit
             self._allowance.use(kind, seconds, succeeded=succeeded)
         return result
 

@@ -14,7 +14,7 @@ from dbos import DBOS, WorkflowStatus
 
 from dicom_node.database import reading
 from dicom_node.heartbeat import DEAD_AFTER_S, living
-from dicom_node.work import ANALYZE, ANALYZE_SLOWLY, DELIVER
+from dicom_node.work import ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def take_over(engine: sa.Engine, name: str) -> int:
 def _under_way() -> list[WorkflowStatus]:
     return DBOS.list_workflows(
         status="PENDING",
-        name=[ANALYZE, ANALYZE_SLOWLY, DELIVER],
+        name=[ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER],
         load_input=False,
         load_output=False,
     )

@@ -19,6 +19,7 @@ APPLICATION = "fracture-node"
 # that was queued with the old hash would never run.
 VERSION = "1"
 ANALYZE = "analyze"
+ANALYZE_SEPARATELY = "analyze-separately"
 ANALYZE_SLOWLY = "analyze-slowly"
 DELIVER = "deliver"
 
@@ -61,12 +62,22 @@ class WorkQueue:
         options = _options(ANALYZE, f"{ANALYZE}:{instance_id}:{run}", delay_s)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
+    def analyze_separately(
+        self, connection: sa.Connection, instance_id: str, run: int
+    ) -> None:
+        """Queue the analysis of an instance in the separate lane."""
+        self._analyze_in(ANALYZE_SEPARATELY, connection, instance_id, run)
+
     def analyze_slowly(
         self, connection: sa.Connection, instance_id: str, run: int
     ) -> None:
         """Queue the analysis of an instance in the slow lane."""
-        identity = f"{ANALYZE_SLOWLY}:{instance_id}:{run}"
-        options = _options(ANALYZE_SLOWLY, identity, 0)
+        self._analyze_in(ANALYZE_SLOWLY, connection, instance_id, run)
+
+    def _analyze_in(
+        self, lane: str, connection: sa.Connection, instance_id: str, run: int
+    ) -> None:
+        options = _options(lane, f"{lane}:{instance_id}:{run}", 0)
         self._client.enqueue_in_transaction(connection, options, instance_id, run)
 
     def deliver(

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from threading import Thread
 
@@ -37,7 +37,7 @@ from dicom_node.heartbeat import beating
 from dicom_node.insisting import leave_what_waits
 from dicom_node.journal import Journal
 from dicom_node.machine import machine_name, run_folder
-from dicom_node.pipeline import make_pipeline, slow_pipeline
+from dicom_node.pipeline import normal_pipeline, separate_pipeline, slow_pipeline
 from dicom_node.process import (
     Stop,
     allow_many_threads,
@@ -45,7 +45,6 @@ from dicom_node.process import (
     load_or_exit,
     role_parser,
 )
-from dicom_node.quick_child import QuickChild
 from dicom_node.reasons import ReportRefusal
 from dicom_node.reporters import Reporter
 from dicom_node.spool import Spool
@@ -58,7 +57,14 @@ from dicom_node.sweep import (
 from dicom_node.takeover import take_over
 from dicom_node.tally import REPORT_REFUSED, one, write
 from dicom_node.turns import AT_ONCE
-from dicom_node.work import ANALYZE, ANALYZE_SLOWLY, APPLICATION, DELIVER, VERSION
+from dicom_node.work import (
+    ANALYZE,
+    ANALYZE_SEPARATELY,
+    ANALYZE_SLOWLY,
+    APPLICATION,
+    DELIVER,
+    VERSION,
+)
 from dicom_node.workflows import Work, register
 from inference.classifier import self_test
 from models.card import ModelError
@@ -134,7 +140,7 @@ def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> W
 
 def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
     arrived, encoded = hang(ANALYZE), hang(DELIVER)
-    work = _work(settings, engine, encoded.ring)
+    work = _work(settings, engine, encoded.ring, arrived.ring)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Send a heartbeat before taking work: work of a worker without heartbeat is taken
@@ -241,19 +247,25 @@ def _look_after(
 
 
 def _work(
-    settings: Settings, engine: sa.Engine, on_delivery: Callable[[], None]
+    settings: Settings,
+    engine: sa.Engine,
+    on_delivery: Callable[[], None],
+    on_moved: Callable[[], None],
 ) -> Work:
-    pipeline = make_pipeline(settings, child=QuickChild)
+    pipeline = normal_pipeline(settings)
     self_test(pipeline.classifier)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
-    spool, slow = Spool(settings.storage), partial(slow_pipeline, pipeline)
+    spool, limits = Spool(settings.storage), settings.worker
     return Work(
         settings,
         journal,
         spool,
         pipeline,
         on_delivery,
-        slow_pipeline=partial(slow, settings.worker),
+        on_moved=on_moved,
+        # The child of the separate lane starts when the lane is first used.
+        separate_pipeline=cache(partial(separate_pipeline, pipeline, limits)),
+        slow_pipeline=partial(slow_pipeline, pipeline, limits),
     )
 
 
@@ -276,9 +288,10 @@ def _open_queues(settings: Settings) -> None:
     DBOS.register_queue(
         ANALYZE, worker_concurrency=ANALYSES_AT_ONCE, polling_interval_sec=POLL_S
     )
-    DBOS.register_queue(
-        ANALYZE_SLOWLY, worker_concurrency=1, polling_interval_sec=SLOW_POLL_S
-    )
+    for lane in (ANALYZE_SEPARATELY, ANALYZE_SLOWLY):
+        DBOS.register_queue(
+            lane, worker_concurrency=1, polling_interval_sec=SLOW_POLL_S
+        )
     reached = sum(
         len(each.peers) if isinstance(each, SenderDestination) else 1
         for each in settings.destinations

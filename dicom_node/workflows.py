@@ -43,11 +43,12 @@ from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.objects import ResultObject
 from dicom_node.screening import is_capture
 from dicom_node.settlement import step_of
+from dicom_node.slow_images import ResemblesSlowError
 from dicom_node.spool import Spool, is_there
 from dicom_node.steps import about, log_step
 from dicom_node.tables import DeliveryState, InstanceState
 from dicom_node.turns import Turns
-from dicom_node.work import ANALYZE, ANALYZE_SLOWLY, DELIVER
+from dicom_node.work import ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER
 from inference.caption import headline
 
 logger = logging.getLogger(__name__)
@@ -72,6 +73,10 @@ class Work:
             before it has any effect.
         on_refused: Called for each report of an archive that is rejected.
         turns: Limits the number of concurrent deliveries.
+        on_moved: Called when an instance has left the normal lane for the separate
+            lane, so that the next one can begin.
+        separate_pipeline: Returns the analysis of the separate lane. If None, that lane
+            uses the pipeline of the normal lane.
         slow_pipeline: Makes the analysis of the slow lane, with a decoding child of its
             own for one instance. If None, the slow lane uses the pipeline of the normal
             lane.
@@ -85,12 +90,15 @@ class Work:
     on_sent: OnSent = ignore
     on_refused: OnRefused = ignore_refusal
     turns: Turns = field(default_factory=Turns)
+    on_moved: Callable[[], None] = lambda: None
+    separate_pipeline: Callable[[], Pipeline] | None = None
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
 
     def analyze(self, instance_id: str, run: int) -> None:
         """Analyze one instance, and record the outcome in the journal.
 
-        If the decoding child dies or takes too long, the slow lane continues.
+        If the instance resembles a recent slow image, the separate lane continues. If
+        the decoding child dies or takes too long, the slow lane continues.
         """
         row = insist(lambda: self.journal.analyses.begin(instance_id, run))
         if row is None:
@@ -98,12 +106,25 @@ class Work:
         with about(row.sop_instance_uid, row.id):
             try:
                 self._end(row, self._analyze)
+            except ResemblesSlowError:
+                move = partial(self.journal.analyses.continue_separately, row.id)
+                insist(partial(move, row.run))
+                log_step(logger, "moved to the separate lane", "resembles a slow image")
+                self.on_moved()
             except ChildDiedError as death:
                 reason = str(death)
                 move = partial(self.journal.analyses.continue_slowly, row.id, row.run)
                 insist(lambda: move(reason))
                 log_step(logger, "moved to the slow lane", reason)
         self.on_delivery()
+
+    def analyze_separately(self, instance_id: str, run: int) -> None:
+        """Analyze one instance as `analyze` does, apart from the normal lane."""
+        separate = self
+        if self.separate_pipeline:
+            pipeline = insist(self.separate_pipeline)
+            separate = replace(self, pipeline=pipeline)
+        separate.analyze(instance_id, run)
 
     def analyze_slowly(self, instance_id: str, run: int) -> None:
         """Analyze one instance with the whole timeout; the outcome is final.
@@ -151,12 +172,13 @@ class Work:
             The conclusion; None if there is a result, or if the work is stale.
 
         Raises:
+            ResemblesSlowError: The image belongs in the separate lane.
             ChildDiedError: The decoding child died or took too long.
         """
         not_analyzed = InstanceState.NOT_ANALYZED
         try:
             self._answer(row)
-        except ChildDiedError:
+        except (ResemblesSlowError, ChildDiedError):
             raise
         except SamePictureError as why:
             ended = Conclusion(not_analyzed, str(why), why.known)
@@ -198,6 +220,7 @@ class Work:
         """Add notices to a conclusion, for destinations that get no negative results.
 
         Raises:
+            ResemblesSlowError: The image belongs in the separate lane.
             ChildDiedError: The decoding child of the normal lane died or took too long.
         """
         instance = self.journal.received_instance(row)
@@ -394,6 +417,10 @@ def register(work: Work) -> None:
     @DBOS.workflow(name=ANALYZE, max_recovery_attempts=None)
     def analyze(instance_id: str, run: int) -> None:
         work.analyze(instance_id, run)
+
+    @DBOS.workflow(name=ANALYZE_SEPARATELY, max_recovery_attempts=None)
+    def analyze_separately(instance_id: str, run: int) -> None:
+        work.analyze_separately(instance_id, run)
 
     @DBOS.workflow(name=ANALYZE_SLOWLY, max_recovery_attempts=None)
     def analyze_slowly(instance_id: str, run: int) -> None:

@@ -44,11 +44,12 @@ from dicom_node.pipeline import Analysis, Check, Pipeline
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.forms import Form
 from dicom_node.results.objects import ResultObject
+from dicom_node.slow_images import ResemblesSlowError
 from dicom_node.spool import Spool, is_there
 from dicom_node.tables import InstanceState, event, instance
 from dicom_node.tally import read
 from dicom_node.turns import AT_ONCE
-from dicom_node.work import ANALYZE, ANALYZE_SLOWLY
+from dicom_node.work import ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY
 from dicom_node.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom import draw_phantom
@@ -357,6 +358,73 @@ def test_slow_image_is_analyzed_by_its_own_child(
 
     assert (len(pipeline.calls), len(slow.calls)) == (1, 1)
     assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_an_image_that_resembles_a_slow_one_is_analyzed_in_the_separate_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def refuse() -> None:
+        raise ResemblesSlowError
+
+    moved, separate = list[str](), replace(pipeline, calls=[])
+    lane = replace(
+        work,
+        on_moved=lambda: moved.append(received.id),
+        separate_pipeline=lambda: cast("Pipeline", separate),
+    )
+    pipeline.behavior = refuse
+    for _ in range(2):  # the worker was killed before DBOS recorded the first
+        lane.analyze(received.id, 1)
+    row, work_items = row_of(work, received), queued(work)
+    lane.analyze_separately(received.id, 1)
+
+    assert (row.state, row.slow) == (InstanceState.RECEIVED, None)
+    assert work_items == {ANALYZE: 1, ANALYZE_SEPARATELY: 1}
+    assert len(moved) == 2
+    assert len(separate.calls) == 1
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_an_image_that_is_slow_in_the_separate_lane_continues_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def time_out() -> None:
+        raise ChildTimeoutError("Decoding took longer than 2 s.")
+
+    pipeline.behavior = time_out
+    work.analyze_separately(received.id, 1)
+
+    assert row_of(work, received).slow == 1
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+
+
+def test_a_notice_of_an_image_that_resembles_a_slow_one_is_made_in_the_separate_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def break_off() -> None:
+        raise AnalysisError("The file is damaged.")
+
+    def refuse(*_: object) -> tuple[ResultObject, ...]:
+        raise ResemblesSlowError
+
+    pipeline.behavior = break_off
+    normal = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=refuse))
+    separate = cast("Pipeline", pipeline)
+    lane = replace(work, pipeline=normal, separate_pipeline=lambda: separate)
+    lane.analyze(received.id, 1)
+    lane.analyze_separately(received.id, 1)
+
+    assert row_of(work, received).reason == "The file is damaged."
+    assert len(pipeline.notices_about) == 1
+
+
+def test_an_image_is_not_moved_after_its_analysis_has_ended(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    work.journal.analyses.continue_separately(received.id, 1)
+
+    assert queued(work)[ANALYZE_SEPARATELY] == 0
 
 
 def test_repeated_work_of_the_normal_lane_skips_a_slow_image(

@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+from openjpeg.utils import encode_array
 from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import encapsulate
@@ -13,6 +14,7 @@ from pydicom.filewriter import write_dataset
 from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
+    JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     generate_uid,
@@ -100,6 +102,29 @@ def scanned_image(extended: bool = False) -> Sample:  # noqa: FBT001, FBT002
     dataset["PixelData"].is_undefined_length = True
     syntax = JPEGExtended12Bit if extended else JPEGBaseline8Bit
     return _sample(dataset, _bytes(dataset), syntax)
+
+
+def noise_images(count: int, side: int) -> list[Sample]:
+    """Images of ordinary size in JPEG 2000 that take seconds to decode.
+
+    All have the same pixels, because they also take seconds to encode.
+    """
+    dataset = _phantom()
+    noise = np.random.default_rng(0).integers(0, 2**16, (side, side), dtype=np.uint16)
+    dataset.Rows = dataset.Columns = side
+    dataset.BitsAllocated = dataset.BitsStored = 16
+    dataset.HighBit = 15
+    for name in ("SmallestImagePixelValue", "LargestImagePixelValue"):
+        if name in dataset:
+            delattr(dataset, name)
+    dataset.PixelData = encapsulate([encode_array(noise)])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    samples = []
+    for _ in range(count):
+        dataset.SOPInstanceUID = generate_uid()
+        samples.append(_sample(dataset, _bytes(dataset), JPEG2000Lossless))
+    return samples
 
 
 def _phantom() -> Dataset:

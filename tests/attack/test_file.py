@@ -20,6 +20,7 @@ from tests.asking import bearing
 from tests.attack.assault import Cost, assault, note
 from tests.attack.crafted import (
     deflated_items,
+    noise_images,
     progressive_jpeg,
     scanned_image,
     trailing_elements,
@@ -31,7 +32,7 @@ from tests.served import alive, children
 
 pytestmark = pytest.mark.attack
 
-FILES = 3
+FILES, MANY = 3, 20
 DECODER = "dicom_node.decoding_process"
 SECCOMP_FILTER = 2  # proc(5): Seccomp
 
@@ -63,6 +64,26 @@ def test_hostile_images_do_not_delay_a_good_image(
         sender.close()
 
     seen = assault(target, 2, f"{FILES} times {name}", attack)
+
+    seen.check()
+
+
+def test_a_good_image_does_not_wait_for_twenty_slow_ones_of_ordinary_size(
+    target: Target,
+) -> None:
+    """All come from one address."""
+    samples = noise_images(MANY, 3500)
+
+    def attack(cost: Cost) -> None:
+        sender = RawSender(target.receiver)
+        for each in samples:
+            assert sender.send(each).status == 0
+            cost.bytes += len(each.dataset)
+        cost.ready.set()
+        sender.close()
+
+    seen = assault(target, 2, f"{MANY} images of noise in JPEG 2000", attack)
+    target.damaged = True  # the slow lane is busy for minutes
 
     seen.check()
 

@@ -85,7 +85,7 @@ def main() -> None:
     def make(_: Settings) -> SleepingPipeline:
         return pipeline
 
-    worker.make_pipeline = make  # type: ignore[assignment]
+    worker.normal_pipeline = make  # type: ignore[assignment]
     worker.self_test = lambda _: None  # type: ignore[assignment, attr-defined]
     worker.main()
 
