@@ -115,3 +115,19 @@ def serve(
     stack.callback(end)
     port: int = listening.getsockname()[1]
     return port
+
+
+def opened(stack: ExitStack, port: int, said: bytes) -> socket.socket:
+    """Connect to a server of this machine, and send it some bytes."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    stack.enter_context(client)
+    client.sendall(said)
+    return client
+
+
+def heard(client: socket.socket) -> bytes:
+    """Return all that a server sends until it closes the connection."""
+    said = b""
+    while part := client.recv(2**16):
+        said += part
+    return said

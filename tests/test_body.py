@@ -1,7 +1,6 @@
 """Bodies that are too long, too slow or too many, and what they cost others."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from api.admission import Arrivals
 from api.analyzer import Analyzer
 from api.body import SMALL, BodyLimit, LimitedBody, small_form
 from api.upload import received
-from tests.asking import LOOKING, TOKENS, Site, serve
+from tests.asking import LOOKING, TOKENS, Site, heard, opened, serve
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 MULTIPART = b"multipart/form-data; boundary=b"
@@ -196,22 +195,6 @@ def site(tmp_path: Path) -> Site:
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-def opened(stack: ExitStack, port: int, said: bytes) -> socket.socket:
-    """Say something to a server."""
-    client = socket.create_connection(("127.0.0.1", port), timeout=15)
-    stack.enter_context(client)
-    client.sendall(said)
-    return client
-
-
-def heard(client: socket.socket) -> bytes:
-    """All that a server says until it closes the connection."""
-    said = b""
-    while part := client.recv(2**16):
-        said += part
-    return said
 
 
 def test_slow_uploads_keep_others_from_nothing_and_end(

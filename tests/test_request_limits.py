@@ -20,7 +20,17 @@ from api.body import LARGEST_BODY
 from api.entrance import OPEN_TO_ALL, Entrance
 from api.upload import UPLOAD
 from api.v1 import changes
-from tests.asking import ACTING, LOOKING, PROXY, TOKENS, Site, bearing, serve
+from tests.asking import (
+    ACTING,
+    LOOKING,
+    PROXY,
+    TOKENS,
+    Site,
+    bearing,
+    heard,
+    opened,
+    serve,
+)
 from tests.reviewed import Review, served
 from tests.test_entrance import all_of
 
@@ -145,20 +155,6 @@ def one(content: bytes) -> Receive:
         return {"type": "http.request", "body": content, "more_body": False}
 
     return receive
-
-
-def opened(stack: ExitStack, port: int, said: bytes) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", port), timeout=20)
-    stack.enter_context(client)
-    client.sendall(said)
-    return client
-
-
-def heard(client: socket.socket) -> bytes:
-    said = b""
-    while part := client.recv(2**16):
-        said += part
-    return said
 
 
 def drip(client: socket.socket) -> None:
