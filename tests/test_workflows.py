@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import cast
+from typing import NoReturn, cast
 from unittest.mock import Mock
 
 import numpy as np
@@ -323,12 +323,13 @@ def test_three_deaths_of_the_decoder_fail_the_instance(
     assert "killed" in row.reason
 
 
+def time_out(*_: object) -> NoReturn:
+    raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+
 def test_an_image_that_takes_too_long_is_repeated_once_in_the_slow_lane(
     work: Work, received: ReceivedInstance, pipeline: ToldPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     pipeline.behavior = time_out
     work.analyze(received.id, 1)
     moved = row_of(work, received)
@@ -347,9 +348,6 @@ def test_an_image_that_takes_too_long_is_repeated_once_in_the_slow_lane(
 def test_an_image_that_was_slow_is_analyzed_by_a_child_of_its_own(
     work: Work, received: ReceivedInstance, pipeline: ToldPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     patient = replace(pipeline, calls=[])
     lane = replace(work, slow_pipeline=lambda: nullcontext(cast("Pipeline", patient)))
     pipeline.behavior = time_out
@@ -363,9 +361,6 @@ def test_an_image_that_was_slow_is_analyzed_by_a_child_of_its_own(
 def test_work_of_the_normal_lane_that_is_repeated_leaves_a_slow_image_alone(
     work: Work, received: ReceivedInstance, pipeline: ToldPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     pipeline.behavior = time_out
     for _ in range(2):  # the worker was killed before DBOS recorded the first
         work.analyze(received.id, 1)
@@ -389,9 +384,6 @@ def test_a_slow_image_for_which_the_release_before_asks_reaches_the_slow_lane(
 def test_a_slow_image_that_is_analyzed_again_waits_in_the_slow_lane(
     work: Work, received: ReceivedInstance, pipeline: ToldPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     pipeline.behavior = time_out
     work.analyze(received.id, 1)
     work.analyze_slowly(received.id, 1)
@@ -405,9 +397,6 @@ def test_a_notice_for_which_the_normal_lane_has_no_time_is_made_in_the_slow_lane
 ) -> None:
     def refuse() -> None:
         raise NotAnalyzedError("Not a body part of the model.")
-
-    def time_out(*_: object) -> tuple[ResultObject, ...]:
-        raise ChildTimeoutError("Decoding took longer than 2 s.")
 
     pipeline.behavior = refuse
     hasty = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=time_out))
