@@ -20,6 +20,7 @@ from tests.associating import (
     EXPLICIT,
     RELEASE,
     abstract,
+    c_store_command,
     command,
     data,
     echo,
@@ -172,7 +173,7 @@ def test_empty_fragments_end_an_association(target: Target) -> None:
         with connect(target.receiver) as connection:
             pour(connection, request(context, calling=title(b"EMPTY")), cost)
             received(connection)
-            pour(connection, c_store_command(), cost)
+            pour(connection, c_store_command(b"1.2.3.4"), cost)
             cost.ready.set()
             start = time.monotonic()
             while not cost.over.is_set() and pour(connection, fragments, cost):
@@ -186,17 +187,6 @@ def test_empty_fragments_end_an_association(target: Target) -> None:
 
     seen.expect("never" not in seen.note, "the association goes on for ever")
     seen.check()
-
-
-def c_store_command() -> bytes:
-    return command(
-        (2, CR + b"\0"),
-        (0x100, short(0x0001)),
-        (0x110, short(1)),
-        (0x700, short(0)),
-        (0x800, short(0)),
-        (0x1000, b"1.2.3.4\0"),
-    )
 
 
 def test_rejected_callers_do_not_blind_the_audit_trail(target: Target) -> None:
