@@ -15,7 +15,6 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from dicom_node.quick_child import SLOW_NICENESS
 from dicom_node.workflows import MOST_CHILD_DEATHS
 from tests.chaos.night import Night, lost, mixed, push, studies_in
 from tests.served import (
@@ -150,18 +149,17 @@ def kill_at_work(node: Served, killed: str) -> bool:
     Returns:
         Whether it was at work; if so, it is dead.
     """
-    for server, fork in decoders(node):
-        with suppress(OSError):  # it ended in between
-            is_slow = os.getpriority(os.PRIO_PROCESS, fork) == SLOW_NICENESS
-            if is_slow and processor_s(fork) > AT_WORK_S:
-                os.kill(fork if killed == "fork" else server, signal.SIGKILL)
-                wait_for(lambda: not alive(fork))  # noqa: B023 - called here
-                return True
+    (worker,) = node.roles("dicom_node.worker")
+    for server in children(worker, DECODER):
+        for fork in children(server, DECODER):
+            with suppress(OSError):  # it ended in between
+                if niceness(fork) > niceness(worker) and processor_s(fork) > AT_WORK_S:
+                    os.kill(fork if killed == "fork" else server, signal.SIGKILL)
+                    wait_for(lambda: not alive(fork))  # noqa: B023 - called here
+                    return True
     return False
 
 
-def decoders(node: Served) -> list[tuple[int, int]]:
-    """Return the fork servers of the workers, each with its decoding process."""
-    workers = node.roles("dicom_node.worker")
-    servers = [pid for worker in workers for pid in children(worker, DECODER)]
-    return [(server, fork) for server in servers for fork in children(server, DECODER)]
+def niceness(pid: int) -> int:
+    """Return the niceness of a process; in the slow lane, it is above the worker's."""
+    return os.getpriority(os.PRIO_PROCESS, pid)
