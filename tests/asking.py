@@ -121,3 +121,19 @@ def serve(
     stack.callback(end)
     port: int = listener.getsockname()[1]
     return port
+
+
+def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
+    """Connect to a server of this machine, and send it some bytes."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    stack.enter_context(client)
+    client.sendall(content)
+    return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Return all that a server sends until it closes the connection."""
+    content = b""
+    while part := client.recv(2**16):
+        content += part
+    return content

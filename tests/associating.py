@@ -140,6 +140,19 @@ def echo(
     )
 
 
+def c_store_command(instance: bytes, context: int = 1) -> bytes:
+    """Write a C-STORE request for a CR image (PS3.7 9.3.1.1), without its dataset."""
+    return command(
+        (0x0002, CR + b"\0"),
+        (0x0100, short(0x0001)),
+        (0x0110, short(1)),
+        (0x0700, short(0)),
+        (0x0800, short(0)),
+        (0x1000, instance + b"\0" * (len(instance) % 2)),
+        context=context,
+    )
+
+
 def echoed(
     context: int = 1, dataset: int = NO_DATASET, status: int | None = 0
 ) -> bytes:

@@ -119,6 +119,12 @@ def alive(pid: int) -> bool:
         return False
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor seconds that a process has used, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 @contextmanager
 def serving(config: Path) -> Iterator[Served]:
     node = Served(config)

@@ -1,7 +1,6 @@
 """Limits for request bodies that are too long, too slow or too many."""
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +17,7 @@ from api.admission import Arrivals
 from api.analyzer import Analyzer
 from api.body import SMALL, BodyLimit, LimitedBody, small_form
 from api.upload import received
-from tests.asking import LOOKING, TOKENS, Site, serve
+from tests.asking import LOOKING, TOKENS, Site, connected, read_all, serve
 
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 MULTIPART = b"multipart/form-data; boundary=b"
@@ -198,22 +197,6 @@ def site(tmp_path: Path) -> Site:
 def stack() -> Iterator[ExitStack]:
     with ExitStack() as stack:
         yield stack
-
-
-def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
-    """Connect to a server and send bytes."""
-    client = socket.create_connection(("127.0.0.1", port), timeout=15)
-    stack.enter_context(client)
-    client.sendall(content)
-    return client
-
-
-def read_all(client: socket.socket) -> bytes:
-    """Read until the server closes the connection."""
-    response = b""
-    while part := client.recv(2**16):
-        response += part
-    return response
 
 
 def test_slow_uploads_end_and_do_not_block_other_addresses(

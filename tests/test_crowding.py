@@ -21,6 +21,7 @@ from tests.associating import (
     REJECT,
     SOON_S,
     abstract,
+    c_store_command,
     command,
     data,
     echo,
@@ -106,14 +107,6 @@ def c_store(instance: str) -> tuple[bytes, bytes]:
     """Return the PDU of a C-STORE request, and its dataset: a CR image of 32 kB."""
     uid = instance.encode() + b"\0" * (len(instance) % 2)
     sop_class = CR + b"\0"
-    elements = (
-        (0x0002, sop_class),
-        (0x0100, short(1)),
-        (0x0110, short(1)),
-        (0x0700, short(0)),
-        (0x0800, short(0)),
-        (0x1000, uid),
-    )
     dataset = (
         struct.pack("<HH2sH", 8, 0x16, b"UI", len(sop_class))
         + sop_class
@@ -123,7 +116,7 @@ def c_store(instance: str) -> tuple[bytes, bytes]:
     for element, number in ((0x10, 128), (0x11, 128), (0x100, 16), (0x101, 16)):
         dataset += struct.pack("<HH2sHH", 0x28, element, b"US", 2, number)
     pixels = struct.pack("<HH2sHI", 0x7FE0, 0x10, b"OW", 0, 32_768) + bytes(32_768)
-    return command(*elements, context=3), dataset + pixels
+    return c_store_command(instance.encode(), 3), dataset + pixels
 
 
 def test_an_association_on_which_instances_are_stored_is_not_aborted(

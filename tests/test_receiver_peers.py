@@ -1,6 +1,5 @@
 """The receiver in its own process, with DCMTK's programs as modalities."""
 
-import os
 import re
 import signal
 import socket
@@ -24,6 +23,7 @@ from dicom_node.listener import listen
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.tables import instance
 from inference.phantom import draw_phantom
+from tests.served import processor_s
 
 pytestmark = pytest.mark.dcmtk
 Find = Callable[[str], str]
@@ -357,11 +357,11 @@ def test_idle_associations_use_almost_no_processor_time(
     ) as modality:
         assert modality.stdout
         assert modality.stdout.readline() == b"20\n"
-        before = processor_s(receiver)
+        before = processor_s(receiver.pid)
         with pytest.raises(subprocess.TimeoutExpired, match="timed out"):
             modality.wait(2)
 
-        used = processor_s(receiver) - before
+        used = processor_s(receiver.pid) - before
 
         modality.communicate()
     # pynetdicom by itself takes half a processor for 20.
@@ -381,8 +381,3 @@ sys.stdin.read()
 for each in opened:
     each.abort()
 """
-
-
-def processor_s(process: subprocess.Popen[bytes]) -> float:
-    fields = Path(f"/proc/{process.pid}/stat").read_text().split()
-    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")

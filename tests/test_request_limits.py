@@ -20,7 +20,17 @@ from api.body import LARGEST_BODY
 from api.entrance import OPEN_TO_ALL, Entrance
 from api.upload import UPLOAD
 from api.v1 import changes
-from tests.asking import ACTING, LOOKING, PROXY, TOKENS, Site, bearing, serve
+from tests.asking import (
+    ACTING,
+    LOOKING,
+    PROXY,
+    TOKENS,
+    Site,
+    bearing,
+    connected,
+    read_all,
+    serve,
+)
 from tests.reviewed import Review, served
 from tests.test_entrance import all_of
 
@@ -147,20 +157,6 @@ def one(content: bytes) -> Receive:
     return receive
 
 
-def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", port), timeout=20)
-    stack.enter_context(client)
-    client.sendall(content)
-    return client
-
-
-def read_to_end(client: socket.socket) -> bytes:
-    content = b""
-    while part := client.recv(2**16):
-        content += part
-    return content
-
-
 def drip(client: socket.socket) -> None:
     """Send single bytes for twenty seconds, or until the peer closes the connection."""
     for _ in range(2000):
@@ -195,7 +191,7 @@ class TestConnection:
 
         client = connected(stack, port, request + b"1\r\n1\r\n" * 66)
 
-        response = read_to_end(client)
+        response = read_all(client)
         assert response.startswith(b"HTTP/1.1 400 ")
         assert b"256 bytes or more on average" in response
 
@@ -207,7 +203,7 @@ class TestConnection:
         )
         chunks = b"1\r\n1\r\n" * 64 + (b"100\r\n" + b"1" * 256 + b"\r\n") * 10
 
-        response = read_to_end(connected(stack, port, request + chunks + b"0\r\n\r\n"))
+        response = read_all(connected(stack, port, request + chunks + b"0\r\n\r\n"))
 
         assert response.startswith(b"HTTP/1.1 401 ")  # there is no token in the form
 
@@ -220,7 +216,7 @@ class TestConnection:
         for _ in range(100):
             client.sendall(chunk)
 
-        assert b"extensions are longer than the body" in read_to_end(client)
+        assert b"extensions are longer than the body" in read_all(client)
 
     def test_response_is_sent_before_the_end_of_a_refused_body(
         self, port: int, stack: ExitStack
@@ -230,7 +226,7 @@ class TestConnection:
         for _ in range(30):
             client.sendall(bytes(10**6))
 
-        response = read_to_end(client)
+        response = read_all(client)
 
         assert response.startswith(b"HTTP/1.1 401 ")
         assert b"\r\nconnection: close\r\n" in response
@@ -252,7 +248,7 @@ class TestConnection:
         length = "Content-Length: 90000"
         client = connected(stack, port, head("POST", "/predict", length, token=""))
 
-        assert read_to_end(client).startswith(b"HTTP/1.1 401 ")
+        assert read_all(client).startswith(b"HTTP/1.1 401 ")
         with pytest.raises(ConnectionError):
             drip(client)
 
@@ -334,7 +330,7 @@ def test_request_of_ambiguous_length_is_refused_and_the_next_is_not_read(
     port = serve(site.app, stack)
     first = head("POST", "/logout", "X-Remote-User: berta", *fields, token="")
 
-    response = read_to_end(connected(stack, port, first + sent + SMUGGLED))
+    response = read_all(connected(stack, port, first + sent + SMUGGLED))
 
     assert response.startswith(b"HTTP/1.1 400 ")
     assert response.count(b"HTTP/1.1 ") == 1
@@ -350,7 +346,7 @@ def test_transfer_encoding_is_refused_for_other_versions_than_http_1_1(
     request = head("POST", "/logout", CHUNKED, "Connection: keep-alive")
 
     changed = request.replace(b"HTTP/1.1", f"HTTP/{version}".encode())
-    response = read_to_end(connected(stack, port, changed + LAST_CHUNK + SMUGGLED))
+    response = read_all(connected(stack, port, changed + LAST_CHUNK + SMUGGLED))
 
     assert response.startswith(b"HTTP/1.1 400 ")
     assert response.count(b"HTTP/1.1 ") == 1
@@ -364,7 +360,7 @@ def test_valid_requests_may_share_a_connection(
     declared = head("POST", "/logout", "Content-Length: 3") + b"abc"
     last = head("GET", "/healthz", "Connection: close")
 
-    response = read_to_end(connected(stack, port, chunked + declared + last))
+    response = read_all(connected(stack, port, chunked + declared + last))
 
     assert response.count(b"HTTP/1.1 303 ") == 2
     assert response.count(b"HTTP/1.1 200 ") == 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import cast
+from typing import NoReturn, cast
 from unittest.mock import Mock
 
 import numpy as np
@@ -323,12 +323,13 @@ def test_three_deaths_of_the_decoder_fail_the_instance(
     assert "killed" in row.reason
 
 
+def time_out(*_: object) -> NoReturn:
+    raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+
 def test_timed_out_image_is_repeated_once_in_the_slow_lane(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     pipeline.behavior = time_out
     work.analyze(received.id, 1)
     moved = row_of(work, received)
@@ -347,9 +348,6 @@ def test_timed_out_image_is_repeated_once_in_the_slow_lane(
 def test_slow_image_is_analyzed_by_its_own_child(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     slow = replace(pipeline, calls=[])
     lane = replace(work, slow_pipeline=lambda: nullcontext(cast("Pipeline", slow)))
     pipeline.behavior = time_out
@@ -388,9 +386,6 @@ def test_an_image_that_resembles_a_slow_one_is_analyzed_in_the_separate_lane(
 def test_an_image_that_is_slow_in_the_separate_lane_continues_in_the_slow_lane(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 2 s.")
-
     pipeline.behavior = time_out
     work.analyze_separately(received.id, 1)
 
@@ -430,9 +425,6 @@ def test_an_image_is_not_moved_after_its_analysis_has_ended(
 def test_repeated_work_of_the_normal_lane_skips_a_slow_image(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     pipeline.behavior = time_out
     for _ in range(2):  # the worker was killed before DBOS recorded the first
         work.analyze(received.id, 1)
@@ -456,9 +448,6 @@ def test_slow_image_enqueued_by_the_previous_release_moves_to_the_slow_lane(
 def test_slow_image_that_is_analyzed_again_waits_in_the_slow_lane(
     work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
 ) -> None:
-    def time_out() -> None:
-        raise ChildTimeoutError("Decoding took longer than 60 s.")
-
     pipeline.behavior = time_out
     work.analyze(received.id, 1)
     work.analyze_slowly(received.id, 1)
@@ -472,9 +461,6 @@ def test_timed_out_notice_is_created_in_the_slow_lane(
 ) -> None:
     def refuse() -> None:
         raise NotAnalyzedError("Not a body part of the model.")
-
-    def time_out(*_: object) -> tuple[ResultObject, ...]:
-        raise ChildTimeoutError("Decoding took longer than 2 s.")
 
     pipeline.behavior = refuse
     limited = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=time_out))

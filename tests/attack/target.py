@@ -21,6 +21,7 @@ from dicom_node.outcome import Verdict
 from dicom_node.phantom_instance import phantom_dataset
 from dicom_node.sender import send
 from inference.phantom import draw_phantom
+from tests import served
 from tests.served import Served, wait_for
 
 LOOKING = "a-token-of-a-viewer-0123456789"
@@ -267,11 +268,9 @@ def _resident(pid: int) -> int:
 
 def processor_s(supervisor: int, role: str) -> float:
     """Return the processor seconds that the processes of a role have used."""
-    total = 0
+    total = 0.0
     for pid, its_role in processes(supervisor).items():
         if its_role == role:
             with suppress(OSError, IndexError):
-                stat = Path(f"/proc/{pid}/stat").read_text()
-                fields = stat.rsplit(")", 1)[1].split()
-                total += int(fields[11]) + int(fields[12])
-    return total / os.sysconf("SC_CLK_TCK")
+                total += served.processor_s(pid)
+    return total

@@ -20,6 +20,7 @@ from tests.associating import (
     EXPLICIT,
     RELEASE,
     abstract,
+    c_store_command,
     command,
     data,
     echo,
@@ -179,7 +180,7 @@ def test_receiver_ends_association_that_sends_only_empty_fragments(
         with connect(target.receiver) as connection:
             pour(connection, request(context, calling=title(b"EMPTY")), cost)
             received(connection)
-            pour(connection, c_store_command(), cost)
+            pour(connection, c_store_command(b"1.2.3.4"), cost)
             cost.ready.set()
             start = time.monotonic()
             while not cost.over.is_set() and pour(connection, fragments, cost):
@@ -193,17 +194,6 @@ def test_receiver_ends_association_that_sends_only_empty_fragments(
 
     seen.expect("never" not in seen.note, "the association does not end")
     seen.check()
-
-
-def c_store_command() -> bytes:
-    return command(
-        (2, CR + b"\0"),
-        (0x100, short(0x0001)),
-        (0x110, short(1)),
-        (0x700, short(0)),
-        (0x800, short(0)),
-        (0x1000, b"1.2.3.4\0"),
-    )
 
 
 def test_audit_trail_records_later_events_after_many_rejections(target: Target) -> None:
