@@ -14,7 +14,7 @@ run: $(INSTALLED)
 test: export OMP_WAIT_POLICY = passive
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
-	$(BIN)/python -m pytest -m alone $$(grep -l mark.alone tests/test_*.py)
+	$(BIN)/python -m pytest -m alone $$(grep -rl mark.alone --include="test_*.py" tests --exclude-dir=chaos --exclude-dir=attack)
 
 # Bad nights, a quarter of an hour of them; needs root's right to mount a small disk, and
 # setpriv, DCMTK, PostgreSQL and libfaketime.

@@ -10,18 +10,19 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.connection import PunctualProtocol
-from api.people import Tell, audited
+from api.auth.audit import Tell, audited
+from api.http.protocol import PunctualProtocol
 from config.settings import Settings
 from dicom_node.audit.trail import auditing
-from dicom_node.database import migrate, open_engine, writing_or_exit
-from dicom_node.process import (
+from dicom_node.runtime.process import (
     allow_many_threads,
     begin_role,
     load_or_exit,
     role_parser,
     settled_or_exit,
 )
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate, writing_or_exit
 
 DRAIN_S = 30
 """Seconds that running requests may take to finish after SIGTERM."""

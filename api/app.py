@@ -7,20 +7,20 @@ from importlib.metadata import PackageNotFoundError, version
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from api.access import Access
-from api.analyzer import Analyzer
-from api.body import BodyLimits, stated_limits
-from api.entrance import Entrance
-from api.health import Check, health_router, role_checks, storage_checks
-from api.login import login_router
-from api.metrics import NodeCollector, metrics_router
+from api.auth.access import Access
+from api.auth.audit import Tell, log_event
+from api.auth.login import login_router
+from api.auth.middleware import Entrance
+from api.http.body import BodyLimits, stated_limits
+from api.http.problems import speak_of_problems
+from api.http.security_headers import SecurityHeaders
+from api.operations.health import Check, health_router, role_checks, storage_checks
+from api.operations.metrics import NodeCollector, metrics_router
 from api.pages import STATIC, page_templates, pages_router
-from api.people import Tell, log_event
-from api.predict import predict_router
-from api.problems import speak_of_problems
-from api.security import SecurityHeaders
-from api.v1.desk import open_desk
+from api.predict.analyzer import Analyzer
+from api.predict.routes import predict_router
 from api.v1.routers import v1_routers
+from api.v1.services import open_desk
 from config.settings import Settings
 
 DESCRIPTION = (

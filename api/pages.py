@@ -15,10 +15,10 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.templating import Jinja2Templates
 
-from api.people import Person
-from api.upload import LARGEST_FILE
-from api.visit import Viewer
-from inference.phantom import draw_phantom
+from api.auth.audit import Person
+from api.auth.request_user import Viewer
+from api.http.multipart import LARGEST_FILE
+from inference.phantom.long_bone import draw_phantom
 
 HERE = Path(__file__).parent
 STATIC = HERE / "static"

@@ -5,8 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from config.base import Host, Name, Network, Port, Table, is_loopback
 from config.destinations import FromEnvironment
-from config.tables import Host, Name, Network, Port, Table, is_loopback
 
 SHORTEST_TOKEN = 20
 """Minimum length of a token in characters. Longer tokens cannot be guessed over a

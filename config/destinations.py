@@ -20,15 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from config.tables import (
-    AeTitle,
-    CallerTitle,
-    Host,
-    Name,
-    Network,
-    Table,
-    is_loopback,
-)
+from config.base import AeTitle, CallerTitle, Host, Name, Network, Table, is_loopback
 from config.tls import File, check_authorities, check_certificate
 
 LARGEST_PORT = 65535

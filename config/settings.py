@@ -18,9 +18,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
 from config.access import ApiSettings
+from config.base import AeTitle, CallerTitle, Host, Network, Port, Table
 from config.destinations import Destination, names_are_unique
-from config.explanation import Problem, explained
-from config.tables import AeTitle, CallerTitle, Host, Network, Port, Table
+from config.errors import Problem, explained
 from config.tls import TlsSettings
 from config.toml_file import TomlError, read_toml
 

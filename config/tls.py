@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from config.tables import Port, Table
+from config.base import Port, Table
 
 
 def _named(value: Any) -> Any:  # noqa: ANN401 - any TOML value

@@ -9,12 +9,12 @@ import sys
 from importlib.metadata import version
 
 COMMANDS = {
-    "serve": ("dicom_node.supervisor", "run all roles on this machine"),
+    "serve": ("dicom_node.commands.serve", "run all roles on this machine"),
     "receiver": ("dicom_node.receiver", "run a Storage SCP alone"),
     "worker": ("dicom_node.worker", "run a process that analyzes and delivers"),
     "api": ("api", "run /predict and the page alone"),
-    "archive": ("dicom_node.archive", "run a small archive that writes files"),
-    "demo": ("dicom_node.commands.demo", "see a radiograph travel through the node"),
+    "archive": ("dicom_node.demo.archive", "run a small archive that writes files"),
+    "demo": ("dicom_node.demo.demo", "see a radiograph travel through the node"),
     "migrate": ("dicom_node.commands.migrate", "bring the database up to date"),
     "check": ("dicom_node.commands.check", "validate settings, model, destinations"),
     "token": ("dicom_node.commands.token", "make a token for the page and /predict"),

@@ -1,9 +1,9 @@
 """The outcome of an attempt to send one object, and what to do next.
 
 This module has the table of statuses (PS3.4 B.2.3, PS3.7 Annex C). Sending is in
-sender.py and stow.py. Only a status that says so is a permanent failure. If a problem
-may disappear by itself, or an administrator may solve it at the other end, the object
-is sent again.
+delivery/c_store.py and delivery/stow.py. Only a status that says so is a permanent
+failure. If a problem may disappear by itself, or an administrator may solve it at the
+other end, the object is sent again.
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from config.explanation import explained
+from config.errors import explained
 from config.toml_file import TomlError, read_toml
 
 FRACTURE = "Fracture"

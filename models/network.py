@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
+from models.batchnorm_folding import folded
 from models.card import ModelCard, ModelError
-from models.folding import folded
 from models.resnet import BasicBlock, ResNet, resnet18, resnet34, resnet50
 
 logger = logging.getLogger(__name__)

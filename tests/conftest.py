@@ -23,10 +23,11 @@ from pydicom.uid import (
 )
 
 from config.settings import StorageSettings
-from dicom_node.database import migrate, open_engine
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.journal import Journal
-from dicom_node.tables import (
+from dicom_node.journal.journal import Journal
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.tables import (
     audit,
     commitment,
     delivered_object,
@@ -43,9 +44,9 @@ from dicom_node.tables import (
     result,
     storage,
 )
-from tests.certificates import Certificates, make_certificates
-from tests.journals import Receive, destination, work_item
-from tests.validators import Complaints, dciodvfy_errors
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.journals import Receive, destination, work_item
+from tests.support.validators import Complaints, dciodvfy_errors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 # Debian has a separate folder for each version of the PostgreSQL server.

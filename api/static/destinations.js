@@ -1,9 +1,9 @@
 // The destinations of results, and the callers.
 
-import { byId, complain, make } from "./elements.js";
-import { act, ask, lookAnew, mayAct } from "./node.js";
-import { say, texts } from "./text.js";
-import { ago, when } from "./words.js";
+import { byId, complain, make } from "./lib/elements.js";
+import { act, ask, lookAnew, mayAct } from "./lib/node.js";
+import { say, texts } from "./lib/text.js";
+import { ago, when } from "./lib/words.js";
 
 const t = texts.destinations;
 const EVERY_MS = 15_000; // callers are not part of the change stream

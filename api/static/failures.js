@@ -1,9 +1,9 @@
 // Failures by destination and reason, with buttons to retry them and to pause a destination.
 
-import { byId, complain, make } from "./elements.js";
-import { act, ask, lookAnew, mayAct } from "./node.js";
-import { say, texts } from "./text.js";
-import { address, image, when } from "./words.js";
+import { byId, complain, make } from "./lib/elements.js";
+import { act, ask, lookAnew, mayAct } from "./lib/node.js";
+import { say, texts } from "./lib/text.js";
+import { address, image, when } from "./lib/words.js";
 
 const t = texts.failures;
 const about = ({ destination, reason, waiting }) => new URLSearchParams({ destination, reason, waiting });

@@ -1,10 +1,10 @@
 // The health of the node, and statistics that show whether the results of the model have changed.
 
-import { columns } from "./charts.js";
-import { byId, complain, make } from "./elements.js";
-import { ask } from "./node.js";
-import { say, texts } from "./text.js";
-import { size, when } from "./words.js";
+import { columns } from "./lib/charts.js";
+import { byId, complain, make } from "./lib/elements.js";
+import { ask } from "./lib/node.js";
+import { say, texts } from "./lib/text.js";
+import { size, when } from "./lib/words.js";
 
 const t = texts.health;
 const EVERY_MS = 10_000;

@@ -1,8 +1,8 @@
 // The start page: upload a file, show the result, and blend two images with a slider.
 
-import { Problem, predict } from "./predict.js";
-import { say, texts } from "./text.js";
-import { percent } from "./words.js";
+import { Problem, predict } from "./lib/predict.js";
+import { say, texts } from "./lib/text.js";
+import { percent } from "./lib/words.js";
 
 const t = texts.analyze;
 

@@ -1,11 +1,11 @@
 // Upload of files: each file has a row that shows its result.
 
-import { byId, complain, make } from "./elements.js";
-import { filesOf } from "./folders.js";
-import { ask, follow } from "./node.js";
-import { send } from "./sending.js";
-import { say, texts } from "./text.js";
-import { address, answerText, percent, state } from "./words.js";
+import { byId, complain, make } from "./lib/elements.js";
+import { filesOf } from "./lib/folders.js";
+import { ask, follow } from "./lib/node.js";
+import { send } from "./lib/sending.js";
+import { say, texts } from "./lib/text.js";
+import { address, answerText, percent, state } from "./lib/words.js";
 
 const t = texts.upload;
 const AT_ONCE = 2; // the node limits the requests of one address

@@ -1,9 +1,9 @@
 // The worklist: the search in the address of the page, and changes while the page is open.
 
-import { byId, complain, make } from "./elements.js";
-import { ask, follow } from "./node.js";
-import { say, texts } from "./text.js";
-import { address, bar, image, percent, state, when } from "./words.js";
+import { byId, complain, make } from "./lib/elements.js";
+import { ask, follow } from "./lib/node.js";
+import { say, texts } from "./lib/text.js";
+import { address, bar, image, percent, state, when } from "./lib/words.js";
 
 const SIZE = 50;
 const AT_ONCE = 100; // maximum number of ids in a request

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
-from api.people import told
-from api.v1.answers import dossier_answer, instance_answer, seconds_of
-from api.v1.desk import MISSING, Desk, v1_router
+from api.auth.audit import told
+from api.auth.request_user import Viewer
 from api.v1.schemas import (
     DossierAnswer,
     OperatingPoint,
@@ -17,8 +16,9 @@ from api.v1.schemas import (
     Text,
     WorklistAnswer,
 )
-from api.visit import Viewer
-from dicom_node.worklist import Order, Sorting, Wanted
+from api.v1.serialization import dossier_answer, instance_answer, seconds_of
+from api.v1.services import MISSING, Desk, v1_router
+from dicom_node.queries.worklist import Order, Sorting, Wanted
 
 MOST_IDS = 100
 LARGEST_PAGE = 200

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping
 
 from fastapi import APIRouter
 
-from api.health import Check
-from api.v1.acts import acts_router
-from api.v1.changes import changes_router
-from api.v1.desk import Desk
-from api.v1.figures import figures_router
+from api.operations.health import Check
+from api.v1.actions import acts_router
+from api.v1.activity import figures_router
+from api.v1.change_stream import changes_router
+from api.v1.destinations import places_router
+from api.v1.images import views_router
 from api.v1.instances import instances_router
-from api.v1.opinions import opinions_router
-from api.v1.places import places_router
+from api.v1.reader_feedback import opinions_router
+from api.v1.services import Desk
 from api.v1.uploads import uploads_router
-from api.v1.views import views_router
 from inference.finding import ModelIdentity
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
-from dicom_node.attributes import LONGEST_UID
+from dicom_node.dataset.attributes import LONGEST_UID
 from inference.finding import Point
 
 State = Literal[

@@ -6,18 +6,18 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request, status
 from starlette.concurrency import run_in_threadpool
 
-from api.admission import Arrivals, FairQueue, person_key
-from api.body import takes
-from api.people import told
-from api.upload import LARGEST_FILE, UPLOAD, file_form, received
-from api.v1.desk import FORBIDDEN, Desk, problem, v1_router
+from api.auth.audit import told
+from api.auth.request_user import Operator, person_key, visit_of
+from api.http.body import takes
+from api.http.concurrency_limit import Arrivals, FairQueue
+from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
 from api.v1.schemas import UploadAnswer
-from api.visit import Operator, visit_of
+from api.v1.services import FORBIDDEN, Desk, problem, v1_router
 from dicom_node.errors import DicomNodeError, OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
-from dicom_node.sop_classes import STORED, STORED_BY_SETTING
-from dicom_node.spool import MB, Spool
-from dicom_node.uploading import Uploads
+from dicom_node.network.presentation_contexts import STORED, STORED_BY_SETTING
+from dicom_node.receiver.upload import Uploads
+from dicom_node.storage.spool import MB, Spool
 
 FORM = file_form(
     f"One DICOM file (PS3.10) with a radiograph, of at most {LARGEST_FILE // 10**6} MB."
@@ -34,7 +34,7 @@ def uploads_router(desk: Desk) -> APIRouter:
     """Serve uploads."""
     router, arrivals = v1_router("uploads"), Arrivals()
     # A file that takes long to check only delays its own sender and three others.
-    queue = FairQueue(waiting=12, at_once=4)
+    queue = FairQueue(person_key, waiting=12, at_once=4)
     receiver = desk.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
 

@@ -38,9 +38,9 @@ from dicom_node.audit.event import (
 )
 from dicom_node.audit.folding import FLOODS, Folding, Spare, spare
 from dicom_node.audit.message import KINDS, Source, message
-from dicom_node.database import open_engine, writing
-from dicom_node.spool import MB
-from dicom_node.tables import audit
+from dicom_node.storage.database import open_engine, writing
+from dicom_node.storage.spool import MB
+from dicom_node.storage.tables import audit
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditedInstance, AuditedPatient, AuditEvent, What
-from dicom_node.database import reading
 from dicom_node.instance import ReceivedInstance
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.tables import instance, patient, result
+from dicom_node.storage.database import reading
+from dicom_node.storage.tables import instance, patient, result
 
 OnSent = Callable[[str, Mapping[str, Outcome], tuple[str, str]], None]
 """Called with the outcomes of an instance's results after an attempt to send them.

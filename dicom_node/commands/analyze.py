@@ -18,17 +18,17 @@ from rich.console import Console
 from rich.progress import Progress
 
 from config.settings import Settings
+from dicom_node.analysis.pipeline import Pipeline, make_pipeline
 from dicom_node.commands.input_files import file_problem, input_files, printable
+from dicom_node.dataset.local_file import adopt, read_local_header
+from dicom_node.dataset.part10 import PREFIX, looks_like_dicom
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
-from dicom_node.local_file import adopt, read_local_header
-from dicom_node.part10 import PREFIX, looks_like_dicom
-from dicom_node.pipeline import Pipeline, make_pipeline
-from dicom_node.process import keep_files_private, load_or_exit, role_parser
-from inference.caption import describe
-from inference.classifier import self_test
-from inference.familiarity import UnfamiliarError
+from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from inference.classification.classifier import self_test
+from inference.classification.out_of_distribution import UnfamiliarError
+from inference.drawing.caption import describe
+from inference.drawing.result_image import render
 from inference.finding import Finding, OperatingPoint
-from inference.overlay import render
 from inference.plain_image import (
     NotAnImageError,
     PlainImageError,

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from dicom_node.audit.event import What
 from dicom_node.commands.status import WIDTH
-from dicom_node.database import open_or_exit, reading
-from dicom_node.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.tables import audit
+from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.storage.database import reading
+from dicom_node.storage.migration import open_or_exit
+from dicom_node.storage.tables import audit
 
 COLUMNS = ("what", "who", "address", "about", "times")
 

@@ -21,15 +21,16 @@ from config.destinations import (
     SenderDestination,
 )
 from config.settings import Settings
-from dicom_node.admission import open_to_anyone
-from dicom_node.confinement import UNCONFINED, offered
-from dicom_node.database import check_schema, migrate, open_engine
-from dicom_node.decoding_child import DecodingChild
-from dicom_node.delivering import Ask, signs_of_life
+from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.confinement import UNCONFINED, offered
+from dicom_node.delivery.dispatch import Ask, signs_of_life
 from dicom_node.outcome import Verdict
-from dicom_node.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.spool import probe
-from inference.classifier import Classifier, record, self_test
+from dicom_node.receiver.admission import open_to_anyone
+from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import check_schema, migrate
+from dicom_node.storage.spool import probe
+from inference.classification.classifier import Classifier, record, self_test
 from models.card import ModelError
 
 

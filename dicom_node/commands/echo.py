@@ -8,9 +8,9 @@ exist.
 import sys
 
 from dicom_node.commands.peer import peer
-from dicom_node.delivering import signs_of_life
+from dicom_node.delivery.dispatch import signs_of_life
 from dicom_node.outcome import Verdict
-from dicom_node.process import load_or_exit, role_parser
+from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:

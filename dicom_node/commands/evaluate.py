@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from dicom_node.process import load_or_exit, role_parser
-from inference.classifier import Classifier
+from dicom_node.runtime.process import load_or_exit, role_parser
+from inference.classification.classifier import Classifier
 from inference.training.atlas import ManifestError, Sample, read_manifest, rows_of
 from inference.training.evaluate import evaluation, figures_in
 from inference.training.judging import Judged, judge

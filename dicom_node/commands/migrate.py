@@ -1,8 +1,8 @@
 """Migrates the database to the schema of this release. May be repeated safely."""
 
-from dicom_node.database import migrate
-from dicom_node.logs import configure_logging
-from dicom_node.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.log.format import configure_logging
+from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.storage.migration import migrate
 
 
 def main() -> None:

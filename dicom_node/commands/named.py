@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.history import History
+from dicom_node.queries.history import History
 
 
 def named_or_exit(history: History, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:

@@ -6,7 +6,7 @@ import sys
 from pydantic import ValidationError
 
 from config.destinations import Destination, DicomDestination
-from config.explanation import explained
+from config.errors import explained
 from config.settings import Settings
 
 ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")

@@ -14,12 +14,11 @@ import sqlalchemy as sa
 from dicom_node.audit.event import AuditedInstance, AuditEvent, What
 from dicom_node.audit.trail import Tell, auditing, os_user
 from dicom_node.commands.named import named_or_exit
-from dicom_node.database import open_or_exit
-from dicom_node.failures import Failed
-from dicom_node.history import History
-from dicom_node.journal import Journal
-from dicom_node.process import keep_files_private, load_or_exit, role_parser
-from dicom_node.tables import InstanceState
+from dicom_node.journal.journal import Failed, Journal
+from dicom_node.queries.history import History
+from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.storage.migration import open_or_exit
+from dicom_node.storage.tables import InstanceState
 
 
 def main() -> None:

@@ -14,9 +14,9 @@ from rich.progress import Progress
 from config.destinations import DicomDestination
 from dicom_node.commands.input_files import file_problem, input_files, printable
 from dicom_node.commands.peer import peer
+from dicom_node.delivery.c_store import send
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.process import load_or_exit, role_parser
-from dicom_node.sender import send
+from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:

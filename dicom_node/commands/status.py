@@ -12,12 +12,13 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.backlog import destination_states, spoken_age
 from dicom_node.commands.named import named_or_exit
-from dicom_node.database import open_or_exit, reading
-from dicom_node.history import History
-from dicom_node.process import keep_files_private, load_or_exit, role_parser
-from inference.caption import percent
+from dicom_node.queries.backlog import destination_states, spoken_age
+from dicom_node.queries.history import History
+from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
+from dicom_node.storage.database import reading
+from dicom_node.storage.migration import open_or_exit
+from inference.drawing.caption import percent
 
 WIDTH = 300  # enough for a UID and a long reason
 SHOWN = (

@@ -6,8 +6,8 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 
 from dicom_node.results.codes import BODY_PARTS, SIDES
-from dicom_node.results.identity import Source, copied, empty, item_count, item_text
-from dicom_node.results.objects import Elements, encoded
+from dicom_node.results.encoding import Elements, encoded
+from dicom_node.results.source import Source, copied, empty, item_count, item_text
 
 UNPAIRED = frozenset({
     "ABDOMEN", "ABDOMENPELVIS", "BACK", "BLADDER", "BRAIN", "CHEST", "CHESTABDOMEN",

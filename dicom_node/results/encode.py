@@ -2,17 +2,17 @@
 
 from collections.abc import Callable
 
+from dicom_node.dataset.part10 import pydicom_silenced
 from dicom_node.instance import ReceivedInstance
-from dicom_node.part10 import pydicom_silenced
-from dicom_node.results.forms import NOTICE, SECONDARY_CAPTURE
+from dicom_node.results.encoding import ResultObject, ResultOptions
 from dicom_node.results.heatmap import KIND as HEATMAP
 from dicom_node.results.heatmap import heatmap
-from dicom_node.results.identity import Source, read_source
 from dicom_node.results.notice import notice
-from dicom_node.results.objects import ResultObject, ResultOptions
 from dicom_node.results.presentation_state import KIND as PRESENTATION_STATE
 from dicom_node.results.presentation_state import presentation_state
+from dicom_node.results.result_kinds import NOTICE, SECONDARY_CAPTURE
 from dicom_node.results.secondary_capture import secondary_capture
+from dicom_node.results.source import Source, read_source
 from dicom_node.results.structured_report import KIND as STRUCTURED_REPORT
 from dicom_node.results.structured_report import structured_report
 from inference.finding import Finding, ModelIdentity

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from pydicom import Dataset
 
 from dicom_node.results.provenance import plain
-from inference.caption import DISCLAIMER, headline, model_line
+from inference.drawing.caption import DISCLAIMER, headline, model_line
+from inference.drawing.contour import outline
 from inference.finding import Arrow, Finding, Point
-from inference.outline import outline
 from inference.radiograph import Radiograph
 
 FINDING_LAYER, CAPTION_LAYER = "AI_FINDING", "AI_CAPTION"

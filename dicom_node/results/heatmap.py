@@ -27,8 +27,8 @@ from dicom_node.results.codes import (
     SEGMENTATION,
     code_item,
 )
-from dicom_node.results.identity import TYPE_2, TYPE_3, Source, copied, empty
-from dicom_node.results.objects import (
+from dicom_node.results.compression import aspect_ratio, compression, was_lossy
+from dicom_node.results.encoding import (
     Elements,
     ResultObject,
     ResultOptions,
@@ -37,7 +37,6 @@ from dicom_node.results.objects import (
     encoded_dataset,
     result_object,
 )
-from dicom_node.results.pixels import aspect_ratio, compression, was_lossy
 from dicom_node.results.provenance import (
     assumed,
     equipment,
@@ -47,8 +46,9 @@ from dicom_node.results.provenance import (
     times,
 )
 from dicom_node.results.series import check_series, instance_number, result_series
-from dicom_node.results.uids import derived_uid
-from inference.caption import DISCLAIMER, headline
+from dicom_node.results.source import TYPE_2, TYPE_3, Source, copied, empty
+from dicom_node.uids import derived_uid
+from inference.drawing.caption import DISCLAIMER, headline
 from inference.finding import Finding, ModelIdentity
 from inference.radiograph import Radiograph
 

@@ -45,12 +45,12 @@ from dicom_node.results.codes import (
     WITH_FINDINGS,
     WITHOUT_FINDINGS,
 )
-from dicom_node.results.identity import Source
 from dicom_node.results.provenance import MANUFACTURER, MODEL_NAME, plain
-from dicom_node.results.uids import derived_uid
-from inference.caption import DISCLAIMER, headline
+from dicom_node.results.source import Source
+from dicom_node.uids import derived_uid
+from inference.drawing.caption import DISCLAIMER, headline
+from inference.drawing.contour import outline
 from inference.finding import Finding, ModelIdentity, OperatingPoint
-from inference.outline import outline
 from inference.radiograph import Radiograph
 
 TRACKING = "AI assessment for fracture"

@@ -6,18 +6,14 @@ without a fracture. For this reason an instance that was not analyzed gets a not
 
 from pydicom import Dataset
 
-from dicom_node.results.capture import Picture, capture
-from dicom_node.results.forms import Form
-from dicom_node.results.identity import Source, copied, empty
-from dicom_node.results.objects import (
-    ResultObject,
-    ResultOptions,
-    encoded_dataset,
-)
+from dicom_node.results.capture_iod import Picture, capture
+from dicom_node.results.encoding import ResultObject, ResultOptions, encoded_dataset
 from dicom_node.results.provenance import plain
-from inference.caption import model_line
+from dicom_node.results.result_kinds import Form
+from dicom_node.results.source import Source, copied, empty
+from inference.drawing.caption import model_line
+from inference.drawing.notice import NOT_LOOKED, draw_notice
 from inference.finding import ModelIdentity
-from inference.notice import NOT_LOOKED, draw_notice
 
 SERIES_DESCRIPTION = "AI fracture: no answer - not for diagnosis"
 

@@ -14,28 +14,20 @@ from pydicom.uid import (
 )
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_node.attributes import number, numbers
+from dicom_node.dataset.attributes import number, numbers
+from dicom_node.dataset.image_pixel import photometric_name
 from dicom_node.errors import AnalysisError
-from dicom_node.image_pixel import photometric_name
-from dicom_node.lookup import (
+from dicom_node.pixels.grayscale import (
     modality_table,
     modality_values,
     stored_pixel_values,
     voi_table,
     voi_window,
 )
+from dicom_node.pixels.windowing import LookUpTable, VoiLutFunction, Window
 from dicom_node.results.anatomy import UNPAIRED, anatomy
-from dicom_node.results.graphics import annotation
-from dicom_node.results.identity import (
-    TYPE_2,
-    TYPE_3,
-    Source,
-    copied,
-    copied_item,
-    empty,
-    reading,
-)
-from dicom_node.results.objects import (
+from dicom_node.results.compression import aspect_ratio, pixel_sides
+from dicom_node.results.encoding import (
     Elements,
     ResultObject,
     ResultOptions,
@@ -45,7 +37,7 @@ from dicom_node.results.objects import (
     encoded_sequence,
     result_object,
 )
-from dicom_node.results.pixels import aspect_ratio, pixel_sides
+from dicom_node.results.graphics import annotation
 from dicom_node.results.provenance import (
     equipment,
     moment,
@@ -55,8 +47,16 @@ from dicom_node.results.provenance import (
     uid_element,
 )
 from dicom_node.results.series import check_series, instance_number, result_series
-from dicom_node.windowing import LookUpTable, VoiLutFunction, Window
-from inference.caption import headline
+from dicom_node.results.source import (
+    TYPE_2,
+    TYPE_3,
+    Source,
+    copied,
+    copied_item,
+    empty,
+    reading,
+)
+from inference.drawing.caption import headline
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 

@@ -10,10 +10,10 @@ from pydicom import DataElement, Dataset
 from pydicom.config import IGNORE
 from pydicom.tag import Tag
 
-from dicom_node.attributes import UID_PATTERN
+from dicom_node.dataset.attributes import UID_PATTERN
 from dicom_node.results.codes import PROCESSING_EQUIPMENT, SOURCE_IMAGE, code_item
-from dicom_node.results.identity import Source
-from dicom_node.results.uids import IMPLEMENTATION_VERSION_NAME, derived_uid
+from dicom_node.results.source import Source
+from dicom_node.uids import IMPLEMENTATION_VERSION_NAME, derived_uid
 from inference.finding import ModelIdentity
 from inference.radiograph import Radiograph
 

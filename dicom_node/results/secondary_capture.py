@@ -3,27 +3,21 @@
 from pydicom import Dataset
 from pydicom.valuerep import format_number_as_ds
 
-from dicom_node.geometry import sides
-from dicom_node.results.capture import Picture, capture
-from dicom_node.results.forms import Form
-from dicom_node.results.identity import (
-    IMAGE_TYPE_2,
-    IMAGE_TYPE_3,
-    Source,
-    copied,
-    empty,
-)
-from dicom_node.results.objects import (
+from dicom_node.pixels.pixel_spacing import sides
+from dicom_node.results.capture_iod import Picture, capture
+from dicom_node.results.compression import compression, losses
+from dicom_node.results.encoding import (
     Elements,
     ResultObject,
     ResultOptions,
     encoded_dataset,
 )
-from dicom_node.results.pixels import compression, losses
 from dicom_node.results.provenance import assumed
-from inference.caption import DISCLAIMER, headline, model_line
+from dicom_node.results.result_kinds import Form
+from dicom_node.results.source import IMAGE_TYPE_2, IMAGE_TYPE_3, Source, copied, empty
+from inference.drawing.caption import DISCLAIMER, headline, model_line
+from inference.drawing.result_image import Annotated, render
 from inference.finding import Finding
-from inference.overlay import Annotated, render
 from inference.radiograph import Radiograph
 
 SERIES_DESCRIPTION = "AI fracture overlay - not for diagnosis"

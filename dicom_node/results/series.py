@@ -3,9 +3,9 @@
 from pydicom import Dataset
 
 from dicom_node.errors import AnalysisError
-from dicom_node.results.identity import Source
-from dicom_node.results.objects import ResultOptions
-from dicom_node.results.uids import derived_uid
+from dicom_node.results.encoding import ResultOptions
+from dicom_node.results.source import Source
+from dicom_node.uids import derived_uid
 from inference.finding import ModelIdentity
 
 DIGITS = 9

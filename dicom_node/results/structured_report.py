@@ -10,17 +10,7 @@ from pydicom import Dataset
 from pydicom.tag import Tag
 from pydicom.uid import Comprehensive3DSRStorage
 
-from dicom_node.results.identity import (
-    TYPE_2,
-    TYPE_3,
-    Source,
-    copied,
-    copied_item,
-    empty,
-    item_count,
-)
-from dicom_node.results.measurement_report import measurement_report
-from dicom_node.results.objects import (
+from dicom_node.results.encoding import (
     Elements,
     ResultObject,
     ResultOptions,
@@ -29,6 +19,7 @@ from dicom_node.results.objects import (
     encoded_sequence,
     result_object,
 )
+from dicom_node.results.measurement_report import measurement_report
 from dicom_node.results.provenance import (
     equipment,
     plain,
@@ -37,6 +28,15 @@ from dicom_node.results.provenance import (
     uid_element,
 )
 from dicom_node.results.series import check_series, instance_number, result_series
+from dicom_node.results.source import (
+    TYPE_2,
+    TYPE_3,
+    Source,
+    copied,
+    copied_item,
+    empty,
+    item_count,
+)
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.utils.data import DataLoader, Dataset
 
-from inference.preprocess import ModelInput, canvas_side, prepare
+from inference.classification.preprocess import ModelInput, canvas_side, prepare
 from inference.training.atlas import Box, ManifestError, Sample
 from inference.training.draft import CELL
 from inference.training.phantoms import random_phantom

@@ -7,8 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from inference.familiarity import Familiarity, describe, familiarize
-from inference.preprocess import normalized, prepare
+from inference.classification.out_of_distribution import (
+    Familiarity,
+    describe,
+    familiarize,
+)
+from inference.classification.preprocess import normalized, prepare
 from inference.radiograph import Radiograph
 from inference.training.atlas import Sample
 from inference.training.dataset import FIRST_PHANTOM

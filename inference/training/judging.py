@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.classifier import Classifier
-from inference.familiarity import UnfamiliarError
+from inference.classification.classifier import Classifier
+from inference.classification.out_of_distribution import UnfamiliarError
 from inference.finding import Finding, OperatingPoint, Point
 from inference.radiograph import Radiograph
 from inference.training.atlas import Box, Sample

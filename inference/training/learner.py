@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from inference.preprocess import normalized
+from inference.classification.preprocess import normalized
 from inference.training.dataset import PAIR, Example
 from inference.training.recipe import Recipe
 from models.card import FRACTURE, ModelCard

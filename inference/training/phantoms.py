@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.phantom import Box, draw_phantom
+from inference.phantom.long_bone import Box, draw_phantom
 from inference.radiograph import Radiograph
 
 

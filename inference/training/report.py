@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from inference.classifier import Classifier
-from inference.overlay import render
+from inference.classification.classifier import Classifier
+from inference.drawing.result_image import render
 from inference.training.judging import Judged
 
 WORST = 12

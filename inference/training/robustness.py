@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.autowindow import exposed_area, percentile_range, stretched
-from inference.classifier import Classifier
+from inference.classification.classifier import Classifier
 from inference.finding import OperatingPoint
 from inference.radiograph import Radiograph
 from inference.training.atlas import Sample

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import torch
 
-from inference.classifier import Classifier, record
-from inference.familiarity import Familiarity
+from inference.classification.classifier import Classifier, record
+from inference.classification.out_of_distribution import Familiarity
 from inference.training.atlas import ManifestError, Sample, folds
 from inference.training.calibration import Calibration, calibrate, uncalibrated
 from inference.training.dataset import steps

@@ -20,9 +20,9 @@ from pydicom.uid import (
     generate_uid,
 )
 
-from dicom_node.phantom_instance import phantom_dataset
-from inference.phantom import draw_phantom
-from tests.mutations import Sample
+from dicom_node.demo.phantom_instance import phantom_dataset
+from inference.phantom.long_bone import draw_phantom
+from tests.support.mutations import Sample
 
 ITEM = b"\xfe\xff\x00\xe0"
 ENDLESS = struct.pack("<I", 0xFFFFFFFF)

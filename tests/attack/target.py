@@ -16,13 +16,13 @@ from typing import Self
 from pydicom import dcmread
 from pydicom.uid import generate_uid
 
-from dicom_node.archive import Archive, start_archive
+from dicom_node.delivery.c_store import send
+from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.sender import send
-from inference.phantom import draw_phantom
-from tests import served
-from tests.served import Served, wait_for
+from inference.phantom.long_bone import draw_phantom
+from tests.support import node
+from tests.support.node import Served, wait_for
 
 LOOKING = "a-token-of-a-viewer-0123456789"
 ACTING = "a-token-of-an-operator-0123456789"
@@ -55,10 +55,10 @@ host = "127.0.0.1"
 port = {port}
 """
 ROLES = {
-    "dicom_node.supervisor": "supervisor",
+    "dicom_node.commands.serve": "supervisor",
     "dicom_node.receiver": "receiver",
     "dicom_node.worker": "worker",
-    "dicom_node.decoding_process": "decoder",
+    "dicom_node.decoder.process": "decoder",
     "api": "api",
 }
 
@@ -272,5 +272,5 @@ def processor_s(supervisor: int, role: str) -> float:
     for pid, its_role in processes(supervisor).items():
         if its_role == role:
             with suppress(OSError, IndexError):
-                total += served.processor_s(pid)
+                total += node.processor_s(pid)
     return total

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.associating import accept, answered, data, received, syntax
 from tests.attack.assault import Cost, assault
 from tests.attack.target import Target
+from tests.support.raw_association import accept, answered, data, received, syntax
 
 pytestmark = pytest.mark.attack
 

@@ -14,9 +14,8 @@ from dbos import DBOSClient
 from pydicom import Dataset, dcmread
 
 from config.settings import load
-from dicom_node.database import open_engine
-from dicom_node.work import ANALYZE, APPLICATION, VERSION
-from tests.asking import bearing
+from dicom_node.journal.work_queue import ANALYZE, APPLICATION, VERSION
+from dicom_node.storage.database import open_engine
 from tests.attack.assault import Cost, assault, note
 from tests.attack.crafted import (
     deflated_items,
@@ -26,14 +25,15 @@ from tests.attack.crafted import (
     trailing_elements,
 )
 from tests.attack.target import LOOKING, SECRET, Target, processes
-from tests.mutations import Sample
-from tests.raw_sender import RawSender
-from tests.served import alive, children
+from tests.support.http_client import bearing
+from tests.support.mutations import Sample
+from tests.support.node import alive, children
+from tests.support.raw_sender import RawSender
 
 pytestmark = pytest.mark.attack
 
 FILES, MANY = 3, 20
-DECODER = "dicom_node.decoding_process"
+DECODER = "dicom_node.decoder.process"
 SECCOMP_FILTER = 2  # proc(5): Seccomp
 
 

@@ -8,13 +8,13 @@ import pytest
 from pynetdicom import AE, build_role
 
 from config.settings import load
-from dicom_node.database import open_engine
-from dicom_node.history import History
+from dicom_node.queries.history import History
+from dicom_node.storage.database import open_engine
 from tests.attack.assault import note
 from tests.attack.target import Target
 from tests.attack.wire import ATTACKER
-from tests.committing import COMMITMENT, Committing, report_on
-from tests.served import wait_for
+from tests.support.commitment_archive import COMMITMENT, Committing, report_on
+from tests.support.node import wait_for
 
 pytestmark = pytest.mark.attack
 

@@ -10,10 +10,13 @@ import sqlalchemy as sa
 
 from config.settings import load
 from dicom_node.audit.event import What
-from dicom_node.database import open_engine
-from dicom_node.tables import audit
-from tests.asking import bearing
-from tests.associating import (
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.tables import audit
+from tests.attack.assault import Cost, assault, note
+from tests.attack.target import LOOKING, Target, processor_s
+from tests.attack.wire import answer, connect, is_open, pour, status
+from tests.support.http_client import bearing
+from tests.support.raw_association import (
     ACCEPT,
     CR,
     DATA,
@@ -32,9 +35,6 @@ from tests.associating import (
     syntax,
     title,
 )
-from tests.attack.assault import Cost, assault, note
-from tests.attack.target import LOOKING, Target, processor_s
-from tests.attack.wire import answer, connect, is_open, pour, status
 
 pytestmark = pytest.mark.attack
 

@@ -12,14 +12,14 @@ import httpx
 import pytest
 from PIL import Image
 
-from inference.phantom import draw_phantom
-from tests.asking import bearing
+from inference.phantom.long_bone import draw_phantom
 from tests.attack.assault import Cost, assault, in_words, note
 from tests.attack.crafted import nested
 from tests.attack.target import ACTING, LOOKING, Target
 from tests.attack.wire import connect, pour
-from tests.raw_sender import raw_sender
-from tests.served import wait_for
+from tests.support.http_client import bearing
+from tests.support.node import wait_for
+from tests.support.raw_sender import raw_sender
 
 pytestmark = pytest.mark.attack
 

@@ -32,7 +32,7 @@ from pynetdicom.transport import ThreadedAssociationServer
 from torch import Tensor
 from torchvision import transforms
 
-from dicom_node.sop_classes import STORED
+from dicom_node.network.presentation_contexts import STORED
 from models.card import ModelCard
 from models.network import Network
 

@@ -25,19 +25,19 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.archive import Archive, start_archive
-from dicom_node.commands.demo import CONFIG
-from dicom_node.decode import decode_file
-from dicom_node.logs import configure_logging
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.pipeline import make_pipeline
-from dicom_node.screening import ScreeningRules
-from dicom_node.sender import send
-from dicom_node.supervisor import Node
-from inference.classifier import Classifier
-from inference.gradcam import grad_cam
-from inference.phantom import draw_phantom
-from inference.preprocess import normalized, prepare
+from dicom_node.analysis.pipeline import make_pipeline
+from dicom_node.commands.serve import Node
+from dicom_node.delivery.c_store import send
+from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.demo import CONFIG
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.log.format import configure_logging
+from dicom_node.pixels.decode import decode_file
+from dicom_node.pixels.screening import ScreeningRules
+from inference.classification.classifier import Classifier
+from inference.classification.gradcam import grad_cam
+from inference.classification.preprocess import normalized, prepare
+from inference.phantom.long_bone import draw_phantom
 from models.card import FRACTURE
 from models.network import build_network, halves
 from tests.benchmarks.baseline import Baseline

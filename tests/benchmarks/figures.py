@@ -20,19 +20,19 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.archive import Archive, start_archive
-from dicom_node.commands.demo import CONFIG
-from dicom_node.database import open_engine, reading
-from dicom_node.heartbeat import living
-from dicom_node.local_file import adopt, read_local_header
-from dicom_node.logs import configure_logging
+from dicom_node.analysis.pipeline import make_pipeline
+from dicom_node.commands.serve import Node, Role
+from dicom_node.dataset.local_file import adopt, read_local_header
+from dicom_node.delivery.c_store import echo, send
+from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.demo import CONFIG
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.log.format import configure_logging
 from dicom_node.outcome import Verdict
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.pipeline import make_pipeline
-from dicom_node.sender import echo, send
-from dicom_node.supervisor import Node, Role
-from inference.phantom import draw_phantom
-from inference.preprocess import normalized, prepare
+from dicom_node.runtime.heartbeat import living
+from dicom_node.storage.database import open_engine, reading
+from inference.classification.preprocess import normalized, prepare
+from inference.phantom.long_bone import draw_phantom
 
 SIDE = 2500  # 2500 x 2500 pixels at 16 bits allocated are 12.5 MB
 RUNS = 9

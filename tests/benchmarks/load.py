@@ -20,15 +20,15 @@ from pydicom import Dataset
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.archive import Archive, start_archive
-from dicom_node.commands.demo import CONFIG
-from dicom_node.database import open_engine, reading
-from dicom_node.logs import configure_logging
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.sender import send
-from dicom_node.supervisor import Node
-from dicom_node.tables import InstanceState, instance
-from inference.phantom import draw_phantom
+from dicom_node.commands.serve import Node
+from dicom_node.delivery.c_store import send
+from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.demo import CONFIG
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.log.format import configure_logging
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.tables import InstanceState, instance
+from inference.phantom.long_bone import draw_phantom
 from tests.benchmarks.compare import CALLING, SIDE, address, fresh, say
 from tests.benchmarks.figures import peak_mb
 

@@ -22,16 +22,17 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.database import migrate, open_engine, reading
-from dicom_node.heartbeat import living
-from dicom_node.listener import listen
-from dicom_node.logs import configure_logging
+from dicom_node.commands.serve import Role
+from dicom_node.delivery.c_store import echo
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.log.format import configure_logging
+from dicom_node.network.sockets import listen
 from dicom_node.outcome import Verdict
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.ports import FD
-from dicom_node.sender import echo
-from dicom_node.supervisor import Role
-from inference.phantom import draw_phantom
+from dicom_node.receiver.ports import FD
+from dicom_node.runtime.heartbeat import living
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.migration import migrate
+from inference.phantom.long_bone import draw_phantom
 from tests.benchmarks.compare import say
 
 STORESCU, STORESCP = "/usr/bin/storescu", "/usr/bin/storescp"

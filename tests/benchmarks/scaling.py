@@ -27,11 +27,12 @@ from pydicom.uid import (
 )
 
 from config.settings import Settings, load
-from dicom_node.archive import Archive, start_archive
-from dicom_node.database import migrate, open_engine
+from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.journal import Journal
-from dicom_node.spool import Spool
+from dicom_node.journal.journal import Journal
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.spool import Spool
 
 WORKERS = 1, 2, 4, 8
 SLEEP_S = 2.0

@@ -21,13 +21,13 @@ from pynetdicom.events import Event
 
 from config.destinations import Address
 from config.settings import load
-from dicom_node.archive import start_archive
-from dicom_node.logs import configure_logging
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.sender import send
-from dicom_node.supervisor import Node
-from inference.phantom_anatomy import ANATOMY, Limb
-from inference.phantom_limb import draw_limb
+from dicom_node.commands.serve import Node
+from dicom_node.delivery.c_store import send
+from dicom_node.demo.archive import start_archive
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.log.format import configure_logging
+from tests.support.limb_anatomy import ANATOMY, Limb
+from tests.support.limb_phantom import draw_limb
 
 ROOT = Path(__file__).parent.parent.parent
 CONFIG = """

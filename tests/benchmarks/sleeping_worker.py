@@ -18,15 +18,15 @@ from pydicom import dcmread
 from pydicom.uid import SecondaryCaptureImageStorage
 
 from config.settings import Settings
-from dicom_node import worker
-from dicom_node.decode import DecodedInstance
+from dicom_node.analysis.pipeline import Analysis, Check
+from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import ReceivedInstance
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.pipeline import Analysis, Check
-from dicom_node.results.objects import ResultObject
-from dicom_node.results.uids import derived_uid
+from dicom_node.pixels.decode import DecodedInstance
+from dicom_node.results.encoding import ResultObject
+from dicom_node.uids import derived_uid
+from dicom_node.worker import __main__ as worker
 from inference.finding import Finding, ModelIdentity, Thresholds
-from inference.phantom import draw_phantom
+from inference.phantom.long_bone import draw_phantom
 
 SIDE = 32
 MODEL = ModelIdentity("sleeping", "1", "0" * 64)

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from playwright.sync_api import Page, expect, sync_playwright
 
-from dicom_node.phantom_instance import phantom_dataset
-from inference.phantom_limb import draw_limb
-from tests.asking import ACTING
-from tests.reviewed import Review, served
-from tests.test_login_page import log_in
+from dicom_node.demo.phantom_instance import phantom_dataset
+from tests.api.auth.test_login_page import log_in
+from tests.support.http_client import ACTING
+from tests.support.limb_phantom import draw_limb
+from tests.support.review_site import Review, served
 
 COLUMNS = 3600  # with 5580 rows
 STEPS = 60

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.destinations import Address
+from dicom_node.delivery.c_store import echo, send
 from dicom_node.outcome import Verdict
-from dicom_node.sender import echo, send
 from tests.chaos.line import Line, State
 from tests.chaos.night import ORDINARY, Night, stamped
-from tests.served import NOTHING, wait_for
+from tests.support.node import NOTHING, wait_for
 
 NAMED = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"')
 

@@ -18,18 +18,18 @@ from pydicom import Dataset, dcmread
 from pydicom.uid import generate_uid
 
 from config.settings import load
-from dicom_node.archive import Archive, start_archive
-from dicom_node.database import open_engine, reading
-from dicom_node.history import History
-from dicom_node.journal import Journal
-from dicom_node.leftovers import remove_orphans
+from dicom_node.delivery.c_store import send
+from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.journal.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.phantom_instance import phantom_dataset
-from dicom_node.sender import send
-from dicom_node.spool import Spool
-from dicom_node.tables import result
-from inference.phantom import draw_phantom
-from tests.served import NOTHING, PATIENCE_S, START, Served, counts, wait_for
+from dicom_node.queries.history import History
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.orphans import remove_orphans
+from dicom_node.storage.spool import Spool
+from dicom_node.storage.tables import result
+from inference.phantom.long_bone import draw_phantom
+from tests.support.node import NOTHING, PATIENCE_S, START, Served, counts, wait_for
 
 SETTINGS = """
 [receiver]

@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from pynetdicom import evt
 
 from config.settings import load
-from dicom_node.attempts import FIRST_PAUSE_S
-from dicom_node.database import open_engine, reading
-from dicom_node.tables import delivered_object, delivery, peer_state
+from dicom_node.journal.attempts import FIRST_PAUSE_S
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.tables import delivered_object, delivery, peer_state
 from tests.chaos.line import Line, State
 from tests.chaos.night import Night, mixed, push
-from tests.served import PATIENCE_S, wait_for
+from tests.support.node import PATIENCE_S, wait_for
 
 pytestmark = pytest.mark.chaos
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.chaos.line import Line, State
 from tests.chaos.night import MODULES, Night, lost, mixed, push, studies_in, twice
-from tests.served import wait_for
+from tests.support.node import wait_for
 
 pytestmark = pytest.mark.chaos
 

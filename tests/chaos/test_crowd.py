@@ -14,10 +14,10 @@ from pynetdicom import AE
 from pynetdicom.association import Association
 from pynetdicom.sop_class import DigitalXRayImageStorageForPresentation
 
-from dicom_node.admission import LIMIT_EXCEEDED
-from dicom_node.tally import REJECTED
+from dicom_node.metrics.counters import REJECTED
+from dicom_node.receiver.admission import LIMIT_EXCEEDED
 from tests.chaos.night import Night, mixed, push
-from tests.served import Served, wait_for
+from tests.support.node import Served, wait_for
 
 pytestmark = pytest.mark.chaos
 

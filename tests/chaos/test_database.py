@@ -12,10 +12,10 @@ import psycopg
 import pytest
 
 from config.settings import load
-from dicom_node.database import open_engine
-from dicom_node.history import History
+from dicom_node.delivery.c_store import echo
 from dicom_node.outcome import Verdict
-from dicom_node.sender import echo
+from dicom_node.queries.history import History
+from dicom_node.storage.database import open_engine
 from tests.chaos.night import (
     MODULES,
     Night,
@@ -26,7 +26,7 @@ from tests.chaos.night import (
     store,
     studies_in,
 )
-from tests.served import wait_for
+from tests.support.node import wait_for
 
 pytestmark = pytest.mark.chaos
 

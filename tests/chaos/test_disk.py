@@ -13,7 +13,7 @@ import pytest
 
 from dicom_node.outcome import Outcome
 from tests.chaos.night import Night, lost, mixed, push, store, studies_in
-from tests.served import wait_for
+from tests.support.node import wait_for
 
 pytestmark = pytest.mark.chaos
 

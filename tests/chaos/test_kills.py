@@ -13,8 +13,8 @@ from statistics import median
 import pytest
 from pydicom import dcmread
 
+from dicom_node.delivery.c_store import echo
 from dicom_node.outcome import Verdict
-from dicom_node.sender import echo
 from tests.chaos.night import (
     MODULES,
     Night,
@@ -27,7 +27,7 @@ from tests.chaos.night import (
     study_of,
     twice,
 )
-from tests.served import Served, wait_for
+from tests.support.node import Served, wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.dcmtk]
 

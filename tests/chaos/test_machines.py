@@ -9,10 +9,10 @@ from functools import partial
 
 import pytest
 
-from dicom_node.archive import Archive
+from dicom_node.demo.archive import Archive
 from tests.chaos.machines import Machine, all_run, push
 from tests.chaos.night import Night, has_each_once, mixed, side_by_side
-from tests.served import counts, wait_for
+from tests.support.node import counts, wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.postgresql]
 

@@ -9,8 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutated import Node, Row, analyzed, mutated_node, originals, table
-from tests.mutations import Sample, mutations
+from tests.support.mutation_runs import (
+    Node,
+    Row,
+    analyzed,
+    mutated_node,
+    originals,
+    table,
+)
+from tests.support.mutations import Sample, mutations
 
 # Warnings come from the sender, which parses the files; the node has its own processes.
 pytestmark = [pytest.mark.mutations, pytest.mark.filterwarnings("ignore")]

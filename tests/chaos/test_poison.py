@@ -15,9 +15,9 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless
 
-from dicom_node.workflows import MOST_CHILD_DEATHS
+from dicom_node.worker.workflows import MOST_CHILD_DEATHS
 from tests.chaos.night import Night, lost, mixed, push, studies_in
-from tests.served import (
+from tests.support.node import (
     Served,
     alive,
     children,
@@ -37,7 +37,7 @@ SIDE = 20_000
 LARGE_SIDE = 16_000  # with 4/5 of it: 205 megapixels, too many for the normal lane
 MEGAPIXELS = f"max_megapixels = {SIDE**2 // 10**6}"
 AT_WORK_S = 0.3  # processor time of a decoding process that has begun an image
-DECODER = "dicom_node.decoding_process"
+DECODER = "dicom_node.decoder.process"
 
 
 def make_large(path: Path) -> None:

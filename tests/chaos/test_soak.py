@@ -14,11 +14,11 @@ import pytest
 import sqlalchemy as sa
 
 from config.settings import load
-from dicom_node.database import open_engine, reading
-from dicom_node.sender import echo
-from dicom_node.tables import metadata
+from dicom_node.delivery.c_store import echo
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.tables import metadata
 from tests.chaos.night import MODULES, Night, mixed, push
-from tests.served import Served
+from tests.support.node import Served
 
 pytestmark = pytest.mark.soak
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.chaos.machines import Machine, all_run, answers, migrate, push
 from tests.chaos.night import Night, has_each_once, mixed, side_by_side
-from tests.served import counts, wait_for
+from tests.support.node import counts, wait_for
 
 pytestmark = [pytest.mark.chaos, pytest.mark.postgresql]
 
@@ -34,7 +34,7 @@ def next_release(night: Night) -> Mapping[str, str]:
     migrations = folder / "dicom_node" / "migrations"
     number = len(list(migrations.glob("*.sql"))) + 1
     (migrations / f"{number:04}_next.sql").write_text(STEP)
-    worker = folder / "dicom_node" / "worker.py"
+    worker = folder / "dicom_node" / "worker/__main__.py"
     source = worker.read_text().replace('"Ready"', '"Ready, and of the next release"')
     worker.write_text(source)
     return {"PYTHONPATH": str(folder)}

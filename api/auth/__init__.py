@@ -1,0 +1,1 @@
+"""The sender of a request and its rights: tokens, sessions, proxies, login, audit."""

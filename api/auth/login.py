@@ -1,0 +1,114 @@
+"""/login and /logout: exchange a token for a session cookie, and end the session.
+
+The pages use no scripts. Scripts cannot read the session cookie, and browsers send it
+only from pages of this node.
+"""
+
+import re
+from dataclasses import replace
+
+from fastapi import APIRouter, HTTPException, Request, Response, status
+from fastapi.responses import RedirectResponse
+from fastapi.templating import Jinja2Templates
+
+from api.auth.access import Access, cookie_name, person_of
+from api.auth.audit import told
+from api.auth.request_user import unknown, visit_of
+from api.auth.sessions import LIFE_S
+from api.http.body import small_form
+from config.access import Token
+
+# A path on this node with an optional query. "//elsewhere" would be another host.
+PATH = re.compile(r"/(?!/)[\w./~-]*(\?[\w./~%&=+:-]*)?", re.ASCII)
+
+
+def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
+    """Serve the login page.
+
+    Args:
+        access: Checks tokens and creates sessions.
+        templates: The templates of the pages.
+    """
+    router = APIRouter(include_in_schema=False)
+
+    def page(request: Request, after: str, problem: HTTPException | None) -> Response:
+        about = {"next": after, "problem": problem and problem.detail}
+        response = templates.TemplateResponse(request, "login.html", about)
+        if problem is not None:
+            response.status_code = problem.status_code
+            response.headers.update(problem.headers or {})
+        return response
+
+    @router.get("/login")
+    async def ask(request: Request) -> Response:
+        return page(request, _path(request.query_params.get("next", "/")), None)
+
+    @router.post("/login")
+    async def log_in(request: Request) -> Response:
+        form = await small_form(request)
+        after = _path(form.get("next", "/"))
+        try:
+            token = await _shown(request, access, form.get("token", ""))
+        except HTTPException as problem:
+            return page(request, after, problem)
+        return _begun(request, access.sessions.begin(token), after)
+
+    @router.post("/logout")
+    async def log_out(request: Request) -> Response:
+        name = cookie_name(visit_of(request).secure)
+        access.sessions.end(request.cookies.get(name, ""))
+        if visit_of(request).way == "session":
+            await told(request, "logout", "/logout")
+        response = RedirectResponse("/login", status.HTTP_303_SEE_OTHER)
+        _set(response, request, "", 0)
+        return response
+
+    return router
+
+
+async def _shown(request: Request, access: Access, shown: str) -> Token:
+    """Return the token that the user entered.
+
+    Raises:
+        HTTPException: 401 if the token is unknown, 429 after too many unknown tokens.
+    """
+    address = visit_of(request).address
+    if wait_s := access.logins.wait_s(address):
+        raise HTTPException(
+            status.HTTP_429_TOO_MANY_REQUESTS,
+            f"Too many wrong tokens came from {address}. Try again in {wait_s} s.",
+            {"Retry-After": str(wait_s)},
+        )
+    token = access.token(shown.strip())
+    if token is None:
+        access.logins.failed(address)
+        await told(request, "login failed", "/login")
+        raise unknown("This token is not known.")
+    access.logins.succeeded(address)
+    request.state.visit = replace(visit_of(request), person=person_of(token))
+    await told(request, "login", "/login")
+    return token
+
+
+def _begun(request: Request, cookie: str, after: str) -> Response:
+    response = RedirectResponse(after, status.HTTP_303_SEE_OTHER)
+    _set(response, request, cookie, LIFE_S)
+    return response
+
+
+def _set(response: Response, request: Request, cookie: str, life_s: int) -> None:
+    secure = visit_of(request).secure
+    response.set_cookie(
+        cookie_name(secure),
+        cookie,
+        max_age=life_s,
+        path="/",
+        secure=secure,
+        httponly=True,
+        samesite="strict",
+    )
+
+
+def _path(said: str) -> str:
+    """Return a path on this node unchanged, and "/" for any other text."""
+    return said if PATH.fullmatch(said) else "/"

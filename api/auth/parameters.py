@@ -1,0 +1,53 @@
+"""Refuse query parameters that a route does not know.
+
+Otherwise a misspelled parameter would be ignored, and the response would answer another
+question. For example, `?limit=1` returned all rows of the worklist, because the
+parameter is called `size`.
+"""
+
+from collections import Counter
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+
+from api.auth.request_user import Viewer
+from api.http.problems import REPEATED, UNKNOWN
+
+
+def known_parameters(request: Request) -> dict[str, bool]:
+    """Return the query parameters of a route, and whether each takes several values.
+
+    The parameters are read from the OpenAPI description. This ensures that the
+    description is complete.
+    """
+    path, method = request.scope["route"].path, request.method.lower()
+    described = request.app.openapi()["paths"][path][method].get("parameters", ())
+    return {
+        each["name"]: each["schema"].get("type") == "array"
+        for each in described
+        if each["in"] == "query"
+    }
+
+
+async def check_parameters(request: Request, _person: Viewer) -> None:
+    """Refuse unknown parameters, and parameters that are given twice.
+
+    This is a dependency of routers. It depends on Viewer, so that unauthenticated
+    requests get 401 first.
+
+    Raises:
+        RequestValidationError: The error handler turns it into a 400 response.
+    """
+    known = known_parameters(request)
+    given = Counter(name for name, _ in request.query_params.multi_items())
+    wrong = [
+        {"type": UNKNOWN, "loc": ("query", name), "ctx": {"known": list(known)}}
+        for name in given
+        if name not in known
+    ] or [
+        {"type": REPEATED, "loc": ("query", name)}
+        for name, count in given.items()
+        if count > 1 and not known[name]
+    ]
+    if wrong:
+        raise RequestValidationError(wrong)

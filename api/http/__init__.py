@@ -1,0 +1,1 @@
+"""HTTP requests in general: bodies, uploads, time limits, headers, errors, queues."""

@@ -1,0 +1,110 @@
+"""Write one uploaded file to disk, and enforce its size limit.
+
+The form part with the name "file" is the file, whatever else its header contains. The
+file name may be missing, or written in a form that RFC 7578 forbids (`filename*`). The
+name of the sender's file is not kept, because it may contain the name of a person.
+"""
+
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from fastapi import HTTPException, Request, status
+from python_multipart.multipart import parse_options_header
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from api.http.body import BodyLimit
+
+LARGEST_FILE = 50_000_000
+"""Maximum size of an upload in bytes."""
+
+_TOO_LARGE = f"The file is over {LARGEST_FILE // 10**6} MB, the most that is taken."
+
+# The additional bytes are for the boundary and the part headers.
+UPLOAD = BodyLimit(LARGEST_FILE + 2**16, _TOO_LARGE)
+"""The body limit of a route that calls `received`."""
+
+FIELD = "file"
+_AS_FILE = f'form-data; name="{FIELD}"; filename="{FIELD}"'.encode()
+
+
+def file_form(description: str) -> dict[str, Any]:
+    """Describe the form that `received` reads, for OpenAPI."""
+    file = {"type": "string", "format": "binary", "description": description}
+    properties = {FIELD: file}
+    schema = {"type": "object", "required": [FIELD], "properties": properties}
+    return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}
+
+
+@asynccontextmanager
+async def received(request: Request) -> AsyncIterator[Path]:
+    """Read the file of a multipart form, and keep it on disk during the block.
+
+    Args:
+        request: A request. Its body must not have been read.
+
+    Yields:
+        The path of a non-empty temporary file.
+
+    Raises:
+        HTTPException: 400 if the file is missing or empty, or the sender disconnects
+            before its end. 408 if it comes too slowly. 413 if it is too large.
+    """
+    async with _form(request) as form:
+        upload = form.get(FIELD)
+        if not isinstance(upload, UploadFile):
+            raise HTTPException(
+                status.HTTP_400_BAD_REQUEST,
+                f"No file was sent; send one as the field '{FIELD}' of a "
+                "multipart/form-data body.",
+            )
+        if not upload.size:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, "The file is empty.")
+        if upload.size > LARGEST_FILE:
+            raise HTTPException(status.HTTP_413_CONTENT_TOO_LARGE, _TOO_LARGE)
+        with NamedTemporaryFile(prefix="fracture-node-") as file:
+            await run_in_threadpool(shutil.copyfileobj, upload.file, file, 2**20)
+            await upload.close()  # free the first copy, which may be in memory
+            file.flush()
+            yield Path(file.name)
+
+
+class _FileParser(MultiPartParser):
+    """Parser that treats the part named FIELD as a file."""
+
+    def on_headers_finished(self) -> None:
+        """Classify a part after its headers are complete."""
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        if options.get(b"name") == FIELD.encode():
+            part.content_disposition = _AS_FILE
+        super().on_headers_finished()
+
+
+@asynccontextmanager
+async def _form(request: Request) -> AsyncIterator[FormData]:
+    """Parse a form. Yields an empty form if the body is not multipart/form-data."""
+    kind, _ = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        yield FormData()
+        return
+    parser = _FileParser(
+        request.headers,
+        request.stream(),
+        max_files=1,
+        max_fields=8,
+        max_part_size=2**16,
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(status.HTTP_400_BAD_REQUEST, error.message) from None
+    try:
+        yield form
+    finally:
+        await form.close()

@@ -1,0 +1,273 @@
+"""Health checks: liveness and readiness.
+
+`/healthz` reports that the process serves; restart the process if it fails. `/readyz`
+reports whether the node can do its work, and the reason if it cannot. It checks the web
+process, and at least one receiver and one worker on any machine. `/readyz?role=api`
+checks only the web process, for a load balancer: without a worker the pages still serve
+and show what is wrong.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+from types import MappingProxyType
+from typing import Annotated, Literal
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Query, Request, Response, status
+from fastapi.responses import PlainTextResponse
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from api.auth.request_user import visit_of
+from config.settings import StorageSettings
+from dicom_node.errors import OutOfResourcesError
+from dicom_node.runtime.heartbeat import DEAD_AFTER_S, has_run, silence_s
+from dicom_node.storage.database import WAIT_S, open_engine
+from dicom_node.storage.spool import probe
+from dicom_node.storage.storage_id import StrangeStorageError, check_belonging
+
+Check = Callable[[], None]
+"""Returns None if the check passes; raises NotReadyError if it fails."""
+
+OK = "ok"
+
+NONE: Mapping[str, Check] = MappingProxyType({})
+
+FRESH_S = 2.0
+"""Maximum age in seconds of a response to an unauthenticated client."""
+
+READ_ONLY = (
+    "the database can be read but not written; see that its file and folder, or its "
+    "server, are not read-only"
+)
+
+BUSY = (
+    f"the database is busy: for {WAIT_S} s another process has kept it from being "
+    "written; if this lasts, find that process"
+)
+
+_WHY = {"application/json": {"example": {"model": "the model is being loaded"}}}
+
+
+class NotReadyError(Exception):
+    """Something that the work needs is missing. The message says what is missing."""
+
+
+class AbsentError(Exception):
+    """The node neither has nor needs the checked role."""
+
+
+def storage_checks(storage: StorageSettings) -> dict[str, Check]:
+    """Return the checks that every role needs: writable database and disk."""
+    checks: dict[str, Check] = {  # spool first: it may contain the SQLite file
+        "spool": partial(check_spool, storage),
+        "database": partial(check_database, storage.database_url),
+    }
+    if storage.database:
+        checks["storage"] = partial(check_storage, storage)
+    return checks
+
+
+def role_checks(engine: sa.Engine, *, expected: bool = True) -> dict[str, Check]:
+    """Return the checks that the other processes of the node run, on any machine.
+
+    Args:
+        engine: Engine of the journal.
+        expected: Whether a process of each role must run. If False, a role must run
+            only if it has run on this database before; a web process may serve /predict
+            alone.
+    """
+    return {
+        role: partial(check_role, engine, role, expected=expected)
+        for role in ("receiver", "worker")
+    }
+
+
+def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
+    """Check that a process of a role sent a recent heartbeat.
+
+    Raises:
+        NotReadyError: There is no recent heartbeat, or the database does not answer.
+        AbsentError: The role has never run, and is not expected to run.
+    """
+    try:
+        silent_s = silence_s(engine, role)
+        if silent_s is None and not expected and not has_run(engine, role):
+            raise AbsentError
+    except SQLAlchemyError:
+        raise NotReadyError("the database does not say") from None
+    if silent_s is None:
+        raise NotReadyError(f"no {role} is running; start `fracture-node serve`")
+    if silent_s > DEAD_AFTER_S:
+        raise NotReadyError(
+            f"no {role} has given a sign of life for {silent_s:.0f} s; see its log"
+        )
+
+
+def check_database(url: str) -> None:
+    """Check that the database can be written, without changing it.
+
+    Raises:
+        NotReadyError: The database does not answer, is busy, or is read-only. The
+            message does not quote the URL, which may contain a password.
+    """
+    engine = open_engine(url)
+    try:
+        with engine.connect() as connection:  # rolls back at the end
+            _check_writes(connection)
+    except SQLAlchemyError as error:
+        if _is_of_sqlite(error, "SQLITE_READONLY"):
+            raise NotReadyError(READ_ONLY) from None
+        if _is_of_sqlite(error, "SQLITE_BUSY"):
+            raise NotReadyError(BUSY) from None
+        raise NotReadyError(
+            f"the database does not answer ({type(error).__name__}); see that it runs "
+            "and that storage.database is right"
+        ) from None
+    finally:
+        engine.dispose()
+
+
+def _check_writes(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":
+        answer = connection.execute(text("SHOW transaction_read_only"))
+        if answer.scalar_one() != "off":
+            raise NotReadyError(READ_ONLY)
+        return
+    # For a read-only file, SQLite turns BEGIN IMMEDIATE into a plain BEGIN, and refuses
+    # only the first write. This write needs no table.
+    connection.execute(text("PRAGMA user_version = 1"))
+
+
+def _is_of_sqlite(error: SQLAlchemyError, name: str) -> bool:
+    """Return whether an error has a SQLite error name or an extended form of it."""
+    cause = error.orig if isinstance(error, DBAPIError) else None
+    return getattr(cause, "sqlite_errorname", "").startswith(name)
+
+
+def check_spool(storage: StorageSettings) -> None:
+    """Check that the spool is writable and has enough free space.
+
+    Raises:
+        NotReadyError: Instances sent now would be refused.
+    """
+    try:
+        probe(storage)
+    except OutOfResourcesError as error:
+        raise NotReadyError(str(error)) from None
+
+
+def check_storage(storage: StorageSettings) -> None:
+    """Check that the storage directory belongs to the database.
+
+    Raises:
+        NotReadyError: The directory belongs to another database, or the database does
+            not answer.
+    """
+    engine = open_engine(storage.database_url)
+    try:
+        check_belonging(engine, storage)
+    except (StrangeStorageError, OSError) as error:
+        raise NotReadyError(str(error)) from None
+    except SQLAlchemyError:
+        raise NotReadyError("the database does not say which it is") from None
+    finally:
+        engine.dispose()
+
+
+def health_router(
+    checks: Mapping[str, Check], roles: Mapping[str, Check] = NONE
+) -> APIRouter:
+    """Serve /healthz and /readyz.
+
+    Args:
+        checks: The checks of the web process itself, by name.
+        roles: The checks of the other processes of the node.
+    """
+    router = APIRouter(tags=["health"])
+    latest = _Latest({**checks, **roles})
+
+    @router.get("/healthz", response_class=PlainTextResponse, response_description="ok")
+    async def healthz() -> str:
+        """Report that the process serves. Checks nothing and waits for nothing."""
+        return OK
+
+    @router.get(
+        "/readyz",
+        response_description="Ready",
+        responses={503: {"description": "Not ready, and why", "content": _WHY}},
+    )
+    async def readyz(
+        request: Request,
+        response: Response,
+        role: Annotated[
+            Literal["api"] | None,
+            Query(description="Check the api alone, for a load balancer"),
+        ] = None,
+    ) -> dict[str, str]:
+        """Return 'ok', or what is wrong, for everything that the work needs.
+
+        This includes a receiver and a worker. A request without access to the pages
+        only gets the state of the whole node: 'ok' or 'not ready'.
+        """
+        stranger = visit_of(request).person is None
+        states = await latest.states(FRESH_S if stranger else 0)
+        if role is not None:
+            states = {name: words for name, words in states.items() if name in checks}
+        ready = all(state == OK for state in states.values())
+        if not ready:
+            response.status_code = status.HTTP_503_SERVICE_UNAVAILABLE
+        if stranger:
+            return {"node": OK if ready else "not ready"}
+        return states
+
+    return router
+
+
+class _Latest:
+    """Caches the results of the checks.
+
+    The checks write to the disk and lock the database. Unauthenticated clients must not
+    be able to trigger this at will: for them, the checks run at most once in FRESH_S
+    seconds, and one run at a time.
+    """
+
+    def __init__(self, checks: Mapping[str, Check]) -> None:
+        self._checks = checks
+        self._lock = asyncio.Lock()
+        self._states: dict[str, str] = {}
+        self._at = -math.inf
+
+    async def states(self, age_s: float) -> dict[str, str]:
+        """Return the results of the checks, at most `age_s` seconds old."""
+        async with self._lock:
+            if time.monotonic() - self._at >= age_s:
+                self._states = await run_in_threadpool(self._ask)
+                self._at = time.monotonic()
+            return self._states
+
+    def _ask(self) -> dict[str, str]:
+        return states_of(self._checks)
+
+
+def states_of(checks: Mapping[str, Check]) -> dict[str, str]:
+    """Run the checks and return their results, without roles the node lacks."""
+    states = {}
+    for name, check in checks.items():
+        with suppress(AbsentError):
+            states[name] = state_of(check)
+    return states
+
+
+def state_of(check: Check) -> str:
+    """Run a check and return "ok" or an error text."""
+    try:
+        check()
+    except NotReadyError as error:
+        return str(error)
+    return OK

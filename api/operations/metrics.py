@@ -1,0 +1,259 @@
+"""`/metrics`: the metrics of the node in the text format of Prometheus.
+
+Counters are stored in the database and include all processes and machines. If several
+web processes share a database, scrape one of them, or do not add up their values. Queue
+lengths are queried at each scrape. If the database is unavailable, only the metrics
+that this process knows itself are returned, including `fracture_node_ready`.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.auth.request_user import Viewer
+from api.http.problems import STRANGER
+from api.operations.health import OK, Check, states_of
+from config.settings import Settings
+from dicom_node.metrics.counters import FAMILIES, INFINITE, Family, Tally, read
+from dicom_node.queries import backlog
+from dicom_node.queries.backlog import DestinationState, Waiting
+from dicom_node.receiver.association_slots import held_places, places_folder
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.run_folder import run_folder
+from dicom_node.storage.spool import MB
+from dicom_node.storage.tables import DeliveryState, InstanceState
+from inference.finding import ModelIdentity
+
+OPEN_METRICS = "application/openmetrics-text"
+UNDELIVERED = (InstanceState.RECEIVED, InstanceState.DELIVERING)
+UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING, DeliveryState.PAUSED)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class NodeCollector(Collector):
+    """Collects all metrics at each scrape.
+
+    Attributes:
+        settings: All settings of the node.
+        checks: The checks of /readyz, by name.
+        release: The version of this software.
+        model: Returns the model of this process, or None if it is not loaded.
+    """
+
+    settings: Settings
+    checks: Mapping[str, Check]
+    release: str
+    model: Callable[[], ModelIdentity | None]
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing; otherwise registration would query the database."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics that are available."""
+        yield self._build()
+        yield _gauge(
+            "ready",
+            "Whether what the work needs is there, as /readyz says it.",
+            {name: words == OK for name, words in states_of(self.checks).items()},
+            "check",
+        )
+        yield from self._of_this_machine()
+        engine = open_engine(self.settings.storage.database_url)
+        try:
+            with reading(engine) as connection:
+                yield from self._of_the_database(connection)
+        except SQLAlchemyError:
+            pass  # `ready` reports it
+        finally:
+            engine.dispose()
+
+    def _build(self) -> Metric:
+        model = self.model()
+        family = GaugeMetricFamily(
+            "fracture_node_build_info",
+            "Version of this software, and the model of /predict.",
+            labels=("version", "model", "model_version"),
+        )
+        known = (model.name, model.version) if model else ("", "")
+        family.add_metric((self.release, *known), 1)
+        return family
+
+    def _of_this_machine(self) -> Iterator[Metric]:
+        storage, receiver = self.settings.storage, self.settings.receiver
+        if storage.directory.exists():
+            free = shutil.disk_usage(storage.directory).free
+            yield _gauge("disk_free_bytes", "Free disk for instances.", free)
+        yield _gauge(
+            "disk_required_bytes",
+            "With less free disk, instances are refused (min_free_mb).",
+            storage.min_free_mb * MB,
+        )
+        yield _gauge(
+            "associations_active",
+            "Associations open at receivers of this machine.",
+            held_places(places_folder(run_folder(storage))),
+        )
+        yield _gauge(
+            "associations_limit",
+            "How many there may be at once (max_associations).",
+            receiver.max_associations,
+        )
+
+    def _of_the_database(self, connection: sa.Connection) -> Iterator[Metric]:
+        names = [each.name for each in self.settings.destinations]
+        waiting = backlog.instances(connection)
+        deliveries = backlog.deliveries(connection, names)
+        tallies = read(connection)
+        yield from _waiting_instances(waiting)
+        yield from _waiting_deliveries(deliveries, names)
+        yield _outages(backlog.destination_states(connection, names))
+        for family in FAMILIES:
+            mine = [each for each in tallies if each.name == family.name]
+            known = names if family.label == "destination" else family.values
+            yield _shown(family, mine, known)
+
+
+def metrics_router(collector: Collector) -> APIRouter:
+    """Serve /metrics."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(collector)
+    router = APIRouter(tags=["health"])
+
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        response_description="Figures in Prometheus' text format, or in OpenMetrics'",
+        responses={200: {"content": {OPEN_METRICS: {}}}, 401: STRANGER},
+    )
+    def metrics(request: Request, _person: Viewer) -> Response:
+        """Return the counters, queue lengths and durations of the node."""
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), media_type=content_type)
+
+    return router
+
+
+def _gauge(
+    name: str, words: str, value: float | Mapping[str, float], label: str = ""
+) -> Metric:
+    family = GaugeMetricFamily(
+        f"fracture_node_{name}", words, labels=(label,) if label else ()
+    )
+    values = value if isinstance(value, Mapping) else {"": value}
+    for key, each in values.items():
+        family.add_metric((key,) if label else (), float(each))
+    return family
+
+
+def _waiting_instances(waiting: list[Waiting]) -> Iterator[Metric]:
+    counts = {each.state: each.count for each in waiting}
+    since = [each.since for each in waiting if each.state in UNDELIVERED]
+    yield _gauge(
+        "analyses_waiting",
+        "Instances whose analysis has not ended.",
+        counts.get(InstanceState.RECEIVED, 0),
+    )
+    yield _gauge(
+        "instances_failed",
+        "Instances that have failed and were not tried again.",
+        counts.get(InstanceState.FAILED, 0),
+    )
+    yield _gauge(
+        "oldest_undelivered_seconds",
+        "Age, since its receipt, of the oldest instance on its way; 0: there is none.",
+        max((time.time() - each for each in since), default=0.0),
+    )
+
+
+def _waiting_deliveries(
+    deliveries: list[Waiting], names: list[str]
+) -> Iterator[Metric]:
+    kinds = {(name, state): 0 for name in names for state in UNFINISHED}
+    ages = dict.fromkeys(names, 0.0)
+    failed = dict.fromkeys(names, 0)
+    for each in deliveries:
+        if each.state == DeliveryState.FAILED:
+            failed[each.destination] = each.count
+        else:
+            kinds[each.destination, DeliveryState(each.state)] = each.count
+            age = time.time() - each.since
+            ages[each.destination] = max(ages.get(each.destination, 0.0), age)
+    depth = GaugeMetricFamily(
+        "fracture_node_deliveries_waiting",
+        "Deliveries on their way, or held back.",
+        labels=("destination", "state"),
+    )
+    for kind, count in kinds.items():
+        depth.add_metric(kind, count)
+    yield depth
+    yield _gauge(
+        "oldest_delivery_seconds",
+        "Age, since it was asked for, of the oldest delivery on its way; 0: none.",
+        ages,
+        "destination",
+    )
+    words = "Deliveries that failed for good and were not tried again."
+    yield _gauge("deliveries_unmended", words, failed, "destination")
+
+
+def _outages(states: Mapping[str, DestinationState]) -> Metric:
+    now = time.time()
+    seconds = {
+        name: max((now - outage.since for outage in state.outages), default=0.0)
+        for name, state in states.items()
+    }
+    return _gauge(
+        "destination_failing_seconds",
+        "For how long no attempt at a delivery has succeeded; 0: the last one did.",
+        {name: max(each, 0.0) for name, each in seconds.items()},
+        "destination",
+    )
+
+
+def _shown(family: Family, tallies: list[Tally], known: Iterable[str]) -> Metric:
+    """Return a family, with zeros for labels that have no samples yet.
+
+    Prometheus can compute a rate from the first increment only if the counter existed
+    before it.
+    """
+    labels = [family.label] if family.label else []
+    values = [*known, *(each.label for each in tallies)] if labels else [""]
+    if not family.buckets:
+        counter = CounterMetricFamily(family.name, family.help, labels=labels)
+        for value in dict.fromkeys(values):
+            times = sum(each.times for each in tallies if each.label == value)
+            counter.add_metric([value] if labels else [], times)
+        return counter
+    histogram = HistogramMetricFamily(family.name, family.help, labels=labels)
+    for value in dict.fromkeys(values):
+        mine = [each for each in tallies if each.label == value]
+        seconds = sum(each.seconds for each in mine)
+        key = [value] if labels else []
+        histogram.add_metric(key, _cumulative(family, mine), seconds)
+    return histogram
+
+
+def _cumulative(family: Family, tallies: list[Tally]) -> list[tuple[str, float]]:
+    """Return cumulative counts; bounds of an earlier release are kept."""
+    bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in tallies)}
+    counted, buckets = 0, []
+    for bound in sorted(bounds, key=float):
+        counted += sum(each.times for each in tallies if each.le == bound)
+        buckets.append((bound, float(counted)))
+    return buckets

@@ -1,0 +1,221 @@
+"""Analyze uploaded files one at a time.
+
+All analyses run in one dedicated thread. Two images never compete for the processor,
+and the event loop continues to serve other requests. The bytes of the upload are
+decoded in a child process, because they may crash it, hang it or exhaust its memory. A
+file that takes long is decoded a second time in its own thread and child process, while
+other files continue.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fastapi import HTTPException, status
+
+from api.http.concurrency_limit import RETRY_AFTER_S
+from api.operations.health import NotReadyError
+from api.predict.reader import Reader
+from config.settings import Settings
+from dicom_node.decoder.client import ChildTimeoutError
+from dicom_node.decoder.quick_client import QuickChild, slow_child
+from inference.classification.classifier import Classifier, self_test
+from inference.classification.out_of_distribution import UnfamiliarError
+from inference.drawing.result_image import Annotated, render
+from inference.finding import Finding, ModelIdentity
+from inference.radiograph import Radiograph
+from models.card import ModelError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """The finding on one radiograph, and the annotated image."""
+
+    radiograph: Radiograph
+    finding: Finding
+    annotated: Annotated
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tools:
+    """The decoder and the model; they take seconds to load."""
+
+    reader: Reader
+    classifier: Classifier
+
+
+class Analyzer:
+    """Owns the model, its thread and its decoding child process.
+
+    Use it as a context manager.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Store the settings. The threads start when the context is entered."""
+        self._settings = settings
+        self._slow_file: Future[Radiograph] | None = None
+        self._tools: Future[_Tools] = Future()
+
+    def __enter__(self) -> Self:
+        """Start the threads and load the model in the background."""
+        self._thread = ThreadPoolExecutor(1, "analyzer")
+        self._slow_thread = ThreadPoolExecutor(1, "slow-analyzer")
+        self._tools = self._thread.submit(self._load)
+        self._tools.add_done_callback(_report)
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Finish running analyses and cancel waiting ones."""
+        # Do not wait for a model that is still loading.
+        self._thread.shutdown(wait=self._tools.done(), cancel_futures=True)
+        self._slow_thread.shutdown(wait=self._tools.done(), cancel_futures=True)
+        # A model that is still being loaded comes with a child later.
+        self._tools.add_done_callback(_close)
+
+    def check(self) -> None:
+        """Check that images can be analyzed.
+
+        Raises:
+            NotReadyError: The model is not loaded yet, or cannot be loaded.
+        """
+        if not self._tools.done():
+            raise NotReadyError("the model is being loaded")
+        if error := self._tools.exception():
+            raise NotReadyError(f"the model cannot be used: {error}")
+
+    def model(self) -> ModelIdentity | None:
+        """Return the identity of the model, or None if no model is loaded."""
+        tools = self._tools
+        if not tools.done() or tools.cancelled() or tools.exception():
+            return None
+        return tools.result().classifier.identity
+
+    def require_ready(self) -> None:
+        """Refuse a request if the model is not loaded.
+
+        Raises:
+            HTTPException: 503.
+        """
+        try:
+            self.check()
+        except NotReadyError:
+            raise HTTPException(
+                status.HTTP_503_SERVICE_UNAVAILABLE,
+                "The model is not ready; /readyz says why. Send the image again later.",
+                {"Retry-After": str(RETRY_AFTER_S)},
+            ) from None
+
+    async def analyze(
+        self, file: Path, turn: Callable[[], AbstractAsyncContextManager[None]]
+    ) -> Analysis:
+        """Wait for the turn of a file, analyze the file and return the result.
+
+        Args:
+            file: The upload.
+            turn: Returns a context manager that waits for the turn of the request and
+                holds it. A slow file is read outside the turn, so that other requests
+                do not wait for it.
+
+        Raises:
+            HTTPException: 400, 413 or 415 if the file has no radiograph that can be
+                analyzed, with the reason. 503 if the file is slow and another slow file
+                is being decoded.
+        """
+        submit = self._thread.submit
+        try:
+            async with turn():
+                return await asyncio.wrap_future(submit(self._analyze, file))
+        except ChildTimeoutError:
+            radiograph = await self._read_slowly(file)
+        async with turn():
+            return await asyncio.wrap_future(submit(self._answer, radiograph))
+
+    async def _read_slowly(self, file: Path) -> Radiograph:
+        """Read a slow file; only one is read at a time.
+
+        The future shows whether one is being read, because the reading continues after
+        the request is cancelled.
+        """
+        if self._slow_file is not None and not self._slow_file.done():
+            raise HTTPException(
+                status.HTTP_503_SERVICE_UNAVAILABLE,
+                "This image takes long to decode, and another one that does is being "
+                "decoded; send this one again later.",
+                {"Retry-After": str(RETRY_AFTER_S)},
+            )
+        reader = self._tools.result().reader
+        self._slow_file = self._slow_thread.submit(_read_in_own_child, reader, file)
+        return await asyncio.wrap_future(self._slow_file)
+
+    def _load(self) -> _Tools:
+        model, worker = self._settings.model, self._settings.worker
+        classifier = Classifier.load(model.weights, model.device)
+        self_test(classifier)
+        child = QuickChild(
+            timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
+        )
+        return _Tools(Reader(child, worker, classifier.card.body_parts), classifier)
+
+    def _analyze(self, file: Path) -> Analysis:
+        return self._answer(self._tools.result().reader.read(file))
+
+    def _answer(self, radiograph: Radiograph) -> Analysis:
+        start = time.monotonic()
+        tools = self._tools.result()
+        try:
+            finding = tools.classifier.classify(radiograph)
+        except UnfamiliarError as reason:
+            code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
+            raise HTTPException(code, str(reason)) from None
+        long_side = self._settings.results.long_side
+        annotated = render(radiograph, finding, long_side=long_side)
+        logger.info(
+            "Analyzed an upload in %.2f s: %s", time.monotonic() - start, finding.label
+        )
+        return Analysis(radiograph, finding, annotated)
+
+
+def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:
+    """Read a file in its own child process, with the full timeout.
+
+    Raises:
+        HTTPException: As in `Reader.read`; also 400 if the timeout expires.
+    """
+    limits = reader.limits
+    with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
+        try:
+            return replace(reader, child=child).read(file)
+        except ChildTimeoutError as error:
+            raise HTTPException(status.HTTP_400_BAD_REQUEST, str(error)) from None
+
+
+def _close(tools: Future[_Tools]) -> None:
+    """Stop the decoding child process, if it was started."""
+    if not tools.cancelled() and not tools.exception():
+        tools.result().reader.child.close()
+
+
+def _report(tools: Future[_Tools]) -> None:
+    """Log once whether the model was loaded."""
+    if tools.cancelled():
+        return
+    if error := tools.exception():
+        traceback = None if isinstance(error, ModelError) else error
+        logger.error("The model cannot be used: %s", error, exc_info=traceback)
+    else:
+        identity = tools.result().classifier.identity
+        logger.info("Loaded the model %s %s", identity.name, identity.version)

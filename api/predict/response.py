@@ -1,0 +1,71 @@
+"""Convert an analysis to the response of /predict."""
+
+import base64
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from api.predict.analyzer import Analysis
+from api.predict.schemas import ArrowAnswer, ModelAnswer, OriginalAnswer, Prediction
+from inference.drawing.result_image import Annotated
+from inference.finding import Arrow, Point
+from inference.radiograph import Radiograph
+
+MOST = 0.999
+"""The largest confidence in a response. Rounding must not state a certainty."""
+
+# No chroma subsampling: it would blur the edges of a thin colored arrow.
+_JPEG = (
+    cv2.IMWRITE_JPEG_QUALITY,
+    90,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+)
+
+
+def answer(analysis: Analysis, *, original: bool) -> Prediction:
+    """Return an analysis as the response of /predict.
+
+    Args:
+        analysis: The finding and the annotated image.
+        original: Whether to add the image without annotation.
+    """
+    finding, radiograph = analysis.finding, analysis.radiograph
+    written = Prediction(
+        prediction="Fracture" if finding.is_fracture else "No Fracture",
+        confidence=f"{min(finding.confidence, MOST):.1%}",
+        image_base64=_jpeg(cv2.cvtColor(analysis.annotated.pixels, cv2.COLOR_RGB2BGR)),
+        probability=finding.probability,
+        operating_point=finding.operating_point.value,
+        arrow=_arrow(finding.arrow, radiograph),
+        model=ModelAnswer(name=finding.model.name, version=finding.model.version),
+    )
+    if original:
+        written.original = _original(radiograph, analysis.annotated)
+    return written
+
+
+def _arrow(arrow: Arrow | None, radiograph: Radiograph) -> ArrowAnswer | None:
+    """Convert an arrow from square pixels to the pixels of the stored image."""
+    if arrow is None:
+        return None
+    rows, columns = radiograph.pixels.shape
+    stored_rows, stored_columns = radiograph.source_shape
+
+    def stored(point: Point) -> Point:
+        return point[0] * stored_columns / columns, point[1] * stored_rows / rows
+
+    return ArrowAnswer(tip=stored(arrow.tip), tail=stored(arrow.tail))
+
+
+def _original(radiograph: Radiograph, annotated: Annotated) -> OriginalAnswer:
+    rows, columns = annotated.image_area
+    way = cv2.INTER_AREA if annotated.scale < 1 else cv2.INTER_CUBIC
+    shown = cv2.resize(radiograph.pixels, (columns, rows), interpolation=way)
+    return OriginalAnswer(image_base64=_jpeg(shown), area=(columns, rows))
+
+
+def _jpeg(pixels: NDArray[np.uint8] | cv2.typing.MatLike) -> str:
+    _, encoded = cv2.imencode(".jpg", pixels, _JPEG)
+    return base64.b64encode(encoded.tobytes()).decode("ascii")

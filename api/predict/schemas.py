@@ -1,0 +1,81 @@
+"""Response schemas of the web application, as described in OpenAPI."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.config import JsonDict
+
+from inference.finding import Point
+
+_EXAMPLE: JsonDict = {
+    "prediction": "Fracture",
+    "confidence": "97.0%",
+    "image_base64": "/9j/4AAQSkZJRg…",
+    "probability": 0.9431,
+    "operating_point": "definite",
+    "arrow": {"tip": [412.5, 633.0], "tail": [520.0, 540.5]},
+    "model": {"name": "fracture-resnet18", "version": "0.4.0"},
+}
+
+
+class ArrowAnswer(BaseModel):
+    """An arrow; each end is a [column, row] in pixels of the upright image."""
+
+    tip: Point = Field(description="Where it points: the peak of the heatmap.")
+    tail: Point = Field(description="Where it starts.")
+
+
+class ModelAnswer(BaseModel):
+    """The name and version of the model."""
+
+    name: str
+    version: str
+
+
+class OriginalAnswer(BaseModel):
+    """The radiograph as the model saw it, to compare with the annotated image."""
+
+    image_base64: str = Field(description="A JPEG, base64.")
+    area: tuple[int, int] = Field(
+        description="[columns, rows] that the radiograph takes up in the annotated "
+        "picture, from the top left corner; the rest is the caption."
+    )
+
+
+class Prediction(BaseModel):
+    """The finding for one radiograph. An AI result, not for diagnostic use."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    prediction: Literal["Fracture", "No Fracture"] = Field(description="The answer.")
+    confidence: str = Field(
+        description="How far the answer is from the reporting threshold: 50% at the "
+        "threshold, 100% at certainty, linear in between, as text with one decimal. "
+        "Never above 99.9%. Where the threshold is 0.5, this is the probability of the "
+        "answer given."
+    )
+    image_base64: str = Field(
+        description="The annotated radiograph with its caption: a JPEG, base64."
+    )
+    probability: float = Field(
+        ge=0,
+        le=1,
+        description="Probability of a fracture, from 0 to 1, as calibrated; "
+        "also for a negative answer.",
+    )
+    operating_point: Literal["none", "doubtful", "definite"] = Field(
+        description="The highest operating point that the probability reaches: none "
+        '("No Fracture"), doubtful or definite ("Fracture").'
+    )
+    arrow: ArrowAnswer | None = Field(
+        description="Towards the suspected fracture, each end a [column, row] in the "
+        "pixels of the uploaded image, turned upright where its EXIF orientation says "
+        "so, from the top left corner; null where there is none to draw."
+    )
+    model: ModelAnswer
+    original: OriginalAnswer | None = Field(
+        default=None,
+        description="With ?original=true, the radiograph as the model saw it "
+        "(image_base64) and the [columns, rows] that it takes up in the annotated "
+        "picture from the top left corner (area); else left out.",
+    )

@@ -1,0 +1,245 @@
+// A radiograph on a canvas, with heatmap, arrow and marks as layers.
+
+import { readLevels, suited, colors, colored } from "./levels.js";
+import { drawArrow, drawCross, drawMark } from "./marks.js";
+import { reach } from "../lib/node.js";
+import { fitted, matrix, onCanvas, onPicture, panned, seen, turned, zoomed } from "./view.js";
+
+const OPACITY = 0.4; // as in the result images
+const PATIENCE_MS = 150; // delay before a new window is requested, so that dragging causes few requests
+const SHARPEST = 2; // maximum number of canvas pixels per page pixel
+
+export class Pane {
+  #context;
+  #tile = document.createElement("canvas");
+  #isDue = false;
+  #isFitted = true;
+  #asked = new AbortController();
+  #timer;
+
+  /**
+   * @param {HTMLCanvasElement} canvas The canvas to draw on.
+   * @param {string} id The id of the instance.
+   */
+  constructor(canvas, id) {
+    this.canvas = canvas;
+    this.id = id;
+    this.levels = null;
+    this.view = null;
+    this.shown = null; // the window of the loaded image
+    this.wanted = null; // the window that is displayed
+    this.first = null; // the window that the model saw
+    this.isTrue = true; // whether the loaded image has the displayed window
+    this.isInverted = false;
+    this.layers = { heatmap: false, arrow: true, opacity: OPACITY };
+    this.heatmap = null;
+    this.drawing = null;
+    this.isDashed = false;
+    this.marks = [];
+    this.isAiming = false;
+    this.onview = () => {};
+    this.#context = canvas.getContext("2d", { alpha: false });
+    new ResizeObserver(() => this.#resize()).observe(canvas);
+  }
+
+  /** Canvas pixels per page pixel. */
+  get sharpness() {
+    return Math.min(devicePixelRatio, SHARPEST);
+  }
+
+  get middle() {
+    return [this.canvas.width / 2, this.canvas.height / 2];
+  }
+
+  get picture() {
+    return this.levels[0];
+  }
+
+  /** Load the radiograph with the window that the model saw. */
+  async load() {
+    await this.#read("", new AbortController().signal);
+    this.first = this.wanted = this.shown;
+    this.fit();
+  }
+
+  /** Add heatmap and arrow. */
+  async layOver({ drawing, operating_point: point }) {
+    this.drawing = drawing;
+    this.isDashed = point === "doubtful";
+    this.heatmap = null;
+    if (drawing) {
+      const response = await reach(`/instances/${this.id}/heatmap`);
+      this.heatmap = await createImageBitmap(await response.blob());
+    }
+    // The heatmap of a negative result has bright spots too, and would be read as a finding.
+    this.layers.heatmap = drawing !== null && point !== "none";
+    this.redraw();
+  }
+
+  async #read(query, signal) {
+    const response = await reach(`/instances/${this.id}/picture${query}`, { signal });
+    const levels = await readLevels(await response.blob());
+    if (signal.aborted) return;
+    this.levels = levels;
+    this.isTrue = true;
+    const value = (name) => Number(response.headers.get(name));
+    this.shown = { black: value("Gray-Black"), white: value("Gray-White") };
+  }
+
+  /**
+   * Display another window: at once from the loaded image, then from an image rendered with that window.
+   * @param {{black: number, white: number}} wanted The values that should be black and white.
+   */
+  look(wanted) {
+    this.wanted = wanted;
+    this.isTrue = false;
+    this.redraw();
+    this.#asked.abort();
+    clearTimeout(this.#timer);
+    this.#asked = new AbortController();
+    const { signal } = this.#asked;
+    this.#timer = setTimeout(() => this.#lookTruly(wanted, signal), PATIENCE_MS);
+  }
+
+  async #lookTruly(wanted, signal) {
+    const [low, high] = [wanted.black, wanted.white].sort((a, b) => a - b);
+    try {
+      await this.#read(wanted === this.first ? "" : `?low=${low}&high=${high}`, signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      this.onview(error);
+    }
+    if (!signal.aborted) this.redraw();
+  }
+
+  /** Widen the window by a factor, and move it by a share of its width. */
+  window(factor, share) {
+    if (!this.wanted) return;
+    const width = (this.wanted.white - this.wanted.black) * factor;
+    const center = (this.wanted.white + this.wanted.black) / 2 + share * width;
+    this.look({ black: center - width / 2, white: center + width / 2 });
+  }
+
+  reset() {
+    if (!this.levels) return;
+    this.isInverted = false;
+    this.view = fitted(this.picture, this.canvas);
+    this.#isFitted = true;
+    this.look(this.first);
+  }
+
+  fit() {
+    if (!this.levels) return;
+    this.view = fitted(this.picture, this.canvas, this.view?.turn);
+    this.#isFitted = true;
+    this.redraw();
+  }
+
+  /** Show one image pixel per screen pixel. */
+  full(at = this.middle) {
+    this.zoom(1 / (this.view?.scale ?? 1), at);
+  }
+
+  zoom(factor, at = this.middle) {
+    this.#move((view) => zoomed(view, factor, at));
+  }
+
+  pan(dx, dy) {
+    this.#move((view) => panned(view, dx, dy));
+  }
+
+  turn() {
+    const wasFitted = this.#isFitted;
+    this.#move((view) => turned(view, this.canvas));
+    if (wasFitted) this.fit();
+  }
+
+  invert() {
+    this.isInverted = !this.isInverted;
+    this.redraw();
+  }
+
+  /** Toggle the layer "heatmap" or "arrow", or set the "opacity" of the heatmap. */
+  lay(name, value = !this.layers[name]) {
+    this.layers[name] = value;
+    this.redraw();
+  }
+
+  /** Show a cross in the middle, for marking by key. */
+  aim(isAiming) {
+    this.isAiming = isAiming;
+    this.redraw();
+  }
+
+  /** Convert canvas coordinates to image coordinates; null outside the image. */
+  at(point) {
+    if (!this.levels) return null;
+    const [column, row] = onPicture(this.view, this.picture, point);
+    const isInside = column >= 0 && row >= 0 && column <= this.picture.width && row <= this.picture.height;
+    return isInside ? [column, row] : null;
+  }
+
+  #move(change) {
+    if (!this.levels) return;
+    this.view = change(this.view);
+    this.#isFitted = false;
+    this.redraw();
+  }
+
+  #resize() {
+    const { clientWidth, clientHeight } = this.canvas;
+    if (!clientWidth || !clientHeight) return;
+    this.canvas.width = Math.round(clientWidth * this.sharpness);
+    this.canvas.height = Math.round(clientHeight * this.sharpness);
+    if (this.#isFitted) this.fit();
+    this.#draw(); // immediately: resizing clears a canvas
+  }
+
+  /** Draw in the next frame, once for all changes before it. */
+  redraw() {
+    if (this.#isDue) return;
+    this.#isDue = true;
+    requestAnimationFrame(() => {
+      this.#isDue = false;
+      this.#draw();
+      this.onview();
+    });
+  }
+
+  #draw() {
+    const context = this.#context;
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+    if (!this.levels) return;
+    context.imageSmoothingQuality = "medium";
+    context.setTransform(...matrix(this.view, this.picture));
+    this.#drawGray(context);
+    if (this.heatmap && this.layers.heatmap) {
+      context.globalAlpha = this.layers.opacity;
+      context.drawImage(this.heatmap, 0, 0, this.picture.width, this.picture.height);
+      context.globalAlpha = 1;
+    }
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    const place = (point) => onCanvas(this.view, this.picture, point);
+    if (this.drawing?.tip && this.layers.arrow) {
+      drawArrow(context, place(this.drawing.tip), place(this.drawing.tail), this.isDashed, this.sharpness);
+    }
+    for (const mark of this.marks) drawMark(context, place(mark), this.sharpness);
+    if (this.isAiming) drawCross(context, this.middle, this.sharpness);
+  }
+
+  #drawGray(context) {
+    const level = suited(this.levels, this.view.scale);
+    const [across, down] = [this.picture.width / level.width, this.picture.height / level.height];
+    const part = seen(this.view, this.picture, this.canvas);
+    const left = Math.floor(part.left / across);
+    const top = Math.floor(part.top / down);
+    const width = Math.min(Math.ceil((part.left + part.width) / across), level.width) - left;
+    const height = Math.min(Math.ceil((part.top + part.height) / down), level.height) - top;
+    if (width <= 0 || height <= 0) return;
+    const table = colors(this.shown, this.wanted ?? this.shown, this.isInverted);
+    Object.assign(this.#tile, { width, height });
+    this.#tile.getContext("2d").putImageData(colored(level, { left, top, width, height }, table), 0, 0);
+    context.drawImage(this.#tile, left * across, top * down, width * across, height * down);
+  }
+}

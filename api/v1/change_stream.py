@@ -1,0 +1,140 @@
+"""Stream changes of instances as server-sent events (WHATWG HTML 9.2)."""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+
+from fastapi import APIRouter, Request
+from fastapi.responses import StreamingResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+
+from api.auth.request_user import Viewer, visit_of
+from api.v1.services import Desk, v1_router
+from dicom_node.queries.changes import Feed
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 0.5
+ALIVE_EVERY_S = 15.0
+MOST_UNREAD = 100
+
+LONGEST_S = 900.0
+"""Maximum length of one stream in seconds. A browser then reconnects, and a proxy that
+authenticates users checks the user again. The node is not told of a logout at the
+proxy."""
+
+Told = list[str]
+
+
+class Changes:
+    """Polls the journal every half second for all listeners.
+
+    Must only be used from the event loop.
+    """
+
+    def __init__(self, feed: Feed, ended: Callable[[], bool]) -> None:
+        """Prepare the polling. It starts with the first listener.
+
+        Args:
+            feed: The change feed of the journal.
+            ended: Returns whether the process is shutting down; streams then end.
+        """
+        self._feed = feed
+        self._ended = ended
+        self._listening: set[asyncio.Queue[Told]] = set()
+        self._asking: asyncio.Task[None] | None = None
+        self._begun = asyncio.Event()
+
+    async def stream(self, is_current: Callable[[], bool]) -> AsyncIterator[str]:
+        """Yield changes for at most LONGEST_S, or until the process shuts down.
+
+        Args:
+            is_current: Returns whether the listener still has access. The stream ends
+                within EVERY_S after it returns False.
+        """
+        until = time.monotonic() + LONGEST_S
+
+        def is_over() -> bool:
+            return self._ended() or time.monotonic() > until or not is_current()
+
+        queue: asyncio.Queue[Told] = asyncio.Queue(MOST_UNREAD)
+        self._listening.add(queue)
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        try:
+            # Every change after this point is reported. While the database is
+            # unavailable, the event does not come, and must not delay the shutdown.
+            while not self._begun.is_set():
+                if is_over():
+                    return
+                await asyncio.sleep(EVERY_S / 10)
+            yield "retry: 1000\nevent: begun\ndata: {}\n\n"
+            spoke = time.monotonic()
+            while not is_over():
+                # Access may have ended during the wait.
+                if (ids := await _next(queue)) and is_current():
+                    yield f"data: {json.dumps({'instances': ids})}\n\n"
+                    spoke = time.monotonic()
+                elif time.monotonic() - spoke > ALIVE_EVERY_S:
+                    yield ": here\n\n"
+                    spoke = time.monotonic()
+        finally:
+            self._listening.discard(queue)
+
+    async def _ask(self) -> None:
+        while self._listening and not self._ended():
+            try:
+                ids = await run_in_threadpool(self._feed.changed)
+                self._begun.set()
+            except SQLAlchemyError as error:
+                logger.warning("Nothing can be told: %s", type(error).__name__)
+                ids = []
+            except Exception:  # keep polling, or the listeners would wait forever
+                logger.exception("An error of this program; changes are told on")
+                ids = []
+            for queue in list(self._listening) if ids else ():
+                # A listener that reads nothing for so long reloads when it reconnects.
+                with suppress(asyncio.QueueFull):
+                    queue.put_nowait(ids)
+            await asyncio.sleep(EVERY_S)
+
+
+async def _next(queue: asyncio.Queue[Told]) -> Told:
+    """Return the next changes, or an empty list after EVERY_S."""
+    try:
+        return await asyncio.wait_for(queue.get(), EVERY_S)
+    except TimeoutError:
+        return []
+
+
+def changes_router(desk: Desk) -> APIRouter:
+    """Serve the stream of changes."""
+    router = v1_router("changes")
+    ending: list[Callable[[], bool]] = []
+    changes = Changes(Feed(desk.engine), lambda: any(end() for end in ending))
+
+    @router.get(
+        "/changes",
+        response_class=StreamingResponse,
+        responses={200: {"content": {"text/event-stream": {}}}},
+        response_description='Events with {"instances": ["id", …]}',
+    )
+    async def stream(request: Request, _person: Viewer) -> StreamingResponse:
+        """Stream the ids of changed instances, after the event "begun".
+
+        Reload the worklist after each "begun", also after a reconnect: earlier changes
+        are not reported.
+        """
+        if not ending:
+            ending.append(request.app.state.ending)
+        events = changes.stream(visit_of(request).is_current)
+        # Close the connection with the stream, not after the keep-alive timeout.
+        return StreamingResponse(
+            events, media_type="text/event-stream", headers={"Connection": "close"}
+        )
+
+    return router

@@ -1,0 +1,176 @@
+"""Decode radiographs for display in a child process, and cache the last few.
+
+When a study is opened, its images are drawn at two sizes, one after the other. Each
+drag of the mouse draws an image with another window.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cv2
+import numpy as np
+from fastapi import HTTPException, status
+from numpy.typing import NDArray
+
+from api.auth.request_user import person_key
+from api.http.concurrency_limit import RETRY_AFTER_S, FairQueue
+from config.settings import WorkerSettings
+from dicom_node.decoder.client import ChildTimeoutError, DecodingChild
+from dicom_node.decoder.quick_client import QuickChild, slow_child
+from dicom_node.errors import DicomNodeError
+from dicom_node.pixels.rendering import Attribute, View, list_attributes, view_file
+from dicom_node.results.overlay_data import Drawing
+from inference.drawing.result_image import tinted
+
+T = TypeVar("T")
+Key = tuple[str, tuple[float, float] | None]
+
+KEPT_BYTES = 100_000_000
+
+MOST_WAITING = 64
+"""Maximum number of waiting requests of one user. A browser requests all images of a
+study at once."""
+
+AT_ONCE = 4
+"""Maximum number of users that are served at the same time. Most of them wait for the
+one decoding child. If the image of a user takes long, the other turns remain."""
+
+QUALITY = 92
+# Gray images need no color options, and fast encoding matters during dragging.
+_JPEG = (cv2.IMWRITE_JPEG_QUALITY, QUALITY)
+
+
+class Pictures:
+    """Decodes radiographs for display, in child processes apart from those of /predict.
+
+    One child decodes all images. An image that takes long is decoded again in a child
+    of its own, and the other images do not wait for it.
+
+    Attributes:
+        queue: Requests wait here before they call a method. If an image takes long, its
+            request holds one turn until the image is decoded.
+    """
+
+    def __init__(self, limits: WorkerSettings) -> None:
+        """Store the limits. The child process starts on first use."""
+        self._limits = limits
+        self._child: DecodingChild | None = None
+        self.queue = FairQueue(person_key, waiting=MOST_WAITING, at_once=AT_ONCE)
+        self._thread = ThreadPoolExecutor(1, "pictures")
+        self._slow_thread = ThreadPoolExecutor(1, "slow-pictures")
+        self._slow: Future[Any] | None = None
+        self._kept: OrderedDict[Key, View] = OrderedDict()
+
+    def close(self) -> None:
+        """Finish the running call and cancel waiting ones."""
+        self._thread.shutdown(cancel_futures=True)
+        self._slow_thread.shutdown(cancel_futures=True)
+        if self._child is not None:
+            self._child.close()
+
+    async def view(
+        self, instance_id: str, path: Path, ends: tuple[float, float] | None
+    ) -> View:
+        """Return the displayed pixels of an instance.
+
+        Args:
+            instance_id: The id of the instance.
+            path: The path of its file.
+            ends: The modality values at the ends of the gray scale. None selects the
+                window that the model saw.
+
+        Raises:
+            HTTPException: 422 if the instance has no image that can be displayed, with
+                the reason. 503 if the image takes long while another such image is
+                being decoded.
+        """
+        key = instance_id, ends
+        view = await self._run(lambda child: self._view(child, key, path))
+        self._keep(key, view)
+        return view
+
+    async def attributes(self, path: Path) -> list[Attribute]:
+        """List the attributes of an instance.
+
+        Raises:
+            HTTPException: 422 if the file cannot be read; 503 as in `view`.
+        """
+        most = self._limits.max_megapixels
+        return await self._run(lambda child: child.run(list_attributes, path, most))
+
+    async def _run(self, call: Callable[[DecodingChild], T]) -> T:
+        try:
+            try:
+                quick = self._thread.submit(lambda: call(self._started()))
+                return await asyncio.wrap_future(quick)
+            except ChildTimeoutError:
+                return await self._run_slowly(call)
+        except DicomNodeError as error:
+            code = status.HTTP_422_UNPROCESSABLE_CONTENT
+            raise HTTPException(code, str(error)) from None
+
+    async def _run_slowly(self, call: Callable[[DecodingChild], T]) -> T:
+        """Repeat a call with the whole time-out, one at a time."""
+        if self._slow is not None and not self._slow.done():
+            raise HTTPException(
+                status.HTTP_503_SERVICE_UNAVAILABLE,
+                "This image takes long to decode, and another one that does is being "
+                "decoded; ask for this one again later.",
+                {"Retry-After": str(RETRY_AFTER_S)},
+            )
+        slow = self._slow_thread.submit(self._in_own_child, call)
+        self._slow = slow
+        return await asyncio.wrap_future(slow)
+
+    def _view(self, child: DecodingChild, key: Key, path: Path) -> View:
+        # Another request may have made it while this one waited for its thread.
+        if (known := self._kept.get(key)) is not None:
+            return known
+        limits, (_, ends) = self._limits, key
+        window = limits.window if ends is None else ends
+        return child.run(view_file, path, window, limits.max_megapixels)
+
+    def _in_own_child(self, call: Callable[[DecodingChild], T]) -> T:
+        limits = self._limits
+        with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
+            return call(child)
+
+    def _keep(self, key: Key, view: View) -> None:
+        """Keep a view for the next request, and drop the oldest if they are many."""
+        self._kept[key] = view
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and self._bytes() > KEPT_BYTES:
+            self._kept.popitem(last=False)
+
+    def _bytes(self) -> int:
+        return sum(view.pixels.nbytes for view in self._kept.values())
+
+    def _started(self) -> DecodingChild:
+        if self._child is None:
+            self._child = QuickChild(
+                timeout_s=self._limits.decode_timeout_s,
+                memory_mb=self._limits.decode_memory_mb,
+            )
+        return self._child
+
+
+def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
+    """Encode an image as JPEG, reduced if its long side exceeds `long_side`."""
+    scale = min((long_side or max(pixels.shape)) / max(pixels.shape), 1.0)
+    if scale < 1:
+        rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
+        way = cv2.INTER_AREA
+        pixels = np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way))
+    _, encoded = cv2.imencode(".jpg", pixels, _JPEG)
+    return encoded.tobytes()
+
+
+def heatmap_png(drawing: Drawing) -> bytes:
+    """Encode a heatmap as a transparent tint at its own coarse resolution."""
+    rgba = tinted(drawing.levels)
+    _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))
+    return encoded.tobytes()

@@ -1,0 +1,129 @@
+"""Services and response descriptions that the routes of /api/v1 share."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Depends, HTTPException, status
+
+from api.auth.parameters import check_parameters
+from api.http.problems import PROBLEM_JSON, V1
+from api.v1.image_cache import Pictures
+from api.v1.schemas import ProblemDetails
+from config.destinations import Destination
+from config.settings import Settings
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.reader_feedback import Feedback
+from dicom_node.queries.history import History
+from dicom_node.queries.instance_details import Dossier, dossier
+from dicom_node.queries.worklist import Worklist
+from dicom_node.storage.database import open_engine
+
+_ID = re.compile("[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Desk:
+    """The services that the routes use. Safe to share between threads.
+
+    Attributes:
+        settings: All settings of the node.
+        engine: Engine of the journal; connects on first use.
+        journal: Requests work.
+        history: Counts instances and lists paused destinations.
+        worklist: Finds and lists instances.
+        feedback: Stores the opinions of readers.
+        pictures: Decodes radiographs for display.
+    """
+
+    settings: Settings
+    engine: sa.Engine
+    journal: Journal
+    history: History
+    worklist: Worklist
+    feedback: Feedback
+    pictures: Pictures
+
+    def close(self) -> None:
+        """Close the database connections and stop the decoding child process."""
+        self.pictures.close()
+        self.engine.dispose()
+
+    def dossier(self, instance_id: str) -> Dossier:
+        """Return the details of an instance.
+
+        Raises:
+            HTTPException: 404.
+        """
+        found = (
+            dossier(self.engine, instance_id) if _ID.fullmatch(instance_id) else None
+        )
+        if found is None:
+            raise HTTPException(
+                status.HTTP_404_NOT_FOUND,
+                "There is no such instance: the id is wrong, or its time was over "
+                "([retention] in the settings).",
+            )
+        return found
+
+    def destination(self, name: str) -> Destination:
+        """Return a destination of the settings.
+
+        Raises:
+            HTTPException: 404.
+        """
+        for each in self.settings.destinations:
+            if each.name == name:
+                return each
+        known = ", ".join(each.name for each in self.settings.destinations) or "none"
+        raise HTTPException(
+            status.HTTP_404_NOT_FOUND,
+            f"There is no such destination in the settings; there is {known}.",
+        )
+
+
+def open_desk(settings: Settings) -> Desk:
+    """Create the services. No connection or process is started yet."""
+    engine = open_engine(settings.storage.database_url)
+    folder = settings.storage.directory
+    return Desk(
+        settings=settings,
+        engine=engine,
+        journal=Journal(engine, folder, settings.destinations),
+        history=History(engine),
+        worklist=Worklist(engine),
+        feedback=Feedback(engine),
+        pictures=Pictures(settings.worker),
+    )
+
+
+def problem(description: str, words: str, code: int) -> dict[str, Any]:
+    """Describe a failure for OpenAPI, with an example of its text."""
+    example = {"type": "about:blank", "title": description, "status": code}
+    content = {PROBLEM_JSON: {"example": {**example, "detail": words}}}
+    return {"model": ProblemDetails, "description": description, "content": content}
+
+
+def v1_router(tag: str) -> APIRouter:
+    """Create a router that describes the failures common to all routes."""
+    strange = "This token is not known."
+    failures: dict[int | str, dict[str, Any]] = {
+        400: problem("Bad Request", "This cannot be used: size. See /docs.", 400),
+        401: problem("Unauthorized", strange, 401),
+        503: problem("Service Unavailable", "The database does not answer.", 503),
+        "default": problem("Any other failure", "This failed on our side.", 500),
+    }
+    checked = [Depends(check_parameters)]
+    return APIRouter(prefix=V1, tags=[tag], responses=failures, dependencies=checked)
+
+
+MISSING: dict[int | str, dict[str, Any]] = {
+    404: problem("Not Found", "There is no such instance.", 404)
+}
+FORBIDDEN: dict[int | str, dict[str, Any]] = {
+    403: problem("Forbidden", "This is for operators, and anna is a viewer.", 403)
+}
+GONE: dict[int | str, dict[str, Any]] = {
+    410: problem("Gone", "Its files were removed, their time being over.", 410)
+}

@@ -1,0 +1,99 @@
+"""Base class and common field types of the settings tables."""
+
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic_core import PydanticCustomError
+
+
+class Table(BaseModel):
+    """A frozen table of a TOML file that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+        """Refuse true in place of 1, and text that the operating system rejects."""
+        field = cls.model_fields[info.field_name or ""]
+        is_bool = isinstance(value, bool) and field.annotation is not bool
+        if is_bool or (isinstance(value, str | Path) and not _is_text(str(value))):
+            raise PydanticCustomError("another_type", "config/errors.py has the words")
+        return value
+
+
+def _is_text(value: str) -> bool:
+    """Return whether a text has no NUL and no undecodable bytes."""
+    return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+
+
+# PS3.5 table 6.2-1, AE: at most 16 characters of the default repertoire, without
+# backslash and control characters. Leading and trailing spaces are not significant.
+AeTitle = Annotated[
+    str,
+    Field(
+        pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$",
+        description="an AE title: 1 to 16 ASCII characters, without backslash, and "
+        "without spaces at either end",
+    ),
+]
+
+
+LONGEST_TITLE = 16
+
+
+def _caller_title(title: str) -> str:
+    """Check a calling AE title.
+
+    This is less strict than AeTitle, because some callers use bytes that PS3.5 does not
+    allow.
+    """
+    if not title.isprintable() or title != title.strip() or not title:
+        raise ValueError("should be printable, without spaces at either end")
+    if len(title) > LONGEST_TITLE:
+        raise ValueError(f"should have at most {LONGEST_TITLE} characters")
+    return title
+
+
+CallerTitle = Annotated[
+    str,
+    Field(
+        description="an AE title: 1 to 16 printable characters, without spaces at "
+        "either end"
+    ),
+    AfterValidator(_caller_title),
+]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Host = Annotated[str, Field(min_length=1, description="a host name or an IP address")]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$",
+        description="1 to 32 characters: a to z, 0 to 9, - and _, the first a letter "
+        "or a digit",
+    ),
+]
+Network = Annotated[
+    IPv4Network | IPv6Network,
+    Field(
+        description='a network of addresses such as "10.1.0.0/16" or "fd00::/8", with '
+        "no bits beyond those of the prefix"
+    ),
+]
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine and cannot be reached by others."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a host name
+        return host == "localhost"

@@ -1,0 +1,1 @@
+"""The pipeline from a received instance to its result objects."""

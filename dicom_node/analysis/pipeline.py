@@ -1,0 +1,212 @@
+"""The whole analysis, from a received instance to the result objects.
+
+ReceivedInstance ─decode─▶ Radiograph ─classify─▶ Finding ─encode─▶ ResultObjects
+
+Decoding and encoding read data from a sender, so they run in the decoding child. The
+model stays in this process.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+
+from config.settings import Settings, WorkerSettings
+from dicom_node.analysis.slow_images import SlowImages
+from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.quick_client import SLOW_NICENESS, QuickChild, slow_child
+from dicom_node.errors import NotAnalyzedError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.log.context import Stopwatch
+from dicom_node.pixels.decode import DecodedInstance, DecodeOptions, decode_file
+from dicom_node.pixels.screening import ScreeningRules
+from dicom_node.reasons import Unanalyzed
+from dicom_node.results.encode import (
+    ResultObject,
+    ResultOptions,
+    encode_file,
+    encode_notice,
+)
+from dicom_node.results.overlay_data import Drawing, drawing_of
+from dicom_node.results.result_kinds import NOTICE, Form, forms
+from inference.classification.classifier import Classifier
+from inference.classification.out_of_distribution import UnfamiliarError
+from inference.finding import Finding
+from inference.radiograph import Radiograph
+
+Check = Callable[[DecodedInstance], None]
+Turn = Callable[[ReceivedInstance], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """The analysis of one instance.
+
+    Attributes:
+        decoded: The input of the model.
+        finding: The output of the model.
+        results: The objects that report the finding.
+        seconds: The duration of each stage, by its name.
+        drawing: The finding as the review page draws it.
+    """
+
+    decoded: DecodedInstance
+    finding: Finding
+    results: tuple[ResultObject, ...]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    drawing: Drawing | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pipeline:
+    """The model, the decoding child and the options, shared by many analyses.
+
+    Attributes:
+        classifier: The model.
+        child: The process that parses bytes from outside.
+        decode_options: The window and the maximum number of pixels.
+        result_options: The kinds and the size of the result objects.
+        max_study_age_days: Older studies are not analyzed; 0 means no limit.
+        turn: Holds the child during one call for an instance. It may raise an
+            exception, which every method passes on.
+    """
+
+    classifier: Classifier
+    child: DecodingChild
+    decode_options: DecodeOptions
+    result_options: ResultOptions
+    max_study_age_days: int
+    turn: Turn = nullcontext
+
+    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+        """Analyze one radiograph.
+
+        Args:
+            instance: The instance in the spool.
+            check: Called with the decoded instance; may raise NotAnalyzedError.
+
+        Raises:
+            NotAnalyzedError: The model must not be applied to this instance.
+            AnalysisError: The instance should be analyzed, but it is broken.
+        """
+        rules = ScreeningRules(
+            max_study_age_days=self.max_study_age_days,
+            body_parts=self.classifier.card.body_parts,
+            today=instance.received_at.date(),
+        )
+        options, watch = self.decode_options, Stopwatch()
+        with watch.stage("decode"), self.turn(instance):
+            decoded = self.child.run(decode_file, instance.path, rules, options)
+        check(decoded)
+        with watch.stage("classify"):
+            finding = self._classify(decoded.radiograph)
+        with watch.stage("encode"), self.turn(instance):
+            results = self.child.run(
+                encode_file, instance, decoded.radiograph, finding, self.result_options
+            )
+        rows, columns = decoded.radiograph.pixels.shape
+        drawing = drawing_of(finding, (rows, columns))
+        return Analysis(decoded, finding, results, watch.seconds, drawing)
+
+    def _classify(self, radiograph: Radiograph) -> Finding:
+        try:
+            return self.classifier.classify(radiograph)
+        except UnfamiliarError as reason:
+            raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
+
+    def notices(
+        self, instance: ReceivedInstance, why: tuple[str, str]
+    ) -> tuple[ResultObject, ...]:
+        """Return objects that say that an instance has no result.
+
+        They are empty if no destination wants notices.
+
+        Args:
+            instance: The instance in the spool.
+            why: "Not analyzed" or "Failed", and the reason in words.
+
+        Raises:
+            AnalysisError: Its header cannot be read, or names no study.
+        """
+        model, options = self.classifier.identity, self.result_options
+        if all(form.kind != NOTICE for form in options.forms):
+            return ()
+        with self.turn(instance):
+            return self.child.run(encode_notice, instance, why, model, options)
+
+
+def make_pipeline(
+    settings: Settings,
+    *,
+    ignore_age: bool = False,
+    child: type[DecodingChild] = DecodingChild,
+) -> Pipeline:
+    """Load the model and start the decoding child.
+
+    Args:
+        settings: The settings of the node.
+        ignore_age: Analyze studies of any age. Commands that name files want this.
+        child: The class of the child.
+    """
+    worker = settings.worker
+    wanted = frozenset[Form]().union(*map(forms, settings.destinations))
+    return Pipeline(
+        classifier=Classifier.load(settings.model.weights, settings.model.device),
+        child=child(
+            timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
+        ),
+        decode_options=DecodeOptions(
+            window=worker.window, max_megapixels=worker.max_megapixels
+        ),
+        result_options=ResultOptions(
+            forms=tuple(sorted(wanted)) or (Form("secondary_capture"),),
+            long_side=settings.results.long_side,
+            series_number=settings.results.series_number,
+            window=worker.window,
+        ),
+        max_study_age_days=0 if ignore_age else settings.receiver.max_study_age_days,
+    )
+
+
+def normal_pipeline(settings: Settings) -> Pipeline:
+    """Load the model and start the decoding child of the normal lane.
+
+    The methods of this pipeline raise ResemblesSlowError if an instance belongs in the
+    separate lane.
+    """
+    pipeline = make_pipeline(settings, child=QuickChild)
+    child = pipeline.child
+    assert isinstance(child, QuickChild)  # noqa: S101 - its class was given
+    return replace(pipeline, turn=SlowImages(child).turn)
+
+
+@contextmanager
+def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeline]:
+    """Yield a pipeline for one slow image, with a decoding child of its own.
+
+    Args:
+        pipeline: The pipeline of the normal lane; all but its child is used.
+        worker: The limits of the child.
+
+    Raises:
+        OSError: The child does not start.
+    """
+    with slow_child(worker.decode_timeout_s, worker.decode_memory_mb) as child:
+        yield replace(pipeline, child=child, turn=nullcontext)
+
+
+def separate_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Pipeline:
+    """Return the pipeline of the separate lane, with a decoding child of its own.
+
+    Args:
+        pipeline: The pipeline of the normal lane; all but its child is used.
+        worker: The limits of the child.
+
+    Raises:
+        OSError: The child does not start.
+    """
+    child = QuickChild(
+        timeout_s=worker.decode_timeout_s,
+        memory_mb=worker.decode_memory_mb,
+        niceness=SLOW_NICENESS,
+    )
+    return replace(pipeline, child=child, turn=nullcontext)

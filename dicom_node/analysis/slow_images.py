@@ -1,0 +1,90 @@
+"""Keeps images that resemble a recent slow image out of the normal lane.
+
+The normal lane stops an image that takes much longer than usual
+(decoder/quick_client.py). But many such images from one address would delay the others
+by that time each. So after the first one, the images of that address that resemble it
+are analyzed in the separate lane. The separate lane has a decoding child of its own,
+and the same limits. An image that is slow there, too, continues in the slow lane.
+
+An image resembles a slow one if it has the same transfer syntax and at least half the
+bytes. If an address sends MOST_SURPRISES slow images that do not resemble each other,
+all of its images go to the separate lane. So an address delays the images of the normal
+lane by at most MOST_SURPRISES slow images in KEPT_S, however many it sends.
+
+Each worker finds the slow images by itself, and forgets them when it ends.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+
+from dicom_node.audit.folding import network
+from dicom_node.decoder.quick_client import QuickChild
+from dicom_node.instance import ReceivedInstance
+
+KEPT_S = 600.0
+MOST_SURPRISES = 3
+
+
+class ResemblesSlowError(Exception):
+    """The image resembles a recent slow image, and belongs in the separate lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Slow:
+    """An image that was slow in the normal lane."""
+
+    at: float
+    network: str
+    transfer_syntax_uid: str
+    size: int
+
+    def is_like(self, instance: ReceivedInstance) -> bool:
+        return (
+            self.transfer_syntax_uid == instance.header.transfer_syntax_uid
+            and self.size <= 2 * instance.size
+        )
+
+
+class SlowImages:
+    """The recent slow images of the normal lane. Safe to share between threads."""
+
+    def __init__(
+        self, child: QuickChild, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Start without slow images.
+
+        Args:
+            child: The decoding child of the normal lane.
+            clock: Returns seconds.
+        """
+        self._child = child
+        self._clock = clock
+        self._turn = Lock()
+        self._slow: list[_Slow] = []
+
+    @contextmanager
+    def turn(self, instance: ReceivedInstance) -> Iterator[None]:
+        """Hold the decoding child during one call for an instance.
+
+        The check and the call are in one turn, because several images may wait for the
+        child when the first one is found to be slow.
+
+        Raises:
+            ResemblesSlowError: The instance resembles a recent slow image.
+        """
+        with self._turn:
+            now, where = self._clock(), network(instance.calling_address)
+            self._slow = [each for each in self._slow if now - each.at < KEPT_S]
+            own = [each for each in self._slow if each.network == where]
+            if len(own) >= MOST_SURPRISES or any(x.is_like(instance) for x in own):
+                raise ResemblesSlowError
+            self._child.took_long = False
+            try:
+                yield
+            finally:
+                if self._child.took_long:
+                    syntax = instance.header.transfer_syntax_uid
+                    self._slow.append(_Slow(now, where, syntax, instance.size))

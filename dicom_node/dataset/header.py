@@ -1,0 +1,336 @@
+"""Read and check a dataset before the receiver reports success.
+
+The UIDs of command and dataset must agree (0xA900). The dataset must be readable up to
+its Pixel Data, and Pixel Data must be complete (0xC000). This module does not check
+whether the image can be decoded and analyzed. The worker does that, because it takes
+time.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import SEEK_END
+from pathlib import Path
+from typing import Literal
+
+from pydicom.tag import Tag
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
+
+from dicom_node.dataset.attributes import UID_PATTERN, uid_fault, uid_text
+from dicom_node.dataset.element_reader import (
+    ITEM,
+    SEQUENCE_END,
+    UNDEFINED,
+    Element,
+    FileSource,
+    InflatedSource,
+    Source,
+    Walk,
+)
+from dicom_node.dataset.image_pixel import SAMPLES, photometric_name
+from dicom_node.errors import CannotUnderstandError, EndsEarlyError, MismatchError
+from dicom_node.instance import InstanceHeader
+from dicom_node.patient import KEYWORDS, patient_of
+
+PIXEL_DATA = int(Tag("PixelData"))
+SOURCE_IMAGES = int(Tag("SourceImageSequence"))
+REFERENCED_INSTANCE = int(Tag("ReferencedSOPInstanceUID"))
+UIDS = {
+    int(Tag(keyword)): keyword
+    for keyword in (
+        "SOPClassUID",
+        "SOPInstanceUID",
+        "StudyInstanceUID",
+        "SeriesInstanceUID",
+    )
+}
+TEXTS = {
+    int(Tag(keyword)): keyword
+    for keyword in (
+        "Modality",
+        "StudyDate",
+        "BodyPartExamined",
+        "ViewPosition",
+        "Laterality",
+        "ImageLaterality",
+        "PhotometricInterpretation",
+        "NumberOfFrames",
+        "IrradiationEventUID",
+        "AcquisitionDateTime",
+        "AcquisitionDate",
+        "AcquisitionTime",
+    )
+}
+NUMBERS = {
+    int(Tag(keyword)): keyword
+    for keyword in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated")
+}
+WORD_VRS = frozenset({b"", b"US", b"SS", b"UL", b"SL", b"UN", b"OB", b"OW"})
+"""VRs with which NUMBERS are read here.
+
+If one of them has another VR, the length of Pixel Data is not checked here; the worker
+reads all VRs.
+"""
+PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
+WANTED = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+LONGEST_TEXT = 256
+"""Maximum number of characters of a text; the VRs of TEXTS allow 16 or less.
+
+A longer text is dropped: two texts that are cut could become equal.
+"""
+CUT_UID = 64
+"""Number of characters to which DCMTK cuts a longer UID in a command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The identity of a dataset that a sender declared before the transfer.
+
+    Attributes:
+        sop_class_uid: Affected SOP Class UID (0000,0002) of the command.
+        sop_instance_uid: Affected SOP Instance UID (0000,1000) of the command.
+        abstract_syntax: The SOP Class of the negotiated presentation context.
+        transfer_syntax: The transfer syntax of the negotiated presentation context.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    abstract_syntax: str
+    transfer_syntax: UID
+
+
+def read_header(
+    path: Path, offset: int, announced: Announced, *, inflated_limit: int
+) -> InstanceHeader:
+    """Read the header of a dataset, and check that the dataset is complete.
+
+    Args:
+        path: The file that contains the dataset.
+        offset: Start of the dataset in the file, in bytes.
+        announced: The identity that the dataset must agree with.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
+
+    Raises:
+        MismatchError: Command, presentation context and dataset disagree.
+        CannotUnderstandError: The dataset cannot be parsed, or is shorter than it
+            declares.
+    """
+    with path.open("rb") as file:
+        size = file.seek(0, SEEK_END) - offset
+        file.seek(offset)
+        if announced.transfer_syntax != DeflatedExplicitVRLittleEndian:
+            return _read(FileSource(file, size), announced)
+        source = InflatedSource(file, inflated_limit)
+        header = _read(source, announced)
+        source.finish()
+        return header
+
+
+def _read(source: Source, announced: Announced) -> InstanceHeader:
+    walk = Walk(source, announced.transfer_syntax)
+    values: dict[int, bytes] = {}
+    sources: list[str] = []
+    pixel_data = None
+    for found in walk.values(WANTED, inside=SOURCE_IMAGES, until=PIXEL_DATA):
+        if isinstance(found, Element):
+            pixel_data = found
+        elif found.root == SOURCE_IMAGES and found.tag == REFERENCED_INSTANCE:
+            sources.append(_uid(uid_text(found.value)))
+        elif not found.root and (found.tag not in NUMBERS or found.vr in WORD_VRS):
+            values[found.tag] = found.value
+    uids = {word: uid_text(values.get(tag, b"")) for tag, word in UIDS.items()}
+    texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}
+    _check_agreement(announced, uids)
+    length = pixel_data.length if pixel_data else 0
+    declared = _declared_bytes(values, texts, announced, length)
+    check_pixels(walk, pixel_data, declared)
+    walk.count_rest()
+    return InstanceHeader(
+        sop_class_uid=uids["SOPClassUID"],
+        sop_instance_uid=uids["SOPInstanceUID"],
+        transfer_syntax_uid=announced.transfer_syntax,
+        study_instance_uid=_uid(uids["StudyInstanceUID"]),
+        series_instance_uid=_uid(uids["SeriesInstanceUID"]),
+        modality=texts["Modality"],
+        study_date=texts["StudyDate"],
+        body_part=texts["BodyPartExamined"],
+        view_position=texts["ViewPosition"],
+        laterality=texts["ImageLaterality"] or texts["Laterality"],
+        source_sop_instance_uids=tuple(filter(None, sources)),
+        acquisition=_acquisition(texts),
+        patient=patient_of(
+            {PATIENT[tag]: values[tag] for tag in PATIENT.keys() & values.keys()}
+        ),
+        assumptions=tuple(_assumptions(walk, announced, uids, values)),
+    )
+
+
+def _acquisition(texts: Mapping[str, str]) -> str:
+    """Return text that identifies the exposure; empty if no attribute does."""
+    date, time = texts["AcquisitionDate"], texts["AcquisitionTime"]
+    by_time = texts["AcquisitionDateTime"] or (date + time if date and time else "")
+    return texts["IrradiationEventUID"] or by_time
+
+
+def _assumptions(
+    walk: Walk,
+    announced: Announced,
+    uids: Mapping[str, str],
+    values: Mapping[int, bytes],
+) -> Iterator[str]:
+    """Yield sentences about a header that violates the standard."""
+    if walk.foreign:
+        yield (
+            "The dataset holds elements of groups 0000 or 0002, which are no part of "
+            "it. They are ignored."
+        )
+    if _is_cut(announced, uids):
+        yield (
+            f"The command names the instance by the first {CUT_UID} characters of its "
+            "SOPInstanceUID. That of the dataset is used."
+        )
+    for keyword, uid in uids.items():
+        if fault := UID_PATTERN.fullmatch(uid) and uid_fault(uid):
+            yield f"{keyword} has {fault} (PS3.5 9.1). It is used as it was sent."
+    for tag, keyword in TEXTS.items():
+        if len(_stripped(values.get(tag, b""))) > LONGEST_TEXT:
+            yield (
+                f"{keyword} has more than {LONGEST_TEXT} characters. It is as if it "
+                "were absent from the worklist."
+            )
+
+
+def _check_agreement(announced: Announced, uids: Mapping[str, str]) -> None:
+    """Compare the declared identity with the dataset (PS3.4 B.2.3, 0xA900).
+
+    A sender that cuts the SOP Instance UID in its command sends the whole UID in the
+    dataset.
+    """
+    if not UID_PATTERN.fullmatch(announced.sop_instance_uid):
+        raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")
+    if announced.sop_class_uid != announced.abstract_syntax:
+        raise MismatchError(
+            "Affected SOP Class UID (0000,0002) is not that of the presentation "
+            "context. Send the instance under its own SOP Class."
+        )
+    if uids["SOPClassUID"] != announced.sop_class_uid:
+        raise _differs("SOPClassUID")
+    if uids["SOPInstanceUID"] != announced.sop_instance_uid and not _is_cut(
+        announced, uids
+    ):
+        raise _differs("SOPInstanceUID")
+
+
+def _differs(keyword: str) -> MismatchError:
+    return MismatchError(
+        f"{keyword} differs between command and dataset. Send the instance under its "
+        "own UIDs."
+    )
+
+
+def _is_cut(announced: Announced, uids: Mapping[str, str]) -> bool:
+    """Return whether the command has the first 64 characters of a longer UID."""
+    sent, said = uids["SOPInstanceUID"], announced.sop_instance_uid
+    is_start = len(said) == CUT_UID < len(sent) and sent.startswith(said)
+    return is_start and bool(UID_PATTERN.fullmatch(sent))
+
+
+def _declared_bytes(
+    values: dict[int, bytes], texts: dict[str, str], announced: Announced, length: int
+) -> int:
+    """Return the bytes of Pixel Data that the image needs (PS3.5 8.1.1).
+
+    Args:
+        values: The values of the attributes, as bytes.
+        texts: The values of TEXTS, as text.
+        announced: The declared identity.
+        length: The length of the received Pixel Data, in bytes.
+
+    Returns:
+        The number of bytes; 0 if the header does not declare an image. For a compressed
+        image it is 1, because its size is not known before it is decoded.
+    """
+    order: Literal["little", "big"] = (
+        "little" if announced.transfer_syntax.is_little_endian else "big"
+    )
+    rows, columns, samples, bits = (
+        int.from_bytes(values.get(tag, b"")[:2], order) for tag in NUMBERS
+    )
+    if announced.transfer_syntax.is_compressed:
+        return min(rows * columns, 1)
+    photometric = photometric_name(texts["PhotometricInterpretation"])
+    expected = SAMPLES.get(photometric, samples or 1)
+    needed = -(-rows * columns * expected * bits // 8)
+    # If the two contradict each other, the received length shows which one is right.
+    if samples == 0 or length == needed + needed % 2:
+        samples = expected
+    if photometric == "YBR_FULL_422":
+        samples = 2  # Two pixels share their chrominance (PS3.3 C.7.6.3.1.2).
+    frames = texts["NumberOfFrames"]
+    count = max(int(frames), 1) if frames.isdecimal() else 1
+    return -(-rows * columns * samples * count * bits // 8)
+
+
+def check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
+    """Skip the Pixel Data, which must be complete.
+
+    Args:
+        walk: A walk that has just read the header of Pixel Data.
+        pixel_data: That element; None if it is absent.
+        declared: Bytes that the image needs if it is not compressed.
+
+    Raises:
+        EndsEarlyError: The dataset ends within Pixel Data.
+        CannotUnderstandError: Pixel Data is missing, is shorter than declared, or is
+            encapsulated and contains something other than fragments.
+    """
+    if pixel_data is None:
+        if declared:
+            raise CannotUnderstandError(
+                "Pixel Data (7FE0,0010) is missing though Rows and Columns declare an "
+                "image. Send the instance again."
+            )
+        return
+    if pixel_data.length == UNDEFINED:
+        _pass_fragments(walk)
+        return
+    if pixel_data.length < declared:
+        raise CannotUnderstandError(
+            f"Pixel Data is {pixel_data.length} bytes, {declared} are declared by "
+            "Rows, Columns and what goes with them. Send the instance again."
+        )
+    walk.source.skip(pixel_data.length)
+
+
+def _pass_fragments(walk: Walk) -> None:
+    """Skip encapsulated Pixel Data (PS3.5 A.4) with its delimiter."""
+    while element := walk.next_element():
+        if element.tag == SEQUENCE_END:
+            return
+        if element.tag != ITEM:
+            raise CannotUnderstandError(
+                "Pixel Data (7FE0,0010) holds something that is no fragment of a "
+                "compressed image. Send the instance again."
+            )
+        walk.source.skip(element.length)
+    raise EndsEarlyError(
+        "The dataset ends early: compressed Pixel Data has no end. Copy or send it "
+        "again."
+    )
+
+
+def _text(value: bytes) -> str:
+    text = _stripped(value)
+    if len(text) > LONGEST_TEXT:
+        return ""
+    # Not every database column can store NUL, and terminals interpret control codes.
+    return "".join(c if c.isprintable() else REPLACEMENT for c in text)
+
+
+def _stripped(value: bytes) -> str:
+    return value.decode("ascii", "replace").strip(" \0")
+
+
+def _uid(text: str) -> str:
+    """Return the text if it is a UID, else an empty string."""
+    return text if UID_PATTERN.fullmatch(text) else ""

@@ -1,0 +1,253 @@
+"""The Image Pixel Module, as far as decoding needs it (PS3.3 C.7.6.3).
+
+Equipment omits attributes, or writes them in a way that violates the standard. If an
+attribute can have only one meaning, the node completes it and records the assumption.
+Otherwise an error names the attribute. The result is the same image that DCMTK shows.
+"""
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.datadict import dictionary_description
+from pydicom.encaps import generate_fragments
+from pydicom.tag import Tag
+from pydicom.uid import UID, RLELossless
+
+from dicom_node.dataset.attributes import number, put, quoted, text, usable
+from dicom_node.dataset.frame_header import Samples, declared_samples, declared_segments
+from dicom_node.errors import AnalysisError
+
+SAMPLES = {
+    "MONOCHROME1": 1, "MONOCHROME2": 1, "PALETTE COLOR": 1, "RGB": 3, "HSV": 3,
+    "YBR_FULL": 3, "YBR_FULL_422": 3, "YBR_PARTIAL_422": 3, "YBR_PARTIAL_420": 3,
+    "YBR_ICT": 3, "YBR_RCT": 3, "ARGB": 4, "CMYK": 4,
+}  # fmt: skip
+"""Samples per Pixel (0028,0002) of each Photometric Interpretation (0028,0004)."""
+
+MOST_BEYOND = 0.05
+"""Share of the pixels of a compressed image that may exceed Bits Stored (0028,0101).
+
+A lossy codec overshoots at edges.
+"""
+
+_NUMBER = re.compile(r"[+-]?[0-9]{1,16}")
+_LETTERS = re.compile(r"[^A-Z0-9]")
+_BY_LETTERS = {_LETTERS.sub("", name): name for name in SAMPLES}
+_MOST_ROWS = 2**16 - 1
+_OVERLAYS = range(0x6000, 0x6020, 2)
+_OVERLAY_BITS, _OVERLAY_DATA = 0x0100, 0x3000
+_COMPLETED = (
+    *("SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("Rows", "Columns", "NumberOfFrames"),
+)
+
+
+def photometric_name(written: str) -> str:
+    """Return the Photometric Interpretation that a value means; empty if it means none.
+
+    Case, spaces and punctuation are ignored: "monochrome 2" is MONOCHROME2.
+    """
+    return _BY_LETTERS.get(_LETTERS.sub("", written.upper()), "")
+
+
+def photometric_interpretation(dataset: Dataset) -> str:
+    """Return the Photometric Interpretation of an image; see `photometric_name`."""
+    return photometric_name(text(dataset, "PhotometricInterpretation"))
+
+
+def is_encapsulated(dataset: Dataset) -> bool:
+    """Return whether Pixel Data is compressed; False for an unknown transfer syntax."""
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    return syntax.is_transfer_syntax and syntax.is_encapsulated
+
+
+def complete_image_pixel(dataset: Dataset) -> tuple[str, ...]:
+    """Complete and correct the Image Pixel Module in the dataset itself.
+
+    Afterwards the attributes describe the pixels that the codec returns.
+
+    Args:
+        dataset: The image, with its File Meta Information and Pixel Data.
+
+    Returns:
+        One sentence for each assumption.
+
+    Raises:
+        AnalysisError: An attribute without a default is absent, or two attributes
+            contradict each other.
+    """
+    before = {keyword: text(dataset, keyword) for keyword in _COMPLETED}
+    _complete_shape(dataset)
+    stream = _stream(dataset)
+    _complete_samples(dataset, stream)
+    _complete_bits(dataset, stream)
+    if "NumberOfFrames" in dataset:
+        frames = max(_integer(dataset, "NumberOfFrames", 1), 1)
+        put(dataset, "NumberOfFrames", frames)
+    return tuple(_assumptions(dataset, before))
+
+
+def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
+    """Compare Bits Stored and High Bit with the values of the pixels.
+
+    A High Bit that cannot be right is corrected in the dataset itself.
+
+    Args:
+        dataset: The image; its Image Pixel Module is complete.
+        pixels: Stored values as the codec returned them.
+
+    Returns:
+        One sentence for each assumption.
+
+    Raises:
+        AnalysisError: The values of a compressed image do not fit into Bits Stored, so
+            the position of the image bits is unknown. Native pixels are not checked,
+            because their other bits are undefined (PS3.5 8.1.1). An image with an
+            overlay in its pixels is not checked, either.
+    """
+    bits, shift = dataset.BitsStored, dataset.HighBit + 1 - dataset.BitsStored
+    some = pixels[::4, ::4]
+    if shift > 0:
+        is_right_aligned = pixels.max() < 2**bits and (some % 2**shift).any()
+        if dataset.PixelRepresentation == 1 or not is_right_aligned:
+            return ()
+        found = dataset.HighBit
+        put(dataset, "HighBit", bits - 1)
+        return (f"{named('HighBit')} is {found}; {bits - 1} is assumed.",)
+    beyond = (some >= 2**bits) | (some < -(2 ** (bits - 1)))
+    is_checked = is_encapsulated(dataset) and not _has_overlay_bits(dataset)
+    if is_checked and beyond.mean() > MOST_BEYOND:
+        _refuse(
+            "BitsStored",
+            f"is {bits}, but the values of the compressed image have more bits",
+        )
+    return ()
+
+
+def _complete_shape(dataset: Dataset) -> None:
+    for keyword in ("Rows", "Columns"):
+        value = _required(dataset, keyword, "a number from 1 to 65535")
+        if not 1 <= value <= _MOST_ROWS:
+            _refuse(keyword, f"is {value}; a number from 1 to 65535 is expected")
+        put(dataset, keyword, value)
+    keyword = "PhotometricInterpretation"
+    written = text(dataset, keyword)
+    photometric = photometric_name(written)
+    if not photometric:
+        expected = "MONOCHROME1 or MONOCHROME2 is expected"
+        _refuse(keyword, f"is {quoted(written)}; {expected}")
+    put(dataset, keyword, photometric)
+
+
+def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
+    photometric = dataset.PhotometricInterpretation
+    expected = SAMPLES[photometric]
+    said = _integer(dataset, "SamplesPerPixel", expected)
+    found = stream.count if stream else _native_samples(dataset, expected, said)
+    if found != expected:
+        _refuse(
+            "PhotometricInterpretation",
+            f"is {photometric}, which has {expected} samples per pixel; Pixel Data "
+            f"(7FE0,0010) has {found}",
+        )
+    put(dataset, "SamplesPerPixel", expected)
+    if expected > 1 and not usable(dataset, "PlanarConfiguration"):
+        put(dataset, "PlanarConfiguration", 0)
+
+
+def _native_samples(dataset: Dataset, expected: int, said: int) -> int:
+    """Return the number of samples per pixel by the length of native Pixel Data.
+
+    Args:
+        dataset: The image.
+        expected: The number by its Photometric Interpretation.
+        said: Samples per Pixel (0028,0002).
+    """
+    if said == expected or said < 1:
+        return expected
+    pixels = dataset.Rows * dataset.Columns
+    most = max(expected, said)
+    needed = pixels * most * _integer(dataset, "BitsAllocated", 8) // 8
+    return most if len(dataset.PixelData) >= needed else min(expected, said)
+
+
+def _complete_bits(dataset: Dataset, stream: Samples | None) -> None:
+    declared = _required(dataset, "BitsAllocated", "8 or 16")
+    bits = stream.bits if stream else declared
+    allocated = 8 if bits <= 8 else 16  # noqa: PLR2004
+    if bits > allocated or (stream is None and declared != allocated):
+        _refuse("BitsAllocated", f"is {declared}; 8 or 16 is expected")
+    stored = _required(dataset, "BitsStored", "a number up to Bits Allocated")
+    if not 1 <= stored <= max(allocated, declared):
+        _refuse(
+            "BitsStored",
+            f"is {stored}; a number from 1 to Bits Allocated (0028,0100), which is "
+            f"{declared}, is expected",
+        )
+    sign = _required(dataset, "PixelRepresentation", "0 (unsigned) or 1 (signed)")
+    stored = min(stored, allocated)
+    lowest, high_bit = stored - 1, _integer(dataset, "HighBit", -1)
+    put(dataset, "BitsAllocated", allocated)
+    put(dataset, "BitsStored", stored)
+    put(dataset, "HighBit", high_bit if lowest <= high_bit < bits else lowest)
+    put(dataset, "PixelRepresentation", int(sign == 1))
+
+
+def _stream(dataset: Dataset) -> Samples | None:
+    """Return the samples that the compressed image declares; None if it does not."""
+    if not is_encapsulated(dataset):
+        return None
+    try:
+        fragments = generate_fragments(dataset.PixelData)
+        if dataset.file_meta.TransferSyntaxUID != RLELossless:
+            return next(filter(None, map(declared_samples, fragments)), None)
+        segments = next(filter(None, map(declared_segments, fragments)), 0)
+    except (ValueError, TypeError, IndexError, struct.error):
+        return None  # the codec reports the fault
+    count = SAMPLES[dataset.PhotometricInterpretation]
+    return None if segments % count else Samples(8 * segments // count, count)
+
+
+def _has_overlay_bits(dataset: Dataset) -> bool:
+    """Return whether Pixel Data contains an overlay, which is retired (PS3.5 8.1.2)."""
+    return any(
+        Tag(group, _OVERLAY_BITS) in dataset
+        and Tag(group, _OVERLAY_DATA) not in dataset
+        for group in _OVERLAYS
+    )
+
+
+def _assumptions(dataset: Dataset, before: dict[str, str]) -> Iterator[str]:
+    for keyword, found in before.items():
+        assumed = text(dataset, keyword)
+        if assumed != found:
+            shown = found if _NUMBER.fullmatch(found) else quoted(found)
+            yield f"{named(keyword)} is {shown}; {assumed} is assumed."
+
+
+def _integer(dataset: Dataset, keyword: str, default: int) -> int:
+    return int(number(dataset, keyword, default))
+
+
+def _required(dataset: Dataset, keyword: str, expected: str) -> int:
+    values = usable(dataset, keyword)
+    if not values:
+        is_there = bool(text(dataset, keyword))
+        found = "is not a number" if is_there else "is absent"
+        _refuse(keyword, f"{found}; {expected} is expected")
+    return int(values[0])
+
+
+def _refuse(keyword: str, words: str) -> NoReturn:
+    raise AnalysisError(f"{named(keyword)} {words}. Correct it at the sender.")
+
+
+def named(keyword: str) -> str:
+    """Return the name of an attribute for messages: "Bits Stored (0028,0101)"."""
+    tag = Tag(keyword)
+    return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"

@@ -1,0 +1,74 @@
+"""Read a DICOM file that a command line names as if it had been received."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+from blake3 import blake3
+from pydicom import Dataset
+
+from dicom_node.dataset.attributes import UID_PATTERN, text
+from dicom_node.dataset.attributes import uid as whole_uid
+from dicom_node.dataset.part10 import check_complete, locate, read_part10, reading_dicom
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+
+
+def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
+    """Read the header of a file. Run in the decoding child.
+
+    Args:
+        path: A DICOM file, with or without preamble and File Meta Information.
+        max_inflated: Maximum size of a deflated dataset after inflation, in bytes.
+
+    Raises:
+        AnalysisError: The file is not DICOM, ends early, or is broken.
+    """
+    with reading_dicom():
+        with path.open("rb") as file:
+            check_complete(file, locate(file), inflated_limit=max_inflated)
+        return _header(read_part10(path, max_inflated))
+
+
+def adopt(path: Path, header: InstanceHeader) -> ReceivedInstance:
+    """Return the instance of a file, which stays in place and is only hashed.
+
+    Args:
+        path: The file.
+        header: The header that `read_local_header` returned for it.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    with path.open("rb") as file:
+        digest = blake3()
+        while piece := file.read(2**20):
+            digest.update(piece)
+        state = os.fstat(file.fileno())
+    return ReceivedInstance(
+        id=uuid4().hex,
+        path=path,
+        header=header,
+        content_digest=digest.hexdigest(),
+        size=state.st_size,
+        calling_ae_title="",
+        calling_address="",
+        # Not the current time: a second analysis of the same file must give the same
+        # object.
+        received_at=datetime.fromtimestamp(state.st_mtime, UTC),
+    )
+
+
+def _header(dataset: Dataset) -> InstanceHeader:
+    def uid(keyword: str) -> str:
+        found = whole_uid(dataset, keyword)
+        return found if UID_PATTERN.fullmatch(found) else ""
+
+    return InstanceHeader(
+        sop_class_uid=uid("SOPClassUID"),
+        sop_instance_uid=uid("SOPInstanceUID"),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+        study_instance_uid=uid("StudyInstanceUID"),
+        series_instance_uid=uid("SeriesInstanceUID"),
+        modality=text(dataset, "Modality"),
+    )

@@ -1,0 +1,434 @@
+"""Read DICOM files, which may be hostile.
+
+Every caller reads a file by the same rule: `locate` finds its dataset and the encoding
+of the dataset. The preamble and File Meta Information (PS3.10 7.1) may be missing or
+wrong:
+
+- File Meta Information ends at its group length. If no element ends there, or if no
+  Transfer Syntax UID comes before that position, it ends with the last element of group
+  0002.
+- Its Transfer Syntax UID (0002,0010) is used. If it is missing, or if it names an
+  uncompressed transfer syntax and the dataset is encoded in another one, the node uses
+  the encoding that it finds in the dataset.
+- The SOP Class and Instance UID are read from the dataset.
+- Elements of groups 0000 and 0002 within the dataset are ignored.
+
+pydicom parses the dataset. Before that, the node checks that the file is DICOM and that
+a deflated dataset stays within its limit. pydicom's warnings, which quote values, are
+suppressed.
+"""
+
+import logging
+import warnings
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import SEEK_END, BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom import Dataset
+from pydicom.config import IGNORE
+from pydicom.datadict import keyword_for_tag
+from pydicom.dataset import FileMetaDataset
+from pydicom.filereader import read_dataset as parse
+from pydicom.tag import BaseTag, Tag
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
+
+from dicom_node.dataset.attributes import UID_PATTERN, quoted, uid_text
+from dicom_node.dataset.element_reader import (
+    HEAD,
+    LONGEST_VALUE,
+    Element,
+    FileSource,
+    InflatedSource,
+    Source,
+    Value,
+    Walk,
+    is_foreign,
+)
+from dicom_node.dataset.header import check_pixels
+from dicom_node.dataset.pydicom_limits import limited
+from dicom_node.errors import (
+    AnalysisError,
+    CannotUnderstandError,
+    DicomNodeError,
+    EndsEarlyError,
+)
+
+PREFIX = slice(128, 132)
+PIECE = 2**20  # bytes inflated at a time
+PORTION = 2**16  # bytes given to the inflater at a time
+
+PIXEL_DATA = int(Tag("PixelData"))
+PIXELS = frozenset(
+    {PIXEL_DATA, int(Tag("FloatPixelData")), int(Tag("DoubleFloatPixelData"))}
+)
+SOP_CLASS, SOP_INSTANCE = int(Tag("SOPClassUID")), int(Tag("SOPInstanceUID"))
+NOTHING = -1  # no tag
+META_GROUP, GROUP_LENGTH, META_SYNTAX = 0x0002, 0x00020000, 0x00020010
+META_CLASS, META_INSTANCE = 0x00020002, 0x00020003
+NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """The position of the dataset in a file, and its encoding.
+
+    Attributes:
+        offset: Bytes of the file before the dataset.
+        transfer_syntax: The transfer syntax of the dataset.
+        file_meta: The UIDs that the File Meta Information contains, by tag. The
+            possible tags are META_CLASS, META_INSTANCE and META_SYNTAX.
+    """
+
+    offset: int
+    transfer_syntax: UID
+    file_meta: dict[int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The identity of the instance that a file holds.
+
+    Attributes:
+        sop_class_uid: (0008,0016) of the dataset; empty if it is absent.
+        sop_instance_uid: (0008,0018) of the dataset; empty if it is absent.
+        foreign: Start and end, in bytes, of each run of elements of groups 0000 and
+            0002 in the dataset.
+    """
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    foreign: tuple[tuple[int, int], ...]
+
+
+def locate(file: BinaryIO) -> Location:
+    """Find the dataset of a DICOM file by the rule of this module.
+
+    Raises:
+        AnalysisError: The file is not DICOM, or its File Meta Information ends early.
+    """
+    file.seek(0)
+    head = file.read(PREFIX.stop)
+    if not looks_like_dicom(head):
+        raise AnalysisError(
+            "The file is not DICOM: it neither has the prefix DICM nor begins with an "
+            "attribute of group 0002 or 0008. Export it as DICOM."
+        )
+    start = PREFIX.stop if head[PREFIX] == b"DICM" else 0
+    length, meta = _file_meta(_source(file, start))
+    named = meta.get(META_SYNTAX, "")
+    syntax = UID(named if UID_PATTERN.fullmatch(named) else "", IGNORE)
+    offset = start + length
+    if not syntax or syntax in NATIVE:
+        walked = syntax or ExplicitVRLittleEndian
+        syntax = _found_syntax(file, offset, walked) or walked
+    return Location(offset, syntax, meta)
+
+
+def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Identity:
+    """Read the UIDs of the instance that a file holds, and find foreign elements.
+
+    Args:
+        file: The file.
+        location: The location of its dataset.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
+
+    Raises:
+        CannotUnderstandError: The dataset cannot be read up to its pixels.
+    """
+    walk = _walk(file, location, inflated_limit)
+    uids = {SOP_CLASS: "", SOP_INSTANCE: ""}
+    for found in walk.values(uids.keys(), inside=NOTHING, until=PIXEL_DATA):
+        if isinstance(found, Value) and not found.root:
+            uids[found.tag] = uid_text(found.value)
+    return Identity(uids[SOP_CLASS], uids[SOP_INSTANCE], tuple(walk.foreign))
+
+
+def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -> None:
+    """Check that a file holds the whole dataset, up to the end of its pixels.
+
+    Other faults of the dataset are not checked.
+
+    Args:
+        file: The file.
+        location: The location of its dataset.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
+
+    Raises:
+        AnalysisError: The file ends early.
+    """
+    walk = _walk(file, location, inflated_limit)
+    try:
+        for found in walk.values((), inside=NOTHING, until=PIXEL_DATA):
+            if isinstance(found, Element):
+                check_pixels(walk, found, 0)
+    except EndsEarlyError as error:
+        raise AnalysisError(str(error)) from None
+    except CannotUnderstandError:
+        return
+    if not walk.source.position:
+        raise AnalysisError(
+            "The file ends early: there is no dataset after the File Meta Information. "
+            "Copy or send it again."
+        )
+
+
+def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
+    """Yield sentences about missing or wrong File Meta Information."""
+    meta, syntax = location.file_meta, location.transfer_syntax
+    named = meta.get(META_SYNTAX, "")
+    if named != syntax:
+        yield (
+            f"Transfer Syntax UID (0002,0010) of the file is {quoted(named)}. The "
+            f"dataset is read as {syntax.name}, in which it is encoded."
+        )
+    for tag, uid in (
+        (META_CLASS, identity.sop_class_uid),
+        (META_INSTANCE, identity.sop_instance_uid),
+    ):
+        if meta.get(tag, uid) != uid:
+            yield (
+                f"{keyword_for_tag(tag)} of the file differs from that of the dataset, "
+                "which is used."
+            )
+
+
+def read_part10(
+    path: Path, max_inflated: int, tags: Iterable[BaseTag] | None = None
+) -> Dataset:
+    """Read a DICOM file by the rule of this module.
+
+    Args:
+        path: The file.
+        max_inflated: Maximum size of a deflated dataset after inflation, in bytes.
+        tags: Read only these attributes, and nothing from Pixel Data on. None reads
+            all.
+
+    Returns:
+        The dataset. Its File Meta Information contains only the Transfer Syntax UID
+        (0002,0010) of the encoding.
+
+    Raises:
+        AnalysisError: The file is not DICOM, or inflates beyond the limit.
+        Exception: Any error of pydicom on data that it cannot parse.
+    """
+    with path.open("rb") as file:
+        location = locate(file)
+        syntax = location.transfer_syntax
+        content: BinaryIO = file
+        file.seek(location.offset)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            content = _inflated_content(file.read(), max_inflated)
+        dataset = parse(
+            _without_foreign(content, _walkable(syntax)),
+            is_implicit_VR=syntax.is_implicit_VR,
+            is_little_endian=syntax.is_little_endian,
+            specific_tags=None if tags is None else list(tags),
+            stop_when=None if tags is None else _at_pixels,
+        )
+    for tag in filter(is_foreign, list(dataset.keys())):
+        del dataset[tag]  # it came after the pixels
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    return dataset
+
+
+def looks_like_dicom(head: bytes) -> bool:
+    """Return whether the first 132 bytes of a file look like DICOM.
+
+    Without a preamble, the first attribute must be of group 0002 or 0008, in either
+    byte order.
+    """
+    return head[PREFIX] == b"DICM" or head[:2] in {
+        b"\x02\x00",
+        b"\x08\x00",
+        b"\x00\x02",
+        b"\x00\x08",
+    }
+
+
+def _walk(file: BinaryIO, location: Location, inflated_limit: int) -> Walk:
+    source: Source = _source(file, location.offset)
+    if location.transfer_syntax == DeflatedExplicitVRLittleEndian:
+        source = InflatedSource(file, inflated_limit)
+    return Walk(source, _walkable(location.transfer_syntax))
+
+
+def _source(file: BinaryIO, start: int) -> FileSource:
+    size = file.seek(0, SEEK_END) - start
+    file.seek(start)
+    return FileSource(file, size)
+
+
+def _file_meta(source: Source) -> tuple[int, dict[int, str]]:
+    """Return the length of the File Meta Information in bytes, and its UIDs by tag."""
+    walk = Walk(source, ExplicitVRLittleEndian)
+    meta: dict[int, str] = {}
+    end, declared_end = 0, -1
+    with _as_analysis_error():
+        while (element := walk.next_element()) and element.tag >> 16 == META_GROUP:
+            value = b""
+            if element.length <= LONGEST_VALUE:
+                value = source.read(element.length)
+            else:
+                source.skip(element.length)
+            end = source.position
+            if element.tag == GROUP_LENGTH:
+                declared_end = end + int.from_bytes(value, "little")
+            elif element.tag in {META_CLASS, META_INSTANCE, META_SYNTAX}:
+                meta.setdefault(element.tag, uid_text(value))
+            if end == declared_end and META_SYNTAX in meta:
+                break
+    return end, meta
+
+
+def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
+    """Return the uncompressed transfer syntax that the first element is encoded in.
+
+    Returns:
+        The transfer syntax; None if the dataset has no element.
+
+    Raises:
+        AnalysisError: The dataset is in Implicit VR Big Endian, or its first elements
+            cannot be read.
+    """
+    source = _source(file, offset)
+    walk = Walk(source, assumed)
+    start = 0
+    with _as_analysis_error():
+        while (element := walk.next_element()) and is_foreign(element.tag):
+            source.skip(element.length)
+            start = source.position
+    if element is None:
+        return None
+    file.seek(offset + start)
+    head = file.read(HEAD)
+    group, vr = head[:2], head[4:6]
+    is_little = group[::-1] < group  # groups are small numbers
+    if group[0] == group[1]:
+        is_little = assumed.is_little_endian
+    if vr.isalpha() and vr.isupper():
+        return ExplicitVRLittleEndian if is_little else ExplicitVRBigEndian
+    if is_little:
+        return ImplicitVRLittleEndian
+    raise AnalysisError(
+        "The dataset is in Implicit VR Big Endian, which DICOM does not have. Export "
+        "the file again in a transfer syntax of DICOM."
+    )
+
+
+def _walkable(syntax: UID) -> UID:
+    """Return the syntax; Explicit VR Little Endian if it is not a transfer syntax."""
+    return syntax if syntax.is_transfer_syntax else ExplicitVRLittleEndian
+
+
+def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
+    """Return the dataset without elements of groups 0000 and 0002.
+
+    pydicom would take the encoding of these elements for that of the dataset.
+    """
+    start = content.tell()
+    walk = Walk(_source(content, start), syntax)
+    with suppress(CannotUnderstandError):  # pydicom may be able to read it
+        for _ in walk.values((), inside=NOTHING, until=PIXEL_DATA):
+            pass
+    content.seek(start)
+    if not walk.foreign:
+        return content
+    whole, pieces, passed = content.read(), [], 0
+    for begin, end in walk.foreign:
+        pieces.append(whole[passed:begin])
+        passed = end
+    return BytesIO(b"".join((*pieces, whole[passed:])))
+
+
+def _at_pixels(tag: BaseTag, _vr: str | None, _length: int) -> bool:
+    return tag in PIXELS
+
+
+@contextmanager
+def _as_analysis_error() -> Iterator[None]:
+    try:
+        yield
+    except CannotUnderstandError as error:
+        raise AnalysisError(str(error)) from None
+
+
+def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
+    """Inflate a dataset (PS3.5 A.5); AnalysisError if it exceeds the limit."""
+    # The first pass only measures the size, so that a deflate bomb costs time but no
+    # memory.
+    if sum(map(len, _inflated(deflated, limit))) > limit:
+        raise AnalysisError(
+            f"The deflated dataset becomes larger than {limit} bytes, more than an "
+            "image within max_megapixels under [worker] can need."
+        )
+    return BytesIO(b"".join(_inflated(deflated, limit)))
+
+
+def _inflated(deflated: bytes, limit: int) -> Iterator[bytes]:
+    """Yield inflated pieces, at most one piece beyond the limit."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = position = 0
+    # Small portions: the inflater copies the unread rest of a portion each time.
+    while not inflater.eof and total <= limit:
+        portion = inflater.unconsumed_tail
+        if not portion:
+            portion = deflated[position : position + PORTION]
+            position += PORTION
+        if not portion:
+            break
+        yield (piece := inflater.decompress(portion, PIECE))
+        total += len(piece)
+    if total <= limit:
+        yield inflater.flush()
+
+
+@contextmanager
+def pydicom_silenced() -> Iterator[None]:
+    """Prevent pydicom from quoting values in warnings and log lines."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def reading_dicom() -> Iterator[None]:
+    """Convert foreign exceptions of a block that parses received data to AnalysisError.
+
+    Errors of the node itself pass unchanged.
+
+    Raises:
+        AnalysisError: The block raised any other exception. A hostile dataset can make
+            pydicom raise anything, and pydicom's messages quote values.
+    """
+    try:
+        with pydicom_silenced(), limited():
+            yield
+    except DicomNodeError:
+        raise
+    except MemoryError:
+        raise AnalysisError(
+            "Decoding needs more memory than it may have (decode_memory_mb under "
+            "[worker])."
+        ) from None
+    except Exception as error:  # noqa: BLE001
+        raise AnalysisError(
+            f"The file cannot be read as DICOM ({type(error).__name__}): it is "
+            "damaged or was not written as the standard says. Send the instance again."
+        ) from None

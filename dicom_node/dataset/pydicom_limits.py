@@ -1,0 +1,103 @@
+"""Limits for pydicom: elements, items, and texts with many values.
+
+dataset/element_reader.py rejects a dataset with too many elements when it is received.
+A hostile dataset may be encoded such that pydicom sees other elements than
+dataset/element_reader.py. So they are also counted here, when pydicom creates them.
+pydicom reads a sequence of defined length when its attribute is first used, so the
+count continues until the end of the work on a file.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from pydicom import DataElement, Dataset, filereader
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import RawDataElement
+
+from dicom_node.dataset.element_reader import LONGEST_VALUE, MOST_ELEMENTS, MOST_ITEMS
+from dicom_node.errors import AnalysisError
+
+TEXT_LISTS = frozenset(
+    ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "PN", "SH", "TM", "UC", "UI")
+)
+"""VRs that hold several values of text (PS3.5 6.2). pydicom makes an object of each."""
+
+
+@dataclass(slots=True)
+class _Count:
+    elements: int = 0
+    items: int = 0
+
+
+_count: ContextVar[_Count | None] = ContextVar("count", default=None)
+_read_elements = filereader.data_element_generator
+_read_item = filereader.read_sequence_item
+
+
+@contextmanager
+def limited() -> Iterator[None]:
+    """Limit what pydicom reads within the block.
+
+    Raises:
+        AnalysisError: A dataset has more than MOST_ELEMENTS elements or MOST_ITEMS
+            items, or a list of texts longer than LONGEST_VALUE.
+    """
+    token = _count.set(_Count())
+    try:
+        yield
+    finally:
+        _count.reset(token)
+
+
+def _counted_elements(
+    *args: Any,  # noqa: ANN401 - as in pydicom
+    **options: Any,  # noqa: ANN401
+) -> Iterator[RawDataElement | DataElement]:
+    count = _count.get()
+    if count is None:
+        yield from _read_elements(*args, **options)
+        return
+    for element in _read_elements(*args, **options):
+        count.elements += 1
+        if count.elements > MOST_ELEMENTS:
+            raise _too_many(f"{MOST_ELEMENTS} elements")
+        if isinstance(element, RawDataElement) and element.length > LONGEST_VALUE:
+            _check_text(element)
+        yield element
+
+
+def _counted_item(
+    *args: Any,  # noqa: ANN401 - as in pydicom
+    **options: Any,  # noqa: ANN401
+) -> Dataset | None:
+    if count := _count.get():
+        count.items += 1
+        if count.items > MOST_ITEMS:
+            raise _too_many(f"{MOST_ITEMS} items")
+    return _read_item(*args, **options)
+
+
+def _check_text(element: RawDataElement) -> None:
+    vr = element.VR
+    if vr in {None, "UN"} and dictionary_has_tag(element.tag):
+        vr = dictionary_VR(element.tag)
+    if vr in TEXT_LISTS:
+        raise AnalysisError(
+            f"Attribute {element.tag} has a text of {element.length} bytes; "
+            f"{LONGEST_VALUE} are the most that the node reads. Correct it at the "
+            "sender."
+        )
+
+
+def _too_many(what: str) -> AnalysisError:
+    return AnalysisError(
+        f"The dataset has more than {what}, the most that the node reads. Send the "
+        "instance without them."
+    )
+
+
+filereader.data_element_generator = _counted_elements
+filereader.read_sequence_item = _counted_item

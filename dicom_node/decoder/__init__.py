@@ -1,0 +1,1 @@
+"""The confined child process that reads bytes from untrusted sources."""

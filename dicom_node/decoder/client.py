@@ -1,0 +1,386 @@
+"""A separate process for bytes from untrusted sources.
+
+Parsing and decoding what a sender wrote may crash in a codec, never end, or take all
+memory. With a small child process, the damage is limited: the child is killed and
+replaced, and only the call that caused it fails.
+
+The child is a fork of a process that has imported the codecs (decoder/fork_server.py),
+so a new one costs milliseconds. A child is replaced after CALLS calls.
+
+A process pool is the usual solution. But the children of a pool import the parent's
+main module again, which in the worker means torch, and the pipes of a pool copy each
+image three times. This module uses one child at a time and one socket, in one thread.
+
+Through a fault of a codec, an image may also take control of the child. The child can
+then give a wrong answer to its remaining calls, and little else. It has no secrets in
+its environment, gets an open file instead of a path, and is confined
+(decoder/confinement.py). The parent builds the answers from plain values
+(decoder/messages.py).
+"""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from contextvars import copy_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from dicom_node.decoder.confinement import UNCONFINED, Confinement
+from dicom_node.decoder.fork_server import ForkServer
+from dicom_node.decoder.messages import (
+    MAX_HEAD,
+    Channel,
+    MalformedAnswerError,
+    pack_call,
+    printable,
+    read_answer,
+    result_type,
+    unpack_error,
+    unpack_result,
+)
+from dicom_node.errors import AnalysisError
+from dicom_node.reasons import Failure
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+START_S = 60.0
+"""Seconds to import the codecs, and to confine a child."""
+
+CALLS = 20
+"""Number of calls of a child before it is killed and replaced.
+
+An image needs two. A new child must also get its memory from the kernel page by page,
+which costs at least as much as the fork. So one child for each image would be too slow.
+"""
+
+OUT_OF_MEMORY = 75
+"""Exit status of a child that ran out of memory: it may be in any state."""
+
+LOG, RETURNED, RAISED = "log", "returned", "raised"
+"""The kinds of messages that a child sends."""
+
+MAX_RECORDS = 100
+"""Maximum number of log records that a child may send in one call."""
+
+OUR_OWN = ("dicom_node", "inference")
+"""The packages with log records that a child sends."""
+
+LEVELS = frozenset(
+    {logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL}
+)
+
+DYING_S = 1.0
+"""Seconds that a child may take to end after it closed its socket."""
+
+MODULE = "dicom_node.decoder.process"
+# One image is decoded at a time, and several threads would only wait for each other.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# By default, the C library returns memory blocks of this size to the system and
+# requests them again, page by page, several times per image. That takes a tenth of the
+# total time.
+KEEPING_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the maximum that it accepts
+    "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
+}
+KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
+"""Environment variables that the child gets: library paths, locale and time zone."""
+
+
+class ChildDiedError(AnalysisError):
+    """The child died, hung or used too much memory, probably due to the instance."""
+
+    reason = Failure.DECODER_DIED
+
+
+class ChildTimeoutError(ChildDiedError):
+    """A call exceeded its time limit and was ended, or would have exceeded it."""
+
+
+class ChildStartError(OSError):
+    """The child did not start. No instance is the cause."""
+
+
+class DecodingChild:
+    """Runs functions in a child process, one at a time.
+
+    Calls may come from any thread. One thread makes all of them, and lives as long as
+    this object, because the kernel kills the fork server when the thread that started
+    it ends.
+    """
+
+    def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
+        """Start the fork server and a child.
+
+        Args:
+            timeout_s: The time limit of one call, in seconds.
+            memory_mb: The limit on the address space of a child, in MB.
+            niceness: The niceness of the children, as in nice(1).
+
+        Raises:
+            OSError: The fork server or the child does not start.
+        """
+        self._timeout_s = timeout_s
+        self._memory_mb = memory_mb
+        self._niceness = niceness
+        self._server: ForkServer | None = None
+        self._pid: int | None = None
+        self._calls = 0
+        self._is_closed = False
+        self._thread = ThreadPoolExecutor(1, "decoding-child")
+        try:
+            self._thread.submit(self._start).result()
+        except OSError:
+            self.close()
+            raise
+        if not self._confinement.is_whole:
+            logger.warning("Decoding: %s; %s", self._confinement, UNCONFINED)
+
+    def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function in the child.
+
+        Args:
+            function: A function of a module, so that it can be pickled. Its return
+                annotation determines how its result is built.
+            *args: Its arguments. A `Path` in them is opened here; it must be a readable
+                file.
+
+        Returns:
+            The result of the function: plain values, arrays, or dataclasses of these.
+
+        Raises:
+            ChildDiedError: The child died, exceeded its time limit, or needed more
+                memory. Other calls are not affected.
+            OSError: A child could not be started, or a file could not be opened.
+            AnalysisError: The function raised an unexpected error.
+            Exception: The function raised a DicomNodeError or a PlainImageError.
+        """
+        # The log records of the child get the context of the caller: see
+        # log/context.py.
+        run = copy_context().run
+        made = self._thread.submit(run, self._run, function, args)
+        with suppress(RuntimeError):  # closed in between
+            self._thread.submit(self._renew)
+        return made.result()
+
+    def close(self) -> None:
+        """End the child after the call in progress. May be called repeatedly."""
+        self._is_closed = True
+        with suppress(RuntimeError):  # closed before
+            # Use the thread: the kernel kills the fork server when that thread ends.
+            self._thread.submit(self._end).result()
+        self._thread.shutdown()
+
+    def _end(self) -> None:
+        self._stop()
+        self._stop_server()
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the child after the current call; None without one."""
+        try:
+            return self._thread.submit(lambda: self._pid).result()
+        except RuntimeError:  # closed
+            return None
+
+    @property
+    def server_pid(self) -> int | None:
+        """The process id of the fork server; None without one."""
+        return self._server.pid if self._server else None
+
+    @property
+    def confinement(self) -> Confinement:
+        """The confinement that the child reported at its start."""
+        return self._confinement
+
+    def _start(self) -> None:
+        """Fork a child, and wait until it is confined."""
+        try:
+            self._pid, ours = self._forked()
+        except OSError as error:
+            self._stop_server()
+            raise ChildStartError(f"No decoding process starts: {error}") from None
+        self._channel, self._calls = Channel(ours), 0
+        deadline = time.monotonic() + START_S
+        try:
+            with self._until(deadline, START_S):
+                kind, content, buffers = self._answer(deadline)
+                if kind != RETURNED:
+                    raise MalformedAnswerError
+                self._confinement: Confinement = unpack_result(
+                    Confinement, content, buffers
+                )
+        except ChildDiedError as error:
+            raise ChildStartError(str(error)) from None
+
+    def _forked(self) -> tuple[int, socket.socket]:
+        if self._server is not None:
+            try:
+                return self._server.fork()
+            except OSError:  # it died while it was idle
+                self._stop_server()
+        arguments = self._memory_mb, self._niceness
+        self._server = ForkServer(
+            MODULE, *arguments, environment=_environment(), start_s=START_S
+        )
+        return self._server.fork()
+
+    def _stop(self, patience_s: float = 0.0) -> int:
+        """End the child, and kill it after `patience_s`; return its exit status."""
+        if self._pid is None or self._server is None:
+            return 0
+        pid, self._pid = self._pid, None
+        self._channel.close()
+        try:
+            return self._server.end(pid, patience_s)
+        except OSError:
+            self._stop_server()
+            return -signal.SIGKILL  # the kernel does this if the server dies
+
+    def _stop_server(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+
+    def _revive(self) -> None:
+        """Start a new child if the current one is dead or has no call left."""
+        # The death of an idle child does not count against the next call.
+        if self._pid is None or self._calls >= CALLS or self._channel.is_closed:
+            self._stop()
+            self._start()
+
+    def _renew(self) -> None:
+        """Replace a child without calls left before the next call comes."""
+        with suppress(OSError):  # the next call tries again, and reports the error
+            if not self._is_closed:
+                self._revive()
+
+    def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
+        if self._is_closed:
+            raise CancelledError
+        self._revive()
+        self._calls += 1
+        deadline = time.monotonic() + self._timeout_s
+        head, buffers, paths = pack_call((function, args))
+        with _opened(paths) as files, self._until(deadline, self._timeout_s):
+            self._channel.send(head, buffers, files=files, deadline=deadline)
+            kind, content, beside = self._answer(deadline)
+            if kind == RETURNED:
+                result: T = unpack_result(result_type(function), content, beside)
+                return result
+            if kind != RAISED:
+                raise MalformedAnswerError
+            error = unpack_error(content)
+        raise error
+
+    def _answer(self, deadline: float) -> tuple[str, Any, list[bytearray]]:
+        """Wait for the child's answer, and log its records until then.
+
+        Raises:
+            TimeoutError: The answer is not complete at the deadline.
+            MalformedAnswerError: The child sent something that its code does not send.
+            EOFError, OSError: The child is gone.
+        """
+        # To make an answer, the child needs several times the size of the answer.
+        most = self._memory_mb * 2**20 // 4
+        for _ in range(MAX_RECORDS + 1):
+            head, buffers = self._channel.receive(
+                max_head=MAX_HEAD, max_size=most, deadline=deadline
+            )
+            kind, content = read_answer(head)
+            if kind != LOG:
+                return kind, content, buffers
+            _log(content)
+        raise MalformedAnswerError
+
+    @contextmanager
+    def _until(self, deadline: float, timeout_s: float) -> Iterator[None]:
+        """Communicate with the child until a deadline; kill the child on an error.
+
+        Raises:
+            ChildDiedError: The child died, did not answer in time, or sent something
+                that its code does not send.
+        """
+        try:
+            yield
+        except TimeoutError:
+            self._stop()
+            raise ChildTimeoutError(
+                f"Decoding took longer than {timeout_s:g} s (decode_timeout_s under "
+                "[worker]) and was given up."
+            ) from None
+        except MalformedAnswerError:
+            self._stop()
+            raise ChildDiedError(
+                "The decoding process gave an answer that it should not be able to "
+                "give, and was ended. Look at the instance: it may be an attack."
+            ) from None
+        except (EOFError, OSError):
+            raise self._died(deadline) from None
+
+    def _died(self, deadline: float) -> ChildDiedError:
+        # The child may have closed its socket and still be running.
+        patience = min(DYING_S, max(deadline - time.monotonic(), 0))
+        code = self._stop(patience)
+        if code == OUT_OF_MEMORY:
+            return ChildDiedError(
+                f"Decoding needed more than {self._memory_mb} MB (decode_memory_mb "
+                "under [worker]) and was given up."
+            )
+        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return ChildDiedError(f"The decoding process died ({how}).")
+
+
+def _environment() -> dict[str, str]:
+    """Return the environment of the child, without secrets."""
+    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    # The child must find the same modules as this process, installed or not.
+    path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+    return {**kept, **ONE_THREAD, **KEEPING_MEMORY, "PYTHONPATH": path}
+
+
+@contextmanager
+def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
+    """Open files for the child, which cannot open them.
+
+    Raises:
+        AnalysisError: One of them is gone.
+        OSError: One of them cannot be opened.
+    """
+    files: list[int] = []
+    try:
+        # O_NONBLOCK: do not wait for the other end of a named pipe.
+        for path in paths:
+            files.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # noqa: PERF401
+        yield files
+    except FileNotFoundError:
+        words = "Its file is gone from the disk; send the instance again."
+        raise AnalysisError(words, Failure.BROKEN) from None
+    finally:
+        for each in files:
+            os.close(each)
+
+
+def _log(content: Any) -> None:  # noqa: ANN401 - whatever the child sent
+    """Log a record of the child.
+
+    Raises:
+        MalformedAnswerError: The child sent a record that its code does not send.
+    """
+    try:
+        name, level, message = content
+        # A logger for each name that a child invents would never be freed.
+        if name.partition(".")[0] not in OUR_OWN or name not in sys.modules:
+            raise MalformedAnswerError
+        if level not in LEVELS:
+            raise MalformedAnswerError
+        logging.getLogger(name).log(level, "%s", printable(message))
+    except (ValueError, TypeError, AttributeError):
+        raise MalformedAnswerError from None

@@ -1,0 +1,144 @@
+"""The child of `decoder/client.py`: makes the calls that its parent sends.
+
+The fork server runs this module, and each child is a fork of it
+(decoder/fork_server.py). A child cannot open files, so this module imports everything
+that a child will need.
+"""
+
+import codecs
+import encodings
+import logging
+import os
+import pkgutil
+import resource
+import signal
+import socket
+import sys
+import traceback
+import warnings
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import cv2
+import numpy.ma  # noqa: F401 - numpy imports it when it is first needed
+from PIL import Image, ImageFont
+
+import dicom_node.dataset.local_file
+import dicom_node.pixels.decode
+import dicom_node.pixels.rendering  # noqa: F401 - imports all four before the first call
+from dicom_node.decoder.client import (
+    LOG,
+    MAX_RECORDS,
+    OUR_OWN,
+    OUT_OF_MEMORY,
+    RAISED,
+    RETURNED,
+)
+from dicom_node.decoder.confinement import confine
+from dicom_node.decoder.fork_server import serve_forks
+from dicom_node.decoder.messages import (
+    MAX_TEXT,
+    Channel,
+    pack_answer,
+    pack_error,
+    unpack_call,
+)
+from dicom_node.errors import AnalysisError, DicomNodeError
+from dicom_node.log.format import log_uncaught
+from dicom_node.reasons import Failure
+from dicom_node.results.measurement_report import load_tables
+from inference.plain_image import PlainImageError
+
+
+class _Relay(logging.Handler):
+    """Sends the log records of this process to the parent, which has a log."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+        self.left = MAX_RECORDS
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.left:
+            self.left -= 1
+            message = record.getMessage()[:MAX_TEXT]
+            content = record.name, record.levelno, message
+            self._channel.send(*pack_answer(LOG, content))
+
+
+def main() -> None:
+    """Fork children: `decoder/process.py SOCKET PARENT MEMORY_MB NICENESS`."""
+    memory_mb, niceness = map(int, sys.argv[3:])
+    os.nice(niceness)
+    limit = memory_mb * 2**20
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    # Ctrl-C and `systemctl stop` reach every process, but the parent decides when to
+    # end. If this process died during a call, the death would count against an image.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
+    _load_what_is_loaded_late()
+    serve_forks(_serve)
+
+
+def _serve(end: socket.socket) -> None:
+    """Confine this process, and make the calls that arrive on a socket."""
+    channel = Channel(end)
+    relay = _Relay(channel)
+    for name in OUR_OWN:
+        logging.getLogger(name).addHandler(relay)
+    log_uncaught()
+    channel.send(*pack_answer(RETURNED, confine()))
+    with suppress(EOFError, OSError):  # the parent is gone, or closed the socket
+        while True:
+            relay.left = MAX_RECORDS
+            _serve_one_call(channel)
+
+
+def _load_what_is_loaded_late() -> None:
+    """Load everything that libraries would load at the first image that needs it."""
+    cv2.setNumThreads(1)  # otherwise it starts threads, which the confinement denies
+    datetime.strptime("2000", "%Y")  # noqa: DTZ007
+    Image.init()
+    ImageFont.load_default(10)
+    load_tables()
+    # A file may name any Python encoding as its character set. The East Asian ones
+    # load their tables when an encoder is made.
+    for encoding in pkgutil.iter_modules(encodings.__path__):
+        with suppress(LookupError, TypeError):  # not an encoding, or not on this system
+            codecs.getincrementalencoder(encoding.name)()
+
+
+def _serve_one_call(channel: Channel) -> None:
+    """Receive one call, make it, and send its result or error."""
+    head, buffers, files = channel.receive_call()
+    try:
+        function, args = unpack_call(head, buffers, files)
+        del head, buffers  # free what the arguments do not use
+        answer = pack_answer(RETURNED, function(*args))
+    except (DicomNodeError, PlainImageError) as error:
+        answer = pack_answer(RAISED, pack_error(error))
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)
+    except Exception as error:  # noqa: BLE001 - a bug must not end the process
+        unexpected = AnalysisError(
+            f"Decoding failed unexpectedly: {type(error).__name__} {_where(error)}.",
+            Failure.PROGRAM,
+        )
+        answer = pack_answer(RAISED, pack_error(unexpected))
+    finally:
+        for each in files:
+            os.close(each)
+    channel.send(*answer)
+
+
+def _where(error: Exception) -> str:
+    """Return the position of a bug; the message of the error may quote values."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = frames[-1]
+    return f"in {last.name}, {Path(last.filename).name}:{last.lineno}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The decoding child of the normal lane, which waits only briefly for slow images.
+
+All images pass through one child, so each waits for those before it. An image gets
+twice the time that such images usually take, and the rest of an allowance that all
+images share. An image that takes longer is repeated in the slow lane
+(worker/workflows.py), with the whole decode_timeout_s. Slow images use up the allowance
+once, however many there are.
+
+An image with more pixels than ORDINARY_MEGAPIXELS needs its share of the allowance. If
+too little is left, the image goes to the slow lane before its pixels are decoded. It
+then delays the others only by the time to read its header.
+
+An image of ordinary size that takes long still delays the others by twice the usual
+time. After the first such image, analysis/slow_images.py moves those that resemble it
+to the separate lane.
+"""
+
+import statistics
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import TypeVar
+
+from dicom_node.decoder.client import ChildTimeoutError, DecodingChild
+from dicom_node.errors import TakesLongError
+from dicom_node.pixels.decode import DecodeOptions
+
+T = TypeVar("T")
+
+ALLOWANCE_S = 2.0
+REFILL = 0.02  # seconds of allowance for each second that passes
+SHORTEST_S = 0.5
+LONGEST_S = 2.0
+# The usual time of a kind of call is known after FEWEST calls. It is derived from the
+# LAST calls.
+FEWEST, LAST = 5, 25
+UNKNOWN_S = 1.0
+SLOW_NICENESS = 10
+ORDINARY_MEGAPIXELS = 16.0
+"""Maximum megapixels of an ordinary image: a plate of 43 x 35 cm at 0.1 mm has 15."""
+
+
+class Allowance:
+    """The time limit of a call.
+
+    The limit follows the speed of the machine, because it is derived from the measured
+    times of calls of the same kind.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Start with the whole allowance; `clock` returns seconds."""
+        self._clock = clock
+        self._left = ALLOWANCE_S
+        self._at = clock()
+        self._took: defaultdict[Hashable, deque[float]]
+        self._took = defaultdict(lambda: deque(maxlen=LAST))
+
+    def usual(self, kind: Hashable) -> float:
+        """Return twice the time that calls of a kind usually take, in seconds."""
+        took = self._took[kind]
+        if len(took) < FEWEST:
+            return UNKNOWN_S
+        return min(max(2 * statistics.median(took), SHORTEST_S), LONGEST_S)
+
+    def deadline(self, kind: Hashable) -> float:
+        """Return the time limit of a call that starts now, in seconds."""
+        now = self._clock()
+        self._left = min(self._left + (now - self._at) * REFILL, ALLOWANCE_S)
+        self._at = now
+        return self.usual(kind) + self._left
+
+    def megapixels(self, kind: Hashable) -> float:
+        """Return the maximum size of an image that is decoded now, in megapixels."""
+        return ORDINARY_MEGAPIXELS * self.deadline(kind) / self.usual(kind)
+
+    def use(self, kind: Hashable, seconds: float, *, succeeded: bool) -> None:
+        """Subtract the time of a call beyond the usual time from the allowance."""
+        self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
+        if succeeded:
+            self._took[kind].append(seconds)
+
+
+class QuickChild(DecodingChild):
+    """A decoding child that stops calls early if they would delay other images.
+
+    Attributes:
+        took_long: Whether the last call was stopped, or took twice `usual` or longer.
+    """
+
+    def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
+        """Start a child; `timeout_s` is the upper bound of each call's limit."""
+        self._most_s = timeout_s
+        self._allowance = Allowance()
+        self.took_long = False
+        super().__init__(timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness)
+
+    def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
+        # One thread makes all calls, so the deadline is that of this call.
+        self._revive()
+        kind = _kind(function)
+        self._timeout_s = min(self._allowance.deadline(kind), self._most_s)
+        most = self._allowance.megapixels(kind)
+        began, succeeded = time.monotonic(), False
+        try:
+            result = super()._run(
+                function, tuple(_limited(each, most) for each in args)
+            )
+            succeeded = True
+        except TakesLongError as error:
+            raise ChildTimeoutError(str(error)) from None
+        except ChildTimeoutError:
+            raise ChildTimeoutError(
+                f"Decoding took longer than {self._timeout_s:.1f} s."
+            ) from None
+        finally:
+            seconds = time.monotonic() - began
+            limit = min(2 * self._allowance.usual(kind), self._timeout_s)
+            self.took_long = seconds >= limit
+            self._allowance.use(kind, seconds, succeeded=succeeded)
+        return result
+
+
+def _kind(function: Callable[..., object]) -> Callable[..., object]:
+    """Return the function that all calls of one kind have in common."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
+
+
+def _limited(argument: object, megapixels: float) -> object:
+    """Return an argument; decode options get a limit on the pixels of an image."""
+    if isinstance(argument, DecodeOptions):
+        return replace(argument, megapixels_in_time=megapixels)
+    return argument
+
+
+@contextmanager
+def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecodingChild]:
+    """Start a decoding child for one slow image.
+
+    It runs at a low priority, because images of the normal lane come first.
+
+    Args:
+        timeout_s: The time limit of one call, in seconds.
+        memory_mb: The limit on the child's address space, in MB.
+
+    Raises:
+        OSError: The child does not start.
+    """
+    child = DecodingChild(
+        timeout_s=timeout_s, memory_mb=memory_mb, niceness=SLOW_NICENESS
+    )
+    try:
+        yield child
+    finally:
+        child.close()

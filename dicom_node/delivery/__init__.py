@@ -1,0 +1,1 @@
+"""Sends results: C-STORE, Storage Commitment and STOW-RS, chosen by destination."""

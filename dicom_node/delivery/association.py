@@ -1,0 +1,296 @@
+"""Associations that the node opens. Every wait on them has a limit.
+
+pynetdicom queues a whole object before its first byte is sent, and measures the DIMSE
+timeout from then. A fixed timeout would cut a slow line in the middle of a large
+object. Its socket has no timeout, so a peer that stops reading would block the sender
+for ever. In this module, an object may take any time while its bytes move, and the
+connection is cut if no byte has moved for the timeout. Bytes that the peer sends do not
+extend it: the limit is the same for a response that comes byte by byte and for one that
+does not come.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from ssl import SSLContext
+
+from pydicom import Dataset
+from pydicom.uid import UID
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.pdu import A_ABORT_RQ, A_RELEASE_RQ
+from pynetdicom.presentation import PresentationContext
+
+from config.destinations import Address
+from dicom_node.delivery.requestor import RequestedAssociation
+from dicom_node.network.sockets import hang_up
+from dicom_node.network.tls import Line, client_context, why_not
+from dicom_node.outcome import rejected
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+# Settings of the whole process, for the sending side only: the receiver and the archive
+# run in processes of their own. Files are sent as they are, without parsing.
+_config.STORE_SEND_CHUNKED_DATASET = True
+_config.LOG_HANDLER_LEVEL = "none"
+# A UID of more than 64 characters is sent, too, and is not cut.
+_config.VALIDATORS["UI"] = lambda _: (True, "")
+# Outcomes describe errors. Texts of a peer or a library must not reach the log.
+logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+
+# Limits for opening an association (connection, TLS, response) and for its end
+# (response, then the end of the connection), in timeouts. Within them pynetdicom's own
+# limits apply.
+CALL_TIMEOUTS = 2.5
+END_TIMEOUTS = 2.5
+# In a P-DATA-TF PDU (PS3.8 9.3.5, E.2): its type, the offset of the message control
+# header, and the bit in that header that marks a command.
+FRAGMENTS, CONTROL, COMMAND = 0x04, 11, 1
+# Size of the kernel's send buffer. With a larger one, megabytes that count as sent
+# could still be in this machine.
+SEND_BUFFER = 131072
+
+Request = Callable[[Association], Dataset]
+
+
+class LostError(Exception):
+    """There is no association, or it has ended. The message says why."""
+
+
+@contextmanager
+def associated(
+    destination: Address,
+    contexts: Sequence[PresentationContext],
+    *,
+    calling_ae_title: str,
+    timeout_s: float,
+) -> Iterator["Peer"]:
+    """Open an association and release it at the end, or abort it after an error.
+
+    Args:
+        destination: Address of the peer.
+        contexts: Presentation contexts to propose, at most 128.
+        calling_ae_title: Our AE title.
+        timeout_s: Timeout in seconds for the connection, for the response to our
+            association request, and for a byte to move.
+
+    Raises:
+        LostError: There was no connection or no response, or the association was
+            rejected or aborted. It is not an error if the peer accepts none of the
+            contexts.
+    """
+    peer = Peer(destination, calling_ae_title, timeout_s)
+    try:
+        association = peer.call(contexts)
+        try:
+            yield peer
+        except BaseException:
+            peer.end(association.abort)
+            raise
+        peer.end(association.release)
+    finally:
+        peer.hang_up()
+
+
+class Peer:
+    """The peer of one association that we opened. Use it in one thread at a time.
+
+    Attributes:
+        accepted: The accepted pairs of SOP class and transfer syntax.
+    """
+
+    accepted: frozenset[tuple[UID, UID]]
+
+    def __init__(self, destination: Address, calling: str, timeout_s: float) -> None:
+        self._destination = destination
+        self._calling = calling
+        self._timeout_s = timeout_s
+        self._association: RequestedAssociation | None = None
+        self._connected = self._aborted = self._released = self._stalled = False
+        self._moved = threading.Event()
+
+    def call(self, contexts: Sequence[PresentationContext]) -> Association:
+        """Request the association; used by `associated`."""
+        ae = AE(self._calling)
+        ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+        ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+        ae.connection_timeout = ae.acse_timeout = self._timeout_s
+        ae.dimse_timeout = ae.network_timeout = None  # replaced by `_watch`
+        tls = self._secured()
+        started = time.monotonic()
+        try:
+            association = RequestedAssociation(
+                ae, self._destination, contexts, tls, self._timeout_s
+            )
+        except (OSError, UnicodeError) as error:
+            raise LostError(f"{self} cannot be found: {error}") from None
+        self._association = association
+        association.bind(evt.EVT_CONN_OPEN, self._on_open)
+        association.bind(evt.EVT_DATA_SENT, self._on_sent)
+        association.bind(evt.EVT_PDU_RECV, self._on_received)
+        with self._watched(association, CALL_TIMEOUTS * self._timeout_s):
+            association.request()
+        self._negotiated(association, time.monotonic() - started)
+        return association
+
+    def end(self, action: Callable[[], None]) -> None:
+        """Release or abort the association; used by `associated`."""
+        assert self._association  # noqa: S101 - set by `call`
+        with self._watched(self._association, END_TIMEOUTS * self._timeout_s):
+            action()
+
+    def hang_up(self) -> None:
+        """Close the connection.
+
+        pynetdicom may leave it open if the peer closed it first.
+        """
+        if self._association:
+            hang_up(self._association.connection)
+            self._association.connection.close()
+
+    def ask(self, request: Request) -> Dataset:
+        """Send a request for as long as its bytes move, and wait for the response.
+
+        Returns:
+            The status elements of the response.
+
+        Raises:
+            LostError: The association ended, no byte of the dataset moved for the
+                timeout, or no response came within it.
+        """
+        association = self._open()
+        with self._watched(association, self._timeout_s):
+            try:
+                response = request(association)
+            except RuntimeError:  # the association has ended since
+                response = Dataset()
+            except OSError as error:
+                raise LostError(f"a file cannot be read: {error.strerror}") from None
+        if "Status" not in response:
+            raise LostError(self._why_lost(association))
+        return response
+
+    def _open(self) -> RequestedAssociation:
+        assert self._association  # noqa: S101 - set by `call`
+        if self._association.is_over:
+            raise LostError(self._why_lost(self._association))
+        return self._association
+
+    def _secured(self) -> SSLContext | None:
+        try:
+            return client_context(self._destination)
+        except (OSError, ValueError):
+            raise LostError(
+                f"{self} is not called: a file of its tls_ settings can no longer be "
+                "used; run `fracture-node check`"
+            ) from None
+
+    def _negotiated(self, association: RequestedAssociation, waited_s: float) -> None:
+        accepted = association.accepted_contexts
+        refused = association.rejected_contexts
+        if not association.is_established and (accepted or not refused):
+            raise LostError(self._why_not_associated(association, waited_s))
+        self.accepted = frozenset(
+            (UID(context.abstract_syntax or ""), context.transfer_syntax[0])
+            for context in accepted
+        )
+
+    def _on_open(self, _event: evt.Event) -> None:
+        assert self._association  # noqa: S101 - set before it connects
+        self._connected = True
+        line = self._association.connection
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        # A request is sent in two pieces. Without this, the second would wait 40 ms for
+        # the acknowledgment of the first.
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        # This limits sending. `pdu_timeout_s` limits the receipt of a PDU.
+        line.settimeout(2 * self._timeout_s)
+
+    def _on_sent(self, event: evt.Event) -> None:
+        # Only our requests have a dataset. Our responses to a peer that sends endless
+        # requests do not count.
+        if event.data[0] == FRAGMENTS and not event.data[CONTROL] & COMMAND:
+            self._moved.set()
+
+    def _on_received(self, event: evt.Event) -> None:
+        self._aborted |= isinstance(event.pdu, A_ABORT_RQ)
+        self._released |= isinstance(event.pdu, A_RELEASE_RQ)
+
+    @contextmanager
+    def _watched(
+        self, association: RequestedAssociation, patience_s: float
+    ) -> Iterator[None]:
+        """Cut the connection if no dataset moves for `patience_s` in this block."""
+        over = threading.Event()
+        self._moved.clear()
+        watching = association, over, patience_s
+        watch = threading.Thread(target=self._watch, args=watching, daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            over.set()
+            self._moved.set()
+            watch.join()
+
+    def _watch(
+        self,
+        association: RequestedAssociation,
+        over: threading.Event,
+        patience_s: float,
+    ) -> None:
+        while self._moved.wait(patience_s):
+            self._moved.clear()
+            if over.is_set():
+                return
+        self._stalled = True
+        hang_up(association.connection)
+        # This wakes the request even if the association's own threads have ended.
+        association.dimse.msg_queue.put((None, None))
+
+    def _why_not_associated(
+        self, association: RequestedAssociation, waited_s: float
+    ) -> str:
+        upper_layer = association.dul
+        in_vain = f" within {self._timeout_s:g} s" * (waited_s >= self._timeout_s)
+        if upper_layer.rejection:
+            titles = self._calling, self._destination.ae_title
+            how = rejected(upper_layer.rejection, *titles)
+            return f"{self} rejected the association {how}"
+        if without_tls := _why_no_tls(association.connection):
+            return f"{self} {without_tls}"
+        if self._aborted:
+            return f"{self} aborted the request for an association"
+        if upper_layer.complaint:
+            did = f"the node aborted its request for an association with {self}"
+            return f"{did}: {upper_layer.complaint}"
+        if self._connected:
+            silent = "did not answer the request for an association"
+            closed = "closed the connection instead of associating"
+            return f"{self} {silent + in_vain if in_vain else closed}"
+        unreached = "cannot be reached"
+        return f"{self} {unreached + in_vain if in_vain else 'refuses the connection'}"
+
+    def _why_lost(self, association: RequestedAssociation) -> str:
+        if self._stalled:
+            return f"{self} hangs: nothing has moved for {self._timeout_s:g} s"
+        if self._aborted:
+            return f"{self} aborted the association"
+        if complaint := association.dul.complaint:
+            return f"the node aborted the association with {self}: {complaint}"
+        if self._released:
+            return f"{self} released the association before it had answered"
+        return f"{self} broke the connection"
+
+    def __str__(self) -> str:
+        """Return the name of the peer for messages."""
+        at = f"{self._destination.host}:{self._destination.port}"
+        return f"{self._destination.ae_title} at {at}"
+
+
+def _why_no_tls(line: socket.socket) -> str:
+    """Return why TLS failed on a connection; empty if it did not."""
+    failure = line.failure if isinstance(line, Line) else None
+    return why_not(failure) if failure else ""

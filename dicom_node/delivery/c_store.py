@@ -1,0 +1,317 @@
+"""The Storage SCU: delivers results, or any DICOM files, to a destination.
+
+Several objects are sent in one association. The bytes that are sent are those of the
+file, on every attempt. If a destination accepts an object only in another transfer
+syntax, each attempt makes the same copy. The table of statuses is in outcome.py. The
+limits on waiting are in delivery/association.py.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydicom import Dataset
+from pydicom.config import IGNORE
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import VerificationPresentationContexts
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from config.destinations import Address
+from dicom_node.dataset.attributes import UID_PATTERN
+from dicom_node.dataset.file_meta import file_head
+from dicom_node.dataset.part10 import (
+    META_CLASS,
+    META_INSTANCE,
+    META_SYNTAX,
+    Identity,
+    Location,
+    check_complete,
+    identify,
+    locate,
+)
+from dicom_node.dataset.transcode import MOST_INFLATED, transcode
+from dicom_node.delivery.association import LostError, Peer, associated
+from dicom_node.errors import DicomNodeError
+from dicom_node.outcome import Outcome, Verdict, answered
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 30.0
+PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
+LONGEST_UID = 64  # PS3.5 9.1
+MOST_CONTEXTS = 128  # their ids are the odd numbers of one byte (PS3.8 9.3.2.2)
+OnOutcome = Callable[[Path, Outcome], None]
+
+
+class UnsendableError(Exception):
+    """C-STORE cannot send this file. The message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One file to send.
+
+    Attributes:
+        position: Position of the file among those to send.
+        path: Path of the file.
+        sop_class: SOP Class UID of its dataset.
+        sop_instance: SOP Instance UID of its dataset.
+        syntax: Transfer syntax of its dataset.
+        offset: Offset in the file where the bytes to send begin: the dataset without
+            leading elements of groups 0000 and 0002.
+        is_ready: Whether its File Meta Information is complete and agrees with these
+            values.
+    """
+
+    position: int
+    path: Path
+    sop_class: UID
+    sop_instance: UID
+    syntax: UID
+    offset: int
+    is_ready: bool
+
+    @property
+    def contexts(self) -> frozenset[tuple[UID, UID]]:
+        """The presentation contexts to propose, one for each transfer syntax.
+
+        If a context had several transfer syntaxes, the acceptor would choose one. An
+        object in another could then not be sent unchanged.
+        """
+        return frozenset((self.sop_class, each) for each in (self.syntax, *PLAIN))
+
+
+def send(
+    paths: Sequence[Path],
+    destination: Address,
+    *,
+    calling_ae_title: str,
+    timeout_s: float = TIMEOUT_S,
+    on_outcome: OnOutcome | None = None,
+) -> tuple[Outcome, ...]:
+    """Send files of any SOP class and transfer syntax by C-STORE.
+
+    It uses one association, or as many as the presentation contexts need. If an
+    association cannot be opened, or ends early, sending ends: responses that were
+    received count, and the other files are to be retried. Thread-safe.
+
+    Args:
+        paths: DICOM files. Any other file gets an outcome that says so.
+        destination: Address of the peer.
+        calling_ae_title: Our AE title.
+        timeout_s: Timeout in seconds for a connection, an association, or the next byte
+            in either direction. A slow destination has no time limit while data moves.
+        on_outcome: Called in this thread for each outcome.
+
+    Returns:
+        One outcome for each path, in order.
+    """
+    delivery = _Delivery(paths, on_outcome)
+    try:
+        # DCMTK aborts the association on a longer UID, so the others are sent first.
+        instances = sorted(
+            delivery.instances(), key=lambda each: len(each.sop_instance) > LONGEST_UID
+        )
+        for batch in _batches(instances):
+            contexts = frozenset().union(*(each.contexts for each in batch))
+            with associated(
+                destination,
+                [build_context(*each) for each in sorted(contexts)],
+                calling_ae_title=calling_ae_title,
+                timeout_s=timeout_s,
+            ) as peer:
+                for instance in batch:
+                    delivery.settle(instance.position, _store(instance, peer))
+    except LostError as error:
+        delivery.settle_rest(Outcome(Verdict.RETRY, None, str(error)))
+    return delivery.outcomes()
+
+
+def echo(
+    destination: Address, *, calling_ae_title: str, timeout_s: float = TIMEOUT_S
+) -> Outcome:
+    """Test the connection to a destination (C-ECHO).
+
+    Returns:
+        STORED if it answered with success; otherwise the reason in words.
+    """
+    try:
+        with associated(
+            destination,
+            VerificationPresentationContexts,
+            calling_ae_title=calling_ae_title,
+            timeout_s=timeout_s,
+        ) as peer:
+            if not peer.accepted:
+                words = f"{peer} does not accept Verification SOP Class"
+                return Outcome(Verdict.REFUSED, None, words)
+            return answered(peer.ask(lambda association: association.send_c_echo()))
+    except LostError as error:
+        return Outcome(Verdict.RETRY, None, str(error))
+
+
+class _Delivery:
+    """The outcomes of one call of `send`."""
+
+    def __init__(self, paths: Sequence[Path], on_outcome: OnOutcome | None) -> None:
+        self._paths = paths
+        self._on_outcome = on_outcome
+        self._outcomes: dict[int, Outcome] = {}
+
+    def instances(self) -> Iterator[Instance]:
+        """Yield the files that can be sent; record a REFUSED outcome for the others."""
+        for position, path in enumerate(self._paths):
+            try:
+                yield _read(position, path)
+            except UnsendableError as error:
+                outcome = Outcome(Verdict.REFUSED, None, str(error), was_sent=False)
+                self.settle(position, outcome)
+
+    def settle(self, position: int, outcome: Outcome) -> None:
+        self._outcomes[position] = outcome
+        if self._on_outcome:
+            self._on_outcome(self._paths[position], outcome)
+
+    def settle_rest(self, outcome: Outcome) -> None:
+        for position in range(len(self._paths)):
+            if position not in self._outcomes:
+                self.settle(position, outcome)
+
+    def outcomes(self) -> tuple[Outcome, ...]:
+        return tuple(self._outcomes[i] for i in range(len(self._paths)))
+
+
+def _batches(instances: Sequence[Instance]) -> Iterator[list[Instance]]:
+    """Split into batches, each with contexts that fit one association."""
+    batch: list[Instance] = []
+    contexts: frozenset[tuple[UID, UID]] = frozenset()
+    for instance in instances:
+        if len(contexts | instance.contexts) > MOST_CONTEXTS:
+            yield batch
+            batch, contexts = [], frozenset()
+        batch.append(instance)
+        contexts |= instance.contexts
+    if batch:
+        yield batch
+
+
+def _read(position: int, path: Path) -> Instance:
+    try:
+        with path.open("rb") as file:
+            location = locate(file)
+            found = identify(file, location, inflated_limit=MOST_INFLATED)
+            check_complete(file, location, inflated_limit=MOST_INFLATED)
+    except OSError as error:
+        raise UnsendableError(
+            f"The file cannot be read: {error.strerror}. Check that it exists and that "
+            "this user may read it."
+        ) from None
+    except DicomNodeError as error:
+        raise UnsendableError(str(error)) from None
+    return _instance(position, path, location, found)
+
+
+def _instance(
+    position: int, path: Path, location: Location, found: Identity
+) -> Instance:
+    meta = location.file_meta
+    # For example, a DICOMDIR has its UIDs only in the File Meta Information.
+    sop_class = found.sop_class_uid or meta.get(META_CLASS, "")
+    sop_instance = found.sop_instance_uid or meta.get(META_INSTANCE, "")
+    for name, uid in (
+        ("SOP Class UID (0008,0016)", sop_class),
+        ("SOP Instance UID (0008,0018)", sop_instance),
+    ):
+        if not UID_PATTERN.fullmatch(uid):
+            raise UnsendableError(f"The file has no usable {name}. Export it again.")
+    syntax = location.transfer_syntax
+    said = [meta.get(tag) for tag in (META_CLASS, META_INSTANCE, META_SYNTAX)]
+    leading = _leading(found.foreign)
+    return Instance(
+        position,
+        path,
+        UID(sop_class, IGNORE),
+        UID(sop_instance, IGNORE),
+        syntax,
+        location.offset + leading,
+        is_ready=said == [sop_class, sop_instance, syntax] and not leading,
+    )
+
+
+def _leading(foreign: Sequence[tuple[int, int]]) -> int:
+    """Return the number of bytes of a dataset before its first own element."""
+    leading = 0
+    for start, end in foreign:
+        if start == leading:
+            leading = end
+    return leading
+
+
+def _store(instance: Instance, peer: Peer) -> Outcome:
+    """Send one instance in its own transfer syntax, or else in a plain one."""
+    for syntax in (instance.syntax, *PLAIN):
+        if (instance.sop_class, syntax) in peer.accepted:
+            break
+    else:
+        words = f"{peer} does not accept {instance.sop_class.name}"
+        return Outcome(Verdict.REFUSED, None, words)
+    if syntax == instance.syntax:
+        try:
+            with _ready(instance) as path:
+                outcome = _c_store(path, instance.position, peer)
+        except OSError as error:  # such as no space for the copy
+            words = f"cannot be copied: {error.strerror}"
+            return Outcome(Verdict.RETRY, None, words)
+    else:
+        outcome = _c_store_as(syntax, instance, peer)
+    logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.log_text)
+    return outcome
+
+
+@contextmanager
+def _ready(instance: Instance) -> Iterator[Path]:
+    """Yield a file that pynetdicom can send unchanged: it reads UIDs from File Meta.
+
+    Raises:
+        OSError: There is no space for a copy.
+    """
+    if instance.is_ready:
+        yield instance.path
+        return
+    with tempfile.NamedTemporaryFile() as copy, instance.path.open("rb") as file:
+        uids = instance.sop_class, instance.sop_instance
+        copy.write(file_head(*uids, instance.syntax))
+        file.seek(instance.offset)
+        shutil.copyfileobj(file, copy, 2**20)
+        copy.flush()
+        yield Path(copy.name)
+
+
+def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / "copy.dcm"
+        try:
+            transcode(instance.path, copy, syntax)
+        except OSError as error:  # such as no space for the copy
+            words = f"cannot be copied: {error.strerror}"
+            return Outcome(Verdict.RETRY, None, words)
+        except Exception as error:  # noqa: BLE001 - pydicom may raise anything
+            # Its text may quote values, so only its type is reported.
+            words = (
+                f"{peer} accepts it as {syntax.name} only, and it cannot be transcoded "
+                f"from {instance.syntax.name} ({type(error).__name__})"
+            )
+            return Outcome(Verdict.REFUSED, None, words)
+        return _c_store(copy, instance.position, peer)
+
+
+def _c_store(path: Path, position: int, peer: Peer) -> Outcome:
+    def request(association: Association) -> Dataset:
+        return association.send_c_store(path, position % 65535 + 1, priority=0)
+
+    return answered(peer.ask(request))

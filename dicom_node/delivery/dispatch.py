@@ -1,0 +1,232 @@
+"""Sends results. No other module distinguishes the types of destination."""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import (
+    UID,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
+
+from config.destinations import (
+    Destination,
+    DicomDestination,
+    StowDestination,
+)
+from dicom_node.dataset.transcode import transcode
+from dicom_node.delivery import n_action, stow
+from dicom_node.delivery.c_store import echo, send
+from dicom_node.network.commitment_reporter import address_of
+from dicom_node.network.storage_commitment import (
+    OnRefused,
+    Request,
+    Settle,
+    ignore_refusal,
+)
+from dicom_node.outcome import Outcome, Verdict
+
+logger = logging.getLogger(__name__)
+
+SEND_TIMEOUT_S = 60.0
+
+IMAGES = SecondaryCaptureImageStorage, SegmentationStorage
+"""SOP Classes of results that have pixels."""
+
+LOSSLESS: Mapping[str, UID] = MappingProxyType(
+    {
+        "rle": RLELossless,
+        "jpeg_ls": JPEGLSLossless,
+        "jpeg_2000": JPEG2000Lossless,
+    }
+)
+"""Transfer syntaxes of results that are compressed before they are sent, by setting.
+
+A lossy transfer syntax is applied earlier, when the results are made.
+"""
+
+Ask = Callable[[], Outcome]
+
+
+def deliver(
+    files: Mapping[str, Path],
+    destination: Destination,
+    *,
+    came_from: str,
+    calling_ae_title: str,
+) -> dict[str, Outcome]:
+    """Send results to a destination, in the transfer syntax that its settings ask for.
+
+    Args:
+        files: Part 10 files by SOP Instance UID.
+        destination: The destination.
+        came_from: AE title of the sender of the instance that these results belong to.
+        calling_ae_title: Our AE title.
+
+    Returns:
+        The outcome for each file, by SOP Instance UID.
+    """
+    bring = partial(
+        _deliver,
+        destination=destination,
+        came_from=came_from,
+        calling_ae_title=calling_ae_title,
+    )
+    try:
+        with _compressed(files, destination) as ready:
+            outcomes = bring(ready)
+    except OSError as error:  # such as no space for the copies
+        words = f"a result cannot be copied: {error.strerror}"
+        return dict.fromkeys(files, Outcome(Verdict.RETRY, None, words))
+    # A peer that refuses a compressed copy may accept the original.
+    as_they_are = {
+        uid: files[uid]
+        for uid, outcome in outcomes.items()
+        if ready[uid] != files[uid] and outcome.verdict is Verdict.REFUSED
+    }
+    return outcomes | bring(as_they_are) if as_they_are else outcomes
+
+
+def peer_of(destination: Destination, came_from: str) -> tuple[str, str]:
+    """Return the AE title or URL, and the host, of the other side of a delivery.
+
+    Args:
+        destination: The destination of the results.
+        came_from: As for `deliver`.
+    """
+    if isinstance(destination, StowDestination):
+        return destination.url, urlsplit(destination.url).hostname or ""
+    address = address_of(destination, came_from)
+    return (address.ae_title, address.host) if address else (came_from, "")
+
+
+def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
+    request: Request,
+    destination: Destination,
+    *,
+    came_from: str,
+    calling_ae_title: str,
+    settle: Settle,
+    on_refused: OnRefused = ignore_refusal,
+) -> Outcome:
+    """Ask a destination to commit to the objects that it has stored.
+
+    Args:
+        request: The request, already recorded.
+        destination: A destination that is reached by C-STORE.
+        came_from: As for `deliver`.
+        calling_ae_title: Our AE title.
+        settle: Records a report that comes on the same association: see
+            `commitment.ask`.
+        on_refused: Called for each such report that is refused.
+    """
+    assert not isinstance(destination, StowDestination)  # noqa: S101 - narrows the type
+    address = address_of(destination, came_from)
+    if address is None:
+        return _unknown(destination, came_from)
+    return n_action.ask(
+        request,
+        address,
+        calling_ae_title=calling_ae_title,
+        timeout_s=SEND_TIMEOUT_S,
+        settle=settle,
+        on_refused=on_refused,
+    )
+
+
+def _deliver(
+    files: Mapping[str, Path],
+    destination: Destination,
+    came_from: str,
+    calling_ae_title: str,
+) -> dict[str, Outcome]:
+    if isinstance(destination, StowDestination):
+        return stow.store(files, destination, timeout_s=SEND_TIMEOUT_S)
+    address = address_of(destination, came_from)
+    if address is None:
+        return dict.fromkeys(files, _unknown(destination, came_from))
+    outcomes = send(
+        list(files.values()),
+        address,
+        calling_ae_title=calling_ae_title,
+        timeout_s=SEND_TIMEOUT_S,
+    )
+    return dict(zip(files, outcomes, strict=True))
+
+
+def _unknown(destination: Destination, came_from: str) -> Outcome:
+    words = (
+        f"{came_from} sent it and is not among the peers; add it to them, restart "
+        f"the node and run `fracture-node retry --destination {destination.name}`"
+    )
+    return Outcome(Verdict.REFUSED, None, words, was_sent=False)
+
+
+@contextmanager
+def _compressed(
+    files: Mapping[str, Path], destination: Destination
+) -> Iterator[Mapping[str, Path]]:
+    """Replace images that are to be compressed by compressed copies.
+
+    Each attempt produces the same copy from the same pixels. If a peer does not accept
+    the transfer syntax, `send` sends the image uncompressed.
+    """
+    syntax = LOSSLESS.get(destination.transfer_syntax)
+    if syntax is None:
+        yield files
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        ready = dict(files)
+        for uid, path in files.items():
+            meta = read_file_meta_info(path)
+            plain = meta.TransferSyntaxUID == ExplicitVRLittleEndian
+            if plain and meta.MediaStorageSOPClassUID in IMAGES:
+                copy = Path(folder) / f"{uid}.dcm"
+                if _is_compressed(path, copy, syntax):
+                    ready[uid] = copy
+        yield ready
+
+
+def _is_compressed(path: Path, copy: Path, syntax: UID) -> bool:
+    try:
+        transcode(path, copy, syntax)
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001 - an encoder may raise anything
+        logger.warning("Not compressed: %s, %s", path.name, type(error).__name__)
+        return False
+    return True
+
+
+def signs_of_life(
+    name: str, destination: Destination, *, calling_ae_title: str
+) -> list[tuple[str, Ask]]:
+    """Return a function that tests the connection, for each peer of a destination.
+
+    Args:
+        name: Name of the destination.
+        destination: One service or AE, or several.
+        calling_ae_title: Our AE title.
+
+    Returns:
+        The name of each peer, and the function that tests it. It returns STORED if the
+        peer answers with success.
+    """
+    if isinstance(destination, StowDestination):
+        return [(name, partial(stow.ask, destination))]
+    ask = partial(echo, calling_ae_title=calling_ae_title)
+    if isinstance(destination, DicomDestination):
+        return [(name, partial(ask, destination))]
+    peers = destination.peers
+    return [(f"{name}, {each.ae_title}", partial(ask, each)) for each in peers]

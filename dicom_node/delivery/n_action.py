@@ -1,0 +1,140 @@
+"""The Storage Commitment SCU: asks an archive to commit to objects it has stored.
+
+PS3.4 J.3.2: an N-ACTION of the Storage Commitment Push Model, on a separate
+association. Some archives report at once on the same association, so it is kept open
+for a moment. Others open an association to our receiver minutes or hours later.
+"""
+
+import threading
+from functools import partial
+
+from pydicom import Dataset
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pynetdicom import evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import build_context
+
+from config.destinations import Address
+from dicom_node.delivery.association import LostError, associated
+from dicom_node.network.commitment_reporter import Reporter
+from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
+from dicom_node.network.storage_commitment import (
+    OnRefused,
+    Request,
+    Settle,
+    answer,
+    ignore_refusal,
+)
+from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, answered
+
+WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
+REQUEST = 1  # the action type
+# How long an association is kept open for an immediate report. It uses one of the two
+# slots for deliveries to this archive, so the time is short.
+REPORT_AT_ONCE_S = 1.0
+SYNTAXES: list[str | UID] = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
+# PS3.7 10.1.4.1.10 and annex C: attribute list error, attribute value out of range.
+LESSER_WARNINGS = frozenset({0x0107, 0x0116})
+# Processing failure, duplicate transaction UID, duplicate invocation, resource
+# limitation.
+PASSING = frozenset({0x0110, 0x0131, 0x0210, 0x0213})
+
+
+def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
+    request: Request,
+    destination: Address,
+    *,
+    calling_ae_title: str,
+    timeout_s: float,
+    settle: Settle,
+    on_refused: OnRefused = ignore_refusal,
+) -> Outcome:
+    """Ask an archive to commit to objects that it has stored.
+
+    Args:
+        request: The objects and the Transaction UID; already recorded.
+        destination: Address of the archive.
+        calling_ae_title: Our AE title. The archive sends its report to this title.
+        timeout_s: As for `send`.
+        settle: Records a report that comes on this association, in its own thread. It
+            may be called before this function returns, or not at all.
+        on_refused: Called for each report on this association that is refused.
+
+    Returns:
+        STORED if the archive has accepted the request. Its report comes separately.
+    """
+    called = Reporter(destination.ae_title, destination.host, called=destination)
+    hearing = _Hearing(settle, called, on_refused)
+    try:
+        with associated(
+            destination,
+            [build_context(STORAGE_COMMITMENT, SYNTAXES)],
+            calling_ae_title=calling_ae_title,
+            timeout_s=timeout_s,
+        ) as peer:
+            if not peer.accepted:
+                words = (
+                    f"{peer} does not accept Storage Commitment; set commitment = "
+                    "false for this destination, then retry"
+                )
+                return Outcome(Verdict.REFUSED, None, words)
+            response = peer.ask(partial(_n_action, request=request, hearing=hearing))
+            outcome = answered(response, verdict_of)
+            if outcome.verdict is Verdict.STORED:
+                hearing.wait()
+            return outcome
+    except LostError as error:
+        return Outcome(Verdict.RETRY, None, str(error))
+
+
+def verdict_of(status: int) -> Verdict:
+    """Return what to do after an N-ACTION response with this status."""
+    if status == 0 or status in WARNINGS or status in LESSER_WARNINGS:
+        return Verdict.STORED
+    passes = status in PASSING or status in OUT_OF_RESOURCES
+    return Verdict.RETRY if passes else Verdict.REFUSED
+
+
+class _Hearing:
+    """Listens for a report on the association of the request."""
+
+    def __init__(
+        self, settle: Settle, reporter: Reporter, on_refused: OnRefused
+    ) -> None:
+        self._settle = settle
+        self._reporter = reporter
+        self._on_refused = on_refused
+        self._came = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def answer(self, event: evt.Event) -> tuple[int, None]:
+        self._thread = threading.current_thread()
+        self._came.set()
+        return answer(event, self._settle, self._reporter, self._on_refused)
+
+    def wait(self) -> None:
+        """Wait for a report, and for our response to it, before the release."""
+        if self._came.wait(REPORT_AT_ONCE_S) and self._thread:
+            self._thread.join()
+
+
+def _n_action(
+    association: Association, *, request: Request, hearing: _Hearing
+) -> Dataset:
+    association.bind(evt.EVT_N_EVENT_REPORT, hearing.answer)
+    information = Dataset()
+    information.TransactionUID = request.transaction_uid
+    information.ReferencedSOPSequence = [
+        _reference(*each) for each in request.references
+    ]
+    response, _ = association.send_n_action(
+        information, REQUEST, STORAGE_COMMITMENT, WELL_KNOWN
+    )
+    return response
+
+
+def _reference(sop_class_uid: str, sop_instance_uid: str) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID = sop_class_uid
+    item.ReferencedSOPInstanceUID = sop_instance_uid
+    return item

@@ -1,0 +1,286 @@
+"""An association that the node opens, with access to its connection."""
+
+import logging
+import queue
+import socket
+import time
+from collections.abc import Sequence
+from copy import deepcopy
+from ssl import SSLContext
+from typing import Any
+
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import DIMSEMessage
+from pynetdicom.dimse_primitives import (
+    C_CANCEL,
+    DimsePrimitiveType,
+    DimseServiceType,
+)
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from config.destinations import Address
+from dicom_node.network.invalid_request import NotServedError, answer_invalid
+from dicom_node.network.message_reader import LONGEST_COMMAND, MessageReader
+from dicom_node.network.sockets import receive
+from dicom_node.network.tls import Line, part
+from dicom_node.network.upper_layer import UpperLayer
+
+logger = logging.getLogger(__name__)
+
+# PS3.8 9.2.1: the request was sent; data can be sent. pynetdicom enters the second
+# state only after it has reported the response.
+OPEN_STATES = frozenset({"Sta5", "Sta6"})
+
+# Maximum bytes of a PDU, and of all data before our next request: responses and reports
+# are short.
+LONGEST_ANSWER = 1_048_576
+# Maximum number of messages before our next request: the response, the same response
+# again, and requests of the peer.
+MOST_MESSAGES = 16
+
+
+class _Socket(AssociationSocket):
+    """The connection. TLS records without data do not count as readable.
+
+    If a PDU is too large or comes too slowly, the association ends.
+    """
+
+    @property
+    def ready(self) -> bool:
+        """Return whether there is something to read, or the connection has ended."""
+        return super().ready and (
+            not isinstance(self.socket, Line) or self.socket.has_data()
+        )
+
+    def close(self) -> None:
+        """Close the connection. Under TLS, send a close_notify alert first."""
+        part(self.socket)
+        super().close()
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read this many bytes; fewer if the connection ends first.
+
+        If they are too many, return nothing and abort the association.
+
+        Raises:
+            OSError: They did not come in the time for a PDU, or the connection broke.
+        """
+        assert isinstance(self.assoc, RequestedAssociation)  # noqa: S101 - narrows the type
+        assert self.socket  # noqa: S101 - narrows the type
+        if nr_bytes > LONGEST_ANSWER:
+            words = f"a PDU of {nr_bytes} bytes was announced, "
+            self.assoc.dul.abort_because(f"{words}more than {LONGEST_ANSWER}")
+            return bytearray()
+        patience = self.socket.gettimeout()
+        try:
+            limit = time.monotonic() + self.assoc.pdu_timeout_s
+            return receive(self.socket, nr_bytes, limit)
+        except TimeoutError:
+            words = f"a PDU took longer than {self.assoc.pdu_timeout_s:g} s"
+            self.assoc.dul.complain(words)
+            raise
+        finally:
+            self.socket.settimeout(patience)
+
+
+class _Responses(queue.Queue[Any]):
+    """The response to the last request. Requests of the peer are served.
+
+    PS3.7 9.3.1.2: Message ID Being Responded To names the request. pynetdicom takes the
+    next message for the response, so a second response to one object would mark the
+    next object as stored.
+    """
+
+    def __init__(self, association: "RequestedAssociation") -> None:
+        super().__init__()
+        self._association = association
+        self._open: tuple[type, int | None] | None = None
+        self._answers: set[tuple[type, int | None, int | None]] = set()
+
+    def expect(self, request: DimseServiceType) -> None:
+        """Accept the response to this request, and no other one."""
+        self._open = type(request), request.MessageID
+        # Message IDs start again after 65,535.
+        self._answers = {each for each in self._answers if each[:2] != self._open}
+
+    def put(
+        self,
+        item: Any,  # noqa: ANN401 - context ID and message, or None and None
+        block: bool = True,  # noqa: FBT001, FBT002 - as in the standard library
+        timeout: float | None = None,
+    ) -> None:
+        """Queue the response, or serve a request."""
+        context_id, message = item
+        if message is None:
+            super().put(item, block, timeout)
+        elif message.MessageIDBeingRespondedTo is None:
+            self._association._serve_request(message, context_id or 0)  # noqa: SLF001 - pynetdicom's name
+        elif self._is_answer(message):
+            super().put(item, block, timeout)
+
+    def _is_answer(self, response: DimseServiceType) -> bool:
+        """Return whether a response answers the open request.
+
+        A response that was sent twice is dropped. Any other response ends the
+        association.
+        """
+        answered = type(response), response.MessageIDBeingRespondedTo
+        name = answered[0].__name__.replace("_", "-")
+        if not response.is_valid_response:
+            self._association.dul.complain("a response came without a status")
+        if answered == self._open:
+            self._open = None
+            self._answers.add((*answered, response.Status))
+            return True
+        if (*answered, response.Status) in self._answers:
+            logger.warning(
+                "Dropped a second %s response to message %d", name, answered[1]
+            )
+            return False
+        words = f"a {name} response to message {answered[1]} came, which is not open"
+        self._association.dul.abort_because(words)
+        return False
+
+
+class _Messages(MessageReader):
+    """Sends our requests, and receives the responses."""
+
+    def __init__(self, association: "RequestedAssociation") -> None:
+        super().__init__(association)
+        self._responses = _Responses(association)
+        self.msg_queue = self._responses
+        self._messages = 0
+
+    def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
+        """Send a request of ours, or our response to one of the peer."""
+        is_request = primitive.MessageIDBeingRespondedTo is None
+        if is_request and not isinstance(primitive, C_CANCEL):
+            self._responses.expect(primitive)
+            self._messages = 0
+            self.operation_is_complete()
+        super().send_msg(primitive, context_id)
+
+    def _begin_message(self) -> DIMSEMessage:
+        self._messages += 1
+        if self._messages > MOST_MESSAGES:
+            words = f"more than {MOST_MESSAGES} messages came in answer to one"
+            self.upper_layer.abort_because(words)
+        return super()._begin_message()
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        """Process a fragment, unless the dataset becomes too long."""
+        dataset = self.message.data_set if self.message else None
+        if dataset and dataset.tell() + len(fragment) > LONGEST_COMMAND:
+            words = f"a dataset of more than {LONGEST_COMMAND} bytes came"
+            self.upper_layer.abort_because(words)
+            return
+        super()._receive(context_id, fragment)
+
+    def _excess(self) -> str:
+        if self.received > LONGEST_ANSWER:
+            return f"more than {LONGEST_ANSWER} bytes came in answer to a request"
+        return super()._excess()
+
+
+class RequestedAssociation(Association):
+    """One association that we open.
+
+    pynetdicom's thread for an association is not started. If both sides request the
+    release at the same time, that thread and the peer would wait for each other.
+    `release` and `abort` of this class answer such a peer.
+
+    Attributes:
+        connection: The connection, to tune it, cut it and close it.
+        pdu_timeout_s: Time for the peer to send the bytes of a PDU, in seconds.
+    """
+
+    connection: socket.socket
+
+    def __init__(
+        self,
+        ae: AE,
+        peer: Address,
+        contexts: Sequence[PresentationContext],
+        tls: SSLContext | None,
+        pdu_timeout_s: float,
+    ) -> None:
+        """Set up an association that `request` will open.
+
+        Args:
+            ae: Our AE title, timeouts and implementation.
+            peer: The peer to call.
+            contexts: The presentation contexts to propose, at most 128.
+            tls: The TLS settings of the connection; None for plain text.
+            pdu_timeout_s: Time for the peer to send the bytes of a PDU, in seconds.
+
+        Raises:
+            OSError: The host is not known.
+            UnicodeError: The host is not a valid name.
+        """
+        super().__init__(ae, "requestor")
+        self.dul: UpperLayer = UpperLayer(self)
+        self.pdu_timeout_s = pdu_timeout_s
+        self.network_timeout = ae.network_timeout  # a timer of the upper layer uses it
+        self.dimse = _Messages(self)
+        self._is_paused = True  # no thread of the association interferes
+        remote = AddressInformation.from_addr_port(peer.host, peer.port)
+        local = AddressInformation.from_tuple(("" if remote.is_ipv4 else "::0", 0))
+        self.set_socket(self._create_socket(local, peer.host, tls))
+        self.acceptor.ae_title = peer.ae_title
+        self.acceptor.address_info = remote
+        us = self.requestor
+        us.ae_title = ae.ae_title
+        us.address_info = local
+        us.implementation_class_uid = ae.implementation_class_uid
+        us.implementation_version_name = ae.implementation_version_name
+        us.requested_contexts = deepcopy(list(contexts))
+        for number, context in enumerate(us.requested_contexts):
+            context.context_id = 2 * number + 1
+
+    @property
+    def is_over(self) -> bool:
+        """True if no more requests can be sent."""
+        return self.dul.state_machine.current_state not in OPEN_STATES
+
+    def release(self) -> None:
+        """Release the association; answer the peer if it requested that first."""
+        if not self._answer_release():
+            super().release()
+
+    def _abort_blocking(self, block: bool = True) -> None:  # noqa: FBT001, FBT002 - as in pynetdicom
+        """Abort the association, unless the peer has requested its release.
+
+        pynetdicom replaces `abort` of each association by this method.
+        """
+        if not self._answer_release():
+            super()._abort_blocking(block)
+
+    def _answer_release(self) -> bool:
+        if not self.is_established or not self.acse.is_release_requested():
+            return False
+        self.acse.send_release(is_response=True)
+        self.is_released, self.is_established = True, False
+        self.kill()
+        return True
+
+    def _create_socket(
+        self, local: AddressInformation, host: str, tls: SSLContext | None
+    ) -> _Socket:
+        created = _Socket(self, address=local)
+        assert created.socket  # noqa: S101 - it was created just before
+        if tls:
+            created.socket = tls.wrap_socket(created.socket, server_hostname=host)
+        self.connection = created.socket
+        return created
+
+    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+        """Serve a request of the peer: an archive may report on this association."""
+        try:
+            if not answer_invalid(self, msg, context_id, self.acceptor.ae_title):
+                super()._serve_request(msg, context_id)
+        except NotServedError as error:
+            self.dul.abort_because(str(error))
+        finally:
+            self._is_paused = True

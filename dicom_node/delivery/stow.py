@@ -1,0 +1,255 @@
+"""The STOW-RS user agent: stores results in a DICOMweb service (PS3.18 10.5).
+
+The bytes in the request are those of the files, on every attempt.
+delivery/stow_response.py reads the response of the service.
+
+This module uses `requests` only. The usual DICOMweb client encodes each dataset again,
+repeats requests by itself, and follows redirects. After a redirect a POST becomes a
+GET, and a login page looks like success. Requests are sent through the adapter of
+`requests`, because its session reads the whole payload of a redirect into memory, even
+if it does not follow the redirect.
+"""
+
+import base64
+import io
+import logging
+import socket
+import ssl
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+
+from config.destinations import Secret, StowDestination
+from dicom_node.delivery.http_limits import (
+    LARGEST_RESPONSE,
+    TIMEOUTS,
+    BoundedAdapter,
+    ResponseTooLargeError,
+    ResponseTooSlowError,
+)
+from dicom_node.delivery.stow_response import JSON, Answer, alive, became_of
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+# A server's headers must never reach the log.
+logging.getLogger("urllib3").setLevel(logging.CRITICAL)
+
+TIMEOUT_S = 30.0
+# Maximum size of a request. A larger object is sent in a request of its own. Windows
+# web servers accept 30 MB by default.
+MOST_BYTES = 25_000_000
+LARGEST_ANSWER = 1_000_000
+
+
+class UnansweredError(Exception):
+    """There was no response. The message says why."""
+
+
+def store(
+    files: Mapping[str, Path],
+    service: StowDestination,
+    *,
+    timeout_s: float = TIMEOUT_S,
+) -> dict[str, Outcome]:
+    """Store objects in a service, in one request unless they are too large for that.
+
+    If they are refused as a whole, each object is sent separately.
+
+    Args:
+        files: Part 10 files by SOP Instance UID.
+        service: The destination.
+        timeout_s: Timeout in seconds for a connection, or for the next byte in either
+            direction. A slow service has no time limit while it reads the request. Its
+            whole response may take twice the timeout.
+
+    Returns:
+        The outcome of each object, by SOP Instance UID.
+    """
+    outcomes: dict[str, Outcome] = {}
+    try:
+        for batch in _batches(files):
+            outcomes |= _store(service, batch, timeout_s)
+    except UnansweredError as error:
+        words = str(error)
+    except OSError as error:
+        words = f"a result cannot be read: {error.strerror}"
+    else:
+        return outcomes
+    return {uid: Outcome(Verdict.RETRY, None, words) for uid in files} | outcomes
+
+
+def ask(service: StowDestination, *, timeout_s: float = TIMEOUT_S) -> Outcome:
+    """Test the connection to a service, with our credentials.
+
+    It searches (PS3.18 10.6) for a study that does not exist: the response is short,
+    and names no patient. The test fails for a service that stores but does not search.
+
+    Returns:
+        STORED if it answered with success; otherwise the reason in words.
+    """
+    query = {"StudyInstanceUID": IMPLEMENTATION_CLASS_UID, "limit": "1"}
+    request = requests.Request("GET", f"{service.url}/studies", params=query)
+    try:
+        answer = _send(service, request, timeout_s)
+    except UnansweredError as error:
+        return Outcome(Verdict.RETRY, None, str(error))
+    return alive(answer, _credentials(service))
+
+
+def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
+    """Yield the contents of the files, as many at a time as one request may have."""
+    batch: dict[str, bytes] = {}
+    for uid, path in files.items():
+        content = path.read_bytes()
+        if batch and sum(map(len, batch.values())) + len(content) > MOST_BYTES:
+            yield batch
+            batch = {}
+        batch[uid] = content
+    if batch:
+        yield batch
+
+
+def _store(
+    service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
+) -> dict[str, Outcome]:
+    answer = _post(service, batch, timeout_s)
+    outcomes = became_of(batch, answer, _credentials(service))
+    as_a_whole = all(
+        each.verdict is Verdict.REFUSED and each.status is None
+        for each in outcomes.values()
+    )
+    if as_a_whole and len(batch) > 1:  # one may be the cause, or their total size
+        for uid, content in batch.items():
+            outcomes |= _store(service, {uid: content}, timeout_s)
+    return outcomes
+
+
+def _post(
+    service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
+) -> Answer:
+    boundary = uuid.uuid4().hex
+    start = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
+    parts = [start + content + b"\r\n" for content in batch.values()]
+    body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+    kind = f'multipart/related; type="application/dicom"; boundary={boundary}'
+    request = requests.Request(
+        "POST",
+        f"{service.url}/studies",
+        # A file is sent in pieces, each with its own timeout.
+        data=io.BytesIO(body),
+        headers={"Content-Type": kind},
+    )
+    return _send(service, request, timeout_s)
+
+
+def _send(
+    service: StowDestination, request: requests.Request, timeout_s: float
+) -> Answer:
+    where = urlsplit(service.url).netloc
+    try:
+        with (
+            _session(service) as session,
+            session.get_adapter(service.url).send(
+                session.prepare_request(request),
+                timeout=timeout_s,
+                stream=True,
+                verify=session.verify,
+            ) as response,
+        ):
+            kind = response.headers.get("Content-Type", "")
+            return Answer(
+                code=response.status_code,
+                reason=response.reason or "",
+                media_type=kind.partition(";")[0].strip().lower(),
+                content=_content(response),
+            )
+    except requests.RequestException as error:
+        raise UnansweredError(f"{where} {_why(error, timeout_s)}") from None
+    except OSError:
+        raise UnansweredError(f"{where} is not asked: ca_bundle is no file") from None
+
+
+def _session(service: StowDestination) -> requests.Session:
+    session = requests.Session()
+    session.trust_env = False  # use no proxies and passwords of the environment
+    session.verify = True if service.ca_bundle is None else str(service.ca_bundle)
+    for scheme in ("http://", "https://"):
+        session.mount(scheme, BoundedAdapter())
+    session.headers.update(
+        {
+            "Accept": JSON,
+            "Accept-Encoding": "identity",
+            "User-Agent": IMPLEMENTATION_VERSION_NAME,
+        }
+    )
+    if service.token_env:
+        token = _value(service.token_env)
+        if not (token.isascii() and token.isprintable()):
+            raise UnansweredError(f"{service.token_env.variable} holds no token")
+        session.headers["Authorization"] = f"Bearer {token}"
+    if service.password_env:  # UTF-8 (RFC 7617); requests would use Latin-1
+        pair = f"{service.username}:{_value(service.password_env)}".encode()
+        basic = base64.b64encode(pair).decode()
+        session.headers["Authorization"] = f"Basic {basic}"
+    return session
+
+
+def _value(secret: Secret) -> str:
+    if not secret.value:
+        raise UnansweredError(f"{secret.variable} is not set in the node's environment")
+    return secret.value
+
+
+def _content(response: requests.Response) -> bytes:
+    content = b""
+    for piece in response.iter_content(65536):
+        content += piece
+        if len(content) > LARGEST_ANSWER:
+            where = urlsplit(response.url).netloc
+            raise UnansweredError(f"{where} answers with more than {LARGEST_ANSWER} B")
+    return content
+
+
+def _why(error: Exception, timeout_s: float) -> str:
+    """Return why there is no response. The error's own text may quote anything."""
+    causes = list(_causes(error))
+    if told := next(filter(None, map(_cause_in_words, causes)), ""):
+        return told
+    if any(isinstance(each, ResponseTooSlowError) for each in causes):
+        return f"does not finish its answer within {TIMEOUTS * timeout_s:g} s"
+    if isinstance(error, requests.ConnectTimeout):
+        return f"cannot be reached within {timeout_s:g} s"
+    if any(isinstance(each, requests.Timeout | TimeoutError) for each in causes):
+        return f"hangs: nothing has moved for {timeout_s:g} s"
+    return f"broke the connection ({type(error).__name__})"
+
+
+def _cause_in_words(cause: BaseException) -> str:
+    match cause:
+        case ssl.SSLCertVerificationError():
+            own = "if its authority is your own, name that in ca_bundle"
+            return f"is not trusted: {cause.verify_message}; {own}"
+        case ResponseTooLargeError():
+            return f"answers with more than {LARGEST_RESPONSE} B"
+        case ssl.SSLError():
+            return f"does not agree on TLS: {cause.reason}"
+        case socket.gaierror():
+            return "cannot be found"
+        case ConnectionRefusedError():
+            return "refuses the connection"
+    return ""
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _credentials(service: StowDestination) -> str:
+    """Return what to do if the service does not accept our credentials."""
+    secret = service.token_env or service.password_env
+    return f"look at {secret.variable}" if secret else "it may want token_env"

@@ -1,0 +1,182 @@
+"""Reads the response of a DICOMweb service, and derives the outcome of each object.
+
+Sending is in delivery/stow.py. A Store Instances Response Module (PS3.18 Annex I) has
+the result of each object. Without it, the HTTP status applies to all (PS3.18 table
+10.5.3-1). As with C-STORE, only a definite failure is permanent. A service must list
+the objects that it stored. If its list lacks an object, it has not confirmed that
+object.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from dicom_node.outcome import (
+    DUPLICATE_SOP_INSTANCE,
+    Outcome,
+    Verdict,
+    in_words,
+    printable,
+    verdict_of,
+)
+
+JSON = "application/dicom+json"
+# The media types of a service's own response. XML is not requested and not read, so
+# only its HTTP status counts. Any other type comes from a proxy or a login in between.
+READ = frozenset({JSON, "application/json"})
+ITS_OWN = READ | {"application/dicom+xml", "application/xml", "text/xml"}
+
+REFERENCED_SOP_SEQUENCE = "00081199"
+FAILED_SOP_SEQUENCE = "00081198"
+FAILURE_REASON = "00081197"
+WARNING_REASON = "00081196"
+REFERENCED_SOP_INSTANCE_UID = "00081155"
+
+# The service already has the object, identical to the last byte. The second code is
+# that of a large service.
+HAS_IT = frozenset({DUPLICATE_SOP_INSTANCE, 0xB00E})
+
+# Statuses that are temporary, or that an administrator of the service can solve.
+PASSING = frozenset({401, 403, 407, 408, 425, 429})
+REDIRECTS = range(300, 400)
+SERVER_ERRORS = range(500, 600)
+ADVICE = {
+    404: "; is url the base of the DICOMweb service?",
+    405: "; is url the base of the DICOMweb service?",
+    413: "; raise its limit on the size of a request",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP response.
+
+    Attributes:
+        code: Status code.
+        reason: Reason phrase of the server.
+        media_type: Media type of the payload, without parameters.
+        content: The payload.
+    """
+
+    code: int
+    reason: str
+    media_type: str
+    content: bytes
+
+    @property
+    def is_its_own(self) -> bool:
+        """True if the service itself may have sent this response."""
+        return self.media_type in ITS_OWN or not (self.content or self.media_type)
+
+    def __str__(self) -> str:
+        """Return the status line for the journal and the page, without the payload."""
+        return f"HTTP {self.code} {printable(self.reason)}".rstrip()
+
+    @property
+    def standard_words(self) -> str:
+        """The status with the reason phrase of RFC 9110, not that of the server."""
+        known = {each.value: each.phrase for each in HTTPStatus}
+        return f"HTTP {self.code} {known.get(self.code, '')}".rstrip()
+
+
+def became_of(
+    uids: Iterable[str], answer: Answer, credentials: str
+) -> dict[str, Outcome]:
+    """Return the outcome of each object in a request.
+
+    Args:
+        uids: SOP Instance UIDs of the objects.
+        answer: The response to the request.
+        credentials: Advice for the case that our credentials are not accepted.
+    """
+    listed = dict(_listed(answer))
+    other = _unlisted(answer, credentials)
+    return {uid: listed.get(uid, other) for uid in uids}
+
+
+def alive(answer: Answer, credentials: str) -> Outcome:
+    """Return whether the response to a search comes from a working service."""
+    if answer.code in {200, 204} and answer.is_its_own:
+        return Outcome(Verdict.STORED, None)
+    return _unlisted(answer, credentials)
+
+
+def _unlisted(answer: Answer, credentials: str) -> Outcome:
+    """Return the outcome of objects that a response does not list, by its status."""
+    code = answer.code
+    if code == HTTPStatus.OK and not answer.is_its_own:
+        what = printable(answer.media_type) or "something"
+        is_none = "which is no answer of a DICOMweb service"
+        return Outcome(
+            Verdict.RETRY,
+            None,
+            f"{answer} with {what}, {is_none}",
+            f"{answer.standard_words} with another media type, {is_none}",
+        )
+    if code == HTTPStatus.OK and not (answer.content and answer.media_type in READ):
+        return Outcome(Verdict.STORED, None)
+    if code < REDIRECTS.start:
+        return _unclear(
+            answer, Verdict.RETRY_BRIEFLY, " does not say what became of it"
+        )
+    advice = ADVICE.get(code, "")
+    if code in {401, 403} or code in REDIRECTS:
+        advice = f"; {credentials}{advice}"
+    passes = code in PASSING or code in REDIRECTS or code in SERVER_ERRORS
+    return _unclear(answer, Verdict.RETRY if passes else Verdict.REFUSED, advice)
+
+
+def _unclear(answer: Answer, verdict: Verdict, more: str) -> Outcome:
+    return Outcome(verdict, None, f"{answer}{more}", f"{answer.standard_words}{more}")
+
+
+def _listed(answer: Answer) -> Iterator[tuple[str, Outcome]]:
+    """Yield the entries of the Store Instances Response Module, if there is one."""
+    if answer.code not in {200, 202, 409} or answer.media_type not in READ:
+        return
+    try:
+        module = json.loads(answer.content)
+    except (ValueError, RecursionError):
+        return
+    module = module[0] if isinstance(module, list) and module else module
+    for item in _values(module, REFERENCED_SOP_SEQUENCE):
+        yield _uid(item), _stored(_number(item, WARNING_REASON))
+    for item in _values(module, FAILED_SOP_SEQUENCE):
+        yield _uid(item), _failed(_number(item, FAILURE_REASON))
+
+
+def _stored(warning: int | None) -> Outcome:
+    return Outcome(Verdict.STORED, warning or 0, in_words(warning or 0))
+
+
+def _failed(reason: int | None) -> Outcome:
+    """Return the outcome for a Failure Reason (PS3.18 I.2.2), a C-STORE status."""
+    if reason is None:
+        words = "not stored, and no reason given"
+        return Outcome(Verdict.RETRY_BRIEFLY, None, words)
+    verdict = verdict_of(reason)
+    if verdict is Verdict.STORED and reason not in HAS_IT:  # it contradicts itself
+        verdict = Verdict.RETRY_BRIEFLY
+    return Outcome(verdict, reason, in_words(reason) or "not stored, with 0x0000")
+
+
+def _values(item: Any, tag: str) -> list[Any]:  # noqa: ANN401 - any JSON value
+    """Return the values of an attribute of the DICOM JSON Model (PS3.18 F.2)."""
+    attribute = item.get(tag) if isinstance(item, dict) else None
+    values = attribute.get("Value") if isinstance(attribute, dict) else None
+    return values if isinstance(values, list) else []
+
+
+def _uid(item: Any) -> str:  # noqa: ANN401
+    return "".join(map(str, _values(item, REFERENCED_SOP_INSTANCE_UID)[:1]))
+
+
+def _number(item: Any, tag: str) -> int | None:  # noqa: ANN401
+    """Return the first value as a number of 16 bits; None if it is not a number."""
+    for value in _values(item, tag)[:1]:
+        with suppress(ValueError, TypeError, OverflowError):
+            return int(value) & 0xFFFF
+    return None

@@ -1,0 +1,1 @@
+"""The demonstration of `make run`: a small archive, and the phantom as an instance."""

@@ -1,0 +1,266 @@
+"""Demonstrates the node: sends phantoms by C-STORE; an archive receives their results.
+
+It starts the node and a small archive, sends a broken and a whole phantom, waits for
+their results, and continues to serve until Ctrl-C.
+"""
+
+import argparse
+import errno
+import socket
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from rich.console import Console
+from rich.table import Table
+
+from config.destinations import Address
+from config.settings import Settings, load
+from dicom_node.commands.serve import DRAIN_S, Node
+from dicom_node.delivery.c_store import send
+from dicom_node.demo.archive import Archive, Stored, start_archive
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.outcome import Verdict
+from dicom_node.queries.history import History
+from dicom_node.runtime.process import begin_role
+from dicom_node.storage.database import open_engine
+from inference.drawing.caption import percent
+from inference.finding import OperatingPoint
+from inference.phantom.long_bone import draw_phantom
+
+PATIENCE_S = 120.0
+LOOK_EVERY_S = 0.2
+CONFIG = """\
+# Written by `fracture-node demo`.
+[receiver]
+host = "127.0.0.1"
+port = {receiver}
+[storage]
+directory = "node"
+[api]
+port = {api}
+[[destinations]]
+name = "archive"
+type = "dicom"
+ae_title = "ARCHIVE"
+host = "127.0.0.1"
+port = {archive}
+"""
+
+console = Console(
+    width=None if sys.stdout.isatty() else 160, markup=False, highlight=False
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A phantom that was sent.
+
+    Attributes:
+        name: Its description.
+        sop_instance_uid: Its SOP Instance UID.
+        study_instance_uid: The study that will contain the result.
+        at: Time of the C-STORE response, in seconds of time.monotonic().
+    """
+
+    name: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A result that reached the archive.
+
+    Attributes:
+        path: The file name in the archive's folder.
+        at: Time at which it was stored, in seconds of time.monotonic().
+    """
+
+    path: str
+    at: float
+
+
+def main() -> None:
+    """Run the demo; the exit status is 0 if both results arrived."""
+    parser = argparse.ArgumentParser("fracture-node demo", description=__doc__)
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        default=Path("data/demo"),
+        help="folder to write to; without it, data/demo",
+    )
+    parser.add_argument("--once", action="store_true", help="do not go on serving")
+    given = parser.parse_args()
+    stop = begin_role("demo", None)
+    stop.ready(DRAIN_S)  # _show checks `stop`, so that the exit status is correct
+    arrivals = Arrivals()
+    archive = start_archive(given.directory / "archive", on_stored=arrivals.add)
+    try:
+        config = _configure(given.directory, archive)
+        settings = load(config)
+        with Node(settings, config) as node, _watched(node):
+            complete = _show(node, settings, archive, arrivals, stop)
+            if not given.once:
+                console.print(f"The page: http://127.0.0.1:{node.api_port}/")
+                console.print("Serving until Ctrl-C.")
+                stop.wait()
+    finally:
+        archive.stop()
+    sys.exit(0 if complete else 1)
+
+
+class Arrivals:
+    """The first result of each study in the archive, with its time of arrival."""
+
+    def __init__(self) -> None:
+        self._by_study: dict[str, Arrived] = {}
+        self._news = threading.Condition()
+
+    def add(self, stored: Stored) -> None:
+        """Record a stored result."""
+        arrived = Arrived(stored.path, time.monotonic())
+        with self._news:
+            self._by_study.setdefault(stored.study_instance_uid, arrived)
+            self._news.notify_all()
+
+    def wait(self, studies: set[str], stop: threading.Event) -> dict[str, Arrived]:
+        """Wait for a result in each study; return those that arrived within PATIENCE_S.
+
+        Args:
+            studies: The Study Instance UIDs.
+            stop: An event that ends the wait.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        with self._news:
+            while not (
+                self._by_study.keys() >= studies
+                or stop.is_set()
+                or time.monotonic() > deadline
+            ):
+                self._news.wait(LOOK_EVERY_S)
+            return dict(self._by_study)
+
+
+def _configure(directory: Path, archive: Archive) -> Path:
+    """Write the settings of the demo, with the usual ports if they are free."""
+    usual = load(None)
+    config = directory / "demo.toml"
+    text = CONFIG.format(
+        receiver=_free(usual.receiver.port),
+        api=_free(usual.api.port),
+        archive=archive.port,
+    )
+    config.write_text(text, "utf-8")
+    return config
+
+
+def _free(port: int) -> int:
+    """Return the port, or 0 (any port) if it is in use."""
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return 0
+    return port
+
+
+@contextmanager
+def _watched(node: Node) -> Iterator[None]:
+    """Restart roles that die within the block."""
+    done = threading.Event()
+    watcher = threading.Thread(target=node.watch, args=(done,))
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _show(
+    node: Node,
+    settings: Settings,
+    archive: Archive,
+    arrivals: Arrivals,
+    stop: threading.Event,
+) -> bool:
+    """Send the phantoms, wait for their results, and print the table."""
+    console.print("Loading the model …")
+    _wait_until_ready(f"http://127.0.0.1:{node.api_port}/readyz", stop)
+    if stop.is_set():
+        return False
+    address = Address(
+        ae_title=settings.receiver.ae_title,
+        host="127.0.0.1",
+        port=node.receiver_port,
+    )
+    sent = [
+        _send(broken, address, archive.directory.parent) for broken in (True, False)
+    ]
+    arrived = arrivals.wait({each.study_instance_uid for each in sent}, stop)
+    history = History(open_engine(settings.storage.database_url))
+    table = Table(
+        *("instance", "answer", "probability of a fracture"),
+        *("seconds", "Secondary Capture"),
+    )
+    for each in sent:
+        row = history.by_uid(each.sop_instance_uid)[-1]
+        result = arrived.get(each.study_instance_uid)
+        table.add_row(
+            each.name,
+            _answer(row),
+            "" if row.probability is None else percent(row.probability),
+            "" if result is None else f"{result.at - each.at:.2f}",
+            row.reason if result is None else str(archive.directory / result.path),
+        )
+    console.print(table)
+    return len(arrived) >= len(sent)
+
+
+def _answer(row: sa.Row[Any]) -> str:
+    if row.probability is None:
+        return str(row.state)
+    if row.operating_point == OperatingPoint.NONE:
+        return "No Fracture"
+    return f"Fracture, {row.operating_point}"
+
+
+def _wait_until_ready(address: str, stop: threading.Event) -> None:
+    """Wait for the model, so that the printed seconds do not include its loading."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        try:
+            opener.open(address, timeout=5).close()
+        except OSError:  # not listening yet, or 503 while the model is loaded
+            if stop.wait(LOOK_EVERY_S):
+                return
+        else:
+            return
+    console.print("The model is still not loaded; the log above may say why.")
+
+
+def _send(broken: bool, address: Address, directory: Path) -> Sent:  # noqa: FBT001
+    name = "broken bone" if broken else "whole bone"
+    dataset = phantom_dataset(draw_phantom(broken=broken))
+    path = directory / f"{name.replace(' ', '-')}.dcm"
+    dataset.save_as(path, enforce_file_format=True)
+    (outcome,) = send([path], address, calling_ae_title="DEMO_MODALITY")
+    at = time.monotonic()
+    if outcome.verdict is not Verdict.STORED:
+        sys.exit(f"The node did not take the phantom: {outcome.comment}")
+    return Sent(name, str(dataset.SOPInstanceUID), str(dataset.StudyInstanceUID), at)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Writes the state of instances and deliveries, one transaction for each transition."""

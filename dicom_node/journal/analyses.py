@@ -1,0 +1,426 @@
+"""The part of the journal that a worker writes while it analyzes an instance.
+
+A work item names an instance and a run. Each step here changes the row only if the run
+is the current one and still open. A worker that was assumed dead and continues later
+can finish its work, but it cannot record the result.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from pydicom.uid import DigitalXRayImageStorageForPresentation
+
+from dicom_node.errors import SamePictureError
+from dicom_node.journal.deliveries import Deliveries, StoredResult
+from dicom_node.journal.events import ASSUMPTION, note
+from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.metrics.counters import (
+    ANALYZED,
+    DECODER_DIED,
+    FAILED,
+    NOT_ANALYZED,
+    STAGE,
+    one,
+    took,
+    write,
+)
+from dicom_node.reasons import Failure, Reason, Unanalyzed
+from dicom_node.results.overlay_data import Drawing
+from dicom_node.storage.database import reading, writing
+from dicom_node.storage.tables import ANALYZING, InstanceState, instance, patient
+from dicom_node.storage.tables import finding as drawn
+from inference.drawing.caption import headline
+from inference.finding import Finding
+
+OTHER_IDENTITY = "other identity"
+"""The kind of an event: another revision shows the same picture under another patient,
+study or description.
+"""
+
+SEPARATE = "separate lane"
+"""The kind of an event: the analysis continues in the separate lane."""
+
+SLOW = "slow lane"
+"""The kind of an event: the analysis continues in the slow lane."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """The result of an analysis, as the journal keeps it.
+
+    Attributes:
+        finding: Output of the model.
+        picture_digest: Digest of the picture that the model saw.
+        identity_digest: Digest of the patient, study and description of the picture.
+        results: The result objects, already on disk.
+        seconds: Duration of each stage of the analysis, by its name.
+        drawing: The finding as the review page draws it.
+    """
+
+    finding: Finding
+    picture_digest: str
+    identity_digest: str
+    results: Sequence[StoredResult]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    drawing: Drawing | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """The end of an analysis without an answer.
+
+    Attributes:
+        state: NOT_ANALYZED or FAILED.
+        reason: The reason, as a text.
+        same_picture_as: Id of the instance that has the results for this one, too.
+        notices: Captures that state the reason, already on disk, for destinations that
+            want them.
+        counted_as: The reason, as the metrics count it.
+    """
+
+    state: InstanceState
+    reason: str
+    same_picture_as: str | None = None
+    notices: Sequence[StoredResult] = ()
+    counted_as: Reason = Failure.PROGRAM
+
+
+class Analyses:
+    """Starts and ends analyses in the journal."""
+
+    def __init__(
+        self, engine: sa.Engine, work: WorkQueue, deliveries: Deliveries
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._deliveries = deliveries
+
+    def begin(
+        self, instance_id: str, run: int, *, slow: bool = False
+    ) -> sa.Row[Any] | None:
+        """Record the start of an attempt, before anything can fail.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis.
+            slow: Whether the attempt is made in the slow lane.
+
+        Returns:
+            The row of the instance, with this attempt counted; None if the work is
+            stale. Work of the normal lane is also stale if the analysis continues in
+            the slow lane.
+        """
+        count = _open_run(instance_id, run).values(attempts=instance.c.attempts + 1)
+        with writing(self._engine) as connection:
+            row = connection.execute(count.returning(instance)).one_or_none()
+            if row is None:
+                return None
+            if row.slow and not slow:
+                # The analysis was moved, or a process of the previous release requested
+                # it. A second request for the same run is ignored.
+                self._work.analyze_slowly(connection, instance_id, run)
+                return None
+            again = "" if row.attempts == 1 else f"attempt {row.attempts}"
+            note(connection, instance_id, ANALYZING, again)
+            if (row.run, row.attempts) == (1, 1):
+                waited = time.time() - row.received_at
+                write(connection, took(STAGE, waited, "wait"))
+            return row
+
+    def child_died(self, instance_id: str, run: int, reason: str) -> int:
+        """Record that the decoder died on an instance.
+
+        Returns:
+            The number of deaths in this run; 0 if the work is stale.
+        """
+        deaths = instance.c.child_deaths
+        count = _open_run(instance_id, run).values(child_deaths=deaths + 1)
+        with writing(self._engine) as connection:
+            note(connection, instance_id, "decoder died", reason)
+            write(connection, one(DECODER_DIED))
+            return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
+
+    def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
+        """Move the analysis of an instance on which the decoder died to the slow lane.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis.
+            reason: Why the decoder died.
+        """
+        deaths = instance.c.child_deaths + 1
+        change = _open_run(instance_id, run).where(instance.c.slow.is_(None))
+        with writing(self._engine) as connection:
+            if connection.execute(change.values(child_deaths=deaths, slow=1)).rowcount:
+                note(connection, instance_id, "decoder died", reason)
+                note(connection, instance_id, SLOW, "It waits behind other slow images")
+                write(connection, one(DECODER_DIED))
+                self._work.analyze_slowly(connection, instance_id, run)
+
+    def continue_separately(self, instance_id: str, run: int) -> None:
+        """Move the analysis of an instance to the separate lane, if it is not stale."""
+        mine = sa.select(instance.c.id).where(
+            instance.c.id == instance_id,
+            instance.c.run == run,
+            instance.c.state == InstanceState.RECEIVED,
+            instance.c.slow.is_(None),
+        )
+        with writing(self._engine) as connection:
+            if connection.execute(mine).scalar_one_or_none() is not None:
+                words = "It resembles a recent slow image from the same address"
+                note(connection, instance_id, SEPARATE, words)
+                self._work.analyze_separately(connection, instance_id, run)
+
+    def note_assumptions(
+        self, instance_id: str, run: int, assumptions: Sequence[str]
+    ) -> None:
+        """Record assumptions that were made about missing or wrong attributes.
+
+        Args:
+            instance_id: Id of the instance.
+            run: Run of the analysis. If it is not the current run, nothing is recorded.
+            assumptions: Sentences. If there are none, nothing is written.
+        """
+        if not assumptions:
+            return
+        mine = sa.select(instance.c.id).where(
+            instance.c.id == instance_id, instance.c.run == run
+        )
+        with writing(self._engine) as connection:
+            if connection.execute(mine).scalar_one_or_none() is not None:
+                for each in assumptions:
+                    note(connection, instance_id, ASSUMPTION, each)
+
+    def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
+        """End an analysis without an answer, and deliver the notices that say so."""
+        state, reason = conclusion.state, conclusion.reason
+        end = _open_run(instance_id, run).values(
+            state=state,
+            reason=reason,
+            analyzed_at=time.time(),
+            same_picture_as=conclusion.same_picture_as,
+        )
+        # An instance that is not a result of ours stays in the worklist, with the
+        # reason.
+        is_ours = conclusion.counted_as is Unanalyzed.OWN_RESULT
+        end = end.values(returned=1 if is_ours else None)
+        with writing(self._engine) as connection:
+            if not connection.execute(end).rowcount:
+                return
+            note(connection, instance_id, state, reason)
+            # This replaces the results of an earlier answer.
+            self._deliveries.open(connection, instance_id, conclusion.notices)
+            failed = state is InstanceState.FAILED
+            family = FAILED if failed else NOT_ANALYZED
+            write(connection, one(family, conclusion.counted_as))
+
+    def answer(self, instance_id: str, run: int, answer: Answer) -> bool:
+        """End an analysis with an answer, and queue the delivery of its results.
+
+        Returns:
+            False if the work is stale; its results are discarded.
+
+        Raises:
+            SamePictureError: Another revision with the same picture and identity was
+                answered since the analysis began, and no user requested this analysis.
+        """
+        end = _open_run(instance_id, run).values(**_kept(answer))
+        digests = answer.picture_digest, answer.identity_digest
+        other: sa.Row[Any] | None = None
+        with writing(self._engine) as connection:
+            if run == 1:
+                # If two revisions are answered at the same time, one waits here.
+                query = _revisions(instance_id).with_for_update(key_share=True)
+                revisions = connection.execute(query).all()
+                self._refuse_known(revisions, instance_id, *digests)
+                other = _under_other_identity(revisions, instance_id, *digests)
+            if not connection.execute(end).rowcount:
+                return False
+            finding = answer.finding
+            note(connection, instance_id, "analyzed", headline(finding))
+            if other is not None:
+                _note_other_identity(connection, instance_id, other)
+            _keep(connection, instance_id, answer.drawing)
+            self._deliveries.open(connection, instance_id, answer.results)
+            stages = [took(STAGE, s, name) for name, s in answer.seconds.items()]
+            write(connection, one(ANALYZED, finding.operating_point), *stages)
+        return True
+
+    def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
+        """Refuse an instance if an answered revision has the same picture and identity.
+
+        If the identity differs, the instance is analyzed, because the study that it
+        names has no results yet. If results go back to senders, an instance from
+        another sender is also analyzed. An analysis that a user requests is never
+        refused.
+
+        Args:
+            row: Row of the instance.
+            picture: Digest of its picture.
+            identity: Digest of its patient, study and description.
+
+        Raises:
+            SamePictureError: An answered revision has both.
+        """
+        if row.run == 1:
+            with reading(self._engine) as connection:
+                revisions = connection.execute(_revisions(row.id)).all()
+            self._refuse_known(revisions, row.id, picture, identity)
+
+    def _refuse_known(
+        self,
+        revisions: Sequence[sa.Row[Any]],
+        instance_id: str,
+        picture: str,
+        identity: str,
+    ) -> None:
+        known = [
+            each
+            for each in _same_picture(revisions, instance_id, picture)
+            if each.identity_digest == identity
+        ]
+        if self._deliveries.go_to_senders:
+            sender = {each.id: each.calling_ae_title for each in revisions}
+            known = [
+                each
+                for each in known
+                if each.calling_ae_title == sender.get(instance_id)
+            ]
+        if known:
+            first = min(known, key=lambda each: each.revision)
+            words = f"The same picture as revision {first.revision}. Its results stand."
+            raise SamePictureError(words, first.id)
+
+    def presentation_twin(self, row: sa.Row[Any]) -> str | None:
+        """Find the For Presentation image that was answered in place of this image.
+
+        `row` is a For Processing image. The other image has an answer, is of the same
+        patient and study, and comes from the same sender. Its Source Image Sequence
+        names the For Processing image; if it names no image, both are of the same
+        acquisition. The acquisition, body part, view and laterality do not differ.
+        Missing values are ignored.
+
+        Returns:
+            Its SOP Instance UID, or None.
+        """
+        names_it = (sa.literal(" ") + instance.c.source_uids + " ").contains(
+            f" {row.sop_instance_uid} ", autoescape=True
+        )
+        same_acquisition = sa.and_(
+            sa.literal(bool(row.acquisition)),
+            instance.c.source_uids == "",
+            instance.c.acquisition == row.acquisition,
+        )
+        labels = ("acquisition", "body_part", "view_position", "laterality")
+        agree = [
+            sa.func.coalesce(instance.c[each], "").in_(["", getattr(row, each)])
+            for each in labels
+            if getattr(row, each)
+        ]
+        other_patient, own_patient = patient.alias(), patient.alias()
+        same_patient = sa.exists().where(
+            other_patient.c.instance_id == instance.c.id,
+            own_patient.c.instance_id == row.id,
+            other_patient.c.patient_id == own_patient.c.patient_id,
+            other_patient.c.name == own_patient.c.name,
+        )
+        query = sa.select(instance.c.sop_instance_uid).where(
+            instance.c.study_instance_uid == row.study_instance_uid,
+            instance.c.study_instance_uid != "",
+            instance.c.sop_class_uid == DigitalXRayImageStorageForPresentation,
+            instance.c.probability.is_not(None),
+            instance.c.calling_ae_title == row.calling_ae_title,
+            instance.c.calling_address == row.calling_address,
+            sa.or_(names_it, same_acquisition),
+            same_patient,
+            *agree,
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalars().first()
+
+
+def _kept(answer: Answer) -> dict[str, Any]:
+    finding = answer.finding
+    return {
+        "state": InstanceState.ANALYZED,
+        "reason": "",
+        "analyzed_at": time.time(),
+        "picture_digest": answer.picture_digest,
+        "identity_digest": answer.identity_digest,
+        "probability": finding.probability,
+        "operating_point": finding.operating_point,
+        "model_name": finding.model.name,
+        "model_version": finding.model.version,
+        "model_digest": finding.model.digest,
+        "returned": None,
+    }
+
+
+def _keep(connection: sa.Connection, instance_id: str, drawing: Drawing | None) -> None:
+    """Replace the stored drawing of an instance."""
+    mine = drawn.c.instance_id == instance_id
+    connection.execute(drawn.delete().where(mine))
+    if drawing is not None:
+        values = {"instance_id": instance_id, **drawing.values()}
+        connection.execute(drawn.insert(), values)
+
+
+def _revisions(instance_id: str) -> sa.Select[Any]:
+    """Return the query for all revisions of an instance, itself included."""
+    itself = instance.alias()
+    uid = sa.select(itself.c.sop_instance_uid).where(itself.c.id == instance_id)
+    query = instance.select().where(
+        instance.c.sop_instance_uid == uid.scalar_subquery()
+    )
+    return query.order_by(instance.c.id)
+
+
+def _under_other_identity(
+    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
+) -> sa.Row[Any] | None:
+    """Find the last answered revision with the same picture and another identity."""
+    others = [
+        each
+        for each in _same_picture(revisions, instance_id, picture)
+        if each.identity_digest != identity
+    ]
+    return max(others, key=lambda each: each.revision, default=None)
+
+
+def _same_picture(
+    revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str
+) -> list[sa.Row[Any]]:
+    """Return the other revisions that have this picture and an answer."""
+    return [
+        each
+        for each in revisions
+        if each.id != instance_id
+        and each.picture_digest == picture
+        and each.probability is not None
+    ]
+
+
+def _note_other_identity(
+    connection: sa.Connection, instance_id: str, other: sa.Row[Any]
+) -> None:
+    """Note on both revisions that their results name different identities."""
+    words = (
+        "Revision {} shows the same picture under another patient, study or description"
+        ". Both have results. If one identity is wrong, remove its results from the "
+        "archive."
+    )
+    mine = sa.select(instance.c.revision).where(instance.c.id == instance_id)
+    revision = connection.execute(mine).scalar_one()
+    note(connection, instance_id, OTHER_IDENTITY, words.format(other.revision))
+    note(connection, other.id, OTHER_IDENTITY, words.format(revision))
+
+
+def _open_run(instance_id: str, run: int) -> sa.Update:
+    return instance.update().where(
+        instance.c.id == instance_id,
+        instance.c.run == run,
+        instance.c.state == InstanceState.RECEIVED,
+    )

@@ -1,0 +1,59 @@
+"""Schedules the next attempt of a delivery."""
+
+import random
+import time
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.storage.tables import DeliveryState, delivery
+
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 300.0
+
+
+def go_on(
+    connection: sa.Connection,
+    work: WorkQueue,
+    row: sa.Row[Any],
+    state: DeliveryState | str,
+    pause: float,
+) -> None:
+    """Queue the next run of a delivery, after a pause in seconds."""
+    key = (row.instance_id, row.destination)
+    run = {"run": row.run + 1, "next_at": time.time() + pause, "waits_for": None}
+    change = delivery.update().where(of_delivery(delivery, *key))
+    connection.execute(change.values(state=state, **run))
+    work.deliver(connection, key, row.run + 1, pause)
+
+
+def pause_s(attempts: int) -> float:
+    """Return the delay in seconds before the next attempt.
+
+    It doubles with each attempt, up to `LONGEST_PAUSE_S`. Jitter keeps workers from
+    calling an archive all at the same moment.
+    """
+    longest = min(FIRST_PAUSE_S * 2 ** min(attempts - 1, 16), LONGEST_PAUSE_S)
+    return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
+
+
+def of_delivery(
+    table: sa.Table, instance_id: str, destination: str
+) -> sa.ColumnElement[bool]:
+    """Return the condition for the rows of a table that belong to one delivery."""
+    return sa.and_(
+        table.c.instance_id == instance_id, table.c.destination == destination
+    )
+
+
+def is_waiting() -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery waits for its next attempt.
+
+    It is false while an attempt is being made.
+    """
+    waits = delivery.c.waits_for.is_not(None)
+    is_delayed = sa.and_(
+        delivery.c.state == DeliveryState.QUEUED, delivery.c.next_at > time.time()
+    )
+    return sa.and_(delivery.c.finished_at.is_(None), sa.or_(waits, is_delayed))

@@ -1,0 +1,281 @@
+"""Tracks which peers fail, and lets deliveries wait until their peer responds again.
+
+A peer is an AE or a service that results go to. It fails from the first attempt that
+gets no response, or a response that says "not now", until the next attempt that gets a
+response. While the peer fails, each delivery to it waits after its first failed
+attempt. One of the waiting deliveries is the probe: it is tried again after the
+back-off of the peer. All are released when an attempt gets a response. (The pattern is
+known as circuit breaker.)
+
+Two rules keep one object that crashes an archive from delaying the others:
+
+- A delivery without an attempt never waits. Its first attempt also serves as a probe.
+- If a delivery fails again although the peer has responded to others since, the
+  delivery has a back-off of its own. Otherwise each success would release it.
+"""
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.destinations import Destination
+from dicom_node.journal.attempts import go_on, of_delivery, pause_s
+from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.storage.database import reading, upsert, writing
+from dicom_node.storage.tables import (
+    UNDER_WAY,
+    DeliveryState,
+    delivery,
+    paused_destination,
+    peer_state,
+)
+
+logger = logging.getLogger(__name__)
+
+# The most deliveries that one transaction releases. It takes about 0.2 s, in which no
+# other process can write to SQLite.
+BATCH = 200
+# An outage is forgotten if no delivery waits and the last attempt was longer ago.
+# Otherwise an AE that sends no more images would be listed as failing for ever.
+FORGET_AFTER_S = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """The change of a peer's state after an attempt.
+
+    Attributes:
+        peer: The destination, or one AE of it.
+        is_failing: True: this attempt is the first that failed. False: this attempt is
+            the first that got a response after failures. None: no change.
+        reason: Why the peer fails, in words that may be logged.
+    """
+
+    peer: str
+    is_failing: bool | None = None
+    reason: str = ""
+
+
+class CircuitBreaker:
+    """Lets deliveries wait while their peer fails, and releases them."""
+
+    def __init__(
+        self, engine: sa.Engine, work: WorkQueue, destinations: Sequence[Destination]
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._retry_days = {each.name: each.retry_days for each in destinations}
+
+    def record(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        outcomes: Mapping[str, Outcome],
+    ) -> Change:
+        """Record whether the peer responded, at the end of a transaction.
+
+        Args:
+            connection: Connection in a transaction that holds the lock of the instance.
+            row: Row of the delivery, before the attempt's outcome.
+            outcomes: Outcomes of the attempt, by SOP Instance UID.
+
+        Returns:
+            The change of the peer's state.
+        """
+        peer = self._work.peer(connection, row.instance_id, row.destination)
+        if any(each.is_answer for each in outcomes.values()):
+            failed = self._record_answer(connection, row, peer)
+            return Change(peer, False if failed else None)
+        retried = [o for o in outcomes.values() if o.verdict is Verdict.RETRY]
+        if not retried:  # no object was sent
+            return Change(peer)
+        known = _record_failure(connection, row, peer, retried[0].comment)
+        begins = known.failing_since == known.failed_at
+        return Change(peer, begins or None, retried[0].log_text)
+
+    def postpone(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        state: DeliveryState,
+        change: Change,
+    ) -> None:
+        """Schedule the next attempt of a delivery, or let it wait for its peer.
+
+        Args:
+            connection: Connection in the transaction of `record`.
+            row: Row of the delivery, before the attempt's outcome.
+            state: The state in which the delivery waits.
+            change: The return value of `record`.
+        """
+        known = _failing(connection, change.peer)
+        if known is None or (change.is_failing and row.attempts > 1):
+            go_on(connection, self._work, row, state, pause_s(row.attempts))
+            return
+        mine = of_delivery(delivery, row.instance_id, row.destination)
+        waits = {"state": state, "waits_for": known.peer, "next_at": time.time()}
+        connection.execute(delivery.update().where(mine).values(**waits))
+        if known.probe == row.instance_id or not _is_alive(connection, known):
+            self._choose_probe(connection, known)
+
+    def announce(self, change: Change) -> None:
+        """Log a change, and release the waiting deliveries.
+
+        Call it after the transaction. If the database does not respond, `look_after`
+        releases them later.
+        """
+        if change.is_failing:
+            logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
+        if change.is_failing is False:
+            words = "Deliveries to %s succeed again; what waited is sent now"
+            logger.info(words, change.peer)
+            with suppress(SQLAlchemyError):
+                self._release(delivery.c.waits_for == change.peer)
+
+    def look_after(self) -> None:
+        """Replace lost probes, and release deliveries that wait without a reason.
+
+        A probe is lost if its instance was analyzed again, for example. Deliveries wait
+        without a reason if a worker was killed before it released them.
+        """
+        with reading(self._engine) as connection:
+            query = sa.select(delivery.c.instance_id)
+            query = query.where(delivery.c.waits_for.is_not(None)).limit(1)
+            something_waits = connection.execute(query).first() is not None
+            paused = sa.select(paused_destination.c.name)
+            failing = sa.select(peer_state.c.peer).where(
+                peer_state.c.failing_since.is_not(None),
+                peer_state.c.destination.not_in(paused),
+            )
+            peers = connection.execute(failing).scalars().all()
+        for peer in peers:
+            with writing(self._engine) as connection:
+                known = _failing(connection, peer)
+                if known is not None and not _is_alive(connection, known):
+                    self._choose_probe(connection, known)
+        if something_waits:
+            self._release(self._waits_in_vain())
+
+    def _record_answer(
+        self, connection: sa.Connection, row: sa.Row[Any], peer: str
+    ) -> bool:
+        """Record that a peer responded. Return whether it failed before."""
+        known = _failing(connection, peer)
+        if known is None:
+            return False
+        if known.probe != row.instance_id:  # the probe is delayed: try it now
+            probe = _probe(known).where(delivery.c.next_at > time.time())
+            for each in connection.execute(probe.with_for_update(skip_locked=True)):
+                go_on(connection, self._work, each, each.state, 0)
+        works = {"failing_since": None, "failures": 0, "probe": None}
+        mine = peer_state.c.peer == peer
+        connection.execute(peer_state.update().where(mine).values(**works))
+        return True
+
+    def _choose_probe(self, connection: sa.Connection, known: sa.Row[Any]) -> None:
+        """Schedule one of the waiting deliveries: the one with the fewest attempts.
+
+        If none waits, the peer is forgotten after FORGET_AFTER_S. If the settings were
+        changed and the delivery goes to a peer with another name, the old peer is
+        forgotten at once.
+        """
+        query = delivery.select().where(
+            delivery.c.waits_for == known.peer, delivery.c.state.in_(UNDER_WAY)
+        )
+        query = query.order_by(delivery.c.attempts, delivery.c.next_at).limit(1)
+        query = query.with_for_update(skip_locked=True)
+        row = connection.execute(query).one_or_none()
+        if row is None:
+            if known.failed_at < time.time() - FORGET_AFTER_S:
+                _forget(connection, known)
+            return
+        peer = self._work.peer(connection, row.instance_id, row.destination)
+        if peer != known.peer:
+            _forget(connection, known)
+            return
+        failures = known.failures + 1
+        pause = pause_s(max(failures, row.attempts))
+        go_on(connection, self._work, row, row.state, pause)
+        chosen = {"failures": failures, "probe": row.instance_id}
+        mine = peer_state.c.peer == known.peer
+        connection.execute(peer_state.update().where(mine).values(**chosen))
+
+    def _release(self, which: sa.ColumnElement[bool]) -> None:
+        """Schedule an immediate attempt of deliveries that wait for a peer."""
+        query = delivery.select().where(
+            delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNDER_WAY), which
+        )
+        query = query.order_by(delivery.c.asked_at).limit(BATCH)
+        with writing(self._engine) as connection:
+            rows = connection.execute(query.with_for_update(skip_locked=True)).all()
+            for row in rows:
+                go_on(connection, self._work, row, row.state, 0)
+
+    def _waits_in_vain(self) -> sa.ColumnElement[bool]:
+        """Return the condition that a delivery need not wait.
+
+        That is so if its peer works, or if it cannot succeed: it is older than
+        `retry_days`, or its destination is no longer in the settings. If it cannot
+        succeed, its next attempt fails permanently, with the reason.
+        """
+        fails = sa.exists().where(
+            peer_state.c.peer == delivery.c.waits_for,
+            peer_state.c.failing_since.is_not(None),
+        )
+        too_old = [
+            sa.and_(
+                delivery.c.destination == name,
+                delivery.c.asked_at < time.time() - days * 86400,
+            )
+            for name, days in self._retry_days.items()
+        ]
+        gone = delivery.c.destination.not_in(self._retry_days)
+        return sa.or_(~fails, gone, *too_old)
+
+
+def _record_failure(
+    connection: sa.Connection, row: sa.Row[Any], peer: str, reason: str
+) -> sa.Row[Any]:
+    now = time.time()
+    said = {"failed_at": now, "reason": reason}
+    values = {"peer": peer, "destination": row.destination, "failures": 0}
+    since = sa.func.coalesce(peer_state.c.failing_since, now)
+    return upsert(
+        connection,
+        peer_state,
+        {**values, **said, "failing_since": now, "probe": None},
+        {**said, "failing_since": since},
+    )
+
+
+def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
+    """Read and lock the state of a peer; None if it does not fail."""
+    query = peer_state.select().where(
+        peer_state.c.peer == peer, peer_state.c.failing_since.is_not(None)
+    )
+    return connection.execute(query.with_for_update()).one_or_none()
+
+
+def _forget(connection: sa.Connection, known: sa.Row[Any]) -> None:
+    """Remove the state of a peer; `look_after` releases the waiting deliveries."""
+    connection.execute(peer_state.delete().where(peer_state.c.peer == known.peer))
+
+
+def _probe(known: sa.Row[Any]) -> sa.Select[Any]:
+    return delivery.select().where(
+        of_delivery(delivery, known.probe, known.destination),
+        delivery.c.state.in_(UNDER_WAY),
+        delivery.c.waits_for.is_(None),
+    )
+
+
+def _is_alive(connection: sa.Connection, known: sa.Row[Any]) -> bool:
+    """Return whether the probe of a peer is scheduled or being tried."""
+    return connection.execute(_probe(known)).first() is not None

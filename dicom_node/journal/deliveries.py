@@ -1,0 +1,306 @@
+"""The part of the journal that requests deliveries of results.
+
+A delivery covers all results of one instance for one destination. Each request for it
+starts a new run. Work with another run number than the delivery's current one is stale.
+The state of each object is kept separately, so that a second attempt sends only the
+objects that are missing.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from config.destinations import Destination, SenderDestination
+from dicom_node.journal.attempts import go_on, is_waiting, of_delivery
+from dicom_node.journal.delivery_outcomes import is_current, results_in
+from dicom_node.journal.events import note
+from dicom_node.journal.instance_state import (
+    keeps_files,
+    lock_instance,
+    settle_instance,
+)
+from dicom_node.journal.recipients import drop_others, is_negative, recipients_of
+from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.results.result_kinds import HEATMAP, NOTICE, forms
+from dicom_node.storage.database import upsert, writing
+from dicom_node.storage.tables import (
+    DeliveryState,
+    commitment,
+    delivered_object,
+    delivery,
+    paused_destination,
+    result,
+)
+
+AGAIN = "send again"
+"""The kind of an event: a user requested the delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResult:
+    """An encoded result object on disk.
+
+    Attributes:
+        form: Name of its kind, such as "secondary_capture".
+        sop_class_uid: SOP Class UID.
+        sop_instance_uid: SOP Instance UID.
+        path: Path of the file, relative to the storage directory.
+    """
+
+    form: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    path: str
+
+
+class Deliveries:
+    """Requests, pauses and starts deliveries in the journal."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        work: WorkQueue,
+        destinations: Sequence[Destination],
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._destinations = {each.name: each for each in destinations}
+
+    @property
+    def go_to_senders(self) -> bool:
+        """True if results go back to the sender of an instance."""
+        destinations = self._destinations.values()
+        return any(isinstance(each, SenderDestination) for each in destinations)
+
+    def open(
+        self,
+        connection: sa.Connection,
+        instance_id: str,
+        results: Sequence[StoredResult],
+    ) -> None:
+        """Replace the results of an instance, and queue the delivery of the new."""
+        recipients = recipients_of(connection, instance_id)
+        for table in (result, delivered_object):
+            connection.execute(table.delete().where(table.c.instance_id == instance_id))
+        for each in results:
+            values = {
+                "sop_class_uid": each.sop_class_uid,
+                "sop_instance_uid": each.sop_instance_uid,
+                "kind": each.form,
+                "path": each.path,
+            }
+            connection.execute(
+                result.insert().values(instance_id=instance_id, **values)
+            )
+        self._send(connection, instance_id, recipients)
+
+    def again(self, connection: sa.Connection, instance_id: str) -> None:
+        """Queue the delivery of all results of an instance to all destinations."""
+        self._send(connection, instance_id, recipients_of(connection, instance_id))
+
+    def _send(
+        self, connection: sa.Connection, instance_id: str, recipients: set[str]
+    ) -> None:
+        """Queue deliveries to the destinations that want the results.
+
+        A negative answer goes only to destinations that want negative answers, and to
+        those that already have something of this instance. Otherwise the positive
+        result of an earlier analysis, or a notice, would remain the last information in
+        an archive.
+        """
+        results = _results(connection, instance_id)
+        negative, asked = is_negative(connection, instance_id), []
+        for name, destination in self._destinations.items():
+            wanted = {each.name for each in forms(destination)}
+            uids = [r.sop_instance_uid for r in results if r.kind in wanted]
+            is_told = destination.send_negative or name in recipients
+            if uids and (is_told or not negative):
+                self._ask(connection, instance_id, name, uids)
+                asked.append(name)
+        drop_others(connection, instance_id, asked)
+        settle_instance(connection, instance_id)
+
+    def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
+        """Return whether destinations want kinds of results that do not exist.
+
+        This happens after a change of their settings. Heatmaps are ignored, because
+        they are not made for every answer.
+        """
+        made = {each.kind for each in _results(connection, instance_id)}
+        is_answer = NOTICE not in {name.partition("-")[0] for name in made}
+        wanted = {
+            form.name
+            for destination in self._destinations.values()
+            for form in forms(destination)
+            if form.kind != HEATMAP and (form.kind != NOTICE) == is_answer
+        }
+        return bool(made) and not wanted <= made
+
+    def send_again(self, instance_id: str, destination: str | None = None) -> bool:
+        """Send all results of an instance again, whatever their delivery states.
+
+        Args:
+            instance_id: Id of the instance.
+            destination: Name of the only destination to send to; None for all
+                destinations that want the results.
+
+        Returns:
+            False if there is nothing to send: there are no results yet, or their files
+            were removed.
+        """
+        with writing(self._engine) as connection:
+            lock_instance(connection, instance_id)
+            results = _results(connection, instance_id)
+            if not results or not keeps_files(connection, instance_id):
+                return False
+            if destination is None:
+                note(connection, instance_id, AGAIN, "")
+                self.again(connection, instance_id)
+                return True
+            wanted = {each.name for each in forms(self._destinations[destination])}
+            uids = [r.sop_instance_uid for r in results if r.kind in wanted]
+            if uids:
+                note(connection, instance_id, AGAIN, destination)
+                self._ask(connection, instance_id, destination, uids)
+                settle_instance(connection, instance_id)
+            return bool(uids)
+
+    def retry(self, instance_id: str, destination: str) -> bool:
+        """Queue the objects that have not arrived at one destination.
+
+        Returns:
+            False if the files were removed at the end of the retention period.
+        """
+        with writing(self._engine) as connection:
+            lock_instance(connection, instance_id)
+            if not keeps_files(connection, instance_id):
+                return False
+            missing = sa.select(delivered_object.c.sop_instance_uid).where(
+                of_delivery(delivered_object, instance_id, destination),
+                delivered_object.c.state != DeliveryState.DELIVERED,
+            )
+            uids = connection.execute(missing).scalars().all()
+            note(connection, instance_id, AGAIN, destination)
+            self._ask(connection, instance_id, destination, uids)
+            settle_instance(connection, instance_id)
+        return True
+
+    def try_now(self, instance_id: str, destination: str) -> bool:
+        """Make the next attempt of a waiting delivery at once.
+
+        Returns:
+            False if the delivery does not wait any more.
+        """
+        mine = of_delivery(delivery, instance_id, destination)
+        query = delivery.select().where(mine, is_waiting()).with_for_update()
+        with writing(self._engine) as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return False
+            note(connection, instance_id, "try now", destination)
+            go_on(connection, self._work, row, row.state, 0)
+        return True
+
+    def begin(
+        self, instance_id: str, destination: str, run: int
+    ) -> dict[str, str] | None:
+        """Start an attempt of a delivery.
+
+        Returns:
+            The objects to send: path relative to the storage directory by SOP Instance
+            UID. It is empty if all are stored. None if the work is stale or the
+            destination is paused.
+        """
+        mine = sa.and_(of_delivery(delivery, instance_id, destination), is_current(run))
+        count = delivery.update().where(mine)
+        with writing(self._engine) as connection:
+            if self._is_paused(connection, destination):
+                connection.execute(count.values(state=DeliveryState.PAUSED))
+                return None
+            attempts = delivery.c.attempts + 1
+            if not connection.execute(count.values(attempts=attempts)).rowcount:
+                return None
+            return self._missing(connection, instance_id, destination)
+
+    def pause(self, destination: str) -> None:
+        """Hold back the deliveries to a destination. Running attempts still finish."""
+        values = {"name": destination, "at": time.time()}
+        with writing(self._engine) as connection:
+            upsert(connection, paused_destination, values, {"at": values["at"]})
+            note(connection, None, "paused", destination)
+
+    def resume(self, destination: str) -> None:
+        """Queue the deliveries to a destination that were held back."""
+        held = sa.select(delivery.c.instance_id).where(
+            delivery.c.destination == destination,
+            delivery.c.state == DeliveryState.PAUSED,
+        )
+        held = held.order_by(delivery.c.instance_id)  # a fixed order prevents deadlocks
+        with writing(self._engine) as connection:
+            named = paused_destination.c.name == destination
+            connection.execute(paused_destination.delete().where(named))
+            note(connection, None, "resumed", destination)
+            for instance_id in connection.execute(held).scalars().all():
+                lock_instance(connection, instance_id)
+                missing = self._missing(connection, instance_id, destination)
+                self._ask(connection, instance_id, destination, list(missing))
+
+    def _ask(
+        self,
+        connection: sa.Connection,
+        instance_id: str,
+        destination: str,
+        uids: Sequence[str],
+    ) -> None:
+        """Queue a new run that sends these objects.
+
+        It closes the open commitment requests of this delivery, because objects are
+        often sent again after the archive has lost them.
+        """
+        now = time.time()
+        fresh = {
+            "state": DeliveryState.QUEUED,
+            "attempts": 0,
+            "asked_at": now,
+            "next_at": now,
+            "finished_at": None,
+            "waits_for": None,
+        }
+        key = {"instance_id": instance_id, "destination": destination}
+        again = {**fresh, "run": delivery.c.run + 1}
+        row = upsert(connection, delivery, {**key, **fresh, "run": 1}, again)
+        counters = {"attempts": 0, "brief_refusals": 0}
+        said = {"status": None, "comment": ""}
+        state = {"state": DeliveryState.QUEUED, **said, **counters}
+        for uid in uids:
+            values = {**key, "sop_instance_uid": uid, **state}
+            upsert(connection, delivered_object, values, state)
+        open_ = of_delivery(commitment, instance_id, destination)
+        closing = commitment.update().where(open_, commitment.c.closed_at.is_(None))
+        connection.execute(closing.values(closed_at=now))
+        self._work.deliver(connection, (instance_id, destination), row.run)
+
+    @staticmethod
+    def _is_paused(connection: sa.Connection, destination: str) -> bool:
+        query = paused_destination.select().where(
+            paused_destination.c.name == destination
+        )
+        # A concurrent resume waits for this lock, and then finds the delivery that is
+        # held back.
+        row = connection.execute(query.with_for_update(read=True)).first()
+        return row is not None
+
+    @staticmethod
+    def _missing(
+        connection: sa.Connection, instance_id: str, destination: str
+    ) -> dict[str, str]:
+        query = results_in(DeliveryState.QUEUED, instance_id, destination)
+        return {row.sop_instance_uid: row.path for row in connection.execute(query)}
+
+
+def _results(connection: sa.Connection, instance_id: str) -> Sequence[sa.Row[Any]]:
+    query = result.select().where(result.c.instance_id == instance_id)
+    return connection.execute(query).all()

@@ -1,0 +1,277 @@
+"""Records the outcome of a delivery attempt: arrived, will be tried again, or failed.
+
+`Outcome` says what the response of a peer means. This module decides how long a
+delivery is retried, and derives the state of a delivery from the states of its objects.
+The state of the instance is derived in journal/instance_state.py. The circuit breaker
+decides when the next attempt is made. Storage commitment is handled in
+journal/commitments.py.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sqlalchemy as sa
+
+from config.destinations import Destination
+from dicom_node.journal.attempts import go_on, of_delivery
+from dicom_node.journal.circuit_breaker import Change, CircuitBreaker
+from dicom_node.journal.events import note
+from dicom_node.journal.instance_state import lock_instance, settle_instance
+from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.metrics.counters import (
+    DELIVERED,
+    DELIVERY,
+    UNDELIVERED,
+    one,
+    took,
+    write,
+)
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.storage.database import writing
+from dicom_node.storage.tables import (
+    UNDER_WAY,
+    DeliveryState,
+    delivered_object,
+    delivery,
+    result,
+)
+
+BRIEF_TRIES = 3
+# The names of states in events, if they differ from the state itself.
+WORDS = {
+    DeliveryState.QUEUED: "will try again",
+    DeliveryState.COMMITTING: "waits for commitment",
+}
+
+
+class Settlement:
+    """Records the outcomes of delivery attempts."""
+
+    def __init__(
+        self, engine: sa.Engine, work: WorkQueue, breaker: CircuitBreaker
+    ) -> None:
+        self._engine = engine
+        self._work = work
+        self._breaker = breaker
+
+    def settle(
+        self,
+        instance_id: str,
+        destination: Destination,
+        run: int,
+        outcomes: Mapping[str, Outcome],
+        seconds: float = 0.0,
+    ) -> DeliveryState | None:
+        """Record the outcome of each object, and queue the next attempt if needed.
+
+        Args:
+            instance_id: Id of the instance that the results belong to.
+            destination: The destination they were sent to.
+            run: Run of the delivery.
+            outcomes: Outcome of each object, by SOP Instance UID.
+            seconds: Duration of the attempt.
+
+        Returns:
+            The new state of the delivery; None if the work is stale, which changes
+            nothing.
+        """
+        with writing(self._engine) as connection:
+            lock_instance(connection, instance_id)
+            row = under_way(connection, instance_id, destination.name, run)
+            if row is None:
+                return None
+            states = {
+                uid: _settle_object(connection, row, uid, outcome, destination)
+                for uid, outcome in outcomes.items()
+            }
+            _note_attempt(connection, row, outcomes, states)
+            if outcomes:
+                write(connection, took(DELIVERY, seconds, destination.name))
+            change = self._breaker.record(connection, row, outcomes)
+            state = self._settle_delivery(connection, row, change)
+            settle_instance(connection, instance_id)
+        self._breaker.announce(change)
+        return state
+
+    def give_up(
+        self, instance_id: str, destination: str, run: int, reason: str
+    ) -> None:
+        """Fail the objects that have not arrived, for a reason that no retry can solve.
+
+        Stale work changes nothing.
+        """
+        with writing(self._engine) as connection:
+            lock_instance(connection, instance_id)
+            row = under_way(connection, instance_id, destination, run)
+            if row is not None:
+                fail(connection, row, reason)
+                settle_instance(connection, instance_id)
+
+    def _settle_delivery(
+        self, connection: sa.Connection, row: sa.Row[Any], change: Change
+    ) -> DeliveryState:
+        states = states_of(connection, row)
+        if DeliveryState.QUEUED in states:
+            self._breaker.postpone(connection, row, DeliveryState.QUEUED, change)
+            return DeliveryState.QUEUED
+        if DeliveryState.COMMITTING in states:
+            go_on(connection, self._work, row, DeliveryState.COMMITTING, 0)
+            return DeliveryState.COMMITTING
+        return end(connection, row, states)
+
+
+def step_of(state: DeliveryState | str) -> str:
+    """Return the name that a log line uses for a state of a delivery."""
+    failed = state == DeliveryState.FAILED
+    return "delivery failed" if failed else WORDS.get(DeliveryState(state), str(state))
+
+
+def under_way(
+    connection: sa.Connection, instance_id: str, destination: str, run: int
+) -> sa.Row[Any] | None:
+    """Return the row of a delivery; None if the work of this run is stale."""
+    query = delivery.select().where(
+        of_delivery(delivery, instance_id, destination), is_current(run)
+    )
+    return connection.execute(query).one_or_none()
+
+
+def is_within(row: sa.Row[Any], retry_days: float) -> bool:
+    """Return whether a delivery may be retried.
+
+    Retries end `retry_days` after the request.
+    """
+    return bool(time.time() < row.asked_at + retry_days * 86400)
+
+
+def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
+    """Return the states of the objects of a delivery."""
+    mine = of_delivery(delivered_object, row.instance_id, row.destination)
+    query = sa.select(delivered_object.c.state).where(mine)
+    return set(connection.execute(query).scalars())
+
+
+def is_current(run: int) -> sa.ColumnElement[bool]:
+    """Return the condition that a delivery is under way in this run.
+
+    If a delivery waits for its peer, its run has ended.
+    """
+    return sa.and_(
+        delivery.c.run == run,
+        delivery.c.state.in_(UNDER_WAY),
+        delivery.c.waits_for.is_(None),
+    )
+
+
+def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> DeliveryState:
+    """End a delivery after all its objects have reached one of these final states."""
+    failed = DeliveryState.FAILED in states
+    state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
+    change = delivery.update().where(
+        of_delivery(delivery, row.instance_id, row.destination)
+    )
+    ended = {"finished_at": time.time(), "waits_for": None}
+    connection.execute(change.values(state=state, **ended))
+    if state != row.state:
+        family = UNDELIVERED if failed else DELIVERED
+        write(connection, one(family, row.destination))
+    return state
+
+
+def fail(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
+    """Fail a delivery that is under way, and its objects that have not arrived."""
+    key = (row.instance_id, row.destination)
+    objects = delivered_object.update().where(
+        of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNDER_WAY)
+    )
+    failed = DeliveryState.FAILED
+    connection.execute(objects.values(state=failed, status=None, comment=reason))
+    end(connection, row, {failed})
+    note(connection, row.instance_id, "failed", f"{row.destination}: {reason}")
+
+
+def results_in(
+    state: DeliveryState, instance_id: str, destination: str
+) -> sa.Select[Any]:
+    """Return the query for the results in a state of delivery to a destination."""
+    objects = delivered_object.c
+    same = sa.and_(
+        objects.instance_id == result.c.instance_id,
+        objects.sop_instance_uid == result.c.sop_instance_uid,
+    )
+    mine = of_delivery(delivered_object, instance_id, destination)
+    query = result.select().join(delivered_object, same)
+    return query.where(mine, objects.state == state).order_by(result.c.kind)
+
+
+def _settle_object(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    uid: str,
+    outcome: Outcome,
+    destination: Destination,
+) -> DeliveryState:
+    mine = sa.and_(
+        of_delivery(delivered_object, row.instance_id, row.destination),
+        delivered_object.c.sop_instance_uid == uid,
+    )
+    query = sa.select(delivered_object.c.brief_refusals).where(mine)
+    refusals = connection.execute(query).scalar_one()
+    refusals += outcome.verdict is Verdict.RETRY_BRIEFLY
+    state = _state(outcome, refusals, row, destination)
+    values = {
+        "state": state,
+        "status": outcome.status,
+        "comment": outcome.comment,
+        "attempts": delivered_object.c.attempts + 1,
+        "brief_refusals": refusals,
+    }
+    connection.execute(delivered_object.update().where(mine).values(**values))
+    return state
+
+
+def _note_attempt(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    outcomes: Mapping[str, Outcome],
+    states: Mapping[str, DeliveryState],
+) -> None:
+    """Write one event for each kind of outcome. It names the objects concerned."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for uid, outcome in outcomes.items():
+        state = states[uid]
+        kind = WORDS.get(state, state)
+        groups.setdefault((kind, outcome.journal_text), []).append(uid)
+    for (kind, told), uids in groups.items():
+        note_objects(connection, row, uids, kind, told)
+
+
+def note_objects(
+    connection: sa.Connection,
+    row: sa.Row[Any],
+    uids: Iterable[str],
+    kind: str,
+    told: str,
+) -> None:
+    """Write one event about some objects of a delivery. It names these objects."""
+    query = sa.select(result.c.kind).where(
+        result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)
+    )
+    names = sorted(map(spoken_kind, connection.execute(query).scalars()))
+    words = f"{row.destination}: {', '.join(names)} {told}"
+    note(connection, row.instance_id, kind, words)
+
+
+def _state(
+    outcome: Outcome, brief_refusals: int, row: sa.Row[Any], destination: Destination
+) -> DeliveryState:
+    if outcome.verdict is Verdict.STORED:
+        waits = destination.commitment
+        return DeliveryState.COMMITTING if waits else DeliveryState.DELIVERED
+    again = outcome.verdict is Verdict.RETRY or (
+        outcome.verdict is Verdict.RETRY_BRIEFLY and brief_refusals < BRIEF_TRIES
+    )
+    again = again and is_within(row, destination.retry_days)
+    return DeliveryState.QUEUED if again else DeliveryState.FAILED

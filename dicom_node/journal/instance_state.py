@@ -1,0 +1,128 @@
+"""Derives the state of an instance from the states of its deliveries."""
+
+import time
+
+import sqlalchemy as sa
+
+from dicom_node.metrics.counters import TURNAROUND, took, write
+from dicom_node.network.storage_commitment import NOT_COMMITTED
+from dicom_node.storage.tables import (
+    UNDER_WAY,
+    DeliveryState,
+    InstanceState,
+    delivered_object,
+    delivery,
+    instance,
+)
+
+NO_NOTICE = " The notice of it has not arrived: "
+FILES_REMOVED = "Its files were removed; send the image again"
+"""The end of the reason of an object that a destination lost after that."""
+
+
+def lock_instance(connection: sa.Connection, instance_id: str) -> None:
+    """Lock an instance, so that others that change it or its deliveries wait.
+
+    Call it first in a transaction that ends with `settle_instance`. Otherwise, if two
+    deliveries end at the same time, each would find the other still under way. SQLite
+    allows only one writer at a time and needs no lock.
+    """
+    query = sa.select(instance.c.id).where(instance.c.id == instance_id)
+    connection.execute(query.with_for_update(key_share=True))
+
+
+def keeps_files(connection: sa.Connection, instance_id: str) -> bool:
+    """Return whether the files of a locked instance exist: see journal/retention.py.
+
+    Without them, nothing can be analyzed or delivered until the instance is sent again.
+    """
+    query = sa.select(instance.c.id).where(
+        instance.c.id == instance_id, instance.c.files_removed_at.is_(None)
+    )
+    return connection.execute(query).first() is not None
+
+
+def settle_instance(connection: sa.Connection, instance_id: str) -> None:
+    """Update the state of a locked, answered instance from its deliveries' states."""
+    query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
+    states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
+    goes_on = not states.isdisjoint({*UNDER_WAY, DeliveryState.PAUSED})
+    _note_end(connection, instance_id, None if goes_on else time.time())
+    reason = ""
+    if not states:
+        state = InstanceState.ANALYZED
+    elif goes_on:
+        state = InstanceState.DELIVERING
+        reason = _reason(connection, instance_id, is_tried_again())
+    elif DeliveryState.FAILED in states:
+        state = InstanceState.FAILED
+        has_failed = delivered_object.c.state == DeliveryState.FAILED
+        reason = _reason(connection, instance_id, has_failed)
+    else:
+        state = InstanceState.DELIVERED
+    answered = instance.update().where(
+        instance.c.id == instance_id,
+        instance.c.probability.is_not(None),
+        instance.c.state != InstanceState.RECEIVED,
+    )
+    if not connection.execute(answered.values(state=state, reason=reason)).rowcount:
+        _tell_of_notices(connection, instance_id, reason)
+    elif state is InstanceState.DELIVERED:
+        _note_first_delivery(connection, instance_id)
+
+
+def _note_end(
+    connection: sa.Connection, instance_id: str, ended_at: float | None
+) -> None:
+    """Record that no work remains. The retention period of the files starts then."""
+    mine = instance.c.id == instance_id
+    analyzed = instance.update().where(mine, instance.c.state != InstanceState.RECEIVED)
+    connection.execute(analyzed.values(ended_at=ended_at))
+
+
+def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -> None:
+    """Add why the notice has not arrived to the reason why there is no answer."""
+    mine = instance.c.id == instance_id
+    ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
+    query = sa.select(instance.c.reason).where(mine, ended)
+    known = connection.execute(query).scalar()
+    if known is not None:
+        before, _, _ = known.partition(NO_NOTICE)
+        words = f"{before}{NO_NOTICE}{reason}" if reason else before
+        connection.execute(instance.update().where(mine).values(reason=words))
+
+
+def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
+    """Record when all results of an instance have arrived, and how long that took.
+
+    Only the first time is recorded. If results are delivered again, the time until then
+    depends on the user's request, not on the node.
+    """
+    now = time.time()
+    first = instance.update().where(
+        instance.c.id == instance_id, instance.c.delivered_at.is_(None)
+    )
+    first = first.values(delivered_at=now).returning(instance.c.received_at)
+    received_at = connection.execute(first).scalar_one_or_none()
+    if received_at is not None:
+        write(connection, took(TURNAROUND, now - received_at))
+
+
+def is_tried_again() -> sa.ColumnElement[bool]:
+    """Return the condition that an object waits because an attempt failed."""
+    objects = delivered_object.c
+    is_unsent = sa.and_(objects.state == DeliveryState.QUEUED, objects.comment != "")
+    is_not_committed = objects.comment.startswith(NOT_COMMITTED, autoescape=True)
+    is_committing = objects.state == DeliveryState.COMMITTING
+    return sa.or_(is_unsent, sa.and_(is_committing, is_not_committed))
+
+
+def _reason(
+    connection: sa.Connection, instance_id: str, which: sa.ColumnElement[bool]
+) -> str:
+    """Join the reasons of the selected objects, each with its destination."""
+    query = delivered_object.select().where(
+        delivered_object.c.instance_id == instance_id, which
+    )
+    rows = connection.execute(query).all()
+    return "; ".join(dict.fromkeys(f"{row.destination}: {row.comment}" for row in rows))

@@ -1,0 +1,371 @@
+"""The journal: the history of each instance, from its C-STORE to its last delivery.
+
+Each instance, delivery and event has one row. A row is written in the same transaction
+as the work that follows from it, so neither can exist without the other. Data that
+identifies a patient is kept in a separate table, `patient`. The comment that a
+destination sends with a failure may name a patient, too.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from pydicom.uid import DigitalXRayImageStorageForProcessing
+from sqlalchemy.exc import IntegrityError
+
+from config.destinations import Destination
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal.analyses import Analyses
+from dicom_node.journal.circuit_breaker import CircuitBreaker
+from dicom_node.journal.commitments import Commitments
+from dicom_node.journal.deliveries import Deliveries
+from dicom_node.journal.delivery_outcomes import Settlement
+from dicom_node.journal.events import ASSUMPTION, note
+from dicom_node.journal.instance_state import keeps_files, lock_instance
+from dicom_node.journal.work_queue import WorkQueue
+from dicom_node.metrics.counters import RECEIVED, REPEATED, add_up, one, write
+from dicom_node.pixels.screening import is_capture
+from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.storage.database import reading, writing
+from dicom_node.storage.spool import make_names_durable
+from dicom_node.storage.tables import InstanceState, instance, patient, result
+
+# A For Processing image waits this long, so that the For Presentation image that a
+# modality sends right after it can arrive.
+TWIN_WAIT_S = 60.0
+MOST_COLLISIONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A failed analysis, or a failed delivery if `destination` is set."""
+
+    instance_id: str
+    destination: str = ""
+    waiting: bool = False
+
+
+class Journal:
+    """The journal in one database. Safe to share between threads.
+
+    Attributes:
+        analyses: Starts and ends analyses.
+        deliveries: Requests deliveries of results.
+        breaker: Holds back deliveries to peers that do not respond.
+        settlement: Records the outcomes of delivery attempts.
+        commitments: Records the storage commitments of archives.
+    """
+
+    def __init__(
+        self, engine: sa.Engine, directory: Path, destinations: Sequence[Destination]
+    ) -> None:
+        """Open the journal.
+
+        Args:
+            engine: Engine of a database that is already migrated.
+            directory: The storage directory. Paths in the journal are relative to it.
+            destinations: The destinations of results.
+        """
+        self._engine = engine
+        self._directory = directory.absolute()
+        self._work = WorkQueue(engine, destinations)
+        self.deliveries = Deliveries(engine, self._work, destinations)
+        self.breaker = CircuitBreaker(engine, self._work, destinations)
+        self.settlement = Settlement(engine, self._work, self.breaker)
+        self.commitments = Commitments(engine, self._work, destinations, self.breaker)
+        self.analyses = Analyses(engine, self._work, self.deliveries)
+
+    def record(self, received: ReceivedInstance) -> bool:
+        """Record an instance and queue its analysis, in one transaction.
+
+        If the same bytes were received before under the same UID, the new file is not
+        kept, unless the first one is gone. Such an instance is not analyzed again, but
+        its results are delivered again: administrators resend images to recover lost
+        results.
+
+        Returns:
+            True if the file of this instance is kept.
+        """
+        for _ in range(MOST_COLLISIONS):
+            # Another process may record an instance with the same UID at the same time.
+            with suppress(IntegrityError):
+                return self._record(received)
+        return self._record(received)
+
+    def _record(self, received: ReceivedInstance) -> bool:
+        uid = received.header.sop_instance_uid
+        same_uid = instance.select().where(instance.c.sop_instance_uid == uid)
+        same_uid = same_uid.order_by(instance.c.id).with_for_update(key_share=True)
+        with writing(self._engine) as connection:
+            earlier = connection.execute(same_uid).all()
+            for row in earlier:
+                if row.content_digest == received.content_digest:
+                    own = [r for r in earlier if r.id == row.same_picture_as]
+                    adopted = self._adopted(connection, row, received)
+                    self._repeat(connection, row, own[0] if own else row, received)
+                    write(connection, one(REPEATED))
+                    return adopted
+            values = self._values(received, revision=len(earlier) + 1)
+            connection.execute(instance.insert(), values)
+            whose = received.header.patient.values()
+            connection.execute(patient.insert(), {"instance_id": received.id} | whose)
+            said = f"from {received.calling_ae_title}, revision {values['revision']}"
+            note(connection, received.id, "received", said)
+            for assumption in received.header.assumptions:
+                note(connection, received.id, ASSUMPTION, assumption)
+            _note_return(connection, received)
+            delay_s = _delay_s(received.header.sop_class_uid)
+            self._work.analyze(connection, received.id, 1, delay_s)
+            write(connection, one(RECEIVED))
+        return True
+
+    def load(self, instance_id: str) -> sa.Row[Any] | None:
+        """Return the row of an instance, or None."""
+        query = instance.select().where(instance.c.id == instance_id)
+        with reading(self._engine) as connection:
+            return connection.execute(query).one_or_none()
+
+    def sender(self, instance_id: str) -> tuple[str, str]:
+        """Return the SOP Instance UID of an instance and the AE title of its sender."""
+        query = sa.select(instance.c.sop_instance_uid, instance.c.calling_ae_title)
+        with reading(self._engine) as connection:
+            found = connection.execute(query.where(instance.c.id == instance_id))
+            uid, ae_title = found.one()
+            return uid, ae_title
+
+    def known(self, instance_ids: Sequence[str]) -> set[str]:
+        """Return which of these instances have a file, for the cleanup of the spool."""
+        query = sa.select(instance.c.id).where(
+            instance.c.id.in_(instance_ids), instance.c.files_removed_at.is_(None)
+        )
+        with reading(self._engine) as connection:
+            return set(connection.execute(query).scalars())
+
+    def known_results(self, paths: Sequence[str]) -> set[str]:
+        """Return which of these result files are still needed.
+
+        Paths are relative to the storage directory.
+        """
+        query = sa.select(result.c.path).where(
+            result.c.path.in_(paths),
+            instance.c.id == result.c.instance_id,
+            instance.c.files_removed_at.is_(None),
+        )
+        with reading(self._engine) as connection:
+            return set(connection.execute(query).scalars())
+
+    def analyze_again(self, instance_id: str) -> bool:
+        """Queue a new analysis of an instance, whatever the result of the last one.
+
+        Returns:
+            False if its file was removed at the end of its retention period. The
+            instance must be sent again.
+        """
+        with writing(self._engine) as connection:
+            lock_instance(connection, instance_id)
+            has_files = keeps_files(connection, instance_id)
+            if has_files:
+                self._analyze_again(connection, instance_id)
+            return has_files
+
+    def try_again(self, failed: Failed) -> bool:
+        """Retry a failed analysis or delivery; try a waiting delivery at once.
+
+        Returns:
+            False if the files were removed.
+        """
+        if not failed.destination:
+            return self.analyze_again(failed.instance_id)
+        if not failed.waiting:
+            return self.deliveries.retry(failed.instance_id, failed.destination)
+        # If it no longer waits, an attempt is already being made.
+        self.deliveries.try_now(failed.instance_id, failed.destination)
+        return True
+
+    def replace_lost_results(self, instance_id: str) -> None:
+        """Queue a new analysis because a result file is missing from the disk.
+
+        If several deliveries find that file missing, only the first one queues an
+        analysis.
+        """
+        with writing(self._engine) as connection:
+            lock_instance(connection, instance_id)
+            query = sa.select(instance.c.state).where(instance.c.id == instance_id)
+            if connection.execute(query).scalar_one() != InstanceState.RECEIVED:
+                note(connection, instance_id, "result lost", "gone from the disk")
+                self._analyze_again(connection, instance_id)
+
+    def note(self, instance_id: str | None, kind: str, detail: str) -> None:
+        """Write an event that changes no state."""
+        with writing(self._engine) as connection:
+            note(connection, instance_id, kind, detail)
+
+    def add_up(self) -> None:
+        """Compact the counters: merge the rows that count the same thing."""
+        with writing(self._engine) as connection:
+            add_up(connection)
+
+    def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
+        """Build the received instance that a row describes."""
+        header = InstanceHeader(
+            sop_class_uid=row.sop_class_uid,
+            sop_instance_uid=row.sop_instance_uid,
+            transfer_syntax_uid=row.transfer_syntax_uid,
+            study_instance_uid=row.study_instance_uid,
+            series_instance_uid=row.series_instance_uid,
+            modality=row.modality,
+            study_date=row.study_date,
+            body_part=row.body_part,
+            view_position=row.view_position,
+            laterality=row.laterality,
+            source_sop_instance_uids=tuple(row.source_uids.split()),
+            acquisition=row.acquisition or "",
+        )
+        return ReceivedInstance(
+            id=row.id,
+            path=self._directory / row.path,
+            header=header,
+            content_digest=row.content_digest,
+            size=row.size,
+            calling_ae_title=row.calling_ae_title,
+            calling_address=row.calling_address,
+            received_at=datetime.fromtimestamp(row.received_at, tz=UTC),
+        )
+
+    def _values(self, received: ReceivedInstance, revision: int) -> dict[str, Any]:
+        header = received.header
+        return {
+            "id": received.id,
+            "sop_instance_uid": header.sop_instance_uid,
+            "content_digest": received.content_digest,
+            "revision": revision,
+            "path": str(received.path.absolute().relative_to(self._directory)),
+            "size": received.size,
+            "sop_class_uid": header.sop_class_uid,
+            "transfer_syntax_uid": header.transfer_syntax_uid,
+            "study_instance_uid": header.study_instance_uid,
+            "series_instance_uid": header.series_instance_uid,
+            "modality": header.modality,
+            "study_date": header.study_date,
+            "body_part": header.body_part,
+            "view_position": header.view_position,
+            "laterality": header.laterality,
+            "source_uids": " ".join(header.source_sop_instance_uids),
+            "acquisition": header.acquisition,
+            "calling_ae_title": received.calling_ae_title,
+            "calling_address": received.calling_address,
+            "received_at": received.received_at.timestamp(),
+            "state": InstanceState.RECEIVED,
+            "reason": "",
+            "run": 1,
+            "attempts": 0,
+            "child_deaths": 0,
+        }
+
+    def _repeat(
+        self,
+        connection: sa.Connection,
+        row: sa.Row[Any],
+        answering: sa.Row[Any],
+        received: ReceivedInstance,
+    ) -> None:
+        """Handle a duplicate: deliver the results again, or analyze again if needed.
+
+        A new analysis is needed if the files were removed, if the analysis failed
+        without an answer, or if the destinations want other kinds of results than
+        those that exist.
+
+        Args:
+            connection: Connection in a transaction.
+            row: Row of the instance.
+            answering: Row of the revision that holds the results of this instance. It
+                is the same row, unless the analysis found the same picture as in an
+                earlier revision.
+            received: The instance as it was received now.
+        """
+        said = f"from {received.calling_ae_title}, the same bytes"
+        note(connection, row.id, "received again", said)
+        # An earlier version of the node cut these UIDs to 64 characters.
+        whole = {
+            "study_instance_uid": received.header.study_instance_uid,
+            "series_instance_uid": received.header.series_instance_uid,
+        }
+        mine = instance.c.id == row.id
+        connection.execute(instance.update().where(mine).values(**whole))
+        is_gone = answering.files_removed_at is not None
+        if is_gone:
+            answering = row  # its own file exists again, since it was received again
+        if answering.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
+            return
+        # Results that go back to the sender must go to the sender of this duplicate.
+        who = {
+            "calling_ae_title": received.calling_ae_title,
+            "calling_address": received.calling_address,
+        }
+        renamed = instance.update().where(instance.c.id == answering.id)
+        connection.execute(renamed.values(**who))
+        failed = answering.state == InstanceState.FAILED
+        unanswered = failed and answering.probability is None
+        anew = is_gone or unanswered
+        if anew or self.deliveries.are_outdated(connection, answering.id):
+            self._analyze_again(connection, answering.id)
+        else:
+            self.deliveries.again(connection, answering.id)
+
+    def _adopted(
+        self, connection: sa.Connection, row: sa.Row[Any], received: ReceivedInstance
+    ) -> bool:
+        """Move the file of a duplicate to the place of the first file, if that is gone.
+
+        Returns:
+            True if the file was moved.
+        """
+        first = self._directory / row.path
+        if row.files_removed_at is None and first.exists():
+            return False
+        received.path.rename(first)
+        make_names_durable(first.parent)
+        back = instance.update().where(instance.c.id == row.id)
+        connection.execute(back.values(files_removed_at=None))
+        return True
+
+    def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
+        again = instance.update().where(instance.c.id == instance_id)
+        counters = {"attempts": 0, "child_deaths": 0}
+        fresh = {**counters, "reason": "", "probability": None, "same_picture_as": None}
+        fresh |= {"state": InstanceState.RECEIVED, "ended_at": None}
+        again = again.values(run=instance.c.run + 1, **fresh)
+        returned = again.returning(instance.c.run, instance.c.slow)
+        run, is_slow = connection.execute(returned).one()
+        note(connection, instance_id, "analyze again", f"run {run}")
+        # An image that was slow once will be slow again.
+        ask = self._work.analyze_slowly if is_slow else self._work.analyze
+        ask(connection, instance_id, run)
+
+
+def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
+    """If this instance is one of our own results, note its return at its source.
+
+    Only captures are checked. An image of a modality is never one of our results,
+    whatever its UID.
+    """
+    uid = received.header.sop_instance_uid
+    if not is_capture(received.header.sop_class_uid):
+        return
+    query = sa.select(result.c.instance_id, result.c.kind)
+    rows = connection.execute(query.where(result.c.sop_instance_uid == uid)).all()
+    for row in rows:
+        words = f"{spoken_kind(row.kind)} from {received.calling_ae_title}"
+        note(connection, row.instance_id, "came back", words)
+    if rows:
+        mine = instance.update().where(instance.c.id == received.id)
+        connection.execute(mine.values(returned=1))
+
+
+def _delay_s(sop_class_uid: str) -> float:
+    waits = sop_class_uid == DigitalXRayImageStorageForProcessing
+    return TWIN_WAIT_S if waits else 0

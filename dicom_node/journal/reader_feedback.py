@@ -1,0 +1,140 @@
+"""Readers' opinions on results, so that a site can detect drift of the model."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.storage.database import reading, upsert, writing
+from dicom_node.storage.tables import feedback, instance
+
+
+class Verdict(StrEnum):
+    """A reader's opinion on a result."""
+
+    AGREE = "agree"
+    DISAGREE = "disagree"
+    UNSURE = "unsure"
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """One reader's opinion on one result.
+
+    Attributes:
+        who: The reader's user name.
+        at: Time in seconds since 1970.
+        verdict: Agree, disagree or unsure.
+        place: (column, row) of a missed fracture, in pixels of the radiograph as
+            displayed; None if the reader marked none.
+        is_current: Whether the opinion is about the latest analysis.
+    """
+
+    who: str
+    at: float
+    verdict: Verdict
+    place: tuple[float, float] | None
+    is_current: bool
+
+
+EXPORTED = (
+    instance.c.sop_instance_uid,
+    instance.c.study_instance_uid,
+    instance.c.received_at,
+    instance.c.modality,
+    instance.c.body_part,
+    instance.c.view_position,
+    instance.c.calling_ae_title,
+    instance.c.probability,
+    instance.c.operating_point,
+    instance.c.model_name,
+    instance.c.model_version,
+    feedback.c.who,
+    feedback.c.at,
+    feedback.c.verdict,
+    feedback.c.place_column,
+    feedback.c.place_row,
+)
+"""The columns of an export. They do not identify the patient."""
+
+
+class Feedback:
+    """The opinions in a journal."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def give(
+        self,
+        instance_id: str,
+        who: str,
+        verdict: Verdict,
+        place: tuple[float, float] | None = None,
+    ) -> bool:
+        """Record a reader's opinion; it replaces their previous one.
+
+        Returns:
+            False if there is no result to have an opinion on.
+        """
+        answered = sa.select(instance.c.run).where(
+            instance.c.id == instance_id, instance.c.probability.is_not(None)
+        )
+        column, row = place or (None, None)
+        with writing(self._engine) as connection:
+            run = connection.execute(answered).scalar_one_or_none()
+            if run is None:
+                return False
+            said = {"at": time.time(), "verdict": verdict, "run": run}
+            said |= {"place_column": column, "place_row": row}
+            key = {"instance_id": instance_id, "who": who}
+            upsert(connection, feedback, {**key, **said}, said)
+            return True
+
+    def withdraw(self, instance_id: str, who: str) -> None:
+        """Delete a reader's opinion."""
+        theirs = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == who)
+        with writing(self._engine) as connection:
+            connection.execute(feedback.delete().where(theirs))
+
+    def of(self, instance_id: str) -> list[Opinion]:
+        """Return the opinions on an instance, the latest first."""
+        query = (
+            sa.select(feedback, (feedback.c.run == instance.c.run).label("is_current"))
+            .join(instance, instance.c.id == feedback.c.instance_id)
+            .where(feedback.c.instance_id == instance_id)
+            .order_by(feedback.c.at.desc())
+        )
+        with reading(self._engine) as connection:
+            return [_opinion(row) for row in connection.execute(query)]
+
+    def export(self, since: float, until: float) -> Iterator[tuple[Any, ...]]:
+        """Yield the opinions of a period, with the results that they are about.
+
+        Args:
+            since: Start in seconds since 1970, inclusive.
+            until: End in seconds since 1970, exclusive.
+
+        Yields:
+            The values of EXPORTED, in the order of the opinions. Opinions on a result
+            that a later analysis replaced are omitted, because that result no longer
+            exists.
+        """
+        query = (
+            sa.select(*EXPORTED)
+            .join(instance, instance.c.id == feedback.c.instance_id)
+            .where(feedback.c.at >= since, feedback.c.at < until)
+            .where(feedback.c.run == instance.c.run)
+            .order_by(feedback.c.at)
+        )
+        with reading(self._engine) as connection:
+            for row in connection.execute(query):
+                yield tuple(row)
+
+
+def _opinion(row: sa.Row[Any]) -> Opinion:
+    marked = row.place_column is not None
+    place = (row.place_column, row.place_row) if marked else None
+    return Opinion(row.who, row.at, Verdict(row.verdict), place, bool(row.is_current))

@@ -1,0 +1,171 @@
+"""Removes files and rows of finished instances at the end of their retention period.
+
+An instance is finished if no work remains for it. An instance that is waiting for its
+analysis, being delivered, held back or waiting for storage commitment is never removed,
+at any age. The files are removed first. Files of failed instances are kept longer than
+those of delivered ones. The rows have a retention period of their own. All revisions of
+a SOP Instance UID are removed together, because one may depend on the results of
+another.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from config.settings import RetentionSettings
+from dicom_node.storage.database import writing
+from dicom_node.storage.tables import (
+    DeliveryState,
+    InstanceState,
+    audit,
+    commitment,
+    delivered_object,
+    delivery,
+    echo,
+    event,
+    feedback,
+    finding,
+    instance,
+    patient,
+    result,
+)
+
+DAY_S = 86400.0
+# SQLite allows one write at a time, and receivers wait for their turn. A batch takes
+# about ten milliseconds, and between two batches others can write.
+BATCH = 50
+PAUSE_S = 0.05
+# In each minute. A large number, such as a night of prefetched studies, is spread over
+# several minutes.
+LONGEST_S = 20.0
+GOES_ON = (InstanceState.RECEIVED, InstanceState.DELIVERING)
+
+
+@dataclass(frozen=True, slots=True)
+class LetGo:
+    """The number of instances that lost their files, and that lost their rows."""
+
+    files: int
+    rows: int
+
+
+def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo:
+    """Remove files and rows at the end of their retention period, for some seconds.
+
+    It stops after LONGEST_S. Several workers may do this at the same time.
+
+    Args:
+        engine: Engine of the journal.
+        directory: The storage directory.
+        kept: The retention periods.
+
+    Raises:
+        OSError: A file cannot be removed.
+    """
+    until = time.monotonic() + LONGEST_S
+
+    def repeated(batch: Callable[[sa.Connection], int]) -> int:
+        done = 0
+        while time.monotonic() < until:
+            with writing(engine) as connection:
+                count = batch(connection)
+            done += count
+            if count < BATCH:
+                break
+            time.sleep(PAUSE_S)
+        return done
+
+    # The delivery of a notice may have failed, too, for an instance that was not
+    # analyzed.
+    undelivered = sa.exists().where(
+        delivery.c.instance_id == instance.c.id,
+        delivery.c.state == DeliveryState.FAILED,
+    )
+    failed = sa.or_(instance.c.state == InstanceState.FAILED, undelivered)
+    well = sa.and_(instance.c.state.not_in(GOES_ON), ~failed)
+    files = repeated(lambda c: _files(c, directory, failed, kept.failed_days))
+    files += repeated(lambda c: _files(c, directory, well, kept.delivered_days))
+    rows = repeated(lambda connection: _rows(connection, kept.journal_days))
+    no_instance = event.c.instance_id.is_(None)
+    repeated(lambda c: _old(c, event, no_instance, kept.journal_days))
+    repeated(lambda c: _old(c, echo, sa.true(), kept.journal_days))
+    repeated(lambda c: _old(c, audit, sa.true(), kept.audit_days))
+    return LetGo(files, rows)
+
+
+def _files(
+    connection: sa.Connection,
+    directory: Path,
+    which: sa.ColumnElement[bool],
+    days: float,
+) -> int:
+    """Remove the files of a batch of instances, and mark these instances.
+
+    It is one transaction, so that nobody moves a file into place or requests an
+    analysis in between. If the commit fails, the files are gone, which is permitted,
+    and the next call marks the instances.
+    """
+    query = (
+        sa.select(instance.c.id, instance.c.path)
+        .where(which, _over(days), instance.c.files_removed_at.is_(None))
+        .limit(BATCH)
+        .with_for_update(skip_locked=True)
+    )
+    found = connection.execute(query).all()
+    ids = [row.id for row in found]
+    results = sa.select(result.c.path).where(result.c.instance_id.in_(ids))
+    for path in [row.path for row in found] + [*connection.execute(results).scalars()]:
+        (directory / path).unlink(missing_ok=True)
+    connection.execute(finding.delete().where(finding.c.instance_id.in_(ids)))
+    gone = instance.update().where(instance.c.id.in_(ids))
+    connection.execute(gone.values(files_removed_at=time.time()))
+    return len(ids)
+
+
+def _rows(connection: sa.Connection, days: float) -> int:
+    """Remove the rows of a batch of UIDs. Return the number of instances."""
+    is_due = sa.and_(_over(days), instance.c.files_removed_at.is_not(None))
+    due = sa.select(instance.c.sop_instance_uid).where(is_due)
+    other = instance.alias()
+    stays = sa.or_(other.c.files_removed_at.is_(None), ~_over(days, other.c.ended_at))
+    same_uid = other.c.sop_instance_uid == instance.c.sop_instance_uid
+    due = due.where(~sa.exists().where(same_uid, stays)).limit(BATCH)
+    uids = connection.execute(due).scalars().all()
+    query = sa.select(
+        instance.c.id, instance.c.sop_instance_uid, is_due.label("is_due")
+    ).where(instance.c.sop_instance_uid.in_(uids))
+    found = connection.execute(query.with_for_update()).all()
+    # Another revision may have been received just before the rows were locked.
+    again = {row.sop_instance_uid for row in found if not row.is_due}
+    return _forget(
+        connection, [row.id for row in found if row.sop_instance_uid not in again]
+    )
+
+
+def _forget(connection: sa.Connection, ids: Sequence[str]) -> int:
+    """Remove all rows of some instances, those of dependent tables first."""
+    of_it = commitment, delivered_object, delivery, result, event, patient, feedback
+    for table in (*of_it, finding):
+        connection.execute(table.delete().where(table.c.instance_id.in_(ids)))
+    return connection.execute(instance.delete().where(instance.c.id.in_(ids))).rowcount
+
+
+def _old(
+    connection: sa.Connection,
+    table: sa.Table,
+    which: sa.ColumnElement[bool],
+    days: float,
+) -> int:
+    """Remove old rows that belong to no instance."""
+    some = sa.select(table.c.id).where(which, _over(days, table.c.at)).limit(BATCH)
+    return connection.execute(table.delete().where(table.c.id.in_(some))).rowcount
+
+
+def _over(
+    days: float, since: sa.ColumnElement[float] = instance.c.ended_at
+) -> sa.ColumnElement[bool]:
+    """Return the condition that this many days have passed; 0 days: never."""
+    return since < time.time() - days * DAY_S if days else sa.false()

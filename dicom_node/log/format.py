@@ -1,0 +1,176 @@
+"""Formats of log lines: text for people, or one JSON object per line for programs.
+
+Both formats show the type and position of an exception, never its message, because the
+message may quote text from a sender. This also holds for uncaught exceptions. By
+default, Python writes those to standard error with their message, over several lines,
+outside of the log.
+"""
+
+import json
+import logging
+import sys
+import threading
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TextIO
+
+from dicom_node.log.context import in_one_line, subject, told
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+# The format of Python's tracebacks. Libraries log them as part of a message.
+TRACEBACK, FRAME = "Traceback (most recent call last):", '  File "'
+# Log lines and warnings of these libraries may quote text from a sender.
+TALKATIVE = (
+    "pydicom",
+    "pynetdicom",
+    "highdicom",
+    "py.warnings",
+    "PIL",
+    "httpx",
+    "python_multipart",
+)
+
+
+def configure_logging(role: str, form: str = "text") -> None:
+    """Configure logging to standard error, one line for each event.
+
+    Args:
+        role: The role of the process, shown in each line.
+        form: "text" or "json".
+    """
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(JsonFormatter(role) if form == "json" else TextFormatter(role))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.captureWarnings(capture=True)
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    # INFO lines of DBOS are about itself: migrations, recovery, threads. If its logger
+    # has a handler, DBOS adds none of its own, and its lines have our format.
+    dbos = logging.getLogger("dbos")
+    dbos.setLevel(logging.WARNING)
+    dbos.addHandler(logging.NullHandler())
+    log_uncaught()
+
+
+def log_uncaught() -> None:
+    """Log each uncaught exception of this process in one line.
+
+    This covers the main thread, other threads, event loops and exceptions that Python
+    ignores, for example in a destructor. The process ends or continues as it would
+    without this function.
+    """
+    sys.excepthook = _log_of_main_thread
+    threading.excepthook = _log_of_thread
+    sys.unraisablehook = _log_ignored
+    asyncio = logging.getLogger("asyncio")
+    asyncio.filters[:] = [_shorten]
+
+
+def _log_of_main_thread(
+    _kind: type[BaseException], error: BaseException, _trace: "TracebackType | None"
+) -> None:
+    logger.critical("Uncaught exception: %s", in_one_line(error))
+
+
+def _log_of_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_type is SystemExit:  # as in the standard library
+        return
+    name = args.thread.name if args.thread else "that has ended"
+    error = args.exc_value or args.exc_type()
+    logger.error("Uncaught exception in thread %s: %s", name, in_one_line(error))
+
+
+def _log_ignored(args: "sys.UnraisableHookArgs") -> None:
+    error = args.exc_value or args.exc_type()
+    logger.error("Ignored exception: %s", in_one_line(error))
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Shorten a record of asyncio, which otherwise shows futures with exceptions."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error:
+        record.msg = f"Uncaught exception in an event loop: {in_one_line(error)}"
+    else:
+        record.msg = record.getMessage().partition("\n")[0]
+    record.args, record.exc_info = (), None
+    return True
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Writes log lines, one at a time."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Write that a line cannot be logged.
+
+        The standard library would print the message and its arguments.
+        """
+        words = f"A line of {record.name} cannot be logged"
+        if error := sys.exc_info()[1]:
+            words += f": {in_one_line(error)}"
+        instead = logging.LogRecord(__name__, logging.ERROR, "", 0, words, (), None)
+        with suppress(Exception):  # the disk is full, or the reader of a pipe is gone
+            self.stream.write(self.format(instead) + self.terminator)
+            self.flush()
+
+
+class TextFormatter(logging.Formatter):
+    """Lines for people: time, role, level, message, and the id of the instance."""
+
+    def __init__(self, role: str) -> None:
+        """Format lines of a role."""
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line, followed by further lines if there is an exception."""
+        when = self.formatTime(record)
+        message, it = _message(record), subject()
+        if it and it.instance_id not in message:
+            message += f" [{it.instance_id}]"
+        line = f"{when} {self._role} {record.levelname} {message}"
+        return "\n".join([line, *_of(record)])
+
+
+class JsonFormatter(logging.Formatter):
+    """Lines for programs: one JSON object each, without unknown fields."""
+
+    def __init__(self, role: str) -> None:
+        """Format lines of a role."""
+        super().__init__()
+        self._role = role
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        it = subject()
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "role": self._role,
+            "level": record.levelname,
+            "message": _message(record),
+            "sop_instance_uid": it.sop_instance_uid if it else None,
+            "instance_id": it.instance_id if it else None,
+            "step": getattr(record, "step", None),
+            "seconds": getattr(record, "seconds", None),
+            "exception": _of(record) or None,
+        }
+        known = {key: value for key, value in fields.items() if value is not None}
+        return json.dumps(known)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return the message of a line; only the frames are kept of a traceback in it."""
+    words, trace, more = record.getMessage().partition(TRACEBACK)
+    if not trace:
+        return words
+    frames = [line.strip() for line in more.splitlines() if line.startswith(FRAME)]
+    return " ".join([words.strip(), "Traceback:", *frames]).lstrip()
+
+
+def _of(record: logging.LogRecord) -> list[str]:
+    """Return lines about the exception of a record; see `told`."""
+    error = record.exc_info[1] if record.exc_info else None
+    return told(error) if error else []

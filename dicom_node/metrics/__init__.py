@@ -1,0 +1,1 @@
+"""Counters and histograms, stored in the database."""

@@ -1,0 +1,72 @@
+"""Counts events outside of transactions, such as refusals and rejections.
+
+Counts are kept in memory and written every few seconds, so that a peer that is rejected
+a thousand times does not cause a thousand transactions. While the database cannot be
+reached, the counts wait. If the process is killed, the counts of the last seconds are
+lost.
+"""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.metrics.counters import Tally, summed, write
+from dicom_node.storage.database import writing
+
+FLUSH_EVERY_S = 5.0
+
+
+class Counting:
+    """Counts the events of one process. Thread-safe.
+
+    It is a context manager. Inside it, counts are written regularly.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        """Create an empty counter."""
+        self._engine = engine
+        self._counted: list[Tally] = []
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_writing, name="counting")
+
+    def __call__(self, tally: Tally) -> None:
+        """Count an event."""
+        with self._lock:
+            self._counted = summed([*self._counted, tally])
+
+    def __enter__(self) -> Self:
+        """Start the thread that writes the counts."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Write the remaining counts."""
+        self._ended.set()
+        self._thread.join()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write the counts; keep them if the database cannot be reached."""
+        with self._lock:
+            counted, self._counted = self._counted, []
+        if not counted:
+            return
+        try:
+            with writing(self._engine) as connection:
+                write(connection, *counted)
+        except SQLAlchemyError:
+            with self._lock:
+                self._counted = summed([*counted, *self._counted])
+
+    def _keep_writing(self) -> None:
+        while not self._ended.wait(FLUSH_EVERY_S):
+            self.flush()

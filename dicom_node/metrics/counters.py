@@ -1,0 +1,243 @@
+"""The metrics that are counted, and their storage in the database.
+
+An event in the journal is counted in the same transaction that records it. A process
+that is killed loses no count, and work that is done twice is counted once. A count is
+added as a new row; no row is ever changed. So transactions that count the same thing do
+not wait for each other. The cleanup adds the rows up.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dicom_node.reasons import Failure, Refusal, ReportRefusal, Unanalyzed
+from dicom_node.storage.tables import tally
+from inference.finding import OperatingPoint
+
+INFINITE = "+Inf"
+# With fewer rows, adding up costs more than it saves.
+MANY = 500
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+LONG = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A counter, or a histogram of seconds, with at most one label.
+
+    Attributes:
+        name: Name without the "_total" that a counter has when it is shown.
+        help: Description for users.
+        label: Name of the label; empty for a metric without label.
+        values: All values of the label; empty if these are the names of destinations.
+        buckets: Upper bounds of a histogram, in seconds; empty for a counter.
+    """
+
+    name: str
+    help: str
+    label: str = ""
+    values: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+RECEIVED = Family(
+    "fracture_node_instances_received",
+    "Instances acknowledged, each the first time it came.",
+)
+REPEATED = Family(
+    "fracture_node_instances_repeated",
+    "Instances acknowledged that were here already, with the same bytes.",
+)
+REFUSED = Family(
+    "fracture_node_instances_refused",
+    "C-STORE requests answered with a failure.",
+    "reason",
+    tuple(Refusal),
+)
+ANALYZED = Family(
+    "fracture_node_instances_analyzed",
+    "Analyses that ended with an answer.",
+    "operating_point",
+    tuple(OperatingPoint),
+)
+NOT_ANALYZED = Family(
+    "fracture_node_instances_not_analyzed",
+    "Instances that the model may not answer for.",
+    "reason",
+    tuple(Unanalyzed),
+)
+FAILED = Family(
+    "fracture_node_analyses_failed",
+    "Analyses that failed; somebody should look.",
+    "reason",
+    tuple(Failure),
+)
+DECODER_DIED = Family(
+    "fracture_node_decoder_deaths",
+    "How often an instance killed, hung or bloated the decoding process.",
+)
+DELIVERED = Family(
+    "fracture_node_deliveries_delivered",
+    "Deliveries, of all results of an instance, that arrived.",
+    "destination",
+)
+UNDELIVERED = Family(
+    "fracture_node_deliveries_failed",
+    "Deliveries that failed for good.",
+    "destination",
+)
+ACCEPTED = Family(
+    "fracture_node_associations_accepted", "Associations accepted by the receivers."
+)
+REJECTED = Family(
+    "fracture_node_associations_rejected",
+    "Associations rejected, by the reason of PS3.8 table 9-21 or a closer one.",
+    "reason",
+    (
+        "calling AE title not recognized",
+        "calling AE title is empty",
+        "called AE title not recognized",
+        "application context name not supported",
+        "protocol version not supported",
+        "temporary congestion",
+        "local limit exceeded",
+        "local limit exceeded by one caller",
+        "local limit exceeded by one address",
+    ),
+)
+REPORT_REFUSED = Family(
+    "fracture_node_commitment_reports_refused",
+    "Reports on Storage Commitment that were answered with a failure.",
+    "reason",
+    tuple(ReportRefusal),
+)
+SENT_AWAY = Family(
+    "fracture_node_connections_sent_away",
+    "Connections that did not become an association: no A-ASSOCIATE-RQ in time, an "
+    "unreadable one, something else, no TLS, or too many connections waiting.",
+    "reason",
+    ("no_request", "unreadable", "no_dicom", "no_tls", "crowded"),
+)
+STAGE = Family(
+    "fracture_node_stage_seconds",
+    "Seconds by stage: receive (first byte to answer), wait (received until analysis "
+    "begins), decode, classify, encode. Decoding and encoding take turns.",
+    "stage",
+    ("receive", "wait", "decode", "classify", "encode"),
+    SECONDS,
+)
+DELIVERY = Family(
+    "fracture_node_delivery_seconds",
+    "Seconds of one attempt at a delivery, whatever came of it.",
+    "destination",
+    buckets=SECONDS,
+)
+TURNAROUND = Family(
+    "fracture_node_turnaround_seconds",
+    "Seconds from an instance's receipt until its results had arrived everywhere for "
+    "the first time.",
+    buckets=LONG,
+)
+FAMILIES = (
+    *(RECEIVED, REPEATED, REFUSED, ANALYZED, NOT_ANALYZED, FAILED, DECODER_DIED),
+    *(DELIVERED, UNDELIVERED, REPORT_REFUSED, ACCEPTED, REJECTED, SENT_AWAY),
+    *(STAGE, DELIVERY, TURNAROUND),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """One or several events of the same kind.
+
+    Attributes:
+        name: Name of the family.
+        label: Value of its label.
+        le: Upper bound of the bucket; empty for a counter.
+        times: Number of events.
+        seconds: Sum of the seconds; 0 for a counter.
+    """
+
+    name: str
+    label: str
+    le: str
+    times: int
+    seconds: float
+
+
+Count = Callable[[Tally], None]
+"""Counts an event outside of a transaction. It must not raise."""
+
+
+def one(family: Family, label: str = "") -> Tally:
+    """Return a count of one event."""
+    return Tally(family.name, label, "", 1, 0.0)
+
+
+def took(family: Family, seconds: float, label: str = "") -> Tally:
+    """Return one measurement of seconds.
+
+    A negative duration counts as 0: the clocks of two machines may differ.
+    """
+    spent = max(seconds, 0.0)
+    bounds = (*map(str, family.buckets), INFINITE)
+    le = bounds[bisect_left(family.buckets, spent)]
+    return Tally(family.name, label, le, 1, spent)
+
+
+def ignore(_: Tally) -> None:
+    """Count nothing."""
+
+
+def write(connection: sa.Connection, *tallies: Tally) -> None:
+    """Write counts in the caller's transaction."""
+    if tallies:
+        rows = [
+            {
+                "name": each.name,
+                "label": each.label,
+                "le": each.le,
+                "times": each.times,
+                "seconds": each.seconds,
+            }
+            for each in tallies
+        ]
+        connection.execute(tally.insert(), rows)
+
+
+def read(connection: sa.Connection) -> list[Tally]:
+    """Return all counts, added up."""
+    key = tally.c.name, tally.c.label, tally.c.le
+    total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
+    rows = connection.execute(sa.select(*key, *total).group_by(*key))
+    return [_tally(*row) for row in rows]
+
+
+def add_up(connection: sa.Connection) -> None:
+    """Replace all rows that count the same thing by one row.
+
+    The result is exact even if several processes do this at the same time: a deletion
+    does not return the rows that another process has deleted.
+    """
+    count = sa.select(sa.func.count()).select_from(tally)
+    if connection.execute(count).scalar_one() > MANY:
+        rows = connection.execute(tally.delete().returning(*tally.columns))
+        write(connection, *summed(_tally(*row) for row in rows))
+
+
+def summed(tallies: Iterable[Tally]) -> list[Tally]:
+    """Add up the counts of the same thing."""
+    sums: dict[tuple[str, str, str], Tally] = {}
+    for each in tallies:
+        key = each.name, each.label, each.le
+        before = sums.get(key, Tally(*key, 0, 0.0))
+        times, seconds = before.times + each.times, before.seconds + each.seconds
+        sums[key] = Tally(*key, times, seconds)
+    return list(sums.values())
+
+
+def _tally(name: str, label: str, le: str, times: int, seconds: float) -> Tally:
+    # PostgreSQL returns sums in another type.
+    return Tally(name, label, le, int(times), float(seconds))

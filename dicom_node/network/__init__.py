@@ -1,0 +1,1 @@
+"""What both directions of DICOM networking share: sockets, TLS, PDUs, commitment."""

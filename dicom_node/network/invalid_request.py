@@ -1,0 +1,135 @@
+"""Answers requests that pynetdicom would ignore, or aborts the association.
+
+pynetdicom does not respond to a request that lacks a parameter, and its peer waits for
+a response until its own timeout.
+"""
+
+import logging
+
+from pydicom.uid import UID
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import (
+    C_CANCEL,
+    C_ECHO,
+    C_STORE,
+    N_EVENT_REPORT,
+    DimsePrimitiveType,
+)
+
+from dicom_node.dataset.attributes import loggable
+from dicom_node.errors import MismatchError
+from dicom_node.log.context import about, log_step
+from dicom_node.network.incoming_dataset import NO_UID, IncomingDataset
+from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT, VERIFICATION
+from dicom_node.network.storage_commitment import (
+    INVALID_OBJECT_INSTANCE,
+    NO_SUCH_EVENT_TYPE,
+    NO_SUCH_SOP_CLASS,
+)
+
+logger = logging.getLogger(__name__)
+
+LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
+MEDIUM = 0  # PS3.7 9.3.1.1
+OTHER_CLASS = (
+    "Affected SOP Class UID (0000,0002) is not that of the presentation context. "
+    "Send the instance in a context of its own SOP Class."
+)
+
+
+class NotServedError(Exception):
+    """The request cannot be answered, and the association is to be aborted."""
+
+
+def answer_invalid(
+    association: Association,
+    request: DimsePrimitiveType,
+    context_id: int,
+    caller: str,
+) -> bool:
+    """Answer a request that pynetdicom cannot serve.
+
+    Args:
+        association: The association of the request.
+        request: The request. Missing parameters that have only one possible value are
+            filled in.
+        context_id: The presentation context of the request.
+        caller: The peer, for the log.
+
+    Returns:
+        True if the request was answered. Otherwise pynetdicom is to serve it.
+
+    Raises:
+        NotServedError: It cannot be answered. The message says why.
+    """
+    contexts = {each.context_id: each for each in association.accepted_contexts}
+    if context_id not in contexts:
+        words = f"a message came in presentation context {context_id}"
+        raise NotServedError(f"{words}, which was not accepted")
+    name = type(request).__name__.replace("_", "-")
+    if isinstance(request, C_CANCEL):  # pynetdicom accepts ten of them
+        raise NotServedError(f"too many {name} requests came")
+    if request.MessageID is None:
+        raise NotServedError("a response came that answers nothing")
+    sop_class = contexts[context_id].abstract_syntax
+    if isinstance(request, C_STORE):
+        return _refuse_store(association, request, context_id, sop_class, caller)
+    if isinstance(request, N_EVENT_REPORT):
+        return _refuse_report(association, request, context_id, sop_class, caller)
+    if isinstance(request, C_ECHO):
+        request.AffectedSOPClassUID = VERIFICATION  # PS3.7 9.1.5: it has no other
+        return False
+    raise NotServedError(f"a {name} request came, which is not served")
+
+
+def _refuse_store(
+    association: Association,
+    request: C_STORE,
+    context_id: int,
+    sop_class: UID | None,
+    caller: str,
+) -> bool:
+    if request.Priority is None:
+        request.Priority = MEDIUM
+    if not request.is_valid_request:
+        words = NO_UID
+    elif request.AffectedSOPClassUID != sop_class:
+        words = OTHER_CLASS
+    else:
+        return False
+    size = 0
+    if isinstance(request.DataSet, IncomingDataset):
+        size = request.DataSet.received
+        request.DataSet.let_go()
+    with about(loggable(str(request.AffectedSOPInstanceUID)), "-"):
+        told = f"from {caller}, {size} bytes: {words}"
+        log_step(logger, "refused", told, level=logging.WARNING)
+    response = C_STORE()
+    response.MessageIDBeingRespondedTo = request.MessageID
+    response.Status = MismatchError.status
+    response.ErrorComment = words[:LONGEST_COMMENT]  # type: ignore[assignment]
+    association.dimse.send_msg(response, context_id)
+    return True
+
+
+def _refuse_report(
+    association: Association,
+    request: N_EVENT_REPORT,
+    context_id: int,
+    sop_class: UID | None,
+    caller: str,
+) -> bool:
+    if {request.AffectedSOPClassUID, sop_class} != {STORAGE_COMMITMENT}:
+        status, words = NO_SUCH_SOP_CLASS, "Affected SOP Class UID (0000,0002)"
+    elif request.AffectedSOPInstanceUID is None:
+        status, words = INVALID_OBJECT_INSTANCE, "Affected SOP Instance UID (0000,1000)"
+    elif request.EventTypeID is None:
+        status, words = NO_SUCH_EVENT_TYPE, "Event Type ID (0000,1002)"
+    else:
+        return False
+    logger.warning("Refused a report of %s: %s is absent or wrong", caller, words)
+    response = N_EVENT_REPORT()
+    response.MessageIDBeingRespondedTo = request.MessageID
+    response.Status = status
+    association.dimse.send_msg(response, context_id)
+    return True

@@ -1,0 +1,148 @@
+"""Receives DIMSE messages, in both directions (PS3.7 annex E).
+
+pynetdicom's thread ends if it cannot read a message. It waits for a dataset if a
+response announces one, although responses have none. It accepts any number of
+fragments, even empty ones. This module limits fragments, both on associations that
+peers open and on those that the node opens.
+"""
+
+import time
+
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dimse_messages import (
+    C_ECHO_RQ,
+    C_ECHO_RSP,
+    C_STORE_RSP,
+    N_ACTION_RSP,
+    N_EVENT_REPORT_RSP,
+    DIMSEMessage,
+)
+from pynetdicom.pdu_primitives import P_DATA
+
+from dicom_node.network.upper_layer import UpperLayer
+
+# These messages are complete with their command: PS3.7 defines no dataset for them, or
+# none that is used here. Some archives announce one nevertheless, and not all of them
+# send it.
+WITHOUT_DATASET = (
+    C_ECHO_RQ,
+    C_ECHO_RSP,
+    C_STORE_RSP,
+    N_ACTION_RSP,
+    N_EVENT_REPORT_RSP,
+)
+_COMMAND, _LAST = 1, 2  # bits of the message control header (PS3.8 E.2)
+# Maximum size of a command set or a storage commitment report, in bytes. Our requests
+# name only a few objects.
+LONGEST_COMMAND = 65_536
+# Each fragment costs processor time, even if it is empty. Senders fill their PDUs:
+# those of DCMTK have 4 kB or more. Since the last operation, a peer may have sent
+# SPARE_FRAGMENTS, and one more for each SMALLEST_FRAGMENT bytes.
+SPARE_FRAGMENTS = 4096
+SMALLEST_FRAGMENT = 256
+
+
+class MessageReader(DIMSEServiceProvider):
+    """Receives the messages of one association. No data of a peer makes it raise.
+
+    Attributes:
+        fragments: Number of fragments since the last operation. A P-DATA-TF PDU without
+            any counts as one.
+        received: Number of bytes in these fragments.
+        since: Time when the last operation was complete, or the association began, by
+            the monotonic clock.
+    """
+
+    fragments = 0
+    received = 0
+    _skips = False
+
+    def __init__(self, association: Association) -> None:
+        """Prepare for the first message."""
+        super().__init__(association)
+        self.since = time.monotonic()
+
+    @property
+    def upper_layer(self) -> UpperLayer:
+        """The upper layer of the association."""
+        assert isinstance(self.dul, UpperLayer)  # noqa: S101 - narrows the type
+        return self.dul
+
+    def receive_primitive(self, primitive: P_DATA) -> None:
+        """Process the next fragments, of one message or of several.
+
+        The association is aborted if they cannot be read, or are too many.
+        """
+        values = primitive.presentation_data_value_list
+        self.fragments += not values
+        for context_id, fragment in values:
+            if self.upper_layer.complaint:
+                return
+            self.fragments += 1
+            self.received += len(fragment) - 1
+            if not self._is_skipped(fragment[0]):
+                self._receive(context_id, fragment)
+        excess = self._excess()
+        if excess and not self.upper_layer.complaint:
+            self.upper_layer.abort_because(excess)
+
+    def operation_is_complete(self) -> None:
+        """Reset the counts."""
+        self.fragments = self.received = 0
+        self.since = time.monotonic()
+
+    def _excess(self) -> str:
+        """Return the limit exceeded since the last operation; empty if none was."""
+        if self.fragments <= SPARE_FRAGMENTS + self.received // SMALLEST_FRAGMENT:
+            return ""
+        return f"{self.fragments} fragments came with {self.received} bytes"
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        if self.message is None:
+            self.message = self._begin_message()
+        message = self.message
+        if fault := _fault(message, context_id, fragment):
+            self.upper_layer.abort_because(fault)
+            return
+        try:
+            super().receive_primitive(_primitive(context_id, fragment))
+            if self.message is message and isinstance(message, WITHOUT_DATASET):
+                end = _primitive(context_id, bytes((_LAST,)))
+                super().receive_primitive(end)
+                self._skips = True
+        except Exception as error:  # noqa: BLE001 - invalid bytes may cause any exception
+            words = f"a message cannot be read ({type(error).__name__})"
+            self.upper_layer.abort_because(words)
+
+    def _begin_message(self) -> DIMSEMessage:
+        return DIMSEMessage()
+
+    def _is_skipped(self, control: int) -> bool:
+        """Return whether a fragment belongs to a dataset that is ignored."""
+        if control & _COMMAND:  # such a dataset never came, or is complete
+            self._skips = False
+        is_skipped = self._skips
+        if control & _LAST:
+            self._skips = False
+        return is_skipped
+
+
+def _fault(message: DIMSEMessage, context_id: int, fragment: bytes) -> str:
+    """Return why a fragment cannot belong to a message; empty if it can (PS3.8 E.1)."""
+    control, size = fragment[0], len(fragment) - 1
+    if message.context_id is None:  # its command is not complete
+        size += message.encoded_command_set.tell()
+        is_long = control & _COMMAND and size > LONGEST_COMMAND
+        return f"a command of more than {LONGEST_COMMAND} bytes came" * bool(is_long)
+    if control & _COMMAND:
+        return "a command came in the middle of a dataset"
+    if context_id != message.context_id:
+        return "a dataset came in another presentation context than its command"
+    return ""
+
+
+def _primitive(context_id: int, fragment: bytes) -> P_DATA:
+    primitive = P_DATA()
+    primitive.presentation_data_value_list.append((context_id, fragment))
+    return primitive

@@ -1,0 +1,54 @@
+"""The SOP Classes and transfer syntaxes that the node accepts (PS3.4 annex B).
+
+Multi-frame Secondary Capture is not among them: the node analyzes single radiographs. A
+sender should learn that at the negotiation, not after it has sent the instance.
+"""
+
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+)
+from pynetdicom.presentation import PresentationContext, build_context
+
+from dicom_node.dataset.transfer_syntaxes import DECODABLE
+
+VERIFICATION = UID("1.2.840.10008.1.1")
+STORAGE_COMMITMENT = UID("1.2.840.10008.1.20.1")
+STORED: tuple[UID, ...] = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    XRayRadiofluoroscopicImageStorage,
+    XRayAngiographicImageStorage,
+    SecondaryCaptureImageStorage,
+)
+STORED_BY_SETTING: tuple[UID, ...] = (DigitalXRayImageStorageForProcessing,)
+
+
+def served_contexts(*, for_processing: bool) -> list[PresentationContext]:
+    """Return the presentation contexts that the node serves.
+
+    Args:
+        for_processing: Whether STORED_BY_SETTING is served, too.
+    """
+    stored = STORED + (STORED_BY_SETTING if for_processing else ())
+    return [
+        build_context(VERIFICATION, list(DECODABLE[:2])),
+        *(build_context(sop_class, list(DECODABLE)) for sop_class in stored),
+    ]
+
+
+def reporting_context() -> PresentationContext:
+    """Return the context in which an archive sends storage commitment reports.
+
+    The archive is the SCP, although it opens the association. It says so by role
+    selection (PS3.4 J.3.3, PS3.7 D.3.3.4). The role of an SCU, which would request
+    commitment from us, is not accepted.
+    """
+    context = build_context(STORAGE_COMMITMENT, list(DECODABLE[:2]))
+    context.scu_role, context.scp_role = False, True
+    return context

@@ -1,0 +1,56 @@
+"""Opens, reads and closes TCP sockets within deadlines."""
+
+import socket
+import time
+from contextlib import suppress
+
+BACKLOG = 128
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the listening socket, which several processes may share.
+
+    Port 0 is any free port.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    dual = family == socket.AF_INET6 and socket.has_dualstack_ipv6()
+    return socket.create_server(
+        (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=dual
+    )
+
+
+def receive(connection: socket.socket, length: int, deadline: float) -> bytearray:
+    """Read this many bytes; fewer if the connection ends first.
+
+    Args:
+        connection: The connection. Its timeout is changed.
+        length: Number of bytes.
+        deadline: Time of the monotonic clock at which the whole read must be complete.
+
+    Raises:
+        OSError: The connection broke, or the deadline has passed.
+    """
+    data = bytearray(length)
+    with memoryview(data) as view:
+        count = receive_into(connection, view, deadline)
+    return data if count == length else data[:count]
+
+
+def receive_into(connection: socket.socket, view: memoryview, deadline: float) -> int:
+    """Fill a view as `receive` would. Return the number of bytes read."""
+    count = 0
+    while count < len(view):
+        if (left := deadline - time.monotonic()) <= 0:
+            raise TimeoutError("The deadline has passed")
+        connection.settimeout(left)
+        came = connection.recv_into(view[count:])
+        if not came:
+            break
+        count += came
+    return count
+
+
+def hang_up(connection: socket.socket) -> None:
+    """End a connection. A thread that waits for it wakes up, and must close it."""
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

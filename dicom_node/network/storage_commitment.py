@@ -1,0 +1,185 @@
+"""Reads and answers an archive's Storage Commitment report.
+
+PS3.4 J.3.3: an N-EVENT-REPORT of the Storage Commitment Push Model. It may come on the
+association of the request, or on one that the archive opens hours later. In both cases
+the response is success only after the report is recorded.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pydicom import Dataset
+from pynetdicom import evt
+
+from dicom_node.dataset.attributes import UID_PATTERN, text
+from dicom_node.errors import ReportRefusedError
+from dicom_node.network.commitment_reporter import Reporter
+from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
+from dicom_node.reasons import ReportRefusal
+
+logger = logging.getLogger(__name__)
+
+EVENT_TYPES = (1, 2)  # all committed; failures exist (PS3.4 table J.3-2)
+NOT_COMMITTED = "stored, but not committed"
+SUCCESS = 0x0000
+# PS3.7 10.1.1.1.8 and annex C.
+NO_SUCH_EVENT_TYPE = 0x0113
+INVALID_ARGUMENT_VALUE = 0x0115
+INVALID_OBJECT_INSTANCE = 0x0117
+NO_SUCH_SOP_CLASS = 0x0118
+RESOURCE_LIMITATION = 0x0213
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request for storage commitment.
+
+    Attributes:
+        transaction_uid: New for each request.
+        references: SOP Class and SOP Instance UID of each object.
+    """
+
+    transaction_uid: str
+    references: tuple[tuple[str, str], ...]
+
+
+class Remedy(StrEnum):
+    """The next step for an object that the archive does not commit to."""
+
+    STORE_AGAIN = "store again"
+    ASK_AGAIN = "ask again"  # with a new Transaction UID
+    NONE = "none"
+
+
+# Failure Reason (0008,1197), PS3.3 C.14.1.1. After any other reason the archive is
+# asked again: it has stored the object, and a request is only one small message.
+REASONS = {
+    0x0110: (Remedy.ASK_AGAIN, "processing failure"),
+    0x0112: (Remedy.STORE_AGAIN, "no such object instance"),
+    0x0119: (Remedy.NONE, "class / instance conflict"),
+    0x0122: (Remedy.NONE, "referenced SOP class not supported"),
+    0x0131: (Remedy.ASK_AGAIN, "duplicate transaction UID"),
+    0x0213: (Remedy.ASK_AGAIN, "resource limitation"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """An archive's report on one request.
+
+    Attributes:
+        transaction_uid: Transaction UID of the request.
+        committed: SOP Instance UIDs of the objects that it will keep.
+        failed: Failure Reason (0008,1197) of the others, by SOP Instance UID; 0 if the
+            report has none.
+    """
+
+    transaction_uid: str
+    committed: frozenset[str]
+    failed: Mapping[str, int]
+
+
+Settle = Callable[[Report, Reporter], None]
+"""Records a report of this sender.
+
+Raises:
+    ReportRefusedError: The transaction is not ours, or another AE was asked.
+"""
+
+OnRefused = Callable[[Reporter, ReportRefusal], None]
+"""Called with the sender of each report that is refused, and the reason."""
+
+
+def remedy_of(reason: int) -> tuple[Remedy, str]:
+    """Return the next step after a failure reason, and the meaning of that reason."""
+    remedy, words = REASONS.get(reason, (Remedy.ASK_AGAIN, "unknown reason"))
+    return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {words}"
+
+
+def read_report(information: Dataset) -> Report:
+    """Read the Event Information of a report (PS3.4 table J.3-2).
+
+    An object in the Failed SOP Sequence has failed, whatever the event type is.
+
+    Raises:
+        ValueError: The report has no usable Transaction UID or Failure Reason. pydicom
+            may raise other exceptions if the bytes are invalid.
+    """
+    transaction = text(information, "TransactionUID")
+    if not UID_PATTERN.fullmatch(transaction):
+        raise ValueError("no Transaction UID")
+    failed = {
+        text(each, "ReferencedSOPInstanceUID"): int(each.get("FailureReason") or 0)
+        for each in information.get("FailedSOPSequence") or ()
+    }
+    named = {
+        text(each, "ReferencedSOPInstanceUID")
+        for each in information.get("ReferencedSOPSequence") or ()
+    }
+    return Report(transaction, frozenset(named - failed.keys()), failed)
+
+
+def ignore_refusal(_reporter: Reporter, _reason: ReportRefusal) -> None:
+    """Do nothing about a report that is refused."""
+
+
+def answer(
+    event: evt.Event,
+    settle: Settle,
+    reporter: Reporter,
+    on_refused: OnRefused = ignore_refusal,
+) -> tuple[int, None]:
+    """Handle one N-EVENT-REPORT.
+
+    Args:
+        event: EVT_N_EVENT_REPORT. The association negotiation decided whether the peer
+            may report here.
+        settle: Records the report. It is called from several threads at once.
+        reporter: The peer.
+        on_refused: Called if the report is refused; from several threads at once.
+
+    Returns:
+        The status, and no Event Reply. After any status other than success, the archive
+        may report again.
+    """
+    who = f"{reporter.ae_title} at {reporter.address}"
+    try:
+        report = _read(event)
+        settle(report, reporter)
+    except ReportRefusedError as why:
+        logger.warning("Refused a commitment report of %s: %s", who, why)
+        on_refused(reporter, why.reason)
+        return why.status, None
+    except Exception as error:  # noqa: BLE001 - the archive is to report again
+        name = type(error).__name__
+        logger.error("Cannot record a commitment report of %s: %s", who, name)  # noqa: TRY400
+        return RESOURCE_LIMITATION, None
+    counts = len(report.committed), len(report.failed)
+    logger.info("%s reports: %d committed, %d not", who, *counts)
+    return SUCCESS, None
+
+
+def _read(event: evt.Event) -> Report:
+    """Read the report of an event.
+
+    Raises:
+        ReportRefusedError: The event is not a Storage Commitment report, or it cannot
+            be read.
+    """
+    sop_class = event.request.AffectedSOPClassUID
+    if {sop_class, event.context.abstract_syntax} != {STORAGE_COMMITMENT}:
+        words = "it is about something else than Storage Commitment"
+        raise ReportRefusedError(words, ReportRefusal.INVALID, NO_SUCH_SOP_CLASS)
+    if event.event_type not in EVENT_TYPES:
+        words = "its event type is neither 1 nor 2"
+        raise ReportRefusedError(words, ReportRefusal.INVALID, NO_SUCH_EVENT_TYPE)
+    try:
+        return read_report(event.event_information)
+    except Exception as error:  # noqa: BLE001 - invalid bytes may cause any exception
+        raise ReportRefusedError(
+            f"it cannot be read ({type(error).__name__})",
+            ReportRefusal.UNREADABLE,
+            INVALID_ARGUMENT_VALUE,
+        ) from None

@@ -1,0 +1,80 @@
+"""Display attributes that violate the standard, and how the node interprets them.
+
+See dataset/attributes.py. The journal and the results record these sentences.
+"""
+
+from collections.abc import Iterator
+
+from pydicom import Dataset
+from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
+
+from dicom_node.dataset.attributes import code, is_plain, number, numbers, usable
+from dicom_node.dataset.image_pixel import named
+from dicom_node.pixels.pixel_spacing import SPACINGS
+from dicom_node.pixels.windowing import VoiLutFunction
+
+NUMBERS = (
+    *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"),
+    *(*SPACINGS, "PixelAspectRatio", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+)
+MOST_VALUES = 8
+"""Maximum number of values in a sentence: a sender may write any number of them."""
+
+US_OR_SS = ("PixelPaddingValue", "PixelPaddingRangeLimit")
+
+
+def attribute_assumptions(dataset: Dataset) -> tuple[str, ...]:
+    """Return sentences that say how attributes that violate the standard are read.
+
+    Args:
+        dataset: An image as it was read; other functions may correct it later.
+
+    Returns:
+        Sentences that quote only numbers, codes and VRs.
+    """
+    return (
+        *_odd_numbers(dataset),
+        *_useless_numbers(dataset),
+        *_odd_vrs(dataset),
+        *_odd_codes(dataset),
+    )
+
+
+def _odd_numbers(dataset: Dataset) -> Iterator[str]:
+    for keyword in NUMBERS:
+        if not is_plain(dataset, keyword):
+            values = numbers(dataset, keyword)
+            read = ", ".join(
+                "nothing" if x is None else f"{x:g}" for x in values[:MOST_VALUES]
+            )
+            if (more := len(values) - MOST_VALUES) > 0:
+                read += f" and {more} more values"
+            yield (
+                f"{named(keyword)} has a value that is not a number; it is read as "
+                f"{read}."
+            )
+
+
+def _useless_numbers(dataset: Dataset) -> Iterator[str]:
+    """Yield sentences about numbers that would make the whole image unusable."""
+    if number(dataset, "RescaleSlope", 1) == 0:
+        yield f"{named('RescaleSlope')} is 0; it is read as 1."
+    if any(width <= 0 for width in usable(dataset, "WindowWidth")):
+        yield f"{named('WindowWidth')} is not above 0; that window is not used."
+
+
+def _odd_vrs(dataset: Dataset) -> Iterator[str]:
+    expected = "SS" if number(dataset, "PixelRepresentation", 0) == 1 else "US"
+    for keyword in US_OR_SS:
+        tag = Tag(keyword)
+        element = dataset.get_item(tag) if tag in dataset else None
+        written = element.VR if isinstance(element, RawDataElement) else None
+        if written not in {None, expected}:
+            yield f"{named(keyword)} has the VR {written}; it is read as {expected}."
+
+
+def _odd_codes(dataset: Dataset) -> Iterator[str]:
+    function = code(dataset, "VOILUTFunction").replace(" ", "_")
+    if function and function not in VoiLutFunction.__members__:
+        yield f"{named('VOILUTFunction')} is not a known function; LINEAR is assumed."

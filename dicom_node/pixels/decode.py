@@ -1,0 +1,280 @@
+"""From a DICOM instance to the radiograph that a reader would see.
+
+This code meets whatever a sender may have written, so it runs in the decoding child. It
+raises only the exceptions of `errors.py`, and their messages quote no patient data.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import DataElement, Dataset
+from pydicom.config import IGNORE
+from pydicom.dataelem import RawDataElement
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.tag import Tag
+from pydicom.uid import UID
+
+from dicom_node.dataset.attributes import number, signed_16, texts, usable
+from dicom_node.dataset.image_pixel import (
+    check_bits,
+    complete_image_pixel,
+    named,
+    photometric_interpretation,
+)
+from dicom_node.dataset.part10 import read_part10, reading_dicom
+from dicom_node.dataset.transfer_syntaxes import decode_pixels
+from dicom_node.errors import AnalysisError, NotAnalyzedError, TakesLongError
+from dicom_node.pixels.assumptions import attribute_assumptions
+from dicom_node.pixels.grayscale import Shown, is_monochrome, to_gray
+from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
+from dicom_node.pixels.screening import ScreeningRules, screen
+from dicom_node.pixels.windowing import Window
+from dicom_node.reasons import Unanalyzed
+from inference.radiograph import Radiograph
+
+IDENTITY = (
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "OtherPatientIDs",
+    "PatientBirthDate",
+    "PatientSex",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "StudyID",
+    "StudyDate",
+    "StudyTime",
+    "SeriesInstanceUID",
+    # Body part and side, pixel size, and the scale of the pixel values.
+    "BodyPartExamined",
+    "Laterality",
+    "ImageLaterality",
+    "PixelSpacing",
+    "ImagerPixelSpacing",
+    "RescaleIntercept",
+    "RescaleSlope",
+    "WindowCenter",
+    "WindowWidth",
+)
+"""Attributes that results copy or state. If one is corrected, the results change."""
+
+MOST_ENTRIES = 2**16
+"""Maximum number of entries of a palette (PS3.3 C.7.6.3.1.5)."""
+
+LINEAR, INDIRECT = 1, 2
+"""Types of segments of a palette (PS3.3 C.7.9.2)."""
+
+INFLATED_BYTES = 4
+"""Inflation limit in bytes per pixel: two for the pixel, two for other attributes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """Options for decoding instances.
+
+    Attributes:
+        window: The number of the VOI window to use, from 1. If there are fewer windows,
+            the last one is used.
+        max_megapixels: Larger images are not analyzed.
+        megapixels_in_time: Larger images are not decoded in this call, because it has
+            too little time; None means no such limit.
+    """
+
+    window: int
+    max_megapixels: int
+    megapixels_in_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedInstance:
+    """The parts of an instance that an analysis needs.
+
+    Attributes:
+        radiograph: The image as displayed.
+        picture_digest: SHA-256 over shape and bytes of the displayed pixels, hex. It is
+            the same for instances that are the same image to the model and to a reader.
+        identity_digest: SHA-256 over the patient, the study and the other attributes
+            that results state about the source, hex. It shows that these changed,
+            without revealing them.
+    """
+
+    radiograph: Radiograph
+    picture_digest: str
+    identity_digest: str
+
+
+def decode_file(
+    path: Path, rules: ScreeningRules, options: DecodeOptions
+) -> DecodedInstance:
+    """Read, screen and decode one DICOM file.
+
+    Raises:
+        NotAnalyzedError: The model must not be applied to the image; the error says
+            why.
+        TakesLongError: The image has too many pixels for this call.
+        AnalysisError: The file is not DICOM, or it is broken.
+    """
+    with reading_dicom():
+        most = int(options.max_megapixels * 1e6) * INFLATED_BYTES
+        dataset = read_part10(path, most)
+        screen(dataset, rules, options.max_megapixels)
+        _check_time(dataset, options.megapixels_in_time)
+        radiograph = decode(dataset, options)
+        identity = _digest(dataset)
+    return DecodedInstance(radiograph, picture_digest(radiograph), identity)
+
+
+def _check_time(dataset: Dataset, megapixels: float | None) -> None:
+    """Raise TakesLongError if an image has too many pixels for the call's time."""
+    names = "Rows", "Columns", "SamplesPerPixel"
+    samples = math.prod(number(dataset, each, 1) for each in names)
+    if megapixels is not None and samples > megapixels * 1e6:
+        raise TakesLongError(
+            f"The image has {samples / 1e6:.0f} megapixels (Rows x Columns x Samples "
+            f"per Pixel), more than the {megapixels:.0f} that are decoded at once."
+        )
+
+
+def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
+    """Decode the only frame of a radiograph and display it as its attributes ask.
+
+    Args:
+        dataset: The instance, with File Meta Information.
+        options: The window and the maximum size.
+
+    Raises:
+        NotAnalyzedError: The image is blank, or too large after resampling to square
+            pixels.
+        AnalysisError: The pixel data is damaged.
+    """
+    assumptions = attribute_assumptions(dataset)
+    assumptions += complete_image_pixel(dataset)
+    stored = decode_pixels(dataset)
+    assumptions += check_bits(dataset, stored)
+    shown = show(dataset, stored, options.window)
+    gray = shown.gray
+    if gray.min() == gray.max():
+        raise NotAnalyzedError(
+            "The image is blank: all of Pixel Data (7FE0,0010) is of one gray level.",
+            Unanalyzed.BLANK,
+        )
+    shape = pixel_shape(dataset)
+    pixels = made_square(gray, shape, options.max_megapixels)
+    source_shape = gray.shape[0], gray.shape[1]
+    assumptions += shown.assumptions
+    return Radiograph(pixels, shape.side, source_shape, shown.span, assumptions)
+
+
+def show(dataset: Dataset, stored: NDArray[Any], window: int | Window) -> Shown:
+    """Display a gray or color image as its attributes ask.
+
+    Args:
+        dataset: The image's attributes; its Image Pixel Module is complete.
+        stored: Stored values as `decode_pixels` returns them.
+        window: See `to_gray`.
+    """
+    if not is_monochrome(dataset):
+        return Shown(from_color(dataset, stored), None)
+    # Rescale or window values that no modality writes may overflow a float.
+    with np.errstate(all="ignore"):
+        return to_gray(dataset, stored, window)
+
+
+def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the luma (ITU-R BT.601) of an RGB or palette color image."""
+    if photometric_interpretation(dataset) == "PALETTE COLOR":
+        stored = apply_color_lut(stored, _palette(dataset))[..., :3]
+        bits = 8 * stored.itemsize
+    else:
+        bits = int(number(dataset, "BitsStored", 8))
+    rgb = (stored >> max(bits - 8, 0)).astype(np.uint8)
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _palette(dataset: Dataset) -> Dataset:
+    """Return a copy of the dataset with valid palette descriptors.
+
+    The first mapped value is signed if pixels are signed (PS3.3 C.7.6.3.1.5), whatever
+    VR it was written with.
+    """
+    described = Dataset()
+    described.update(dataset)
+    described.file_meta = dataset.file_meta
+    is_signed = dataset.PixelRepresentation == 1
+    for color in ("Red", "Green", "Blue"):
+        keyword = f"{color}PaletteColorLookupTableDescriptor"
+        values = usable(dataset, keyword)
+        if len(values) != 3:  # noqa: PLR2004 - PS3.3 C.7.6.3.1.5
+            raise AnalysisError(
+                f"{named(keyword)} is absent or not three numbers, which palette color "
+                "needs. Correct it at the sender."
+            )
+        count, first, bits = (signed_16(one, signed=False) for one in values)
+        _check_segments(dataset, f"Segmented{color}PaletteColorLookupTableData", bits)
+        first = signed_16(first, signed=is_signed)
+        vr = "SS" if first < 0 else "US"
+        read = [count, first, bits]
+        element = DataElement(Tag(keyword), vr, read, validation_mode=IGNORE)
+        described[element.tag] = element
+    return described
+
+
+def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
+    """Check that the segments of a palette do not expand beyond a palette's size.
+
+    A linear segment of three words may expand to 65,535 entries (PS3.3 C.7.9.2), and an
+    indirect one repeats others. pydicom expands them one entry at a time.
+
+    Raises:
+        AnalysisError: The segments expand to more than 65,536 entries, or one is
+            indirect.
+    """
+    data = dataset.get(keyword)
+    if not isinstance(data, bytes):
+        return
+    order = "<" if UID(dataset.file_meta.TransferSyntaxUID).is_little_endian else ">"
+    kind = "u1" if bits <= 8 else f"{order}u2"  # noqa: PLR2004
+    whole = len(data) // np.dtype(kind).itemsize * np.dtype(kind).itemsize
+    words = np.frombuffer(data[:whole], kind)
+    position = entries = 0
+    while position + 1 < len(words) and entries <= MOST_ENTRIES:
+        segment, length = int(words[position]), int(words[position + 1])
+        if segment == INDIRECT:
+            entries = MOST_ENTRIES
+        entries += max(length, 1)
+        position += 3 if segment == LINEAR else 2 + length
+    if entries > MOST_ENTRIES:
+        raise AnalysisError(
+            f"{named(keyword)} expands to more than {MOST_ENTRIES} entries, or has "
+            "indirect segments, which the node does not read. Send the image with "
+            "palettes that are not segmented."
+        )
+
+
+def picture_digest(radiograph: Radiograph) -> str:
+    """Return the hash of the displayed image; see DecodedInstance."""
+    digest = hashlib.sha256(repr(radiograph.pixels.shape).encode())
+    digest.update(radiograph.pixels.tobytes())
+    return digest.hexdigest()
+
+
+def _digest(dataset: Dataset) -> str:
+    """Return the hash of the identity as text, independent of the character set.
+
+    Bytes that are not text of the character set are hashed as well, because all of them
+    are replaced by the same character in the text.
+    """
+    digest = hashlib.sha256()
+    for keyword in IDENTITY:
+        raw = dataset.get_item(Tag(keyword)) if keyword in dataset else None
+        value = "\\".join(texts(dataset, keyword))
+        digest.update(f"{keyword}\0{value}\0".encode())
+        if "\N{REPLACEMENT CHARACTER}" in value and isinstance(raw, RawDataElement):
+            digest.update(raw.value or b"")
+    return digest.hexdigest()

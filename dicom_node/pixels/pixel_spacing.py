@@ -1,0 +1,100 @@
+"""Pixel sizes in millimeters, and resampling of images to square pixels."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+
+from dicom_node.dataset.attributes import usable
+from dicom_node.errors import NotAnalyzedError
+from dicom_node.reasons import Unanalyzed
+
+SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+"""Attributes with the size of a pixel, in the order of preference.
+
+Pixel Spacing (0028,0030) comes first. If somebody corrected it for magnification, it
+has the corrected value; otherwise it is equal to Imager Pixel Spacing (0018,1164)
+(PS3.3 10.7.1.3). Viewers use the same order for measurements.
+"""
+
+NEARLY_SQUARE = 0.01
+"""Relative difference of the two sides that is explained by rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class PixelShape:
+    """The size of one stored pixel.
+
+    Attributes:
+        height: Distance between rows, above 0.
+        width: Distance between columns, above 0.
+        in_mm: Whether the unit is millimeters; otherwise only the ratio is known.
+    """
+
+    height: float
+    width: float
+    in_mm: bool
+
+    @property
+    def is_square(self) -> bool:
+        """Whether the two sides are equal apart from rounding."""
+        return abs(self.height / self.width - 1) <= NEARLY_SQUARE
+
+    @property
+    def side(self) -> float | None:
+        """Side in mm of a square pixel after resampling; None if it is unknown."""
+        return min(self.height, self.width) if self.in_mm else None
+
+
+def pixel_shape(dataset: Dataset) -> PixelShape:
+    """Return the size of a pixel, else its Pixel Aspect Ratio, else a square.
+
+    Source:
+        PS3.3 10.7.1.1 (row spacing first) and C.7.6.3.1.7 (the ratio, vertical side
+        first, is for images of unknown spacing).
+    """
+    for keyword in (*SPACINGS, "PixelAspectRatio"):
+        if pair := sides(dataset, keyword):
+            return PixelShape(*pair, in_mm=keyword in SPACINGS)
+    return PixelShape(1, 1, in_mm=False)
+
+
+def sides(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
+    """Return the first two values of an attribute that are numbers above 0.
+
+    Returns:
+        Distance between rows, then between columns; None if there are fewer than two
+        values. One side is never derived from the other.
+    """
+    match [side for side in usable(dataset, keyword) if side > 0]:
+        case [height, width, *_]:
+            return height, width
+    return None
+
+
+def made_square(
+    pixels: NDArray[np.uint8], shape: PixelShape, max_megapixels: int
+) -> NDArray[np.uint8]:
+    """Stretch an image along its coarser side until its pixels are square.
+
+    Raises:
+        NotAnalyzedError: The result would be larger than the limit.
+    """
+    if shape.is_square:
+        return pixels
+    rows, columns = pixels.shape
+    ratio = shape.height / shape.width
+    tall, wide = rows * max(ratio, 1), columns * max(1 / ratio, 1)
+    if tall * wide > max_megapixels * 1e6:
+        raise NotAnalyzedError(
+            f"The pixels are {ratio:.3g} times as high as they are wide (Pixel Spacing "
+            "(0028,0030), Imager Pixel Spacing (0018,1164) or Pixel Aspect Ratio "
+            f"(0028,0034)); made square, the image exceeds {max_megapixels} "
+            "megapixels.",
+            Unanalyzed.TOO_LARGE,
+        )
+    size = (round(wide), round(tall))
+    square = cv2.resize(pixels, size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(square, np.uint8)

@@ -1,0 +1,164 @@
+"""From a DICOM instance to the image that a person views, through any window.
+
+Unlike `pixels/decode.py`, this module does not screen the instance, because people also
+view images that were not analyzed. Like everything that reads a sender's bytes, it runs
+in a decoding child.
+"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import DataElement, Dataset
+from pydicom.datadict import keyword_for_tag
+from pydicom.multival import MultiValue
+
+from dicom_node.dataset.attributes import number
+from dicom_node.dataset.element_reader import is_foreign
+from dicom_node.dataset.image_pixel import check_bits, complete_image_pixel
+from dicom_node.dataset.part10 import read_part10, reading_dicom
+from dicom_node.dataset.transfer_syntaxes import decode_pixels
+from dicom_node.errors import AnalysisError, DicomNodeError
+from dicom_node.pixels.decode import INFLATED_BYTES, show
+from dicom_node.pixels.grayscale import is_inverted
+from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
+from dicom_node.pixels.windowing import VoiLutFunction, Window
+
+LONGEST_VALUE = 256
+"""Maximum number of characters of an attribute that are shown."""
+
+MOST_ATTRIBUTES = 2000
+BULK = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "UN"})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class View:
+    """A radiograph as a person views it.
+
+    Attributes:
+        pixels: uint8, (rows, columns), dense tissue bright, with square pixels. It is
+            the image that the model saw, except for the window.
+        ends: The modality values shown as black and as white. The first is the larger
+            one if the source is MONOCHROME1.
+    """
+
+    pixels: NDArray[np.uint8]
+    ends: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One attribute of a dataset, as text.
+
+    Attributes:
+        tag: The tag: "(0010,0010)".
+        name: The keyword in the data dictionary; empty if it has none.
+        vr: The value representation.
+        value: The value, cut if it is long. For bytes, the number of bytes; for a
+            sequence, the number of items.
+        level: The number of sequences that contain the attribute.
+    """
+
+    tag: str
+    name: str
+    vr: str
+    value: str
+    level: int
+
+
+def view_file(
+    path: Path, window: int | tuple[float, float], max_megapixels: int
+) -> View:
+    """Decode the first frame of an instance and display it.
+
+    Args:
+        path: The file.
+        window: The number of one of its own windows, from 1; or the modality values for
+            the two ends of the gray scale.
+        max_megapixels: Larger images are not shown.
+
+    Raises:
+        AnalysisError: The file contains no image, or the image is too large or damaged.
+    """
+    with reading_dicom():
+        dataset = _read(path, max_megapixels)
+        _check(dataset, max_megapixels)
+        complete_image_pixel(dataset)
+        stored = decode_pixels(dataset)
+        check_bits(dataset, stored)
+        shown = show(dataset, stored, _window(window))
+        shape = pixel_shape(dataset)
+        ends = shown.ends[::-1] if is_inverted(dataset) else shown.ends
+        return View(made_square(shown.gray, shape, max_megapixels), ends)
+
+
+def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
+    """List the attributes of an instance; a sequence is followed by its content.
+
+    Raises:
+        AnalysisError: The instance cannot be read.
+    """
+    with reading_dicom():
+        found: list[Attribute] = []
+        _list(_read(path, max_megapixels), 0, found)
+        return found
+
+
+def _read(path: Path, max_megapixels: int) -> Dataset:
+    return read_part10(path, int(max_megapixels * 1e6) * INFLATED_BYTES)
+
+
+def _check(dataset: Dataset, max_megapixels: int) -> None:
+    if "PixelData" not in dataset:
+        raise AnalysisError("There is no image: Pixel Data (7FE0,0010) is absent.")
+    rows, columns = number(dataset, "Rows", 0), number(dataset, "Columns", 0)
+    if rows * columns * number(dataset, "SamplesPerPixel", 1) > max_megapixels * 1e6:
+        raise AnalysisError(
+            f"The image is larger than {max_megapixels} megapixels (max_megapixels "
+            "under [worker])."
+        )
+
+
+def _window(window: int | tuple[float, float]) -> int | Window:
+    if isinstance(window, int):
+        return window
+    low, high = window
+    center, width = (low + high) / 2, max(high - low, 1e-6)
+    return Window(center, width, VoiLutFunction.LINEAR_EXACT)
+
+
+def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
+    for tag in itertools.filterfalse(is_foreign, sorted(dataset.keys())):
+        if len(found) >= MOST_ATTRIBUTES:
+            return
+        name = "" if tag.is_private else keyword_for_tag(tag)
+        try:
+            element = dataset[tag]
+        except DicomNodeError:
+            raise
+        except Exception:  # noqa: BLE001 - pydicom raises anything; others can be read
+            raw = dataset.get_item(tag)
+            value = f"{len(raw.value or b'')} bytes that cannot be read"
+            found.append(Attribute(f"{tag}", name, str(raw.VR or ""), value, level))
+            continue
+        is_sequence = element.VR == "SQ"
+        value = f"{len(element.value)} items" if is_sequence else _said(element)
+        found.append(Attribute(f"{tag}", name, str(element.VR), value, level))
+        for item in element.value if is_sequence else ():
+            _list(item, level + 1, found)
+
+
+def _said(element: DataElement) -> str:
+    """Return a value as text."""
+    value = element.value
+    if element.VR in BULK or isinstance(value, bytes):
+        return f"{len(value or b'')} bytes"
+    values = value[: LONGEST_VALUE + 1] if isinstance(value, MultiValue) else [value]
+    words = "\\".join("" if each is None else str(each) for each in values)
+    shown = "".join(
+        each if each.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for each in words[: LONGEST_VALUE + 1]
+    )
+    return shown if len(shown) <= LONGEST_VALUE else f"{shown[:LONGEST_VALUE]}…"

@@ -1,0 +1,326 @@
+"""Decide which instances the model may analyze, and explain why not the others."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import NamedTuple
+
+from pydicom import Dataset
+from pydicom.uid import (
+    UID,
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+    XRayAngiographicImageStorage,
+    XRayRadiofluoroscopicImageStorage,
+)
+
+from dicom_node.dataset.attributes import (
+    LONGEST_UID,
+    UID_PATTERN,
+    items,
+    number,
+    quoted,
+    text,
+    texts,
+    uid,
+)
+from dicom_node.dataset.image_pixel import is_encapsulated, photometric_interpretation
+from dicom_node.errors import NotAnalyzedError, NotMeantError
+from dicom_node.reasons import Unanalyzed
+from dicom_node.uids import may_be_derived
+
+RADIOGRAPHS = (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    XRayRadiofluoroscopicImageStorage,
+    XRayAngiographicImageStorage,
+    SecondaryCaptureImageStorage,
+)
+"""SOP Classes of projection X-ray images, or of objects that may be one."""
+
+CAPTURED_MODALITIES = ("CR", "DX", "RG")
+"""Modality (0008,0060) values of a Secondary Capture that is a radiograph.
+
+These are digitized films, and images of equipment that supports no other class.
+"""
+
+OUR_MODEL_NAME = "fracture-node"
+"""Manufacturer's Model Name (0008,1090) of the results of this software."""
+
+OUR_PICTURES = ("AI_OVERLAY", "AI_NOTICE")
+"""Value 4 of Image Type (0008,0008) of the captures of this software."""
+
+# CID 7005. Results made with the MONAI Deploy App SDK have a provisional code of the
+# scheme 99IHE instead.
+PROCESSING_EQUIPMENT = ("109102", "DCM")
+PROCESSING_ALGORITHM_SCHEME = "99IHE"
+# highdicom writes such an item into every object that is made with it, by an AI or not.
+LIBRARY_MODEL_NAME = "highdicom"
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningRules:
+    """Requirements for an instance besides being a radiograph.
+
+    Attributes:
+        max_study_age_days: Older studies are not analyzed; 0 means no limit.
+        body_parts: Values of Body Part Examined (0018,0015) that the model supports;
+            empty means any. An image without this attribute is analyzed.
+        today: The day from which ages are counted.
+    """
+
+    max_study_age_days: int
+    body_parts: tuple[str, ...]
+    today: date
+
+
+class Why(NamedTuple):
+    """The reason why an instance is not analyzed, for counting and as text."""
+
+    reason: Unanalyzed
+    words: str
+
+
+def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None:
+    """Raise an error if an instance must not be analyzed.
+
+    Args:
+        dataset: The whole instance; its pixels are not decoded.
+        rules: The requirements.
+        max_megapixels: Larger images are not analyzed.
+
+    Raises:
+        NotMeantError: The instance is a result of this software, or not a radiograph.
+            No result is expected.
+        NotAnalyzedError: The instance is a radiograph, but must not be analyzed.
+            Somebody may expect a result, whatever the reason.
+    """
+    for why in _not_meant(dataset):
+        raise NotMeantError(why.words, why.reason)
+    for why in _not_for_the_model(dataset, rules, max_megapixels):
+        raise NotAnalyzedError(why.words, why.reason)
+
+
+def is_capture(sop_class_uid: str) -> bool:
+    """Return whether an object may be a result, and not an image from a modality."""
+    return (
+        sop_class_uid not in RADIOGRAPHS
+        or sop_class_uid == SecondaryCaptureImageStorage
+    )
+
+
+def _not_meant(dataset: Dataset) -> Iterator[Why]:
+    sop_class_uid = text(dataset, "SOPClassUID")
+    if is_capture(sop_class_uid):
+        yield from _own_result(dataset)
+    if sop_class_uid not in RADIOGRAPHS:
+        yield from _not_an_image(dataset)
+        yield Why(
+            Unanalyzed.NO_RADIOGRAPH,
+            f"This is no radiograph but {_class(dataset)}. The model answers for CR, "
+            "DX, XRF and XA images, and Secondary Captures of radiographs.",
+        )
+    if sop_class_uid == SecondaryCaptureImageStorage:
+        yield from _no_captured_radiograph(dataset)
+
+
+def _not_for_the_model(
+    dataset: Dataset, rules: ScreeningRules, max_megapixels: int
+) -> Iterator[Why]:
+    yield from _not_an_image(dataset)
+    yield from _made_by_ai(dataset)
+    yield from _too_old(dataset, rules)
+    yield from _not_one_picture(dataset, max_megapixels)
+    yield from _not_identified(dataset)
+    yield from _not_of_use(dataset, rules)
+
+
+def _not_an_image(dataset: Dataset) -> Iterator[Why]:
+    if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+        yield Why(
+            Unanalyzed.NO_IMAGE,
+            "The pixels are Float Pixel Data (7FE0,0008) or Double Float Pixel Data "
+            "(7FE0,0009), which radiographs do not have.",
+        )
+    if "PixelData" not in dataset:
+        yield Why(
+            Unanalyzed.NO_IMAGE,
+            f"There is no image: Pixel Data (7FE0,0010) is absent ({_class(dataset)}). "
+            "Reports, presentation states and the like are kept, not analyzed.",
+        )
+
+
+def _class(dataset: Dataset) -> str:
+    """Return the name of the SOP Class for a message."""
+    uid = text(dataset, "SOPClassUID")
+    return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
+
+
+def _own_result(dataset: Dataset) -> Iterator[Why]:
+    """Detect a result of this software, from this node or another one.
+
+    An archive may change the UIDs of a result, and de-identification removes
+    Contributing Equipment (PS3.15 table E.1-1), so each trace is sufficient by itself.
+    Only the form of a UID is not: one in 64 random UUID-like numbers has it.
+    """
+    models = [
+        text(dataset, "ManufacturerModelName"),
+        text(dataset, "SecondaryCaptureDeviceManufacturerModelName"),
+        *(
+            text(item, "ManufacturerModelName")
+            for item in items(dataset, "ContributingEquipmentSequence")
+        ),
+    ]
+    is_ours = OUR_MODEL_NAME in {each.strip().lower() for each in models}
+    flavor = (*texts(dataset, "ImageType"), "", "", "", "")[3].upper()
+    uids = (uid(dataset, each) for each in ("SOPInstanceUID", "SeriesInstanceUID"))
+    if is_ours or (flavor in OUR_PICTURES and any(map(may_be_derived, uids))):
+        yield Why(
+            Unanalyzed.OWN_RESULT,
+            "A result of this software came back (Manufacturer's Model Name "
+            "(0008,1090), Image Type (0008,0008) or UIDs). Exclude its series from the "
+            "PACS's forwarding.",
+        )
+
+
+def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
+    """Detect a capture of other processing by Contributing Equipment (C.12.1.1.5).
+
+    An image from a modality is analyzed whatever contributed to it: workstations and
+    noise filters also call themselves processing equipment. DERIVED in Image Type is
+    not evidence.
+    """
+    if text(dataset, "SOPClassUID") != SecondaryCaptureImageStorage:
+        return
+    for item in items(dataset, "ContributingEquipmentSequence"):
+        purposes = {
+            (text(code, "CodeValue"), text(code, "CodingSchemeDesignator"))
+            for code in items(item, "PurposeOfReferenceCodeSequence")
+        }
+        if text(item, "ManufacturerModelName").lower() != LIBRARY_MODEL_NAME and (
+            any(scheme == PROCESSING_ALGORITHM_SCHEME for _, scheme in purposes)
+            or PROCESSING_EQUIPMENT in purposes
+        ):
+            yield Why(
+                Unanalyzed.OTHER_RESULT,
+                "This capture is the result of other image processing or AI "
+                "(Contributing Equipment Sequence (0018,A001)). Send the radiograph "
+                "that it was made from.",
+            )
+
+
+def _no_captured_radiograph(dataset: Dataset) -> Iterator[Why]:
+    modality = text(dataset, "Modality")
+    if modality.upper() not in CAPTURED_MODALITIES:
+        yield Why(
+            Unanalyzed.MODALITY,
+            f"Modality (0008,0060) of this Secondary Capture is {quoted(modality)}; "
+            f"those of {', '.join(CAPTURED_MODALITIES)} are analyzed.",
+        )
+    photometric = photometric_interpretation(dataset)
+    if photometric and not photometric.startswith("MONOCHROME"):
+        yield Why(
+            Unanalyzed.COLOR,
+            "This is a color capture: Photometric Interpretation (0028,0004) is "
+            f"{photometric}. Send the radiograph that it was made from.",
+        )
+
+
+def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
+    frames = number(dataset, "NumberOfFrames", 1)
+    if frames > 1:
+        yield Why(
+            Unanalyzed.FRAMES,
+            f"Number of Frames (0028,0008) is {frames:.0f}; the model answers "
+            "for single images.",
+        )
+    allocated = number(dataset, "BitsAllocated", 16)
+    # A compressed image declares its own number of bits.
+    if not is_encapsulated(dataset) and allocated not in {8, 16}:
+        yield Why(
+            Unanalyzed.BITS,
+            f"Bits Allocated (0028,0100) is {allocated:.0f}; radiographs have 8 or 16.",
+        )
+    rows, columns = number(dataset, "Rows", 0), number(dataset, "Columns", 0)
+    samples = number(dataset, "SamplesPerPixel", 1)
+    if rows * columns * samples > max_megapixels * 1e6:
+        yield Why(
+            Unanalyzed.TOO_LARGE,
+            "The image is too large: Rows (0028,0010) x Columns (0028,0011) x Samples "
+            f"per Pixel (0028,0002) are {rows:.0f} x {columns:.0f} x {samples:.0f}, "
+            f"more than {max_megapixels} megapixels (max_megapixels under [worker]).",
+        )
+
+
+def _not_identified(dataset: Dataset) -> Iterator[Why]:
+    """Yield a reason for each UID that cannot identify anything (PS3.5 9.1).
+
+    UIDs that break another rule of 9.1 are used unchanged: see dataset/attributes.py.
+    """
+    if not text(dataset, "StudyInstanceUID"):
+        yield Why(
+            Unanalyzed.NO_STUDY,
+            "Study Instance UID (0020,000D) is absent, so that no result could join "
+            "the study. Correct it at the sender.",
+        )
+    for keyword, name in (
+        ("StudyInstanceUID", "Study Instance UID (0020,000D)"),
+        ("SeriesInstanceUID", "Series Instance UID (0020,000E)"),
+        ("SOPInstanceUID", "SOP Instance UID (0008,0018)"),
+    ):
+        value = uid(dataset, keyword)
+        if value and not UID_PATTERN.fullmatch(value):
+            found = (
+                f"{len(value)} characters, more than the {LONGEST_UID} that are "
+                "accepted"
+                if len(value) > LONGEST_UID
+                else "a value that is not digits and periods"
+            )
+            yield Why(
+                Unanalyzed.NOT_A_UID,
+                f"{name} has {found}, so that it is not a UID. Correct it at the "
+                "sender.",
+            )
+
+
+def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
+    examined = text(dataset, "BodyPartExamined")
+    body_part = examined.upper()
+    if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
+        yield Why(
+            Unanalyzed.BODY_PART,
+            f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
+            "the model's intended use.",
+        )
+
+
+def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
+    age = _age_days(dataset, rules.today)
+    if age is not None and 0 < rules.max_study_age_days < age:
+        yield Why(
+            Unanalyzed.AGE,
+            f"The study is {age} days old by Study Date (0008,0020); the limit is "
+            f"{rules.max_study_age_days} (max_study_age_days under [receiver]).",
+        )
+
+
+def _age_days(dataset: Dataset, today: date) -> int | None:
+    """Return the age of the study; None if Study Date is not a date (PS3.5 6.2, DA)."""
+    digits = text(dataset, "StudyDate").replace(".", "")  # as ACR-NEMA wrote it
+    if not re.fullmatch(r"\d{8}", digits):
+        return None
+    try:
+        study_date = datetime.strptime(digits, "%Y%m%d").date()  # noqa: DTZ007
+    except ValueError:
+        return None
+    return (today - study_date).days
+
+
+def _answers_for(body_part: str, body_parts: tuple[str, ...]) -> bool:
+    """Return whether a body part is supported, also with added words: ELBOW LT."""
+    known = {part.upper() for part in body_parts}
+    return body_part in known or not known.isdisjoint(re.split(r"[ _]", body_part))

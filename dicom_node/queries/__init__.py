@@ -1,0 +1,1 @@
+"""Reads the journal: worklist, details, failures, activity. Never writes."""

@@ -1,0 +1,127 @@
+"""Statistics of a period: throughput, turnaround and the scores of the model.
+
+They are counted from the journal's rows. Totals since the installation are in
+metrics/counters.py. Drift shows first as a shift of the scores, or of the share that is
+not analyzed.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from dicom_node.storage.database import reading
+from dicom_node.storage.tables import InstanceState, instance
+
+BINS = 20
+"""Number of bins of the score distribution, each 1/20 wide."""
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """The instances received in a part of the period.
+
+    Attributes:
+        start: Start of the interval, in seconds since 1970.
+        received: Number of instances received.
+        reported: Number answered with a fracture, doubtful or definite.
+        negative: Number answered without a fracture.
+        not_analyzed: Number not analyzed.
+        failed: Number of failures.
+    """
+
+    start: float
+    received: int
+    reported: int
+    negative: int
+    not_analyzed: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The statistics of a period.
+
+    Attributes:
+        intervals: The parts of the period in order, all of the same length.
+        scores: Number of answers with a probability in each of BINS equal parts.
+        turnaround: Seconds from receipt to first delivery, by percentile; empty if
+            nothing was delivered.
+    """
+
+    intervals: Sequence[Interval]
+    scores: Sequence[int]
+    turnaround: dict[int, float]
+
+
+def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figures:
+    """Compute the statistics of a period.
+
+    Args:
+        engine: Engine of the journal.
+        since: Start, in seconds since 1970.
+        until: End (exclusive), after `since`.
+        parts: Number of intervals.
+    """
+    length = (until - since) / parts
+    c = instance.c
+    # Grouped by label: PostgreSQL treats an expression with parameters as a different
+    # one each time.
+    place = sa.func.floor((c.received_at - since) / length)
+    part = sa.cast(place, sa.Integer).label("part")
+    score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
+    within = sa.and_(
+        c.received_at >= since, c.received_at < until, c.returned.is_(None)
+    )
+    kind = sa.case(
+        (c.probability.is_not(None), sa.func.coalesce(c.operating_point, "none")),
+        else_=c.state,
+    ).label("kind")
+    counts = sa.select(part, kind, sa.func.count()).where(within)
+    counts = counts.group_by("part", "kind")
+    scores = sa.select(score, sa.func.count()).where(within, c.probability.is_not(None))
+    times = sa.select(c.delivered_at - c.received_at).where(
+        within, c.delivered_at.is_not(None)
+    )
+    with reading(engine) as connection:
+        by_part = [(a, b, n) for a, b, n in connection.execute(counts)]
+        by_score = [(a, n) for a, n in connection.execute(scores.group_by("score"))]
+        seconds = sorted(connection.execute(times).scalars())
+    return Figures(
+        [_interval(since + n * length, n, by_part) for n in range(parts)],
+        _bins(by_score),
+        {p: _percentile(seconds, p) for p in PERCENTILES} if seconds else {},
+    )
+
+
+def _interval(
+    start: float, number: int, rows: Sequence[tuple[int, str, int]]
+) -> Interval:
+    of: Counter[str] = Counter()
+    for part, kind, count in rows:
+        if part == number:
+            of[kind] += count
+    return Interval(
+        start,
+        received=of.total(),
+        reported=of["doubtful"] + of["definite"],
+        negative=of["none"],
+        not_analyzed=of[InstanceState.NOT_ANALYZED],
+        failed=of[InstanceState.FAILED],
+    )
+
+
+def _bins(rows: Sequence[tuple[int, int]]) -> list[int]:
+    bins = [0] * BINS
+    for score, count in rows:
+        bins[min(max(score, 0), BINS - 1)] += count  # 1.0 belongs to the last bin
+    return bins
+
+
+def _percentile(ordered: Sequence[float], percent: int) -> float:
+    """Return the smallest value that `percent` percent do not exceed (nearest rank)."""
+    rank = -(-percent * len(ordered) // 100)
+    return max(ordered[rank - 1], 0.0)

@@ -1,0 +1,213 @@
+"""Counts the work that waits, and its age, for a monitoring system.
+
+A monitoring system asks every few seconds. Each query uses an index over unfinished
+work, so its cost does not depend on the number of past instances.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.journal.attempts import of_delivery
+from dicom_node.storage.tables import (
+    UNDER_WAY,
+    DeliveryState,
+    InstanceState,
+    delivered_object,
+    delivery,
+    instance,
+    peer_state,
+)
+
+OPEN = (InstanceState.RECEIVED, InstanceState.DELIVERING, InstanceState.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A number of instances or deliveries that are in the same state.
+
+    Attributes:
+        state: The state.
+        count: Number of instances or deliveries.
+        since: Time when the oldest was received or requested, in seconds since 1970.
+        destination: Name of the destination, for deliveries.
+    """
+
+    state: str
+    count: int
+    since: float
+    destination: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """A peer to which all delivery attempts fail. Times are seconds since 1970.
+
+    Attributes:
+        peer: The destination, or one AE of it.
+        since: Time of the first failed attempt.
+        last_attempt: Time of the last failed attempt.
+        reason: Why the last attempt failed. It may quote the peer.
+        next_attempt: Time of the next attempt; None if nothing is to be delivered.
+    """
+
+    peer: str
+    since: float
+    last_attempt: float
+    reason: str
+    next_attempt: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """The delivery that failed last and is not tried again.
+
+    Attributes:
+        at: Time of the failure, in seconds since 1970.
+        reason: Why it failed. It may quote the peer.
+    """
+
+    at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DestinationState:
+    """The results of the last delivery attempts to a destination.
+
+    Attributes:
+        last_success: Time of the last successful delivery, in seconds since 1970.
+        last_failure: The last delivery that failed permanently, if none succeeded
+            since.
+        outages: The peers of the destination that fail.
+    """
+
+    last_success: float | None
+    last_failure: LastFailure | None
+    outages: tuple[Outage, ...]
+
+    def __str__(self) -> str:
+        """Return "ok", or a description of what is wrong."""
+        wrong = [
+            f"no attempt has succeeded for {spoken_age(each.since)}: {each.reason}; "
+            f"last tried {spoken_age(each.last_attempt)} ago"
+            for each in self.outages
+        ]
+        if (last := self.last_failure) and not wrong:
+            wrong = [f"the last one failed {spoken_age(last.at)} ago: {last.reason}"]
+        return "; ".join(wrong) or "ok"
+
+
+def spoken_age(at: float) -> str:
+    """Return the age of a time in one unit, such as "12 s", "5 min", "3 h" or "2 d"."""
+    seconds = max(time.time() - at, 0.0)
+    units = ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h"))
+    for most, length, unit in units:
+        if seconds < most:
+            return f"{seconds // length:.0f} {unit}"
+    return f"{seconds // 86400:.0f} d"
+
+
+def instances(connection: sa.Connection) -> list[Waiting]:
+    """Count the instances that wait for analysis or delivery, or that failed.
+
+    Their age is counted from their receipt.
+    """
+    query = (
+        sa.select(
+            instance.c.state, sa.func.count(), sa.func.min(instance.c.received_at)
+        )
+        .where(instance.c.state.in_(OPEN))
+        .group_by(instance.c.state)
+    )
+    return [Waiting(*row) for row in connection.execute(query)]
+
+
+def destination_states(
+    connection: sa.Connection, destinations: Sequence[str]
+) -> dict[str, DestinationState]:
+    """Return the results of the last delivery attempts, by destination."""
+    return {name: _state(connection, name) for name in destinations}
+
+
+def _state(connection: sa.Connection, destination: str) -> DestinationState:
+    success = _last_end(connection, destination, DeliveryState.DELIVERED)
+    failure = _last_end(connection, destination, DeliveryState.FAILED)
+    last_failure = None
+    if failure and (success is None or success.finished_at < failure.finished_at):
+        reason = _reason(connection, failure)
+        last_failure = LastFailure(failure.finished_at, reason)
+    return DestinationState(
+        success and success.finished_at,
+        last_failure,
+        _outages(connection, destination),
+    )
+
+
+def _last_end(
+    connection: sa.Connection, destination: str, state: DeliveryState
+) -> sa.Row[Any] | None:
+    """Return the delivery that ended last in a state."""
+    query = delivery.select().where(
+        delivery.c.destination == destination,
+        delivery.c.state == state,
+        delivery.c.finished_at.is_not(None),
+    )
+    query = query.order_by(delivery.c.finished_at.desc()).limit(1)
+    return connection.execute(query).one_or_none()
+
+
+def _reason(connection: sa.Connection, failure: sa.Row[Any]) -> str:
+    """Return why the objects of a delivery failed, each reason once."""
+    query = sa.select(delivered_object.c.comment).distinct()
+    query = query.where(
+        of_delivery(delivered_object, failure.instance_id, failure.destination),
+        delivered_object.c.state == DeliveryState.FAILED,
+    )
+    reasons = connection.execute(query.order_by(delivered_object.c.comment)).scalars()
+    return "; ".join(reasons)
+
+
+def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
+    c = peer_state.c
+    next_at = (
+        sa.select(sa.func.min(delivery.c.next_at))
+        .where(
+            delivery.c.destination == destination,
+            delivery.c.state.in_(UNDER_WAY),
+            delivery.c.waits_for.is_(None),
+            sa.or_(c.probe.is_(None), delivery.c.instance_id == c.probe),
+        )
+        .scalar_subquery()
+    )
+    query = sa.select(c.peer, c.failing_since, c.failed_at, c.reason, next_at)
+    query = query.where(c.destination == destination, c.failing_since.is_not(None))
+    return tuple(Outage(*row) for row in connection.execute(query.order_by(c.peer)))
+
+
+def deliveries(connection: sa.Connection, destinations: Sequence[str]) -> list[Waiting]:
+    """Count the deliveries that have not ended, and those that failed.
+
+    Their age is counted from their request.
+
+    Args:
+        connection: Connection in a transaction.
+        destinations: Failed deliveries are counted for these destinations only.
+    """
+    kind = delivery.c.destination, delivery.c.state
+    query = sa.select(
+        delivery.c.state,
+        sa.func.count(),
+        sa.func.min(delivery.c.asked_at),
+        delivery.c.destination,
+    ).group_by(*kind)
+    unfinished = query.where(delivery.c.finished_at.is_(None))
+    failed = query.where(
+        delivery.c.destination.in_(destinations),
+        delivery.c.state == DeliveryState.FAILED,
+    )
+    rows = (*connection.execute(unfinished), *connection.execute(failed))
+    return [Waiting(*row) for row in rows]

@@ -1,0 +1,85 @@
+"""Lists accepted and rejected callers of the node, from the audit trail."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.audit.event import What
+from dicom_node.storage.database import reading
+from dicom_node.storage.tables import audit, instance
+
+DAYS = 30.0
+MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """An AE that called from one address.
+
+    Attributes:
+        ae_title: Its AE title; empty if it did not send one.
+        address: Its network address.
+        is_admitted: Whether its associations were accepted.
+        reason: Reason for the rejection; empty for accepted callers.
+        times: Number of associations or rejections in the last 30 days.
+        last: Time of the last one, in seconds since 1970.
+    """
+
+    ae_title: str
+    address: str
+    is_admitted: bool
+    reason: str
+    times: int
+    last: float
+
+
+def callers(engine: sa.Engine) -> list[Caller]:
+    """Return the callers of the last 30 days, the most recent first.
+
+    Accepted and rejected callers have a limit each, so that the rejected ones do not
+    displace the others.
+    """
+    with reading(engine) as connection:
+        rows = [
+            row
+            for what in (What.OPENED, What.REJECTED)
+            for row in connection.execute(_last_callers(what)).all()
+        ]
+    found = [
+        Caller(who, address, what == What.OPENED, about, int(times), at)
+        for who, address, what, about, times, at in rows
+    ]
+    return sorted(found, key=lambda each: each.last, reverse=True)
+
+
+def _last_callers(what: What) -> sa.Select[Any]:
+    kind = audit.c.who, audit.c.address, audit.c.what, audit.c.about
+    last = sa.func.max(audit.c.at)
+    return (
+        sa.select(*kind, sa.func.sum(audit.c.times), last)
+        .where(audit.c.what == what, audit.c.at > time.time() - DAYS * 86400)
+        .group_by(*kind)
+        .order_by(last.desc())
+        .limit(MOST)
+    )
+
+
+def modalities(engine: sa.Engine) -> Sequence[sa.Row[Any]]:
+    """Return how many instances of each modality each AE sent in the last 30 days.
+
+    Returns:
+        Rows of `calling_ae_title`, `modality`, `times`, `last`.
+    """
+    key = instance.c.calling_ae_title, instance.c.modality
+    last = sa.func.max(instance.c.received_at).label("last")
+    query = (
+        sa.select(*key, sa.func.count().label("times"), last)
+        .where(instance.c.received_at > time.time() - DAYS * 86400)
+        .group_by(*key)
+        .order_by(*key)
+    )
+    with reading(engine) as connection:
+        return connection.execute(query).all()

@@ -1,0 +1,208 @@
+"""Lists failures, and work that waits after a failure, by destination and reason.
+
+Groups are useful because a hundred failures usually have one cause.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import sqlalchemy as sa
+
+from dicom_node.journal.instance_state import FILES_REMOVED, is_tried_again
+from dicom_node.journal.journal import Failed
+from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.storage.database import reading
+from dicom_node.storage.tables import (
+    DeliveryState,
+    InstanceState,
+    delivered_object,
+    delivery,
+    instance,
+    result,
+)
+
+SEPARATOR = "; "
+
+
+@dataclass(frozen=True, slots=True)
+class FailureReason:
+    """One reason for a failed delivery, and the objects concerned.
+
+    Attributes:
+        reason: The reason, for a user. It may quote the peer.
+        objects: Kinds of result, such as "Secondary Capture".
+    """
+
+    reason: str
+    objects: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """Instances that failed in the same way.
+
+    Attributes:
+        destination: Name of the destination; empty if the analysis failed.
+        reason: All reasons of one delivery in one text. It may quote the peer.
+        count: Number of instances.
+        first: Time when the first of them was received, in seconds since 1970.
+        last: Time when the last of them was received, in seconds since 1970.
+        waiting: Whether they are tried again automatically.
+        reasons: The reasons of a delivery, one by one. Empty for an analysis.
+    """
+
+    destination: str
+    reason: str
+    count: int
+    first: float
+    last: float
+    waiting: bool = False
+    reasons: tuple[FailureReason, ...] = ()
+
+
+# A retry is impossible after the files were removed.
+_MENDABLE = instance.c.files_removed_at.is_(None)
+# Reported after the files were removed, so nobody has seen it yet. The image must be
+# sent again.
+_LOST = delivered_object.c.comment.endswith(FILES_REMOVED, autoescape=True)
+_ANALYSES = sa.and_(
+    instance.c.state == InstanceState.FAILED,
+    instance.c.probability.is_(None),
+    _MENDABLE,
+)
+
+
+_Key = tuple[str, str, bool]  # destination, all reasons, whether it waits
+
+
+@dataclass(slots=True)
+class _Delivery:
+    """A delivery that failed or waits, with its kinds of result by reason."""
+
+    failed: Failed
+    received_at: float
+    kinds: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def reason(self) -> str:
+        """Return all reasons in one text."""
+        return SEPARATOR.join(sorted(self.kinds))
+
+
+def grouped(engine: sa.Engine) -> list[Failures]:
+    """Group what can be tried again and what a destination lost, the largest first."""
+    received = instance.c.received_at
+    numbers = sa.func.count(), sa.func.min(received), sa.func.max(received)
+    analyses = sa.select(sa.literal(""), instance.c.reason, *numbers)
+    analyses = analyses.where(_ANALYSES).group_by(instance.c.reason)
+    with reading(engine) as connection:
+        found = [Failures(*row) for row in connection.execute(analyses)]
+        groups: dict[_Key, list[_Delivery]] = {}
+        for waiting in (False, True):
+            for each in _deliveries(connection, None, waiting=waiting):
+                key = each.failed.destination, each.reason, waiting
+                groups.setdefault(key, []).append(each)
+    found += [_group(key, members) for key, members in groups.items()]
+    return sorted(found, key=lambda each: (-each.count, each.destination, each.reason))
+
+
+def failed(
+    engine: sa.Engine,
+    destination: str | None,
+    reason: str | None,
+    limit: int,
+    *,
+    waiting: bool | None = None,
+) -> Sequence[Failed]:
+    """List what can be tried again, the oldest first, then what a destination lost.
+
+    Args:
+        engine: Engine of the journal.
+        destination: Only deliveries to this destination; empty: only analyses; None:
+            all.
+        reason: Only those with this text, which is the reason of a group.
+        limit: Maximum number.
+        waiting: True: those that wait after a failure; False: those that failed; None:
+            both.
+    """
+    found: list[Failed] = []
+    with reading(engine) as connection:
+        if not destination and not waiting:
+            query = sa.select(instance.c.id).where(_ANALYSES)
+            if reason is not None:
+                query = query.where(instance.c.reason == reason)
+            query = query.order_by(instance.c.received_at).limit(limit)
+            found += map(Failed, connection.execute(query).scalars())
+        if destination != "":
+            for kind in (False, True) if waiting is None else (waiting,):
+                every = _deliveries(connection, destination, waiting=kind)
+                found += [
+                    each.failed for each in every if reason in {None, each.reason}
+                ]
+    return found[:limit]
+
+
+def _deliveries(
+    connection: sa.Connection, destination: str | None, *, waiting: bool
+) -> Iterable[_Delivery]:
+    """Read what failed, or waits after a failure, the oldest first.
+
+    What a destination lost after its files were removed comes last.
+    """
+    failing = delivery.c.state == DeliveryState.FAILED
+    has_failed = delivered_object.c.state == DeliveryState.FAILED
+    concerned = is_tried_again() if waiting else has_failed
+    objects = delivered_object.outerjoin(
+        result,
+        sa.and_(
+            result.c.instance_id == delivered_object.c.instance_id,
+            result.c.sop_instance_uid == delivered_object.c.sop_instance_uid,
+        ),
+    )
+    # A failed delivery may have no object with a reason. A waiting one has one.
+    mine = sa.and_(
+        delivered_object.c.instance_id == delivery.c.instance_id,
+        delivered_object.c.destination == delivery.c.destination,
+        concerned,
+    )
+    key = delivery.c.instance_id, delivery.c.destination
+    words = instance.c.received_at, delivered_object.c.comment, result.c.kind
+    query = sa.select(*key, *words).select_from(
+        delivery.join(instance, instance.c.id == delivery.c.instance_id).join(
+            objects, mine, isouter=not waiting
+        )
+    )
+    query = query.where(delivery.c.finished_at.is_(None) if waiting else failing)
+    if destination is not None:
+        query = query.where(delivery.c.destination == destination)
+    found: dict[tuple[str, str], _Delivery] = {}
+    order = ~_MENDABLE, delivery.c.asked_at, *key
+    listed = query.where(sa.or_(_MENDABLE, sa.and_(has_failed, _LOST)))
+    for row in connection.execute(listed.order_by(*order)):
+        known = found.setdefault(
+            (row[0], row[1]), _Delivery(Failed(row[0], row[1], waiting), row[2])
+        )
+        if row[3] is not None:
+            known.kinds.setdefault(row[3], []).append(row[4] or "")
+    return found.values()
+
+
+def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
+    destination, reason, waiting = key
+    kinds: dict[str, set[str]] = {}
+    for each in members:
+        for words, concerned in each.kinds.items():
+            kinds.setdefault(words, set()).update(concerned)
+    received = [each.received_at for each in members]
+    return Failures(
+        destination,
+        reason,
+        len(members),
+        min(received),
+        max(received),
+        waiting,
+        tuple(
+            FailureReason(words, tuple(sorted(map(spoken_kind, kinds[words]))))
+            for words in sorted(kinds)
+        ),
+    )

@@ -1,0 +1,113 @@
+"""Read queries of the journal: counts, recent instances and failures."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.journal.attempts import is_waiting
+from dicom_node.storage.database import reading
+from dicom_node.storage.tables import (
+    RETURNED,
+    DeliveryState,
+    InstanceState,
+    delivery,
+    instance,
+    paused_destination,
+)
+
+
+class History:
+    """Queries of the journal. They change nothing."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def counts(self, uid: str | None = None) -> dict[str, int]:
+        """Count the instances in each state: all of them, or those of one UID."""
+        returned = instance.c.returned.is_not(None)
+        query = sa.select(instance.c.state, returned, sa.func.count())
+        query = query.group_by(instance.c.state, returned)
+        if uid is not None:
+            query = query.where(instance.c.sop_instance_uid == uid)
+        with reading(self._engine) as connection:
+            rows = [tuple(row) for row in connection.execute(query)]
+        counts: Counter[str] = Counter()
+        for state, is_returned, count in rows:
+            counts[RETURNED if is_returned else state] += count
+        return dict(counts)
+
+    def deliveries(self, uid: str | None = None) -> list[dict[str, Any]]:
+        """Count the deliveries in each state and find the oldest, by destination.
+
+        Args:
+            uid: Count only deliveries of instances with this SOP Instance UID.
+        """
+        query = (
+            sa.select(
+                delivery.c.destination,
+                delivery.c.state,
+                sa.func.count().label("count"),
+                sa.func.min(delivery.c.asked_at).label("oldest"),
+            )
+            .group_by(delivery.c.destination, delivery.c.state)
+            .order_by(delivery.c.destination, delivery.c.state)
+        )
+        if uid is not None:
+            named = sa.select(instance.c.id).where(instance.c.sop_instance_uid == uid)
+            query = query.where(delivery.c.instance_id.in_(named))
+        with reading(self._engine) as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]  # noqa: SLF001 - public despite its name
+
+    def paused(self) -> Sequence[str]:
+        """Return the names of the paused destinations."""
+        with reading(self._engine) as connection:
+            return (
+                connection.execute(sa.select(paused_destination.c.name)).scalars().all()
+            )
+
+    def recent(self, limit: int) -> Sequence[sa.Row[Any]]:
+        """Return the instances that were received last, newest first."""
+        query = instance.select().order_by(instance.c.received_at.desc()).limit(limit)
+        with reading(self._engine) as connection:
+            return connection.execute(query).all()
+
+    def by_uid(self, sop_instance_uid: str) -> Sequence[sa.Row[Any]]:
+        """Return all revisions of an instance, oldest first."""
+        query = instance.select().where(instance.c.sop_instance_uid == sop_instance_uid)
+        with reading(self._engine) as connection:
+            return connection.execute(query.order_by(instance.c.revision)).all()
+
+    def failed_analyses(self) -> Sequence[str]:
+        """Return the ids of the instances that have no answer because of a failure.
+
+        Instances that no longer have their files are left out.
+        """
+        query = sa.select(instance.c.id).where(
+            instance.c.state == InstanceState.FAILED,
+            instance.c.probability.is_(None),
+            instance.c.files_removed_at.is_(None),
+        )
+        with reading(self._engine) as connection:
+            return connection.execute(query).scalars().all()
+
+    def failed_deliveries(self) -> Sequence[tuple[str, str]]:
+        """Return (instance id, destination) of each permanently failed delivery.
+
+        Instances that no longer have their files are left out.
+        """
+        query = sa.select(delivery.c.instance_id, delivery.c.destination).where(
+            delivery.c.state == DeliveryState.FAILED,
+            instance.c.id == delivery.c.instance_id,
+            instance.c.files_removed_at.is_(None),
+        )
+        with reading(self._engine) as connection:
+            return [(row[0], row[1]) for row in connection.execute(query)]
+
+    def waiting_deliveries(self) -> Sequence[tuple[str, str]]:
+        """Return (instance id, destination) of each delivery that waits for a retry."""
+        query = sa.select(delivery.c.instance_id, delivery.c.destination)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query.where(is_waiting()))
+            return [(row[0], row[1]) for row in rows]

@@ -1,0 +1,232 @@
+"""The worklist: instances that the database searches, sorts and divides into pages."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from dicom_node.dataset.attributes import UID_PATTERN
+from dicom_node.patient import folded
+from dicom_node.storage.database import reading
+from dicom_node.storage.tables import (
+    ANALYZING,
+    RETURNED,
+    DeliveryState,
+    InstanceState,
+    delivery,
+    instance,
+    patient,
+)
+
+
+class Order(StrEnum):
+    """The columns that a worklist can be sorted by."""
+
+    RECEIVED = "received"
+    PATIENT = "patient"
+    SENDER = "sender"
+    STATE = "state"
+    PROBABILITY = "probability"
+    SECONDS = "seconds"
+
+
+IS_RETURNED = instance.c.returned.is_not(None)
+SECONDS = instance.c.delivered_at - instance.c.received_at
+COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
+    Order.RECEIVED: instance.c.received_at,
+    Order.PATIENT: patient.c.folded,
+    Order.SENDER: instance.c.calling_ae_title,
+    Order.STATE: instance.c.state,
+    Order.PROBABILITY: instance.c.probability,
+    Order.SECONDS: SECONDS,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The search criteria for instances. An empty or None value matches everything.
+
+    Attributes:
+        text: Words of a name, an ID or an accession number, in any order, or a complete
+            UID. Parts of words match, too. Case and accents are ignored.
+        states: Any of these states; "analyzing" and "received" exclude each other.
+            Results of ours that came back are "returned". They are found only by this
+            state, by their own UID or by id.
+        points: Any of these operating points that the answer reached.
+        since: Received at or after this time, in seconds since 1970.
+        until: Received before this time, in seconds since 1970.
+        sender: AE title of the sender.
+        destination: Name of a destination; only instances with a delivery to it match.
+        ids: Only these instances.
+    """
+
+    text: str = ""
+    states: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
+    since: float | None = None
+    until: float | None = None
+    sender: str = ""
+    destination: str = ""
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sorting:
+    """The order of a worklist. Instances without a value in the column come last."""
+
+    by: Order = Order.RECEIVED
+    descending: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a worklist.
+
+    Attributes:
+        rows: Rows of instances, with `name`, `patient_id` and `accession_number` of the
+            patient, and the `seconds` from receipt to delivery.
+        total: Number of instances on all pages.
+    """
+
+    rows: Sequence[sa.Row[Any]]
+    total: int
+
+
+class Worklist:
+    """Queries of the journal for many instances at once."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def page(self, wanted: Wanted, sorting: Sorting, *, number: int, size: int) -> Page:
+        """Return one page.
+
+        Args:
+            wanted: The search criteria.
+            sorting: The order.
+            number: Number of the page, from 1.
+            size: Number of instances on a page.
+        """
+        conditions, order = _conditions(wanted), _order(sorting)
+        is_named = wanted.text or sorting.by is Order.PATIENT
+        source = NAMED_INSTANCE if is_named else instance
+        # Only the ids are sorted, and the other columns are read for one page of them.
+        # To sort whole rows would be many times as much data.
+        ids = sa.select(instance.c.id).select_from(source).where(*conditions)
+        ids = ids.order_by(*order).limit(size).offset((number - 1) * size)
+        query = _rows().where(instance.c.id.in_(ids)).order_by(*order)
+        count = sa.select(sa.func.count()).select_from(source).where(*conditions)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).all()
+            return Page(rows, connection.execute(count).scalar_one())
+
+    def study(self, study_instance_uid: str) -> Sequence[sa.Row[Any]]:
+        """Return the instances of a study, in the order of their receipt.
+
+        Results of ours that came back are shown with their sources. They are in this
+        list only if none of the sources is known.
+        """
+        query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
+        query = query.order_by(instance.c.received_at, instance.c.id)
+        with reading(self._engine) as connection:
+            rows = connection.execute(query).all()
+        return [row for row in rows if state_shown(row) != RETURNED] or rows
+
+    def senders(self) -> Sequence[str]:
+        """Return the AE titles that have sent instances, sorted."""
+        query = sa.select(instance.c.calling_ae_title).distinct()
+        with reading(self._engine) as connection:
+            return sorted(connection.execute(query).scalars())
+
+
+def row_of(instance_id: str) -> sa.Select[Any]:
+    """Return the query for one instance, with the columns of a worklist."""
+    return _rows().where(instance.c.id == instance_id)
+
+
+NAMED = (patient.c.name, patient.c.patient_id, patient.c.accession_number)
+# Instances that were received before the table `patient` existed have no name.
+NAMED_INSTANCE = instance.outerjoin(patient, patient.c.instance_id == instance.c.id)
+
+
+def _rows() -> sa.Select[Any]:
+    columns = (instance, *NAMED, SECONDS.label("seconds"))
+    return sa.select(*columns).select_from(NAMED_INSTANCE)
+
+
+def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
+    one_of = {
+        instance.c.id: wanted.ids,
+        instance.c.operating_point: wanted.points,
+    }
+    found: list[sa.ColumnElement[bool]] = [
+        column.in_(values) for column, values in one_of.items() if values
+    ]
+    if wanted.states:
+        found.append(_in_state(wanted.states))
+    if wanted.since is not None:
+        found.append(instance.c.received_at >= wanted.since)
+    if wanted.until is not None:
+        found.append(instance.c.received_at < wanted.until)
+    if wanted.sender:
+        found.append(instance.c.calling_ae_title == wanted.sender)
+    if wanted.destination:
+        found.append(_goes_to(wanted.destination))
+    text = wanted.text.strip()
+    if not wanted.ids and RETURNED not in wanted.states:
+        is_named = instance.c.sop_instance_uid == text
+        found.append(sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED)
+    return found + _named(text)
+
+
+def state_shown(row: sa.Row[Any]) -> str:
+    """Return the state of an instance as it is shown. The row is one of a worklist."""
+    if row.returned:
+        return RETURNED
+    is_begun = row.state == InstanceState.RECEIVED and row.attempts > 0
+    return ANALYZING if is_begun else str(row.state)
+
+
+def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:
+    state, is_begun = instance.c.state, instance.c.attempts > 0
+    received = sa.and_(state == InstanceState.RECEIVED, ~IS_RETURNED)
+    special = {
+        InstanceState.RECEIVED: sa.and_(received, sa.not_(is_begun)),
+        ANALYZING: sa.and_(received, is_begun),
+        RETURNED: IS_RETURNED,
+    }
+    others = [each for each in states if each not in special]
+    return sa.or_(
+        sa.and_(state.in_(others), ~IS_RETURNED),
+        *(special[each] for each in states if each in special),
+    )
+
+
+def _goes_to(destination: str) -> sa.ColumnElement[bool]:
+    return sa.exists().where(
+        delivery.c.instance_id == instance.c.id,
+        delivery.c.destination == destination,
+        delivery.c.state != DeliveryState.DROPPED,
+    )
+
+
+def _named(text: str) -> list[sa.ColumnElement[bool]]:
+    """Return conditions for a search text: a UID, or else all words of the text."""
+    if "." in text and UID_PATTERN.fullmatch(text):
+        c = instance.c
+        uids = c.sop_instance_uid, c.study_instance_uid, c.series_instance_uid
+        known_as = patient.c.folded.contains(text, autoescape=True)
+        return [sa.or_(*(uid == text for uid in uids), known_as)]
+    words = folded(text).split()
+    return [patient.c.folded.contains(word, autoescape=True) for word in words]
+
+
+def _order(sorting: Sorting) -> Sequence[sa.ColumnElement[Any]]:
+    column = COLUMNS[sorting.by]
+    way = column.desc() if sorting.descending else column.asc()
+    # The second column orders rows with equal values, so that pages do not overlap.
+    last = instance.c.id.desc() if sorting.descending else instance.c.id.asc()
+    has_value = sorting.by is Order.RECEIVED
+    return (way, last) if has_value else (way.nulls_last(), last)

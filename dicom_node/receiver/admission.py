@@ -1,0 +1,183 @@
+"""Decides who may open an association, and how many at once (PS3.8 9.3.4).
+
+Associations are counted at their negotiation, not when a socket opens. They are counted
+over all receiver processes of a machine together: see places.py. Anybody can invent AE
+titles, so each network address has a limit of its own, whatever titles it uses. Some
+associations are reserved for callers that are listed with a network, so that strangers
+and spoofed titles cannot use all of them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from pathlib import Path
+
+from config.base import is_loopback
+from config.settings import ReceiverSettings, Settings
+from dicom_node.receiver.association_slots import (
+    Place,
+    Places,
+    address_of,
+    caller_key,
+    title_key,
+    title_of,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """The reason for a rejection, as in the A-ASSOCIATE-RJ PDU.
+
+    Attributes:
+        result: 1 permanent, 2 transient.
+        source: 1 service user, 2 service provider (ACSE related), 3 service provider
+            (presentation related).
+        diagnostic: Number of the reason for this source.
+        reason: The reason as a text.
+    """
+
+    result: int
+    source: int
+    diagnostic: int
+    reason: str
+
+
+CALLING_UNKNOWN = Rejection(1, 1, 3, "calling AE title not recognized")
+CALLING_ABSENT = Rejection(1, 1, 3, "calling AE title is empty")
+CONTEXT_NAME_UNKNOWN = Rejection(1, 1, 2, "application context name not supported")
+VERSION_UNKNOWN = Rejection(1, 2, 2, "protocol version not supported")
+CALLED_UNKNOWN = Rejection(1, 1, 7, "called AE title not recognized")
+CONGESTED = Rejection(2, 3, 1, "temporary congestion")
+LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded")
+CALLER_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one caller")
+ADDRESS_LIMIT_EXCEEDED = Rejection(2, 3, 2, "local limit exceeded by one address")
+
+# Prefix length of an IPv6 network. A host in it may use any of 2**64 addresses.
+SITE_BITS = 64
+
+
+class Admission:
+    """The rules of one node. Safe to share between threads."""
+
+    def __init__(self, settings: ReceiverSettings, folder: Path) -> None:
+        """Create the rules.
+
+        Args:
+            settings: Our AE title, the allowed callers and the limits.
+            folder: Folder for the files of the association slots; the same for all
+                processes.
+        """
+        self._settings = settings
+        self._places = Places(folder)
+        callers = settings.allowed_callers
+        anywhere = {each.ae_title for each in callers if not each.network}
+        # AE titles that are listed for certain networks only.
+        self._kept_for = {
+            title_key(each.ae_title)
+            for each in callers
+            if each.ae_title not in anywhere
+        }
+
+    def admit(self, calling: str, called: str, address: str) -> Place | Rejection:
+        """Return a slot for an association, or the reason for its rejection.
+
+        Args:
+            calling: AE title of the peer.
+            called: AE title that the peer calls.
+            address: Network address of the peer.
+
+        Raises:
+            OSError: The folder of the slots cannot be written.
+        """
+        if called.strip() != self._settings.ae_title:
+            return CALLED_UNKNOWN
+        ae_title, comes_from = calling.strip(), _plain(address)
+        if not ae_title:
+            return CALLING_ABSENT
+        if not _is_listed(self._settings, ae_title, comes_from):
+            return CALLING_UNKNOWN
+        caller = caller_key(ae_title, _site(comes_from))
+        with self._places.door():
+            return self._place_for(caller)
+
+    def _place_for(self, caller: bytes) -> Place | Rejection:
+        """Take a free slot for a caller, unless the caller has reached its limit."""
+        settings, held = self._settings, self._places.held()
+        per_caller = settings.max_associations_per_caller
+        if held.count(caller) >= per_caller:
+            return CALLER_LIMIT_EXCEEDED
+        address = address_of(caller)
+        same = sum(address_of(each) == address for each in held)
+        if same >= max(settings.max_associations_per_address, per_caller):
+            return ADDRESS_LIMIT_EXCEEDED
+        if len(held) + self._kept(caller, held) >= settings.max_associations:
+            return LIMIT_EXCEEDED
+        return self._places.take(caller)
+
+    def _kept(self, caller: bytes, held: Sequence[bytes]) -> int:
+        """Return the number of slots that are reserved for others than this caller.
+
+        Slots are reserved for titles that are listed for certain networks and have no
+        association open.
+        """
+        absent = self._kept_for - {title_of(each) for each in held}
+        if title_of(caller) in absent:
+            return 0
+        most = min(self._settings.reserved_associations, len(absent))
+        return min(most, self._settings.max_associations - 1)
+
+
+def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
+    """Return whether allowed_callers permits an AE title to call from an address."""
+    return _is_listed(settings, ae_title, _plain(address))
+
+
+def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
+    """Return the networks that an AE title is listed with in allowed_callers.
+
+    They explain why a listed caller is rejected: it called from another network. Empty
+    if the title is not listed, or may call from anywhere.
+    """
+    same = [each for each in settings.allowed_callers if each.ae_title == ae_title]
+    return [str(each.network) for each in same if each.network is not None]
+
+
+def open_to_anyone(settings: Settings) -> list[str]:
+    """Return a warning if anybody who can reach the receiver may send to it.
+
+    Returns:
+        One warning. The list is empty if the receiver listens on loopback, if callers
+        are listed, or if each caller must present a certificate.
+    """
+    receiver, tls = settings.receiver, settings.tls
+    known_by_certificate = tls.only and tls.client_authorities is not None
+    if receiver.allowed_callers or is_loopback(receiver.host) or known_by_certificate:
+        return []
+    port = tls.port if tls.only else receiver.port
+    where = f"{receiver.host}:{port}"
+    remedy = "name your modalities in allowed_callers under [receiver]"
+    return [f"ANYONE who reaches {where} may send: {remedy}, or listen on 127.0.0.1"]
+
+
+def _is_listed(
+    settings: ReceiverSettings, ae_title: str, address: IPv4Address | IPv6Address
+) -> bool:
+    callers = settings.allowed_callers
+    return not callers or any(
+        caller.ae_title == ae_title
+        and (caller.network is None or address in caller.network)
+        for caller in callers
+    )
+
+
+def _site(address: IPv4Address | IPv6Address) -> str:
+    """Return what counts as one address: an IPv4 address, or an IPv6 network."""
+    if isinstance(address, IPv6Address):
+        return str(IPv6Network((int(address), SITE_BITS), strict=False))
+    return str(address)
+
+
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    """Parse an address. An IPv4 address from an IPv6 socket is returned as IPv4."""
+    read = ip_address(address)
+    return getattr(read, "ipv4_mapped", None) or read

@@ -1,0 +1,308 @@
+"""An association that a peer opened, based on pynetdicom's class.
+
+pynetdicom accepts a PDU of any size, in pieces of 4 kB, and waits for ever for the rest
+of one. This module sets limits. Neither an occasional C-ECHO nor fragments that never
+become an instance keep an association open. The resources of an association are
+released when its thread ends, whatever the reason. Datasets are stored by
+receiver/dimse.py.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
+
+from pydicom.uid import UID
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.dimse_primitives import (
+    C_STORE,
+    N_EVENT_REPORT,
+    DimseServiceType,
+)
+from pynetdicom.presentation import PresentationContext
+from pynetdicom.transport import AddressInformation, AssociationSocket
+
+from dicom_node.errors import MismatchError
+from dicom_node.metrics.counters import REFUSED, Count, ignore, one
+from dicom_node.network.associate_pdu import (
+    ASSOCIATE_AC,
+    PDU_HEAD,
+    AssociateRequest,
+    complete_accept,
+    read_request,
+)
+from dicom_node.network.invalid_request import NotServedError, answer_invalid
+from dicom_node.network.sockets import hang_up, receive, receive_into
+from dicom_node.network.tls import Line, part
+from dicom_node.network.upper_layer import ARTIM_S
+from dicom_node.receiver.dimse import Intake
+from dicom_node.receiver.listener import Caller
+from dicom_node.receiver.pdata import FragmentReader, is_fragments
+from dicom_node.receiver.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
+from dicom_node.storage.spool import Spool
+
+logger = logging.getLogger(__name__)
+
+# The maximum length that we announce to senders. pynetdicom proposes 16 kB, and DCMTK
+# sends at most 128 kB. With 16 associations, this takes half the CPU time of 32 kB, and
+# 4 MB more memory.
+MAXIMUM_PDU = 131_072
+# Some peers exceed that length. A PDU longer than this is an attack on our memory.
+LONGEST_PDU = 1_048_576
+PDU_DEADLINE_S = 60.0
+# If a dataset comes faster than this, the time for its operation is extended.
+SLOWEST_BYTES_PER_S = 10_000
+# After an abort the two threads end by themselves, or the connection is cut.
+KILL_S = 2 * ARTIM_S
+# PS3.8 9.2.1: in these states the upper layer waits for our response to an association
+# request, for data, or for our response to a release request. Each of these wakes it.
+WAITING = {"Sta3", "Sta6", "Sta8"}
+
+
+class _Socket(AssociationSocket):
+    """The connection. Its first PDU has already been read.
+
+    Attributes:
+        asked: The request that an A-ASSOCIATE-AC responds to.
+    """
+
+    asked: AssociateRequest
+
+    def __init__(
+        self, association: "Connection", caller: Caller, doorbell: Doorbell
+    ) -> None:
+        self._association = association
+        self._connection = caller.socket
+        self._ahead = caller.request
+        self._buffer = bytearray()
+        self._doorbell = doorbell
+        super().__init__(association, client_socket=caller.socket)
+
+    @property
+    def ready(self) -> bool:
+        """True if there is something to read, such as the end of the connection.
+
+        If nothing else can happen in this state, it waits for something to read or
+        send.
+        """
+        if self.socket is None:
+            return False
+        line = self._connection if isinstance(self._connection, Line) else None
+        if self._ahead or (line and line.pending()):
+            return True
+        waits = self.assoc.dul.state_machine.current_state in WAITING
+        rings = self._doorbell.wait(LOOK_AROUND_S * waits)
+        return rings and (line is None or line.has_data())
+
+    def recv(self, nr_bytes: int) -> bytearray:
+        """Read this many bytes; fewer if the connection ends first."""
+        if self._ahead:
+            data, self._ahead = self._ahead[:nr_bytes], self._ahead[nr_bytes:]
+            return bytearray(data)
+        deadline = self._deadline(nr_bytes)
+        return receive(self._connection, nr_bytes, deadline)
+
+    def fragments(self) -> memoryview | None:
+        """Read the next PDU if it is a P-DATA-TF. Return its content after the head.
+
+        The memory is reused for the next PDU. If the PDU is of another type, it stays
+        unread and the result is None.
+
+        Raises:
+            OSError: The connection broke or ended in the middle of the PDU.
+        """
+        head = bytes(self.recv(PDU_HEAD))
+        if not is_fragments(head):
+            self._ahead = head + self._ahead
+            return None
+        length = int.from_bytes(head[2:], "big")
+        deadline = self._deadline(length)
+        if length > len(self._buffer):
+            self._buffer = bytearray(length)
+        view = memoryview(self._buffer)[:length]
+        if receive_into(self._connection, view, deadline) < length:
+            raise OSError("The connection ended in the middle of a PDU")
+        return view
+
+    def send(self, bytestream: bytes) -> None:
+        """Send a PDU. An A-ASSOCIATE-AC is completed first."""
+        if bytestream[0] == ASSOCIATE_AC:
+            bytestream = complete_accept(bytestream, self.asked)
+        super().send(bytestream)
+
+    def close(self) -> None:
+        """Close the connection. Under TLS, send a close_notify alert first."""
+        part(self.socket)
+        super().close()
+
+    def _deadline(self, length: int) -> float:
+        if length > LONGEST_PDU:
+            words = f"a PDU of {length} bytes was announced, more than {LONGEST_PDU}"
+            self._association.dul.complain(words)
+            raise OSError(words)
+        return time.monotonic() + PDU_DEADLINE_S
+
+
+class Connection(Association):
+    """One association, from the peer's request to the end of its thread.
+
+    Attributes:
+        address: Network address of the peer.
+        asked: The peer's request.
+        held: Resources to release when the association ends, whatever the reason.
+        on_invalid_report: Called for each N-EVENT-REPORT that lacks a required
+            parameter.
+    """
+
+    def __init__(
+        self,
+        ae: AE,
+        contexts: list[PresentationContext],
+        caller: Caller,
+        ended: Callable[["Connection"], None],
+    ) -> None:
+        """Set up an association that `start` will serve.
+
+        Args:
+            ae: Our AE title, timeouts and PDU size.
+            contexts: The presentation contexts that we serve.
+            caller: The peer.
+            ended: Called after all other resources are released.
+
+        Raises:
+            MalformedPduError: The request cannot be read.
+        """
+        self.asked = read_request(caller.request)
+        super().__init__(ae, "acceptor")
+        self.name = "association"
+        self.address = caller.address[0]
+        self.held = ExitStack()
+        self.held.callback(ended, self)
+        self.held.callback(caller.socket.close)
+        self._connection = caller.socket
+        doorbell = Doorbell(caller.socket)
+        self.held.callback(doorbell.close)
+        self.dul: FragmentReader = FragmentReader(self)
+        self.dul.on_complaint = self._log_abort
+        self._count: Count = ignore
+        self.on_invalid_report: Callable[[], None] = lambda: None
+        self.dul.to_provider_queue = WakingQueue(doorbell.ring)
+        self._checkpoint = Checkpoint()
+        # This is a private name of pynetdicom. If it disappears, pynetdicom polls
+        # again, which does no harm.
+        self._reactor_checkpoint = self._checkpoint
+        self.dul.to_user_queue = WakingQueue(self._checkpoint.set)
+        line = _Socket(self, replace(caller, request=self.asked.pdu), doorbell)
+        line.asked = self.asked
+        self.set_socket(line)
+        self.requestor.address_info = AddressInformation.from_tuple(caller.address)
+        self.acceptor.ae_title = ae.ae_title
+        self.acceptor.maximum_length = ae.maximum_pdu_size
+        self.acceptor.implementation_class_uid = ae.implementation_class_uid
+        self.acceptor.implementation_version_name = ae.implementation_version_name
+        self.acceptor.supported_contexts = contexts
+
+    @property
+    def calling_ae_title(self) -> str:
+        """AE title of the peer for display; empty if it has none."""
+        return self.asked.calling
+
+    @property
+    def called_ae_title(self) -> str:
+        """AE title that the peer called, for display."""
+        return self.asked.called
+
+    def store_in(
+        self, spool: Spool, limit: int, operation_timeout_s: float, count: Count
+    ) -> None:
+        """Store datasets in the spool as they arrive.
+
+        Args:
+            spool: Stores the datasets.
+            limit: Maximum size of a dataset, in bytes.
+            operation_timeout_s: The association is aborted if no instance was stored
+                for this many seconds. Every 10 kB received since then add one second.
+            count: Counts requests that are refused because of their command.
+        """
+        self._count = count
+        self._operation_timeout_s = operation_timeout_s
+        self.dul.overdue = self._overdue
+        self.dimse: Intake = Intake(self, spool, limit)
+        self.dimse.msg_queue = WakingQueue(self._checkpoint.set)
+        self._checkpoint.queues = [self.dimse.msg_queue, self.dul.to_user_queue]
+        self.held.callback(self.dimse.let_go)
+
+    def would_serve(self, sop_class: UID) -> bool:
+        """Return whether the peer proposed to be the SCP of a SOP class."""
+        role = self.requestor.role_selection.get(sop_class)
+        return role is not None and bool(role.scp_role)
+
+    def _serve_request(self, msg: DimseServiceType, context_id: int) -> None:
+        """Serve requests in this association's thread, one after the other.
+
+        pynetdicom starts a thread for each N-EVENT-REPORT, even for a thousand of them.
+        """
+        if threading.current_thread() is not self:
+            self.dimse.msg_queue.put((context_id, msg))
+            return
+        caller = f"{self.calling_ae_title} at {self.address}"
+        try:
+            if not answer_invalid(self, msg, context_id, caller):
+                super()._serve_request(msg, context_id)
+            elif isinstance(msg, C_STORE):
+                self._count(one(REFUSED, MismatchError.reason))
+            elif isinstance(msg, N_EVENT_REPORT):
+                self.on_invalid_report()
+        except NotServedError as error:
+            self.dul.complain(str(error))
+            self.abort()
+
+    def _overdue(self) -> str:
+        """Return a text if no instance was stored for too long; else an empty one."""
+        more_s = self.dimse.received / SLOWEST_BYTES_PER_S
+        passed_s = time.monotonic() - self.dimse.since
+        if passed_s < self._operation_timeout_s + more_s:
+            return ""
+        return f"no instance was stored for {passed_s:.0f} s"
+
+    def kill(self) -> None:
+        """End the two threads; used by pynetdicom.
+
+        The upper layer may not end by itself. A TLS peer may continue to send empty
+        records, and OpenSSL reads them before anything else can happen.
+        """
+        cut = threading.Timer(KILL_S, self.hang_up)
+        cut.daemon = True
+        cut.start()
+        try:
+            super().kill()
+        finally:
+            cut.cancel()
+
+    def _log_abort(self, why: str) -> None:
+        who = self.calling_ae_title, self.address
+        logger.warning("Aborting the association of %s at %s: %s", *who, why)
+
+    def run_reactor(self) -> None:
+        """Serve the association to its end, and release its resources."""
+        with self.held:
+            try:
+                super().run_reactor()
+            finally:
+                self.hang_up()
+                self._log_cut_off()
+
+    def _log_cut_off(self) -> None:
+        """Log that an instance is incomplete, unless the log has the reason already."""
+        if self.dul.complaint or not self.dimse.unfinished:
+            return
+        who = self.calling_ae_title, self.address
+        words = "The association of %s at %s ended in the middle of %s"
+        logger.warning(words, *who, self.dimse.unfinished)
+
+    def hang_up(self) -> None:
+        """End the connection. Its threads end after that."""
+        hang_up(self._connection)

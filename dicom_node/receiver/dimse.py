@@ -1,0 +1,102 @@
+"""Stores the datasets that a peer sends in the spool, as they arrive.
+
+pynetdicom keeps a dataset in memory, or in a temporary file that it does not remove
+when a connection drops. If the disk is full, its thread ends without a response. In
+this module, datasets go straight into the spool, never beyond a limit. The files of
+datasets that are not kept are removed.
+"""
+
+import logging
+from functools import partial
+
+from pydicom.uid import UID
+from pynetdicom.association import Association
+from pynetdicom.dimse_messages import N_EVENT_REPORT_RQ, DIMSEMessage
+
+from dicom_node.dataset.attributes import UID_PATTERN, loggable
+from dicom_node.dataset.file_meta import file_head
+from dicom_node.errors import (
+    CannotUnderstandError,
+    MismatchError,
+)
+from dicom_node.network.incoming_dataset import NO_UID, IncomingDataset
+from dicom_node.network.message_reader import (
+    LONGEST_COMMAND,
+    WITHOUT_DATASET,
+    MessageReader,
+)
+from dicom_node.storage.spool import Arrival, Spool
+
+logger = logging.getLogger(__name__)
+
+# Without asynchronous operations a peer waits for each response (PS3.7 D.3.3.3).
+MOST_UNANSWERED = 4
+# A dataset that is too large is read to its end and discarded, so that it can be
+# refused with a reason. If it has more bytes than any element can have, the association
+# is aborted.
+LONGEST_DATASET = 2**32
+
+
+class Intake(MessageReader):
+    """Receives the messages of one association and stores datasets in the spool."""
+
+    def __init__(self, association: Association, spool: Spool, limit: int) -> None:
+        """Prepare to receive datasets of at most `limit` bytes."""
+        super().__init__(association)
+        self._spool = spool
+        self._limit = limit
+        # The dataset of the current message, or of the last one.
+        self._dataset: IncomingDataset
+        self._on_disk: set[IncomingDataset] = set()
+
+    def _receive(self, context_id: int, fragment: bytes) -> None:
+        """Process a fragment; abort the association if there are too many."""
+        super()._receive(context_id, fragment)
+        if self._dataset.received > LONGEST_DATASET:
+            words = f"a dataset of more than {LONGEST_DATASET} bytes came"
+        elif self.msg_queue.qsize() > MOST_UNANSWERED:
+            words = f"more than {MOST_UNANSWERED} requests came before an answer"
+        else:
+            return
+        self.upper_layer.abort_because(words)
+
+    @property
+    def unfinished(self) -> str:
+        """The incomplete message and its size so far; empty if all are complete."""
+        if self.message is None:
+            return ""
+        uid = self.message.command_set.get("AffectedSOPInstanceUID", "")
+        return f"{loggable(str(uid))}, after {self._dataset.received} bytes"
+
+    def _begin_message(self) -> DIMSEMessage:
+        message = DIMSEMessage()
+        begin = partial(self._begin, message)
+        message.data_set = self._dataset = IncomingDataset(begin, self._limit)
+        return message
+
+    def let_go(self) -> None:
+        """Close all datasets, including incomplete and unread ones."""
+        for dataset in list(self._on_disk):
+            dataset.let_go()
+
+    def _begin(self, message: DIMSEMessage, dataset: IncomingDataset) -> Arrival | None:
+        """Open the file of a dataset, after its command has been received."""
+        if isinstance(message, N_EVENT_REPORT_RQ):
+            if dataset.received > LONGEST_COMMAND:
+                raise CannotUnderstandError("A report of absurd length.")
+            return None
+        if isinstance(message, WITHOUT_DATASET):
+            return None
+        command = message.command_set
+        uids = command.get("AffectedSOPClassUID"), command.get("AffectedSOPInstanceUID")
+        if not all(UID_PATTERN.fullmatch(str(uid)) for uid in uids):
+            raise MismatchError(NO_UID)
+        contexts = {each.context_id: each for each in self.assoc.accepted_contexts}
+        if message.context_id not in contexts:
+            raise MismatchError("The presentation context was not accepted.")
+        syntax = contexts[message.context_id].transfer_syntax[0]
+        head = file_head(str(uids[0]), str(uids[1]), UID(syntax))
+        arrival = self._spool.begin(head)
+        self._on_disk = {each for each in self._on_disk if each.is_open}
+        self._on_disk.add(dataset)
+        return arrival

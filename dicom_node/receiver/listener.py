@@ -1,0 +1,328 @@
+"""The listening socket, and the connections that have not requested an association yet.
+
+Anybody can open a connection and stay silent, or send half a request: port scanners,
+load-balancer probes, hung modalities. Such a connection uses one of the slots of its
+own address and a thread that sleeps, but never an association. A connection is handed
+on when its A-ASSOCIATE-RQ is complete. Each connection has a deadline. If there are too
+many, the one that has waited longest is closed, so that new ones, which send their
+request at once, succeed. The TLS handshake is done here, too, so that a silent peer
+delays no other.
+"""
+
+import logging
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from ssl import SSLContext, SSLError
+
+from dicom_node.metrics.counters import SENT_AWAY, Count, ignore, one
+from dicom_node.network.associate_pdu import (
+    ASSOCIATE_RQ,
+    PDU_HEAD,
+    MalformedPduError,
+    pdu_name,
+)
+from dicom_node.network.sockets import hang_up, receive
+from dicom_node.network.tls import Line, reason
+from dicom_node.receiver.tls_handshake import Failures, let_read, secured_by
+
+logger = logging.getLogger(__name__)
+
+DEADLINE_S = 10.0
+MOST_WAITING = 128
+MOST_WAITING_PER_ADDRESS = 32
+# 128 presentation contexts of 40 transfer syntaxes make 150 kB.
+LONGEST_REQUEST = 262_144
+# A-ABORT by the service provider: unrecognized PDU, invalid PDU parameter value (PS3.8
+# 9.3.8).
+ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
+ABORT_INVALID = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
+# Why a connection did not become an association. Details follow after a colon.
+SILENT = "ended without a byte"  # a load balancer's probe: it is only counted
+NO_TLS = "no TLS"
+NO_REQUEST = "no A-ASSOCIATE-RQ in time"
+CUT_OFF = "A-ASSOCIATE-RQ was cut off"
+NO_DICOM = "no A-ASSOCIATE-RQ but something else"
+UNREADABLE = "unreadable request"
+CROWDED = "too many connections waited"
+# The label of each reason in the metric.
+LABELS = {
+    SILENT: "no_request",
+    NO_TLS: "no_tls",
+    NO_REQUEST: "no_request",
+    CUT_OFF: "no_request",
+    NO_DICOM: "no_dicom",
+    UNREADABLE: "unreadable",
+    CROWDED: "crowded",
+}
+TLS_HANDSHAKE = b"\x16\x03"  # RFC 8446 5.1: record type and version
+HTTP_METHODS = (b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTION", b"CONNEC", b"PRI * ")
+# Before it accepts a connection, this process waits this long for each association that
+# it serves, so that an idle process can accept it.
+YIELD_S = 0.003
+LONGEST_YIELD_S = 0.006
+
+OnFailed = Callable[[str, str], None]
+"""Called with the address and the reason of each connection that does not become an
+association.
+"""
+
+# Sockets to accept from, with the TLS settings of their connections: None means plain
+# text.
+Listening = Mapping[socket.socket, SSLContext | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A peer that has requested an association.
+
+    Attributes:
+        socket: The connection.
+        address: Host and port of the peer, and more for IPv6.
+        request: Its A-ASSOCIATE-RQ PDU, already read from the socket.
+    """
+
+    socket: socket.socket
+    address: tuple[str, int]
+    request: bytes
+
+
+class _NoRequestError(Exception):
+    """The connection does not become an association.
+
+    Attributes:
+        reason: One of the reasons above.
+        detail: Details, without text that the peer chose; may be empty.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Listener:
+    """Accepts connections and hands on those that request an association."""
+
+    def __init__(
+        self,
+        listening: Listening,
+        serve: Callable[[Caller], None],
+        count: Count = ignore,
+        busy: Callable[[], int] = lambda: 0,
+        on_failed: OnFailed = lambda *_: None,
+    ) -> None:
+        """Start a thread that accepts connections.
+
+        Args:
+            listening: The sockets, shared with other processes. Only our copies are
+                closed.
+            serve: Takes a caller over, or raises MalformedPduError if its request
+                cannot be read. It is called from several threads at once.
+            count: Counts the connections that do not become an association.
+            busy: Returns how many associations this process serves, if other processes
+                may serve fewer.
+            on_failed: Called for connections that do not become an association, except
+                those that end without a byte. It is called from several threads at
+                once.
+        """
+        for each in listening:
+            # Another process may accept the connection that woke us.
+            each.settimeout(0)
+        self._listening = listening
+        self._no_tls = Failures("TLS", "TLS handshakes failed")
+        more = "connections did not become an association"
+        self._no_association = Failures("association", more)
+        self._serve = serve
+        self._count = count
+        self._busy = busy
+        self._on_failed = on_failed
+        self._waiting: dict[socket.socket, str] = {}  # address of each, oldest first
+        self._lock = threading.Lock()
+        self._stopped = False
+        self._wake, self._woken = socket.socketpair()
+        self._thread = threading.Thread(target=self._accept_all, name="listener")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop accepting, and close waiting connections. May be called twice."""
+        with self._lock:
+            self._stopped = True
+            for connection in self._waiting:
+                hang_up(connection)
+        self._wake.close()
+        self._thread.join()
+        for each in self._listening:
+            each.close()
+
+    def _accept_all(self) -> None:
+        with selectors.DefaultSelector() as selector, self._woken:
+            for each in self._listening:
+                selector.register(each, selectors.EVENT_READ, each)
+            selector.register(self._woken, selectors.EVENT_READ)
+            while not self._stopped:
+                for key, _ in selector.select():
+                    try:
+                        # One at a time: the other processes have woken up, too.
+                        if key.data:
+                            self._let_others()
+                            self._accept(key.data)
+                    except Exception:  # this connection is lost, not the node
+                        logger.exception("Cannot take a connection")
+                        time.sleep(0.1)
+
+    def _let_others(self) -> None:
+        """Let a less busy process accept first. Otherwise one would take all."""
+        time.sleep(min(YIELD_S * (self._busy() + len(self._waiting)), LONGEST_YIELD_S))
+
+    def _accept(self, listening: socket.socket) -> None:
+        try:
+            connection, address = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            # There are no descriptors left. Waiting connections have some.
+            logger.error("Cannot accept a connection: %s", error.strerror)  # noqa: TRY400
+            self._make_room(None)
+            time.sleep(0.1)
+            return
+        context = self._listening[listening]
+        secured = secured_by(connection, context) if context else connection
+        if secured is None:
+            return
+        self._make_room(address[0])
+        with self._lock:
+            self._waiting[secured] = address[0]
+        hearing = threading.Thread(
+            target=self._hear, args=(secured, address), name="waiting", daemon=True
+        )
+        try:
+            hearing.start()
+        except RuntimeError:  # no thread is available; the peer must not wait for one
+            with self._lock:
+                self._waiting.pop(secured, None)
+            secured.close()
+            raise
+
+    def _make_room(self, address: str | None) -> None:
+        """Close the oldest waiting connection if one more would be too many.
+
+        If `address` is None, close it in any case.
+        """
+        with self._lock:
+            waiting = list(self._waiting)
+            same = [each for each in waiting if self._waiting[each] == address]
+            leaving: list[socket.socket] = []
+            if len(same) >= MOST_WAITING_PER_ADDRESS:
+                leaving = same[:1]
+            elif address is None or len(waiting) >= MOST_WAITING:
+                leaving = waiting[:1]
+            gone = [(each, self._waiting.pop(each)) for each in leaving]
+        for connection, where in gone:
+            hang_up(connection)
+            self._fail(where, CROWDED)
+
+    def _hear(self, connection: socket.socket, address: tuple[str, int]) -> None:
+        """Wait for the request of one connection, and hand it on."""
+        try:
+            request, failure = self._heard(connection, address[0]), None
+        except _NoRequestError as error:
+            request, failure = b"", error
+        with self._lock:
+            may_stay = self._waiting.pop(connection, None) and not self._stopped
+        try:
+            if request and may_stay:
+                self._serve(Caller(connection, address, request))
+                return
+        except MalformedPduError as error:
+            _abort(connection, ABORT_INVALID)
+            failure = _NoRequestError(UNREADABLE, str(error))
+        except Exception:
+            logger.exception("Cannot serve a connection")
+        if failure and may_stay:
+            self._fail(address[0], failure.reason, failure.detail)
+        hang_up(connection)
+        connection.close()
+
+    def _heard(self, connection: socket.socket, address: str) -> bytes:
+        """Read the request, after the TLS handshake if there is one."""
+        deadline = time.monotonic() + DEADLINE_S
+        try:
+            if isinstance(connection, Line):
+                self._shake_hands(connection, address)
+            return _request(connection, deadline)
+        except TimeoutError:
+            raise _NoRequestError(NO_REQUEST) from None
+        except SSLError as error:  # after the handshake: a record that is not valid
+            self._no_tls.note(address, reason(error))
+            raise _NoRequestError(NO_TLS, reason(error)) from None
+        except OSError:
+            raise _NoRequestError(SILENT) from None
+
+    def _shake_hands(self, connection: Line, address: str) -> None:
+        """Do the TLS handshake, however slow the peer is."""
+        connection.settimeout(DEADLINE_S)  # for the whole handshake
+        # SSLSocket accepts no flags. This reads without removing the byte.
+        if not socket.socket.recv(connection, 1, socket.MSG_PEEK):
+            raise _NoRequestError(SILENT)
+        try:
+            connection.do_handshake()
+        except (SSLError, ConnectionError) as error:
+            why = reason(error) if isinstance(error, SSLError) else "broken off"
+            self._no_tls.note(address, why)
+            let_read(connection)
+            raise _NoRequestError(NO_TLS, why) from None
+
+    def _fail(self, address: str, reason: str, detail: str = "") -> None:
+        """Report a connection that did not become an association."""
+        words = f"{reason}: {detail}" if detail else reason
+        if reason not in {SILENT, NO_TLS}:  # NO_TLS is logged earlier
+            self._no_association.note(address, words)
+        if reason != SILENT:
+            self._on_failed(address, words)
+        self._count(one(SENT_AWAY, LABELS[reason]))
+
+
+def _request(connection: socket.socket, deadline: float) -> bytes:
+    """Read the first PDU.
+
+    Raises:
+        _NoRequestError: It is not an A-ASSOCIATE-RQ, or it is incomplete.
+        OSError: The connection broke before that, or the deadline has passed.
+    """
+    head = receive(connection, PDU_HEAD, deadline)
+    if not head:
+        raise _NoRequestError(SILENT)
+    if len(head) < PDU_HEAD:
+        raise _NoRequestError(CUT_OFF)
+    length = int.from_bytes(head[2:], "big")
+    if head[0] != ASSOCIATE_RQ or length > LONGEST_REQUEST:
+        _abort(connection, ABORT)
+        raise _NoRequestError(NO_DICOM, _kind(bytes(head), length))
+    try:
+        rest = receive(connection, length, deadline)
+    except ConnectionError:
+        rest = bytearray()
+    if len(rest) < length:
+        raise _NoRequestError(CUT_OFF)
+    return bytes(head + rest)
+
+
+def _abort(connection: socket.socket, abort: bytes) -> None:
+    with suppress(OSError):  # already closed
+        connection.sendall(abort)
+
+
+def _kind(head: bytes, length: int) -> str:
+    """Return what the peer sent in place of a request."""
+    if head.startswith(TLS_HANDSHAKE):
+        return "TLS on the port for plain DICOM"
+    if head.startswith(HTTP_METHODS):
+        return "HTTP"
+    if head[0] == ASSOCIATE_RQ:
+        return f"an A-ASSOCIATE-RQ of {length} bytes, more than {LONGEST_REQUEST}"
+    return pdu_name(head[0])

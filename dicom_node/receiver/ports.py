@@ -1,0 +1,56 @@
+"""The receiver's listening sockets, plain and TLS, which its processes share."""
+
+import argparse
+import logging
+import socket
+import sys
+
+from config.settings import Settings
+from dicom_node.network.tls import server_context
+from dicom_node.receiver.admission import open_to_anyone
+from dicom_node.receiver.listener import Listening
+from dicom_node.runtime.process import listen_or_exit
+
+logger = logging.getLogger(__name__)
+
+# The options that pass a socket on to a process.
+FD = "--fd"
+TLS_FD = "--tls-fd"
+
+
+def open_ports(settings: Settings) -> dict[str, socket.socket]:
+    """Listen on the ports of the settings. Exit with a message if that fails.
+
+    Returns:
+        The plain socket, unless there is only TLS, and the TLS socket, if there is one,
+        by the option that passes it on to a receiver.
+    """
+    host, tls = settings.receiver.host, settings.tls
+    ports = {} if tls.only else {FD: settings.receiver.port}
+    if tls.certificate:
+        ports[TLS_FD] = tls.port
+    for warning in open_to_anyone(settings):
+        logger.warning("%s", warning)
+    return {option: listen_or_exit(host, port) for option, port in ports.items()}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `listening` reads."""
+    parser.add_argument(FD, type=int, help="listening socket to share")
+    parser.add_argument(TLS_FD, type=int, help="listening socket for TLS to share")
+
+
+def listening(given: argparse.Namespace, settings: Settings) -> Listening:
+    """Use the sockets that the supervisor opened, or open them."""
+    inherited = {
+        option: socket.socket(fileno=number)
+        for option, number in ((FD, given.fd), (TLS_FD, given.tls_fd))
+        if number is not None
+    }
+    sockets = inherited or open_ports(settings)
+    if TLS_FD not in sockets:
+        return dict.fromkeys(sockets.values())
+    if settings.tls.certificate is None:  # the port must not fall back to plain text
+        sys.exit("The certificate has gone from the settings; start the node anew.")
+    secured = {TLS_FD: server_context(settings.tls)}
+    return {each: secured.get(option) for option, each in sockets.items()}

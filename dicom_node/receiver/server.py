@@ -1,0 +1,302 @@
+"""The Storage SCP of the node.
+
+It never waits for a GPU, a slow PACS or a broken image. It stores each instance (see
+`receiver/c_store.py`), which takes as long as the disk takes.
+"""
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from pydicom.uid import UID
+from pynetdicom import AE, _config, evt
+
+from config.settings import ReceiverSettings
+from dicom_node.metrics.counters import (
+    ACCEPTED,
+    REJECTED,
+    REPORT_REFUSED,
+    Count,
+    ignore,
+    one,
+)
+from dicom_node.network.associate_pdu import (
+    ABSTRACT_SYNTAX_NOT_SUPPORTED,
+    DICOM_APPLICATION_CONTEXT,
+    TRANSFER_SYNTAXES_NOT_SUPPORTED,
+)
+from dicom_node.network.commitment_reporter import Reporter
+from dicom_node.network.presentation_contexts import (
+    STORAGE_COMMITMENT,
+    reporting_context,
+    served_contexts,
+)
+from dicom_node.network.storage_commitment import (
+    OnRefused,
+    Report,
+    Settle,
+    answer,
+    ignore_refusal,
+)
+from dicom_node.network.tls import certificate_names
+from dicom_node.reasons import ReportRefusal
+from dicom_node.receiver.admission import (
+    CALLING_UNKNOWN,
+    CONGESTED,
+    CONTEXT_NAME_UNKNOWN,
+    VERSION_UNKNOWN,
+    Admission,
+    Rejection,
+    listed_networks,
+)
+from dicom_node.receiver.association import MAXIMUM_PDU, Connection
+from dicom_node.receiver.association_slots import Place, places_folder
+from dicom_node.receiver.c_store import Accept, Storing
+from dicom_node.receiver.listener import DEADLINE_S, Caller, Listener, Listening
+from dicom_node.storage.spool import MB, Spool
+from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+
+logger = logging.getLogger(__name__)
+
+IDLE_S = 60.0  # an association without traffic is aborted after this time
+DRAIN_S = 30.0
+ABORT_S = 2.0
+
+MOST_NAMED = 10  # SOP Classes in one log line
+WHY_REFUSED: Mapping[int | None, str] = {
+    ABSTRACT_SYNTAX_NOT_SUPPORTED: "SOP Class not supported",
+    TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported",
+}
+
+OnAsked = Callable[[str, str, str], None]
+"""Called for each caller with its AE title, its address and the reason for a rejection.
+
+The reason is empty if the caller gets an association. The title is empty if the caller
+did not send one.
+"""
+
+
+def ignore_callers(_title: str, _address: str, _reason: str) -> None:
+    """Do nothing about a caller."""
+
+
+def start_receiver(  # noqa: PLR0913 - the parts of a receiver
+    settings: ReceiverSettings,
+    spool: Spool,
+    accept: Accept,
+    sockets: Listening,
+    on_asked: OnAsked = ignore_callers,
+    *,
+    settle: Settle | None = None,
+    on_refused: OnRefused = ignore_refusal,
+    count: Count = ignore,
+) -> "Receiver":
+    """Serve C-ECHO, C-STORE and reports of archives, in background threads.
+
+    Args:
+        settings: Our AE title, the allowed callers and the limits.
+        spool: Stores the instances.
+        accept: Records an instance that is durable on disk. If it raises
+            OutOfResourcesError, it has recorded nothing. It is called from several
+            threads at once.
+        sockets: The sockets to accept from, plain or TLS. Other processes may share
+            them.
+        on_asked: Called for each caller, with the reason if it gets no association.
+        settle: Records the storage commitment report of an archive. If None, no archive
+            is asked, and reports are not accepted.
+        on_refused: Called for each report of an archive that is refused.
+        count: Counts events that the journal does not record.
+    """
+    # Settings of the whole process. Otherwise pynetdicom would build a text for every
+    # PDU, log texts of peers, and abort an association because of a UID of more than 64
+    # characters: receiver/dimse.py decides which UIDs are accepted.
+    _config.LOG_HANDLER_LEVEL = "none"
+    _config.VALIDATORS["UI"] = lambda _: (True, "")
+    storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
+    return Receiver(settings, storing, sockets, on_asked, settle, on_refused)
+
+
+class Receiver:
+    """A running Storage SCP.
+
+    Attributes:
+        port: The TCP port that it listens on; the first one if there are several.
+    """
+
+    def __init__(  # noqa: PLR0913, PLR0917 - see start_receiver
+        self,
+        settings: ReceiverSettings,
+        storing: Storing,
+        sockets: Listening,
+        on_asked: OnAsked,
+        settle: Settle | None,
+        on_refused: OnRefused,
+    ) -> None:
+        """Start to serve; see start_receiver."""
+        self.port: int = next(iter(sockets)).getsockname()[1]
+        self._storing = storing
+        self._on_asked = on_asked
+        self._settle = settle
+        self._on_refused = on_refused
+        self._settings = settings
+        self._limit = settings.max_instance_mb * MB
+        self._ae = _application_entity(settings)
+        self._contexts = served_contexts(for_processing=settings.for_processing)
+        places = places_folder(storing.spool.run)
+        self._admission = Admission(settings, places)
+        self._connections: set[Connection] = set()
+        self._changed = threading.Condition()
+        busy = (lambda: len(self._connections)) if settings.processes > 1 else lambda: 0
+        self._listener = Listener(
+            sockets, self._serve, storing.count, busy, self._on_failed
+        )
+
+    def drain(self, timeout_s: float) -> bool:
+        """Stop accepting, and wait for the associations to end.
+
+        Args:
+            timeout_s: Time in seconds after which open associations are aborted.
+
+        Returns:
+            True if all ended by themselves.
+        """
+        self._listener.stop()
+        if self._wait(timeout_s):
+            return True
+        for connection in list(self._connections):
+            connection.acse.send_abort(0x00)
+        if not self._wait(ABORT_S):
+            for connection in list(self._connections):
+                connection.hang_up()
+            self._wait(ABORT_S)
+        return False
+
+    def _wait(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._connections, timeout_s)
+
+    def _serve(self, caller: Caller) -> None:
+        """Open an association with a peer that has requested one."""
+        connection = Connection(self._ae, self._contexts, caller, self._forget)
+        storing = self._storing
+        patience_s = self._settings.operation_timeout_s
+        connection.store_in(storing.spool, self._limit, patience_s, storing.count)
+        connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
+        connection.bind(evt.EVT_ESTABLISHED, _log_unusable)
+        connection.bind(evt.EVT_C_STORE, self._storing.answer)
+        if self._settle:
+            names = certificate_names(caller.socket)
+            who = connection.calling_ae_title, connection.address
+            reporter = Reporter(*who, names)
+            settle = partial(_settle, settle=self._settle, connection=connection)
+            heard = [settle, reporter, self._on_report_refused]
+            connection.bind(evt.EVT_N_EVENT_REPORT, answer, heard)
+            connection.on_invalid_report = partial(
+                self._on_report_refused, reporter, ReportRefusal.INVALID
+            )
+        with self._changed:
+            self._connections.add(connection)
+        try:
+            connection.start()
+        except RuntimeError:  # no more threads
+            connection.held.close()
+            raise
+
+    def _forget(self, connection: Connection) -> None:
+        with self._changed:
+            self._connections.discard(connection)
+            self._changed.notify_all()
+
+    def _on_report_refused(self, reporter: Reporter, reason: ReportRefusal) -> None:
+        self._storing.count(one(REPORT_REFUSED, reason))
+        self._on_refused(reporter, reason)
+
+    def _on_failed(self, address: str, reason: str) -> None:
+        """Report a connection that did not become an association."""
+        self._on_asked("", address, reason)
+
+    def _on_requested(self, _: evt.Event, connection: Connection) -> None:
+        """Accept or reject an association, before anything is negotiated."""
+        decision = self._admit(connection)
+        if isinstance(decision, Rejection):
+            self._reject(connection, decision)
+            return
+        connection.held.callback(decision.give_back)
+        self._storing.count(one(ACCEPTED))
+        self._on_asked(connection.calling_ae_title, connection.address, "")
+        _log_refused_contexts(connection)
+        if self._settle and connection.would_serve(STORAGE_COMMITMENT):
+            contexts = [*self._contexts, reporting_context()]
+            connection.acceptor.supported_contexts = contexts
+
+    def _admit(self, connection: Connection) -> Place | Rejection:
+        asked = connection.asked
+        if not asked.has_version_1:
+            return VERSION_UNKNOWN
+        if asked.application_context != DICOM_APPLICATION_CONTEXT:
+            return CONTEXT_NAME_UNKNOWN
+        try:
+            return self._admission.admit(
+                asked.calling, asked.called, connection.address
+            )
+        except Exception:
+            # After an exception, pynetdicom would accept the caller without a check.
+            logger.exception("Cannot decide on an association")
+            return CONGESTED
+
+    def _reject(self, connection: Connection, why: Rejection) -> None:
+        connection.acse.send_reject(why.result, why.source, why.diagnostic)
+        connection.kill()
+        who = connection.calling_ae_title, connection.address
+        networks = listed_networks(self._settings, connection.calling_ae_title)
+        is_elsewhere = why is CALLING_UNKNOWN and networks
+        more = f" (listed for {', '.join(networks)} only)" if is_elsewhere else ""
+        words = "Rejected %s at %s: %s%s"
+        logger.warning(words, who[0] or "a caller", who[1], why.reason, more)
+        self._storing.count(one(REJECTED, why.reason))
+        self._on_asked(*who, why.reason)
+
+
+def _settle(
+    report: Report, reporter: Reporter, settle: Settle, connection: Connection
+) -> None:
+    """Record a report. If it is not refused, it is a complete operation."""
+    settle(report, reporter)
+    connection.dimse.operation_is_complete()
+
+
+def _log_refused_contexts(connection: Connection) -> None:
+    """Log which presentation contexts were refused because they are invalid."""
+    for number, (_, why) in connection.asked.refused.items():
+        who = connection.calling_ae_title, connection.address
+        words = "Refused presentation context %d of %s at %s: %s"
+        logger.warning(words, number, *who, why)
+
+
+def _log_unusable(event: evt.Event) -> None:
+    """Log why nothing can be sent on an association without accepted contexts."""
+    connection = event.assoc
+    assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
+    if connection.accepted_contexts:
+        return
+    proposed = {
+        f"{UID(each.abstract_syntax or '').name} ({WHY_REFUSED.get(each.result, '')})"
+        for each in connection.rejected_contexts
+    }
+    words = "No presentation context of %s at %s was accepted. It proposed: %s"
+    who = connection.calling_ae_title, connection.address
+    named = ", ".join(sorted(proposed)[:MOST_NAMED])
+    logger.warning(words, *who, named or "none that is valid")
+
+
+def _application_entity(settings: ReceiverSettings) -> AE:
+    ae = AE(settings.ae_title)
+    ae.maximum_pdu_size = MAXIMUM_PDU
+    ae.implementation_class_uid = IMPLEMENTATION_CLASS_UID
+    ae.implementation_version_name = IMPLEMENTATION_VERSION_NAME
+    ae.acse_timeout = DEADLINE_S
+    ae.network_timeout = IDLE_S
+    ae.maximum_associations = sys.maxsize  # counted in admission.py
+    return ae

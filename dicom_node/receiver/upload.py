@@ -1,0 +1,137 @@
+"""Stores a DICOM file that a user uploads, as the receiver stores an instance.
+
+The order is that of the receiver (see receiver/c_store.py): the file is checked, made
+durable and recorded, and only then acknowledged.
+"""
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from pydicom.config import IGNORE
+from pydicom.uid import UID
+
+from dicom_node.dataset.attributes import UID_PATTERN, quoted
+from dicom_node.dataset.file_meta import file_head
+from dicom_node.dataset.header import Announced, read_header
+from dicom_node.dataset.part10 import (
+    Identity,
+    Location,
+    file_assumptions,
+    identify,
+    locate,
+)
+from dicom_node.dataset.transfer_syntaxes import DECODABLE
+from dicom_node.errors import CannotUnderstandError, RefusedError
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.storage.spool import Arrival, Spool
+
+CALLER = "UPLOAD"
+"""The calling AE title that is recorded for an upload."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Uploads:
+    """Stores uploads. Safe to share between threads.
+
+    Attributes:
+        spool: Stores the instances.
+        record: `Journal.record`.
+        sop_classes: The accepted SOP classes.
+        inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
+    """
+
+    spool: Spool
+    record: Callable[[ReceivedInstance], bool]
+    sop_classes: Collection[str]
+    inflated_limit: int
+
+    def take_in(self, path: Path, address: str) -> ReceivedInstance:
+        """Make an instance durable, and queue its analysis.
+
+        Args:
+            path: A DICOM file, with or without preamble and File Meta Information.
+            address: Network address that uploaded it.
+
+        Raises:
+            AnalysisError: The file is not DICOM.
+            RefusedError: The file is refused, with the reason.
+        """
+        with path.open("rb") as file:
+            location = locate(file)
+            found = identify(file, location, inflated_limit=self.inflated_limit)
+            self._check(location, found)
+            head = file_head(
+                found.sop_class_uid, found.sop_instance_uid, location.transfer_syntax
+            )
+            file.seek(location.offset)
+            arrival = self.spool.begin(head)
+            try:
+                header = self._stored(file, arrival, location, found)
+                received = _received(arrival, header, address)
+                is_kept = self.record(received)
+            except RefusedError:
+                arrival.discard()
+                raise
+            finally:
+                arrival.close()
+        if not is_kept:
+            self.spool.remove(received.id)  # the same bytes are already stored
+        return received
+
+    def _check(self, location: Location, found: Identity) -> None:
+        for name, uid in (
+            ("SOP Class UID (0008,0016)", found.sop_class_uid),
+            ("SOP Instance UID (0008,0018)", found.sop_instance_uid),
+        ):
+            if not UID_PATTERN.fullmatch(uid):
+                fault = "is not a UID" if uid else "is absent"
+                raise CannotUnderstandError(f"{name} {fault}. Export the file again.")
+        if found.sop_class_uid not in self.sop_classes:
+            raise CannotUnderstandError(
+                f"{UID(found.sop_class_uid, IGNORE).name} is not taken; radiographs "
+                "are (CR, DX, XRF, XA, or a Secondary Capture of one)."
+            )
+        if location.transfer_syntax not in DECODABLE:
+            raise CannotUnderstandError(
+                "Transfer Syntax UID (0002,0010) is "
+                f"{quoted(location.transfer_syntax)}, which the node does not decode. "
+                "Export the file in one that it accepts."
+            )
+
+    def _stored(
+        self, file: BinaryIO, arrival: Arrival, location: Location, found: Identity
+    ) -> InstanceHeader:
+        """Make a dataset durable, and return its header."""
+        while piece := file.read(2**20):
+            arrival.write(piece)
+        announced = Announced(
+            sop_class_uid=found.sop_class_uid,
+            sop_instance_uid=found.sop_instance_uid,
+            abstract_syntax=found.sop_class_uid,
+            transfer_syntax=location.transfer_syntax,
+        )
+        limit = self.inflated_limit
+        header = read_header(
+            arrival.path, arrival.offset, announced, inflated_limit=limit
+        )
+        arrival.keep()
+        assumed = *file_assumptions(location, found), *header.assumptions
+        return replace(header, assumptions=assumed)
+
+
+def _received(
+    arrival: Arrival, header: InstanceHeader, address: str
+) -> ReceivedInstance:
+    return ReceivedInstance(
+        id=arrival.id,
+        path=arrival.path,
+        header=header,
+        content_digest=arrival.digest,
+        size=arrival.size,
+        calling_ae_title=CALLER,
+        calling_address=address,
+        received_at=datetime.now(UTC),
+    )

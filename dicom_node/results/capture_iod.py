@@ -1,0 +1,167 @@
+"""An image made by the node, as a Secondary Capture for any viewer (PS3.3 A.8.1).
+
+`results/source.py` copies the patient and study of the source, in the source's own
+bytes. `provenance.py` describes the source instance and the software. This module adds
+the series, the pixels, and the UID that is derived from all of them.
+"""
+
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+)
+from pydicom.valuerep import format_number_as_ds
+
+from dicom_node.dataset.attributes import CODE_PATTERN
+from dicom_node.results.anatomy import anatomy
+from dicom_node.results.encoding import (
+    Elements,
+    ResultObject,
+    ResultOptions,
+    content_uid,
+    encapsulated,
+    encoded,
+    encoded_dataset,
+    result_object,
+)
+from dicom_node.results.provenance import (
+    MANUFACTURER,
+    MODEL_NAME,
+    equipment,
+    plain,
+    reference,
+    times,
+)
+from dicom_node.results.result_kinds import Form
+from dicom_node.results.series import result_series
+from dicom_node.results.source import TYPE_2, TYPE_3, Source, copied, empty
+from inference.finding import ModelIdentity
+
+MODALITY = "OT"
+
+JPEG_QUALITY = 90
+
+_PIXEL_DATA = 0x7FE00010
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """The content of a capture.
+
+    Attributes:
+        pixels: RGB, uint8, (rows, columns, 3).
+        flavor: Value 4 of Image Type.
+        series: Series Description.
+        derivation: Derivation Description.
+        comments: Image Comments.
+        elements: Elements copied from the source in addition to its identity.
+        losses: (ratio, method) of each earlier lossy compression of the pixels, in
+            DICOM's format.
+    """
+
+    pixels: NDArray[np.uint8]
+    flavor: str
+    series: str
+    derivation: str
+    comments: str
+    elements: Elements
+    losses: tuple[tuple[str, str], ...] = ()
+
+
+def capture(
+    source: Source,
+    model: ModelIdentity,
+    picture: Picture,
+    options: ResultOptions,
+    form: Form,
+) -> ResultObject:
+    """Return an image as a Secondary Capture in the study of its source.
+
+    Args:
+        source: The instance that it is about.
+        model: The model that was used.
+        picture: The content.
+        options: The number of its series.
+        form: Its modality, and whether its pixels may be compressed with loss.
+
+    Returns:
+        The object. It depends only on the arguments and, if the source has no time
+        zone, on the time zone of this machine.
+    """
+    of_source = source.instance.header.modality.strip().upper()
+    is_said = form.modality == "source" and CODE_PATTERN.fullmatch(of_source)
+    modality = of_source if is_said else MODALITY
+    syntax = JPEGBaseline8Bit if form.lossy else ExplicitVRLittleEndian
+    own = result_series(source, model, options, form.name, modality)
+    own.SeriesDescription = picture.series
+    own.update(times(source))
+    own.update(equipment(source, model))
+    own.update(reference(source))
+    own.update(_captured(own))
+    own.update(_described(picture))
+    elements = (
+        empty(TYPE_2)
+        | copied(source, (*TYPE_2, *TYPE_3))
+        | anatomy(source)
+        | picture.elements
+        | encoded_dataset(own)
+        | (_jpeg(picture) if form.lossy else _native(picture))
+    )
+    uid = content_uid(form.name, elements)
+    return result_object(form.name, SecondaryCaptureImageStorage, uid, elements, syntax)
+
+
+def _captured(own: Dataset) -> Dataset:
+    """Return the device and time of the capture (PS3.3 C.8.6.1, C.8.6.2)."""
+    dataset = Dataset()
+    dataset.ConversionType = "WSD"
+    dataset.SecondaryCaptureDeviceManufacturer = MANUFACTURER
+    dataset.SecondaryCaptureDeviceManufacturerModelName = MODEL_NAME
+    dataset.SecondaryCaptureDeviceSoftwareVersions = own.SoftwareVersions
+    dataset.DateOfSecondaryCapture = own.ContentDate
+    dataset.TimeOfSecondaryCapture = own.ContentTime
+    return dataset
+
+
+def _described(picture: Picture) -> Dataset:
+    """Return the description of the image (PS3.3 C.7.6.1, C.7.6.3)."""
+    image = Dataset()
+    image.ImageType = ["DERIVED", "SECONDARY", "OTHER", picture.flavor]
+    image.DerivationDescription = plain(picture.derivation, 1024)
+    image.ImageComments = plain(picture.comments, 1024)
+    image.SamplesPerPixel = 3
+    image.PhotometricInterpretation = "RGB"
+    image.PlanarConfiguration = 0
+    image.Rows, image.Columns, _ = picture.pixels.shape
+    image.BitsAllocated = image.BitsStored = 8
+    image.HighBit = 7
+    image.PixelRepresentation = 0
+    return image
+
+
+def _native(picture: Picture) -> Elements:
+    return {_PIXEL_DATA: encoded(_PIXEL_DATA, "OB", picture.pixels.tobytes())}
+
+
+def _jpeg(picture: Picture) -> Elements:
+    """Compress with loss, and record that (PS3.3 C.7.6.1.1.5, PS3.5 8.2.1)."""
+    buffer = BytesIO()
+    image = Image.fromarray(picture.pixels)
+    image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")
+    frame = buffer.getvalue()
+    ratio = format_number_as_ds(round(picture.pixels.nbytes / len(frame), 2))
+    said = Dataset()
+    said.PhotometricInterpretation = "YBR_FULL_422"
+    said.LossyImageCompression = "01"
+    said.LossyImageCompressionRatio = [*(r for r, _ in picture.losses), ratio]
+    said.LossyImageCompressionMethod = [*(m for _, m in picture.losses), "ISO_10918_1"]
+    pixels = encapsulated(_PIXEL_DATA, encapsulate([frame], has_bot=False))
+    return encoded_dataset(said) | {_PIXEL_DATA: pixels}

@@ -1,0 +1,72 @@
+"""The description of the source's pixels in a result: their shape and compression."""
+
+import re
+from fractions import Fraction
+from itertools import zip_longest
+
+from pydicom import Dataset
+from pydicom.uid import JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless
+
+from dicom_node.dataset.attributes import CODE_PATTERN
+from dicom_node.results.encoding import Elements, encoded_dataset
+from dicom_node.results.source import Source, copied
+from inference.radiograph import Radiograph
+
+_LOSSY = {JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless}
+"""Transfer syntaxes that are always lossy; JPEG 2000 and HTJ2K may be lossless."""
+
+_KEYWORD = "LossyImageCompression"
+
+# A decimal string by PS3.5 6.2, which other software can read, too.
+_DS = re.compile(r"(?=.{1,16}$)\d+(\.\d*)?([eE][+-]?\d+)?")
+
+
+def compression(source: Source) -> Elements:
+    """Copy lossy compression (PS3.3 C.7.6.1.1.5): once lossy, always lossy.
+
+    An unknown state stays unknown.
+    """
+    if _says_lossy(source):
+        return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])
+    if not was_lossy(source):
+        return copied(source, [_KEYWORD])
+    lossy = Dataset()
+    lossy.LossyImageCompression = "01"
+    return encoded_dataset(lossy)
+
+
+def was_lossy(source: Source) -> bool:
+    """Return whether pixels were compressed with loss, by attribute or syntax."""
+    return _says_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
+
+
+def losses(source: Source) -> tuple[tuple[str, str], ...]:
+    """Return (ratio, method) of each compression, if the source names all in full."""
+    if not was_lossy(source):
+        return ()
+    ratios, methods = (
+        source.text(f"{_KEYWORD}{what}").split("\\") for what in ("Ratio", "Method")
+    )
+    pairs = tuple(zip_longest(ratios, methods, fillvalue=""))
+    named = all(
+        _DS.fullmatch(ratio.strip()) and CODE_PATTERN.fullmatch(method)
+        for ratio, method in pairs
+    )
+    return pairs if named else ()
+
+
+def _says_lossy(source: Source) -> bool:
+    return source.text(_KEYWORD) == "01"
+
+
+def pixel_sides(radiograph: Radiograph) -> tuple[float, float]:
+    """Return (height, width) of a stored pixel, relative to a displayed pixel."""
+    rows, columns = radiograph.pixels.shape
+    stored_rows, stored_columns = radiograph.source_shape
+    return rows / stored_rows, columns / stored_columns
+
+
+def aspect_ratio(radiograph: Radiograph) -> list[int]:
+    """Return the Pixel Aspect Ratio of the stored pixels (PS3.3 C.7.6.3.1.7)."""
+    height, width = pixel_sides(radiograph)
+    return list(Fraction(height / width).limit_denominator(1000).as_integer_ratio())

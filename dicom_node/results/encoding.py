@@ -1,0 +1,167 @@
+"""The encoded elements of a result, and the Part 10 file that they form.
+
+Everything is encoded in Explicit VR Little Endian. Elements stay encoded, by tag. So
+elements that are copied from the source stay unchanged beside those of the node.
+"""
+
+import hashlib
+import re
+import struct
+from dataclasses import dataclass
+
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.filebase import DicomBytesIO
+from pydicom.filewriter import write_data_element, write_file_meta_info
+from pydicom.uid import UID, ExplicitVRLittleEndian
+from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
+
+from dicom_node.results.result_kinds import Form
+from dicom_node.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    derived_uid,
+)
+
+Elements = dict[int, bytes]
+"""Encoded elements, each with its tag, VR and length, by tag."""
+
+_PADDED_WITH_NULL = {"UI", "OB", "UN"}  # PS3.5 6.2; all other values with a space
+_LONGEST_SHORT = 0xFFFF
+_FORM_NAME = re.compile("[a-z_]{1,32}(-source)?(-jpeg)?")
+_UID = re.compile("[0-9.]{1,64}")  # PS3.5 9.1
+
+
+@dataclass(frozen=True, slots=True)
+class ResultOptions:
+    """Options for the result objects of a finding.
+
+    Attributes:
+        forms: The objects to make, in this order.
+        long_side: Maximum length of the long side of a Secondary Capture, in pixels.
+        series_number: The Series Number of the results.
+        window: The number of the VOI window that was used, from 1.
+    """
+
+    forms: tuple[Form, ...]
+    long_side: int
+    series_number: int
+    window: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResultObject:
+    """One object that is sent to the archive.
+
+    Attributes:
+        form: The name of its form.
+        sop_class_uid: (0008,0016).
+        sop_instance_uid: (0008,0018), derived: the same result has the same UID.
+        content: A whole Part 10 file. Every delivery attempt sends these bytes.
+    """
+
+    form: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    content: bytes
+
+    def __post_init__(self) -> None:
+        """Check the values that become part of a file name.
+
+        The decoding child makes these objects, so they are not trusted.
+
+        Raises:
+            ValueError: A value is not the name of a form, or not a UID.
+        """
+        uids = self.sop_class_uid, self.sop_instance_uid
+        if not (_FORM_NAME.fullmatch(self.form) and all(map(_UID.fullmatch, uids))):
+            raise ValueError("a form's name and two UIDs are expected")
+
+
+def encoded(tag: int, vr: str, value: bytes) -> bytes:
+    """Encode one element with a value in bytes (PS3.5 7.1.2).
+
+    Args:
+        tag: Group and element number as one number.
+        vr: Two letters.
+        value: Little endian; a value of odd length is padded as the VR requires.
+    """
+    if len(value) % 2:
+        value += b"\0" if vr in _PADDED_WITH_NULL else b" "
+    group, element = tag >> 16, tag & 0xFFFF
+    if vr not in EXPLICIT_VR_LENGTH_32 and len(value) > _LONGEST_SHORT:
+        vr = "UN"  # PS3.5 6.2.2, note 2: the VR has no room for the length
+    if vr in EXPLICIT_VR_LENGTH_32:
+        head = struct.pack("<HH2sHI", group, element, vr.encode(), 0, len(value))
+    else:
+        head = struct.pack("<HH2sH", group, element, vr.encode(), len(value))
+    return head + value
+
+
+def encapsulated(tag: int, fragments: bytes) -> bytes:
+    """Encode compressed pixels in items (PS3.5 A.4) as a value of undefined length."""
+    group, element = tag >> 16, tag & 0xFFFF
+    head = struct.pack("<HH2sHI", group, element, b"OB", 0, 0xFFFFFFFF)
+    return head + fragments + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+def encoded_item(elements: Elements) -> bytes:
+    """Encode one item of a sequence (PS3.5 7.5.1)."""
+    body = b"".join(elements[tag] for tag in sorted(elements))
+    return struct.pack("<HHI", 0xFFFE, 0xE000, len(body)) + body
+
+
+def encoded_sequence(tag: int, *items: Elements) -> bytes:
+    """Encode a sequence of items (PS3.5 7.5)."""
+    return encoded(tag, "SQ", b"".join(map(encoded_item, items)))
+
+
+def encoded_dataset(dataset: Dataset) -> Elements:
+    """Encode a dataset that the node made, which is ASCII throughout."""
+    elements = {}
+    for element in dataset:
+        buffer = DicomBytesIO()
+        buffer.is_implicit_VR, buffer.is_little_endian = False, True
+        write_data_element(buffer, element)
+        elements[int(element.tag)] = buffer.getvalue()
+    return elements
+
+
+def content_uid(kind: str, elements: Elements) -> UID:
+    """Derive the UID of an object from its whole content: equal UIDs, equal bytes."""
+    digest = hashlib.sha256()
+    for tag in sorted(elements):
+        digest.update(elements[tag])
+    return derived_uid(kind, digest.hexdigest())
+
+
+def result_object(
+    form: str,
+    sop_class_uid: UID,
+    sop_instance_uid: UID,
+    elements: Elements,
+    syntax: UID = ExplicitVRLittleEndian,
+) -> ResultObject:
+    """Return an object with the elements as a Part 10 file (PS3.10 7.1).
+
+    Args:
+        form: The name of the object's form.
+        sop_class_uid: The SOP Class UID of the object.
+        sop_instance_uid: The SOP Instance UID of the object.
+        elements: All other elements.
+        syntax: The encoding of Pixel Data; all else is Explicit VR Little Endian.
+    """
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = sop_class_uid
+    meta.MediaStorageSOPInstanceUID = sop_instance_uid
+    meta.TransferSyntaxUID = syntax
+    meta.ImplementationClassUID = IMPLEMENTATION_CLASS_UID
+    meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
+    head = DicomBytesIO()
+    write_file_meta_info(head, meta)
+    named = Dataset()
+    named.SOPClassUID, named.SOPInstanceUID = sop_class_uid, sop_instance_uid
+    every = elements | encoded_dataset(named)
+    body = (every[tag] for tag in sorted(every))
+    content = b"".join((bytes(128), b"DICM", head.getvalue(), *body))
+    return ResultObject(form, str(sop_class_uid), str(sop_instance_uid), content)

@@ -1,0 +1,297 @@
+"""The attributes that a result copies from its source, byte for byte.
+
+An archive files a result by these attributes, and a reader trusts it because of them.
+If a value is decoded and encoded again, it may change, for example if the character set
+is not supported or a date is invalid. The archive would then file the result under
+another patient, or under none. So this module never decodes values. A value that is
+invalid in the source is invalid in the result.
+
+The node never invents a value. An attribute that the source lacks stays absent, or is
+empty if the Secondary Capture IOD requires it (Type 2).
+"""
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+from pydicom import Dataset
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.sequence import Sequence
+from pydicom.tag import BaseTag, Tag
+
+from dicom_node.dataset.attributes import UID_PATTERN, uid_text
+from dicom_node.dataset.element_reader import is_foreign
+from dicom_node.dataset.part10 import read_part10
+from dicom_node.errors import AnalysisError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.results.encoding import Elements, encoded, encoded_item
+
+TYPE_2 = (
+    # Patient (PS3.3 C.7.1.1)
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex",
+    # General Study (C.7.2.1)
+    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
+)  # fmt: skip
+"""Attributes that are copied, and written empty if the source lacks them."""
+
+IMAGE_TYPE_2 = ("InstanceNumber", "PatientOrientation")
+"""The same for images (General Image, C.7.6.1); orientation is never invented."""
+
+TYPE_3 = (
+    # SOP Common (C.12.1)
+    "SpecificCharacterSet", "TimezoneOffsetFromUTC",
+    # Patient (C.7.1.1)
+    "IssuerOfPatientID", "IssuerOfPatientIDQualifiersSequence", "TypeOfPatientID",
+    "PatientBirthTime", "OtherPatientIDs", "OtherPatientNames",
+    "OtherPatientIDsSequence", "EthnicGroup", "PatientComments",
+    "QualityControlSubject", "PatientIdentityRemoved", "DeidentificationMethod",
+    "DeidentificationMethodCodeSequence",
+    "PatientSpeciesDescription", "PatientSpeciesCodeSequence",
+    "PatientBreedDescription", "PatientBreedCodeSequence",
+    "BreedRegistrationSequence", "ResponsiblePerson", "ResponsiblePersonRole",
+    "ResponsibleOrganization",
+    # Clinical Trial Subject and Study (C.7.1.3, C.7.2.3)
+    "ClinicalTrialSponsorName", "ClinicalTrialProtocolID",
+    "ClinicalTrialProtocolName", "ClinicalTrialSiteID", "ClinicalTrialSiteName",
+    "ClinicalTrialSubjectID", "ClinicalTrialSubjectReadingID",
+    "ClinicalTrialTimePointID", "ClinicalTrialTimePointDescription",
+    # General Study (C.7.2.1)
+    "StudyInstanceUID", "StudyDescription", "IssuerOfAccessionNumberSequence",
+    "ReferringPhysicianIdentificationSequence", "PhysiciansOfRecord",
+    "ProcedureCodeSequence", "ReferencedStudySequence",
+    # Patient Study (C.7.2.2)
+    "PatientAge", "PatientSize", "PatientWeight", "PatientSexNeutered",
+    "AdmissionID", "IssuerOfAdmissionIDSequence", "ServiceEpisodeID",
+    "IssuerOfServiceEpisodeIDSequence", "AdmittingDiagnosesDescription",
+    "AdmittingDiagnosesCodeSequence", "MedicalAlerts", "Allergies", "SmokingStatus",
+    "PregnancyStatus", "LastMenstrualDate", "PatientState", "Occupation",
+    "AdditionalPatientHistory", "ReasonForVisit",
+    # General Series (C.7.3.1): the order
+    "RequestAttributesSequence",
+)  # fmt: skip
+"""Attributes that are copied if the source has them."""
+
+IMAGE_TYPE_3 = (
+    # General Image (C.7.6.1) and other attributes that identify the image
+    "ViewPosition", "AcquisitionDate", "AcquisitionTime",
+    # Whether pixels identify the patient: our caption does not, the source may
+    "BurnedInAnnotation", "RecognizableVisualFeatures",
+)  # fmt: skip
+"""The same for images."""
+
+_READ_TOO = (
+    "PixelSpacing", "PixelSpacingCalibrationType", "PixelSpacingCalibrationDescription",
+    "ImagerPixelSpacing", "LossyImageCompression", "LossyImageCompressionRatio",
+    "LossyImageCompressionMethod", "SeriesInstanceUID", "BodyPartExamined",
+    "Laterality", "ImageLaterality", "AnatomicRegionSequence",
+    # Attributes of the display
+    "SOPClassUID", "PhotometricInterpretation", "PixelAspectRatio",
+    "BitsStored", "HighBit", "PixelRepresentation",
+    "ModalityLUTSequence", "RescaleIntercept", "RescaleSlope", "RescaleType",
+    "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+)  # fmt: skip
+"""Attributes that are read to be copied on conditions, or to describe the result."""
+
+_READ = (*TYPE_2, *IMAGE_TYPE_2, *TYPE_3, *IMAGE_TYPE_3, *_READ_TOO)
+
+_WIDTHS = {"AT": 2, "OW": 2, "SS": 2, "US": 2, "FL": 4, "OF": 4, "OL": 4, "SL": 4,
+           "UL": 4, "FD": 8, "OD": 8, "OV": 8, "SV": 8, "UV": 8}  # fmt: skip
+"""Bytes of a word in values that depend on the byte order."""
+
+
+_IMPLICIT = {Tag("LUTDescriptor"): "US", Tag("LUTData"): "OW"}
+"""VRs of attributes with several possible ones, if the source has none (PS3.5 A.1)."""
+
+_REFERENCE = tuple(map(Tag, ("ReferencedSOPClassUID", "ReferencedSOPInstanceUID")))
+"""The attributes that reference an instance; both are required (PS3.3 table 10-11)."""
+
+_CHARACTER_SET = Tag("SpecificCharacterSet")
+
+_MOST_INFLATED = 2**31
+"""Limit for a deflated dataset in bytes; the child's limit on memory is lower."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """The instance that a result is about.
+
+    Attributes:
+        instance: The instance as it was received.
+        dataset: The attributes of its header that results need, undecoded.
+    """
+
+    instance: ReceivedInstance
+    dataset: Dataset
+
+    def text(self, keyword: str) -> str:
+        """Return a UID, code string or number, stripped; empty if it is absent."""
+        return _text(self.dataset, Tag(keyword))
+
+    def code(self, keyword: str) -> str:
+        """Return a code string in the format of the standard, in upper case."""
+        return self.text(keyword).strip().upper()
+
+
+def read_source(instance: ReceivedInstance) -> Source:
+    """Read the header of an instance, without its pixels.
+
+    Raises:
+        AnalysisError: The header cannot be read, or has no valid Study Instance UID.
+    """
+    with reading():
+        dataset = read_part10(instance.path, _MOST_INFLATED, map(Tag, _READ))
+    source = Source(instance, dataset)
+    if not UID_PATTERN.fullmatch(source.text("StudyInstanceUID")):
+        raise AnalysisError(
+            "Study Instance UID (0020,000D) is absent or not a UID; a result belongs "
+            "to the study of its source. Correct the instance at the modality."
+        )
+    return source
+
+
+def copied(source: Source, keywords: Iterable[str]) -> Elements:
+    """Encode those of the attributes that the source has, with unchanged values.
+
+    Raises:
+        AnalysisError: One of them is a sequence that cannot be read.
+    """
+    tags = [Tag(keyword) for keyword in keywords]
+    with reading():
+        return _copied(source.dataset, (tag for tag in tags if tag in source.dataset))
+
+
+def copied_item(source: Source, keyword: str, number: int) -> Elements:
+    """Encode the elements of one item of a sequence, as `copied` does.
+
+    Args:
+        source: The instance.
+        keyword: The keyword of the sequence, which must have such an item.
+        number: The index of the item, from 0.
+    """
+    with reading():
+        item = source.dataset[keyword].value[number]
+        return _copied(item, _tags(item))
+
+
+def item_text(source: Source, keyword: str, number: int, inner: str) -> str:
+    """Return the text of an attribute in an item of a sequence, as `Source.text` does.
+
+    Args:
+        source: The instance.
+        keyword: The keyword of the sequence, which must have such an item.
+        number: The index of the item, from 0.
+        inner: The keyword of the attribute.
+    """
+    tag = Tag(inner)
+    with reading():
+        item = source.dataset[keyword].value[number]
+        return _text(item, tag)
+
+
+def item_count(source: Source, keyword: str) -> int:
+    """Return the number of items of a sequence; 0 if it is absent."""
+    with reading():
+        value = source.dataset.get(keyword)
+    return len(value) if isinstance(value, Sequence) else 0
+
+
+def empty(keywords: Iterable[str]) -> Elements:
+    """Encode attributes without a value."""
+    tags = [Tag(keyword) for keyword in keywords]
+    return {tag: encoded(tag, dictionary_VR(tag), b"") for tag in tags}
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Suppress messages of pydicom about bytes that it cannot read: they quote values.
+
+    Raises:
+        AnalysisError: The bytes cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    except AnalysisError:
+        raise
+    except Exception:  # noqa: BLE001 - broken bytes may raise anything
+        raise AnalysisError(
+            "The header cannot be read, and a result needs the identity in it. Look "
+            "at the instance with a DICOM dump tool."
+        ) from None
+
+
+def _copied(dataset: Dataset, tags: Iterable[BaseTag]) -> Elements:
+    elements = {}
+    for tag in tags:
+        vr = _vr(dataset, tag)
+        value = _items(dataset, tag) if vr == "SQ" else _value(dataset, tag)
+        if value is not None and not (vr == "UI" and _is_no_uid(value)):
+            elements[int(tag)] = encoded(tag, vr, value)
+    return elements
+
+
+def _is_no_uid(value: bytes) -> bool:
+    """Return whether a non-empty component of a value is not a UID."""
+    uids = [each for each in uid_text(value).split("\\") if each]
+    return not all(map(UID_PATTERN.fullmatch, uids))
+
+
+def _vr(dataset: Dataset, tag: BaseTag) -> str:
+    """Return the VR by the standard, else that of the source."""
+    known = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+    given = (
+        "LO" if tag.is_private_creator else dataset.get_item(tag, keep_deferred=True).VR
+    )
+    candidates = known, given, _IMPLICIT.get(tag)
+    return next((vr for vr in candidates if vr and len(vr) == len("UN")), "UN")
+
+
+def _items(dataset: Dataset, tag: BaseTag) -> bytes | None:
+    """Encode the items of a sequence; None if there is nothing to copy.
+
+    They are encoded again because VRs, lengths and byte order depend on the transfer
+    syntax of the source. Only the values in them are copied unchanged. An item that
+    references an instance by a value that is not a UID is omitted.
+    """
+    sequence = dataset[tag].value
+    if not isinstance(sequence, Sequence):
+        return None
+    copies = [(item, _copied(item, _tags(item))) for item in sequence]
+    kept = [copy for item, copy in copies if not _lost_reference(item, copy)]
+    if sequence and not kept:
+        return None
+    return b"".join(map(encoded_item, kept))
+
+
+def _lost_reference(item: Dataset, copy: Elements) -> bool:
+    return any(tag in item and tag not in copy for tag in _REFERENCE)
+
+
+def _text(dataset: Dataset, tag: BaseTag) -> str:
+    value = _value(dataset, tag) if tag in dataset else None
+    return (value or b"").decode("ascii", "replace").strip(" \0")
+
+
+def _tags(item: Dataset) -> list[BaseTag]:
+    """Return the tags of an item, without group lengths and groups 0000 and 0002."""
+    tags = [element.tag for element in item.elements()]
+    return [tag for tag in tags if tag.element and not is_foreign(tag)]
+
+
+def _value(dataset: Dataset, tag: BaseTag) -> bytes | None:
+    """Return an unchanged value in little endian; None if it is a sequence."""
+    element = dataset.get_item(tag, keep_deferred=True)
+    if tag == _CHARACTER_SET and isinstance(element, DataElement):
+        # pydicom decodes this element while it reads, so the raw value is not kept.
+        parts = element.value if element.VM > 1 else [element.value or ""]
+        return "\\".join(parts).encode("iso8859")
+    if not isinstance(element, RawDataElement):
+        return None
+    value = element.value or b""
+    width = 1 if element.is_little_endian else _WIDTHS.get(_vr(dataset, tag), 1)
+    if width == 1 or len(value) % width:
+        return value
+    return np.frombuffer(value, f">u{width}").astype(f"<u{width}").tobytes()

@@ -1,0 +1,1 @@
+"""What every process of the node needs: startup, signals, heartbeats, notifications."""

@@ -1,0 +1,187 @@
+"""Heartbeats of the node's own processes, by the clock of the database.
+
+Monitoring reads them. Workers read them, too, and take over the work of dead workers
+(see worker/takeover.py). Locks in the database are not suitable: if the database
+restarts, it releases the locks of living processes, and a machine that is cut off keeps
+its locks.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from uuid import uuid4
+
+import sqlalchemy as sa
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.storage.database import reading, upsert, writing
+from dicom_node.storage.tables import heartbeat
+
+logger = logging.getLogger(__name__)
+
+EVERY_S = 5.0
+DEAD_AFTER_S = 20.0
+"""A process without a heartbeat for longer is assumed dead: hung, killed or cut off."""
+
+KEPT_S = 24 * 3600.0
+
+
+class DoubleError(Exception):
+    """Two living processes have the same name."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@contextmanager
+def beating(
+    engine: sa.Engine,
+    role: str,
+    name: str = "",
+    *,
+    on_double: Callable[[], None] = _nothing,
+    every_s: float = EVERY_S,
+) -> Iterator[None]:
+    """Send heartbeats while a block runs.
+
+    The first is sent before the block begins. Heartbeats are skipped while the database
+    cannot be reached.
+
+    Args:
+        engine: Engine of the journal.
+        role: Role of this process.
+        name: Name of this process. It keeps its name after a restart. Empty if it has
+            no name.
+        on_double: Called, in a thread, if another process has the same name.
+        every_s: Interval in seconds.
+    """
+    sign, ended = _Sign(engine, role, name), threading.Event()
+
+    def keep_beating() -> None:
+        while not ended.wait(every_s):
+            try:
+                sign.give()
+            except DoubleError:
+                on_double()
+            except Exception:
+                # Without heartbeats the process is assumed dead, whatever the cause.
+                logger.exception("Cannot give a sign of life")
+
+    sign.give()
+    thread = threading.Thread(target=keep_beating, name="heartbeat")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        sign.take_back()
+
+
+def silence_s(engine: sa.Engine, role: str) -> float | None:
+    """Return the seconds since the last heartbeat of any process of a role.
+
+    None if there was none, or if all shut down cleanly.
+    """
+    last = sa.select(sa.func.max(heartbeat.c.at)).where(
+        heartbeat.c.role == role, _has_not_ended()
+    )
+    with reading(engine) as connection:
+        at = connection.execute(last).scalar_one()
+        return None if at is None else max(_now(connection) - at, 0.0)
+
+
+def has_run(engine: sa.Engine, role: str) -> bool:
+    """Return whether a process of a role has ever worked on this database."""
+    query = sa.select(heartbeat.c.id).where(heartbeat.c.role == role).limit(1)
+    with reading(engine) as connection:
+        return connection.execute(query).first() is not None
+
+
+def living(connection: sa.Connection, role: str) -> dict[str, float]:
+    """Return how long each living process of a role has sent heartbeats, by name.
+
+    The time is in seconds. It starts again after a gap in the heartbeats.
+    """
+    now = _now(connection)
+    query = sa.select(heartbeat.c.id, heartbeat.c.since).where(
+        heartbeat.c.role == role,
+        heartbeat.c.at > now - DEAD_AFTER_S,
+        _has_not_ended(),
+    )
+    found = connection.execute(query).all()
+    return {row.id: now - (now if row.since is None else row.since) for row in found}
+
+
+def _has_not_ended() -> sa.ColumnElement[bool]:
+    """Return the condition that a heartbeat was sent since the last clean shutdown.
+
+    The previous release sends heartbeats, but leaves `ended_at` as it is.
+    """
+    ended_at = heartbeat.c.ended_at
+    return sa.or_(ended_at.is_(None), ended_at < heartbeat.c.at)
+
+
+class _Sign:
+    """The heartbeat of one process: a row that is updated regularly."""
+
+    def __init__(self, engine: sa.Engine, role: str, name: str) -> None:
+        self._engine = engine
+        self._role = role
+        self._process = uuid4().hex
+        self._name = name or self._process
+        self._given = False
+
+    def give(self) -> None:
+        """Send a heartbeat, if the database can be reached.
+
+        Raises:
+            DoubleError: Another process has sent one with the same name since our last
+                one.
+        """
+        with suppress(SQLAlchemyError), writing(self._engine) as connection:
+            self._renew(connection)
+            self._given = True
+
+    def take_back(self) -> None:
+        """Record that this process shut down, if the database can be reached."""
+        mine = heartbeat.update().where(heartbeat.c.process == self._process)
+        with suppress(SQLAlchemyError), writing(self._engine) as connection:
+            connection.execute(mine.values(ended_at=_now(connection)))
+
+    def _renew(self, connection: sa.Connection) -> None:
+        now = _now(connection)
+        query = heartbeat.select().where(heartbeat.c.id == self._name)
+        row = connection.execute(query).one_or_none()
+        is_mine = row is not None and row.process == self._process
+        # At the first heartbeat, the row may be that of a process that had this name
+        # and died.
+        if row and self._given and not is_mine:
+            raise DoubleError
+        goes_on = row and is_mine and now - row.at <= DEAD_AFTER_S
+        since = row.since if row and goes_on else now
+        change = {"at": now, "since": since, "process": self._process}
+        change |= {"ended_at": None}
+        values = {"id": self._name, "role": self._role, **change}
+        upsert(connection, heartbeat, values, change)
+        newer = heartbeat.alias()
+        is_last = ~sa.exists().where(
+            newer.c.role == heartbeat.c.role, newer.c.at > heartbeat.c.at
+        )
+        old = heartbeat.delete().where(heartbeat.c.at < now - KEPT_S, ~is_last)
+        connection.execute(old)
+
+
+def _now(connection: sa.Connection) -> float:
+    """Return the current time of the database's clock, in seconds since 1970.
+
+    With SQLite this is the clock of the machine. It is not the time when the
+    transaction began.
+    """
+    if connection.dialect.name == "sqlite":
+        return time.time()
+    clock = sa.select(sa.extract("epoch", sa.func.clock_timestamp()))
+    return float(connection.execute(clock).scalar_one())

@@ -1,0 +1,191 @@
+"""Start and end of a process of the node: logging, permissions, signals, sockets."""
+
+import argparse
+import ctypes
+import errno
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from config.access import ApiSettings, unsettled
+from config.settings import Settings, SettingsError, load
+from dicom_node.log.format import configure_logging
+from dicom_node.network.sockets import listen
+
+logger = logging.getLogger(__name__)
+
+LIBC = ctypes.CDLL(None)  # loaded here because loading between fork and exec is unsafe
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
+M_ARENA_MAX = -8  # malloc.h
+# The roles of a killed supervisor die with it, but hold its ports until then. With a
+# model in memory, that takes a moment.
+FREE_AFTER_S = 5.0
+# Time for the rows and files that are written after the drain.
+CLOSE_S = 5.0
+
+
+def role_parser(role: str, description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that all roles share."""
+    parser = argparse.ArgumentParser(f"fracture-node {role}", description=description)
+    parser.add_argument("--config", type=Path, help="the settings, a TOML file")
+    parser.add_argument("--supervisor", type=int, help=argparse.SUPPRESS)
+    return parser
+
+
+class Stop(threading.Event):
+    """Set when SIGTERM or SIGINT tells this process to end.
+
+    The process ends by itself: at once if its start is not complete, otherwise after
+    its work is finished. If it waits for something that does not come (a lock, the
+    database, a file on a share), a thread ends it with status 0. The node may be killed
+    at any moment, so an end without cleanup loses nothing.
+    """
+
+    def __init__(self) -> None:
+        """Handle the two signals. Call this in the main thread."""
+        super().__init__()
+        self._patience_s: float | None = None
+        self._drained = threading.Event()
+        # A Python handler runs in the main thread after the call in progress there
+        # ends. That is seconds later if the call loads a model, and never if the call
+        # holds the lock of this event. The C handler writes to this socket at once.
+        receiving, sending = socket.socketpair()
+        sending.settimeout(0)
+        self._sending = sending
+        signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        args = (receiving,)
+        threading.Thread(
+            target=self._end, args=args, name="signals", daemon=True
+        ).start()
+
+    def ready(self, drain_s: float) -> None:
+        """Report that the start is complete.
+
+        Args:
+            drain_s: Seconds that the process needs at most to finish its work.
+        """
+        self._patience_s = drain_s
+
+    def drained(self) -> None:
+        """Report that the work is finished; the process has CLOSE_S to end."""
+        self._drained.set()
+
+    def _end(self, receiving: socket.socket) -> None:
+        """Wait for a signal, then for the process to end; end it if it does not."""
+        while receiving.recv(1)[0] not in {signal.SIGTERM, signal.SIGINT}:
+            pass  # another signal with a Python handler
+        self.set()
+        if self._patience_s is None:
+            _exit(logging.INFO, "Told to end before the start was complete: ending")
+        self._drained.wait(self._patience_s)
+        time.sleep(CLOSE_S)
+        _exit(
+            logging.WARNING, "The process did not end in time and ends without cleanup"
+        )
+
+
+def _exit(level: int, words: str) -> None:
+    """End the process with status 0, even if its log cannot be written."""
+    last = threading.Thread(target=logger.log, args=(level, words), daemon=True)
+    last.start()
+    last.join(1)
+    os._exit(0)
+
+
+def begin_role(name: str, supervisor: int | None, form: str = "text") -> Stop:
+    """Configure the log, the permissions of files and the signals of a role.
+
+    Args:
+        name: The name in each log line.
+        supervisor: The process to end with; None for a role started by hand.
+        form: The format of the log lines, "text" or "json".
+
+    Returns:
+        The event that SIGTERM and SIGINT set. The role calls its `ready` when its start
+        is complete. Until then the signals end the process at once.
+    """
+    configure_logging(name, form)
+    keep_files_private()
+    keep_memory_private()
+    if supervisor not in {None, os.getppid()}:  # it died before die_with_parent
+        sys.exit(1)
+    return Stop()
+
+
+def allow_many_threads() -> None:
+    """Raise the limits that stop a process with many sockets and threads."""
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    if sys.platform == "linux":
+        # One heap for all threads. Otherwise each of the two threads of an association
+        # has a heap, which never returns the memory of its peak.
+        with suppress(AttributeError):  # the C library has no mallopt
+            LIBC.mallopt(M_ARENA_MAX, 1)
+
+
+def keep_files_private() -> None:
+    """Make files of this process private to its user; they hold patient data."""
+    os.umask(0o077)
+
+
+def keep_memory_private() -> None:
+    """Protect memory and environment of this process from others of the same user.
+
+    Both contain secrets. An attacker may control another role, or a decoding child on a
+    kernel that cannot confine it. Programs that this process executes decide for
+    themselves. Root can still read everything.
+    """
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def listen_or_exit(host: str, port: int) -> socket.socket:
+    """Return a listening socket; end the process with a message if that fails."""
+    patience = time.monotonic() + FREE_AFTER_S
+    while True:
+        try:
+            return listen(host, port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < patience:
+                time.sleep(0.05)
+                continue
+            sys.exit(
+                f"Cannot listen on {host}:{port}: {error.strerror}. Choose another "
+                "port in the settings, or end what listens there."
+            )
+
+
+def load_or_exit(config: Path | None) -> Settings:
+    """Return the settings; end the process with the reason if they are wrong."""
+    try:
+        return load(config)
+    except SettingsError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+def settled_or_exit(api: ApiSettings) -> None:
+    """End the process with a message if access to the page is not configured."""
+    if wrong := unsettled(api):
+        sys.stderr.write("".join(f"{line}\n" for line in wrong))
+        sys.exit(2)
+
+
+def die_with_parent() -> None:
+    """Make the kernel kill this process, and what it executes, when its parent dies.
+
+    A role without supervisor would block the port and its slot for the next one. Any
+    role may be killed at any moment, so nothing is lost. On systems other than Linux,
+    the roles of a killed supervisor must be ended by hand.
+    """
+    if sys.platform == "linux":
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

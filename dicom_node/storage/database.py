@@ -1,0 +1,134 @@
+"""The database of journal and work queues: SQLite by default, or PostgreSQL.
+
+Each process has one engine. Writes to SQLite begin with IMMEDIATE, so that the data
+that a transaction reads cannot change before it writes. Reads do not block writers
+(WAL). All waits are short: a receiver answers 0xA700 instead of hanging if it gets no
+transaction in 3 s. It may wait up to 3 s for its turn and 3 s more for the transaction.
+"""
+
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+logger = logging.getLogger(__name__)
+
+WAIT_S = 3
+GONE_AFTER_S = 20
+# TCP keepalive of an idle connection: seconds until the first probe, seconds between
+# probes, and the number of probes without a response before the connection is dropped.
+ALIVE = MappingProxyType(
+    {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
+)
+NONE: Mapping[str, int] = MappingProxyType({})
+_turn = threading.Lock()
+
+
+def open_engine(url: str) -> sa.Engine:
+    """Create the engine of a process. It does not connect yet."""
+    if url.startswith("sqlite"):
+        arguments: dict[str, Any] = {"timeout": WAIT_S, "isolation_level": None}
+    else:
+        limits = {"statement_timeout": 1000 * WAIT_S, "lock_timeout": 1000 * WAIT_S}
+        arguments = connecting(limits)
+    engine = sa.create_engine(
+        url,
+        connect_args=arguments,
+        pool_timeout=WAIT_S,
+        pool_pre_ping=True,
+        poolclass=sa.QueuePool,
+        hide_parameters=True,  # a destination's comment may name the patient
+    )
+    if engine.dialect.name == "sqlite":
+        sa.event.listen(engine, "connect", _prepare_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def connecting(limits: Mapping[str, int] = NONE) -> dict[str, Any]:
+    """Return connection arguments for PostgreSQL that detect a lost connection.
+
+    Client and server probe each other. Otherwise, after a cable is cut, the client
+    would wait for a response, and the server would keep the locks of the lost machine,
+    for hours.
+
+    Args:
+        limits: More session settings, by their PostgreSQL names.
+    """
+    alive = {f"tcp_{name}": value for name, value in ALIVE.items()}
+    patience = {"idle_in_transaction_session_timeout": 1000 * GONE_AFTER_S}
+    options = {**alive, **patience, **limits}
+    return {
+        "connect_timeout": WAIT_S,
+        **ALIVE,
+        "tcp_user_timeout": 1000 * GONE_AFTER_S,
+        "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+    }
+
+
+@contextmanager
+def reading(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Open a transaction that only reads, and therefore never waits for a writer."""
+    with engine.connect() as connection:
+        yield connection.execution_options(reads_only=True)
+
+
+@contextmanager
+def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Open a transaction that writes, and commit it at the end.
+
+    SQLite has one writer at a time, and a connection that finds it busy sleeps for up
+    to 0.1 s. Threads of one process use a lock instead, which wakes them at once.
+
+    Raises:
+        SQLAlchemyError: The lock was not free for WAIT_S, or the database failed.
+    """
+    alone = engine.dialect.name == "sqlite"
+    if alone and not _turn.acquire(timeout=WAIT_S):
+        raise sa.exc.TimeoutError("The database was busy")
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        if alone:
+            _turn.release()
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI
+    connection.execute("PRAGMA foreign_keys = ON")
+    # An acknowledged commit must survive a power failure.
+    connection.execute("PRAGMA synchronous = FULL")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    reads_only = connection.get_execution_options().get("reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+def upsert(
+    connection: sa.Connection,
+    table: sa.Table,
+    values: Mapping[str, Any],
+    change: Mapping[str, Any],
+) -> sa.Row[Any]:
+    """Insert a row, or update the row that has the same primary key.
+
+    Args:
+        connection: Connection in a transaction.
+        table: A table with a primary key.
+        values: Values of a new row.
+        change: Changes of an existing row. They may use its columns.
+
+    Returns:
+        The row as it is now.
+    """
+    dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
+    insert = dialect.insert(table).values(**values)
+    key = list(table.primary_key.columns)
+    statement = insert.on_conflict_do_update(index_elements=key, set_=dict(change))
+    return connection.execute(statement.returning(table)).one()

@@ -1,0 +1,268 @@
+"""The spool: the files of received instances, and how they are made durable.
+
+It is one folder with one file for each instance. The file name is a UUID of the node; a
+sender cannot influence any part of a path. A dataset arrives in `<id>.part`, in the
+same folder as its final `<id>.dcm`, so that one rename and one fsync of the folder make
+it durable.
+
+The process that writes a file holds a lock on it (flock, which the kernel releases when
+the process dies) until the instance is recorded or given up. With that lock,
+storage/orphans.py can distinguish a leftover from a file that is still being written or
+recorded, in this process or another, without trusting the clock.
+"""
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+from blake3 import blake3
+
+from config.settings import StorageSettings
+from dicom_node.errors import OutOfResourcesError
+from dicom_node.storage.run_folder import run_folder
+
+MB = 1_000_000
+# An instance may be larger than the space that `min_free_mb` leaves, and many arrive at
+# the same time. Free disk space is checked again after this many bytes.
+BYTES_BETWEEN_CHECKS = 16 * MB
+
+
+class Spool:
+    """The files of the node. Safe to share between threads and processes.
+
+    Attributes:
+        directory: The folder of received instances.
+        results: The folder of encoded results.
+        run: The folder that the roles of this machine share.
+    """
+
+    def __init__(self, storage: StorageSettings) -> None:
+        """Open the spool, and create its folders if they do not exist.
+
+        Only this user may access them, because they hold patient data.
+        """
+        root = storage.directory.absolute()
+        self.directory = spool_folder(storage)
+        self.results = root / "results"
+        self.run = run_folder(storage)
+        self._min_free_mb = storage.min_free_mb
+        for folder in (self.directory, self.results):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # The files in a folder are only durable if the name of the folder is.
+        make_names_durable(root)
+
+    def begin(self, preamble: bytes) -> "Arrival":
+        """Create the file for one dataset.
+
+        Args:
+            preamble: The bytes before the dataset: preamble, prefix and File Meta
+                Information (PS3.10 7.1).
+
+        Raises:
+            OutOfResourcesError: The disk is full or cannot be written.
+        """
+        self.check_free()
+        return Arrival(self, preamble)
+
+    def path(self, instance_id: str) -> Path:
+        """Return the path of the file of an instance."""
+        return self.directory / f"{instance_id}.dcm"
+
+    def remove(self, instance_id: str) -> None:
+        """Remove the file of an instance, if it exists."""
+        self.path(instance_id).unlink(missing_ok=True)
+
+    def check_free(self) -> None:
+        """Raise OutOfResourcesError if less disk space is free than required."""
+        _check_free(self.directory, self._min_free_mb)
+
+    def store_result(self, name: str, content: bytes) -> str:
+        """Store a result object durably. Replace an earlier one with that name.
+
+        Args:
+            name: Name of the file. The node chooses it, never a sender.
+            content: The whole file.
+
+        Returns:
+            Its path, relative to the storage directory.
+
+        Raises:
+            OSError: The disk is full or failed.
+        """
+        path = self.results / f"{name}.dcm"
+        part = path.with_suffix(f".{uuid.uuid4().hex}.part")
+        try:
+            with FileIO(os.open(part, os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                _write(file, content)
+                os.fsync(file.fileno())
+                part.rename(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        make_names_durable(self.results)
+        return str(path.relative_to(self.results.parent))
+
+
+class Arrival:
+    """A dataset that is being written to disk. Use it in one thread at a time.
+
+    Attributes:
+        id: UUID of the instance, hexadecimal.
+        path: Current path of the file.
+        offset: Offset of the dataset in the file, in bytes.
+        size: Number of bytes of the dataset so far.
+    """
+
+    def __init__(self, spool: Spool, preamble: bytes) -> None:
+        """Open the file; see Spool.begin."""
+        self.id = uuid.uuid4().hex
+        self.path = spool.directory / f"{self.id}.part"
+        self.offset = len(preamble)
+        self.size = 0
+        self._spool = spool
+        self._digest = blake3()
+        self._kept = False
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        with _refusing_when_disk_fails():
+            # Unbuffered: network chunks are large, and close() has nothing to write.
+            self._file = FileIO(os.open(self.path, flags, 0o600), "w")
+        try:
+            # If a cleanup runs between open and lock, only this attempt fails: the
+            # rename then finds no file. No instance is lost.
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            with _refusing_when_disk_fails():
+                _write(self._file, preamble)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def digest(self) -> str:
+        """BLAKE3 hash of the dataset's bytes so far, hexadecimal."""
+        return self._digest.hexdigest()
+
+    @property
+    def closed(self) -> bool:
+        """True if the file is closed."""
+        return self._file.closed
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append data to the dataset.
+
+        Raises:
+            OutOfResourcesError: The disk is full or cannot be written.
+        """
+        before = self.size // BYTES_BETWEEN_CHECKS
+        self.size += len(data)
+        if self.size // BYTES_BETWEEN_CHECKS > before:
+            self._spool.check_free()
+        with _refusing_when_disk_fails():
+            _write(self._file, data)
+        self._digest.update(data)
+
+    def keep(self) -> None:
+        """Make the file durable under its final name.
+
+        After this call, the content and the name of the file survive a power failure.
+
+        Raises:
+            OutOfResourcesError: The disk is full or failed.
+        """
+        with _refusing_when_disk_fails():
+            os.fsync(self._file.fileno())
+            final = self._spool.path(self.id)
+            self.path.rename(final)
+            self.path = final
+            make_names_durable(self._spool.directory)
+        self._kept = True
+
+    def close(self) -> None:
+        """Close the file, and remove it if it was not kept. May be called twice."""
+        if not self._kept:
+            with suppress(OSError):  # the cleanup removes it later
+                self.path.unlink()
+        self._file.close()
+
+    def discard(self) -> None:
+        """Remove the file, kept or not, and close it. May be called twice."""
+        self._kept = False
+        self.close()
+
+
+def probe(storage: StorageSettings) -> None:
+    """Check that instances can be written, and that there is enough disk space.
+
+    Raises:
+        OutOfResourcesError: An instance would be refused now.
+    """
+    try:
+        storage.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=storage.directory) as file:
+            file.write(b"ready?")
+    except OSError as error:
+        raise OutOfResourcesError(
+            f"storage.directory cannot be written: {error.strerror}"
+        ) from None
+    _check_free(storage.directory, storage.min_free_mb)
+
+
+def spool_folder(storage: StorageSettings) -> Path:
+    """Return the folder of received instances."""
+    return storage.directory.absolute() / "spool"
+
+
+def make_names_durable(folder: Path) -> None:
+    """Fsync a folder. A new file name in it is only durable after this."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(file: FileIO, data: bytes | memoryview) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[file.write(view) :]
+
+
+def _check_free(directory: Path, min_free_mb: int) -> None:
+    with _refusing_when_disk_fails():
+        free = shutil.disk_usage(directory).free
+    if free < min_free_mb * MB:
+        raise OutOfResourcesError(
+            f"Less than {min_free_mb} MB of disk are free; send again later. "
+            "Make room, or lower min_free_mb under [storage]."
+        )
+
+
+@contextmanager
+def _refusing_when_disk_fails() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        code = errno.errorcode.get(error.errno or 0, "unknown")
+        reason = "is full" if full else f"failed ({code})"
+        raise OutOfResourcesError(f"The disk {reason}; send again later.") from error
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a file of the spool exists.
+
+    Raises:
+        OSError: It is unknown, because the whole spool is missing.
+    """
+    if path.exists():
+        return True
+    if not path.parent.exists():
+        raise OSError("the spool is away; is it mounted?")
+    return False

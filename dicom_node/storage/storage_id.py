@@ -1,0 +1,95 @@
+"""Checks that the storage directory is the one that belongs to the database.
+
+Several machines share one directory, which is mounted. If the mount is missing, a
+worker would find an empty folder in its place, and conclude that all files are gone.
+Therefore a file in the directory and the database hold the same id.
+"""
+
+import os
+import sys
+from pathlib import Path
+from uuid import uuid4
+
+import sqlalchemy as sa
+
+from config.settings import StorageSettings
+from dicom_node.storage.database import reading, writing
+from dicom_node.storage.spool import make_names_durable
+from dicom_node.storage.tables import storage as known
+
+FILE = "storage.id"
+
+
+class StrangeStorageError(Exception):
+    """The storage directory is not the one that belongs to the database."""
+
+
+def belong_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
+    """Exit with a message if the directory does not belong to the database."""
+    try:
+        check_belonging(engine, storage)
+    except (StrangeStorageError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+def check_belonging(engine: sa.Engine, storage: StorageSettings) -> None:
+    """Check that the storage directory belongs to the database.
+
+    The first process that ever runs creates the id. With SQLite nothing is checked,
+    because the database is a file in the directory.
+
+    Raises:
+        StrangeStorageError: The directory does not belong to the database.
+        OSError: The directory cannot be read, or the first process cannot write to it.
+        SQLAlchemyError: The database does not respond.
+    """
+    if not storage.database:
+        return
+    directory = storage.directory.absolute()
+    with reading(engine) as connection:
+        expected = connection.execute(sa.select(known.c.id)).scalar()
+    if expected is None:
+        expected = _begin(engine, directory)
+    found = _read(directory)
+    if found != expected:
+        has = "has no such file" if found is None else f"has {found}"
+        raise StrangeStorageError(
+            f"{directory} is not the storage of this database: that has {expected} in "
+            f"its file {FILE}, this {has}. Is it mounted? If it is a copy to be "
+            f"used from now on, write {expected} into {directory / FILE}."
+        )
+
+
+def _begin(engine: sa.Engine, directory: Path) -> str:
+    """Write the same id to the directory and the database.
+
+    If two processes do so at the same time, a table lock makes one wait.
+    """
+    with writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("LOCK TABLE storage IN EXCLUSIVE MODE")
+        expected = connection.execute(sa.select(known.c.id)).scalar()
+        if expected is None:
+            expected = _read(directory) or _mark(directory)
+            connection.execute(known.insert().values(id=expected))
+    return str(expected)
+
+
+def _read(directory: Path) -> str | None:
+    path = directory / FILE
+    return path.read_text("ascii").strip() if path.exists() else None
+
+
+def _mark(directory: Path) -> str:
+    """Write a new id to the directory, durably."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity, path = uuid4().hex, directory / FILE
+    part = path.with_suffix(".part")
+    with part.open("w") as file:
+        file.write(f"{identity}\n")
+        file.flush()
+        os.fsync(file.fileno())
+    part.rename(path)
+    make_names_durable(directory)
+    return identity

@@ -1,0 +1,323 @@
+"""The worker: the process that analyzes instances and delivers results.
+
+It owns the model and a decoding child. DBOS gives it work from the database.
+"""
+
+import fcntl
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from threading import Thread
+
+import sqlalchemy as sa
+import torch
+from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.destinations import SenderDestination
+from config.settings import Settings
+from dicom_node.analysis.pipeline import (
+    normal_pipeline,
+    separate_pipeline,
+    slow_pipeline,
+)
+from dicom_node.audit.commitment_reports import auditing_refused
+from dicom_node.audit.trail import Tell, auditing, record, started
+from dicom_node.audit.transfers import auditing_sent, ignore
+from dicom_node.delivery.concurrency import AT_ONCE
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.work_queue import (
+    ANALYZE,
+    ANALYZE_SEPARATELY,
+    ANALYZE_SLOWLY,
+    APPLICATION,
+    DELIVER,
+    VERSION,
+)
+from dicom_node.metrics.counters import REPORT_REFUSED, one, write
+from dicom_node.network.commitment_reporter import Reporter
+from dicom_node.reasons import ReportRefusal
+from dicom_node.runtime.heartbeat import beating
+from dicom_node.runtime.process import (
+    Stop,
+    allow_many_threads,
+    begin_role,
+    load_or_exit,
+    role_parser,
+)
+from dicom_node.runtime.work_signal import hang, heard
+from dicom_node.storage.database import connecting, open_engine, writing
+from dicom_node.storage.migration import SchemaError, check_schema
+from dicom_node.storage.run_folder import machine_name, run_folder
+from dicom_node.storage.spool import Spool
+from dicom_node.storage.storage_id import belong_or_exit
+from dicom_node.worker.cleanup import (
+    catch_up_with_the_clock,
+    sweep_ended,
+    sweep_files,
+    sweep_work,
+)
+from dicom_node.worker.retry import leave_what_waits
+from dicom_node.worker.takeover import take_over
+from dicom_node.worker.workflows import Work, register
+from inference.classification.classifier import self_test
+from models.card import ModelError
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.2  # for work without a notification: see runtime/work_signal.py
+SLOW_POLL_S = 0.5
+# The next instance is decoded and the previous one written while one is classified.
+ANALYSES_AT_ONCE = 3
+LOOK_EVERY_S = 5.0
+SWEEP_EVERY = 12
+FILES_EVERY = 12 * 60
+DRAIN_S = 30
+# Time for the database to show that it answers; less than CLOSE_S.
+ANSWER_S = 4.0
+
+
+def main() -> None:
+    """Run a worker until SIGTERM, and finish the work in progress first."""
+    parser = role_parser("worker", __doc__)
+    parser.add_argument("--slot", type=int, default=0, help="number of this worker")
+    given = parser.parse_args()
+    settings = load_or_exit(given.config)
+    stop = begin_role(f"worker-{given.slot}", given.supervisor, settings.log.format)
+    allow_many_threads()
+    if given.supervisor is None:
+        record(settings, f"worker-{given.slot}", started(settings))
+    with _slot(run_folder(settings.storage), given.slot):
+        try:
+            run(settings, given.slot, stop)
+        except (ModelError, SchemaError) as error:
+            logger.critical("%s", error)
+            sys.exit(2)
+
+
+def run(settings: Settings, slot: int, stop: Stop) -> None:
+    """Work until told to stop, then end the process.
+
+    Args:
+        settings: The settings of the node.
+        slot: The number of this worker on its machine. A worker that starts again with
+            the same number continues the work that it left.
+        stop: Set to end. Work in progress has DRAIN_S to finish. The next worker with
+            this slot, or any other one, repeats unfinished work. That includes work
+            that cannot finish because the database or the disk does not answer.
+    """
+    torch.set_num_threads(1)
+    engine = open_engine(settings.storage.database_url)
+    check_schema(engine)
+    belong_or_exit(engine, settings.storage)
+    _run(settings, engine, slot, stop)
+    # End at once: a workflow that continued would lose its resources, and would blame
+    # the image for the error.
+    os._exit(0)
+
+
+def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> Work:
+    """Add callbacks that record rejected reports and, by setting, sent results.
+
+    Sent results are written only to the audit file.
+    """
+    audit = auditing_refused(tell)
+
+    def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
+        audit(reporter, reason)
+        with suppress(SQLAlchemyError), writing(engine) as connection:
+            write(connection, one(REPORT_REFUSED, reason))
+
+    on_sent = auditing_sent(engine, tell) if settings.audit.file else ignore
+    return replace(work, on_sent=on_sent, on_refused=on_refused)
+
+
+def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
+    arrived, encoded = hang(ANALYZE), hang(DELIVER)
+    work = _work(settings, engine, encoded.ring, arrived.ring)
+    name = f"{machine_name(settings.storage)}:{slot}"
+    DBOS(config=_config(settings, name))
+    # Send a heartbeat before taking work: work of a worker without heartbeat is taken
+    # over by others.
+    with (
+        beating(engine, "worker", name, on_double=partial(_end_as_double, name)),
+        heard(run_folder(settings.storage), f"worker-{slot}", arrived),
+    ):
+        with auditing(settings, engine, f"worker-{slot}") as tell:
+            work = _telling(settings, engine, work, tell)
+            is_finished = _work_until_told(settings, engine, work, name, stop)
+            stop.drained()
+        # The audit file is complete now. Removing the heartbeat needs the database.
+        if not is_finished:
+            os._exit(0)
+
+
+def _work_until_told(
+    settings: Settings, engine: sa.Engine, work: Work, name: str, stop: Stop
+) -> bool:
+    """Work until told to stop, and finish; return whether the database answered."""
+    register(work)
+    DBOS.launch()
+    _open_queues(settings)
+    # DBOS repeats each of its queries until the database answers, so the end must not
+    # wait for this thread.
+    looks = (stop, settings, engine, work, name)
+    Thread(target=_look_after, args=looks, name="sweep", daemon=True).start()
+    stop.ready(DRAIN_S)
+    logger.info("Ready")
+    stop.wait()
+    return _finish(engine)
+
+
+def _end_as_double(name: str) -> None:
+    """End at once: neither worker would count as dead while the other one lives."""
+    logger.critical(
+        "Another worker calls itself %s, too. Each machine that works on this database "
+        "needs a host name of its own; this worker ends.",
+        name,
+    )
+    os._exit(2)
+
+
+def _finish(engine: sa.Engine) -> bool:
+    """Wait until the work in progress is finished, for at most DRAIN_S.
+
+    Returns:
+        False, without a wait, if the database does not answer.
+    """
+    logger.info("Finishing what is under way")
+    leave_what_waits()
+    if not _within(ANSWER_S, partial(_begin_transaction, engine)):
+        logger.warning(
+            "The database does not answer. The next worker repeats what is in progress."
+        )
+        return False
+    destroy = partial(DBOS.destroy, workflow_completion_timeout_sec=DRAIN_S)
+    _within(DRAIN_S + ANSWER_S, destroy)
+    return True
+
+
+def _begin_transaction(engine: sa.Engine) -> None:
+    with writing(engine) as connection:
+        connection.execute(sa.select(1))
+
+
+def _within(seconds: float, call: Callable[[], None]) -> bool:
+    """Return whether a call returns within some seconds, and without an error."""
+    returned = []
+
+    def run_it() -> None:
+        with suppress(SQLAlchemyError):
+            call()
+            returned.append(True)
+
+    thread = Thread(target=run_it, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(returned)
+
+
+def _look_after(
+    stop: Stop, settings: Settings, engine: sa.Engine, work: Work, name: str
+) -> None:
+    """Take over abandoned work, and clean up at intervals, until told to stop.
+
+    The first worker of a machine cleans up the files of the machine.
+    """
+    is_first, looks = name.endswith(":0"), 0
+    while not stop.wait(LOOK_EVERY_S):
+        try:
+            take_over(engine, name)
+            work.journal.breaker.look_after()
+            if looks % SWEEP_EVERY == 0:
+                sweep_work(work.journal)
+                catch_up_with_the_clock()
+                sweep_ended(engine, settings)
+            if is_first and looks % FILES_EVERY == 0:
+                sweep_files(work.journal, work.spool)
+        except Exception as error:  # noqa: BLE001 - the next look does it as well
+            logger.error("The sweep failed: %s", type(error).__name__)  # noqa: TRY400
+        looks += 1
+
+
+def _work(
+    settings: Settings,
+    engine: sa.Engine,
+    on_delivery: Callable[[], None],
+    on_moved: Callable[[], None],
+) -> Work:
+    pipeline = normal_pipeline(settings)
+    self_test(pipeline.classifier)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    spool, limits = Spool(settings.storage), settings.worker
+    return Work(
+        settings,
+        journal,
+        spool,
+        pipeline,
+        on_delivery,
+        on_moved=on_moved,
+        # The child of the separate lane starts when the lane is first used.
+        separate_pipeline=cache(partial(separate_pipeline, pipeline, limits)),
+        slow_pipeline=partial(slow_pipeline, pipeline, limits),
+    )
+
+
+def _config(settings: Settings, name: str) -> DBOSConfig:
+    away = {"connect_args": connecting()} if settings.storage.database else {}
+    return DBOSConfig(
+        name=APPLICATION,
+        system_database_url=settings.storage.database_url,
+        application_version=VERSION,
+        executor_id=name,
+        serializer=DBOSPortableJSONSerializer(),
+        run_migrations=False,
+        db_engine_kwargs=away,
+        log_level="WARNING",
+        scheduler_polling_interval_sec=3600.0,
+    )
+
+
+def _open_queues(settings: Settings) -> None:
+    DBOS.register_queue(
+        ANALYZE, worker_concurrency=ANALYSES_AT_ONCE, polling_interval_sec=POLL_S
+    )
+    for lane in (ANALYZE_SEPARATELY, ANALYZE_SLOWLY):
+        DBOS.register_queue(
+            lane, worker_concurrency=1, polling_interval_sec=SLOW_POLL_S
+        )
+    reached = sum(
+        len(each.peers) if isinstance(each, SenderDestination) else 1
+        for each in settings.destinations
+    )
+    DBOS.register_queue(
+        DELIVER,
+        partition_worker_concurrency=AT_ONCE,
+        worker_concurrency=AT_ONCE * max(reached, 1),
+        polling_interval_sec=POLL_S,
+    )
+
+
+@contextmanager
+def _slot(folder: Path, slot: int) -> Iterator[None]:
+    """Hold the slot: two workers with one number would do each other's work."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"worker-{slot}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logger.warning("Another worker has slot %s; waiting for it to end", slot)
+            # A signal during this wait ends the process: see Stop.
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+if __name__ == "__main__":
+    main()

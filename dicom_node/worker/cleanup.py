@@ -1,0 +1,100 @@
+"""The cleanup that workers do: work every minute, files every hour.
+
+It removes files that were not recorded, work that ended in an error, work that finished
+long ago, and data at the end of its retention period. It also compacts the counters.
+"""
+
+import logging
+import time
+from datetime import UTC, datetime, timedelta
+
+import sqlalchemy as sa
+from dbos import DBOS, WorkflowStatus
+
+from config.settings import Settings
+from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.retention import let_go
+from dicom_node.storage.orphans import remove_orphans
+from dicom_node.storage.spool import Spool
+from dicom_node.storage.tables import InstanceState
+
+logger = logging.getLogger(__name__)
+
+# A file exists for a moment before the journal knows it.
+ORPHAN_AFTER_S = 600.0
+FORGET_AFTER = timedelta(hours=1)
+BATCH = 1000
+CLOCK_NOISE_S = 2.0
+BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+
+
+def sweep_files(journal: Journal, spool: Spool) -> None:
+    """Remove files that were not recorded. All files are checked."""
+    orphans = remove_orphans(
+        spool, journal.known, journal.known_results, older_than_s=ORPHAN_AFTER_S
+    )
+    if orphans:
+        logger.warning("Removed %s files that nobody recorded", orphans)
+
+
+def sweep_ended(engine: sa.Engine, settings: Settings) -> None:
+    """Remove files and rows at the end of their retention period."""
+    gone = let_go(engine, settings.storage.directory, settings.retention)
+    if gone.files or gone.rows:
+        words = "Removed the files of %s instances and the rows of %s, their time over"
+        logger.info(words, gone.files, gone.rows)
+
+
+def sweep_work(journal: Journal) -> None:
+    """Delete finished work items, and record the failure of those that broke.
+
+    Several workers may do this at the same time.
+    """
+    broken = DBOS.list_workflows(
+        status=BROKEN, limit=BATCH, load_input=False, load_output=False
+    )
+    for workflow in broken:
+        _fail(journal, workflow)
+    before = (datetime.now(UTC) - FORGET_AFTER).isoformat()
+    done = DBOS.list_workflows(
+        status="SUCCESS",
+        completed_before=before,
+        limit=BATCH,
+        load_input=False,
+        load_output=False,
+    )
+    DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
+    journal.add_up()
+    if broken:
+        logger.warning("%s work items had ended in an error", len(broken))
+
+
+def catch_up_with_the_clock() -> None:
+    """Release work that would wait too long because the clock was set back.
+
+    If a work item was created in the future, the clock was set back since. The item
+    would wait longer than intended. It is released at once, because an early attempt
+    does no harm.
+    """
+    delayed = DBOS.list_workflows(
+        status="DELAYED", limit=BATCH, load_input=False, load_output=False
+    )
+    late = (time.time() + CLOCK_NOISE_S) * 1000
+    early = [each for each in delayed if (each.created_at or 0) > late]
+    for each in early:
+        DBOS.set_workflow_delay(each.workflow_id, delay_seconds=0)
+    if early:
+        logger.warning("The clock was set back; %s work items go on", len(early))
+
+
+def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
+    """Record that the work for an instance ended in an error of this program."""
+    reason = "An error of this program; its log has the details. Retry when mended."
+    # The id is enough, even if the arguments cannot be read: see journal/work_queue.py.
+    match workflow.workflow_id.split(":"):
+        case [_, instance_id, run]:
+            failed = Conclusion(InstanceState.FAILED, reason)
+            journal.analyses.conclude(instance_id, int(run), failed)
+        case [_, instance_id, destination, run]:
+            journal.settlement.give_up(instance_id, destination, int(run), reason)

@@ -1,0 +1,74 @@
+"""Puts the work of dead workers back into the queue.
+
+A worker is dead if it owns pending work and has sent no heartbeat for DEAD_AFTER_S, or
+if it shut down before its work was done. A worker that was only suspended may continue
+and finish its work. The transactions of the journal detect that the work has been done,
+and the second worker records nothing (see journal/analyses.py and
+journal/delivery_outcomes.py). If both deliver an object, the copies are identical to
+the last byte.
+"""
+
+import logging
+
+import sqlalchemy as sa
+from dbos import DBOS, WorkflowStatus
+
+from dicom_node.journal.work_queue import (
+    ANALYZE,
+    ANALYZE_SEPARATELY,
+    ANALYZE_SLOWLY,
+    DELIVER,
+)
+from dicom_node.runtime.heartbeat import DEAD_AFTER_S, living
+from dicom_node.storage.database import reading
+
+logger = logging.getLogger(__name__)
+
+TAKING_OVER = 0x46524144  # number of an advisory lock that only this program uses
+
+
+def take_over(engine: sa.Engine, name: str) -> int:
+    """Put the pending work of dead workers back into the queue.
+
+    Args:
+        engine: Engine of the journal.
+        name: Name of the calling worker. It does nothing until it has itself sent
+            heartbeats for DEAD_AFTER_S without a gap. Otherwise, after it was cut off,
+            or after the database restarted, it would find all other workers dead.
+
+    Returns:
+        The number of work items.
+    """
+    with reading(engine) as connection:
+        alive = living(connection, "worker")
+        if alive.get(name, 0.0) < DEAD_AFTER_S or not _one_at_a_time(connection):
+            return 0
+        left = [each for each in _under_way() if each.executor_id not in alive]
+        for queue in {each.name for each in left}:
+            ids = [each.workflow_id for each in left if each.name == queue]
+            DBOS.resume_workflows(ids, queue_name=queue)
+    if left:
+        owners = ", ".join(sorted({each.executor_id or "nobody" for each in left}))
+        logger.warning("Took over %s work items that %s left", len(left), owners)
+    return len(left)
+
+
+def _under_way() -> list[WorkflowStatus]:
+    return DBOS.list_workflows(
+        status="PENDING",
+        name=[ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER],
+        load_input=False,
+        load_output=False,
+    )
+
+
+def _one_at_a_time(connection: sa.Connection) -> bool:
+    """Take a lock until the transaction ends. Return whether it was free.
+
+    Without the lock, two workers could do this at the same time. One could take work
+    from a worker that has just got it from the other.
+    """
+    if connection.dialect.name == "sqlite":
+        return True  # few workers on one machine; the cost is a second analysis
+    lock = sa.select(sa.func.pg_try_advisory_xact_lock(TAKING_OVER))
+    return bool(connection.execute(lock).scalar_one())

@@ -1,0 +1,1 @@
+"""From a radiograph to a finding: preparation, network, Grad-CAM, localization."""

@@ -1,0 +1,216 @@
+"""The classifier: a network with its model card, from radiograph to finding."""
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from inference.classification.gradcam import grad_cam
+from inference.classification.localization import point_at_peak
+from inference.classification.out_of_distribution import Familiarity, UnfamiliarError
+from inference.classification.preprocess import ModelInput, normalized, prepare
+from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
+from inference.phantom.long_bone import draw_phantom
+from inference.radiograph import Radiograph
+from models.card import FRACTURE, ModelCard, ModelError, card_text, read_card
+from models.network import STATISTICS, Network, digest, load_network
+
+logger = logging.getLogger(__name__)
+
+SHIPPED = Path(__file__).parents[2] / "models" / "fracture_model.pth"
+"""The weights that come with the node. Their card is beside them."""
+
+# Tolerances of the self-test for logits. Other processors and libraries change logits
+# by about 0.001, and reduced precision on a GPU by 0.01. Wrong preprocessing changes
+# them by 1 or more.
+ABSOLUTE, RELATIVE = 0.05, 0.02
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Classifier:
+    """A loaded network with its card. Safe to share between threads.
+
+    Attributes:
+        network: The network on its device, in eval mode.
+        card: The model card.
+        identity: The identity of the model in results.
+        device: The device that computes.
+    """
+
+    network: Network
+    card: ModelCard
+    identity: ModelIdentity
+    device: torch.device
+
+    @classmethod
+    def load(cls, weights: Path | None, device: str) -> "Classifier":
+        """Load weights and the card beside them.
+
+        Args:
+            weights: A .pth file with a .toml file of the same name beside it. None
+                means the shipped weights.
+            device: "auto" (a GPU if there is one), "cpu", "cuda" or "cuda:1".
+
+        Raises:
+            ModelError: Weights, card or device cannot be used.
+        """
+        path = weights or SHIPPED
+        return cls.of(read_card(path.with_suffix(".toml")), _content(path), device)
+
+    @classmethod
+    def of(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
+        """Create a classifier from a card and the bytes of a weights file."""
+        where = _device(device)
+        if where.type == "cuda":
+            # TF32 has 10 bits of precision, too few to reproduce the results of a CPU.
+            torch.backends.cudnn.allow_tf32 = False
+        network = load_network(content, card).to(where)
+        identity = ModelIdentity(card.name, card.version, digest(content))
+        return cls(network, card, identity, where)
+
+    def classify(self, radiograph: Radiograph) -> Finding:
+        """Return whether the radiograph shows a fracture, and its position.
+
+        Raises:
+            UnfamiliarError: The image is too different from the training images.
+            ModelError: The output of the network is not finite. This does not occur
+                with valid weights.
+        """
+        model_input = prepare(radiograph, self.card)
+        fracture = self.card.classes.index(FRACTURE)
+        logits, heatmap, activation = grad_cam(
+            self.network, self._tensor(model_input), fracture
+        )
+        self._check_familiar(activation)
+        if not logits.isfinite().all():
+            raise ModelError(f"{self.card.name} gave an answer that is not a number.")
+        calibrated = (logits / self.card.temperature).softmax(dim=0)
+        probability = calibrated[fracture].item()
+        thresholds = Thresholds(self.card.doubtful, self.card.definite)
+        saliency = model_input.saliency(heatmap.cpu().numpy())
+        arrow = None
+        if thresholds.operating_point(probability) is not OperatingPoint.NONE:
+            arrow = point_at_peak(radiograph, saliency)
+        return Finding(probability, thresholds, saliency, arrow, self.identity)
+
+    def _check_familiar(self, activation: Tensor) -> None:
+        limit, statistics = self.card.unfamiliar, self.network.statistics
+        if limit is None:
+            return
+        known = Familiarity(*(statistics[name] for name in STATISTICS))
+        distance = known.distance(activation)
+        if not distance <= limit:
+            raise UnfamiliarError(
+                f"The picture is unlike those that {self.card.name} was made for: its "
+                f"distance from them is {distance:.2f}, at most {limit:.2f} is "
+                "answered for."
+            )
+
+    def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
+        """Return the logits, one for each class."""
+        tensor = self._tensor(prepare(radiograph, self.card))
+        logits, _, _ = grad_cam(self.network, tensor, 0)
+        return tuple(logits.tolist())
+
+    def _tensor(self, model_input: ModelInput) -> Tensor:
+        return normalized(model_input.gray.to(self.device), self.card)
+
+
+def self_test(classifier: Classifier) -> None:
+    """Compare the logits for the phantom with those on the card.
+
+    Like a constancy test in medical physics, this verifies that the path from image to
+    result has not changed since the card was made. If the card has no logits, they only
+    have to be finite.
+
+    Raises:
+        ModelError: The logits differ.
+    """
+    given = phantom_logits(classifier)
+    if not np.isfinite(list(given.values())).all():
+        raise ModelError("The self-test failed: the answer is not a number.")
+    for which, expected in classifier.card.phantom_logits.items():
+        if not np.allclose(given[which], expected, atol=ABSOLUTE, rtol=RELATIVE):
+            raise ModelError(
+                f"The self-test failed: for the {which} phantom the model gave "
+                f"{_rounded(given[which])}, its card says {_rounded(expected)}. The "
+                "weights, the card or a library has changed; results would not be "
+                "those that the model was made for. If the change is meant, run "
+                "`fracture-node check --record`."
+            )
+
+
+def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
+    """Return the logits for the whole and the broken phantom with seed 0."""
+    return {
+        which: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
+        for which, broken in (("whole", False), ("broken", True))
+    }
+
+
+def record(weights: Path, device: str = "cpu") -> ModelCard:
+    """Write the SHA-256 and the phantom logits of the weights onto the card.
+
+    Args:
+        weights: The .pth file. The card is the .toml file beside it.
+        device: The device that computes the logits.
+
+    Returns:
+        The updated card.
+
+    Raises:
+        ModelError: Weights or card have another error.
+    """
+    path, content = weights.with_suffix(".toml"), _content(weights)
+    card = replace(read_card(path), sha256=digest(content))
+    answers = phantom_logits(Classifier.of(card, content, device))
+    card = replace(card, phantom_logits=answers)
+    path.write_text(_edited(path.read_text("utf-8"), card), "utf-8")
+    if read_card(path) != card:  # the card did not have one key per line
+        path.write_text(card_text(card), "utf-8")
+    return card
+
+
+def _edited(text: str, card: ModelCard) -> str:
+    """Replace the recorded lines of a card, and keep its comments."""
+    for line in card_text(card).splitlines():
+        key = line.partition(" ")[0]
+        if key in {"sha256", "phantom_logits"}:
+            text = re.sub(rf"(?m)^{key}\s*=.*$", line, text)
+    return text
+
+
+def _content(weights: Path) -> bytes:
+    try:
+        return weights.read_bytes()
+    except OSError as error:
+        raise ModelError(
+            f"The weights {weights} cannot be read: {error.strerror}. Check "
+            "`weights` in the [model] section of the settings."
+        ) from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ModelError(
+            f"The device {name!r} is none that torch knows; set `device` to auto, "
+            "cpu or cuda."
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ModelError(
+            f"The device {name} is not there: torch sees "
+            f"{torch.cuda.device_count()} GPUs. Set `device` to auto or cpu."
+        )
+    return device
+
+
+def _rounded(logits: tuple[float, ...]) -> tuple[float, ...]:
+    return tuple(round(value, 4) for value in logits)

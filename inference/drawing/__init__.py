@@ -1,0 +1,1 @@
+"""From a finding to an image: heatmap, arrow, caption, contour."""

@@ -1,0 +1,66 @@
+"""The caption below a result image, sized to fit its width.
+
+The sentences are defined here once. The attributes of the Secondary Capture and the
+image use the same sentences.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.drawing.text import SMALLEST, Sentence, draw_sentences, fit
+from inference.finding import Finding, ModelIdentity, OperatingPoint
+
+DISCLAIMER = "AI result, not for diagnostic use"
+
+_INK = ((245, 245, 245), (168, 172, 176), (222, 184, 112))
+"""Colors of headline, model and disclaimer; brighter is more important."""
+
+_SIZES = (1.0, 0.75, 0.75)
+"""Sizes of headline, model and disclaimer, relative to the headline."""
+
+
+def headline(finding: Finding) -> str:
+    """Return the result, its operating point and the probability of a fracture.
+
+    The number is the calibrated probability (`Finding.probability`) for both positive
+    and negative results. `Finding.confidence` is not shown.
+    """
+    return describe(finding.operating_point, finding.probability)
+
+
+def describe(point: OperatingPoint, probability: float) -> str:
+    """Return the sentence of `headline` for a result that was read from a record."""
+    said = f"probability of a fracture {percent(probability)}"
+    if point is OperatingPoint.NONE:
+        return f"No Fracture: {said}"
+    return f"Fracture: {point}, {said}"
+
+
+def model_line(model: ModelIdentity) -> str:
+    """Return the name and version of the model, each cut to a maximum length."""
+    return f"Model {model.name:.48}, version {model.version:.32}"
+
+
+def percent(probability: float) -> str:
+    """Format a probability; rounding never turns it into 0% or 100%."""
+    if probability < 0.0005:  # noqa: PLR2004 - would be written as 0.0%
+        return "<0.1%"
+    return ">99.9%" if probability >= 0.9995 else f"{probability:.1%}"  # noqa: PLR2004
+
+
+def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
+    """Draw the caption band.
+
+    Args:
+        finding: The finding to describe.
+        width: Width of the band in pixels.
+        size: Maximum size of the headline in pixels; it is reduced to fit the width.
+
+    Returns:
+        RGB, uint8, (rows, width, 3). The height depends on the text.
+    """
+    words = headline(finding), model_line(finding.model), DISCLAIMER
+    sentences = [*map(Sentence, words, _SIZES, _INK)]
+    while size > SMALLEST and not fit(sentences, width, size):
+        size -= 1  # reduce the size before wrapping lines
+    return draw_sentences(sentences, width, size)

@@ -1,0 +1,38 @@
+"""A page of text in place of a result image if an image was not analyzed."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.drawing.text import Sentence, draw_sentences
+
+WIDTH, SIZE = 1000, 34
+"""Width of the page and size of its headline, in pixels."""
+
+NOT_LOOKED = "The software has NOT looked for fractures on this image"
+
+_WHITE, _LIGHT, _AMBER = (245, 245, 245), (190, 194, 198), (222, 184, 112)
+
+
+def draw_notice(title: str, about: str, reason: str, model: str) -> NDArray[np.uint8]:
+    """Draw the page.
+
+    Args:
+        title: The outcome for the image, in two or three words.
+        about: The identification of the image.
+        reason: The reason why the image was not analyzed, in sentences.
+        model: The model.
+
+    Returns:
+        RGB, uint8, (rows, 1000, 3). The height depends on the text.
+    """
+    return draw_sentences(
+        [
+            Sentence(title, 1.0, _WHITE),
+            Sentence(NOT_LOOKED, 0.75, _AMBER),
+            Sentence(about, 0.75, _LIGHT),
+            Sentence(reason, 0.65, _LIGHT),
+            Sentence(model, 0.65, _LIGHT),
+        ],
+        WIDTH,
+        SIZE,
+    )

@@ -1,0 +1,183 @@
+"""The result image: the radiograph with heatmap, arrow and caption.
+
+The radiograph stays readable. The heatmap is a tint that is transparent at low values
+and never opaque, and the caption is a band below the anatomy. A negative result shows
+only the radiograph and the caption: a map that is scaled to its own peak always has a
+bright spot, which would be read as a finding.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.drawing.arrow import draw_arrow
+from inference.drawing.caption import draw_caption
+from inference.finding import Arrow, Finding, OperatingPoint
+from inference.radiograph import Radiograph
+
+RGB = tuple[int, int, int]
+
+_LEGIBLE = 640
+"""Long side in pixels to which small radiographs are enlarged, by an integer factor."""
+
+_MAX_ENLARGEMENT = 8
+
+_MIN_WIDTH = 360
+"""Narrower images are padded with black on the right, so that the caption fits."""
+
+_TEXT = 0.021
+"""Size of the headline relative to the long side of the radiograph."""
+
+_ONSET, _PLATEAU, _OPACITY = 0.30, 0.95, 0.40
+"""The tint starts at the first saliency, and reaches the opacity at the second."""
+
+_FAINT: RGB = (255, 200, 70)
+_STRONG: RGB = (236, 60, 40)
+"""Amber to red. They also differ in lightness, so that color-blind readers can
+distinguish them."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Annotated:
+    """A result image, and the position of the radiograph in it.
+
+    Attributes:
+        pixels: RGB, uint8, (rows, columns, 3).
+        image_area: (rows, columns) of the radiograph from the top left corner. The
+            caption is below. A very narrow radiograph has black on its right.
+        scale: Image pixels per pixel of the radiograph.
+    """
+
+    pixels: NDArray[np.uint8]
+    image_area: tuple[int, int]
+    scale: float
+
+
+def render(radiograph: Radiograph, finding: Finding, *, long_side: int) -> Annotated:
+    """Draw the result image.
+
+    Args:
+        radiograph: The radiograph as displayed.
+        finding: The result for it.
+        long_side: Maximum long side of the whole image in pixels; at least 256.
+
+    Returns:
+        The image, with heatmap and arrow only if a fracture is reported.
+    """
+    scale, caption = _fitted(radiograph, finding, long_side)
+    gray = _resized(radiograph.pixels, scale)  # (rows, columns)
+    rows, columns = gray.shape
+    picture = np.zeros((rows + caption.shape[0], caption.shape[1], 3), np.uint8)
+    image = picture[:rows, :columns]
+    image[:] = cv2.cvtColor(gray, cv2.COLOR_GRAY2RGB)
+    if finding.is_fracture:
+        _tint(image, gray, finding.saliency)
+        _draw(image, finding, scale)
+    picture[rows:] = caption
+    return Annotated(picture, (rows, columns), scale)
+
+
+def tinted(levels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Color a heatmap for use as a separate layer over a radiograph.
+
+    Args:
+        levels: Saliency from 0 to 255, of any shape.
+
+    Returns:
+        RGBA, uint8, (*shape, 4), not premultiplied. `render` draws the same layer with
+            an opacity of 0.40.
+    """
+    ramp = _ramp(levels.astype(np.float32) / 255)
+    color = np.outer(1 - ramp, _FAINT) + np.outer(ramp, _STRONG)
+    alpha = 255 * ramp * ramp * (3 - 2 * ramp)
+    rgba = np.concatenate([color, alpha.reshape(-1, 1)], axis=1)
+    tint: NDArray[np.uint8] = np.rint(rgba).astype(np.uint8)
+    return tint.reshape(*levels.shape, 4)
+
+
+def _fitted(
+    radiograph: Radiograph, finding: Finding, long_side: int
+) -> tuple[float, NDArray[np.uint8]]:
+    """Scale the radiograph so that image and caption fit into the long side."""
+    rows, columns = radiograph.pixels.shape
+    scale = _scale(max(rows, columns), long_side)
+    while True:
+        width = max(round(columns * scale), min(_MIN_WIDTH, long_side))
+        caption = draw_caption(
+            finding, width, round(_TEXT * scale * max(rows, columns))
+        )
+        if round(rows * scale) + caption.shape[0] <= long_side:
+            return scale, caption
+        scale = (long_side - caption.shape[0]) / rows
+
+
+def _scale(longest: int, long_side: int) -> float:
+    if longest > long_side:
+        return long_side / longest
+    return min(
+        max(1, round(_LEGIBLE / longest)), _MAX_ENLARGEMENT, long_side // longest
+    )
+
+
+def _resized(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
+    if scale == 1:
+        return pixels
+    rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way), np.uint8)
+
+
+def _tint(
+    image: NDArray[np.uint8], gray: NDArray[np.uint8], saliency: NDArray[np.float32]
+) -> None:
+    """Blend the heatmap into the radiograph, in 8-bit arithmetic.
+
+    Only the rectangle in which the heatmap is visible is computed: gray * (1 - alpha) +
+    color * alpha, with lookup tables for alpha and color * alpha. On an image of 2,048
+    pixels this takes a tenth of the time of floating point.
+    """
+    rows, columns = gray.shape
+    coarse = np.rint(np.clip(saliency, 0, 1) * 255).astype(np.uint8)
+    levels = cv2.resize(coarse, (columns, rows), interpolation=cv2.INTER_LINEAR)
+    left, top, width, height = cv2.boundingRect(cv2.LUT(levels, 255 - _CLEAR))
+    if width == 0:
+        return
+    here = (slice(top, top + height), slice(left, left + width))
+    dimmed = cv2.multiply(gray[here], cv2.LUT(levels[here], _CLEAR), scale=1 / 255)
+    added = [cv2.LUT(levels[here], color) for color in _COLOR]
+    image[here] = cv2.merge([cv2.add(dimmed, color) for color in added])
+
+
+def _draw(image: NDArray[np.uint8], finding: Finding, scale: float) -> None:
+    if finding.arrow is None:
+        return
+    (tip, tail) = (
+        (column * scale, row * scale)
+        for column, row in (finding.arrow.tip, finding.arrow.tail)
+    )
+    draw_arrow(
+        image,
+        Arrow(tip, tail),
+        dashed=finding.operating_point is OperatingPoint.DOUBTFUL,
+    )
+
+
+def _ramp(saliency: NDArray[Any]) -> NDArray[Any]:
+    """Map saliency to [0, 1], from the start of the tint to its maximum."""
+    return np.clip((saliency - _ONSET) / (_PLATEAU - _ONSET), 0, 1)
+
+
+def _tables() -> tuple[NDArray[np.uint8], list[NDArray[np.uint8]]]:
+    """Return tables by saliency level: the share of gray kept and the color added."""
+    ramp = _ramp(np.linspace(0, 1, 256))
+    alpha = _OPACITY * ramp * ramp * (3 - 2 * ramp)  # smooth at the start of the tint
+    color = np.outer(1 - ramp, _FAINT) + np.outer(ramp, _STRONG)  # (256, 3)
+    added = np.rint(color * alpha[:, None]).astype(np.uint8)
+    clear = np.rint(255 * (1 - alpha)).astype(np.uint8)
+    return clear, [np.ascontiguousarray(added[:, channel]) for channel in range(3)]
+
+
+_CLEAR, _COLOR = _tables()

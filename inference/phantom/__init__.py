@@ -1,0 +1,1 @@
+"""The phantom: a synthetic radiograph of a long bone."""

@@ -1,0 +1,153 @@
+"""The phantom: a synthetic radiograph of a long bone, whole or broken.
+
+It serves like a test object in medical physics. It is the same image on every machine,
+so that results can be compared with earlier ones. It is drawn by simulating X-rays: the
+thickness of soft tissue, cortex and marrow along each ray, multiplied by their
+absorption. Lengths are in units of the short side of the image, so that the proportions
+are independent of the size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from inference.phantom.scene import Bone, Scene, choose_scene
+from inference.phantom.tissue import (
+    CORTEX,
+    MARROW,
+    SOFT,
+    WHITE,
+    Plane,
+    beyond,
+    chord,
+    expose,
+    fragments,
+    grain,
+    turned,
+)
+from inference.radiograph import Radiograph
+
+Box = tuple[int, int, int, int]
+
+NEAR = 0.05
+"""Visible extent of a break along the bone, to either side, in short sides."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Phantom:
+    """A synthetic radiograph.
+
+    Attributes:
+        pixels: uint16, (rows, columns), 0 to 4095; dense tissue is bright. A window of
+            center 2048 and width 4096 shows all values.
+        fracture: Bounding box of the break, (left, top, right, bottom) in pixels, right
+            and bottom exclusive; None if the bone is whole.
+        body_part: The body part, as a value of Body Part Examined (0018,0015).
+    """
+
+    pixels: NDArray[np.uint16]
+    fracture: Box | None
+    body_part: str = "LEG"
+
+    def radiograph(self) -> Radiograph:
+        """Return the radiograph with the full value range, as its DICOM window does."""
+        shown = np.rint(self.pixels * np.float32(255 / WHITE)).astype(np.uint8)
+        rows, columns = shown.shape
+        return Radiograph(shown, None, (rows, columns))
+
+
+def draw_phantom(
+    *, broken: bool, rows: int = 1200, columns: int = 900, seed: int = 0
+) -> Phantom:
+    """Draw one radiograph.
+
+    Args:
+        broken: Whether the bone is broken. Everything else is the same for the same
+            seed.
+        rows: Height in pixels.
+        columns: Width in pixels; the bone runs along the longer side.
+        seed: Determines position, thickness, exposure and break. Seed 0 is the phantom
+            of the self-test and of the demonstration.
+    """
+    random = np.random.default_rng(seed)
+    scene = choose_scene(
+        random, max(rows, columns) / min(rows, columns), plain=seed == 0
+    )
+    along, across = _axes(scene, rows, columns)
+    cut = scene.cut if broken else None
+    texture = grain(random, (rows, columns))
+    absorbed = _flesh(scene, along, across)
+    for a, b, filled in fragments(along, across, cut, _origin(scene)):
+        absorbed += filled * _tube(scene.main, scene, a, b, texture)
+    if scene.companion is not None:
+        absorbed += _tube(scene.companion, scene, along, across, texture)
+    box = _extent(scene, along, across) if broken else None
+    return Phantom(expose(absorbed, scene.exposure, random), box)
+
+
+def _axes(scene: Scene, rows: int, columns: int) -> tuple[Plane, Plane]:
+    """Return coordinates of pixel centers along and across the limb, in short sides."""
+    short = min(rows, columns)
+    row, column = np.indices((rows, columns), dtype=np.float32)
+    down = _measured(row, rows, short, scene.center[0])
+    right = _measured(column, columns, short, scene.center[1])
+    if columns > rows:
+        down, right = right, -down
+    return turned(down, right, scene.tilt)
+
+
+def _measured(index: Plane, count: int, short: int, center: float) -> Plane:
+    return (index + np.float32(0.5 - count / 2)) / np.float32(short) - np.float32(
+        center
+    )
+
+
+def _flesh(scene: Scene, along: Plane, across: Plane) -> Plane:
+    """Absorption of soft tissue: a calf, thicker on one side and towards one end."""
+    where = along / scene.half_length
+    half_width = scene.flesh * (1 - 0.13 * where - 0.10 * where**2)
+    half_width = half_width * (1 + 0.02 * np.sin(3.1 * where + 0.6))
+    muscle = chord(half_width, across + 0.05 * np.cos(1.4 * where))
+    skin = chord(half_width - 0.018, across + 0.05 * np.cos(1.4 * where))
+    absorbed: Plane = np.float32(SOFT) * (0.55 * muscle + 0.45 * skin)
+    return absorbed
+
+
+def _tube(
+    bone: Bone, scene: Scene, along: Plane, across: Plane, texture: Plane
+) -> Plane:
+    """Absorption of a bone: a wall around marrow, spongy towards the ends."""
+    where = np.clip(along / scene.half_length, -1.4, 1.4)
+    square = where * where  # powers above two are slow
+    half_width = bone.half_width * (1 + bone.flare * square * square)
+    wall = bone.wall * (1 - 0.45 * np.minimum(square * np.abs(where), 1.7))
+    across = across - bone.offset - bone.bow * np.cos(1.5 * where)
+    inside = chord(half_width - wall, across)
+    shell = chord(half_width, across) - inside
+    sponge = MARROW + 0.55 * np.minimum(square, 1)
+    trabeculae = sponge * (1 + 0.6 * texture)
+    absorbed: Plane = np.float32(CORTEX) * shell + trabeculae * inside
+    return absorbed
+
+
+def _origin(scene: Scene) -> float:
+    """Return the position of the axis of the main bone at the cut."""
+    where = scene.cut.along / scene.half_length
+    return scene.main.offset + scene.main.bow * math.cos(1.5 * where)
+
+
+def _extent(scene: Scene, along: Plane, across: Plane) -> Box:
+    """Return the bounding box of the visible break: both broken ends and the gap."""
+    cut, origin = scene.cut, _origin(scene)
+    reach = scene.main.half_width * 1.1 + abs(cut.step) / 2
+    middle = across - origin - cut.step / 2
+    past = beyond(cut, along - cut.gap / 2, middle)
+    rows, columns = np.nonzero((np.abs(past) < NEAR) & (np.abs(middle) < reach))
+    return (
+        int(columns.min()),
+        int(rows.min()),
+        int(columns.max()) + 1,
+        int(rows.max()) + 1,
+    )

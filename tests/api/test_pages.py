@@ -1,0 +1,198 @@
+"""Tests of all pages: texts, layout, keyboard access and axe-core."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
+
+from dicom_node.patient import Patient
+from tests.api.auth.test_login_page import log_in
+from tests.support.http_client import ACTING
+from tests.support.review_site import REFUSED, STORED, Review, served
+
+API = Path(__file__).parents[2] / "api"
+TEMPLATES = sorted((API / "templates").glob("*.html"))
+SCRIPTS = sorted((API / "static").glob("*.js"))
+TEXTS = json.loads((API / "templates" / "texts.json").read_text("utf-8"))
+STUDY = "1.2.3.4"
+PAGES = [
+    "/",
+    "/worklist",
+    "/upload",
+    "/failures",
+    "/destinations",
+    "/health",
+    f"/studies/{STUDY}",
+    "/docs",
+]
+UNFOLD = "for (const e of document.querySelectorAll('details')) e.open = true"
+SERIOUS = {"serious", "critical"}
+
+
+def code_of(path: Path) -> str:
+    """A script without its comments."""
+    code = re.sub(r"(^|\s)//.*", "", path.read_text("utf-8"), flags=re.MULTILINE)
+    return re.sub(r"/\*.*?\*/", "", code, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
+def test_templates_contain_no_texts(path: Path) -> None:
+    text = path.read_text("utf-8")
+    for pattern in (r"\{%.*?%\}|\{\{.*?\}\}", r"<code>.*?</code>|<svg.*?</svg>"):
+        text = re.sub(pattern, "", text, flags=re.DOTALL)
+    labels = re.findall(r'(?:alt|title|placeholder|aria-label)="([^"]*)"', text)
+    shown = " ".join([re.sub(r"<[^>]*>", "", text), *labels])
+
+    assert set(re.findall(r"[A-Za-z]{2,}", shown)) <= {
+        "fracture",
+        "node",
+    }  # the name of the product
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_contain_no_texts(path: Path) -> None:
+    quoted = [a or b for a, b in re.findall(r'"([^"\n]*)"|`([^`]*)`', code_of(path))]
+
+    assert [text for text in quoted if re.search(r"[A-Z][a-z]+ [a-z]+", text)] == []
+
+
+def test_every_text_is_used() -> None:
+    sources = "".join(p.read_text("utf-8") for p in [*TEMPLATES, *SCRIPTS])
+    known = {*re.findall(r"\w+", sources), "one", "other"}
+    by_value = {"points", "states", "kinds", "check_names", "verdicts"}
+    by_value |= {"facts", "shortcut_list"}
+
+    def unused(texts: Any) -> Iterator[str]:  # noqa: ANN401 - what JSON holds
+        for key, value in texts.items():
+            if key not in known:
+                yield key
+            if isinstance(value, dict) and key not in by_value:
+                yield from unused(value)
+
+    assert list(unused(TEXTS)) == []
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Review:
+    """A site with instances in every state that pages show."""
+    site = Review(tmp_path_factory.mktemp("site"))
+    anna = Patient("Schmidt^Anna", "4711", "A-1")
+    for number, (probability, outcome) in enumerate(
+        [(0.9, STORED), (0.02, STORED), (0.75, REFUSED)]
+    ):
+        received = site.receive(number, anna, study_instance_uid=STUDY)
+        site.answer(received, probability)
+        site.settle(received, outcome)
+    site.refuse(site.receive(7, anna))
+    site.fail(site.receive(8, anna), "It cannot be decoded.")
+    site.receive(9, anna)
+    return site
+
+
+@pytest.fixture(scope="module")
+def port(site: Review) -> Iterator[int]:
+    with served(site) as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
+def page(browser: Browser, port: int) -> Iterator[Page]:
+    """A browser that is logged in."""
+    context = browser.new_context(viewport={"width": 1400, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    page.goto(f"http://127.0.0.1:{port}/login?next=/docs")
+    log_in(page, ACTING)
+    yield page
+    context.close()
+
+
+def show(page: Page, port: int, path: str, theme: str = "dark") -> None:
+    address = f"http://127.0.0.1:{port}"
+    page.context.add_cookies([{"name": "theme", "value": theme, "url": address}])
+    page.goto(address + path)
+    if path not in {"/", "/docs", "/login"}:
+        page.wait_for_selector("body[data-ready]")
+        page.evaluate(UNFOLD)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("path", [*PAGES, "/login"])
+def test_axe_finds_no_serious_violation(
+    page: Page, port: int, path: str, theme: str
+) -> None:
+    show(page, port, path, theme)
+
+    found = Axe().run(page).response["violations"]
+
+    assert [
+        (each["id"], [node["html"][:200] for node in each["nodes"]])
+        for each in found
+        if each["impact"] in SERIOUS
+    ] == []
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", PAGES)
+def test_page_is_not_wider_than_the_window(page: Page, port: int, path: str) -> None:
+    show(page, port, path)
+    try:
+        for width in (360, 768, 1024, 1600):
+            page.set_viewport_size({"width": width, "height": 900})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+    finally:
+        page.set_viewport_size({"width": 1400, "height": 900})
+
+
+@pytest.mark.browser
+def test_light_theme_can_be_selected_and_is_remembered(page: Page, port: int) -> None:
+    show(page, port, "/worklist")
+    background = "getComputedStyle(document.body).backgroundColor"
+    dark = page.evaluate(background)
+
+    page.click("#theme")
+    light = page.evaluate(background)
+    page.reload()
+
+    assert dark != light == page.evaluate(background)
+    page.click("#theme")
+    assert page.evaluate(background) == dark
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", PAGES)
+def test_all_controls_are_reachable_by_keyboard(
+    page: Page, port: int, path: str
+) -> None:
+    show(page, port, path)
+    reachable = (
+        "[...document.querySelectorAll('a[href], button, input, select, summary,"
+        " canvas')].filter((e) => e.checkVisibility() && !e.disabled).length"
+    )
+    page.evaluate("document.activeElement.blur()")
+    expected, seen = page.evaluate(reachable), set()
+    mark = "(document.activeElement.dataset.n ??= Math.random())"
+
+    for _ in range(expected + 20):
+        page.keyboard.press("Tab")
+        seen.add(page.evaluate(mark))
+
+    assert len(seen) >= expected - 1  # one of the file inputs may be hidden
+
+
+@pytest.mark.browser
+def test_pages_send_requests_only_to_the_node(page: Page, port: int) -> None:
+    requested: list[str] = []
+    page.on("request", lambda request: requested.append(request.url))
+
+    for path in PAGES:
+        show(page, port, path)
+
+    allowed = (f"http://127.0.0.1:{port}/", "data:")
+    assert [url for url in requested if not url.startswith(allowed)] == []

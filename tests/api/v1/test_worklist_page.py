@@ -1,0 +1,212 @@
+"""The worklist page in Chromium: rows, filters, and live changes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Browser, Page, Route, expect
+
+from dicom_node.patient import Patient
+from dicom_node.storage.tables import instance, patient
+from tests.api.auth.test_login_page import log_in
+from tests.support.http_client import LOOKING
+from tests.support.review_site import REFUSED, STORED, Review, served
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Review:
+    site = Review(tmp_path)
+    anna = site.receive(1, Patient("Schmidt^Anna", "4711", "A-1"))
+    site.answer(anna, 0.9)
+    site.settle(anna, STORED)
+    ben = site.receive(2, Patient("<b>Doe</b>^Ben", "0815", "A-2"))
+    site.answer(ben, 0.02)
+    site.settle(ben, REFUSED)
+    return site
+
+
+@pytest.fixture
+def page(browser: Browser, site: Review) -> Iterator[Page]:
+    """The worklist, opened by a viewer."""
+    with served(site) as port:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{port}/login?next=/worklist")
+        log_in(page, LOOKING)
+        page.wait_for_selector("body[data-ready]")
+        yield page
+        context.close()
+
+
+def names(page: Page) -> list[str]:
+    return page.locator("#rows td:nth-child(2)").all_inner_texts()
+
+
+def test_page_shows_instances_with_state_and_result(page: Page) -> None:
+    rows = page.locator("#rows tr")
+
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("<b>Doe</b>, Ben")  # as text
+    expect(rows.nth(0)).to_contain_text("failed")
+    expect(rows.nth(0)).to_contain_text("0xC000 Cannot Understand")
+    expect(rows.nth(0)).to_contain_text("No fracture")
+    expect(rows.nth(1)).to_contain_text("Schmidt, Anna")
+    expect(rows.nth(1)).to_contain_text("4711 · A-1")
+    expect(rows.nth(1)).to_contain_text("Definite fracture")
+    expect(rows.nth(0)).to_contain_text("probability of a fracture 2.0%")
+    expect(rows.nth(1)).to_contain_text("probability of a fracture 90.0%")
+    expect(page.locator("#total")).to_have_text("2 instances")
+
+
+def test_filters_are_in_the_url(page: Page) -> None:
+    page.fill("[name=q]", "schmidt")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    assert page.url.endswith("?q=schmidt")
+
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("[name=q]")).to_have_value("schmidt")
+
+    page.fill("[name=q]", "")
+    page.select_option("[name=state]", "failed")
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("#rows")).to_contain_text("Ben")
+
+    page.goto(f"{page.url}&utm_source=mail")  # the API would refuse this parameter
+    page.wait_for_selector("body[data-ready]")
+    expect(page.locator("#rows tr")).to_have_count(1)
+
+
+def test_columns_are_sorted_by_the_server(page: Page) -> None:
+    page.click("text=Patient")
+    page.wait_for_selector("body[data-ready]")
+
+    expect(page.locator("#rows tr").nth(0)).to_contain_text("Schmidt")
+    head = page.locator("[data-sort=patient]")
+    assert head.get_attribute("aria-sort") == "descending"
+
+
+def test_new_and_changed_instances_appear(page: Page, site: Review) -> None:
+    page.wait_for_selector("body[data-live]")
+    eva = site.receive(3, Patient("Müller^Eva", "1", "A-3"))
+
+    first = page.locator("#rows tr").nth(0)
+    expect(first).to_contain_text("Müller, Eva")
+    expect(first).to_contain_text("received")
+    site.answer(eva, 0.75)
+    expect(first).to_contain_text("Definite fracture")
+
+
+def test_changed_row_keeps_its_position(page: Page, site: Review) -> None:
+    page.select_option("[name=state]", "failed")
+    row = page.locator("#rows tr")
+    expect(row).to_have_count(1)
+    page.wait_for_selector("body[data-live]")
+
+    assert site.journal.deliveries.retry(f"{2:032x}", "pacs")
+
+    expect(row).to_contain_text("delivering")  # although it is no longer failed
+    site.receive(4)
+    site.fail(site.receive(5), "It cannot be decoded.")
+    expect(row).to_have_count(2)
+    expect(row.nth(0)).to_contain_text("It cannot be decoded.")
+    expect(page.locator("#total")).to_have_text("2 instances")
+
+
+def test_second_page_announces_new_instances(page: Page, site: Review) -> None:
+    page.goto(page.url.split("?")[0] + "?page=2")
+    page.wait_for_selector("body[data-live]")
+    site.receive(6)
+
+    expect(page.locator("#above")).to_have_text("1 new instance")
+    page.click("#above a")
+    expect(page.locator("#rows tr")).to_have_count(3)
+
+
+def test_day_filter_uses_the_time_zone_of_the_browser(page: Page) -> None:
+    today = page.evaluate("new Date().toLocaleDateString('sv-SE')")
+    page.fill("[name=day]", today)
+    expect(page.locator("#rows tr")).to_have_count(2)
+    assert page.url.endswith(f"day={today}")
+
+    page.fill("[name=day]", "2020-02-29")
+    expect(page.locator("#rows tr")).to_have_count(0)
+    expect(page.locator("#empty")).to_have_text("Nothing fits what you look for.")
+    page.select_option("[name=destination]", "pacs")
+    page.click("text=Clear")
+    expect(page.locator("#rows tr")).to_have_count(2)
+
+
+def test_late_response_does_not_replace_a_newer_one(page: Page) -> None:
+    page.wait_for_selector("body[data-live]")
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/api/v1/instances?*", hold)
+    page.select_option("[name=state]", "failed")
+    page.select_option("[name=state]", "delivered")
+    while len(held) < 2:
+        page.evaluate("0")  # lets Playwright call `hold`
+    earlier, later = held
+
+    later.continue_()
+    expect(page.locator("#rows tr")).to_have_count(1)
+    expect(page.locator("#rows")).to_contain_text("Schmidt")
+    with page.expect_response("**/api/v1/instances?*state=failed*") as response:
+        earlier.continue_()
+    response.value.finished()
+    page.evaluate("fetch('/healthz').then((answer) => answer.text())")
+
+    expect(page.locator("#rows")).to_contain_text("Schmidt")
+    expect(page.locator("#rows")).not_to_contain_text("Doe")
+
+
+COPY = """
+WITH RECURSIVE number(n) AS
+    (SELECT 1000 UNION ALL SELECT n + 1 FROM number WHERE n < :end)
+INSERT INTO {table} ({names}) SELECT {columns} FROM {table}, number WHERE {key} = :of
+"""
+
+
+@pytest.mark.alone
+def test_first_page_of_100_000_rows_is_fast(page: Page, site: Review) -> None:
+    fresh = {"id": "printf('%032x', n)", "instance_id": "printf('%032x', n)"}
+    fresh |= {"sop_instance_uid": "'2.25.' || n", "received_at": "received_at - n"}
+    with site.engine.begin() as connection:
+        for table, key in ((instance, "id"), (patient, "instance_id")):
+            columns = ", ".join(fresh.get(each.name, each.name) for each in table.c)
+            names = ", ".join(each.name for each in table.c)
+            copy = COPY.format(table=table.name, names=names, columns=columns, key=key)
+            values = {"end": 1000 + 100_000 - 1, "of": f"{1:032x}"}
+            connection.execute(sa.text(copy), values)
+
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+
+    expect(page.locator("#total")).to_have_text("100002 instances")
+    expect(page.locator("#rows tr")).to_have_count(50)
+    durations = page.evaluate(
+        "performance.getEntriesByType('resource')"
+        ".filter(({ name }) => name.includes('/instances?')).map((e) => e.duration)"
+    )
+    assert (
+        min(durations) < 200
+    )  # ms; the page sends requests at its start and for changes
+    page.fill("[name=q]", "doe ben")
+    expect(page.locator("#rows tr")).to_have_count(1)
+
+
+def test_unauthenticated_browser_sees_no_patient(page: Page, browser: Browser) -> None:
+    context = browser.new_context()
+    unauthenticated_page = context.new_page()
+    unauthenticated_page.goto(page.url)
+
+    assert "/login" in unauthenticated_page.url
+    assert "Schmidt" not in unauthenticated_page.content()
+    context.close()

@@ -1,0 +1,209 @@
+"""Many slow images from one address cost the normal lane as much as a few."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+from typing import cast
+
+import pytest
+from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
+
+from dicom_node.analysis.slow_images import (
+    KEPT_S,
+    MOST_SURPRISES,
+    ResemblesSlowError,
+    SlowImages,
+)
+from dicom_node.decoder.client import ChildTimeoutError
+from dicom_node.decoder.quick_client import ALLOWANCE_S, UNKNOWN_S, QuickChild
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+
+LONGEST_DELAY_S = 5.0
+MB = 10**6
+
+
+@dataclass
+class Child:
+    """Stands for the decoding child, and reports what a test says."""
+
+    took_long: bool = False
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def child() -> Child:
+    return Child()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def images(child: Child, clock: Clock) -> SlowImages:
+    return SlowImages(cast("QuickChild", child), clock)
+
+
+def image(
+    size: int = 30 * MB, syntax: str = JPEG2000Lossless, address: str = "10.0.0.1"
+) -> ReceivedInstance:
+    return ReceivedInstance(
+        id="0",
+        path=Path("0.dcm"),
+        header=InstanceHeader("1.2", "1.2.3", syntax),
+        content_digest="",
+        size=size,
+        calling_ae_title="MODALITY",
+        calling_address=address,
+        received_at=datetime(2024, 3, 10, tzinfo=UTC),
+    )
+
+
+def is_analyzed(images: SlowImages, one: ReceivedInstance) -> bool:
+    """Return whether an image that is not slow is analyzed in the normal lane."""
+    with suppress(ResemblesSlowError), images.turn(one):
+        return True
+    return False
+
+
+def analyze_slow(images: SlowImages, child: Child, one: ReceivedInstance) -> None:
+    with suppress(ChildTimeoutError), images.turn(one):
+        child.took_long = True
+        raise ChildTimeoutError("Decoding took longer than 2 s.")
+
+
+def test_one_of_fifty_slow_images_is_decoded_in_the_normal_lane(
+    images: SlowImages, child: Child
+) -> None:
+    analyze_slow(images, child, image())
+
+    assert not any(is_analyzed(images, image()) for _ in range(49))
+    assert is_analyzed(images, image(300_000, ExplicitVRLittleEndian))
+
+
+def test_images_that_resemble_none_are_analyzed(images: SlowImages) -> None:
+    assert all(is_analyzed(images, image()) for _ in range(50))
+
+
+@pytest.mark.parametrize(
+    "one",
+    [image(60 * MB), image(15 * MB), replace(image(), calling_ae_title="OTHER")],
+    ids=["larger", "half as large", "AE title"],
+)
+def test_an_image_of_the_same_syntax_and_at_least_half_the_size_resembles_a_slow_one(
+    images: SlowImages, child: Child, one: ReceivedInstance
+) -> None:
+    analyze_slow(images, child, image())
+
+    assert not is_analyzed(images, one)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        image(14 * MB),
+        image(syntax=ExplicitVRLittleEndian),
+        image(address="10.0.0.2"),
+    ],
+    ids=["smaller", "syntax", "address"],
+)
+def test_other_images_do_not_resemble_a_slow_one(
+    images: SlowImages, child: Child, one: ReceivedInstance
+) -> None:
+    analyze_slow(images, child, image())
+
+    assert is_analyzed(images, one)
+
+
+def test_all_hosts_of_an_ipv6_network_are_one_address(
+    images: SlowImages, child: Child
+) -> None:
+    analyze_slow(images, child, image(address="2001:db8::1"))
+
+    assert not is_analyzed(images, image(address="2001:db8::2"))
+    assert is_analyzed(images, image(address="2001:db8:0:1::1"))
+
+
+def test_an_address_that_sends_slow_images_of_many_kinds_leaves_the_normal_lane(
+    images: SlowImages, child: Child
+) -> None:
+    for size in sizes():
+        analyze_slow(images, child, image(size))
+
+    assert not is_analyzed(images, image(1, ExplicitVRLittleEndian))
+    assert is_analyzed(images, image(address="10.0.0.2"))
+
+
+def sizes() -> Iterator[int]:
+    """Sizes of images that do not resemble each other."""
+    for number in range(MOST_SURPRISES):
+        yield 100 * MB // 3**number
+
+
+def test_a_call_that_is_slow_but_succeeds_counts_as_well(
+    images: SlowImages, child: Child
+) -> None:
+    with images.turn(image()):
+        child.took_long = True
+
+    assert not is_analyzed(images, image())
+
+
+def test_a_slow_image_is_forgotten_after_some_time(
+    images: SlowImages, child: Child, clock: Clock
+) -> None:
+    analyze_slow(images, child, image())
+    clock.now = KEPT_S - 1
+    assert not is_analyzed(images, image())
+
+    clock.now = KEPT_S
+    assert is_analyzed(images, image())
+
+
+def test_an_image_that_waits_for_a_slow_one_is_not_decoded_after_it(
+    images: SlowImages, child: Child
+) -> None:
+    begun, analyzed = Event(), list[bool]()
+
+    def wait_and_analyze() -> None:
+        begun.set()
+        analyzed.append(is_analyzed(images, image()))
+
+    waiting = Thread(target=wait_and_analyze)
+    with images.turn(image()):
+        waiting.start()
+        assert begun.wait(30)
+        child.took_long = True
+    waiting.join(30)
+
+    assert analyzed == [False]
+
+
+def test_the_slow_images_of_an_address_delay_others_within_the_limit() -> None:
+    assert ALLOWANCE_S + MOST_SURPRISES * UNKNOWN_S <= LONGEST_DELAY_S
+
+
+def test_a_child_that_stops_a_call_makes_the_image_a_slow_one() -> None:
+    child = QuickChild(timeout_s=0.2, memory_mb=1024)
+    images = SlowImages(child)
+    try:
+        with images.turn(image(syntax=ExplicitVRLittleEndian)):
+            assert child.run(max, 1, 2) == 2
+        with pytest.raises(ChildTimeoutError), images.turn(image()):
+            child.run(time.sleep, 600)
+    finally:
+        child.close()
+
+    assert is_analyzed(images, image(syntax=ExplicitVRLittleEndian))
+    assert not is_analyzed(images, image())

@@ -1,0 +1,1076 @@
+"""The journal records instances and enqueues their work in one transaction."""
+
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from pydicom.uid import (
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    SecondaryCaptureImageStorage,
+    generate_uid,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from config.destinations import Address, SenderDestination
+from config.settings import StorageSettings
+from dicom_node.errors import SamePictureError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal.analyses import Answer, Conclusion
+from dicom_node.journal.attempts import LONGEST_PAUSE_S, pause_s
+from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.journal import Journal
+from dicom_node.outcome import Outcome
+from dicom_node.patient import Patient
+from dicom_node.reasons import Failure, Unanalyzed
+from dicom_node.results.overlay_data import drawing_in
+from dicom_node.storage import database
+from dicom_node.storage.database import open_engine, writing
+from dicom_node.storage.migration import WORKS_FROM, SchemaError, check_schema, migrate
+from dicom_node.storage.tables import (
+    DeliveryState,
+    InstanceState,
+    delivered_object,
+    event,
+    finding,
+    patient,
+)
+from tests.support.journals import (
+    ANSWER,
+    BRIEFLY,
+    LOST,
+    REFUSED,
+    RETRY,
+    STORED,
+    Receive,
+    destination,
+    state_of,
+    work,
+    work_item,
+)
+
+HAND = {"body_part": "HAND", "view_position": "AP", "laterality": "L"}
+
+
+def events(engine: sa.Engine) -> list[str]:
+    with engine.connect() as connection:
+        query = sa.select(event.c.kind).order_by(event.c.id)
+        return list(connection.execute(query).scalars())
+
+
+def test_recording_an_instance_enqueues_its_analysis(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance = receive()
+
+    assert journal.record(instance)
+    assert work(engine) == [(f"analyze:{instance.id}:1", "ENQUEUED")]
+    assert state_of(journal, instance) == InstanceState.RECEIVED
+
+
+def test_received_instance_is_restored_from_its_row(
+    journal: Journal, receive: Receive
+) -> None:
+    instance = receive(body_part="HAND", laterality="L")
+    journal.record(instance)
+
+    row = journal.load(instance.id)
+
+    assert row is not None
+    assert journal.received_instance(row) == instance
+
+
+def test_patients_are_recorded_in_a_separate_table(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    received = receive()
+    eva = Patient("Müller^Eva", "4711", "A-7")
+    journal.record(replace(received, header=replace(received.header, patient=eva)))
+
+    with engine.connect() as connection:
+        (row,) = connection.execute(patient.select()).all()
+
+    assert row == (received.id, "Müller^Eva", "4711", "A-7", "muller eva\n4711\na-7")
+
+
+def test_drawing_in_the_database_is_that_of_the_last_answer(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    received = receive()
+    journal.record(received)
+    journal.analyses.answer(received.id, 1, ANSWER)
+    journal.analyze_again(received.id)
+    assert ANSWER.drawing is not None
+    other = replace(ANSWER, drawing=replace(ANSWER.drawing, definite=0.9))
+    journal.analyses.answer(received.id, 2, other)
+
+    with engine.connect() as connection:
+        (row,) = connection.execute(finding.select()).all()
+
+    drawing = drawing_in(row)
+    assert (drawing.doubtful, drawing.definite) == (0.25, 0.9)
+    assert drawing.levels.tolist() == [[0, 255], [128, 7]]
+
+
+def test_record_and_work_are_rolled_back_together(
+    journal: Journal,
+    engine: sa.Engine,
+    receive: Receive,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("the disk is gone")
+
+    monkeypatch.setattr("dicom_node.journal.work_queue.WorkQueue.analyze", fail)
+    instance = receive()
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        journal.record(instance)
+
+    assert journal.load(instance.id) is None
+    assert work(engine) == []
+
+
+def test_repeated_instance_is_not_analyzed_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+
+    again = receive(sop_instance_uid=first.header.sop_instance_uid)
+
+    assert not journal.record(again)
+    assert len(work(engine)) == 1
+    assert events(engine) == ["received", "received again"]
+
+
+def test_repeated_instance_has_its_results_delivered_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+    journal.analyses.answer(first.id, 1, ANSWER)
+    for each in ("pacs", "backup"):
+        journal.deliveries.begin(first.id, each, 1)
+        journal.settlement.settle(first.id, destination(each), 1, {"2.25.1": STORED})
+    assert state_of(journal, first) == InstanceState.DELIVERED
+
+    journal.record(receive(sop_instance_uid=first.header.sop_instance_uid))
+
+    assert f"deliver:{first.id}:pacs:2" in dict(work(engine))
+    assert state_of(journal, first) == InstanceState.DELIVERING
+
+
+def test_results_go_to_the_last_sender_of_a_repeated_instance(
+    journal: Journal, receive: Receive
+) -> None:
+    first = receive()
+    other = replace(
+        receive(sop_instance_uid=first.header.sop_instance_uid),
+        calling_ae_title="OTHER",
+        calling_address="10.0.0.9",
+    )
+    journal.record(first)
+    journal.record(other)
+    _, before = journal.sender(first.id)  # the first instance has no answer yet
+    journal.analyses.answer(first.id, 1, ANSWER)
+    for each in ("pacs", "backup"):
+        journal.deliveries.begin(first.id, each, 1)
+        journal.settlement.settle(first.id, destination(each), 1, {"2.25.1": STORED})
+
+    journal.record(other)
+
+    row = journal.load(first.id)
+    assert row is not None
+    assert before == first.calling_ae_title
+    assert journal.sender(first.id)[1] == "OTHER"
+    assert row.calling_address == "10.0.0.9"
+
+
+def test_deliveries_to_each_sender_have_their_own_queue_partition(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    peers = (Address(ae_title="DX_ROOM_1", host="h", port=104),)
+    sender = SenderDestination(name="sender", type="sender", peers=peers)
+    journal = Journal(engine, tmp_path, [destination("pacs"), sender])
+
+    for title in ("DX_ROOM_1", "DX_ROOM_2"):
+        one = replace(receive(), calling_ae_title=title)
+        journal.record(one)
+        journal.analyses.answer(one.id, 1, ANSWER)
+
+    key = sa.column("queue_partition_key")
+    query = sa.select(key).select_from(work_item(engine)).where(key.is_not(None))
+    with engine.connect() as connection:
+        partitions = set(connection.execute(query).scalars())
+    assert partitions == {"pacs", "sender:DX_ROOM_1", "sender:DX_ROOM_2"}
+
+
+def test_other_bytes_with_the_same_uid_are_a_new_revision(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    second = receive("d2", sop_instance_uid=first.header.sop_instance_uid)
+    journal.record(first)
+
+    assert journal.record(second)
+    row = journal.load(second.id)
+    assert row is not None
+    assert row.revision == 2
+    assert len(work(engine)) == 2
+
+
+def test_failed_instance_is_analyzed_again_if_received_again(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+    journal.analyses.conclude(first.id, 1, Conclusion(InstanceState.FAILED, "broken"))
+
+    journal.record(receive(sop_instance_uid=first.header.sop_instance_uid))
+
+    assert f"analyze:{first.id}:2" in dict(work(engine))
+
+
+def test_answer_enqueues_one_delivery_per_destination(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance = receive()
+    journal.record(instance)
+
+    assert journal.analyses.answer(instance.id, 1, ANSWER)
+    assert [name for name, _ in work(engine)][1:] == [
+        f"deliver:{instance.id}:backup:1",
+        f"deliver:{instance.id}:pacs:1",
+    ]
+    assert state_of(journal, instance) == InstanceState.DELIVERING
+
+
+def test_a_stale_run_changes_nothing(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance = receive()
+    journal.record(instance)
+    journal.analyze_again(instance.id)
+    before = work(engine)
+
+    assert journal.analyses.begin(instance.id, 1) is None
+    assert not journal.analyses.answer(instance.id, 1, ANSWER)
+    journal.analyses.conclude(instance.id, 1, Conclusion(InstanceState.FAILED, "stale"))
+    assert state_of(journal, instance) == InstanceState.RECEIVED
+    assert work(engine) == before
+
+
+def test_answer_of_a_run_is_recorded_only_once(
+    journal: Journal, receive: Receive
+) -> None:
+    instance = receive()
+    journal.record(instance)
+
+    assert journal.analyses.answer(instance.id, 1, ANSWER)
+    assert not journal.analyses.answer(instance.id, 1, ANSWER)
+
+
+def test_attempts_and_deaths_of_children_are_counted(
+    journal: Journal, receive: Receive
+) -> None:
+    instance = receive()
+    journal.record(instance)
+
+    first = journal.analyses.begin(instance.id, 1)
+    second = journal.analyses.begin(instance.id, 1)
+
+    assert first is not None
+    assert second is not None
+    assert (first.attempts, second.attempts) == (1, 2)
+    assert journal.analyses.child_died(instance.id, 1, "killed") == 1
+    assert journal.analyses.child_died(instance.id, 1, "killed") == 2
+
+
+@pytest.fixture
+def analyzed(journal: Journal, receive: Receive) -> ReceivedInstance:
+    """An analyzed instance with deliveries to two destinations."""
+    instance = receive()
+    journal.record(instance)
+    journal.analyses.answer(instance.id, 1, ANSWER)
+    return instance
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        pytest.param([STORED], DeliveryState.DELIVERED, id="stored"),
+        pytest.param([REFUSED], DeliveryState.FAILED, id="refused"),
+        pytest.param([RETRY] * 9, DeliveryState.QUEUED, id="retried-for-days"),
+        pytest.param([BRIEFLY] * 2, DeliveryState.QUEUED, id="brief-2-tries"),
+        pytest.param([BRIEFLY] * 3, DeliveryState.FAILED, id="brief-3-tries"),
+        pytest.param(
+            [LOST, RETRY, LOST, BRIEFLY, LOST, BRIEFLY],
+            DeliveryState.QUEUED,
+            id="no-response-is-no-refusal",
+        ),
+    ],
+)
+def test_outcomes_determine_the_state_of_a_delivery(
+    journal: Journal,
+    analyzed: ReceivedInstance,
+    outcomes: list[Outcome],
+    expected: DeliveryState,
+) -> None:
+    for run, outcome in enumerate(outcomes, start=1):
+        assert journal.deliveries.begin(analyzed.id, "pacs", run) == {
+            "2.25.1": "results/a.dcm"
+        }
+        state = journal.settlement.settle(
+            analyzed.id, destination("pacs"), run, {"2.25.1": outcome}
+        )
+
+    assert state == expected
+
+
+def test_delivery_fails_after_its_retry_days(
+    journal: Journal, analyzed: ReceivedInstance
+) -> None:
+    no_days = destination("pacs", retry_days=1e-9)
+    journal.deliveries.begin(analyzed.id, "pacs", 1)
+
+    state = journal.settlement.settle(analyzed.id, no_days, 1, {"2.25.1": RETRY})
+
+    assert state == DeliveryState.FAILED
+
+
+def test_failed_delivery_has_the_comment_of_the_peer_and_can_be_retried(
+    journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance
+) -> None:
+    for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
+        journal.deliveries.begin(analyzed.id, name, 1)
+        journal.settlement.settle(
+            analyzed.id, destination(name), 1, {"2.25.1": outcome}
+        )
+    row = journal.load(analyzed.id)
+    assert row is not None
+    assert row.state == InstanceState.FAILED
+    assert row.reason == "pacs: 0xC000 Cannot Understand"
+
+    journal.deliveries.retry(analyzed.id, "pacs")
+
+    assert f"deliver:{analyzed.id}:pacs:2" in dict(work(engine))
+    assert f"deliver:{analyzed.id}:backup:2" not in dict(work(engine))
+    assert state_of(journal, analyzed) == InstanceState.DELIVERING
+
+
+def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
+    journal: Journal, analyzed: ReceivedInstance
+) -> None:
+    journal.deliveries.pause("pacs")
+
+    assert journal.deliveries.begin(analyzed.id, "pacs", 1) is None
+    assert journal.deliveries.begin(analyzed.id, "backup", 1)
+
+    journal.deliveries.resume("pacs")
+
+    assert journal.deliveries.begin(analyzed.id, "pacs", 2)
+
+
+def test_giving_up_a_delivery_does_not_change_other_destinations(
+    journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance
+) -> None:
+    journal.settlement.give_up(analyzed.id, "pacs", 1, "not in the settings")
+
+    query = sa.select(delivered_object.c.destination, delivered_object.c.state)
+    with engine.connect() as connection:
+        states = {row[0]: row[1] for row in connection.execute(query)}
+    assert states == {"pacs": DeliveryState.FAILED, "backup": DeliveryState.QUEUED}
+
+
+def test_reason_of_a_given_up_delivery_replaces_the_last_comment(
+    journal: Journal, analyzed: ReceivedInstance
+) -> None:
+    for name, outcome in (("pacs", RETRY), ("backup", STORED)):
+        journal.deliveries.begin(analyzed.id, name, 1)
+        journal.settlement.settle(
+            analyzed.id, destination(name), 1, {"2.25.1": outcome}
+        )
+
+    journal.settlement.give_up(analyzed.id, "pacs", 2, "not in the settings")
+
+    row = journal.load(analyzed.id)
+    assert row is not None
+    assert row.reason == "pacs: not in the settings"
+
+
+def test_giving_up_a_finished_delivery_changes_nothing(
+    journal: Journal, analyzed: ReceivedInstance
+) -> None:
+    for name in ("pacs", "backup"):
+        journal.deliveries.begin(analyzed.id, name, 1)
+        journal.settlement.settle(analyzed.id, destination(name), 1, {"2.25.1": STORED})
+
+    journal.settlement.give_up(analyzed.id, "pacs", 1, "not in the settings")
+
+    assert state_of(journal, analyzed) == InstanceState.DELIVERED
+
+
+def test_failure_of_a_removed_destination_does_not_prevent_the_delivered_state(
+    journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance, receive: Receive
+) -> None:
+    for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
+        journal.deliveries.begin(analyzed.id, name, 1)
+        journal.settlement.settle(
+            analyzed.id, destination(name), 1, {"2.25.1": outcome}
+        )
+    directory = analyzed.path.parents[1]
+    renamed = Journal(engine, directory, [destination("archive")])
+    uid = analyzed.header.sop_instance_uid
+
+    renamed.record(receive(sop_instance_uid=uid))
+    renamed.deliveries.begin(analyzed.id, "archive", 1)
+    renamed.settlement.settle(
+        analyzed.id, destination("archive"), 1, {"2.25.1": STORED}
+    )
+
+    assert state_of(renamed, analyzed) == InstanceState.DELIVERED
+
+    journal.record(receive(sop_instance_uid=uid))
+
+    assert dict(work(engine))[f"deliver:{analyzed.id}:pacs:2"] == "ENQUEUED"
+    assert journal.deliveries.begin(analyzed.id, "pacs", 2)
+
+
+def test_answer_without_results_for_a_destination_ends_its_delivery(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    heatmaps = destination("heatmaps", results=("heatmap",))
+    journal = Journal(engine, tmp_path, [heatmaps])
+    instance = receive()
+    journal.record(instance)
+    stored = StoredResult("heatmap", "1.2", "2.25.1", "results/a.dcm")
+    journal.analyses.answer(instance.id, 1, replace(ANSWER, results=[stored]))
+    assert state_of(journal, instance) == InstanceState.DELIVERING
+
+    journal.analyze_again(instance.id)
+    journal.analyses.answer(instance.id, 2, replace(ANSWER, results=[]))
+
+    assert state_of(journal, instance) == InstanceState.ANALYZED
+    assert journal.deliveries.begin(instance.id, "heatmaps", 1) is None
+
+
+def with_pacs(engine: sa.Engine, folder: Path, **changes: object) -> Journal:
+    """Return a journal with a PACS as its only destination."""
+    return Journal(engine, folder, [destination("pacs", **changes)])
+
+
+def stored(form: str, uid: str) -> Answer:
+    return replace(ANSWER, results=[StoredResult(form, "1.2", uid, "results/a.dcm")])
+
+
+def deliver(journal: Journal, instance: ReceivedInstance, run: int, uid: str) -> None:
+    assert journal.deliveries.begin(instance.id, "pacs", run)
+    journal.settlement.settle(instance.id, destination("pacs"), run, {uid: STORED})
+
+
+NEGATIVE = replace(ANSWER.finding, probability=0.01)
+
+
+def test_repeated_instance_is_analyzed_again_if_the_form_of_results_has_changed(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    before = with_pacs(engine, tmp_path)
+    one = receive()
+    before.record(one)
+    before.analyses.answer(one.id, 1, ANSWER)
+    before.deliveries.begin(one.id, "pacs", 1)
+    before.settlement.settle(one.id, destination("pacs"), 1, {"2.25.1": REFUSED})
+    after = with_pacs(engine, tmp_path, modality="source")
+
+    after.record(receive(sop_instance_uid=one.header.sop_instance_uid))
+
+    assert f"analyze:{one.id}:2" in dict(work(engine))
+    after.analyses.answer(one.id, 2, stored("secondary_capture-source", "2.25.9"))
+    deliver(after, one, 2, "2.25.9")
+    assert state_of(after, one) == InstanceState.DELIVERED
+
+
+def test_analysis_without_an_answer_ends_deliveries_in_progress(
+    journal: Journal, analyzed: ReceivedInstance
+) -> None:
+    journal.replace_lost_results(analyzed.id)
+
+    conclusion = Conclusion(InstanceState.NOT_ANALYZED, "unlike")
+    journal.analyses.conclude(analyzed.id, 2, conclusion)
+
+    assert journal.deliveries.begin(analyzed.id, "pacs", 1) is None
+    assert state_of(journal, analyzed) == InstanceState.NOT_ANALYZED
+    row = journal.load(analyzed.id)
+    assert row
+    assert row.reason == "unlike"
+
+
+def test_negative_answer_is_delivered_only_after_a_notice(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    first, second = receive("d1"), receive("d2")
+    for each in (first, second):
+        journal.record(each)
+    negative = replace(ANSWER, finding=NEGATIVE)
+    notice = StoredResult("notice", "1.2", "2.25.7", "results/n.dcm")
+    failed = Conclusion(InstanceState.FAILED, "broken", notices=[notice])
+
+    journal.analyses.answer(first.id, 1, negative)
+    journal.analyses.conclude(second.id, 1, failed)
+    deliver(journal, second, 1, "2.25.7")
+    journal.analyze_again(second.id)
+    journal.analyses.answer(second.id, 2, negative)
+
+    assert state_of(journal, first) == InstanceState.ANALYZED
+    assert state_of(journal, second) == InstanceState.DELIVERING
+    deliver(journal, second, 2, "2.25.1")
+    assert state_of(journal, second) == InstanceState.DELIVERED
+
+
+def test_negative_answer_is_delivered_after_a_partial_delivery(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    kinds = ("secondary_capture", "structured_report")
+    journal = with_pacs(engine, tmp_path, send_negative=False, results=kinds)
+    one = receive()
+    journal.record(one)
+    report = StoredResult("structured_report", "1.3", "2.25.2", "results/r.dcm")
+    both = replace(ANSWER, results=[*ANSWER.results, report])
+    journal.analyses.answer(one.id, 1, both)
+    journal.deliveries.begin(one.id, "pacs", 1)
+    half = {"2.25.1": STORED, "2.25.2": LOST}
+    journal.settlement.settle(one.id, destination("pacs"), 1, half)
+
+    journal.analyze_again(one.id)
+    journal.analyses.answer(one.id, 2, replace(both, finding=NEGATIVE))
+
+    assert state_of(journal, one) == InstanceState.DELIVERING
+
+
+def test_reason_mentions_an_undelivered_notice_until_it_is_delivered(
+    engine: sa.Engine, tmp_path: Path, receive: Receive
+) -> None:
+    journal = with_pacs(engine, tmp_path, send_negative=False)
+    one = receive()
+    journal.record(one)
+    notice = StoredResult("notice", "1.2", "2.25.7", "results/n.dcm")
+    ended = Conclusion(InstanceState.NOT_ANALYZED, "A chest.", notices=[notice])
+    journal.analyses.conclude(one.id, 1, ended)
+
+    journal.deliveries.begin(one.id, "pacs", 1)
+    journal.settlement.settle(one.id, destination("pacs"), 1, {"2.25.7": REFUSED})
+    refused = journal.load(one.id)
+    journal.deliveries.retry(one.id, "pacs")
+    deliver(journal, one, 2, "2.25.7")
+    arrived = journal.load(one.id)
+
+    assert refused
+    assert arrived
+    assert refused.reason == (
+        "A chest. The notice of it has not arrived: pacs: 0xC000 Cannot Understand"
+    )
+    assert arrived.reason == "A chest."
+
+
+def test_delivery_without_missing_objects_settles_at_once(
+    journal: Journal, analyzed: ReceivedInstance
+) -> None:
+    journal.deliveries.begin(analyzed.id, "pacs", 1)
+    journal.settlement.settle(analyzed.id, destination("pacs"), 1, {"2.25.1": STORED})
+    journal.deliveries.retry(analyzed.id, "pacs")
+
+    assert journal.deliveries.begin(analyzed.id, "pacs", 2) == {}
+    state = journal.settlement.settle(analyzed.id, destination("pacs"), 2, {})
+
+    assert state == DeliveryState.DELIVERED
+
+
+def test_repeated_instance_replaces_a_missing_file(
+    journal: Journal, receive: Receive
+) -> None:
+    first = receive()
+    journal.record(first)
+    again = receive(sop_instance_uid=first.header.sop_instance_uid)
+
+    first.path.unlink()
+    again.path.write_bytes(b"the same bytes")
+
+    assert journal.record(again)
+    assert first.path.read_bytes() == b"the same bytes"
+
+
+def test_repeated_instance_completes_uids_that_an_older_release_truncated(
+    journal: Journal, receive: Receive
+) -> None:
+    uid = "1.2." + "9" * 63
+    first = receive(study_instance_uid=uid[:64], series_instance_uid=uid[:64])
+    journal.record(first)
+    sop_instance_uid = first.header.sop_instance_uid
+
+    journal.record(
+        receive(
+            sop_instance_uid=sop_instance_uid,
+            study_instance_uid=uid,
+            series_instance_uid=uid,
+        )
+    )
+
+    row = journal.load(first.id)
+    assert row is not None
+    assert (row.study_instance_uid, row.series_instance_uid) == (uid, uid)
+
+
+def test_assumptions_about_the_header_are_events(
+    journal: Journal, receive: Receive, engine: sa.Engine
+) -> None:
+    received = receive()
+    header = replace(received.header, assumptions=("A.", "B."))
+
+    journal.record(replace(received, header=header))
+
+    assert events(engine) == ["received", "assumption", "assumption"]
+
+
+def test_picture_that_has_an_answer_under_the_same_uid_is_refused(
+    journal: Journal, analyzed: ReceivedInstance, receive: Receive
+) -> None:
+    uid = analyzed.header.sop_instance_uid
+    other = receive("d2", sop_instance_uid=uid)
+    unrelated = receive("d3")
+    journal.record(other)
+    journal.record(unrelated)
+    row, unrelated_row = (journal.load(each.id) for each in (other, unrelated))
+    assert row is not None
+    assert unrelated_row is not None
+    refuse = journal.analyses.refuse_known
+
+    with pytest.raises(SamePictureError, match=r"revision 1\. Its results") as refusal:
+        refuse(row, ANSWER.picture_digest, ANSWER.identity_digest)
+
+    assert refusal.value.known == analyzed.id
+    refuse(row, "q" * 64, ANSWER.identity_digest)
+    refuse(unrelated_row, ANSWER.picture_digest, ANSWER.identity_digest)
+
+
+@pytest.mark.parametrize("sender", ["MODALITY", "ROOM2"])
+def test_each_sender_gets_results_if_results_return_to_senders(
+    journal: Journal, engine: sa.Engine, tmp_path: Path, receive: Receive, sender: str
+) -> None:
+    address = Address(ae_title="ROOM2", host="localhost", port=104)
+    back = SenderDestination(name="back", type="sender", peers=(address,))
+    journal = Journal(engine, tmp_path, [back])
+    first = receive()
+    journal.record(first)
+    assert journal.analyses.answer(first.id, 1, ANSWER)
+    uid = first.header.sop_instance_uid
+    second = replace(receive("d2", sop_instance_uid=uid), calling_ae_title=sender)
+    journal.record(second)
+    row = journal.load(second.id)
+    assert row is not None
+    known = ANSWER.picture_digest, ANSWER.identity_digest
+
+    if sender == "MODALITY":
+        with pytest.raises(SamePictureError):
+            journal.analyses.refuse_known(row, *known)
+    else:
+        journal.analyses.refuse_known(row, *known)
+        assert journal.analyses.answer(second.id, 1, ANSWER)
+
+
+def test_known_picture_gets_an_answer_if_a_user_requests_the_analysis(
+    journal: Journal, analyzed: ReceivedInstance, receive: Receive
+) -> None:
+    other = receive("d2", sop_instance_uid=analyzed.header.sop_instance_uid)
+    journal.record(other)
+    journal.analyze_again(other.id)
+    row = journal.load(other.id)
+    assert row is not None
+
+    journal.analyses.refuse_known(row, ANSWER.picture_digest, ANSWER.identity_digest)
+
+    assert journal.analyses.answer(other.id, 2, ANSWER)
+
+
+ACQUIRED = HAND | {"acquisition": "20260102030405"}
+OF_THE_SOURCE = {"source_uids": "1.2.9"}
+
+
+@pytest.mark.parametrize(
+    ("presentation", "is_twin"),
+    [
+        pytest.param(OF_THE_SOURCE, True, id="names-its-source"),
+        pytest.param({"source_uids": "1.2.99"}, False, id="names-another"),
+        pytest.param(
+            ACQUIRED | {"source_uids": "1.2.99"}, False, id="same-and-names-another"
+        ),
+        pytest.param(ACQUIRED, True, id="same-acquisition"),
+        pytest.param(ACQUIRED | {"view_position": ""}, True, id="less-labels"),
+        pytest.param(HAND, False, id="same-labels"),
+        pytest.param(
+            ACQUIRED | {"acquisition": "20260102030406"}, False, id="other-acquisition"
+        ),
+        *(
+            pytest.param(given | changed, False, id=f"{label}-{name}")
+            for label, given in (
+                ("named", OF_THE_SOURCE | HAND),
+                ("acquired", ACQUIRED),
+            )
+            for name, changed in (
+                ("other-acquisition", {"acquisition": "20260102030406"}),
+                ("other-view", {"view_position": "PA"}),
+                ("other-part", {"body_part": "FOOT"}),
+                ("other-side", {"laterality": "R"}),
+                ("other-study", {"study_instance_uid": "1.2.4"}),
+                ("capture", {"sop_class_uid": SecondaryCaptureImageStorage}),
+                ("other-patient", {"patient_id": "4712"}),
+                ("other-name", {"name": "Doe^Jack"}),
+                ("other-sender", {"calling_ae_title": "STRANGER"}),
+                ("other-address", {"calling_address": "127.0.0.2"}),
+                ("unanswered", {"unanswered": "yes"}),
+            )
+        ),
+    ],
+)
+def test_for_processing_image_is_delayed_and_finds_its_twin(
+    journal: Journal,
+    engine: sa.Engine,
+    receive: Receive,
+    presentation: dict[str, str],
+    is_twin: bool,  # noqa: FBT001
+) -> None:
+    raw = receive(
+        sop_class_uid=DigitalXRayImageStorageForProcessing,
+        sop_instance_uid="1.2.9",
+        **ACQUIRED,
+    )
+    journal.record(named(raw, {}))
+    given = dict(presentation)
+    sources = tuple(given.pop("source_uids", "").split())
+    is_answered = not given.pop("unanswered", "")
+    header = {key: given.pop(key) for key in [*given] if key in HEADER}
+    twin = named(receive("d2", **header), given)
+    header_ = replace(twin.header, source_sop_instance_uids=sources)
+    twin = replace(twin, header=header_)
+    journal.record(twin)
+    if is_answered:
+        assert journal.analyses.answer(twin.id, 1, ANSWER)
+    row = journal.load(raw.id)
+    assert row is not None
+
+    found = journal.analyses.presentation_twin(row)
+
+    assert dict(work(engine))[f"analyze:{raw.id}:1"] == "DELAYED"
+    assert found == (twin.header.sop_instance_uid if is_twin else None)
+
+
+HEADER = (*ACQUIRED, "study_instance_uid", "sop_class_uid")
+
+
+def named(received: ReceivedInstance, given: dict[str, str]) -> ReceivedInstance:
+    """Set the patient and the sender of an instance."""
+    identity = {"patient_id": "4711", "name": "Doe^Jane"}
+    identity |= {key: given[key] for key in identity if key in given}
+    sender = {key: value for key, value in given.items() if key not in identity}
+    header = replace(received.header, patient=Patient(**identity))
+    return replace(received, header=header, **sender)
+
+
+@pytest.mark.parametrize("known", [{}, HAND])
+def test_images_without_a_known_acquisition_are_not_twins(
+    journal: Journal, receive: Receive, known: dict[str, str]
+) -> None:
+    raw = receive(sop_class_uid=DigitalXRayImageStorageForProcessing, **known)
+    journal.record(raw)
+    twin = receive("d2", **known)
+    journal.record(twin)
+    assert journal.analyses.answer(twin.id, 1, ANSWER)
+    row = journal.load(raw.id)
+    assert row is not None
+
+    assert journal.analyses.presentation_twin(row) is None
+
+
+@pytest.mark.usefixtures("analyzed")
+@pytest.mark.parametrize(
+    ("sop_class_uid", "is_return"),
+    [
+        (DigitalXRayImageStorageForPresentation, False),
+        (SecondaryCaptureImageStorage, True),
+    ],
+)
+def test_only_a_capture_with_the_uid_of_a_result_is_a_returned_result(
+    journal: Journal,
+    receive: Receive,
+    sop_class_uid: str,
+    is_return: bool,  # noqa: FBT001
+) -> None:
+    same = receive("d9", sop_instance_uid="2.25.1", sop_class_uid=sop_class_uid)
+
+    journal.record(same)
+
+    row = journal.load(same.id)
+    assert row is not None
+    assert bool(row.returned) is is_return
+
+
+@pytest.mark.usefixtures("analyzed")
+@pytest.mark.parametrize(
+    ("reason", "is_return"),
+    [(Unanalyzed.OWN_RESULT, True), (Unanalyzed.AGE, False), (Failure.BROKEN, False)],
+)
+def test_only_an_own_result_stays_a_returned_result_after_its_analysis(
+    journal: Journal,
+    receive: Receive,
+    reason: Unanalyzed | Failure,
+    is_return: bool,  # noqa: FBT001
+) -> None:
+    capture = SecondaryCaptureImageStorage
+    same = receive("d9", sop_instance_uid="2.25.1", sop_class_uid=capture)
+    journal.record(same)
+    state = InstanceState.NOT_ANALYZED
+    ended = Conclusion(state, "why", counted_as=reason)
+
+    journal.analyses.conclude(same.id, 1, ended)
+
+    row = journal.load(same.id)
+    assert row is not None
+    assert bool(row.returned) is is_return
+
+
+def at_once(*tasks: Callable[[], object]) -> list[object]:
+    """Run each task in its own thread. All start at the same moment."""
+    start = threading.Barrier(len(tasks))
+
+    def run(task: Callable[[], object]) -> object:
+        start.wait(30)
+        return task()
+
+    with ThreadPoolExecutor(len(tasks)) as threads:
+        return list(threads.map(run, tasks))
+
+
+def test_two_deliveries_that_end_at_the_same_moment_leave_the_instance_delivered(
+    journal: Journal, receive: Receive
+) -> None:
+    for _ in range(10):
+        one = receive()
+        journal.record(one)
+        journal.analyses.answer(one.id, 1, ANSWER)
+        for name in ("pacs", "backup"):
+            journal.deliveries.begin(one.id, name, 1)
+        settle = journal.settlement.settle
+        stored = {"2.25.1": STORED}
+
+        at_once(
+            *(
+                partial(settle, one.id, destination(name), 1, stored)
+                for name in ("pacs", "backup")
+            )
+        )
+
+        assert state_of(journal, one) == InstanceState.DELIVERED
+
+
+def test_the_same_instance_from_many_senders_at_the_same_moment_is_recorded_once(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    for _ in range(10):
+        uid = generate_uid()
+        copies = [receive(sop_instance_uid=uid) for _ in range(4)]
+
+        are_new = at_once(*(partial(journal.record, each) for each in copies))
+
+        assert sorted(are_new) == [False, False, False, True]
+    assert len(work(engine)) == 10
+
+
+def test_revisions_that_come_at_the_same_moment_have_different_numbers(
+    journal: Journal, receive: Receive
+) -> None:
+    for _ in range(10):
+        uid = generate_uid()
+        copies = [receive(f"d{n}", sop_instance_uid=uid) for n in range(4)]
+
+        at_once(*(partial(journal.record, each) for each in copies))
+
+        rows = [journal.load(each.id) for each in copies]
+        assert sorted(row.revision for row in rows if row) == [1, 2, 3, 4]
+
+
+def test_simultaneous_answers_to_one_picture_are_recorded_once(
+    journal: Journal, receive: Receive
+) -> None:
+    def answer(each: ReceivedInstance) -> str:
+        try:
+            journal.analyses.answer(each.id, 1, ANSWER)
+        except SamePictureError as error:
+            return error.known
+        return ""
+
+    for _ in range(10):
+        uid = generate_uid()
+        copies = [receive(f"d{n}", sop_instance_uid=uid) for n in range(2)]
+        for each in copies:
+            journal.record(each)
+
+        known = at_once(*(partial(answer, each) for each in copies))
+
+        assert sorted(map(bool, known)) == [False, True]
+        assert copies[known.index("")].id in known
+
+
+def test_a_delivery_that_begins_while_its_destination_is_resumed_is_not_held_forever(
+    journal: Journal, receive: Receive
+) -> None:
+    begin, resume = journal.deliveries.begin, journal.deliveries.resume
+    for _ in range(10):
+        one = receive()
+        journal.record(one)
+        journal.analyses.answer(one.id, 1, ANSWER)
+        journal.deliveries.pause("pacs")
+
+        at_once(partial(begin, one.id, "pacs", 1), partial(resume, "pacs"))
+
+        assert any(begin(one.id, "pacs", run) for run in (1, 2))
+
+
+def test_sqlite_writer_waits_for_other_threads_before_it_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "WAIT_S", 0.05)
+    engine = open_engine(f"sqlite:///{tmp_path / 'journal.db'}")
+    begun: list[sa.Connection] = []
+    sa.event.listen(engine, "begin", begun.append)
+
+    def write() -> None:
+        with writing(engine):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, writing(engine):
+        with pytest.raises(SQLAlchemyError, match="busy"):
+            pool.submit(write).result()
+        assert len(begun) == 1
+    with pytest.raises(ZeroDivisionError), writing(engine):
+        _ = 1 / 0
+
+    write()
+    assert len(begun) == 3
+    engine.dispose()
+
+
+def test_processes_may_migrate_at_the_same_moment(
+    create: Callable[[], StorageSettings],
+) -> None:
+    storage = create()
+
+    at_once(*[partial(migrate, storage)] * 3)
+
+    engine = open_engine(storage.database_url)
+    check_schema(engine)
+    engine.dispose()
+
+
+def test_migrate_waits_until_another_process_has_written(tmp_path: Path) -> None:
+    storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+    file = storage.database_url.removeprefix("sqlite:///")
+    other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    other.execute("CREATE TABLE written (number INTEGER)")
+    other.execute("BEGIN IMMEDIATE")
+    commit = threading.Timer(0.5, other.execute, ["COMMIT"])
+    commit.start()
+
+    migrate(storage)
+
+    commit.join()
+    other.close()
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_size_of_the_largest_allowed_instance_can_be_recorded(
+    journal: Journal, receive: Receive
+) -> None:
+    large = replace(receive(), size=4096 * 1_000_000)
+
+    journal.record(large)
+
+    row = journal.load(large.id)
+    assert row is not None
+    assert row.size == 4_096_000_000
+
+
+def test_unreachable_database_is_not_reported_as_outdated(tmp_path: Path) -> None:
+    engine = open_engine(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
+
+    with pytest.raises(SchemaError, match=r"cannot be opened: .*No such file"):
+        check_schema(engine)
+
+
+def test_pauses_double_up_to_a_bound() -> None:
+    for attempts, longest in [
+        (1, 2),
+        (2, 4),
+        (5, 32),
+        (9, LONGEST_PAUSE_S),
+        (500, 300),
+    ]:
+        assert longest / 2 <= pause_s(attempts) <= longest
+
+
+def test_unmigrated_database_is_refused_and_migrate_can_be_repeated(
+    create: Callable[[], StorageSettings],
+) -> None:
+    storage = create()
+    engine = open_engine(storage.database_url)
+    with pytest.raises(SchemaError, match=r"schema 0.*fracture-node migrate"):
+        check_schema(engine)
+
+    migrate(storage)
+    migrate(storage)
+
+    check_schema(engine)
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("works_from", "is_known"), [("NULL", False), ("{n}", True), ("{n} + 1", False)]
+)
+def test_a_newer_database_is_refused_unless_it_knows_this_release(
+    engine: sa.Engine, works_from: str, *, is_known: bool
+) -> None:
+    values = works_from.format(n="(SELECT MAX(version) FROM journal_version)")
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"INSERT INTO journal_version (version, works_from) SELECT 999, {values}"
+        )
+
+    try:
+        if is_known:
+            check_schema(engine)
+            return
+        with pytest.raises(SchemaError, match=r"schema 999.*newer"):
+            check_schema(engine)
+    finally:
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM journal_version WHERE version=999")
+
+
+def test_schema_names_the_oldest_release_that_works_with_it(
+    engine: sa.Engine,
+) -> None:
+    with engine.connect() as connection:
+        newest = connection.exec_driver_sql(
+            "SELECT version, works_from FROM journal_version ORDER BY version DESC"
+        ).first()
+
+    assert newest is not None
+    assert newest.works_from == WORKS_FROM <= newest.version

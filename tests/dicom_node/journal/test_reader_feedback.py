@@ -1,0 +1,79 @@
+"""Feedback of readers: storing, correcting, withdrawing and exporting it."""
+
+import time
+
+import sqlalchemy as sa
+
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.reader_feedback import EXPORTED, Feedback, Verdict
+from tests.support.journals import ANSWER, Receive
+
+
+def analyzed_instance(journal: Journal, receive: Receive) -> str:
+    received = receive(body_part="HAND", modality="DX")
+    journal.record(received)
+    journal.analyses.answer(received.id, 1, ANSWER)
+    return received.id
+
+
+def test_last_feedback_of_each_reader_counts(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
+
+    assert feedback.give(instance_id, "anna", Verdict.AGREE)
+    assert feedback.give(instance_id, "ben", Verdict.UNSURE)
+    assert feedback.give(instance_id, "anna", Verdict.DISAGREE, (12.5, 30.0))
+
+    anna, ben = feedback.of(instance_id)
+    assert (anna.who, anna.verdict, anna.place) == (
+        "anna",
+        Verdict.DISAGREE,
+        (12.5, 30.0),
+    )
+    assert (ben.who, ben.verdict, ben.place) == ("ben", Verdict.UNSURE, None)
+    feedback.withdraw(instance_id, "anna")
+    assert feedback.of(instance_id) == [ben]
+
+
+def test_feedback_on_an_instance_without_a_result_is_rejected(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    received, feedback = receive(), Feedback(engine)
+    journal.record(received)
+
+    assert not feedback.give(received.id, "anna", Verdict.AGREE)
+    assert not feedback.give("nobody", "anna", Verdict.AGREE)
+    assert feedback.of(received.id) == []
+
+
+def test_export_contains_the_feedback_and_no_patient_data(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
+    began = time.time()
+    feedback.give(instance_id, "anna", Verdict.DISAGREE, (12.5, 30.0))
+
+    (row,) = feedback.export(began, time.time() + 1)
+
+    exported = dict(zip([column.name for column in EXPORTED], row, strict=True))
+    assert exported["verdict"] == "disagree"
+    assert exported["probability"] == 0.75
+    assert exported["body_part"] == "HAND"
+    assert (exported["place_column"], exported["place_row"]) == (12.5, 30.0)
+    assert {column.table.name for column in EXPORTED} == {"instance", "feedback"}
+    assert list(feedback.export(0, began)) == []
+
+
+def test_feedback_on_a_replaced_result_is_not_exported(
+    journal: Journal, engine: sa.Engine, receive: Receive
+) -> None:
+    instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
+    feedback.give(instance_id, "anna", Verdict.AGREE)
+    assert feedback.of(instance_id)[0].is_current
+
+    journal.analyze_again(instance_id)
+    journal.analyses.answer(instance_id, 2, ANSWER)
+
+    assert not feedback.of(instance_id)[0].is_current
+    assert list(feedback.export(0, time.time() + 1)) == []

@@ -1,0 +1,173 @@
+"""Counts are exact, also with concurrent access to the database."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from uuid import uuid4
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+
+from config.settings import StorageSettings
+from dicom_node.metrics import counters as module
+from dicom_node.metrics.counters import (
+    FAMILIES,
+    RECEIVED,
+    REJECTED,
+    STAGE,
+    Tally,
+    add_up,
+    one,
+    read,
+    took,
+    write,
+)
+from dicom_node.receiver import admission
+from dicom_node.receiver.admission import Rejection
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.tables import tally
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+    migrate(storage)
+    engine = open_engine(storage.database_url)
+    yield engine
+    engine.dispose()
+
+
+def totals(engine: sa.Engine) -> list[Tally]:
+    with reading(engine) as connection:
+        return sorted(read(connection), key=lambda each: (each.name, each.le))
+
+
+def rows(engine: sa.Engine) -> int:
+    with reading(engine) as connection:
+        count = sa.select(sa.func.count()).select_from(tally)
+        return connection.execute(count).scalar_one()
+
+
+def test_names_follow_the_rules_of_prometheus() -> None:
+    for family in FAMILIES:
+        assert re.fullmatch(r"fracture_node_[a-z_]+[a-z]", family.name)
+        assert family.name.endswith("_seconds") == bool(family.buckets)
+        assert not family.name.endswith("_total")  # the exporter adds the suffix
+        assert list(family.buckets) == sorted(family.buckets)
+    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+
+
+def test_labels_have_closed_sets_of_values_except_destinations() -> None:
+    for family in FAMILIES:
+        assert bool(family.values) == (family.label not in {"", "destination"})
+        assert all(re.fullmatch(r"[A-Za-z_ ]+", value) for value in family.values)
+
+
+def test_rejections_are_counted_by_the_reasons_of_the_standard() -> None:
+    rejections = [
+        each for each in vars(admission).values() if isinstance(each, Rejection)
+    ]
+
+    assert sorted(REJECTED.values) == sorted(each.reason for each in rejections)
+    assert len(rejections) == 9
+
+
+@pytest.mark.parametrize(
+    ("seconds", "le"),
+    # A bucket includes its upper bound: "le" means "less or equal".
+    [(0.0, "0.01"), (-3.0, "0.01"), (0.01, "0.01"), (0.011, "0.025"), (1e6, "+Inf")],
+)
+def test_time_is_counted_in_the_first_bucket_that_contains_it(
+    seconds: float, le: str
+) -> None:
+    assert took(STAGE, seconds, "wait").le == le
+
+
+def test_rolled_back_counts_are_not_stored(engine: sa.Engine) -> None:
+    with engine.connect() as connection, connection.begin() as transaction:
+        write(connection, one(RECEIVED))
+        transaction.rollback()
+
+    assert totals(engine) == []
+
+
+def test_add_up_does_not_change_the_totals(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with engine.begin() as connection:
+        for _ in range(3):
+            write(connection, one(RECEIVED), took(STAGE, 0.25, "decode"))
+            write(connection, took(STAGE, 2.0, "decode"))
+    before = totals(engine)
+    monkeypatch.setattr(module, "MANY", 1)
+
+    for _ in range(2):
+        with engine.begin() as connection:
+            add_up(connection)
+
+    assert totals(engine) == before
+    assert [(each.times, each.seconds) for each in before] == [
+        (3, 0.0),
+        (3, 0.75),
+        (3, 6.0),
+    ]
+    assert rows(engine) == 3
+
+
+COUNT = """
+import sys
+from dicom_node.metrics import counters as tally
+from dicom_node.storage.database import open_engine
+tally.MANY = 5
+engine = open_engine(sys.argv[1])
+for _ in range(100):
+    with engine.begin() as connection:
+        tally.write(connection, tally.one(tally.RECEIVED))
+    with engine.begin() as connection:
+        tally.add_up(connection)
+"""
+
+
+def test_two_concurrent_processes_lose_no_counts(engine: sa.Engine) -> None:
+    url = engine.url.render_as_string()
+    command = [sys.executable, "-c", COUNT, url]
+    processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
+
+    assert [each.wait(60) for each in processes] == [0, 0]
+    assert totals(engine) == [Tally(RECEIVED.name, "", "", 200, 0.0)]
+    assert rows(engine) <= 7
+
+
+@pytest.mark.postgresql
+def test_concurrent_threads_lose_no_counts_on_postgresql(
+    postgresql: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test_{uuid4().hex}"
+    with psycopg.connect(postgresql, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+    url = postgresql.replace("/postgres?", f"/{name}?")
+    storage = StorageSettings(directory=tmp_path, database=url, min_free_mb=0)
+    migrate(storage)
+    engine = open_engine(storage.database_url)
+    monkeypatch.setattr(module, "MANY", 5)
+
+    def work(_: int) -> None:
+        for _ in range(25):
+            with engine.begin() as connection:
+                write(connection, one(RECEIVED), took(STAGE, 0.5, "wait"))
+            with engine.begin() as connection:
+                add_up(connection)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(work, range(4)))
+
+    found = [(each.times, each.seconds) for each in totals(engine)]
+    engine.dispose()
+    assert found == [(100, 0.0), (100, 50.0)]

@@ -1,0 +1,294 @@
+"""The worklist: filters, order and pages; and the dossier of an instance."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from config.settings import StorageSettings
+from dicom_node.instance import ReceivedInstance
+from dicom_node.journal.analyses import Answer
+from dicom_node.journal.journal import Journal
+from dicom_node.patient import Patient
+from dicom_node.queries.instance_details import dossier
+from dicom_node.queries.worklist import Order, Sorting, Wanted, Worklist
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.tables import delivery, instance, patient
+from tests.support.journals import ANSWER, STORED, Receive, destination
+
+DAY = datetime(2026, 1, 2, tzinfo=UTC)
+ANNA, BEN, EVA = (
+    Patient("Schmidt^Anna", "4711", "A-1"),
+    Patient("Doe^Ben", "0815", "A-2"),
+    Patient("Müller^Eva", "100%", "A_3"),
+)
+
+
+@pytest.fixture
+def worklist(engine: sa.Engine) -> Worklist:
+    return Worklist(engine)
+
+
+@pytest.fixture
+def three(journal: Journal, receive: Receive) -> dict[str, ReceivedInstance]:
+    """Instances: Anna's is delivered and positive, Ben's negative, Eva's received."""
+    received_by_number: dict[str, ReceivedInstance] = {}
+    for hour, person in enumerate((ANNA, BEN, EVA)):
+        received = receive(study_instance_uid=f"1.2.{hour}", modality="DX")
+        header = replace(received.header, patient=person)
+        at = DAY + timedelta(hours=hour)
+        received_by_number[person.accession_number] = dated = replace(
+            received, header=header, received_at=at, calling_ae_title=f"ROOM{hour}"
+        )
+        journal.record(dated)
+    anna, ben = received_by_number["A-1"], received_by_number["A-2"]
+    journal.analyses.answer(anna.id, 1, ANSWER)
+    for name in ("pacs", "backup"):
+        journal.deliveries.begin(anna.id, name, 1)
+        journal.settlement.settle(anna.id, destination(name), 1, {"2.25.1": STORED})
+    journal.analyses.answer(ben.id, 1, negative(0.25))
+    return received_by_number
+
+
+def negative(probability: float) -> Answer:
+    finding = replace(ANSWER.finding, probability=probability)
+    return replace(ANSWER, finding=finding, picture_digest="q" * 64)
+
+
+def found(worklist: Worklist, wanted: Wanted, sorting: Sorting | None = None) -> str:
+    """Return the accession numbers of the first page, in order."""
+    page = worklist.page(wanted, sorting or Sorting(), number=1, size=10)
+    assert page.total == len(page.rows)
+    return " ".join(row.accession_number for row in page.rows)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [
+        (Wanted(), "A_3 A-2 A-1"),
+        (Wanted(text="schmidt"), "A-1"),
+        (Wanted(text="anna SCHM"), "A-1"),
+        (Wanted(text="muller"), "A_3"),
+        (Wanted(text="47"), "A-1"),
+        (Wanted(text="a-2"), "A-2"),
+        (Wanted(text="%"), "A_3"),  # no wildcard
+        (Wanted(text="A_"), "A_3"),
+        (Wanted(text="nobody"), ""),
+        (Wanted(text="1.2.1"), "A-2"),  # Study Instance UID
+        (Wanted(text="1.2"), ""),  # a part of a UID does not match
+        (Wanted(states=("received",)), "A_3"),
+        (Wanted(states=("received", "delivered")), "A_3 A-1"),
+        (Wanted(points=("definite",)), "A-1"),
+        (Wanted(points=("none",)), "A-2"),
+        (Wanted(sender="ROOM1"), "A-2"),
+        (Wanted(destination="pacs"), "A-2 A-1"),
+        (Wanted(destination="other"), ""),
+        (Wanted(since=(DAY + timedelta(hours=1)).timestamp()), "A_3 A-2"),
+        (Wanted(until=(DAY + timedelta(hours=1)).timestamp()), "A-1"),
+        (Wanted(text="e", states=("received",), sender="ROOM2"), "A_3"),
+    ],
+)
+@pytest.mark.usefixtures("three")
+def test_worklist_filters(worklist: Worklist, wanted: Wanted, numbers: str) -> None:
+    assert found(worklist, wanted) == numbers
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(
+    ("by", "descending", "numbers"),
+    [
+        (Order.RECEIVED, False, "A-1 A-2 A_3"),
+        (Order.PATIENT, False, "A-2 A_3 A-1"),  # doe, muller, schmidt
+        (Order.SENDER, True, "A_3 A-2 A-1"),
+        (Order.STATE, False, "A-1 A-2 A_3"),  # delivered, delivering, received
+        (Order.PROBABILITY, True, "A-1 A-2 A_3"),
+        (
+            Order.PROBABILITY,
+            False,
+            "A-2 A-1 A_3",
+        ),  # an instance without a probability is last in both orders
+        (Order.SECONDS, True, "A-1 A_3 A-2"),
+    ],
+)
+def test_worklist_sorts(
+    worklist: Worklist,
+    by: Order,
+    descending: bool,  # noqa: FBT001
+    numbers: str,
+) -> None:
+    shown = found(worklist, Wanted(), Sorting(by, descending))
+
+    # Instances without a value are last, in a random order.
+    expected = numbers.split() if by is not Order.SECONDS else numbers.split()[:1]
+    assert shown.split()[: len(expected)] == expected
+
+
+def test_worklist_filters_by_ids_and_state(
+    worklist: Worklist, three: dict[str, ReceivedInstance]
+) -> None:
+    wanted = Wanted(ids=(three["A-1"].id, three["A_3"].id), states=("received",))
+
+    assert found(worklist, wanted) == "A_3"
+
+
+@pytest.mark.usefixtures("three")
+def test_pages_contain_each_instance_once(worklist: Worklist) -> None:
+    pages = [
+        worklist.page(Wanted(), Sorting(Order.PROBABILITY), number=number, size=2)
+        for number in (1, 2, 3)
+    ]
+
+    shown = [[row.accession_number for row in page.rows] for page in pages]
+    assert [len(each) for each in shown] == [2, 1, 0]
+    assert sorted(chain.from_iterable(shown)) == ["A-1", "A-2", "A_3"]
+    assert {page.total for page in pages} == {3}
+
+
+def test_study_lists_its_instances_in_order_of_arrival(
+    worklist: Worklist, journal: Journal, receive: Receive
+) -> None:
+    first, second = receive(), receive()
+    journal.record(replace(first, received_at=DAY))
+    journal.record(replace(second, received_at=DAY + timedelta(seconds=1)))
+    journal.record(receive(study_instance_uid="1.2.9"))
+
+    assert [row.id for row in worklist.study("1.2.3")] == [first.id, second.id]
+
+
+@pytest.mark.usefixtures("three")
+def test_senders_are_listed(worklist: Worklist) -> None:
+    assert worklist.senders() == ["ROOM0", "ROOM1", "ROOM2"]
+
+
+def test_dossier_contains_all_data_of_an_instance(
+    engine: sa.Engine, three: dict[str, ReceivedInstance]
+) -> None:
+    known = dossier(engine, three["A-1"].id)
+
+    assert known is not None
+    assert known.row.name == "Schmidt^Anna"
+    assert known.row.seconds > 0
+    assert known.drawing is not None
+    assert known.drawing.levels.tolist() == [[0, 255], [128, 7]]
+    assert [row.kind for row in known.results] == ["secondary_capture"]
+    assert [row.destination for row in known.deliveries] == ["backup", "pacs"]
+    assert [row.state for row in known.objects] == ["delivered", "delivered"]
+    kinds = [row.kind for row in known.events]
+    assert kinds == ["received", "analyzed", "delivered", "delivered"]
+    assert dossier(engine, "nobody") is None
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(Wanted(), id="all"),
+        pytest.param(Wanted(text="patient 9"), id="name"),
+        pytest.param(Wanted(states=("failed",)), id="state"),
+        pytest.param(Wanted(destination="pacs"), id="destination"),
+    ],
+)
+def test_first_page_of_100_000_instances_takes_less_than_200_ms(
+    many: sa.Engine, wanted: Wanted
+) -> None:
+    worklist = Worklist(many)
+    times = {by: duration(worklist, wanted, by) for by in Order}
+
+    assert times[Order.RECEIVED] < 0.2
+    assert max(times.values()) < 0.5  # these orders have no index
+
+
+def duration(worklist: Worklist, wanted: Wanted, by: Order) -> float:
+    began = time.monotonic()
+    page = worklist.page(wanted, Sorting(by), number=1, size=50)
+    seconds = time.monotonic() - began
+    assert page.total >= 1000
+    return seconds
+
+
+@pytest.fixture(scope="module")
+def many(
+    create: Callable[[], StorageSettings], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[sa.Engine]:
+    """100,000 instances of 1,000 patients. One of 100 failed, the rest is delivered."""
+    storage = create()
+    migrate(storage)
+    engine = open_engine(storage.database_url)
+    row = row_like(tmp_path_factory.mktemp("many"))
+    with engine.begin() as connection:
+        rows = [
+            row
+            | {
+                "id": f"{number:032x}",
+                "sop_instance_uid": f"1.2.3.{number}",
+                "state": "failed" if number % 100 == 0 else "delivered",
+                "received_at": row["received_at"] + number,
+                "delivered_at": row["received_at"] + number + 2 + number % 7,
+                "probability": number % 1000 / 1000,
+            }
+            for number in range(100_000)
+        ]
+        connection.execute(instance.insert(), rows)
+        names = [
+            {
+                "instance_id": each["id"],
+                "name": f"Patient^{number % 1000}",
+                "patient_id": f"{number % 1000}",
+                "accession_number": f"A{number}",
+                "folded": f"patient {number % 1000}\n{number % 1000}\na{number}",
+            }
+            for number, each in enumerate(rows)
+        ]
+        connection.execute(patient.insert(), names)
+        deliveries = [
+            {
+                "instance_id": each["id"],
+                "destination": "pacs",
+                "state": each["state"],
+                "run": 1,
+                "attempts": 1,
+                "asked_at": each["received_at"],
+                "next_at": each["received_at"],
+                "finished_at": each["delivered_at"],
+            }
+            for each in rows
+        ]
+        connection.execute(delivery.insert(), deliveries)
+        # The autovacuum of PostgreSQL does the same some time later.
+        connection.execute(sa.text("ANALYZE"))
+    yield engine
+    engine.dispose()
+
+
+def row_like(folder: Path) -> dict[str, Any]:
+    """Return the columns of an instance."""
+    return dict.fromkeys(instance.columns.keys()) | {
+        "content_digest": "d",
+        "revision": 1,
+        "path": str(folder),
+        "size": 1,
+        "sop_class_uid": "1.2",
+        "transfer_syntax_uid": "1.2",
+        "study_instance_uid": "1.2",
+        "series_instance_uid": "1.2",
+        "modality": "DX",
+        "study_date": "20260101",
+        "body_part": "HAND",
+        "view_position": "PA",
+        "laterality": "L",
+        "source_uids": "",
+        "calling_ae_title": "ROOM",
+        "calling_address": "127.0.0.1",
+        "received_at": DAY.timestamp(),
+        "reason": "",
+        "run": 1,
+        "attempts": 1,
+        "child_deaths": 0,
+    }

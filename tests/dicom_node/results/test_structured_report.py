@@ -1,0 +1,353 @@
+"""The structured report: its codes and its validity."""
+
+import os
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from highdicom.sr import Comprehensive3DSR
+from pydicom import Dataset, dcmread
+from pydicom.sr.coding import Code
+from pydicom.uid import Comprehensive3DSRStorage, ComputedRadiographyImageStorage
+
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.errors import AnalysisError
+from dicom_node.instance import ReceivedInstance
+from dicom_node.results.codes import FRACTURE_OF_BONE, code_item
+from dicom_node.results.encode import encode_file
+from dicom_node.results.result_kinds import Form
+from inference.finding import Finding, Thresholds
+from inference.phantom.long_bone import draw_phantom
+from tests.dicom_node.results.test_presentation_state import POSITIVE
+from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
+from tests.support.validators import Complaints, real_radiographs, renamed
+
+PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
+REPORT = replace(OPTIONS, forms=(Form("structured_report"),))
+NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
+DOUBTFUL = replace(POSITIVE, probability=0.612)
+SHIPPED = Thresholds(0.0598, 0.3735)
+NO_LIMITS = " ".join(
+    f"-Djdk.xml.{limit}Limit=0"
+    for limit in ("xpathExprOp", "xpathTotalOp", "xpathExprGrp")
+)
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    return phantom_dataset(PHANTOM)
+
+
+Source = Callable[[Dataset], ReceivedInstance]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    def written(dataset: Dataset) -> ReceivedInstance:
+        path = tmp_path / "source.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        return received(path, dataset)
+
+    return written
+
+
+def content(instance: ReceivedInstance, finding: Finding = POSITIVE) -> bytes:
+    (result,) = encode_file(instance, PHANTOM.radiograph(), finding, REPORT)
+    assert (result,) == encode_file(instance, PHANTOM.radiograph(), finding, REPORT)
+    return result.content
+
+
+def report(instance: ReceivedInstance, finding: Finding = POSITIVE) -> Dataset:
+    return dcmread(BytesIO(content(instance, finding)))
+
+
+def items(container: Dataset) -> Iterator[tuple[str, Dataset]]:
+    """Yield the content items below a container, with the meanings of their names."""
+    for item in container.get("ContentSequence", []):
+        names = item.get("ConceptNameCodeSequence")
+        yield names[0].CodeMeaning if names else item.ValueType, item
+        yield from items(item)
+
+
+def coded(item: Dataset) -> tuple[str, str]:
+    (code,) = item.ConceptCodeSequence
+    return code.CodeValue, code.CodingSchemeDesignator
+
+
+def test_positive_report_contains_finding_region_and_probability(
+    source: Source, dataset: Dataset
+) -> None:
+    written = report(source(dataset))
+
+    assert written.SOPClassUID == Comprehensive3DSRStorage
+    assert written.Modality == "SR"
+    content_items = dict(items(written))
+    assert coded(content_items["Finding"]) == ("125605004", "SCT")
+    assert coded(content_items["Presence of property"]) == ("52101004", "SCT")
+    assert coded(content_items["CAD Processing and Findings Summary"]) == (
+        "111242",
+        "DCM",
+    )
+    assert content_items["CAD Operating Point Description"].TextValue == "definite"
+    assert coded(content_items["Procedure reported"]) == ("43468-8", "LN")
+    assert coded(content_items["Finding Site"]) == ("30021000", "SCT")
+    assert coded(content_items["Laterality"]) == ("7771000", "SCT")
+    (number,) = content_items["Probability"].MeasuredValueSequence
+    assert number.NumericValue == pytest.approx(0.943)
+    assert content_items["Algorithm Name"].TextValue == "phantom-resnet18"
+    assert content_items["Algorithm Version"].TextValue == "0.1.0"
+    region = content_items["Image Region"]
+    points = np.reshape(region.GraphicData, (-1, 2))
+    assert region.GraphicType == "POLYLINE"
+    np.testing.assert_array_equal(points[0], points[-1])
+    assert points.min() > 0
+    assert (points.max(axis=0) < (300, 400)).all()
+    (image,) = content_items["Source"].ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+
+
+def test_negative_report_refers_to_the_whole_image(
+    source: Source, dataset: Dataset
+) -> None:
+    content_items = dict(items(report(source(dataset), NEGATIVE)))
+
+    assert coded(content_items["Presence of property"]) == ("272519000", "SCT")
+    assert "Image Region" not in content_items
+    (image,) = content_items["Source of Measurement"].ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+
+
+def test_doubtful_finding_is_coded_as_suspected(
+    source: Source, dataset: Dataset
+) -> None:
+    content_items = dict(items(report(source(dataset), DOUBTFUL)))
+
+    assert coded(content_items["Finding"]) == ("125605004", "SCT")
+    assert coded(content_items["Presence of property"]) == ("415684004", "SCT")
+    assert content_items["CAD Operating Point Description"].TextValue == "doubtful"
+    assert content_items["Comment"].TextValue == (
+        "Fracture: doubtful, probability of a fracture 61.2%. "
+        "AI result, not for diagnostic use."
+    )
+    assert "Image Region" in content_items
+
+
+def test_negative_report_has_no_finding_and_no_fracture_code(
+    source: Source, dataset: Dataset
+) -> None:
+    """A viewer that lists only names must not suggest a fracture."""
+    written = report(source(dataset), NEGATIVE)
+
+    content_items = dict(items(written))
+    assert "Finding" not in content_items
+    coded_items = [item for _, item in items(written) if "ConceptCodeSequence" in item]
+    assert "125605004" not in {coded(item)[0] for item in coded_items}
+    assert coded(content_items["CAD Processing and Findings Summary"]) == (
+        "111241",
+        "DCM",
+    )
+    assert content_items["CAD Operating Point Description"].TextValue == "none"
+    assert content_items["Comment"].TextValue.startswith("No Fracture: probability")
+
+
+@pytest.mark.parametrize(
+    ("probability", "point", "presence"),
+    [
+        (0.0597, "none", "Absent"),
+        (0.06, "doubtful", "Suspected"),
+        (0.3734, "doubtful", "Suspected"),
+        (0.3735, "definite", "Present"),
+    ],
+)
+def test_highdicom_reads_presence_operating_point_and_thresholds(
+    source: Source, dataset: Dataset, probability: float, point: str, presence: str
+) -> None:
+    finding = replace(
+        POSITIVE if probability > 0.0598 else NEGATIVE,
+        probability=probability,
+        thresholds=SHIPPED,
+    )
+
+    read = Comprehensive3DSR.from_dataset(report(source(dataset), finding)).content
+
+    groups = [
+        *read.get_image_measurement_groups(),
+        *read.get_planar_roi_measurement_groups(),
+    ]
+    (group,) = groups
+    evaluations = {
+        each.name.meaning: each.value.meaning
+        for each in group.get_qualitative_evaluations()
+    }
+    assert evaluations["Presence of property"] == presence
+    (measured,) = group.get_measurements()
+    assert measured.name.meaning == "Probability"
+    assert measured.value == probability
+    positive = [
+        *read.get_image_measurement_groups(finding_type=FRACTURE_OF_BONE),
+        *read.get_planar_roi_measurement_groups(finding_type=FRACTURE_OF_BONE),
+    ]
+    assert len(positive) == (presence != "Absent")
+    texts = [
+        (name, item.TextValue)
+        for name, item in items(group[0])
+        if item.ValueType == "TEXT"
+    ]
+    assert ("CAD Operating Point Description", point) in texts
+    assert ("Algorithm Parameters", "doubtful from a probability of 0.0598") in texts
+    assert ("Algorithm Parameters", "definite from a probability of 0.3735") in texts
+
+
+@pytest.mark.parametrize(
+    ("probability", "written"), [(0.99999, 0.9999), (0.00001, 0.0001)]
+)
+def test_probability_is_never_rounded_to_0_or_1(
+    source: Source, dataset: Dataset, probability: float, written: float
+) -> None:
+    finding = replace(POSITIVE, probability=probability, arrow=None)
+
+    content_items = dict(items(report(source(dataset), finding)))
+
+    (number,) = content_items["Probability"].MeasuredValueSequence
+    assert float(number.NumericValue) == written
+
+
+def test_report_has_no_finding_site_if_the_source_has_no_body_part(
+    source: Source, dataset: Dataset
+) -> None:
+    del dataset.BodyPartExamined, dataset.ImageLaterality
+    del dataset.AnatomicRegionSequence
+
+    content_items = dict(items(report(source(dataset))))
+
+    assert "Finding Site" not in content_items
+    assert "Laterality" not in content_items
+
+
+@pytest.mark.parametrize(
+    ("body_part", "region", "found"),
+    [
+        ("ELBOW LT", None, ("16953009", "7771000")),
+        ("RIGHT_KNEE", None, ("72696002", "24028007")),
+        ("LOWEREXTREMITY", None, ("61685007", None)),
+        ("ELBOW", ("71341001", "SCT", "Femur"), ("71341001", None)),
+        ("", ("T-D9400", "SRT", "Knee"), ("T-D9400", None)),
+        ("KNEE", ("1", "SCT", "Łokieć"), ("72696002", None)),
+    ],
+)
+def test_finding_site_comes_from_the_region_code_or_the_body_part(
+    source: Source,
+    dataset: Dataset,
+    body_part: str,
+    region: tuple[str, str, str] | None,
+    found: tuple[str, str | None],
+) -> None:
+    del dataset.ImageLaterality, dataset.AnatomicRegionSequence
+    dataset.BodyPartExamined = body_part
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    if region:
+        dataset.AnatomicRegionSequence = [code_item(Code(*region))]
+
+    content = dict(items(report(source(dataset))))
+
+    side = content.get("Laterality")
+    codes = coded(content["Finding Site"])[0], side and coded(side)[0]
+    assert codes == found
+
+
+def test_report_of_another_model_has_the_same_tracking_uid(
+    source: Source, dataset: Dataset
+) -> None:
+    instance = source(dataset)
+    trained = replace(POSITIVE, model=replace(POSITIVE.model, digest="cd" * 32))
+
+    first, second = report(instance), report(instance, trained)
+
+    uids = [dict(items(r))["Tracking Unique Identifier"].UID for r in (first, second)]
+    assert uids[0] == uids[1]
+    assert first.SOPInstanceUID != second.SOPInstanceUID
+
+
+def test_orders_and_evidence_come_from_the_source(
+    source: Source, dataset: Dataset
+) -> None:
+    order = Dataset()
+    order.AccessionNumber, order.RequestedProcedureID = "A1", "R1"
+    dataset.RequestAttributesSequence = [order]
+
+    written = report(source(dataset))
+
+    (request,) = written.ReferencedRequestSequence
+    assert (request.AccessionNumber, request.RequestedProcedureID) == ("A1", "R1")
+    assert request.StudyInstanceUID == dataset.StudyInstanceUID
+    assert request["RequestedProcedureDescription"].is_empty
+    (study,) = written.CurrentRequestedProcedureEvidenceSequence
+    (series,) = study.ReferencedSeriesSequence
+    (image,) = series.ReferencedSOPSequence
+    assert image.ReferencedSOPInstanceUID == dataset.SOPInstanceUID
+    assert written.PatientName == dataset.PatientName
+
+
+def test_source_without_a_series_uid_is_refused(
+    source: Source, dataset: Dataset
+) -> None:
+    del dataset.SeriesInstanceUID
+
+    with pytest.raises(AnalysisError, match="Series Instance UID"):
+        content(source(dataset))
+
+
+@pytest.mark.parametrize(
+    "finding",
+    [
+        pytest.param(POSITIVE, id="present"),
+        pytest.param(DOUBTFUL, id="suspected"),
+        pytest.param(NEGATIVE, id="absent"),
+    ],
+)
+def test_validators_report_no_error(
+    source: Source,
+    complaints: Complaints,
+    peer: Callable[[str], str],
+    tmp_path: Path,
+    finding: Finding,
+) -> None:
+    dataset = phantom_dataset(PHANTOM, sop_class_uid=ComputedRadiographyImageStorage)
+    path = tmp_path / "report.dcm"
+    path.write_bytes(content(source(dataset), finding))
+
+    assert complaints(path) == set()
+    subprocess.run([peer("dsrdump"), path], check=True, capture_output=True)
+    check = subprocess.run(
+        [peer("DicomSRValidator"), path],
+        env={**os.environ, "JAVA_TOOL_OPTIONS": NO_LIMITS},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = (check.stdout + check.stderr).splitlines()
+    assert "Root Template Validation Complete" in output
+    # The validator has context group 100 of 2019, without (43468-8, LN), radiography.
+    errors = [line for line in output if "Error" in line]
+    assert [line for line in errors if "(43468-8,LN" not in line] == []
+
+
+@pytest.mark.shared
+def test_validators_report_only_errors_of_the_real_source(
+    shared: Path, complaints: Complaints, tmp_path: Path
+) -> None:
+    new = {}
+    for path in real_radiographs(shared):
+        with warnings.catch_warnings(action="ignore"):
+            instance = received(path, dcmread(path, stop_before_pixels=True))
+        written = tmp_path / "report.dcm"
+        written.write_bytes(content(instance))
+        if new_errors := complaints(written) - renamed(complaints(path)):
+            new[path.name] = new_errors
+
+    assert new == {}

@@ -1,0 +1,137 @@
+"""Bells wake waiting processes, so that new work starts at once."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dbos import DBOS, _queue
+
+from config.settings import StorageSettings
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.work_queue import ANALYZE
+from dicom_node.receiver.__main__ import _recorder
+from dicom_node.runtime.work_signal import Bell, hang, heard, ring
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.spool import Spool
+from tests.support.journals import Receive, looked_after
+
+LONG_S = 600.0
+
+
+def waiting(bell: Bell) -> threading.Thread:
+    """Wait for a bell in a thread."""
+    thread = threading.Thread(target=bell.wait, args=(LONG_S,), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_ring_ends_exactly_one_wait() -> None:
+    bell = Bell()
+    first = waiting(bell)
+    bell.ring()
+    first.join(30)
+    assert not first.is_alive()
+
+    before = time.monotonic()
+    assert not bell.wait(0.2)
+    assert time.monotonic() - before >= 0.2
+
+
+def test_bell_is_set_by_its_stop_event() -> None:
+    stop = threading.Event()
+    bell = Bell().hang(stop)
+    assert not bell.is_set()
+
+    stop.set()
+
+    assert bell.is_set()
+    assert bell.wait(LONG_S)
+
+
+@pytest.mark.parametrize(
+    "depth", [1, 30], ids=["short", "longer than a socket address"]
+)
+def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> None:
+    folder = tmp_path.joinpath(*["folder"] * depth)
+    folder.mkdir(parents=True)
+    one, two = Bell(), Bell()
+    with heard(folder, "worker-0", one), heard(folder, "worker-1", two):
+        threads = [waiting(one), waiting(two)]
+        ring(folder)
+        for each in threads:
+            each.join(30)
+            assert not each.is_alive()
+
+    assert list(folder.iterdir()) == []
+    ring(folder)  # has no effect without listeners
+
+
+def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
+    tmp_path: Path,
+) -> None:
+    left = tmp_path / "worker-0.bell"
+    left.touch()
+    ring(tmp_path)
+    bell = Bell()
+
+    with heard(tmp_path, "worker-0", bell):
+        thread = waiting(bell)
+        ring(tmp_path)
+        thread.join(30)
+
+    assert not thread.is_alive()
+
+
+def test_receiver_rings_after_it_recorded_an_instance(
+    journal: Journal, receive: Receive, tmp_path: Path
+) -> None:
+    spool = Spool(StorageSettings(directory=tmp_path, database="", min_free_mb=0))
+    spool.run.mkdir()
+    bell = Bell()
+    with heard(spool.run, "worker-0", bell):
+        thread = waiting(bell)
+        _recorder(journal, spool, lambda _: None)(receive())
+        thread.join(30)
+
+    assert not thread.is_alive()
+
+
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal]:
+    monkeypatch.setattr(_queue, "queue_worker_thread", _queue.queue_worker_thread)
+    storage = StorageSettings(directory=tmp_path, database="", min_free_mb=0)
+    migrate(storage)
+    engine = open_engine(storage.database_url)
+    yield Journal(engine, tmp_path, [])
+    DBOS.destroy(destroy_registry=True)
+    engine.dispose()
+
+
+def test_bell_starts_the_work_in_a_dbos_queue(
+    journal: Journal, receive: Receive, tmp_path: Path
+) -> None:
+    begun = threading.Event()
+    bell = hang(ANALYZE)
+    DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
+
+    @DBOS.workflow(name=ANALYZE)
+    def analyze(_instance_id: str, _run: int) -> None:
+        begun.set()
+
+    DBOS.launch()
+    DBOS.register_queue(ANALYZE, polling_interval_sec=LONG_S / 10)
+    deadline = time.monotonic() + 30
+    while bell.is_set() or not any(
+        each.name == f"queue-worker-{ANALYZE}" for each in threading.enumerate()
+    ):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+    journal.record(receive())
+    assert not begun.is_set()
+    bell.ring()
+
+    assert begun.wait(30)

@@ -1,0 +1,98 @@
+"""Orphaned files are removed; files that are written, recorded or known stay."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from config.settings import StorageSettings
+from dicom_node.storage.orphans import Known, remove_orphans, remove_unfinished
+from dicom_node.storage.spool import Spool
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Spool:
+    return Spool(StorageSettings(directory=tmp_path, database="", min_free_mb=0))
+
+
+def files(spool: Spool) -> list[str]:
+    return sorted(path.suffix for path in spool.directory.iterdir())
+
+
+def none_known(_: Sequence[str]) -> set[str]:
+    return set()
+
+
+def sweep(spool: Spool, known: Known, *, older_than_s: float) -> int:
+    return remove_orphans(spool, known, none_known, older_than_s=older_than_s)
+
+
+def test_sweep_removes_unfinished_files_of_dead_writers_only(
+    spool: Spool,
+) -> None:
+    (spool.directory / "dead.part").touch()
+    (spool.results / "dead.part").touch()
+    alive = spool.begin(b"")
+
+    assert remove_unfinished(spool) == 2
+    alive.keep()
+    alive.close()
+    assert files(spool) == [".dcm"]
+
+
+def stored_instance(spool: Spool, *, age_s: float = 0) -> str:
+    arrival = spool.begin(b"")
+    arrival.keep()
+    arrival.close()
+    os.utime(arrival.path, (0, time.time() - age_s))
+    return arrival.id
+
+
+def test_sweep_removes_old_instances_that_are_not_in_the_journal(spool: Spool) -> None:
+    known, orphan, young = (
+        stored_instance(spool, age_s=99),
+        stored_instance(spool, age_s=99),
+        stored_instance(spool),
+    )
+
+    removed = sweep(spool, {known}.intersection, older_than_s=10)
+
+    assert removed == 1
+    assert spool.path(known).exists()
+    assert spool.path(young).exists()
+    assert not spool.path(orphan).exists()
+
+
+def test_sweep_keeps_an_instance_that_is_being_recorded(spool: Spool) -> None:
+    arrival = spool.begin(b"")
+    arrival.keep()
+    os.utime(arrival.path, (0, 0))
+
+    assert sweep(spool, none_known, older_than_s=0) == 0
+    arrival.close()
+    assert sweep(spool, none_known, older_than_s=0) == 1
+
+
+def test_sweep_queries_the_journal_again_before_it_removes(spool: Spool) -> None:
+    instance = stored_instance(spool, age_s=99)
+    responses: list[set[str]] = [{instance}, set()]  # popped from the end
+
+    def recorded_in_between(_: Sequence[str]) -> set[str]:
+        return responses.pop()
+
+    assert sweep(spool, recorded_in_between, older_than_s=10) == 0
+    assert spool.path(instance).exists()
+
+
+def test_sweep_removes_old_results_that_are_not_in_the_journal(spool: Spool) -> None:
+    old, kept, young = (spool.store_result(name, b"") for name in "abc")
+    for path in (old, kept):
+        os.utime(spool.results.parent / path, (0, time.time() - 99))
+
+    removed = remove_orphans(spool, none_known, {kept}.intersection, older_than_s=10)
+
+    assert removed == 1
+    left = {f"results/{path.name}" for path in spool.results.iterdir()}
+    assert left == {kept, young}

@@ -1,0 +1,78 @@
+"""The check that the storage directory belongs to the database."""
+
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from config.settings import StorageSettings
+from dicom_node.storage.storage_id import (
+    FILE,
+    StrangeStorageError,
+    belong_or_exit,
+    check_belonging,
+)
+
+on_postgresql = pytest.mark.parametrize(
+    "create", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True
+)
+
+
+@pytest.fixture
+def storage(migrated: StorageSettings, tmp_path: Path) -> StorageSettings:
+    return migrated.model_copy(update={"directory": tmp_path / "spool's"})
+
+
+def test_first_check_writes_the_id_and_later_checks_accept_it(
+    engine: sa.Engine, storage: StorageSettings
+) -> None:
+    check_belonging(engine, storage)
+    check_belonging(engine, storage)
+
+    marked = (storage.directory / FILE).exists()
+    # SQLite needs no marker file.
+    assert marked == (engine.dialect.name == "postgresql")
+
+
+@on_postgresql
+def test_command_exits_if_the_storage_directory_has_no_id_file(
+    engine: sa.Engine,
+    storage: StorageSettings,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    check_belonging(engine, storage)
+    identity = (storage.directory / FILE).read_text().strip()
+    empty = storage.model_copy(update={"directory": tmp_path / "empty"})
+
+    with pytest.raises(SystemExit) as ended:
+        belong_or_exit(engine, empty)
+
+    assert ended.value.code == 2
+    message = capsys.readouterr().err
+    assert f"has {identity} in its file {FILE}, this has no such file" in message
+    assert "Is it mounted?" in message
+    assert not (tmp_path / "empty").exists()
+
+
+@on_postgresql
+def test_storage_directory_of_another_database_is_rejected(
+    engine: sa.Engine, storage: StorageSettings
+) -> None:
+    check_belonging(engine, storage)
+    (storage.directory / FILE).write_text("f" * 32)
+
+    with pytest.raises(StrangeStorageError, match=f"this has {'f' * 32}"):
+        check_belonging(engine, storage)
+
+
+@on_postgresql
+def test_new_database_adopts_the_id_of_an_existing_directory(
+    engine: sa.Engine, storage: StorageSettings
+) -> None:
+    storage.directory.mkdir()
+    (storage.directory / FILE).write_text("a" * 32)
+
+    check_belonging(engine, storage)
+
+    assert (storage.directory / FILE).read_text() == "a" * 32

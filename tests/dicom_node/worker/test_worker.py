@@ -1,0 +1,120 @@
+"""The worker as a process: its end while it is busy."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from config.settings import load
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal.journal import Journal
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.spool import Spool
+from dicom_node.storage.tables import InstanceState
+from inference.phantom.long_bone import draw_phantom
+from tests.support.journals import state_of
+from tests.support.node import made_slow, wait_for
+from tests.support.roles import configured, running
+
+SHORT_DRAIN = "import sys, dicom_node.worker as w; w.DRAIN_S = 0.5; w.main()"
+
+
+def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "node.toml"
+    storage = '[storage]\ndirectory = "node"\nmin_free_mb = 1\n'
+    config.write_text(f"{storage}[worker]\nmax_megapixels = 200\n")
+    settings = load(config, {})
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, ())
+    slow = long_instance(Spool(settings.storage))
+    journal.record(slow)
+
+    with subprocess.Popen(
+        [sys.executable, "-P", "-c", SHORT_DRAIN, f"--config={config}"]
+    ) as process:
+        wait_for(lambda: attempts(journal, slow) == 1)
+        process.send_signal(signal.SIGTERM)
+        status = process.wait(60)
+
+    row = journal.load(slow.id)
+    engine.dispose()
+    assert row is not None
+    assert status == 0
+    assert (row.state, row.reason) == (InstanceState.RECEIVED, "")
+    assert row.child_deaths == 0
+
+
+def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
+    tmp_path: Path,
+) -> None:
+    config = configured(tmp_path)
+    settings = load(config, {})
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, ())
+    spool = Spool(settings.storage)
+
+    worker = ["-m", "dicom_node.worker", f"--config={config}"]
+    with running(worker, tmp_path) as role:
+        role.has_logged("Ready")
+        spool.results.rmdir()
+        spool.results.touch()
+        instance = spooled(spool)
+        journal.record(instance)
+        role.has_logged("Database or disk: NotADirectoryError; trying again")
+        log = role.end(signal.SIGTERM)
+    left_state = state_of(journal, instance)
+    spool.results.unlink()
+    with running(worker, tmp_path) as role:
+        role.has_logged("Analyzed ")
+        role.end(signal.SIGINT)
+
+    assert "An error of this program" not in log
+    assert (left_state, state_of(journal, instance)) == (
+        InstanceState.RECEIVED,
+        InstanceState.ANALYZED,
+    )
+    engine.dispose()
+
+
+def long_instance(spool: Spool) -> ReceivedInstance:
+    """Write an instance that takes seconds to analyze to the spool."""
+    instance = spooled(spool, rows=64, columns=48)
+    made_slow(instance.path)
+    return replace(instance, size=instance.path.stat().st_size)
+
+
+def spooled(spool: Spool, **size: int) -> ReceivedInstance:
+    """Write a phantom to the spool."""
+    dataset = phantom_dataset(draw_phantom(broken=True, **size))
+    path = spool.path("0" * 32)
+    dataset.save_as(path, enforce_file_format=True)
+    header = InstanceHeader(
+        sop_class_uid=str(dataset.SOPClassUID),
+        sop_instance_uid=str(dataset.SOPInstanceUID),
+        transfer_syntax_uid=str(dataset.file_meta.TransferSyntaxUID),
+        study_instance_uid=str(dataset.StudyInstanceUID),
+    )
+    return ReceivedInstance(
+        id=path.stem,
+        path=path,
+        header=header,
+        content_digest="d",
+        size=path.stat().st_size,
+        calling_ae_title="MODALITY",
+        calling_address="127.0.0.1",
+        received_at=datetime.now(UTC),
+    )
+
+
+def attempts(journal: Journal, instance: ReceivedInstance) -> int:
+    row = journal.load(instance.id)
+    assert row is not None
+    return int(row.attempts)

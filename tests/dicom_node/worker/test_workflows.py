@@ -1,0 +1,1023 @@
+"""Durable workflows, with a real journal and archive, and a scripted pipeline."""
+
+import errno
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event
+from typing import NoReturn, cast
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+import sqlalchemy as sa
+from pydicom import Dataset, dcmread
+from pydicom.uid import SecondaryCaptureImageStorage
+from sqlalchemy.exc import OperationalError
+
+from config.destinations import DicomDestination
+from config.settings import Settings, load
+from dicom_node.analysis.pipeline import Analysis, Check, Pipeline
+from dicom_node.analysis.slow_images import ResemblesSlowError
+from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
+from dicom_node.delivery import dispatch
+from dicom_node.delivery.concurrency import AT_ONCE
+from dicom_node.demo.archive import Archive, start_archive
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.errors import (
+    AnalysisError,
+    NotAnalyzedError,
+    NotMeantError,
+    SamePictureError,
+)
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal import deliveries, delivery_outcomes
+from dicom_node.journal.analyses import Conclusion
+from dicom_node.journal.journal import Journal
+from dicom_node.journal.work_queue import ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY
+from dicom_node.metrics.counters import read
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.pixels.decode import DecodedInstance
+from dicom_node.queries.instance_details import dossier
+from dicom_node.reasons import Unanalyzed
+from dicom_node.results.encoding import ResultObject
+from dicom_node.results.result_kinds import Form
+from dicom_node.storage.database import open_engine, reading
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.spool import Spool, is_there
+from dicom_node.storage.tables import InstanceState, event, instance
+from dicom_node.worker import retry
+from dicom_node.worker.retry import LeftForLater, insist, leave_what_waits
+from dicom_node.worker.workflows import MOST_ATTEMPTS, Work
+from inference.finding import Finding, ModelIdentity, Thresholds
+from inference.phantom.long_bone import draw_phantom
+
+FINDING = Finding(
+    probability=0.9,
+    thresholds=Thresholds(0.5, 0.7),
+    saliency=np.zeros((7, 7), np.float32),
+    arrow=None,
+    model=ModelIdentity("test", "1", "0" * 64),
+)
+
+
+@dataclass
+class ScriptedPipeline:
+    """Calls `behavior` instead of analyzing images."""
+
+    result: ResultObject
+    behavior: Callable[[], None] = lambda: None
+    afterwards: Callable[[], None] = lambda: None
+    picture_digest: str = "p"
+    identity_digest: str = "i"
+    assumptions: tuple[str, ...] = ()
+    calls: list[str] = field(default_factory=list)
+    notices_about: list[tuple[str, ...]] = field(default_factory=list)
+    results: tuple[ResultObject, ...] = ()
+
+    def notices(
+        self, instance: ReceivedInstance, reason: tuple[str, str]
+    ) -> tuple[ResultObject, ...]:
+        self.notices_about.append((instance.id, *reason))
+        return (replace(self.result, form="notice"),)
+
+    def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
+        self.calls.append(instance.id)
+        self.behavior()
+        phantom = draw_phantom(broken=True, rows=64, columns=48).radiograph()
+        shown = replace(phantom, assumptions=self.assumptions)
+        decoded = DecodedInstance(shown, self.picture_digest, self.identity_digest)
+        check(decoded)
+        self.afterwards()
+        results = self.results or (self.result,)
+        return Analysis(decoded, FINDING, results, {"decode": 0.25})
+
+
+@pytest.fixture
+def phantom() -> Dataset:
+    return phantom_dataset(draw_phantom(broken=True, rows=64, columns=48))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Iterator[Archive]:
+    archive = start_archive(tmp_path / "archive")
+    yield archive
+    archive.stop()
+
+
+@pytest.fixture
+def settings(tmp_path: Path, archive: Archive) -> Settings:
+    defaults = load(None, {})
+    pacs = DicomDestination(
+        name="pacs",
+        type="dicom",
+        ae_title="ARCHIVE",
+        host="127.0.0.1",
+        port=archive.port,
+    )
+    storage = defaults.storage.model_copy(
+        update={"directory": tmp_path / "node", "min_free_mb": 0}
+    )
+    return defaults.model_copy(update={"storage": storage, "destinations": (pacs,)})
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, phantom: Dataset) -> ScriptedPipeline:
+    path = tmp_path / "result.dcm"
+    phantom.save_as(path, enforce_file_format=True)
+    uids = str(phantom.SOPClassUID), str(phantom.SOPInstanceUID)
+    return ScriptedPipeline(ResultObject("secondary_capture", *uids, path.read_bytes()))
+
+
+@pytest.fixture
+def work(settings: Settings, pipeline: ScriptedPipeline) -> Iterator[Work]:
+    migrate(settings.storage)
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, settings.destinations)
+    scripted = cast("Pipeline", pipeline)
+    yield Work(settings, journal, Spool(settings.storage), scripted)
+    engine.dispose()
+
+
+@pytest.fixture
+def received(work: Work) -> ReceivedInstance:
+    """An instance that is recorded but not analyzed."""
+    return record(work, "a" * 32, "d1")
+
+
+HEADER = InstanceHeader("1.2", "1.2.3", "1.2.840.10008.1.2.1", "1.2.4")
+
+
+def record(
+    work: Work,
+    identity: str,
+    digest: str,
+    header: InstanceHeader = HEADER,
+) -> ReceivedInstance:
+    instance = ReceivedInstance(
+        id=identity,
+        path=work.settings.storage.directory / f"{identity}.dcm",
+        header=header,
+        content_digest=digest,
+        size=1,
+        calling_ae_title="MODALITY",
+        calling_address="127.0.0.1",
+        received_at=datetime(2026, 1, 1, tzinfo=UTC),
+    )
+    instance.path.write_bytes(digest.encode())
+    work.journal.record(instance)
+    return instance
+
+
+def row_of(work: Work, instance: ReceivedInstance) -> sa.Row[tuple[object, ...]]:
+    row = work.journal.load(instance.id)
+    assert row is not None
+    return row
+
+
+def details(work: Work, instance: ReceivedInstance, kind: str) -> list[str]:
+    """Details of the events of a kind in the journal."""
+    history = dossier(work.journal._engine, instance.id)
+    assert history is not None
+    return [each.detail for each in history.events if each.kind == kind]
+
+
+def test_result_is_delivered_as_encoded(
+    work: Work, received: ReceivedInstance, archive: Archive, pipeline: ScriptedPipeline
+) -> None:
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+
+    (stored,) = archive.wait(1, timeout_s=10)
+    sent = dcmread(archive.directory / stored.path)
+    assert row_of(work, received).state == InstanceState.DELIVERED
+    assert sent.SOPInstanceUID == pipeline.result.sop_instance_uid
+
+
+def test_repeated_work_delivers_once(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    for _ in range(2):
+        work.analyze(received.id, 1)
+    for _ in range(2):
+        work.deliver(received.id, "pacs", 1)
+
+    assert len(archive.log) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (NotAnalyzedError("An ultrasound."), ("not_analyzed", "An ultrasound.")),
+        (AnalysisError("Broken pixels."), ("failed", "Broken pixels.")),
+        (
+            ZeroDivisionError("secret"),
+            ("failed", "An error of this program; its log has the details."),
+        ),
+    ],
+)
+def test_instance_without_a_result_has_a_reason(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ScriptedPipeline,
+    error: Exception,
+    expected: tuple[str, str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    pipeline.behavior = fail
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert (row.state, row.reason) == expected
+
+
+@pytest.mark.parametrize(
+    ("error", "titles"),
+    [
+        (NotMeantError("A report."), []),
+        (SamePictureError("Known.", "a" * 32), []),
+        (NotAnalyzedError("A chest."), ["Not analyzed"]),
+        (AnalysisError("Broken pixels."), ["Failed"]),
+        (ZeroDivisionError("secret"), ["Failed"]),
+    ],
+)
+def test_notice_is_created_if_readers_expect_a_result(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ScriptedPipeline,
+    error: Exception,
+    titles: list[str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    pipeline.behavior = fail
+    work.analyze(received.id, 1)
+
+    assert [title for _, title, _ in pipeline.notices_about] == titles
+    state = row_of(work, received).state
+    assert state in {InstanceState.NOT_ANALYZED, InstanceState.FAILED}
+
+
+def test_capture_with_the_uid_of_a_result_is_not_analyzed(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    work.analyze(received.id, 1)
+    header = InstanceHeader(
+        SecondaryCaptureImageStorage,
+        pipeline.result.sop_instance_uid,
+        "1.2.840.10008.1.2.1",
+        "1.2.4",
+    )
+    returned = record(work, "b" * 32, "d2", header)
+
+    work.analyze(returned.id, 1)
+
+    row = row_of(work, returned)
+    assert (row.state, row.returned) == (InstanceState.NOT_ANALYZED, 1)
+    assert pipeline.notices_about == []
+    work.journal.analyze_again(returned.id)  # a user can request the analysis
+    work.analyze(returned.id, 2)
+    assert row_of(work, returned).state == InstanceState.DELIVERING
+
+
+def test_destination_without_negative_results_gets_notices(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline, archive: Archive
+) -> None:
+    (pacs,) = work.settings.destinations
+    positives_only = pacs.model_copy(update={"send_negative": False})
+    settings = work.settings.model_copy(update={"destinations": (positives_only,)})
+    engine = open_engine(settings.storage.database_url)
+    journal = Journal(engine, settings.storage.directory, (positives_only,))
+    other_work = replace(work, settings=settings, journal=journal)
+
+    def fail() -> None:
+        raise NotAnalyzedError("A chest.")
+
+    pipeline.behavior = fail
+    other_work.analyze(received.id, 1)
+    other_work.deliver(received.id, "pacs", 1)
+    engine.dispose()
+
+    assert len(archive.log) == 1
+    assert row_of(work, received).state == InstanceState.NOT_ANALYZED
+
+
+def test_three_deaths_of_the_decoder_fail_the_instance(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def die() -> None:
+        raise ChildDiedError("The decoder was killed.")
+
+    pipeline.behavior = die
+    work.analyze(received.id, 1)
+    work.analyze_slowly(received.id, 1)
+
+    row = row_of(work, received)
+    assert len(pipeline.calls) == 3
+    assert (row.state, row.child_deaths) == (InstanceState.FAILED, 3)
+    assert "killed" in row.reason
+
+
+def time_out(*_: object) -> NoReturn:
+    raise ChildTimeoutError("Decoding took longer than 60 s.")
+
+
+def test_timed_out_image_is_repeated_once_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    pipeline.behavior = time_out
+    work.analyze(received.id, 1)
+    moved = row_of(work, received)
+    work.analyze_slowly(received.id, 1)
+
+    row = row_of(work, received)
+    assert (moved.state, moved.slow) == (InstanceState.RECEIVED, 1)
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+    assert len(pipeline.calls) == 2
+    assert (row.state, row.reason) == (
+        InstanceState.FAILED,
+        "Decoding took longer than 60 s.",
+    )
+
+
+def test_slow_image_is_analyzed_by_its_own_child(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    slow = replace(pipeline, calls=[])
+    lane = replace(work, slow_pipeline=lambda: nullcontext(cast("Pipeline", slow)))
+    pipeline.behavior = time_out
+    lane.analyze(received.id, 1)
+    lane.analyze_slowly(received.id, 1)
+
+    assert (len(pipeline.calls), len(slow.calls)) == (1, 1)
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_an_image_that_resembles_a_slow_one_is_analyzed_in_the_separate_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def refuse() -> None:
+        raise ResemblesSlowError
+
+    moved, separate = list[str](), replace(pipeline, calls=[])
+    lane = replace(
+        work,
+        on_moved=lambda: moved.append(received.id),
+        separate_pipeline=lambda: cast("Pipeline", separate),
+    )
+    pipeline.behavior = refuse
+    for _ in range(2):  # the worker was killed before DBOS recorded the first
+        lane.analyze(received.id, 1)
+    row, work_items = row_of(work, received), queued(work)
+    lane.analyze_separately(received.id, 1)
+
+    assert (row.state, row.slow) == (InstanceState.RECEIVED, None)
+    assert work_items == {ANALYZE: 1, ANALYZE_SEPARATELY: 1}
+    assert len(moved) == 2
+    assert len(separate.calls) == 1
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_an_image_that_is_slow_in_the_separate_lane_continues_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    pipeline.behavior = time_out
+    work.analyze_separately(received.id, 1)
+
+    assert row_of(work, received).slow == 1
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+
+
+def test_a_notice_of_an_image_that_resembles_a_slow_one_is_made_in_the_separate_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def break_off() -> None:
+        raise AnalysisError("The file is damaged.")
+
+    def refuse(*_: object) -> tuple[ResultObject, ...]:
+        raise ResemblesSlowError
+
+    pipeline.behavior = break_off
+    normal = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=refuse))
+    separate = cast("Pipeline", pipeline)
+    lane = replace(work, pipeline=normal, separate_pipeline=lambda: separate)
+    lane.analyze(received.id, 1)
+    lane.analyze_separately(received.id, 1)
+
+    assert row_of(work, received).reason == "The file is damaged."
+    assert len(pipeline.notices_about) == 1
+
+
+def test_an_image_is_not_moved_after_its_analysis_has_ended(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    work.journal.analyses.continue_separately(received.id, 1)
+
+    assert queued(work)[ANALYZE_SEPARATELY] == 0
+
+
+def test_repeated_work_of_the_normal_lane_skips_a_slow_image(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    pipeline.behavior = time_out
+    for _ in range(2):  # the worker was killed before DBOS recorded the first
+        work.analyze(received.id, 1)
+
+    assert len(pipeline.calls) == 1
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+
+
+def test_slow_image_enqueued_by_the_previous_release_moves_to_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    with work.journal._engine.begin() as connection:
+        connection.execute(instance.update().values(slow=1))
+
+    work.analyze(received.id, 1)
+
+    assert pipeline.calls == []
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 1}
+
+
+def test_slow_image_that_is_analyzed_again_waits_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    pipeline.behavior = time_out
+    work.analyze(received.id, 1)
+    work.analyze_slowly(received.id, 1)
+    work.journal.analyze_again(received.id)
+
+    assert queued(work) == {ANALYZE: 1, ANALYZE_SLOWLY: 2}
+
+
+def test_timed_out_notice_is_created_in_the_slow_lane(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def refuse() -> None:
+        raise NotAnalyzedError("Not a body part of the model.")
+
+    pipeline.behavior = refuse
+    limited = cast("Pipeline", Mock(analyze=pipeline.analyze, notices=time_out))
+    lane = replace(
+        work,
+        pipeline=limited,
+        slow_pipeline=lambda: nullcontext(cast("Pipeline", pipeline)),
+    )
+    lane.analyze(received.id, 1)
+    lane.analyze_slowly(received.id, 1)
+
+    assert row_of(work, received).reason == "Not a body part of the model."
+    assert len(pipeline.notices_about) == 1
+
+
+def queued(work: Work) -> Counter[str]:
+    """Number of work items of each queue."""
+    names = sa.select(sa.column("name")).select_from(sa.table("workflow_status"))
+    with reading(work.journal._engine) as connection:
+        return Counter(connection.execute(names).scalars())
+
+
+def test_one_death_of_the_decoder_does_not_fail_the_instance(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    def die_once() -> None:
+        if len(pipeline.calls) == 1:
+            raise ChildDiedError("The decoder was killed.")
+
+    pipeline.behavior = die_once
+    work.analyze(received.id, 1)
+    work.analyze_slowly(received.id, 1)
+
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_instance_fails_after_the_last_attempt(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    for _ in range(MOST_ATTEMPTS):
+        work.journal.analyses.begin(received.id, 1)
+
+    work.analyze(received.id, 1)
+
+    assert pipeline.calls == []
+    assert row_of(work, received).state == InstanceState.FAILED
+
+
+def test_assumptions_are_recorded_as_events(
+    work: Work, pipeline: ScriptedPipeline, received: ReceivedInstance
+) -> None:
+    pipeline.assumptions = "First.", "Second."
+
+    work.analyze(received.id, 1)
+
+    with reading(open_engine(work.settings.storage.database_url)) as connection:
+        query = sa.select(event.c.kind, event.c.detail).order_by(event.c.id)
+        events = [tuple(row) for row in connection.execute(query)]
+    assumed = [("assumption", "First."), ("assumption", "Second.")]
+    begun, ended = events.index(("analyzing", "")), events.index(assumed[1])
+    assert events[begun + 1 : ended + 1] == assumed
+    assert events[ended + 1][0] == "analyzed"
+
+
+def test_same_image_with_the_same_uid_is_not_analyzed_twice(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    again = record(work, "b" * 32, "d2")
+
+    work.analyze(again.id, 1)
+
+    row = row_of(work, again)
+    assert row.state == InstanceState.NOT_ANALYZED
+    assert "results stand." in row.reason
+
+
+def test_same_image_with_another_identity_has_its_own_results(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    work.analyze(received.id, 1)
+    other = record(work, "b" * 32, "d2")
+    pipeline.identity_digest = "j"
+
+    work.analyze(other.id, 1)
+    once_more = record(work, "c" * 32, "d3")
+    work.analyze(once_more.id, 1)
+
+    assert row_of(work, other).state == InstanceState.DELIVERING
+    row = row_of(work, once_more)
+    assert row.state == InstanceState.NOT_ANALYZED
+    assert row.same_picture_as == other.id
+    event_details = {
+        each.id: details(work, each, "other identity") for each in (received, other)
+    }
+    assert "Revision 2 shows the same picture" in event_details[received.id][0]
+    assert "Revision 1 shows the same picture" in event_details[other.id][0]
+    assert details(work, once_more, "other identity") == []
+
+
+def test_concurrent_analyses_of_the_same_image_give_one_result(
+    work: Work, received: ReceivedInstance, pipeline: ScriptedPipeline
+) -> None:
+    again = record(work, "b" * 32, "d2")
+
+    def analyze_the_other() -> None:
+        if len(pipeline.calls) == 1:
+            work.analyze(again.id, 1)
+
+    pipeline.afterwards = analyze_the_other
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert row_of(work, again).state == InstanceState.DELIVERING
+    assert row.state == InstanceState.NOT_ANALYZED
+    assert row.same_picture_as == again.id
+
+
+def test_instance_with_a_missing_file_fails_with_a_reason(
+    work: Work, received: ReceivedInstance
+) -> None:
+    received.path.unlink()
+
+    work.analyze(received.id, 1)
+
+    row = row_of(work, received)
+    assert row.state == InstanceState.FAILED
+    assert row.reason.startswith("Its file is gone from the disk; send")
+
+
+def test_missing_spool_is_not_reported_as_a_missing_file(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "spool").mkdir()
+    path = tmp_path / "spool" / "a.dcm"
+    assert not is_there(path)
+
+    (tmp_path / "spool").rmdir()
+
+    with pytest.raises(OSError, match="is it mounted"):
+        is_there(path)
+
+
+def test_analysis_calls_on_delivery(work: Work, received: ReceivedInstance) -> None:
+    calls: list[str] = []
+
+    replace(work, on_delivery=lambda: calls.append("called")).analyze(received.id, 1)
+
+    assert calls == ["called"]
+
+
+def test_results_are_delivered_again_if_the_same_image_is_sent_again(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+    work.analyze(record(work, "b" * 32, "d2").id, 1)
+
+    record(work, "c" * 32, "d2")
+    work.deliver(received.id, "pacs", 2)
+
+    first, second = archive.wait(2, timeout_s=10)
+    assert first.digest == second.digest
+
+
+def test_same_image_is_analyzed_again_if_the_known_one_failed(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    work.analyze(record(work, "b" * 32, "d2").id, 1)
+    work.journal.analyze_again(received.id)
+    work.journal.analyses.conclude(
+        received.id, 2, Conclusion(InstanceState.FAILED, "broken")
+    )
+
+    record(work, "c" * 32, "d2")
+    work.analyze(received.id, 3)
+
+    assert row_of(work, received).state == InstanceState.DELIVERING
+
+
+def test_analyze_again_issues_results_for_the_same_picture(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    again = record(work, "b" * 32, "d2")
+    work.analyze(again.id, 1)
+
+    work.journal.analyze_again(again.id)
+    work.analyze(again.id, 2)
+
+    assert row_of(work, again).state == InstanceState.DELIVERING
+
+
+def test_delivery_to_a_stopped_archive_is_tried_again(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    work.analyze(received.id, 1)
+    archive.stop()
+
+    work.deliver(received.id, "pacs", 1)
+
+    row = row_of(work, received)
+    assert row.state == InstanceState.DELIVERING
+    assert work.journal.deliveries.begin(received.id, "pacs", 2) != {}
+
+
+def test_missing_result_file_is_created_and_delivered_again(
+    work: Work, received: ReceivedInstance, archive: Archive
+) -> None:
+    work.analyze(received.id, 1)
+    for file in (work.settings.storage.directory / "results").iterdir():
+        file.unlink()
+
+    for _ in range(2):
+        work.deliver(received.id, "pacs", 1)
+    lost = row_of(work, received)
+    work.analyze(received.id, 2)
+    work.deliver(received.id, "pacs", 2)
+
+    assert (lost.state, lost.run) == (InstanceState.RECEIVED, 2)
+    assert row_of(work, received).state == InstanceState.DELIVERED
+    assert len(archive.log) == 1
+
+
+def test_delivery_holds_its_slot_from_begin_to_settle(
+    work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work.analyze(received.id, 1)
+    (pacs,) = work.settings.destinations
+    slots, free = work.turns.at(pacs, "MODALITY"), list[int]()
+
+    def watched(name: str, owner: object) -> None:
+        original = getattr(owner, name)
+
+        def wrapper(*args: object, **kwargs: object) -> object:
+            result = original(*args, **kwargs)
+            taken = [slots.acquire(blocking=False) for _ in range(AT_ONCE)]
+            free.append(sum(taken))
+            slots.release(sum(taken))
+            return result
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    watched("begin", work.journal.deliveries)
+    watched("deliver", dispatch)
+    watched("settle", work.journal.settlement)
+
+    work.deliver(received.id, "pacs", 1)
+
+    assert free == [AT_ONCE - 1] * 3
+    assert all(slots.acquire(blocking=False) for _ in range(AT_ONCE))
+
+
+def test_delivery_to_a_removed_destination_fails_with_a_reason(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+
+    without_destinations = work.settings.model_copy(update={"destinations": ()})
+    Work(without_destinations, work.journal, work.spool, work.pipeline).deliver(
+        received.id, "pacs", 1
+    )
+
+    row = row_of(work, received)
+    assert row.state == InstanceState.FAILED
+    assert "not in the settings any more" in row.reason
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OperationalError("BEGIN", {}, Exception("database is locked")),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_insist_waits_for_the_database_or_disk(error: Exception) -> None:
+    calls = []
+
+    def write() -> str:
+        calls.append("call")
+        if len(calls) < 3:
+            raise error
+        return "written"
+
+    assert insist(write) == "written"
+    assert len(calls) == 3
+
+
+def test_insist_stops_waiting_if_the_process_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(retry, "_leaving", Event())
+
+    def write() -> str:
+        leave_what_waits()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(LeftForLater):
+        insist(write)
+    assert insist(lambda: "written") == "written"
+
+
+def counted(work: Work) -> dict[tuple[str, str], int]:
+    """Counts by family and label."""
+    engine = open_engine(work.settings.storage.database_url)
+    with reading(engine) as connection:
+        tallies = read(connection)
+    engine.dispose()
+    counts: Counter[tuple[str, str]] = Counter()
+    for each in tallies:
+        counts[each.name.removeprefix("fracture_node_"), each.label] += each.times
+    return dict(counts)
+
+
+NOT_ANALYZED, FAILED = "instances_not_analyzed", "analyses_failed"
+ONCE = {
+    ("instances_received", ""): 1,
+    ("stage_seconds", "wait"): 1,
+    ("stage_seconds", "decode"): 1,
+    ("instances_analyzed", "definite"): 1,
+    ("delivery_seconds", "pacs"): 1,
+    ("deliveries_delivered", "pacs"): 1,
+    ("turnaround_seconds", ""): 1,
+}
+
+
+def test_repeated_work_is_counted_once(work: Work, received: ReceivedInstance) -> None:
+    for _ in range(2):
+        work.analyze(received.id, 1)
+    for _ in range(2):
+        work.deliver(received.id, "pacs", 1)
+
+    assert counted(work) == ONCE
+
+
+def test_interrupted_work_is_counted_once(
+    work: Work, received: ReceivedInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Stands for a kill of the process; no handler of the product catches it."""
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    # `settle_instance` is the last step of each transaction.
+    with monkeypatch.context() as patched:
+        patched.setattr(delivery_outcomes, "settle_instance", killed)
+        patched.setattr(deliveries, "settle_instance", killed)
+        with pytest.raises(Killed):
+            work.analyze(received.id, 1)
+    work.analyze(received.id, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(delivery_outcomes, "settle_instance", killed)
+        with pytest.raises(Killed):
+            work.deliver(received.id, "pacs", 1)
+    work.deliver(received.id, "pacs", 1)
+
+    assert counted(work) == ONCE
+
+
+@pytest.mark.parametrize(
+    ("error", "counted_as"),
+    [
+        (
+            NotAnalyzedError("A chest.", Unanalyzed.BODY_PART),
+            (NOT_ANALYZED, "body_part"),
+        ),
+        (NotMeantError("A report."), (NOT_ANALYZED, "other")),
+        (SamePictureError("Known.", "a" * 32), (NOT_ANALYZED, "same_picture")),
+        (AnalysisError("Broken pixels."), (FAILED, "broken")),
+        (ChildDiedError("Killed."), (FAILED, "decoder_died")),
+        (ZeroDivisionError("secret"), (FAILED, "program")),
+    ],
+)
+def test_instance_without_a_result_is_counted_by_its_reason(
+    work: Work,
+    received: ReceivedInstance,
+    pipeline: ScriptedPipeline,
+    error: Exception,
+    counted_as: tuple[str, str],
+) -> None:
+    def fail() -> None:
+        raise error
+
+    pipeline.behavior = fail
+    for _ in range(2):
+        work.analyze(received.id, 1)
+        work.analyze_slowly(received.id, 1)
+
+    counts = counted(work)
+    deaths = counts.pop(("decoder_deaths", ""), 0)
+    assert counts == {
+        ("instances_received", ""): 1,
+        ("stage_seconds", "wait"): 1,
+        counted_as: 1,
+    }
+    assert deaths == (3 if counted_as[1] == "decoder_died" else 0)
+
+
+def test_repeated_delivery_counts_no_second_turnaround(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+    record(work, "b" * 32, "d1")
+    work.deliver(received.id, "pacs", 2)
+
+    counts = counted(work)
+    assert counts["instances_received", ""] == 1
+    assert counts["instances_repeated", ""] == 1
+    assert counts["deliveries_delivered", "pacs"] == 2
+    assert counts["turnaround_seconds", ""] == 1
+
+
+def test_permanently_failed_delivery_is_counted(
+    work: Work, received: ReceivedInstance
+) -> None:
+    work.analyze(received.id, 1)
+    for _ in range(2):
+        work.journal.settlement.give_up(received.id, "pacs", 1, "gone")
+
+    counts = counted(work)
+    assert counts["deliveries_failed", "pacs"] == 1
+    assert ("turnaround_seconds", "") not in counts
+
+
+def test_log_lines_of_steps_have_the_uid_and_the_id_of_the_instance(
+    work: Work, received: ReceivedInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dicom_node")
+    work.analyze(received.id, 1)
+    work.deliver(received.id, "pacs", 1)
+
+    steps = [each for each in caplog.records if hasattr(each, "step")]
+    assert [each.step for each in steps] == ["analyzed", "delivered"]
+    for each in steps:
+        assert re.search(
+            rf" 1\.2\.3 \[{received.id}\] in \d+\.\d{{3}} s: ", each.message
+        )
+
+
+def delivery_lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str, str]]:
+    """Level, step and text of the log lines about deliveries."""
+    return [
+        (each.levelname, each.step, each.message.partition(" s: ")[2])
+        for each in caplog.records
+        if getattr(each, "step", "analyzed") != "analyzed"
+    ]
+
+
+def test_log_names_the_reason_of_a_repeated_delivery(
+    work: Work,
+    received: ReceivedInstance,
+    archive: Archive,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "dicom_node")
+    work.analyze(received.id, 1)
+    archive.stop()
+
+    work.deliver(received.id, "pacs", 1)
+    work.deliver(received.id, "pacs", 2)
+
+    reason = f"ARCHIVE at 127.0.0.1:{archive.port} refuses the connection"
+    line = ("INFO", "will try again", f"pacs: 1 object: {reason}")
+    assert delivery_lines(caplog) == [line, line]
+    warnings = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    assert warnings == [f"Deliveries to pacs fail: {reason}"]
+
+
+OUTCOMES = {
+    "no": Outcome(Verdict.RETRY, None, "no answer"),
+    "stored": Outcome(Verdict.STORED, 0),
+    "warned": Outcome(Verdict.STORED, 0xB007, "0xB007 odd: DOE^J", "0xB007 odd"),
+    "refused": Outcome(Verdict.REFUSED, 0xC000, "0xC000 bad: DOE^JANE", "0xC000 bad"),
+}
+
+
+@pytest.mark.parametrize(
+    ("outcome_names", "expected"),
+    [
+        (["no"] * 4, ("INFO", "will try again", "pacs: 4 objects: no answer")),
+        (
+            ["refused", "stored", "stored"],
+            (
+                "WARNING",
+                "delivery failed",
+                "pacs: 1 object: 0xC000 bad; 2 objects: stored",
+            ),
+        ),
+        (["warned"], ("INFO", "delivered", "pacs: 1 object: stored, 0xB007 odd")),
+        (
+            ["refused", "no"],
+            (
+                "WARNING",
+                "will try again",
+                "pacs: 1 object: 0xC000 bad; 1 object: no answer",
+            ),
+        ),
+    ],
+)
+def test_log_names_each_reason_once_and_no_text_of_the_archive(
+    request: pytest.FixtureRequest,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome_names: list[str],
+    expected: tuple[str, str, str],
+) -> None:
+    pipeline: ScriptedPipeline = request.getfixturevalue("pipeline")
+    work: Work = request.getfixturevalue("work")
+    received: ReceivedInstance = request.getfixturevalue("received")
+    kinds = "heatmap", "presentation_state", "secondary_capture", "structured_report"
+    pipeline.results = tuple(
+        replace(pipeline.result, form=kind, sop_instance_uid=f"2.25.{number}")
+        for number, kind in enumerate(kinds[: len(outcome_names)])
+    )
+    outcomes = {f"2.25.{n}": OUTCOMES[name] for n, name in enumerate(outcome_names)}
+    monkeypatch.setattr(dispatch, "deliver", lambda *_, **__: outcomes)
+    monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
+    caplog.set_level(logging.INFO)
+    work.analyze(received.id, 1)
+
+    work.deliver(received.id, "pacs", 1)
+
+    assert delivery_lines(caplog) == [expected]
+    assert "DOE" not in caplog.text
+
+
+def test_log_of_a_partly_failed_delivery_names_the_stored_objects_and_the_failure(
+    work: Work,
+    pipeline: ScriptedPipeline,
+    received: ReceivedInstance,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kinds = "secondary_capture", "structured_report"
+    uids = "2.25.1", "2.25.2"
+    pipeline.results = tuple(
+        replace(pipeline.result, form=kind, sop_instance_uid=uid)
+        for kind, uid in zip(kinds, uids, strict=True)
+    )
+    first_outcomes = iter(
+        [dict(zip(uids, (OUTCOMES["refused"], OUTCOMES["no"]), strict=True))]
+    )
+    later = {uids[1]: OUTCOMES["stored"]}
+    monkeypatch.setattr(
+        dispatch, "deliver", lambda *_, **__: next(first_outcomes, later)
+    )
+    monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
+    work.analyze(received.id, 1)
+
+    work.deliver(received.id, "pacs", 1)
+    work.deliver(received.id, "pacs", 2)
+
+    text = "pacs: 1 object: stored; others failed in an earlier attempt"
+    assert delivery_lines(caplog)[-1] == ("WARNING", "delivery failed", text)

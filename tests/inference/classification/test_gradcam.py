@@ -1,0 +1,125 @@
+"""Grad-CAM on small networks with known maps, and compared with grad-cam."""
+
+import warnings
+from collections import OrderedDict
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from inference.classification.gradcam import grad_cam
+from inference.training.draft import DRAFT
+from models.network import Head, Network, build_network, halves
+
+with warnings.catch_warnings():  # from its imports
+    warnings.simplefilter("ignore")
+    from pytorch_grad_cam import GradCAM
+    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+
+BRIGHT, DARK = 0, 1
+
+
+def brightness_network() -> Network:
+    """Return a network with mean brightness as BRIGHT score, its opposite as DARK."""
+    linear = nn.Linear(1, 2)
+    linear.weight = nn.Parameter(torch.tensor([[1.0], [-1.0]]))
+    linear.bias = nn.Parameter(torch.tensor([0.0, 5.0]))
+    same = nn.Sequential(OrderedDict(same=nn.Identity()))
+    return Network(same, Head(linear, "average"))
+
+
+@pytest.fixture
+def bright_corner() -> torch.Tensor:
+    image = torch.zeros(1, 1, 4, 4)
+    image[..., 0, 3] = 2.0
+    return image
+
+
+def test_map_is_weight_times_activation_per_cell(
+    bright_corner: torch.Tensor,
+) -> None:
+    logits, heatmap, _ = grad_cam(brightness_network(), bright_corner, BRIGHT)
+
+    # The score is the mean of 16 cells, so each adds 1/16 of its brightness.
+    torch.testing.assert_close(heatmap, bright_corner[0, 0] / 16)
+    torch.testing.assert_close(logits, torch.tensor([2 / 16, 5 - 2 / 16]))
+
+
+def test_map_is_zero_if_no_cell_raises_the_score(
+    bright_corner: torch.Tensor,
+) -> None:
+    _, heatmap, _ = grad_cam(brightness_network(), bright_corner, DARK)
+
+    assert not heatmap.any()
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 4, 4), (0, 1, 4, 4), (1, 4, 4), (4, 4)])
+def test_input_that_is_not_one_image_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected a tensor of shape \(1, 3, S, S\)"):
+        grad_cam(brightness_network(), torch.zeros(shape), BRIGHT)
+
+
+class RawGradCAM(GradCAM):  # type: ignore[misc]
+    """grad-cam without the resizing of the map to the image."""
+
+    raw: NDArray[np.float32]
+
+    def get_cam_image(self, *arguments: object) -> NDArray[np.float32]:
+        self.raw = super().get_cam_image(*arguments)
+        return self.raw
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "resnet34", "resnet50"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_map_equals_that_of_the_package_grad_cam(architecture: str, label: int) -> None:
+    card = replace(DRAFT, architecture=architecture)
+    with torch.random.fork_rng():
+        torch.manual_seed(17)  # with this seed, every map has a peak
+        # Double precision makes rounding errors of the sums negligible.
+        whole = build_network(card).double().eval()
+        image = torch.randn(1, 3, 224, 160, dtype=torch.double)
+    network = halves(whole, replace(DRAFT, pooling="average", scales=(1,)))
+    with RawGradCAM(whole, [whole.layer4]) as peer:
+        peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
+        expected = np.maximum(peer.raw[0], 0)
+
+    logits, heatmap, _ = grad_cam(network, image, label)
+
+    found = heatmap.numpy()
+    assert found.shape == (7, 5)
+    assert expected.max() > 0
+    np.testing.assert_allclose(
+        found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9
+    )
+    torch.testing.assert_close(logits, whole(image)[0].detach())
+
+
+@pytest.mark.parametrize("scales", [(1,), (1, 2)])
+@pytest.mark.parametrize("label", [0, 1])
+def test_map_of_pooled_scores_equals_that_of_the_package_grad_cam(
+    label: int, scales: tuple[int, ...]
+) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(19)  # with this seed, every map has a peak
+        whole = build_network(DRAFT).double().eval()
+        image = torch.randn(1, 3, 224, 160, dtype=torch.double)
+    network = halves(whole, replace(DRAFT, scales=scales))
+    chain = nn.Sequential(network.features, network.head)
+    with RawGradCAM(chain, [network.features]) as peer:
+        peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
+        expected = np.maximum(peer.raw[0], 0)
+
+    logits, heatmap, _ = grad_cam(network, image, label)
+
+    found = heatmap.numpy()
+    assert found.shape == (14, 10)
+    assert expected.max() > 0
+    np.testing.assert_allclose(
+        found / found.max(), expected / expected.max(), rtol=1e-5, atol=1e-9
+    )
+    # The logits are the logarithm of the mean of exp of the cell scores.
+    cells = network.head.scores(network.features(image)).flatten(2)
+    torch.testing.assert_close(logits, cells.exp().mean(dim=2).log()[0])

@@ -1,0 +1,179 @@
+"""Evaluation: its figures and its files."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dicom_node.commands import evaluate
+from inference.classification.classifier import Classifier
+from inference.finding import OperatingPoint
+from inference.training.atlas import Sample, read_manifest
+from inference.training.evaluate import evaluation
+from inference.training.judging import Judged
+from inference.training.phantoms import random_phantom
+from inference.training.robustness import CHANGES, _turned_at, robustness
+from tests.support.phantom_atlas import write_atlas
+
+DEFINITE, DOUBTFUL = OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL
+NONE = OperatingPoint.NONE
+
+
+def judged(
+    probability: float, point: OperatingPoint, *, box: float = 0, pointed: bool = False
+) -> Judged:
+    boxes = ((0.1, 0.1, 0.1 + box, 0.1 + box / 2),) if box else ()
+    traits = {"body_part": "hand" if probability > 0.5 else "leg", "hardware": "0"}
+    sample = Sample(Path("x.png"), bool(box), boxes, str(probability), "val", traits)
+    tip = (0.1, 0.1) if pointed else None
+    return Judged(sample, probability, point, tip, pointed, 0.5)
+
+
+JUDGED = [
+    judged(0.9, DEFINITE, box=0.05, pointed=True),
+    judged(0.8, DOUBTFUL, box=0.1),
+    judged(0.1, NONE, box=0.2),
+    judged(0.7, DOUBTFUL, box=0.1, pointed=True),
+    judged(0.6, DOUBTFUL),
+    judged(0.2, NONE),
+]
+
+
+def test_sensitivity_is_of_fractured_and_specificity_of_other_radiographs() -> None:
+    overall = evaluation(JUDGED)["overall"]
+
+    assert (overall["radiographs"], overall["fractured"]) == (6, 4)
+    figures = {name: value[0] for name, value in overall.items() if name in WANTED}
+    assert figures == WANTED
+    assert overall["arrow_in_box"][1] <= 0.5 <= overall["arrow_in_box"][2]
+
+
+def test_refused_radiograph_counts_as_missed_and_has_no_probability() -> None:
+    refused = replace(judged(0.0, NONE, box=0.1), refused=True)
+
+    found = evaluation([*JUDGED, refused])
+
+    assert found["overall"]["sensitivity_doubtful"][0] == 0.6
+    assert found["overall"]["auc"][0] == 0.75
+    assert found["reliability"] == evaluation(JUDGED)["reliability"]
+
+
+WANTED = {
+    "auc": 0.75,  # 6 of 8 pairs: 0.1 is below both others
+    "sensitivity_doubtful": 0.75,
+    "specificity_doubtful": 0.5,
+    "sensitivity_definite": 0.25,
+    "specificity_definite": 1.0,
+    "arrow_in_box": 0.5,
+}
+
+
+def test_figures_are_computed_for_each_subgroup() -> None:
+    subgroups = evaluation(JUDGED)["subgroups"]
+
+    assert subgroups["body_part"]["hand"]["radiographs"] == 4
+    assert subgroups["body_part"]["leg"]["fractured"] == 1
+    assert set(subgroups["largest fracture"]) == {
+        "under 6% of the side",
+        "6% to 12%",
+        "over 12%",
+    }
+    # Fractures of each size are compared with all radiographs without a fracture.
+    assert subgroups["largest fracture"]["under 6% of the side"]["auc"][0] == 1
+    assert subgroups["largest fracture"]["over 12%"]["auc"][0] == 0
+
+
+def test_the_command_writes_figures_curves_and_sheets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
+    arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+
+    evaluate.main()
+
+    written = json.loads((out / "evaluation.json").read_text("utf-8"))
+    assert json.loads(capsys.readouterr().out) == written["overall"]
+    assert written["overall"]["radiographs"] == 8
+    for name in ("roc", "pr", "calibration", "misses", "alarms"):
+        with Image.open(out / f"{name}.png") as picture:
+            assert min(picture.size) > 400
+
+
+def test_robustness_reports_the_effect_of_each_image_change(tmp_path: Path) -> None:
+    samples = read_manifest(write_atlas(tmp_path / "atlas", 4))
+
+    reports = list(robustness(Classifier.load(None, "cpu"), samples))
+
+    assert [each["change"] for each in reports] == list(CHANGES)
+    assert reports[0]["turned"] == 0
+    assert reports[0]["auc"] == 1
+    assert all(0 <= each["turned"] <= 1 for each in reports)
+    assert reports[0]["turned_definite"] == 0
+    share = _turned_at(DEFINITE, [DEFINITE, NONE, DOUBTFUL], [DEFINITE, DEFINITE, NONE])
+    assert share == pytest.approx(1 / 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_changes_keep_most_of_the_brightness(name: str) -> None:
+    pixels = random_phantom(0, broken=True)[0].pixels
+
+    changed = CHANGES[name](pixels)
+
+    assert changed.dtype == np.uint8
+    assert changed.ndim == 2
+    assert changed.astype(float).sum() == pytest.approx(
+        pixels.astype(float).sum(), rel=0.35
+    )
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 0], [1, 1], [0, 1, 0]])
+def test_manifest_with_labels_only_is_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[int]
+) -> None:
+    rows = ["path,label,boxes_norm_xyxy"]
+    for number, label in enumerate(labels):
+        pixels = random_phantom(number, broken=label == 1)[0].pixels
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{label},")
+    (tmp_path / "manifest.csv").write_text("\n".join(rows))
+    out = tmp_path / "report"
+    arguments = ["evaluate", "--data", str(tmp_path), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+
+    evaluate.main()
+
+    overall = json.loads((out / "evaluation.json").read_text("utf-8"))["overall"]
+    assert overall["fractured"] == sum(labels)
+    assert (overall["auc"] is None) == (len(set(labels)) == 1)
+    assert overall["arrow_in_box"] is None
+
+
+def test_unreadable_images_are_listed_and_the_others_are_evaluated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = write_atlas(tmp_path / "atlas", 8), tmp_path / "report"
+    (folder / "images" / "2.png").write_bytes(b"no picture")
+    arguments = ["evaluate", "--data", str(folder), "--out", str(out)]
+    monkeypatch.setattr("sys.argv", arguments)
+
+    evaluate.main()
+
+    written = json.loads((out / "evaluation.json").read_text("utf-8"))
+    assert written["overall"]["radiographs"] == 7
+    (reason,) = written["unreadable"]
+    assert "2.png" in reason
+
+
+def test_unknown_split_is_refused_and_the_splits_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_atlas(tmp_path / "atlas", 4)
+    arguments = ["evaluate", "--data", str(folder), "--split", "test", "--out", "x"]
+    monkeypatch.setattr("sys.argv", arguments)
+
+    with pytest.raises(SystemExit, match="the manifest has: train, val"):
+        evaluate.main()

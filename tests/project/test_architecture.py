@@ -1,0 +1,328 @@
+"""The rules of the project that a machine can check."""
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The packages that a package may import, apart from itself. A package imports only
+# packages above it in this table.
+MAY_IMPORT: dict[str, set[str]] = {
+    "config": set(),
+    "dicom_node": set(),
+    "dicom_node.log": set(),
+    "dicom_node.storage.migrations": set(),
+    "inference": set(),
+    "dicom_node.dataset": {"dicom_node", "inference"},
+    "dicom_node.storage": {"config", "dicom_node"},
+    "inference.drawing": {"inference"},
+    "inference.phantom": {"inference"},
+    "models": {"config"},
+    "dicom_node.metrics": {"dicom_node", "inference", "dicom_node.storage"},
+    "dicom_node.network": {
+        "config",
+        "dicom_node",
+        "dicom_node.log",
+        "dicom_node.dataset",
+        "dicom_node.storage",
+    },
+    "dicom_node.pixels": {"dicom_node", "inference", "dicom_node.dataset"},
+    "inference.classification": {"inference", "inference.phantom", "models"},
+    "dicom_node.audit": {
+        "config",
+        "dicom_node",
+        "dicom_node.storage",
+        "dicom_node.network",
+    },
+    "dicom_node.delivery": {
+        "config",
+        "dicom_node",
+        "dicom_node.dataset",
+        "dicom_node.storage",
+        "dicom_node.network",
+    },
+    "dicom_node.results": {
+        "config",
+        "dicom_node",
+        "inference",
+        "dicom_node.dataset",
+        "inference.drawing",
+        "dicom_node.pixels",
+    },
+    "dicom_node.runtime": {
+        "config",
+        "dicom_node.log",
+        "dicom_node.storage",
+        "dicom_node.network",
+    },
+    "inference.training": {
+        "config",
+        "inference",
+        "inference.drawing",
+        "inference.phantom",
+        "models",
+        "inference.classification",
+    },
+    "api.http": {"dicom_node.audit"},
+    "dicom_node.decoder": {
+        "dicom_node",
+        "dicom_node.log",
+        "inference",
+        "dicom_node.dataset",
+        "dicom_node.pixels",
+        "dicom_node.results",
+    },
+    "dicom_node.journal": {
+        "config",
+        "dicom_node",
+        "dicom_node.log",
+        "inference",
+        "dicom_node.storage",
+        "inference.drawing",
+        "dicom_node.metrics",
+        "dicom_node.network",
+        "dicom_node.pixels",
+        "dicom_node.results",
+    },
+    "api.auth": {"config", "dicom_node", "dicom_node.audit", "api.http"},
+    "dicom_node.analysis": {
+        "config",
+        "dicom_node",
+        "dicom_node.log",
+        "inference",
+        "dicom_node.pixels",
+        "inference.classification",
+        "dicom_node.audit",
+        "dicom_node.results",
+        "dicom_node.decoder",
+    },
+    "dicom_node.queries": {
+        "dicom_node",
+        "dicom_node.dataset",
+        "dicom_node.storage",
+        "dicom_node.audit",
+        "dicom_node.results",
+        "dicom_node.journal",
+    },
+    "dicom_node.receiver": {
+        "config",
+        "dicom_node",
+        "dicom_node.log",
+        "dicom_node.dataset",
+        "dicom_node.storage",
+        "dicom_node.metrics",
+        "dicom_node.network",
+        "dicom_node.audit",
+        "dicom_node.runtime",
+        "dicom_node.journal",
+    },
+    "api.operations": {
+        "config",
+        "dicom_node",
+        "inference",
+        "dicom_node.storage",
+        "dicom_node.metrics",
+        "dicom_node.runtime",
+        "api.http",
+        "api.auth",
+        "dicom_node.queries",
+        "dicom_node.receiver",
+    },
+    "dicom_node.commands": {
+        "config",
+        "dicom_node",
+        "dicom_node.log",
+        "inference",
+        "dicom_node.dataset",
+        "dicom_node.storage",
+        "inference.drawing",
+        "models",
+        "inference.classification",
+        "dicom_node.audit",
+        "dicom_node.delivery",
+        "dicom_node.runtime",
+        "inference.training",
+        "dicom_node.decoder",
+        "dicom_node.journal",
+        "dicom_node.analysis",
+        "dicom_node.queries",
+        "dicom_node.receiver",
+    },
+    "dicom_node.worker": {
+        "config",
+        "dicom_node",
+        "dicom_node.log",
+        "dicom_node.storage",
+        "inference.drawing",
+        "models",
+        "dicom_node.metrics",
+        "dicom_node.network",
+        "dicom_node.pixels",
+        "inference.classification",
+        "dicom_node.audit",
+        "dicom_node.delivery",
+        "dicom_node.results",
+        "dicom_node.runtime",
+        "dicom_node.decoder",
+        "dicom_node.journal",
+        "dicom_node.analysis",
+    },
+    "api.predict": {
+        "config",
+        "dicom_node",
+        "inference",
+        "dicom_node.dataset",
+        "inference.drawing",
+        "models",
+        "dicom_node.pixels",
+        "inference.classification",
+        "api.http",
+        "dicom_node.decoder",
+        "api.auth",
+        "api.operations",
+    },
+    "api.v1": {
+        "config",
+        "dicom_node",
+        "inference",
+        "dicom_node.dataset",
+        "dicom_node.storage",
+        "inference.drawing",
+        "dicom_node.network",
+        "dicom_node.pixels",
+        "dicom_node.audit",
+        "dicom_node.delivery",
+        "dicom_node.results",
+        "api.http",
+        "dicom_node.decoder",
+        "dicom_node.journal",
+        "api.auth",
+        "dicom_node.queries",
+        "dicom_node.receiver",
+        "api.operations",
+    },
+    "dicom_node.demo": {
+        "config",
+        "dicom_node",
+        "dicom_node.log",
+        "inference",
+        "dicom_node.storage",
+        "inference.drawing",
+        "inference.phantom",
+        "dicom_node.delivery",
+        "dicom_node.runtime",
+        "dicom_node.queries",
+        "dicom_node.commands",
+    },
+    "api": {
+        "config",
+        "dicom_node.storage",
+        "inference.phantom",
+        "dicom_node.audit",
+        "dicom_node.runtime",
+        "api.http",
+        "api.auth",
+        "api.operations",
+        "api.predict",
+        "api.v1",
+    },
+}
+NO_DICOM = ("inference", "models", "config")
+SOURCES = [
+    path
+    for folder in ("api", "config", "dicom_node", "inference", "models")
+    for path in (ROOT / folder).rglob("*.py")
+]
+
+
+def package_of(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).parent.parts)
+
+
+def imported(path: Path) -> set[str]:
+    """Every module that a file imports, wherever it does so."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_packages(path: Path) -> set[str]:
+    """The packages of the project from which a file imports."""
+    packages = set()
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] in {"api", "config", "dicom_node", "inference", "models"}:
+            while not (ROOT / Path(*parts) / "__init__.py").is_file():
+                parts.pop()
+            packages.add(".".join(parts))
+    return packages
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+class TestSource:
+    def test_package_imports_only_packages_in_the_table(self, path: Path) -> None:
+        package = package_of(path)
+
+        assert imported_packages(path) <= MAY_IMPORT[package] | {package}
+
+    def test_inference_imports_no_dicom_library(self, path: Path) -> None:
+        if package_of(path).startswith(NO_DICOM):
+            libraries = {name.split(".")[0] for name in imported(path)}
+            assert libraries.isdisjoint({"pydicom", "pynetdicom", "highdicom"})
+
+    def test_module_has_a_specific_name(self, path: Path) -> None:
+        assert path.stem not in {"utils", "helpers", "common", "misc", "manager"}
+
+    def test_module_has_a_docstring(self, path: Path) -> None:
+        assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+def test_package_imports_only_packages_above_it_in_the_table() -> None:
+    above: set[str] = set()
+    for package, packages in MAY_IMPORT.items():
+        assert packages <= above, package
+        above.add(package)
+
+
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_table_lists_only_packages_that_are_imported(package: str) -> None:
+    files = (ROOT / package.replace(".", "/")).glob("*.py")
+
+    used = set().union(*map(imported_packages, files)) - {package}
+
+    assert used == MAY_IMPORT[package]
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["dicom_node.cli", "dicom_node.commands.serve", "dicom_node.receiver.__main__"],
+)
+def test_small_process_imports_neither_torch_nor_the_api(module: str) -> None:
+    script = f"import sys, {module}; print(*sys.modules)"
+
+    loaded = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+    assert {"torch", "cv2", "highdicom", "fastapi", "api"}.isdisjoint(loaded)
+
+
+def test_wheel_has_every_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    packages = {package_of(path) for path in SOURCES}
+
+    assert packages == set(project["tool"]["setuptools"]["packages"]) == set(MAY_IMPORT)

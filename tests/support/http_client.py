@@ -1,0 +1,139 @@
+"""An application with access control, and requests to it from any address."""
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Literal
+
+import httpx
+import uvicorn
+from starlette.types import ASGIApp
+
+from api.app import create_app
+from api.auth.audit import AccessEvent
+from api.http.protocol import PunctualProtocol
+from api.operations.health import Check
+from config.settings import load
+
+LOOKING = "a-token-of-a-viewer-0123456789"
+ACTING = "a-token-of-an-operator-0123456789"
+DIGEST = sha256(LOOKING.encode()).hexdigest()
+TOKENS = f"""
+tokens = [
+    {{ name = "looking", role = "viewer", sha256 = "{DIGEST}" }},
+    {{ name = "acting", role = "operator", env = "ACTING" }},
+]
+"""
+PROXY = """
+trusted_proxies = ["10.0.0.0/24"]
+proxy_user_header = "X-Remote-User"
+operators = ["anna"]
+"""
+
+
+class Site:
+    """An application, and the events that its audit trail received."""
+
+    def __init__(
+        self, folder: Path, api: str, checks: Mapping[str, Check] | None = None
+    ) -> None:
+        self.told = list[AccessEvent]()
+        config = folder / "node.toml"
+        config.write_text(f"[api]\n{api}")
+        settings = load(config, {"ACTING": ACTING})
+        self.guarded = settings.api.guarded
+        self.app = create_app(settings, checks=checks or {}, tell=self.told.append)
+
+    def ask(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        peer: str = "192.0.2.7",
+        **body: Any,  # noqa: ANN401 - arguments of httpx
+    ) -> httpx.Response:
+        """Send one request. Its URL has the host name localhost."""
+        # Return a response for unexpected errors, as uvicorn does.
+        transport = httpx.ASGITransport(
+            self.app, raise_app_exceptions=False, client=(peer, 50000)
+        )
+
+        async def request() -> httpx.Response:
+            address = "http://localhost:8000"
+            async with httpx.AsyncClient(
+                transport=transport, base_url=address
+            ) as client:
+                return await client.request(method, url, headers=headers, **body)
+
+        return asyncio.run(request())
+
+    def log_in(
+        self,
+        token: str,
+        headers: Mapping[str, str] | None = None,
+        *,
+        after: str = "/",
+        peer: str = "192.0.2.7",
+    ) -> httpx.Response:
+        """Send the form of /login."""
+        data = {"token": token, "next": after}
+        return self.ask("POST", "/login", headers, peer=peer, data=data)
+
+    def session(self, token: str) -> dict[str, str]:
+        """Log in, and return the cookie header that a browser then sends."""
+        cookie = self.log_in(token).headers["set-cookie"]
+        return {"Cookie": cookie.partition(";")[0]}
+
+
+def bearing(token: str) -> dict[str, str]:
+    """Return the header of a program that sends a token."""
+    return {"Authorization": f"Bearer {token}"}
+
+
+def serve(
+    app: ASGIApp, stack: ExitStack, *, lifespan: Literal["on", "off"] = "off"
+) -> int:
+    """Serve an application with the server settings of api/__main__.py.
+
+    Returns:
+        The port.
+    """
+    config = uvicorn.Config(
+        app,
+        http=PunctualProtocol,
+        log_config=None,
+        access_log=False,
+        lifespan=lifespan,
+    )
+    server = uvicorn.Server(config)
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    running = stack.enter_context(ThreadPoolExecutor(1)).submit(server.run, [listener])
+
+    def end() -> None:
+        server.should_exit = True
+        running.result()
+
+    stack.callback(end)
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def connected(stack: ExitStack, port: int, content: bytes) -> socket.socket:
+    """Connect to a server of this machine, and send it some bytes."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=20)
+    stack.enter_context(client)
+    client.sendall(content)
+    return client
+
+
+def read_all(client: socket.socket) -> bytes:
+    """Return all that a server sends until it closes the connection."""
+    content = b""
+    while part := client.recv(2**16):
+        content += part
+    return content

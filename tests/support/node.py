@@ -1,0 +1,176 @@
+"""A node in separate processes, as in production, as a peer for tests."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+from pydicom import dcmread
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from config.destinations import Address
+from config.settings import load
+from dicom_node.delivery.c_store import echo
+from dicom_node.outcome import Verdict
+from dicom_node.queries.history import History
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.run_folder import run_folder
+
+START = (sys.executable, "-P", "-m", "dicom_node.commands.serve")
+NOTHING: Mapping[str, str] = MappingProxyType({})
+SLOW_ROWS, SLOW_COLUMNS = 10_000, 20_000
+"""Size of an image that takes more than 2 s to decode on a fast machine. The receiver
+accepts it by default; max_megapixels must be larger than the default."""
+PATIENCE_S = 120.0  # for a busy machine; usually much shorter
+
+
+class Served:
+    """A node in separate processes. It can be killed and started again.
+
+    `before` is a prefix of its command, such as `setpriv`; `title` is an AE title that
+    it accepts.
+    """
+
+    def __init__(
+        self,
+        config: Path,
+        before: Sequence[str] = (),
+        environment: Mapping[str, str] = NOTHING,
+        title: str = "TEST",
+    ) -> None:
+        self._config = config
+        self._title = title
+        self._ports = run_folder(load(config, {}).storage) / "ports.json"
+        self._before = before
+        self._environment = environment
+
+    def start(self) -> None:
+        self._ports.unlink(missing_ok=True)
+        with (self._config.parent / "log").open("a") as log:
+            self.process = subprocess.Popen(
+                [*self._before, *START, f"--config={self._config}"],
+                stderr=log,
+                env={**os.environ, **self._environment},
+            )
+        wait_for(lambda: self._ports.exists() and self._ports.read_text() != "")
+        self.address = Address(
+            ae_title="FRACTURE_AI",
+            host="127.0.0.1",
+            port=json.loads(self._ports.read_text())["receiver"],
+        )
+        wait_for(self._echoes)
+
+    def kill(self) -> None:
+        """Kill the supervisor; the kernel then kills the roles."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def roles(self, module: str) -> list[int]:
+        """Return the process ids of a role."""
+        return children(self.process.pid, module)
+
+    def _echoes(self) -> bool:
+        outcome = echo(self.address, calling_ae_title=self._title)
+        return outcome.verdict is Verdict.STORED
+
+
+def children(parent: int, module: str) -> list[int]:
+    """Return the ids of the child processes of a process that run a module."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0")
+            its_parent = (entry / "stat").read_text().rsplit(")", 1)[1].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if module.encode() in words and int(its_parent) == parent:
+            found.append(int(entry.name))
+    return found
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Poll a condition, because the state of another process can only be polled.
+
+    The interval grows, because polling takes processor time from the polled process.
+    """
+    start = time.monotonic()
+    while not condition():
+        waited = time.monotonic() - start
+        assert waited < PATIENCE_S, "the condition was not true in time"
+        time.sleep(min(max(waited / 10, 0.02), 0.5))
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process runs, and is not a zombie."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1][:3]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def processor_s(pid: int) -> float:
+    """Return the processor seconds that a process has used, without its children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def serving(config: Path) -> Iterator[Served]:
+    node = Served(config)
+    node.start()
+    try:
+        yield node
+    finally:
+        node.kill()
+
+
+def counts(config: Path) -> dict[str, int]:
+    """Return the number of instances in each state."""
+    with history(config) as opened:
+        return opened.counts()
+
+
+def reasons(config: Path, sop_instance_uid: str) -> list[str]:
+    """Return the reasons of all revisions of an instance."""
+    with history(config) as opened:
+        return [row.reason for row in opened.by_uid(sop_instance_uid)]
+
+
+def states(config: Path, sop_instance_uid: str) -> list[str]:
+    """Return the states of all revisions of an instance."""
+    with history(config) as opened:
+        return [row.state for row in opened.by_uid(sop_instance_uid)]
+
+
+@contextmanager
+def history(config: Path) -> Iterator[History]:
+    """Open the history in the journal of a node."""
+    engine = open_engine(load(config, {}).storage.database_url)
+    try:
+        yield History(engine)
+    finally:
+        engine.dispose()
+
+
+def made_slow(path: Path) -> None:
+    """Change an instance to an image of 200 megapixels that takes seconds to decode.
+
+    Its pixels are deflated, so that the file is small.
+    """
+    dataset = dcmread(path)
+    dataset.Rows, dataset.Columns = SLOW_ROWS, SLOW_COLUMNS
+    row = (np.arange(SLOW_COLUMNS) % 4096).astype("<u2").tobytes()
+    dataset.PixelData = row * SLOW_ROWS
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    dataset.save_as(path, enforce_file_format=True)

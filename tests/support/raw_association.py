@@ -1,0 +1,343 @@
+"""Associations byte by byte: requests, responses and peers (PS3.8 9.3).
+
+This module does not use pynetdicom, which would refuse to write most of these bytes.
+"""
+
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from config.settings import ReceiverSettings, load
+from dicom_node.metrics.counters import ACCEPTED, REJECTED, SENT_AWAY, Tally
+from dicom_node.network.sockets import listen
+from dicom_node.network.storage_commitment import Settle
+from dicom_node.receiver.server import Receiver, start_receiver
+from dicom_node.storage.spool import Spool
+
+APPLICATION_CONTEXT = b"1.2.840.10008.3.1.1.1"
+VERIFICATION = b"1.2.840.10008.1.1"
+CR = b"1.2.840.10008.5.1.4.1.1.1"
+IMPLICIT, EXPLICIT = b"1.2.840.10008.1.2", b"1.2.840.10008.1.2.1"
+LONG_UID = b"1." + b"2" * 68
+SOON_S = 20.0
+
+REQUEST, ACCEPT, REJECT, DATA = 1, 2, 3, 4
+RELEASE_RQ, RELEASE_RP, ABORT = 5, 6, 7
+RELEASE = b"\5\0\0\0\0\4\0\0\0\0"
+RELEASED = b"\6\0\0\0\0\4\0\0\0\0"
+
+
+def item(kind: int, value: bytes, reserved: int = 0) -> bytes:
+    return bytes([kind, reserved]) + struct.pack(">H", len(value)) + value
+
+
+def pdu(kind: int, content: bytes) -> bytes:
+    return bytes([kind, 0]) + struct.pack(">I", len(content)) + content
+
+
+def abstract(uid: bytes = VERIFICATION) -> bytes:
+    return item(0x30, uid)
+
+
+def syntax(uid: bytes = IMPLICIT) -> bytes:
+    return item(0x40, uid)
+
+
+def proposed(number: int, *items: bytes) -> bytes:
+    return item(0x20, bytes([number, 0, 0, 0]) + b"".join(items))
+
+
+def answered(number: int, result: int, *items: bytes) -> bytes:
+    return item(0x21, bytes([number, 0, result, 0]) + b"".join(items))
+
+
+MAXIMUM_LENGTH = item(0x51, struct.pack(">I", 16384))
+CLASS_UID = item(0x52, b"1.2.3.4")
+VERSION_NAME = item(0x55, b"MODALITY_1")
+CONTEXT = proposed(1, abstract(), syntax())
+
+
+def user(*items: bytes) -> bytes:
+    return item(0x50, b"".join(items))
+
+
+def role(uid: bytes, scu: int, scp: int) -> bytes:
+    return item(0x54, struct.pack(">H", len(uid)) + uid + bytes([scu, scp]))
+
+
+USER = user(MAXIMUM_LENGTH, CLASS_UID, VERSION_NAME)
+
+
+def title(text: bytes, padding: bytes = b" ") -> bytes:
+    return text.ljust(16, padding)
+
+
+def request(  # noqa: PLR0913 - the fields of the PDU
+    *contexts: bytes,
+    called: bytes = title(b"FRACTURE_AI"),
+    calling: bytes = title(b"MODALITY"),
+    version: int = 1,
+    application: bytes = item(0x10, APPLICATION_CONTEXT),
+    information: bytes = USER,
+    more: bytes = b"",
+    reserved: bytes = bytes(32),
+) -> bytes:
+    items = application + b"".join(contexts or (CONTEXT,)) + information + more
+    fixed = struct.pack(">H", version) + reserved[:2] + called + calling + reserved
+    return pdu(REQUEST, fixed + items)
+
+
+def accept(
+    *contexts: bytes,
+    titles: bytes = title(b"ARCHIVE") + title(b"NODE"),
+    application: bytes = item(0x10, APPLICATION_CONTEXT),
+    information: bytes = USER,
+    more: bytes = b"",
+    reserved: bytes = bytes(32),
+) -> bytes:
+    results = b"".join(contexts or (answered(1, 0, syntax()),))
+    fixed = b"\0\1" + reserved[:2] + titles + reserved
+    return pdu(ACCEPT, fixed + application + results + information + more)
+
+
+def command(*elements: tuple[int, bytes], context: int = 1) -> bytes:
+    """Write a P-DATA-TF with a whole command set (PS3.7 6.3.1)."""
+    body = b"".join(_element(*each) for each in elements)
+    content = _element(0, struct.pack("<I", len(body))) + body
+    return data(context, 3, content)
+
+
+def data(context: int, control: int, content: bytes) -> bytes:
+    value = bytes([context, control]) + content
+    return pdu(DATA, struct.pack(">I", len(value)) + value)
+
+
+def short(number: int) -> bytes:
+    return struct.pack("<H", number)
+
+
+def _element(number: int, value: bytes) -> bytes:
+    return struct.pack("<HHI", 0, number, len(value)) + value
+
+
+NO_DATASET = 0x0101
+
+
+def echo(
+    context: int = 1, dataset: int = NO_DATASET, uid: bytes = VERIFICATION
+) -> bytes:
+    named = ((2, uid + b"\0"),) if uid else ()
+    return command(
+        *named,
+        (0x100, short(0x0030)),
+        (0x110, short(1)),
+        (0x800, short(dataset)),
+        context=context,
+    )
+
+
+def c_store_command(instance: bytes, context: int = 1) -> bytes:
+    """Write a C-STORE request for a CR image (PS3.7 9.3.1.1), without its dataset."""
+    return command(
+        (0x0002, CR + b"\0"),
+        (0x0100, short(0x0001)),
+        (0x0110, short(1)),
+        (0x0700, short(0)),
+        (0x0800, short(0)),
+        (0x1000, instance + b"\0" * (len(instance) % 2)),
+        context=context,
+    )
+
+
+def echoed(
+    context: int = 1, dataset: int = NO_DATASET, status: int | None = 0
+) -> bytes:
+    """Write a C-ECHO-RSP."""
+    known = () if status is None else ((0x900, short(status)),)
+    return command(
+        (2, VERIFICATION + b"\0"),
+        (0x100, short(0x8030)),
+        (0x120, short(1)),
+        (0x800, short(dataset)),
+        *known,
+        context=context,
+    )
+
+
+def received(connection: socket.socket) -> bytes:
+    """Read a PDU; return empty bytes at the end of the connection."""
+    head = _read(connection, 6)
+    return head + _read(connection, int.from_bytes(head[2:], "big"))
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    content = b""
+    while len(content) < length:
+        try:
+            more = connection.recv(length - len(content))
+        except ConnectionResetError:
+            more = b""
+        if not more:
+            return b""
+        content += more
+    return content
+
+
+def results(response: bytes) -> Mapping[int, int]:
+    """Read the results of an A-ASSOCIATE-AC by presentation context ID."""
+    found: dict[int, int] = {}
+    at = 6 + 68
+    while at < len(response):
+        length = int.from_bytes(response[at + 2 : at + 4], "big")
+        if response[at] == 0x21:
+            number, result = response[at + 4], response[at + 6]
+            assert number not in found
+            found[number] = result
+        at += 4 + length
+    assert at == len(response)
+    return found
+
+
+@contextmanager
+def calling(port: int, content: bytes) -> Iterator[socket.socket]:
+    """Connect, and send a request or other bytes."""
+    address = "127.0.0.1", port
+    with socket.create_connection(address, SOON_S) as connection:
+        connection.sendall(content)
+        yield connection
+
+
+def asked(port: int, content: bytes) -> bytes:
+    """Send a request, use and release the association, and return the response."""
+    with calling(port, content) as connection:
+        response = received(connection)
+        if response[:1] == bytes([ACCEPT]):
+            accepted = [n for n, result in results(response).items() if result == 0]
+            for context in accepted[:1]:
+                connection.sendall(echo(context))
+                echo_response = received(connection)
+                assert echo_response[:1] == bytes([DATA])
+                assert echo_response[10] == context
+                assert echo_response.endswith(
+                    b"\x00\x00\x00\x09\x02\x00\x00\x00\x00\x00"
+                )
+            connection.sendall(RELEASE)
+            assert received(connection) == RELEASED
+        return response
+
+
+@dataclass
+class Peer:
+    """A peer that the node connects to. It runs a function of the test, once.
+
+    Attributes:
+        port: The port that it listens on.
+        heard: The types of the PDUs that it received after the request.
+    """
+
+    port: int
+    heard: list[int] = field(default_factory=list)
+
+
+Play = Callable[[socket.socket, Peer], None]
+
+
+@contextmanager
+def playing(play: Play) -> Iterator[Peer]:
+    """Run a peer that calls `play` after it has received a request."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(SOON_S)
+        peer = Peer(listener.getsockname()[1])
+        thread = threading.Thread(target=_play, args=(listener, peer, play))
+        thread.start()
+        yield peer
+        thread.join(SOON_S)
+        assert not thread.is_alive()
+
+
+def _play(listener: socket.socket, peer: Peer, play: Play) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(SOON_S)
+        assert received(connection)[0] == REQUEST
+        play(connection, peer)
+
+
+def hear(connection: socket.socket, peer: Peer) -> int:
+    """Read a PDU and record its type; 0 at the end of the connection."""
+    kind = (received(connection) or b"\0")[0]
+    peer.heard.append(kind)
+    return kind
+
+
+def serving(accept_pdu: bytes) -> Play:
+    """Return a `Play` that sends this response, then responds to C-ECHO and release."""
+
+    def play(connection: socket.socket, peer: Peer) -> None:
+        connection.sendall(accept_pdu)
+        while kind := hear(connection, peer):
+            if kind == DATA:
+                connection.sendall(echoed())
+            elif kind == RELEASE_RQ:
+                connection.sendall(RELEASED)
+
+    return play
+
+
+@dataclass
+class Node:
+    """A receiver, the callers that it reported, and its metrics."""
+
+    receiver: Receiver
+    told: list[tuple[str, str, str]]
+    counted: list[Tally]
+
+    @property
+    def port(self) -> int:
+        return self.receiver.port
+
+    def counts(self) -> list[tuple[str, str]]:
+        """Return the outcome of each connection, with the label of the metric."""
+        names = {ACCEPTED.name: "accepted", REJECTED.name: "rejected"}
+        names[SENT_AWAY.name] = "sent away"
+        return [(names[each.name], each.label) for each in self.counted]
+
+    def wait(self) -> None:
+        """Wait until each connection has been reported and counted."""
+        until(lambda: len(self.told) == len(self.counted) > 0)
+
+
+@contextmanager
+def serving_node(
+    folder: Path, settle: Settle | None = None, **changes: object
+) -> Iterator[Node]:
+    """Run a receiver during the block, then drain it."""
+    defaults = load(None, {})
+    update = {"directory": folder, "min_free_mb": 0}
+    told: list[tuple[str, str, str]] = []
+    counted: list[Tally] = []
+    receiver = start_receiver(
+        ReceiverSettings.model_validate(defaults.receiver.model_dump() | changes),
+        Spool(defaults.storage.model_copy(update=update)),
+        lambda _: None,
+        {listen("127.0.0.1", 0): None},
+        lambda *caller: told.append(caller),
+        settle=settle,
+        count=counted.append,
+    )
+    yield Node(receiver, told, counted)
+    assert receiver.drain(SOON_S)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Poll a condition, because the other thread sets no event."""
+    deadline = threading.Event()
+    timer = threading.Timer(SOON_S, deadline.set)
+    timer.start()
+    while not condition():
+        assert not deadline.wait(0.01)
+    timer.cancel()

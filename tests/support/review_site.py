@@ -1,0 +1,180 @@
+"""A site with a journal of phantoms, in the states that a worker creates."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from api.app import create_app
+from api.auth.audit import AccessEvent
+from config.settings import load
+from dicom_node.demo.phantom_instance import phantom_dataset
+from dicom_node.instance import InstanceHeader, ReceivedInstance
+from dicom_node.journal.analyses import Answer, Conclusion
+from dicom_node.journal.deliveries import StoredResult
+from dicom_node.journal.journal import Journal
+from dicom_node.outcome import Outcome, Verdict
+from dicom_node.patient import Patient
+from dicom_node.results.overlay_data import drawing_of
+from dicom_node.storage.database import open_engine
+from dicom_node.storage.migration import migrate
+from dicom_node.storage.tables import InstanceState, delivery
+from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
+from inference.phantom.long_bone import draw_phantom
+from tests.support.http_client import ACTING, LOOKING, TOKENS, Site, bearing, serve
+
+MODEL = ModelIdentity("phantom-model", "1.0", "0" * 64)
+PACS = """
+[[destinations]]
+name = "pacs"
+type = "dicom"
+ae_title = "PACS"
+host = "127.0.0.1"
+port = 1
+"""
+STORED = Outcome(Verdict.STORED, 0x0000, "")
+REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
+
+
+@contextmanager
+def served(site: "Review") -> Iterator[int]:
+    """Serve a site, including its event streams, during the block; yield the port."""
+    with ExitStack() as stack:
+        ended = False
+        site.app.state.ending = lambda: ended
+        stack.callback(site.engine.dispose)
+        stack.callback(site.app.state.desk.close)
+        yield serve(site.app, stack)
+        ended = True
+
+
+class Review(Site):
+    """A site with a journal, and methods that act as a receiver and a worker."""
+
+    def __init__(self, folder: Path, api: str = TOKENS, more: str = PACS) -> None:
+        self.told = list[AccessEvent]()
+        self.folder = folder
+        config = folder / "node.toml"
+        config.write_text(f'[api]\n{api}\n[storage]\ndirectory = "node"\n{more}')
+        self.settings = load(config, {"ACTING": ACTING})
+        self.guarded = self.settings.api.guarded
+        migrate(self.settings.storage)
+        self.engine = open_engine(self.settings.storage.database_url)
+        directory = self.settings.storage.directory
+        (directory / "spool").mkdir(exist_ok=True)
+        (directory / "results").mkdir(exist_ok=True)
+        self.directory = directory
+        self.journal = Journal(self.engine, directory, self.settings.destinations)
+        self.app = create_app(self.settings, checks={}, tell=self.told.append)
+
+    def receive(
+        self,
+        number: int = 0,
+        patient: Patient | None = None,
+        photometric_interpretation: str = "MONOCHROME2",
+        **header: str,
+    ) -> ReceivedInstance:
+        """Record a phantom with a fracture as a received instance."""
+        phantom = draw_phantom(broken=True, rows=300, columns=200, seed=number)
+        dataset = phantom_dataset(
+            phantom, photometric_interpretation=photometric_interpretation
+        )
+        identity = f"{number:032x}"
+        path = self.directory / "spool" / f"{identity}.dcm"
+        dataset.save_as(path, enforce_file_format=True)
+        known = {
+            "sop_class_uid": str(dataset.SOPClassUID),
+            "sop_instance_uid": str(dataset.SOPInstanceUID),
+            "transfer_syntax_uid": str(dataset.file_meta.TransferSyntaxUID),
+            "study_instance_uid": str(dataset.StudyInstanceUID),
+            "modality": "DX",
+            "body_part": "LEG",
+        }
+        received = ReceivedInstance(
+            id=identity,
+            path=path,
+            header=InstanceHeader(
+                **(known | header),  # type: ignore[arg-type]
+                patient=patient or Patient("Doe^Jane", f"P{number}", f"A{number}"),
+            ),
+            content_digest=identity,
+            size=path.stat().st_size,
+            calling_ae_title="ROOM1",
+            calling_address="127.0.0.1",
+            received_at=datetime.now(UTC),
+        )
+        assert self.journal.record(received)
+        return received
+
+    def answer(self, received: ReceivedInstance, probability: float = 0.75) -> str:
+        """Store an analysis with one result; return the UID of the result."""
+        uid = f"2.25.{1000 + int(received.id, 16)}"
+        path = f"results/{received.id}-{uid}.dcm"
+        (self.directory / path).write_bytes(b"a result")
+        saliency = np.zeros((30, 20), np.float32)
+        saliency[10:20, 5:15] = 1
+        fracture = probability >= 0.5
+        arrow = Arrow((100.0, 150.0), (20.0, 30.0)) if fracture else None
+        finding = Finding(probability, Thresholds(0.25, 0.5), saliency, arrow, MODEL)
+        row = self.journal.load(received.id)
+        assert row is not None
+        self.journal.analyses.begin(received.id, row.run)
+        answer = Answer(
+            finding,
+            picture_digest=received.id,
+            identity_digest=received.id,
+            results=[StoredResult("secondary_capture", "1.2", uid, path)],
+            drawing=drawing_of(finding, (300, 200)),
+        )
+        assert self.journal.analyses.answer(received.id, row.run, answer)
+        return uid
+
+    def settle(
+        self, received: ReceivedInstance, outcome: Outcome, name: str = "pacs"
+    ) -> None:
+        """Record the outcome of a delivery."""
+        run = next(
+            each["run"]
+            for each in self.runs(received.id)
+            if each["destination"] == name
+        )
+        uid = f"2.25.{1000 + int(received.id, 16)}"
+        self.journal.deliveries.begin(received.id, name, run)
+        destination = next(d for d in self.settings.destinations if d.name == name)
+        self.journal.settlement.settle(received.id, destination, run, {uid: outcome})
+
+    def refuse(self, received: ReceivedInstance, why: str = "This is a chest.") -> None:
+        """Mark an instance as not analyzed."""
+        ended = Conclusion(InstanceState.NOT_ANALYZED, why)
+        self.journal.analyses.begin(received.id, 1)
+        self.journal.analyses.conclude(received.id, 1, ended)
+
+    def fail(self, received: ReceivedInstance, why: str) -> None:
+        """Mark an analysis as failed."""
+        self.journal.analyses.begin(received.id, 1)
+        ended = Conclusion(InstanceState.FAILED, why)
+        self.journal.analyses.conclude(received.id, 1, ended)
+
+    def runs(self, instance_id: str) -> list[dict[str, Any]]:
+        query = delivery.select().where(delivery.c.instance_id == instance_id)
+        with self.engine.connect() as connection:
+            return [row._asdict() for row in connection.execute(query)]
+
+    def act(
+        self,
+        path: str,
+        token: str = ACTING,
+        method: str = "POST",
+        **body: Any,  # noqa: ANN401 - arguments of httpx
+    ) -> httpx.Response:
+        """Send a request that changes data; by default as an operator."""
+        return self.ask(method, f"/api/v1{path}", bearing(token), **body)
+
+    def get(self, path: str, shown: Mapping[str, str] | None = None) -> httpx.Response:
+        """Send a GET request to /api/v1; by default as a viewer."""
+        headers = bearing(LOOKING) if shown is None else shown
+        return self.ask("GET", f"/api/v1{path}", headers)
