@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.auth.audit import Tell, audited
-from api.http.protocol import PunctualProtocol
+from api.http.protocol import TimeoutH11Protocol
 from config.settings import Settings
 from dicom_node.audit.trail import auditing
 from dicom_node.runtime.process import (
@@ -75,7 +75,7 @@ def _served(settings: Settings, app: FastAPI) -> uvicorn.Config:
         app,
         host=settings.api.host,
         port=settings.api.port,
-        http=PunctualProtocol,
+        http=TimeoutH11Protocol,
         ws="none",
         proxy_headers=False,  # read by Entrance, from trusted_proxies only
         log_config=None,

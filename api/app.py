@@ -10,9 +10,9 @@ from starlette.staticfiles import StaticFiles
 from api.auth.access import Access
 from api.auth.audit import Tell, log_event
 from api.auth.login import login_router
-from api.auth.middleware import Entrance
+from api.auth.middleware import AuthMiddleware
 from api.http.body import BodyLimits, stated_limits
-from api.http.problems import speak_of_problems
+from api.http.problems import install_error_handlers
 from api.http.security_headers import SecurityHeaders
 from api.operations.health import Check, health_router, role_checks, storage_checks
 from api.operations.metrics import NodeCollector, metrics_router
@@ -20,7 +20,7 @@ from api.pages import STATIC, page_templates, pages_router
 from api.predict.analyzer import Analyzer
 from api.predict.routes import predict_router
 from api.v1.routers import v1_routers
-from api.v1.services import open_desk
+from api.v1.services import make_services
 from config.settings import Settings
 
 DESCRIPTION = (
@@ -47,7 +47,7 @@ def create_app(
             only roles that have run before are expected to run.
     """
     analyzer = Analyzer(settings)
-    desk = open_desk(settings)
+    desk = make_services(settings)
     access = Access(settings)
     templates = page_templates(release := _release(), guarded=settings.api.guarded)
 
@@ -68,7 +68,7 @@ def create_app(
     )
     app.state.tell, app.state.desk = tell, desk
     app.state.ending = lambda: False  # replaced by the process that serves it
-    speak_of_problems(app)
+    install_error_handlers(app)
     others = storage_checks(settings.storage) if checks is None else checks
     ready = {"model": analyzer.check, **others}
     roles = role_checks(desk.engine, expected=supervised) if checks is None else {}
@@ -89,7 +89,7 @@ def create_app(
     # Middleware from the inside out: security headers are also added to refused
     # requests.
     app.add_middleware(BodyLimits, larger=stated_limits(routers))
-    app.add_middleware(Entrance, access=access)
+    app.add_middleware(AuthMiddleware, access=access)
     app.add_middleware(SecurityHeaders)
     return app
 

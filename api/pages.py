@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.templating import Jinja2Templates
 
-from api.auth.audit import Person
+from api.auth.audit import User
 from api.auth.request_user import Viewer
 from api.http.multipart import LARGEST_FILE
 from inference.phantom.long_bone import draw_phantom
@@ -58,7 +58,7 @@ def pages_router(templates: Jinja2Templates) -> APIRouter:
     def index(request: Request, _person: Viewer) -> Response:
         return templates.TemplateResponse(request, "index.html")
 
-    def plain(name: str) -> Callable[[Request, Person], Response]:
+    def plain(name: str) -> Callable[[Request, User], Response]:
         def page(request: Request, _person: Viewer) -> Response:
             return templates.TemplateResponse(request, f"{name}.html")
 

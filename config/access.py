@@ -107,7 +107,7 @@ _NOBODY = (
 )
 
 
-def unsettled(api: ApiSettings) -> list[str]:
+def access_problems(api: ApiSettings) -> list[str]:
     """Return the problems that must be solved before pages may be served, one per line.
 
     These are not errors of the settings as such: most commands serve nothing, and may

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-def folded(features: nn.Module) -> nn.Module:
+def fold_batchnorm(features: nn.Module) -> nn.Module:
     """Fold each batch normalization into the convolution directly before it.
 
     Args:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - its usual name
 
-from models.batchnorm_folding import folded
+from models.batchnorm_folding import fold_batchnorm
 from models.card import ModelCard, ModelError
 from models.resnet import BasicBlock, ResNet, resnet18, resnet34, resnet50
 
@@ -197,7 +197,7 @@ def load_network(content: bytes, card: ModelCard) -> Network:
         )
     _fit(network, state, card)
     parts = halves(network.eval().requires_grad_(requires_grad=False), card)
-    return Network(folded(parts.features), parts.head, statistics)
+    return Network(fold_batchnorm(parts.features), parts.head, statistics)
 
 
 def build_network(card: ModelCard) -> ResNet:

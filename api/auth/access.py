@@ -5,17 +5,17 @@ from hashlib import sha256
 
 from fastapi import Request
 
-from api.auth.audit import Person
+from api.auth.audit import User
 from api.auth.login_throttle import Throttle
 from api.auth.proxy import Origin
-from api.auth.request_user import Way
+from api.auth.request_user import AuthMethod
 from api.auth.sessions import Sessions
 from config.access import SHORTEST_TOKEN, Token
 from config.settings import Settings
 
 # Anyone who can open the page of a node that serves only its own machine may do
 # everything.
-ANYONE = Person("anyone on this machine", "operator")
+ANYONE = User("anyone on this machine", "operator")
 
 
 class Access:
@@ -43,7 +43,7 @@ class Access:
         ]
         return found[0] if found and len(shown) >= SHORTEST_TOKEN else None
 
-    def person(self, request: Request, seen: Origin) -> tuple[Person, Way] | None:
+    def person(self, request: Request, seen: Origin) -> tuple[User, AuthMethod] | None:
         """Return the user of a request and the method of authentication.
 
         Returns None if the user is unknown.
@@ -52,7 +52,7 @@ class Access:
             return ANYONE, "open"
         if seen.user:
             acts = seen.user in self.api.operators
-            return Person(seen.user, "operator" if acts else "viewer"), "proxy"
+            return User(seen.user, "operator" if acts else "viewer"), "proxy"
         if (shown := bearer(request)) is not None:
             token = self.token(shown)
             return None if token is None else (person_of(token), "token")
@@ -60,9 +60,9 @@ class Access:
         return None if held is None else (person_of(held), "session")
 
 
-def person_of(token: Token) -> Person:
+def person_of(token: Token) -> User:
     """Return the user that a token belongs to."""
-    return Person(token.name, token.role)
+    return User(token.name, token.role)
 
 
 def bearer(request: Request) -> str | None:

@@ -10,7 +10,7 @@ from starlette.concurrency import run_in_threadpool
 
 from config.access import Role
 from dicom_node.audit.event import AuditEvent
-from dicom_node.audit.event import What as Audited
+from dicom_node.audit.event import AuditEventType as Audited
 from dicom_node.audit.transfers import received_event
 from dicom_node.instance import ReceivedInstance
 
@@ -34,7 +34,7 @@ SOMEBODY = "somebody"
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
+class User:
     """The user who sent a request.
 
     Attributes:
@@ -62,7 +62,7 @@ class AccessEvent:
     """
 
     what: What
-    person: Person | None
+    person: User | None
     address: str
     about: str
     received: ReceivedInstance | None = None
@@ -93,7 +93,7 @@ def audited(tell: Callable[[AuditEvent], None]) -> Tell:
     return both
 
 
-async def told(
+async def audit_access(
     request: Request,
     what: What,
     about: str,

@@ -12,8 +12,8 @@ from fastapi.responses import RedirectResponse
 from fastapi.templating import Jinja2Templates
 
 from api.auth.access import Access, cookie_name, person_of
-from api.auth.audit import told
-from api.auth.request_user import unknown, visit_of
+from api.auth.audit import audit_access
+from api.auth.request_user import request_user, unknown
 from api.auth.sessions import LIFE_S
 from api.http.body import small_form
 from config.access import Token
@@ -55,10 +55,10 @@ def login_router(access: Access, templates: Jinja2Templates) -> APIRouter:
 
     @router.post("/logout")
     async def log_out(request: Request) -> Response:
-        name = cookie_name(visit_of(request).secure)
+        name = cookie_name(request_user(request).secure)
         access.sessions.end(request.cookies.get(name, ""))
-        if visit_of(request).way == "session":
-            await told(request, "logout", "/logout")
+        if request_user(request).way == "session":
+            await audit_access(request, "logout", "/logout")
         response = RedirectResponse("/login", status.HTTP_303_SEE_OTHER)
         _set(response, request, "", 0)
         return response
@@ -72,7 +72,7 @@ async def _shown(request: Request, access: Access, shown: str) -> Token:
     Raises:
         HTTPException: 401 if the token is unknown, 429 after too many unknown tokens.
     """
-    address = visit_of(request).address
+    address = request_user(request).address
     if wait_s := access.logins.wait_s(address):
         raise HTTPException(
             status.HTTP_429_TOO_MANY_REQUESTS,
@@ -82,11 +82,11 @@ async def _shown(request: Request, access: Access, shown: str) -> Token:
     token = access.token(shown.strip())
     if token is None:
         access.logins.failed(address)
-        await told(request, "login failed", "/login")
+        await audit_access(request, "login failed", "/login")
         raise unknown("This token is not known.")
     access.logins.succeeded(address)
-    request.state.visit = replace(visit_of(request), person=person_of(token))
-    await told(request, "login", "/login")
+    request.state.visit = replace(request_user(request), person=person_of(token))
+    await audit_access(request, "login", "/login")
     return token
 
 
@@ -97,7 +97,7 @@ def _begun(request: Request, cookie: str, after: str) -> Response:
 
 
 def _set(response: Response, request: Request, cookie: str, life_s: int) -> None:
-    secure = visit_of(request).secure
+    secure = request_user(request).secure
     response.set_cookie(
         cookie_name(secure),
         cookie,

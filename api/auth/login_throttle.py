@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 
-FREE = 5
+FREE_ATTEMPTS = 5
 """Number of failures without a delay, because people mistype."""
 
 LONGEST_S = 60
@@ -37,15 +37,15 @@ class Throttle:
 
     def wait_s(self, address: str) -> int:
         """Return how many seconds an address must wait until its next attempt."""
-        count, last = self._failures.get(_site(address), (0, -math.inf))
-        if count < FREE:
+        count, last = self._failures.get(_subnet(address), (0, -math.inf))
+        if count < FREE_ATTEMPTS:
             return 0
-        pause = min(2.0 ** min(count - FREE, 10), LONGEST_S)
+        pause = min(2.0 ** min(count - FREE_ATTEMPTS, 10), LONGEST_S)
         return max(math.ceil(last + pause - self._now()), 0)
 
     def failed(self, address: str) -> None:
         """Record a failure of an address."""
-        site, now = _site(address), self._now()
+        site, now = _subnet(address), self._now()
         count, last = self._failures.pop(site, (0, now))
         self._failures[site] = (count + 1 if now - last < FORGOTTEN_S else 1, now)
         while len(self._failures) > ADDRESSES:
@@ -53,10 +53,10 @@ class Throttle:
 
     def succeeded(self, address: str) -> None:
         """Forget the failures of an address."""
-        self._failures.pop(_site(address), None)
+        self._failures.pop(_subnet(address), None)
 
 
-def _site(address: str) -> str:
+def _subnet(address: str) -> str:
     """Return a key for an address.
 
     All addresses of one /64 network share a key, because one IPv6 subscriber has 2**64

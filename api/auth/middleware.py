@@ -14,10 +14,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.auth.access import Access, bearer
-from api.auth.audit import told
+from api.auth.audit import audit_access
 from api.auth.proxy import origin
-from api.auth.request_user import Visit, refusal
-from api.http.problems import spoken
+from api.auth.request_user import RequestUser, refusal
+from api.http.problems import error_response
 from config.base import is_loopback
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -28,7 +28,7 @@ OPEN_FOLDER = "/static/"
 """Paths that need no login. All other paths need one."""
 
 
-class Entrance:
+class AuthMiddleware:
     """ASGI middleware that stores a Visit in the state of each request."""
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -47,13 +47,13 @@ class Entrance:
         scope["scheme"] = "https" if visit.secure else "http"
         if visit.person is None and bearer(request) is not None:
             await self._note_failure(request, visit.address)
-        wrong = _wrong(request.headers, request.method, visit)
+        wrong = _rejection(request.headers, request.method, visit)
         if wrong is None and visit.person is None and not _is_open(scope["path"]):
             wrong = visit.refusal
-        respond = self._app if wrong is None else spoken(scope["path"], wrong)
+        respond = self._app if wrong is None else error_response(scope["path"], wrong)
         await respond(scope, receive, send)
 
-    def _visit(self, request: Request) -> Visit:
+    def _visit(self, request: Request) -> RequestUser:
         access = self._access
         seen = origin(request.scope, request.headers, access.api)
         known = access.person(request, seen)
@@ -64,7 +64,7 @@ class Entrance:
         query = request.url.query
         path = request.scope["path"] + (f"?{query}" if query else "")
         refused = refusal(path, token_shown=shown, to_login=to_login)
-        return Visit(
+        return RequestUser(
             person,
             way,
             seen.address,
@@ -78,14 +78,18 @@ class Entrance:
         failures = self._access.failures
         if not failures.wait_s(address):
             failures.failed(address)
-            await told(request, "login failed", "with a token that is not known")
+            await audit_access(
+                request, "login failed", "with a token that is not known"
+            )
 
 
 def _is_open(path: str) -> bool:
     return path in OPEN_TO_ALL or path.startswith(OPEN_FOLDER)
 
 
-def _wrong(headers: Headers, method: str, visit: Visit) -> HTTPException | None:
+def _rejection(
+    headers: Headers, method: str, visit: RequestUser
+) -> HTTPException | None:
     """Return the error for a request from a forbidden origin, else None."""
     if visit.way == "open" and not _calls_us_local(headers):
         return HTTPException(
@@ -96,7 +100,7 @@ def _wrong(headers: Headers, method: str, visit: Visit) -> HTTPException | None:
             "proxy_user_header).",
         )
     # A website cannot make a browser send a token that the website does not have.
-    if method not in SAFE and visit.way != "token" and _is_foreign(headers):
+    if method not in SAFE and visit.way != "token" and _is_cross_origin(headers):
         return HTTPException(
             status.HTTP_403_FORBIDDEN,
             "This was sent by a page of another website. Send it from a page of this "
@@ -121,7 +125,7 @@ def _calls_us_local(headers: Headers) -> bool:
     return is_loopback(host or "")
 
 
-def _is_foreign(headers: Headers) -> bool:
+def _is_cross_origin(headers: Headers) -> bool:
     """Return whether a browser says that another origin caused the request.
 
     Browsers say so in Sec-Fetch-Site if they trust the connection (W3C Fetch Metadata),

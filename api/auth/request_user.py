@@ -13,21 +13,21 @@ from urllib.parse import quote
 from fastapi import Depends, HTTPException, Request, Security, status
 from fastapi.security import HTTPBearer
 
-from api.auth.audit import Person, told
+from api.auth.audit import User, audit_access
 
-Way = Literal["open", "proxy", "token", "session"]
+AuthMethod = Literal["open", "proxy", "token", "session"]
 
 
 def person_key(request: Request) -> str:
     """Return the name of the user, or the address if no login is required."""
-    visit = visit_of(request)
+    visit = request_user(request)
     if visit.person is None or visit.way == "open":
         return visit.address
     return visit.person.name
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class RequestUser:
     """The sender of a request and how the sender was identified.
 
     Attributes:
@@ -43,17 +43,17 @@ class Visit:
             logout, by its expiry or with its token.
     """
 
-    person: Person | None
-    way: Way | None
+    person: User | None
+    way: AuthMethod | None
     address: str
     secure: bool
     refusal: HTTPException
     is_current: Callable[[], bool] = field(compare=False)
 
 
-def visit_of(request: Request) -> Visit:
+def request_user(request: Request) -> RequestUser:
     """Return the Visit that the Entrance middleware stored for a request."""
-    visit: Visit = request.state.visit
+    visit: RequestUser = request.state.visit
     return visit
 
 
@@ -67,20 +67,20 @@ _bearer = Security(
 )
 
 
-async def _viewer(request: Request, _described: Annotated[object, _bearer]) -> Person:
-    visit = visit_of(request)
+async def _viewer(request: Request, _described: Annotated[object, _bearer]) -> User:
+    visit = request_user(request)
     if visit.person is None:
         raise visit.refusal
     return visit.person
 
 
-Viewer = Annotated[Person, Depends(_viewer)]
+Viewer = Annotated[User, Depends(_viewer)]
 """The user of the request, with any role. Others get 401 or are sent to /login."""
 
 
-async def _operator(request: Request, person: Viewer) -> Person:
+async def _operator(request: Request, person: Viewer) -> User:
     if person.role != "operator":
-        await told(request, "refused", request.scope["route"].path)
+        await audit_access(request, "refused", request.scope["route"].path)
         raise HTTPException(
             status.HTTP_403_FORBIDDEN,
             f"This is for operators, and {person.name} is a viewer. Ask whoever keeps "
@@ -89,7 +89,7 @@ async def _operator(request: Request, person: Viewer) -> Person:
     return person
 
 
-Operator = Annotated[Person, Depends(_operator)]
+Operator = Annotated[User, Depends(_operator)]
 """The user of the request, who must be an operator. A viewer gets 403."""
 
 

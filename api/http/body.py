@@ -18,7 +18,7 @@ from fastapi.routing import APIRoute
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.http.problems import spoken
+from api.http.problems import error_response
 
 GRACE_S = 20.0
 SLOWEST = 50_000
@@ -102,7 +102,7 @@ class BodyLimits:
             body.check_declared_size()
             limited = body.receive if larger else await body.read()
         except HTTPException as refusal:
-            await spoken(scope["path"], refusal)(scope, receive, send)
+            await error_response(scope["path"], refusal)(scope, receive, send)
             return
         await self._app(scope, limited, send)
 

@@ -15,7 +15,7 @@ from fastapi import HTTPException, Request, status
 RETRY_AFTER_S = 5
 
 
-class FairQueue:
+class QueueLimit:
     """Serves the requests of different users in turn.
 
     Must only be used from the event loop.
@@ -130,7 +130,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-class Arrivals:
+class UploadLimit:
     """Counts the uploads in progress, because each one takes space on disk.
 
     One user may hold at most half of the slots. Must only be used from the event loop.

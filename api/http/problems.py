@@ -50,16 +50,16 @@ STRANGER = problem(
 """The 401 response of a route that needs a login."""
 
 
-def speak_of_problems(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI) -> None:
     """Install handlers for all failures, including unexpected ones."""
-    app.add_exception_handler(HTTPException, _told)
-    app.add_exception_handler(RequestValidationError, _told_of_parameters)
+    app.add_exception_handler(HTTPException, _handle_http_error)
+    app.add_exception_handler(RequestValidationError, _handle_parameter_error)
     for kind in AWAY_ERRORS:
-        app.add_exception_handler(kind, _told_of_database)
-    app.add_exception_handler(Exception, _told_of_surprise)
+        app.add_exception_handler(kind, _handle_database_error)
+    app.add_exception_handler(Exception, _handle_unexpected_error)
 
 
-def spoken(path: str, error: HTTPException) -> JSONResponse:
+def error_response(path: str, error: HTTPException) -> JSONResponse:
     """Return the response for a failure.
 
     Args:
@@ -83,13 +83,13 @@ def _written(
     return JSONResponse(told, status, extra, PROBLEM_JSON)
 
 
-def _told(request: Request, error: Exception) -> JSONResponse:
+def _handle_http_error(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, HTTPException):
         raise error
-    return spoken(request.url.path, error)
+    return error_response(request.url.path, error)
 
 
-def _told_of_parameters(request: Request, error: Exception) -> JSONResponse:
+def _handle_parameter_error(request: Request, error: Exception) -> JSONResponse:
     """Name the wrong parameters, but not their values, which come from the sender.
 
     This is not logged, because an unknown parameter can contain any text.
@@ -116,13 +116,13 @@ def _name(place: Sequence[int | str]) -> str:
     return plain(".".join(named) or str(place[0]))[:LONGEST_NAME]
 
 
-def _told_of_database(request: Request, error: Exception) -> JSONResponse:
+def _handle_database_error(request: Request, error: Exception) -> JSONResponse:
     """Return 503. The text of the database error may quote the query."""
     logger.warning("The database failed: %s", type(error).__name__)
     return _written(request.url.path, 503, AWAY, {"Retry-After": "5"})
 
 
-def _told_of_surprise(request: Request, _error: Exception) -> JSONResponse:
+def _handle_unexpected_error(request: Request, _error: Exception) -> JSONResponse:
     """Return 500 without details; the server logs the traceback afterwards.
 
     Starlette sends this response outside of the middleware that adds the security

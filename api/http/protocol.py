@@ -147,7 +147,7 @@ def _unclear_length(lines: Sequence[bytes], version: bytes) -> str:
     return ""
 
 
-class PunctualProtocol(H11Protocol):
+class TimeoutH11Protocol(H11Protocol):
     """HTTP/1.1 with time limits and a limit on bytes that are not needed."""
 
     conn: StrictConnection

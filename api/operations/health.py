@@ -23,13 +23,17 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.request_user import visit_of
+from api.auth.request_user import request_user
 from config.settings import StorageSettings
 from dicom_node.errors import OutOfResourcesError
-from dicom_node.runtime.heartbeat import DEAD_AFTER_S, has_run, silence_s
+from dicom_node.runtime.heartbeat import (
+    DEAD_AFTER_S,
+    has_run,
+    seconds_since_last_heartbeat,
+)
 from dicom_node.storage.database import WAIT_S, open_engine
 from dicom_node.storage.spool import probe
-from dicom_node.storage.storage_id import StrangeStorageError, check_belonging
+from dicom_node.storage.storage_id import StorageMismatchError, verify_storage_id
 
 Check = Callable[[], None]
 """Returns None if the check passes; raises NotReadyError if it fails."""
@@ -96,7 +100,7 @@ def check_role(engine: sa.Engine, role: str, *, expected: bool = True) -> None:
         AbsentError: The role has never run, and is not expected to run.
     """
     try:
-        silent_s = silence_s(engine, role)
+        silent_s = seconds_since_last_heartbeat(engine, role)
         if silent_s is None and not expected and not has_run(engine, role):
             raise AbsentError
     except SQLAlchemyError:
@@ -171,8 +175,8 @@ def check_storage(storage: StorageSettings) -> None:
     """
     engine = open_engine(storage.database_url)
     try:
-        check_belonging(engine, storage)
-    except (StrangeStorageError, OSError) as error:
+        verify_storage_id(engine, storage)
+    except (StorageMismatchError, OSError) as error:
         raise NotReadyError(str(error)) from None
     except SQLAlchemyError:
         raise NotReadyError("the database does not say which it is") from None
@@ -215,7 +219,7 @@ def health_router(
         This includes a receiver and a worker. A request without access to the pages
         only gets the state of the whole node: 'ok' or 'not ready'.
         """
-        stranger = visit_of(request).person is None
+        stranger = request_user(request).person is None
         states = await latest.states(FRESH_S if stranger else 0)
         if role is not None:
             states = {name: words for name, words in states.items() if name in checks}

@@ -29,10 +29,16 @@ from api.auth.request_user import Viewer
 from api.http.problems import STRANGER
 from api.operations.health import OK, Check, states_of
 from config.settings import Settings
-from dicom_node.metrics.counters import FAMILIES, INFINITE, Family, Tally, read
+from dicom_node.metrics.counters import (
+    INFINITE,
+    METRIC_FAMILIES,
+    MetricFamily,
+    Sample,
+    read,
+)
 from dicom_node.queries import backlog
-from dicom_node.queries.backlog import DestinationState, Waiting
-from dicom_node.receiver.association_slots import held_places, places_folder
+from dicom_node.queries.backlog import DestinationState, QueueDepth
+from dicom_node.receiver.association_slots import count_open_associations, places_folder
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.run_folder import run_folder
 from dicom_node.storage.spool import MB
@@ -107,7 +113,7 @@ class NodeCollector(Collector):
         yield _gauge(
             "associations_active",
             "Associations open at receivers of this machine.",
-            held_places(places_folder(run_folder(storage))),
+            count_open_associations(places_folder(run_folder(storage))),
         )
         yield _gauge(
             "associations_limit",
@@ -123,7 +129,7 @@ class NodeCollector(Collector):
         yield from _waiting_instances(waiting)
         yield from _waiting_deliveries(deliveries, names)
         yield _outages(backlog.destination_states(connection, names))
-        for family in FAMILIES:
+        for family in METRIC_FAMILIES:
             mine = [each for each in tallies if each.name == family.name]
             known = names if family.label == "destination" else family.values
             yield _shown(family, mine, known)
@@ -161,7 +167,7 @@ def _gauge(
     return family
 
 
-def _waiting_instances(waiting: list[Waiting]) -> Iterator[Metric]:
+def _waiting_instances(waiting: list[QueueDepth]) -> Iterator[Metric]:
     counts = {each.state: each.count for each in waiting}
     since = [each.since for each in waiting if each.state in UNDELIVERED]
     yield _gauge(
@@ -182,7 +188,7 @@ def _waiting_instances(waiting: list[Waiting]) -> Iterator[Metric]:
 
 
 def _waiting_deliveries(
-    deliveries: list[Waiting], names: list[str]
+    deliveries: list[QueueDepth], names: list[str]
 ) -> Iterator[Metric]:
     kinds = {(name, state): 0 for name in names for state in UNFINISHED}
     ages = dict.fromkeys(names, 0.0)
@@ -226,7 +232,7 @@ def _outages(states: Mapping[str, DestinationState]) -> Metric:
     )
 
 
-def _shown(family: Family, tallies: list[Tally], known: Iterable[str]) -> Metric:
+def _shown(family: MetricFamily, tallies: list[Sample], known: Iterable[str]) -> Metric:
     """Return a family, with zeros for labels that have no samples yet.
 
     Prometheus can compute a rate from the first increment only if the counter existed
@@ -249,7 +255,7 @@ def _shown(family: Family, tallies: list[Tally], known: Iterable[str]) -> Metric
     return histogram
 
 
-def _cumulative(family: Family, tallies: list[Tally]) -> list[tuple[str, float]]:
+def _cumulative(family: MetricFamily, tallies: list[Sample]) -> list[tuple[str, float]]:
     """Return cumulative counts; bounds of an earlier release are kept."""
     bounds = {*map(str, family.buckets), INFINITE, *(each.le for each in tallies)}
     counted, buckets = 0, []

@@ -25,7 +25,7 @@ from api.operations.health import NotReadyError
 from api.predict.reader import Reader
 from config.settings import Settings
 from dicom_node.decoder.client import ChildTimeoutError
-from dicom_node.decoder.quick_client import QuickChild, slow_child
+from dicom_node.decoder.quick_client import QuickDecoder, slow_child
 from inference.classification.classifier import Classifier, self_test
 from inference.classification.out_of_distribution import UnfamiliarError
 from inference.drawing.result_image import Annotated, render
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Analysis:
+class UploadResult:
     """The finding on one radiograph, and the annotated image."""
 
     radiograph: Radiograph
@@ -121,7 +121,7 @@ class Analyzer:
 
     async def analyze(
         self, file: Path, turn: Callable[[], AbstractAsyncContextManager[None]]
-    ) -> Analysis:
+    ) -> UploadResult:
         """Wait for the turn of a file, analyze the file and return the result.
 
         Args:
@@ -165,15 +165,15 @@ class Analyzer:
         model, worker = self._settings.model, self._settings.worker
         classifier = Classifier.load(model.weights, model.device)
         self_test(classifier)
-        child = QuickChild(
+        child = QuickDecoder(
             timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
         )
         return _Tools(Reader(child, worker, classifier.card.body_parts), classifier)
 
-    def _analyze(self, file: Path) -> Analysis:
+    def _analyze(self, file: Path) -> UploadResult:
         return self._answer(self._tools.result().reader.read(file))
 
-    def _answer(self, radiograph: Radiograph) -> Analysis:
+    def _answer(self, radiograph: Radiograph) -> UploadResult:
         start = time.monotonic()
         tools = self._tools.result()
         try:
@@ -186,7 +186,7 @@ class Analyzer:
         logger.info(
             "Analyzed an upload in %.2f s: %s", time.monotonic() - start, finding.label
         )
-        return Analysis(radiograph, finding, annotated)
+        return UploadResult(radiograph, finding, annotated)
 
 
 def _read_in_own_child(reader: Reader, file: Path) -> Radiograph:

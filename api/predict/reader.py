@@ -13,7 +13,7 @@ from fastapi import HTTPException, status
 
 from config.settings import WorkerSettings
 from dicom_node.dataset.part10 import looks_like_dicom
-from dicom_node.decoder.client import ChildTimeoutError, DecodingChild
+from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
 from dicom_node.pixels.screening import ScreeningRules
@@ -44,7 +44,7 @@ class Reader:
         body_parts: The body parts that the model covers, from its model card.
     """
 
-    child: DecodingChild
+    child: DecoderProcess
     limits: WorkerSettings
     body_parts: tuple[str, ...]
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from api.predict.analyzer import Analysis
+from api.predict.analyzer import UploadResult
 from api.predict.schemas import ArrowAnswer, ModelAnswer, OriginalAnswer, Prediction
 from inference.drawing.result_image import Annotated
 from inference.finding import Arrow, Point
@@ -24,7 +24,7 @@ _JPEG = (
 )
 
 
-def answer(analysis: Analysis, *, original: bool) -> Prediction:
+def answer(analysis: UploadResult, *, original: bool) -> Prediction:
     """Return an analysis as the response of /predict.
 
     Args:

@@ -6,11 +6,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.audit import told
+from api.auth.audit import audit_access
 from api.auth.parameters import check_parameters
 from api.auth.request_user import Viewer, person_key
 from api.http.body import takes
-from api.http.concurrency_limit import Arrivals, FairQueue
+from api.http.concurrency_limit import QueueLimit, UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
 from api.http.problems import STRANGER, SURPRISE, problem
 from api.predict.analyzer import Analyzer
@@ -59,8 +59,8 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 def predict_router(analyzer: Analyzer) -> APIRouter:
     """Serve /predict."""
     router = APIRouter(tags=["predict"], dependencies=[Depends(check_parameters)])
-    queue = FairQueue(person_key, waiting=8)
-    arrivals = Arrivals()
+    queue = QueueLimit(person_key, waiting=8)
+    arrivals = UploadLimit()
 
     @router.post(
         "/predict",
@@ -90,7 +90,7 @@ def predict_router(analyzer: Analyzer) -> APIRouter:
                 turn = partial(queue.turn, request)
                 analysis = await analyzer.analyze(file, turn)
         written = await run_in_threadpool(answer, analysis, original=original)
-        await told(request, "viewed", "/predict")
+        await audit_access(request, "viewed", "/predict")
         return written
 
     return router

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter, HTTPException, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.audit import told
+from api.auth.audit import audit_access
 from api.auth.request_user import Operator, Viewer
 from api.v1.images import REMOVED
 from api.v1.schemas import (
@@ -19,7 +19,7 @@ from api.v1.schemas import (
     Text,
 )
 from api.v1.serialization import instance_answer, when
-from api.v1.services import FORBIDDEN, GONE, MISSING, Desk, problem, v1_router
+from api.v1.services import FORBIDDEN, GONE, MISSING, Services, problem, v1_router
 from dicom_node.queries.failures import failed, grouped
 from dicom_node.queries.worklist import Order, Sorting, Wanted
 
@@ -44,7 +44,7 @@ NOTHING_YET = "It has no results yet: its analysis has not ended."
 EARLY: dict[int | str, dict[str, Any]] = {409: problem("Conflict", NOTHING_YET, 409)}
 
 
-def acts_router(desk: Desk) -> APIRouter:
+def acts_router(desk: Services) -> APIRouter:
     """Serve the routes that request work and list failures."""
     router = v1_router("acts")
 
@@ -61,7 +61,7 @@ def acts_router(desk: Desk) -> APIRouter:
         await run_in_threadpool(desk.dossier, instance_id)
         if not await run_in_threadpool(desk.journal.analyze_again, instance_id):
             raise HTTPException(status.HTTP_410_GONE, REMOVED)
-        await told(request, "asked for again", f"analysis of {instance_id}")
+        await audit_access(request, "asked for again", f"analysis of {instance_id}")
         return AskedAnswer(asked=1, gone=0, left=0)
 
     @router.post(
@@ -88,14 +88,14 @@ def acts_router(desk: Desk) -> APIRouter:
         if not await run_in_threadpool(again, instance_id, destination or None):
             raise HTTPException(status.HTTP_409_CONFLICT, NOTHING_YET)
         about = f"results of {instance_id} for {destination or 'all destinations'}"
-        await told(request, "asked for again", about)
+        await audit_access(request, "asked for again", about)
         return AskedAnswer(asked=1, gone=0, left=0)
 
     @router.get("/failures", response_description="The largest group first")
     async def failures(request: Request, _person: Viewer) -> list[FailuresAnswer]:
         """Group failed and waiting work by destination and reason."""
         found = await run_in_threadpool(grouped, desk.engine)
-        await told(request, "viewed", "/api/v1/failures")
+        await audit_access(request, "viewed", "/api/v1/failures")
         return [
             FailuresAnswer(
                 destination=each.destination,
@@ -124,7 +124,7 @@ def acts_router(desk: Desk) -> APIRouter:
         rows = await run_in_threadpool(
             _members, desk, destination, reason, waiting=waiting
         )
-        await told(request, "viewed", "/api/v1/failures/instances")
+        await audit_access(request, "viewed", "/api/v1/failures/instances")
         return [instance_answer(row) for row in rows]
 
     @router.post(
@@ -145,14 +145,14 @@ def acts_router(desk: Desk) -> APIRouter:
             _retry, desk, destination, reason, waiting=waiting
         )
         about = f"{answer.asked} that failed for {destination or 'any destination'}"
-        await told(request, "asked for again", about)
+        await audit_access(request, "asked for again", about)
         return answer
 
     return router
 
 
 def _members(
-    desk: Desk, destination: str | None, reason: str | None, *, waiting: bool | None
+    desk: Services, destination: str | None, reason: str | None, *, waiting: bool | None
 ) -> Sequence[sa.Row[Any]]:
     found = failed(desk.engine, destination, reason, LISTED, waiting=waiting)
     ids = tuple(dict.fromkeys(each.instance_id for each in found))
@@ -164,7 +164,7 @@ def _members(
 
 
 def _retry(
-    desk: Desk, destination: str | None, reason: str | None, *, waiting: bool | None
+    desk: Services, destination: str | None, reason: str | None, *, waiting: bool | None
 ) -> AskedAnswer:
     """Retry a limited number of failures.
 

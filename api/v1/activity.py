@@ -13,7 +13,7 @@ from api.auth.request_user import Viewer
 from api.operations.health import Check, states_of
 from api.v1.schemas import FiguresAnswer, IntervalAnswer, NodeAnswer
 from api.v1.serialization import when
-from api.v1.services import Desk, v1_router
+from api.v1.services import Services, v1_router
 from dicom_node.decoder.confinement import offered
 from dicom_node.queries.activity import figures
 from dicom_node.queries.backlog import destination_states
@@ -37,7 +37,7 @@ PARTS[Period.MONTH] = (30, 24 * HOUR_S)
 
 
 def figures_router(
-    desk: Desk,
+    desk: Services,
     checks: Mapping[str, Check],
     release: str,
     model: Callable[[], ModelIdentity | None],

@@ -12,9 +12,9 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.request_user import Viewer, visit_of
-from api.v1.services import Desk, v1_router
-from dicom_node.queries.changes import Feed
+from api.auth.request_user import Viewer, request_user
+from api.v1.services import Services, v1_router
+from dicom_node.queries.changes import ChangeFeed
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Changes:
     Must only be used from the event loop.
     """
 
-    def __init__(self, feed: Feed, ended: Callable[[], bool]) -> None:
+    def __init__(self, feed: ChangeFeed, ended: Callable[[], bool]) -> None:
         """Prepare the polling. It starts with the first listener.
 
         Args:
@@ -88,7 +88,7 @@ class Changes:
     async def _ask(self) -> None:
         while self._listening and not self._ended():
             try:
-                ids = await run_in_threadpool(self._feed.changed)
+                ids = await run_in_threadpool(self._feed.poll)
                 self._begun.set()
             except SQLAlchemyError as error:
                 logger.warning("Nothing can be told: %s", type(error).__name__)
@@ -111,11 +111,11 @@ async def _next(queue: asyncio.Queue[Told]) -> Told:
         return []
 
 
-def changes_router(desk: Desk) -> APIRouter:
+def changes_router(desk: Services) -> APIRouter:
     """Serve the stream of changes."""
     router = v1_router("changes")
     ending: list[Callable[[], bool]] = []
-    changes = Changes(Feed(desk.engine), lambda: any(end() for end in ending))
+    changes = Changes(ChangeFeed(desk.engine), lambda: any(end() for end in ending))
 
     @router.get(
         "/changes",
@@ -131,7 +131,7 @@ def changes_router(desk: Desk) -> APIRouter:
         """
         if not ending:
             ending.append(request.app.state.ending)
-        events = changes.stream(visit_of(request).is_current)
+        events = changes.stream(request_user(request).is_current)
         # Close the connection with the stream, not after the keep-alive timeout.
         return StreamingResponse(
             events, media_type="text/event-stream", headers={"Connection": "close"}

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Request, Response, status
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.audit import told
+from api.auth.audit import audit_access
 from api.auth.request_user import Operator, Viewer
 from api.v1.schemas import (
     CallerAnswer,
@@ -14,7 +14,7 @@ from api.v1.schemas import (
     OutageAnswer,
 )
 from api.v1.serialization import when, when_known
-from api.v1.services import FORBIDDEN, MISSING, Desk, v1_router
+from api.v1.services import FORBIDDEN, MISSING, Services, v1_router
 from config.destinations import (
     Destination,
     DicomDestination,
@@ -63,7 +63,7 @@ MENDS = {
 """The remedy for each reason why no association was established."""
 
 
-def places_router(desk: Desk) -> APIRouter:
+def places_router(desk: Services) -> APIRouter:
     """Serve destinations, callers and modalities."""
     router = v1_router("destinations")
 
@@ -82,10 +82,10 @@ def places_router(desk: Desk) -> APIRouter:
         where, us = desk.destination(name), desk.settings.receiver.ae_title
 
         def ask() -> list[EchoAnswer]:
-            echo_log.ask(desk.engine, where, _person.name, calling_ae_title=us)
+            echo_log.run_echo(desk.engine, where, _person.name, calling_ae_title=us)
             return _echoes(desk, name)
 
-        await told(request, "connection tested", name)
+        await audit_access(request, "connection tested", name)
         return await run_in_threadpool(ask)
 
     @router.post(
@@ -98,7 +98,7 @@ def places_router(desk: Desk) -> APIRouter:
         """Hold deliveries to a destination; those in progress still finish."""
         desk.destination(name)
         await run_in_threadpool(desk.journal.deliveries.pause, name)
-        await told(request, "paused", name)
+        await audit_access(request, "paused", name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
     @router.post(
@@ -111,7 +111,7 @@ def places_router(desk: Desk) -> APIRouter:
         """Resume deliveries to a destination."""
         desk.destination(name)
         await run_in_threadpool(desk.journal.deliveries.resume, name)
-        await told(request, "resumed", name)
+        await audit_access(request, "resumed", name)
         return Response(status_code=status.HTTP_204_NO_CONTENT)
 
     @router.get("/callers", response_description="The last one first")
@@ -148,7 +148,7 @@ def places_router(desk: Desk) -> APIRouter:
     return router
 
 
-def _mend(desk: Desk, caller: callers.Caller) -> str:
+def _mend(desk: Services, caller: callers.CallerActivity) -> str:
     """Return what to change so that a caller gets an association."""
     if caller.reason != CALLING_UNKNOWN:
         return MENDS.get(caller.reason.partition(":")[0], "")
@@ -164,7 +164,7 @@ def _mend(desk: Desk, caller: callers.Caller) -> str:
     return MENDS[CALLING_UNKNOWN]
 
 
-def _destinations(desk: Desk) -> list[DestinationAnswer]:
+def _destinations(desk: Services) -> list[DestinationAnswer]:
     names = [each.name for each in desk.settings.destinations]
     with reading(desk.engine) as connection:
         waiting = backlog.deliveries(connection, names)
@@ -208,7 +208,7 @@ def _outage(outage: Outage) -> OutageAnswer:
     )
 
 
-def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
+def _echoes(desk: Services, name: str) -> list[EchoAnswer]:
     with reading(desk.engine) as connection:
         state = backlog.destination_states(connection, [name])[name]
     failed_at = max((each.last_attempt for each in state.outages), default=0.0)
@@ -222,7 +222,7 @@ def _echoes(desk: Desk, name: str) -> list[EchoAnswer]:
             seconds=row.seconds,
             outdated=row.at < (succeeded_at if row.comment else failed_at),
         )
-        for row in echo_log.asked(desk.engine, name)
+        for row in echo_log.recent_echoes(desk.engine, name)
     ]
 
 

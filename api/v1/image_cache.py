@@ -17,13 +17,13 @@ from fastapi import HTTPException, status
 from numpy.typing import NDArray
 
 from api.auth.request_user import person_key
-from api.http.concurrency_limit import RETRY_AFTER_S, FairQueue
+from api.http.concurrency_limit import RETRY_AFTER_S, QueueLimit
 from config.settings import WorkerSettings
-from dicom_node.decoder.client import ChildTimeoutError, DecodingChild
-from dicom_node.decoder.quick_client import QuickChild, slow_child
+from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
+from dicom_node.decoder.quick_client import QuickDecoder, slow_child
 from dicom_node.errors import DicomNodeError
 from dicom_node.pixels.rendering import Attribute, View, list_attributes, view_file
-from dicom_node.results.overlay_data import Drawing
+from dicom_node.results.overlay_data import OverlayData
 from inference.drawing.result_image import tinted
 
 T = TypeVar("T")
@@ -58,8 +58,8 @@ class Pictures:
     def __init__(self, limits: WorkerSettings) -> None:
         """Store the limits. The child process starts on first use."""
         self._limits = limits
-        self._child: DecodingChild | None = None
-        self.queue = FairQueue(person_key, waiting=MOST_WAITING, at_once=AT_ONCE)
+        self._child: DecoderProcess | None = None
+        self.queue = QueueLimit(person_key, waiting=MOST_WAITING, at_once=AT_ONCE)
         self._thread = ThreadPoolExecutor(1, "pictures")
         self._slow_thread = ThreadPoolExecutor(1, "slow-pictures")
         self._slow: Future[Any] | None = None
@@ -102,7 +102,7 @@ class Pictures:
         most = self._limits.max_megapixels
         return await self._run(lambda child: child.run(list_attributes, path, most))
 
-    async def _run(self, call: Callable[[DecodingChild], T]) -> T:
+    async def _run(self, call: Callable[[DecoderProcess], T]) -> T:
         try:
             try:
                 quick = self._thread.submit(lambda: call(self._started()))
@@ -113,7 +113,7 @@ class Pictures:
             code = status.HTTP_422_UNPROCESSABLE_CONTENT
             raise HTTPException(code, str(error)) from None
 
-    async def _run_slowly(self, call: Callable[[DecodingChild], T]) -> T:
+    async def _run_slowly(self, call: Callable[[DecoderProcess], T]) -> T:
         """Repeat a call with the whole time-out, one at a time."""
         if self._slow is not None and not self._slow.done():
             raise HTTPException(
@@ -126,7 +126,7 @@ class Pictures:
         self._slow = slow
         return await asyncio.wrap_future(slow)
 
-    def _view(self, child: DecodingChild, key: Key, path: Path) -> View:
+    def _view(self, child: DecoderProcess, key: Key, path: Path) -> View:
         # Another request may have made it while this one waited for its thread.
         if (known := self._kept.get(key)) is not None:
             return known
@@ -134,7 +134,7 @@ class Pictures:
         window = limits.window if ends is None else ends
         return child.run(view_file, path, window, limits.max_megapixels)
 
-    def _in_own_child(self, call: Callable[[DecodingChild], T]) -> T:
+    def _in_own_child(self, call: Callable[[DecoderProcess], T]) -> T:
         limits = self._limits
         with slow_child(limits.decode_timeout_s, limits.decode_memory_mb) as child:
             return call(child)
@@ -149,9 +149,9 @@ class Pictures:
     def _bytes(self) -> int:
         return sum(view.pixels.nbytes for view in self._kept.values())
 
-    def _started(self) -> DecodingChild:
+    def _started(self) -> DecoderProcess:
         if self._child is None:
-            self._child = QuickChild(
+            self._child = QuickDecoder(
                 timeout_s=self._limits.decode_timeout_s,
                 memory_mb=self._limits.decode_memory_mb,
             )
@@ -169,7 +169,7 @@ def jpeg(pixels: NDArray[np.uint8], long_side: int | None) -> bytes:
     return encoded.tobytes()
 
 
-def heatmap_png(drawing: Drawing) -> bytes:
+def heatmap_png(drawing: OverlayData) -> bytes:
     """Encode a heatmap as a transparent tint at its own coarse resolution."""
     rgba = tinted(drawing.levels)
     _, encoded = cv2.imencode(".png", cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGRA))

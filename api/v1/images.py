@@ -8,12 +8,12 @@ from fastapi import APIRouter, HTTPException, Query, Request, Response, status
 from fastapi.responses import FileResponse
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.audit import told
+from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
 from api.v1.image_cache import heatmap_png, jpeg
 from api.v1.schemas import AttributeAnswer
-from api.v1.services import GONE, MISSING, Desk, problem, v1_router
-from dicom_node.queries.instance_details import Dossier
+from api.v1.services import GONE, MISSING, Services, problem, v1_router
+from dicom_node.queries.instance_details import InstanceDetails
 
 REMOVED = (
     "Its files were removed, their time being over ([retention] in the settings). Send "
@@ -30,12 +30,12 @@ def _kind(media_type: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {media_type: {}}}, **MISSING, **GONE}
 
 
-def views_router(desk: Desk) -> APIRouter:
+def views_router(desk: Services) -> APIRouter:
     """Serve images, heatmaps, attributes and files of instances."""
     router = v1_router("pictures")
     folder = desk.settings.storage.directory
 
-    async def opened(instance_id: str) -> tuple[Dossier, Path]:
+    async def opened(instance_id: str) -> tuple[InstanceDetails, Path]:
         known = await run_in_threadpool(desk.dossier, instance_id)
         path = folder / known.row.path
         if known.row.files_removed_at is not None or not path.exists():
@@ -70,7 +70,7 @@ def views_router(desk: Desk) -> APIRouter:
             _, path = await opened(instance_id)
             view = await desk.pictures.view(instance_id, path, ends)
             content = await run_in_threadpool(jpeg, view.pixels, long_side)
-        await told(request, "viewed", f"/api/v1/instances/{instance_id}")
+        await audit_access(request, "viewed", f"/api/v1/instances/{instance_id}")
         values = {
             "Gray-Black": f"{view.ends[0]:g}",
             "Gray-White": f"{view.ends[1]:g}",
@@ -92,7 +92,9 @@ def views_router(desk: Desk) -> APIRouter:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND, "There is no answer to show."
             )
-        await told(request, "viewed", f"/api/v1/instances/{instance_id}/heatmap")
+        await audit_access(
+            request, "viewed", f"/api/v1/instances/{instance_id}/heatmap"
+        )
         return Response(heatmap_png(known.drawing), media_type="image/png")
 
     @router.get(
@@ -107,7 +109,9 @@ def views_router(desk: Desk) -> APIRouter:
         async with desk.pictures.queue.turn(request):
             _, path = await opened(instance_id)
             found = await desk.pictures.attributes(path)
-        await told(request, "viewed", f"/api/v1/instances/{instance_id}/attributes")
+        await audit_access(
+            request, "viewed", f"/api/v1/instances/{instance_id}/attributes"
+        )
         return [
             AttributeAnswer(
                 tag=each.tag,
@@ -130,7 +134,9 @@ def views_router(desk: Desk) -> APIRouter:
     ) -> FileResponse:
         """Return the original file, as it was received."""
         known, path = await opened(instance_id)
-        await told(request, "viewed", f"/api/v1/instances/{instance_id}/original")
+        await audit_access(
+            request, "viewed", f"/api/v1/instances/{instance_id}/original"
+        )
         return _file(path, known.row.sop_instance_uid)
 
     @router.get(
@@ -148,7 +154,9 @@ def views_router(desk: Desk) -> APIRouter:
         path = folder / paths.get(sop_instance_uid, "nothing")
         if not path.is_file():
             raise HTTPException(status.HTTP_404_NOT_FOUND, "There is no such result.")
-        await told(request, "viewed", f"/api/v1/instances/{instance_id}/results")
+        await audit_access(
+            request, "viewed", f"/api/v1/instances/{instance_id}/results"
+        )
         return _file(path, sop_instance_uid)
 
     return router

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Query, Request, status
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.audit import told
+from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
 from api.v1.schemas import (
     DossierAnswer,
@@ -17,7 +17,7 @@ from api.v1.schemas import (
     WorklistAnswer,
 )
 from api.v1.serialization import dossier_answer, instance_answer, seconds_of
-from api.v1.services import MISSING, Desk, v1_router
+from api.v1.services import MISSING, Services, v1_router
 from dicom_node.queries.worklist import Order, Sorting, Wanted
 
 MOST_IDS = 100
@@ -27,7 +27,7 @@ SEARCHES = ("q", "state", "answer", "since", "until", "sender", "destination")
 """Query parameters of a search. Their names are audited, their values are not."""
 
 
-def instances_router(desk: Desk) -> APIRouter:
+def instances_router(desk: Services) -> APIRouter:
     """Serve the worklist, studies and details of instances."""
     router = v1_router("instances")
 
@@ -76,8 +76,8 @@ def instances_router(desk: Desk) -> APIRouter:
         )
         if used := _searches(request):
             about = f"/api/v1/instances by {', '.join(used)}"
-            await told(request, "searched", about)
-        await told(request, "viewed", "/api/v1/instances")
+            await audit_access(request, "searched", about)
+        await audit_access(request, "viewed", "/api/v1/instances")
         return WorklistAnswer(
             instances=[instance_answer(row) for row in found.rows],
             total=found.total,
@@ -104,7 +104,7 @@ def instances_router(desk: Desk) -> APIRouter:
             raise HTTPException(
                 status.HTTP_404_NOT_FOUND, "Nothing of such a study is known here."
             )
-        await told(request, "viewed", "/api/v1/studies")
+        await audit_access(request, "viewed", "/api/v1/studies")
         return StudyAnswer(
             study_instance_uid=study_instance_uid,
             instances=[instance_answer(row) for row in rows],
@@ -121,7 +121,7 @@ def instances_router(desk: Desk) -> APIRouter:
         """Return all details of one instance, with its history."""
         known = await run_in_threadpool(desk.dossier, instance_id)
         opinions = await run_in_threadpool(desk.feedback.of, instance_id)
-        await told(request, "viewed", f"/api/v1/instances/{instance_id}")
+        await audit_access(request, "viewed", f"/api/v1/instances/{instance_id}")
         return dossier_answer(known, opinions)
 
     return router

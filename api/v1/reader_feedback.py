@@ -12,12 +12,12 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.audit import told
+from api.auth.audit import audit_access
 from api.auth.request_user import Viewer
 from api.v1.schemas import OpinionAnswer
 from api.v1.serialization import opinion_answer, seconds_of, when
-from api.v1.services import MISSING, Desk, problem, v1_router
-from dicom_node.journal.reader_feedback import EXPORTED, Verdict
+from api.v1.services import MISSING, Services, problem, v1_router
+from dicom_node.journal.reader_feedback import EXPORTED, Judgement
 from inference.finding import Point
 
 UNANSWERED = "There is no answer to have an opinion on."
@@ -36,7 +36,7 @@ class OpinionGiven(BaseModel):
     )
 
 
-def opinions_router(desk: Desk) -> APIRouter:
+def opinions_router(desk: Services) -> APIRouter:
     """Serve feedback."""
     router = v1_router("feedback")
 
@@ -50,13 +50,13 @@ def opinions_router(desk: Desk) -> APIRouter:
     ) -> list[OpinionAnswer]:
         """Store your opinion on the result; it replaces your earlier one."""
         await run_in_threadpool(desk.dossier, instance_id)
-        verdict, place = Verdict(given.verdict), _place(given.place)
+        verdict, place = Judgement(given.verdict), _place(given.place)
         kept = await run_in_threadpool(
             desk.feedback.give, instance_id, person.name, verdict, place
         )
         if not kept:
             raise HTTPException(status.HTTP_409_CONFLICT, UNANSWERED)
-        await told(request, "judged", instance_id)
+        await audit_access(request, "judged", instance_id)
         return await _all(instance_id)
 
     @router.delete(
@@ -70,7 +70,7 @@ def opinions_router(desk: Desk) -> APIRouter:
         """Delete your opinion."""
         await run_in_threadpool(desk.dossier, instance_id)
         await run_in_threadpool(desk.feedback.withdraw, instance_id, person.name)
-        await told(request, "judged", instance_id)
+        await audit_access(request, "judged", instance_id)
         return await _all(instance_id)
 
     async def _all(instance_id: str) -> list[OpinionAnswer]:
@@ -92,7 +92,7 @@ def opinions_router(desk: Desk) -> APIRouter:
         """Export all opinions with the results that they are about."""
         first = 0.0 if since is None else seconds_of(since)
         last = time.time() + 1 if until is None else seconds_of(until)
-        await told(request, "viewed", "/api/v1/feedback.csv")
+        await audit_access(request, "viewed", "/api/v1/feedback.csv")
         lines = _lines(desk.feedback.export(first, last))
         named = {"Content-Disposition": 'attachment; filename="feedback.csv"'}
         return StreamingResponse(lines, media_type="text/csv", headers=named)

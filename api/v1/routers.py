@@ -12,13 +12,13 @@ from api.v1.destinations import places_router
 from api.v1.images import views_router
 from api.v1.instances import instances_router
 from api.v1.reader_feedback import opinions_router
-from api.v1.services import Desk
+from api.v1.services import Services
 from api.v1.uploads import uploads_router
 from inference.finding import ModelIdentity
 
 
 def v1_routers(
-    desk: Desk,
+    desk: Services,
     checks: Mapping[str, Check],
     release: str,
     model: Callable[[], ModelIdentity | None],

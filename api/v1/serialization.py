@@ -21,7 +21,7 @@ from api.v1.schemas import (
 )
 from dicom_node.journal.reader_feedback import Opinion
 from dicom_node.patient import spoken_name
-from dicom_node.queries.instance_details import Dossier
+from dicom_node.queries.instance_details import InstanceDetails
 from dicom_node.queries.worklist import state_shown
 
 
@@ -64,7 +64,9 @@ def _line(row: sa.Row[Any]) -> dict[str, Any]:
     }
 
 
-def dossier_answer(known: Dossier, opinions: Sequence[Opinion]) -> DossierAnswer:
+def dossier_answer(
+    known: InstanceDetails, opinions: Sequence[Opinion]
+) -> DossierAnswer:
     """Return all details of an instance."""
     row = known.row
     kinds = {each.sop_instance_uid: each.kind for each in known.results}
@@ -103,7 +105,7 @@ def opinion_answer(opinion: Opinion) -> OpinionAnswer:
     )
 
 
-def _model(known: Dossier) -> ModelAnswer | None:
+def _model(known: InstanceDetails) -> ModelAnswer | None:
     row, drawing = known.row, known.drawing
     if row.probability is None:
         return None
@@ -115,7 +117,7 @@ def _model(known: Dossier) -> ModelAnswer | None:
     )
 
 
-def _drawing(known: Dossier) -> DrawingAnswer | None:
+def _drawing(known: InstanceDetails) -> DrawingAnswer | None:
     if known.drawing is None or known.row.probability is None:
         return None
     (rows, columns), arrow = known.drawing.picture_shape, known.drawing.arrow
@@ -128,7 +130,7 @@ def _drawing(known: Dossier) -> DrawingAnswer | None:
 
 
 def _delivery(
-    row: sa.Row[Any], known: Dossier, kinds: dict[str, str]
+    row: sa.Row[Any], known: InstanceDetails, kinds: dict[str, str]
 ) -> DeliveryAnswer:
     objects = [
         ObjectAnswer(

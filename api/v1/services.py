@@ -16,7 +16,7 @@ from config.settings import Settings
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.reader_feedback import Feedback
 from dicom_node.queries.history import History
-from dicom_node.queries.instance_details import Dossier, dossier
+from dicom_node.queries.instance_details import InstanceDetails, instance_details
 from dicom_node.queries.worklist import Worklist
 from dicom_node.storage.database import open_engine
 
@@ -24,7 +24,7 @@ _ID = re.compile("[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Desk:
+class Services:
     """The services that the routes use. Safe to share between threads.
 
     Attributes:
@@ -50,14 +50,16 @@ class Desk:
         self.pictures.close()
         self.engine.dispose()
 
-    def dossier(self, instance_id: str) -> Dossier:
+    def dossier(self, instance_id: str) -> InstanceDetails:
         """Return the details of an instance.
 
         Raises:
             HTTPException: 404.
         """
         found = (
-            dossier(self.engine, instance_id) if _ID.fullmatch(instance_id) else None
+            instance_details(self.engine, instance_id)
+            if _ID.fullmatch(instance_id)
+            else None
         )
         if found is None:
             raise HTTPException(
@@ -83,11 +85,11 @@ class Desk:
         )
 
 
-def open_desk(settings: Settings) -> Desk:
+def make_services(settings: Settings) -> Services:
     """Create the services. No connection or process is started yet."""
     engine = open_engine(settings.storage.database_url)
     folder = settings.storage.directory
-    return Desk(
+    return Services(
         settings=settings,
         engine=engine,
         journal=Journal(engine, folder, settings.destinations),

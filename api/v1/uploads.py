@@ -6,13 +6,13 @@ from typing import Any
 from fastapi import APIRouter, HTTPException, Request, status
 from starlette.concurrency import run_in_threadpool
 
-from api.auth.audit import told
-from api.auth.request_user import Operator, person_key, visit_of
+from api.auth.audit import audit_access
+from api.auth.request_user import Operator, person_key, request_user
 from api.http.body import takes
-from api.http.concurrency_limit import Arrivals, FairQueue
+from api.http.concurrency_limit import QueueLimit, UploadLimit
 from api.http.multipart import LARGEST_FILE, UPLOAD, file_form, received
 from api.v1.schemas import UploadAnswer
-from api.v1.services import FORBIDDEN, Desk, problem, v1_router
+from api.v1.services import FORBIDDEN, Services, problem, v1_router
 from dicom_node.errors import DicomNodeError, OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.network.presentation_contexts import STORED, STORED_BY_SETTING
@@ -30,11 +30,11 @@ REFUSED: dict[int | str, dict[str, Any]] = {
 }
 
 
-def uploads_router(desk: Desk) -> APIRouter:
+def uploads_router(desk: Services) -> APIRouter:
     """Serve uploads."""
-    router, arrivals = v1_router("uploads"), Arrivals()
+    router, arrivals = v1_router("uploads"), UploadLimit()
     # A file that takes long to check only delays its own sender and three others.
-    queue = FairQueue(person_key, waiting=12, at_once=4)
+    queue = QueueLimit(person_key, waiting=12, at_once=4)
     receiver = desk.settings.receiver
     classes = STORED + (STORED_BY_SETTING if receiver.for_processing else ())
 
@@ -64,14 +64,14 @@ def uploads_router(desk: Desk) -> APIRouter:
     @takes(UPLOAD)
     async def upload(request: Request, _person: Operator) -> UploadAnswer:
         """Store a DICOM file, as if it had been sent by C-STORE."""
-        address = visit_of(request).address
+        address = request_user(request).address
         with arrivals.place(person_key(request)):
             async with received(request) as file, queue.turn(request):
                 try:
                     answer, it = await run_in_threadpool(taken_in, file, address)
                 except DicomNodeError as error:
                     raise HTTPException(_status(error), str(error)) from None
-        await told(request, "uploaded", answer.id, it, again=answer.id != it.id)
+        await audit_access(request, "uploaded", answer.id, it, again=answer.id != it.id)
         return answer
 
     return router

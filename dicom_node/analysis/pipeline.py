@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 
 from config.settings import Settings, WorkerSettings
 from dicom_node.analysis.slow_images import SlowImages
-from dicom_node.decoder.client import DecodingChild
-from dicom_node.decoder.quick_client import SLOW_NICENESS, QuickChild, slow_child
+from dicom_node.decoder.client import DecoderProcess
+from dicom_node.decoder.quick_client import SLOW_NICENESS, QuickDecoder, slow_child
 from dicom_node.errors import NotAnalyzedError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.log.context import Stopwatch
@@ -26,8 +26,8 @@ from dicom_node.results.encode import (
     encode_file,
     encode_notice,
 )
-from dicom_node.results.overlay_data import Drawing, drawing_of
-from dicom_node.results.result_kinds import NOTICE, Form, forms
+from dicom_node.results.overlay_data import OverlayData, overlay_of
+from dicom_node.results.result_kinds import NOTICE, ResultKind, kinds_for
 from inference.classification.classifier import Classifier
 from inference.classification.out_of_distribution import UnfamiliarError
 from inference.finding import Finding
@@ -53,7 +53,7 @@ class Analysis:
     finding: Finding
     results: tuple[ResultObject, ...]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    drawing: Drawing | None = None
+    drawing: OverlayData | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,7 +71,7 @@ class Pipeline:
     """
 
     classifier: Classifier
-    child: DecodingChild
+    child: DecoderProcess
     decode_options: DecodeOptions
     result_options: ResultOptions
     max_study_age_days: int
@@ -104,7 +104,7 @@ class Pipeline:
                 encode_file, instance, decoded.radiograph, finding, self.result_options
             )
         rows, columns = decoded.radiograph.pixels.shape
-        drawing = drawing_of(finding, (rows, columns))
+        drawing = overlay_of(finding, (rows, columns))
         return Analysis(decoded, finding, results, watch.seconds, drawing)
 
     def _classify(self, radiograph: Radiograph) -> Finding:
@@ -138,7 +138,7 @@ def make_pipeline(
     settings: Settings,
     *,
     ignore_age: bool = False,
-    child: type[DecodingChild] = DecodingChild,
+    child: type[DecoderProcess] = DecoderProcess,
 ) -> Pipeline:
     """Load the model and start the decoding child.
 
@@ -148,7 +148,7 @@ def make_pipeline(
         child: The class of the child.
     """
     worker = settings.worker
-    wanted = frozenset[Form]().union(*map(forms, settings.destinations))
+    wanted = frozenset[ResultKind]().union(*map(kinds_for, settings.destinations))
     return Pipeline(
         classifier=Classifier.load(settings.model.weights, settings.model.device),
         child=child(
@@ -158,7 +158,7 @@ def make_pipeline(
             window=worker.window, max_megapixels=worker.max_megapixels
         ),
         result_options=ResultOptions(
-            forms=tuple(sorted(wanted)) or (Form("secondary_capture"),),
+            forms=tuple(sorted(wanted)) or (ResultKind("secondary_capture"),),
             long_side=settings.results.long_side,
             series_number=settings.results.series_number,
             window=worker.window,
@@ -173,9 +173,9 @@ def normal_pipeline(settings: Settings) -> Pipeline:
     The methods of this pipeline raise ResemblesSlowError if an instance belongs in the
     separate lane.
     """
-    pipeline = make_pipeline(settings, child=QuickChild)
+    pipeline = make_pipeline(settings, child=QuickDecoder)
     child = pipeline.child
-    assert isinstance(child, QuickChild)  # noqa: S101 - its class was given
+    assert isinstance(child, QuickDecoder)  # noqa: S101 - its class was given
     return replace(pipeline, turn=SlowImages(child).turn)
 
 
@@ -204,7 +204,7 @@ def separate_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Pipeline:
     Raises:
         OSError: The child does not start.
     """
-    child = QuickChild(
+    child = QuickDecoder(
         timeout_s=worker.decode_timeout_s,
         memory_mb=worker.decode_memory_mb,
         niceness=SLOW_NICENESS,

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from dicom_node.audit.folding import network
-from dicom_node.decoder.quick_client import QuickChild
+from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.instance import ReceivedInstance
 
 KEPT_S = 600.0
@@ -52,7 +52,7 @@ class SlowImages:
     """The recent slow images of the normal lane. Safe to share between threads."""
 
     def __init__(
-        self, child: QuickChild, clock: Callable[[], float] = time.monotonic
+        self, child: QuickDecoder, clock: Callable[[], float] = time.monotonic
     ) -> None:
         """Start without slow images.
 

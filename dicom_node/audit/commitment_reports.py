@@ -1,6 +1,6 @@
 """The audit event of a rejected report on Storage Commitment."""
 
-from dicom_node.audit.event import AuditEvent, What
+from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.audit.trail import Tell
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.storage_commitment import OnRefused
@@ -12,6 +12,6 @@ def auditing_refused(tell: Tell) -> OnRefused:
 
     def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
         who = reporter.ae_title, reporter.address
-        tell(AuditEvent(What.REPORT_REFUSED, *who, reason.replace("_", " ")))
+        tell(AuditEvent(AuditEventType.REPORT_REFUSED, *who, reason.replace("_", " ")))
 
     return on_refused

@@ -13,7 +13,7 @@ from config.settings import Settings
 HIDDEN = "hidden"
 
 
-class What(StrEnum):
+class AuditEventType(StrEnum):
     """The type of an event."""
 
     STARTED = "started"
@@ -39,10 +39,17 @@ class What(StrEnum):
     NOT_STORED = "instances not stored"
 
 
-TRANSFERS = frozenset({What.RECEIVED, What.RECEIVED_AGAIN, What.SENT, What.NOT_STORED})
+TRANSFERS = frozenset(
+    {
+        AuditEventType.RECEIVED,
+        AuditEventType.RECEIVED_AGAIN,
+        AuditEventType.SENT,
+        AuditEventType.NOT_STORED,
+    }
+)
 """Events of an instance that was transferred between applications."""
 
-OUTGOING = frozenset({What.SENT, What.NOT_STORED})
+OUTGOING = frozenset({AuditEventType.SENT, AuditEventType.NOT_STORED})
 """Transfers that this node sends."""
 
 
@@ -88,7 +95,7 @@ class AuditEvent:
         patient: The patient of that instance; only in transfers.
     """
 
-    what: What
+    what: AuditEventType
     who: str
     address: str = ""
     about: str = ""

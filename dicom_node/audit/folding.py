@@ -14,13 +14,13 @@ from dataclasses import replace
 from ipaddress import IPv6Address, IPv6Network, ip_address
 from pathlib import Path
 
-from dicom_node.audit.event import TRANSFERS, AuditEvent, What
+from dicom_node.audit.event import TRANSFERS, AuditEvent, AuditEventType
 from dicom_node.audit.message import KINDS, SUCCESS
 
 Spare = Callable[[], float]
 """Returns the bytes of disk that may be used, without those that must stay free."""
 
-Key = tuple[int, What, str]
+Key = tuple[int, AuditEventType, str]
 """The level of folding, the kind of event, and an address or an empty string."""
 
 FURTHER_CALLERS = "(further callers)"  # longer than the 16 characters of an AE title
@@ -32,7 +32,7 @@ FLOODS = frozenset(
 ).difference(TRANSFERS)
 """Events that a caller without permission can cause."""
 
-CALLERS = FLOODS.difference({What.REFUSED}).union({What.OPENED})
+CALLERS = FLOODS.difference({AuditEventType.REFUSED}).union({AuditEventType.OPENED})
 """Events of callers that are known only by the AE title that they choose."""
 
 # Maximum number of different events per minute. Floods have a low limit. Other events
@@ -104,7 +104,7 @@ def forms(event: AuditEvent) -> Sequence[AuditEvent]:
     The reason of a rejection is kept, but not the details after its colon. A start is
     always written in full, with its settings.
     """
-    if event.what is What.STARTED:
+    if event.what is AuditEventType.STARTED:
         return (event,)
     if event.what in CALLERS:
         about = event.about.partition(":")[0]

@@ -20,7 +20,7 @@ from dicom_node.audit.event import (
     AuditedInstance,
     AuditedPatient,
     AuditEvent,
-    What,
+    AuditEventType,
     plain,
 )
 
@@ -64,33 +64,33 @@ ALERT = ("110113", "Security Alert")
 AUTHENTICATION = ("110114", "User Authentication")
 LOGIN = ("110122", "Login")
 
-KINDS: Mapping[What, Kind] = MappingProxyType(
+KINDS: Mapping[AuditEventType, Kind] = MappingProxyType(
     {
-        What.STARTED: Kind(ACTIVITY, ("110120", "Application Start"), "E"),
-        What.STOPPED: Kind(ACTIVITY, ("110121", "Application Stop"), "E"),
-        What.REJECTED: Kind(
+        AuditEventType.STARTED: Kind(ACTIVITY, ("110120", "Application Start"), "E"),
+        AuditEventType.STOPPED: Kind(ACTIVITY, ("110121", "Application Stop"), "E"),
+        AuditEventType.REJECTED: Kind(
             ALERT, ("110126", "Node Authentication"), "E", MINOR_FAILURE
         ),
-        What.REPORT_REFUSED: Kind(
+        AuditEventType.REPORT_REFUSED: Kind(
             ALERT, ("110126", "Node Authentication"), "E", MINOR_FAILURE
         ),
-        What.LOGGED_IN: Kind(AUTHENTICATION, LOGIN, "E"),
-        What.LOGIN_FAILED: Kind(AUTHENTICATION, LOGIN, "E", MINOR_FAILURE),
-        What.LOGGED_OUT: Kind(AUTHENTICATION, ("110123", "Logout"), "E"),
-        What.REFUSED: Kind(
+        AuditEventType.LOGGED_IN: Kind(AUTHENTICATION, LOGIN, "E"),
+        AuditEventType.LOGIN_FAILED: Kind(AUTHENTICATION, LOGIN, "E", MINOR_FAILURE),
+        AuditEventType.LOGGED_OUT: Kind(AUTHENTICATION, ("110123", "Logout"), "E"),
+        AuditEventType.REFUSED: Kind(
             ALERT, ("110132", "Use of Restricted Function"), "E", MINOR_FAILURE
         ),
-        What.VIEWED: Kind(ACCESSED, None, "R"),
-        What.SEARCHED: Kind(QUERY, None, "E"),
-        What.ASKED_AGAIN: Kind(ACCESSED, None, "U"),
-        What.JUDGED: Kind(ACCESSED, None, "U"),
-        What.PAUSED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
-        What.RESUMED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
-        What.RECEIVED: Kind(TRANSFERRED, None, "C"),
-        What.RECEIVED_AGAIN: Kind(TRANSFERRED, None, "R"),
+        AuditEventType.VIEWED: Kind(ACCESSED, None, "R"),
+        AuditEventType.SEARCHED: Kind(QUERY, None, "E"),
+        AuditEventType.ASKED_AGAIN: Kind(ACCESSED, None, "U"),
+        AuditEventType.JUDGED: Kind(ACCESSED, None, "U"),
+        AuditEventType.PAUSED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
+        AuditEventType.RESUMED: Kind(ALERT, ("110128", "Network Configuration"), "U"),
+        AuditEventType.RECEIVED: Kind(TRANSFERRED, None, "C"),
+        AuditEventType.RECEIVED_AGAIN: Kind(TRANSFERRED, None, "R"),
         # "R" as well: the sender does not know what the receiver has already.
-        What.SENT: Kind(TRANSFERRED, None, "R"),
-        What.NOT_STORED: Kind(TRANSFERRED, None, "R", MINOR_FAILURE),
+        AuditEventType.SENT: Kind(TRANSFERRED, None, "R"),
+        AuditEventType.NOT_STORED: Kind(TRANSFERRED, None, "R", MINOR_FAILURE),
     }
 )
 """The events that have a message in PS3.15 A.5.3.
@@ -102,7 +102,7 @@ written as a transfer.
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class AuditSource:
     """The process that reports an event.
 
     Attributes:
@@ -118,7 +118,7 @@ class Source:
 
 def message(
     event: AuditEvent,
-    source: Source,
+    source: AuditSource,
     at: float,
     times: int = 1,
     instances: Sequence[AuditedInstance] = (),
@@ -168,7 +168,7 @@ def _identification(root: Element, event: AuditEvent, at: float, times: int) -> 
         SubElement(it, "EventOutcomeDescription").text = plain(", ".join(told))
 
 
-def _participants(root: Element, event: AuditEvent, source: Source) -> None:
+def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None:
     """Add the node, and the application that it received from or sent to."""
     is_outgoing = event.what in OUTGOING
     us = SubElement(
@@ -196,7 +196,7 @@ def _participants(root: Element, event: AuditEvent, source: Source) -> None:
         _code(them, "RoleIDCode", their_role)
         return
     _code(us, "RoleIDCode", APPLICATION)
-    if event.what in {What.STARTED, What.STOPPED}:
+    if event.what in {AuditEventType.STARTED, AuditEventType.STOPPED}:
         _code(them, "RoleIDCode", LAUNCHER)
 
 
@@ -248,7 +248,7 @@ def _patient(root: Element, patient: AuditedPatient) -> None:
 
 def _object(root: Element, event: AuditEvent) -> None:
     """Add an object of an event other than an instance: settings, a path, a reason."""
-    is_start = event.what is What.STARTED
+    is_start = event.what is AuditEventType.STARTED
     name = "settings in force" if is_start else event.about
     it = SubElement(
         root,

@@ -32,12 +32,12 @@ from dicom_node.audit.event import (
     TRANSFERS,
     AuditedInstance,
     AuditEvent,
-    What,
+    AuditEventType,
     disclosed,
     plain,
 )
 from dicom_node.audit.folding import FLOODS, Folding, Spare, spare
-from dicom_node.audit.message import KINDS, Source, message
+from dicom_node.audit.message import KINDS, AuditSource, message
 from dicom_node.storage.database import open_engine, writing
 from dicom_node.storage.spool import MB
 from dicom_node.storage.tables import audit
@@ -110,7 +110,7 @@ def auditing(
     file, storage = settings.audit.file, settings.storage
     folders = [storage.directory, *([file.parent] if file else [])]
     disk = spare(folders, storage.min_free_mb * MB)
-    trail = Trail(engine, Source(node, role, os.getpid()), file, disk)
+    trail = Trail(engine, AuditSource(node, role, os.getpid()), file, disk)
     try:
         if by_hand:
             trail.tell(started(settings))
@@ -131,12 +131,12 @@ def record(settings: Settings, role: str, event: AuditEvent) -> None:
 
 def started(settings: Settings) -> AuditEvent:
     """Return the event of a start, with the settings in force."""
-    return AuditEvent(What.STARTED, os_user(), about=disclosed(settings))
+    return AuditEvent(AuditEventType.STARTED, os_user(), about=disclosed(settings))
 
 
 def stopped() -> AuditEvent:
     """Return the event of an end."""
-    return AuditEvent(What.STOPPED, os_user())
+    return AuditEvent(AuditEventType.STOPPED, os_user())
 
 
 class Trail:
@@ -145,7 +145,7 @@ class Trail:
     def __init__(
         self,
         engine: sa.Engine,
-        source: Source,
+        source: AuditSource,
         file: Path | None,
         spare_bytes: Spare = lambda: float("inf"),
     ) -> None:
@@ -325,7 +325,7 @@ def _append(path: Path, content: bytes) -> None:
             raise OSError(ENOSPC, os.strerror(ENOSPC))
 
 
-def _row(entry: Entry, source: Source) -> dict[str, object]:
+def _row(entry: Entry, source: AuditSource) -> dict[str, object]:
     event = entry.event
     return {
         "at": entry.at,

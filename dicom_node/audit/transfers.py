@@ -5,7 +5,12 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from dicom_node.audit.event import AuditedInstance, AuditedPatient, AuditEvent, What
+from dicom_node.audit.event import (
+    AuditedInstance,
+    AuditedPatient,
+    AuditEvent,
+    AuditEventType,
+)
 from dicom_node.instance import ReceivedInstance
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.storage.database import reading
@@ -44,7 +49,7 @@ def received_event(received: ReceivedInstance, who: str, *, again: bool) -> Audi
     """
     header = received.header
     return AuditEvent(
-        What.RECEIVED_AGAIN if again else What.RECEIVED,
+        AuditEventType.RECEIVED_AGAIN if again else AuditEventType.RECEIVED,
         who,
         received.calling_address,
         instance=AuditedInstance(
@@ -112,7 +117,7 @@ def sent_events(
         if not stored and outcome.status is None:
             continue
         yield AuditEvent(
-            What.SENT if stored else What.NOT_STORED,
+            AuditEventType.SENT if stored else AuditEventType.NOT_STORED,
             who,
             address,
             # The comment may contain the peer's own text, which may name a person.

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from config.settings import Settings
 from dicom_node.analysis.pipeline import Pipeline, make_pipeline
 from dicom_node.commands.input_files import file_problem, input_files, printable
-from dicom_node.dataset.local_file import adopt, read_local_header
+from dicom_node.dataset.local_file import read_local_file, read_local_header
 from dicom_node.dataset.part10 import PREFIX, looks_like_dicom
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
@@ -141,7 +141,7 @@ def _reason(error: Exception) -> str:
 def _dicom(pipeline: Pipeline, settings: Settings, path: Path, target: Path) -> Line:
     most = settings.receiver.max_instance_mb * 1_000_000
     header = pipeline.child.run(read_local_header, path, most)
-    instance = adopt(path, header)
+    instance = read_local_file(path, header)
     analysis = pipeline.analyze(instance, lambda _: None)
     written = []
     for result in analysis.results:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.audit.event import What
+from dicom_node.audit.event import AuditEventType
 from dicom_node.commands.status import WIDTH
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
 from dicom_node.storage.database import reading
@@ -36,7 +36,7 @@ def main() -> None:
     table = Table("at (UTC)", *COLUMNS)
     for row in rows:
         at = datetime.fromtimestamp(row["at"], tz=UTC)
-        is_start = row["what"] == What.STARTED
+        is_start = row["what"] == AuditEventType.STARTED
         about = "settings: see --json" if is_start else row["about"]
         row["about"] = row["sop_instance_uid"] or about
         shown = (str(row[name]) for name in COLUMNS)

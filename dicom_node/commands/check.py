@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from config.access import unsettled
+from config.access import access_problems
 from config.destinations import (
     Address,
     Destination,
@@ -21,9 +21,9 @@ from config.destinations import (
     SenderDestination,
 )
 from config.settings import Settings
-from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.confinement import UNCONFINED, offered
-from dicom_node.delivery.dispatch import Ask, signs_of_life
+from dicom_node.delivery.dispatch import Ask, echo_destination
 from dicom_node.outcome import Verdict
 from dicom_node.receiver.admission import open_to_anyone
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
@@ -75,7 +75,7 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         *(
             (name, partial(_is_alive, ask))
             for each in settings.destinations
-            for name, ask in signs_of_life(
+            for name, ask in echo_destination(
                 f"destination {each.name}", each, calling_ae_title=us
             )
         ),
@@ -83,7 +83,7 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
 
 
 def _access(settings: Settings) -> str:
-    if wrong := unsettled(settings.api):
+    if wrong := access_problems(settings.api):
         raise CheckError("; ".join(wrong))
     if settings.api.guarded:
         return "ok, the page is for those whom the settings name"
@@ -109,7 +109,7 @@ def _model(settings: Settings) -> str:
 def _decoding(settings: Settings) -> str:
     """Start a decoding process, and return how it is confined."""
     worker = settings.worker
-    child = DecodingChild(
+    child = DecoderProcess(
         timeout_s=worker.decode_timeout_s, memory_mb=worker.decode_memory_mb
     )
     child.close()

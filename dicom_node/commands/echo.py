@@ -8,7 +8,7 @@ exist.
 import sys
 
 from dicom_node.commands.peer import peer
-from dicom_node.delivery.dispatch import signs_of_life
+from dicom_node.delivery.dispatch import echo_destination
 from dicom_node.outcome import Verdict
 from dicom_node.runtime.process import load_or_exit, role_parser
 
@@ -21,7 +21,7 @@ def main() -> None:
     settings = load_or_exit(given.config)
     us, asked = settings.receiver.ae_title, peer(given.peer, settings)
     alive = True
-    for name, ask in signs_of_life(given.peer, asked, calling_ae_title=us):
+    for name, ask in echo_destination(given.peer, asked, calling_ae_title=us):
         outcome = ask()
         answers = outcome.verdict is Verdict.STORED
         alive &= answers

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.audit.event import AuditedInstance, AuditEvent, What
+from dicom_node.audit.event import AuditedInstance, AuditEvent, AuditEventType
 from dicom_node.audit.trail import Tell, auditing, os_user
 from dicom_node.commands.named import named_or_exit
 from dicom_node.journal.journal import Failed, Journal
@@ -85,7 +85,7 @@ def _tell(journal: Journal, instance_id: str, tell: Tell) -> None:
     if row is not None:
         uids = row.study_instance_uid, row.sop_class_uid, row.sop_instance_uid
         it = AuditedInstance(*uids)
-        tell(AuditEvent(What.ASKED_AGAIN, os_user(), instance=it))
+        tell(AuditEvent(AuditEventType.ASKED_AGAIN, os_user(), instance=it))
 
 
 if __name__ == "__main__":

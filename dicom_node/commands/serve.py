@@ -80,7 +80,7 @@ class Role:
     withheld: frozenset[str] = frozenset()
     process: subprocess.Popen[bytes] | None = None
     started: float = 0.0
-    quick_deaths: int = 0
+    early_exits: int = 0
     not_before: float = field(default=0.0)
 
     def start(self) -> None:
@@ -106,7 +106,7 @@ class Role:
         die_with_parent()
         os.nice(self.niceness)
 
-    def revive(self) -> None:
+    def restart_if_exited(self) -> None:
         """Restart the process if it died, with a delay if it keeps dying."""
         if self.process is None or self.process.poll() is None:
             return
@@ -114,8 +114,8 @@ class Role:
         if not self.not_before:
             code = self.process.returncode
             quick = now - self.started < SOUND_AFTER_S and code != -signal.SIGKILL
-            self.quick_deaths = self.quick_deaths + 1 if quick else 0
-            pause = 0.25 * 2**self.quick_deaths if self.quick_deaths > 1 else 0
+            self.early_exits = self.early_exits + 1 if quick else 0
+            pause = 0.25 * 2**self.early_exits if self.early_exits > 1 else 0
             self.not_before = now + min(pause, LONGEST_PAUSE_S)
             logger.warning("%s ended with %s; starting it again", self.name, code)
         if now >= self.not_before:
@@ -181,7 +181,7 @@ class Node:
         """Restart roles that die, until told to stop."""
         while not stop.wait(WATCH_S):
             for role in self.roles:
-                role.revive()
+                role.restart_if_exited()
 
     def _announce(self) -> None:
         """Report the addresses of the node to people and, in a file, to programs."""

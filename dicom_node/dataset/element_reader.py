@@ -38,7 +38,7 @@ UNDEFINED = 0xFFFFFFFF
 # All other elements have a header of HEAD bytes, too, except those with a 32-bit length
 # VR.
 ITEM, ITEM_END, SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
-MARKS = frozenset({ITEM, ITEM_END, SEQUENCE_END})
+DELIMITERS = frozenset({ITEM, ITEM_END, SEQUENCE_END})
 HEAD = 8
 LONG_VRS = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 VRS = LONG_VRS | frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_16)
@@ -60,7 +60,7 @@ LONGEST_VALUE = 65_536
 INFLATE_STEP = 262_144
 
 
-class Source(Protocol):
+class ByteSource(Protocol):
     """The bytes of a dataset, in order.
 
     Attributes:
@@ -205,7 +205,7 @@ class _Container:
     has_datasets: bool  # the items contain elements, not fragments of a value
 
 
-class Walk:
+class ElementReader:
     """One pass over a dataset, from its first element.
 
     Attributes:
@@ -214,7 +214,7 @@ class Walk:
             level that `values` has passed.
     """
 
-    def __init__(self, source: Source, transfer_syntax: UID) -> None:
+    def __init__(self, source: ByteSource, transfer_syntax: UID) -> None:
         """Start at the dataset's first element."""
         self.source = source
         self.foreign: list[tuple[int, int]] = []
@@ -294,7 +294,7 @@ class Walk:
             self._items += 1
             if self._items > MOST_ITEMS:
                 raise too_many(f"{MOST_ITEMS} items")
-        if is_implicit or self._is_implicit or tag in MARKS or not _is_vr(vr):
+        if is_implicit or self._is_implicit or tag in DELIMITERS or not _is_vr(vr):
             return Element(tag, b"", length)
         length = self._with_vr(head)[3]
         if vr in LONG_VRS:

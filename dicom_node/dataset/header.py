@@ -20,11 +20,11 @@ from dicom_node.dataset.element_reader import (
     ITEM,
     SEQUENCE_END,
     UNDEFINED,
+    ByteSource,
     Element,
+    ElementReader,
     FileSource,
     InflatedSource,
-    Source,
-    Walk,
 )
 from dicom_node.dataset.image_pixel import SAMPLES, photometric_name
 from dicom_node.errors import CannotUnderstandError, EndsEarlyError, MismatchError
@@ -83,7 +83,7 @@ CUT_UID = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Announced:
+class NegotiatedIdentity:
     """The identity of a dataset that a sender declared before the transfer.
 
     Attributes:
@@ -100,7 +100,7 @@ class Announced:
 
 
 def read_header(
-    path: Path, offset: int, announced: Announced, *, inflated_limit: int
+    path: Path, offset: int, announced: NegotiatedIdentity, *, inflated_limit: int
 ) -> InstanceHeader:
     """Read the header of a dataset, and check that the dataset is complete.
 
@@ -126,8 +126,8 @@ def read_header(
         return header
 
 
-def _read(source: Source, announced: Announced) -> InstanceHeader:
-    walk = Walk(source, announced.transfer_syntax)
+def _read(source: ByteSource, announced: NegotiatedIdentity) -> InstanceHeader:
+    walk = ElementReader(source, announced.transfer_syntax)
     values: dict[int, bytes] = {}
     sources: list[str] = []
     pixel_data = None
@@ -173,8 +173,8 @@ def _acquisition(texts: Mapping[str, str]) -> str:
 
 
 def _assumptions(
-    walk: Walk,
-    announced: Announced,
+    walk: ElementReader,
+    announced: NegotiatedIdentity,
     uids: Mapping[str, str],
     values: Mapping[int, bytes],
 ) -> Iterator[str]:
@@ -200,7 +200,7 @@ def _assumptions(
             )
 
 
-def _check_agreement(announced: Announced, uids: Mapping[str, str]) -> None:
+def _check_agreement(announced: NegotiatedIdentity, uids: Mapping[str, str]) -> None:
     """Compare the declared identity with the dataset (PS3.4 B.2.3, 0xA900).
 
     A sender that cuts the SOP Instance UID in its command sends the whole UID in the
@@ -228,7 +228,7 @@ def _differs(keyword: str) -> MismatchError:
     )
 
 
-def _is_cut(announced: Announced, uids: Mapping[str, str]) -> bool:
+def _is_cut(announced: NegotiatedIdentity, uids: Mapping[str, str]) -> bool:
     """Return whether the command has the first 64 characters of a longer UID."""
     sent, said = uids["SOPInstanceUID"], announced.sop_instance_uid
     is_start = len(said) == CUT_UID < len(sent) and sent.startswith(said)
@@ -236,7 +236,10 @@ def _is_cut(announced: Announced, uids: Mapping[str, str]) -> bool:
 
 
 def _declared_bytes(
-    values: dict[int, bytes], texts: dict[str, str], announced: Announced, length: int
+    values: dict[int, bytes],
+    texts: dict[str, str],
+    announced: NegotiatedIdentity,
+    length: int,
 ) -> int:
     """Return the bytes of Pixel Data that the image needs (PS3.5 8.1.1).
 
@@ -271,7 +274,9 @@ def _declared_bytes(
     return -(-rows * columns * samples * count * bits // 8)
 
 
-def check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
+def check_pixels(
+    walk: ElementReader, pixel_data: Element | None, declared: int
+) -> None:
     """Skip the Pixel Data, which must be complete.
 
     Args:
@@ -302,7 +307,7 @@ def check_pixels(walk: Walk, pixel_data: Element | None, declared: int) -> None:
     walk.source.skip(pixel_data.length)
 
 
-def _pass_fragments(walk: Walk) -> None:
+def _pass_fragments(walk: ElementReader) -> None:
     """Skip encapsulated Pixel Data (PS3.5 A.4) with its delimiter."""
     while element := walk.next_element():
         if element.tag == SEQUENCE_END:

@@ -30,7 +30,7 @@ def read_local_header(path: Path, max_inflated: int) -> InstanceHeader:
         return _header(read_part10(path, max_inflated))
 
 
-def adopt(path: Path, header: InstanceHeader) -> ReceivedInstance:
+def read_local_file(path: Path, header: InstanceHeader) -> ReceivedInstance:
     """Return the instance of a file, which stays in place and is only hashed.
 
     Args:

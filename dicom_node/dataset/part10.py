@@ -46,12 +46,12 @@ from dicom_node.dataset.attributes import UID_PATTERN, quoted, uid_text
 from dicom_node.dataset.element_reader import (
     HEAD,
     LONGEST_VALUE,
+    ByteSource,
     Element,
+    ElementReader,
     FileSource,
     InflatedSource,
-    Source,
     Value,
-    Walk,
     is_foreign,
 )
 from dicom_node.dataset.header import check_pixels
@@ -256,11 +256,11 @@ def looks_like_dicom(head: bytes) -> bool:
     }
 
 
-def _walk(file: BinaryIO, location: Location, inflated_limit: int) -> Walk:
-    source: Source = _source(file, location.offset)
+def _walk(file: BinaryIO, location: Location, inflated_limit: int) -> ElementReader:
+    source: ByteSource = _source(file, location.offset)
     if location.transfer_syntax == DeflatedExplicitVRLittleEndian:
         source = InflatedSource(file, inflated_limit)
-    return Walk(source, _walkable(location.transfer_syntax))
+    return ElementReader(source, _walkable(location.transfer_syntax))
 
 
 def _source(file: BinaryIO, start: int) -> FileSource:
@@ -269,9 +269,9 @@ def _source(file: BinaryIO, start: int) -> FileSource:
     return FileSource(file, size)
 
 
-def _file_meta(source: Source) -> tuple[int, dict[int, str]]:
+def _file_meta(source: ByteSource) -> tuple[int, dict[int, str]]:
     """Return the length of the File Meta Information in bytes, and its UIDs by tag."""
-    walk = Walk(source, ExplicitVRLittleEndian)
+    walk = ElementReader(source, ExplicitVRLittleEndian)
     meta: dict[int, str] = {}
     end, declared_end = 0, -1
     with _as_analysis_error():
@@ -302,7 +302,7 @@ def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
             cannot be read.
     """
     source = _source(file, offset)
-    walk = Walk(source, assumed)
+    walk = ElementReader(source, assumed)
     start = 0
     with _as_analysis_error():
         while (element := walk.next_element()) and is_foreign(element.tag):
@@ -337,7 +337,7 @@ def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
     pydicom would take the encoding of these elements for that of the dataset.
     """
     start = content.tell()
-    walk = Walk(_source(content, start), syntax)
+    walk = ElementReader(_source(content, start), syntax)
     with suppress(CannotUnderstandError):  # pydicom may be able to read it
         for _ in walk.values((), inside=NOTHING, until=PIXEL_DATA):
             pass

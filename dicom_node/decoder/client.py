@@ -108,7 +108,7 @@ class ChildStartError(OSError):
     """The child did not start. No instance is the cause."""
 
 
-class DecodingChild:
+class DecoderProcess:
     """Runs functions in a child process, one at a time.
 
     Calls may come from any thread. One thread makes all of them, and lives as long as

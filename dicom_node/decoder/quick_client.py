@@ -24,7 +24,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
-from dicom_node.decoder.client import ChildTimeoutError, DecodingChild
+from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
 from dicom_node.errors import TakesLongError
 from dicom_node.pixels.decode import DecodeOptions
 
@@ -83,7 +83,7 @@ class Allowance:
             self._took[kind].append(seconds)
 
 
-class QuickChild(DecodingChild):
+class QuickDecoder(DecoderProcess):
     """A decoding child that stops calls early if they would delay other images.
 
     Attributes:
@@ -138,7 +138,7 @@ def _limited(argument: object, megapixels: float) -> object:
 
 
 @contextmanager
-def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecodingChild]:
+def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecoderProcess]:
     """Start a decoding child for one slow image.
 
     It runs at a low priority, because images of the normal lane come first.
@@ -150,7 +150,7 @@ def slow_child(timeout_s: float, memory_mb: int) -> Iterator[DecodingChild]:
     Raises:
         OSError: The child does not start.
     """
-    child = DecodingChild(
+    child = DecoderProcess(
         timeout_s=timeout_s, memory_mb=memory_mb, niceness=SLOW_NICENESS
     )
     try:

@@ -27,7 +27,7 @@ from pynetdicom.presentation import PresentationContext
 from config.destinations import Address
 from dicom_node.delivery.requestor import RequestedAssociation
 from dicom_node.network.sockets import hang_up
-from dicom_node.network.tls import Line, client_context, why_not
+from dicom_node.network.tls import TlsSocket, client_context, describe_failure
 from dicom_node.outcome import rejected
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -292,5 +292,5 @@ class Peer:
 
 def _why_no_tls(line: socket.socket) -> str:
     """Return why TLS failed on a connection; empty if it did not."""
-    failure = line.failure if isinstance(line, Line) else None
-    return why_not(failure) if failure else ""
+    failure = line.failure if isinstance(line, TlsSocket) else None
+    return describe_failure(failure) if failure else ""

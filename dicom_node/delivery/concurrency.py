@@ -14,7 +14,7 @@ from config.destinations import Destination, SenderDestination
 AT_ONCE = 2
 
 
-class Turns:
+class ConcurrencyLimits:
     """The limits of concurrent deliveries of one worker."""
 
     def __init__(self) -> None:

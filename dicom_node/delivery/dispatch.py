@@ -135,7 +135,7 @@ def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
     address = address_of(destination, came_from)
     if address is None:
         return _unknown(destination, came_from)
-    return n_action.ask(
+    return n_action.request_commitment(
         request,
         address,
         calling_ae_title=calling_ae_title,
@@ -209,7 +209,7 @@ def _is_compressed(path: Path, copy: Path, syntax: UID) -> bool:
     return True
 
 
-def signs_of_life(
+def echo_destination(
     name: str, destination: Destination, *, calling_ae_title: str
 ) -> list[tuple[str, Ask]]:
     """Return a function that tests the connection, for each peer of a destination.

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.delivery.dispatch import signs_of_life
+from dicom_node.delivery.dispatch import echo_destination
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.tables import echo
@@ -15,7 +15,7 @@ from dicom_node.storage.tables import echo
 SHOWN = 20
 
 
-def ask(
+def run_echo(
     engine: sa.Engine, destination: Destination, who: str, *, calling_ae_title: str
 ) -> None:
     """Test the connection to all peers of a destination, and record the result.
@@ -27,7 +27,7 @@ def ask(
         calling_ae_title: Our AE title.
     """
     began = time.time()
-    asked = signs_of_life(
+    asked = echo_destination(
         destination.name, destination, calling_ae_title=calling_ae_title
     )
     dead = {name: outcome for name, ask in asked if not _alive(outcome := ask())}
@@ -38,7 +38,7 @@ def ask(
         connection.execute(echo.insert(), values)
 
 
-def asked(engine: sa.Engine, destination: str) -> Sequence[sa.Row[Any]]:
+def recent_echoes(engine: sa.Engine, destination: str) -> Sequence[sa.Row[Any]]:
     """Return the results of the last tests, newest first."""
     query = echo.select().where(echo.c.destination == destination)
     with reading(engine) as connection:

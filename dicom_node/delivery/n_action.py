@@ -22,7 +22,7 @@ from dicom_node.network.storage_commitment import (
     OnRefused,
     Request,
     Settle,
-    answer,
+    handle_report,
     ignore_refusal,
 )
 from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, answered
@@ -40,7 +40,7 @@ LESSER_WARNINGS = frozenset({0x0107, 0x0116})
 PASSING = frozenset({0x0110, 0x0131, 0x0210, 0x0213})
 
 
-def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
+def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of the report
     request: Request,
     destination: Address,
     *,
@@ -110,7 +110,7 @@ class _Hearing:
     def answer(self, event: evt.Event) -> tuple[int, None]:
         self._thread = threading.current_thread()
         self._came.set()
-        return answer(event, self._settle, self._reporter, self._on_refused)
+        return handle_report(event, self._settle, self._reporter, self._on_refused)
 
     def wait(self) -> None:
         """Wait for a report, and for our response to it, before the release."""

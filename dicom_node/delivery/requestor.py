@@ -24,7 +24,7 @@ from config.destinations import Address
 from dicom_node.network.invalid_request import NotServedError, answer_invalid
 from dicom_node.network.message_reader import LONGEST_COMMAND, MessageReader
 from dicom_node.network.sockets import receive
-from dicom_node.network.tls import Line, part
+from dicom_node.network.tls import TlsSocket, close_notify
 from dicom_node.network.upper_layer import UpperLayer
 
 logger = logging.getLogger(__name__)
@@ -51,12 +51,12 @@ class _Socket(AssociationSocket):
     def ready(self) -> bool:
         """Return whether there is something to read, or the connection has ended."""
         return super().ready and (
-            not isinstance(self.socket, Line) or self.socket.has_data()
+            not isinstance(self.socket, TlsSocket) or self.socket.has_data()
         )
 
     def close(self) -> None:
         """Close the connection. Under TLS, send a close_notify alert first."""
-        part(self.socket)
+        close_notify(self.socket)
         super().close()
 
     def recv(self, nr_bytes: int) -> bytearray:

@@ -30,7 +30,7 @@ from dicom_node.delivery.http_limits import (
     ResponseTooLargeError,
     ResponseTooSlowError,
 )
-from dicom_node.delivery.stow_response import JSON, Answer, alive, became_of
+from dicom_node.delivery.stow_response import JSON, StowResponse, alive, object_outcomes
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -116,7 +116,7 @@ def _store(
     service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
 ) -> dict[str, Outcome]:
     answer = _post(service, batch, timeout_s)
-    outcomes = became_of(batch, answer, _credentials(service))
+    outcomes = object_outcomes(batch, answer, _credentials(service))
     as_a_whole = all(
         each.verdict is Verdict.REFUSED and each.status is None
         for each in outcomes.values()
@@ -129,7 +129,7 @@ def _store(
 
 def _post(
     service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
-) -> Answer:
+) -> StowResponse:
     boundary = uuid.uuid4().hex
     start = f"--{boundary}\r\nContent-Type: application/dicom\r\n\r\n".encode()
     parts = [start + content + b"\r\n" for content in batch.values()]
@@ -147,7 +147,7 @@ def _post(
 
 def _send(
     service: StowDestination, request: requests.Request, timeout_s: float
-) -> Answer:
+) -> StowResponse:
     where = urlsplit(service.url).netloc
     try:
         with (
@@ -160,7 +160,7 @@ def _send(
             ) as response,
         ):
             kind = response.headers.get("Content-Type", "")
-            return Answer(
+            return StowResponse(
                 code=response.status_code,
                 reason=response.reason or "",
                 media_type=kind.partition(";")[0].strip().lower(),

@@ -51,7 +51,7 @@ ADVICE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class StowResponse:
     """An HTTP response.
 
     Attributes:
@@ -82,8 +82,8 @@ class Answer:
         return f"HTTP {self.code} {known.get(self.code, '')}".rstrip()
 
 
-def became_of(
-    uids: Iterable[str], answer: Answer, credentials: str
+def object_outcomes(
+    uids: Iterable[str], answer: StowResponse, credentials: str
 ) -> dict[str, Outcome]:
     """Return the outcome of each object in a request.
 
@@ -97,14 +97,14 @@ def became_of(
     return {uid: listed.get(uid, other) for uid in uids}
 
 
-def alive(answer: Answer, credentials: str) -> Outcome:
+def alive(answer: StowResponse, credentials: str) -> Outcome:
     """Return whether the response to a search comes from a working service."""
     if answer.code in {200, 204} and answer.is_its_own:
         return Outcome(Verdict.STORED, None)
     return _unlisted(answer, credentials)
 
 
-def _unlisted(answer: Answer, credentials: str) -> Outcome:
+def _unlisted(answer: StowResponse, credentials: str) -> Outcome:
     """Return the outcome of objects that a response does not list, by its status."""
     code = answer.code
     if code == HTTPStatus.OK and not answer.is_its_own:
@@ -129,11 +129,11 @@ def _unlisted(answer: Answer, credentials: str) -> Outcome:
     return _unclear(answer, Verdict.RETRY if passes else Verdict.REFUSED, advice)
 
 
-def _unclear(answer: Answer, verdict: Verdict, more: str) -> Outcome:
+def _unclear(answer: StowResponse, verdict: Verdict, more: str) -> Outcome:
     return Outcome(verdict, None, f"{answer}{more}", f"{answer.standard_words}{more}")
 
 
-def _listed(answer: Answer) -> Iterator[tuple[str, Outcome]]:
+def _listed(answer: StowResponse) -> Iterator[tuple[str, Outcome]]:
     """Yield the entries of the Store Instances Response Module, if there is one."""
     if answer.code not in {200, 202, 409} or answer.media_type not in READ:
         return

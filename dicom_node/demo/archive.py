@@ -27,7 +27,7 @@ from dicom_node.demo.archive_server import listen, stop_listening
 from dicom_node.log.format import configure_logging
 from dicom_node.outcome import Verdict, verdict_of
 from dicom_node.runtime.process import Stop
-from dicom_node.storage.spool import make_names_durable
+from dicom_node.storage.spool import fsync_directory
 
 SUCCESS = 0x0000
 LOG_NAME = "log.jsonl"
@@ -64,7 +64,7 @@ class Stored:
 
 # Returns the status of a response. To simulate a faulty peer it may wait, abort or
 # raise.
-Answer = Callable[[evt.Event], int]
+StoreStatus = Callable[[evt.Event], int]
 OnStored = Callable[[Stored], None]
 
 
@@ -79,7 +79,7 @@ class Archive:
     port: int
 
     def __init__(
-        self, directory: Path, on_stored: OnStored | None, answer: Answer | None
+        self, directory: Path, on_stored: OnStored | None, answer: StoreStatus | None
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
@@ -164,7 +164,7 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
     host: str = "127.0.0.1",
     port: int = 0,
     on_stored: OnStored | None = None,
-    answer: Answer | None = None,
+    answer: StoreStatus | None = None,
 ) -> Archive:
     """Start an archive. Its `stop()` ends it.
 
@@ -215,7 +215,7 @@ def _write_durably(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.rename(path)
-    make_names_durable(path.parent)
+    fsync_directory(path.parent)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -23,12 +23,12 @@ from dicom_node.metrics.counters import (
     FAILED,
     NOT_ANALYZED,
     STAGE,
-    one,
-    took,
+    increment,
+    observe,
     write,
 )
 from dicom_node.reasons import Failure, Reason, Unanalyzed
-from dicom_node.results.overlay_data import Drawing
+from dicom_node.results.overlay_data import OverlayData
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.tables import ANALYZING, InstanceState, instance, patient
 from dicom_node.storage.tables import finding as drawn
@@ -65,7 +65,7 @@ class Answer:
     identity_digest: str
     results: Sequence[StoredResult]
     seconds: Mapping[str, float] = field(default_factory=dict)
-    drawing: Drawing | None = None
+    drawing: OverlayData | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Analyses:
             note(connection, instance_id, ANALYZING, again)
             if (row.run, row.attempts) == (1, 1):
                 waited = time.time() - row.received_at
-                write(connection, took(STAGE, waited, "wait"))
+                write(connection, observe(STAGE, waited, "wait"))
             return row
 
     def child_died(self, instance_id: str, run: int, reason: str) -> int:
@@ -140,7 +140,7 @@ class Analyses:
         count = _open_run(instance_id, run).values(child_deaths=deaths + 1)
         with writing(self._engine) as connection:
             note(connection, instance_id, "decoder died", reason)
-            write(connection, one(DECODER_DIED))
+            write(connection, increment(DECODER_DIED))
             return connection.execute(count.returning(deaths)).scalar_one_or_none() or 0
 
     def continue_slowly(self, instance_id: str, run: int, reason: str) -> None:
@@ -157,7 +157,7 @@ class Analyses:
             if connection.execute(change.values(child_deaths=deaths, slow=1)).rowcount:
                 note(connection, instance_id, "decoder died", reason)
                 note(connection, instance_id, SLOW, "It waits behind other slow images")
-                write(connection, one(DECODER_DIED))
+                write(connection, increment(DECODER_DIED))
                 self._work.analyze_slowly(connection, instance_id, run)
 
     def continue_separately(self, instance_id: str, run: int) -> None:
@@ -215,7 +215,7 @@ class Analyses:
             self._deliveries.open(connection, instance_id, conclusion.notices)
             failed = state is InstanceState.FAILED
             family = FAILED if failed else NOT_ANALYZED
-            write(connection, one(family, conclusion.counted_as))
+            write(connection, increment(family, conclusion.counted_as))
 
     def answer(self, instance_id: str, run: int, answer: Answer) -> bool:
         """End an analysis with an answer, and queue the delivery of its results.
@@ -245,8 +245,8 @@ class Analyses:
                 _note_other_identity(connection, instance_id, other)
             _keep(connection, instance_id, answer.drawing)
             self._deliveries.open(connection, instance_id, answer.results)
-            stages = [took(STAGE, s, name) for name, s in answer.seconds.items()]
-            write(connection, one(ANALYZED, finding.operating_point), *stages)
+            stages = [observe(STAGE, s, name) for name, s in answer.seconds.items()]
+            write(connection, increment(ANALYZED, finding.operating_point), *stages)
         return True
 
     def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
@@ -359,7 +359,9 @@ def _kept(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _keep(connection: sa.Connection, instance_id: str, drawing: Drawing | None) -> None:
+def _keep(
+    connection: sa.Connection, instance_id: str, drawing: OverlayData | None
+) -> None:
     """Replace the stored drawing of an instance."""
     mine = drawn.c.instance_id == instance_id
     connection.execute(drawn.delete().where(mine))

@@ -9,11 +9,11 @@ import sqlalchemy as sa
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.storage.tables import DeliveryState, delivery
 
-FIRST_PAUSE_S = 2.0
-LONGEST_PAUSE_S = 300.0
+RETRY_INITIAL_DELAY_S = 2.0
+RETRY_MAX_DELAY_S = 300.0
 
 
-def go_on(
+def schedule_next_attempt(
     connection: sa.Connection,
     work: WorkQueue,
     row: sa.Row[Any],
@@ -28,13 +28,13 @@ def go_on(
     work.deliver(connection, key, row.run + 1, pause)
 
 
-def pause_s(attempts: int) -> float:
+def retry_delay_s(attempts: int) -> float:
     """Return the delay in seconds before the next attempt.
 
-    It doubles with each attempt, up to `LONGEST_PAUSE_S`. Jitter keeps workers from
+    It doubles with each attempt, up to `RETRY_MAX_DELAY_S`. Jitter keeps workers from
     calling an archive all at the same moment.
     """
-    longest = min(FIRST_PAUSE_S * 2 ** min(attempts - 1, 16), LONGEST_PAUSE_S)
+    longest = min(RETRY_INITIAL_DELAY_S * 2 ** min(attempts - 1, 16), RETRY_MAX_DELAY_S)
     return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
 
 

@@ -25,7 +25,11 @@ import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import go_on, of_delivery, pause_s
+from dicom_node.journal.attempts import (
+    of_delivery,
+    retry_delay_s,
+    schedule_next_attempt,
+)
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.storage.database import reading, upsert, writing
@@ -117,7 +121,9 @@ class CircuitBreaker:
         """
         known = _failing(connection, change.peer)
         if known is None or (change.is_failing and row.attempts > 1):
-            go_on(connection, self._work, row, state, pause_s(row.attempts))
+            schedule_next_attempt(
+                connection, self._work, row, state, retry_delay_s(row.attempts)
+            )
             return
         mine = of_delivery(delivery, row.instance_id, row.destination)
         waits = {"state": state, "waits_for": known.peer, "next_at": time.time()}
@@ -173,7 +179,7 @@ class CircuitBreaker:
         if known.probe != row.instance_id:  # the probe is delayed: try it now
             probe = _probe(known).where(delivery.c.next_at > time.time())
             for each in connection.execute(probe.with_for_update(skip_locked=True)):
-                go_on(connection, self._work, each, each.state, 0)
+                schedule_next_attempt(connection, self._work, each, each.state, 0)
         works = {"failing_since": None, "failures": 0, "probe": None}
         mine = peer_state.c.peer == peer
         connection.execute(peer_state.update().where(mine).values(**works))
@@ -201,8 +207,8 @@ class CircuitBreaker:
             _forget(connection, known)
             return
         failures = known.failures + 1
-        pause = pause_s(max(failures, row.attempts))
-        go_on(connection, self._work, row, row.state, pause)
+        pause = retry_delay_s(max(failures, row.attempts))
+        schedule_next_attempt(connection, self._work, row, row.state, pause)
         chosen = {"failures": failures, "probe": row.instance_id}
         mine = peer_state.c.peer == known.peer
         connection.execute(peer_state.update().where(mine).values(**chosen))
@@ -216,7 +222,7 @@ class CircuitBreaker:
         with writing(self._engine) as connection:
             rows = connection.execute(query.with_for_update(skip_locked=True)).all()
             for row in rows:
-                go_on(connection, self._work, row, row.state, 0)
+                schedule_next_attempt(connection, self._work, row, row.state, 0)
 
     def _waits_in_vain(self) -> sa.ColumnElement[bool]:
         """Return the condition that a delivery need not wait.

@@ -17,27 +17,31 @@ from pydicom.uid import generate_uid
 
 from config.destinations import Destination
 from dicom_node.errors import ReportRefusedError
-from dicom_node.journal.attempts import go_on, of_delivery, pause_s
+from dicom_node.journal.attempts import (
+    of_delivery,
+    retry_delay_s,
+    schedule_next_attempt,
+)
 from dicom_node.journal.circuit_breaker import CircuitBreaker
 from dicom_node.journal.delivery_outcomes import (
-    end,
-    fail,
+    fail_delivery,
+    finish_delivery,
     is_within,
+    log_name,
     note_objects,
     results_in,
     states_of,
-    step_of,
     under_way,
 )
 from dicom_node.journal.events import note
 from dicom_node.journal.instance_state import (
     FILES_REMOVED,
-    keeps_files,
+    has_stored_files,
     lock_instance,
-    settle_instance,
+    update_instance_state,
 )
 from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.log.context import about, log_step
+from dicom_node.log.context import instance_context, log_step
 from dicom_node.network.commitment_reporter import Reporter, address_of, may_report
 from dicom_node.network.storage_commitment import (
     INVALID_ARGUMENT_VALUE,
@@ -105,9 +109,9 @@ class Commitments:
             if not unanswered or is_within(row, destination.retry_days):
                 return Request(_record(connection, row), references)
             words = f"{NOT_COMMITTED}: no report on {unanswered} requests"
-            fail(connection, row, words)
-            settle_instance(connection, instance_id)
-        step = step_of(DeliveryState.FAILED)
+            fail_delivery(connection, row, words)
+            update_instance_state(connection, instance_id)
+        step = log_name(DeliveryState.FAILED)
         log_step(logger, step, f"{destination.name}: {words}", level=logging.WARNING)
         return None
 
@@ -135,16 +139,16 @@ class Commitments:
             words = f"{NOT_COMMITTED}: {outcome.comment}"
             state = DeliveryState.COMMITTING
             if failed:
-                fail(connection, row, words)
+                fail_delivery(connection, row, words)
             elif is_taken:
                 _say(connection, row, "")
-                go_on(connection, self._work, row, state, REPORT_WAIT_S)
+                schedule_next_attempt(connection, self._work, row, state, REPORT_WAIT_S)
             else:
                 _say(connection, row, words)
                 told = f"{destination.name}: {words}"
                 note(connection, instance_id, "will try again", told)
                 self._breaker.postpone(connection, row, state, change)
-            settle_instance(connection, instance_id)
+            update_instance_state(connection, instance_id)
         self._breaker.announce(change)
         return failed
 
@@ -171,9 +175,9 @@ class Commitments:
             if is_open:
                 self._settle(connection, asked, report, is_newest=is_newest)
             if is_open or lost:
-                settle_instance(connection, asked.instance_id)
+                update_instance_state(connection, asked.instance_id)
             state = _state(connection, asked)
-        with about(asked.sop_instance_uid, asked.instance_id):
+        with instance_context(asked.sop_instance_uid, asked.instance_id):
             if lost:
                 _log_lost(asked.destination, state, lost)
             elif is_open and state in ENDED:
@@ -224,7 +228,7 @@ class Commitments:
         row = connection.execute(query).one_or_none()
         if row is None or row.state == DeliveryState.DROPPED:
             return {}
-        has_files = keeps_files(connection, asked.instance_id)
+        has_files = has_stored_files(connection, asked.instance_id)
         lost: dict[str, str] = {}
         for reason in set(report.failed.values()):
             remedy, words = remedy_of(reason)
@@ -246,7 +250,7 @@ class Commitments:
             return  # its next run finds them
         states = states_of(connection, row)
         if states.isdisjoint(UNDER_WAY):
-            end(connection, row, states)
+            finish_delivery(connection, row, states)
             return
         again = delivery.update().where(
             of_delivery(delivery, row.instance_id, row.destination)
@@ -254,7 +258,9 @@ class Commitments:
         connection.execute(again.values(asked_at=time.time(), finished_at=None))
         queued = DeliveryState.QUEUED in states
         state = DeliveryState.QUEUED if queued else DeliveryState.COMMITTING
-        go_on(connection, self._work, row, state, pause_s(row.attempts))
+        schedule_next_attempt(
+            connection, self._work, row, state, retry_delay_s(row.attempts)
+        )
 
     def _settle(
         self,
@@ -269,7 +275,7 @@ class Commitments:
         row = connection.execute(query).one()
         _keep(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
-            end(connection, row, states_of(connection, row))
+            finish_delivery(connection, row, states_of(connection, row))
         if row.state not in {*UNDER_WAY, DeliveryState.PAUSED}:
             return  # it has ended
         asks_again = False
@@ -280,15 +286,19 @@ class Commitments:
             asks_again |= self._refuse(connection, row, uids, reason)
         states = states_of(connection, row)
         if states.isdisjoint(UNDER_WAY):
-            end(connection, row, states)
+            finish_delivery(connection, row, states)
         elif row.state != DeliveryState.COMMITTING:
             pass  # paused, or its next run is queued
         elif DeliveryState.QUEUED in states:
-            pause = pause_s(row.attempts)
-            go_on(connection, self._work, row, DeliveryState.QUEUED, pause)
+            pause = retry_delay_s(row.attempts)
+            schedule_next_attempt(
+                connection, self._work, row, DeliveryState.QUEUED, pause
+            )
         elif asks_again:
-            pause = pause_s(row.attempts)
-            go_on(connection, self._work, row, DeliveryState.COMMITTING, pause)
+            pause = retry_delay_s(row.attempts)
+            schedule_next_attempt(
+                connection, self._work, row, DeliveryState.COMMITTING, pause
+            )
 
     def _refuse(
         self,
@@ -345,7 +355,7 @@ def _log_report(destination: str, state: str, report: Report) -> None:
     words = f"{destination}: by its report{refused}"
     failed = state == DeliveryState.FAILED
     level = logging.WARNING if failed else logging.INFO
-    log_step(logger, step_of(state), words, level=level)
+    log_step(logger, log_name(state), words, level=level)
 
 
 def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
@@ -353,7 +363,7 @@ def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
     counts = Counter(lost.values())
     words = "; ".join(f"{count} {why}" for why, count in counts.items())
     told = f"{destination}: by a later report {words}"
-    log_step(logger, step_of(state), told, level=logging.WARNING)
+    log_step(logger, log_name(state), told, level=logging.WARNING)
 
 
 def _objects(

@@ -14,17 +14,21 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination, SenderDestination
-from dicom_node.journal.attempts import go_on, is_waiting, of_delivery
+from dicom_node.journal.attempts import is_waiting, of_delivery, schedule_next_attempt
 from dicom_node.journal.delivery_outcomes import is_current, results_in
 from dicom_node.journal.events import note
 from dicom_node.journal.instance_state import (
-    keeps_files,
+    has_stored_files,
     lock_instance,
-    settle_instance,
+    update_instance_state,
 )
-from dicom_node.journal.recipients import drop_others, is_negative, recipients_of
+from dicom_node.journal.recipients import (
+    cancel_other_deliveries,
+    is_negative,
+    recipients_of,
+)
 from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.results.result_kinds import HEATMAP, NOTICE, forms
+from dicom_node.results.result_kinds import HEATMAP, NOTICE, kinds_for
 from dicom_node.storage.database import upsert, writing
 from dicom_node.storage.tables import (
     DeliveryState,
@@ -114,14 +118,14 @@ class Deliveries:
         results = _results(connection, instance_id)
         negative, asked = is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
-            wanted = {each.name for each in forms(destination)}
+            wanted = {each.name for each in kinds_for(destination)}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             is_told = destination.send_negative or name in recipients
             if uids and (is_told or not negative):
                 self._ask(connection, instance_id, name, uids)
                 asked.append(name)
-        drop_others(connection, instance_id, asked)
-        settle_instance(connection, instance_id)
+        cancel_other_deliveries(connection, instance_id, asked)
+        update_instance_state(connection, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
         """Return whether destinations want kinds of results that do not exist.
@@ -134,7 +138,7 @@ class Deliveries:
         wanted = {
             form.name
             for destination in self._destinations.values()
-            for form in forms(destination)
+            for form in kinds_for(destination)
             if form.kind != HEATMAP and (form.kind != NOTICE) == is_answer
         }
         return bool(made) and not wanted <= made
@@ -154,18 +158,18 @@ class Deliveries:
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
             results = _results(connection, instance_id)
-            if not results or not keeps_files(connection, instance_id):
+            if not results or not has_stored_files(connection, instance_id):
                 return False
             if destination is None:
                 note(connection, instance_id, AGAIN, "")
                 self.again(connection, instance_id)
                 return True
-            wanted = {each.name for each in forms(self._destinations[destination])}
+            wanted = {each.name for each in kinds_for(self._destinations[destination])}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             if uids:
                 note(connection, instance_id, AGAIN, destination)
                 self._ask(connection, instance_id, destination, uids)
-                settle_instance(connection, instance_id)
+                update_instance_state(connection, instance_id)
             return bool(uids)
 
     def retry(self, instance_id: str, destination: str) -> bool:
@@ -176,7 +180,7 @@ class Deliveries:
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
-            if not keeps_files(connection, instance_id):
+            if not has_stored_files(connection, instance_id):
                 return False
             missing = sa.select(delivered_object.c.sop_instance_uid).where(
                 of_delivery(delivered_object, instance_id, destination),
@@ -185,7 +189,7 @@ class Deliveries:
             uids = connection.execute(missing).scalars().all()
             note(connection, instance_id, AGAIN, destination)
             self._ask(connection, instance_id, destination, uids)
-            settle_instance(connection, instance_id)
+            update_instance_state(connection, instance_id)
         return True
 
     def try_now(self, instance_id: str, destination: str) -> bool:
@@ -201,7 +205,7 @@ class Deliveries:
             if row is None:
                 return False
             note(connection, instance_id, "try now", destination)
-            go_on(connection, self._work, row, row.state, 0)
+            schedule_next_attempt(connection, self._work, row, row.state, 0)
         return True
 
     def begin(

@@ -14,17 +14,17 @@ from typing import Any
 import sqlalchemy as sa
 
 from config.destinations import Destination
-from dicom_node.journal.attempts import go_on, of_delivery
+from dicom_node.journal.attempts import of_delivery, schedule_next_attempt
 from dicom_node.journal.circuit_breaker import Change, CircuitBreaker
 from dicom_node.journal.events import note
-from dicom_node.journal.instance_state import lock_instance, settle_instance
+from dicom_node.journal.instance_state import lock_instance, update_instance_state
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import (
     DELIVERED,
     DELIVERY,
     UNDELIVERED,
-    one,
-    took,
+    increment,
+    observe,
     write,
 )
 from dicom_node.outcome import Outcome, Verdict
@@ -46,7 +46,7 @@ WORDS = {
 }
 
 
-class Settlement:
+class DeliveryOutcomes:
     """Records the outcomes of delivery attempts."""
 
     def __init__(
@@ -88,10 +88,10 @@ class Settlement:
             }
             _note_attempt(connection, row, outcomes, states)
             if outcomes:
-                write(connection, took(DELIVERY, seconds, destination.name))
+                write(connection, observe(DELIVERY, seconds, destination.name))
             change = self._breaker.record(connection, row, outcomes)
             state = self._settle_delivery(connection, row, change)
-            settle_instance(connection, instance_id)
+            update_instance_state(connection, instance_id)
         self._breaker.announce(change)
         return state
 
@@ -106,8 +106,8 @@ class Settlement:
             lock_instance(connection, instance_id)
             row = under_way(connection, instance_id, destination, run)
             if row is not None:
-                fail(connection, row, reason)
-                settle_instance(connection, instance_id)
+                fail_delivery(connection, row, reason)
+                update_instance_state(connection, instance_id)
 
     def _settle_delivery(
         self, connection: sa.Connection, row: sa.Row[Any], change: Change
@@ -117,12 +117,14 @@ class Settlement:
             self._breaker.postpone(connection, row, DeliveryState.QUEUED, change)
             return DeliveryState.QUEUED
         if DeliveryState.COMMITTING in states:
-            go_on(connection, self._work, row, DeliveryState.COMMITTING, 0)
+            schedule_next_attempt(
+                connection, self._work, row, DeliveryState.COMMITTING, 0
+            )
             return DeliveryState.COMMITTING
-        return end(connection, row, states)
+        return finish_delivery(connection, row, states)
 
 
-def step_of(state: DeliveryState | str) -> str:
+def log_name(state: DeliveryState | str) -> str:
     """Return the name that a log line uses for a state of a delivery."""
     failed = state == DeliveryState.FAILED
     return "delivery failed" if failed else WORDS.get(DeliveryState(state), str(state))
@@ -165,7 +167,9 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
     )
 
 
-def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> DeliveryState:
+def finish_delivery(
+    connection: sa.Connection, row: sa.Row[Any], states: set[str]
+) -> DeliveryState:
     """End a delivery after all its objects have reached one of these final states."""
     failed = DeliveryState.FAILED in states
     state = DeliveryState.FAILED if failed else DeliveryState.DELIVERED
@@ -176,11 +180,11 @@ def end(connection: sa.Connection, row: sa.Row[Any], states: set[str]) -> Delive
     connection.execute(change.values(state=state, **ended))
     if state != row.state:
         family = UNDELIVERED if failed else DELIVERED
-        write(connection, one(family, row.destination))
+        write(connection, increment(family, row.destination))
     return state
 
 
-def fail(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
+def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
     """Fail a delivery that is under way, and its objects that have not arrived."""
     key = (row.instance_id, row.destination)
     objects = delivered_object.update().where(
@@ -188,7 +192,7 @@ def fail(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
     )
     failed = DeliveryState.FAILED
     connection.execute(objects.values(state=failed, status=None, comment=reason))
-    end(connection, row, {failed})
+    finish_delivery(connection, row, {failed})
     note(connection, row.instance_id, "failed", f"{row.destination}: {reason}")
 
 

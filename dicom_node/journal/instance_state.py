@@ -4,7 +4,7 @@ import time
 
 import sqlalchemy as sa
 
-from dicom_node.metrics.counters import TURNAROUND, took, write
+from dicom_node.metrics.counters import TURNAROUND, observe, write
 from dicom_node.network.storage_commitment import NOT_COMMITTED
 from dicom_node.storage.tables import (
     UNDER_WAY,
@@ -23,15 +23,15 @@ FILES_REMOVED = "Its files were removed; send the image again"
 def lock_instance(connection: sa.Connection, instance_id: str) -> None:
     """Lock an instance, so that others that change it or its deliveries wait.
 
-    Call it first in a transaction that ends with `settle_instance`. Otherwise, if two
-    deliveries end at the same time, each would find the other still under way. SQLite
-    allows only one writer at a time and needs no lock.
+    Call it first in a transaction that ends with `update_instance_state`. Otherwise, if
+    two deliveries end at the same time, each would find the other still under way.
+    SQLite allows only one writer at a time and needs no lock.
     """
     query = sa.select(instance.c.id).where(instance.c.id == instance_id)
     connection.execute(query.with_for_update(key_share=True))
 
 
-def keeps_files(connection: sa.Connection, instance_id: str) -> bool:
+def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
     """Return whether the files of a locked instance exist: see journal/retention.py.
 
     Without them, nothing can be analyzed or delivered until the instance is sent again.
@@ -42,7 +42,7 @@ def keeps_files(connection: sa.Connection, instance_id: str) -> bool:
     return connection.execute(query).first() is not None
 
 
-def settle_instance(connection: sa.Connection, instance_id: str) -> None:
+def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
     """Update the state of a locked, answered instance from its deliveries' states."""
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
@@ -66,7 +66,7 @@ def settle_instance(connection: sa.Connection, instance_id: str) -> None:
         instance.c.state != InstanceState.RECEIVED,
     )
     if not connection.execute(answered.values(state=state, reason=reason)).rowcount:
-        _tell_of_notices(connection, instance_id, reason)
+        _append_notice_failure(connection, instance_id, reason)
     elif state is InstanceState.DELIVERED:
         _note_first_delivery(connection, instance_id)
 
@@ -80,7 +80,9 @@ def _note_end(
     connection.execute(analyzed.values(ended_at=ended_at))
 
 
-def _tell_of_notices(connection: sa.Connection, instance_id: str, reason: str) -> None:
+def _append_notice_failure(
+    connection: sa.Connection, instance_id: str, reason: str
+) -> None:
     """Add why the notice has not arrived to the reason why there is no answer."""
     mine = instance.c.id == instance_id
     ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
@@ -105,7 +107,7 @@ def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:
     first = first.values(delivered_at=now).returning(instance.c.received_at)
     received_at = connection.execute(first).scalar_one_or_none()
     if received_at is not None:
-        write(connection, took(TURNAROUND, now - received_at))
+        write(connection, observe(TURNAROUND, now - received_at))
 
 
 def is_tried_again() -> sa.ColumnElement[bool]:

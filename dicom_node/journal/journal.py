@@ -23,15 +23,15 @@ from dicom_node.journal.analyses import Analyses
 from dicom_node.journal.circuit_breaker import CircuitBreaker
 from dicom_node.journal.commitments import Commitments
 from dicom_node.journal.deliveries import Deliveries
-from dicom_node.journal.delivery_outcomes import Settlement
+from dicom_node.journal.delivery_outcomes import DeliveryOutcomes
 from dicom_node.journal.events import ASSUMPTION, note
-from dicom_node.journal.instance_state import keeps_files, lock_instance
+from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.work_queue import WorkQueue
-from dicom_node.metrics.counters import RECEIVED, REPEATED, add_up, one, write
+from dicom_node.metrics.counters import RECEIVED, REPEATED, compact, increment, write
 from dicom_node.pixels.screening import is_capture
 from dicom_node.results.result_kinds import spoken_kind
 from dicom_node.storage.database import reading, writing
-from dicom_node.storage.spool import make_names_durable
+from dicom_node.storage.spool import fsync_directory
 from dicom_node.storage.tables import InstanceState, instance, patient, result
 
 # A For Processing image waits this long, so that the For Presentation image that a
@@ -75,7 +75,7 @@ class Journal:
         self._work = WorkQueue(engine, destinations)
         self.deliveries = Deliveries(engine, self._work, destinations)
         self.breaker = CircuitBreaker(engine, self._work, destinations)
-        self.settlement = Settlement(engine, self._work, self.breaker)
+        self.settlement = DeliveryOutcomes(engine, self._work, self.breaker)
         self.commitments = Commitments(engine, self._work, destinations, self.breaker)
         self.analyses = Analyses(engine, self._work, self.deliveries)
 
@@ -107,7 +107,7 @@ class Journal:
                     own = [r for r in earlier if r.id == row.same_picture_as]
                     adopted = self._adopted(connection, row, received)
                     self._repeat(connection, row, own[0] if own else row, received)
-                    write(connection, one(REPEATED))
+                    write(connection, increment(REPEATED))
                     return adopted
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert(), values)
@@ -120,7 +120,7 @@ class Journal:
             _note_return(connection, received)
             delay_s = _delay_s(received.header.sop_class_uid)
             self._work.analyze(connection, received.id, 1, delay_s)
-            write(connection, one(RECEIVED))
+            write(connection, increment(RECEIVED))
         return True
 
     def load(self, instance_id: str) -> sa.Row[Any] | None:
@@ -167,7 +167,7 @@ class Journal:
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
-            has_files = keeps_files(connection, instance_id)
+            has_files = has_stored_files(connection, instance_id)
             if has_files:
                 self._analyze_again(connection, instance_id)
             return has_files
@@ -207,7 +207,7 @@ class Journal:
     def add_up(self) -> None:
         """Compact the counters: merge the rows that count the same thing."""
         with writing(self._engine) as connection:
-            add_up(connection)
+            compact(connection)
 
     def received_instance(self, row: sa.Row[Any]) -> ReceivedInstance:
         """Build the received instance that a row describes."""
@@ -328,7 +328,7 @@ class Journal:
         if row.files_removed_at is None and first.exists():
             return False
         received.path.rename(first)
-        make_names_durable(first.parent)
+        fsync_directory(first.parent)
         back = instance.update().where(instance.c.id == row.id)
         connection.execute(back.values(files_removed_at=None))
         return True

@@ -12,7 +12,7 @@ from dicom_node.storage.database import reading, upsert, writing
 from dicom_node.storage.tables import feedback, instance
 
 
-class Verdict(StrEnum):
+class Judgement(StrEnum):
     """A reader's opinion on a result."""
 
     AGREE = "agree"
@@ -35,7 +35,7 @@ class Opinion:
 
     who: str
     at: float
-    verdict: Verdict
+    verdict: Judgement
     place: tuple[float, float] | None
     is_current: bool
 
@@ -71,7 +71,7 @@ class Feedback:
         self,
         instance_id: str,
         who: str,
-        verdict: Verdict,
+        verdict: Judgement,
         place: tuple[float, float] | None = None,
     ) -> bool:
         """Record a reader's opinion; it replaces their previous one.
@@ -137,4 +137,4 @@ class Feedback:
 def _opinion(row: sa.Row[Any]) -> Opinion:
     marked = row.place_column is not None
     place = (row.place_column, row.place_row) if marked else None
-    return Opinion(row.who, row.at, Verdict(row.verdict), place, bool(row.is_current))
+    return Opinion(row.who, row.at, Judgement(row.verdict), place, bool(row.is_current))

@@ -33,7 +33,7 @@ def is_negative(connection: sa.Connection, instance_id: str) -> bool:
     return row.probability is not None and row.operating_point == OperatingPoint.NONE
 
 
-def drop_others(
+def cancel_other_deliveries(
     connection: sa.Connection, instance_id: str, asked: Sequence[str]
 ) -> None:
     """Drop pending deliveries to destinations that are no longer requested.

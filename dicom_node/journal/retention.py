@@ -45,14 +45,16 @@ GOES_ON = (InstanceState.RECEIVED, InstanceState.DELIVERING)
 
 
 @dataclass(frozen=True, slots=True)
-class LetGo:
+class Deleted:
     """The number of instances that lost their files, and that lost their rows."""
 
     files: int
     rows: int
 
 
-def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo:
+def delete_expired(
+    engine: sa.Engine, directory: Path, kept: RetentionSettings
+) -> Deleted:
     """Remove files and rows at the end of their retention period, for some seconds.
 
     It stops after LONGEST_S. Several workers may do this at the same time.
@@ -93,7 +95,7 @@ def let_go(engine: sa.Engine, directory: Path, kept: RetentionSettings) -> LetGo
     repeated(lambda c: _old(c, event, no_instance, kept.journal_days))
     repeated(lambda c: _old(c, echo, sa.true(), kept.journal_days))
     repeated(lambda c: _old(c, audit, sa.true(), kept.audit_days))
-    return LetGo(files, rows)
+    return Deleted(files, rows)
 
 
 def _files(
@@ -110,7 +112,7 @@ def _files(
     """
     query = (
         sa.select(instance.c.id, instance.c.path)
-        .where(which, _over(days), instance.c.files_removed_at.is_(None))
+        .where(which, _older_than(days), instance.c.files_removed_at.is_(None))
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
@@ -127,10 +129,12 @@ def _files(
 
 def _rows(connection: sa.Connection, days: float) -> int:
     """Remove the rows of a batch of UIDs. Return the number of instances."""
-    is_due = sa.and_(_over(days), instance.c.files_removed_at.is_not(None))
+    is_due = sa.and_(_older_than(days), instance.c.files_removed_at.is_not(None))
     due = sa.select(instance.c.sop_instance_uid).where(is_due)
     other = instance.alias()
-    stays = sa.or_(other.c.files_removed_at.is_(None), ~_over(days, other.c.ended_at))
+    stays = sa.or_(
+        other.c.files_removed_at.is_(None), ~_older_than(days, other.c.ended_at)
+    )
     same_uid = other.c.sop_instance_uid == instance.c.sop_instance_uid
     due = due.where(~sa.exists().where(same_uid, stays)).limit(BATCH)
     uids = connection.execute(due).scalars().all()
@@ -140,12 +144,12 @@ def _rows(connection: sa.Connection, days: float) -> int:
     found = connection.execute(query.with_for_update()).all()
     # Another revision may have been received just before the rows were locked.
     again = {row.sop_instance_uid for row in found if not row.is_due}
-    return _forget(
+    return _delete_rows(
         connection, [row.id for row in found if row.sop_instance_uid not in again]
     )
 
 
-def _forget(connection: sa.Connection, ids: Sequence[str]) -> int:
+def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
     """Remove all rows of some instances, those of dependent tables first."""
     of_it = commitment, delivered_object, delivery, result, event, patient, feedback
     for table in (*of_it, finding):
@@ -160,11 +164,13 @@ def _old(
     days: float,
 ) -> int:
     """Remove old rows that belong to no instance."""
-    some = sa.select(table.c.id).where(which, _over(days, table.c.at)).limit(BATCH)
+    some = (
+        sa.select(table.c.id).where(which, _older_than(days, table.c.at)).limit(BATCH)
+    )
     return connection.execute(table.delete().where(table.c.id.in_(some))).rowcount
 
 
-def _over(
+def _older_than(
     days: float, since: sa.ColumnElement[float] = instance.c.ended_at
 ) -> sa.ColumnElement[bool]:
     """Return the condition that this many days have passed; 0 days: never."""

@@ -35,7 +35,7 @@ _subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
 
 
 @contextmanager
-def about(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
+def instance_context(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
     """Within the block, attribute the log lines of this thread to an instance."""
     token = _subject.set(Subject(sop_instance_uid, instance_id))
     try:
@@ -44,7 +44,7 @@ def about(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
         _subject.reset(token)
 
 
-def subject() -> Subject | None:
+def current_instance() -> Subject | None:
     """Return the instance of the current block; None outside of one."""
     return _subject.get()
 
@@ -66,14 +66,14 @@ def log_step(
         seconds: The duration of the step.
         level: The logging level.
     """
-    it = subject()
+    it = current_instance()
     which = f" {it.sop_instance_uid} [{it.instance_id}]" if it else ""
     time = "" if seconds is None else f" in {seconds:.3f} s"
     fields = {"step": step, "seconds": seconds}
     logger.log(level, "%s%s%s: %s", step.capitalize(), which, time, words, extra=fields)
 
 
-def told(error: BaseException) -> list[str]:
+def describe_exception(error: BaseException) -> list[str]:
     """Return lines with the type and stack frames of an exception and of its causes.
 
     The message of the exception is omitted, because it may quote text from a sender.
@@ -82,11 +82,11 @@ def told(error: BaseException) -> list[str]:
     where = [f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames]
     lines = [type(error).__name__, *where]
     cause = _cause(error)
-    return lines if cause is None else [*lines, *told(cause)]
+    return lines if cause is None else [*lines, *describe_exception(cause)]
 
 
 def in_one_line(error: BaseException) -> str:
-    """Return what `told` returns as one line, with the innermost frame first.
+    """Return `describe_exception` as one line, with the innermost frame first.
 
     The line contains at most MOST_FRAMES frames of each exception, without their
     folders.

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
-from dicom_node.log.context import in_one_line, subject, told
+from dicom_node.log.context import current_instance, describe_exception, in_one_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -128,7 +128,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, followed by further lines if there is an exception."""
         when = self.formatTime(record)
-        message, it = _message(record), subject()
+        message, it = _message(record), current_instance()
         if it and it.instance_id not in message:
             message += f" [{it.instance_id}]"
         line = f"{when} {self._role} {record.levelname} {message}"
@@ -145,7 +145,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        it = subject()
+        it = current_instance()
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "role": self._role,
@@ -171,6 +171,6 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _of(record: logging.LogRecord) -> list[str]:
-    """Return lines about the exception of a record; see `told`."""
+    """Return lines about the exception of a record; see `describe_exception`."""
     error = record.exc_info[1] if record.exc_info else None
-    return told(error) if error else []
+    return describe_exception(error) if error else []

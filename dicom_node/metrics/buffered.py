@@ -13,13 +13,13 @@ from typing import Self
 import sqlalchemy as sa
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.metrics.counters import Tally, summed, write
+from dicom_node.metrics.counters import Sample, aggregate, write
 from dicom_node.storage.database import writing
 
 FLUSH_EVERY_S = 5.0
 
 
-class Counting:
+class BufferedCounter:
     """Counts the events of one process. Thread-safe.
 
     It is a context manager. Inside it, counts are written regularly.
@@ -28,15 +28,15 @@ class Counting:
     def __init__(self, engine: sa.Engine) -> None:
         """Create an empty counter."""
         self._engine = engine
-        self._counted: list[Tally] = []
+        self._counted: list[Sample] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, name="counting")
 
-    def __call__(self, tally: Tally) -> None:
+    def __call__(self, tally: Sample) -> None:
         """Count an event."""
         with self._lock:
-            self._counted = summed([*self._counted, tally])
+            self._counted = aggregate([*self._counted, tally])
 
     def __enter__(self) -> Self:
         """Start the thread that writes the counts."""
@@ -65,7 +65,7 @@ class Counting:
                 write(connection, *counted)
         except SQLAlchemyError:
             with self._lock:
-                self._counted = summed([*counted, *self._counted])
+                self._counted = aggregate([*counted, *self._counted])
 
     def _keep_writing(self) -> None:
         while not self._ended.wait(FLUSH_EVERY_S):

@@ -25,7 +25,7 @@ LONG = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
+class MetricFamily:
     """A counter, or a histogram of seconds, with at most one label.
 
     Attributes:
@@ -43,56 +43,56 @@ class Family:
     buckets: tuple[float, ...] = ()
 
 
-RECEIVED = Family(
+RECEIVED = MetricFamily(
     "fracture_node_instances_received",
     "Instances acknowledged, each the first time it came.",
 )
-REPEATED = Family(
+REPEATED = MetricFamily(
     "fracture_node_instances_repeated",
     "Instances acknowledged that were here already, with the same bytes.",
 )
-REFUSED = Family(
+REFUSED = MetricFamily(
     "fracture_node_instances_refused",
     "C-STORE requests answered with a failure.",
     "reason",
     tuple(Refusal),
 )
-ANALYZED = Family(
+ANALYZED = MetricFamily(
     "fracture_node_instances_analyzed",
     "Analyses that ended with an answer.",
     "operating_point",
     tuple(OperatingPoint),
 )
-NOT_ANALYZED = Family(
+NOT_ANALYZED = MetricFamily(
     "fracture_node_instances_not_analyzed",
     "Instances that the model may not answer for.",
     "reason",
     tuple(Unanalyzed),
 )
-FAILED = Family(
+FAILED = MetricFamily(
     "fracture_node_analyses_failed",
     "Analyses that failed; somebody should look.",
     "reason",
     tuple(Failure),
 )
-DECODER_DIED = Family(
+DECODER_DIED = MetricFamily(
     "fracture_node_decoder_deaths",
     "How often an instance killed, hung or bloated the decoding process.",
 )
-DELIVERED = Family(
+DELIVERED = MetricFamily(
     "fracture_node_deliveries_delivered",
     "Deliveries, of all results of an instance, that arrived.",
     "destination",
 )
-UNDELIVERED = Family(
+UNDELIVERED = MetricFamily(
     "fracture_node_deliveries_failed",
     "Deliveries that failed for good.",
     "destination",
 )
-ACCEPTED = Family(
+ACCEPTED = MetricFamily(
     "fracture_node_associations_accepted", "Associations accepted by the receivers."
 )
-REJECTED = Family(
+REJECTED = MetricFamily(
     "fracture_node_associations_rejected",
     "Associations rejected, by the reason of PS3.8 table 9-21 or a closer one.",
     "reason",
@@ -108,20 +108,20 @@ REJECTED = Family(
         "local limit exceeded by one address",
     ),
 )
-REPORT_REFUSED = Family(
+REPORT_REFUSED = MetricFamily(
     "fracture_node_commitment_reports_refused",
     "Reports on Storage Commitment that were answered with a failure.",
     "reason",
     tuple(ReportRefusal),
 )
-SENT_AWAY = Family(
+SENT_AWAY = MetricFamily(
     "fracture_node_connections_sent_away",
     "Connections that did not become an association: no A-ASSOCIATE-RQ in time, an "
     "unreadable one, something else, no TLS, or too many connections waiting.",
     "reason",
     ("no_request", "unreadable", "no_dicom", "no_tls", "crowded"),
 )
-STAGE = Family(
+STAGE = MetricFamily(
     "fracture_node_stage_seconds",
     "Seconds by stage: receive (first byte to answer), wait (received until analysis "
     "begins), decode, classify, encode. Decoding and encoding take turns.",
@@ -129,19 +129,19 @@ STAGE = Family(
     ("receive", "wait", "decode", "classify", "encode"),
     SECONDS,
 )
-DELIVERY = Family(
+DELIVERY = MetricFamily(
     "fracture_node_delivery_seconds",
     "Seconds of one attempt at a delivery, whatever came of it.",
     "destination",
     buckets=SECONDS,
 )
-TURNAROUND = Family(
+TURNAROUND = MetricFamily(
     "fracture_node_turnaround_seconds",
     "Seconds from an instance's receipt until its results had arrived everywhere for "
     "the first time.",
     buckets=LONG,
 )
-FAMILIES = (
+METRIC_FAMILIES = (
     *(RECEIVED, REPEATED, REFUSED, ANALYZED, NOT_ANALYZED, FAILED, DECODER_DIED),
     *(DELIVERED, UNDELIVERED, REPORT_REFUSED, ACCEPTED, REJECTED, SENT_AWAY),
     *(STAGE, DELIVERY, TURNAROUND),
@@ -149,7 +149,7 @@ FAMILIES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Sample:
     """One or several events of the same kind.
 
     Attributes:
@@ -167,16 +167,16 @@ class Tally:
     seconds: float
 
 
-Count = Callable[[Tally], None]
+Count = Callable[[Sample], None]
 """Counts an event outside of a transaction. It must not raise."""
 
 
-def one(family: Family, label: str = "") -> Tally:
+def increment(family: MetricFamily, label: str = "") -> Sample:
     """Return a count of one event."""
-    return Tally(family.name, label, "", 1, 0.0)
+    return Sample(family.name, label, "", 1, 0.0)
 
 
-def took(family: Family, seconds: float, label: str = "") -> Tally:
+def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
     """Return one measurement of seconds.
 
     A negative duration counts as 0: the clocks of two machines may differ.
@@ -184,14 +184,14 @@ def took(family: Family, seconds: float, label: str = "") -> Tally:
     spent = max(seconds, 0.0)
     bounds = (*map(str, family.buckets), INFINITE)
     le = bounds[bisect_left(family.buckets, spent)]
-    return Tally(family.name, label, le, 1, spent)
+    return Sample(family.name, label, le, 1, spent)
 
 
-def ignore(_: Tally) -> None:
+def ignore(_: Sample) -> None:
     """Count nothing."""
 
 
-def write(connection: sa.Connection, *tallies: Tally) -> None:
+def write(connection: sa.Connection, *tallies: Sample) -> None:
     """Write counts in the caller's transaction."""
     if tallies:
         rows = [
@@ -207,7 +207,7 @@ def write(connection: sa.Connection, *tallies: Tally) -> None:
         connection.execute(tally.insert(), rows)
 
 
-def read(connection: sa.Connection) -> list[Tally]:
+def read(connection: sa.Connection) -> list[Sample]:
     """Return all counts, added up."""
     key = tally.c.name, tally.c.label, tally.c.le
     total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
@@ -215,7 +215,7 @@ def read(connection: sa.Connection) -> list[Tally]:
     return [_tally(*row) for row in rows]
 
 
-def add_up(connection: sa.Connection) -> None:
+def compact(connection: sa.Connection) -> None:
     """Replace all rows that count the same thing by one row.
 
     The result is exact even if several processes do this at the same time: a deletion
@@ -224,20 +224,20 @@ def add_up(connection: sa.Connection) -> None:
     count = sa.select(sa.func.count()).select_from(tally)
     if connection.execute(count).scalar_one() > MANY:
         rows = connection.execute(tally.delete().returning(*tally.columns))
-        write(connection, *summed(_tally(*row) for row in rows))
+        write(connection, *aggregate(_tally(*row) for row in rows))
 
 
-def summed(tallies: Iterable[Tally]) -> list[Tally]:
+def aggregate(tallies: Iterable[Sample]) -> list[Sample]:
     """Add up the counts of the same thing."""
-    sums: dict[tuple[str, str, str], Tally] = {}
+    sums: dict[tuple[str, str, str], Sample] = {}
     for each in tallies:
         key = each.name, each.label, each.le
-        before = sums.get(key, Tally(*key, 0, 0.0))
+        before = sums.get(key, Sample(*key, 0, 0.0))
         times, seconds = before.times + each.times, before.seconds + each.seconds
-        sums[key] = Tally(*key, times, seconds)
+        sums[key] = Sample(*key, times, seconds)
     return list(sums.values())
 
 
-def _tally(name: str, label: str, le: str, times: int, seconds: float) -> Tally:
+def _tally(name: str, label: str, le: str, times: int, seconds: float) -> Sample:
     # PostgreSQL returns sums in another type.
-    return Tally(name, label, le, int(times), float(seconds))
+    return Sample(name, label, le, int(times), float(seconds))

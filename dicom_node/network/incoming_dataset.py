@@ -7,7 +7,7 @@ from io import BytesIO
 
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, RefusedError
 from dicom_node.reasons import Refusal
-from dicom_node.storage.spool import MB, Arrival
+from dicom_node.storage.spool import MB, SpoolFile
 
 logger = logging.getLogger(__name__)
 
@@ -30,14 +30,14 @@ class IncomingDataset(BytesIO):
     """
 
     def __init__(
-        self, begin: Callable[["IncomingDataset"], Arrival | None], limit: int
+        self, begin: Callable[["IncomingDataset"], SpoolFile | None], limit: int
     ) -> None:
         """Prepare for a dataset of at most `limit` bytes. It may remain empty.
 
         `begin` opens the file, or returns None if the dataset is to stay in memory.
         """
         super().__init__()
-        self.arrival: Arrival | None = None
+        self.arrival: SpoolFile | None = None
         self.refusal: RefusedError | None = None
         self.received = 0
         self.began = time.monotonic()
@@ -64,7 +64,7 @@ class IncomingDataset(BytesIO):
         """True if the dataset has a file that is not closed."""
         return self.arrival is not None and not self.arrival.closed
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close the file, and remove it if it was not kept. May be called twice."""
         if self.arrival is not None:
             self.arrival.close()
@@ -88,4 +88,4 @@ class IncomingDataset(BytesIO):
     def _refuse(self, error: RefusedError) -> None:
         self.refusal = error
         self.truncate(0)
-        self.let_go()
+        self.release()

@@ -18,7 +18,7 @@ from pynetdicom.dimse_primitives import (
 
 from dicom_node.dataset.attributes import loggable
 from dicom_node.errors import MismatchError
-from dicom_node.log.context import about, log_step
+from dicom_node.log.context import instance_context, log_step
 from dicom_node.network.incoming_dataset import NO_UID, IncomingDataset
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT, VERIFICATION
 from dicom_node.network.storage_commitment import (
@@ -100,8 +100,8 @@ def _refuse_store(
     size = 0
     if isinstance(request.DataSet, IncomingDataset):
         size = request.DataSet.received
-        request.DataSet.let_go()
-    with about(loggable(str(request.AffectedSOPInstanceUID)), "-"):
+        request.DataSet.release()
+    with instance_context(loggable(str(request.AffectedSOPInstanceUID)), "-"):
         told = f"from {caller}, {size} bytes: {words}"
         log_step(logger, "refused", told, level=logging.WARNING)
     response = C_STORE()

@@ -125,7 +125,7 @@ def ignore_refusal(_reporter: Reporter, _reason: ReportRefusal) -> None:
     """Do nothing about a report that is refused."""
 
 
-def answer(
+def handle_report(
     event: evt.Event,
     settle: Settle,
     reporter: Reporter,

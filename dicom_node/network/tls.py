@@ -38,7 +38,7 @@ CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20:@SECLEVEL=2"
 MISMATCHES = (62, 64)
 
 
-class Line(SSLSocket):
+class TlsSocket(SSLSocket):
     """A TLS connection. Only `shutdown` may be called from another thread.
 
     Attributes:
@@ -160,7 +160,7 @@ def _context(protocol: int) -> SSLContext:
     context.minimum_version = TLSVersion.TLSv1_2
     context.set_ciphers(CIPHERS)
     context.options |= OP_NO_RENEGOTIATION | OP_NO_COMPRESSION
-    context.sslsocket_class = Line
+    context.sslsocket_class = TlsSocket
     return context
 
 
@@ -171,7 +171,7 @@ def certificate_names(connection: socket.socket) -> frozenset[str]:
         The DNS names and IP addresses of Subject Alternative Name (RFC 5280 4.2.1.6).
         Empty without TLS, and if no certificate was requested and verified.
     """
-    if not isinstance(connection, Line):
+    if not isinstance(connection, TlsSocket):
         return frozenset()
     try:
         certificate: dict[str, Any] = dict(connection.getpeercert() or {})
@@ -181,27 +181,27 @@ def certificate_names(connection: socket.socket) -> frozenset[str]:
     return frozenset(name for kind, name in names if kind in {"DNS", "IP Address"})
 
 
-def part(connection: socket.socket | None) -> None:
+def close_notify(connection: socket.socket | None) -> None:
     """Send a close_notify alert before a TLS connection is closed.
 
     Without it, the peer could not distinguish an end from a cut (RFC 8446 6.1). The
     function does not wait for the response. Only the thread that reads and writes may
     call it.
     """
-    if isinstance(connection, Line):
+    if isinstance(connection, TlsSocket):
         connection.settimeout(0)
         with suppress(OSError, ValueError):
             connection.unwrap()
 
 
-def reason(error: SSLError) -> str:
+def openssl_reason(error: SSLError) -> str:
     """Return OpenSSL's description of an error. It quotes nothing of a certificate."""
     if isinstance(error, SSLCertVerificationError):
         return error.verify_message.rstrip(".")
     return error.reason or "no reason given"
 
 
-def why_not(failure: OSError) -> str:
+def describe_failure(failure: OSError) -> str:
     """Return why TLS failed with a peer that we called, and what to do.
 
     It quotes nothing of a certificate, except OpenSSL's description of the error.
@@ -213,8 +213,8 @@ def why_not(failure: OSError) -> str:
             if mismatch
             else "if its authority is your own, name that in tls_authorities"
         )
-        return f"is not trusted: {reason(failure)}; {remedy}"
-    words = reason(failure) if isinstance(failure, SSLError) else ""
+        return f"is not trusted: {openssl_reason(failure)}; {remedy}"
+    words = openssl_reason(failure) if isinstance(failure, SSLError) else ""
     if "ALERT" in words and ("CERTIFICATE" in words or "UNKNOWN_CA" in words):
         return (
             f"does not accept us ({words}); name a certificate in tls_certificate "

@@ -31,7 +31,11 @@ from dicom_node.dataset.part10 import read_part10, reading_dicom
 from dicom_node.dataset.transfer_syntaxes import decode_pixels
 from dicom_node.errors import AnalysisError, NotAnalyzedError, TakesLongError
 from dicom_node.pixels.assumptions import attribute_assumptions
-from dicom_node.pixels.grayscale import Shown, is_monochrome, to_gray
+from dicom_node.pixels.grayscale import (
+    DisplayImage,
+    apply_display_pipeline,
+    is_monochrome,
+)
 from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
 from dicom_node.pixels.screening import ScreeningRules, screen
 from dicom_node.pixels.windowing import Window
@@ -171,19 +175,19 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     return Radiograph(pixels, shape.side, source_shape, shown.span, assumptions)
 
 
-def show(dataset: Dataset, stored: NDArray[Any], window: int | Window) -> Shown:
+def show(dataset: Dataset, stored: NDArray[Any], window: int | Window) -> DisplayImage:
     """Display a gray or color image as its attributes ask.
 
     Args:
         dataset: The image's attributes; its Image Pixel Module is complete.
         stored: Stored values as `decode_pixels` returns them.
-        window: See `to_gray`.
+        window: See `apply_display_pipeline`.
     """
     if not is_monochrome(dataset):
-        return Shown(from_color(dataset, stored), None)
+        return DisplayImage(from_color(dataset, stored), None)
     # Rescale or window values that no modality writes may overflow a float.
     with np.errstate(all="ignore"):
-        return to_gray(dataset, stored, window)
+        return apply_display_pipeline(dataset, stored, window)
 
 
 def from_color(dataset: Dataset, stored: NDArray[Any]) -> NDArray[np.uint8]:

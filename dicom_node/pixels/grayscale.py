@@ -80,7 +80,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Shown:
+class DisplayImage:
     """A displayed image, and how its display values were chosen.
 
     Attributes:
@@ -100,7 +100,9 @@ class Shown:
     assumptions: tuple[str, ...] = ()
 
 
-def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int | Window) -> Shown:
+def apply_display_pipeline(
+    dataset: Dataset, pixels: NDArray[Any], window: int | Window
+) -> DisplayImage:
     """Render a monochrome image as its attributes ask.
 
     Args:
@@ -126,10 +128,10 @@ def to_gray(dataset: Dataset, pixels: NDArray[Any], window: int | Window) -> Sho
         gray = _through(stretched(levels, 0, 1), dataset, patterns)
         ends = _ends(modality, levels, window)
         if isinstance(window, Window):
-            return Shown(gray, None, ends, assumptions)
+            return DisplayImage(gray, None, ends, assumptions)
         fault = _fault(dataset, patterns, gray, (levels, modality))
         if not fault:
-            return Shown(gray, None, ends, assumptions)
+            return DisplayImage(gray, None, ends, assumptions)
         logger.warning("%s %s", loggable(text(dataset, "SOPInstanceUID")), fault)
         assumptions += (f"The image {fault}",)
     return _shown_by_percentiles(dataset, patterns, modality, assumptions)
@@ -140,14 +142,14 @@ def _shown_by_percentiles(
     patterns: NDArray[Any],
     modality: Values,
     assumptions: tuple[str, ...],
-) -> Shown:
+) -> DisplayImage:
     values = modality
     if is_for_processing(dataset) and _is_linear(dataset):
         values = _logarithm(dataset, values)
     low, high = _range(dataset, patterns, values)
     first, last = (float(modality[np.abs(values - x).argmin()]) for x in (low, high))
     gray = _through(stretched(values, low, high), dataset, patterns)
-    return Shown(gray, (first, last), (first, last), assumptions)
+    return DisplayImage(gray, (first, last), (first, last), assumptions)
 
 
 def _fault(

@@ -26,7 +26,7 @@ OPEN = (InstanceState.RECEIVED, InstanceState.DELIVERING, InstanceState.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class QueueDepth:
     """A number of instances or deliveries that are in the same state.
 
     Attributes:
@@ -111,7 +111,7 @@ def spoken_age(at: float) -> str:
     return f"{seconds // 86400:.0f} d"
 
 
-def instances(connection: sa.Connection) -> list[Waiting]:
+def instances(connection: sa.Connection) -> list[QueueDepth]:
     """Count the instances that wait for analysis or delivery, or that failed.
 
     Their age is counted from their receipt.
@@ -123,7 +123,7 @@ def instances(connection: sa.Connection) -> list[Waiting]:
         .where(instance.c.state.in_(OPEN))
         .group_by(instance.c.state)
     )
-    return [Waiting(*row) for row in connection.execute(query)]
+    return [QueueDepth(*row) for row in connection.execute(query)]
 
 
 def destination_states(
@@ -188,7 +188,9 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
     return tuple(Outage(*row) for row in connection.execute(query.order_by(c.peer)))
 
 
-def deliveries(connection: sa.Connection, destinations: Sequence[str]) -> list[Waiting]:
+def deliveries(
+    connection: sa.Connection, destinations: Sequence[str]
+) -> list[QueueDepth]:
     """Count the deliveries that have not ended, and those that failed.
 
     Their age is counted from their request.
@@ -210,4 +212,4 @@ def deliveries(connection: sa.Connection, destinations: Sequence[str]) -> list[W
         delivery.c.state == DeliveryState.FAILED,
     )
     rows = (*connection.execute(unfinished), *connection.execute(failed))
-    return [Waiting(*row) for row in rows]
+    return [QueueDepth(*row) for row in rows]

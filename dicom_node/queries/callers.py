@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from dicom_node.audit.event import What
+from dicom_node.audit.event import AuditEventType
 from dicom_node.storage.database import reading
 from dicom_node.storage.tables import audit, instance
 
@@ -16,7 +16,7 @@ MOST = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class CallerActivity:
     """An AE that called from one address.
 
     Attributes:
@@ -36,7 +36,7 @@ class Caller:
     last: float
 
 
-def callers(engine: sa.Engine) -> list[Caller]:
+def callers(engine: sa.Engine) -> list[CallerActivity]:
     """Return the callers of the last 30 days, the most recent first.
 
     Accepted and rejected callers have a limit each, so that the rejected ones do not
@@ -45,17 +45,19 @@ def callers(engine: sa.Engine) -> list[Caller]:
     with reading(engine) as connection:
         rows = [
             row
-            for what in (What.OPENED, What.REJECTED)
+            for what in (AuditEventType.OPENED, AuditEventType.REJECTED)
             for row in connection.execute(_last_callers(what)).all()
         ]
     found = [
-        Caller(who, address, what == What.OPENED, about, int(times), at)
+        CallerActivity(
+            who, address, what == AuditEventType.OPENED, about, int(times), at
+        )
         for who, address, what, about, times, at in rows
     ]
     return sorted(found, key=lambda each: each.last, reverse=True)
 
 
-def _last_callers(what: What) -> sa.Select[Any]:
+def _last_callers(what: AuditEventType) -> sa.Select[Any]:
     kind = audit.c.who, audit.c.address, audit.c.what, audit.c.about
     last = sa.func.max(audit.c.at)
     return (

@@ -12,16 +12,16 @@ MOST = 1000
 LATE = 200
 
 
-class Feed:
+class ChangeFeed:
     """Reads new events. Use it in one thread at a time."""
 
     def __init__(self, engine: sa.Engine) -> None:
-        """Create a feed. It starts with events after the first `changed` call."""
+        """Create a feed. It starts with events after the first `poll` call."""
         self._engine = engine
         self._last: int | None = None
         self._seen: set[int] = set()
 
-    def changed(self) -> list[str]:
+    def poll(self) -> list[str]:
         """Return the ids of the instances with new events since the last call.
 
         Each id is listed once, in the order of the first event. The first call returns

@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dicom_node.queries.worklist import row_of
-from dicom_node.results.overlay_data import Drawing, drawing_in
+from dicom_node.results.overlay_data import OverlayData, overlay_in
 from dicom_node.storage.database import reading
 from dicom_node.storage.tables import delivered_object, delivery, event, finding, result
 
@@ -15,7 +15,7 @@ Rows = Sequence[sa.Row[Any]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Dossier:
+class InstanceDetails:
     """One instance and its history.
 
     Attributes:
@@ -29,14 +29,14 @@ class Dossier:
     """
 
     row: sa.Row[Any]
-    drawing: Drawing | None
+    drawing: OverlayData | None
     results: Rows
     deliveries: Rows
     objects: Rows
     events: Rows
 
 
-def dossier(engine: sa.Engine, instance_id: str) -> Dossier | None:
+def instance_details(engine: sa.Engine, instance_id: str) -> InstanceDetails | None:
     """Return the details of an instance; None if the instance does not exist."""
 
     def of_it(table: sa.Table, *order: sa.Column[Any]) -> sa.Select[Any]:
@@ -49,9 +49,9 @@ def dossier(engine: sa.Engine, instance_id: str) -> Dossier | None:
             return None
         drawn = connection.execute(of_it(finding)).one_or_none()
         objects = delivered_object.c
-        return Dossier(
+        return InstanceDetails(
             row=row,
-            drawing=drawing_in(drawn) if drawn else None,
+            drawing=overlay_in(drawn) if drawn else None,
             results=connection.execute(of_it(result, result.c.kind)).all(),
             deliveries=connection.execute(
                 of_it(delivery, delivery.c.destination)

@@ -10,19 +10,24 @@ from contextlib import suppress
 
 from config.settings import ReceiverSettings
 from dicom_node.audit.commitment_reports import auditing_refused
-from dicom_node.audit.event import AuditEvent, What
+from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.audit.trail import Tell, auditing
 from dicom_node.audit.transfers import received_event
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.journal import Journal
-from dicom_node.metrics.buffered import Counting
+from dicom_node.metrics.buffered import BufferedCounter
 from dicom_node.metrics.counters import Count, ignore
 from dicom_node.network.storage_commitment import OnRefused, Settle, ignore_refusal
 from dicom_node.receiver.c_store import Accept
 from dicom_node.receiver.listener import Listening
 from dicom_node.receiver.ports import add_options, listening
-from dicom_node.receiver.server import DRAIN_S, OnAsked, ignore_callers, start_receiver
-from dicom_node.runtime.heartbeat import beating
+from dicom_node.receiver.server import (
+    DRAIN_S,
+    OnAssociationRequest,
+    ignore_callers,
+    start_receiver,
+)
+from dicom_node.runtime.heartbeat import heartbeats
 from dicom_node.runtime.process import (
     Stop,
     allow_many_threads,
@@ -30,11 +35,11 @@ from dicom_node.runtime.process import (
     load_or_exit,
     role_parser,
 )
-from dicom_node.runtime.work_signal import ring
+from dicom_node.runtime.work_signal import notify_workers
 from dicom_node.storage.migration import open_or_exit
-from dicom_node.storage.orphans import remove_unfinished
+from dicom_node.storage.orphans import remove_partial_files
 from dicom_node.storage.spool import Spool
-from dicom_node.storage.storage_id import belong_or_exit
+from dicom_node.storage.storage_id import verify_storage_or_exit
 
 logger = logging.getLogger(__name__)
 
@@ -49,18 +54,21 @@ def main() -> None:
     where = settings.receiver
     sockets = listening(given, settings)
     engine = open_or_exit(settings.storage.database_url)
-    belong_or_exit(engine, settings.storage)
+    verify_storage_or_exit(engine, settings.storage)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool = Spool(settings.storage)
     asks = any(each.commitment for each in settings.destinations)
     settle = journal.commitments.settle if asks else None
     by_hand = given.supervisor is None
     with (
-        beating(engine, "receiver"),
-        Counting(engine) as count,
+        heartbeats(engine, "receiver"),
+        BufferedCounter(engine) as count,
         auditing(settings, engine, "receiver", by_hand=by_hand) as tell,
     ):
-        accept, asked = _recorder(journal, spool, tell), _doorkeeper(tell)
+        accept, asked = (
+            _instance_recorder(journal, spool, tell),
+            _association_auditor(tell),
+        )
         run(
             *(where, spool, accept, sockets, stop, asked),
             settle=settle,
@@ -69,7 +77,7 @@ def main() -> None:
         )
 
 
-def _recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
+def _instance_recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
     """Return a function that records an instance and wakes the worker."""
 
     def accept(instance: ReceivedInstance) -> None:
@@ -78,16 +86,16 @@ def _recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
         if not is_kept:
             spool.remove(instance.id)  # the same bytes are already stored
         with suppress(OSError):  # the worker polls, too
-            ring(spool.run)
+            notify_workers(spool.run)
 
     return accept
 
 
-def _doorkeeper(tell: Tell) -> OnAsked:
+def _association_auditor(tell: Tell) -> OnAssociationRequest:
     """Return a function that records callers in the audit trail."""
 
     def asked(calling_ae_title: str, address: str, reason: str) -> None:
-        what = What.REJECTED if reason else What.OPENED
+        what = AuditEventType.REJECTED if reason else AuditEventType.OPENED
         tell(AuditEvent(what, calling_ae_title, address, reason))
 
     return asked
@@ -99,7 +107,7 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
     accept: Accept,
     sockets: Listening,
     stop: Stop,
-    on_asked: OnAsked = ignore_callers,
+    on_asked: OnAssociationRequest = ignore_callers,
     *,
     settle: Settle | None = None,
     on_refused: OnRefused = ignore_refusal,
@@ -107,7 +115,7 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
 ) -> None:
     """Serve until told to stop, then drain; see start_receiver."""
     allow_many_threads()
-    remove_unfinished(spool)
+    remove_partial_files(spool)
     stop.ready(DRAIN_S)
     receiver = start_receiver(
         *(settings, spool, accept, sockets, on_asked),

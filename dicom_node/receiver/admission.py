@@ -15,8 +15,8 @@ from pathlib import Path
 from config.base import is_loopback
 from config.settings import ReceiverSettings, Settings
 from dicom_node.receiver.association_slots import (
-    Place,
-    Places,
+    AssociationSlot,
+    AssociationSlots,
     address_of,
     caller_key,
     title_key,
@@ -68,7 +68,7 @@ class Admission:
                 processes.
         """
         self._settings = settings
-        self._places = Places(folder)
+        self._places = AssociationSlots(folder)
         callers = settings.allowed_callers
         anywhere = {each.ae_title for each in callers if not each.network}
         # AE titles that are listed for certain networks only.
@@ -78,7 +78,9 @@ class Admission:
             if each.ae_title not in anywhere
         }
 
-    def admit(self, calling: str, called: str, address: str) -> Place | Rejection:
+    def admit(
+        self, calling: str, called: str, address: str
+    ) -> AssociationSlot | Rejection:
         """Return a slot for an association, or the reason for its rejection.
 
         Args:
@@ -100,7 +102,7 @@ class Admission:
         with self._places.door():
             return self._place_for(caller)
 
-    def _place_for(self, caller: bytes) -> Place | Rejection:
+    def _place_for(self, caller: bytes) -> AssociationSlot | Rejection:
         """Take a free slot for a caller, unless the caller has reached its limit."""
         settings, held = self._settings, self._places.held()
         per_caller = settings.max_associations_per_caller

@@ -26,7 +26,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from dicom_node.errors import MismatchError
-from dicom_node.metrics.counters import REFUSED, Count, ignore, one
+from dicom_node.metrics.counters import REFUSED, Count, ignore, increment
 from dicom_node.network.associate_pdu import (
     ASSOCIATE_AC,
     PDU_HEAD,
@@ -36,12 +36,17 @@ from dicom_node.network.associate_pdu import (
 )
 from dicom_node.network.invalid_request import NotServedError, answer_invalid
 from dicom_node.network.sockets import hang_up, receive, receive_into
-from dicom_node.network.tls import Line, part
+from dicom_node.network.tls import TlsSocket, close_notify
 from dicom_node.network.upper_layer import ARTIM_S
-from dicom_node.receiver.dimse import Intake
-from dicom_node.receiver.listener import Caller
+from dicom_node.receiver.dimse import SpoolingDimseProvider
+from dicom_node.receiver.listener import PendingAssociation
 from dicom_node.receiver.pdata import FragmentReader, is_fragments
-from dicom_node.receiver.wakeups import LOOK_AROUND_S, Checkpoint, Doorbell, WakingQueue
+from dicom_node.receiver.wakeups import (
+    LOOK_AROUND_S,
+    NotifyingQueue,
+    ReactorEvent,
+    SocketWakeup,
+)
 from dicom_node.storage.spool import Spool
 
 logger = logging.getLogger(__name__)
@@ -72,7 +77,10 @@ class _Socket(AssociationSocket):
     asked: AssociateRequest
 
     def __init__(
-        self, association: "Connection", caller: Caller, doorbell: Doorbell
+        self,
+        association: "Connection",
+        caller: PendingAssociation,
+        doorbell: SocketWakeup,
     ) -> None:
         self._association = association
         self._connection = caller.socket
@@ -90,7 +98,7 @@ class _Socket(AssociationSocket):
         """
         if self.socket is None:
             return False
-        line = self._connection if isinstance(self._connection, Line) else None
+        line = self._connection if isinstance(self._connection, TlsSocket) else None
         if self._ahead or (line and line.pending()):
             return True
         waits = self.assoc.dul.state_machine.current_state in WAITING
@@ -135,7 +143,7 @@ class _Socket(AssociationSocket):
 
     def close(self) -> None:
         """Close the connection. Under TLS, send a close_notify alert first."""
-        part(self.socket)
+        close_notify(self.socket)
         super().close()
 
     def _deadline(self, length: int) -> float:
@@ -161,7 +169,7 @@ class Connection(Association):
         self,
         ae: AE,
         contexts: list[PresentationContext],
-        caller: Caller,
+        caller: PendingAssociation,
         ended: Callable[["Connection"], None],
     ) -> None:
         """Set up an association that `start` will serve.
@@ -183,18 +191,18 @@ class Connection(Association):
         self.held.callback(ended, self)
         self.held.callback(caller.socket.close)
         self._connection = caller.socket
-        doorbell = Doorbell(caller.socket)
+        doorbell = SocketWakeup(caller.socket)
         self.held.callback(doorbell.close)
         self.dul: FragmentReader = FragmentReader(self)
         self.dul.on_complaint = self._log_abort
         self._count: Count = ignore
         self.on_invalid_report: Callable[[], None] = lambda: None
-        self.dul.to_provider_queue = WakingQueue(doorbell.ring)
-        self._checkpoint = Checkpoint()
+        self.dul.to_provider_queue = NotifyingQueue(doorbell.ring)
+        self._checkpoint = ReactorEvent()
         # This is a private name of pynetdicom. If it disappears, pynetdicom polls
         # again, which does no harm.
         self._reactor_checkpoint = self._checkpoint
-        self.dul.to_user_queue = WakingQueue(self._checkpoint.set)
+        self.dul.to_user_queue = NotifyingQueue(self._checkpoint.set)
         line = _Socket(self, replace(caller, request=self.asked.pdu), doorbell)
         line.asked = self.asked
         self.set_socket(line)
@@ -230,10 +238,10 @@ class Connection(Association):
         self._count = count
         self._operation_timeout_s = operation_timeout_s
         self.dul.overdue = self._overdue
-        self.dimse: Intake = Intake(self, spool, limit)
-        self.dimse.msg_queue = WakingQueue(self._checkpoint.set)
+        self.dimse: SpoolingDimseProvider = SpoolingDimseProvider(self, spool, limit)
+        self.dimse.msg_queue = NotifyingQueue(self._checkpoint.set)
         self._checkpoint.queues = [self.dimse.msg_queue, self.dul.to_user_queue]
-        self.held.callback(self.dimse.let_go)
+        self.held.callback(self.dimse.release)
 
     def would_serve(self, sop_class: UID) -> bool:
         """Return whether the peer proposed to be the SCP of a SOP class."""
@@ -253,7 +261,7 @@ class Connection(Association):
             if not answer_invalid(self, msg, context_id, caller):
                 super()._serve_request(msg, context_id)
             elif isinstance(msg, C_STORE):
-                self._count(one(REFUSED, MismatchError.reason))
+                self._count(increment(REFUSED, MismatchError.reason))
             elif isinstance(msg, N_EVENT_REPORT):
                 self.on_invalid_report()
         except NotServedError as error:

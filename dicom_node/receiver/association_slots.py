@@ -21,11 +21,11 @@ HALF = LENGTH // 2
 NOBODY = bytes(LENGTH)  # end marker: entries after it are from an earlier write
 
 
-class Place:
+class AssociationSlot:
     """The slot of one open association, until it is given back."""
 
-    def __init__(self, places: "Places", caller: bytes) -> None:
-        """Hold a slot. Only `Places` creates one."""
+    def __init__(self, places: "AssociationSlots", caller: bytes) -> None:
+        """Hold a slot. Only `AssociationSlots` creates one."""
         self._places = places
         self._caller = caller
 
@@ -34,7 +34,7 @@ class Place:
         self._places.free(self._caller)
 
 
-class Places:
+class AssociationSlots:
     """The slots of one process, and a view of those of the others. Thread-safe."""
 
     def __init__(self, folder: Path) -> None:
@@ -81,11 +81,11 @@ class Places:
                 callers += theirs or []
         return callers
 
-    def take(self, caller: bytes) -> Place:
+    def take(self, caller: bytes) -> AssociationSlot:
         """Take a slot for a caller. Call it inside `door`."""
         self._mine.append(caller)
         self._tell()
-        return Place(self, caller)
+        return AssociationSlot(self, caller)
 
     def free(self, caller: bytes) -> None:
         """Release a slot of a caller."""
@@ -139,7 +139,7 @@ def places_folder(run: Path) -> Path:
     return run / "associations"
 
 
-def held_places(folder: Path) -> int:
+def count_open_associations(folder: Path) -> int:
     """Count the open associations of a machine, without taking the door lock."""
     return sum(len(_callers(path) or []) for path in _files(folder))
 

@@ -18,15 +18,22 @@ from pynetdicom.dimse_primitives import C_STORE
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.dataset.attributes import loggable
-from dicom_node.dataset.header import Announced, read_header
+from dicom_node.dataset.header import NegotiatedIdentity, read_header
 from dicom_node.errors import CannotUnderstandError, OutOfResourcesError, RefusedError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.log.context import about, log_step, told
-from dicom_node.metrics.counters import REFUSED, STAGE, Count, ignore, one, took
+from dicom_node.log.context import describe_exception, instance_context, log_step
+from dicom_node.metrics.counters import (
+    REFUSED,
+    STAGE,
+    Count,
+    ignore,
+    increment,
+    observe,
+)
 from dicom_node.network.incoming_dataset import IncomingDataset
 from dicom_node.reasons import Refusal
 from dicom_node.receiver.association import Connection
-from dicom_node.storage.spool import Arrival, Spool
+from dicom_node.storage.spool import Spool, SpoolFile
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +68,7 @@ class Storing:
         dataset = request.DataSet
         assert isinstance(dataset, IncomingDataset)  # noqa: S101 - receiver/dimse.py made it
         uid = loggable(str(request.AffectedSOPInstanceUID))
-        with about(uid, dataset.arrival.id if dataset.arrival else "-"):
+        with instance_context(uid, dataset.arrival.id if dataset.arrival else "-"):
             try:
                 size = self._store(event, request, dataset, connection)
             except RefusedError as error:
@@ -70,19 +77,20 @@ class Storing:
                 # 0xA700: the sender should keep its copy and try again, whatever is
                 # wrong with the node. The message of the exception may quote the
                 # dataset, so it is not logged.
-                logger.error("Failed on %s: %s", uid, "\n".join(told(error)))  # noqa: TRY400
+                where = "\n".join(describe_exception(error))
+                logger.error("Failed on %s: %s", uid, where)  # noqa: TRY400
                 away = isinstance(error, SQLAlchemyError)
                 reason = Refusal.DATABASE if away else Refusal.PROGRAM
                 words = "The node failed; send again later."
                 refusal = OutOfResourcesError(words, reason)
                 return self._refuse(refusal, connection, dataset)
             finally:
-                dataset.let_go()
+                dataset.release()
             connection.dimse.operation_is_complete()
             seconds = time.monotonic() - dataset.began
             words = f"from {connection.calling_ae_title}, {size} bytes"
             log_step(logger, "received", words, seconds=seconds)
-            self.count(took(STAGE, seconds, "receive"))
+            self.count(observe(STAGE, seconds, "receive"))
         return SUCCESS
 
     def _refuse(
@@ -91,7 +99,7 @@ class Storing:
         who = f"{connection.calling_ae_title} at {connection.address}"
         words = f"from {who}, {dataset.received} bytes: {error}"
         log_step(logger, "refused", words, level=logging.WARNING)
-        self.count(one(REFUSED, error.reason))
+        self.count(increment(REFUSED, error.reason))
         return _failure(error)
 
     def _store(
@@ -130,9 +138,9 @@ class Storing:
         return arrival.size
 
     def _read_header(
-        self, event: evt.Event, request: C_STORE, arrival: Arrival
+        self, event: evt.Event, request: C_STORE, arrival: SpoolFile
     ) -> InstanceHeader:
-        announced = Announced(
+        announced = NegotiatedIdentity(
             sop_class_uid=str(request.AffectedSOPClassUID),
             sop_instance_uid=str(request.AffectedSOPInstanceUID),
             abstract_syntax=event.context.abstract_syntax,

@@ -25,7 +25,7 @@ from dicom_node.network.message_reader import (
     WITHOUT_DATASET,
     MessageReader,
 )
-from dicom_node.storage.spool import Arrival, Spool
+from dicom_node.storage.spool import Spool, SpoolFile
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ MOST_UNANSWERED = 4
 LONGEST_DATASET = 2**32
 
 
-class Intake(MessageReader):
+class SpoolingDimseProvider(MessageReader):
     """Receives the messages of one association and stores datasets in the spool."""
 
     def __init__(self, association: Association, spool: Spool, limit: int) -> None:
@@ -74,12 +74,14 @@ class Intake(MessageReader):
         message.data_set = self._dataset = IncomingDataset(begin, self._limit)
         return message
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Close all datasets, including incomplete and unread ones."""
         for dataset in list(self._on_disk):
-            dataset.let_go()
+            dataset.release()
 
-    def _begin(self, message: DIMSEMessage, dataset: IncomingDataset) -> Arrival | None:
+    def _begin(
+        self, message: DIMSEMessage, dataset: IncomingDataset
+    ) -> SpoolFile | None:
         """Open the file of a dataset, after its command has been received."""
         if isinstance(message, N_EVENT_REPORT_RQ):
             if dataset.received > LONGEST_COMMAND:

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext, SSLError
 
-from dicom_node.metrics.counters import SENT_AWAY, Count, ignore, one
+from dicom_node.metrics.counters import SENT_AWAY, Count, ignore, increment
 from dicom_node.network.associate_pdu import (
     ASSOCIATE_RQ,
     PDU_HEAD,
@@ -27,8 +27,12 @@ from dicom_node.network.associate_pdu import (
     pdu_name,
 )
 from dicom_node.network.sockets import hang_up, receive
-from dicom_node.network.tls import Line, reason
-from dicom_node.receiver.tls_handshake import Failures, let_read, secured_by
+from dicom_node.network.tls import TlsSocket, openssl_reason
+from dicom_node.receiver.tls_handshake import (
+    HandshakeFailureLog,
+    drain_before_close,
+    secured_by,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +81,7 @@ Listening = Mapping[socket.socket, SSLContext | None]
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class PendingAssociation:
     """A peer that has requested an association.
 
     Attributes:
@@ -111,7 +115,7 @@ class Listener:
     def __init__(
         self,
         listening: Listening,
-        serve: Callable[[Caller], None],
+        serve: Callable[[PendingAssociation], None],
         count: Count = ignore,
         busy: Callable[[], int] = lambda: 0,
         on_failed: OnFailed = lambda *_: None,
@@ -134,9 +138,9 @@ class Listener:
             # Another process may accept the connection that woke us.
             each.settimeout(0)
         self._listening = listening
-        self._no_tls = Failures("TLS", "TLS handshakes failed")
+        self._no_tls = HandshakeFailureLog("TLS", "TLS handshakes failed")
         more = "connections did not become an association"
-        self._no_association = Failures("association", more)
+        self._no_association = HandshakeFailureLog("association", more)
         self._serve = serve
         self._count = count
         self._busy = busy
@@ -236,7 +240,7 @@ class Listener:
             may_stay = self._waiting.pop(connection, None) and not self._stopped
         try:
             if request and may_stay:
-                self._serve(Caller(connection, address, request))
+                self._serve(PendingAssociation(connection, address, request))
                 return
         except MalformedPduError as error:
             _abort(connection, ABORT_INVALID)
@@ -252,18 +256,18 @@ class Listener:
         """Read the request, after the TLS handshake if there is one."""
         deadline = time.monotonic() + DEADLINE_S
         try:
-            if isinstance(connection, Line):
+            if isinstance(connection, TlsSocket):
                 self._shake_hands(connection, address)
             return _request(connection, deadline)
         except TimeoutError:
             raise _NoRequestError(NO_REQUEST) from None
         except SSLError as error:  # after the handshake: a record that is not valid
-            self._no_tls.note(address, reason(error))
-            raise _NoRequestError(NO_TLS, reason(error)) from None
+            self._no_tls.note(address, openssl_reason(error))
+            raise _NoRequestError(NO_TLS, openssl_reason(error)) from None
         except OSError:
             raise _NoRequestError(SILENT) from None
 
-    def _shake_hands(self, connection: Line, address: str) -> None:
+    def _shake_hands(self, connection: TlsSocket, address: str) -> None:
         """Do the TLS handshake, however slow the peer is."""
         connection.settimeout(DEADLINE_S)  # for the whole handshake
         # SSLSocket accepts no flags. This reads without removing the byte.
@@ -272,9 +276,9 @@ class Listener:
         try:
             connection.do_handshake()
         except (SSLError, ConnectionError) as error:
-            why = reason(error) if isinstance(error, SSLError) else "broken off"
+            why = openssl_reason(error) if isinstance(error, SSLError) else "broken off"
             self._no_tls.note(address, why)
-            let_read(connection)
+            drain_before_close(connection)
             raise _NoRequestError(NO_TLS, why) from None
 
     def _fail(self, address: str, reason: str, detail: str = "") -> None:
@@ -284,7 +288,7 @@ class Listener:
             self._no_association.note(address, words)
         if reason != SILENT:
             self._on_failed(address, words)
-        self._count(one(SENT_AWAY, LABELS[reason]))
+        self._count(increment(SENT_AWAY, LABELS[reason]))
 
 
 def _request(connection: socket.socket, deadline: float) -> bytes:

@@ -20,7 +20,7 @@ from dicom_node.metrics.counters import (
     REPORT_REFUSED,
     Count,
     ignore,
-    one,
+    increment,
 )
 from dicom_node.network.associate_pdu import (
     ABSTRACT_SYNTAX_NOT_SUPPORTED,
@@ -37,7 +37,7 @@ from dicom_node.network.storage_commitment import (
     OnRefused,
     Report,
     Settle,
-    answer,
+    handle_report,
     ignore_refusal,
 )
 from dicom_node.network.tls import certificate_names
@@ -52,9 +52,14 @@ from dicom_node.receiver.admission import (
     listed_networks,
 )
 from dicom_node.receiver.association import MAXIMUM_PDU, Connection
-from dicom_node.receiver.association_slots import Place, places_folder
+from dicom_node.receiver.association_slots import AssociationSlot, places_folder
 from dicom_node.receiver.c_store import Accept, Storing
-from dicom_node.receiver.listener import DEADLINE_S, Caller, Listener, Listening
+from dicom_node.receiver.listener import (
+    DEADLINE_S,
+    Listener,
+    Listening,
+    PendingAssociation,
+)
 from dicom_node.storage.spool import MB, Spool
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -70,7 +75,7 @@ WHY_REFUSED: Mapping[int | None, str] = {
     TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported",
 }
 
-OnAsked = Callable[[str, str, str], None]
+OnAssociationRequest = Callable[[str, str, str], None]
 """Called for each caller with its AE title, its address and the reason for a rejection.
 
 The reason is empty if the caller gets an association. The title is empty if the caller
@@ -87,7 +92,7 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     spool: Spool,
     accept: Accept,
     sockets: Listening,
-    on_asked: OnAsked = ignore_callers,
+    on_asked: OnAssociationRequest = ignore_callers,
     *,
     settle: Settle | None = None,
     on_refused: OnRefused = ignore_refusal,
@@ -130,7 +135,7 @@ class Receiver:
         settings: ReceiverSettings,
         storing: Storing,
         sockets: Listening,
-        on_asked: OnAsked,
+        on_asked: OnAssociationRequest,
         settle: Settle | None,
         on_refused: OnRefused,
     ) -> None:
@@ -177,7 +182,7 @@ class Receiver:
         with self._changed:
             return self._changed.wait_for(lambda: not self._connections, timeout_s)
 
-    def _serve(self, caller: Caller) -> None:
+    def _serve(self, caller: PendingAssociation) -> None:
         """Open an association with a peer that has requested one."""
         connection = Connection(self._ae, self._contexts, caller, self._forget)
         storing = self._storing
@@ -192,7 +197,7 @@ class Receiver:
             reporter = Reporter(*who, names)
             settle = partial(_settle, settle=self._settle, connection=connection)
             heard = [settle, reporter, self._on_report_refused]
-            connection.bind(evt.EVT_N_EVENT_REPORT, answer, heard)
+            connection.bind(evt.EVT_N_EVENT_REPORT, handle_report, heard)
             connection.on_invalid_report = partial(
                 self._on_report_refused, reporter, ReportRefusal.INVALID
             )
@@ -210,7 +215,7 @@ class Receiver:
             self._changed.notify_all()
 
     def _on_report_refused(self, reporter: Reporter, reason: ReportRefusal) -> None:
-        self._storing.count(one(REPORT_REFUSED, reason))
+        self._storing.count(increment(REPORT_REFUSED, reason))
         self._on_refused(reporter, reason)
 
     def _on_failed(self, address: str, reason: str) -> None:
@@ -224,14 +229,14 @@ class Receiver:
             self._reject(connection, decision)
             return
         connection.held.callback(decision.give_back)
-        self._storing.count(one(ACCEPTED))
+        self._storing.count(increment(ACCEPTED))
         self._on_asked(connection.calling_ae_title, connection.address, "")
         _log_refused_contexts(connection)
         if self._settle and connection.would_serve(STORAGE_COMMITMENT):
             contexts = [*self._contexts, reporting_context()]
             connection.acceptor.supported_contexts = contexts
 
-    def _admit(self, connection: Connection) -> Place | Rejection:
+    def _admit(self, connection: Connection) -> AssociationSlot | Rejection:
         asked = connection.asked
         if not asked.has_version_1:
             return VERSION_UNKNOWN
@@ -255,7 +260,7 @@ class Receiver:
         more = f" (listed for {', '.join(networks)} only)" if is_elsewhere else ""
         words = "Rejected %s at %s: %s%s"
         logger.warning(words, who[0] or "a caller", who[1], why.reason, more)
-        self._storing.count(one(REJECTED, why.reason))
+        self._storing.count(increment(REJECTED, why.reason))
         self._on_asked(*who, why.reason)
 
 

@@ -16,7 +16,7 @@ TOLD_EVERY_S = 60.0
 MOST_TOLD = 100
 
 
-class Failures:
+class HandshakeFailureLog:
     """Logs failed connections, with a limit for a flood of them.
 
     The same reason for the same address is logged once a minute, and no more than
@@ -64,7 +64,7 @@ def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket 
         return None
 
 
-def let_read(connection: socket.socket) -> None:
+def drain_before_close(connection: socket.socket) -> None:
     """Let the peer read our alert before the connection is closed.
 
     Closing with unread bytes would reset the connection. A TLS 1.3 client has sent its

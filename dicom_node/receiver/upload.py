@@ -15,7 +15,7 @@ from pydicom.uid import UID
 
 from dicom_node.dataset.attributes import UID_PATTERN, quoted
 from dicom_node.dataset.file_meta import file_head
-from dicom_node.dataset.header import Announced, read_header
+from dicom_node.dataset.header import NegotiatedIdentity, read_header
 from dicom_node.dataset.part10 import (
     Identity,
     Location,
@@ -26,7 +26,7 @@ from dicom_node.dataset.part10 import (
 from dicom_node.dataset.transfer_syntaxes import DECODABLE
 from dicom_node.errors import CannotUnderstandError, RefusedError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.storage.spool import Arrival, Spool
+from dicom_node.storage.spool import Spool, SpoolFile
 
 CALLER = "UPLOAD"
 """The calling AE title that is recorded for an upload."""
@@ -102,12 +102,12 @@ class Uploads:
             )
 
     def _stored(
-        self, file: BinaryIO, arrival: Arrival, location: Location, found: Identity
+        self, file: BinaryIO, arrival: SpoolFile, location: Location, found: Identity
     ) -> InstanceHeader:
         """Make a dataset durable, and return its header."""
         while piece := file.read(2**20):
             arrival.write(piece)
-        announced = Announced(
+        announced = NegotiatedIdentity(
             sop_class_uid=found.sop_class_uid,
             sop_instance_uid=found.sop_instance_uid,
             abstract_syntax=found.sop_class_uid,
@@ -123,7 +123,7 @@ class Uploads:
 
 
 def _received(
-    arrival: Arrival, header: InstanceHeader, address: str
+    arrival: SpoolFile, header: InstanceHeader, address: str
 ) -> ReceivedInstance:
     return ReceivedInstance(
         id=arrival.id,

@@ -20,7 +20,7 @@ LOOK_AROUND_S = 0.5
 Item = TypeVar("Item")
 
 
-class WakingQueue(queue.Queue[Item], Generic[Item]):
+class NotifyingQueue(queue.Queue[Item], Generic[Item]):
     """A queue that calls a function after each item."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -34,7 +34,7 @@ class WakingQueue(queue.Queue[Item], Generic[Item]):
         self._wake()
 
 
-class Doorbell:
+class SocketWakeup:
     """Wakes a thread that waits for a socket (self-pipe)."""
 
     def __init__(self, watched: socket.socket) -> None:
@@ -70,7 +70,7 @@ class Doorbell:
         self._button.close()
 
 
-class Checkpoint(threading.Event):
+class ReactorEvent(threading.Event):
     """The event on which an association's thread waits in each of its rounds.
 
     For an acceptor, pynetdicom's event is always set. This one is passed if there is

@@ -40,7 +40,7 @@ from dicom_node.results.provenance import (
     reference,
     times,
 )
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.results.series import result_series
 from dicom_node.results.source import TYPE_2, TYPE_3, Source, copied, empty
 from inference.finding import ModelIdentity
@@ -81,7 +81,7 @@ def capture(
     model: ModelIdentity,
     picture: Picture,
     options: ResultOptions,
-    form: Form,
+    form: ResultKind,
 ) -> ResultObject:
     """Return an image as a Secondary Capture in the study of its source.
 

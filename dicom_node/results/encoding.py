@@ -16,7 +16,7 @@ from pydicom.filewriter import write_data_element, write_file_meta_info
 from pydicom.uid import UID, ExplicitVRLittleEndian
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32
 
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.uids import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -43,7 +43,7 @@ class ResultOptions:
         window: The number of the VOI window that was used, from 1.
     """
 
-    forms: tuple[Form, ...]
+    forms: tuple[ResultKind, ...]
     long_side: int
     series_number: int
     window: int

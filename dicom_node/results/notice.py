@@ -9,7 +9,7 @@ from pydicom import Dataset
 from dicom_node.results.capture_iod import Picture, capture
 from dicom_node.results.encoding import ResultObject, ResultOptions, encoded_dataset
 from dicom_node.results.provenance import plain
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.results.source import Source, copied, empty
 from inference.drawing.caption import model_line
 from inference.drawing.notice import NOT_LOOKED, draw_notice
@@ -26,7 +26,7 @@ def notice(
     why: tuple[str, str],
     model: ModelIdentity,
     options: ResultOptions,
-    form: Form,
+    form: ResultKind,
 ) -> ResultObject:
     """Return the notice about an instance.
 

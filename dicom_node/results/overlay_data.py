@@ -14,7 +14,7 @@ from inference.finding import Arrow, Finding
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Drawing:
+class OverlayData:
     """Heatmap, arrow and the operating points of a finding.
 
     Attributes:
@@ -46,7 +46,7 @@ class Drawing:
         }
 
 
-def drawing_of(finding: Finding, picture_shape: tuple[int, int]) -> Drawing:
+def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
     """Return the parts of a finding that are drawn.
 
     Args:
@@ -55,18 +55,18 @@ def drawing_of(finding: Finding, picture_shape: tuple[int, int]) -> Drawing:
     """
     levels = np.rint(np.clip(finding.saliency, 0, 1) * 255).astype(np.uint8)
     points = finding.thresholds
-    return Drawing(
+    return OverlayData(
         picture_shape, finding.arrow, points.doubtful, points.definite, levels
     )
 
 
-def drawing_in(row: sa.Row[Any] | Mapping[str, Any]) -> Drawing:
+def overlay_in(row: sa.Row[Any] | Mapping[str, Any]) -> OverlayData:
     """Return the drawing in the columns of a row of the journal's table."""
     kept = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
     ends = json.loads(kept["arrow"]) if kept["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))
     levels = np.frombuffer(zlib.decompress(kept["map"]), np.uint8)
-    return Drawing(
+    return OverlayData(
         (kept["picture_rows"], kept["picture_columns"]),
         arrow,
         kept["doubtful"],

@@ -12,7 +12,7 @@ CAPTURES = SECONDARY_CAPTURE, NOTICE
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Form:
+class ResultKind:
     """One object to make.
 
     Attributes:
@@ -49,7 +49,7 @@ def spoken_kind(name: str) -> str:
     return f"{words} ({', '.join(unusual)})" if unusual else words
 
 
-def forms(destination: Destination) -> frozenset[Form]:
+def kinds_for(destination: Destination) -> frozenset[ResultKind]:
     """Return the objects to make for a destination.
 
     A destination that gets no negative results gets notices in addition to its kinds.
@@ -60,6 +60,8 @@ def forms(destination: Destination) -> frozenset[Form]:
         kinds.append(NOTICE)
     lossy = destination.transfer_syntax == "jpeg_baseline"
     return frozenset(
-        Form(kind, destination.modality, lossy) if kind in CAPTURES else Form(kind)
+        ResultKind(kind, destination.modality, lossy)
+        if kind in CAPTURES
+        else ResultKind(kind)
         for kind in kinds
     )

@@ -13,7 +13,7 @@ from dicom_node.results.encoding import (
     encoded_dataset,
 )
 from dicom_node.results.provenance import assumed
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.results.source import IMAGE_TYPE_2, IMAGE_TYPE_3, Source, copied, empty
 from inference.drawing.caption import DISCLAIMER, headline, model_line
 from inference.drawing.result_image import Annotated, render
@@ -30,7 +30,7 @@ def secondary_capture(
     radiograph: Radiograph,
     finding: Finding,
     options: ResultOptions,
-    form: Form,
+    form: ResultKind,
 ) -> ResultObject:
     """Return the Secondary Capture of a finding.
 

@@ -28,7 +28,7 @@ DEAD_AFTER_S = 20.0
 KEPT_S = 24 * 3600.0
 
 
-class DoubleError(Exception):
+class DuplicateNameError(Exception):
     """Two living processes have the same name."""
 
 
@@ -37,7 +37,7 @@ def _nothing() -> None:
 
 
 @contextmanager
-def beating(
+def heartbeats(
     engine: sa.Engine,
     role: str,
     name: str = "",
@@ -58,13 +58,13 @@ def beating(
         on_double: Called, in a thread, if another process has the same name.
         every_s: Interval in seconds.
     """
-    sign, ended = _Sign(engine, role, name), threading.Event()
+    sign, ended = _Heartbeat(engine, role, name), threading.Event()
 
     def keep_beating() -> None:
         while not ended.wait(every_s):
             try:
                 sign.give()
-            except DoubleError:
+            except DuplicateNameError:
                 on_double()
             except Exception:
                 # Without heartbeats the process is assumed dead, whatever the cause.
@@ -81,7 +81,7 @@ def beating(
         sign.take_back()
 
 
-def silence_s(engine: sa.Engine, role: str) -> float | None:
+def seconds_since_last_heartbeat(engine: sa.Engine, role: str) -> float | None:
     """Return the seconds since the last heartbeat of any process of a role.
 
     None if there was none, or if all shut down cleanly.
@@ -101,7 +101,7 @@ def has_run(engine: sa.Engine, role: str) -> bool:
         return connection.execute(query).first() is not None
 
 
-def living(connection: sa.Connection, role: str) -> dict[str, float]:
+def alive_workers(connection: sa.Connection, role: str) -> dict[str, float]:
     """Return how long each living process of a role has sent heartbeats, by name.
 
     The time is in seconds. It starts again after a gap in the heartbeats.
@@ -125,7 +125,7 @@ def _has_not_ended() -> sa.ColumnElement[bool]:
     return sa.or_(ended_at.is_(None), ended_at < heartbeat.c.at)
 
 
-class _Sign:
+class _Heartbeat:
     """The heartbeat of one process: a row that is updated regularly."""
 
     def __init__(self, engine: sa.Engine, role: str, name: str) -> None:
@@ -160,7 +160,7 @@ class _Sign:
         # At the first heartbeat, the row may be that of a process that had this name
         # and died.
         if row and self._given and not is_mine:
-            raise DoubleError
+            raise DuplicateNameError
         goes_on = row and is_mine and now - row.at <= DEAD_AFTER_S
         since = row.since if row and goes_on else now
         change = {"at": now, "since": since, "process": self._process}

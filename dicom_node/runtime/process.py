@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from config.access import ApiSettings, unsettled
+from config.access import ApiSettings, access_problems
 from config.settings import Settings, SettingsError, load
 from dicom_node.log.format import configure_logging
 from dicom_node.network.sockets import listen
@@ -175,7 +175,7 @@ def load_or_exit(config: Path | None) -> Settings:
 
 def settled_or_exit(api: ApiSettings) -> None:
     """End the process with a message if access to the page is not configured."""
-    if wrong := unsettled(api):
+    if wrong := access_problems(api):
         sys.stderr.write("".join(f"{line}\n" for line in wrong))
         sys.exit(2)
 

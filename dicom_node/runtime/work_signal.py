@@ -22,7 +22,7 @@ SUFFIX = ".bell"
 GAP_S = 0.02
 
 
-class Bell:
+class PollWakeup:
     """Replaces the stop event of a polling thread, and can also wake the thread."""
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Bell:
         self._rung = threading.Event()
         self._stop = threading.Event()
 
-    def hang(self, stop: threading.Event) -> "Bell":
+    def hang(self, stop: threading.Event) -> "PollWakeup":
         """Set the event that tells the thread to stop."""
         self._stop = stop
         return self
@@ -55,14 +55,14 @@ class Bell:
         return self._stop.is_set()
 
 
-def hang(queue: str) -> Bell:
+def patch_queue_polling(queue: str) -> PollWakeup:
     """Let the polling thread of a DBOS queue wait for a bell.
 
     Call it before DBOS is launched. DBOS has no hook for this, so this function
     replaces the event that the polling thread waits for. If a later DBOS works in
     another way, the bell has no effect.
     """
-    bell, poll = Bell(), getattr(_queue, "queue_worker_thread", None)
+    bell, poll = PollWakeup(), getattr(_queue, "queue_worker_thread", None)
     if poll is not None:
 
         def listen(stop: threading.Event, dbos: DBOS, polled: Queue) -> None:
@@ -73,7 +73,9 @@ def hang(queue: str) -> Bell:
 
 
 @contextmanager
-def heard(folder: Path, name: str, bell: Bell) -> Iterator[None]:
+def listen_for_notifications(
+    folder: Path, name: str, bell: PollWakeup
+) -> Iterator[None]:
     """Let other processes of this machine ring a bell, while a block runs.
 
     Args:
@@ -97,7 +99,7 @@ def heard(folder: Path, name: str, bell: Bell) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-def ring(folder: Path) -> None:
+def notify_workers(folder: Path) -> None:
     """Wake all threads of this machine that wait for a bell."""
     bells = [path.name for path in folder.glob(f"*{SUFFIX}")]
     with (

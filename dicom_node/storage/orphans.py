@@ -19,11 +19,11 @@ BATCH = 500
 Known = Callable[[Sequence[str]], Collection[str]]
 
 
-def remove_unfinished(spool: Spool) -> int:
+def remove_partial_files(spool: Spool) -> int:
     """Remove files that a dead process left unfinished. Return their number."""
     folders = (spool.directory, spool.results)
     parts = [part for folder in folders for part in folder.glob("*.part")]
-    return sum(_remove_unless(part, part.stem, _nobody) for part in parts)
+    return sum(_remove_unless(part, part.stem, _none_known) for part in parts)
 
 
 def remove_orphans(
@@ -49,7 +49,7 @@ def remove_orphans(
         for path in _old(spool.results, before)
     }
     return (
-        remove_unfinished(spool)
+        remove_partial_files(spool)
         + _remove_unknown(received, instances)
         + _remove_unknown(encoded, results)
     )
@@ -68,7 +68,7 @@ def _remove_unknown(files: Mapping[str, Path], known: Known) -> int:
     return removed
 
 
-def _nobody(_: Sequence[str]) -> tuple[()]:
+def _none_known(_: Sequence[str]) -> tuple[()]:
     return ()
 
 

@@ -56,9 +56,9 @@ class Spool:
         for folder in (self.directory, self.results):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # The files in a folder are only durable if the name of the folder is.
-        make_names_durable(root)
+        fsync_directory(root)
 
-    def begin(self, preamble: bytes) -> "Arrival":
+    def begin(self, preamble: bytes) -> "SpoolFile":
         """Create the file for one dataset.
 
         Args:
@@ -69,7 +69,7 @@ class Spool:
             OutOfResourcesError: The disk is full or cannot be written.
         """
         self.check_free()
-        return Arrival(self, preamble)
+        return SpoolFile(self, preamble)
 
     def path(self, instance_id: str) -> Path:
         """Return the path of the file of an instance."""
@@ -107,11 +107,11 @@ class Spool:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        make_names_durable(self.results)
+        fsync_directory(self.results)
         return str(path.relative_to(self.results.parent))
 
 
-class Arrival:
+class SpoolFile:
     """A dataset that is being written to disk. Use it in one thread at a time.
 
     Attributes:
@@ -181,7 +181,7 @@ class Arrival:
             final = self._spool.path(self.id)
             self.path.rename(final)
             self.path = final
-            make_names_durable(self._spool.directory)
+            fsync_directory(self._spool.directory)
         self._kept = True
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ def spool_folder(storage: StorageSettings) -> Path:
     return storage.directory.absolute() / "spool"
 
 
-def make_names_durable(folder: Path) -> None:
+def fsync_directory(folder: Path) -> None:
     """Fsync a folder. A new file name in it is only durable after this."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -255,7 +255,7 @@ def _refusing_when_disk_fails() -> Iterator[None]:
         raise OutOfResourcesError(f"The disk {reason}; send again later.") from error
 
 
-def is_there(path: Path) -> bool:
+def file_exists(path: Path) -> bool:
     """Return whether a file of the spool exists.
 
     Raises:

@@ -14,26 +14,26 @@ import sqlalchemy as sa
 
 from config.settings import StorageSettings
 from dicom_node.storage.database import reading, writing
-from dicom_node.storage.spool import make_names_durable
+from dicom_node.storage.spool import fsync_directory
 from dicom_node.storage.tables import storage as known
 
 FILE = "storage.id"
 
 
-class StrangeStorageError(Exception):
+class StorageMismatchError(Exception):
     """The storage directory is not the one that belongs to the database."""
 
 
-def belong_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
+def verify_storage_or_exit(engine: sa.Engine, storage: StorageSettings) -> None:
     """Exit with a message if the directory does not belong to the database."""
     try:
-        check_belonging(engine, storage)
-    except (StrangeStorageError, OSError) as error:
+        verify_storage_id(engine, storage)
+    except (StorageMismatchError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
 
 
-def check_belonging(engine: sa.Engine, storage: StorageSettings) -> None:
+def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
     """Check that the storage directory belongs to the database.
 
     The first process that ever runs creates the id. With SQLite nothing is checked,
@@ -54,7 +54,7 @@ def check_belonging(engine: sa.Engine, storage: StorageSettings) -> None:
     found = _read(directory)
     if found != expected:
         has = "has no such file" if found is None else f"has {found}"
-        raise StrangeStorageError(
+        raise StorageMismatchError(
             f"{directory} is not the storage of this database: that has {expected} in "
             f"its file {FILE}, this {has}. Is it mounted? If it is a copy to be "
             f"used from now on, write {expected} into {directory / FILE}."
@@ -71,7 +71,7 @@ def _begin(engine: sa.Engine, directory: Path) -> str:
             connection.exec_driver_sql("LOCK TABLE storage IN EXCLUSIVE MODE")
         expected = connection.execute(sa.select(known.c.id)).scalar()
         if expected is None:
-            expected = _read(directory) or _mark(directory)
+            expected = _read(directory) or _create_storage_id(directory)
             connection.execute(known.insert().values(id=expected))
     return str(expected)
 
@@ -81,7 +81,7 @@ def _read(directory: Path) -> str | None:
     return path.read_text("ascii").strip() if path.exists() else None
 
 
-def _mark(directory: Path) -> str:
+def _create_storage_id(directory: Path) -> str:
     """Write a new id to the directory, durably."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     identity, path = uuid4().hex, directory / FILE
@@ -91,5 +91,5 @@ def _mark(directory: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     part.rename(path)
-    make_names_durable(directory)
+    fsync_directory(directory)
     return identity

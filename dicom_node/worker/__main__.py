@@ -39,10 +39,10 @@ from dicom_node.journal.work_queue import (
     DELIVER,
     VERSION,
 )
-from dicom_node.metrics.counters import REPORT_REFUSED, one, write
+from dicom_node.metrics.counters import REPORT_REFUSED, increment, write
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.reasons import ReportRefusal
-from dicom_node.runtime.heartbeat import beating
+from dicom_node.runtime.heartbeat import heartbeats
 from dicom_node.runtime.process import (
     Stop,
     allow_many_threads,
@@ -50,20 +50,20 @@ from dicom_node.runtime.process import (
     load_or_exit,
     role_parser,
 )
-from dicom_node.runtime.work_signal import hang, heard
+from dicom_node.runtime.work_signal import listen_for_notifications, patch_queue_polling
 from dicom_node.storage.database import connecting, open_engine, writing
 from dicom_node.storage.migration import SchemaError, check_schema
 from dicom_node.storage.run_folder import machine_name, run_folder
 from dicom_node.storage.spool import Spool
-from dicom_node.storage.storage_id import belong_or_exit
+from dicom_node.storage.storage_id import verify_storage_or_exit
 from dicom_node.worker.cleanup import (
-    catch_up_with_the_clock,
-    sweep_ended,
-    sweep_files,
-    sweep_work,
+    conclude_ended_analyses,
+    delete_finished_workflows,
+    release_future_workflows_after_clock_change,
+    remove_files,
 )
 from dicom_node.worker.retry import leave_what_waits
-from dicom_node.worker.takeover import take_over
+from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
 from inference.classification.classifier import self_test
 from models.card import ModelError
@@ -114,7 +114,7 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
     check_schema(engine)
-    belong_or_exit(engine, settings.storage)
+    verify_storage_or_exit(engine, settings.storage)
     _run(settings, engine, slot, stop)
     # End at once: a workflow that continued would lose its resources, and would blame
     # the image for the error.
@@ -131,22 +131,24 @@ def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> W
     def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
         audit(reporter, reason)
         with suppress(SQLAlchemyError), writing(engine) as connection:
-            write(connection, one(REPORT_REFUSED, reason))
+            write(connection, increment(REPORT_REFUSED, reason))
 
     on_sent = auditing_sent(engine, tell) if settings.audit.file else ignore
     return replace(work, on_sent=on_sent, on_refused=on_refused)
 
 
 def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
-    arrived, encoded = hang(ANALYZE), hang(DELIVER)
+    arrived, encoded = patch_queue_polling(ANALYZE), patch_queue_polling(DELIVER)
     work = _work(settings, engine, encoded.ring, arrived.ring)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Send a heartbeat before taking work: work of a worker without heartbeat is taken
     # over by others.
     with (
-        beating(engine, "worker", name, on_double=partial(_end_as_double, name)),
-        heard(run_folder(settings.storage), f"worker-{slot}", arrived),
+        heartbeats(engine, "worker", name, on_double=partial(_end_as_double, name)),
+        listen_for_notifications(
+            run_folder(settings.storage), f"worker-{slot}", arrived
+        ),
     ):
         with auditing(settings, engine, f"worker-{slot}") as tell:
             work = _telling(settings, engine, work, tell)
@@ -167,7 +169,7 @@ def _work_until_told(
     # DBOS repeats each of its queries until the database answers, so the end must not
     # wait for this thread.
     looks = (stop, settings, engine, work, name)
-    Thread(target=_look_after, args=looks, name="sweep", daemon=True).start()
+    Thread(target=_run_maintenance, args=looks, name="sweep", daemon=True).start()
     stop.ready(DRAIN_S)
     logger.info("Ready")
     stop.wait()
@@ -222,7 +224,7 @@ def _within(seconds: float, call: Callable[[], None]) -> bool:
     return bool(returned)
 
 
-def _look_after(
+def _run_maintenance(
     stop: Stop, settings: Settings, engine: sa.Engine, work: Work, name: str
 ) -> None:
     """Take over abandoned work, and clean up at intervals, until told to stop.
@@ -232,14 +234,14 @@ def _look_after(
     is_first, looks = name.endswith(":0"), 0
     while not stop.wait(LOOK_EVERY_S):
         try:
-            take_over(engine, name)
+            requeue_stalled_work(engine, name)
             work.journal.breaker.look_after()
             if looks % SWEEP_EVERY == 0:
-                sweep_work(work.journal)
-                catch_up_with_the_clock()
-                sweep_ended(engine, settings)
+                delete_finished_workflows(work.journal)
+                release_future_workflows_after_clock_change()
+                conclude_ended_analyses(engine, settings)
             if is_first and looks % FILES_EVERY == 0:
-                sweep_files(work.journal, work.spool)
+                remove_files(work.journal, work.spool)
         except Exception as error:  # noqa: BLE001 - the next look does it as well
             logger.error("The sweep failed: %s", type(error).__name__)  # noqa: TRY400
         looks += 1

@@ -14,7 +14,7 @@ from dbos import DBOS, WorkflowStatus
 from config.settings import Settings
 from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.retention import let_go
+from dicom_node.journal.retention import delete_expired
 from dicom_node.storage.orphans import remove_orphans
 from dicom_node.storage.spool import Spool
 from dicom_node.storage.tables import InstanceState
@@ -29,7 +29,7 @@ CLOCK_NOISE_S = 2.0
 BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 
 
-def sweep_files(journal: Journal, spool: Spool) -> None:
+def remove_files(journal: Journal, spool: Spool) -> None:
     """Remove files that were not recorded. All files are checked."""
     orphans = remove_orphans(
         spool, journal.known, journal.known_results, older_than_s=ORPHAN_AFTER_S
@@ -38,15 +38,15 @@ def sweep_files(journal: Journal, spool: Spool) -> None:
         logger.warning("Removed %s files that nobody recorded", orphans)
 
 
-def sweep_ended(engine: sa.Engine, settings: Settings) -> None:
+def conclude_ended_analyses(engine: sa.Engine, settings: Settings) -> None:
     """Remove files and rows at the end of their retention period."""
-    gone = let_go(engine, settings.storage.directory, settings.retention)
+    gone = delete_expired(engine, settings.storage.directory, settings.retention)
     if gone.files or gone.rows:
         words = "Removed the files of %s instances and the rows of %s, their time over"
         logger.info(words, gone.files, gone.rows)
 
 
-def sweep_work(journal: Journal) -> None:
+def delete_finished_workflows(journal: Journal) -> None:
     """Delete finished work items, and record the failure of those that broke.
 
     Several workers may do this at the same time.
@@ -70,7 +70,7 @@ def sweep_work(journal: Journal) -> None:
         logger.warning("%s work items had ended in an error", len(broken))
 
 
-def catch_up_with_the_clock() -> None:
+def release_future_workflows_after_clock_change() -> None:
     """Release work that would wait too long because the clock was set back.
 
     If a work item was created in the future, the clock was set back since. The item

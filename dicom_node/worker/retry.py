@@ -23,7 +23,7 @@ class LeftForLater(BaseException):
     """
 
 
-def insist(write: Callable[[], T]) -> T:
+def retry_until_available(write: Callable[[], T]) -> T:
     """Repeat a call that fails because of the database or a full disk.
 
     The instance does not cause such a failure, so the call is repeated until it
@@ -44,5 +44,5 @@ def insist(write: Callable[[], T]) -> T:
 
 
 def leave_what_waits() -> None:
-    """End the calls that `insist` repeats, and those that fail from now on."""
+    """End the repeated calls, and those that fail from now on."""
     _leaving.set()

@@ -19,7 +19,7 @@ from dicom_node.journal.work_queue import (
     ANALYZE_SLOWLY,
     DELIVER,
 )
-from dicom_node.runtime.heartbeat import DEAD_AFTER_S, living
+from dicom_node.runtime.heartbeat import DEAD_AFTER_S, alive_workers
 from dicom_node.storage.database import reading
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 TAKING_OVER = 0x46524144  # number of an advisory lock that only this program uses
 
 
-def take_over(engine: sa.Engine, name: str) -> int:
+def requeue_stalled_work(engine: sa.Engine, name: str) -> int:
     """Put the pending work of dead workers back into the queue.
 
     Args:
@@ -40,8 +40,8 @@ def take_over(engine: sa.Engine, name: str) -> int:
         The number of work items.
     """
     with reading(engine) as connection:
-        alive = living(connection, "worker")
-        if alive.get(name, 0.0) < DEAD_AFTER_S or not _one_at_a_time(connection):
+        alive = alive_workers(connection, "worker")
+        if alive.get(name, 0.0) < DEAD_AFTER_S or not _try_lock(connection):
             return 0
         left = [each for each in _under_way() if each.executor_id not in alive]
         for queue in {each.name for each in left}:
@@ -62,7 +62,7 @@ def _under_way() -> list[WorkflowStatus]:
     )
 
 
-def _one_at_a_time(connection: sa.Connection) -> bool:
+def _try_lock(connection: sa.Connection) -> bool:
     """Take a lock until the transaction ends. Return whether it was free.
 
     Without the lock, two workers could do this at the same time. One could take work

@@ -26,7 +26,7 @@ from dicom_node.analysis.slow_images import ResemblesSlowError
 from dicom_node.audit.transfers import OnSent, ignore
 from dicom_node.decoder.client import ChildDiedError, ChildTimeoutError
 from dicom_node.delivery import dispatch
-from dicom_node.delivery.concurrency import Turns
+from dicom_node.delivery.concurrency import ConcurrencyLimits
 from dicom_node.errors import (
     AnalysisError,
     NotAnalyzedError,
@@ -36,7 +36,7 @@ from dicom_node.errors import (
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import Answer, Conclusion
 from dicom_node.journal.deliveries import StoredResult
-from dicom_node.journal.delivery_outcomes import step_of
+from dicom_node.journal.delivery_outcomes import log_name
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import (
     ANALYZE,
@@ -44,16 +44,16 @@ from dicom_node.journal.work_queue import (
     ANALYZE_SLOWLY,
     DELIVER,
 )
-from dicom_node.log.context import about, log_step
+from dicom_node.log.context import instance_context, log_step
 from dicom_node.network.storage_commitment import OnRefused, ignore_refusal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.pixels.decode import DecodedInstance
 from dicom_node.pixels.screening import is_capture
 from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.encoding import ResultObject
-from dicom_node.storage.spool import Spool, is_there
+from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import DeliveryState, InstanceState
-from dicom_node.worker.retry import insist
+from dicom_node.worker.retry import retry_until_available
 from inference.drawing.caption import headline
 
 logger = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ class Work:
     on_delivery: Callable[[], None] = lambda: None
     on_sent: OnSent = ignore
     on_refused: OnRefused = ignore_refusal
-    turns: Turns = field(default_factory=Turns)
+    turns: ConcurrencyLimits = field(default_factory=ConcurrencyLimits)
     on_moved: Callable[[], None] = lambda: None
     separate_pipeline: Callable[[], Pipeline] | None = None
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
@@ -105,21 +105,23 @@ class Work:
         If the instance resembles a recent slow image, the separate lane continues. If
         the decoding child dies or takes too long, the slow lane continues.
         """
-        row = insist(lambda: self.journal.analyses.begin(instance_id, run))
+        row = retry_until_available(
+            lambda: self.journal.analyses.begin(instance_id, run)
+        )
         if row is None:
             return  # stale
-        with about(row.sop_instance_uid, row.id):
+        with instance_context(row.sop_instance_uid, row.id):
             try:
                 self._end(row, self._analyze)
             except ResemblesSlowError:
                 move = partial(self.journal.analyses.continue_separately, row.id)
-                insist(partial(move, row.run))
+                retry_until_available(partial(move, row.run))
                 log_step(logger, "moved to the separate lane", "resembles a slow image")
                 self.on_moved()
             except ChildDiedError as death:
                 reason = str(death)
                 move = partial(self.journal.analyses.continue_slowly, row.id, row.run)
-                insist(lambda: move(reason))
+                retry_until_available(lambda: move(reason))
                 log_step(logger, "moved to the slow lane", reason)
         self.on_delivery()
 
@@ -127,7 +129,7 @@ class Work:
         """Analyze one instance as `analyze` does, apart from the normal lane."""
         separate = self
         if self.separate_pipeline:
-            pipeline = insist(self.separate_pipeline)
+            pipeline = retry_until_available(self.separate_pipeline)
             separate = replace(self, pipeline=pipeline)
         separate.analyze(instance_id, run)
 
@@ -138,13 +140,13 @@ class Work:
         wait for them.
         """
         begin = partial(self.journal.analyses.begin, instance_id, run, slow=True)
-        row = insist(begin)
+        row = retry_until_available(begin)
         if row is None:
             return  # stale
-        with about(row.sop_instance_uid, row.id), ExitStack() as opened:
+        with instance_context(row.sop_instance_uid, row.id), ExitStack() as opened:
             slow = self
             if make := self.slow_pipeline:
-                pipeline = insist(lambda: opened.enter_context(make()))
+                pipeline = retry_until_available(lambda: opened.enter_context(make()))
                 slow = replace(self, pipeline=pipeline)
             self._end(row, slow._analyze_slowly)  # noqa: SLF001 - this class
         self.on_delivery()
@@ -164,7 +166,7 @@ class Work:
                 return self._analyze(row)
             except ChildDiedError as death:
                 died = partial(self.journal.analyses.child_died, row.id, row.run)
-                deaths = insist(partial(died, str(death)))
+                deaths = retry_until_available(partial(died, str(death)))
                 is_final = isinstance(death, ChildTimeoutError)
                 if is_final or not 0 < deaths < MOST_CHILD_DEATHS:
                     failed = Conclusion(InstanceState.FAILED, str(death))
@@ -213,7 +215,9 @@ class Work:
         digests = decoded.picture_digest, decoded.identity_digest
         kept = analysis.seconds, analysis.drawing
         answer = Answer(said, *digests, stored, *kept)
-        if not insist(lambda: self.journal.analyses.answer(row.id, row.run, answer)):
+        if not retry_until_available(
+            lambda: self.journal.analyses.answer(row.id, row.run, answer)
+        ):
             return  # stale
         stages = ", ".join(f"{name} {s:.3f} s" for name, s in answer.seconds.items())
         words = f"{headline(said)} ({stages})"
@@ -244,7 +248,9 @@ class Work:
         level = logging.WARNING if ended.state is InstanceState.FAILED else logging.INFO
         step = _spoken(ended.state).lower()
         log_step(logger, step, ended.reason, seconds=seconds, level=level)
-        insist(lambda: self.journal.analyses.conclude(row.id, row.run, ended))
+        retry_until_available(
+            lambda: self.journal.analyses.conclude(row.id, row.run, ended)
+        )
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
         # Results of two models have different UIDs, so a new result does not replace
@@ -254,7 +260,9 @@ class Work:
             form=result.form,
             sop_class_uid=result.sop_class_uid,
             sop_instance_uid=result.sop_instance_uid,
-            path=insist(lambda: self.spool.store_result(name, result.content)),
+            path=retry_until_available(
+                lambda: self.spool.store_result(name, result.content)
+            ),
         )
 
     def _analysis(self, instance: ReceivedInstance, row: sa.Row[Any]) -> Analysis:
@@ -266,24 +274,28 @@ class Work:
                 Failure.WORKER_DIED,
             )
 
-        if not insist(partial(is_there, instance.path)):
+        if not retry_until_available(partial(file_exists, instance.path)):
             words = "Its file is gone from the disk; send the instance again."
             raise AnalysisError(words, Failure.BROKEN)
 
         def check(decoded: DecodedInstance) -> None:
             assumed = decoded.radiograph.assumptions
             noted = partial(self.journal.analyses.note_assumptions, row.id, row.run)
-            insist(lambda: noted(assumed))
+            retry_until_available(lambda: noted(assumed))
             refuse = partial(self.journal.analyses.refuse_known, row)
-            insist(lambda: refuse(decoded.picture_digest, decoded.identity_digest))
+            retry_until_available(
+                lambda: refuse(decoded.picture_digest, decoded.identity_digest)
+            )
 
-        return insist(lambda: self.pipeline.analyze(instance, check))
+        return retry_until_available(lambda: self.pipeline.analyze(instance, check))
 
     def _refuse_twin(self, row: sa.Row[Any]) -> None:
         """Raise NotMeantError if the For Presentation twin of an image has a result."""
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
-        if twin := insist(lambda: self.journal.analyses.presentation_twin(row)):
+        if twin := retry_until_available(
+            lambda: self.journal.analyses.presentation_twin(row)
+        ):
             raise NotMeantError(
                 "A For Processing image; its For Presentation image, "
                 f"{twin}, was analyzed instead.",
@@ -295,8 +307,8 @@ class Work:
 
         Each run does only one of the two.
         """
-        uid, came_from = insist(lambda: self.journal.sender(instance_id))
-        with about(uid, instance_id):
+        uid, came_from = retry_until_available(lambda: self.journal.sender(instance_id))
+        with instance_context(uid, instance_id):
             self._deliver(instance_id, destination, run, came_from)
 
     def _deliver(
@@ -310,8 +322,8 @@ class Work:
             return
         words = "not in the settings any more; add it and retry"
         give_up = self.journal.settlement.give_up
-        insist(lambda: give_up(instance_id, destination, run, words))
-        step, told = step_of(DeliveryState.FAILED), f"{destination} is {words}"
+        retry_until_available(lambda: give_up(instance_id, destination, run, words))
+        step, told = log_name(DeliveryState.FAILED), f"{destination} is {words}"
         log_step(logger, step, told, level=logging.WARNING)
 
     def _deliver_to(
@@ -319,15 +331,17 @@ class Work:
     ) -> None:
         journal, folder = self.journal, self.settings.storage.directory
         begin = partial(journal.deliveries.begin, instance_id, destination.name, run)
-        paths = insist(begin)
+        paths = retry_until_available(begin)
         if paths is None:
             return  # stale, or paused
         if not paths and self._asks(instance_id, destination, run, came_from):
             return
         files = {uid: folder / path for uid, path in paths.items()}
-        if not insist(lambda: all(each.exists() for each in files.values())):
+        if not retry_until_available(
+            lambda: all(each.exists() for each in files.values())
+        ):
             logger.warning("Gone from the disk, and made anew: %s", ", ".join(paths))
-            insist(lambda: journal.replace_lost_results(instance_id))
+            retry_until_available(lambda: journal.replace_lost_results(instance_id))
             return
         began = time.monotonic()
         outcomes = dispatch.deliver(
@@ -338,11 +352,11 @@ class Work:
         )
         seconds = time.monotonic() - began
         settle = partial(journal.settlement.settle, instance_id, destination)
-        state = insist(lambda: settle(run, outcomes, seconds))
+        state = retry_until_available(lambda: settle(run, outcomes, seconds))
         if state is not None:
             _log_delivery(destination.name, state, outcomes, seconds)
         peer = dispatch.peer_of(destination, came_from)
-        insist(lambda: self.on_sent(instance_id, outcomes, peer))
+        retry_until_available(lambda: self.on_sent(instance_id, outcomes, peer))
 
     def _asks(
         self, instance_id: str, destination: Destination, run: int, came_from: str
@@ -350,7 +364,7 @@ class Work:
         """Ask for commitment to the stored results; return whether there were any."""
         commitments = self.journal.commitments
         begin = partial(commitments.begin, instance_id, destination, run)
-        request = insist(begin)
+        request = retry_until_available(begin)
         if request is None:
             return False
         outcome = dispatch.ask(
@@ -362,11 +376,11 @@ class Work:
             on_refused=self.on_refused,
         )
         asked = partial(commitments.asked, instance_id, destination, run, outcome)
-        failed = insist(asked)
+        failed = retry_until_available(asked)
         is_taken = outcome.verdict is Verdict.STORED
         said = "taken" if is_taken else outcome.log_text
         words = f"{destination.name}: {_objects(len(request.references))}: {said}"
-        step = step_of(DeliveryState.FAILED) if failed else "asked for commitment"
+        step = log_name(DeliveryState.FAILED) if failed else "asked for commitment"
         level = logging.WARNING if failed else logging.INFO
         log_step(logger, step, words, level=level)
         return True
@@ -403,7 +417,7 @@ def _log_delivery(
         words.append("others failed in an earlier attempt")
     level = logging.WARNING if failed or Verdict.REFUSED in verdicts else logging.INFO
     told = f"{destination}: {'; '.join(words) or 'nothing was missing'}"
-    log_step(logger, step_of(state), told, seconds=seconds, level=level)
+    log_step(logger, log_name(state), told, seconds=seconds, level=level)
 
 
 def _objects(count: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from config.settings import load
-from dicom_node.audit.event import What
+from dicom_node.audit.event import AuditEventType
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.tables import audit
 from tests.attack.assault import Cost, assault, note
@@ -223,12 +223,14 @@ def test_audit_trail_records_later_events_after_many_rejections(target: Target) 
         answer(connection, 2)
     time.sleep(1.5)  # the node writes the audit trail within one second
     rows = audited(target)
-    named = [caller for kind, caller, _ in rows if kind == What.OPENED]
-    rejected = [row for row in rows if row[0] == What.REJECTED]
+    named = [caller for kind, caller, _ in rows if kind == AuditEventType.OPENED]
+    rejected = [row for row in rows if row[0] == AuditEventType.REJECTED]
 
     seen.note = f"{len(rejected)} rows of rejections"
     seen.expect("INTRUDER" in named, "the accepted association has no row")
-    seen.expect(any(row[0] == What.VIEWED for row in rows), "the view has no row")
+    seen.expect(
+        any(row[0] == AuditEventType.VIEWED for row in rows), "the view has no row"
+    )
     seen.expect(len(rejected) < 100, "rejections are not summarized")
     objects = " ".join(about for *_, about in rows)
     seen.expect("Miller" not in objects, "the audit trail contains the search text")

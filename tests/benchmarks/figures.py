@@ -22,14 +22,14 @@ from config.destinations import Address
 from config.settings import load
 from dicom_node.analysis.pipeline import make_pipeline
 from dicom_node.commands.serve import Node, Role
-from dicom_node.dataset.local_file import adopt, read_local_header
+from dicom_node.dataset.local_file import read_local_file, read_local_header
 from dicom_node.delivery.c_store import echo, send
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.demo import CONFIG
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.log.format import configure_logging
 from dicom_node.outcome import Verdict
-from dicom_node.runtime.heartbeat import living
+from dicom_node.runtime.heartbeat import alive_workers
 from dicom_node.storage.database import open_engine, reading
 from inference.classification.preprocess import normalized, prepare
 from inference.phantom.long_bone import draw_phantom
@@ -73,7 +73,7 @@ def median_ms(call: Callable[[], object]) -> str:
 def parts(path: Path) -> dict[str, str]:
     """Time each part of an analysis."""
     pipeline = make_pipeline(load(None), ignore_age=True)
-    instance = adopt(path, read_local_header(path, 2**30))
+    instance = read_local_file(path, read_local_header(path, 2**30))
     analysis = pipeline.analyze(instance, lambda _: None)
     radiograph, classifier = analysis.decoded.radiograph, pipeline.classifier
     card = classifier.card
@@ -162,7 +162,7 @@ def works(config: Path) -> bool:
     """Return whether a worker sends heartbeats."""
     engine = open_engine(load(config).storage.database_url)
     with reading(engine) as connection:
-        found = living(connection, "worker")
+        found = alive_workers(connection, "worker")
     engine.dispose()
     return bool(found)
 

@@ -29,7 +29,7 @@ from dicom_node.log.format import configure_logging
 from dicom_node.network.sockets import listen
 from dicom_node.outcome import Verdict
 from dicom_node.receiver.ports import FD
-from dicom_node.runtime.heartbeat import living
+from dicom_node.runtime.heartbeat import alive_workers
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
 from inference.phantom.long_bone import draw_phantom
@@ -152,7 +152,7 @@ def storescp(folder: Path) -> Iterator[int]:
 def count_receivers(engine: sa.Engine) -> int:
     """Return the number of receivers that are alive."""
     with reading(engine) as connection:
-        return len(living(connection, "receiver"))
+        return len(alive_workers(connection, "receiver"))
 
 
 def wait_for_echo(port: int) -> None:

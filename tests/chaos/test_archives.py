@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from pynetdicom import evt
 
 from config.settings import load
-from dicom_node.journal.attempts import FIRST_PAUSE_S
+from dicom_node.journal.attempts import RETRY_INITIAL_DELAY_S
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.tables import delivered_object, delivery, peer_state
 from tests.chaos.line import Line, State
@@ -114,7 +114,10 @@ def two_steps(night: Night, destination: str) -> float:
     failed_attempts = max(
         failures(night, destination), *attempts(night, destination), 1
     )
-    return FIRST_PAUSE_S * (2 ** (failed_attempts - 1) + 2**failed_attempts) + LATE_S
+    return (
+        RETRY_INITIAL_DELAY_S * (2 ** (failed_attempts - 1) + 2**failed_attempts)
+        + LATE_S
+    )
 
 
 def failures(night: Night, destination: str) -> int:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from pydicom import dcmread
 
 from config.settings import load
-from dicom_node.audit.event import What
+from dicom_node.audit.event import AuditEventType
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Verdict
@@ -104,7 +104,7 @@ def states(config: Path) -> dict[str, int]:
 def refusals(config: Path) -> set[tuple[str, str]]:
     """Return the senders of refused reports in the audit trail, and the reasons."""
     engine = open_engine(load(config, {}).storage.database_url)
-    refused = audit.c.what == What.REPORT_REFUSED
+    refused = audit.c.what == AuditEventType.REPORT_REFUSED
     query = sa.select(audit.c.who, audit.c.about).where(refused)
     try:
         with engine.connect() as connection:

@@ -27,7 +27,13 @@ from config.settings import load
 from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, Stored, start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset
-from dicom_node.metrics.counters import ANALYZED, DELIVERED, RECEIVED, Family, read
+from dicom_node.metrics.counters import (
+    ANALYZED,
+    DELIVERED,
+    RECEIVED,
+    MetricFamily,
+    read,
+)
 from dicom_node.outcome import Verdict
 from dicom_node.queries.history import History
 from dicom_node.storage.database import open_engine, reading
@@ -415,7 +421,7 @@ def recorded(config: Path) -> set[str]:
     return uids
 
 
-def counted(config: Path) -> dict[Family, int]:
+def counted(config: Path) -> dict[MetricFamily, int]:
     """Return the counts of each family, summed over all labels."""
     engine = open_engine(load(config, {}).storage.database_url)
     with reading(engine) as connection:

@@ -30,7 +30,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 from config.destinations import ResultKind
 from config.settings import load
 from dicom_node.delivery.c_store import send
-from dicom_node.delivery.n_action import ask
+from dicom_node.delivery.n_action import request_commitment
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.network.sockets import listen
 from dicom_node.network.storage_commitment import Report, Request
@@ -386,7 +386,7 @@ def test_orthanc_does_not_commit_to_objects_that_it_does_not_have(
     pacs = settings.destinations[0].model_copy(update={"port": orthanc.dicom_port})
     request = Request("2.25.1", ((SecondaryCaptureImageStorage, "2.25.404"),))
 
-    outcome = ask(
+    outcome = request_commitment(
         request,
         pacs,
         calling_ae_title="FRACTURE_AI",

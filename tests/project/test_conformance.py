@@ -13,7 +13,7 @@ from api.v1.destinations import MENDS
 from config.destinations import TransferSyntax
 from config.settings import load
 from dicom_node import errors
-from dicom_node.audit.event import What
+from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.message import KINDS, Kind
 from dicom_node.dataset.transfer_syntaxes import DECODABLE
 from dicom_node.delivery import n_action
@@ -22,7 +22,7 @@ from dicom_node.delivery.dispatch import LOSSLESS, SEND_TIMEOUT_S
 from dicom_node.delivery.http_limits import LARGEST_RESPONSE, TIMEOUTS
 from dicom_node.delivery.requestor import LONGEST_ANSWER, MOST_MESSAGES
 from dicom_node.delivery.stow import LARGEST_ANSWER, MOST_BYTES
-from dicom_node.delivery.stow_response import JSON, Answer, became_of
+from dicom_node.delivery.stow_response import JSON, StowResponse, object_outcomes
 from dicom_node.journal.commitments import REPORT_WAIT_S
 from dicom_node.metrics.counters import REJECTED
 from dicom_node.network import associate_pdu, tls
@@ -173,47 +173,55 @@ def test_c_store_statuses_have_the_documented_verdicts(
 @pytest.mark.parametrize(
     ("response", "row", "verdict"),
     [
-        (Answer(200, "", JSON, store_response({"1.2.3": None})), 0, Verdict.STORED),
         (
-            Answer(409, "", JSON, store_response({}, {"1.2.3": 0x0111})),
+            StowResponse(200, "", JSON, store_response({"1.2.3": None})),
             0,
             Verdict.STORED,
         ),
         (
-            Answer(409, "", JSON, store_response({}, {"1.2.3": 0xB00E})),
+            StowResponse(409, "", JSON, store_response({}, {"1.2.3": 0x0111})),
             0,
             Verdict.STORED,
         ),
         (
-            Answer(409, "", JSON, store_response({}, {"1.2.3": 0xC000})),
+            StowResponse(409, "", JSON, store_response({}, {"1.2.3": 0xB00E})),
+            0,
+            Verdict.STORED,
+        ),
+        (
+            StowResponse(409, "", JSON, store_response({}, {"1.2.3": 0xC000})),
             1,
             Verdict.REFUSED,
         ),
         (
-            Answer(202, "", JSON, store_response({}, {"1.2.3": 0xA700})),
+            StowResponse(202, "", JSON, store_response({}, {"1.2.3": 0xA700})),
             1,
             Verdict.RETRY,
         ),
         (
-            Answer(202, "", JSON, store_response({}, {"1.2.3": 0})),
+            StowResponse(202, "", JSON, store_response({}, {"1.2.3": 0})),
             1,
             Verdict.RETRY_BRIEFLY,
         ),
-        (Answer(200, "", "", b""), 2, Verdict.STORED),
-        (Answer(200, "", "application/dicom+xml", b"<"), 2, Verdict.STORED),
+        (StowResponse(200, "", "", b""), 2, Verdict.STORED),
+        (StowResponse(200, "", "application/dicom+xml", b"<"), 2, Verdict.STORED),
         *(
-            (Answer(code, "", "", b""), 3, Verdict.RETRY)
+            (StowResponse(code, "", "", b""), 3, Verdict.RETRY)
             for code in sorted(RETRIED_STATUSES)
         ),
-        (Answer(200, "", "text/html", b"<"), 3, Verdict.RETRY),
-        (Answer(204, "", "", b""), 4, Verdict.RETRY_BRIEFLY),
-        (Answer(200, "", JSON, store_response({"1": None})), 4, Verdict.RETRY_BRIEFLY),
-        (Answer(400, "", "", b""), 5, Verdict.REFUSED),
-        (Answer(409, "", "", b""), 5, Verdict.REFUSED),
+        (StowResponse(200, "", "text/html", b"<"), 3, Verdict.RETRY),
+        (StowResponse(204, "", "", b""), 4, Verdict.RETRY_BRIEFLY),
+        (
+            StowResponse(200, "", JSON, store_response({"1": None})),
+            4,
+            Verdict.RETRY_BRIEFLY,
+        ),
+        (StowResponse(400, "", "", b""), 5, Verdict.REFUSED),
+        (StowResponse(409, "", "", b""), 5, Verdict.REFUSED),
     ],
 )
 def test_stow_responses_have_the_documented_verdicts(
-    response: Answer, row: int, verdict: Verdict
+    response: StowResponse, row: int, verdict: Verdict
 ) -> None:
     beginnings = [
         "stored",
@@ -226,7 +234,7 @@ def test_stow_responses_have_the_documented_verdicts(
     cell = last_column("STOW-RS (user agent)")[row]
 
     assert cell.startswith([*beginnings, "failed"][row])
-    assert became_of(["1.2.3"], response, "")["1.2.3"].verdict is verdict
+    assert object_outcomes(["1.2.3"], response, "")["1.2.3"].verdict is verdict
 
 
 def test_limits_of_stow_match_the_code() -> None:
@@ -341,7 +349,7 @@ def test_cipher_suites_are_listed() -> None:
 
 
 def test_audit_messages_are_listed_with_their_codes() -> None:
-    def row(what: What, kind: Kind) -> str:
+    def row(what: AuditEventType, kind: Kind) -> str:
         type_ = " ".join(kind.type) if kind.type else ""
         cells = (what, " ".join(kind.event), type_, kind.action, kind.outcome)
         return f"|{'|'.join(f' {each} ' if each else ' ' for each in cells)}|"

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from api.operations.health import health_router
-from config.access import unsettled
+from config.access import access_problems
 from config.destinations import DicomDestination
 from config.settings import Settings, load
 from dicom_node.cli import COMMANDS
@@ -143,9 +143,9 @@ def test_compose_node_starts_only_with_a_token(compose: dict[str, Any]) -> None:
     assert secrets_of(settings) == given.keys()
     for name, value in given.items():
         assert value.startswith(f"${{{name}:?")  # compose stops if it is not set
-    assert unsettled(settings.api) != []
+    assert access_problems(settings.api) != []
     with_token = dict.fromkeys(given, "x" * 43)
-    assert unsettled(load(ROOT / "config" / "compose.toml", with_token).api) == []
+    assert access_problems(load(ROOT / "config" / "compose.toml", with_token).api) == []
 
 
 def test_docker_image_starts_only_with_a_token() -> None:
@@ -158,7 +158,7 @@ def test_docker_image_starts_only_with_a_token() -> None:
     assert command == ["serve", "--config", "/etc/fracture-node/node.toml"]
     assert ["/build/config/container.toml", command[-1]] in copied
     assert f"-e {secret}=" in (ROOT / "Dockerfile").read_text()
-    assert unsettled(settings.api) != []
+    assert access_problems(settings.api) != []
     assert settings.api.host == ANYWHERE
 
 

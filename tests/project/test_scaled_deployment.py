@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from api.operations.health import health_router
-from config.access import unsettled
+from config.access import access_problems
 from config.settings import Settings, load
 from dicom_node.cli import COMMANDS
 from dicom_node.receiver import server
@@ -140,7 +140,7 @@ def test_probes_use_routes_of_the_api() -> None:
 def test_settings_of_the_pods_are_complete(settings: Settings) -> None:
     assert settings.storage.database
     assert settings.destinations
-    assert unsettled(settings.api) == []
+    assert access_problems(settings.api) == []
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from api.app import create_app
 from api.auth.audit import AccessEvent
-from api.http.protocol import PunctualProtocol
+from api.http.protocol import TimeoutH11Protocol
 from api.operations.health import Check
 from config.settings import load
 
@@ -105,7 +105,7 @@ def serve(
     """
     config = uvicorn.Config(
         app,
-        http=PunctualProtocol,
+        http=TimeoutH11Protocol,
         log_config=None,
         access_log=False,
         lifespan=lifespan,

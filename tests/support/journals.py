@@ -13,7 +13,7 @@ from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import APPLICATION, VERSION
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.results.overlay_data import Drawing
+from dicom_node.results.overlay_data import OverlayData
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 
 STORED = Outcome(Verdict.STORED, 0x0000, "")
@@ -33,7 +33,7 @@ ANSWER = Answer(
     picture_digest="p" * 64,
     identity_digest="i" * 64,
     results=[StoredResult("secondary_capture", "1.2", "2.25.1", "results/a.dcm")],
-    drawing=Drawing(
+    drawing=OverlayData(
         picture_shape=(300, 200),
         arrow=Arrow((10.0, 20.0), (30.0, 40.0)),
         doubtful=0.25,

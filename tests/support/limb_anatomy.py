@@ -33,7 +33,7 @@ class Shaft:
 
 
 @dataclass(frozen=True, slots=True)
-class Pebble:
+class ShortBone:
     """A short bone: spongy, with a thin shell.
 
     Attributes:
@@ -48,7 +48,7 @@ class Pebble:
 
 
 @dataclass(frozen=True, slots=True)
-class Flesh:
+class SoftTissue:
     """Soft tissue around a line.
 
     Attributes:
@@ -80,8 +80,8 @@ class Anatomy:
 
     aspect: float
     shafts: tuple[Shaft, ...]
-    pebbles: tuple[Pebble, ...]
-    flesh: tuple[Flesh, ...]
+    pebbles: tuple[ShortBone, ...]
+    flesh: tuple[SoftTissue, ...]
     cut: float
     contrast: float
     body_part: str
@@ -101,13 +101,13 @@ def _ray(points: Points, width: float, *, slim: float = 0.62) -> tuple[Shaft, ..
     return tuple(bones)
 
 
-def _finger(points: Points, width: float) -> tuple[Flesh, ...]:
+def _finger(points: Points, width: float) -> tuple[SoftTissue, ...]:
     """The flesh of a finger, from the first joint to beyond the last bone."""
     (row, column), (before_row, before_column) = points[-1], points[-2]
     tip = (row + 0.25 * (row - before_row), column + 0.25 * (column - before_column))
     joints = (*points[1:-1], tip)
     return tuple(
-        Flesh(a, b, (width * (1 - 0.08 * n), width * (0.92 - 0.08 * n)))
+        SoftTissue(a, b, (width * (1 - 0.08 * n), width * (0.92 - 0.08 * n)))
         for n, (a, b) in enumerate(pairwise(joints))
     )
 
@@ -163,23 +163,23 @@ HAND = Anatomy(
         Shaft((1.010, 0.085), (1.75, 0.060), (0.042, 0.033, 0.04), wall=0.013),
     ),
     pebbles=(
-        Pebble((0.958, -0.078), (0.056, 0.036), -0.75),  # scaphoid
-        Pebble((0.975, 0.0), (0.038, 0.043)),  # lunate
-        Pebble((0.958, 0.072), (0.038, 0.041), 0.5),  # triquetrum
-        Pebble((0.952, 0.095), (0.022, 0.021)),  # pisiform
-        Pebble((0.908, -0.100), (0.038, 0.041), 0.4),  # trapezium
-        Pebble((0.893, -0.050), (0.031, 0.032)),  # trapezoid
-        Pebble((0.915, -0.003), (0.058, 0.038)),  # capitate
-        Pebble((0.910, 0.060), (0.048, 0.043), 0.3),  # hamate
+        ShortBone((0.958, -0.078), (0.056, 0.036), -0.75),  # scaphoid
+        ShortBone((0.975, 0.0), (0.038, 0.043)),  # lunate
+        ShortBone((0.958, 0.072), (0.038, 0.041), 0.5),  # triquetrum
+        ShortBone((0.952, 0.095), (0.022, 0.021)),  # pisiform
+        ShortBone((0.908, -0.100), (0.038, 0.041), 0.4),  # trapezium
+        ShortBone((0.893, -0.050), (0.031, 0.032)),  # trapezoid
+        ShortBone((0.915, -0.003), (0.058, 0.038)),  # capitate
+        ShortBone((0.910, 0.060), (0.048, 0.043), 0.3),  # hamate
     ),
     flesh=(
         *(each for points, _ in _FINGERS for each in _finger(points, 0.052)),
-        Flesh((0.66, 0.12), (0.94, 0.05), (0.09, 0.11), flat=0.65),
-        Flesh((0.62, 0.03), (0.94, 0.0), (0.09, 0.12), flat=0.65),
-        Flesh((0.63, -0.08), (0.94, -0.04), (0.08, 0.11), flat=0.65),
-        Flesh((0.77, -0.21), (0.93, -0.08), (0.065, 0.10), flat=0.8),
-        Flesh((0.95, 0.0), (1.12, 0.01), (0.155, 0.145), flat=0.75),
-        Flesh((1.12, 0.01), (1.70, 0.01), (0.145, 0.19), flat=0.85),
+        SoftTissue((0.66, 0.12), (0.94, 0.05), (0.09, 0.11), flat=0.65),
+        SoftTissue((0.62, 0.03), (0.94, 0.0), (0.09, 0.12), flat=0.65),
+        SoftTissue((0.63, -0.08), (0.94, -0.04), (0.08, 0.11), flat=0.65),
+        SoftTissue((0.77, -0.21), (0.93, -0.08), (0.065, 0.10), flat=0.8),
+        SoftTissue((0.95, 0.0), (1.12, 0.01), (0.155, 0.145), flat=0.75),
+        SoftTissue((1.12, 0.01), (1.70, 0.01), (0.145, 0.19), flat=0.85),
     ),
     cut=0.20,
     contrast=4.2,
@@ -194,20 +194,20 @@ FOREARM = Anatomy(
         Shaft((-0.60, -0.010), (0.300, -0.010), (0.07, 0.062, 0.135), wall=0.02),
     ),
     pebbles=(
-        Pebble((0.285, -0.080), (0.050, 0.058)),  # capitulum
-        Pebble((0.280, 0.050), (0.052, 0.060)),  # trochlea
-        Pebble((1.410, -0.085), (0.046, 0.030), -0.75),
-        Pebble((1.420, -0.020), (0.030, 0.034)),
-        Pebble((1.410, 0.045), (0.030, 0.032), 0.5),
-        Pebble((1.465, -0.015), (0.046, 0.030)),
-        Pebble((1.465, 0.045), (0.036, 0.032)),
-        Pebble((1.462, -0.085), (0.030, 0.034)),
+        ShortBone((0.285, -0.080), (0.050, 0.058)),  # capitulum
+        ShortBone((0.280, 0.050), (0.052, 0.060)),  # trochlea
+        ShortBone((1.410, -0.085), (0.046, 0.030), -0.75),
+        ShortBone((1.420, -0.020), (0.030, 0.034)),
+        ShortBone((1.410, 0.045), (0.030, 0.032), 0.5),
+        ShortBone((1.465, -0.015), (0.046, 0.030)),
+        ShortBone((1.465, 0.045), (0.036, 0.032)),
+        ShortBone((1.462, -0.085), (0.030, 0.034)),
     ),
     flesh=(
-        Flesh((-0.20, 0.0), (0.30, 0.0), (0.22, 0.225), flat=0.9),
-        Flesh((0.30, 0.0), (0.62, -0.01), (0.225, 0.245), flat=0.85),
-        Flesh((0.62, -0.01), (1.36, 0.01), (0.245, 0.140), flat=0.85),
-        Flesh((1.36, 0.01), (1.80, 0.01), (0.140, 0.160), flat=0.7),
+        SoftTissue((-0.20, 0.0), (0.30, 0.0), (0.22, 0.225), flat=0.9),
+        SoftTissue((0.30, 0.0), (0.62, -0.01), (0.225, 0.245), flat=0.85),
+        SoftTissue((0.62, -0.01), (1.36, 0.01), (0.245, 0.140), flat=0.85),
+        SoftTissue((1.36, 0.01), (1.80, 0.01), (0.140, 0.160), flat=0.7),
     ),
     cut=0.62,
     contrast=2.1,
@@ -224,14 +224,14 @@ ANKLE = Anatomy(
         Shaft((1.010, 0.075), (1.420, 0.100), (0.070, 0.055, 0.070), wall=0.006),
     ),
     pebbles=(
-        Pebble((0.885, 0.022), (0.105, 0.128)),  # talus
-        Pebble((1.050, 0.035), (0.125, 0.105)),  # calcaneus, seen through the foot
+        ShortBone((0.885, 0.022), (0.105, 0.128)),  # talus
+        ShortBone((1.050, 0.035), (0.125, 0.105)),  # calcaneus, seen through the foot
     ),
     flesh=(
-        Flesh((-0.20, 0.05), (0.55, 0.04), (0.30, 0.235), flat=0.95),
-        Flesh((0.55, 0.04), (0.85, 0.03), (0.235, 0.245), flat=0.9),
-        Flesh((0.85, 0.03), (1.10, 0.02), (0.245, 0.25), flat=0.95),
-        Flesh((1.10, 0.02), (1.42, 0.0), (0.25, 0.27), flat=0.6),
+        SoftTissue((-0.20, 0.05), (0.55, 0.04), (0.30, 0.235), flat=0.95),
+        SoftTissue((0.55, 0.04), (0.85, 0.03), (0.235, 0.245), flat=0.9),
+        SoftTissue((0.85, 0.03), (1.10, 0.02), (0.245, 0.25), flat=0.95),
+        SoftTissue((1.10, 0.02), (1.42, 0.0), (0.25, 0.27), flat=0.6),
     ),
     cut=0.80,
     contrast=1.7,

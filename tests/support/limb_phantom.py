@@ -26,10 +26,10 @@ from inference.phantom.tissue import (
 from tests.support.limb_anatomy import (
     ANATOMY,
     Anatomy,
-    Flesh,
     Limb,
-    Pebble,
     Shaft,
+    ShortBone,
+    SoftTissue,
     Spot,
 )
 
@@ -148,7 +148,7 @@ def _shaft(
     return np.asarray(absorbed, np.float32)
 
 
-def _pebble(pebble: Pebble, down: Plane, right: Plane, texture: Plane) -> Plane:
+def _pebble(pebble: ShortBone, down: Plane, right: Plane, texture: Plane) -> Plane:
     """Absorption of a short bone."""
     a, b = turned(down - pebble.center[0], right - pebble.center[1], pebble.angle)
     depth = sum(pebble.radii) / 2
@@ -166,7 +166,7 @@ def _within(a: Plane, b: Plane, radii: Spot, less: float) -> Plane:
     return depth.astype(np.float32)
 
 
-def _flesh(flesh: tuple[Flesh, ...], down: Plane, right: Plane) -> Plane:
+def _flesh(flesh: tuple[SoftTissue, ...], down: Plane, right: Plane) -> Plane:
     """Length of each ray in flesh; adjacent parts blend smoothly."""
     total = np.zeros_like(down)
     for part in flesh:

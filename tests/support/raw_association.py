@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.settings import ReceiverSettings, load
-from dicom_node.metrics.counters import ACCEPTED, REJECTED, SENT_AWAY, Tally
+from dicom_node.metrics.counters import ACCEPTED, REJECTED, SENT_AWAY, Sample
 from dicom_node.network.sockets import listen
 from dicom_node.network.storage_commitment import Settle
 from dicom_node.receiver.server import Receiver, start_receiver
@@ -294,7 +294,7 @@ class Node:
 
     receiver: Receiver
     told: list[tuple[str, str, str]]
-    counted: list[Tally]
+    counted: list[Sample]
 
     @property
     def port(self) -> int:
@@ -319,7 +319,7 @@ def serving_node(
     defaults = load(None, {})
     update = {"directory": folder, "min_free_mb": 0}
     told: list[tuple[str, str, str]] = []
-    counted: list[Tally] = []
+    counted: list[Sample] = []
     receiver = start_receiver(
         ReceiverSettings.model_validate(defaults.receiver.model_dump() | changes),
         Spool(defaults.storage.model_copy(update=update)),

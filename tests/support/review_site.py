@@ -19,7 +19,7 @@ from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.patient import Patient
-from dicom_node.results.overlay_data import drawing_of
+from dicom_node.results.overlay_data import overlay_of
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState, delivery
@@ -128,7 +128,7 @@ class Review(Site):
             picture_digest=received.id,
             identity_digest=received.id,
             results=[StoredResult("secondary_capture", "1.2", uid, path)],
-            drawing=drawing_of(finding, (300, 200)),
+            drawing=overlay_of(finding, (300, 200)),
         )
         assert self.journal.analyses.answer(received.id, row.run, answer)
         return uid

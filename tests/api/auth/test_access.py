@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from config.access import Token, unsettled
+from config.access import Token, access_problems
 from config.destinations import Secret
 from config.settings import Settings, SettingsError, load
 
@@ -107,19 +107,19 @@ def test_invalid_access_settings_are_refused(
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "localhost", "::1"])
 def test_loopback_host_needs_no_access_settings(tmp_path: Path, host: str) -> None:
-    assert unsettled(read(tmp_path, f'host = "{host}"').api) == []
+    assert access_problems(read(tmp_path, f'host = "{host}"').api) == []
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.1.2.3", "node.hospital"])  # noqa: S104
 def test_other_host_needs_tokens_or_a_proxy(tmp_path: Path, host: str) -> None:
     listen = f'host = "{host}"\n'
 
-    (problem,) = unsettled(read(tmp_path, listen).api)
+    (problem,) = access_problems(read(tmp_path, listen).api)
 
     assert problem.startswith(f"api.host: other machines can reach {host}, and nothing")
     assert "`fracture-node token NAME --role viewer`" in problem
     for access in (f"tokens = [{HASHED}]", BEHIND_PROXY):
-        assert unsettled(read(tmp_path, listen + access).api) == []
+        assert access_problems(read(tmp_path, listen + access).api) == []
 
 
 def test_loopback_host_behind_a_proxy_needs_tokens_or_a_user_header(
@@ -127,12 +127,12 @@ def test_loopback_host_behind_a_proxy_needs_tokens_or_a_user_header(
 ) -> None:
     behind = 'trusted_proxies = ["127.0.0.1/32"]\n'
 
-    (problem,) = unsettled(read(tmp_path, behind).api)
+    (problem,) = access_problems(read(tmp_path, behind).api)
 
     assert problem.startswith(
         "api.trusted_proxies: others come by a proxy, and nothing"
     )
-    assert unsettled(read(tmp_path, f"{behind}tokens = [{HASHED}]").api) == []
+    assert access_problems(read(tmp_path, f"{behind}tokens = [{HASHED}]").api) == []
 
 
 @pytest.mark.parametrize("environment", [{}, {"NODE_TOKEN": "hidden" * 3}])
@@ -141,7 +141,7 @@ def test_token_from_the_environment_must_be_set_and_long(
 ) -> None:
     settings = read(tmp_path, f"tokens = [{FROM_ENVIRONMENT}]", **environment)
 
-    (problem,) = unsettled(settings.api)
+    (problem,) = access_problems(settings.api)
 
     assert problem.startswith("api.tokens: NODE_TOKEN, where the token b is to stand, ")
     assert "20 or more" in problem

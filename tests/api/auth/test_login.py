@@ -6,7 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from api.auth.audit import AccessEvent, Person
+from api.auth.audit import AccessEvent, User
 from tests.support.http_client import ACTING, LOOKING, PROXY, TOKENS, Site
 
 HTTPS = {"X-Forwarded-Proto": "https"}
@@ -36,7 +36,7 @@ def test_login_starts_a_session_of_twelve_hours(site: Site) -> None:
     assert session_cookie["domain"] == ""
     assert LOOKING not in session_cookie.value
     assert site.told == [
-        AccessEvent("login", Person("looking", "viewer"), "192.0.2.7", "/login")
+        AccessEvent("login", User("looking", "viewer"), "192.0.2.7", "/login")
     ]
 
 
@@ -131,7 +131,7 @@ def test_logout_ends_the_session_for_every_copy_of_its_cookie(site: Site) -> Non
     assert cookie(response)["max-age"] == "0"
     assert site.ask("GET", "/docs", held).status_code == 401
     assert site.ask("GET", "/docs", other).status_code == 200
-    person = Person("acting", "operator")
+    person = User("acting", "operator")
     assert site.told[-1] == AccessEvent("logout", person, "192.0.2.7", "/logout")
 
 

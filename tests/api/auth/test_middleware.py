@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Mount
 
-from api.auth.audit import AccessEvent, Person, log_event
+from api.auth.audit import AccessEvent, User, log_event
 from api.auth.request_user import Operator, Viewer
 from tests.support.http_client import ACTING, LOOKING, PROXY, TOKENS, Site, bearing
 
@@ -165,7 +165,7 @@ def test_viewer_is_refused_routes_of_operators(guarded: Site) -> None:
     assert "looking is a viewer" in refused.json()["error"]
     assert done.json() == ["acting", "operator"]
     assert guarded.told == [
-        AccessEvent("refused", Person("looking", "viewer"), "192.0.2.7", "/those/act")
+        AccessEvent("refused", User("looking", "viewer"), "192.0.2.7", "/those/act")
     ]
 
 

@@ -14,7 +14,7 @@ from starlette.types import Message
 
 from api.http import body, protocol
 from api.http.body import SMALL, BodyLimit, LimitedBody, small_form
-from api.http.concurrency_limit import Arrivals
+from api.http.concurrency_limit import UploadLimit
 from api.http.multipart import received
 from api.predict.analyzer import Analyzer
 from tests.support.http_client import LOOKING, TOKENS, Site, connected, read_all, serve
@@ -172,7 +172,7 @@ def test_endless_form_is_refused_at_the_size_limit() -> None:
 
 
 def test_arrivals_are_limited_per_address_and_in_total() -> None:
-    arrivals = Arrivals(places=4)
+    arrivals = UploadLimit(places=4)
     with ExitStack() as stack:
         for address in ("a", "a", "b"):
             stack.enter_context(arrivals.place(address))

@@ -14,12 +14,12 @@ import pytest
 from fastapi import HTTPException, Request
 from starlette.types import Message
 
-from api.auth.audit import Person
-from api.auth.request_user import Visit, person_key, unknown
-from api.http.concurrency_limit import FairQueue
+from api.auth.audit import User
+from api.auth.request_user import RequestUser, person_key, unknown
+from api.http.concurrency_limit import QueueLimit
 from api.v1.image_cache import Key, Pictures
-from dicom_node.decoder.client import ChildTimeoutError, DecodingChild
-from dicom_node.decoder.quick_client import QuickChild
+from dicom_node.decoder.client import ChildTimeoutError, DecoderProcess
+from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.instance import ReceivedInstance
 from dicom_node.pixels.rendering import View
 from dicom_node.receiver.upload import Uploads
@@ -35,8 +35,8 @@ class PersonRequest:
 
     def __init__(self, name: str, *, way: str = "token") -> None:
         self.gone = asyncio.Event()
-        visit = Visit(
-            Person(name, "viewer"),
+        visit = RequestUser(
+            User(name, "viewer"),
             way,  # type: ignore[arg-type]
             f"address of {name}",
             secure=False,
@@ -59,7 +59,7 @@ async def settle() -> None:
 @pytest.mark.parametrize("way", ["token", "open"])
 def test_queue_serves_persons_alternately(way: str) -> None:
     async def order() -> list[str]:
-        queue, served = FairQueue(person_key, waiting=20), []
+        queue, served = QueueLimit(person_key, waiting=20), []
 
         async def request_slot(name: str) -> None:
             async with queue.turn(PersonRequest(name, way=way).request):
@@ -78,7 +78,7 @@ def test_queue_serves_persons_alternately(way: str) -> None:
 
 def test_person_has_one_slot_at_a_time() -> None:
     async def check() -> None:
-        queue = FairQueue(person_key, waiting=5, at_once=2)
+        queue = QueueLimit(person_key, waiting=5, at_once=2)
         async with AsyncExitStack() as held:
             await held.enter_async_context(queue.turn(PersonRequest("anna").request))
             second = asyncio.create_task(
@@ -94,7 +94,7 @@ def test_person_has_one_slot_at_a_time() -> None:
 
 def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
     async def check() -> HTTPException:
-        queue, done = FairQueue(person_key, waiting=2), asyncio.Event()
+        queue, done = QueueLimit(person_key, waiting=2), asyncio.Event()
 
         async def request_slot(name: str) -> None:
             async with queue.turn(PersonRequest(name).request):
@@ -122,7 +122,7 @@ def test_only_a_person_with_too_many_waiting_requests_is_refused() -> None:
 
 def test_disconnected_or_cancelled_request_leaves_the_queue() -> None:
     async def check() -> None:
-        queue, done = FairQueue(person_key, waiting=5), asyncio.Event()
+        queue, done = QueueLimit(person_key, waiting=5), asyncio.Event()
         served = list[str]()
 
         async def request_slot(sent: PersonRequest, name: str) -> None:
@@ -192,7 +192,7 @@ def test_pictures_of_disconnected_clients_are_not_drawn(
     drawn, begun, proceed = list[Key](), Event(), Event()
     real_view = Pictures._view
 
-    def slow_view(self: Pictures, child: DecodingChild, key: Key, path: Path) -> View:
+    def slow_view(self: Pictures, child: DecoderProcess, key: Key, path: Path) -> View:
         drawn.append(key)
         begun.set()
         proceed.wait(30)
@@ -228,8 +228,8 @@ def test_slow_picture_does_not_delay_other_pictures(
     good = site.receive(3).id
     real_view = Pictures._view
 
-    def view(self: Pictures, child: DecodingChild, key: Key, path: Path) -> View:
-        if key[0] in slow and isinstance(child, QuickChild):
+    def view(self: Pictures, child: DecoderProcess, key: Key, path: Path) -> View:
+        if key[0] in slow and isinstance(child, QuickDecoder):
             raise ChildTimeoutError("Decoding took longer than 2.0 s.")
         if key[0] in slow:
             begun.set()

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
 from api.auth.access import Access
-from api.auth.middleware import OPEN_TO_ALL, Entrance
+from api.auth.middleware import OPEN_TO_ALL, AuthMiddleware
 from api.http import body, protocol
 from api.http.body import LARGEST_BODY
 from api.http.multipart import UPLOAD
@@ -379,7 +379,7 @@ def test_no_response_contains_the_host_header_of_the_client(review: Review) -> N
 
 
 def access_of(site: Site) -> Access:
-    middleware = next(m for m in site.app.user_middleware if m.cls is Entrance)
+    middleware = next(m for m in site.app.user_middleware if m.cls is AuthMiddleware)
     access = middleware.kwargs["access"]
     assert isinstance(access, Access)
     return access

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 import dicom_node.storage.database
 from api.auth.access import Access
-from api.auth.middleware import Entrance
+from api.auth.middleware import AuthMiddleware
 from api.operations.health import (
     Check,
     NotReadyError,
@@ -38,7 +38,7 @@ def fetched(
 ) -> httpx.Response:
     """Request a path of an open application that has only the health router."""
     app = FastAPI()
-    app.add_middleware(Entrance, access=Access(load(None, {})))
+    app.add_middleware(AuthMiddleware, access=Access(load(None, {})))
     app.include_router(health_router(checks, roles or {}))
     transport = httpx.ASGITransport(app)
 

@@ -20,7 +20,7 @@ from pydicom.uid import generate_uid
 
 import dicom_node.storage.database
 from api.auth.access import Access
-from api.auth.middleware import Entrance
+from api.auth.middleware import AuthMiddleware
 from api.operations.health import Check, NotReadyError
 from api.operations.metrics import NodeCollector, metrics_router
 from config.destinations import DicomDestination
@@ -31,16 +31,16 @@ from dicom_node.journal.journal import Journal
 from dicom_node.metrics.counters import (
     DELIVERED,
     DELIVERY,
-    FAMILIES,
+    METRIC_FAMILIES,
     STAGE,
     TURNAROUND,
-    Tally,
-    one,
-    took,
+    Sample,
+    increment,
+    observe,
     write,
 )
 from dicom_node.receiver.admission import Admission
-from dicom_node.receiver.association_slots import Place, places_folder
+from dicom_node.receiver.association_slots import AssociationSlot, places_folder
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.run_folder import run_folder
@@ -67,7 +67,7 @@ class Node:
 
     def ask(self, accept: str = "") -> httpx.Response:
         app = FastAPI()
-        app.add_middleware(Entrance, access=Access(self.settings))
+        app.add_middleware(AuthMiddleware, access=Access(self.settings))
         collector = NodeCollector(self.settings, self.checks, "0.1", lambda: self.model)
         app.include_router(metrics_router(collector))
         transport = httpx.ASGITransport(app)
@@ -85,7 +85,7 @@ class Node:
         assert response.status_code == 200
         return Scraped(response.text)
 
-    def count(self, *tallies: Tally) -> None:
+    def count(self, *tallies: Sample) -> None:
         with self.engine.begin() as connection:
             write(connection, *tallies)
 
@@ -150,7 +150,7 @@ def node(tmp_path: Path) -> Iterator[Node]:
 def test_all_metrics_exist_with_zeros_from_the_start(node: Node) -> None:
     scraped = node.scrape()
 
-    for family in FAMILIES:
+    for family in METRIC_FAMILIES:
         suffix = "_count" if family.buckets else "_total"
         samples = [s for s in scraped.samples if s.name == family.name + suffix]
         known = {"pacs", "backup"} if family.label == "destination" else family.values
@@ -164,7 +164,7 @@ def test_all_metrics_exist_with_zeros_from_the_start(node: Node) -> None:
 
 
 def test_buckets_of_a_histogram_are_cumulative(node: Node) -> None:
-    node.count(*(took(STAGE, s, "decode") for s in (0.3, 0.3, 7.0, 1000.0)))
+    node.count(*(observe(STAGE, s, "decode") for s in (0.3, 0.3, 7.0, 1000.0)))
 
     scraped = node.scrape()
 
@@ -183,10 +183,10 @@ def test_removed_buckets_and_destinations_keep_their_counts(
     node: Node,
 ) -> None:
     node.count(
-        one(DELIVERED, "old"),
-        took(DELIVERY, 0.2, "old"),
-        replace(took(TURNAROUND, 3.0), le="3.0"),
-        took(TURNAROUND, 4.0),
+        increment(DELIVERED, "old"),
+        observe(DELIVERY, 0.2, "old"),
+        replace(observe(TURNAROUND, 3.0), le="3.0"),
+        observe(TURNAROUND, 4.0),
     )
 
     scraped = node.scrape()
@@ -255,7 +255,7 @@ def test_open_associations_and_free_disk_space_are_reported(node: Node) -> None:
     folder = places_folder(run_folder(node.settings.storage))
     rules = Admission(node.settings.receiver, folder)
     slots = [rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(3)]
-    assert isinstance(slots[0], Place)
+    assert isinstance(slots[0], AssociationSlot)
     slots[0].give_back()
 
     scraped = node.scrape()

@@ -16,7 +16,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 
 from api.predict.analyzer import Analyzer, _Tools
 from api.predict.reader import Reader
-from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.client import DecoderProcess
 from inference.classification.out_of_distribution import UnfamiliarError
 from inference.finding import ModelIdentity
 from inference.radiograph import Radiograph
@@ -45,7 +45,7 @@ class Unfamiliar:
 
 def load(analyzer: Analyzer) -> _Tools:
     """Load everything except the weights."""
-    child = DecodingChild(timeout_s=60, memory_mb=1024)
+    child = DecoderProcess(timeout_s=60, memory_mb=1024)
     reader = Reader(child, analyzer._settings.worker, ())
     return _Tools(reader, cast("Any", Unfamiliar()))
 

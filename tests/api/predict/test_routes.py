@@ -31,16 +31,16 @@ from torchvision import transforms
 from torchvision.models import resnet18
 
 from api.app import create_app
-from api.auth.audit import AccessEvent, Person
+from api.auth.audit import AccessEvent, User
 from api.http.body import LimitedBody
 from api.http.multipart import LARGEST_FILE, UPLOAD, received
-from api.predict.analyzer import Analysis, Analyzer
+from api.predict.analyzer import Analyzer, UploadResult
 from api.predict.reader import Reader
 from api.predict.response import answer
 from api.predict.schemas import ArrowAnswer
 from config.settings import load
 from dicom_node.decoder.client import ChildTimeoutError
-from dicom_node.decoder.quick_client import QuickChild
+from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.demo.phantom_instance import phantom_dataset
 from inference.classification.classifier import Classifier
 from inference.drawing.result_image import render
@@ -459,13 +459,13 @@ def analysis(
     arrow: Arrow | None = None,
     source_shape: tuple[int, int] = (200, 150),
     thresholds: Thresholds = ORIGINAL,
-) -> Analysis:
+) -> UploadResult:
     """Return an analysis of a black image of 200 rows and 150 columns."""
     radiograph = Radiograph(np.zeros((200, 150), np.uint8), None, source_shape)
     model = ModelIdentity("m", "1", "0" * 64)
     saliency = np.zeros((7, 7), np.float32)
     finding = Finding(probability, thresholds, saliency, arrow, model)
-    return Analysis(radiograph, finding, render(radiograph, finding, long_side=512))
+    return UploadResult(radiograph, finding, render(radiograph, finding, long_side=512))
 
 
 def test_arrow_has_coordinates_of_the_stored_pixels() -> None:
@@ -559,7 +559,7 @@ def png_of(rows: int, columns: int, channels: int = 1) -> bytes:
 def test_prediction_is_recorded_in_the_audit_trail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def analyze(_self: Analyzer, _file: Path, _turn: object) -> Analysis:
+    async def analyze(_self: Analyzer, _file: Path, _turn: object) -> UploadResult:
         return analysis(0.9)
 
     monkeypatch.setattr(Analyzer, "require_ready", lambda _: None)
@@ -571,7 +571,7 @@ def test_prediction_is_recorded_in_the_audit_trail(
     )
 
     assert response.status_code == 200
-    person = Person("looking", "viewer")
+    person = User("looking", "viewer")
     assert site.told == [AccessEvent("viewed", person, "192.0.2.7", "/predict")]
 
 
@@ -581,7 +581,7 @@ def test_tenth_concurrent_request_is_refused_with_retry_after(
     go_on = Event()
     original_analyze = Analyzer._analyze
 
-    def wait_and_analyze(self: Analyzer, file: Path) -> Analysis:
+    def wait_and_analyze(self: Analyzer, file: Path) -> UploadResult:
         go_on.wait(30)
         return original_analyze(self, file)
 
@@ -609,7 +609,7 @@ def test_slow_image_is_decoded_in_parallel_to_others(
 
     def wait_and_read(self: Reader, file: Path) -> Radiograph:
         if file.read_bytes().endswith(long):
-            if isinstance(self.child, QuickChild):
+            if isinstance(self.child, QuickDecoder):
                 raise ChildTimeoutError("Decoding took longer than 2 s.")
             began.set()
             go_on.wait(30)

@@ -22,7 +22,7 @@ from pydicom.uid import (
 )
 
 from api.v1 import activity
-from dicom_node.audit.event import What
+from dicom_node.audit.event import AuditEventType
 from dicom_node.audit.folding import FURTHER_CALLERS
 from dicom_node.dataset.file_meta import file_head
 from dicom_node.decoder.confinement import Confinement
@@ -308,10 +308,10 @@ def test_destination_is_tested_by_c_echo(tmp_path: Path) -> None:
 def test_callers_are_listed_with_the_setting_to_change(site: Review) -> None:
     site.receive(1)
     events = (
-        (What.OPENED, "ROOM1", ""),
-        (What.OPENED, "ROOM1", ""),
-        (What.REJECTED, "STRANGER", "calling AE title not recognized"),
-        (What.REJECTED, "", "no A-ASSOCIATE-RQ but something else: HTTP"),
+        (AuditEventType.OPENED, "ROOM1", ""),
+        (AuditEventType.OPENED, "ROOM1", ""),
+        (AuditEventType.REJECTED, "STRANGER", "calling AE title not recognized"),
+        (AuditEventType.REJECTED, "", "no A-ASSOCIATE-RQ but something else: HTTP"),
     )
     rows = [
         {"at": time.time(), "role": "receiver", "what": kind, "who": title}
@@ -333,10 +333,16 @@ def test_callers_are_listed_with_the_setting_to_change(site: Review) -> None:
 
 def test_rejected_callers_do_not_displace_accepted_callers(site: Review) -> None:
     row = {"role": "receiver", "address": "10.0.0.9", "times": 1}
-    rejection = {"what": What.REJECTED, "about": "calling AE title not recognized"}
+    rejection = {
+        "what": AuditEventType.REJECTED,
+        "about": "calling AE title not recognized",
+    }
     now = time.time()
     rows = [row | rejection | {"who": f"X{n}", "at": now} for n in range(300)]
-    rows += [row | {"what": What.OPENED, "about": "", "who": "ROOM1", "at": now - 60}]
+    rows += [
+        row
+        | {"what": AuditEventType.OPENED, "about": "", "who": "ROOM1", "at": now - 60}
+    ]
     folded = {"who": FURTHER_CALLERS, "address": "2001:db8::/64", "at": now}
     with site.engine.begin() as connection:
         connection.execute(audit.insert(), [*rows, row | rejection | folded])
@@ -351,7 +357,12 @@ def test_rejected_callers_do_not_displace_accepted_callers(site: Review) -> None
 def test_listed_caller_from_another_network_gets_advice_about_its_network(
     site: Review,
 ) -> None:
-    row = {"at": time.time(), "role": "receiver", "what": What.REJECTED, "times": 1}
+    row = {
+        "at": time.time(),
+        "role": "receiver",
+        "what": AuditEventType.REJECTED,
+        "times": 1,
+    }
     rejection = {"about": "calling AE title not recognized", "address": "10.2.0.9"}
     rows = [row | rejection | {"who": title} for title in ("CR1", "DX1", "MG1")]
     with site.engine.begin() as connection:

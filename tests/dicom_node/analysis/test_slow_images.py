@@ -19,7 +19,7 @@ from dicom_node.analysis.slow_images import (
     SlowImages,
 )
 from dicom_node.decoder.client import ChildTimeoutError
-from dicom_node.decoder.quick_client import ALLOWANCE_S, UNKNOWN_S, QuickChild
+from dicom_node.decoder.quick_client import ALLOWANCE_S, UNKNOWN_S, QuickDecoder
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 
 LONGEST_DELAY_S = 5.0
@@ -52,7 +52,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def images(child: Child, clock: Clock) -> SlowImages:
-    return SlowImages(cast("QuickChild", child), clock)
+    return SlowImages(cast("QuickDecoder", child), clock)
 
 
 def image(
@@ -195,7 +195,7 @@ def test_the_slow_images_of_an_address_delay_others_within_the_limit() -> None:
 
 
 def test_a_child_that_stops_a_call_makes_the_image_a_slow_one() -> None:
-    child = QuickChild(timeout_s=0.2, memory_mb=1024)
+    child = QuickDecoder(timeout_s=0.2, memory_mb=1024)
     images = SlowImages(child)
     try:
         with images.turn(image(syntax=ExplicitVRLittleEndian)):

@@ -24,7 +24,7 @@ from dicom_node.audit.event import (
     AuditedInstance,
     AuditedPatient,
     AuditEvent,
-    What,
+    AuditEventType,
     disclosed,
 )
 from dicom_node.audit.folding import (
@@ -35,48 +35,78 @@ from dicom_node.audit.folding import (
     SEVERAL,
     spare,
 )
-from dicom_node.audit.message import KINDS, Source, message
+from dicom_node.audit.message import KINDS, AuditSource, message
 from dicom_node.audit.trail import MOST_INSTANCES, Trail
 from dicom_node.storage.tables import audit
 
-SOURCE = Source("FRACTURE_AI@host", "api", 42)
+SOURCE = AuditSource("FRACTURE_AI@host", "api", 42)
 INSTANCE = AuditedInstance("1.2.3", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3.4")
 PATIENT = AuditedPatient("4711", "Doe^Jane")
 
 
 def transfer(
-    what: What, who: str = "DX1", about: str = "", uid: str = "1.2.3.4"
+    what: AuditEventType, who: str = "DX1", about: str = "", uid: str = "1.2.3.4"
 ) -> AuditEvent:
     instance = replace(INSTANCE, sop_instance_uid=uid)
     return AuditEvent(what, who, "10.0.0.1", about, instance, PATIENT)
 
 
 EVENTS = {
-    What.STARTED: AuditEvent(What.STARTED, "root", about='{"receiver": {}}'),
-    What.STOPPED: AuditEvent(What.STOPPED, "root"),
-    What.OPENED: AuditEvent(What.OPENED, "DX1", "10.0.0.1"),
-    What.REJECTED: AuditEvent(What.REJECTED, "X", "10.0.0.9", "unknown"),
-    What.REPORT_REFUSED: AuditEvent(
-        What.REPORT_REFUSED, "X", "10.0.0.9", "another peer"
+    AuditEventType.STARTED: AuditEvent(
+        AuditEventType.STARTED, "root", about='{"receiver": {}}'
     ),
-    What.LOGGED_IN: AuditEvent(What.LOGGED_IN, "anna", "10.0.0.2", "/login"),
-    What.LOGIN_FAILED: AuditEvent(What.LOGIN_FAILED, "somebody", "fe80::1", "/login"),
-    What.LOGGED_OUT: AuditEvent(What.LOGGED_OUT, "anna", "pc.example", "/logout"),
-    What.REFUSED: AuditEvent(What.REFUSED, "anna", "10.0.0.2", "/retry"),
-    What.VIEWED: AuditEvent(What.VIEWED, "anna", "10.0.0.2", "/predict"),
-    What.UPLOADED: AuditEvent(What.UPLOADED, "anna", "10.0.0.2", "an id of ours"),
-    What.JUDGED: AuditEvent(What.JUDGED, "anna", "10.0.0.2", "an id of ours"),
-    What.PAUSED: AuditEvent(What.PAUSED, "anna", "10.0.0.2", "pacs"),
-    What.RESUMED: AuditEvent(What.RESUMED, "anna", "10.0.0.2", "pacs"),
-    What.SEARCHED: AuditEvent(What.SEARCHED, "anna", "10.0.0.2", "/worklist by q"),
-    What.TESTED: AuditEvent(What.TESTED, "anna", "10.0.0.2", "pacs"),
-    What.ASKED_AGAIN: AuditEvent(What.ASKED_AGAIN, "root", instance=INSTANCE),
+    AuditEventType.STOPPED: AuditEvent(AuditEventType.STOPPED, "root"),
+    AuditEventType.OPENED: AuditEvent(AuditEventType.OPENED, "DX1", "10.0.0.1"),
+    AuditEventType.REJECTED: AuditEvent(
+        AuditEventType.REJECTED, "X", "10.0.0.9", "unknown"
+    ),
+    AuditEventType.REPORT_REFUSED: AuditEvent(
+        AuditEventType.REPORT_REFUSED, "X", "10.0.0.9", "another peer"
+    ),
+    AuditEventType.LOGGED_IN: AuditEvent(
+        AuditEventType.LOGGED_IN, "anna", "10.0.0.2", "/login"
+    ),
+    AuditEventType.LOGIN_FAILED: AuditEvent(
+        AuditEventType.LOGIN_FAILED, "somebody", "fe80::1", "/login"
+    ),
+    AuditEventType.LOGGED_OUT: AuditEvent(
+        AuditEventType.LOGGED_OUT, "anna", "pc.example", "/logout"
+    ),
+    AuditEventType.REFUSED: AuditEvent(
+        AuditEventType.REFUSED, "anna", "10.0.0.2", "/retry"
+    ),
+    AuditEventType.VIEWED: AuditEvent(
+        AuditEventType.VIEWED, "anna", "10.0.0.2", "/predict"
+    ),
+    AuditEventType.UPLOADED: AuditEvent(
+        AuditEventType.UPLOADED, "anna", "10.0.0.2", "an id of ours"
+    ),
+    AuditEventType.JUDGED: AuditEvent(
+        AuditEventType.JUDGED, "anna", "10.0.0.2", "an id of ours"
+    ),
+    AuditEventType.PAUSED: AuditEvent(
+        AuditEventType.PAUSED, "anna", "10.0.0.2", "pacs"
+    ),
+    AuditEventType.RESUMED: AuditEvent(
+        AuditEventType.RESUMED, "anna", "10.0.0.2", "pacs"
+    ),
+    AuditEventType.SEARCHED: AuditEvent(
+        AuditEventType.SEARCHED, "anna", "10.0.0.2", "/worklist by q"
+    ),
+    AuditEventType.TESTED: AuditEvent(
+        AuditEventType.TESTED, "anna", "10.0.0.2", "pacs"
+    ),
+    AuditEventType.ASKED_AGAIN: AuditEvent(
+        AuditEventType.ASKED_AGAIN, "root", instance=INSTANCE
+    ),
 }
 MOVED = {
-    What.RECEIVED: transfer(What.RECEIVED),
-    What.RECEIVED_AGAIN: transfer(What.RECEIVED_AGAIN),
-    What.SENT: transfer(What.SENT, "PACS"),
-    What.NOT_STORED: transfer(What.NOT_STORED, "PACS", "status 0xC000"),
+    AuditEventType.RECEIVED: transfer(AuditEventType.RECEIVED),
+    AuditEventType.RECEIVED_AGAIN: transfer(AuditEventType.RECEIVED_AGAIN),
+    AuditEventType.SENT: transfer(AuditEventType.SENT, "PACS"),
+    AuditEventType.NOT_STORED: transfer(
+        AuditEventType.NOT_STORED, "PACS", "status 0xC000"
+    ),
 }
 """Transfers, which are written to the file only."""
 # PS3.15 A.5.1: the children in their order, and required and optional attributes.
@@ -145,12 +175,16 @@ def code(root: ET.Element, path: str) -> str:
 
 def test_every_event_has_a_message_if_the_standard_defines_one() -> None:
     """PS3.15 A.5.3 defines none for associations and tests; uploads are transfers."""
-    assert (EVENTS | MOVED).keys() == set(What)
-    assert KINDS.keys() == set(What) - {What.OPENED, What.UPLOADED, What.TESTED}
+    assert (EVENTS | MOVED).keys() == set(AuditEventType)
+    assert KINDS.keys() == set(AuditEventType) - {
+        AuditEventType.OPENED,
+        AuditEventType.UPLOADED,
+        AuditEventType.TESTED,
+    }
 
 
 @pytest.mark.parametrize("what", [each for each in EVENTS if each in KINDS])
-def test_event_message_conforms_to_the_schema(what: What) -> None:
+def test_event_message_conforms_to_the_schema(what: AuditEventType) -> None:
     event = EVENTS[what]
 
     root = checked(message(event, SOURCE, 0.25, times=2))
@@ -177,16 +211,24 @@ def test_event_codes_are_those_of_the_standard() -> None:
         each: code(root, "EventIdentification/EventID") for each, root in roots.items()
     }
 
-    assert codes[What.STARTED] == codes[What.STOPPED] == "110100 Application Activity"
-    assert codes[What.LOGGED_IN] == "110114 User Authentication"
-    assert codes[What.VIEWED] == "110103 DICOM Instances Accessed"
-    assert codes[What.SEARCHED] == "110112 Query"
-    assert codes[What.REJECTED] == codes[What.REFUSED] == "110113 Security Alert"
+    assert (
+        codes[AuditEventType.STARTED]
+        == codes[AuditEventType.STOPPED]
+        == "110100 Application Activity"
+    )
+    assert codes[AuditEventType.LOGGED_IN] == "110114 User Authentication"
+    assert codes[AuditEventType.VIEWED] == "110103 DICOM Instances Accessed"
+    assert codes[AuditEventType.SEARCHED] == "110112 Query"
+    assert (
+        codes[AuditEventType.REJECTED]
+        == codes[AuditEventType.REFUSED]
+        == "110113 Security Alert"
+    )
     types = {
         each: root.find("EventIdentification/EventTypeCode")
         for each, root in roots.items()
     }
-    login, refused = types[What.LOGIN_FAILED], types[What.REFUSED]
+    login, refused = types[AuditEventType.LOGIN_FAILED], types[AuditEventType.REFUSED]
     assert login is not None
     assert refused is not None
     assert login.get("csd-code") == "110122"
@@ -198,17 +240,29 @@ def test_event_codes_are_those_of_the_standard() -> None:
 @pytest.mark.parametrize(
     ("what", "action", "outcome", "source", "destination", "requestor"),
     [
-        (What.RECEIVED, "C", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
-        (What.RECEIVED_AGAIN, "R", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
-        (What.SENT, "R", "0", "api@FRACTURE_AI@host", "PACS", "api@FRACTURE_AI@host"),
+        (AuditEventType.RECEIVED, "C", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
+        (AuditEventType.RECEIVED_AGAIN, "R", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
         (
-            *(What.NOT_STORED, "R", "4"),
+            AuditEventType.SENT,
+            "R",
+            "0",
+            "api@FRACTURE_AI@host",
+            "PACS",
+            "api@FRACTURE_AI@host",
+        ),
+        (
+            *(AuditEventType.NOT_STORED, "R", "4"),
             *("api@FRACTURE_AI@host", "PACS", "api@FRACTURE_AI@host"),
         ),
     ],
 )
 def test_transfer_message_conforms_to_table_a_5_3_7_1(  # noqa: PLR0913, PLR0917
-    what: What, action: str, outcome: str, source: str, destination: str, requestor: str
+    what: AuditEventType,
+    action: str,
+    outcome: str,
+    source: str,
+    destination: str,
+    requestor: str,
 ) -> None:
     root = checked(message(MOVED[what], SOURCE, 0.25))
 
@@ -242,7 +296,7 @@ def test_transfer_message_conforms_to_table_a_5_3_7_1(  # noqa: PLR0913, PLR0917
 
 @pytest.mark.parametrize("name", ["", "<b>&\"'", "a\0b\x1b[31m", "Анна=\ud800"])
 def test_message_is_valid_xml_for_any_patient_name(name: str) -> None:
-    event = replace(MOVED[What.RECEIVED], patient=AuditedPatient("", name))
+    event = replace(MOVED[AuditEventType.RECEIVED], patient=AuditedPatient("", name))
 
     root = checked(message(event, SOURCE, 0))
 
@@ -252,7 +306,7 @@ def test_message_is_valid_xml_for_any_patient_name(name: str) -> None:
 
 
 def test_message_names_study_sop_class_and_instance_uid() -> None:
-    root = checked(message(EVENTS[What.ASKED_AGAIN], SOURCE, 0))
+    root = checked(message(EVENTS[AuditEventType.ASKED_AGAIN], SOURCE, 0))
 
     (study,) = root.findall("ParticipantObjectIdentification")
     sop_class = study.find("ParticipantObjectDescription/SOPClass")
@@ -264,7 +318,7 @@ def test_message_names_study_sop_class_and_instance_uid() -> None:
 
 
 def test_start_message_contains_the_settings() -> None:
-    root = checked(message(EVENTS[What.STARTED], SOURCE, 0))
+    root = checked(message(EVENTS[AuditEventType.STARTED], SOURCE, 0))
 
     detail = root.find("ParticipantObjectIdentification/ParticipantObjectDetail")
     assert detail is not None
@@ -275,7 +329,7 @@ def test_start_message_contains_the_settings() -> None:
     "words", ["<b>&amp;\"'", "a\0b", "\x1b[31m", "\ud800", "a\r\nb", "\uffff", "Анна"]
 )
 def test_message_is_valid_xml_for_any_user_name(words: str) -> None:
-    event = AuditEvent(What.REFUSED, words, words, words)
+    event = AuditEvent(AuditEventType.REFUSED, words, words, words)
 
     root = checked(message(event, SOURCE, 0))
 
@@ -371,12 +425,14 @@ def test_transfers_of_one_study_share_a_message_and_have_no_row(
     other_study = replace(INSTANCE, study_instance_uid="1.2.4")
 
     with writing(engine, tmp_path / "audit.xml") as trail:
-        trail.tell(transfer(What.RECEIVED, uid="1.2.3.4"))
-        trail.tell(transfer(What.RECEIVED, uid="1.2.3.5"))
-        trail.tell(replace(MOVED[What.RECEIVED], instance=other_class))
-        trail.tell(replace(MOVED[What.RECEIVED], instance=other_study))
-        trail.tell(transfer(What.RECEIVED, "DX2"))
-        trail.tell(replace(MOVED[What.RECEIVED], patient=AuditedPatient("1", "X")))
+        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.4"))
+        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.5"))
+        trail.tell(replace(MOVED[AuditEventType.RECEIVED], instance=other_class))
+        trail.tell(replace(MOVED[AuditEventType.RECEIVED], instance=other_study))
+        trail.tell(transfer(AuditEventType.RECEIVED, "DX2"))
+        trail.tell(
+            replace(MOVED[AuditEventType.RECEIVED], patient=AuditedPatient("1", "X"))
+        )
 
     written = [sop_classes(each) for each in messages(tmp_path / "audit.xml")]
     of_class = INSTANCE.sop_class_uid
@@ -397,7 +453,7 @@ def test_a_transfer_is_written_some_seconds_after_its_first_instance(
 
     with writing(engine, file) as trail:
         for count, uid in enumerate(("1.2.3.4", "1.2.3.5"), start=1):
-            trail.tell(transfer(What.SENT, uid=uid))
+            trail.tell(transfer(AuditEventType.SENT, uid=uid))
             until(lambda n=count: file.exists() and len(messages(file)) == n)
 
 
@@ -405,10 +461,10 @@ def test_a_transfer_waits_for_more_instances(engine: sa.Engine, tmp_path: Path) 
     file = tmp_path / "audit.xml"
 
     with writing(engine, file) as trail:
-        trail.tell(transfer(What.RECEIVED, uid="1.2.3.4"))
-        trail.tell(EVENTS[What.VIEWED])
+        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.4"))
+        trail.tell(EVENTS[AuditEventType.VIEWED])
         until(lambda: file.exists() and len(messages(file)) == 1)
-        trail.tell(transfer(What.RECEIVED, uid="1.2.3.5"))
+        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.5"))
 
     viewed, received = messages(file)
     assert not sop_classes(viewed)
@@ -422,7 +478,7 @@ def test_transfer_of_many_instances_is_split_into_several_messages(
 
     with writing(engine, tmp_path / "audit.xml") as trail:
         for number in range(many):
-            trail.tell(transfer(What.RECEIVED, uid=f"1.2.{number}"))
+            trail.tell(transfer(AuditEventType.RECEIVED, uid=f"1.2.{number}"))
 
     written = [
         sop_classes(each)[INSTANCE.sop_class_uid]
@@ -443,7 +499,7 @@ def test_transfers_are_not_kept_without_an_audit_file(engine: sa.Engine) -> None
 
 def test_event_repr_contains_no_patient_data() -> None:
     """Exceptions and logs show events by their repr."""
-    shown = repr(MOVED[What.RECEIVED])
+    shown = repr(MOVED[AuditEventType.RECEIVED])
 
     assert INSTANCE.sop_instance_uid in shown
     assert PATIENT.name not in shown
@@ -453,7 +509,7 @@ def test_event_repr_contains_no_patient_data() -> None:
 def test_repeated_events_are_counted_in_one_row(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
-    one, other = EVENTS[What.REJECTED], EVENTS[What.VIEWED]
+    one, other = EVENTS[AuditEventType.REJECTED], EVENTS[AuditEventType.VIEWED]
 
     with writing(engine, tmp_path / "audit.xml") as trail:
         for _ in range(1000):
@@ -471,7 +527,7 @@ def test_repeated_event_is_written_again_after_a_minute(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "SAME_FOR_S", 0)
-    event = EVENTS[What.OPENED]
+    event = EVENTS[AuditEventType.OPENED]
 
     with writing(engine) as trail:
         for count in (1, 2):
@@ -503,13 +559,13 @@ def test_events_wait_while_the_database_is_unavailable(
 
     monkeypatch.setattr(engine, "begin", begin_or_fail)
     with writing(engine) as trail:
-        trail.tell(EVENTS[What.VIEWED])
+        trail.tell(EVENTS[AuditEventType.VIEWED])
         assert tried.wait(20)
         tried.clear()
         assert tried.wait(20)
         is_away = False
 
-    assert [each["what"] for each in rows(engine)] == [What.VIEWED]
+    assert [each["what"] for each in rows(engine)] == [AuditEventType.VIEWED]
 
 
 def test_log_reports_events_that_were_not_written(
@@ -521,7 +577,7 @@ def test_log_reports_events_that_were_not_written(
     monkeypatch.setattr(engine, "begin", fail)
     monkeypatch.setattr(module, "LONGEST_END_S", 0)
     with writing(engine) as trail:
-        trail.tell(EVENTS[What.VIEWED])
+        trail.tell(EVENTS[AuditEventType.VIEWED])
 
     assert "1 audit events were not written" in caplog.text
     assert "anna" not in caplog.text
@@ -536,7 +592,7 @@ def test_tell_does_not_block_and_counts_events_above_the_limit(
     with writing(engine) as trail:
         started = time.monotonic()
         for number in range(many):
-            trail.tell(replace(EVENTS[What.VIEWED], about=f"/{number}"))
+            trail.tell(replace(EVENTS[AuditEventType.VIEWED], about=f"/{number}"))
         took = time.monotonic() - started
 
     assert took < 5
@@ -550,7 +606,9 @@ def test_tell_does_not_block_and_counts_events_above_the_limit(
 REJECTED = "calling AE title not recognized"
 
 
-def flood(trail: Trail, what: What, count: int, address: str = "10.0.0.9") -> None:
+def flood(
+    trail: Trail, what: AuditEventType, count: int, address: str = "10.0.0.9"
+) -> None:
     for number in range(count):
         trail.tell(AuditEvent(what, f"X{number}", address, REJECTED))
 
@@ -559,11 +617,11 @@ def test_flood_of_rejections_does_not_displace_other_events(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A regression test: 1,010 rejected titles had hidden the next association."""
-    others = [each for each in EVENTS if each is not What.REJECTED]
+    others = [each for each in EVENTS if each is not AuditEventType.REJECTED]
 
     with writing(engine, tmp_path / "audit.xml") as trail:
-        flood(trail, What.REJECTED, 20_000)
-        flood(trail, What.LOGIN_FAILED, 20_000)
+        flood(trail, AuditEventType.REJECTED, 20_000)
+        flood(trail, AuditEventType.LOGIN_FAILED, 20_000)
         for each in others:
             trail.tell(replace(EVENTS[each], address="10.0.0.2"))
 
@@ -577,8 +635,8 @@ def test_rejections_are_folded_by_address(engine: sa.Engine) -> None:
     in_full = MOST_OF_A_FLOOD_PER_ADDRESS
 
     with writing(engine) as trail:
-        flood(trail, What.REJECTED, 1010, "10.0.0.9")
-        flood(trail, What.REJECTED, 1, "10.0.0.8")
+        flood(trail, AuditEventType.REJECTED, 1010, "10.0.0.9")
+        flood(trail, AuditEventType.REJECTED, 1, "10.0.0.8")
 
     written = [(row["who"], row["address"], row["times"]) for row in rows(engine)]
     assert written == [
@@ -603,7 +661,7 @@ def test_addresses_of_one_subscriber_are_folded_as_one(
 ) -> None:
     with writing(engine) as trail:
         for number in range(100):
-            flood(trail, What.REJECTED, 20, pattern.format(number))
+            flood(trail, AuditEventType.REJECTED, 20, pattern.format(number))
 
     folded = [row for row in rows(engine) if row["who"] == FURTHER_CALLERS]
     assert {row["address"] for row in folded} == {address}
@@ -615,7 +673,7 @@ def test_rejections_from_many_addresses_are_bounded(engine: sa.Engine) -> None:
     with writing(engine) as trail:
         for number in range(20_000):
             address = f"10.{number // 62_500}.{number // 250 % 250}.{number % 250}"
-            flood(trail, What.REJECTED, 1, address)
+            flood(trail, AuditEventType.REJECTED, 1, address)
 
     *_, last = rows(engine)
     assert (last["who"], last["address"]) == (FURTHER_CALLERS, FURTHER_ADDRESSES)
@@ -643,13 +701,16 @@ def test_rows_of_a_flood_are_limited_by_the_free_disk_space(
     trail = Trail(engine, SOURCE, None, measure)
     assert measured.wait(20)
     until(lambda: trail._folding.spare_bytes == spare_bytes)
-    for what in (What.REJECTED, What.OPENED):
+    for what in (AuditEventType.REJECTED, AuditEventType.OPENED):
         for number in range(100):
             address = f"10.0.0.{number}"
             trail.tell(AuditEvent(what, f"X{number}", address))
     trail.close()
 
-    for what, at_most in ((What.REJECTED, rejected), (What.OPENED, opened)):
+    for what, at_most in (
+        (AuditEventType.REJECTED, rejected),
+        (AuditEventType.OPENED, opened),
+    ):
         written = [row for row in rows(engine) if row["what"] == what]
         assert sum(row["times"] for row in written) == 100
         different = {(row["who"], row["address"]) for row in written}
@@ -670,12 +731,16 @@ def test_rejections_are_dropped_first_if_the_database_stays_unavailable(
     monkeypatch.setattr(module, "PAUSE_S", 60)
 
     with writing(engine) as trail:
-        trail.tell(EVENTS[What.OPENED])
-        flood(trail, What.REJECTED, 10)
-        flood(trail, What.OPENED, 10)
+        trail.tell(EVENTS[AuditEventType.OPENED])
+        flood(trail, AuditEventType.REJECTED, 10)
+        flood(trail, AuditEventType.OPENED, 10)
 
     written = [row["what"] for row in rows(engine)]
-    assert written == [What.OPENED, *[What.REJECTED] * 4, *[What.OPENED] * 10]
+    assert written == [
+        AuditEventType.OPENED,
+        *[AuditEventType.REJECTED] * 4,
+        *[AuditEventType.OPENED] * 10,
+    ]
     assert "6 audit events were not written" in caplog.text
 
 
@@ -691,11 +756,14 @@ def test_trail_continues_after_an_internal_error(
     with writing(engine) as trail:
         with monkeypatch.context() as patch:
             patch.setattr(Trail, "_write_rows", fail)
-            trail.tell(EVENTS[What.LOGGED_IN])
+            trail.tell(EVENTS[AuditEventType.LOGGED_IN])
             assert failed.wait(20)
-        trail.tell(EVENTS[What.LOGGED_OUT])
+        trail.tell(EVENTS[AuditEventType.LOGGED_OUT])
 
-    assert [each["what"] for each in rows(engine)] == [What.LOGGED_IN, What.LOGGED_OUT]
+    assert [each["what"] for each in rows(engine)] == [
+        AuditEventType.LOGGED_IN,
+        AuditEventType.LOGGED_OUT,
+    ]
     assert "Cannot write the audit trail" in caplog.text
 
 
@@ -705,10 +773,10 @@ def test_audit_file_is_reopened_after_rotation(
     file, old = tmp_path / "audit.xml", tmp_path / "audit.xml.1"
 
     with writing(engine, file) as trail:
-        trail.tell(EVENTS[What.LOGGED_IN])
+        trail.tell(EVENTS[AuditEventType.LOGGED_IN])
         until(file.exists)
         file.rename(old)
-        trail.tell(EVENTS[What.LOGGED_OUT])
+        trail.tell(EVENTS[AuditEventType.LOGGED_OUT])
 
     assert len(messages(old)) == len(messages(file)) == 1
 
@@ -717,7 +785,7 @@ def test_rows_are_written_if_the_audit_file_cannot_be_written(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR), writing(engine, tmp_path) as trail:
-        trail.tell(EVENTS[What.VIEWED])
+        trail.tell(EVENTS[AuditEventType.VIEWED])
 
     assert len(rows(engine)) == 1
     assert "Cannot write 1 messages to audit.file: Is a directory" in caplog.text
@@ -741,7 +809,7 @@ def test_log_reports_a_partial_write_of_the_audit_file(
         caplog.at_level(logging.ERROR),
         writing(engine, tmp_path / "audit.xml") as trail,
     ):
-        trail.tell(MOVED[What.RECEIVED])
+        trail.tell(MOVED[AuditEventType.RECEIVED])
 
     assert "Cannot write 1 messages to audit.file: No space left" in caplog.text
 
@@ -750,7 +818,7 @@ def test_characters_that_a_database_cannot_store_are_replaced(
     engine: sa.Engine,
 ) -> None:
     with writing(engine) as trail:
-        trail.tell(AuditEvent(What.OPENED, "a\0b\ud800c"))
-        trail.tell(EVENTS[What.VIEWED])
+        trail.tell(AuditEvent(AuditEventType.OPENED, "a\0b\ud800c"))
+        trail.tell(EVENTS[AuditEventType.VIEWED])
 
     assert [each["who"] for each in rows(engine)] == ["a\ufffdb\ufffdc", "anna"]

@@ -3,7 +3,12 @@
 import sqlalchemy as sa
 
 from config.destinations import Address, SenderDestination, StowDestination
-from dicom_node.audit.event import AuditedInstance, AuditedPatient, AuditEvent, What
+from dicom_node.audit.event import (
+    AuditedInstance,
+    AuditedPatient,
+    AuditEvent,
+    AuditEventType,
+)
 from dicom_node.audit.transfers import auditing_sent, received_event
 from dicom_node.delivery.dispatch import peer_of
 from dicom_node.journal.journal import Journal
@@ -33,14 +38,14 @@ def test_event_of_a_received_instance_names_its_study_and_patient(
 
     uids = arrived.header.sop_class_uid, arrived.header.sop_instance_uid
     assert event == AuditEvent(
-        What.RECEIVED,
+        AuditEventType.RECEIVED,
         "ROOM1",
         "127.0.0.1",
         instance=AuditedInstance("1.2.3", *uids),
         patient=NAMED,
     )
     again = received_event(arrived, "ROOM1", again=True)
-    assert again.what is What.RECEIVED_AGAIN
+    assert again.what is AuditEventType.RECEIVED_AGAIN
 
 
 def test_sent_results_are_audited_if_the_destination_responded(
@@ -58,10 +63,10 @@ def test_sent_results_are_audited_if_the_destination_responded(
 
     peer = "PACS", "pacs.example"
     assert events == [
-        AuditEvent(What.SENT, *peer, "", CAPTURE, NAMED),
-        AuditEvent(What.SENT, *peer, "", CAPTURE, NAMED),
-        AuditEvent(What.NOT_STORED, *peer, "status 0xA700", CAPTURE, NAMED),
-        AuditEvent(What.NOT_STORED, *peer, "status 0xC000", CAPTURE, NAMED),
+        AuditEvent(AuditEventType.SENT, *peer, "", CAPTURE, NAMED),
+        AuditEvent(AuditEventType.SENT, *peer, "", CAPTURE, NAMED),
+        AuditEvent(AuditEventType.NOT_STORED, *peer, "status 0xA700", CAPTURE, NAMED),
+        AuditEvent(AuditEventType.NOT_STORED, *peer, "status 0xC000", CAPTURE, NAMED),
     ]
 
 

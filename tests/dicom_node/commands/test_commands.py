@@ -36,7 +36,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.retention import let_go
+from dicom_node.journal.retention import delete_expired
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.storage.database import open_engine, writing
 from dicom_node.storage.migration import migrate
@@ -883,7 +883,7 @@ def test_retry_reports_that_the_files_were_removed(
     settings = load(config, {})
     engine = open_engine(settings.storage.database_url)
     kept = settings.retention.model_copy(update={"failed_days": 1e-9})
-    let_go(engine, settings.storage.directory, kept)
+    delete_expired(engine, settings.storage.directory, kept)
     engine.dispose()
 
     _, everything = command("retry", "--all", "--config", config)

@@ -19,11 +19,11 @@ FAILING_COMMAND = ["this_is_no_module"]
 
 
 def is_restarted(role: Role) -> bool:
-    """Wait until a role's process ends; return whether `revive` starts a new one."""
+    """Wait until a role's process ends; return whether a new one is started."""
     assert role.process is not None
     before = role.process
     before.wait()
-    role.revive()
+    role.restart_if_exited()
     return role.process is not before
 
 

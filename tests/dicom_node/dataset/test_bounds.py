@@ -21,12 +21,12 @@ from pydicom.uid import (
 
 from dicom_node.dataset.attributes import numbers
 from dicom_node.dataset.element_reader import LONGEST_VALUE, MOST_ELEMENTS, MOST_ITEMS
-from dicom_node.dataset.header import Announced, read_header
+from dicom_node.dataset.header import NegotiatedIdentity, read_header
 from dicom_node.dataset.part10 import locate, pydicom_silenced
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, TooManyElementsError
 from dicom_node.pixels.decode import DecodeOptions, decode, decode_file
-from dicom_node.pixels.grayscale import MOST_TABLES, to_gray
+from dicom_node.pixels.grayscale import MOST_TABLES, apply_display_pipeline
 from dicom_node.pixels.rendering import list_attributes
 from dicom_node.pixels.screening import ScreeningRules
 from inference.jpeg_limits import (
@@ -103,7 +103,7 @@ def receive(path: Path) -> None:
         location = locate(file)
         found = dcmread(path, stop_before_pixels=True, specific_tags=list(UIDS))
     sop_class, uid = (str(found[tag].value) for tag in UIDS)
-    announced = Announced(sop_class, uid, sop_class, location.transfer_syntax)
+    announced = NegotiatedIdentity(sop_class, uid, sop_class, location.transfer_syntax)
     read_header(path, location.offset, announced, inflated_limit=2**28)
 
 
@@ -229,10 +229,10 @@ def test_voi_luts_are_read_up_to_the_limit() -> None:
     dataset.VOILUTSequence = [one] * MOST_TABLES + [other]
     pixels = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
-    shown = to_gray(dataset, pixels, MOST_TABLES + 1)
+    shown = apply_display_pipeline(dataset, pixels, MOST_TABLES + 1)
 
     dataset.VOILUTSequence = [one]
-    assert (shown.gray == to_gray(dataset, pixels, 1).gray).all()
+    assert (shown.gray == apply_display_pipeline(dataset, pixels, 1).gray).all()
 
 
 def test_inflating_copies_each_input_byte_about_once_per_pass(

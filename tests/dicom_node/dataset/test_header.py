@@ -32,7 +32,7 @@ from dicom_node.dataset.element_reader import (
     MOST_ELEMENTS,
     InflatedSource,
 )
-from dicom_node.dataset.header import Announced, read_header
+from dicom_node.dataset.header import NegotiatedIdentity, read_header
 from dicom_node.errors import CannotUnderstandError, MismatchError
 from dicom_node.instance import InstanceHeader
 from dicom_node.patient import Patient
@@ -95,7 +95,7 @@ def read(
 ) -> InstanceHeader:
     path = path / "instance"
     path.write_bytes(b"meta" + content)
-    announced = Announced(sop_class, uid, DX, syntax)
+    announced = NegotiatedIdentity(sop_class, uid, DX, syntax)
     return read_header(path, 4, announced, inflated_limit=LIMIT)
 
 
@@ -524,7 +524,7 @@ def test_headers_of_real_radiographs_equal_those_of_pydicom(
             path,
             # Preamble, prefix, the group length's own element (PS3.10 7.1).
             128 + 4 + 12 + length,
-            Announced(sop_class, uid, sop_class, syntax),
+            NegotiatedIdentity(sop_class, uid, sop_class, syntax),
             inflated_limit=10**9,
         )
         seen += 1

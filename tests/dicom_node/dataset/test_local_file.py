@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node.dataset.local_file import adopt, read_local_header
+from dicom_node.dataset.local_file import read_local_file, read_local_header
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.source import read_source
@@ -18,7 +18,7 @@ PHANTOM = phantoms()[0]
 def adopted(draft: Draft, folder: Path) -> ReceivedInstance:
     path = folder / "file"
     path.write_bytes(PHANTOM.part10[: -len(PHANTOM.dataset)] + closed(draft))
-    return adopt(path, read_local_header(path, 10**8))
+    return read_local_file(path, read_local_header(path, 10**8))
 
 
 def draft() -> Draft:
@@ -54,7 +54,7 @@ def test_file_without_preamble_is_read_in_place(tmp_path: Path) -> None:
     path = tmp_path / "bare"
     path.write_bytes(PHANTOM.dataset)
 
-    adopted = adopt(path, read_local_header(path, 10**8))
+    adopted = read_local_file(path, read_local_header(path, 10**8))
 
     assert adopted.path == path
     assert adopted.header.sop_instance_uid == PHANTOM.sop_instance_uid

@@ -35,7 +35,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.dataset.transfer_syntaxes import DECODABLE, LOSSY, decode_pixels
-from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.client import DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.pixels.decode import DecodeOptions, decode
@@ -200,15 +200,15 @@ def test_high_throughput_jpeg_2000_is_decoded(syntax: UID, off: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[DecodingChild]:
-    child = DecodingChild(timeout_s=20, memory_mb=1024)
+def child() -> Iterator[DecoderProcess]:
+    child = DecoderProcess(timeout_s=20, memory_mb=1024)
     yield child
     child.close()
 
 
 @pytest.mark.parametrize("syntax", DECODABLE, ids=lambda uid: uid.name)
 def test_the_decoding_child_decodes_the_same_pixels(
-    syntax: UID, child: DecodingChild, peer: Peer, tmp_path: Path
+    syntax: UID, child: DecoderProcess, peer: Peer, tmp_path: Path
 ) -> None:
     path = tmp_path / "image.dcm"
     if syntax in HIGH_THROUGHPUT:

@@ -24,10 +24,10 @@ from PIL import Image
 import dicom_node.log.format  # noqa: F401 - as in each process that has a decoding child
 from dicom_node.dataset.part10 import pydicom_silenced
 from dicom_node.decoder import client
-from dicom_node.decoder.client import ChildDiedError, DecodingChild
+from dicom_node.decoder.client import ChildDiedError, DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, NotAnalyzedError
-from dicom_node.log.context import Subject, about, subject
+from dicom_node.log.context import Subject, current_instance, instance_context
 from dicom_node.pixels.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.pixels.rendering import list_attributes
 from dicom_node.pixels.screening import ScreeningRules
@@ -44,15 +44,15 @@ PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[DecodingChild]:
-    child = DecodingChild(timeout_s=20, memory_mb=1024)
+def child() -> Iterator[DecoderProcess]:
+    child = DecoderProcess(timeout_s=20, memory_mb=1024)
     yield child
     child.close()
 
 
 @pytest.fixture
-def short_deadline_child() -> Iterator[DecodingChild]:
-    child = DecodingChild(timeout_s=0.3, memory_mb=1024)
+def short_deadline_child() -> Iterator[DecoderProcess]:
+    child = DecoderProcess(timeout_s=0.3, memory_mb=1024)
     yield child
     child.close()
 
@@ -65,7 +65,7 @@ def wait_until_dead(pid: int) -> None:
 
 
 def test_child_decodes_the_same_pixels_as_the_parent(
-    child: DecodingChild, tmp_path: Path
+    child: DecoderProcess, tmp_path: Path
 ) -> None:
     path = tmp_path / "phantom.dcm"
     phantom_dataset(PHANTOM).save_as(path, enforce_file_format=True)
@@ -78,7 +78,7 @@ def test_child_decodes_the_same_pixels_as_the_parent(
 
 
 def test_child_reports_the_reason_of_an_instance_that_is_not_analyzed(
-    child: DecodingChild, tmp_path: Path
+    child: DecoderProcess, tmp_path: Path
 ) -> None:
     path = tmp_path / "phantom.dcm"
     dataset = phantom_dataset(PHANTOM)
@@ -91,7 +91,7 @@ def test_child_reports_the_reason_of_an_instance_that_is_not_analyzed(
     assert caught.value.reason is Unanalyzed.FRAMES
 
 
-def test_child_reports_errors_of_plain_images(child: DecodingChild) -> None:
+def test_child_reports_errors_of_plain_images(child: DecoderProcess) -> None:
     with pytest.raises(NotAnImageError, match="PNG, JPEG"):
         child.run(partial(read_plain_image, max_megapixels=1), b"no image")
 
@@ -99,7 +99,7 @@ def test_child_reports_errors_of_plain_images(child: DecodingChild) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "TIFF", "WEBP"])
 def test_child_decodes_plain_images_to_the_same_pixels(
-    kind: str, mode: str, child: DecodingChild
+    kind: str, mode: str, child: DecoderProcess
 ) -> None:
     if (kind, mode) == ("JPEG", "RGBA"):
         pytest.skip("JPEG has no transparency")
@@ -115,7 +115,7 @@ def test_child_decodes_plain_images_to_the_same_pixels(
 
 @pytest.mark.parametrize("encoding", ["ISO 2022 IR 159", "GB18030", "windows-1256"])
 def test_attributes_are_read_in_any_character_set(
-    encoding: str, child: DecodingChild, tmp_path: Path
+    encoding: str, child: DecoderProcess, tmp_path: Path
 ) -> None:
     path = tmp_path / "phantom.dcm"
     dataset = phantom_dataset(PHANTOM)
@@ -137,7 +137,7 @@ def test_attributes_are_read_in_any_character_set(
     ],
 )
 def test_death_of_the_child_fails_one_call_and_the_child_is_replaced(
-    function: object, argument: int, message: str, child: DecodingChild
+    function: object, argument: int, message: str, child: DecoderProcess
 ) -> None:
     with pytest.raises(ChildDiedError, match=message):
         child.run(function, argument)  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def test_death_of_the_child_fails_one_call_and_the_child_is_replaced(
 
 
 def test_hanging_child_is_killed_at_the_deadline(
-    short_deadline_child: DecodingChild,
+    short_deadline_child: DecoderProcess,
 ) -> None:
     before = short_deadline_child.pid
     start = time.monotonic()
@@ -161,7 +161,7 @@ def test_hanging_child_is_killed_at_the_deadline(
 
 
 def test_child_is_replaced_after_its_last_call(
-    child: DecodingChild, monkeypatch: pytest.MonkeyPatch
+    child: DecoderProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client, "CALLS", 3)
     callers = [child.run(os.getpid) for _ in range(7)]
@@ -171,7 +171,7 @@ def test_child_is_replaced_after_its_last_call(
 
 
 def test_killed_child_is_replaced_without_importing_the_codecs_again(
-    short_deadline_child: DecodingChild,
+    short_deadline_child: DecoderProcess,
 ) -> None:
     server = short_deadline_child.server_pid
     for _ in range(5):
@@ -183,7 +183,7 @@ def test_killed_child_is_replaced_without_importing_the_codecs_again(
     assert short_deadline_child.server_pid == server
 
 
-def test_dead_fork_server_is_replaced(child: DecodingChild) -> None:
+def test_dead_fork_server_is_replaced(child: DecoderProcess) -> None:
     child_pid, server = child.pid, child.server_pid
     assert child_pid is not None
     assert server is not None
@@ -195,7 +195,7 @@ def test_dead_fork_server_is_replaced(child: DecodingChild) -> None:
 
 
 def test_death_of_the_fork_server_fails_only_the_current_call(
-    child: DecodingChild, caplog: pytest.LogCaptureFixture
+    child: DecoderProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     server = child.server_pid
     assert server is not None
@@ -211,7 +211,7 @@ def test_death_of_the_fork_server_fails_only_the_current_call(
 
 
 def test_fork_server_has_one_thread_and_no_extra_file_descriptors(
-    child: DecodingChild,
+    child: DecoderProcess,
 ) -> None:
     process = Path(f"/proc/{child.server_pid}")
 
@@ -221,7 +221,7 @@ def test_fork_server_has_one_thread_and_no_extra_file_descriptors(
 
 
 def test_death_of_an_idle_child_fails_no_call(
-    child: DecodingChild,
+    child: DecoderProcess,
 ) -> None:
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
@@ -231,14 +231,14 @@ def test_death_of_an_idle_child_fails_no_call(
 
 
 def test_error_for_deep_recursion_does_not_quote_the_input(
-    child: DecodingChild,
+    child: DecoderProcess,
 ) -> None:
     with pytest.raises(AnalysisError, match=r"RecursionError in .*decoder\.py"):
         child.run(json.loads, "[" * 100_000)
 
 
 def test_unexpected_error_names_its_type_but_not_its_message(
-    child: DecodingChild,
+    child: DecoderProcess,
 ) -> None:
     with pytest.raises(AnalysisError, match="JSONDecodeError") as caught:
         child.run(json.loads, "Secret^Name")
@@ -247,7 +247,7 @@ def test_unexpected_error_names_its_type_but_not_its_message(
 
 
 def test_other_calls_succeed_if_a_concurrent_call_kills_the_child(
-    child: DecodingChild,
+    child: DecoderProcess,
 ) -> None:
     def call(number: int) -> int:
         if number == 3:
@@ -263,7 +263,7 @@ def test_other_calls_succeed_if_a_concurrent_call_kills_the_child(
 
 
 def test_parent_logs_the_records_of_the_child(
-    child: DecodingChild, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    child: DecoderProcess, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "phantom.dcm"
     dataset = phantom_dataset(PHANTOM)
@@ -271,8 +271,8 @@ def test_parent_logs_the_records_of_the_child(
     dataset.save_as(path, enforce_file_format=True)
 
     subjects: list[Subject | None] = []
-    caplog.handler.addFilter(lambda _: subjects.append(subject()) or True)
-    with caplog.at_level(logging.WARNING), about("1.2.3", "a1"):
+    caplog.handler.addFilter(lambda _: subjects.append(current_instance()) or True)
+    with caplog.at_level(logging.WARNING), instance_context("1.2.3", "a1"):
         child.run(decode_file, path, RULES, OPTIONS)
 
     [record] = caplog.records
@@ -282,10 +282,10 @@ def test_parent_logs_the_records_of_the_child(
 
 
 @pytest.fixture
-def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecodingChild]:
+def forging_child(monkeypatch: pytest.MonkeyPatch) -> Iterator[DecoderProcess]:
     """A child that runs code of the test; see forging_child.py."""
     monkeypatch.setattr(client, "MODULE", "tests.support.forging_child")
-    child = DecodingChild(timeout_s=2, memory_mb=512)
+    child = DecoderProcess(timeout_s=2, memory_mb=512)
     yield child
     child.close()
 
@@ -355,7 +355,7 @@ FORGED = {
 
 
 def test_parent_does_not_load_pickles_of_the_child(
-    forging_child: DecodingChild, tmp_path: Path
+    forging_child: DecoderProcess, tmp_path: Path
 ) -> None:
     created = tmp_path / "created"
     pickled = pickle.dumps(("returned", Marker(created)))
@@ -366,7 +366,7 @@ def test_parent_does_not_load_pickles_of_the_child(
     assert not created.exists()
 
 
-def test_parent_accepts_a_valid_response(forging_child: DecodingChild) -> None:
+def test_parent_accepts_a_valid_response(forging_child: DecoderProcess) -> None:
     response = forging_child.run(decoded, forged())
 
     assert response.radiograph.pixels.tolist() == [[0, 0, 0], [0, 0, 0]]
@@ -376,7 +376,7 @@ def test_parent_accepts_a_valid_response(forging_child: DecodingChild) -> None:
 
 @pytest.mark.parametrize("code", FORGED.values(), ids=FORGED.keys())
 def test_parent_kills_the_child_after_a_forged_response(
-    code: str, forging_child: DecodingChild
+    code: str, forging_child: DecoderProcess
 ) -> None:
     before = forging_child.pid
     assert before is not None
@@ -389,7 +389,7 @@ def test_parent_kills_the_child_after_a_forged_response(
 
 
 def test_forged_log_record_is_logged_as_one_line(
-    forging_child: DecodingChild, caplog: pytest.LogCaptureFixture
+    forging_child: DecoderProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     text = "\nERROR root: \x1b[31m" + "x" * 2000
     with caplog.at_level(logging.WARNING):
@@ -412,7 +412,7 @@ STALLS = {
 
 @pytest.mark.parametrize("code", STALLS.values(), ids=STALLS.keys())
 def test_child_that_stalls_is_killed_at_the_deadline(
-    code: str, forging_child: DecodingChild
+    code: str, forging_child: DecoderProcess
 ) -> None:
     before = forging_child.pid
     assert before is not None
@@ -426,7 +426,7 @@ def test_child_that_stalls_is_killed_at_the_deadline(
 
 
 def test_child_that_does_not_read_its_call_is_killed_at_the_deadline(
-    short_deadline_child: DecodingChild,
+    short_deadline_child: DecoderProcess,
 ) -> None:
     assert short_deadline_child.pid is not None
     os.kill(short_deadline_child.pid, signal.SIGSTOP)
@@ -438,27 +438,27 @@ def test_child_that_does_not_read_its_call_is_killed_at_the_deadline(
 
 
 def test_error_for_a_missing_file_names_the_cause(
-    child: DecodingChild, tmp_path: Path
+    child: DecoderProcess, tmp_path: Path
 ) -> None:
     with pytest.raises(AnalysisError, match="gone from the disk"):
         child.run(decode_file, tmp_path / "gone.dcm", RULES, OPTIONS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_child_ignores_sigterm_and_sigint(child: DecodingChild, number: int) -> None:
+def test_child_ignores_sigterm_and_sigint(child: DecoderProcess, number: int) -> None:
     child.run(signal.raise_signal, number)
 
     assert child.run(max, 1, 2) == 2
 
 
-def test_child_does_not_import_torch(child: DecodingChild) -> None:
+def test_child_does_not_import_torch(child: DecoderProcess) -> None:
     loaded = child.run(eval, "'torch' in __import__('sys').modules")
 
     assert not loaded
 
 
 def test_close_ends_the_child_and_the_fork_server() -> None:
-    child = DecodingChild(timeout_s=1, memory_mb=1024)
+    child = DecoderProcess(timeout_s=1, memory_mb=1024)
     pid, server = child.pid, child.server_pid
     assert pid is not None
     assert server is not None
@@ -501,7 +501,7 @@ def test_busy_child_dies_with_its_parent(state: str) -> None:
 
 
 def test_uncaught_exception_of_the_child_is_one_line_in_the_parent_log(
-    child: DecodingChild, caplog: pytest.LogCaptureFixture
+    child: DecoderProcess, caplog: pytest.LogCaptureFixture
 ) -> None:
     # The exception is raised in a destructor, since the child cannot start threads.
     code = """

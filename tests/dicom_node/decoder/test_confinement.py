@@ -12,7 +12,7 @@ import pytest
 
 from config.settings import load
 from dicom_node.commands import check
-from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.confinement import (
     ALLOWED,
     MACHINES,
@@ -31,18 +31,18 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[DecodingChild]:
+def child() -> Iterator[DecoderProcess]:
     os.environ["STOW_TOKEN"] = SECRET
     with Path("/etc/passwd").open() as file:
         os.set_inheritable(file.fileno(), True)  # noqa: FBT003
-        child = DecodingChild(timeout_s=20, memory_mb=1024)
+        child = DecoderProcess(timeout_s=20, memory_mb=1024)
     del os.environ["STOW_TOKEN"]
     yield child
     child.close()
 
 
 @pytest.fixture(scope="module")
-def confined(child: DecodingChild) -> DecodingChild:
+def confined(child: DecoderProcess) -> DecoderProcess:
     """A child on a kernel that offers both Landlock and seccomp."""
     if not child.confinement.is_whole:
         pytest.skip(f"this kernel has {child.confinement}")
@@ -85,7 +85,7 @@ ESCAPES = {
 
 
 @pytest.mark.parametrize("escape", ESCAPES.values(), ids=ESCAPES.keys())
-def test_confined_child_cannot(escape: str, confined: DecodingChild) -> None:
+def test_confined_child_cannot(escape: str, confined: DecoderProcess) -> None:
     names = re.findall(r"\b(os|socket|signal|resource)\.", escape)
     code = "".join(f"import {name}\n" for name in names) + escape
 
@@ -95,7 +95,7 @@ def test_confined_child_cannot(escape: str, confined: DecodingChild) -> None:
         confined.run(exec, code, {})  # resource raises ValueError
 
 
-def test_a_child_cannot_start_a_thread(confined: DecodingChild) -> None:
+def test_a_child_cannot_start_a_thread(confined: DecoderProcess) -> None:
     code = "import threading\nthreading.Thread(target=print).start()"
 
     with pytest.raises(AnalysisError, match="unexpectedly: RuntimeError in start"):
@@ -119,7 +119,7 @@ assert not passed, passed
 """
 
 
-def test_system_calls_that_are_not_listed_are_denied(confined: DecodingChild) -> None:
+def test_system_calls_that_are_not_listed_are_denied(confined: DecoderProcess) -> None:
     machine = os.uname().machine
     listed = [*ALLOWED.values(), *NOT_EXECUTABLE.values()]
     passed = {each[MACHINES.index(machine)] for each in listed}
@@ -130,7 +130,7 @@ def test_system_calls_that_are_not_listed_are_denied(confined: DecodingChild) ->
     confined.run(exec, EVERY_CALL.format(numbers=numbers), {})
 
 
-def test_a_child_cannot_make_memory_executable(confined: DecodingChild) -> None:
+def test_a_child_cannot_make_memory_executable(confined: DecoderProcess) -> None:
     code = "import mmap\nmmap.mmap(-1, 4096, prot=mmap.PROT_READ | {})"
 
     confined.run(exec, code.format("mmap.PROT_WRITE"), {})
@@ -147,7 +147,7 @@ def test_a_child_cannot_make_memory_executable(confined: DecodingChild) -> None:
     confined.run(exec, changed, {})
 
 
-def test_the_environment_of_a_child_holds_no_secrets(child: DecodingChild) -> None:
+def test_the_environment_of_a_child_holds_no_secrets(child: DecoderProcess) -> None:
     environment = Path(f"/proc/{child.pid}/environ").read_text()
 
     names = {each.partition("=")[0] for each in environment.split("\0") if each}
@@ -159,13 +159,13 @@ def test_the_environment_of_a_child_holds_no_secrets(child: DecodingChild) -> No
     assert SECRET not in environment
 
 
-def test_a_child_holds_no_descriptors_of_its_parent(child: DecodingChild) -> None:
+def test_a_child_holds_no_descriptors_of_its_parent(child: DecoderProcess) -> None:
     descriptors = list(Path(f"/proc/{child.pid}/fd").iterdir())
 
     assert len(descriptors) == 4  # three of /dev/null, and the socket
 
 
-def test_a_child_has_one_thread_when_it_is_confined(child: DecodingChild) -> None:
+def test_a_child_has_one_thread_when_it_is_confined(child: DecoderProcess) -> None:
     assert len(list(Path(f"/proc/{child.pid}/task").iterdir())) == 1
 
 
@@ -193,7 +193,7 @@ os._exit(1)
     ids=["Landlock", "seccomp"],
 )
 def test_each_layer_alone_denies_access_to_files(
-    layer: str, other: str, mode: str, confined: DecodingChild, tmp_path: Path
+    layer: str, other: str, mode: str, confined: DecoderProcess, tmp_path: Path
 ) -> None:
     del confined
     path = tmp_path / "file"
@@ -244,7 +244,7 @@ def test_child_decodes_and_logs_a_warning_on_a_kernel_without_confinement() -> N
 
 
 def test_confinement_of_a_child_is_the_one_that_the_kernel_offers(
-    child: DecodingChild,
+    child: DecoderProcess,
 ) -> None:
     assert offered() == child.confinement
 

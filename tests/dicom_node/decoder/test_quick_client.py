@@ -18,7 +18,7 @@ from dicom_node.decoder.quick_client import (
     SLOW_NICENESS,
     UNKNOWN_S,
     Allowance,
-    QuickChild,
+    QuickDecoder,
     _kind,
     slow_child,
 )
@@ -94,7 +94,7 @@ def test_failed_calls_do_not_change_the_usual_time() -> None:
 
 
 def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
-    child = QuickChild(timeout_s=60, memory_mb=1024)
+    child = QuickDecoder(timeout_s=60, memory_mb=1024)
     allowance = child._allowance
     for _ in range(FEWEST):
         allowance.use(time.sleep, 0.01, succeeded=True)
@@ -110,7 +110,7 @@ def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
 
 
 def test_a_call_that_uses_the_allowance_and_succeeds_took_long() -> None:
-    child = QuickChild(timeout_s=60, memory_mb=1024)
+    child = QuickDecoder(timeout_s=60, memory_mb=1024)
     for _ in range(FEWEST):
         child._allowance.use(time.sleep, 0.01, succeeded=True)
     try:
@@ -121,7 +121,7 @@ def test_a_call_that_uses_the_allowance_and_succeeds_took_long() -> None:
 
 
 def test_timeout_of_the_settings_limits_every_call() -> None:
-    child = QuickChild(timeout_s=0.5, memory_mb=1024)
+    child = QuickDecoder(timeout_s=0.5, memory_mb=1024)
     try:
         with pytest.raises(ChildTimeoutError, match=r"longer than 0\.5 s"):
             child.run(time.sleep, 600)
@@ -129,7 +129,7 @@ def test_timeout_of_the_settings_limits_every_call() -> None:
         child.close()
 
 
-def use_up_allowance(child: QuickChild) -> None:
+def use_up_allowance(child: QuickDecoder) -> None:
     child._allowance.use(_kind(decode_file), 100, succeeded=False)
 
 
@@ -145,7 +145,7 @@ def test_fifty_large_images_take_only_the_time_to_read_their_headers(
     tmp_path: Path,
 ) -> None:
     large = saved(tmp_path / "large.dcm", 16_000, 12_500)
-    child = QuickChild(timeout_s=60, memory_mb=1024)
+    child = QuickDecoder(timeout_s=60, memory_mb=1024)
     use_up_allowance(child)
     try:
         start = time.monotonic()
@@ -163,7 +163,7 @@ def test_fifty_large_images_take_only_the_time_to_read_their_headers(
 def test_images_of_ordinary_size_need_no_allowance(tmp_path: Path) -> None:
     image = phantom_dataset(draw_phantom(broken=True, rows=3000, columns=2500))
     image.save_as(tmp_path / "image.dcm", enforce_file_format=True)
-    child = QuickChild(timeout_s=60, memory_mb=1024)
+    child = QuickDecoder(timeout_s=60, memory_mb=1024)
     use_up_allowance(child)
     try:
         decoded = child.run(decode_file, tmp_path / "image.dcm", RULES, OPTIONS)

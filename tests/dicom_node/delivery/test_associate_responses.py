@@ -18,7 +18,7 @@ from pydicom.uid import (
 
 from config.destinations import Address
 from dicom_node.delivery.c_store import echo, send
-from dicom_node.delivery.n_action import WELL_KNOWN, ask
+from dicom_node.delivery.n_action import WELL_KNOWN, request_commitment
 from dicom_node.network.associate_pdu import read_accept
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
 from dicom_node.network.storage_commitment import Request
@@ -534,7 +534,7 @@ def test_n_event_report_without_a_parameter_gets_a_failure_status(
         connection.sendall(RELEASED)
 
     with playing(play) as peer:
-        outcome = ask(
+        outcome = request_commitment(
             Request("1.2.3", (("1.2", "1.2.3.4"),)),
             Address(ae_title="ARCHIVE", host="127.0.0.1", port=peer.port),
             calling_ae_title="NODE",

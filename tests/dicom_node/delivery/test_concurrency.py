@@ -1,7 +1,7 @@
 """The limit of concurrent deliveries to one AE or service."""
 
 from config.destinations import Address, SenderDestination
-from dicom_node.delivery.concurrency import AT_ONCE, Turns
+from dicom_node.delivery.concurrency import AT_ONCE, ConcurrencyLimits
 from tests.support.journals import destination
 
 
@@ -10,7 +10,7 @@ def address(ae_title: str) -> Address:
 
 
 def test_destination_gets_two_deliveries_at_once_from_all_senders() -> None:
-    turns, pacs = Turns(), destination("pacs")
+    turns, pacs = ConcurrencyLimits(), destination("pacs")
 
     acquired = [
         turns.at(pacs, sender).acquire(blocking=False)
@@ -26,7 +26,7 @@ def test_destination_gets_two_deliveries_at_once_from_all_senders() -> None:
 def test_return_delivery_to_a_sender_does_not_wait_for_other_senders() -> None:
     peers = address("DX1"), address("DX2")
     to_senders = SenderDestination(name="back", type="sender", peers=peers)
-    turns = Turns()
+    turns = ConcurrencyLimits()
     for _ in range(AT_ONCE):
         assert turns.at(to_senders, "DX1").acquire(blocking=False)
 

@@ -18,7 +18,7 @@ from config.destinations import (
     StowDestination,
 )
 from dicom_node.delivery import dispatch
-from dicom_node.delivery.dispatch import deliver, signs_of_life
+from dicom_node.delivery.dispatch import deliver, echo_destination
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.outcome import Outcome, Verdict
@@ -169,7 +169,7 @@ def test_signs_of_life_are_requested_from_every_peer(
                 sender_destination(address(room), unreachable),
                 web,
             )
-            for name, check in signs_of_life(each.name, each, calling_ae_title="US")
+            for name, check in echo_destination(each.name, each, calling_ae_title="US")
         }
 
     alive = [name for name, each in outcomes.items() if each.verdict is Verdict.STORED]

@@ -20,7 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 
 from config.destinations import Address
 from dicom_node.delivery.c_store import echo, send
-from dicom_node.delivery.n_action import WELL_KNOWN, ask
+from dicom_node.delivery.n_action import WELL_KNOWN, request_commitment
 from dicom_node.network import upper_layer
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
 from dicom_node.network.storage_commitment import Request
@@ -281,7 +281,7 @@ def test_endless_commitment_reports_start_few_threads() -> None:
 
     with playing(after_a_request(flood, REPORT * 500)) as peer:
         most_threads = threading.active_count()
-        outcome = ask(
+        outcome = request_commitment(
             Request("1.2.3", (("1.2", "1.2.3.4"),)),
             address_of(peer),
             calling_ae_title="NODE",

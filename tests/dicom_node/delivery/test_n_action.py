@@ -31,8 +31,8 @@ from dicom_node.journal.analyses import Answer
 from dicom_node.journal.commitments import REPORT_WAIT_S
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.retention import DAY_S, let_go
-from dicom_node.metrics.counters import DELIVERED, UNDELIVERED, Family, read
+from dicom_node.journal.retention import DAY_S, delete_expired
+from dicom_node.metrics.counters import DELIVERED, UNDELIVERED, MetricFamily, read
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.storage_commitment import Report
 from dicom_node.queries.failures import failed, grouped
@@ -172,7 +172,7 @@ class Node:
     def sweep(self) -> int:
         """Remove expired files; return the number of affected instances."""
         kept = load(None, {}).retention
-        return let_go(self.engine, self._directory, kept).files
+        return delete_expired(self.engine, self._directory, kept).files
 
     @property
     def row(self) -> sa.Row[tuple[object, ...]]:
@@ -186,7 +186,7 @@ class Node:
             rows = connection.execute(query).all()
         return {row.sop_instance_uid: row.state for row in rows}
 
-    def counted(self, family: Family) -> int:
+    def counted(self, family: MetricFamily) -> int:
         with self.engine.connect() as connection:
             tallies = read(connection)
         return sum(each.times for each in tallies if each.name == family.name)

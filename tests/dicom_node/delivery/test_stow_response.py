@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dicom_node.delivery.stow_response import Answer, became_of
+from dicom_node.delivery.stow_response import StowResponse, object_outcomes
 from dicom_node.outcome import Outcome, Verdict
 from tests.support.dicomweb_service import JSON, module
 
@@ -15,7 +15,9 @@ BRIEFLY = Verdict.RETRY_BRIEFLY
 def outcome_of(
     code: int, content: bytes = b"", media_type: str = JSON, uid: str = "1.2.3"
 ) -> Outcome:
-    return became_of([uid], Answer(code, "", media_type, content), "mend it")[uid]
+    return object_outcomes(
+        [uid], StowResponse(code, "", media_type, content), "mend it"
+    )[uid]
 
 
 def outcome_of_module(code: int, content: object) -> Outcome:
@@ -72,8 +74,8 @@ def test_verdict_for_an_http_status_without_a_module(
 def test_log_text_contains_nothing_of_the_service(
     code: int, media_type: str, words: str
 ) -> None:
-    response = Answer(code, "Doe^Jane", media_type, b"")
-    (outcome,) = became_of(["1.2.3"], response, "").values()
+    response = StowResponse(code, "Doe^Jane", media_type, b"")
+    (outcome,) = object_outcomes(["1.2.3"], response, "").values()
 
     assert outcome.log_text.startswith(words)
     assert "jane" not in outcome.log_text.lower()
@@ -133,7 +135,9 @@ def test_object_listed_as_stored_counts_as_stored(
 def test_each_object_has_its_own_verdict() -> None:
     content = json.dumps(module({"1": None}, {"2": 0xC000, "9": 0xA900})).encode()
 
-    outcomes = became_of(["1", "2", "3"], Answer(202, "", JSON, content), "")
+    outcomes = object_outcomes(
+        ["1", "2", "3"], StowResponse(202, "", JSON, content), ""
+    )
 
     verdicts = {uid: each.verdict for uid, each in outcomes.items()}
     assert verdicts == {"1": STORED, "2": REFUSED, "3": BRIEFLY}

@@ -15,7 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from config.destinations import Address, SenderDestination
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.attempts import FIRST_PAUSE_S
+from dicom_node.journal.attempts import RETRY_INITIAL_DELAY_S
 from dicom_node.journal.circuit_breaker import FORGET_AFTER_S, CircuitBreaker
 from dicom_node.journal.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
@@ -120,7 +120,7 @@ def test_only_one_of_many_deliveries_to_a_failing_archive_is_tried_again(
 
     (pause,) = scheduled(engine).values()
     elapsed = time.time() - begun
-    assert FIRST_PAUSE_S / 2 - elapsed <= pause <= FIRST_PAUSE_S
+    assert RETRY_INITIAL_DELAY_S / 2 - elapsed <= pause <= RETRY_INITIAL_DELAY_S
     assert state(engine).reason == outcome.comment
 
 
@@ -156,7 +156,11 @@ def test_pause_doubles_with_each_probe_and_deliveries_probe_in_rotation(
 
     assert set(probes[:3]) == set(probes[3:]) == set(waiting)
     for number, pause in enumerate(pauses):
-        assert FIRST_PAUSE_S * 2**number / 2 - 1 < pause <= FIRST_PAUSE_S * 2**number
+        assert (
+            RETRY_INITIAL_DELAY_S * 2**number / 2 - 1
+            < pause
+            <= RETRY_INITIAL_DELAY_S * 2**number
+        )
 
 
 @pytest.mark.parametrize(
@@ -201,7 +205,7 @@ def test_object_that_breaks_the_archive_does_not_delay_others(
         pauses.append(scheduled(engine)[breaking])
 
     for number, pause in enumerate(pauses, start=2):
-        assert FIRST_PAUSE_S * 2 ** (number - 1) / 2 - 1 < pause
+        assert RETRY_INITIAL_DELAY_S * 2 ** (number - 1) / 2 - 1 < pause
 
 
 def test_attempt_that_sends_nothing_does_not_change_the_peer_state(

@@ -24,13 +24,13 @@ from config.settings import StorageSettings
 from dicom_node.errors import SamePictureError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import Answer, Conclusion
-from dicom_node.journal.attempts import LONGEST_PAUSE_S, pause_s
+from dicom_node.journal.attempts import RETRY_MAX_DELAY_S, retry_delay_s
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.outcome import Outcome
 from dicom_node.patient import Patient
 from dicom_node.reasons import Failure, Unanalyzed
-from dicom_node.results.overlay_data import drawing_in
+from dicom_node.results.overlay_data import overlay_in
 from dicom_node.storage import database
 from dicom_node.storage.database import open_engine, writing
 from dicom_node.storage.migration import WORKS_FROM, SchemaError, check_schema, migrate
@@ -114,7 +114,7 @@ def test_drawing_in_the_database_is_that_of_the_last_answer(
     with engine.connect() as connection:
         (row,) = connection.execute(finding.select()).all()
 
-    drawing = drawing_in(row)
+    drawing = overlay_in(row)
     assert (drawing.doubtful, drawing.definite) == (0.25, 0.9)
     assert drawing.levels.tolist() == [[0, 255], [128, 7]]
 
@@ -1020,10 +1020,10 @@ def test_pauses_double_up_to_a_bound() -> None:
         (1, 2),
         (2, 4),
         (5, 32),
-        (9, LONGEST_PAUSE_S),
+        (9, RETRY_MAX_DELAY_S),
         (500, 300),
     ]:
-        assert longest / 2 <= pause_s(attempts) <= longest
+        assert longest / 2 <= retry_delay_s(attempts) <= longest
 
 
 def test_unmigrated_database_is_refused_and_migrate_can_be_repeated(

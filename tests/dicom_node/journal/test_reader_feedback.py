@@ -5,7 +5,7 @@ import time
 import sqlalchemy as sa
 
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.reader_feedback import EXPORTED, Feedback, Verdict
+from dicom_node.journal.reader_feedback import EXPORTED, Feedback, Judgement
 from tests.support.journals import ANSWER, Receive
 
 
@@ -21,17 +21,17 @@ def test_last_feedback_of_each_reader_counts(
 ) -> None:
     instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
 
-    assert feedback.give(instance_id, "anna", Verdict.AGREE)
-    assert feedback.give(instance_id, "ben", Verdict.UNSURE)
-    assert feedback.give(instance_id, "anna", Verdict.DISAGREE, (12.5, 30.0))
+    assert feedback.give(instance_id, "anna", Judgement.AGREE)
+    assert feedback.give(instance_id, "ben", Judgement.UNSURE)
+    assert feedback.give(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
 
     anna, ben = feedback.of(instance_id)
     assert (anna.who, anna.verdict, anna.place) == (
         "anna",
-        Verdict.DISAGREE,
+        Judgement.DISAGREE,
         (12.5, 30.0),
     )
-    assert (ben.who, ben.verdict, ben.place) == ("ben", Verdict.UNSURE, None)
+    assert (ben.who, ben.verdict, ben.place) == ("ben", Judgement.UNSURE, None)
     feedback.withdraw(instance_id, "anna")
     assert feedback.of(instance_id) == [ben]
 
@@ -42,8 +42,8 @@ def test_feedback_on_an_instance_without_a_result_is_rejected(
     received, feedback = receive(), Feedback(engine)
     journal.record(received)
 
-    assert not feedback.give(received.id, "anna", Verdict.AGREE)
-    assert not feedback.give("nobody", "anna", Verdict.AGREE)
+    assert not feedback.give(received.id, "anna", Judgement.AGREE)
+    assert not feedback.give("nobody", "anna", Judgement.AGREE)
     assert feedback.of(received.id) == []
 
 
@@ -52,7 +52,7 @@ def test_export_contains_the_feedback_and_no_patient_data(
 ) -> None:
     instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
     began = time.time()
-    feedback.give(instance_id, "anna", Verdict.DISAGREE, (12.5, 30.0))
+    feedback.give(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
 
     (row,) = feedback.export(began, time.time() + 1)
 
@@ -69,7 +69,7 @@ def test_feedback_on_a_replaced_result_is_not_exported(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
-    feedback.give(instance_id, "anna", Verdict.AGREE)
+    feedback.give(instance_id, "anna", Judgement.AGREE)
     assert feedback.of(instance_id)[0].is_current
 
     journal.analyze_again(instance_id)

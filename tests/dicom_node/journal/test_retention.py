@@ -9,14 +9,14 @@ import pytest
 import sqlalchemy as sa
 
 from config.settings import RetentionSettings, load
-from dicom_node.audit.event import AuditEvent, What
+from dicom_node.audit.event import AuditEvent, AuditEventType
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal import retention
 from dicom_node.journal.analyses import Conclusion
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
-from dicom_node.journal.reader_feedback import Feedback, Verdict
-from dicom_node.journal.retention import DAY_S, LetGo, let_go
+from dicom_node.journal.reader_feedback import Feedback, Judgement
+from dicom_node.journal.retention import DAY_S, Deleted, delete_expired
 from dicom_node.storage.tables import (
     DeliveryState,
     InstanceState,
@@ -112,8 +112,8 @@ class Keeper:
                 earlier = {column: column - days * DAY_S}
                 connection.execute(sa.update(column.table).values(earlier))
 
-    def sweep(self, kept: RetentionSettings = KEPT) -> LetGo:
-        return let_go(self.engine, self.folder, kept)
+    def sweep(self, kept: RetentionSettings = KEPT) -> Deleted:
+        return delete_expired(self.engine, self.folder, kept)
 
     def rows(self) -> dict[str, int]:
         with self.engine.connect() as connection:
@@ -141,17 +141,17 @@ def test_delivered_instance_is_removed_with_its_results_after_its_days(
     path = keeper.delivered(one)
     keeper.pass_days(6.9)
 
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
     assert one.path.exists()
     assert (keeper.folder / path).exists()
     keeper.pass_days(0.2)
-    assert keeper.sweep() == LetGo(files=1, rows=0)
+    assert keeper.sweep() == Deleted(files=1, rows=0)
     assert not one.path.exists()
     assert not (keeper.folder / path).exists()
     assert state_of(keeper.journal, one) == InstanceState.DELIVERED
     assert keeper.rows()["finding"] == 0  # has the drawing over the image
     assert keeper.rows()["patient"] == 1
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
 
 
 def test_failed_instances_are_kept_longer(keeper: Keeper, receive: Receive) -> None:
@@ -162,10 +162,10 @@ def test_failed_instances_are_kept_longer(keeper: Keeper, receive: Receive) -> N
     keeper.journal.analyses.conclude(other.id, 1, UNANALYZED)
     keeper.pass_days(29)
 
-    assert keeper.sweep() == LetGo(files=1, rows=0)
+    assert keeper.sweep() == Deleted(files=1, rows=0)
     assert not other.path.exists()
     keeper.pass_days(2)
-    assert keeper.sweep() == LetGo(files=2, rows=0)
+    assert keeper.sweep() == Deleted(files=2, rows=0)
     assert not broken.path.exists()
     assert not refused.path.exists()
 
@@ -192,7 +192,7 @@ def test_unfinished_instance_is_kept_at_any_age(
         connection.execute(instance.update().values(received_at=0.0))
     keeper.pass_days(10_000)
 
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
     assert one.path.exists()
     assert keeper.rows()["instance"] == 1
 
@@ -209,11 +209,11 @@ def test_unanalyzed_instance_is_kept_until_its_notice_is_settled(
     keeper.pass_days(10_000)
 
     assert state_of(journal, one) == InstanceState.NOT_ANALYZED
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
     journal.settlement.give_up(one.id, "pacs", 1, "away")
     keeper.pass_days(29)
     # The notice failed, and can be retried.
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
     keeper.pass_days(2)
     assert keeper.sweep().files == 1
 
@@ -230,10 +230,10 @@ def test_retry_and_repeated_analysis_restart_the_retention_time(
 
     assert keeper.journal.deliveries.retry(retried.id, "backup")
     assert keeper.journal.analyze_again(analyzed.id)
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
     keeper.settle(retried, backup=STORED)
     keeper.pass_days(6)
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
 
 
 def test_retry_and_analysis_are_refused_after_the_files_are_removed(
@@ -268,7 +268,7 @@ def test_instance_received_again_after_its_removal_is_analyzed_again(
     assert (row.state, row.run, row.ended_at) == (InstanceState.RECEIVED, 2, None)
     assert keeper.journal.known([one.id]) == {one.id}
     keeper.pass_days(10_000)
-    assert keeper.sweep() == LetGo(files=0, rows=0)
+    assert keeper.sweep() == Deleted(files=0, rows=0)
 
 
 def test_repeated_revision_is_analyzed_if_its_file_and_shared_results_are_removed(
@@ -343,11 +343,11 @@ def test_rows_of_all_tables_are_removed_after_their_files(
         )
     keeper.pass_days(364)
 
-    assert Feedback(keeper.engine).give(one.id, "anna", Verdict.AGREE)
+    assert Feedback(keeper.engine).give(one.id, "anna", Judgement.AGREE)
     assert all(keeper.rows().values())
-    assert keeper.sweep() == LetGo(files=1, rows=0)
+    assert keeper.sweep() == Deleted(files=1, rows=0)
     keeper.pass_days(2)
-    assert keeper.sweep() == LetGo(files=0, rows=1)
+    assert keeper.sweep() == Deleted(files=0, rows=1)
     assert not any(keeper.rows().values())
 
 
@@ -363,13 +363,13 @@ def test_all_revisions_of_a_uid_are_removed_together(
     keeper.journal.analyses.conclude(young.id, 1, same)
     keeper.pass_days(8)
 
-    assert keeper.sweep() == LetGo(files=2, rows=0)
+    assert keeper.sweep() == Deleted(files=2, rows=0)
     keeper.pass_days(400)
-    assert keeper.sweep() == LetGo(files=0, rows=2)
+    assert keeper.sweep() == Deleted(files=0, rows=2)
 
 
 def test_audit_trail_has_its_own_retention_time(keeper: Keeper) -> None:
-    event = AuditEvent(What.VIEWED, "anna", about="/")
+    event = AuditEvent(AuditEventType.VIEWED, "anna", about="/")
     with keeper.engine.begin() as connection:
         for days in (2189, 2191):
             at = time.time() - days * DAY_S
@@ -390,7 +390,7 @@ def test_zero_days_keep_instances_forever(keeper: Keeper, receive: Receive) -> N
         delivered_days=0, failed_days=0, journal_days=0, audit_days=0
     )
 
-    assert keeper.sweep(zero) == LetGo(files=0, rows=0)
+    assert keeper.sweep(zero) == Deleted(files=0, rows=0)
     assert keeper.sweep(zero.model_copy(update={"failed_days": 1})).files == 1
     assert keeper.rows()["instance"] == 2
 
@@ -403,7 +403,7 @@ def test_one_sweep_removes_several_batches(
         keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, UNANALYZED)
     keeper.pass_days(400)
 
-    assert keeper.sweep() == LetGo(files=5, rows=5)
+    assert keeper.sweep() == Deleted(files=5, rows=5)
 
 
 def test_file_that_cannot_be_removed_stays_known_to_the_journal(
@@ -421,7 +421,7 @@ def test_file_that_cannot_be_removed_stays_known_to_the_journal(
         with pytest.raises(PermissionError):
             keeper.sweep()
     assert keeper.journal.known([one.id]) == {one.id}
-    assert keeper.sweep() == LetGo(files=1, rows=0)
+    assert keeper.sweep() == Deleted(files=1, rows=0)
 
 
 def test_instance_received_during_the_removal_of_its_file_has_a_file(
@@ -443,7 +443,7 @@ def test_instance_received_during_the_removal_of_its_file_has_a_file(
         unlink(path, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", slowly)
-    assert keeper.sweep() == LetGo(files=1, rows=0)
+    assert keeper.sweep() == Deleted(files=1, rows=0)
     recording.join()
 
     assert one.path.read_bytes() == b"again"
@@ -457,7 +457,7 @@ def test_simultaneous_sweeps_remove_each_file_and_row_once(
     for _ in range(20):
         keeper.journal.analyses.conclude(keeper.receive(receive()).id, 1, UNANALYZED)
     keeper.pass_days(days)
-    done: list[LetGo] = []
+    done: list[Deleted] = []
 
     def sweep() -> None:
         done.append(keeper.sweep())

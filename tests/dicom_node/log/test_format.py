@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.log.context import Stopwatch, about, log_step
+from dicom_node.log.context import Stopwatch, instance_context, log_step
 from dicom_node.log.format import JsonFormatter, TextFormatter
 
 UID, ID = "1.2.826.0.1", "a" * 32
@@ -46,7 +46,7 @@ def structured() -> Log:
 
 
 def test_a_step_is_one_line_of_text_with_uid_id_and_seconds(text: Log) -> None:
-    with about(UID, ID):
+    with instance_context(UID, ID):
         log_step(text.logger, "not analyzed", "An ultrasound.", seconds=0.25)
 
     [line] = text.lines()
@@ -55,7 +55,7 @@ def test_a_step_is_one_line_of_text_with_uid_id_and_seconds(text: Log) -> None:
 
 
 def test_a_step_is_one_object_of_json(structured: Log) -> None:
-    with about(UID, ID):
+    with instance_context(UID, ID):
         log_step(structured.logger, "received", "from\nCR1", seconds=0.5)
 
     [line] = structured.objects()
@@ -77,7 +77,7 @@ def test_records_during_work_on_an_instance_have_its_ids(
     text: Log, structured: Log
 ) -> None:
     for log in (text, structured):
-        with about(UID, ID):
+        with instance_context(UID, ID):
             log.logger.warning("The disk is full")
         log.logger.warning("Ready")
 

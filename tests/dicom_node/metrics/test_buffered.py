@@ -11,8 +11,8 @@ import sqlalchemy as sa
 import dicom_node.storage.database
 from config.settings import StorageSettings
 from dicom_node.metrics import buffered
-from dicom_node.metrics.buffered import Counting
-from dicom_node.metrics.counters import REFUSED, REJECTED, Tally, one, read
+from dicom_node.metrics.buffered import BufferedCounter
+from dicom_node.metrics.counters import REFUSED, REJECTED, Sample, increment, read
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
 
@@ -33,9 +33,9 @@ def totals(engine: sa.Engine) -> dict[str, int]:
 
 
 def test_counts_are_written_at_the_end(engine: sa.Engine) -> None:
-    with Counting(engine) as count:
+    with BufferedCounter(engine) as count:
         for reason in ("disk", "disk", "mismatch"):
-            count(one(REFUSED, reason))
+            count(increment(REFUSED, reason))
 
     assert totals(engine) == {"disk": 2, "mismatch": 1}
 
@@ -47,8 +47,8 @@ def test_counts_are_written_periodically(
     written = threading.Event()
     sa.event.listen(engine, "commit", lambda _: written.set())
 
-    with Counting(engine) as count:
-        count(one(REFUSED, "disk"))
+    with BufferedCounter(engine) as count:
+        count(increment(REFUSED, "disk"))
 
         assert written.wait(20)
 
@@ -56,14 +56,14 @@ def test_counts_are_written_periodically(
 def test_counts_are_kept_while_the_database_is_locked(
     engine: sa.Engine, tmp_path: Path
 ) -> None:
-    count = Counting(engine)
-    count(one(REFUSED, "disk"))
+    count = BufferedCounter(engine)
+    count(increment(REFUSED, "disk"))
     with sqlite3.connect(tmp_path / "node.sqlite", isolation_level=None) as other:
         other.execute("BEGIN IMMEDIATE")
         count.flush()
         other.execute("ROLLBACK")
     before = totals(engine)
-    count(one(REFUSED, "disk"))
+    count(increment(REFUSED, "disk"))
 
     for _ in range(2):
         count.flush()
@@ -73,10 +73,10 @@ def test_counts_are_kept_while_the_database_is_locked(
 
 
 def test_many_counts_with_the_same_label_use_one_entry(engine: sa.Engine) -> None:
-    count = Counting(engine)
+    count = BufferedCounter(engine)
 
     for _ in range(1000):
-        count(one(REJECTED, "local limit exceeded"))
+        count(increment(REJECTED, "local limit exceeded"))
 
     name = "fracture_node_associations_rejected"
-    assert count._counted == [Tally(name, "local limit exceeded", "", 1000, 0.0)]
+    assert count._counted == [Sample(name, "local limit exceeded", "", 1000, 0.0)]

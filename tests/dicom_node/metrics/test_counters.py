@@ -15,15 +15,15 @@ import sqlalchemy as sa
 from config.settings import StorageSettings
 from dicom_node.metrics import counters as module
 from dicom_node.metrics.counters import (
-    FAMILIES,
+    METRIC_FAMILIES,
     RECEIVED,
     REJECTED,
     STAGE,
-    Tally,
-    add_up,
-    one,
+    Sample,
+    compact,
+    increment,
+    observe,
     read,
-    took,
     write,
 )
 from dicom_node.receiver import admission
@@ -44,7 +44,7 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-def totals(engine: sa.Engine) -> list[Tally]:
+def totals(engine: sa.Engine) -> list[Sample]:
     with reading(engine) as connection:
         return sorted(read(connection), key=lambda each: (each.name, each.le))
 
@@ -56,16 +56,16 @@ def rows(engine: sa.Engine) -> int:
 
 
 def test_names_follow_the_rules_of_prometheus() -> None:
-    for family in FAMILIES:
+    for family in METRIC_FAMILIES:
         assert re.fullmatch(r"fracture_node_[a-z_]+[a-z]", family.name)
         assert family.name.endswith("_seconds") == bool(family.buckets)
         assert not family.name.endswith("_total")  # the exporter adds the suffix
         assert list(family.buckets) == sorted(family.buckets)
-    assert len({family.name for family in FAMILIES}) == len(FAMILIES)
+    assert len({family.name for family in METRIC_FAMILIES}) == len(METRIC_FAMILIES)
 
 
 def test_labels_have_closed_sets_of_values_except_destinations() -> None:
-    for family in FAMILIES:
+    for family in METRIC_FAMILIES:
         assert bool(family.values) == (family.label not in {"", "destination"})
         assert all(re.fullmatch(r"[A-Za-z_ ]+", value) for value in family.values)
 
@@ -87,12 +87,12 @@ def test_rejections_are_counted_by_the_reasons_of_the_standard() -> None:
 def test_time_is_counted_in_the_first_bucket_that_contains_it(
     seconds: float, le: str
 ) -> None:
-    assert took(STAGE, seconds, "wait").le == le
+    assert observe(STAGE, seconds, "wait").le == le
 
 
 def test_rolled_back_counts_are_not_stored(engine: sa.Engine) -> None:
     with engine.connect() as connection, connection.begin() as transaction:
-        write(connection, one(RECEIVED))
+        write(connection, increment(RECEIVED))
         transaction.rollback()
 
     assert totals(engine) == []
@@ -103,14 +103,14 @@ def test_add_up_does_not_change_the_totals(
 ) -> None:
     with engine.begin() as connection:
         for _ in range(3):
-            write(connection, one(RECEIVED), took(STAGE, 0.25, "decode"))
-            write(connection, took(STAGE, 2.0, "decode"))
+            write(connection, increment(RECEIVED), observe(STAGE, 0.25, "decode"))
+            write(connection, observe(STAGE, 2.0, "decode"))
     before = totals(engine)
     monkeypatch.setattr(module, "MANY", 1)
 
     for _ in range(2):
         with engine.begin() as connection:
-            add_up(connection)
+            compact(connection)
 
     assert totals(engine) == before
     assert [(each.times, each.seconds) for each in before] == [
@@ -141,7 +141,7 @@ def test_two_concurrent_processes_lose_no_counts(engine: sa.Engine) -> None:
     processes = [subprocess.Popen(command, cwd=ROOT) for _ in range(2)]
 
     assert [each.wait(60) for each in processes] == [0, 0]
-    assert totals(engine) == [Tally(RECEIVED.name, "", "", 200, 0.0)]
+    assert totals(engine) == [Sample(RECEIVED.name, "", "", 200, 0.0)]
     assert rows(engine) <= 7
 
 
@@ -161,9 +161,9 @@ def test_concurrent_threads_lose_no_counts_on_postgresql(
     def work(_: int) -> None:
         for _ in range(25):
             with engine.begin() as connection:
-                write(connection, one(RECEIVED), took(STAGE, 0.5, "wait"))
+                write(connection, increment(RECEIVED), observe(STAGE, 0.5, "wait"))
             with engine.begin() as connection:
-                add_up(connection)
+                compact(connection)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(work, range(4)))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from dicom_node.delivery.n_action import WELL_KNOWN
-from dicom_node.metrics.counters import REFUSED, one
+from dicom_node.metrics.counters import REFUSED, increment
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
 from dicom_node.network.storage_commitment import Report
@@ -215,7 +215,7 @@ def test_c_store_with_an_invalid_command_gets_an_error_status(
     release(association)
     assert list(shared.receiver._storing.spool.directory.glob("*.*")) == []
     reason = {0xA900: Refusal.MISMATCH, 0xC000: Refusal.UNREADABLE}[expected]
-    until(lambda: shared.counted == [one(REFUSED, reason)])
+    until(lambda: shared.counted == [increment(REFUSED, reason)])
     size = 0 if "dataset" in changes else 99
     [message] = caplog.messages
     assert f"from MODALITY at 127.0.0.1, {size} bytes: " in message

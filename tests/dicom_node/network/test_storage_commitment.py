@@ -19,7 +19,7 @@ from config.settings import ReceiverSettings, load
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import CannotUnderstandError, ReportRefusedError
 from dicom_node.instance import ReceivedInstance
-from dicom_node.metrics.counters import REPORT_REFUSED, Tally, one
+from dicom_node.metrics.counters import REPORT_REFUSED, Sample, increment
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.incoming_dataset import IncomingDataset
 from dicom_node.network.sockets import listen
@@ -53,7 +53,7 @@ class Node:
     threads: set[str] = field(default_factory=set)
     reporters: list[Reporter] = field(default_factory=list)
     refused: list[tuple[Reporter, ReportRefusal]] = field(default_factory=list)
-    counted: list[Tally] = field(default_factory=list)
+    counted: list[Sample] = field(default_factory=list)
 
     def settle(self, report: Report, reporter: Reporter) -> None:
         self.threads.add(threading.current_thread().name)
@@ -129,7 +129,7 @@ def test_report_with_an_unknown_transaction_gets_invalid_argument_value(
     assert "2.25.9" not in caplog.text
     caller = Reporter("ARCHIVE", "127.0.0.1")
     assert node.refused == [(caller, ReportRefusal.UNKNOWN_TRANSACTION)]
-    assert one(REPORT_REFUSED, "unknown_transaction") in node.counted
+    assert increment(REPORT_REFUSED, "unknown_transaction") in node.counted
 
 
 def test_reporter_has_the_title_and_address_of_the_caller(node: Node) -> None:

@@ -26,19 +26,19 @@ from config.tls import TlsSettings
 from dicom_node.commands.serve import Node as Supervised
 from dicom_node.delivery import requestor
 from dicom_node.delivery.c_store import echo, send
-from dicom_node.delivery.n_action import ask
+from dicom_node.delivery.n_action import request_commitment
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import ReceivedInstance
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.sockets import listen
 from dicom_node.network.storage_commitment import Report, Request, Settle
-from dicom_node.network.tls import Line, client_context, server_context
+from dicom_node.network.tls import TlsSocket, client_context, server_context
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.receiver import association as connection
 from dicom_node.receiver import listener, tls_handshake
-from dicom_node.receiver.listener import Caller
+from dicom_node.receiver.listener import PendingAssociation
 from dicom_node.receiver.server import Receiver, start_receiver
-from dicom_node.receiver.wakeups import Doorbell
+from dicom_node.receiver.wakeups import SocketWakeup
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
 from inference.phantom.long_bone import draw_phantom
@@ -744,7 +744,7 @@ def test_commitment_is_requested_and_reported_over_tls(
     archive, reports = Committing(at_once=lambda _: 0), list[Report]()
     archive.start(tls=server_context(tls_settings(certificates.node)))
 
-    outcome = ask(
+    outcome = request_commitment(
         Request("2.25.1", ((SecondaryCaptureImageStorage, "2.25.2"),)),
         destination(archive.port, tls_authorities=certificates.authority.certificate),
         calling_ae_title="NODE",
@@ -843,7 +843,7 @@ def test_session_tickets_do_not_count_as_a_response(
 
 
 @pytest.fixture
-def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
+def pair(certificates: Certificates) -> Iterator[tuple[TlsSocket, ssl.SSLSocket]]:
     """The client and the server end of a TLS 1.3 connection with session tickets."""
     server_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server_side.load_cert_chain(certificates.node.certificate, certificates.node.key)
@@ -861,13 +861,13 @@ def pair(certificates: Certificates) -> Iterator[tuple[Line, ssl.SSLSocket]]:
         plain = socket.create_connection(server.getsockname(), SOON_S)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") as line:
             accept.join()
-            assert isinstance(line, Line)
+            assert isinstance(line, TlsSocket)
             with ends[0]:
                 yield line, ends[0]
 
 
 def test_line_has_no_data_if_only_session_tickets_arrived(
-    pair: tuple[Line, ssl.SSLSocket],
+    pair: tuple[TlsSocket, ssl.SSLSocket],
 ) -> None:
     line, server = pair
     assert select.select([line], [], [], SOON_S)[0]  # the tickets have arrived
@@ -889,17 +889,19 @@ def test_line_has_no_data_if_only_session_tickets_arrived(
 
 @pytest.mark.parametrize("mode", ["requestor", "acceptor"])
 def test_association_socket_is_not_ready_if_only_tickets_arrived(
-    mode: str, pair: tuple[Line, ssl.SSLSocket]
+    mode: str, pair: tuple[TlsSocket, ssl.SSLSocket]
 ) -> None:
     line, server = pair
     peer = Address(ae_title="PACS", host="127.0.0.1", port=1)
     opened = requestor.RequestedAssociation(AE(), peer, [], None, SOON_S)
     opened.connection.close()  # `line` replaces it
-    association, doorbell = Association(AE(), mode), Doorbell(line)
+    association, doorbell = Association(AE(), mode), SocketWakeup(line)
     transport = (
         requestor._Socket(opened, client_socket=line)
         if mode == "requestor"
-        else connection._Socket(association, Caller(line, ("", 0), b""), doorbell)
+        else connection._Socket(
+            association, PendingAssociation(line, ("", 0), b""), doorbell
+        )
     )
     assert select.select([line], [], [], SOON_S)[0]
 
@@ -913,7 +915,7 @@ def test_association_socket_is_not_ready_if_only_tickets_arrived(
 
 
 def test_line_sends_no_plain_text_after_its_shutdown(
-    pair: tuple[Line, ssl.SSLSocket],
+    pair: tuple[TlsSocket, ssl.SSLSocket],
 ) -> None:
     line, _ = pair
 

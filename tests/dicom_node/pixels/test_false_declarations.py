@@ -29,7 +29,7 @@ from pydicom.uid import (
 
 from dicom_node.dataset.frame_header import declared_size
 from dicom_node.decoder import client
-from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.client import DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, NotAnalyzedError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
@@ -48,13 +48,13 @@ PHANTOM = draw_phantom(broken=True, rows=64, columns=48)
 
 
 @pytest.fixture(scope="module")
-def child() -> Iterator[DecodingChild]:
-    child = DecodingChild(timeout_s=20, memory_mb=4096)
+def child() -> Iterator[DecoderProcess]:
+    child = DecoderProcess(timeout_s=20, memory_mb=4096)
     yield child
     child.close()
 
 
-def resident_mb(child: DecodingChild, field: str) -> int:
+def resident_mb(child: DecoderProcess, field: str) -> int:
     lines = Path(f"/proc/{child.pid}/status").read_text().splitlines()
     (line,) = (each for each in lines if each.startswith(field))
     return int(line.split()[1]) // 1024
@@ -62,8 +62,8 @@ def resident_mb(child: DecodingChild, field: str) -> int:
 
 @pytest.fixture
 def limited_child(
-    child: DecodingChild, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[DecodingChild]:
+    child: DecoderProcess, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[DecoderProcess]:
     """The child; the test must neither kill it nor raise its peak memory."""
     monkeypatch.setattr(client, "CALLS", 10**9)
     pid = child.pid
@@ -105,7 +105,7 @@ def saved(dataset: Dataset, folder: Path, syntax: UID = ExplicitVRLittleEndian) 
 
 @pytest.mark.parametrize(("syntax", "frame"), FRAMES)
 def test_frame_that_declares_a_larger_size_than_its_image_is_rejected(
-    syntax: UID, frame: bytes, limited_child: DecodingChild, tmp_path: Path
+    syntax: UID, frame: bytes, limited_child: DecoderProcess, tmp_path: Path
 ) -> None:
     dataset = phantom_dataset(PHANTOM)
     dataset.PixelData = encapsulate([frame])
@@ -116,7 +116,7 @@ def test_frame_that_declares_a_larger_size_than_its_image_is_rejected(
 
 
 def test_valid_frame_that_is_larger_than_its_image_is_rejected(
-    limited_child: DecodingChild, tmp_path: Path
+    limited_child: DecoderProcess, tmp_path: Path
 ) -> None:
     # 144 megapixels in 2 kB; all pixels are black.
     frame = jpeg_ls.encode_array(np.zeros((12_000, 12_000), np.uint8))
@@ -141,7 +141,7 @@ def test_image_that_declares_a_false_size_is_not_decoded(
     changes: dict[str, object],
     message: str,
     syntax: UID,
-    limited_child: DecodingChild,
+    limited_child: DecoderProcess,
     tmp_path: Path,
 ) -> None:
     dataset = phantom_dataset(PHANTOM)
@@ -173,7 +173,7 @@ def deflated_bomb() -> Sample:
 
 
 def test_decoder_uses_no_memory_for_a_deflate_bomb(
-    deflated_bomb: Sample, limited_child: DecodingChild, tmp_path: Path
+    deflated_bomb: Sample, limited_child: DecoderProcess, tmp_path: Path
 ) -> None:
     path = tmp_path / "bomb.dcm"
     path.write_bytes(deflated_bomb.part10)
@@ -263,7 +263,7 @@ def huge_file(kind: str) -> bytes:
     ],
 )
 def test_plain_image_that_declares_a_false_size_is_rejected(
-    make: object, limited_child: DecodingChild
+    make: object, limited_child: DecoderProcess
 ) -> None:
     content: bytes = make()  # type: ignore[operator]
 

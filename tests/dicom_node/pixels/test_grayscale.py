@@ -21,7 +21,7 @@ from pydicom.uid import (
     XRayAngiographicImageStorage,
 )
 
-from dicom_node.pixels.grayscale import to_gray
+from dicom_node.pixels.grayscale import apply_display_pipeline
 from dicom_node.pixels.windowing import Window
 from inference.phantom.long_bone import draw_phantom
 
@@ -50,7 +50,7 @@ def gray_levels(
     values: list[int], dataset: Dataset, *, window: int = 1, kind: str = "<u2"
 ) -> list[int]:
     row = np.array([values], dtype=kind)
-    gray: list[int] = to_gray(dataset, row, window).gray[0].tolist()
+    gray: list[int] = apply_display_pipeline(dataset, row, window).gray[0].tolist()
     return gray
 
 
@@ -207,7 +207,9 @@ def test_wrong_bits_in_a_lut_descriptor_are_recorded_as_an_assumption(
         PhotometricInterpretation=photometric,
     )
 
-    (assumption,) = to_gray(dataset, np.array([[0, 1, 2]], "<u2"), 1).assumptions
+    (assumption,) = apply_display_pipeline(
+        dataset, np.array([[0, 1, 2]], "<u2"), 1
+    ).assumptions
 
     assert assumption == (
         "LUT Descriptor (0028,3002) of VOI LUT Sequence (0028,3010) says 16 bits for "
@@ -570,9 +572,9 @@ def test_voi_that_hides_most_of_the_structure_is_ignored(
 ) -> None:
     with_voi = attributes_of(PhotometricInterpretation=photometric, **changes)
     without = attributes_of(PhotometricInterpretation=photometric, **NO_WINDOW)
-    expected = to_gray(without, IMAGE, 1)
+    expected = apply_display_pipeline(without, IMAGE, 1)
 
-    result = to_gray(with_voi, IMAGE, 1)
+    result = apply_display_pipeline(with_voi, IMAGE, 1)
 
     # The limits are rounded to modality values, which changes gray levels by at most 1.
     np.testing.assert_allclose(result.gray.astype(int), expected.gray, atol=1)
@@ -592,13 +594,13 @@ def test_voi_that_hides_most_of_the_structure_is_ignored(
     ],
 )
 def test_voi_that_shows_the_structure_is_used(changes: dict[str, Any]) -> None:
-    assert to_gray(attributes_of(**changes), IMAGE, 1).span is None
+    assert apply_display_pipeline(attributes_of(**changes), IMAGE, 1).span is None
 
 
 def test_window_chosen_by_the_user_is_always_used() -> None:
     chosen = Window(32768, 65536)
 
-    result = to_gray(attributes_of(), IMAGE, chosen)
+    result = apply_display_pipeline(attributes_of(), IMAGE, chosen)
 
     # The maximum is 3472; 3472 / 65535 * 255 is 13.5.
     assert (result.gray.min(), result.gray.max()) == (0, 14)
@@ -677,7 +679,9 @@ def test_no_window_values_raise_an_error(
         dataset[keyword] = as_text(keyword, repr(value))
 
     with np.errstate(all="ignore"):
-        gray = to_gray(dataset, np.array([[0, 2000, 4095]], np.uint16), 1).gray
+        gray = apply_display_pipeline(
+            dataset, np.array([[0, 2000, 4095]], np.uint16), 1
+        ).gray
 
     assert gray.dtype == np.uint8
 

@@ -28,7 +28,7 @@ from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.pixels.screening import RADIOGRAPHS, ScreeningRules, screen
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encode import encode_file, encode_notice
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.uids import derived_uid, may_be_derived
 from inference.finding import Arrow
 from inference.phantom.long_bone import draw_phantom
@@ -346,10 +346,10 @@ def own_results(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     moment = datetime(2026, 3, 4, tzinfo=UTC)
     origin = "cd" * 32, path.stat().st_size, "DX1", "127.0.0.1"
     instance = ReceivedInstance("0" * 32, path, header, *origin, moment)
-    kinds = replace(OPTIONS, forms=tuple(Form(each, "source") for each in KINDS))
+    kinds = replace(OPTIONS, forms=tuple(ResultKind(each, "source") for each in KINDS))
     arrow = replace(POSITIVE, arrow=Arrow((10.0, 20.0), (30.0, 40.0)))
     results = encode_file(instance, RADIOGRAPH, arrow, kinds)
-    notices = replace(OPTIONS, forms=(Form("notice", "source"),))
+    notices = replace(OPTIONS, forms=(ResultKind("notice", "source"),))
     results += encode_notice(instance, ("Failed", "x"), FINDING.model, notices)
     assert len(results) == len(KINDS) + 1
     return [each.content for each in results]

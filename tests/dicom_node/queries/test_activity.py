@@ -12,7 +12,7 @@ from dicom_node.journal.journal import Failed, Journal
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.queries.activity import figures
 from dicom_node.queries.callers import callers, modalities
-from dicom_node.queries.changes import Feed
+from dicom_node.queries.changes import ChangeFeed
 from dicom_node.queries.failures import FailureReason, failed, grouped
 from dicom_node.storage.tables import InstanceState, instance
 from tests.support.journals import ANSWER, LOST, REFUSED, STORED, Receive, destination
@@ -90,7 +90,7 @@ def test_feed_returns_each_change_once(
 ) -> None:
     before = receive()
     journal.record(before)
-    feed = Feed(engine)
+    feed = ChangeFeed(engine)
 
     assert feed.changed() == []
     received = receive()
@@ -111,7 +111,7 @@ def test_feed_returns_changes_that_are_committed_late(
     slow, quick = receive(), receive()
     for each in (slow, quick):
         journal.record(each)
-    feed = Feed(engine)
+    feed = ChangeFeed(engine)
     feed.changed()
 
     with engine.connect() as late:

@@ -16,7 +16,7 @@ from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.analyses import Answer
 from dicom_node.journal.journal import Journal
 from dicom_node.patient import Patient
-from dicom_node.queries.instance_details import dossier
+from dicom_node.queries.instance_details import instance_details
 from dicom_node.queries.worklist import Order, Sorting, Wanted, Worklist
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
@@ -170,7 +170,7 @@ def test_senders_are_listed(worklist: Worklist) -> None:
 def test_dossier_contains_all_data_of_an_instance(
     engine: sa.Engine, three: dict[str, ReceivedInstance]
 ) -> None:
-    known = dossier(engine, three["A-1"].id)
+    known = instance_details(engine, three["A-1"].id)
 
     assert known is not None
     assert known.row.name == "Schmidt^Anna"
@@ -182,7 +182,7 @@ def test_dossier_contains_all_data_of_an_instance(
     assert [row.state for row in known.objects] == ["delivered", "delivered"]
     kinds = [row.kind for row in known.events]
     assert kinds == ["received", "analyzed", "delivered", "delivered"]
-    assert dossier(engine, "nobody") is None
+    assert instance_details(engine, "nobody") is None
 
 
 @pytest.mark.alone

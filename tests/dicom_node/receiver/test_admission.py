@@ -26,7 +26,10 @@ from dicom_node.receiver.admission import (
     Rejection,
     open_to_anyone,
 )
-from dicom_node.receiver.association_slots import Place, held_places
+from dicom_node.receiver.association_slots import (
+    AssociationSlot,
+    count_open_associations,
+)
 from dicom_node.receiver.ports import open_ports
 from tests.support.certificates import Certificates
 
@@ -39,7 +42,7 @@ def admission(folder: Path, **changes: Any) -> Admission:  # noqa: ANN401 - sett
 def test_any_caller_is_admitted_by_default(tmp_path: Path) -> None:
     decision = admission(tmp_path).admit("ANYONE", "FRACTURE_AI", "192.0.2.1")
 
-    assert isinstance(decision, Place)
+    assert isinstance(decision, AssociationSlot)
 
 
 def test_unknown_called_ae_title_is_rejected(tmp_path: Path) -> None:
@@ -73,7 +76,11 @@ def test_listed_caller_is_admitted_by_ae_title_and_network(
 
     decision = rules.admit(calling, "FRACTURE_AI", address)
 
-    assert isinstance(decision, Place) if admitted else decision is CALLING_UNKNOWN
+    assert (
+        isinstance(decision, AssociationSlot)
+        if admitted
+        else decision is CALLING_UNKNOWN
+    )
 
 
 def test_rejections_have_the_codes_of_the_standard() -> None:
@@ -94,21 +101,21 @@ def test_released_slot_is_available_again(tmp_path: Path) -> None:
     rules.admit("A", "FRACTURE_AI", "192.0.2.1")
 
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
-    assert isinstance(first, Place)
+    assert isinstance(first, AssociationSlot)
     first.give_back()
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
 
 
 def test_slot_files_are_created_again_if_the_folder_was_deleted(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "associations"
     rules = admission(folder, max_associations=1)
     first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
-    assert isinstance(first, Place)
+    assert isinstance(first, AssociationSlot)
     first.give_back()
 
     shutil.rmtree(tmp_path / "run")
 
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     assert rules.admit("B", "FRACTURE_AI", "192.0.2.2") is LIMIT_EXCEEDED
 
 
@@ -118,7 +125,7 @@ def test_unlisted_callers_take_no_slot(tmp_path: Path) -> None:
     for _ in range(3):
         rules.admit("CR2", "FRACTURE_AI", "192.0.2.1")
 
-    assert isinstance(rules.admit("CR1", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert isinstance(rules.admit("CR1", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
 
 
 def test_limit_per_caller_does_not_affect_other_callers(
@@ -130,14 +137,14 @@ def test_limit_per_caller_does_not_affect_other_callers(
 
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
     # A caller with another title or another address is a different caller.
-    assert isinstance(rules.admit("B", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert isinstance(rules.admit("B", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     other = rules.admit("A", "FRACTURE_AI", "192.0.2.2")
-    assert isinstance(other, Place)
+    assert isinstance(other, AssociationSlot)
     # Any caller can take the released slot.
-    assert isinstance(first, Place)
+    assert isinstance(first, AssociationSlot)
     first.give_back()
-    assert isinstance(rules.admit("C", "FRACTURE_AI", "192.0.2.1"), Place)
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert isinstance(rules.admit("C", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
 
 
@@ -151,12 +158,14 @@ def test_limit_per_address_counts_all_ae_titles(
         max_associations_per_address=3,
     )
     for title in "ABC":
-        assert isinstance(rules.admit(title, "FRACTURE_AI", "192.0.2.1"), Place)
+        assert isinstance(
+            rules.admit(title, "FRACTURE_AI", "192.0.2.1"), AssociationSlot
+        )
 
     assert rules.admit("D", "FRACTURE_AI", "192.0.2.1") is ADDRESS_LIMIT_EXCEEDED
     mapped = rules.admit("E", "FRACTURE_AI", "::ffff:192.0.2.1")
     assert mapped is ADDRESS_LIMIT_EXCEEDED
-    assert isinstance(rules.admit("D", "FRACTURE_AI", "192.0.2.2"), Place)
+    assert isinstance(rules.admit("D", "FRACTURE_AI", "192.0.2.2"), AssociationSlot)
 
 
 def test_default_limit_per_address_is_half_of_the_slots(tmp_path: Path) -> None:
@@ -164,7 +173,7 @@ def test_default_limit_per_address_is_half_of_the_slots(tmp_path: Path) -> None:
     decisions = [rules.admit(f"T{n}", "FRACTURE_AI", "192.0.2.1") for n in range(60)]
 
     assert decisions.count(ADDRESS_LIMIT_EXCEEDED) == 35
-    assert isinstance(rules.admit("DX1", "FRACTURE_AI", "192.0.2.2"), Place)
+    assert isinstance(rules.admit("DX1", "FRACTURE_AI", "192.0.2.2"), AssociationSlot)
 
 
 def test_limit_per_address_is_not_below_the_limit_per_caller(tmp_path: Path) -> None:
@@ -174,7 +183,7 @@ def test_limit_per_address_is_not_below_the_limit_per_caller(tmp_path: Path) -> 
     decisions = [rules.admit("GATEWAY", "FRACTURE_AI", "192.0.2.1") for _ in range(5)]
 
     assert decisions[4] is CALLER_LIMIT_EXCEEDED
-    assert all(isinstance(each, Place) for each in decisions[:4])
+    assert all(isinstance(each, AssociationSlot) for each in decisions[:4])
 
 
 def test_ipv6_network_counts_as_one_address(tmp_path: Path) -> None:
@@ -182,13 +191,15 @@ def test_ipv6_network_counts_as_one_address(tmp_path: Path) -> None:
         tmp_path, max_associations_per_caller=1, max_associations_per_address=2
     )
     for address in ("2001:db8::1", "2001:db8::1:2:3:4"):
-        assert isinstance(rules.admit("A", "FRACTURE_AI", address), Place) is (
-            address == "2001:db8::1"
-        )
-    assert isinstance(rules.admit("B", "FRACTURE_AI", "2001:db8::2"), Place)
+        assert isinstance(
+            rules.admit("A", "FRACTURE_AI", address), AssociationSlot
+        ) is (address == "2001:db8::1")
+    assert isinstance(rules.admit("B", "FRACTURE_AI", "2001:db8::2"), AssociationSlot)
     third = rules.admit("C", "FRACTURE_AI", "2001:db8::3%eth0")
     assert third is ADDRESS_LIMIT_EXCEEDED
-    assert isinstance(rules.admit("C", "FRACTURE_AI", "2001:db8:0:1::3"), Place)
+    assert isinstance(
+        rules.admit("C", "FRACTURE_AI", "2001:db8:0:1::3"), AssociationSlot
+    )
 
 
 def test_slots_are_reserved_for_callers_listed_with_a_network(
@@ -203,14 +214,19 @@ def test_slots_are_reserved_for_callers_listed_with_a_network(
     )
     # Any peer can use the title PACS. Two of five slots are reserved.
     decisions = [rules.admit("PACS", "FRACTURE_AI", f"192.0.2.{n}") for n in range(4)]
-    assert [isinstance(each, Place) for each in decisions] == [True, True, True, False]
+    assert [isinstance(each, AssociationSlot) for each in decisions] == [
+        True,
+        True,
+        True,
+        False,
+    ]
     assert decisions[3] is LIMIT_EXCEEDED
 
     first = rules.admit("DX0", "FRACTURE_AI", "10.1.0.1")
-    assert isinstance(first, Place)
+    assert isinstance(first, AssociationSlot)
     # DX0 has a slot now. The last slot is reserved for the other two callers.
     assert rules.admit("DX0", "FRACTURE_AI", "10.1.0.1") is LIMIT_EXCEEDED
-    assert isinstance(rules.admit("DX1", "FRACTURE_AI", "10.1.0.2"), Place)
+    assert isinstance(rules.admit("DX1", "FRACTURE_AI", "10.1.0.2"), AssociationSlot)
     assert rules.admit("DX2", "FRACTURE_AI", "10.1.0.3") is LIMIT_EXCEEDED
 
 
@@ -225,9 +241,12 @@ def test_number_of_reserved_slots_is_at_most_the_number_of_absent_callers(
         )
         decisions = [rules.admit("DX2", "FRACTURE_AI", "10.1.0.2") for _ in range(4)]
 
-        assert sum(isinstance(each, Place) for each in decisions) == 3
+        assert sum(isinstance(each, AssociationSlot) for each in decisions) == 3
         decisions = [rules.admit("DX1", "FRACTURE_AI", "10.1.0.1") for _ in range(2)]
-        assert [isinstance(each, Place) for each in decisions] == [True, False]
+        assert [isinstance(each, AssociationSlot) for each in decisions] == [
+            True,
+            False,
+        ]
 
 
 def test_concurrent_requests_of_a_caller_get_exactly_its_limit(
@@ -247,7 +266,7 @@ def test_concurrent_requests_of_a_caller_get_exactly_its_limit(
         ]
         decisions = [each.result() for each in futures]
 
-    assert sum(isinstance(each, Place) for each in decisions) == 7
+    assert sum(isinstance(each, AssociationSlot) for each in decisions) == 7
     assert decisions.count(CALLER_LIMIT_EXCEEDED) == 25
 
 
@@ -284,12 +303,12 @@ def test_slots_are_counted_over_processes_and_released_if_a_process_is_killed(
     own = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     with holding(tmp_path) as other:
         assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
-        assert held_places(tmp_path) == 2
+        assert count_open_associations(tmp_path) == 2
         other.kill()
 
-    assert held_places(tmp_path) == 1
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
-    assert isinstance(own, Place)
+    assert count_open_associations(tmp_path) == 1
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
+    assert isinstance(own, AssociationSlot)
     assert len(list(tmp_path.glob("*.callers"))) == 1
 
 
@@ -299,12 +318,12 @@ def test_released_slots_are_not_counted(tmp_path: Path) -> None:
 
     for left in (2, 1, 0):
         slot = slots.pop(0)
-        assert isinstance(slot, Place)
+        assert isinstance(slot, AssociationSlot)
         slot.give_back()
-        assert held_places(tmp_path) == left
+        assert count_open_associations(tmp_path) == left
 
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
-    assert held_places(tmp_path) == 1
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
+    assert count_open_associations(tmp_path) == 1
 
 
 @pytest.mark.parametrize("call", ["pwrite", "open"])
@@ -324,9 +343,9 @@ def test_full_disk_rejects_no_caller_and_later_counts_are_right(
         full.setattr(os, call, fail)
         decision = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
 
-    assert isinstance(decision, Place)
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
-    assert held_places(tmp_path) == 3
+    assert isinstance(decision, AssociationSlot)
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
+    assert count_open_associations(tmp_path) == 3
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
 
 
@@ -336,12 +355,14 @@ def test_slot_is_released_if_the_folder_was_deleted(tmp_path: Path) -> None:
     first, _ = (rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(2))
     shutil.rmtree(folder)
 
-    assert isinstance(first, Place)
+    assert isinstance(first, AssociationSlot)
     first.give_back()
 
-    assert held_places(folder) == 0  # until the next admission writes the count
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
-    assert held_places(folder) == 2
+    assert (
+        count_open_associations(folder) == 0
+    )  # until the next admission writes the count
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
+    assert count_open_associations(folder) == 2
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
 
 
@@ -353,7 +374,7 @@ def test_limit_per_caller_is_counted_over_processes(
         assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
         other.kill()
 
-    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), Place)
+    assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
 
 
 @pytest.mark.parametrize(

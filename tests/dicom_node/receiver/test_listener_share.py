@@ -4,7 +4,7 @@ import socket
 import threading
 
 from dicom_node.network.sockets import listen
-from dicom_node.receiver.listener import Caller, Listener
+from dicom_node.receiver.listener import Listener, PendingAssociation
 
 # The header of an A-ASSOCIATE-RQ, and a body of the declared length (PS3.8 9.3.2).
 REQUEST = bytes([1, 0, 0, 0, 0, 4]) + bytes(4)
@@ -15,7 +15,7 @@ def test_idle_listener_accepts_most_callers_of_a_shared_socket() -> None:
     taken: list[str] = []
     changed = threading.Condition()
 
-    def serve(name: str, caller: Caller) -> None:
+    def serve(name: str, caller: PendingAssociation) -> None:
         with changed:
             taken.append(name)
             changed.notify_all()

@@ -51,8 +51,8 @@ from dicom_node.metrics.counters import (
     REJECTED,
     SENT_AWAY,
     STAGE,
-    Family,
-    Tally,
+    MetricFamily,
+    Sample,
 )
 from dicom_node.network.presentation_contexts import STORED
 from dicom_node.network.sockets import listen
@@ -98,7 +98,7 @@ class Node:
     spool: Spool
     inbox: Inbox
     decisions: list[tuple[str, str, str]]
-    counted: list[Tally]
+    counted: list[Sample]
     files: Path
     opened: list[Association] = field(default_factory=list)
     sockets: list[socket.socket] = field(default_factory=list)
@@ -158,7 +158,7 @@ class Node:
         """Calling AE title, address and reason of each rejection."""
         return [each for each in self.decisions if each[2]]
 
-    def counts(self, family: Family) -> list[str]:
+    def counts(self, family: MetricFamily) -> list[str]:
         """The label values of the counts of a family."""
         return [each.label for each in self.counted if each.name == family.name]
 
@@ -185,7 +185,7 @@ def serve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]:
         )
         spool, inbox = Spool(storage), Inbox()
         decisions: list[tuple[str, str, str]] = []
-        counted: list[Tally] = []
+        counted: list[Sample] = []
         receiver = start_receiver(
             receiver_settings(**changes),
             spool,

@@ -18,7 +18,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.encode import encode_file, encode_notice
 from dicom_node.results.encoding import ResultObject
-from dicom_node.results.result_kinds import Form, forms
+from dicom_node.results.result_kinds import ResultKind, kinds_for
 from inference.drawing.result_image import render
 from inference.phantom.long_bone import draw_phantom
 from tests.dicom_node.results.test_secondary_capture import (
@@ -51,12 +51,12 @@ def spooled(dataset: Dataset, folder: Path) -> ReceivedInstance:
     return replace(instance, header=replace(instance.header, **attributes))
 
 
-def captures(instance: ReceivedInstance, *wanted: Form) -> list[ResultObject]:
+def captures(instance: ReceivedInstance, *wanted: ResultKind) -> list[ResultObject]:
     options = replace(OPTIONS, forms=wanted)
     return list(encode_file(instance, RADIOGRAPH, FINDING, options))
 
 
-def notice_for(instance: ReceivedInstance, form: Form) -> ResultObject:
+def notice_for(instance: ReceivedInstance, form: ResultKind) -> ResultObject:
     (result,) = encode_notice(instance, REASON, MODEL, replace(OPTIONS, forms=(form,)))
     return result
 
@@ -70,7 +70,8 @@ def test_capture_has_the_modality_of_the_source_if_configured(
 ) -> None:
     instance = spooled(dataset, tmp_path)
     default, with_source_modality = map(
-        read, captures(instance, Form(CAPTURE), Form(CAPTURE, modality="source"))
+        read,
+        captures(instance, ResultKind(CAPTURE), ResultKind(CAPTURE, modality="source")),
     )
 
     assert (default.Modality, with_source_modality.Modality) == ("OT", "DX")
@@ -83,7 +84,9 @@ def test_jpeg_capture_declares_lossy_compression_and_has_its_own_uid(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     instance = spooled(dataset, tmp_path)
-    default, result = captures(instance, Form(CAPTURE), Form(CAPTURE, lossy=True))
+    default, result = captures(
+        instance, ResultKind(CAPTURE), ResultKind(CAPTURE, lossy=True)
+    )
     jpeg = read(result)
 
     assert jpeg.file_meta.TransferSyntaxUID == JPEGBaseline8Bit
@@ -96,7 +99,7 @@ def test_jpeg_capture_declares_lossy_compression_and_has_its_own_uid(
     assert ratio == pytest.approx(picture.size / size, rel=0.01)
     assert np.abs(jpeg.pixel_array.astype(float) - picture).mean() < 4
     assert result.sop_instance_uid != default.sop_instance_uid
-    assert captures(instance, Form(CAPTURE, lossy=True)) == [result]
+    assert captures(instance, ResultKind(CAPTURE, lossy=True)) == [result]
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,7 @@ def test_lossy_compression_of_the_source_is_listed_first(
         else:
             setattr(dataset, keyword, value)
 
-    (result,) = captures(spooled(dataset, tmp_path), Form(CAPTURE, lossy=True))
+    (result,) = captures(spooled(dataset, tmp_path), ResultKind(CAPTURE, lossy=True))
 
     jpeg = read(result)
     assert jpeg.LossyImageCompressionMethod == listed
@@ -138,7 +141,7 @@ def test_notice_states_the_reason_and_contains_no_source_pixels(
     dataset.LossyImageCompression = "01"
     instance = spooled(dataset, tmp_path)
 
-    notice = read(notice_for(instance, Form("notice")))
+    notice = read(notice_for(instance, ResultKind("notice")))
 
     assert notice.ImageType[3] == "AI_NOTICE"
     assert "CHEST" in notice.ImageComments
@@ -154,11 +157,11 @@ def test_notice_states_the_reason_and_contains_no_source_pixels(
     pixels = notice.pixel_array
     assert pixels.shape[1] == 1000
     assert 0.01 < (pixels.max(axis=2) > 100).mean() < 0.2  # text on a dark page
-    capture = read(captures(instance, Form(CAPTURE))[0])
+    capture = read(captures(instance, ResultKind(CAPTURE))[0])
     assert notice.SeriesInstanceUID != capture.SeriesInstanceUID
     assert (
-        notice_for(instance, Form("notice")).content
-        == notice_for(instance, Form("notice")).content
+        notice_for(instance, ResultKind("notice")).content
+        == notice_for(instance, ResultKind("notice")).content
     )
 
 
@@ -166,7 +169,7 @@ def test_capture_with_another_arrow_has_another_uid(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     instance = spooled(dataset, tmp_path)
-    options = replace(OPTIONS, forms=(Form(CAPTURE),))
+    options = replace(OPTIONS, forms=(ResultKind(CAPTURE),))
     without = replace(FINDING, arrow=None)
 
     (one,) = encode_file(instance, RADIOGRAPH, FINDING, options)
@@ -178,26 +181,26 @@ def test_capture_with_another_arrow_has_another_uid(
 
 def test_long_reason_makes_the_notice_higher(dataset: Dataset, tmp_path: Path) -> None:
     long_reason = ("Failed", "The words go on. " * 30)
-    options = replace(OPTIONS, forms=(Form("notice"),))
+    options = replace(OPTIONS, forms=(ResultKind("notice"),))
 
     instance = spooled(dataset, tmp_path)
 
     (result,) = encode_notice(instance, long_reason, MODEL, options)
 
-    short = read(notice_for(instance, Form("notice")))
+    short = read(notice_for(instance, ResultKind("notice")))
     assert read(result).Rows > short.Rows + 100
     assert "AI fracture: failed" in read(result).ImageComments
 
 
 FORMS = [
-    Form(CAPTURE, modality="source"),
-    Form(CAPTURE, lossy=True),
-    Form("notice"),
-    Form("notice", modality="source", lossy=True),
+    ResultKind(CAPTURE, modality="source"),
+    ResultKind(CAPTURE, lossy=True),
+    ResultKind("notice"),
+    ResultKind("notice", modality="source", lossy=True),
 ]
 
 
-def valid(path: Path, form: Form, complaints: Complaints, folder: Path) -> bool:
+def valid(path: Path, form: ResultKind, complaints: Complaints, folder: Path) -> bool:
     """Return whether dciodvfy reports only errors that the source has, too."""
     with warnings.catch_warnings(action="ignore"):
         dataset = dcmread(path, stop_before_pixels=True)
@@ -213,7 +216,7 @@ def valid(path: Path, form: Form, complaints: Complaints, folder: Path) -> bool:
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_dciodvfy_reports_no_error_for_any_form(
-    complaints: Complaints, tmp_path: Path, form: Form
+    complaints: Complaints, tmp_path: Path, form: ResultKind
 ) -> None:
     path = tmp_path / "phantom.dcm"
     phantom_dataset(PHANTOM).save_as(path, enforce_file_format=True)
@@ -224,7 +227,7 @@ def test_dciodvfy_reports_no_error_for_any_form(
 @pytest.mark.shared
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_dciodvfy_reports_only_errors_of_the_real_source(
-    shared: Path, complaints: Complaints, tmp_path: Path, form: Form
+    shared: Path, complaints: Complaints, tmp_path: Path, form: ResultKind
 ) -> None:
     paths = [*real_radiographs(shared)]
 
@@ -262,7 +265,7 @@ def destination(**keys: object) -> DicomDestination:
 def test_forms_of_a_destination_follow_its_settings(
     keys: dict[str, object], expected: set[str]
 ) -> None:
-    assert {each.name for each in forms(destination(**keys))} == expected
+    assert {each.name for each in kinds_for(destination(**keys))} == expected
 
 
 def test_invalid_source_modality_is_not_copied(
@@ -272,7 +275,7 @@ def test_invalid_source_modality_is_not_copied(
     header = replace(instance.header, modality="D\N{REPLACEMENT CHARACTER}")
 
     (result,) = captures(
-        replace(instance, header=header), Form("secondary_capture", "source")
+        replace(instance, header=header), ResultKind("secondary_capture", "source")
     )
 
     assert read(result).Modality == "OT"
@@ -285,7 +288,7 @@ def test_source_modality_in_lower_case_is_copied_in_upper_case(
     header = replace(instance.header, modality="dx")
 
     (result,) = captures(
-        replace(instance, header=header), Form("secondary_capture", "source")
+        replace(instance, header=header), ResultKind("secondary_capture", "source")
     )
 
     assert read(result).Modality == "DX"
@@ -299,6 +302,6 @@ def test_series_with_an_invalid_uid_is_not_referenced(
     uid = str(dataset.SeriesInstanceUID).encode()
     instance.path.write_bytes(content.replace(uid, b"\xc3" + uid[1:]))
 
-    (result,) = captures(instance, Form("secondary_capture"))
+    (result,) = captures(instance, ResultKind("secondary_capture"))
 
     assert "ReferencedSeriesSequence" not in read(result)

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from pydicom import Dataset, dcmread
 
-from dicom_node.decoder.client import DecodingChild
+from dicom_node.decoder.client import DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.results.encode import ResultOptions, encode_file
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
@@ -32,7 +32,7 @@ FINDING = Finding(
     ModelIdentity("phantom-resnet18", "0.1.0", "ab" * 32),
 )
 OPTIONS = ResultOptions(
-    (Form("secondary_capture"),), long_side=1024, series_number=9001, window=1
+    (ResultKind("secondary_capture"),), long_side=1024, series_number=9001, window=1
 )
 
 
@@ -89,15 +89,15 @@ def test_encode_does_not_need_the_pixels_of_the_source(
 
 
 def test_decoding_child_creates_the_same_results(instance: ReceivedInstance) -> None:
-    lossy = Form("secondary_capture", "source", lossy=True)
-    captures = Form("secondary_capture"), lossy
+    lossy = ResultKind("secondary_capture", "source", lossy=True)
+    captures = ResultKind("secondary_capture"), lossy
     others = "presentation_state", "structured_report", "heatmap"
-    options = replace(OPTIONS, forms=(*captures, *map(Form, others)))
+    options = replace(OPTIONS, forms=(*captures, *map(ResultKind, others)))
     peak = np.eye(7, dtype=np.float32)
     arrow = Arrow(tip=(75, 100), tail=(20, 20))
     finding = replace(FINDING, saliency=peak, arrow=arrow)
     expected = encode_file(instance, RADIOGRAPH, finding, options)
-    child = DecodingChild(timeout_s=20, memory_mb=1024)
+    child = DecoderProcess(timeout_s=20, memory_mb=1024)
 
     with closing(child):
         results = child.run(encode_file, instance, RADIOGRAPH, finding, options)

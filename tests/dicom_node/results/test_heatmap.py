@@ -25,7 +25,7 @@ from dicom_node.errors import AnalysisError, DicomNodeError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.results.encode import encode_file
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from inference.classification.localization import point_at_peak
 from inference.finding import Finding
 from inference.phantom.long_bone import draw_phantom
@@ -35,7 +35,7 @@ from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-HEATMAP = replace(OPTIONS, forms=(Form("heatmap"),))
+HEATMAP = replace(OPTIONS, forms=(ResultKind("heatmap"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 EMPTY_MAP = replace(POSITIVE, saliency=np.zeros((7, 7), np.float32), arrow=None)
 LABEL = "Grad-CAM, relative, not a probability"
@@ -246,7 +246,7 @@ def test_no_heatmap_is_created_for_a_negative_finding_or_an_empty_map(
     source: Source, dataset: Dataset, finding: Finding
 ) -> None:
     kinds = ("heatmap", "secondary_capture")
-    options = replace(HEATMAP, forms=tuple(map(Form, kinds)))
+    options = replace(HEATMAP, forms=tuple(map(ResultKind, kinds)))
 
     results = encode_file(source(dataset), PHANTOM.radiograph(), finding, options)
 

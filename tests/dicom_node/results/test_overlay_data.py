@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dicom_node.results.overlay_data import drawing_in, drawing_of
+from dicom_node.results.overlay_data import overlay_in, overlay_of
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 
 SALIENCY = np.array([[0.0, 0.25, 1.0], [0.5, 0.75, 0.1]], np.float32)
@@ -14,8 +14,8 @@ def test_drawing_is_restored_from_its_row(arrow: Arrow | None) -> None:
     model = ModelIdentity("test", "1", "0" * 64)
     finding = Finding(0.75, Thresholds(0.25, 0.5), SALIENCY, arrow, model)
 
-    row = drawing_of(finding, (200, 300)).values()
-    restored = drawing_in(row)
+    row = overlay_of(finding, (200, 300)).values()
+    restored = overlay_in(row)
 
     assert restored.picture_shape == (200, 300)
     assert restored.arrow == arrow

@@ -25,7 +25,7 @@ from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.pixels.decode import DecodeOptions, decode
 from dicom_node.results.encode import encode_file
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from inference.finding import Arrow, Finding
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
@@ -34,7 +34,7 @@ from tests.dicom_node.results.test_secondary_capture import FINDING, OPTIONS, re
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-STATE = replace(OPTIONS, forms=(Form("presentation_state"),))
+STATE = replace(OPTIONS, forms=(ResultKind("presentation_state"),))
 CLASSES = [
     DigitalXRayImageStorageForPresentation,
     ComputedRadiographyImageStorage,

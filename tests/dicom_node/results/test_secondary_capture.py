@@ -26,7 +26,7 @@ from pydicom.uid import (
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.results.encode import ResultOptions, encode_file
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from inference.drawing.result_image import render
 from inference.finding import Arrow, Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
@@ -45,7 +45,7 @@ FINDING = Finding(
     MODEL,
 )
 OPTIONS = ResultOptions(
-    (Form("secondary_capture"),), long_side=2048, series_number=9001, window=1
+    (ResultKind("secondary_capture"),), long_side=2048, series_number=9001, window=1
 )
 RECEIVED_AT = datetime(2026, 3, 4, 23, 30, 15, 250_000, tzinfo=UTC)
 

@@ -20,7 +20,7 @@ from dicom_node.errors import AnalysisError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.results.codes import FRACTURE_OF_BONE, code_item
 from dicom_node.results.encode import encode_file
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from inference.finding import Finding, Thresholds
 from inference.phantom.long_bone import draw_phantom
 from tests.dicom_node.results.test_presentation_state import POSITIVE
@@ -28,7 +28,7 @@ from tests.dicom_node.results.test_secondary_capture import OPTIONS, received
 from tests.support.validators import Complaints, real_radiographs, renamed
 
 PHANTOM = draw_phantom(broken=True, rows=400, columns=300)
-REPORT = replace(OPTIONS, forms=(Form("structured_report"),))
+REPORT = replace(OPTIONS, forms=(ResultKind("structured_report"),))
 NEGATIVE = replace(POSITIVE, probability=0.02, arrow=None)
 DOUBTFUL = replace(POSITIVE, probability=0.612)
 SHIPPED = Thresholds(0.0598, 0.3735)

@@ -15,7 +15,7 @@ from dicom_node.errors import NotAnalyzedError
 from dicom_node.pixels.decode import DecodeOptions, decode_file
 from dicom_node.pixels.screening import ScreeningRules
 from dicom_node.results.encode import encode_file, encode_notice
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from inference.phantom.long_bone import draw_phantom
 from tests.dicom_node.results.test_secondary_capture import (
     FINDING,
@@ -27,14 +27,14 @@ from tests.support.validators import real_radiographs
 
 RULES = ScreeningRules(max_study_age_days=0, body_parts=(), today=date(2024, 3, 10))
 FORMS = (
-    Form("secondary_capture"),
-    Form("secondary_capture", modality="source"),
-    Form("secondary_capture", lossy=True),
-    Form("structured_report"),
-    Form("heatmap"),
-    Form("notice"),
+    ResultKind("secondary_capture"),
+    ResultKind("secondary_capture", modality="source"),
+    ResultKind("secondary_capture", lossy=True),
+    ResultKind("structured_report"),
+    ResultKind("heatmap"),
+    ResultKind("notice"),
 )
-GRAYSCALE = (*FORMS, Form("presentation_state"))
+GRAYSCALE = (*FORMS, ResultKind("presentation_state"))
 
 
 def write_study(source: Path, folder: Path) -> list[Path]:

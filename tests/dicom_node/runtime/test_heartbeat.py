@@ -8,9 +8,9 @@ from api.operations.health import role_checks, state_of, states_of
 from dicom_node.runtime.heartbeat import (
     DEAD_AFTER_S,
     KEPT_S,
-    beating,
-    living,
-    silence_s,
+    alive_workers,
+    heartbeats,
+    seconds_since_last_heartbeat,
 )
 from dicom_node.storage.database import reading
 from dicom_node.storage.tables import heartbeat
@@ -31,7 +31,7 @@ def ids(engine: sa.Engine) -> set[str]:
 def steady_s(engine: sa.Engine, name: str) -> float:
     """Return for how many seconds a worker has sent heartbeats without a gap."""
     with reading(engine) as connection:
-        return living(connection, "worker").get(name, -1.0)
+        return alive_workers(connection, "worker").get(name, -1.0)
 
 
 def wait_for_more(engine: sa.Engine, known: set[str]) -> None:
@@ -44,23 +44,23 @@ def test_running_worker_is_ok_and_ended_worker_is_not_running(
     checks = role_checks(engine)
     assert state_of(checks["worker"]).startswith("no worker is running")
 
-    with beating(engine, "worker"):
+    with heartbeats(engine, "worker"):
         wait_for_more(engine, set())
         assert state_of(checks["worker"]) == "ok"
         assert state_of(checks["receiver"]).startswith("no receiver is running")
 
-    assert silence_s(engine, "worker") is None
+    assert seconds_since_last_heartbeat(engine, "worker") is None
 
 
 def test_silent_worker_is_reported_until_another_worker_runs(engine: sa.Engine) -> None:
     check = role_checks(engine)["worker"]
-    with beating(engine, "worker"):  # one heartbeat during this test
+    with heartbeats(engine, "worker"):  # one heartbeat during this test
         wait_for_more(engine, set())
         shift(engine, DEAD_AFTER_S + 12)
         assert f"for {DEAD_AFTER_S + 12:.0f} s" in state_of(check)
 
         first = ids(engine)
-        with beating(engine, "worker"):
+        with heartbeats(engine, "worker"):
             wait_for_more(engine, first)
             assert state_of(check) == "ok"
 
@@ -70,12 +70,12 @@ def test_a_role_is_expected_once_it_has_run(engine: sa.Engine) -> None:
     assert states_of(checks) == {}
     assert states_of(role_checks(engine)).keys() == {"receiver", "worker"}
 
-    with beating(engine, "worker"):
+    with heartbeats(engine, "worker"):
         assert states_of(checks) == {"worker": "ok"}
     shift(engine, 30 * KEPT_S)
-    with beating(engine, "receiver", every_s=0.01):
+    with heartbeats(engine, "receiver", every_s=0.01):
         known = ids(engine)
-        with beating(engine, "receiver"):
+        with heartbeats(engine, "receiver"):
             wait_for_more(engine, known)
 
         states = states_of(checks)
@@ -86,29 +86,33 @@ def test_a_role_is_expected_once_it_has_run(engine: sa.Engine) -> None:
 def test_worker_of_the_previous_release_runs_under_the_name_of_an_ended_worker(
     engine: sa.Engine,
 ) -> None:
-    with beating(engine, "worker", "a:0"):
+    with heartbeats(engine, "worker", "a:0"):
         pass
     with engine.begin() as connection:  # this release does not write ended_at
         ended_at = connection.execute(sa.select(heartbeat.c.ended_at)).scalar_one()
         connection.execute(heartbeat.update().values(at=ended_at + 1e-3))
 
     with engine.connect() as connection:
-        assert living(connection, "worker").keys() == {"a:0"}
-    assert silence_s(engine, "worker") is not None
+        assert alive_workers(connection, "worker").keys() == {"a:0"}
+    assert seconds_since_last_heartbeat(engine, "worker") is not None
 
 
 def test_heartbeat_is_renewed_and_old_heartbeats_are_deleted(engine: sa.Engine) -> None:
-    with beating(engine, "worker", every_s=3600):
+    with heartbeats(engine, "worker", every_s=3600):
         wait_for_more(engine, set())
         shift(engine, KEPT_S + 1)
-        with beating(engine, "worker", every_s=0.01):
+        with heartbeats(engine, "worker", every_s=0.01):
             wait_for(lambda: len(ids(engine)) == 1)
             shift(engine, DEAD_AFTER_S + 12)
-            wait_for(lambda: (silence_s(engine, "worker") or 0) < DEAD_AFTER_S)
+            wait_for(
+                lambda: (
+                    (seconds_since_last_heartbeat(engine, "worker") or 0) < DEAD_AFTER_S
+                )
+            )
 
 
 def test_time_without_a_gap_restarts_after_a_gap(engine: sa.Engine) -> None:
-    with beating(engine, "worker", "here:0", every_s=0.01):
+    with heartbeats(engine, "worker", "here:0", every_s=0.01):
         shift_beginning = heartbeat.update().values(since=heartbeat.c.since - 1000)
         with engine.begin() as connection:
             connection.execute(shift_beginning)
@@ -123,10 +127,10 @@ def test_restarted_worker_replaces_the_killed_worker_of_the_same_name(
     engine: sa.Engine,
 ) -> None:
     doubles: list[str] = []
-    with beating(engine, "worker", "here:0", every_s=3600):
+    with heartbeats(engine, "worker", "here:0", every_s=3600):
         with engine.begin() as connection:  # the process is killed and starts again
             connection.execute(heartbeat.update().values(process="of who died"))
-        with beating(
+        with heartbeats(
             engine,
             "worker",
             "here:0",
@@ -142,8 +146,8 @@ def test_restarted_worker_replaces_the_killed_worker_of_the_same_name(
 def test_first_of_two_workers_with_the_same_name_is_notified(engine: sa.Engine) -> None:
     notified = threading.Event()
     with (
-        beating(engine, "worker", "clone:0", on_double=notified.set, every_s=0.05),
-        beating(engine, "worker", "clone:0", every_s=3600),
+        heartbeats(engine, "worker", "clone:0", on_double=notified.set, every_s=0.05),
+        heartbeats(engine, "worker", "clone:0", every_s=3600),
     ):
         assert notified.wait(30)
 
@@ -151,7 +155,7 @@ def test_first_of_two_workers_with_the_same_name_is_notified(engine: sa.Engine) 
 def test_heartbeat_does_not_fail_without_a_database() -> None:
     unavailable = sa.create_engine("sqlite:////nowhere/at/all.db")
 
-    with beating(unavailable, "worker"):
+    with heartbeats(unavailable, "worker"):
         pass
 
     assert state_of(role_checks(unavailable)["worker"]) == "the database does not say"

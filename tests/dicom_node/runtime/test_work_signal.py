@@ -11,8 +11,13 @@ from dbos import DBOS, _queue
 from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import ANALYZE
-from dicom_node.receiver.__main__ import _recorder
-from dicom_node.runtime.work_signal import Bell, hang, heard, ring
+from dicom_node.receiver.__main__ import _instance_recorder
+from dicom_node.runtime.work_signal import (
+    PollWakeup,
+    listen_for_notifications,
+    notify_workers,
+    patch_queue_polling,
+)
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
@@ -21,7 +26,7 @@ from tests.support.journals import Receive, looked_after
 LONG_S = 600.0
 
 
-def waiting(bell: Bell) -> threading.Thread:
+def waiting(bell: PollWakeup) -> threading.Thread:
     """Wait for a bell in a thread."""
     thread = threading.Thread(target=bell.wait, args=(LONG_S,), daemon=True)
     thread.start()
@@ -29,7 +34,7 @@ def waiting(bell: Bell) -> threading.Thread:
 
 
 def test_ring_ends_exactly_one_wait() -> None:
-    bell = Bell()
+    bell = PollWakeup()
     first = waiting(bell)
     bell.ring()
     first.join(30)
@@ -42,7 +47,7 @@ def test_ring_ends_exactly_one_wait() -> None:
 
 def test_bell_is_set_by_its_stop_event() -> None:
     stop = threading.Event()
-    bell = Bell().hang(stop)
+    bell = PollWakeup().hang(stop)
     assert not bell.is_set()
 
     stop.set()
@@ -57,16 +62,19 @@ def test_bell_is_set_by_its_stop_event() -> None:
 def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> None:
     folder = tmp_path.joinpath(*["folder"] * depth)
     folder.mkdir(parents=True)
-    one, two = Bell(), Bell()
-    with heard(folder, "worker-0", one), heard(folder, "worker-1", two):
+    one, two = PollWakeup(), PollWakeup()
+    with (
+        listen_for_notifications(folder, "worker-0", one),
+        listen_for_notifications(folder, "worker-1", two),
+    ):
         threads = [waiting(one), waiting(two)]
-        ring(folder)
+        notify_workers(folder)
         for each in threads:
             each.join(30)
             assert not each.is_alive()
 
     assert list(folder.iterdir()) == []
-    ring(folder)  # has no effect without listeners
+    notify_workers(folder)  # has no effect without listeners
 
 
 def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
@@ -74,12 +82,12 @@ def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
 ) -> None:
     left = tmp_path / "worker-0.bell"
     left.touch()
-    ring(tmp_path)
-    bell = Bell()
+    notify_workers(tmp_path)
+    bell = PollWakeup()
 
-    with heard(tmp_path, "worker-0", bell):
+    with listen_for_notifications(tmp_path, "worker-0", bell):
         thread = waiting(bell)
-        ring(tmp_path)
+        notify_workers(tmp_path)
         thread.join(30)
 
     assert not thread.is_alive()
@@ -90,10 +98,10 @@ def test_receiver_rings_after_it_recorded_an_instance(
 ) -> None:
     spool = Spool(StorageSettings(directory=tmp_path, database="", min_free_mb=0))
     spool.run.mkdir()
-    bell = Bell()
-    with heard(spool.run, "worker-0", bell):
+    bell = PollWakeup()
+    with listen_for_notifications(spool.run, "worker-0", bell):
         thread = waiting(bell)
-        _recorder(journal, spool, lambda _: None)(receive())
+        _instance_recorder(journal, spool, lambda _: None)(receive())
         thread.join(30)
 
     assert not thread.is_alive()
@@ -114,7 +122,7 @@ def test_bell_starts_the_work_in_a_dbos_queue(
     journal: Journal, receive: Receive, tmp_path: Path
 ) -> None:
     begun = threading.Event()
-    bell = hang(ANALYZE)
+    bell = patch_queue_polling(ANALYZE)
     DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
     @DBOS.workflow(name=ANALYZE)

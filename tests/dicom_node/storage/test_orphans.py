@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import StorageSettings
-from dicom_node.storage.orphans import Known, remove_orphans, remove_unfinished
+from dicom_node.storage.orphans import Known, remove_orphans, remove_partial_files
 from dicom_node.storage.spool import Spool
 
 
@@ -36,7 +36,7 @@ def test_sweep_removes_unfinished_files_of_dead_writers_only(
     (spool.results / "dead.part").touch()
     alive = spool.begin(b"")
 
-    assert remove_unfinished(spool) == 2
+    assert remove_partial_files(spool) == 2
     alive.keep()
     alive.close()
     assert files(spool) == [".dcm"]

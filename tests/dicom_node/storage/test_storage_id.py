@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from config.settings import StorageSettings
 from dicom_node.storage.storage_id import (
     FILE,
-    StrangeStorageError,
-    belong_or_exit,
-    check_belonging,
+    StorageMismatchError,
+    verify_storage_id,
+    verify_storage_or_exit,
 )
 
 on_postgresql = pytest.mark.parametrize(
@@ -26,8 +26,8 @@ def storage(migrated: StorageSettings, tmp_path: Path) -> StorageSettings:
 def test_first_check_writes_the_id_and_later_checks_accept_it(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:
-    check_belonging(engine, storage)
-    check_belonging(engine, storage)
+    verify_storage_id(engine, storage)
+    verify_storage_id(engine, storage)
 
     marked = (storage.directory / FILE).exists()
     # SQLite needs no marker file.
@@ -41,12 +41,12 @@ def test_command_exits_if_the_storage_directory_has_no_id_file(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    check_belonging(engine, storage)
+    verify_storage_id(engine, storage)
     identity = (storage.directory / FILE).read_text().strip()
     empty = storage.model_copy(update={"directory": tmp_path / "empty"})
 
     with pytest.raises(SystemExit) as ended:
-        belong_or_exit(engine, empty)
+        verify_storage_or_exit(engine, empty)
 
     assert ended.value.code == 2
     message = capsys.readouterr().err
@@ -59,11 +59,11 @@ def test_command_exits_if_the_storage_directory_has_no_id_file(
 def test_storage_directory_of_another_database_is_rejected(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:
-    check_belonging(engine, storage)
+    verify_storage_id(engine, storage)
     (storage.directory / FILE).write_text("f" * 32)
 
-    with pytest.raises(StrangeStorageError, match=f"this has {'f' * 32}"):
-        check_belonging(engine, storage)
+    with pytest.raises(StorageMismatchError, match=f"this has {'f' * 32}"):
+        verify_storage_id(engine, storage)
 
 
 @on_postgresql
@@ -73,6 +73,6 @@ def test_new_database_adopts_the_id_of_an_existing_directory(
     storage.directory.mkdir()
     (storage.directory / FILE).write_text("a" * 32)
 
-    check_belonging(engine, storage)
+    verify_storage_id(engine, storage)
 
     assert (storage.directory / FILE).read_text() == "a" * 32

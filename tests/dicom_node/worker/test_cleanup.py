@@ -20,7 +20,11 @@ from dicom_node.journal.journal import TWIN_WAIT_S, Journal
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState
-from dicom_node.worker.cleanup import catch_up_with_the_clock, sweep_ended, sweep_work
+from dicom_node.worker.cleanup import (
+    conclude_ended_analyses,
+    delete_finished_workflows,
+    release_future_workflows_after_clock_change,
+)
 from inference.finding import Finding, ModelIdentity, Thresholds
 from tests.support.journals import looked_after
 
@@ -82,7 +86,7 @@ def test_failed_work_is_recorded_if_its_arguments_cannot_be_read(
         connection.exec_driver_sql("DELETE FROM workflow_input")
     engine.dispose()
 
-    sweep_work(journal)
+    delete_finished_workflows(journal)
 
     rows = [row for each in ids if (row := journal.load(each))]
     assert [row.state for row in rows] == [InstanceState.FAILED] * 2
@@ -106,7 +110,7 @@ def test_work_is_not_delayed_if_the_clock_is_set_back(
         )
     before = time.time()
 
-    catch_up_with_the_clock()
+    release_future_workflows_after_clock_change()
 
     delays = {
         each.workflow_id: (each.delay_until_epoch_ms or 0) / 1000 - before
@@ -129,8 +133,8 @@ def test_expired_instances_are_removed_with_one_log_line(
     settings = defaults.model_copy(update={"storage": storage, "retention": short})
 
     with caplog.at_level(logging.INFO):
-        sweep_ended(engine, settings)
-        sweep_ended(engine, settings)
+        conclude_ended_analyses(engine, settings)
+        conclude_ended_analyses(engine, settings)
 
     removed = [each for each in caplog.messages if each.startswith("Removed the files")]
     assert removed == [

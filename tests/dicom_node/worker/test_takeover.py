@@ -10,7 +10,7 @@ from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
 from dicom_node.runtime.heartbeat import DEAD_AFTER_S
 from dicom_node.storage.tables import heartbeat
-from dicom_node.worker.takeover import TAKING_OVER, take_over
+from dicom_node.worker.takeover import TAKING_OVER, requeue_stalled_work
 from tests.support.journals import Receive, looked_after, work_item
 
 OWN, OTHER = "here:0", "there:0"
@@ -69,9 +69,9 @@ def test_worker_requeues_work_of_a_dead_worker(
     journal.record(receive())
     start_all_work(engine, OTHER)
 
-    assert take_over(engine, OWN) == 1
+    assert requeue_stalled_work(engine, OWN) == 1
     assert states() == [("ENQUEUED", "analyze")]
-    assert take_over(engine, OWN) == 0
+    assert requeue_stalled_work(engine, OWN) == 0
 
 
 def test_worker_requeues_work_of_an_unknown_worker(
@@ -81,7 +81,7 @@ def test_worker_requeues_work_of_an_unknown_worker(
     journal.record(receive())
     start_all_work(engine, "a machine that was switched off:3")
 
-    assert take_over(engine, OWN) == 1
+    assert requeue_stalled_work(engine, OWN) == 1
 
 
 def test_worker_does_not_requeue_work_of_live_workers(
@@ -93,7 +93,7 @@ def test_worker_does_not_requeue_work_of_live_workers(
         journal.record(receive())
         start_all_work(engine, owner)
 
-    assert take_over(engine, OWN) == 0
+    assert requeue_stalled_work(engine, OWN) == 0
     assert states() == [("PENDING", "analyze")] * 2
 
 
@@ -114,7 +114,7 @@ def test_worker_without_steady_heartbeats_requeues_nothing(
     journal.record(receive())
     start_all_work(engine, OTHER)
 
-    assert take_over(engine, OWN) == 0
+    assert requeue_stalled_work(engine, OWN) == 0
     assert states() == [("PENDING", "analyze")]
 
 
@@ -129,5 +129,5 @@ def test_only_one_worker_at_a_time_takes_over(
 
     with engine.begin() as connection:
         connection.execute(lock)
-        assert take_over(engine, OWN) == 0
-    assert take_over(engine, OWN) == 1
+        assert requeue_stalled_work(engine, OWN) == 0
+    assert requeue_stalled_work(engine, OWN) == 1

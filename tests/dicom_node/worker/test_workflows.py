@@ -43,16 +43,20 @@ from dicom_node.journal.work_queue import ANALYZE, ANALYZE_SEPARATELY, ANALYZE_S
 from dicom_node.metrics.counters import read
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.pixels.decode import DecodedInstance
-from dicom_node.queries.instance_details import dossier
+from dicom_node.queries.instance_details import instance_details
 from dicom_node.reasons import Unanalyzed
 from dicom_node.results.encoding import ResultObject
-from dicom_node.results.result_kinds import Form
+from dicom_node.results.result_kinds import ResultKind
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
-from dicom_node.storage.spool import Spool, is_there
+from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState, event, instance
 from dicom_node.worker import retry
-from dicom_node.worker.retry import LeftForLater, insist, leave_what_waits
+from dicom_node.worker.retry import (
+    LeftForLater,
+    leave_what_waits,
+    retry_until_available,
+)
 from dicom_node.worker.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
@@ -182,7 +186,7 @@ def row_of(work: Work, instance: ReceivedInstance) -> sa.Row[tuple[object, ...]]
 
 def details(work: Work, instance: ReceivedInstance, kind: str) -> list[str]:
     """Details of the events of a kind in the journal."""
-    history = dossier(work.journal._engine, instance.id)
+    history = instance_details(work.journal._engine, instance.id)
     assert history is not None
     return [each.detail for each in history.events if each.kind == kind]
 
@@ -599,12 +603,12 @@ def test_missing_spool_is_not_reported_as_a_missing_file(
 ) -> None:
     (tmp_path / "spool").mkdir()
     path = tmp_path / "spool" / "a.dcm"
-    assert not is_there(path)
+    assert not file_exists(path)
 
     (tmp_path / "spool").rmdir()
 
     with pytest.raises(OSError, match="is it mounted"):
-        is_there(path)
+        file_exists(path)
 
 
 def test_analysis_calls_on_delivery(work: Work, received: ReceivedInstance) -> None:
@@ -749,7 +753,7 @@ def test_insist_waits_for_the_database_or_disk(error: Exception) -> None:
             raise error
         return "written"
 
-    assert insist(write) == "written"
+    assert retry_until_available(write) == "written"
     assert len(calls) == 3
 
 
@@ -763,8 +767,8 @@ def test_insist_stops_waiting_if_the_process_ends(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(LeftForLater):
-        insist(write)
-    assert insist(lambda: "written") == "written"
+        retry_until_available(write)
+    assert retry_until_available(lambda: "written") == "written"
 
 
 def counted(work: Work) -> dict[tuple[str, str], int]:
@@ -983,7 +987,9 @@ def test_log_names_each_reason_once_and_no_text_of_the_archive(
     )
     outcomes = {f"2.25.{n}": OUTCOMES[name] for n, name in enumerate(outcome_names)}
     monkeypatch.setattr(dispatch, "deliver", lambda *_, **__: outcomes)
-    monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
+    monkeypatch.setattr(
+        deliveries, "forms", lambda _: frozenset(map(ResultKind, kinds))
+    )
     caplog.set_level(logging.INFO)
     work.analyze(received.id, 1)
 
@@ -1013,7 +1019,9 @@ def test_log_of_a_partly_failed_delivery_names_the_stored_objects_and_the_failur
     monkeypatch.setattr(
         dispatch, "deliver", lambda *_, **__: next(first_outcomes, later)
     )
-    monkeypatch.setattr(deliveries, "forms", lambda _: frozenset(map(Form, kinds)))
+    monkeypatch.setattr(
+        deliveries, "forms", lambda _: frozenset(map(ResultKind, kinds))
+    )
     work.analyze(received.id, 1)
 
     work.deliver(received.id, "pacs", 1)
