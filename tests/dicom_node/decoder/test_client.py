@@ -473,8 +473,8 @@ def test_close_ends_the_child_and_the_fork_server() -> None:
 PARENT = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dicom_node.decoder.client import DecodingChild
-child = DecodingChild(timeout_s=100, memory_mb=1024)
+from dicom_node.decoder.client import DecoderProcess
+child = DecoderProcess(timeout_s=100, memory_mb=1024)
 print(child.pid, child.server_pid, flush=True)
 child.run(eval, sys.argv[1])
 """

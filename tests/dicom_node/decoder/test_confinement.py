@@ -222,8 +222,8 @@ assert confinement._seccomp(libc)
 DECODING = """
 import logging
 logging.basicConfig()
-from dicom_node.decoder.client import DecodingChild
-child = DecodingChild(timeout_s=20, memory_mb=1024)
+from dicom_node.decoder.client import DecoderProcess
+child = DecoderProcess(timeout_s=20, memory_mb=1024)
 print(confinement.offered(), child.confinement, child.run(max, 1, 2), sep="; ")
 child.close()
 """
