@@ -25,6 +25,7 @@ SILENT = 300
 ASSOCIATIONS, LIMIT = 64, 50
 LOCAL_LIMIT_EXCEEDED = (2, 3, 2)  # transient, provider (presentation): PS3.8 9.3.4
 ECHOES = 20
+MORE_MB = 20  # an idle receiver has 145 MB, most of them modules
 
 
 @pytest.mark.dcmtk
@@ -106,6 +107,7 @@ def test_64_associations_at_once_are_served_up_to_the_limit_and_told_beyond(
         receiver=f"{places}\nprocesses = 2",
     )
     node = night.start()
+    idle_mb = max(peak_mb(pid) for pid in node.roles("dicom_node.receiver"))
     callers = [associate(node) for _ in range(ASSOCIATIONS)]
     inside = [each for each in callers if each.is_established]
     rejected = Counter(
@@ -135,11 +137,12 @@ def test_64_associations_at_once_are_served_up_to_the_limit_and_told_beyond(
     night.settles({"delivered": ASSOCIATIONS})
 
     seen(f"{ASSOCIATIONS} associations: {len(inside)} served, {dict(rejected)}")
-    seen(f"  all {ASSOCIATIONS} sent, {dict(statuses)}; receivers at most {peaks} MB")
+    seen(f"  all {ASSOCIATIONS} sent, {dict(statuses)}")
+    seen(f"  receivers at most {peaks} MB, idle {idle_mb} MB")
     assert len(inside) == LIMIT
     assert rejected == {LOCAL_LIMIT_EXCEEDED: ASSOCIATIONS - LIMIT}
     assert sum(statuses.values()) == ASSOCIATIONS
-    assert max(peaks) < 150
+    assert max(peaks) - idle_mb < MORE_MB
 
 
 def scraped(api_port: int) -> str:
