@@ -111,6 +111,7 @@ def test_a_decoder_that_is_killed_costs_no_instance_until_it_dies_three_times(
         {"archive": archive.port}, (new_port(), new_port()), worker=MEGAPIXELS
     )
     node = night.start()
+    wait_for(lambda: night.said("worker-0", "Ready") == 1)
     fatal = kills + 1 == MOST_CHILD_DEATHS
 
     start = time.monotonic()
