@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check chaos attack mutations soak audit bench scaling screenshots build clean
+.PHONY: run test check coverage chaos attack mutations soak audit bench scaling screenshots build clean
 
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
@@ -15,6 +15,16 @@ test: export OMP_WAIT_POLICY = passive
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone $$(grep -rl mark.alone --include="test_*.py" tests --exclude-dir=chaos --exclude-dir=attack)
+
+# Line and branch coverage of all tests, subprocesses included. The confined decoder can
+# write no file, so its lines count only if a test calls them directly.
+coverage: export OMP_WAIT_POLICY = passive
+coverage: $(INSTALLED)
+	rm -rf build/coverage
+	mkdir -p build/coverage
+	$(BIN)/coverage run -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # Bad nights, a quarter of an hour of them; needs root's right to mount a small disk, and
 # setpriv, DCMTK, PostgreSQL and libfaketime.

@@ -46,6 +46,10 @@ from dicom_node.storage.tables import (
 )
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.journals import Receive, destination, work_item
+from tests.support.levels import (  # noqa: F401 - hooks of pytest
+    pytest_collection_modifyitems,
+    pytest_runtest_protocol,
+)
 from tests.support.validators import Complaints, dciodvfy_errors
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -31,10 +31,10 @@ def next_release(night: Night) -> Mapping[str, str]:
     folder = night.folder / "next"
     for each in PACKAGES:
         shutil.copytree(ROOT / each, folder / each)
-    migrations = folder / "dicom_node" / "migrations"
+    migrations = folder / "dicom_node" / "storage" / "migrations"
     number = len(list(migrations.glob("*.sql"))) + 1
     (migrations / f"{number:04}_next.sql").write_text(STEP)
-    worker = folder / "dicom_node" / "worker/__main__.py"
+    worker = folder / "dicom_node" / "worker" / "__main__.py"
     source = worker.read_text().replace('"Ready"', '"Ready, and of the next release"')
     worker.write_text(source)
     return {"PYTHONPATH": str(folder)}

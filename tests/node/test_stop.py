@@ -75,7 +75,7 @@ def test_signal_during_the_start_of_a_wait_is_not_lost(
 
 WITHOUT_DATABASE = """
 import sys
-import dicom_node.worker as worker
+import dicom_node.worker.__main__ as worker
 from dicom_node.outcome import Outcome, Verdict
 def work_until_told(_settings, _engine, work, *_):
     outcomes = {"1.2.3": Outcome(Verdict.STORED, 0)}

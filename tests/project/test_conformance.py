@@ -162,7 +162,7 @@ def test_transfer_syntaxes_of_the_settings_are_listed() -> None:
 def test_c_store_statuses_have_the_documented_verdicts(
     status: int, row: int, verdict: Verdict
 ) -> None:
-    beginnings = ["stored", "tries again", "three tries", "failed"]
+    beginnings = ["stored", "retried for `retry_days`", "three attempts", "failed"]
 
     cell = last_column("Sender (SCU)")[row]
 
@@ -227,8 +227,8 @@ def test_stow_responses_have_the_documented_verdicts(
         "stored",
         "by its Failure Reason",
         "stored",
-        "tries again",
-        "three tries",
+        "retried",
+        "three attempts",
     ]
 
     cell = last_column("STOW-RS (user agent)")[row]
@@ -272,7 +272,7 @@ def test_failure_reasons_of_the_standard_are_listed_with_their_remedies() -> Non
     }
     beginnings = {
         Remedy.STORE_AGAIN: "stores the object again",
-        Remedy.ASK_AGAIN: "asks again, with a new Transaction UID",
+        Remedy.ASK_AGAIN: "requests commitment again, with a new Transaction UID",
         Remedy.NONE: "failed",
     }
 

@@ -53,7 +53,7 @@ def test_limits_in_security_equal_those_of_the_code() -> None:
         f"a command set | {dimse.LONGEST_COMMAND} bytes",
         f"`max_associations` {node.max_associations};",
         f"`max_associations_per_caller` {node.max_associations_per_caller}",
-        f"nothing moves | {server.IDLE_S:g} s",
+        f"without any traffic | {server.IDLE_S:g} s",
         f"`max_instance_mb` {node.max_instance_mb}",
         f"`decode_timeout_s` {worker.decode_timeout_s:g};",
         f"`decode_memory_mb` {worker.decode_memory_mb};",

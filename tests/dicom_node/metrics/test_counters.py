@@ -129,9 +129,9 @@ tally.MANY = 5
 engine = open_engine(sys.argv[1])
 for _ in range(100):
     with engine.begin() as connection:
-        tally.write(connection, tally.one(tally.RECEIVED))
+        tally.write(connection, tally.increment(tally.RECEIVED))
     with engine.begin() as connection:
-        tally.add_up(connection)
+        tally.compact(connection)
 """
 
 

@@ -92,15 +92,15 @@ def test_feed_returns_each_change_once(
     journal.record(before)
     feed = ChangeFeed(engine)
 
-    assert feed.changed() == []
+    assert feed.poll() == []
     received = receive()
     journal.record(received)
     journal.analyses.answer(received.id, 1, ANSWER)
     journal.note(None, "paused", "pacs")
-    assert feed.changed() == [received.id]
-    assert feed.changed() == []
+    assert feed.poll() == [received.id]
+    assert feed.poll() == []
     journal.note(before.id, "received again", "")
-    assert feed.changed() == [before.id]
+    assert feed.poll() == [before.id]
 
 
 def test_feed_returns_changes_that_are_committed_late(
@@ -112,7 +112,7 @@ def test_feed_returns_changes_that_are_committed_late(
     for each in (slow, quick):
         journal.record(each)
     feed = ChangeFeed(engine)
-    feed.changed()
+    feed.poll()
 
     with engine.connect() as late:
         insert = sa.text(
@@ -120,10 +120,10 @@ def test_feed_returns_changes_that_are_committed_late(
         )
         late.execute(insert, {"id": slow.id})
         journal.note(quick.id, "received again", "")
-        assert feed.changed() == [quick.id]
+        assert feed.poll() == [quick.id]
         late.commit()
 
-    assert feed.changed() == [slow.id]
+    assert feed.poll() == [slow.id]
 
 
 def test_callers_and_modalities_are_empty_without_instances(engine: sa.Engine) -> None:

@@ -815,13 +815,13 @@ def test_interrupted_work_is_counted_once(
 
     # `settle_instance` is the last step of each transaction.
     with monkeypatch.context() as patched:
-        patched.setattr(delivery_outcomes, "settle_instance", killed)
-        patched.setattr(deliveries, "settle_instance", killed)
+        patched.setattr(delivery_outcomes, "update_instance_state", killed)
+        patched.setattr(deliveries, "update_instance_state", killed)
         with pytest.raises(Killed):
             work.analyze(received.id, 1)
     work.analyze(received.id, 1)
     with monkeypatch.context() as patched:
-        patched.setattr(delivery_outcomes, "settle_instance", killed)
+        patched.setattr(delivery_outcomes, "update_instance_state", killed)
         with pytest.raises(Killed):
             work.deliver(received.id, "pacs", 1)
     work.deliver(received.id, "pacs", 1)
@@ -988,7 +988,7 @@ def test_log_names_each_reason_once_and_no_text_of_the_archive(
     outcomes = {f"2.25.{n}": OUTCOMES[name] for n, name in enumerate(outcome_names)}
     monkeypatch.setattr(dispatch, "deliver", lambda *_, **__: outcomes)
     monkeypatch.setattr(
-        deliveries, "forms", lambda _: frozenset(map(ResultKind, kinds))
+        deliveries, "kinds_for", lambda _: frozenset(map(ResultKind, kinds))
     )
     caplog.set_level(logging.INFO)
     work.analyze(received.id, 1)
@@ -1020,7 +1020,7 @@ def test_log_of_a_partly_failed_delivery_names_the_stored_objects_and_the_failur
         dispatch, "deliver", lambda *_, **__: next(first_outcomes, later)
     )
     monkeypatch.setattr(
-        deliveries, "forms", lambda _: frozenset(map(ResultKind, kinds))
+        deliveries, "kinds_for", lambda _: frozenset(map(ResultKind, kinds))
     )
     work.analyze(received.id, 1)
 
