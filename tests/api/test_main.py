@@ -15,6 +15,8 @@ import pytest
 
 import api.__main__
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-P", "-m", "api"]
 

@@ -121,6 +121,7 @@ def show(page: Page, port: int, path: str, theme: str = "dark") -> None:
         page.evaluate(UNFOLD)
 
 
+@pytest.mark.integration
 @pytest.mark.browser
 @pytest.mark.parametrize("theme", ["dark", "light"])
 @pytest.mark.parametrize("path", [*PAGES, "/login"])

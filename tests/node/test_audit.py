@@ -20,6 +20,8 @@ from tests.dicom_node.audit.test_audit import code, messages, rows
 from tests.support.node import Served, wait_for
 from tests.support.raw_association import ABORT, calling, received
 
+pytestmark = pytest.mark.acceptance
+
 TOKEN = "a-token-of-a-viewer-0123456789"  # noqa: S105 - of this test
 ACTING = "a-token-of-an-operator-0123456789"
 TAKEN, REFUSED, UPLOADED = "2.25.101", "2.25.102", "2.25.103"

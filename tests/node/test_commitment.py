@@ -24,6 +24,8 @@ from inference.phantom.long_bone import draw_phantom
 from tests.support.commitment_archive import call, report_on
 from tests.support.node import counts, serving, wait_for
 
+pytestmark = pytest.mark.acceptance
+
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 [receiver]

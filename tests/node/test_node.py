@@ -55,6 +55,8 @@ from tests.support.node import (
 )
 from tests.support.raw_sender import raw_sender
 
+pytestmark = pytest.mark.acceptance
+
 CONFIG = """
 [receiver]
 host = "127.0.0.1"

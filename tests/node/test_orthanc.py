@@ -42,6 +42,8 @@ from dicom_node.storage.tables import delivered_object
 from inference.phantom.long_bone import draw_phantom
 from tests.support.node import PATIENCE_S, counts, reasons, serving, states, wait_for
 
+pytestmark = pytest.mark.acceptance
+
 ALL_KINDS = list(get_args(ResultKind))
 NODE = f"""
 [receiver]

@@ -20,6 +20,8 @@ from tests.support.mutation_runs import Node, mutated_node, phantoms
 from tests.support.mutations import Draft, Sample, closed, opened
 from tests.support.node import wait_for
 
+pytestmark = pytest.mark.acceptance
+
 # Name, ID, accession number; each contains text that appears nowhere else.
 MARKERS = ("Quaxolotl", "ZYX987654", "ACC424242")
 NAME, ID, ACCESSION = (each.encode() for each in MARKERS)

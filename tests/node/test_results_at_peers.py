@@ -30,6 +30,8 @@ from dicom_node.storage.tables import delivered_object, result
 from inference.phantom.long_bone import draw_phantom
 from tests.support.node import PATIENCE_S, Served, counts, reasons, serving, wait_for
 
+pytestmark = pytest.mark.acceptance
+
 CLASSES = {
     SecondaryCaptureImageStorage,
     GrayscaleSoftcopyPresentationStateStorage,

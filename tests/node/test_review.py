@@ -24,7 +24,7 @@ from tests.api.v1.test_study_page import difference, drag, drawn, is_true
 from tests.support.http_client import ACTING, DIGEST, LOOKING
 from tests.support.node import Served, wait_for
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.acceptance, pytest.mark.browser]
 
 CONFIG = """
 [receiver]

@@ -18,6 +18,8 @@ from models.card import card_text, read_card
 from tests.chaos.line import Line, State
 from tests.support.roles import configured, running
 
+pytestmark = pytest.mark.acceptance
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 EARLY = "Told to end before the start was complete: ending"
 

@@ -14,6 +14,8 @@ import pytest
 from dicom_node.demo.phantom_instance import phantom_dataset
 from inference.phantom.long_bone import draw_phantom
 
+pytestmark = pytest.mark.acceptance
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = {each.split(".")[0] for each in PROJECT["tool"]["setuptools"]["packages"]}

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from tests.support.http_client import LOOKING, TOKENS, Site, serve
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.integration, pytest.mark.browser]
 
 
 @pytest.fixture

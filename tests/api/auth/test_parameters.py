@@ -11,6 +11,8 @@ from config.settings import load
 from tests.support.http_client import ACTING, LOOKING, bearing
 from tests.support.review_site import Review
 
+pytestmark = pytest.mark.integration
+
 DESCRIBED = create_app(load(None, {})).openapi()["paths"]
 OPERATIONS = [
     (method, path)

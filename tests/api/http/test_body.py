@@ -19,6 +19,8 @@ from api.http.multipart import received
 from api.predict.analyzer import Analyzer
 from tests.support.http_client import LOOKING, TOKENS, Site, connected, read_all, serve
 
+pytestmark = pytest.mark.integration
+
 PART = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 MULTIPART = b"multipart/form-data; boundary=b"
 AUTHORIZATION = f"Authorization: Bearer {LOOKING}\r\n".encode()

@@ -26,6 +26,8 @@ from dicom_node.receiver.upload import Uploads
 from tests.support.http_client import ACTING, LOOKING, TOKENS, bearing, serve
 from tests.support.review_site import Review
 
+pytestmark = pytest.mark.integration
+
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
 MULTIPART = "Content-Type: multipart/form-data; boundary=b"
 

@@ -34,6 +34,8 @@ from tests.support.http_client import (
 )
 from tests.support.review_site import Review, served
 
+pytestmark = pytest.mark.integration
+
 LARGER = {("POST", "/predict"), ("POST", "/api/v1/uploads")}
 LOCAL_PROXY = PROXY.replace("10.0.0.0/24", "127.0.0.0/8")
 

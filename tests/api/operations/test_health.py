@@ -24,6 +24,8 @@ from api.operations.health import (
 from config.settings import StorageSettings, load
 from dicom_node.storage.migration import migrate
 
+pytestmark = pytest.mark.integration
+
 
 def succeeds() -> None:
     """A check that succeeds."""

@@ -47,6 +47,8 @@ from dicom_node.storage.run_folder import run_folder
 from dicom_node.storage.tables import InstanceState, delivery
 from inference.finding import ModelIdentity
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[3]
 MODEL = ModelIdentity("test", "1.2", "0" * 64)
 

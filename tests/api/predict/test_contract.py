@@ -22,6 +22,8 @@ from inference.finding import ModelIdentity
 from inference.radiograph import Radiograph
 from tests.support.http_client import LOOKING, TOKENS, Site, bearing, serve
 
+pytestmark = pytest.mark.integration
+
 PREDICT, ALIVE, READY = "POST /predict", "GET /healthz", "GET /readyz"
 METRICS = "GET /metrics"
 LITTLE = settings(

@@ -102,6 +102,7 @@ def colored(picture: NDArray[np.int16]) -> int:
     return int((np.ptp(picture, axis=2) > 12).sum())
 
 
+@pytest.mark.integration
 def test_page_shows_the_response_of_predict_for_a_chosen_file(
     page: Page, address: str
 ) -> None:
@@ -122,6 +123,7 @@ def test_page_shows_the_response_of_predict_for_a_chosen_file(
     assert "not for diagnostic use" in page.inner_text("#result")
 
 
+@pytest.mark.integration
 def test_arrow_points_at_the_fracture(address: str) -> None:
     drawn = draw_phantom(broken=True, rows=600, columns=450)
     files = {"file": png(broken=True)}

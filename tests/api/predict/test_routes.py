@@ -167,6 +167,7 @@ def random_image(seed: int) -> NDArray[np.uint8]:
 
 
 class TestPrediction:
+    @pytest.mark.integration
     @pytest.mark.parametrize("seed", SEEDS)
     def test_prediction_equals_that_of_the_original_application(
         self, client: httpx.Client, original: torch.nn.Module, seed: int
@@ -427,6 +428,7 @@ def test_upload_is_read_only_up_to_its_limit(length: bytes | None, read: int) ->
     assert messages == read
 
 
+@pytest.mark.integration
 def test_interrupted_upload_is_not_logged_as_an_error(
     client: httpx.Client, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -575,6 +577,7 @@ def test_prediction_is_recorded_in_the_audit_trail(
     assert site.told == [AccessEvent("viewed", person, "192.0.2.7", "/predict")]
 
 
+@pytest.mark.integration
 def test_tenth_concurrent_request_is_refused_with_retry_after(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -600,6 +603,7 @@ def test_tenth_concurrent_request_is_refused_with_retry_after(
     assert [response.status_code for response in succeeded] == [200] * 9
 
 
+@pytest.mark.integration
 def test_slow_image_is_decoded_in_parallel_to_others(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -648,6 +652,7 @@ def test_no_decoding_child_remains_if_the_model_loads_after_shutdown(
     assert analyzer._tools.result().reader.child.pid is None
 
 
+@pytest.mark.integration
 def test_an_image_that_takes_too_long_is_refused(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,8 @@ from inference.phantom.long_bone import draw_phantom
 from tests.support.http_client import ACTING, LOOKING, bearing, serve
 from tests.support.review_site import PACS, REFUSED, STORED, Review
 
+pytestmark = pytest.mark.integration
+
 STUDY = Tag("StudyInstanceUID")
 GONE = "Send the instance again"
 LISTED = """

@@ -17,6 +17,8 @@ from tests.api.predict.test_contract import LITTLE
 from tests.support.http_client import ACTING, bearing, serve
 from tests.support.review_site import STORED, Review
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Review, str]]:

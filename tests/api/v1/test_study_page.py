@@ -150,6 +150,7 @@ def is_true(page: Page, number: int = 0) -> None:
     expect(page.locator(".pane-values").nth(number)).not_to_contain_text("≈")
 
 
+@pytest.mark.integration
 def test_images_are_shown_side_by_side_unchanged(page: Page) -> None:
     expect(page.locator("h1")).to_have_text("Schmidt, Anna")
     expect(page.locator("#about")).to_have_text("4711 · A-1 · 2 images")
@@ -249,6 +250,7 @@ def test_invert_swaps_black_and_white(page: Page) -> None:
     expect(page.locator("#invert")).to_have_attribute("aria-pressed", "true")
 
 
+@pytest.mark.integration
 def test_full_size_zoom_pan_and_rotation_show_the_expected_pixels(page: Page) -> None:
     hide_layers(page)
     page.click("#full")

@@ -19,6 +19,8 @@ from tests.support.http_client import bearing
 from tests.support.mutations import Encoding
 from tests.support.review_site import REFUSED, STORED, Review
 
+pytestmark = pytest.mark.integration
+
 PROBLEM = "application/problem+json"
 
 

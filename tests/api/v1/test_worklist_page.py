@@ -13,7 +13,7 @@ from tests.api.auth.test_login_page import log_in
 from tests.support.http_client import LOOKING
 from tests.support.review_site import REFUSED, STORED, Review, served
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.integration, pytest.mark.browser]
 
 
 @pytest.fixture

@@ -39,6 +39,8 @@ from dicom_node.audit.message import KINDS, AuditSource, message
 from dicom_node.audit.trail import MOST_INSTANCES, Trail
 from dicom_node.storage.tables import audit
 
+pytestmark = pytest.mark.integration
+
 SOURCE = AuditSource("FRACTURE_AI@host", "api", 42)
 INSTANCE = AuditedInstance("1.2.3", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.3.4")
 PATIENT = AuditedPatient("4711", "Doe^Jane")

@@ -1,5 +1,6 @@
 """The events of the audit trail for received and for sent instances."""
 
+import pytest
 import sqlalchemy as sa
 
 from config.destinations import Address, SenderDestination, StowDestination
@@ -23,6 +24,8 @@ from tests.support.journals import (
     Receive,
     destination,
 )
+
+pytestmark = pytest.mark.integration
 
 JANE = Patient("Doe^Jane", "4711", "A1")
 NAMED = AuditedPatient("4711", "Doe^Jane")

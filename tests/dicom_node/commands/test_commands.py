@@ -46,6 +46,8 @@ from models.card import read_card
 from tests.support.dicomweb_service import serving_web
 from tests.support.journals import ANSWER, destination
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = Path(sys.executable).with_name("fracture-node")
 CONFIG = """

@@ -14,6 +14,8 @@ from config.settings import load
 from dicom_node.commands.serve import BEHIND_RECEIVERS, Node, Role
 from tests.support.node import alive, wait_for
 
+pytestmark = pytest.mark.integration
+
 # A module that does not exist, so that the process exits with an error.
 FAILING_COMMAND = ["this_is_no_module"]
 

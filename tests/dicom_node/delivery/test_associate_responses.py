@@ -62,6 +62,8 @@ from tests.support.raw_association import (
     user,
 )
 
+pytestmark = pytest.mark.integration
+
 TIMEOUT_S = 15.0
 # No test here waits for a timeout.
 AT_ONCE_S = 5.0

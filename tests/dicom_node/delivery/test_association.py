@@ -26,6 +26,8 @@ from config.destinations import Address
 from dicom_node.delivery.c_store import echo, send
 from dicom_node.outcome import Outcome, Verdict
 
+pytestmark = pytest.mark.integration
+
 STORED, RETRY, REFUSED = Verdict.STORED, Verdict.RETRY, Verdict.REFUSED
 SOON_S = 20.0  # a test that takes longer hangs
 

@@ -38,6 +38,8 @@ from dicom_node.delivery.c_store import echo, send
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.outcome import Outcome, Verdict
 
+pytestmark = pytest.mark.integration
+
 STORED, REFUSED = Verdict.STORED, Verdict.REFUSED
 PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
 NAME = "Unmistakable^Name"

@@ -26,6 +26,8 @@ from inference.phantom.long_bone import draw_phantom
 from tests.support.dicomweb_service import module, said, serving_web
 from tests.support.node import counts, reasons, serving, wait_for
 
+pytestmark = pytest.mark.integration
+
 CONFIG = """
 [receiver]
 host = "127.0.0.1"

@@ -44,6 +44,8 @@ from tests.support.raw_association import (
     syntax,
 )
 
+pytestmark = pytest.mark.integration
+
 TIMEOUT_S = 0.5
 # A call takes at most 6 timeouts: for the connection, A-ASSOCIATE-AC, the response and
 # the release. The machine may be busy; without a deadline, no call would end.

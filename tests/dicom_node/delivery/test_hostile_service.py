@@ -17,6 +17,8 @@ from dicom_node.delivery.http_limits import LARGEST_RESPONSE
 from dicom_node.delivery.stow import LARGEST_ANSWER, ask, store
 from dicom_node.outcome import Verdict
 
+pytestmark = pytest.mark.integration
+
 TIMEOUT_S = 0.5
 # A call takes at most 6 timeouts. The machine may be busy; without a deadline, no call
 # would end.

@@ -53,6 +53,8 @@ from dicom_node.worker.workflows import Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from tests.support.commitment_archive import WELL_KNOWN, Committing
 
+pytestmark = pytest.mark.integration
+
 FINDING = Finding(
     probability=0.9,
     thresholds=Thresholds(0.5, 0.7),

@@ -26,6 +26,8 @@ from tests.support.dicomweb_service import (
     serving_web,
 )
 
+pytestmark = pytest.mark.integration
+
 STORED, RETRY, REFUSED = Verdict.STORED, Verdict.RETRY, Verdict.REFUSED
 NAME = "Unmistakable^Name"
 HIDDEN = "unmistakable-secret"

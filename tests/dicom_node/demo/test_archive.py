@@ -27,6 +27,8 @@ from dicom_node.delivery.c_store import send
 from dicom_node.demo.archive import Archive, start_archive
 from dicom_node.outcome import Verdict
 
+pytestmark = pytest.mark.integration
+
 NAME = "Unmistakable^Name"
 
 

@@ -33,6 +33,8 @@ from tests.support.journals import (
     work,
 )
 
+pytestmark = pytest.mark.integration
+
 UID = "2.25.1"
 
 Queue = Callable[[int], list[str]]

@@ -56,6 +56,8 @@ from tests.support.journals import (
     work_item,
 )
 
+pytestmark = pytest.mark.integration
+
 HAND = {"body_part": "HAND", "view_position": "AP", "laterality": "L"}
 
 

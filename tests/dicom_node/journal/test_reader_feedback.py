@@ -2,11 +2,14 @@
 
 import time
 
+import pytest
 import sqlalchemy as sa
 
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.reader_feedback import EXPORTED, Feedback, Judgement
 from tests.support.journals import ANSWER, Receive
+
+pytestmark = pytest.mark.integration
 
 
 def analyzed_instance(journal: Journal, receive: Receive) -> str:

@@ -41,6 +41,8 @@ from tests.support.journals import (
     state_of,
 )
 
+pytestmark = pytest.mark.integration
+
 KEPT = RetentionSettings(
     delivered_days=7, failed_days=30, journal_days=365, audit_days=2190
 )

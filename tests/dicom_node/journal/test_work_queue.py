@@ -24,6 +24,8 @@ from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from tests.support.journals import Receive, looked_after, work_item
 
+pytestmark = pytest.mark.integration
+
 SERIALIZER = DBOSPortableJSONSerializer()
 
 

@@ -16,6 +16,8 @@ from dicom_node.metrics.counters import REFUSED, REJECTED, Sample, increment, re
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sa.Engine]:

@@ -32,6 +32,8 @@ from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import tally
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).resolve().parents[3]
 
 

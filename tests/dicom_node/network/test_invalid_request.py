@@ -42,6 +42,8 @@ from tests.support.raw_association import (
     user,
 )
 
+pytestmark = pytest.mark.integration
+
 COMMITMENT = STORAGE_COMMITMENT.encode()
 REQUEST = request(
     proposed(1, abstract(), syntax()),

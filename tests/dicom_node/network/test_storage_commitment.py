@@ -37,6 +37,8 @@ from tests.support.commitment_archive import (
     report_on,
 )
 
+pytestmark = pytest.mark.integration
+
 DX = DigitalXRayImageStorageForPresentation
 KNOWN_TRANSACTION = "2.25.1"
 ROLE_ITEM = 0x54  # PS3.7 D.3.3.4

@@ -46,6 +46,8 @@ from tests.support.certificates import Certificates, Pair
 from tests.support.commitment_archive import COMMITMENT, Committing, report_on
 from tests.support.raw_association import calling, request
 
+pytestmark = pytest.mark.integration
+
 FindPeer = Callable[[str], str]
 Pem = dict[str, Any]
 SOON_S = 20.0

@@ -17,6 +17,8 @@ from dicom_node.queries.failures import FailureReason, failed, grouped
 from dicom_node.storage.tables import InstanceState, instance
 from tests.support.journals import ANSWER, LOST, REFUSED, STORED, Receive, destination
 
+pytestmark = pytest.mark.integration
+
 START = datetime(2026, 1, 2, tzinfo=UTC).timestamp()
 
 

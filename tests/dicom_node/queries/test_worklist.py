@@ -23,6 +23,8 @@ from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import delivery, instance, patient
 from tests.support.journals import ANSWER, STORED, Receive, destination
 
+pytestmark = pytest.mark.integration
+
 DAY = datetime(2026, 1, 2, tzinfo=UTC)
 ANNA, BEN, EVA = (
     Patient("Schmidt^Anna", "4711", "A-1"),

@@ -430,6 +430,7 @@ def test_warning_if_tls_needs_no_client_certificate(certificates: Certificates) 
     assert warning.startswith("ANYONE who reaches 0.0.0.0:2762 may send")
 
 
+@pytest.mark.integration
 def test_warning_is_logged_when_the_ports_are_opened(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -51,6 +51,8 @@ from tests.support.raw_association import (
     user,
 )
 
+pytestmark = pytest.mark.integration
+
 ZERO = bytes(16)
 
 

@@ -35,6 +35,8 @@ from tests.support.raw_association import (
     title,
 )
 
+pytestmark = pytest.mark.integration
+
 MODALITY, ATTACKER = "127.0.0.2", "127.0.0.1"
 PAUSE = threading.Event()  # never set; its wait() is a pause
 

@@ -18,6 +18,8 @@ from tests.support.mutation_runs import analyzed, phantoms
 from tests.support.mutations import Sample, closed, opened
 from tests.support.raw_sender import c_store, raw_sender
 
+pytestmark = pytest.mark.integration
+
 PHANTOM = phantoms()[0]
 NAMES = [
     pytest.param(b"../../etc/passwd", id="relative"),

@@ -3,8 +3,12 @@
 import socket
 import threading
 
+import pytest
+
 from dicom_node.network.sockets import listen
 from dicom_node.receiver.listener import Listener, PendingAssociation
+
+pytestmark = pytest.mark.integration
 
 # The header of an A-ASSOCIATE-RQ, and a body of the declared length (PS3.8 9.3.2).
 REQUEST = bytes([1, 0, 0, 0, 0, 4]) + bytes(4)

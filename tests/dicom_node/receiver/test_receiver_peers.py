@@ -26,7 +26,7 @@ from dicom_node.storage.tables import instance
 from inference.phantom.long_bone import draw_phantom
 from tests.support.node import processor_s
 
-pytestmark = pytest.mark.dcmtk
+pytestmark = [pytest.mark.integration, pytest.mark.dcmtk]
 Find = Callable[[str], str]
 PATIENCE_S = 60
 

@@ -65,6 +65,8 @@ from dicom_node.storage.orphans import Known, remove_orphans
 from dicom_node.storage.spool import Spool
 from inference.phantom.long_bone import draw_phantom
 
+pytestmark = pytest.mark.integration
+
 DEFLATED = DeflatedExplicitVRLittleEndian
 DX = DigitalXRayImageStorageForPresentation
 VERIFICATION = UID("1.2.840.10008.1.1")

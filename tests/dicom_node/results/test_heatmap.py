@@ -318,6 +318,7 @@ def read_by_highdicom(path: Path, source: Dataset) -> NDArray[np.float64]:
     return fractions
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("kind", [*product(CLASSES, ["MONOCHROME1", "MONOCHROME2"])])
 def test_validators_report_no_error_and_highdicom_reads_the_heatmap(
     source: Source,
@@ -371,6 +372,7 @@ def test_image_laterality_is_taken_from_the_source(
     assert complaints(path) == set()
 
 
+@pytest.mark.integration
 @pytest.mark.shared
 def test_validators_report_only_errors_that_the_real_source_already_has(
     shared: Path, complaints: Complaints, tmp_path: Path

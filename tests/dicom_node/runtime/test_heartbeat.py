@@ -2,6 +2,7 @@
 
 import threading
 
+import pytest
 import sqlalchemy as sa
 
 from api.operations.health import role_checks, state_of, states_of
@@ -15,6 +16,8 @@ from dicom_node.runtime.heartbeat import (
 from dicom_node.storage.database import reading
 from dicom_node.storage.tables import heartbeat
 from tests.support.node import wait_for
+
+pytestmark = pytest.mark.integration
 
 
 def shift(engine: sa.Engine, seconds: float) -> None:

@@ -11,6 +11,8 @@ from dicom_node.network.sockets import listen
 from dicom_node.runtime import process
 from dicom_node.runtime.process import listen_or_exit
 
+pytestmark = pytest.mark.integration
+
 
 def test_process_waits_for_a_port_that_becomes_free(
     monkeypatch: pytest.MonkeyPatch,

@@ -23,6 +23,8 @@ from dicom_node.storage.migration import migrate
 from dicom_node.storage.spool import Spool
 from tests.support.journals import Receive, looked_after
 
+pytestmark = pytest.mark.integration
+
 LONG_S = 600.0
 
 

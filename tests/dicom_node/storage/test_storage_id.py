@@ -23,6 +23,7 @@ def storage(migrated: StorageSettings, tmp_path: Path) -> StorageSettings:
     return migrated.model_copy(update={"directory": tmp_path / "spool's"})
 
 
+@pytest.mark.integration
 def test_first_check_writes_the_id_and_later_checks_accept_it(
     engine: sa.Engine, storage: StorageSettings
 ) -> None:

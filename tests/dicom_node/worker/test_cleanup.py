@@ -28,6 +28,8 @@ from dicom_node.worker.cleanup import (
 from inference.finding import Finding, ModelIdentity, Thresholds
 from tests.support.journals import looked_after
 
+pytestmark = pytest.mark.integration
+
 MODEL = ModelIdentity("test", "1", "0" * 64)
 SALIENCY = np.zeros((7, 7), np.float32)
 ANSWER = Answer(

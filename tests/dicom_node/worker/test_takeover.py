@@ -13,6 +13,8 @@ from dicom_node.storage.tables import heartbeat
 from dicom_node.worker.takeover import TAKING_OVER, requeue_stalled_work
 from tests.support.journals import Receive, looked_after, work_item
 
+pytestmark = pytest.mark.integration
+
 OWN, OTHER = "here:0", "there:0"
 on_postgresql = pytest.mark.parametrize(
     "create", [pytest.param("postgresql", marks=pytest.mark.postgresql)], indirect=True

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from config.settings import load
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
@@ -19,6 +21,8 @@ from inference.phantom.long_bone import draw_phantom
 from tests.support.journals import state_of
 from tests.support.node import made_slow, wait_for
 from tests.support.roles import configured, running
+
+pytestmark = pytest.mark.integration
 
 SHORT_DRAIN = "import sys, dicom_node.worker.__main__ as w; w.DRAIN_S = 0.5; w.main()"
 

@@ -61,6 +61,8 @@ from dicom_node.worker.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, Thresholds
 from inference.phantom.long_bone import draw_phantom
 
+pytestmark = pytest.mark.integration
+
 FINDING = Finding(
     probability=0.9,
     thresholds=Thresholds(0.5, 0.7),
