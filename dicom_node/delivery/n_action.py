@@ -20,8 +20,8 @@ from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
 from dicom_node.network.storage_commitment import (
     OnRefused,
+    RecordReport,
     Request,
-    Settle,
     handle_report,
     ignore_refusal,
 )
@@ -46,7 +46,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     *,
     calling_ae_title: str,
     timeout_s: float,
-    settle: Settle,
+    settle: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
     """Ask an archive to commit to objects that it has stored.
@@ -99,7 +99,7 @@ class _Hearing:
     """Listens for a report on the association of the request."""
 
     def __init__(
-        self, settle: Settle, reporter: Reporter, on_refused: OnRefused
+        self, settle: RecordReport, reporter: Reporter, on_refused: OnRefused
     ) -> None:
         self._settle = settle
         self._reporter = reporter

@@ -317,7 +317,7 @@ class Commitments:
             remedy = Remedy.NONE
         waiting = DeliveryState.COMMITTING
         found = _treat(connection, row, uids, waiting, remedy, words)
-        return bool(found) and remedy is Remedy.ASK_AGAIN
+        return bool(found) and remedy is Remedy.REQUEST_AGAIN
 
 
 def _treat(  # noqa: PLR0913, PLR0917 - the objects and their remedy
@@ -335,7 +335,7 @@ def _treat(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     """
     state = {
         Remedy.STORE_AGAIN: DeliveryState.QUEUED,
-        Remedy.ASK_AGAIN: DeliveryState.COMMITTING,
+        Remedy.REQUEST_AGAIN: DeliveryState.COMMITTING,
         Remedy.NONE: DeliveryState.FAILED,
     }[remedy]
     change = _objects(row, was).where(delivered_object.c.sop_instance_uid.in_(uids))

@@ -35,7 +35,7 @@ class PollWakeup:
         self._stop = stop
         return self
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """End the current wait, or the next one."""
         self._rung.set()
 
@@ -88,7 +88,7 @@ def listen_for_notifications(
         def hear() -> None:
             with suppress(OSError):  # closed
                 while hearing.recv(1):
-                    bell.ring()
+                    bell.wake()
 
         path = folder / f"{name}{SUFFIX}"
         with suppress(OSError), _short(folder) as short:  # if it fails, DBOS only polls

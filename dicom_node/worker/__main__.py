@@ -139,7 +139,7 @@ def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> W
 
 def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
     arrived, encoded = patch_queue_polling(ANALYZE), patch_queue_polling(DELIVER)
-    work = _work(settings, engine, encoded.ring, arrived.ring)
+    work = _work(settings, engine, encoded.wake, arrived.wake)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Send a heartbeat before taking work: work of a worker without heartbeat is taken

@@ -14,7 +14,7 @@ from pathlib import Path
 from config.settings import ReceiverSettings, load
 from dicom_node.metrics.counters import ACCEPTED, REJECTED, SENT_AWAY, Sample
 from dicom_node.network.sockets import listen
-from dicom_node.network.storage_commitment import Settle
+from dicom_node.network.storage_commitment import RecordReport
 from dicom_node.receiver.server import Receiver, start_receiver
 from dicom_node.storage.spool import Spool
 
@@ -313,7 +313,7 @@ class Node:
 
 @contextmanager
 def serving_node(
-    folder: Path, settle: Settle | None = None, **changes: object
+    folder: Path, record_report: RecordReport | None = None, **changes: object
 ) -> Iterator[Node]:
     """Run a receiver during the block, then drain it."""
     defaults = load(None, {})
@@ -326,7 +326,7 @@ def serving_node(
         lambda _: None,
         {listen("127.0.0.1", 0): None},
         lambda *caller: told.append(caller),
-        settle=settle,
+        record_report=record_report,
         count=counted.append,
     )
     yield Node(receiver, told, counted)

@@ -211,7 +211,7 @@ def test_peer_that_does_not_speak_dicom_gives_retry(
         RETRY,
         None,
         "the node aborted its request for an association with ARCHIVE at "
-        f"127.0.0.1:{port}: what came cannot be read as DICOM",
+        f"127.0.0.1:{port}: the received data is not DICOM",
     )
 
 

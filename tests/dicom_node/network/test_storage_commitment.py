@@ -90,7 +90,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             spool,
             _accept,
             {listen("127.0.0.1", 0): None},
-            settle=node.settle if accepts_reports else None,
+            record_report=node.settle if accepts_reports else None,
             on_refused=lambda *refused: node.refused.append(refused),
             count=node.counted.append,
         )

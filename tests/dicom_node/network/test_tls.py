@@ -31,7 +31,7 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import ReceivedInstance
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.sockets import listen
-from dicom_node.network.storage_commitment import Report, Request, Settle
+from dicom_node.network.storage_commitment import RecordReport, Report, Request
 from dicom_node.network.tls import TlsSocket, client_context, server_context
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.receiver import association as connection
@@ -88,7 +88,7 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
         *,
         authority: Pair | None = None,
         version: ssl.TLSVersion | None = None,
-        settle: Settle | None = None,
+        record_report: RecordReport | None = None,
         **changes: object,
     ) -> Node:
         defaults = load(None, {})
@@ -109,7 +109,7 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
             inbox.append,
             sockets,
             lambda *arguments: reported.append(arguments),
-            settle=settle,
+            record_report=record_report,
         )
         nodes.append(Node(receiver, (plain, secured), inbox, reported))
         return nodes[-1]
@@ -367,7 +367,7 @@ def test_many_failed_handshakes_are_logged_as_one_line_and_a_count(
     for _ in range(30):
         fail()
     assert tls_lines() == ["No TLS with the caller at 127.0.0.1: HTTP_REQUEST"]
-    monkeypatch.setattr(tls_handshake, "TOLD_EVERY_S", 0)
+    monkeypatch.setattr(tls_handshake, "LOG_INTERVAL_S", 0)
     fail()
 
     assert tls_lines()[1:] == ["29 more TLS handshakes failed", tls_lines()[0]]
@@ -585,8 +585,16 @@ def test_storescp_with_client_authentication_stores_an_identical_dataset(
 @pytest.mark.parametrize(
     ("shows", "settings", "words"),
     [
-        ("node", {}, "does not accept us (TLSV13_ALERT_CERTIFICATE_REQUIRED); name a"),
-        ("node", "stranger", "does not accept us (TLSV1_ALERT_UNKNOWN_CA); name a"),
+        (
+            "node",
+            {},
+            "does not accept the node (TLSV13_ALERT_CERTIFICATE_REQUIRED); name a",
+        ),
+        (
+            "node",
+            "stranger",
+            "does not accept the node (TLSV1_ALERT_UNKNOWN_CA); name a",
+        ),
         (
             "stranger",
             {},
@@ -595,12 +603,12 @@ def test_storescp_with_client_authentication_stores_an_identical_dataset(
         (
             "modality",
             {},
-            "'127.0.0.1'; if that is as it must be, set tls_check_host_name = false",
+            "'127.0.0.1'; if you trust this certificate, set tls_check",
         ),
         (
             "modality",
             {"host": "localhost"},
-            "'localhost'; if that is as it must be, set tls_check_host_name = false",
+            "'localhost'; if you trust this certificate, set tls_check",
         ),
     ],
 )
@@ -767,7 +775,7 @@ def test_reporter_has_the_names_of_its_verified_certificate(
     reporters: list[Reporter] = []
     node = serve(
         authority=certificates.authority if shows else None,
-        settle=lambda _, reporter: reporters.append(reporter),
+        record_report=lambda _, reporter: reporters.append(reporter),
     )
     context = ssl.create_default_context(cafile=certificates.authority.certificate)
     # Without an authority, the certificate of the caller is not verified.

@@ -229,7 +229,7 @@ REJECTED_REQUESTS = {
 }
 
 BY_PROVIDER = b"\7\0\0\0\0\4\0\0\2"
-NOT_DICOM = "no A-ASSOCIATE-RQ but something else: "
+NOT_DICOM = "no valid A-ASSOCIATE-RQ: "
 # Bytes that are no valid request, the last byte of the A-ABORT, and the reason.
 UNUSABLE = {
     "item beyond the end": (
@@ -414,7 +414,7 @@ def test_receiver_aborts_and_reports_bytes_that_are_no_request(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     content, reason, words = UNUSABLE[name]
-    node.receiver._listener._no_association._told.clear()
+    node.receiver._listener._no_association._logged.clear()
 
     with calling(node.port, content) as connection:
         assert received(connection) == BY_PROVIDER + bytes([reason])

@@ -848,7 +848,7 @@ def test_receiver_aborts_caller_that_sends_too_many_requests_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The receiver must not notice the abort before the response exists.
-    monkeypatch.setattr(connection, "LOOK_AROUND_S", SOON_S)
+    monkeypatch.setattr(connection, "CHECK_INTERVAL_S", SOON_S)
     node = serve()
     node.inbox.may_go_on.clear()
     association = node.associate()

@@ -37,14 +37,14 @@ def test_sweep_removes_unfinished_files_of_dead_writers_only(
     alive = spool.begin(b"")
 
     assert remove_partial_files(spool) == 2
-    alive.keep()
+    alive.commit()
     alive.close()
     assert files(spool) == [".dcm"]
 
 
 def stored_instance(spool: Spool, *, age_s: float = 0) -> str:
     arrival = spool.begin(b"")
-    arrival.keep()
+    arrival.commit()
     arrival.close()
     os.utime(arrival.path, (0, time.time() - age_s))
     return arrival.id
@@ -67,7 +67,7 @@ def test_sweep_removes_old_instances_that_are_not_in_the_journal(spool: Spool) -
 
 def test_sweep_keeps_an_instance_that_is_being_recorded(spool: Spool) -> None:
     arrival = spool.begin(b"")
-    arrival.keep()
+    arrival.commit()
     os.utime(arrival.path, (0, 0))
 
     assert sweep(spool, none_known, older_than_s=0) == 0

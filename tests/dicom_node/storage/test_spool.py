@@ -38,7 +38,7 @@ def test_kept_file_has_the_preamble_and_the_received_bytes(
     arrival = spool.begin(b"preamble")
     arrival.write(b"data")
     arrival.write(b"set")
-    arrival.keep()
+    arrival.commit()
     arrival.close()
 
     assert spool.path(arrival.id).read_bytes() == b"preambledataset"
@@ -51,7 +51,7 @@ def test_kept_file_has_the_preamble_and_the_received_bytes(
 
 def test_only_the_user_may_read_the_spool(spool: Spool) -> None:
     arrival = spool.begin(b"")
-    arrival.keep()
+    arrival.commit()
     arrival.close()
 
     assert spool.directory.stat().st_mode & 0o777 == 0o700
@@ -68,7 +68,7 @@ def test_closing_without_keeping_removes_the_file(spool: Spool) -> None:
 
 def test_kept_file_can_be_discarded(spool: Spool) -> None:
     arrival = spool.begin(b"preamble")
-    arrival.keep()
+    arrival.commit()
     arrival.discard()
 
     assert files(spool) == []
@@ -86,7 +86,7 @@ def test_keep_syncs_the_file_and_then_the_directory(
 
     arrival = spool.begin(b"")
     monkeypatch.setattr(os, "fsync", watch)
-    arrival.keep()
+    arrival.commit()
     arrival.close()
 
     assert synced == [f"{arrival.id}.part", "spool"]
@@ -162,7 +162,7 @@ def test_result_replaces_the_previous_one_in_the_results_folder(
 
 def test_a_writer_holds_the_lock_on_its_file(spool: Spool) -> None:
     arrival = spool.begin(b"")
-    arrival.keep()
+    arrival.commit()
 
     with arrival.path.open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
