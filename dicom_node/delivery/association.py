@@ -28,7 +28,7 @@ from config.destinations import Address
 from dicom_node.delivery.requestor import RequestedAssociation
 from dicom_node.network.sockets import shut_down
 from dicom_node.network.tls import TlsSocket, client_context, describe_failure
-from dicom_node.outcome import rejected
+from dicom_node.outcome import rejection_text
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # Settings of the whole process, for the sending side only: the receiver and the archive
@@ -257,7 +257,7 @@ class Peer:
         in_vain = f" within {self._timeout_s:g} s" * (waited_s >= self._timeout_s)
         if upper_layer.rejection:
             titles = self._calling, self._destination.ae_title
-            how = rejected(upper_layer.rejection, *titles)
+            how = rejection_text(upper_layer.rejection, *titles)
             return f"{self} rejected the association {how}"
         if without_tls := _why_no_tls(association.connection):
             return f"{self} {without_tls}"

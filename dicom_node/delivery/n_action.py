@@ -25,7 +25,7 @@ from dicom_node.network.storage_commitment import (
     handle_report,
     ignore_refusal,
 )
-from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, answered
+from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, outcome_of
 
 WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
 REQUEST = 1  # the action type
@@ -79,7 +79,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
                 )
                 return Outcome(Verdict.REFUSED, None, words)
             response = peer.ask(partial(_n_action, request=request, hearing=hearing))
-            outcome = answered(response, verdict_of)
+            outcome = outcome_of(response, verdict_of)
             if outcome.verdict is Verdict.STORED:
                 hearing.wait()
             return outcome

@@ -55,7 +55,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.reasons import ReportRefusal
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.tables import (
-    UNDER_WAY,
+    UNFINISHED,
     DeliveryState,
     commitment,
     delivered_object,
@@ -249,7 +249,7 @@ class Commitments:
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
             return  # its next run finds them
         states = states_of(connection, row)
-        if states.isdisjoint(UNDER_WAY):
+        if states.isdisjoint(UNFINISHED):
             finish_delivery(connection, row, states)
             return
         again = delivery.update().where(
@@ -276,7 +276,7 @@ class Commitments:
         _keep(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
             finish_delivery(connection, row, states_of(connection, row))
-        if row.state not in {*UNDER_WAY, DeliveryState.PAUSED}:
+        if row.state not in {*UNFINISHED, DeliveryState.PAUSED}:
             return  # it has ended
         asks_again = False
         # Failures in a report on an earlier request are ignored, because the report on
@@ -285,7 +285,7 @@ class Commitments:
             uids = [uid for uid, why in report.failed.items() if why == reason]
             asks_again |= self._refuse(connection, row, uids, reason)
         states = states_of(connection, row)
-        if states.isdisjoint(UNDER_WAY):
+        if states.isdisjoint(UNFINISHED):
             finish_delivery(connection, row, states)
         elif row.state != DeliveryState.COMMITTING:
             pass  # paused, or its next run is queued

@@ -211,7 +211,7 @@ def describe_failure(failure: OSError) -> str:
         remedy = (
             "if you trust this certificate, set tls_check_host_name = false"
             if mismatch
-            else "if the authority is your own, name it in tls_authorities"
+            else "if its authority is your own, name it in tls_authorities"
         )
         return f"is not trusted: {openssl_reason(failure)}; {remedy}"
     reason = openssl_reason(failure) if isinstance(failure, SSLError) else ""

@@ -11,7 +11,7 @@ from contextlib import suppress
 from config.settings import ReceiverSettings
 from dicom_node.audit.commitment_reports import auditing_refused
 from dicom_node.audit.event import AuditEvent, AuditEventType
-from dicom_node.audit.trail import Tell, auditing
+from dicom_node.audit.trail import RecordEvent, auditing
 from dicom_node.audit.transfers import received_event
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.journal import Journal
@@ -78,7 +78,9 @@ def main() -> None:
         )
 
 
-def _instance_recorder(journal: Journal, spool: Spool, record_event: Tell) -> Accept:
+def _instance_recorder(
+    journal: Journal, spool: Spool, record_event: RecordEvent
+) -> Accept:
     """Return a function that records an instance and wakes the worker."""
 
     def accept(instance: ReceivedInstance) -> None:
@@ -93,7 +95,7 @@ def _instance_recorder(journal: Journal, spool: Spool, record_event: Tell) -> Ac
     return accept
 
 
-def _association_auditor(record_event: Tell) -> OnAssociationRequest:
+def _association_auditor(record_event: RecordEvent) -> OnAssociationRequest:
     """Return a function that records callers in the audit trail."""
 
     def on_request(calling_ae_title: str, address: str, reason: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 LENGTH = 16  # bytes that stand for a caller: half for its AE title, half its address
 HALF = LENGTH // 2
+LOCK_FILE = "door.lock"  # processes of earlier releases use it, too
 END = bytes(LENGTH)  # end marker: entries after it are from an earlier write
 
 
@@ -60,7 +61,7 @@ class AssociationSlots:
         """
         with self._lock:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock_file = _opened(self._folder / "door.lock")
+            lock_file = _opened(self._folder / LOCK_FILE)
             try:
                 fcntl.flock(lock_file, fcntl.LOCK_EX)
                 yield

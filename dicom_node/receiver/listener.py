@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext, SSLError
 
-from dicom_node.metrics.counters import SENT_AWAY, Count, ignore, increment
+from dicom_node.metrics.counters import NOT_ASSOCIATED, Count, ignore, increment
 from dicom_node.network.associate_pdu import (
     ASSOCIATE_RQ,
     PDU_HEAD,
@@ -293,7 +293,7 @@ class Listener:
             self._no_association.record(address, text)
         if reason != SILENT:
             self._on_failed(address, text)
-        self._count(increment(SENT_AWAY, LABELS[reason]))
+        self._count(increment(NOT_ASSOCIATED, LABELS[reason]))
 
 
 def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:

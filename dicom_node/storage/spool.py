@@ -7,7 +7,7 @@ it durable.
 
 The process that writes a file holds a lock on it (flock, which the kernel releases when
 the process dies) until the instance is recorded or given up. With that lock,
-storage/orphans.py can distinguish a leftover from a file that is still being written or
+storage/orphans.py can distinguish an orphan from a file that is still being written or
 recorded, in this process or another, without trusting the clock.
 """
 
@@ -185,14 +185,14 @@ class SpoolFile:
         self._is_committed = True
 
     def close(self) -> None:
-        """Close the file, and remove it if it was not kept. May be called twice."""
+        """Close the file; remove it if it was not committed. May be called twice."""
         if not self._is_committed:
             with suppress(OSError):  # the cleanup removes it later
                 self.path.unlink()
         self._file.close()
 
     def discard(self) -> None:
-        """Remove the file, kept or not, and close it. May be called twice."""
+        """Remove the file, even if it was committed. May be called twice."""
         self._is_committed = False
         self.close()
 
@@ -264,5 +264,7 @@ def file_exists(path: Path) -> bool:
     if path.exists():
         return True
     if not path.parent.exists():
-        raise OSError("the spool is away; is it mounted?")
+        raise OSError(
+            "the spool folder does not exist. Check that its disk is mounted."
+        )
     return False

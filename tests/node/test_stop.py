@@ -19,7 +19,7 @@ from tests.chaos.line import Line, State
 from tests.support.roles import configured, running
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-EARLY = "Told to end before the start was complete: ending"
+EARLY = "Stopped by a signal before the start was complete"
 
 
 @pytest.mark.parametrize("number", SIGNALS)

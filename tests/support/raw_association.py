@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.settings import ReceiverSettings, load
-from dicom_node.metrics.counters import ACCEPTED, REJECTED, SENT_AWAY, Sample
+from dicom_node.metrics.counters import ACCEPTED, NOT_ASSOCIATED, REJECTED, Sample
 from dicom_node.network.sockets import listen
 from dicom_node.network.storage_commitment import RecordReport
 from dicom_node.receiver.server import Receiver, start_receiver
@@ -303,7 +303,7 @@ class Node:
     def counts(self) -> list[tuple[str, str]]:
         """Return the outcome of each connection, with the label of the metric."""
         names = {ACCEPTED.name: "accepted", REJECTED.name: "rejected"}
-        names[SENT_AWAY.name] = "sent away"
+        names[NOT_ASSOCIATED.name] = "sent away"
         return [(names[each.name], each.label) for each in self.counted]
 
     def wait(self) -> None:

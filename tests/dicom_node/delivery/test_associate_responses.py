@@ -221,7 +221,7 @@ def test_outcome_names_the_reason_if_the_node_aborts_the_association_request(
 @pytest.mark.parametrize(
     ("codes", "words"),
     [
-        (b"\0\1\1\5", "rejected the association (permanent) for a reason that PS3.8 "),
+        (b"\0\1\1\5", "rejected the association (permanent) unknown source and rea"),
         (b"\0\3\1\1", "rejected the association (transient) no reason given"),
         (b"\0\1\x09\1", "reason that PS3.8 does not know, (9, 1)"),
         (b"\0\0\0\0", "reason that PS3.8 does not know, (0, 0)"),

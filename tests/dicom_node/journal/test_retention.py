@@ -51,7 +51,7 @@ TABLES = (*LEAVES, patient, instance)
 
 
 def row(event: AuditEvent) -> dict[str, object]:
-    details = {"who": event.who, "address": event.address, "about": event.about}
+    details = {"who": event.user_id, "address": event.address, "about": event.details}
     return {"what": event.what, **details, "role": "api", "times": 1}
 
 
@@ -369,7 +369,7 @@ def test_all_revisions_of_a_uid_are_removed_together(
 
 
 def test_audit_trail_has_its_own_retention_time(keeper: Keeper) -> None:
-    event = AuditEvent(AuditEventType.VIEWED, "anna", about="/")
+    event = AuditEvent(AuditEventType.VIEWED, "anna", details="/")
     with keeper.engine.begin() as connection:
         for days in (2189, 2191):
             at = time.time() - days * DAY_S

@@ -903,12 +903,12 @@ def test_association_socket_is_not_ready_if_only_tickets_arrived(
     peer = Address(ae_title="PACS", host="127.0.0.1", port=1)
     opened = requestor.RequestedAssociation(AE(), peer, [], None, SOON_S)
     opened.connection.close()  # `line` replaces it
-    association, doorbell = Association(AE(), mode), SocketWakeup(line)
+    association, wakeup = Association(AE(), mode), SocketWakeup(line)
     transport = (
         requestor._Socket(opened, client_socket=line)
         if mode == "requestor"
         else connection._Socket(
-            association, PendingAssociation(line, ("", 0), b""), doorbell
+            association, PendingAssociation(line, ("", 0), b""), wakeup
         )
     )
     assert select.select([line], [], [], SOON_S)[0]
@@ -919,7 +919,7 @@ def test_association_socket_is_not_ready_if_only_tickets_arrived(
 
     assert transport.ready
     assert transport.recv(6) == b"abcdef"
-    doorbell.close()
+    wakeup.close()
 
 
 def test_line_sends_no_plain_text_after_its_shutdown(

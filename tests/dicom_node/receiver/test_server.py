@@ -47,9 +47,9 @@ from dicom_node.errors import OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.metrics.counters import (
     ACCEPTED,
+    NOT_ASSOCIATED,
     REFUSED,
     REJECTED,
-    SENT_AWAY,
     STAGE,
     MetricFamily,
     Sample,
@@ -746,7 +746,7 @@ def test_receiver_accepts_associations_with_300_silent_connections(
     assert len(waiting) <= listener.MOST_WAITING_PER_ADDRESS + 1
     # One of the waiting connections became the association.
     closed = 300 + 1 - listener.MOST_WAITING_PER_ADDRESS
-    assert node.counts(SENT_AWAY) == ["crowded"] * closed
+    assert node.counts(NOT_ASSOCIATED) == ["crowded"] * closed
     for each in silent:
         each.close()
 
@@ -779,7 +779,7 @@ def test_receiver_closes_connection_with_an_unfinished_association_request(
         peer.sendall(content)
 
         assert peer.recv(100) == b""
-    assert node.counts(SENT_AWAY) == ["no_request"]
+    assert node.counts(NOT_ASSOCIATED) == ["no_request"]
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> No
 def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
     tmp_path: Path,
 ) -> None:
-    left = tmp_path / "worker-0.wakeup"
+    left = tmp_path / "worker-0.bell"
     left.touch()
     notify_workers(tmp_path)
     wakeup = PollWakeup()
