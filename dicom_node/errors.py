@@ -103,7 +103,7 @@ class NotAnalyzedError(DicomNodeError):
 
 
 class NotMeantError(NotAnalyzedError):
-    """The instance is a result of ours or a report, so nobody expects a result for it.
+    """The instance is a result of ours or a report, so no result is expected.
 
     An image from a modality never raises this, unless its result is part of another
     image's.

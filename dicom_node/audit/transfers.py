@@ -124,7 +124,7 @@ def sent_events(
             AuditEventType.SENT if stored else AuditEventType.NOT_STORED,
             user_id,
             address,
-            # The comment may contain the peer's own text, which may name a person.
+            # The comment may contain the peer's own text, which may name a patient.
             "" if stored else f"status 0x{outcome.status:04X}",
             AuditedInstance(
                 study.study_instance_uid, study.sop_classes.get(uid, ""), uid

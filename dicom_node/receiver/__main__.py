@@ -84,10 +84,10 @@ def _instance_recorder(
     """Return a function that records an instance and wakes the worker."""
 
     def accept(instance: ReceivedInstance) -> None:
-        is_kept = journal.record(instance)
+        is_new = journal.record(instance)
         calling_ae_title = instance.calling_ae_title
-        record_event(received_event(instance, calling_ae_title, again=not is_kept))
-        if not is_kept:
+        record_event(received_event(instance, calling_ae_title, again=not is_new))
+        if not is_new:
             spool.remove(instance.id)  # the same bytes are already stored
         with suppress(OSError):  # the worker polls, too
             notify_workers(spool.run)

@@ -71,13 +71,13 @@ class Uploads:
             try:
                 header = self._stored(file, spool_file, location, found)
                 received = _received(spool_file, header, address)
-                is_kept = self.record(received)
+                is_new = self.record(received)
             except RefusedError:
                 spool_file.discard()
                 raise
             finally:
                 spool_file.close()
-        if not is_kept:
+        if not is_new:
             self.spool.remove(received.id)  # the same bytes are already stored
         return received
 

@@ -211,7 +211,7 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
         yield connection
 
 
-def asked(port: int, content: bytes) -> bytes:
+def response_to(port: int, content: bytes) -> bytes:
     """Send a request, use and release the association, and return the response."""
     with calling(port, content) as connection:
         response = received(connection)
@@ -293,7 +293,7 @@ class Node:
     """A receiver, the callers that it reported, and its metrics."""
 
     receiver: Receiver
-    told: list[tuple[str, str, str]]
+    reported: list[tuple[str, str, str]]
     counted: list[Sample]
 
     @property
@@ -308,7 +308,7 @@ class Node:
 
     def wait(self) -> None:
         """Wait until each connection has been reported and counted."""
-        until(lambda: len(self.told) == len(self.counted) > 0)
+        until(lambda: len(self.reported) == len(self.counted) > 0)
 
 
 @contextmanager
@@ -318,18 +318,18 @@ def serving_node(
     """Run a receiver during the block, then drain it."""
     defaults = load(None, {})
     update = {"directory": folder, "min_free_mb": 0}
-    told: list[tuple[str, str, str]] = []
+    reported: list[tuple[str, str, str]] = []
     counted: list[Sample] = []
     receiver = start_receiver(
         ReceiverSettings.model_validate(defaults.receiver.model_dump() | changes),
         Spool(defaults.storage.model_copy(update=update)),
         lambda _: None,
         {listen("127.0.0.1", 0): None},
-        lambda *caller: told.append(caller),
+        lambda *caller: reported.append(caller),
         record_report=record_report,
         count=counted.append,
     )
-    yield Node(receiver, told, counted)
+    yield Node(receiver, reported, counted)
     assert receiver.drain(SOON_S)
 
 

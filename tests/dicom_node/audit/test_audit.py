@@ -45,10 +45,13 @@ PATIENT = AuditedPatient("4711", "Doe^Jane")
 
 
 def transfer(
-    what: AuditEventType, who: str = "DX1", about: str = "", uid: str = "1.2.3.4"
+    event_type: AuditEventType,
+    user_id: str = "DX1",
+    details: str = "",
+    uid: str = "1.2.3.4",
 ) -> AuditEvent:
     instance = replace(INSTANCE, sop_instance_uid=uid)
-    return AuditEvent(what, who, "10.0.0.1", about, instance, PATIENT)
+    return AuditEvent(event_type, user_id, "10.0.0.1", details, instance, PATIENT)
 
 
 EVENTS = {
@@ -183,9 +186,9 @@ def test_every_event_has_a_message_if_the_standard_defines_one() -> None:
     }
 
 
-@pytest.mark.parametrize("what", [each for each in EVENTS if each in KINDS])
-def test_event_message_conforms_to_the_schema(what: AuditEventType) -> None:
-    event = EVENTS[what]
+@pytest.mark.parametrize("event_type", [each for each in EVENTS if each in KINDS])
+def test_event_message_conforms_to_the_schema(event_type: AuditEventType) -> None:
+    event = EVENTS[event_type]
 
     root = checked(message(event, SOURCE, 0.25, times=2))
 
@@ -238,7 +241,7 @@ def test_event_codes_are_those_of_the_standard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "action", "outcome", "source", "destination", "requestor"),
+    ("event_type", "action", "outcome", "source", "destination", "requestor"),
     [
         (AuditEventType.RECEIVED, "C", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
         (AuditEventType.RECEIVED_AGAIN, "R", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
@@ -257,14 +260,14 @@ def test_event_codes_are_those_of_the_standard() -> None:
     ],
 )
 def test_transfer_message_conforms_to_table_a_5_3_7_1(  # noqa: PLR0913, PLR0917
-    what: AuditEventType,
+    event_type: AuditEventType,
     action: str,
     outcome: str,
     source: str,
     destination: str,
     requestor: str,
 ) -> None:
-    root = checked(message(MOVED[what], SOURCE, 0.25))
+    root = checked(message(MOVED[event_type], SOURCE, 0.25))
 
     event = root.find("EventIdentification")
     assert event is not None
@@ -326,15 +329,15 @@ def test_start_message_contains_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["<b>&amp;\"'", "a\0b", "\x1b[31m", "\ud800", "a\r\nb", "\uffff", "Анна"]
+    "text", ["<b>&amp;\"'", "a\0b", "\x1b[31m", "\ud800", "a\r\nb", "\uffff", "Анна"]
 )
-def test_message_is_valid_xml_for_any_user_name(words: str) -> None:
-    event = AuditEvent(AuditEventType.REFUSED, words, words, words)
+def test_message_is_valid_xml_for_any_user_name(text: str) -> None:
+    event = AuditEvent(AuditEventType.REFUSED, text, text, text)
 
     root = checked(message(event, SOURCE, 0))
 
     _, user = root.findall("ActiveParticipant")
-    expected = re.sub("[\0\x1b\ud800\r\n\uffff]", "\ufffd", words)
+    expected = re.sub("[\0\x1b\ud800\r\n\uffff]", "\ufffd", text)
     assert user.get("UserID") == expected
 
 
@@ -503,11 +506,11 @@ def test_transfers_are_not_kept_without_an_audit_file(engine: sa.Engine) -> None
 
 def test_event_repr_contains_no_patient_data() -> None:
     """Exceptions and logs show events by their repr."""
-    shown = repr(MOVED[AuditEventType.RECEIVED])
+    text = repr(MOVED[AuditEventType.RECEIVED])
 
-    assert INSTANCE.sop_instance_uid in shown
-    assert PATIENT.name not in shown
-    assert PATIENT.patient_id not in shown
+    assert INSTANCE.sop_instance_uid in text
+    assert PATIENT.name not in text
+    assert PATIENT.patient_id not in text
 
 
 def test_repeated_events_are_counted_in_one_row(
@@ -613,10 +616,10 @@ REJECTED = "calling AE title not recognized"
 
 
 def flood(
-    trail: Trail, what: AuditEventType, count: int, address: str = "10.0.0.9"
+    trail: Trail, event_type: AuditEventType, count: int, address: str = "10.0.0.9"
 ) -> None:
     for number in range(count):
-        trail.record_event(AuditEvent(what, f"X{number}", address, REJECTED))
+        trail.record_event(AuditEvent(event_type, f"X{number}", address, REJECTED))
 
 
 def test_flood_of_rejections_does_not_displace_other_events(
@@ -707,17 +710,17 @@ def test_rows_of_a_flood_are_limited_by_the_free_disk_space(
     trail = Trail(engine, SOURCE, None, measure)
     assert measured.wait(20)
     until(lambda: trail._folding.spare_bytes == spare_bytes)
-    for what in (AuditEventType.REJECTED, AuditEventType.OPENED):
+    for event_type in (AuditEventType.REJECTED, AuditEventType.OPENED):
         for number in range(100):
             address = f"10.0.0.{number}"
-            trail.record_event(AuditEvent(what, f"X{number}", address))
+            trail.record_event(AuditEvent(event_type, f"X{number}", address))
     trail.close()
 
-    for what, at_most in (
+    for event_type, at_most in (
         (AuditEventType.REJECTED, rejected),
         (AuditEventType.OPENED, opened),
     ):
-        written = [row for row in rows(engine) if row["what"] == what]
+        written = [row for row in rows(engine) if row["what"] == event_type]
         assert sum(row["times"] for row in written) == 100
         different = {(row["who"], row["address"]) for row in written}
         assert len(different) == at_most

@@ -123,15 +123,15 @@ def test_add_up_does_not_change_the_totals(
 
 COUNT = """
 import sys
-from dicom_node.metrics import counters as tally
+from dicom_node.metrics import counters
 from dicom_node.storage.database import open_engine
-tally.MANY = 5
+counters.COMPACT_ABOVE = 5
 engine = open_engine(sys.argv[1])
 for _ in range(100):
     with engine.begin() as connection:
-        tally.write(connection, tally.one(tally.RECEIVED))
+        counters.write(connection, counters.increment(counters.RECEIVED))
     with engine.begin() as connection:
-        tally.add_up(connection)
+        counters.compact(connection)
 """
 
 

@@ -245,12 +245,12 @@ def test_incoming_dataset_frees_its_bytes_if_it_is_too_long() -> None:
 def test_report_creates_no_file_in_the_spool(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[bytes] = []
-    monkeypatch.setattr(node.spool, "begin", begun.append, raising=False)
+    opened: list[bytes] = []
+    monkeypatch.setattr(node.spool, "begin", opened.append, raising=False)
 
     report(node.port, KNOWN_TRANSACTION, {"2.25.2": 0})
 
-    assert begun == []
+    assert opened == []
 
 
 def test_archive_may_report_and_store_in_one_association(node: Node) -> None:

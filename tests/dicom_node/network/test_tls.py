@@ -34,7 +34,7 @@ from dicom_node.network.sockets import listen
 from dicom_node.network.storage_commitment import RecordReport, Report, Request
 from dicom_node.network.tls import TlsSocket, client_context, server_context
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.receiver import association as connection
+from dicom_node.receiver import association as association_module
 from dicom_node.receiver import listener, tls_handshake
 from dicom_node.receiver.listener import PendingAssociation
 from dicom_node.receiver.server import Receiver, start_receiver
@@ -583,7 +583,7 @@ def test_storescp_with_client_authentication_stores_an_identical_dataset(
 
 @pytest.mark.dcmtk
 @pytest.mark.parametrize(
-    ("shows", "settings", "words"),
+    ("shows", "settings", "message"),
     [
         (
             "node",
@@ -615,7 +615,7 @@ def test_storescp_with_client_authentication_stores_an_identical_dataset(
 def test_failed_verification_is_a_retry_with_its_reason(
     shows: str,
     settings: Any,  # noqa: ANN401 - settings, or a certificate
-    words: str,
+    message: str,
     storescp: Callable[..., int],
     certificates: Certificates,
 ) -> None:
@@ -627,7 +627,7 @@ def test_failed_verification_is_a_retry_with_its_reason(
     outcome = echo_to(destination(port, **trusted, **settings))
 
     assert outcome.verdict is Verdict.RETRY
-    assert words in outcome.comment
+    assert message in outcome.comment
     assert outcome.comment.startswith("ARCHIVE at ")
 
 
@@ -907,7 +907,7 @@ def test_association_socket_is_not_ready_if_only_tickets_arrived(
     transport = (
         requestor._Socket(opened, client_socket=line)
         if mode == "requestor"
-        else connection._Socket(
+        else association_module._Socket(
             association, PendingAssociation(line, ("", 0), b""), wakeup
         )
     )

@@ -56,7 +56,7 @@ from dicom_node.metrics.counters import (
 )
 from dicom_node.network.presentation_contexts import STORED
 from dicom_node.network.sockets import listen
-from dicom_node.receiver import association as connection
+from dicom_node.receiver import association as association_module
 from dicom_node.receiver import dimse, listener
 from dicom_node.receiver.dimse import MOST_UNANSWERED
 from dicom_node.receiver.server import Receiver, start_receiver
@@ -368,8 +368,8 @@ def test_low_disk_space_gives_out_of_resources(serve: Serve, phantom: Dataset) -
 
     response = node.send(encoded(phantom), phantom.SOPInstanceUID)
 
-    words = "Less than 1000000000 MB of disk are free; send again later."
-    assert refusal(response) == (0xA700, words)
+    message = "Less than 1000000000 MB of disk are free; send again later."
+    assert refusal(response) == (0xA700, message)
     assert node.on_disk() == []
     assert node.inbox == []
     assert node.counts(REFUSED) == ["disk"]
@@ -528,7 +528,7 @@ def test_sop_class_uid_that_differs_from_the_command_gives_a900(
 
 
 @pytest.mark.parametrize(
-    ("broken", "syntax", "words"),
+    ("broken", "syntax", "message"),
     [
         (lambda d: encoded(d)[:-100], ExplicitVRLittleEndian, "The dataset ends early"),
         (lambda d: encoded(d, DEFLATED)[:2000], DEFLATED, "The de|The dataset ends"),
@@ -548,15 +548,15 @@ def test_unreadable_dataset_is_refused_and_not_kept(
     phantom: Dataset,
     broken: Callable[[Dataset], bytes],
     syntax: UID,
-    words: str,
+    message: str,
 ) -> None:
     node = serve()
 
     response = node.send(broken(phantom), phantom.SOPInstanceUID, syntax=syntax)
 
     assert response.Status == 0xC000
-    assert response.ErrorComment.startswith(tuple(words.split("|")))
-    is_bomb = "inflates to more" in words
+    assert response.ErrorComment.startswith(tuple(message.split("|")))
+    is_bomb = "inflates to more" in message
     assert node.counts(REFUSED) == ["too_large" if is_bomb else "unreadable"]
     assert node.on_disk() == []
     assert node.inbox == []
@@ -573,8 +573,8 @@ def test_short_pixel_data_is_refused(serve: Serve, phantom: Dataset) -> None:
 
     response = serve().send(encoded(phantom), phantom.SOPInstanceUID)
 
-    words = "Pixel Data is 21600 bytes, 21780 are declared by Rows, Columns a"
-    assert refusal(response) == (0xC000, words)
+    message = "Pixel Data is 21600 bytes, 21780 are declared by Rows, Columns a"
+    assert refusal(response) == (0xC000, message)
 
 
 # --- negotiation
@@ -848,7 +848,7 @@ def test_receiver_aborts_caller_that_sends_too_many_requests_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The receiver must not notice the abort before the response exists.
-    monkeypatch.setattr(connection, "CHECK_INTERVAL_S", SOON_S)
+    monkeypatch.setattr(association_module, "CHECK_INTERVAL_S", SOON_S)
     node = serve()
     node.inbox.may_go_on.clear()
     association = node.associate()
@@ -887,7 +887,7 @@ def test_pdu_over_the_length_limit_ends_the_connection(
     node = serve()
     association = half_a_dataset(node, phantom)
 
-    length = connection.LONGEST_PDU + 1
+    length = association_module.LONGEST_PDU + 1
     raw_socket(association).sendall(b"\x04\x00" + length.to_bytes(4, "big"))
 
     association.join(SOON_S)
@@ -904,7 +904,7 @@ def test_incomplete_pdu_ends_the_association_at_the_deadline(
 ) -> None:
     node = serve()
     association = half_a_dataset(node, phantom)
-    monkeypatch.setattr(connection, "PDU_DEADLINE_S", 0.2)
+    monkeypatch.setattr(association_module, "PDU_DEADLINE_S", 0.2)
 
     raw_socket(association).sendall(b"\x04\x00\x00\x00\x00\xff")
 

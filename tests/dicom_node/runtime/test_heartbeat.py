@@ -129,7 +129,7 @@ def test_restarted_worker_replaces_the_killed_worker_of_the_same_name(
     doubles: list[str] = []
     with heartbeats(engine, "worker", "here:0", every_s=3600):
         with engine.begin() as connection:  # the process is killed and starts again
-            connection.execute(heartbeat.update().values(process="of who died"))
+            connection.execute(heartbeat.update().values(process="dead process"))
         with heartbeats(
             engine,
             "worker",

@@ -1,4 +1,4 @@
-"""Bells wake waiting processes, so that new work starts at once."""
+"""Notifications wake waiting processes, so that new work starts at once."""
 
 import threading
 import time
@@ -33,7 +33,7 @@ def waiting(wakeup: PollWakeup) -> threading.Thread:
     return thread
 
 
-def test_ring_ends_exactly_one_wait() -> None:
+def test_wake_ends_exactly_one_wait() -> None:
     wakeup = PollWakeup()
     first = waiting(wakeup)
     wakeup.wake()
@@ -45,7 +45,7 @@ def test_ring_ends_exactly_one_wait() -> None:
     assert time.monotonic() - before >= 0.2
 
 
-def test_bell_is_set_by_its_stop_event() -> None:
+def test_wakeup_is_set_by_its_stop_event() -> None:
     stop = threading.Event()
     wakeup = PollWakeup().use_stop_event(stop)
     assert not wakeup.is_set()
@@ -59,7 +59,9 @@ def test_bell_is_set_by_its_stop_event() -> None:
 @pytest.mark.parametrize(
     "depth", [1, 30], ids=["short", "longer than a socket address"]
 )
-def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> None:
+def test_notification_reaches_every_listener_of_the_folder(
+    tmp_path: Path, depth: int
+) -> None:
     folder = tmp_path.joinpath(*["folder"] * depth)
     folder.mkdir(parents=True)
     one, two = PollWakeup(), PollWakeup()
@@ -77,7 +79,7 @@ def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> No
     notify_workers(folder)  # has no effect without listeners
 
 
-def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
+def test_notification_skips_the_socket_of_a_killed_process_until_it_restarts(
     tmp_path: Path,
 ) -> None:
     left = tmp_path / "worker-0.bell"
@@ -93,7 +95,7 @@ def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
     assert not thread.is_alive()
 
 
-def test_receiver_rings_after_it_recorded_an_instance(
+def test_receiver_notifies_after_it_recorded_an_instance(
     journal: Journal, receive: Receive, tmp_path: Path
 ) -> None:
     spool = Spool(StorageSettings(directory=tmp_path, database="", min_free_mb=0))
@@ -118,16 +120,16 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
     engine.dispose()
 
 
-def test_bell_starts_the_work_in_a_dbos_queue(
+def test_wakeup_starts_the_work_in_a_dbos_queue(
     journal: Journal, receive: Receive, tmp_path: Path
 ) -> None:
-    begun = threading.Event()
+    started = threading.Event()
     wakeup = patch_queue_polling(ANALYZE)
     DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
     @DBOS.workflow(name=ANALYZE)
     def analyze(_instance_id: str, _run: int) -> None:
-        begun.set()
+        started.set()
 
     DBOS.launch()
     DBOS.register_queue(ANALYZE, polling_interval_sec=LONG_S / 10)
@@ -139,7 +141,7 @@ def test_bell_starts_the_work_in_a_dbos_queue(
         time.sleep(0.01)
 
     journal.record(receive())
-    assert not begun.is_set()
+    assert not started.is_set()
     wakeup.wake()
 
-    assert begun.wait(30)
+    assert started.wait(30)
