@@ -107,7 +107,7 @@ class Uploads:
         """Make a dataset durable, and return its header."""
         while piece := file.read(2**20):
             spool_file.write(piece)
-        announced = NegotiatedIdentity(
+        identity = NegotiatedIdentity(
             sop_class_uid=found.sop_class_uid,
             sop_instance_uid=found.sop_instance_uid,
             abstract_syntax=found.sop_class_uid,
@@ -115,7 +115,7 @@ class Uploads:
         )
         limit = self.inflated_limit
         header = read_header(
-            spool_file.path, spool_file.offset, announced, inflated_limit=limit
+            spool_file.path, spool_file.offset, identity, inflated_limit=limit
         )
         spool_file.commit()
         assumed = *file_assumptions(location, found), *header.assumptions

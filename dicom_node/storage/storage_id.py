@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from config.settings import StorageSettings
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.spool import fsync_directory
-from dicom_node.storage.tables import storage as known
+from dicom_node.storage.tables import storage as storage_table
 
 FILE = "storage.id"
 
@@ -48,7 +48,7 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
         return
     directory = storage.directory.absolute()
     with reading(engine) as connection:
-        expected = connection.execute(sa.select(known.c.id)).scalar()
+        expected = connection.execute(sa.select(storage_table.c.id)).scalar()
     if expected is None:
         expected = _create_shared_id(engine, directory)
     found = _read(directory)
@@ -70,10 +70,10 @@ def _create_shared_id(engine: sa.Engine, directory: Path) -> str:
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("LOCK TABLE storage IN EXCLUSIVE MODE")
-        expected = connection.execute(sa.select(known.c.id)).scalar()
+        expected = connection.execute(sa.select(storage_table.c.id)).scalar()
         if expected is None:
             expected = _read(directory) or _create_storage_id(directory)
-            connection.execute(known.insert().values(id=expected))
+            connection.execute(storage_table.insert().values(id=expected))
     return str(expected)
 
 
