@@ -52,7 +52,7 @@ TABLES = (*LEAVES, patient, instance)
 
 def row(event: AuditEvent) -> dict[str, object]:
     details = {"who": event.user_id, "address": event.address, "about": event.details}
-    return {"what": event.what, **details, "role": "api", "times": 1}
+    return {"what": event.event_type, **details, "role": "api", "times": 1}
 
 
 class Keeper:
