@@ -19,7 +19,7 @@ from dicom_node.runtime.process import (
     begin_role,
     load_or_exit,
     role_parser,
-    settled_or_exit,
+    verify_access_or_exit,
 )
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate, writing_or_exit
@@ -36,7 +36,7 @@ def main() -> None:
     settings = load_or_exit(given.config)
     stop = begin_role("api", given.supervisor, settings.log.format)
     allow_many_threads()
-    settled_or_exit(settings.api)
+    verify_access_or_exit(settings.api)
     # Use one torch thread pool per process: two pools slow each other down by
     # busy-waiting.
     torch.set_num_threads(1)

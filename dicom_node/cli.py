@@ -14,20 +14,20 @@ COMMANDS = {
     "worker": ("dicom_node.worker", "run a process that analyzes and delivers"),
     "api": ("api", "run /predict and the page alone"),
     "archive": ("dicom_node.demo.archive", "run a small archive that writes files"),
-    "demo": ("dicom_node.demo.demo", "see a radiograph travel through the node"),
-    "migrate": ("dicom_node.commands.migrate", "bring the database up to date"),
+    "demo": ("dicom_node.demo.demo", "send a radiograph through a node"),
+    "migrate": ("dicom_node.commands.migrate", "migrate the database to this release"),
     "check": ("dicom_node.commands.check", "validate settings, model, destinations"),
-    "token": ("dicom_node.commands.token", "make a token for the page and /predict"),
+    "token": ("dicom_node.commands.token", "create a token for the page and /predict"),
     "status": ("dicom_node.commands.status", "show what happened to instances"),
-    "audit": ("dicom_node.commands.audit", "show who did or saw what"),
-    "retry": ("dicom_node.commands.retry", "try again what failed"),
+    "audit": ("dicom_node.commands.audit", "show the audit trail"),
+    "retry": ("dicom_node.commands.retry", "retry failed analyses and deliveries"),
     "analyze": ("dicom_node.commands.analyze", "analyze files and folders"),
     "send": ("dicom_node.commands.send", "send DICOM files to an AE"),
     "echo": ("dicom_node.commands.echo", "C-ECHO a destination"),
     "train": ("dicom_node.commands.train", "train weights"),
     "evaluate": (
         "dicom_node.commands.evaluate",
-        "judge weights on marked radiographs",
+        "evaluate weights on annotated radiographs",
     ),
 }
 
@@ -42,20 +42,21 @@ def main() -> None:
     elif arguments[0] in COMMANDS:
         module, _ = COMMANDS[arguments[0]]
         # -P: do not import a folder named config in the working directory.
-        start = [sys.executable, "-P", "-m", module, *arguments[1:]]
-        os.execv(sys.executable, start)  # noqa: S606 - no shell is wanted
+        command = [sys.executable, "-P", "-m", module, *arguments[1:]]
+        os.execv(sys.executable, command)  # noqa: S606 - no shell is wanted
     else:
-        sys.stderr.write(f"No command {arguments[0]!r}.\n\n{_help()}")
+        sys.stderr.write(f"Unknown command {arguments[0]!r}.\n\n{_help()}")
         sys.exit(2)
 
 
 def _help() -> str:
     width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    commands = COMMANDS.items()
+    lines = [f"  {name:<{width}}  {description}" for name, (_, description) in commands]
     return (
         "usage: fracture-node COMMAND [options]\n\n"
         + "\n".join(lines)
-        + "\n\n`fracture-node COMMAND --help` explains one.\n"
+        + "\n\n`fracture-node COMMAND --help` shows its options.\n"
     )
 
 

@@ -8,10 +8,10 @@
     │       ├── EndsEarlyError       0xC000: the dataset is cut off
     │       └── TooManyElementsError 0xC000: more elements or items than are read
     ├── ReportRefusedError           the archive's report is not recorded
-    ├── NotAnalyzedError             nobody must act: kept, recorded with the reason
-    │   ├── NotMeantError            and nobody waits for a result
+    ├── NotAnalyzedError             no action needed: kept, recorded with the reason
+    │   ├── NotMeantError            and no result is expected
     │   └── SamePictureError         has its result already, under another revision
-    └── AnalysisError                somebody must look: broken pixels, dead decoder
+    └── AnalysisError                an operator must act: broken pixels, dead decoder
         └── TakesLongError           the slow lane has the time for it
 
 A message says what was found, what was expected and what to do, in that order. It
@@ -103,7 +103,7 @@ class NotAnalyzedError(DicomNodeError):
 
 
 class NotMeantError(NotAnalyzedError):
-    """The instance is a result of ours or a report, so nobody expects a result for it.
+    """The instance is a result of ours or a report, so no result is expected.
 
     An image from a modality never raises this, unless its result is part of another
     image's.
@@ -125,7 +125,7 @@ class SamePictureError(NotAnalyzedError):
 
 
 class AnalysisError(DicomNodeError):
-    """The instance should be analyzed but cannot be; somebody must look at it."""
+    """The instance should be analyzed but cannot be; an operator must act."""
 
     reason = Failure.BROKEN
 

@@ -17,16 +17,16 @@ from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS
 LONGEST_COMMENT = 64  # PS3.7 C.4: Error Comment is LO
 DUPLICATE_SOP_INSTANCE = 0x0111
 # Processing Failure, Resource Limitation, Refused: Out of Resources.
-PASSING = frozenset({0x0110, 0x0213, 0xA700})
+TRANSIENT = frozenset({0x0110, 0x0213, 0xA700})
 WARNINGS = range(0xB000, 0xC000)
 OUT_OF_RESOURCES = range(0xA700, 0xA800)
-COMMENT_ELSEWHERE = " (the page shows its Error Comment)"
+COMMENT_OMITTED = " (the page shows its Error Comment)"
 PERMANENT = 1  # the result in an A-ASSOCIATE-RJ; any other is transient
 # Source and reason of an A-ASSOCIATE-RJ (PS3.8 table 9-21), and advice.
 REASONS = {
     (1, 1): "no reason given",
     (1, 2): "application context name not supported",
-    (1, 3): "calling AE title not recognized; it must be told that {calling} may call",
+    (1, 3): "calling AE title not recognized; add {calling} to its known AE titles",
     (1, 7): "called AE title not recognized; is {called} its AE title?",
     (2, 1): "no reason given",
     (2, 2): "protocol version not supported",
@@ -38,10 +38,10 @@ REASONS = {
 class Verdict(StrEnum):
     """The conclusion that the sender draws from a response."""
 
-    STORED = "stored"  # the destination has it (or has answered a C-ECHO)
-    RETRY = "retry"  # it does not have it now; try for days
-    RETRY_BRIEFLY = "retry_briefly"  # it will hardly ever take it; try three times
-    REFUSED = "refused"  # it will never take it
+    STORED = "stored"  # the destination has it (or responded to a C-ECHO)
+    RETRY = "retry"  # it does not have it now; retry for days
+    RETRY_BRIEFLY = "retry_briefly"  # it will hardly ever store it; try three times
+    REFUSED = "refused"  # it will never store it
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,13 @@ class Outcome:
 
     Attributes:
         verdict: The action to take next.
-        status: Status that the destination answered with; None if it did not answer or
-            was not asked.
+        status: Status in the response; None if there was no response or no request.
         comment: A text for the journal and the page; empty after success. It may quote
             the destination, and that quote may name the patient: never log it.
         without_quote: The comment without the destination's own text. Empty if the
             comment holds none.
-        was_sent: Whether the destination was asked to store the object. False: it was
-            refused here, so the outcome says nothing about the destination.
+        was_sent: Whether the node requested the destination to store the object. False:
+            it was refused here, so the outcome says nothing about the destination.
     """
 
     verdict: Verdict
@@ -69,10 +68,10 @@ class Outcome:
     @property
     def log_text(self) -> str:
         """Describe the outcome for the log, without the destination's text."""
-        words = self.without_quote or self.comment
+        comment = self.without_quote or self.comment
         if self.verdict is Verdict.STORED:
-            return f"stored, {words}" if words else "stored"
-        return words or str(self.verdict)
+            return f"stored, {comment}" if comment else "stored"
+        return comment or str(self.verdict)
 
     @property
     def journal_text(self) -> str:
@@ -84,7 +83,7 @@ class Outcome:
         return f"stored ({details})" if details else "stored"
 
     @property
-    def is_answer(self) -> bool:
+    def is_decision(self) -> bool:
         """Return whether the destination decided about this object.
 
         False if there was no response, or one that says "not now".
@@ -103,12 +102,12 @@ def verdict_of(status: int) -> Verdict:
     """
     if status in {0x0000, DUPLICATE_SOP_INSTANCE} or status in WARNINGS:
         return Verdict.STORED
-    if status in PASSING:
+    if status in TRANSIENT:
         return Verdict.RETRY
     return Verdict.RETRY_BRIEFLY if status in OUT_OF_RESOURCES else Verdict.REFUSED
 
 
-def answered(
+def outcome_of(
     response: Dataset, judge: Callable[[int], Verdict] = verdict_of
 ) -> Outcome:
     """Read the response to a C-STORE or C-ECHO, or to another request with its `judge`.
@@ -118,14 +117,14 @@ def answered(
         judge: Returns the verdict for a status other than success.
     """
     status = int(response.Status)
-    words = in_words(status)
+    meaning = status_text(status)
     if status and (comment := printable(response.get("ErrorComment"))):
-        quoted = f"{words}: {comment}"
-        return Outcome(judge(status), status, quoted, f"{words}{COMMENT_ELSEWHERE}")
-    return Outcome(judge(status), status, words)
+        quoted = f"{meaning}: {comment}"
+        return Outcome(judge(status), status, quoted, f"{meaning}{COMMENT_OMITTED}")
+    return Outcome(judge(status), status, meaning)
 
 
-def in_words(status: int) -> str:
+def status_text(status: int) -> str:
     """Return the meaning of a status as a text; empty for success."""
     if status == 0:
         return ""
@@ -135,12 +134,12 @@ def in_words(status: int) -> str:
 
 def printable(text: object) -> str:
     """Return a peer's text as it may be shown: one line, printable, not too long."""
-    words = "".join(c if c.isprintable() else " " for c in str(text or ""))
-    return " ".join(words.split())[:LONGEST_COMMENT]
+    line = "".join(c if c.isprintable() else " " for c in str(text or ""))
+    return " ".join(line.split())[:LONGEST_COMMENT]
 
 
-def rejected(rejection: A_ASSOCIATE_RJ, calling: str, called: str) -> str:
-    """Say why an association was rejected, and what to do.
+def rejection_text(rejection: A_ASSOCIATE_RJ, calling: str, called: str) -> str:
+    """Return why an association was rejected, and what to do.
 
     Args:
         rejection: The response to our request.
@@ -148,6 +147,6 @@ def rejected(rejection: A_ASSOCIATE_RJ, calling: str, called: str) -> str:
         called: The AE title that we called.
     """
     found = (int(rejection.source or 0), int(rejection.reason_diagnostic or 0))
-    reason = REASONS.get(found, f"for a reason that PS3.8 does not know, {found}")
+    reason = REASONS.get(found, f"unknown source and reason {found}")
     kind = "permanent" if rejection.result == PERMANENT else "transient"
     return f"({kind}) {reason.format(calling=calling, called=called)}"

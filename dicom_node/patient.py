@@ -82,7 +82,7 @@ def folded(text: str) -> str:
     return " ".join(bare.casefold().split())
 
 
-def spoken_name(name: str) -> str:
+def display_name(name: str) -> str:
     """Return a name as people write it: Doe^Jane is "Doe, Jane".
 
     The ideographic group follows in parentheses. The phonetic group is omitted because
@@ -113,7 +113,7 @@ def _decoded(value: bytes, encodings: list[str], delimiters: set[int]) -> str:
         text = value.decode(encodings[0], "replace")
     else:
         text = decode_bytes(value, encodings, delimiters)
-    shown = "".join(each if each.isprintable() else REPLACEMENT for each in text)
-    shown = shown.strip()
-    is_cut |= len(shown) > LONGEST
-    return shown[: LONGEST - len(CUT)] + CUT if is_cut else shown
+    printable = "".join(each if each.isprintable() else REPLACEMENT for each in text)
+    printable = printable.strip()
+    is_cut |= len(printable) > LONGEST
+    return printable[: LONGEST - len(CUT)] + CUT if is_cut else printable

@@ -47,7 +47,7 @@ class ReportRefusal(StrEnum):
     INVALID = "invalid"  # another SOP Class, instance or event type
     UNREADABLE = "unreadable"
     UNKNOWN_TRANSACTION = "unknown_transaction"
-    ANOTHER_PEER = "another_peer"  # not the peer that was asked
+    ANOTHER_PEER = "another_peer"  # not the peer that got the request
 
 
 class Failure(StrEnum):

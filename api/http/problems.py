@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from api.http.problem_schema import Problem
 from api.http.security_headers import headers
-from dicom_node.audit.event import plain
+from dicom_node.audit.event import sanitize
 
 logger = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def _name(place: Sequence[int | str]) -> str:
     The location of the parameter (query, body) and list indexes are left out.
     """
     named = [str(each) for each in place[1:] if isinstance(each, str)]
-    return plain(".".join(named) or str(place[0]))[:LONGEST_NAME]
+    return sanitize(".".join(named) or str(place[0]))[:LONGEST_NAME]
 
 
 def _handle_database_error(request: Request, error: Exception) -> JSONResponse:

@@ -38,7 +38,7 @@ from dicom_node.metrics.counters import (
 )
 from dicom_node.queries import backlog
 from dicom_node.queries.backlog import DestinationState, QueueDepth
-from dicom_node.receiver.association_slots import count_open_associations, places_folder
+from dicom_node.receiver.association_slots import count_open_associations, slots_folder
 from dicom_node.storage.database import open_engine, reading
 from dicom_node.storage.run_folder import run_folder
 from dicom_node.storage.spool import MB
@@ -113,7 +113,7 @@ class NodeCollector(Collector):
         yield _gauge(
             "associations_active",
             "Associations open at receivers of this machine.",
-            count_open_associations(places_folder(run_folder(storage))),
+            count_open_associations(slots_folder(run_folder(storage))),
         )
         yield _gauge(
             "associations_limit",

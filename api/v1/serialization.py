@@ -20,7 +20,7 @@ from api.v1.schemas import (
     ResultAnswer,
 )
 from dicom_node.journal.reader_feedback import Opinion
-from dicom_node.patient import spoken_name
+from dicom_node.patient import display_name
 from dicom_node.queries.instance_details import InstanceDetails
 from dicom_node.queries.worklist import state_shown
 
@@ -49,7 +49,7 @@ def _line(row: sa.Row[Any]) -> dict[str, Any]:
     names = InstanceAnswer.model_fields.keys()
     kept = {key: value for key, value in row._asdict().items() if key in names}
     patient = PatientAnswer(
-        name=spoken_name(row.name or ""),
+        name=display_name(row.name or ""),
         patient_id=row.patient_id or "",
         accession_number=row.accession_number or "",
     )

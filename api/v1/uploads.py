@@ -45,7 +45,7 @@ def uploads_router(desk: Services) -> APIRouter:
             sop_classes=classes,
             inflated_limit=receiver.max_instance_mb * MB,
         )
-        it = uploads.take_in(path, address)
+        it = uploads.store(path, address)
         header = it.header
         for row in desk.history.by_uid(header.sop_instance_uid):
             if row.content_digest == it.content_digest:  # it was received before

@@ -1,1 +1,1 @@
-"""The audit trail: records of who did or saw what, as rows and DICOM audit messages."""
+"""The audit trail: who did what, as rows and as DICOM audit messages."""

@@ -1,4 +1,4 @@
-"""The events of the audit trail, with the person or application that caused them."""
+"""The events of the audit trail, with the user or application that caused them."""
 
 import json
 from dataclasses import dataclass, field
@@ -86,26 +86,26 @@ class AuditEvent:
     """One event. Names from a caller or a proxy are stored as they were sent.
 
     Attributes:
-        what: The type of the event.
-        who: The AE title, the person, or the user of this machine who caused it. In a
-            transfer, the other application.
+        event_type: The type of the event.
+        user_id: The AE title, the user, or the account of this machine that caused it.
+            In a transfer, the other application.
         address: The network address of the cause, if it is known.
-        about: The reason, path, method or settings that the event is about, as text.
+        details: The reason, path, method or settings that the event is about, as text.
         instance: The instance that the event is about.
         patient: The patient of that instance; only in transfers.
     """
 
-    what: AuditEventType
-    who: str
+    event_type: AuditEventType
+    user_id: str
     address: str = ""
-    about: str = ""
+    details: str = ""
     instance: AuditedInstance | None = None
     patient: AuditedPatient | None = field(default=None, repr=False)
 
 
-def plain(words: str) -> str:
+def sanitize(text: str) -> str:
     """Replace characters that are not valid in XML, databases or terminals."""
-    return "".join(each if each.isprintable() else "\ufffd" for each in words)
+    return "".join(each if each.isprintable() else "\ufffd" for each in text)
 
 
 def disclosed(settings: Settings) -> str:

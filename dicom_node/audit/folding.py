@@ -28,7 +28,7 @@ FURTHER_ADDRESSES = "(further addresses)"
 SEVERAL = "(several)"
 
 FLOODS = frozenset(
-    what for what, kind in KINDS.items() if kind.outcome != SUCCESS
+    event_type for event_type, kind in KINDS.items() if kind.outcome != SUCCESS
 ).difference(TRANSFERS)
 """Events that a caller without permission can cause."""
 
@@ -36,7 +36,7 @@ CALLERS = FLOODS.difference({AuditEventType.REFUSED}).union({AuditEventType.OPEN
 """Events of callers that are known only by the AE title that they choose."""
 
 # Maximum number of different events per minute. Floods have a low limit. Other events
-# fold only if a disk fills up or a database is unavailable.
+# fold only if a disk is nearly full or a database is unavailable.
 MOST_IN_FULL = 10_000
 MOST_OF_A_FLOOD = 500
 MOST_OF_A_FLOOD_PER_ADDRESS = 10
@@ -70,8 +70,8 @@ class Folding:
         for level, each in enumerate(fuller):
             if each in self._held:
                 return each
-            kind = (level, each.what, "")
-            address = (level, each.what, network(each.address))
+            kind = (level, each.event_type, "")
+            address = (level, each.event_type, network(each.address))
             if self._has_room(kind, address):
                 self._held[each] = (kind, address)
                 self._taken.update((kind, address))
@@ -86,8 +86,8 @@ class Folding:
                 del self._taken[key]
 
     def _has_room(self, kind: Key, address: Key) -> bool:
-        level, what, _ = kind
-        is_flood = what in FLOODS
+        level, event_type, _ = kind
+        is_flood = event_type in FLOODS
         most = MOST_OF_A_FLOOD if is_flood else MOST_IN_FULL
         share = FLOOD_SHARE if is_flood else SHARE
         by_disk = self.spare_bytes * share / BYTES_PER_EVENT
@@ -104,15 +104,15 @@ def forms(event: AuditEvent) -> Sequence[AuditEvent]:
     The reason of a rejection is kept, but not the details after its colon. A start is
     always written in full, with its settings.
     """
-    if event.what is AuditEventType.STARTED:
+    if event.event_type is AuditEventType.STARTED:
         return (event,)
-    if event.what in CALLERS:
-        about = event.about.partition(":")[0]
-        by_address = replace(event, who=FURTHER_CALLERS, about=about)
+    if event.event_type in CALLERS:
+        details = event.details.partition(":")[0]
+        by_address = replace(event, user_id=FURTHER_CALLERS, details=details)
     else:
-        by_address = replace(event, about=SEVERAL, instance=None)
+        by_address = replace(event, details=SEVERAL, instance=None)
     by_address = replace(by_address, address=network(event.address))
-    by_kind = replace(by_address, who=FURTHER_CALLERS, address=FURTHER_ADDRESSES)
+    by_kind = replace(by_address, user_id=FURTHER_CALLERS, address=FURTHER_ADDRESSES)
     return event, by_address, by_kind
 
 

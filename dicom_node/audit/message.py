@@ -21,7 +21,7 @@ from dicom_node.audit.event import (
     AuditedPatient,
     AuditEvent,
     AuditEventType,
-    plain,
+    sanitize,
 )
 
 SUCCESS, MINOR_FAILURE = "0", "4"
@@ -137,12 +137,14 @@ def message(
     _identification(root, event, at, times)
     _participants(root, event, source)
     origin = SubElement(
-        root, "AuditSourceIdentification", AuditSourceID=plain(source.node)
+        root,
+        "AuditSourceIdentification",
+        AuditSourceID=sanitize(source.node),
     )
     SubElement(origin, "AuditSourceTypeCode", {"csd-code": APPLICATION_SERVER})
     if event.instance:
         _study(root, instances or [event.instance])
-    elif event.about:
+    elif event.details:
         _object(root, event)
     if event.patient:
         _patient(root, event.patient)
@@ -150,54 +152,58 @@ def message(
 
 
 def _identification(root: Element, event: AuditEvent, at: float, times: int) -> None:
-    kind = KINDS[event.what]
+    kind = KINDS[event.event_type]
     when = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    it = SubElement(
+    element = SubElement(
         root,
         "EventIdentification",
         EventActionCode=kind.action,
         EventDateTime=when,
         EventOutcomeIndicator=kind.outcome,
     )
-    _code(it, "EventID", kind.event)
+    _code(element, "EventID", kind.event)
     if kind.type:
-        _code(it, "EventTypeCode", kind.type)
-    reason = event.about if kind.outcome != SUCCESS else ""
-    told = [reason] * bool(reason) + [f"{times} times"] * (times > 1)
-    if told:
-        SubElement(it, "EventOutcomeDescription").text = plain(", ".join(told))
+        _code(element, "EventTypeCode", kind.type)
+    reason = event.details if kind.outcome != SUCCESS else ""
+    parts = [reason] * bool(reason) + [f"{times} times"] * (times > 1)
+    if parts:
+        SubElement(element, "EventOutcomeDescription").text = sanitize(", ".join(parts))
 
 
 def _participants(root: Element, event: AuditEvent, source: AuditSource) -> None:
     """Add the node, and the application that it received from or sent to."""
-    is_outgoing = event.what in OUTGOING
-    us = SubElement(
+    is_outgoing = event.event_type in OUTGOING
+    own = SubElement(
         root,
         "ActiveParticipant",
-        UserID=plain(f"{source.role}@{source.node}"),
+        UserID=sanitize(f"{source.role}@{source.node}"),
         AlternativeUserID=str(source.process),
         UserIsRequestor=_flag(is_outgoing),
     )
-    where = {}
+    access_point = {}
     if event.address:
-        where["NetworkAccessPointID"] = plain(event.address)
-        where["NetworkAccessPointTypeCode"] = _point(event.address)
-    who = event.who or event.address  # a caller may not have sent its AE title
+        access_point["NetworkAccessPointID"] = sanitize(event.address)
+        access_point["NetworkAccessPointTypeCode"] = _point(event.address)
+    user_id = event.user_id or event.address  # a caller may not have sent its AE title
     requestor = _flag(not is_outgoing)
-    them = SubElement(
+    other = SubElement(
         root,
         "ActiveParticipant",
-        {"UserID": plain(who), "UserIsRequestor": requestor, **where},
+        {
+            "UserID": sanitize(user_id),
+            "UserIsRequestor": requestor,
+            **access_point,
+        },
     )
-    if event.what in TRANSFERS:
+    if event.event_type in TRANSFERS:
         roles = (SOURCE_ROLE, DESTINATION_ROLE)
         our_role, their_role = roles if is_outgoing else reversed(roles)
-        _code(us, "RoleIDCode", our_role)
-        _code(them, "RoleIDCode", their_role)
+        _code(own, "RoleIDCode", our_role)
+        _code(other, "RoleIDCode", their_role)
         return
-    _code(us, "RoleIDCode", APPLICATION)
-    if event.what in {AuditEventType.STARTED, AuditEventType.STOPPED}:
-        _code(them, "RoleIDCode", LAUNCHER)
+    _code(own, "RoleIDCode", APPLICATION)
+    if event.event_type in {AuditEventType.STARTED, AuditEventType.STOPPED}:
+        _code(other, "RoleIDCode", LAUNCHER)
 
 
 def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
@@ -206,7 +212,7 @@ def _flag(is_so: bool) -> str:  # noqa: FBT001 - the only argument
 
 def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
     """Add the study of instances, with their number and UIDs by SOP Class."""
-    uid = plain(instances[0].study_instance_uid)
+    uid = sanitize(instances[0].study_instance_uid)
     study = SubElement(
         root,
         "ParticipantObjectIdentification",
@@ -222,11 +228,11 @@ def _study(root: Element, instances: Sequence[AuditedInstance]) -> None:
         sop_class = SubElement(
             described,
             "SOPClass",
-            UID=plain(sop_class_uid),
+            UID=sanitize(sop_class_uid),
             NumberOfInstances=str(len(of_class)),
         )
         for each in of_class:
-            SubElement(sop_class, "Instance", UID=plain(each.sop_instance_uid))
+            SubElement(sop_class, "Instance", UID=sanitize(each.sop_instance_uid))
 
 
 def _patient(root: Element, patient: AuditedPatient) -> None:
@@ -234,34 +240,34 @@ def _patient(root: Element, patient: AuditedPatient) -> None:
 
     The schema requires a ParticipantObjectName; without a name it repeats the ID.
     """
-    it = SubElement(
+    element = SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=plain(patient.patient_id),
+        ParticipantObjectID=sanitize(patient.patient_id),
         ParticipantObjectTypeCode=PERSON,
         ParticipantObjectTypeCodeRole=PATIENT,
     )
-    _code(it, "ParticipantObjectIDTypeCode", PATIENT_NUMBER, RFC_3881)
+    _code(element, "ParticipantObjectIDTypeCode", PATIENT_NUMBER, RFC_3881)
     name = patient.name or patient.patient_id
-    SubElement(it, "ParticipantObjectName").text = plain(name)
+    SubElement(element, "ParticipantObjectName").text = sanitize(name)
 
 
 def _object(root: Element, event: AuditEvent) -> None:
     """Add an object of an event other than an instance: settings, a path, a reason."""
-    is_start = event.what is AuditEventType.STARTED
-    name = "settings in force" if is_start else event.about
-    it = SubElement(
+    is_start = event.event_type is AuditEventType.STARTED
+    name = "settings in force" if is_start else event.details
+    element = SubElement(
         root,
         "ParticipantObjectIdentification",
-        ParticipantObjectID=plain(name),
+        ParticipantObjectID=sanitize(name),
         ParticipantObjectTypeCode=SYSTEM_OBJECT,
         ParticipantObjectTypeCodeRole=SECURITY_RESOURCE,
     )
-    _code(it, "ParticipantObjectIDTypeCode", URI, RFC_3881)
-    SubElement(it, "ParticipantObjectName").text = plain(name)
+    _code(element, "ParticipantObjectIDTypeCode", URI, RFC_3881)
+    SubElement(element, "ParticipantObjectName").text = sanitize(name)
     if is_start:
-        value = base64.b64encode(event.about.encode()).decode()
-        SubElement(it, "ParticipantObjectDetail", type="settings", value=value)
+        value = base64.b64encode(event.details.encode()).decode()
+        SubElement(element, "ParticipantObjectDetail", type="settings", value=value)
 
 
 def _code(parent: Element, name: str, code: Code, system: str = "DCM") -> None:

@@ -34,7 +34,7 @@ from dicom_node.audit.event import (
     AuditEvent,
     AuditEventType,
     disclosed,
-    plain,
+    sanitize,
 )
 from dicom_node.audit.folding import FLOODS, Folding, Spare, spare
 from dicom_node.audit.message import KINDS, AuditSource, message
@@ -44,15 +44,15 @@ from dicom_node.storage.tables import audit
 
 logger = logging.getLogger(__name__)
 
-Tell = Callable[[AuditEvent], None]
-"""Takes an event. Never blocks, never raises; may be called in any thread."""
+RecordEvent = Callable[[AuditEvent], None]
+"""Records an event. Never blocks, never raises; may be called in any thread."""
 
 MOST_WAITING = 20_000  # rows, and instances of transfers
 SAME_FOR_S = 60.0
-PAUSE_S = 0.2
+WRITE_INTERVAL_S = 0.2
 TRANSFER_S = 5.0  # transfers of one study within this time are one message
 MOST_INSTANCES = 500  # in one message
-AWAY_S = 1.0  # until the next attempt if the database is unavailable
+RETRY_AFTER_S = 1.0  # until the next attempt if the database is unavailable
 LONGEST_END_S = 5.0
 
 
@@ -93,7 +93,7 @@ def os_user() -> str:
 @contextmanager
 def auditing(
     settings: Settings, engine: sa.Engine, role: str, *, by_hand: bool = False
-) -> Iterator[Tell]:
+) -> Iterator[RecordEvent]:
     """Write the audit events of this process until the block ends.
 
     Args:
@@ -113,25 +113,25 @@ def auditing(
     trail = Trail(engine, AuditSource(node, role, os.getpid()), file, disk)
     try:
         if by_hand:
-            trail.tell(started(settings))
-        yield trail.tell
+            trail.record_event(started(settings))
+        yield trail.record_event
     finally:
         if by_hand:
-            trail.tell(stopped())
+            trail.record_event(stopped())
         trail.close()
 
 
 def record(settings: Settings, role: str, event: AuditEvent) -> None:
     """Write one event, and wait for that, for some seconds at most."""
     engine = open_engine(settings.storage.database_url)
-    with auditing(settings, engine, role) as tell:
-        tell(event)
+    with auditing(settings, engine, role) as record_event:
+        record_event(event)
     engine.dispose()
 
 
 def started(settings: Settings) -> AuditEvent:
     """Return the event of a start, with the settings in force."""
-    return AuditEvent(AuditEventType.STARTED, os_user(), about=disclosed(settings))
+    return AuditEvent(AuditEventType.STARTED, os_user(), details=disclosed(settings))
 
 
 def stopped() -> AuditEvent:
@@ -154,7 +154,7 @@ class Trail:
         self._source = source
         self._file = file
         self._spare_bytes = spare_bytes
-        self._lock = threading.Lock()  # for the state that tell changes; held briefly
+        self._lock = threading.Lock()  # for the state that record_event changes
         self._lost = 0
         self._seen: dict[AuditEvent, Entry] = {}
         self._folding = Folding()
@@ -167,9 +167,9 @@ class Trail:
         self._thread = threading.Thread(target=self._keep_writing, name="audit")
         self._thread.start()
 
-    def tell(self, event: AuditEvent) -> None:
-        """Take an event; see Tell."""
-        is_transfer = event.what in TRANSFERS
+    def record_event(self, event: AuditEvent) -> None:
+        """Record an event; see RecordEvent."""
+        is_transfer = event.event_type in TRANSFERS
         if is_transfer and self._file is None:
             return
         with self._lock:
@@ -184,34 +184,34 @@ class Trail:
         self._thread.join()
 
     def _keep_writing(self) -> None:
-        while not self._ended.wait(PAUSE_S):
+        while not self._ended.wait(WRITE_INTERVAL_S):
             self._write(time.time())
         until = time.monotonic() + LONGEST_END_S
         self._write(float("inf"))
         while self._rows and time.monotonic() < until:
-            time.sleep(PAUSE_S)
+            time.sleep(WRITE_INTERVAL_S)
             self._write_rows()
         self._lost += len(self._rows)
-        self._tell_of_loss()
+        self._log_loss()
 
     def _write(self, now: float) -> None:
         """Write new events, and the counts of repeated ones."""
         try:
-            fresh = [*self._new(), *self._over(now)]
+            fresh = [*self._take_new(), *self._expire(now)]
             self._rows += fresh
             if self._file is not None:
-                told = [*self._messages(fresh), *self._completed(now)]
-                self._write_file(self._file, told)
+                messages = [*self._messages(fresh), *self._completed(now)]
+                self._write_file(self._file, messages)
             self._write_rows()
         except Exception:
             logger.exception("Cannot write the audit trail")
 
-    def _tell_of_loss(self) -> None:
+    def _log_loss(self) -> None:
         lost, self._lost = self._lost, 0
         if lost:
             logger.error("%s audit events were not written", lost)
 
-    def _new(self) -> list[Entry]:
+    def _take_new(self) -> list[Entry]:
         """Take the new events, and update the room for further ones."""
         spare_bytes = self._spare_bytes()
         with self._lock:
@@ -247,7 +247,7 @@ class Trail:
     def _messages(self, entries: list[Entry]) -> Iterator[str]:
         """Yield the message of each event that has one in PS3.15 A.5.3."""
         for each in entries:
-            if each.event.what in KINDS:
+            if each.event.event_type in KINDS:
                 yield message(each.event, self._source, each.at, each.times)
 
     def _completed(self, now: float) -> Iterator[str]:
@@ -263,7 +263,7 @@ class Trail:
                 some = each.instances[start : start + MOST_INSTANCES]
                 yield message(each.event, self._source, each.until, 1, some)
 
-    def _over(self, now: float) -> list[Entry]:
+    def _expire(self, now: float) -> list[Entry]:
         """Forget events older than a minute; return those that were repeated."""
         with self._lock:
             old = [e for e in self._seen.values() if abs(now - e.at) >= SAME_FOR_S]
@@ -271,7 +271,7 @@ class Trail:
                 del self._seen[each.event]
                 self._folding.forget(each.event)
         if old:  # about once a minute
-            self._tell_of_loss()
+            self._log_loss()
         return [Entry(e.event, time.time(), e.times) for e in old if e.times]
 
     def _write_rows(self) -> None:
@@ -283,7 +283,7 @@ class Trail:
                 rows = [_row(each, self._source) for each in self._rows]
                 connection.execute(audit.insert(), rows)
         except SQLAlchemyError:
-            self._not_before = time.monotonic() + AWAY_S
+            self._not_before = time.monotonic() + RETRY_AFTER_S
             return
         self._rows = []
 
@@ -295,10 +295,10 @@ class Trail:
         excess = len(self._rows) - MOST_WAITING
         if excess <= 0:
             return
-        floods = [each for each in self._rows if each.event.what in FLOODS]
-        others = [each for each in self._rows if each.event.what not in FLOODS]
-        gone = {id(each) for each in [*floods, *others][:excess]}
-        self._rows = [each for each in self._rows if id(each) not in gone]
+        floods = [each for each in self._rows if each.event.event_type in FLOODS]
+        others = [each for each in self._rows if each.event.event_type not in FLOODS]
+        dropped = {id(each) for each in [*floods, *others][:excess]}
+        self._rows = [each for each in self._rows if id(each) not in dropped]
         self._lost += excess
 
     def _write_file(self, path: Path, lines: list[str]) -> None:
@@ -307,9 +307,9 @@ class Trail:
         try:
             _append(path, "".join(f"{line}\n" for line in lines).encode())
         except OSError as error:
-            words = "Cannot write %s messages to audit.file: %s. They are lost; events "
-            words += "are in the database, too, and transfers in the journal."
-            logger.error(words, len(lines), error.strerror)  # noqa: TRY400
+            text = "Cannot write %s messages to audit.file: %s. They are lost. Events "
+            text += "are also in the database, and transfers in the journal."
+            logger.error(text, len(lines), error.strerror)  # noqa: TRY400
 
 
 def _append(path: Path, content: bytes) -> None:
@@ -330,10 +330,10 @@ def _row(entry: Entry, source: AuditSource) -> dict[str, object]:
     return {
         "at": entry.at,
         "role": source.role,
-        "what": event.what,
-        "who": plain(event.who),
-        "address": plain(event.address),
-        "about": plain(event.about),
+        "what": event.event_type,
+        "who": sanitize(event.user_id),
+        "address": sanitize(event.address),
+        "about": sanitize(event.details),
         "sop_instance_uid": event.instance and event.instance.sop_instance_uid,
         "times": entry.times,
     }

@@ -25,7 +25,7 @@ result, and the name and host of the peer.
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class SentStudy:
     """The study, the patient and the classes of results.
 
     Attributes:
@@ -39,18 +39,20 @@ class Subject:
     sop_classes: Mapping[str, str]
 
 
-def received_event(received: ReceivedInstance, who: str, *, again: bool) -> AuditEvent:
+def received_event(
+    received: ReceivedInstance, user_id: str, *, again: bool
+) -> AuditEvent:
     """Return the event of a received instance.
 
     Args:
         received: The instance, with the patient that its header names.
-        who: The AE title or the person that sent it.
+        user_id: The AE title or the user that sent it.
         again: Whether the node had the same bytes already.
     """
     header = received.header
     return AuditEvent(
         AuditEventType.RECEIVED_AGAIN if again else AuditEventType.RECEIVED,
-        who,
+        user_id,
         received.calling_address,
         instance=AuditedInstance(
             header.study_instance_uid, header.sop_class_uid, header.sop_instance_uid
@@ -59,15 +61,17 @@ def received_event(received: ReceivedInstance, who: str, *, again: bool) -> Audi
     )
 
 
-def auditing_sent(engine: sa.Engine, tell: Callable[[AuditEvent], None]) -> OnSent:
+def auditing_sent(
+    engine: sa.Engine, record_event: Callable[[AuditEvent], None]
+) -> OnSent:
     """Return a function that adds the results that were sent to the audit trail."""
 
     def on_sent(
         instance_id: str, outcomes: Mapping[str, Outcome], peer: tuple[str, str]
     ) -> None:
-        subject = subject_of(engine, instance_id)
-        for event in sent_events(outcomes, subject, *peer):
-            tell(event)
+        study = sent_study(engine, instance_id)
+        for event in sent_events(outcomes, study, *peer):
+            record_event(event)
 
     return on_sent
 
@@ -78,7 +82,7 @@ def ignore(
     """Do nothing: without an audit file, transfers are not recorded."""
 
 
-def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
+def sent_study(engine: sa.Engine, instance_id: str) -> SentStudy:
     """Return the study, the patient and the results of an instance in the journal."""
     query = (
         sa.select(instance.c.study_instance_uid, patient.c.patient_id, patient.c.name)
@@ -93,13 +97,13 @@ def subject_of(engine: sa.Engine, instance_id: str) -> Subject:
         results = connection.execute(made).all()
     classes = {each.sop_instance_uid: each.sop_class_uid for each in results}
     if row is None:  # deleted under [retention]
-        return Subject("", AuditedPatient("", ""), classes)
+        return SentStudy("", AuditedPatient("", ""), classes)
     named = AuditedPatient(row.patient_id or "", row.name or "")
-    return Subject(row.study_instance_uid, named, classes)
+    return SentStudy(row.study_instance_uid, named, classes)
 
 
 def sent_events(
-    outcomes: Mapping[str, Outcome], subject: Subject, who: str, address: str
+    outcomes: Mapping[str, Outcome], study: SentStudy, user_id: str, address: str
 ) -> Iterator[AuditEvent]:
     """Yield the events of results that were sent.
 
@@ -108,8 +112,8 @@ def sent_events(
 
     Args:
         outcomes: The outcome of each result, by SOP Instance UID.
-        subject: The study, the patient and the classes of the results.
-        who: The AE title or the service that they were sent to.
+        study: The study, the patient and the classes of the results.
+        user_id: The AE title or the service that they were sent to.
         address: Its host.
     """
     for uid, outcome in outcomes.items():
@@ -118,12 +122,12 @@ def sent_events(
             continue
         yield AuditEvent(
             AuditEventType.SENT if stored else AuditEventType.NOT_STORED,
-            who,
+            user_id,
             address,
-            # The comment may contain the peer's own text, which may name a person.
+            # The comment may contain the peer's own text, which may name a patient.
             "" if stored else f"status 0x{outcome.status:04X}",
             AuditedInstance(
-                subject.study_instance_uid, subject.sop_classes.get(uid, ""), uid
+                study.study_instance_uid, study.sop_classes.get(uid, ""), uid
             ),
-            subject.patient,
+            study.patient,
         )

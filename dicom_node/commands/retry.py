@@ -12,7 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditedInstance, AuditEvent, AuditEventType
-from dicom_node.audit.trail import Tell, auditing, os_user
+from dicom_node.audit.trail import RecordEvent, auditing, os_user
 from dicom_node.commands.named import named_or_exit
 from dicom_node.journal.journal import Failed, Journal
 from dicom_node.queries.history import History
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def _retry(
-    history: History, journal: Journal, given: Namespace, tell: Tell
+    history: History, journal: Journal, given: Namespace, tell: RecordEvent
 ) -> list[bool]:
     """Queue what failed or waits; return for each item whether that was possible."""
     named = [] if given.uid is None else history.by_uid(given.uid)
@@ -80,7 +80,7 @@ def _is_left_out(row: sa.Row[Any]) -> bool:
     return gone or row.state == InstanceState.NOT_ANALYZED
 
 
-def _tell(journal: Journal, instance_id: str, tell: Tell) -> None:
+def _tell(journal: Journal, instance_id: str, tell: RecordEvent) -> None:
     row = journal.load(instance_id)
     if row is not None:
         uids = row.study_instance_uid, row.sop_class_uid, row.sop_instance_uid

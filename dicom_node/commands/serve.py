@@ -30,7 +30,7 @@ from dicom_node.runtime.process import (
     listen_or_exit,
     load_or_exit,
     role_parser,
-    settled_or_exit,
+    verify_access_or_exit,
 )
 from dicom_node.storage.migration import migrate, writing_or_exit
 from dicom_node.storage.run_folder import run_folder
@@ -55,7 +55,7 @@ def main() -> None:
     arguments = role_parser("serve", __doc__).parse_args()
     settings = load_or_exit(arguments.config)
     stop = begin_role("serve", None, settings.log.format)
-    settled_or_exit(settings.api)
+    verify_access_or_exit(settings.api)
     with Node(settings, arguments.config) as node:
         stop.ready(DRAIN_S)
         node.watch(stop)

@@ -26,9 +26,9 @@ from pynetdicom.presentation import PresentationContext
 
 from config.destinations import Address
 from dicom_node.delivery.requestor import RequestedAssociation
-from dicom_node.network.sockets import hang_up
+from dicom_node.network.sockets import shut_down
 from dicom_node.network.tls import TlsSocket, client_context, describe_failure
-from dicom_node.outcome import rejected
+from dicom_node.outcome import rejection_text
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 # Settings of the whole process, for the sending side only: the receiver and the archive
@@ -147,7 +147,7 @@ class Peer:
         pynetdicom may leave it open if the peer closed it first.
         """
         if self._association:
-            hang_up(self._association.connection)
+            shut_down(self._association.connection)
             self._association.connection.close()
 
     def ask(self, request: Request) -> Dataset:
@@ -246,7 +246,7 @@ class Peer:
             if over.is_set():
                 return
         self._stalled = True
-        hang_up(association.connection)
+        shut_down(association.connection)
         # This wakes the request even if the association's own threads have ended.
         association.dimse.msg_queue.put((None, None))
 
@@ -257,15 +257,15 @@ class Peer:
         in_vain = f" within {self._timeout_s:g} s" * (waited_s >= self._timeout_s)
         if upper_layer.rejection:
             titles = self._calling, self._destination.ae_title
-            how = rejected(upper_layer.rejection, *titles)
+            how = rejection_text(upper_layer.rejection, *titles)
             return f"{self} rejected the association {how}"
         if without_tls := _why_no_tls(association.connection):
             return f"{self} {without_tls}"
         if self._aborted:
             return f"{self} aborted the request for an association"
-        if upper_layer.complaint:
+        if upper_layer.abort_reason:
             did = f"the node aborted its request for an association with {self}"
-            return f"{did}: {upper_layer.complaint}"
+            return f"{did}: {upper_layer.abort_reason}"
         if self._connected:
             silent = "did not answer the request for an association"
             closed = "closed the connection instead of associating"
@@ -278,7 +278,7 @@ class Peer:
             return f"{self} hangs: nothing has moved for {self._timeout_s:g} s"
         if self._aborted:
             return f"{self} aborted the association"
-        if complaint := association.dul.complaint:
+        if complaint := association.dul.abort_reason:
             return f"the node aborted the association with {self}: {complaint}"
         if self._released:
             return f"{self} released the association before it had answered"

@@ -37,7 +37,7 @@ from dicom_node.dataset.part10 import (
 from dicom_node.dataset.transcode import MOST_INFLATED, transcode
 from dicom_node.delivery.association import LostError, Peer, associated
 from dicom_node.errors import DicomNodeError
-from dicom_node.outcome import Outcome, Verdict, answered
+from dicom_node.outcome import Outcome, Verdict, outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -150,7 +150,7 @@ def echo(
             if not peer.accepted:
                 words = f"{peer} does not accept Verification SOP Class"
                 return Outcome(Verdict.REFUSED, None, words)
-            return answered(peer.ask(lambda association: association.send_c_echo()))
+            return outcome_of(peer.ask(lambda association: association.send_c_echo()))
     except LostError as error:
         return Outcome(Verdict.RETRY, None, str(error))
 
@@ -314,4 +314,4 @@ def _c_store(path: Path, position: int, peer: Peer) -> Outcome:
     def request(association: Association) -> Dataset:
         return association.send_c_store(path, position % 65535 + 1, priority=0)
 
-    return answered(peer.ask(request))
+    return outcome_of(peer.ask(request))

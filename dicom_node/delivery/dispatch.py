@@ -31,8 +31,8 @@ from dicom_node.delivery.c_store import echo, send
 from dicom_node.network.commitment_reporter import address_of
 from dicom_node.network.storage_commitment import (
     OnRefused,
+    RecordReport,
     Request,
-    Settle,
     ignore_refusal,
 )
 from dicom_node.outcome import Outcome, Verdict
@@ -117,7 +117,7 @@ def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
     *,
     came_from: str,
     calling_ae_title: str,
-    settle: Settle,
+    settle: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
     """Ask a destination to commit to the objects that it has stored.

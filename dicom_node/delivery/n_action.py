@@ -20,12 +20,12 @@ from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
 from dicom_node.network.storage_commitment import (
     OnRefused,
+    RecordReport,
     Request,
-    Settle,
     handle_report,
     ignore_refusal,
 )
-from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, answered
+from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, outcome_of
 
 WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
 REQUEST = 1  # the action type
@@ -46,7 +46,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     *,
     calling_ae_title: str,
     timeout_s: float,
-    settle: Settle,
+    settle: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
     """Ask an archive to commit to objects that it has stored.
@@ -79,7 +79,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
                 )
                 return Outcome(Verdict.REFUSED, None, words)
             response = peer.ask(partial(_n_action, request=request, hearing=hearing))
-            outcome = answered(response, verdict_of)
+            outcome = outcome_of(response, verdict_of)
             if outcome.verdict is Verdict.STORED:
                 hearing.wait()
             return outcome
@@ -99,7 +99,7 @@ class _Hearing:
     """Listens for a report on the association of the request."""
 
     def __init__(
-        self, settle: Settle, reporter: Reporter, on_refused: OnRefused
+        self, settle: RecordReport, reporter: Reporter, on_refused: OnRefused
     ) -> None:
         self._settle = settle
         self._reporter = reporter

@@ -79,7 +79,7 @@ class _Socket(AssociationSocket):
             return receive(self.socket, nr_bytes, limit)
         except TimeoutError:
             words = f"a PDU took longer than {self.assoc.pdu_timeout_s:g} s"
-            self.assoc.dul.complain(words)
+            self.assoc.dul.set_abort_reason(words)
             raise
         finally:
             self.socket.settimeout(patience)
@@ -129,7 +129,7 @@ class _Responses(queue.Queue[Any]):
         answered = type(response), response.MessageIDBeingRespondedTo
         name = answered[0].__name__.replace("_", "-")
         if not response.is_valid_response:
-            self._association.dul.complain("a response came without a status")
+            self._association.dul.set_abort_reason("a response came without a status")
         if answered == self._open:
             self._open = None
             self._answers.add((*answered, response.Status))

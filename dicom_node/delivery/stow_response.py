@@ -18,8 +18,8 @@ from dicom_node.outcome import (
     DUPLICATE_SOP_INSTANCE,
     Outcome,
     Verdict,
-    in_words,
     printable,
+    status_text,
     verdict_of,
 )
 
@@ -149,7 +149,7 @@ def _listed(answer: StowResponse) -> Iterator[tuple[str, Outcome]]:
 
 
 def _stored(warning: int | None) -> Outcome:
-    return Outcome(Verdict.STORED, warning or 0, in_words(warning or 0))
+    return Outcome(Verdict.STORED, warning or 0, status_text(warning or 0))
 
 
 def _failed(reason: int | None) -> Outcome:
@@ -160,7 +160,7 @@ def _failed(reason: int | None) -> Outcome:
     verdict = verdict_of(reason)
     if verdict is Verdict.STORED and reason not in HAS_IT:  # it contradicts itself
         verdict = Verdict.RETRY_BRIEFLY
-    return Outcome(verdict, reason, in_words(reason) or "not stored, with 0x0000")
+    return Outcome(verdict, reason, status_text(reason) or "not stored, with 0x0000")
 
 
 def _values(item: Any, tag: str) -> list[Any]:  # noqa: ANN401 - any JSON value

@@ -34,7 +34,7 @@ from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.storage.database import reading, upsert, writing
 from dicom_node.storage.tables import (
-    UNDER_WAY,
+    UNFINISHED,
     DeliveryState,
     delivery,
     paused_destination,
@@ -94,7 +94,7 @@ class CircuitBreaker:
             The change of the peer's state.
         """
         peer = self._work.peer(connection, row.instance_id, row.destination)
-        if any(each.is_answer for each in outcomes.values()):
+        if any(each.is_decision for each in outcomes.values()):
             failed = self._record_answer(connection, row, peer)
             return Change(peer, False if failed else None)
         retried = [o for o in outcomes.values() if o.verdict is Verdict.RETRY]
@@ -193,7 +193,7 @@ class CircuitBreaker:
         forgotten at once.
         """
         query = delivery.select().where(
-            delivery.c.waits_for == known.peer, delivery.c.state.in_(UNDER_WAY)
+            delivery.c.waits_for == known.peer, delivery.c.state.in_(UNFINISHED)
         )
         query = query.order_by(delivery.c.attempts, delivery.c.next_at).limit(1)
         query = query.with_for_update(skip_locked=True)
@@ -216,7 +216,7 @@ class CircuitBreaker:
     def _release(self, which: sa.ColumnElement[bool]) -> None:
         """Schedule an immediate attempt of deliveries that wait for a peer."""
         query = delivery.select().where(
-            delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNDER_WAY), which
+            delivery.c.waits_for.is_not(None), delivery.c.state.in_(UNFINISHED), which
         )
         query = query.order_by(delivery.c.asked_at).limit(BATCH)
         with writing(self._engine) as connection:
@@ -277,7 +277,7 @@ def _forget(connection: sa.Connection, known: sa.Row[Any]) -> None:
 def _probe(known: sa.Row[Any]) -> sa.Select[Any]:
     return delivery.select().where(
         of_delivery(delivery, known.probe, known.destination),
-        delivery.c.state.in_(UNDER_WAY),
+        delivery.c.state.in_(UNFINISHED),
         delivery.c.waits_for.is_(None),
     )
 

@@ -55,7 +55,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.reasons import ReportRefusal
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.tables import (
-    UNDER_WAY,
+    UNFINISHED,
     DeliveryState,
     commitment,
     delivered_object,
@@ -249,7 +249,7 @@ class Commitments:
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
             return  # its next run finds them
         states = states_of(connection, row)
-        if states.isdisjoint(UNDER_WAY):
+        if states.isdisjoint(UNFINISHED):
             finish_delivery(connection, row, states)
             return
         again = delivery.update().where(
@@ -276,7 +276,7 @@ class Commitments:
         _keep(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
             finish_delivery(connection, row, states_of(connection, row))
-        if row.state not in {*UNDER_WAY, DeliveryState.PAUSED}:
+        if row.state not in {*UNFINISHED, DeliveryState.PAUSED}:
             return  # it has ended
         asks_again = False
         # Failures in a report on an earlier request are ignored, because the report on
@@ -285,7 +285,7 @@ class Commitments:
             uids = [uid for uid, why in report.failed.items() if why == reason]
             asks_again |= self._refuse(connection, row, uids, reason)
         states = states_of(connection, row)
-        if states.isdisjoint(UNDER_WAY):
+        if states.isdisjoint(UNFINISHED):
             finish_delivery(connection, row, states)
         elif row.state != DeliveryState.COMMITTING:
             pass  # paused, or its next run is queued
@@ -317,7 +317,7 @@ class Commitments:
             remedy = Remedy.NONE
         waiting = DeliveryState.COMMITTING
         found = _treat(connection, row, uids, waiting, remedy, words)
-        return bool(found) and remedy is Remedy.ASK_AGAIN
+        return bool(found) and remedy is Remedy.REQUEST_AGAIN
 
 
 def _treat(  # noqa: PLR0913, PLR0917 - the objects and their remedy
@@ -335,7 +335,7 @@ def _treat(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     """
     state = {
         Remedy.STORE_AGAIN: DeliveryState.QUEUED,
-        Remedy.ASK_AGAIN: DeliveryState.COMMITTING,
+        Remedy.REQUEST_AGAIN: DeliveryState.COMMITTING,
         Remedy.NONE: DeliveryState.FAILED,
     }[remedy]
     change = _objects(row, was).where(delivered_object.c.sop_instance_uid.in_(uids))

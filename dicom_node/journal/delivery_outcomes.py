@@ -31,7 +31,7 @@ from dicom_node.outcome import Outcome, Verdict
 from dicom_node.results.result_kinds import spoken_kind
 from dicom_node.storage.database import writing
 from dicom_node.storage.tables import (
-    UNDER_WAY,
+    UNFINISHED,
     DeliveryState,
     delivered_object,
     delivery,
@@ -162,7 +162,7 @@ def is_current(run: int) -> sa.ColumnElement[bool]:
     """
     return sa.and_(
         delivery.c.run == run,
-        delivery.c.state.in_(UNDER_WAY),
+        delivery.c.state.in_(UNFINISHED),
         delivery.c.waits_for.is_(None),
     )
 
@@ -188,7 +188,7 @@ def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> N
     """Fail a delivery that is under way, and its objects that have not arrived."""
     key = (row.instance_id, row.destination)
     objects = delivered_object.update().where(
-        of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNDER_WAY)
+        of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNFINISHED)
     )
     failed = DeliveryState.FAILED
     connection.execute(objects.values(state=failed, status=None, comment=reason))

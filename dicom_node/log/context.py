@@ -19,7 +19,7 @@ MOST_FRAMES = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class LoggedInstance:
     """The instance that log lines are about.
 
     Attributes:
@@ -31,28 +31,28 @@ class Subject:
     instance_id: str
 
 
-_subject: ContextVar[Subject | None] = ContextVar("subject", default=None)
+_instance: ContextVar[LoggedInstance | None] = ContextVar("instance", default=None)
 
 
 @contextmanager
 def instance_context(sop_instance_uid: str, instance_id: str) -> Iterator[None]:
     """Within the block, attribute the log lines of this thread to an instance."""
-    token = _subject.set(Subject(sop_instance_uid, instance_id))
+    token = _instance.set(LoggedInstance(sop_instance_uid, instance_id))
     try:
         yield
     finally:
-        _subject.reset(token)
+        _instance.reset(token)
 
 
-def current_instance() -> Subject | None:
+def current_instance() -> LoggedInstance | None:
     """Return the instance of the current block; None outside of one."""
-    return _subject.get()
+    return _instance.get()
 
 
 def log_step(
     logger: logging.Logger,
     step: str,
-    words: str,
+    details: str,
     *,
     seconds: float | None = None,
     level: int = logging.INFO,
@@ -62,15 +62,16 @@ def log_step(
     Args:
         logger: The logger of the calling module.
         step: One or two words from a closed set: "received", "not analyzed" …
-        words: Further details, without text from a sender.
+        details: Further details, without text from a sender.
         seconds: The duration of the step.
         level: The logging level.
     """
-    it = current_instance()
-    which = f" {it.sop_instance_uid} [{it.instance_id}]" if it else ""
+    instance = current_instance()
+    ids = f" {instance.sop_instance_uid} [{instance.instance_id}]" if instance else ""
     time = "" if seconds is None else f" in {seconds:.3f} s"
     fields = {"step": step, "seconds": seconds}
-    logger.log(level, "%s%s%s: %s", step.capitalize(), which, time, words, extra=fields)
+    name = step.capitalize()
+    logger.log(level, "%s%s%s: %s", name, ids, time, details, extra=fields)
 
 
 def describe_exception(error: BaseException) -> list[str]:
@@ -79,23 +80,23 @@ def describe_exception(error: BaseException) -> list[str]:
     The message of the exception is omitted, because it may quote text from a sender.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    where = [f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames]
-    lines = [type(error).__name__, *where]
+    locations = [f'  File "{f.filename}", line {f.lineno}, in {f.name}' for f in frames]
+    lines = [type(error).__name__, *locations]
     cause = _cause(error)
     return lines if cause is None else [*lines, *describe_exception(cause)]
 
 
-def in_one_line(error: BaseException) -> str:
+def summarize_exception(error: BaseException) -> str:
     """Return `describe_exception` as one line, with the innermost frame first.
 
     The line contains at most MOST_FRAMES frames of each exception, without their
     folders.
     """
-    where = traceback.extract_tb(error.__traceback__, limit=-MOST_FRAMES)
-    frames = [f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in where]
+    trace = traceback.extract_tb(error.__traceback__, limit=-MOST_FRAMES)
+    frames = [f"{f.name} ({Path(f.filename).name}:{f.lineno})" for f in trace]
     line = type(error).__name__ + " in " * bool(frames) + " < ".join(reversed(frames))
     cause = _cause(error)
-    return line if cause is None else f"{line}, from {in_one_line(cause)}"
+    return line if cause is None else f"{line}, from {summarize_exception(cause)}"
 
 
 def _cause(error: BaseException) -> BaseException | None:

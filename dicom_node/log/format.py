@@ -14,7 +14,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TextIO
 
-from dicom_node.log.context import current_instance, describe_exception, in_one_line
+from dicom_node.log.context import (
+    current_instance,
+    describe_exception,
+    summarize_exception,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -24,7 +28,7 @@ logger = logging.getLogger(__name__)
 # The format of Python's tracebacks. Libraries log them as part of a message.
 TRACEBACK, FRAME = "Traceback (most recent call last):", '  File "'
 # Log lines and warnings of these libraries may quote text from a sender.
-TALKATIVE = (
+SILENCED = (
     "pydicom",
     "pynetdicom",
     "highdicom",
@@ -46,7 +50,7 @@ def configure_logging(role: str, form: str = "text") -> None:
     handler.setFormatter(JsonFormatter(role) if form == "json" else TextFormatter(role))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.captureWarnings(capture=True)
-    for name in TALKATIVE:
+    for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     # INFO lines of DBOS are about itself: migrations, recovery, threads. If its logger
     # has a handler, DBOS adds none of its own, and its lines have our format.
@@ -73,7 +77,7 @@ def log_uncaught() -> None:
 def _log_of_main_thread(
     _kind: type[BaseException], error: BaseException, _trace: "TracebackType | None"
 ) -> None:
-    logger.critical("Uncaught exception: %s", in_one_line(error))
+    logger.critical("Uncaught exception: %s", summarize_exception(error))
 
 
 def _log_of_thread(args: threading.ExceptHookArgs) -> None:
@@ -81,19 +85,21 @@ def _log_of_thread(args: threading.ExceptHookArgs) -> None:
         return
     name = args.thread.name if args.thread else "that has ended"
     error = args.exc_value or args.exc_type()
-    logger.error("Uncaught exception in thread %s: %s", name, in_one_line(error))
+    summary = summarize_exception(error)
+    logger.error("Uncaught exception in thread %s: %s", name, summary)
 
 
 def _log_ignored(args: "sys.UnraisableHookArgs") -> None:
     error = args.exc_value or args.exc_type()
-    logger.error("Ignored exception: %s", in_one_line(error))
+    logger.error("Ignored exception: %s", summarize_exception(error))
 
 
 def _shorten(record: logging.LogRecord) -> bool:
     """Shorten a record of asyncio, which otherwise shows futures with exceptions."""
     error = record.exc_info[1] if record.exc_info else None
     if error:
-        record.msg = f"Uncaught exception in an event loop: {in_one_line(error)}"
+        summary = summarize_exception(error)
+        record.msg = f"Uncaught exception in an event loop: {summary}"
     else:
         record.msg = record.getMessage().partition("\n")[0]
     record.args, record.exc_info = (), None
@@ -108,12 +114,12 @@ class _Handler(logging.StreamHandler[TextIO]):
 
         The standard library would print the message and its arguments.
         """
-        words = f"A line of {record.name} cannot be logged"
+        text = f"A line of {record.name} cannot be logged"
         if error := sys.exc_info()[1]:
-            words += f": {in_one_line(error)}"
-        instead = logging.LogRecord(__name__, logging.ERROR, "", 0, words, (), None)
+            text += f": {summarize_exception(error)}"
+        replacement = logging.LogRecord(__name__, logging.ERROR, "", 0, text, (), None)
         with suppress(Exception):  # the disk is full, or the reader of a pipe is gone
-            self.stream.write(self.format(instead) + self.terminator)
+            self.stream.write(self.format(replacement) + self.terminator)
             self.flush()
 
 
@@ -127,12 +133,12 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, followed by further lines if there is an exception."""
-        when = self.formatTime(record)
-        message, it = _message(record), current_instance()
-        if it and it.instance_id not in message:
-            message += f" [{it.instance_id}]"
-        line = f"{when} {self._role} {record.levelname} {message}"
-        return "\n".join([line, *_of(record)])
+        time = self.formatTime(record)
+        message, instance = _message(record), current_instance()
+        if instance and instance.instance_id not in message:
+            message += f" [{instance.instance_id}]"
+        line = f"{time} {self._role} {record.levelname} {message}"
+        return "\n".join([line, *_exception_lines(record)])
 
 
 class JsonFormatter(logging.Formatter):
@@ -145,17 +151,17 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        it = current_instance()
+        instance = current_instance()
         fields = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "role": self._role,
             "level": record.levelname,
             "message": _message(record),
-            "sop_instance_uid": it.sop_instance_uid if it else None,
-            "instance_id": it.instance_id if it else None,
+            "sop_instance_uid": instance.sop_instance_uid if instance else None,
+            "instance_id": instance.instance_id if instance else None,
             "step": getattr(record, "step", None),
             "seconds": getattr(record, "seconds", None),
-            "exception": _of(record) or None,
+            "exception": _exception_lines(record) or None,
         }
         known = {key: value for key, value in fields.items() if value is not None}
         return json.dumps(known)
@@ -163,14 +169,14 @@ class JsonFormatter(logging.Formatter):
 
 def _message(record: logging.LogRecord) -> str:
     """Return the message of a line; only the frames are kept of a traceback in it."""
-    words, trace, more = record.getMessage().partition(TRACEBACK)
+    text, trace, more = record.getMessage().partition(TRACEBACK)
     if not trace:
-        return words
+        return text
     frames = [line.strip() for line in more.splitlines() if line.startswith(FRAME)]
-    return " ".join([words.strip(), "Traceback:", *frames]).lstrip()
+    return " ".join([text.strip(), "Traceback:", *frames]).lstrip()
 
 
-def _of(record: logging.LogRecord) -> list[str]:
+def _exception_lines(record: logging.LogRecord) -> list[str]:
     """Return lines about the exception of a record; see `describe_exception`."""
     error = record.exc_info[1] if record.exc_info else None
     return describe_exception(error) if error else []

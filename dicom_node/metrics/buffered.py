@@ -28,15 +28,15 @@ class BufferedCounter:
     def __init__(self, engine: sa.Engine) -> None:
         """Create an empty counter."""
         self._engine = engine
-        self._counted: list[Sample] = []
+        self._samples: list[Sample] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep_writing, name="counting")
 
-    def __call__(self, tally: Sample) -> None:
+    def __call__(self, sample: Sample) -> None:
         """Count an event."""
         with self._lock:
-            self._counted = aggregate([*self._counted, tally])
+            self._samples = aggregate([*self._samples, sample])
 
     def __enter__(self) -> Self:
         """Start the thread that writes the counts."""
@@ -57,15 +57,15 @@ class BufferedCounter:
     def flush(self) -> None:
         """Write the counts; keep them if the database cannot be reached."""
         with self._lock:
-            counted, self._counted = self._counted, []
-        if not counted:
+            samples, self._samples = self._samples, []
+        if not samples:
             return
         try:
             with writing(self._engine) as connection:
-                write(connection, *counted)
+                write(connection, *samples)
         except SQLAlchemyError:
             with self._lock:
-                self._counted = aggregate([*counted, *self._counted])
+                self._samples = aggregate([*samples, *self._samples])
 
     def _keep_writing(self) -> None:
         while not self._ended.wait(FLUSH_EVERY_S):

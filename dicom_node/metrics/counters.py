@@ -17,8 +17,8 @@ from dicom_node.storage.tables import tally
 from inference.finding import OperatingPoint
 
 INFINITE = "+Inf"
-# With fewer rows, adding up costs more than it saves.
-MANY = 500
+# With fewer rows, compaction costs more than it saves.
+COMPACT_ABOVE = 500
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 LONG = (1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0, 86400.0)
@@ -45,11 +45,11 @@ class MetricFamily:
 
 RECEIVED = MetricFamily(
     "fracture_node_instances_received",
-    "Instances acknowledged, each the first time it came.",
+    "Instances acknowledged for the first time.",
 )
 REPEATED = MetricFamily(
     "fracture_node_instances_repeated",
-    "Instances acknowledged that were here already, with the same bytes.",
+    "Instances acknowledged that were already stored with the same bytes.",
 )
 REFUSED = MetricFamily(
     "fracture_node_instances_refused",
@@ -59,34 +59,34 @@ REFUSED = MetricFamily(
 )
 ANALYZED = MetricFamily(
     "fracture_node_instances_analyzed",
-    "Analyses that ended with an answer.",
+    "Analyses that ended with a result.",
     "operating_point",
     tuple(OperatingPoint),
 )
 NOT_ANALYZED = MetricFamily(
     "fracture_node_instances_not_analyzed",
-    "Instances that the model may not answer for.",
+    "Instances that the model must not be applied to.",
     "reason",
     tuple(Unanalyzed),
 )
 FAILED = MetricFamily(
     "fracture_node_analyses_failed",
-    "Analyses that failed; somebody should look.",
+    "Analyses that failed and need attention.",
     "reason",
     tuple(Failure),
 )
 DECODER_DIED = MetricFamily(
     "fracture_node_decoder_deaths",
-    "How often an instance killed, hung or bloated the decoding process.",
+    "Decoding processes that crashed, hung or used too much memory.",
 )
 DELIVERED = MetricFamily(
     "fracture_node_deliveries_delivered",
-    "Deliveries, of all results of an instance, that arrived.",
+    "Completed deliveries of all results of an instance.",
     "destination",
 )
 UNDELIVERED = MetricFamily(
     "fracture_node_deliveries_failed",
-    "Deliveries that failed for good.",
+    "Deliveries that failed permanently.",
     "destination",
 )
 ACCEPTED = MetricFamily(
@@ -94,7 +94,7 @@ ACCEPTED = MetricFamily(
 )
 REJECTED = MetricFamily(
     "fracture_node_associations_rejected",
-    "Associations rejected, by the reason of PS3.8 table 9-21 or a closer one.",
+    "Associations rejected, by the reason in PS3.8 table 9-21 or a more precise one.",
     "reason",
     (
         "calling AE title not recognized",
@@ -114,36 +114,36 @@ REPORT_REFUSED = MetricFamily(
     "reason",
     tuple(ReportRefusal),
 )
-SENT_AWAY = MetricFamily(
+NOT_ASSOCIATED = MetricFamily(
     "fracture_node_connections_sent_away",
-    "Connections that did not become an association: no A-ASSOCIATE-RQ in time, an "
-    "unreadable one, something else, no TLS, or too many connections waiting.",
+    "Connections that did not become an association: the A-ASSOCIATE-RQ did not arrive "
+    "in time or was not valid, TLS failed, or too many connections were waiting.",
     "reason",
     ("no_request", "unreadable", "no_dicom", "no_tls", "crowded"),
 )
 STAGE = MetricFamily(
     "fracture_node_stage_seconds",
-    "Seconds by stage: receive (first byte to answer), wait (received until analysis "
-    "begins), decode, classify, encode. Decoding and encoding take turns.",
+    "Seconds by stage: receive (first byte to response), wait (received until analysis "
+    "begins), decode, classify, encode. Decoding and encoding do not overlap.",
     "stage",
     ("receive", "wait", "decode", "classify", "encode"),
     SECONDS,
 )
 DELIVERY = MetricFamily(
     "fracture_node_delivery_seconds",
-    "Seconds of one attempt at a delivery, whatever came of it.",
+    "Seconds of one delivery attempt, successful or not.",
     "destination",
     buckets=SECONDS,
 )
 TURNAROUND = MetricFamily(
     "fracture_node_turnaround_seconds",
-    "Seconds from an instance's receipt until its results had arrived everywhere for "
-    "the first time.",
+    "Seconds from the receipt of an instance until all destinations had its results "
+    "for the first time.",
     buckets=LONG,
 )
 METRIC_FAMILIES = (
     *(RECEIVED, REPEATED, REFUSED, ANALYZED, NOT_ANALYZED, FAILED, DECODER_DIED),
-    *(DELIVERED, UNDELIVERED, REPORT_REFUSED, ACCEPTED, REJECTED, SENT_AWAY),
+    *(DELIVERED, UNDELIVERED, REPORT_REFUSED, ACCEPTED, REJECTED, NOT_ASSOCIATED),
     *(STAGE, DELIVERY, TURNAROUND),
 )
 
@@ -181,19 +181,19 @@ def observe(family: MetricFamily, seconds: float, label: str = "") -> Sample:
 
     A negative duration counts as 0: the clocks of two machines may differ.
     """
-    spent = max(seconds, 0.0)
+    duration = max(seconds, 0.0)
     bounds = (*map(str, family.buckets), INFINITE)
-    le = bounds[bisect_left(family.buckets, spent)]
-    return Sample(family.name, label, le, 1, spent)
+    le = bounds[bisect_left(family.buckets, duration)]
+    return Sample(family.name, label, le, 1, duration)
 
 
 def ignore(_: Sample) -> None:
     """Count nothing."""
 
 
-def write(connection: sa.Connection, *tallies: Sample) -> None:
+def write(connection: sa.Connection, *samples: Sample) -> None:
     """Write counts in the caller's transaction."""
-    if tallies:
+    if samples:
         rows = [
             {
                 "name": each.name,
@@ -202,7 +202,7 @@ def write(connection: sa.Connection, *tallies: Sample) -> None:
                 "times": each.times,
                 "seconds": each.seconds,
             }
-            for each in tallies
+            for each in samples
         ]
         connection.execute(tally.insert(), rows)
 
@@ -212,7 +212,7 @@ def read(connection: sa.Connection) -> list[Sample]:
     key = tally.c.name, tally.c.label, tally.c.le
     total = sa.func.sum(tally.c.times), sa.func.sum(tally.c.seconds)
     rows = connection.execute(sa.select(*key, *total).group_by(*key))
-    return [_tally(*row) for row in rows]
+    return [_sample(*row) for row in rows]
 
 
 def compact(connection: sa.Connection) -> None:
@@ -222,15 +222,15 @@ def compact(connection: sa.Connection) -> None:
     does not return the rows that another process has deleted.
     """
     count = sa.select(sa.func.count()).select_from(tally)
-    if connection.execute(count).scalar_one() > MANY:
+    if connection.execute(count).scalar_one() > COMPACT_ABOVE:
         rows = connection.execute(tally.delete().returning(*tally.columns))
-        write(connection, *aggregate(_tally(*row) for row in rows))
+        write(connection, *aggregate(_sample(*row) for row in rows))
 
 
-def aggregate(tallies: Iterable[Sample]) -> list[Sample]:
+def aggregate(samples: Iterable[Sample]) -> list[Sample]:
     """Add up the counts of the same thing."""
     sums: dict[tuple[str, str, str], Sample] = {}
-    for each in tallies:
+    for each in samples:
         key = each.name, each.label, each.le
         before = sums.get(key, Sample(*key, 0, 0.0))
         times, seconds = before.times + each.times, before.seconds + each.seconds
@@ -238,6 +238,6 @@ def aggregate(tallies: Iterable[Sample]) -> list[Sample]:
     return list(sums.values())
 
 
-def _tally(name: str, label: str, le: str, times: int, seconds: float) -> Sample:
+def _sample(name: str, label: str, le: str, times: int, seconds: float) -> Sample:
     # PostgreSQL returns sums in another type.
     return Sample(name, label, le, int(times), float(seconds))

@@ -240,7 +240,7 @@ def _proposed(
         if kind == _CONTEXT_RQ and value:
             proposal = proposals.setdefault(value[0], _Proposal(value[0]))
             proposal.add(value[_ITEM_HEAD:])
-    refused = {n: why for n, each in proposals.items() if (why := each.refusal())}
+    refused = {n: reason for n, each in proposals.items() if (reason := each.refusal())}
     return [each for n, each in proposals.items() if n not in refused], refused
 
 

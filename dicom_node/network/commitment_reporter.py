@@ -1,7 +1,7 @@
-"""Checks whether a storage commitment report comes from the archive that was asked.
+"""Checks whether a storage commitment report comes from the requested archive.
 
 A Transaction UID is no secret: anybody who reads the network traffic knows it. So the
-node accepts a report only from the destination that it asked: from its AE title,
+node accepts a report only from the destination that got the request: from its AE title,
 together with its address or with a certificate that names its host.
 """
 
@@ -38,12 +38,12 @@ class Reporter:
     called: Address | None = None
 
 
-def address_of(destination: Destination, came_from: str) -> Address | None:
+def address_of(destination: Destination, calling_ae_title: str) -> Address | None:
     """Return the address of the AE that gets the results of an instance.
 
     Args:
         destination: The destination of the results.
-        came_from: AE title of the sender of the instance.
+        calling_ae_title: AE title of the sender of the instance.
 
     Returns:
         Its address. None if the destination is not reached by DICOM, or if the sender
@@ -53,31 +53,34 @@ def address_of(destination: Destination, came_from: str) -> Address | None:
         return destination
     if isinstance(destination, SenderDestination):
         known = {each.ae_title: each for each in destination.peers}
-        return known.get(came_from.strip(" "))  # PS3.5 6.2: spaces mean nothing
+        return known.get(calling_ae_title.strip(" "))  # PS3.5 6.2: spaces mean nothing
     return None
 
 
-def may_report(reporter: Reporter, asked: Address) -> bool:
-    """Return whether a report comes from the AE that was asked.
+def may_report(reporter: Reporter, archive: Address) -> bool:
+    """Return whether a report comes from the AE that got the request.
 
     Args:
         reporter: The sender of the report.
-        asked: The AE that the request was sent to.
+        archive: The AE that the request was sent to.
 
     Raises:
         OSError: The name of its host cannot be resolved now.
     """
     if reporter.called is not None:
-        return reporter.called == asked
-    own = CommitmentCaller(ae_title=asked.ae_title)
+        return reporter.called == archive
+    own = CommitmentCaller(ae_title=archive.ae_title)
     return any(
         caller.ae_title == reporter.ae_title
-        and (_is_there(reporter, caller, asked.host) or _is_named(reporter, asked.host))
-        for caller in (own, *asked.commitment_callers)
+        and (
+            _has_address(reporter, caller, archive.host)
+            or _has_certificate_for(reporter, archive.host)
+        )
+        for caller in (own, *archive.commitment_callers)
     )
 
 
-def _is_there(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
+def _has_address(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
     """Return whether the sender of a report has an address of a caller."""
     address = _plain(reporter.address)
     if caller.network is not None:
@@ -85,7 +88,7 @@ def _is_there(reporter: Reporter, caller: CommitmentCaller, host: str) -> bool:
     return address in set(_addresses(host))
 
 
-def _is_named(reporter: Reporter, host: str) -> bool:
+def _has_certificate_for(reporter: Reporter, host: str) -> bool:
     """Return whether the certificate of the sender names a host (RFC 9525 6.3)."""
     wanted, names = _name(host), {_name(each) for each in reporter.names}
     _, _, domain = wanted.partition(".")
@@ -102,8 +105,8 @@ def _name(host: str) -> str:
 
 
 def _addresses(host: str) -> Iterator[IPv4Address | IPv6Address]:
-    for *_, where in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
-        yield _plain(str(where[0]))
+    for *_, sockaddr in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM):
+        yield _plain(str(sockaddr[0]))
 
 
 def _plain(address: str) -> IPv4Address | IPv6Address:

@@ -12,7 +12,7 @@ from dicom_node.storage.spool import MB, SpoolFile
 logger = logging.getLogger(__name__)
 
 NO_UID = (
-    "Affected SOP Class UID (0000,0002) or Instance UID (0000,1000) is no UID. "
+    "Affected SOP Class UID (0000,0002) or Instance UID (0000,1000) is not a UID. "
     "Send the instance under its own UIDs."
 )
 
@@ -23,7 +23,7 @@ class IncomingDataset(BytesIO):
     A report stays in memory, because it is short.
 
     Attributes:
-        arrival: The file; None until the first bytes arrive.
+        spool_file: The file; None until the first bytes arrive.
         refusal: Why no file is written, or why writing has stopped.
         received: Number of bytes received, kept or not.
         began: Time when the first bytes arrived, by the monotonic clock.
@@ -37,7 +37,7 @@ class IncomingDataset(BytesIO):
         `begin` opens the file, or returns None if the dataset is to stay in memory.
         """
         super().__init__()
-        self.arrival: SpoolFile | None = None
+        self.spool_file: SpoolFile | None = None
         self.refusal: RefusedError | None = None
         self.received = 0
         self.began = time.monotonic()
@@ -55,19 +55,19 @@ class IncomingDataset(BytesIO):
             self._refuse(error)
         except Exception as error:  # noqa: BLE001 - its text may quote the dataset
             logger.error("Cannot store a dataset: %s", type(error).__name__)  # noqa: TRY400
-            words = "The node failed; send again later."
-            self._refuse(OutOfResourcesError(words, Refusal.PROGRAM))
+            message = "The node failed; send again later."
+            self._refuse(OutOfResourcesError(message, Refusal.PROGRAM))
         return len(data)
 
     @property
     def is_open(self) -> bool:
         """True if the dataset has a file that is not closed."""
-        return self.arrival is not None and not self.arrival.closed
+        return self.spool_file is not None and not self.spool_file.closed
 
     def release(self) -> None:
         """Close the file, and remove it if it was not kept. May be called twice."""
-        if self.arrival is not None:
-            self.arrival.close()
+        if self.spool_file is not None:
+            self.spool_file.close()
 
     def _store(self, data: bytes | memoryview) -> None:
         if self.refusal is not None:
@@ -75,15 +75,15 @@ class IncomingDataset(BytesIO):
         if self.received > self._limit:
             raise CannotUnderstandError(
                 f"The instance is larger than {self._limit // MB} MB, the limit here. "
-                "Raise max_instance_mb under [receiver] to take it.",
+                "To accept it, increase max_instance_mb under [receiver].",
                 Refusal.TOO_LARGE,
             )
-        if self.arrival is None:
-            self.arrival = self._begin(self)
-        if self.arrival is None:
+        if self.spool_file is None:
+            self.spool_file = self._begin(self)
+        if self.spool_file is None:
             super().write(data)
         else:
-            self.arrival.write(data)
+            self.spool_file.write(data)
 
     def _refuse(self, error: RefusedError) -> None:
         self.refusal = error

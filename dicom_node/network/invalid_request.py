@@ -64,13 +64,13 @@ def answer_invalid(
     """
     contexts = {each.context_id: each for each in association.accepted_contexts}
     if context_id not in contexts:
-        words = f"a message came in presentation context {context_id}"
-        raise NotServedError(f"{words}, which was not accepted")
+        problem = f"a message came in presentation context {context_id}"
+        raise NotServedError(f"{problem}, which was not accepted")
     name = type(request).__name__.replace("_", "-")
     if isinstance(request, C_CANCEL):  # pynetdicom accepts ten of them
         raise NotServedError(f"too many {name} requests came")
     if request.MessageID is None:
-        raise NotServedError("a response came that answers nothing")
+        raise NotServedError("a response came without a request")
     sop_class = contexts[context_id].abstract_syntax
     if isinstance(request, C_STORE):
         return _refuse_store(association, request, context_id, sop_class, caller)
@@ -92,9 +92,9 @@ def _refuse_store(
     if request.Priority is None:
         request.Priority = MEDIUM
     if not request.is_valid_request:
-        words = NO_UID
+        comment = NO_UID
     elif request.AffectedSOPClassUID != sop_class:
-        words = OTHER_CLASS
+        comment = OTHER_CLASS
     else:
         return False
     size = 0
@@ -102,12 +102,12 @@ def _refuse_store(
         size = request.DataSet.received
         request.DataSet.release()
     with instance_context(loggable(str(request.AffectedSOPInstanceUID)), "-"):
-        told = f"from {caller}, {size} bytes: {words}"
-        log_step(logger, "refused", told, level=logging.WARNING)
+        details = f"from {caller}, {size} bytes: {comment}"
+        log_step(logger, "refused", details, level=logging.WARNING)
     response = C_STORE()
     response.MessageIDBeingRespondedTo = request.MessageID
     response.Status = MismatchError.status
-    response.ErrorComment = words[:LONGEST_COMMENT]  # type: ignore[assignment]
+    response.ErrorComment = comment[:LONGEST_COMMENT]  # type: ignore[assignment]
     association.dimse.send_msg(response, context_id)
     return True
 
@@ -120,14 +120,16 @@ def _refuse_report(
     caller: str,
 ) -> bool:
     if {request.AffectedSOPClassUID, sop_class} != {STORAGE_COMMITMENT}:
-        status, words = NO_SUCH_SOP_CLASS, "Affected SOP Class UID (0000,0002)"
+        status, attribute = NO_SUCH_SOP_CLASS, "Affected SOP Class UID (0000,0002)"
     elif request.AffectedSOPInstanceUID is None:
-        status, words = INVALID_OBJECT_INSTANCE, "Affected SOP Instance UID (0000,1000)"
+        status = INVALID_OBJECT_INSTANCE
+        attribute = "Affected SOP Instance UID (0000,1000)"
     elif request.EventTypeID is None:
-        status, words = NO_SUCH_EVENT_TYPE, "Event Type ID (0000,1002)"
+        status, attribute = NO_SUCH_EVENT_TYPE, "Event Type ID (0000,1002)"
     else:
         return False
-    logger.warning("Refused a report of %s: %s is absent or wrong", caller, words)
+    problem = f"{attribute} is absent or wrong"
+    logger.warning("Refused a report of %s: %s", caller, problem)
     response = N_EVENT_REPORT()
     response.MessageIDBeingRespondedTo = request.MessageID
     response.Status = status

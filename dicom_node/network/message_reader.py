@@ -77,14 +77,14 @@ class MessageReader(DIMSEServiceProvider):
         values = primitive.presentation_data_value_list
         self.fragments += not values
         for context_id, fragment in values:
-            if self.upper_layer.complaint:
+            if self.upper_layer.abort_reason:
                 return
             self.fragments += 1
             self.received += len(fragment) - 1
             if not self._is_skipped(fragment[0]):
                 self._receive(context_id, fragment)
         excess = self._excess()
-        if excess and not self.upper_layer.complaint:
+        if excess and not self.upper_layer.abort_reason:
             self.upper_layer.abort_because(excess)
 
     def operation_is_complete(self) -> None:
@@ -112,8 +112,8 @@ class MessageReader(DIMSEServiceProvider):
                 super().receive_primitive(end)
                 self._skips = True
         except Exception as error:  # noqa: BLE001 - invalid bytes may cause any exception
-            words = f"a message cannot be read ({type(error).__name__})"
-            self.upper_layer.abort_because(words)
+            reason = f"a message cannot be read ({type(error).__name__})"
+            self.upper_layer.abort_because(reason)
 
     def _begin_message(self) -> DIMSEMessage:
         return DIMSEMessage()

@@ -43,14 +43,14 @@ def receive_into(connection: socket.socket, view: memoryview, deadline: float) -
         if (left := deadline - time.monotonic()) <= 0:
             raise TimeoutError("The deadline has passed")
         connection.settimeout(left)
-        came = connection.recv_into(view[count:])
-        if not came:
+        received = connection.recv_into(view[count:])
+        if not received:
             break
-        count += came
+        count += received
     return count
 
 
-def hang_up(connection: socket.socket) -> None:
+def shut_down(connection: socket.socket) -> None:
     """End a connection. A thread that waits for it wakes up, and must close it."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)

@@ -49,19 +49,19 @@ class Remedy(StrEnum):
     """The next step for an object that the archive does not commit to."""
 
     STORE_AGAIN = "store again"
-    ASK_AGAIN = "ask again"  # with a new Transaction UID
+    REQUEST_AGAIN = "request again"  # with a new Transaction UID
     NONE = "none"
 
 
-# Failure Reason (0008,1197), PS3.3 C.14.1.1. After any other reason the archive is
-# asked again: it has stored the object, and a request is only one small message.
+# Failure Reason (0008,1197), PS3.3 C.14.1.1. After any other reason the request is
+# repeated: the archive has stored the object, and a request is only one small message.
 REASONS = {
-    0x0110: (Remedy.ASK_AGAIN, "processing failure"),
+    0x0110: (Remedy.REQUEST_AGAIN, "processing failure"),
     0x0112: (Remedy.STORE_AGAIN, "no such object instance"),
     0x0119: (Remedy.NONE, "class / instance conflict"),
     0x0122: (Remedy.NONE, "referenced SOP class not supported"),
-    0x0131: (Remedy.ASK_AGAIN, "duplicate transaction UID"),
-    0x0213: (Remedy.ASK_AGAIN, "resource limitation"),
+    0x0131: (Remedy.REQUEST_AGAIN, "duplicate transaction UID"),
+    0x0213: (Remedy.REQUEST_AGAIN, "resource limitation"),
 }
 
 
@@ -81,11 +81,11 @@ class Report:
     failed: Mapping[str, int]
 
 
-Settle = Callable[[Report, Reporter], None]
+RecordReport = Callable[[Report, Reporter], None]
 """Records a report of this sender.
 
 Raises:
-    ReportRefusedError: The transaction is not ours, or another AE was asked.
+    ReportRefusedError: The transaction is not ours, or another AE got the request.
 """
 
 OnRefused = Callable[[Reporter, ReportRefusal], None]
@@ -94,8 +94,8 @@ OnRefused = Callable[[Reporter, ReportRefusal], None]
 
 def remedy_of(reason: int) -> tuple[Remedy, str]:
     """Return the next step after a failure reason, and the meaning of that reason."""
-    remedy, words = REASONS.get(reason, (Remedy.ASK_AGAIN, "unknown reason"))
-    return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {words}"
+    remedy, meaning = REASONS.get(reason, (Remedy.REQUEST_AGAIN, "unknown reason"))
+    return remedy, f"{NOT_COMMITTED}: 0x{reason:04X} {meaning}"
 
 
 def read_report(information: Dataset) -> Report:
@@ -127,7 +127,7 @@ def ignore_refusal(_reporter: Reporter, _reason: ReportRefusal) -> None:
 
 def handle_report(
     event: evt.Event,
-    settle: Settle,
+    record_report: RecordReport,
     reporter: Reporter,
     on_refused: OnRefused = ignore_refusal,
 ) -> tuple[int, None]:
@@ -136,7 +136,7 @@ def handle_report(
     Args:
         event: EVT_N_EVENT_REPORT. The association negotiation decided whether the peer
             may report here.
-        settle: Records the report. It is called from several threads at once.
+        record_report: Records the report. It is called from several threads at once.
         reporter: The peer.
         on_refused: Called if the report is refused; from several threads at once.
 
@@ -144,20 +144,20 @@ def handle_report(
         The status, and no Event Reply. After any status other than success, the archive
         may report again.
     """
-    who = f"{reporter.ae_title} at {reporter.address}"
+    peer = f"{reporter.ae_title} at {reporter.address}"
     try:
         report = _read(event)
-        settle(report, reporter)
-    except ReportRefusedError as why:
-        logger.warning("Refused a commitment report of %s: %s", who, why)
-        on_refused(reporter, why.reason)
-        return why.status, None
+        record_report(report, reporter)
+    except ReportRefusedError as error:
+        logger.warning("Refused a commitment report of %s: %s", peer, error)
+        on_refused(reporter, error.reason)
+        return error.status, None
     except Exception as error:  # noqa: BLE001 - the archive is to report again
         name = type(error).__name__
-        logger.error("Cannot record a commitment report of %s: %s", who, name)  # noqa: TRY400
+        logger.error("Cannot record a commitment report of %s: %s", peer, name)  # noqa: TRY400
         return RESOURCE_LIMITATION, None
     counts = len(report.committed), len(report.failed)
-    logger.info("%s reports: %d committed, %d not", who, *counts)
+    logger.info("%s reports: %d committed, %d not", peer, *counts)
     return SUCCESS, None
 
 
@@ -170,11 +170,11 @@ def _read(event: evt.Event) -> Report:
     """
     sop_class = event.request.AffectedSOPClassUID
     if {sop_class, event.context.abstract_syntax} != {STORAGE_COMMITMENT}:
-        words = "it is about something else than Storage Commitment"
-        raise ReportRefusedError(words, ReportRefusal.INVALID, NO_SUCH_SOP_CLASS)
+        problem = "its SOP Class is not Storage Commitment Push Model"
+        raise ReportRefusedError(problem, ReportRefusal.INVALID, NO_SUCH_SOP_CLASS)
     if event.event_type not in EVENT_TYPES:
-        words = "its event type is neither 1 nor 2"
-        raise ReportRefusedError(words, ReportRefusal.INVALID, NO_SUCH_EVENT_TYPE)
+        problem = "its event type is neither 1 nor 2"
+        raise ReportRefusedError(problem, ReportRefusal.INVALID, NO_SUCH_EVENT_TYPE)
     try:
         return read_report(event.event_information)
     except Exception as error:  # noqa: BLE001 - invalid bytes may cause any exception

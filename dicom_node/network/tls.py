@@ -72,7 +72,7 @@ class TlsSocket(SSLSocket):
         """
         if self.pending():
             return True
-        patience = self.gettimeout()
+        timeout = self.gettimeout()
         self.settimeout(0)
         try:
             self._ahead = self.recv(1)
@@ -81,7 +81,7 @@ class TlsSocket(SSLSocket):
         except OSError:
             return True
         finally:
-            self.settimeout(patience)
+            self.settimeout(timeout)
         return True
 
     def pending(self) -> int:
@@ -96,7 +96,7 @@ class TlsSocket(SSLSocket):
         try:
             return super().recv(buflen, flags)
         except SSLError as error:
-            self._note(error)
+            self._record_failure(error)
             raise
 
     def recv_into(
@@ -108,7 +108,7 @@ class TlsSocket(SSLSocket):
             return 1
         return super().recv_into(buffer, nbytes, flags)
 
-    def _note(self, error: SSLError) -> None:
+    def _record_failure(self, error: SSLError) -> None:
         if not isinstance(error, SSLWantReadError):
             self.failure = error
 
@@ -209,19 +209,19 @@ def describe_failure(failure: OSError) -> str:
     if isinstance(failure, SSLCertVerificationError):
         mismatch = failure.verify_code in MISMATCHES
         remedy = (
-            "if that is as it must be, set tls_check_host_name = false"
+            "if you trust this certificate, set tls_check_host_name = false"
             if mismatch
-            else "if its authority is your own, name that in tls_authorities"
+            else "if its authority is your own, name it in tls_authorities"
         )
         return f"is not trusted: {openssl_reason(failure)}; {remedy}"
-    words = openssl_reason(failure) if isinstance(failure, SSLError) else ""
-    if "ALERT" in words and ("CERTIFICATE" in words or "UNKNOWN_CA" in words):
+    reason = openssl_reason(failure) if isinstance(failure, SSLError) else ""
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
         return (
-            f"does not accept us ({words}); name a certificate in tls_certificate "
-            "that was signed by an authority that it trusts"
+            f"does not accept the node ({reason}); name a certificate in "
+            "tls_certificate that was signed by an authority that the peer trusts"
         )
     if isinstance(failure, TimeoutError):
         return "does not finish the TLS handshake in time"
-    if words and not isinstance(failure, SSLEOFError):
-        return f"does not agree on TLS ({words}); is this its port for TLS?"
+    if reason and not isinstance(failure, SSLEOFError):
+        return f"does not agree on TLS ({reason}); is this its port for TLS?"
     return "broke the connection during the TLS handshake; is this its port for TLS?"

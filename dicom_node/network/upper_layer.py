@@ -74,9 +74,9 @@ class UpperLayer(DULServiceProvider):
     """The upper layer of one association.
 
     Attributes:
-        complaint: Why the node aborts the association because of data that the peer
+        abort_reason: Why the node aborts the association because of data that the peer
             sent; empty if it does not.
-        on_complaint: Called with the complaint, in the thread of the upper layer.
+        on_abort: Called with the reason, in the thread of the upper layer.
         rejection: The peer's A-ASSOCIATE-RJ with the numbers that it sent.
     """
 
@@ -85,19 +85,19 @@ class UpperLayer(DULServiceProvider):
         super().__init__(association)
         self.artim_timer.timeout = ARTIM_S
         self.state_machine = _StateMachine(self)
-        self.complaint = ""
-        self.on_complaint: Callable[[str], None] = lambda _: None
+        self.abort_reason = ""
+        self.on_abort: Callable[[str], None] = lambda _: None
         self.rejection: A_ASSOCIATE_RJ | None = None
 
-    def complain(self, why: str) -> None:
+    def set_abort_reason(self, reason: str) -> None:
         """Record why the node aborts the association. Only the first reason is kept."""
-        if not self.complaint:
-            self.complaint = why
-            self.on_complaint(why)
+        if not self.abort_reason:
+            self.abort_reason = reason
+            self.on_abort(reason)
 
-    def abort_because(self, why: str) -> None:
+    def abort_because(self, reason: str) -> None:
         """Abort the association because of something that the peer sent."""
-        self.complain(why)
+        self.set_abort_reason(reason)
         self.event_queue.put(INVALID_PDU)
 
     def _is_transport_event(self) -> bool:
@@ -124,10 +124,10 @@ class UpperLayer(DULServiceProvider):
         try:
             return super()._decode_pdu(self._rewritten(kind, bytestream))
         except MalformedPduError as error:
-            self.complain(str(error))
+            self.set_abort_reason(str(error))
             raise
         except Exception:
-            self.complain(f"{pdu_name(kind)} cannot be read")
+            self.set_abort_reason(f"{pdu_name(kind)} cannot be read")
             raise
 
     def _rewritten(self, kind: int, pdu: bytearray) -> bytearray:
@@ -159,9 +159,11 @@ class _StateMachine(StateMachine):
             self._drop(event)
             return
         if action in ABORTS and event == INVALID_PDU:
-            self.dul.complain("what came cannot be read as DICOM")
+            self.dul.set_abort_reason("the received data is not DICOM")
         elif action in ABORTS and event in PDU_OF:
-            self.dul.complain(f"{pdu_name(PDU_OF[event])} came out of turn")
+            self.dul.set_abort_reason(
+                f"{pdu_name(PDU_OF[event])} came in a state that does not allow it"
+            )
         super().do_action(event)
 
     def transition(self, state: str) -> None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dicom_node.journal.attempts import of_delivery
 from dicom_node.storage.tables import (
-    UNDER_WAY,
+    UNFINISHED,
     DeliveryState,
     InstanceState,
     delivered_object,
@@ -177,7 +177,7 @@ def _outages(connection: sa.Connection, destination: str) -> tuple[Outage, ...]:
         sa.select(sa.func.min(delivery.c.next_at))
         .where(
             delivery.c.destination == destination,
-            delivery.c.state.in_(UNDER_WAY),
+            delivery.c.state.in_(UNFINISHED),
             delivery.c.waits_for.is_(None),
             sa.or_(c.probe.is_(None), delivery.c.instance_id == c.probe),
         )

@@ -11,13 +11,17 @@ from contextlib import suppress
 from config.settings import ReceiverSettings
 from dicom_node.audit.commitment_reports import auditing_refused
 from dicom_node.audit.event import AuditEvent, AuditEventType
-from dicom_node.audit.trail import Tell, auditing
+from dicom_node.audit.trail import RecordEvent, auditing
 from dicom_node.audit.transfers import received_event
 from dicom_node.instance import ReceivedInstance
 from dicom_node.journal.journal import Journal
 from dicom_node.metrics.buffered import BufferedCounter
 from dicom_node.metrics.counters import Count, ignore
-from dicom_node.network.storage_commitment import OnRefused, Settle, ignore_refusal
+from dicom_node.network.storage_commitment import (
+    OnRefused,
+    RecordReport,
+    ignore_refusal,
+)
 from dicom_node.receiver.c_store import Accept
 from dicom_node.receiver.listener import Listening
 from dicom_node.receiver.ports import add_options, listening
@@ -48,42 +52,42 @@ def main() -> None:
     """Run a receiver until SIGTERM. Associations that are open then may finish."""
     parser = role_parser("receiver", __doc__)
     add_options(parser)
-    given = parser.parse_args()
-    settings = load_or_exit(given.config)
-    stop = begin_role("receiver", given.supervisor, settings.log.format)
-    where = settings.receiver
-    sockets = listening(given, settings)
+    arguments = parser.parse_args()
+    settings = load_or_exit(arguments.config)
+    stop = begin_role("receiver", arguments.supervisor, settings.log.format)
+    sockets = listening(arguments, settings)
     engine = open_or_exit(settings.storage.database_url)
     verify_storage_or_exit(engine, settings.storage)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool = Spool(settings.storage)
-    asks = any(each.commitment for each in settings.destinations)
-    settle = journal.commitments.settle if asks else None
-    by_hand = given.supervisor is None
+    requests_commitment = any(each.commitment for each in settings.destinations)
+    record_report = journal.commitments.settle if requests_commitment else None
+    by_hand = arguments.supervisor is None
     with (
         heartbeats(engine, "receiver"),
         BufferedCounter(engine) as count,
-        auditing(settings, engine, "receiver", by_hand=by_hand) as tell,
+        auditing(settings, engine, "receiver", by_hand=by_hand) as record_event,
     ):
-        accept, asked = (
-            _instance_recorder(journal, spool, tell),
-            _association_auditor(tell),
-        )
+        accept = _instance_recorder(journal, spool, record_event)
+        on_request = _association_auditor(record_event)
         run(
-            *(where, spool, accept, sockets, stop, asked),
-            settle=settle,
-            on_refused=auditing_refused(tell),
+            *(settings.receiver, spool, accept, sockets, stop, on_request),
+            record_report=record_report,
+            on_refused=auditing_refused(record_event),
             count=count,
         )
 
 
-def _instance_recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
+def _instance_recorder(
+    journal: Journal, spool: Spool, record_event: RecordEvent
+) -> Accept:
     """Return a function that records an instance and wakes the worker."""
 
     def accept(instance: ReceivedInstance) -> None:
-        is_kept = journal.record(instance)
-        tell(received_event(instance, instance.calling_ae_title, again=not is_kept))
-        if not is_kept:
+        is_new = journal.record(instance)
+        calling_ae_title = instance.calling_ae_title
+        record_event(received_event(instance, calling_ae_title, again=not is_new))
+        if not is_new:
             spool.remove(instance.id)  # the same bytes are already stored
         with suppress(OSError):  # the worker polls, too
             notify_workers(spool.run)
@@ -91,14 +95,14 @@ def _instance_recorder(journal: Journal, spool: Spool, tell: Tell) -> Accept:
     return accept
 
 
-def _association_auditor(tell: Tell) -> OnAssociationRequest:
+def _association_auditor(record_event: RecordEvent) -> OnAssociationRequest:
     """Return a function that records callers in the audit trail."""
 
-    def asked(calling_ae_title: str, address: str, reason: str) -> None:
-        what = AuditEventType.REJECTED if reason else AuditEventType.OPENED
-        tell(AuditEvent(what, calling_ae_title, address, reason))
+    def on_request(calling_ae_title: str, address: str, reason: str) -> None:
+        event_type = AuditEventType.REJECTED if reason else AuditEventType.OPENED
+        record_event(AuditEvent(event_type, calling_ae_title, address, reason))
 
-    return asked
+    return on_request
 
 
 def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
@@ -107,25 +111,25 @@ def run(  # noqa: PLR0913, PLR0917 - the parts of a receiver process
     accept: Accept,
     sockets: Listening,
     stop: Stop,
-    on_asked: OnAssociationRequest = ignore_callers,
+    on_request: OnAssociationRequest = ignore_callers,
     *,
-    settle: Settle | None = None,
+    record_report: RecordReport | None = None,
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> None:
-    """Serve until told to stop, then drain; see start_receiver."""
+    """Serve until a signal stops the process, then drain; see start_receiver."""
     allow_many_threads()
     remove_partial_files(spool)
     stop.ready(DRAIN_S)
     receiver = start_receiver(
-        *(settings, spool, accept, sockets, on_asked),
-        settle=settle,
+        *(settings, spool, accept, sockets, on_request),
+        record_report=record_report,
         on_refused=on_refused,
         count=count,
     )
     logger.info("%s listens on port %d", settings.ae_title, receiver.port)
     stop.wait()
-    logger.info("Draining")
+    logger.info("Waiting for open associations to end")
     if not receiver.drain(DRAIN_S):
         logger.warning("Associations still open after %.0f s were aborted", DRAIN_S)
     stop.drained()

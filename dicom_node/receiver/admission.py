@@ -1,10 +1,10 @@
 """Decides who may open an association, and how many at once (PS3.8 9.3.4).
 
 Associations are counted at their negotiation, not when a socket opens. They are counted
-over all receiver processes of a machine together: see places.py. Anybody can invent AE
-titles, so each network address has a limit of its own, whatever titles it uses. Some
-associations are reserved for callers that are listed with a network, so that strangers
-and spoofed titles cannot use all of them.
+over all receiver processes of a machine together: see receiver/association_slots.py.
+Anybody can invent AE titles, so each network address has a limit of its own, whatever
+titles it uses. Some associations are reserved for callers that are listed with a
+network, so that unknown callers and spoofed titles cannot use all of them.
 """
 
 from collections.abc import Sequence
@@ -68,11 +68,11 @@ class Admission:
                 processes.
         """
         self._settings = settings
-        self._places = AssociationSlots(folder)
+        self._slots = AssociationSlots(folder)
         callers = settings.allowed_callers
         anywhere = {each.ae_title for each in callers if not each.network}
         # AE titles that are listed for certain networks only.
-        self._kept_for = {
+        self._reserved_titles = {
             title_key(each.ae_title)
             for each in callers
             if each.ae_title not in anywhere
@@ -93,36 +93,37 @@ class Admission:
         """
         if called.strip() != self._settings.ae_title:
             return CALLED_UNKNOWN
-        ae_title, comes_from = calling.strip(), _plain(address)
+        ae_title, caller_address = calling.strip(), _parse_address(address)
         if not ae_title:
             return CALLING_ABSENT
-        if not _is_listed(self._settings, ae_title, comes_from):
+        if not _is_listed(self._settings, ae_title, caller_address):
             return CALLING_UNKNOWN
-        caller = caller_key(ae_title, _site(comes_from))
-        with self._places.door():
-            return self._place_for(caller)
+        caller = caller_key(ae_title, _limited_address(caller_address))
+        with self._slots.lock():
+            return self._acquire_slot(caller)
 
-    def _place_for(self, caller: bytes) -> AssociationSlot | Rejection:
+    def _acquire_slot(self, caller: bytes) -> AssociationSlot | Rejection:
         """Take a free slot for a caller, unless the caller has reached its limit."""
-        settings, held = self._settings, self._places.held()
+        settings, callers = self._settings, self._slots.callers()
         per_caller = settings.max_associations_per_caller
-        if held.count(caller) >= per_caller:
+        if callers.count(caller) >= per_caller:
             return CALLER_LIMIT_EXCEEDED
         address = address_of(caller)
-        same = sum(address_of(each) == address for each in held)
+        same = sum(address_of(each) == address for each in callers)
         if same >= max(settings.max_associations_per_address, per_caller):
             return ADDRESS_LIMIT_EXCEEDED
-        if len(held) + self._kept(caller, held) >= settings.max_associations:
+        reserved = self._count_reserved(caller, callers)
+        if len(callers) + reserved >= settings.max_associations:
             return LIMIT_EXCEEDED
-        return self._places.take(caller)
+        return self._slots.acquire(caller)
 
-    def _kept(self, caller: bytes, held: Sequence[bytes]) -> int:
+    def _count_reserved(self, caller: bytes, callers: Sequence[bytes]) -> int:
         """Return the number of slots that are reserved for others than this caller.
 
         Slots are reserved for titles that are listed for certain networks and have no
         association open.
         """
-        absent = self._kept_for - {title_of(each) for each in held}
+        absent = self._reserved_titles - {title_of(each) for each in callers}
         if title_of(caller) in absent:
             return 0
         most = min(self._settings.reserved_associations, len(absent))
@@ -131,7 +132,7 @@ class Admission:
 
 def may_call(settings: ReceiverSettings, ae_title: str, address: str) -> bool:
     """Return whether allowed_callers permits an AE title to call from an address."""
-    return _is_listed(settings, ae_title, _plain(address))
+    return _is_listed(settings, ae_title, _parse_address(address))
 
 
 def listed_networks(settings: ReceiverSettings, ae_title: str) -> list[str]:
@@ -156,9 +157,10 @@ def open_to_anyone(settings: Settings) -> list[str]:
     if receiver.allowed_callers or is_loopback(receiver.host) or known_by_certificate:
         return []
     port = tls.port if tls.only else receiver.port
-    where = f"{receiver.host}:{port}"
-    remedy = "name your modalities in allowed_callers under [receiver]"
-    return [f"ANYONE who reaches {where} may send: {remedy}, or listen on 127.0.0.1"]
+    socket_address = f"{receiver.host}:{port}"
+    remedy = "list your modalities in allowed_callers under [receiver]"
+    warning = f"ANYONE who can reach {socket_address} can send instances: {remedy}"
+    return [f"{warning}, or listen on 127.0.0.1"]
 
 
 def _is_listed(
@@ -172,14 +174,14 @@ def _is_listed(
     )
 
 
-def _site(address: IPv4Address | IPv6Address) -> str:
+def _limited_address(address: IPv4Address | IPv6Address) -> str:
     """Return what counts as one address: an IPv4 address, or an IPv6 network."""
     if isinstance(address, IPv6Address):
         return str(IPv6Network((int(address), SITE_BITS), strict=False))
     return str(address)
 
 
-def _plain(address: str) -> IPv4Address | IPv6Address:
+def _parse_address(address: str) -> IPv4Address | IPv6Address:
     """Parse an address. An IPv4 address from an IPv6 socket is returned as IPv4."""
-    read = ip_address(address)
-    return getattr(read, "ipv4_mapped", None) or read
+    parsed = ip_address(address)
+    return getattr(parsed, "ipv4_mapped", None) or parsed

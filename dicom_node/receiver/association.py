@@ -35,14 +35,14 @@ from dicom_node.network.associate_pdu import (
     read_request,
 )
 from dicom_node.network.invalid_request import NotServedError, answer_invalid
-from dicom_node.network.sockets import hang_up, receive, receive_into
+from dicom_node.network.sockets import receive, receive_into, shut_down
 from dicom_node.network.tls import TlsSocket, close_notify
 from dicom_node.network.upper_layer import ARTIM_S
 from dicom_node.receiver.dimse import SpoolingDimseProvider
 from dicom_node.receiver.listener import PendingAssociation
 from dicom_node.receiver.pdata import FragmentReader, is_fragments
 from dicom_node.receiver.wakeups import (
-    LOOK_AROUND_S,
+    CHECK_INTERVAL_S,
     NotifyingQueue,
     ReactorEvent,
     SocketWakeup,
@@ -71,22 +71,22 @@ class _Socket(AssociationSocket):
     """The connection. Its first PDU has already been read.
 
     Attributes:
-        asked: The request that an A-ASSOCIATE-AC responds to.
+        associate_request: The request that an A-ASSOCIATE-AC responds to.
     """
 
-    asked: AssociateRequest
+    associate_request: AssociateRequest
 
     def __init__(
         self,
         association: "Connection",
         caller: PendingAssociation,
-        doorbell: SocketWakeup,
+        wakeup: SocketWakeup,
     ) -> None:
         self._association = association
         self._connection = caller.socket
         self._ahead = caller.request
         self._buffer = bytearray()
-        self._doorbell = doorbell
+        self._wakeup = wakeup
         super().__init__(association, client_socket=caller.socket)
 
     @property
@@ -98,12 +98,12 @@ class _Socket(AssociationSocket):
         """
         if self.socket is None:
             return False
-        line = self._connection if isinstance(self._connection, TlsSocket) else None
-        if self._ahead or (line and line.pending()):
+        tls = self._connection if isinstance(self._connection, TlsSocket) else None
+        if self._ahead or (tls and tls.pending()):
             return True
         waits = self.assoc.dul.state_machine.current_state in WAITING
-        rings = self._doorbell.wait(LOOK_AROUND_S * waits)
-        return rings and (line is None or line.has_data())
+        is_readable = self._wakeup.wait(CHECK_INTERVAL_S * waits)
+        return is_readable and (tls is None or tls.has_data())
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Read this many bytes; fewer if the connection ends first."""
@@ -138,7 +138,7 @@ class _Socket(AssociationSocket):
     def send(self, bytestream: bytes) -> None:
         """Send a PDU. An A-ASSOCIATE-AC is completed first."""
         if bytestream[0] == ASSOCIATE_AC:
-            bytestream = complete_accept(bytestream, self.asked)
+            bytestream = complete_accept(bytestream, self.associate_request)
         super().send(bytestream)
 
     def close(self) -> None:
@@ -148,9 +148,9 @@ class _Socket(AssociationSocket):
 
     def _deadline(self, length: int) -> float:
         if length > LONGEST_PDU:
-            words = f"a PDU of {length} bytes was announced, more than {LONGEST_PDU}"
-            self._association.dul.complain(words)
-            raise OSError(words)
+            message = f"a PDU of {length} bytes was announced, more than {LONGEST_PDU}"
+            self._association.dul.set_abort_reason(message)
+            raise OSError(message)
         return time.monotonic() + PDU_DEADLINE_S
 
 
@@ -159,8 +159,8 @@ class Connection(Association):
 
     Attributes:
         address: Network address of the peer.
-        asked: The peer's request.
-        held: Resources to release when the association ends, whatever the reason.
+        associate_request: The peer's request.
+        resources: Resources to release when the association ends, whatever the reason.
         on_invalid_report: Called for each N-EVENT-REPORT that lacks a required
             parameter.
     """
@@ -183,29 +183,30 @@ class Connection(Association):
         Raises:
             MalformedPduError: The request cannot be read.
         """
-        self.asked = read_request(caller.request)
+        self.associate_request = read_request(caller.request)
         super().__init__(ae, "acceptor")
         self.name = "association"
         self.address = caller.address[0]
-        self.held = ExitStack()
-        self.held.callback(ended, self)
-        self.held.callback(caller.socket.close)
+        self.resources = ExitStack()
+        self.resources.callback(ended, self)
+        self.resources.callback(caller.socket.close)
         self._connection = caller.socket
-        doorbell = SocketWakeup(caller.socket)
-        self.held.callback(doorbell.close)
+        wakeup = SocketWakeup(caller.socket)
+        self.resources.callback(wakeup.close)
         self.dul: FragmentReader = FragmentReader(self)
-        self.dul.on_complaint = self._log_abort
+        self.dul.on_abort = self._log_abort
         self._count: Count = ignore
         self.on_invalid_report: Callable[[], None] = lambda: None
-        self.dul.to_provider_queue = NotifyingQueue(doorbell.ring)
+        self.dul.to_provider_queue = NotifyingQueue(wakeup.wake)
         self._checkpoint = ReactorEvent()
         # This is a private name of pynetdicom. If it disappears, pynetdicom polls
         # again, which does no harm.
         self._reactor_checkpoint = self._checkpoint
         self.dul.to_user_queue = NotifyingQueue(self._checkpoint.set)
-        line = _Socket(self, replace(caller, request=self.asked.pdu), doorbell)
-        line.asked = self.asked
-        self.set_socket(line)
+        pending = replace(caller, request=self.associate_request.pdu)
+        association_socket = _Socket(self, pending, wakeup)
+        association_socket.associate_request = self.associate_request
+        self.set_socket(association_socket)
         self.requestor.address_info = AddressInformation.from_tuple(caller.address)
         self.acceptor.ae_title = ae.ae_title
         self.acceptor.maximum_length = ae.maximum_pdu_size
@@ -216,12 +217,12 @@ class Connection(Association):
     @property
     def calling_ae_title(self) -> str:
         """AE title of the peer for display; empty if it has none."""
-        return self.asked.calling
+        return self.associate_request.calling
 
     @property
     def called_ae_title(self) -> str:
         """AE title that the peer called, for display."""
-        return self.asked.called
+        return self.associate_request.called
 
     def store_in(
         self, spool: Spool, limit: int, operation_timeout_s: float, count: Count
@@ -241,7 +242,7 @@ class Connection(Association):
         self.dimse: SpoolingDimseProvider = SpoolingDimseProvider(self, spool, limit)
         self.dimse.msg_queue = NotifyingQueue(self._checkpoint.set)
         self._checkpoint.queues = [self.dimse.msg_queue, self.dul.to_user_queue]
-        self.held.callback(self.dimse.release)
+        self.resources.callback(self.dimse.release)
 
     def would_serve(self, sop_class: UID) -> bool:
         """Return whether the peer proposed to be the SCP of a SOP class."""
@@ -265,7 +266,7 @@ class Connection(Association):
             elif isinstance(msg, N_EVENT_REPORT):
                 self.on_invalid_report()
         except NotServedError as error:
-            self.dul.complain(str(error))
+            self.dul.set_abort_reason(str(error))
             self.abort()
 
     def _overdue(self) -> str:
@@ -282,35 +283,35 @@ class Connection(Association):
         The upper layer may not end by itself. A TLS peer may continue to send empty
         records, and OpenSSL reads them before anything else can happen.
         """
-        cut = threading.Timer(KILL_S, self.hang_up)
-        cut.daemon = True
-        cut.start()
+        timer = threading.Timer(KILL_S, self.shut_down)
+        timer.daemon = True
+        timer.start()
         try:
             super().kill()
         finally:
-            cut.cancel()
+            timer.cancel()
 
-    def _log_abort(self, why: str) -> None:
-        who = self.calling_ae_title, self.address
-        logger.warning("Aborting the association of %s at %s: %s", *who, why)
+    def _log_abort(self, reason: str) -> None:
+        peer = self.calling_ae_title, self.address
+        logger.warning("Aborting the association of %s at %s: %s", *peer, reason)
 
     def run_reactor(self) -> None:
         """Serve the association to its end, and release its resources."""
-        with self.held:
+        with self.resources:
             try:
                 super().run_reactor()
             finally:
-                self.hang_up()
+                self.shut_down()
                 self._log_cut_off()
 
     def _log_cut_off(self) -> None:
         """Log that an instance is incomplete, unless the log has the reason already."""
-        if self.dul.complaint or not self.dimse.unfinished:
+        if self.dul.abort_reason or not self.dimse.unfinished:
             return
-        who = self.calling_ae_title, self.address
-        words = "The association of %s at %s ended in the middle of %s"
-        logger.warning(words, *who, self.dimse.unfinished)
+        peer = self.calling_ae_title, self.address
+        message = "The association of %s at %s ended in the middle of %s"
+        logger.warning(message, *peer, self.dimse.unfinished)
 
-    def hang_up(self) -> None:
+    def shut_down(self) -> None:
         """End the connection. Its threads end after that."""
-        hang_up(self._connection)
+        shut_down(self._connection)

@@ -2,8 +2,8 @@
 
 Each process keeps a file with the callers of its open associations, and holds a lock on
 that file. The kernel releases the lock when the process dies, so a crash cannot leak a
-slot. A process that needs another slot reads the files of the others. A second lock,
-the "door", serializes these decisions.
+slot. A process that needs another slot reads the files of the others. A second lock
+serializes these decisions.
 """
 
 import fcntl
@@ -18,20 +18,21 @@ from pathlib import Path
 
 LENGTH = 16  # bytes that stand for a caller: half for its AE title, half its address
 HALF = LENGTH // 2
-NOBODY = bytes(LENGTH)  # end marker: entries after it are from an earlier write
+LOCK_FILE = "door.lock"  # processes of earlier releases use it, too
+END = bytes(LENGTH)  # end marker: entries after it are from an earlier write
 
 
 class AssociationSlot:
-    """The slot of one open association, until it is given back."""
+    """The slot of one open association, until it is released."""
 
-    def __init__(self, places: "AssociationSlots", caller: bytes) -> None:
+    def __init__(self, slots: "AssociationSlots", caller: bytes) -> None:
         """Hold a slot. Only `AssociationSlots` creates one."""
-        self._places = places
+        self._slots = slots
         self._caller = caller
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Release the slot. Call it only once."""
-        self._places.free(self._caller)
+        self._slots.release(self._caller)
 
 
 class AssociationSlots:
@@ -48,11 +49,11 @@ class AssociationSlots:
         self._folder = folder
         self._path = folder / f"{uuid.uuid4().hex}.callers"
         self._descriptor: int | None = None
-        self._mine: list[bytes] = []
+        self._callers: list[bytes] = []
         self._lock = threading.Lock()
 
     @contextmanager
-    def door(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the lock that serializes decisions of all threads and processes.
 
         Raises:
@@ -60,40 +61,40 @@ class AssociationSlots:
         """
         with self._lock:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            door = _opened(self._folder / "door.lock")
+            lock_file = _opened(self._folder / LOCK_FILE)
             try:
-                fcntl.flock(door, fcntl.LOCK_EX)
+                fcntl.flock(lock_file, fcntl.LOCK_EX)
                 yield
             finally:
-                os.close(door)
+                os.close(lock_file)
 
-    def held(self) -> list[bytes]:
+    def callers(self) -> list[bytes]:
         """Return the callers of all open associations, one entry for each association.
 
-        Call it inside `door`.
+        Call it inside `lock`.
         """
-        callers = list(self._mine)
+        callers = list(self._callers)
         for path in _files(self._folder):
             if path != self._path:
-                theirs = _callers(path)
-                if theirs is None:
+                others = _callers(path)
+                if others is None:
                     path.unlink(missing_ok=True)
-                callers += theirs or []
+                callers += others or []
         return callers
 
-    def take(self, caller: bytes) -> AssociationSlot:
-        """Take a slot for a caller. Call it inside `door`."""
-        self._mine.append(caller)
-        self._tell()
+    def acquire(self, caller: bytes) -> AssociationSlot:
+        """Acquire a slot for a caller. Call it inside `lock`."""
+        self._callers.append(caller)
+        self._write_file()
         return AssociationSlot(self, caller)
 
-    def free(self, caller: bytes) -> None:
+    def release(self, caller: bytes) -> None:
         """Release a slot of a caller."""
         with self._lock:
-            self._mine.remove(caller)
-            self._tell()
+            self._callers.remove(caller)
+            self._write_file()
 
-    def _tell(self) -> None:
+    def _write_file(self) -> None:
         """Write the callers of this process to its file.
 
         A full disk does not cause a rejection here, because the C-STORE response gives
@@ -104,7 +105,7 @@ class AssociationSlots:
             if self._descriptor is None or not self._path.exists():
                 self._open()
             assert self._descriptor is not None  # noqa: S101 - narrows the type
-            os.pwrite(self._descriptor, b"".join([*self._mine, NOBODY]), 0)
+            os.pwrite(self._descriptor, b"".join([*self._callers, END]), 0)
 
     def _open(self) -> None:
         if self._descriptor is not None:
@@ -134,13 +135,13 @@ def address_of(caller: bytes) -> bytes:
     return caller[HALF:]
 
 
-def places_folder(run: Path) -> Path:
+def slots_folder(run: Path) -> Path:
     """Return the folder of these files, below the folder that all roles share."""
     return run / "associations"
 
 
 def count_open_associations(folder: Path) -> int:
-    """Count the open associations of a machine, without taking the door lock."""
+    """Count the open associations of a machine, without the lock."""
     return sum(len(_callers(path) or []) for path in _files(folder))
 
 
@@ -165,7 +166,7 @@ def _callers(path: Path) -> list[bytes] | None:
     except FileNotFoundError:
         return None
     entries = (content[at : at + LENGTH] for at in range(0, len(content), LENGTH))
-    return list(takewhile(NOBODY.__ne__, entries))
+    return list(takewhile(END.__ne__, entries))
 
 
 def _opened(path: Path) -> int:

@@ -60,7 +60,7 @@ class Storing:
     inflated_limit: int
     count: Count = ignore
 
-    def answer(self, event: evt.Event) -> int | Dataset:
+    def handle(self, event: evt.Event) -> int | Dataset:
         """Answer one request."""
         request, connection = event.request, event.assoc
         assert isinstance(connection, Connection)  # noqa: S101 - the receiver's always is
@@ -68,7 +68,9 @@ class Storing:
         dataset = request.DataSet
         assert isinstance(dataset, IncomingDataset)  # noqa: S101 - receiver/dimse.py made it
         uid = loggable(str(request.AffectedSOPInstanceUID))
-        with instance_context(uid, dataset.arrival.id if dataset.arrival else "-"):
+        with instance_context(
+            uid, dataset.spool_file.id if dataset.spool_file else "-"
+        ):
             try:
                 size = self._store(event, request, dataset, connection)
             except RefusedError as error:
@@ -77,28 +79,28 @@ class Storing:
                 # 0xA700: the sender should keep its copy and try again, whatever is
                 # wrong with the node. The message of the exception may quote the
                 # dataset, so it is not logged.
-                where = "\n".join(describe_exception(error))
-                logger.error("Failed on %s: %s", uid, where)  # noqa: TRY400
-                away = isinstance(error, SQLAlchemyError)
-                reason = Refusal.DATABASE if away else Refusal.PROGRAM
-                words = "The node failed; send again later."
-                refusal = OutOfResourcesError(words, reason)
+                trace = "\n".join(describe_exception(error))
+                logger.error("Cannot store %s: %s", uid, trace)  # noqa: TRY400
+                is_database_error = isinstance(error, SQLAlchemyError)
+                reason = Refusal.DATABASE if is_database_error else Refusal.PROGRAM
+                message = "The node failed; send again later."
+                refusal = OutOfResourcesError(message, reason)
                 return self._refuse(refusal, connection, dataset)
             finally:
                 dataset.release()
             connection.dimse.operation_is_complete()
             seconds = time.monotonic() - dataset.began
-            words = f"from {connection.calling_ae_title}, {size} bytes"
-            log_step(logger, "received", words, seconds=seconds)
+            details = f"from {connection.calling_ae_title}, {size} bytes"
+            log_step(logger, "received", details, seconds=seconds)
             self.count(observe(STAGE, seconds, "receive"))
         return SUCCESS
 
     def _refuse(
         self, error: RefusedError, connection: Connection, dataset: IncomingDataset
     ) -> Dataset:
-        who = f"{connection.calling_ae_title} at {connection.address}"
-        words = f"from {who}, {dataset.received} bytes: {error}"
-        log_step(logger, "refused", words, level=logging.WARNING)
+        peer = f"{connection.calling_ae_title} at {connection.address}"
+        details = f"from {peer}, {dataset.received} bytes: {error}"
+        log_step(logger, "refused", details, level=logging.WARNING)
         self.count(increment(REFUSED, error.reason))
         return _failure(error)
 
@@ -112,17 +114,17 @@ class Storing:
         """Make an instance durable, and record it. Return its size in bytes."""
         if dataset.refusal is not None:
             raise dataset.refusal
-        if dataset.arrival is None:
+        if dataset.spool_file is None:
             raise CannotUnderstandError("The C-STORE request has no dataset.")
-        arrival = dataset.arrival
-        header = self._read_header(event, request, arrival)
-        arrival.keep()
+        spool_file = dataset.spool_file
+        header = self._read_header(event, request, spool_file)
+        spool_file.commit()
         instance = ReceivedInstance(
-            id=arrival.id,
-            path=arrival.path,
+            id=spool_file.id,
+            path=spool_file.path,
             header=header,
-            content_digest=arrival.digest,
-            size=arrival.size,
+            content_digest=spool_file.digest,
+            size=spool_file.size,
             calling_ae_title=connection.calling_ae_title,
             calling_address=connection.address,
             received_at=datetime.now(UTC),
@@ -130,26 +132,26 @@ class Storing:
         try:
             self.accept(instance)
         except RefusedError:
-            arrival.discard()
+            spool_file.discard()
             raise
         # After any other exception it is unknown whether the instance was recorded. The
-        # file stays. The cleanup asks the journal, and removes the file if it was not
+        # file stays. The cleanup checks the journal, and removes the file if it was not
         # recorded.
-        return arrival.size
+        return spool_file.size
 
     def _read_header(
-        self, event: evt.Event, request: C_STORE, arrival: SpoolFile
+        self, event: evt.Event, request: C_STORE, spool_file: SpoolFile
     ) -> InstanceHeader:
-        announced = NegotiatedIdentity(
+        negotiated = NegotiatedIdentity(
             sop_class_uid=str(request.AffectedSOPClassUID),
             sop_instance_uid=str(request.AffectedSOPInstanceUID),
             abstract_syntax=event.context.abstract_syntax,
             transfer_syntax=UID(event.context.transfer_syntax),
         )
         return read_header(
-            arrival.path,
-            arrival.offset,
-            announced,
+            spool_file.path,
+            spool_file.offset,
+            negotiated,
             inflated_limit=self.inflated_limit,
         )
 
@@ -161,10 +163,10 @@ def _failure(error: RefusedError) -> Dataset:
     return response
 
 
-def _comment(words: str) -> str:
+def _comment(message: str) -> str:
     """Cut a text to the length of an Error Comment, after a sentence if possible."""
     # Only the default character repertoire is allowed here (PS3.7 C.5.2).
-    comment = words.encode("ascii", "replace").decode()
+    comment = message.encode("ascii", "replace").decode()
     while len(comment) > LONGEST_COMMENT and ". " in comment:
         comment = comment.rpartition(". ")[0] + "."
     return comment[:LONGEST_COMMENT]

@@ -53,12 +53,12 @@ class SpoolingDimseProvider(MessageReader):
         """Process a fragment; abort the association if there are too many."""
         super()._receive(context_id, fragment)
         if self._dataset.received > LONGEST_DATASET:
-            words = f"a dataset of more than {LONGEST_DATASET} bytes came"
+            reason = f"a dataset of more than {LONGEST_DATASET} bytes came"
         elif self.msg_queue.qsize() > MOST_UNANSWERED:
-            words = f"more than {MOST_UNANSWERED} requests came before an answer"
+            reason = f"more than {MOST_UNANSWERED} requests came before a response"
         else:
             return
-        self.upper_layer.abort_because(words)
+        self.upper_layer.abort_because(reason)
 
     @property
     def unfinished(self) -> str:
@@ -85,7 +85,9 @@ class SpoolingDimseProvider(MessageReader):
         """Open the file of a dataset, after its command has been received."""
         if isinstance(message, N_EVENT_REPORT_RQ):
             if dataset.received > LONGEST_COMMAND:
-                raise CannotUnderstandError("A report of absurd length.")
+                raise CannotUnderstandError(
+                    f"The report has more than {LONGEST_COMMAND} bytes."
+                )
             return None
         if isinstance(message, WITHOUT_DATASET):
             return None
@@ -98,7 +100,7 @@ class SpoolingDimseProvider(MessageReader):
             raise MismatchError("The presentation context was not accepted.")
         syntax = contexts[message.context_id].transfer_syntax[0]
         head = file_head(str(uids[0]), str(uids[1]), UID(syntax))
-        arrival = self._spool.begin(head)
+        spool_file = self._spool.begin(head)
         self._on_disk = {each for each in self._on_disk if each.is_open}
         self._on_disk.add(dataset)
-        return arrival
+        return spool_file

@@ -19,14 +19,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext, SSLError
 
-from dicom_node.metrics.counters import SENT_AWAY, Count, ignore, increment
+from dicom_node.metrics.counters import NOT_ASSOCIATED, Count, ignore, increment
 from dicom_node.network.associate_pdu import (
     ASSOCIATE_RQ,
     PDU_HEAD,
     MalformedPduError,
     pdu_name,
 )
-from dicom_node.network.sockets import hang_up, receive
+from dicom_node.network.sockets import receive, shut_down
 from dicom_node.network.tls import TlsSocket, openssl_reason
 from dicom_node.receiver.tls_handshake import (
     HandshakeFailureLog,
@@ -46,13 +46,13 @@ LONGEST_REQUEST = 262_144
 ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
 ABORT_INVALID = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 6))
 # Why a connection did not become an association. Details follow after a colon.
-SILENT = "ended without a byte"  # a load balancer's probe: it is only counted
+SILENT = "closed without data"  # a load balancer's probe: it is only counted
 NO_TLS = "no TLS"
 NO_REQUEST = "no A-ASSOCIATE-RQ in time"
 CUT_OFF = "A-ASSOCIATE-RQ was cut off"
-NO_DICOM = "no A-ASSOCIATE-RQ but something else"
+NO_DICOM = "no valid A-ASSOCIATE-RQ"
 UNREADABLE = "unreadable request"
-CROWDED = "too many connections waited"
+CROWDED = "too many connections without a request"
 # The label of each reason in the metric.
 LABELS = {
     SILENT: "no_request",
@@ -131,7 +131,7 @@ class Listener:
             busy: Returns how many associations this process serves, if other processes
                 may serve fewer.
             on_failed: Called for connections that do not become an association, except
-                those that end without a byte. It is called from several threads at
+                those that close without data. It is called from several threads at
                 once.
         """
         for each in listening:
@@ -157,7 +157,7 @@ class Listener:
         with self._lock:
             self._stopped = True
             for connection in self._waiting:
-                hang_up(connection)
+                shut_down(connection)
         self._wake.close()
         self._thread.join()
         for each in self._listening:
@@ -173,13 +173,13 @@ class Listener:
                     try:
                         # One at a time: the other processes have woken up, too.
                         if key.data:
-                            self._let_others()
+                            self._yield_to_others()
                             self._accept(key.data)
                     except Exception:  # this connection is lost, not the node
-                        logger.exception("Cannot take a connection")
+                        logger.exception("Cannot accept a connection")
                         time.sleep(0.1)
 
-    def _let_others(self) -> None:
+    def _yield_to_others(self) -> None:
         """Let a less busy process accept first. Otherwise one would take all."""
         time.sleep(min(YIELD_S * (self._busy() + len(self._waiting)), LONGEST_YIELD_S))
 
@@ -201,11 +201,12 @@ class Listener:
         self._make_room(address[0])
         with self._lock:
             self._waiting[secured] = address[0]
-        hearing = threading.Thread(
-            target=self._hear, args=(secured, address), name="waiting", daemon=True
+        args = (secured, address)
+        thread = threading.Thread(
+            target=self._wait_for_request, args=args, name="waiting", daemon=True
         )
         try:
-            hearing.start()
+            thread.start()
         except RuntimeError:  # no thread is available; the peer must not wait for one
             with self._lock:
                 self._waiting.pop(secured, None)
@@ -220,26 +221,28 @@ class Listener:
         with self._lock:
             waiting = list(self._waiting)
             same = [each for each in waiting if self._waiting[each] == address]
-            leaving: list[socket.socket] = []
+            oldest: list[socket.socket] = []
             if len(same) >= MOST_WAITING_PER_ADDRESS:
-                leaving = same[:1]
+                oldest = same[:1]
             elif address is None or len(waiting) >= MOST_WAITING:
-                leaving = waiting[:1]
-            gone = [(each, self._waiting.pop(each)) for each in leaving]
-        for connection, where in gone:
-            hang_up(connection)
-            self._fail(where, CROWDED)
+                oldest = waiting[:1]
+            closed = [(each, self._waiting.pop(each)) for each in oldest]
+        for connection, peer_address in closed:
+            shut_down(connection)
+            self._fail(peer_address, CROWDED)
 
-    def _hear(self, connection: socket.socket, address: tuple[str, int]) -> None:
+    def _wait_for_request(
+        self, connection: socket.socket, address: tuple[str, int]
+    ) -> None:
         """Wait for the request of one connection, and hand it on."""
         try:
-            request, failure = self._heard(connection, address[0]), None
+            request, failure = self._read_request(connection, address[0]), None
         except _NoRequestError as error:
             request, failure = b"", error
         with self._lock:
-            may_stay = self._waiting.pop(connection, None) and not self._stopped
+            is_open = self._waiting.pop(connection, None) and not self._stopped
         try:
-            if request and may_stay:
+            if request and is_open:
                 self._serve(PendingAssociation(connection, address, request))
                 return
         except MalformedPduError as error:
@@ -247,27 +250,27 @@ class Listener:
             failure = _NoRequestError(UNREADABLE, str(error))
         except Exception:
             logger.exception("Cannot serve a connection")
-        if failure and may_stay:
+        if failure and is_open:
             self._fail(address[0], failure.reason, failure.detail)
-        hang_up(connection)
+        shut_down(connection)
         connection.close()
 
-    def _heard(self, connection: socket.socket, address: str) -> bytes:
+    def _read_request(self, connection: socket.socket, address: str) -> bytes:
         """Read the request, after the TLS handshake if there is one."""
         deadline = time.monotonic() + DEADLINE_S
         try:
             if isinstance(connection, TlsSocket):
-                self._shake_hands(connection, address)
-            return _request(connection, deadline)
+                self._do_handshake(connection, address)
+            return _read_first_pdu(connection, deadline)
         except TimeoutError:
             raise _NoRequestError(NO_REQUEST) from None
         except SSLError as error:  # after the handshake: a record that is not valid
-            self._no_tls.note(address, openssl_reason(error))
+            self._no_tls.record(address, openssl_reason(error))
             raise _NoRequestError(NO_TLS, openssl_reason(error)) from None
         except OSError:
             raise _NoRequestError(SILENT) from None
 
-    def _shake_hands(self, connection: TlsSocket, address: str) -> None:
+    def _do_handshake(self, connection: TlsSocket, address: str) -> None:
         """Do the TLS handshake, however slow the peer is."""
         connection.settimeout(DEADLINE_S)  # for the whole handshake
         # SSLSocket accepts no flags. This reads without removing the byte.
@@ -276,22 +279,24 @@ class Listener:
         try:
             connection.do_handshake()
         except (SSLError, ConnectionError) as error:
-            why = openssl_reason(error) if isinstance(error, SSLError) else "broken off"
-            self._no_tls.note(address, why)
+            reason = "closed by the peer"
+            if isinstance(error, SSLError):
+                reason = openssl_reason(error)
+            self._no_tls.record(address, reason)
             drain_before_close(connection)
-            raise _NoRequestError(NO_TLS, why) from None
+            raise _NoRequestError(NO_TLS, reason) from None
 
     def _fail(self, address: str, reason: str, detail: str = "") -> None:
         """Report a connection that did not become an association."""
-        words = f"{reason}: {detail}" if detail else reason
+        text = f"{reason}: {detail}" if detail else reason
         if reason not in {SILENT, NO_TLS}:  # NO_TLS is logged earlier
-            self._no_association.note(address, words)
+            self._no_association.record(address, text)
         if reason != SILENT:
-            self._on_failed(address, words)
-        self._count(increment(SENT_AWAY, LABELS[reason]))
+            self._on_failed(address, text)
+        self._count(increment(NOT_ASSOCIATED, LABELS[reason]))
 
 
-def _request(connection: socket.socket, deadline: float) -> bytes:
+def _read_first_pdu(connection: socket.socket, deadline: float) -> bytes:
     """Read the first PDU.
 
     Raises:

@@ -43,7 +43,7 @@ class Fragments(P_DATA_TF):
 class FragmentReader(UpperLayer):
     """The upper layer of an association that a peer opened.
 
-    It reads P-DATA-TF PDUs itself. Its socket reads ahead: see connection.py.
+    It reads P-DATA-TF PDUs itself. Its socket reads ahead: see association.py.
 
     Attributes:
         overdue: Returns why the association has lasted too long; empty if it has not.
@@ -59,8 +59,8 @@ class FragmentReader(UpperLayer):
 
     def idle_timer_expired(self) -> bool:
         """Return whether to abort the association; pynetdicom calls this."""
-        if why := self.overdue():
-            self.complain(why)
+        if reason := self.overdue():
+            self.set_abort_reason(reason)
             return True
         return super().idle_timer_expired()
 

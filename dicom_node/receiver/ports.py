@@ -40,17 +40,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(TLS_FD, type=int, help="listening socket for TLS to share")
 
 
-def listening(given: argparse.Namespace, settings: Settings) -> Listening:
+def listening(arguments: argparse.Namespace, settings: Settings) -> Listening:
     """Use the sockets that the supervisor opened, or open them."""
     inherited = {
         option: socket.socket(fileno=number)
-        for option, number in ((FD, given.fd), (TLS_FD, given.tls_fd))
+        for option, number in ((FD, arguments.fd), (TLS_FD, arguments.tls_fd))
         if number is not None
     }
     sockets = inherited or open_ports(settings)
     if TLS_FD not in sockets:
         return dict.fromkeys(sockets.values())
     if settings.tls.certificate is None:  # the port must not fall back to plain text
-        sys.exit("The certificate has gone from the settings; start the node anew.")
+        sys.exit("The settings no longer name a certificate. Restart the node.")
     secured = {TLS_FD: server_context(settings.tls)}
     return {each: secured.get(option) for option, each in sockets.items()}

@@ -35,8 +35,8 @@ from dicom_node.network.presentation_contexts import (
 )
 from dicom_node.network.storage_commitment import (
     OnRefused,
+    RecordReport,
     Report,
-    Settle,
     handle_report,
     ignore_refusal,
 )
@@ -52,7 +52,7 @@ from dicom_node.receiver.admission import (
     listed_networks,
 )
 from dicom_node.receiver.association import MAXIMUM_PDU, Connection
-from dicom_node.receiver.association_slots import AssociationSlot, places_folder
+from dicom_node.receiver.association_slots import AssociationSlot, slots_folder
 from dicom_node.receiver.c_store import Accept, Storing
 from dicom_node.receiver.listener import (
     DEADLINE_S,
@@ -70,7 +70,7 @@ DRAIN_S = 30.0
 ABORT_S = 2.0
 
 MOST_NAMED = 10  # SOP Classes in one log line
-WHY_REFUSED: Mapping[int | None, str] = {
+REFUSALS: Mapping[int | None, str] = {
     ABSTRACT_SYNTAX_NOT_SUPPORTED: "SOP Class not supported",
     TRANSFER_SYNTAXES_NOT_SUPPORTED: "transfer syntaxes not supported",
 }
@@ -92,9 +92,9 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     spool: Spool,
     accept: Accept,
     sockets: Listening,
-    on_asked: OnAssociationRequest = ignore_callers,
+    on_request: OnAssociationRequest = ignore_callers,
     *,
-    settle: Settle | None = None,
+    record_report: RecordReport | None = None,
     on_refused: OnRefused = ignore_refusal,
     count: Count = ignore,
 ) -> "Receiver":
@@ -108,9 +108,9 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
             threads at once.
         sockets: The sockets to accept from, plain or TLS. Other processes may share
             them.
-        on_asked: Called for each caller, with the reason if it gets no association.
-        settle: Records the storage commitment report of an archive. If None, no archive
-            is asked, and reports are not accepted.
+        on_request: Called for each caller, with the reason if it gets no association.
+        record_report: Records the storage commitment report of an archive. If None, the
+            node requests no commitment and accepts no reports.
         on_refused: Called for each report of an archive that is refused.
         count: Counts events that the journal does not record.
     """
@@ -120,7 +120,7 @@ def start_receiver(  # noqa: PLR0913 - the parts of a receiver
     _config.LOG_HANDLER_LEVEL = "none"
     _config.VALIDATORS["UI"] = lambda _: (True, "")
     storing = Storing(spool, accept, settings.max_instance_mb * MB, count)
-    return Receiver(settings, storing, sockets, on_asked, settle, on_refused)
+    return Receiver(settings, storing, sockets, on_request, record_report, on_refused)
 
 
 class Receiver:
@@ -135,22 +135,22 @@ class Receiver:
         settings: ReceiverSettings,
         storing: Storing,
         sockets: Listening,
-        on_asked: OnAssociationRequest,
-        settle: Settle | None,
+        on_request: OnAssociationRequest,
+        record_report: RecordReport | None,
         on_refused: OnRefused,
     ) -> None:
         """Start to serve; see start_receiver."""
         self.port: int = next(iter(sockets)).getsockname()[1]
         self._storing = storing
-        self._on_asked = on_asked
-        self._settle = settle
+        self._on_request = on_request
+        self._record_report = record_report
         self._on_refused = on_refused
         self._settings = settings
         self._limit = settings.max_instance_mb * MB
         self._ae = _application_entity(settings)
         self._contexts = served_contexts(for_processing=settings.for_processing)
-        places = places_folder(storing.spool.run)
-        self._admission = Admission(settings, places)
+        slots = slots_folder(storing.spool.run)
+        self._admission = Admission(settings, slots)
         self._connections: set[Connection] = set()
         self._changed = threading.Condition()
         busy = (lambda: len(self._connections)) if settings.processes > 1 else lambda: 0
@@ -174,7 +174,7 @@ class Receiver:
             connection.acse.send_abort(0x00)
         if not self._wait(ABORT_S):
             for connection in list(self._connections):
-                connection.hang_up()
+                connection.shut_down()
             self._wait(ABORT_S)
         return False
 
@@ -186,18 +186,20 @@ class Receiver:
         """Open an association with a peer that has requested one."""
         connection = Connection(self._ae, self._contexts, caller, self._forget)
         storing = self._storing
-        patience_s = self._settings.operation_timeout_s
-        connection.store_in(storing.spool, self._limit, patience_s, storing.count)
+        timeout_s = self._settings.operation_timeout_s
+        connection.store_in(storing.spool, self._limit, timeout_s, storing.count)
         connection.bind(evt.EVT_REQUESTED, self._on_requested, [connection])
         connection.bind(evt.EVT_ESTABLISHED, _log_unusable)
-        connection.bind(evt.EVT_C_STORE, self._storing.answer)
-        if self._settle:
+        connection.bind(evt.EVT_C_STORE, self._storing.handle)
+        if self._record_report:
             names = certificate_names(caller.socket)
-            who = connection.calling_ae_title, connection.address
-            reporter = Reporter(*who, names)
-            settle = partial(_settle, settle=self._settle, connection=connection)
-            heard = [settle, reporter, self._on_report_refused]
-            connection.bind(evt.EVT_N_EVENT_REPORT, handle_report, heard)
+            peer = connection.calling_ae_title, connection.address
+            reporter = Reporter(*peer, names)
+            record_report = partial(
+                _record_report, record_report=self._record_report, connection=connection
+            )
+            arguments = [record_report, reporter, self._on_report_refused]
+            connection.bind(evt.EVT_N_EVENT_REPORT, handle_report, arguments)
             connection.on_invalid_report = partial(
                 self._on_report_refused, reporter, ReportRefusal.INVALID
             )
@@ -206,7 +208,7 @@ class Receiver:
         try:
             connection.start()
         except RuntimeError:  # no more threads
-            connection.held.close()
+            connection.resources.close()
             raise
 
     def _forget(self, connection: Connection) -> None:
@@ -220,7 +222,7 @@ class Receiver:
 
     def _on_failed(self, address: str, reason: str) -> None:
         """Report a connection that did not become an association."""
-        self._on_asked("", address, reason)
+        self._on_request("", address, reason)
 
     def _on_requested(self, _: evt.Event, connection: Connection) -> None:
         """Accept or reject an association, before anything is negotiated."""
@@ -228,56 +230,60 @@ class Receiver:
         if isinstance(decision, Rejection):
             self._reject(connection, decision)
             return
-        connection.held.callback(decision.give_back)
+        connection.resources.callback(decision.release)
         self._storing.count(increment(ACCEPTED))
-        self._on_asked(connection.calling_ae_title, connection.address, "")
+        self._on_request(connection.calling_ae_title, connection.address, "")
         _log_refused_contexts(connection)
-        if self._settle and connection.would_serve(STORAGE_COMMITMENT):
+        if self._record_report and connection.would_serve(STORAGE_COMMITMENT):
             contexts = [*self._contexts, reporting_context()]
             connection.acceptor.supported_contexts = contexts
 
     def _admit(self, connection: Connection) -> AssociationSlot | Rejection:
-        asked = connection.asked
-        if not asked.has_version_1:
+        request = connection.associate_request
+        if not request.has_version_1:
             return VERSION_UNKNOWN
-        if asked.application_context != DICOM_APPLICATION_CONTEXT:
+        if request.application_context != DICOM_APPLICATION_CONTEXT:
             return CONTEXT_NAME_UNKNOWN
         try:
             return self._admission.admit(
-                asked.calling, asked.called, connection.address
+                request.calling, request.called, connection.address
             )
         except Exception:
             # After an exception, pynetdicom would accept the caller without a check.
             logger.exception("Cannot decide on an association")
             return CONGESTED
 
-    def _reject(self, connection: Connection, why: Rejection) -> None:
-        connection.acse.send_reject(why.result, why.source, why.diagnostic)
+    def _reject(self, connection: Connection, rejection: Rejection) -> None:
+        numbers = rejection.result, rejection.source, rejection.diagnostic
+        connection.acse.send_reject(*numbers)
         connection.kill()
-        who = connection.calling_ae_title, connection.address
-        networks = listed_networks(self._settings, connection.calling_ae_title)
-        is_elsewhere = why is CALLING_UNKNOWN and networks
+        calling, address = connection.calling_ae_title, connection.address
+        networks = listed_networks(self._settings, calling)
+        is_elsewhere = rejection is CALLING_UNKNOWN and networks
         more = f" (listed for {', '.join(networks)} only)" if is_elsewhere else ""
-        words = "Rejected %s at %s: %s%s"
-        logger.warning(words, who[0] or "a caller", who[1], why.reason, more)
-        self._storing.count(increment(REJECTED, why.reason))
-        self._on_asked(*who, why.reason)
+        message = "Rejected %s at %s: %s%s"
+        logger.warning(message, calling or "a caller", address, rejection.reason, more)
+        self._storing.count(increment(REJECTED, rejection.reason))
+        self._on_request(calling, address, rejection.reason)
 
 
-def _settle(
-    report: Report, reporter: Reporter, settle: Settle, connection: Connection
+def _record_report(
+    report: Report,
+    reporter: Reporter,
+    record_report: RecordReport,
+    connection: Connection,
 ) -> None:
     """Record a report. If it is not refused, it is a complete operation."""
-    settle(report, reporter)
+    record_report(report, reporter)
     connection.dimse.operation_is_complete()
 
 
 def _log_refused_contexts(connection: Connection) -> None:
     """Log which presentation contexts were refused because they are invalid."""
-    for number, (_, why) in connection.asked.refused.items():
-        who = connection.calling_ae_title, connection.address
-        words = "Refused presentation context %d of %s at %s: %s"
-        logger.warning(words, number, *who, why)
+    for number, (_, reason) in connection.associate_request.refused.items():
+        peer = connection.calling_ae_title, connection.address
+        message = "Refused presentation context %d of %s at %s: %s"
+        logger.warning(message, number, *peer, reason)
 
 
 def _log_unusable(event: evt.Event) -> None:
@@ -287,13 +293,13 @@ def _log_unusable(event: evt.Event) -> None:
     if connection.accepted_contexts:
         return
     proposed = {
-        f"{UID(each.abstract_syntax or '').name} ({WHY_REFUSED.get(each.result, '')})"
+        f"{UID(each.abstract_syntax or '').name} ({REFUSALS.get(each.result, '')})"
         for each in connection.rejected_contexts
     }
-    words = "No presentation context of %s at %s was accepted. It proposed: %s"
-    who = connection.calling_ae_title, connection.address
+    message = "No presentation context of %s at %s was accepted. It proposed: %s"
+    peer = connection.calling_ae_title, connection.address
     named = ", ".join(sorted(proposed)[:MOST_NAMED])
-    logger.warning(words, *who, named or "none that is valid")
+    logger.warning(message, *peer, named or "none that is valid")
 
 
 def _application_entity(settings: ReceiverSettings) -> AE:

@@ -12,15 +12,15 @@ logger = logging.getLogger(__name__)
 ALERT_S = 1.0  # time for the peer to read why TLS failed
 # A scanner, or a modality with the wrong certificate, may fail a hundred times a
 # second.
-TOLD_EVERY_S = 60.0
-MOST_TOLD = 100
+LOG_INTERVAL_S = 60.0
+MOST_LOGGED = 100
 
 
 class HandshakeFailureLog:
     """Logs failed connections, with a limit for a flood of them.
 
     The same reason for the same address is logged once a minute, and no more than
-    MOST_TOLD lines a minute. Other failures are only counted.
+    MOST_LOGGED lines a minute. Other failures are only counted.
     """
 
     def __init__(self, missing: str, more: str) -> None:
@@ -33,28 +33,28 @@ class HandshakeFailureLog:
         self._missing = missing
         self._more = more
         self._lock = threading.Lock()
-        self._told: set[tuple[str, str]] = set()
-        self._untold = 0
-        self._since = time.monotonic()
+        self._logged: set[tuple[str, str]] = set()
+        self._not_logged = 0
+        self._interval_start = time.monotonic()
 
-    def note(self, address: str, why: str) -> None:
+    def record(self, address: str, reason: str) -> None:
         """Log one failure, or count it."""
         with self._lock:
-            if time.monotonic() - self._since > TOLD_EVERY_S:
-                if self._untold:
-                    logger.warning("%d more %s", self._untold, self._more)
-                self._told, self._untold = set(), 0
-                self._since = time.monotonic()
-            if (address, why) in self._told or len(self._told) >= MOST_TOLD:
-                self._untold += 1
+            if time.monotonic() - self._interval_start > LOG_INTERVAL_S:
+                if self._not_logged:
+                    logger.warning("%d more %s", self._not_logged, self._more)
+                self._logged, self._not_logged = set(), 0
+                self._interval_start = time.monotonic()
+            if (address, reason) in self._logged or len(self._logged) >= MOST_LOGGED:
+                self._not_logged += 1
                 return
-            self._told.add((address, why))
-            words = "No %s with the caller at %s: %s"
-            logger.warning(words, self._missing, address, why)
+            self._logged.add((address, reason))
+            message = "No %s with the caller at %s: %s"
+            logger.warning(message, self._missing, address, reason)
 
 
 def secured_by(connection: socket.socket, context: SSLContext) -> socket.socket | None:
-    """Put TLS on a connection; return None if the peer has gone already."""
+    """Put TLS on a connection; return None if the peer has closed it already."""
     try:
         return context.wrap_socket(
             connection, server_side=True, do_handshake_on_connect=False

@@ -48,7 +48,7 @@ class Uploads:
     sop_classes: Collection[str]
     inflated_limit: int
 
-    def take_in(self, path: Path, address: str) -> ReceivedInstance:
+    def store(self, path: Path, address: str) -> ReceivedInstance:
         """Make an instance durable, and queue its analysis.
 
         Args:
@@ -67,17 +67,17 @@ class Uploads:
                 found.sop_class_uid, found.sop_instance_uid, location.transfer_syntax
             )
             file.seek(location.offset)
-            arrival = self.spool.begin(head)
+            spool_file = self.spool.begin(head)
             try:
-                header = self._stored(file, arrival, location, found)
-                received = _received(arrival, header, address)
-                is_kept = self.record(received)
+                header = self._stored(file, spool_file, location, found)
+                received = _received(spool_file, header, address)
+                is_new = self.record(received)
             except RefusedError:
-                arrival.discard()
+                spool_file.discard()
                 raise
             finally:
-                arrival.close()
-        if not is_kept:
+                spool_file.close()
+        if not is_new:
             self.spool.remove(received.id)  # the same bytes are already stored
         return received
 
@@ -91,8 +91,8 @@ class Uploads:
                 raise CannotUnderstandError(f"{name} {fault}. Export the file again.")
         if found.sop_class_uid not in self.sop_classes:
             raise CannotUnderstandError(
-                f"{UID(found.sop_class_uid, IGNORE).name} is not taken; radiographs "
-                "are (CR, DX, XRF, XA, or a Secondary Capture of one)."
+                f"{UID(found.sop_class_uid, IGNORE).name} is not accepted. Send a "
+                "radiograph (CR, DX, XRF, XA, or a Secondary Capture of one)."
             )
         if location.transfer_syntax not in DECODABLE:
             raise CannotUnderstandError(
@@ -102,12 +102,12 @@ class Uploads:
             )
 
     def _stored(
-        self, file: BinaryIO, arrival: SpoolFile, location: Location, found: Identity
+        self, file: BinaryIO, spool_file: SpoolFile, location: Location, found: Identity
     ) -> InstanceHeader:
         """Make a dataset durable, and return its header."""
         while piece := file.read(2**20):
-            arrival.write(piece)
-        announced = NegotiatedIdentity(
+            spool_file.write(piece)
+        identity = NegotiatedIdentity(
             sop_class_uid=found.sop_class_uid,
             sop_instance_uid=found.sop_instance_uid,
             abstract_syntax=found.sop_class_uid,
@@ -115,22 +115,22 @@ class Uploads:
         )
         limit = self.inflated_limit
         header = read_header(
-            arrival.path, arrival.offset, announced, inflated_limit=limit
+            spool_file.path, spool_file.offset, identity, inflated_limit=limit
         )
-        arrival.keep()
+        spool_file.commit()
         assumed = *file_assumptions(location, found), *header.assumptions
         return replace(header, assumptions=assumed)
 
 
 def _received(
-    arrival: SpoolFile, header: InstanceHeader, address: str
+    spool_file: SpoolFile, header: InstanceHeader, address: str
 ) -> ReceivedInstance:
     return ReceivedInstance(
-        id=arrival.id,
-        path=arrival.path,
+        id=spool_file.id,
+        path=spool_file.path,
         header=header,
-        content_digest=arrival.digest,
-        size=arrival.size,
+        content_digest=spool_file.digest,
+        size=spool_file.size,
         calling_ae_title=CALLER,
         calling_address=address,
         received_at=datetime.now(UTC),

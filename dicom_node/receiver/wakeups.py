@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 
 # The threads also wake this often to check timeouts, and whether the other thread has
 # died.
-LOOK_AROUND_S = 0.5
+CHECK_INTERVAL_S = 0.5
 
 Item = TypeVar("Item")
 
@@ -39,52 +39,52 @@ class SocketWakeup:
 
     def __init__(self, watched: socket.socket) -> None:
         """Watch a connection."""
-        self._bell, self._button = socket.socketpair()
-        self._bell.settimeout(0)
-        self._button.settimeout(0)
+        self._receiving, self._sending = socket.socketpair()
+        self._receiving.settimeout(0)
+        self._sending.settimeout(0)
         self._watched = watched.fileno()
         self._poll = select.poll()  # select() fails with many open files
         self._poll.register(watched, select.POLLIN)
-        self._poll.register(self._bell, select.POLLIN)
+        self._poll.register(self._receiving, select.POLLIN)
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Wake the thread that waits, now or when it next waits."""
         with suppress(OSError):  # the buffer is full, or the socket is closed
-            self._button.send(b"!")
+            self._sending.send(b"!")
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for data or a ring.
+        """Wait for data or a call of `wake`.
 
         Returns:
             Whether the connection has something to read. Its end counts, too.
         """
         events = dict(self._poll.poll(timeout_s * 1000))
-        if self._bell.fileno() in events:
+        if self._receiving.fileno() in events:
             with suppress(OSError):
-                self._bell.recv(4096)
+                self._receiving.recv(4096)
         return self._watched in events
 
     def close(self) -> None:
         """Close the sockets."""
-        self._bell.close()
-        self._button.close()
+        self._receiving.close()
+        self._sending.close()
 
 
 class ReactorEvent(threading.Event):
     """The event on which an association's thread waits in each of its rounds.
 
     For an acceptor, pynetdicom's event is always set. This one is passed if there is
-    something in one of the queues, if it is set, or after LOOK_AROUND_S.
+    something in one of the queues, if it is set, or after CHECK_INTERVAL_S.
     """
 
     def __init__(self) -> None:
-        """Create a checkpoint without queues."""
+        """Create an event without queues."""
         super().__init__()
         self.queues: Sequence[queue.Queue[Any]] = ()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until there is something to do."""
         if all(each.empty() for each in self.queues):
-            super().wait(timeout or LOOK_AROUND_S)
+            super().wait(timeout or CHECK_INTERVAL_S)
         self.clear()
         return True

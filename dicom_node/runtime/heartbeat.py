@@ -21,18 +21,18 @@ from dicom_node.storage.tables import heartbeat
 
 logger = logging.getLogger(__name__)
 
-EVERY_S = 5.0
+INTERVAL_S = 5.0
 DEAD_AFTER_S = 20.0
 """A process without a heartbeat for longer is assumed dead: hung, killed or cut off."""
 
-KEPT_S = 24 * 3600.0
+RETENTION_S = 24 * 3600.0
 
 
 class DuplicateNameError(Exception):
     """Two living processes have the same name."""
 
 
-def _nothing() -> None:
+def _ignore() -> None:
     pass
 
 
@@ -42,8 +42,8 @@ def heartbeats(
     role: str,
     name: str = "",
     *,
-    on_double: Callable[[], None] = _nothing,
-    every_s: float = EVERY_S,
+    on_duplicate: Callable[[], None] = _ignore,
+    every_s: float = INTERVAL_S,
 ) -> Iterator[None]:
     """Send heartbeats while a block runs.
 
@@ -55,30 +55,30 @@ def heartbeats(
         role: Role of this process.
         name: Name of this process. It keeps its name after a restart. Empty if it has
             no name.
-        on_double: Called, in a thread, if another process has the same name.
+        on_duplicate: Called, in a thread, if another process has the same name.
         every_s: Interval in seconds.
     """
-    sign, ended = _Heartbeat(engine, role, name), threading.Event()
+    own_heartbeat, ended = _Heartbeat(engine, role, name), threading.Event()
 
-    def keep_beating() -> None:
+    def keep_sending() -> None:
         while not ended.wait(every_s):
             try:
-                sign.give()
+                own_heartbeat.send()
             except DuplicateNameError:
-                on_double()
+                on_duplicate()
             except Exception:
                 # Without heartbeats the process is assumed dead, whatever the cause.
-                logger.exception("Cannot give a sign of life")
+                logger.exception("Cannot send a heartbeat")
 
-    sign.give()
-    thread = threading.Thread(target=keep_beating, name="heartbeat")
+    own_heartbeat.send()
+    thread = threading.Thread(target=keep_sending, name="heartbeat")
     thread.start()
     try:
         yield
     finally:
         ended.set()
         thread.join()
-        sign.take_back()
+        own_heartbeat.record_shutdown()
 
 
 def seconds_since_last_heartbeat(engine: sa.Engine, role: str) -> float | None:
@@ -133,24 +133,24 @@ class _Heartbeat:
         self._role = role
         self._process = uuid4().hex
         self._name = name or self._process
-        self._given = False
+        self._was_sent = False
 
-    def give(self) -> None:
+    def send(self) -> None:
         """Send a heartbeat, if the database can be reached.
 
         Raises:
-            DoubleError: Another process has sent one with the same name since our last
-                one.
+            DuplicateNameError: Another process has sent one with the same name since
+                our last one.
         """
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
             self._renew(connection)
-            self._given = True
+            self._was_sent = True
 
-    def take_back(self) -> None:
+    def record_shutdown(self) -> None:
         """Record that this process shut down, if the database can be reached."""
-        mine = heartbeat.update().where(heartbeat.c.process == self._process)
+        own_row = heartbeat.update().where(heartbeat.c.process == self._process)
         with suppress(SQLAlchemyError), writing(self._engine) as connection:
-            connection.execute(mine.values(ended_at=_now(connection)))
+            connection.execute(own_row.values(ended_at=_now(connection)))
 
     def _renew(self, connection: sa.Connection) -> None:
         now = _now(connection)
@@ -159,10 +159,10 @@ class _Heartbeat:
         is_mine = row is not None and row.process == self._process
         # At the first heartbeat, the row may be that of a process that had this name
         # and died.
-        if row and self._given and not is_mine:
+        if row and self._was_sent and not is_mine:
             raise DuplicateNameError
-        goes_on = row and is_mine and now - row.at <= DEAD_AFTER_S
-        since = row.since if row and goes_on else now
+        continues = row and is_mine and now - row.at <= DEAD_AFTER_S
+        since = row.since if row and continues else now
         change = {"at": now, "since": since, "process": self._process}
         change |= {"ended_at": None}
         values = {"id": self._name, "role": self._role, **change}
@@ -171,7 +171,7 @@ class _Heartbeat:
         is_last = ~sa.exists().where(
             newer.c.role == heartbeat.c.role, newer.c.at > heartbeat.c.at
         )
-        old = heartbeat.delete().where(heartbeat.c.at < now - KEPT_S, ~is_last)
+        old = heartbeat.delete().where(heartbeat.c.at < now - RETENTION_S, ~is_last)
         connection.execute(old)
 
 

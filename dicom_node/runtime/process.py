@@ -26,7 +26,7 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # linux/prctl.h
 M_ARENA_MAX = -8  # malloc.h
 # The roles of a killed supervisor die with it, but hold its ports until then. With a
 # model in memory, that takes a moment.
-FREE_AFTER_S = 5.0
+PORT_WAIT_S = 5.0
 # Time for the rows and files that are written after the drain.
 CLOSE_S = 5.0
 
@@ -51,7 +51,7 @@ class Stop(threading.Event):
     def __init__(self) -> None:
         """Handle the two signals. Call this in the main thread."""
         super().__init__()
-        self._patience_s: float | None = None
+        self._drain_s: float | None = None
         self._drained = threading.Event()
         # A Python handler runs in the main thread after the call in progress there
         # ends. That is seconds later if the call loads a model, and never if the call
@@ -73,7 +73,7 @@ class Stop(threading.Event):
         Args:
             drain_s: Seconds that the process needs at most to finish its work.
         """
-        self._patience_s = drain_s
+        self._drain_s = drain_s
 
     def drained(self) -> None:
         """Report that the work is finished; the process has CLOSE_S to end."""
@@ -84,18 +84,18 @@ class Stop(threading.Event):
         while receiving.recv(1)[0] not in {signal.SIGTERM, signal.SIGINT}:
             pass  # another signal with a Python handler
         self.set()
-        if self._patience_s is None:
-            _exit(logging.INFO, "Told to end before the start was complete: ending")
-        self._drained.wait(self._patience_s)
+        if self._drain_s is None:
+            _exit(logging.INFO, "Stopped by a signal before the start was complete")
+        self._drained.wait(self._drain_s)
         time.sleep(CLOSE_S)
         _exit(
             logging.WARNING, "The process did not end in time and ends without cleanup"
         )
 
 
-def _exit(level: int, words: str) -> None:
+def _exit(level: int, message: str) -> None:
     """End the process with status 0, even if its log cannot be written."""
-    last = threading.Thread(target=logger.log, args=(level, words), daemon=True)
+    last = threading.Thread(target=logger.log, args=(level, message), daemon=True)
     last.start()
     last.join(1)
     os._exit(0)
@@ -150,17 +150,17 @@ def keep_memory_private() -> None:
 
 def listen_or_exit(host: str, port: int) -> socket.socket:
     """Return a listening socket; end the process with a message if that fails."""
-    patience = time.monotonic() + FREE_AFTER_S
+    deadline = time.monotonic() + PORT_WAIT_S
     while True:
         try:
             return listen(host, port)
         except OSError as error:
-            if error.errno == errno.EADDRINUSE and time.monotonic() < patience:
+            if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
                 time.sleep(0.05)
                 continue
             sys.exit(
                 f"Cannot listen on {host}:{port}: {error.strerror}. Choose another "
-                "port in the settings, or end what listens there."
+                "port in the settings, or stop the program that uses it."
             )
 
 
@@ -173,10 +173,10 @@ def load_or_exit(config: Path | None) -> Settings:
         sys.exit(2)
 
 
-def settled_or_exit(api: ApiSettings) -> None:
+def verify_access_or_exit(api: ApiSettings) -> None:
     """End the process with a message if access to the page is not configured."""
-    if wrong := access_problems(api):
-        sys.stderr.write("".join(f"{line}\n" for line in wrong))
+    if problems := access_problems(api):
+        sys.stderr.write("".join(f"{line}\n" for line in problems))
         sys.exit(2)
 
 

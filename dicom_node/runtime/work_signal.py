@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dbos import DBOS, Queue, _queue
 
-SUFFIX = ".bell"
+SUFFIX = ".bell"  # processes of earlier releases use it, too
 # The shortest time between two polls: if work is queued a thousand times a second, the
 # queue is polled fifty times.
 GAP_S = 0.02
@@ -26,94 +26,96 @@ class PollWakeup:
     """Replaces the stop event of a polling thread, and can also wake the thread."""
 
     def __init__(self) -> None:
-        """Create a bell that has not been rung."""
-        self._rung = threading.Event()
+        """Create a wakeup that nothing has triggered."""
+        self._woken = threading.Event()
         self._stop = threading.Event()
 
-    def hang(self, stop: threading.Event) -> "PollWakeup":
+    def use_stop_event(self, stop: threading.Event) -> "PollWakeup":
         """Set the event that tells the thread to stop."""
         self._stop = stop
         return self
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """End the current wait, or the next one."""
-        self._rung.set()
+        self._woken.set()
 
     def is_set(self) -> bool:
         """Return whether the thread is to stop."""
         return self._stop.is_set()
 
     def wait(self, timeout: float) -> bool:
-        """Wait for a ring or the stop event, for `timeout` seconds at most.
+        """Wait for `wake` or the stop event, for `timeout` seconds at most.
 
         Returns:
             Whether the thread is to stop.
         """
         if not self._stop.wait(min(timeout, GAP_S)):
-            self._rung.wait(max(timeout - GAP_S, 0))
-        self._rung.clear()
+            self._woken.wait(max(timeout - GAP_S, 0))
+        self._woken.clear()
         return self._stop.is_set()
 
 
 def patch_queue_polling(queue: str) -> PollWakeup:
-    """Let the polling thread of a DBOS queue wait for a bell.
+    """Let the polling thread of a DBOS queue wait for a wakeup.
 
     Call it before DBOS is launched. DBOS has no hook for this, so this function
     replaces the event that the polling thread waits for. If a later DBOS works in
-    another way, the bell has no effect.
+    another way, the wakeup has no effect.
     """
-    bell, poll = PollWakeup(), getattr(_queue, "queue_worker_thread", None)
+    wakeup, poll = PollWakeup(), getattr(_queue, "queue_worker_thread", None)
     if poll is not None:
 
         def listen(stop: threading.Event, dbos: DBOS, polled: Queue) -> None:
-            poll(bell.hang(stop) if polled.name == queue else stop, dbos, polled)
+            is_ours = polled.name == queue
+            poll(wakeup.use_stop_event(stop) if is_ours else stop, dbos, polled)
 
         _queue.queue_worker_thread = listen  # type: ignore[assignment]
-    return bell
+    return wakeup
 
 
 @contextmanager
 def listen_for_notifications(
-    folder: Path, name: str, bell: PollWakeup
+    folder: Path, name: str, wakeup: PollWakeup
 ) -> Iterator[None]:
-    """Let other processes of this machine ring a bell, while a block runs.
+    """Let other processes of this machine trigger a wakeup, while a block runs.
 
     Args:
         folder: Folder that the processes share. Only this user may access it.
-        name: Name of the bell.
-        bell: The bell.
+        name: Name of the wakeup.
+        wakeup: The wakeup.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as hearing:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiving:
 
-        def hear() -> None:
+        def receive() -> None:
             with suppress(OSError):  # closed
-                while hearing.recv(1):
-                    bell.ring()
+                while receiving.recv(1):
+                    wakeup.wake()
 
         path = folder / f"{name}{SUFFIX}"
-        with suppress(OSError), _short(folder) as short:  # if it fails, DBOS only polls
+        # If this fails, DBOS only polls.
+        with suppress(OSError), _short_path(folder) as short_path:
             path.unlink(missing_ok=True)
-            hearing.bind(f"{short}/{path.name}")
-            threading.Thread(target=hear, name="bell", daemon=True).start()
+            receiving.bind(f"{short_path}/{path.name}")
+            threading.Thread(target=receive, name="work-signal", daemon=True).start()
         yield
         path.unlink(missing_ok=True)
 
 
 def notify_workers(folder: Path) -> None:
-    """Wake all threads of this machine that wait for a bell."""
-    bells = [path.name for path in folder.glob(f"*{SUFFIX}")]
+    """Wake all threads of this machine that wait for a wakeup."""
+    names = [path.name for path in folder.glob(f"*{SUFFIX}")]
     with (
-        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ringing,
-        _short(folder) as short,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sending,
+        _short_path(folder) as short_path,
     ):
-        ringing.settimeout(0)
-        for name in bells:
+        sending.settimeout(0)
+        for name in names:
             with suppress(OSError):  # the process has died, or its buffer is full
-                ringing.sendto(b"!", f"{short}/{name}")
+                sending.sendto(b"!", f"{short_path}/{name}")
 
 
 @contextmanager
-def _short(folder: Path) -> Iterator[str]:
+def _short_path(folder: Path) -> Iterator[str]:
     """Yield a name of a folder that is short enough for the address of a socket.
 
     Such an address has at most 107 bytes. If there is no /proc, yield the folder's own
@@ -121,7 +123,7 @@ def _short(folder: Path) -> Iterator[str]:
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        short = f"/proc/self/fd/{descriptor}"
-        yield short if Path(short).exists() else str(folder)
+        short_path = f"/proc/self/fd/{descriptor}"
+        yield short_path if Path(short_path).exists() else str(folder)
     finally:
         os.close(descriptor)

@@ -3,7 +3,7 @@
 Each process has one engine. Writes to SQLite begin with IMMEDIATE, so that the data
 that a transaction reads cannot change before it writes. Reads do not block writers
 (WAL). All waits are short: a receiver answers 0xA700 instead of hanging if it gets no
-transaction in 3 s. It may wait up to 3 s for its turn and 3 s more for the transaction.
+transaction in 3 s. It may wait up to 3 s for the lock and 3 s more for the transaction.
 """
 
 import logging
@@ -22,11 +22,11 @@ WAIT_S = 3
 GONE_AFTER_S = 20
 # TCP keepalive of an idle connection: seconds until the first probe, seconds between
 # probes, and the number of probes without a response before the connection is dropped.
-ALIVE = MappingProxyType(
+KEEPALIVE = MappingProxyType(
     {"keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3}
 )
-NONE: Mapping[str, int] = MappingProxyType({})
-_turn = threading.Lock()
+NO_LIMITS: Mapping[str, int] = MappingProxyType({})
+_write_lock = threading.Lock()
 
 
 def open_engine(url: str) -> sa.Engine:
@@ -35,7 +35,7 @@ def open_engine(url: str) -> sa.Engine:
         arguments: dict[str, Any] = {"timeout": WAIT_S, "isolation_level": None}
     else:
         limits = {"statement_timeout": 1000 * WAIT_S, "lock_timeout": 1000 * WAIT_S}
-        arguments = connecting(limits)
+        arguments = connect_arguments(limits)
     engine = sa.create_engine(
         url,
         connect_args=arguments,
@@ -50,7 +50,7 @@ def open_engine(url: str) -> sa.Engine:
     return engine
 
 
-def connecting(limits: Mapping[str, int] = NONE) -> dict[str, Any]:
+def connect_arguments(limits: Mapping[str, int] = NO_LIMITS) -> dict[str, Any]:
     """Return connection arguments for PostgreSQL that detect a lost connection.
 
     Client and server probe each other. Otherwise, after a cable is cut, the client
@@ -60,12 +60,12 @@ def connecting(limits: Mapping[str, int] = NONE) -> dict[str, Any]:
     Args:
         limits: More session settings, by their PostgreSQL names.
     """
-    alive = {f"tcp_{name}": value for name, value in ALIVE.items()}
-    patience = {"idle_in_transaction_session_timeout": 1000 * GONE_AFTER_S}
-    options = {**alive, **patience, **limits}
+    keepalive = {f"tcp_{name}": value for name, value in KEEPALIVE.items()}
+    idle_limit = {"idle_in_transaction_session_timeout": 1000 * GONE_AFTER_S}
+    options = {**keepalive, **idle_limit, **limits}
     return {
         "connect_timeout": WAIT_S,
-        **ALIVE,
+        **KEEPALIVE,
         "tcp_user_timeout": 1000 * GONE_AFTER_S,
         "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
     }
@@ -88,15 +88,15 @@ def writing(engine: sa.Engine) -> Iterator[sa.Connection]:
     Raises:
         SQLAlchemyError: The lock was not free for WAIT_S, or the database failed.
     """
-    alone = engine.dialect.name == "sqlite"
-    if alone and not _turn.acquire(timeout=WAIT_S):
-        raise sa.exc.TimeoutError("The database was busy")
+    is_sqlite = engine.dialect.name == "sqlite"
+    if is_sqlite and not _write_lock.acquire(timeout=WAIT_S):
+        raise sa.exc.TimeoutError(f"The database was busy for {WAIT_S} s")
     try:
         with engine.begin() as connection:
             yield connection
     finally:
-        if alone:
-            _turn.release()
+        if is_sqlite:
+            _write_lock.release()
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - DBAPI

@@ -96,10 +96,10 @@ def writing_or_exit(storage: StorageSettings) -> Iterator[None]:
     try:
         yield
     except (OSError, DBAPIError) as error:
-        why = error.orig if isinstance(error, DBAPIError) else error
+        reason = error.orig if isinstance(error, DBAPIError) else error
         sys.exit(
-            f"The node cannot write to {storage.directory}: {why}. See that this "
-            "user may, that the disk is not read-only and not full."
+            f"The node cannot write to {storage.directory}: {reason}. Check that this "
+            "user may write there, and that the disk is neither read-only nor full."
         )
 
 
@@ -113,7 +113,7 @@ def check_schema(engine: sa.Engine) -> None:
         SchemaError: The schema is older or newer, the database was never migrated, or
             it cannot be reached.
     """
-    expected = len(_steps())
+    expected = len(_migrations())
     try:
         with reading(engine) as connection:
             is_new = not sa.inspect(connection).has_table("journal_version")
@@ -124,14 +124,17 @@ def check_schema(engine: sa.Engine) -> None:
         raise SchemaError(
             f"The database cannot be opened: {' '.join(str(error.orig).split())}. "
             "Check `directory` and `database` under [storage]; "
-            "`fracture-node migrate` makes the tables."
+            "`fracture-node migrate` creates the tables."
         ) from None
     if found != expected:
-        what = "newer: install the matching release" if found > expected else "older"
+        remedy = (
+            "Install the release that belongs to the database."
+            if found > expected
+            else "Run `fracture-node migrate` first."
+        )
         raise SchemaError(
             f"The database has schema {found}, this release works with {expected}. "
-            f"It is {what}."
-            + (" Run `fracture-node migrate` first." if found < expected else "")
+            f"{remedy}"
         )
 
 
@@ -143,8 +146,8 @@ def _apply(connection: sa.Connection) -> None:
     connection.exec_driver_sql(
         "CREATE TABLE IF NOT EXISTS journal_version (version INTEGER PRIMARY KEY)"
     )
-    for number in range(_version(connection) + 1, len(_steps()) + 1):
-        script = _steps()[number - 1]
+    for number in range(_version(connection) + 1, len(_migrations()) + 1):
+        script = _migrations()[number - 1]
         for name, type_ in TYPES[connection.dialect.name].items():
             script = script.replace(name, type_)
         for statement in script.split(";"):
@@ -154,7 +157,7 @@ def _apply(connection: sa.Connection) -> None:
         connection.execute(insert, {"number": number})
         logger.info("Migrated the journal to schema %s", number)
     newest = "UPDATE journal_version SET works_from = :oldest WHERE version = :number"
-    values = {"oldest": WORKS_FROM, "number": len(_steps())}
+    values = {"oldest": WORKS_FROM, "number": len(_migrations())}
     connection.execute(sa.text(newest), values)
 
 
@@ -171,7 +174,7 @@ def _works_from(connection: sa.Connection) -> int:
     return sys.maxsize if found is None else int(found)
 
 
-def _steps() -> list[str]:
+def _migrations() -> list[str]:
     """Return the migration scripts without their comments, in order."""
     folder = files("dicom_node.storage.migrations")
     names = sorted(f.name for f in folder.iterdir() if f.name.endswith(".sql"))

@@ -1,4 +1,4 @@
-"""Finds and removes files of the spool that nobody needs.
+"""Finds and removes files of the spool that are no longer needed.
 
 These are unfinished files of dead processes, files that could not be recorded, results
 that a later analysis replaced, and files that were removed at the end of their
@@ -43,10 +43,10 @@ def remove_orphans(
         The number of files removed.
     """
     before = time.time() - older_than_s
-    received = {path.stem: path for path in _old(spool.directory, before)}
+    received = {path.stem: path for path in _files_before(spool.directory, before)}
     encoded = {
         str(path.relative_to(spool.results.parent)): path
-        for path in _old(spool.results, before)
+        for path in _files_before(spool.results, before)
     }
     return (
         remove_partial_files(spool)
@@ -55,7 +55,7 @@ def remove_orphans(
     )
 
 
-def _old(folder: Path, before: float) -> list[Path]:
+def _files_before(folder: Path, before: float) -> list[Path]:
     return [path for path in folder.glob("*.dcm") if _modified(path) < before]
 
 

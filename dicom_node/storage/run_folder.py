@@ -8,13 +8,13 @@ from pathlib import Path
 
 from config.settings import StorageSettings
 
-ONLY = "local"
+SINGLE_MACHINE = "local"
 """SQLite serves a single machine, so the name is constant: the host name may change."""
 
 
 def machine_name(storage: StorageSettings) -> str:
     """Return the machine's name among those that share a database: its host name."""
-    return socket.gethostname() if storage.database else ONLY
+    return socket.gethostname() if storage.database else SINGLE_MACHINE
 
 
 def run_folder(storage: StorageSettings) -> Path:
@@ -30,9 +30,10 @@ def run_folder(storage: StorageSettings) -> Path:
     if not storage.database:
         return storage.directory / "run"
     user = os.geteuid()
-    ours = Path(tempfile.gettempdir()) / f"fracture-node-{user}"
-    ours.mkdir(mode=0o700, exist_ok=True)
-    if ours.is_symlink() or ours.stat().st_uid != user:
-        raise PermissionError(f"{ours} belongs to another user; remove it")
-    which = hashlib.sha256(str(storage.directory.absolute()).encode()).hexdigest()
-    return ours / f"{machine_name(storage)}-{which[:16]}"
+    folder = Path(tempfile.gettempdir()) / f"fracture-node-{user}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.is_symlink() or folder.stat().st_uid != user:
+        raise PermissionError(f"{folder} belongs to another user. Remove it.")
+    directory = str(storage.directory.absolute())
+    digest = hashlib.sha256(directory.encode()).hexdigest()
+    return folder / f"{machine_name(storage)}-{digest[:16]}"

@@ -7,7 +7,7 @@ it durable.
 
 The process that writes a file holds a lock on it (flock, which the kernel releases when
 the process dies) until the instance is recorded or given up. With that lock,
-storage/orphans.py can distinguish a leftover from a file that is still being written or
+storage/orphans.py can distinguish an orphan from a file that is still being written or
 recorded, in this process or another, without trusting the clock.
 """
 
@@ -129,7 +129,7 @@ class SpoolFile:
         self.size = 0
         self._spool = spool
         self._digest = blake3()
-        self._kept = False
+        self._is_committed = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with _refusing_when_disk_fails():
             # Unbuffered: network chunks are large, and close() has nothing to write.
@@ -168,7 +168,7 @@ class SpoolFile:
             _write(self._file, data)
         self._digest.update(data)
 
-    def keep(self) -> None:
+    def commit(self) -> None:
         """Make the file durable under its final name.
 
         After this call, the content and the name of the file survive a power failure.
@@ -182,18 +182,18 @@ class SpoolFile:
             self.path.rename(final)
             self.path = final
             fsync_directory(self._spool.directory)
-        self._kept = True
+        self._is_committed = True
 
     def close(self) -> None:
-        """Close the file, and remove it if it was not kept. May be called twice."""
-        if not self._kept:
+        """Close the file; remove it if it was not committed. May be called twice."""
+        if not self._is_committed:
             with suppress(OSError):  # the cleanup removes it later
                 self.path.unlink()
         self._file.close()
 
     def discard(self) -> None:
-        """Remove the file, kept or not, and close it. May be called twice."""
-        self._kept = False
+        """Remove the file, even if it was committed. May be called twice."""
+        self._is_committed = False
         self.close()
 
 
@@ -264,5 +264,7 @@ def file_exists(path: Path) -> bool:
     if path.exists():
         return True
     if not path.parent.exists():
-        raise OSError("the spool is away; is it mounted?")
+        raise OSError(
+            "the spool folder does not exist. Check that its disk is mounted."
+        )
     return False

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from config.settings import StorageSettings
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.spool import fsync_directory
-from dicom_node.storage.tables import storage as known
+from dicom_node.storage.tables import storage as storage_table
 
 FILE = "storage.id"
 
@@ -40,7 +40,7 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
     because the database is a file in the directory.
 
     Raises:
-        StrangeStorageError: The directory does not belong to the database.
+        StorageMismatchError: The directory does not belong to the database.
         OSError: The directory cannot be read, or the first process cannot write to it.
         SQLAlchemyError: The database does not respond.
     """
@@ -48,20 +48,21 @@ def verify_storage_id(engine: sa.Engine, storage: StorageSettings) -> None:
         return
     directory = storage.directory.absolute()
     with reading(engine) as connection:
-        expected = connection.execute(sa.select(known.c.id)).scalar()
+        expected = connection.execute(sa.select(storage_table.c.id)).scalar()
     if expected is None:
-        expected = _begin(engine, directory)
+        expected = _create_shared_id(engine, directory)
     found = _read(directory)
     if found != expected:
-        has = "has no such file" if found is None else f"has {found}"
+        content = "does not exist" if found is None else f"contains {found}"
         raise StorageMismatchError(
-            f"{directory} is not the storage of this database: that has {expected} in "
-            f"its file {FILE}, this {has}. Is it mounted? If it is a copy to be "
-            f"used from now on, write {expected} into {directory / FILE}."
+            f"{directory} is not the storage of this database: the file {FILE} "
+            f"{content}, {expected} was expected. Check that the file system is "
+            f"mounted. If this directory is a copy that the node is to use from now "
+            f"on, write {expected} into {directory / FILE}."
         )
 
 
-def _begin(engine: sa.Engine, directory: Path) -> str:
+def _create_shared_id(engine: sa.Engine, directory: Path) -> str:
     """Write the same id to the directory and the database.
 
     If two processes do so at the same time, a table lock makes one wait.
@@ -69,10 +70,10 @@ def _begin(engine: sa.Engine, directory: Path) -> str:
     with writing(engine) as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("LOCK TABLE storage IN EXCLUSIVE MODE")
-        expected = connection.execute(sa.select(known.c.id)).scalar()
+        expected = connection.execute(sa.select(storage_table.c.id)).scalar()
         if expected is None:
             expected = _read(directory) or _create_storage_id(directory)
-            connection.execute(known.insert().values(id=expected))
+            connection.execute(storage_table.insert().values(id=expected))
     return str(expected)
 
 

@@ -35,7 +35,7 @@ class DeliveryState(StrEnum):
     DROPPED = "dropped"  # its destination was removed, or gets no results any more
 
 
-UNDER_WAY = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
+UNFINISHED = (DeliveryState.QUEUED, DeliveryState.COMMITTING)
 """In these states a delivery has work that is queued, delayed or running."""
 
 metadata = sa.MetaData()

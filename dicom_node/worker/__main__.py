@@ -27,7 +27,7 @@ from dicom_node.analysis.pipeline import (
     slow_pipeline,
 )
 from dicom_node.audit.commitment_reports import auditing_refused
-from dicom_node.audit.trail import Tell, auditing, record, started
+from dicom_node.audit.trail import RecordEvent, auditing, record, started
 from dicom_node.audit.transfers import auditing_sent, ignore
 from dicom_node.delivery.concurrency import AT_ONCE
 from dicom_node.journal.journal import Journal
@@ -51,7 +51,7 @@ from dicom_node.runtime.process import (
     role_parser,
 )
 from dicom_node.runtime.work_signal import listen_for_notifications, patch_queue_polling
-from dicom_node.storage.database import connecting, open_engine, writing
+from dicom_node.storage.database import connect_arguments, open_engine, writing
 from dicom_node.storage.migration import SchemaError, check_schema
 from dicom_node.storage.run_folder import machine_name, run_folder
 from dicom_node.storage.spool import Spool
@@ -121,7 +121,9 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     os._exit(0)
 
 
-def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> Work:
+def _telling(
+    settings: Settings, engine: sa.Engine, work: Work, tell: RecordEvent
+) -> Work:
     """Add callbacks that record rejected reports and, by setting, sent results.
 
     Sent results are written only to the audit file.
@@ -139,13 +141,13 @@ def _telling(settings: Settings, engine: sa.Engine, work: Work, tell: Tell) -> W
 
 def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
     arrived, encoded = patch_queue_polling(ANALYZE), patch_queue_polling(DELIVER)
-    work = _work(settings, engine, encoded.ring, arrived.ring)
+    work = _work(settings, engine, encoded.wake, arrived.wake)
     name = f"{machine_name(settings.storage)}:{slot}"
     DBOS(config=_config(settings, name))
     # Send a heartbeat before taking work: work of a worker without heartbeat is taken
     # over by others.
     with (
-        heartbeats(engine, "worker", name, on_double=partial(_end_as_double, name)),
+        heartbeats(engine, "worker", name, on_duplicate=partial(_end_as_double, name)),
         listen_for_notifications(
             run_folder(settings.storage), f"worker-{slot}", arrived
         ),
@@ -271,7 +273,7 @@ def _work(
 
 
 def _config(settings: Settings, name: str) -> DBOSConfig:
-    away = {"connect_args": connecting()} if settings.storage.database else {}
+    away = {"connect_args": connect_arguments()} if settings.storage.database else {}
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=settings.storage.database_url,

@@ -3,7 +3,7 @@
 import pytest
 from pydicom import Dataset
 
-from dicom_node.outcome import Outcome, Verdict, answered, verdict_of
+from dicom_node.outcome import Outcome, Verdict, outcome_of, verdict_of
 
 STORED, RETRY, REFUSED = Verdict.STORED, Verdict.RETRY, Verdict.REFUSED
 BRIEFLY = Verdict.RETRY_BRIEFLY
@@ -56,13 +56,13 @@ def response(status: int, comment: str = "") -> Dataset:
 
 
 def test_success_has_no_comment() -> None:
-    assert answered(response(0)) == Outcome(STORED, 0, "")
+    assert outcome_of(response(0)) == Outcome(STORED, 0, "")
 
 
 def test_failure_comment_has_the_status_its_meaning_and_the_comment_of_the_peer() -> (
     None
 ):
-    outcome = answered(response(0xA900, "No such patient"))
+    outcome = outcome_of(response(0xA900, "No such patient"))
 
     assert outcome == Outcome(
         REFUSED, 0xA900, "0xA900 Data Set Does Not Match SOP Class: No such patient"
@@ -70,25 +70,25 @@ def test_failure_comment_has_the_status_its_meaning_and_the_comment_of_the_peer(
 
 
 def test_log_text_has_the_status_but_not_the_comment_of_the_peer() -> None:
-    outcome = answered(response(0xA900, "No such patient: DOE^JANE"))
+    outcome = outcome_of(response(0xA900, "No such patient: DOE^JANE"))
 
     assert outcome.log_text == (
         "0xA900 Data Set Does Not Match SOP Class (the page shows its Error Comment)"
     )
-    assert answered(response(0)).log_text == "stored"
-    assert answered(response(0xA700)).log_text == "0xA700 Refused: Out of Resources"
+    assert outcome_of(response(0)).log_text == "stored"
+    assert outcome_of(response(0xA700)).log_text == "0xA700 Refused: Out of Resources"
 
 
 def test_failure_without_a_comment_has_the_meaning_of_its_status() -> None:
-    assert answered(response(0xA700)).comment == "0xA700 Refused: Out of Resources"
+    assert outcome_of(response(0xA700)).comment == "0xA700 Refused: Out of Resources"
 
 
 def test_unknown_status_is_named_as_unknown() -> None:
-    assert answered(response(0x1234)).comment == "0x1234 unknown status"
+    assert outcome_of(response(0x1234)).comment == "0x1234 unknown status"
 
 
 def test_comment_is_one_printable_line_of_64_characters() -> None:
-    outcome = answered(response(0xC000, "\x1b[31mred\r\nalert\x00 " + "x" * 40))
+    outcome = outcome_of(response(0xC000, "\x1b[31mred\r\nalert\x00 " + "x" * 40))
 
     comment = outcome.comment.removeprefix("0xC000 Cannot Understand: ")
     assert comment == "[31mred alert " + "x" * 40
@@ -99,4 +99,4 @@ def test_comment_longer_than_the_standard_allows_is_cut() -> None:
     with pytest.warns(UserWarning, match="maximum length of 64"):
         dataset.ErrorComment = "y" * 1000
 
-    assert answered(dataset).comment == "0xC000 Cannot Understand: " + "y" * 64
+    assert outcome_of(dataset).comment == "0xC000 Cannot Understand: " + "y" * 64

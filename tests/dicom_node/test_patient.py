@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.charset import python_encoding
 
-from dicom_node.patient import LONGEST, Patient, folded, patient_of, spoken_name
+from dicom_node.patient import LONGEST, Patient, display_name, folded, patient_of
 
 
 # The examples of PS3.5 H.3 (Japanese), I.2 (Korean), J.1 and J.3 (Chinese).
@@ -108,7 +108,7 @@ def test_long_value_is_marked_as_truncated() -> None:
     ],
 )
 def test_name_components_are_formatted_for_display(name: str, spoken: str) -> None:
-    assert spoken_name(name) == spoken
+    assert display_name(name) == spoken
 
 
 @pytest.mark.parametrize(

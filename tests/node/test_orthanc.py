@@ -381,7 +381,7 @@ def test_orthanc_does_not_commit_to_objects_that_it_does_not_have(
         Spool(storage),
         lambda _: None,
         {listen("127.0.0.1", 0): None},
-        settle=lambda report, _: reports.put(report),
+        record_report=lambda report, _: reports.put(report),
     )
     modality = ["FRACTURE_AI", "127.0.0.1", receiver.port]
     orthanc.rest.put("/modalities/fracture-node", json=modality).raise_for_status()

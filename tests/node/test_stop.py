@@ -21,7 +21,7 @@ from tests.support.roles import configured, running
 pytestmark = pytest.mark.acceptance
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-EARLY = "Told to end before the start was complete: ending"
+EARLY = "Stopped by a signal before the start was complete"
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -272,7 +272,7 @@ def test_failure_reasons_of_the_standard_are_listed_with_their_remedies() -> Non
     }
     beginnings = {
         Remedy.STORE_AGAIN: "stores the object again",
-        Remedy.ASK_AGAIN: "requests commitment again, with a new Transaction UID",
+        Remedy.REQUEST_AGAIN: "requests commitment again, with a new Transaction UID",
         Remedy.NONE: "failed",
     }
 
@@ -280,7 +280,7 @@ def test_failure_reasons_of_the_standard_are_listed_with_their_remedies() -> Non
     assert documented.keys() == {0x0110, 0x0112, 0x0119, 0x0122, 0x0131, 0x0213}
     for reason, words in documented.items():
         assert words.startswith(beginnings[remedy_of(reason)[0]])
-    assert remedy_of(0)[0] is remedy_of(0xC000)[0] is Remedy.ASK_AGAIN
+    assert remedy_of(0)[0] is remedy_of(0xC000)[0] is Remedy.REQUEST_AGAIN
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ ROLES = ("dicom_node.receiver", "dicom_node.worker", "api")
 ENDS = {"analyzed", "delivered", "not_analyzed", "failed"}
 # Must not occur in a log: bugs of the node, and restarted roles.
 SURPRISES = re.compile(
-    r"Traceback|An error of this program|failed unexpectedly|Failed on |Error:|"
+    r"Traceback|An error of this program|failed unexpectedly|Cannot store |Error:|"
     r"Cannot store a dataset|Cannot decide|ended with|CRITICAL"
 )
 

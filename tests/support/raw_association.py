@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.settings import ReceiverSettings, load
-from dicom_node.metrics.counters import ACCEPTED, REJECTED, SENT_AWAY, Sample
+from dicom_node.metrics.counters import ACCEPTED, NOT_ASSOCIATED, REJECTED, Sample
 from dicom_node.network.sockets import listen
-from dicom_node.network.storage_commitment import Settle
+from dicom_node.network.storage_commitment import RecordReport
 from dicom_node.receiver.server import Receiver, start_receiver
 from dicom_node.storage.spool import Spool
 
@@ -211,7 +211,7 @@ def calling(port: int, content: bytes) -> Iterator[socket.socket]:
         yield connection
 
 
-def asked(port: int, content: bytes) -> bytes:
+def response_to(port: int, content: bytes) -> bytes:
     """Send a request, use and release the association, and return the response."""
     with calling(port, content) as connection:
         response = received(connection)
@@ -293,7 +293,7 @@ class Node:
     """A receiver, the callers that it reported, and its metrics."""
 
     receiver: Receiver
-    told: list[tuple[str, str, str]]
+    reported: list[tuple[str, str, str]]
     counted: list[Sample]
 
     @property
@@ -303,33 +303,33 @@ class Node:
     def counts(self) -> list[tuple[str, str]]:
         """Return the outcome of each connection, with the label of the metric."""
         names = {ACCEPTED.name: "accepted", REJECTED.name: "rejected"}
-        names[SENT_AWAY.name] = "sent away"
+        names[NOT_ASSOCIATED.name] = "sent away"
         return [(names[each.name], each.label) for each in self.counted]
 
     def wait(self) -> None:
         """Wait until each connection has been reported and counted."""
-        until(lambda: len(self.told) == len(self.counted) > 0)
+        until(lambda: len(self.reported) == len(self.counted) > 0)
 
 
 @contextmanager
 def serving_node(
-    folder: Path, settle: Settle | None = None, **changes: object
+    folder: Path, record_report: RecordReport | None = None, **changes: object
 ) -> Iterator[Node]:
     """Run a receiver during the block, then drain it."""
     defaults = load(None, {})
     update = {"directory": folder, "min_free_mb": 0}
-    told: list[tuple[str, str, str]] = []
+    reported: list[tuple[str, str, str]] = []
     counted: list[Sample] = []
     receiver = start_receiver(
         ReceiverSettings.model_validate(defaults.receiver.model_dump() | changes),
         Spool(defaults.storage.model_copy(update=update)),
         lambda _: None,
         {listen("127.0.0.1", 0): None},
-        lambda *caller: told.append(caller),
-        settle=settle,
+        lambda *caller: reported.append(caller),
+        record_report=record_report,
         count=counted.append,
     )
-    yield Node(receiver, told, counted)
+    yield Node(receiver, reported, counted)
     assert receiver.drain(SOON_S)
 
 

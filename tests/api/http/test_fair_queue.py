@@ -267,7 +267,7 @@ def test_uploads_of_disconnected_clients_are_not_processed(
 ) -> None:
     caplog.set_level(logging.INFO)
     taken, begun, proceed = list[Path](), Event(), Event()
-    real_take_in = Uploads.take_in
+    real_take_in = Uploads.store
 
     def slow_take_in(self: Uploads, path: Path, address: str) -> ReceivedInstance:
         taken.append(path)
@@ -275,7 +275,7 @@ def test_uploads_of_disconnected_clients_are_not_processed(
         proceed.wait(30)
         return real_take_in(self, path, address)
 
-    monkeypatch.setattr(Uploads, "take_in", slow_take_in)
+    monkeypatch.setattr(Uploads, "store", slow_take_in)
     people = stack.enter_context(ThreadPoolExecutor(1))
     port = serve(site.app, stack)
 

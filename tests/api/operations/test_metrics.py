@@ -40,7 +40,7 @@ from dicom_node.metrics.counters import (
     write,
 )
 from dicom_node.receiver.admission import Admission
-from dicom_node.receiver.association_slots import AssociationSlot, places_folder
+from dicom_node.receiver.association_slots import AssociationSlot, slots_folder
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.run_folder import run_folder
@@ -254,11 +254,11 @@ def test_deliveries_are_reported_by_destination_and_state(node: Node) -> None:
 
 
 def test_open_associations_and_free_disk_space_are_reported(node: Node) -> None:
-    folder = places_folder(run_folder(node.settings.storage))
+    folder = slots_folder(run_folder(node.settings.storage))
     rules = Admission(node.settings.receiver, folder)
     slots = [rules.admit("A", "FRACTURE_AI", "192.0.2.1") for _ in range(3)]
     assert isinstance(slots[0], AssociationSlot)
-    slots[0].give_back()
+    slots[0].release()
 
     scraped = node.scrape()
 

@@ -313,7 +313,7 @@ def test_callers_are_listed_with_the_setting_to_change(site: Review) -> None:
         (AuditEventType.OPENED, "ROOM1", ""),
         (AuditEventType.OPENED, "ROOM1", ""),
         (AuditEventType.REJECTED, "STRANGER", "calling AE title not recognized"),
-        (AuditEventType.REJECTED, "", "no A-ASSOCIATE-RQ but something else: HTTP"),
+        (AuditEventType.REJECTED, "", "no valid A-ASSOCIATE-RQ: HTTP"),
     )
     rows = [
         {"at": time.time(), "role": "receiver", "what": kind, "who": title}
@@ -532,7 +532,7 @@ def test_studies_with_the_same_first_64_characters_of_their_uid_are_separate(
         (lambda content: content[:-1000], "119000 bytes of 120000"),
         (
             lambda content: content.replace(b".1.1.1.1\0", b".1.1.6.1\0"),
-            "is not taken; radiographs are",
+            "is not accepted. Send a radiograph",
         ),
     ],
 )

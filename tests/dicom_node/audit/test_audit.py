@@ -47,15 +47,18 @@ PATIENT = AuditedPatient("4711", "Doe^Jane")
 
 
 def transfer(
-    what: AuditEventType, who: str = "DX1", about: str = "", uid: str = "1.2.3.4"
+    event_type: AuditEventType,
+    user_id: str = "DX1",
+    details: str = "",
+    uid: str = "1.2.3.4",
 ) -> AuditEvent:
     instance = replace(INSTANCE, sop_instance_uid=uid)
-    return AuditEvent(what, who, "10.0.0.1", about, instance, PATIENT)
+    return AuditEvent(event_type, user_id, "10.0.0.1", details, instance, PATIENT)
 
 
 EVENTS = {
     AuditEventType.STARTED: AuditEvent(
-        AuditEventType.STARTED, "root", about='{"receiver": {}}'
+        AuditEventType.STARTED, "root", details='{"receiver": {}}'
     ),
     AuditEventType.STOPPED: AuditEvent(AuditEventType.STOPPED, "root"),
     AuditEventType.OPENED: AuditEvent(AuditEventType.OPENED, "DX1", "10.0.0.1"),
@@ -185,9 +188,9 @@ def test_every_event_has_a_message_if_the_standard_defines_one() -> None:
     }
 
 
-@pytest.mark.parametrize("what", [each for each in EVENTS if each in KINDS])
-def test_event_message_conforms_to_the_schema(what: AuditEventType) -> None:
-    event = EVENTS[what]
+@pytest.mark.parametrize("event_type", [each for each in EVENTS if each in KINDS])
+def test_event_message_conforms_to_the_schema(event_type: AuditEventType) -> None:
+    event = EVENTS[event_type]
 
     root = checked(message(event, SOURCE, 0.25, times=2))
 
@@ -196,7 +199,7 @@ def test_event_message_conforms_to_the_schema(what: AuditEventType) -> None:
     assert identification.get("EventDateTime") == "1970-01-01T00:00:00.250+00:00"
     node, user = root.findall("ActiveParticipant")
     assert node.get("UserID") == "api@FRACTURE_AI@host"
-    assert (user.get("UserID"), user.get("UserIsRequestor")) == (event.who, "true")
+    assert (user.get("UserID"), user.get("UserIsRequestor")) == (event.user_id, "true")
     assert user.get("NetworkAccessPointID", "") == event.address
     description = root.findtext("EventIdentification/EventOutcomeDescription")
     assert description is not None
@@ -240,7 +243,7 @@ def test_event_codes_are_those_of_the_standard() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "action", "outcome", "source", "destination", "requestor"),
+    ("event_type", "action", "outcome", "source", "destination", "requestor"),
     [
         (AuditEventType.RECEIVED, "C", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
         (AuditEventType.RECEIVED_AGAIN, "R", "0", "DX1", "api@FRACTURE_AI@host", "DX1"),
@@ -259,14 +262,14 @@ def test_event_codes_are_those_of_the_standard() -> None:
     ],
 )
 def test_transfer_message_conforms_to_table_a_5_3_7_1(  # noqa: PLR0913, PLR0917
-    what: AuditEventType,
+    event_type: AuditEventType,
     action: str,
     outcome: str,
     source: str,
     destination: str,
     requestor: str,
 ) -> None:
-    root = checked(message(MOVED[what], SOURCE, 0.25))
+    root = checked(message(MOVED[event_type], SOURCE, 0.25))
 
     event = root.find("EventIdentification")
     assert event is not None
@@ -328,15 +331,15 @@ def test_start_message_contains_the_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "words", ["<b>&amp;\"'", "a\0b", "\x1b[31m", "\ud800", "a\r\nb", "\uffff", "Анна"]
+    "text", ["<b>&amp;\"'", "a\0b", "\x1b[31m", "\ud800", "a\r\nb", "\uffff", "Анна"]
 )
-def test_message_is_valid_xml_for_any_user_name(words: str) -> None:
-    event = AuditEvent(AuditEventType.REFUSED, words, words, words)
+def test_message_is_valid_xml_for_any_user_name(text: str) -> None:
+    event = AuditEvent(AuditEventType.REFUSED, text, text, text)
 
     root = checked(message(event, SOURCE, 0))
 
     _, user = root.findall("ActiveParticipant")
-    expected = re.sub("[\0\x1b\ud800\r\n\uffff]", "\ufffd", words)
+    expected = re.sub("[\0\x1b\ud800\r\n\uffff]", "\ufffd", text)
     assert user.get("UserID") == expected
 
 
@@ -401,11 +404,11 @@ def test_trail_writes_a_row_and_a_message_for_each_event(
 
     with writing(engine, file) as trail:
         for each in EVENTS.values():
-            trail.tell(each)
+            trail.record_event(each)
 
     written = rows(engine)
     assert [each["what"] for each in written] == list(EVENTS)
-    assert [each["who"] for each in written] == [e.who for e in EVENTS.values()]
+    assert [each["who"] for each in written] == [e.user_id for e in EVENTS.values()]
     assert written[-1]["sop_instance_uid"] == INSTANCE.sop_instance_uid
     assert all(before <= each["at"] <= time.time() for each in written)
     assert {each["role"] for each in written} == {"api"}
@@ -427,12 +430,16 @@ def test_transfers_of_one_study_share_a_message_and_have_no_row(
     other_study = replace(INSTANCE, study_instance_uid="1.2.4")
 
     with writing(engine, tmp_path / "audit.xml") as trail:
-        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.4"))
-        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.5"))
-        trail.tell(replace(MOVED[AuditEventType.RECEIVED], instance=other_class))
-        trail.tell(replace(MOVED[AuditEventType.RECEIVED], instance=other_study))
-        trail.tell(transfer(AuditEventType.RECEIVED, "DX2"))
-        trail.tell(
+        trail.record_event(transfer(AuditEventType.RECEIVED, uid="1.2.3.4"))
+        trail.record_event(transfer(AuditEventType.RECEIVED, uid="1.2.3.5"))
+        trail.record_event(
+            replace(MOVED[AuditEventType.RECEIVED], instance=other_class)
+        )
+        trail.record_event(
+            replace(MOVED[AuditEventType.RECEIVED], instance=other_study)
+        )
+        trail.record_event(transfer(AuditEventType.RECEIVED, "DX2"))
+        trail.record_event(
             replace(MOVED[AuditEventType.RECEIVED], patient=AuditedPatient("1", "X"))
         )
 
@@ -455,7 +462,7 @@ def test_a_transfer_is_written_some_seconds_after_its_first_instance(
 
     with writing(engine, file) as trail:
         for count, uid in enumerate(("1.2.3.4", "1.2.3.5"), start=1):
-            trail.tell(transfer(AuditEventType.SENT, uid=uid))
+            trail.record_event(transfer(AuditEventType.SENT, uid=uid))
             until(lambda n=count: file.exists() and len(messages(file)) == n)
 
 
@@ -463,10 +470,10 @@ def test_a_transfer_waits_for_more_instances(engine: sa.Engine, tmp_path: Path) 
     file = tmp_path / "audit.xml"
 
     with writing(engine, file) as trail:
-        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.4"))
-        trail.tell(EVENTS[AuditEventType.VIEWED])
+        trail.record_event(transfer(AuditEventType.RECEIVED, uid="1.2.3.4"))
+        trail.record_event(EVENTS[AuditEventType.VIEWED])
         until(lambda: file.exists() and len(messages(file)) == 1)
-        trail.tell(transfer(AuditEventType.RECEIVED, uid="1.2.3.5"))
+        trail.record_event(transfer(AuditEventType.RECEIVED, uid="1.2.3.5"))
 
     viewed, received = messages(file)
     assert not sop_classes(viewed)
@@ -480,7 +487,7 @@ def test_transfer_of_many_instances_is_split_into_several_messages(
 
     with writing(engine, tmp_path / "audit.xml") as trail:
         for number in range(many):
-            trail.tell(transfer(AuditEventType.RECEIVED, uid=f"1.2.{number}"))
+            trail.record_event(transfer(AuditEventType.RECEIVED, uid=f"1.2.{number}"))
 
     written = [
         sop_classes(each)[INSTANCE.sop_class_uid]
@@ -493,7 +500,7 @@ def test_transfer_of_many_instances_is_split_into_several_messages(
 def test_transfers_are_not_kept_without_an_audit_file(engine: sa.Engine) -> None:
     with writing(engine) as trail:
         for each in MOVED.values():
-            trail.tell(each)
+            trail.record_event(each)
 
     assert rows(engine) == []
     assert not trail._transfers  # otherwise memory would grow
@@ -501,11 +508,11 @@ def test_transfers_are_not_kept_without_an_audit_file(engine: sa.Engine) -> None
 
 def test_event_repr_contains_no_patient_data() -> None:
     """Exceptions and logs show events by their repr."""
-    shown = repr(MOVED[AuditEventType.RECEIVED])
+    text = repr(MOVED[AuditEventType.RECEIVED])
 
-    assert INSTANCE.sop_instance_uid in shown
-    assert PATIENT.name not in shown
-    assert PATIENT.patient_id not in shown
+    assert INSTANCE.sop_instance_uid in text
+    assert PATIENT.name not in text
+    assert PATIENT.patient_id not in text
 
 
 def test_repeated_events_are_counted_in_one_row(
@@ -515,11 +522,11 @@ def test_repeated_events_are_counted_in_one_row(
 
     with writing(engine, tmp_path / "audit.xml") as trail:
         for _ in range(1000):
-            trail.tell(one)
-        trail.tell(other)
+            trail.record_event(one)
+        trail.record_event(other)
 
     counts = [(each["what"], each["times"]) for each in rows(engine)]
-    assert counts == [(one.what, 1), (other.what, 1), (one.what, 999)]
+    assert counts == [(one.event_type, 1), (other.event_type, 1), (one.event_type, 999)]
     *_, last = messages(tmp_path / "audit.xml")
     description = last.findtext("EventIdentification/EventOutcomeDescription")
     assert description == "unknown, 999 times"
@@ -533,7 +540,7 @@ def test_repeated_event_is_written_again_after_a_minute(
 
     with writing(engine) as trail:
         for count in (1, 2):
-            trail.tell(event)
+            trail.record_event(event)
             until(lambda n=count: len(rows(engine)) == n)
 
     assert [each["times"] for each in rows(engine)] == [1, 1]
@@ -561,7 +568,7 @@ def test_events_wait_while_the_database_is_unavailable(
 
     monkeypatch.setattr(engine, "begin", begin_or_fail)
     with writing(engine) as trail:
-        trail.tell(EVENTS[AuditEventType.VIEWED])
+        trail.record_event(EVENTS[AuditEventType.VIEWED])
         assert tried.wait(20)
         tried.clear()
         assert tried.wait(20)
@@ -579,7 +586,7 @@ def test_log_reports_events_that_were_not_written(
     monkeypatch.setattr(engine, "begin", fail)
     monkeypatch.setattr(module, "LONGEST_END_S", 0)
     with writing(engine) as trail:
-        trail.tell(EVENTS[AuditEventType.VIEWED])
+        trail.record_event(EVENTS[AuditEventType.VIEWED])
 
     assert "1 audit events were not written" in caplog.text
     assert "anna" not in caplog.text
@@ -588,13 +595,15 @@ def test_log_reports_events_that_were_not_written(
 def test_tell_does_not_block_and_counts_events_above_the_limit(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(module, "PAUSE_S", 60)  # no write during the test
+    monkeypatch.setattr(module, "WRITE_INTERVAL_S", 60)  # no write during the test
     many = MOST_IN_FULL + 10
 
     with writing(engine) as trail:
         started = time.monotonic()
         for number in range(many):
-            trail.tell(replace(EVENTS[AuditEventType.VIEWED], about=f"/{number}"))
+            trail.record_event(
+                replace(EVENTS[AuditEventType.VIEWED], details=f"/{number}")
+            )
         took = time.monotonic() - started
 
     assert took < 5
@@ -609,10 +618,10 @@ REJECTED = "calling AE title not recognized"
 
 
 def flood(
-    trail: Trail, what: AuditEventType, count: int, address: str = "10.0.0.9"
+    trail: Trail, event_type: AuditEventType, count: int, address: str = "10.0.0.9"
 ) -> None:
     for number in range(count):
-        trail.tell(AuditEvent(what, f"X{number}", address, REJECTED))
+        trail.record_event(AuditEvent(event_type, f"X{number}", address, REJECTED))
 
 
 def test_flood_of_rejections_does_not_displace_other_events(
@@ -625,10 +634,10 @@ def test_flood_of_rejections_does_not_displace_other_events(
         flood(trail, AuditEventType.REJECTED, 20_000)
         flood(trail, AuditEventType.LOGIN_FAILED, 20_000)
         for each in others:
-            trail.tell(replace(EVENTS[each], address="10.0.0.2"))
+            trail.record_event(replace(EVENTS[each], address="10.0.0.2"))
 
     written = {(row["what"], row["who"], row["address"]) for row in rows(engine)}
-    assert written >= {(each, EVENTS[each].who, "10.0.0.2") for each in others}
+    assert written >= {(each, EVENTS[each].user_id, "10.0.0.2") for each in others}
     assert caplog.text == ""
     assert len(messages(tmp_path / "audit.xml")) < 100
 
@@ -703,17 +712,17 @@ def test_rows_of_a_flood_are_limited_by_the_free_disk_space(
     trail = Trail(engine, SOURCE, None, measure)
     assert measured.wait(20)
     until(lambda: trail._folding.spare_bytes == spare_bytes)
-    for what in (AuditEventType.REJECTED, AuditEventType.OPENED):
+    for event_type in (AuditEventType.REJECTED, AuditEventType.OPENED):
         for number in range(100):
             address = f"10.0.0.{number}"
-            trail.tell(AuditEvent(what, f"X{number}", address))
+            trail.record_event(AuditEvent(event_type, f"X{number}", address))
     trail.close()
 
-    for what, at_most in (
+    for event_type, at_most in (
         (AuditEventType.REJECTED, rejected),
         (AuditEventType.OPENED, opened),
     ):
-        written = [row for row in rows(engine) if row["what"] == what]
+        written = [row for row in rows(engine) if row["what"] == event_type]
         assert sum(row["times"] for row in written) == 100
         different = {(row["who"], row["address"]) for row in written}
         assert len(different) == at_most
@@ -730,10 +739,10 @@ def test_rejections_are_dropped_first_if_the_database_stays_unavailable(
     engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(module, "MOST_WAITING", 15)
-    monkeypatch.setattr(module, "PAUSE_S", 60)
+    monkeypatch.setattr(module, "WRITE_INTERVAL_S", 60)
 
     with writing(engine) as trail:
-        trail.tell(EVENTS[AuditEventType.OPENED])
+        trail.record_event(EVENTS[AuditEventType.OPENED])
         flood(trail, AuditEventType.REJECTED, 10)
         flood(trail, AuditEventType.OPENED, 10)
 
@@ -758,9 +767,9 @@ def test_trail_continues_after_an_internal_error(
     with writing(engine) as trail:
         with monkeypatch.context() as patch:
             patch.setattr(Trail, "_write_rows", fail)
-            trail.tell(EVENTS[AuditEventType.LOGGED_IN])
+            trail.record_event(EVENTS[AuditEventType.LOGGED_IN])
             assert failed.wait(20)
-        trail.tell(EVENTS[AuditEventType.LOGGED_OUT])
+        trail.record_event(EVENTS[AuditEventType.LOGGED_OUT])
 
     assert [each["what"] for each in rows(engine)] == [
         AuditEventType.LOGGED_IN,
@@ -775,10 +784,10 @@ def test_audit_file_is_reopened_after_rotation(
     file, old = tmp_path / "audit.xml", tmp_path / "audit.xml.1"
 
     with writing(engine, file) as trail:
-        trail.tell(EVENTS[AuditEventType.LOGGED_IN])
+        trail.record_event(EVENTS[AuditEventType.LOGGED_IN])
         until(file.exists)
         file.rename(old)
-        trail.tell(EVENTS[AuditEventType.LOGGED_OUT])
+        trail.record_event(EVENTS[AuditEventType.LOGGED_OUT])
 
     assert len(messages(old)) == len(messages(file)) == 1
 
@@ -787,7 +796,7 @@ def test_rows_are_written_if_the_audit_file_cannot_be_written(
     engine: sa.Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.ERROR), writing(engine, tmp_path) as trail:
-        trail.tell(EVENTS[AuditEventType.VIEWED])
+        trail.record_event(EVENTS[AuditEventType.VIEWED])
 
     assert len(rows(engine)) == 1
     assert "Cannot write 1 messages to audit.file: Is a directory" in caplog.text
@@ -811,7 +820,7 @@ def test_log_reports_a_partial_write_of_the_audit_file(
         caplog.at_level(logging.ERROR),
         writing(engine, tmp_path / "audit.xml") as trail,
     ):
-        trail.tell(MOVED[AuditEventType.RECEIVED])
+        trail.record_event(MOVED[AuditEventType.RECEIVED])
 
     assert "Cannot write 1 messages to audit.file: No space left" in caplog.text
 
@@ -820,7 +829,7 @@ def test_characters_that_a_database_cannot_store_are_replaced(
     engine: sa.Engine,
 ) -> None:
     with writing(engine) as trail:
-        trail.tell(AuditEvent(AuditEventType.OPENED, "a\0b\ud800c"))
-        trail.tell(EVENTS[AuditEventType.VIEWED])
+        trail.record_event(AuditEvent(AuditEventType.OPENED, "a\0b\ud800c"))
+        trail.record_event(EVENTS[AuditEventType.VIEWED])
 
     assert [each["who"] for each in rows(engine)] == ["a\ufffdb\ufffdc", "anna"]

@@ -48,7 +48,7 @@ def test_event_of_a_received_instance_names_its_study_and_patient(
         patient=NAMED,
     )
     again = received_event(arrived, "ROOM1", again=True)
-    assert again.what is AuditEventType.RECEIVED_AGAIN
+    assert again.event_type is AuditEventType.RECEIVED_AGAIN
 
 
 def test_sent_results_are_audited_if_the_destination_responded(

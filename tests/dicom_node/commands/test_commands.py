@@ -178,7 +178,7 @@ def test_unknown_command_is_refused_and_all_commands_are_listed(tmp_path: Path) 
     done = fracture_node(tmp_path, "analyse")
 
     assert done.returncode == 2
-    assert "No command 'analyse'" in done.stderr
+    assert "Unknown command 'analyse'" in done.stderr
     assert all(f"\n  {name} " in done.stderr for name in cli.COMMANDS)
 
 

@@ -27,7 +27,7 @@ from dicom_node.decoder import client
 from dicom_node.decoder.client import ChildDiedError, DecoderProcess
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.errors import AnalysisError, NotAnalyzedError
-from dicom_node.log.context import Subject, current_instance, instance_context
+from dicom_node.log.context import LoggedInstance, current_instance, instance_context
 from dicom_node.pixels.decode import DecodedInstance, DecodeOptions, decode_file
 from dicom_node.pixels.rendering import list_attributes
 from dicom_node.pixels.screening import ScreeningRules
@@ -270,13 +270,13 @@ def test_parent_logs_the_records_of_the_child(
     dataset.PresentationLUTShape = "INVERSE"
     dataset.save_as(path, enforce_file_format=True)
 
-    subjects: list[Subject | None] = []
+    subjects: list[LoggedInstance | None] = []
     caplog.handler.addFilter(lambda _: subjects.append(current_instance()) or True)
     with caplog.at_level(logging.WARNING), instance_context("1.2.3", "a1"):
         child.run(decode_file, path, RULES, OPTIONS)
 
     [record] = caplog.records
-    assert subjects == [Subject("1.2.3", "a1")]
+    assert subjects == [LoggedInstance("1.2.3", "a1")]
     assert record.name == "dicom_node.pixels.grayscale"
     assert f"{dataset.SOPInstanceUID}: Presentation LUT Shape" in record.message
 

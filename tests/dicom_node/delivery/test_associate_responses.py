@@ -197,10 +197,10 @@ UNREADABLE = {
         "A-ASSOCIATE-AC is 4 bytes long, at least 68 are needed",
     ),
     "empty": (pdu(2, b""), "A-ASSOCIATE-AC is 0 bytes long, at least 68 are needed"),
-    "a request": (request(), "A-ASSOCIATE-RQ came out of turn"),
-    "data": (echoed(), "P-DATA-TF came out of turn"),
-    "a release": (RELEASE, "A-RELEASE-RQ came out of turn"),
-    "an unknown PDU": (pdu(8, bytes(4)), "what came cannot be read as DICOM"),
+    "a request": (request(), "A-ASSOCIATE-RQ came in a state that does not allow it"),
+    "data": (echoed(), "P-DATA-TF came in a state that does not allow it"),
+    "a release": (RELEASE, "A-RELEASE-RQ came in a state that does not allow it"),
+    "an unknown PDU": (pdu(8, bytes(4)), "the received data is not DICOM"),
 }
 
 
@@ -223,7 +223,7 @@ def test_outcome_names_the_reason_if_the_node_aborts_the_association_request(
 @pytest.mark.parametrize(
     ("codes", "words"),
     [
-        (b"\0\1\1\5", "rejected the association (permanent) for a reason that PS3.8 "),
+        (b"\0\1\1\5", "rejected the association (permanent) unknown source and rea"),
         (b"\0\3\1\1", "rejected the association (transient) no reason given"),
         (b"\0\1\x09\1", "reason that PS3.8 does not know, (9, 1)"),
         (b"\0\0\0\0", "reason that PS3.8 does not know, (0, 0)"),
@@ -331,7 +331,7 @@ INVALID_AFTER_ACCEPT = {
         pdu(4, b"\0\0\xff\xff\1\3"),
         "P-DATA-TF cannot be read",
     ),
-    "an unknown PDU": (pdu(10, bytes(4)), "what came cannot be read as DICOM"),
+    "an unknown PDU": (pdu(10, bytes(4)), "the received data is not DICOM"),
     "a PDU without end": (
         b"\4\0\xff\xff\xff\xff",
         "a PDU of 4294967295 bytes was announced, more than 1048576",
@@ -340,7 +340,10 @@ INVALID_AFTER_ACCEPT = {
         data(1, 1, bytes(100_000)) * 11,
         "a command of more than 65536 bytes came",
     ),
-    "a second A-ASSOCIATE-AC": (accept(), "A-ASSOCIATE-AC came out of turn"),
+    "a second A-ASSOCIATE-AC": (
+        accept(),
+        "A-ASSOCIATE-AC came in a state that does not allow it",
+    ),
     "a request that we do not serve": (
         command((0x100, short(0x20)), (0x110, short(7)), (0x800, short(0x101))),
         "a C-FIND request came, which is not served",

@@ -160,7 +160,7 @@ def test_send_gives_retry_if_the_peer_does_not_answer_the_association_request(
     [
         (1, 1, 1, "(permanent) no reason given"),
         (1, 1, 2, "(permanent) application context name not supported"),
-        (1, 1, 3, "calling AE title not recognized; it must be told that NODE may"),
+        (1, 1, 3, "calling AE title not recognized; add NODE to its known AE"),
         (1, 1, 7, "called AE title not recognized; is ARCHIVE its AE title?"),
         (1, 2, 1, "(permanent) no reason given"),
         (1, 2, 2, "(permanent) protocol version not supported"),
@@ -213,7 +213,7 @@ def test_peer_that_does_not_speak_dicom_gives_retry(
         RETRY,
         None,
         "the node aborted its request for an association with ARCHIVE at "
-        f"127.0.0.1:{port}: what came cannot be read as DICOM",
+        f"127.0.0.1:{port}: the received data is not DICOM",
     )
 
 

@@ -303,7 +303,7 @@ def test_all_objects_are_refused_if_no_context_is_accepted(
     (outcome,) = send_to(port, write_instance(tmp_path / "a"))
 
     assert outcome.verdict is REFUSED
-    assert outcome.is_answer
+    assert outcome.is_decision
     assert "does not accept Secondary Capture" in outcome.comment
 
 
@@ -370,7 +370,7 @@ def test_unusable_files_get_an_outcome_and_the_others_are_sent(
 
     assert last == Outcome(STORED, 0)
     assert {other.verdict for other in others} == {REFUSED}
-    assert not any(other.is_answer for other in others)
+    assert not any(other.is_decision for other in others)
     no_dicom = (
         "The file is not DICOM: it neither has the prefix DICM nor begins with an "
         "attribute of group 0002 or 0008. Export it as DICOM."

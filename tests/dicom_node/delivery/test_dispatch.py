@@ -126,7 +126,7 @@ def test_results_of_an_unlisted_sender_are_refused_with_its_ae_title(
     )
     refused = Outcome(Verdict.REFUSED, None, comment)
     assert outcomes == {uid: refused, "1.2.3": refused}
-    assert not any(each.is_answer for each in outcomes.values())
+    assert not any(each.is_decision for each in outcomes.values())
     assert room.log == ()
 
 

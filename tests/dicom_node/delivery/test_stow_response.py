@@ -57,7 +57,7 @@ def test_verdict_for_an_http_status_without_a_module(
 
     assert outcome.verdict is verdict
     assert outcome.status is None
-    assert outcome.is_answer is (verdict is not RETRY)
+    assert outcome.is_decision is (verdict is not RETRY)
     assert bool(outcome.comment) is (verdict is not STORED)
 
 

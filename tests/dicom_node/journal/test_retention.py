@@ -53,8 +53,8 @@ TABLES = (*LEAVES, patient, instance)
 
 
 def row(event: AuditEvent) -> dict[str, object]:
-    details = {"who": event.who, "address": event.address, "about": event.about}
-    return {"what": event.what, **details, "role": "api", "times": 1}
+    details = {"who": event.user_id, "address": event.address, "about": event.details}
+    return {"what": event.event_type, **details, "role": "api", "times": 1}
 
 
 class Keeper:
@@ -371,7 +371,7 @@ def test_all_revisions_of_a_uid_are_removed_together(
 
 
 def test_audit_trail_has_its_own_retention_time(keeper: Keeper) -> None:
-    event = AuditEvent(AuditEventType.VIEWED, "anna", about="/")
+    event = AuditEvent(AuditEventType.VIEWED, "anna", details="/")
     with keeper.engine.begin() as connection:
         for days in (2189, 2191):
             at = time.time() - days * DAY_S

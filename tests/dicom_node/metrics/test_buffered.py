@@ -81,4 +81,4 @@ def test_many_counts_with_the_same_label_use_one_entry(engine: sa.Engine) -> Non
         count(increment(REJECTED, "local limit exceeded"))
 
     name = "fracture_node_associations_rejected"
-    assert count._counted == [Sample(name, "local limit exceeded", "", 1000, 0.0)]
+    assert count._samples == [Sample(name, "local limit exceeded", "", 1000, 0.0)]

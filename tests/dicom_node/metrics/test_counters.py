@@ -108,7 +108,7 @@ def test_add_up_does_not_change_the_totals(
             write(connection, increment(RECEIVED), observe(STAGE, 0.25, "decode"))
             write(connection, observe(STAGE, 2.0, "decode"))
     before = totals(engine)
-    monkeypatch.setattr(module, "MANY", 1)
+    monkeypatch.setattr(module, "COMPACT_ABOVE", 1)
 
     for _ in range(2):
         with engine.begin() as connection:
@@ -125,15 +125,15 @@ def test_add_up_does_not_change_the_totals(
 
 COUNT = """
 import sys
-from dicom_node.metrics import counters as tally
+from dicom_node.metrics import counters
 from dicom_node.storage.database import open_engine
-tally.MANY = 5
+counters.COMPACT_ABOVE = 5
 engine = open_engine(sys.argv[1])
 for _ in range(100):
     with engine.begin() as connection:
-        tally.write(connection, tally.increment(tally.RECEIVED))
+        counters.write(connection, counters.increment(counters.RECEIVED))
     with engine.begin() as connection:
-        tally.compact(connection)
+        counters.compact(connection)
 """
 
 
@@ -158,7 +158,7 @@ def test_concurrent_threads_lose_no_counts_on_postgresql(
     storage = StorageSettings(directory=tmp_path, database=url, min_free_mb=0)
     migrate(storage)
     engine = open_engine(storage.database_url)
-    monkeypatch.setattr(module, "MANY", 5)
+    monkeypatch.setattr(module, "COMPACT_ABOVE", 5)
 
     def work(_: int) -> None:
         for _ in range(25):

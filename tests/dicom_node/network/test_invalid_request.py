@@ -232,7 +232,7 @@ ABORTED = {
             (0x900, short(0)),
             context=3,
         ),
-        "a response came that answers nothing",
+        "a response came without a request",
     ),
     "a response that declares a dataset and sends none": (
         command(
@@ -244,11 +244,11 @@ ABORTED = {
             (0x1000, b"1.2.3\0"),
             context=3,
         ),
-        "a response came that answers nothing",
+        "a response came without a request",
     ),
     "a request without Message ID": (
         store(message_id=None, dataset=NO_DATASET),
-        "a response came that answers nothing",
+        "a response came without a request",
     ),
     "a request that is not served": (
         command(
@@ -270,7 +270,7 @@ ABORTED = {
     ),
     "a thousand requests in one PDU": (
         pdu(DATA, (store()[6:] + data(3, 2, b"1234")[6:]) * 1000),
-        "more than 4 requests came before an answer",
+        "more than 4 requests came before a response",
     ),
     "eleven requests to cancel": (
         b"".join(
@@ -293,16 +293,22 @@ ABORTED = {
     ),
     "a dataset without a command": (
         data(1, 2, b"1234"),
-        "what came cannot be read as DICOM",
+        "the received data is not DICOM",
     ),
     "a value that is too long": (
         pdu(4, b"\0\0\xff\xff\1\3"),
         "P-DATA-TF has a presentation data value of a wrong length",
     ),
-    "a second association request": (REQUEST, "A-ASSOCIATE-RQ came out of turn"),
-    "an association acceptance": (accept(), "A-ASSOCIATE-AC came out of turn"),
-    "an unknown PDU": (pdu(9, b"1234"), "what came cannot be read as DICOM"),
-    "HTTP": (b"GET / HTTP/1.1\r\n\r\n", "what came cannot be read as DICOM"),
+    "a second association request": (
+        REQUEST,
+        "A-ASSOCIATE-RQ came in a state that does not allow it",
+    ),
+    "an association acceptance": (
+        accept(),
+        "A-ASSOCIATE-AC came in a state that does not allow it",
+    ),
+    "an unknown PDU": (pdu(9, b"1234"), "the received data is not DICOM"),
+    "HTTP": (b"GET / HTTP/1.1\r\n\r\n", "the received data is not DICOM"),
 }
 
 

@@ -92,7 +92,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
             spool,
             _accept,
             {listen("127.0.0.1", 0): None},
-            settle=node.settle if accepts_reports else None,
+            record_report=node.settle if accepts_reports else None,
             on_refused=lambda *refused: node.refused.append(refused),
             count=node.counted.append,
         )
@@ -247,12 +247,12 @@ def test_incoming_dataset_frees_its_bytes_if_it_is_too_long() -> None:
 def test_report_creates_no_file_in_the_spool(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun: list[bytes] = []
-    monkeypatch.setattr(node.spool, "begin", begun.append, raising=False)
+    opened: list[bytes] = []
+    monkeypatch.setattr(node.spool, "begin", opened.append, raising=False)
 
     report(node.port, KNOWN_TRANSACTION, {"2.25.2": 0})
 
-    assert begun == []
+    assert opened == []
 
 
 def test_archive_may_report_and_store_in_one_association(node: Node) -> None:

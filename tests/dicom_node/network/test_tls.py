@@ -31,10 +31,10 @@ from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import ReceivedInstance
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.sockets import listen
-from dicom_node.network.storage_commitment import Report, Request, Settle
+from dicom_node.network.storage_commitment import RecordReport, Report, Request
 from dicom_node.network.tls import TlsSocket, client_context, server_context
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.receiver import association as connection
+from dicom_node.receiver import association as association_module
 from dicom_node.receiver import listener, tls_handshake
 from dicom_node.receiver.listener import PendingAssociation
 from dicom_node.receiver.server import Receiver, start_receiver
@@ -90,7 +90,7 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
         *,
         authority: Pair | None = None,
         version: ssl.TLSVersion | None = None,
-        settle: Settle | None = None,
+        record_report: RecordReport | None = None,
         **changes: object,
     ) -> Node:
         defaults = load(None, {})
@@ -111,7 +111,7 @@ def serve(tmp_path: Path, certificates: Certificates) -> Iterator[Serve]:
             inbox.append,
             sockets,
             lambda *arguments: reported.append(arguments),
-            settle=settle,
+            record_report=record_report,
         )
         nodes.append(Node(receiver, (plain, secured), inbox, reported))
         return nodes[-1]
@@ -369,7 +369,7 @@ def test_many_failed_handshakes_are_logged_as_one_line_and_a_count(
     for _ in range(30):
         fail()
     assert tls_lines() == ["No TLS with the caller at 127.0.0.1: HTTP_REQUEST"]
-    monkeypatch.setattr(tls_handshake, "TOLD_EVERY_S", 0)
+    monkeypatch.setattr(tls_handshake, "LOG_INTERVAL_S", 0)
     fail()
 
     assert tls_lines()[1:] == ["29 more TLS handshakes failed", tls_lines()[0]]
@@ -585,10 +585,18 @@ def test_storescp_with_client_authentication_stores_an_identical_dataset(
 
 @pytest.mark.dcmtk
 @pytest.mark.parametrize(
-    ("shows", "settings", "words"),
+    ("shows", "settings", "message"),
     [
-        ("node", {}, "does not accept us (TLSV13_ALERT_CERTIFICATE_REQUIRED); name a"),
-        ("node", "stranger", "does not accept us (TLSV1_ALERT_UNKNOWN_CA); name a"),
+        (
+            "node",
+            {},
+            "does not accept the node (TLSV13_ALERT_CERTIFICATE_REQUIRED); name a",
+        ),
+        (
+            "node",
+            "stranger",
+            "does not accept the node (TLSV1_ALERT_UNKNOWN_CA); name a",
+        ),
         (
             "stranger",
             {},
@@ -597,19 +605,19 @@ def test_storescp_with_client_authentication_stores_an_identical_dataset(
         (
             "modality",
             {},
-            "'127.0.0.1'; if that is as it must be, set tls_check_host_name = false",
+            "'127.0.0.1'; if you trust this certificate, set tls_check",
         ),
         (
             "modality",
             {"host": "localhost"},
-            "'localhost'; if that is as it must be, set tls_check_host_name = false",
+            "'localhost'; if you trust this certificate, set tls_check",
         ),
     ],
 )
 def test_failed_verification_is_a_retry_with_its_reason(
     shows: str,
     settings: Any,  # noqa: ANN401 - settings, or a certificate
-    words: str,
+    message: str,
     storescp: Callable[..., int],
     certificates: Certificates,
 ) -> None:
@@ -621,7 +629,7 @@ def test_failed_verification_is_a_retry_with_its_reason(
     outcome = echo_to(destination(port, **trusted, **settings))
 
     assert outcome.verdict is Verdict.RETRY
-    assert words in outcome.comment
+    assert message in outcome.comment
     assert outcome.comment.startswith("ARCHIVE at ")
 
 
@@ -769,7 +777,7 @@ def test_reporter_has_the_names_of_its_verified_certificate(
     reporters: list[Reporter] = []
     node = serve(
         authority=certificates.authority if shows else None,
-        settle=lambda _, reporter: reporters.append(reporter),
+        record_report=lambda _, reporter: reporters.append(reporter),
     )
     context = ssl.create_default_context(cafile=certificates.authority.certificate)
     # Without an authority, the certificate of the caller is not verified.
@@ -897,12 +905,12 @@ def test_association_socket_is_not_ready_if_only_tickets_arrived(
     peer = Address(ae_title="PACS", host="127.0.0.1", port=1)
     opened = requestor.RequestedAssociation(AE(), peer, [], None, SOON_S)
     opened.connection.close()  # `line` replaces it
-    association, doorbell = Association(AE(), mode), SocketWakeup(line)
+    association, wakeup = Association(AE(), mode), SocketWakeup(line)
     transport = (
         requestor._Socket(opened, client_socket=line)
         if mode == "requestor"
-        else connection._Socket(
-            association, PendingAssociation(line, ("", 0), b""), doorbell
+        else association_module._Socket(
+            association, PendingAssociation(line, ("", 0), b""), wakeup
         )
     )
     assert select.select([line], [], [], SOON_S)[0]
@@ -913,7 +921,7 @@ def test_association_socket_is_not_ready_if_only_tickets_arrived(
 
     assert transport.ready
     assert transport.recv(6) == b"abcdef"
-    doorbell.close()
+    wakeup.close()
 
 
 def test_line_sends_no_plain_text_after_its_shutdown(

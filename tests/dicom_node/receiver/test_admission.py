@@ -102,7 +102,7 @@ def test_released_slot_is_available_again(tmp_path: Path) -> None:
 
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is LIMIT_EXCEEDED
     assert isinstance(first, AssociationSlot)
-    first.give_back()
+    first.release()
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
 
 
@@ -111,7 +111,7 @@ def test_slot_files_are_created_again_if_the_folder_was_deleted(tmp_path: Path) 
     rules = admission(folder, max_associations=1)
     first = rules.admit("A", "FRACTURE_AI", "192.0.2.1")
     assert isinstance(first, AssociationSlot)
-    first.give_back()
+    first.release()
 
     shutil.rmtree(tmp_path / "run")
 
@@ -142,7 +142,7 @@ def test_limit_per_caller_does_not_affect_other_callers(
     assert isinstance(other, AssociationSlot)
     # Any caller can take the released slot.
     assert isinstance(first, AssociationSlot)
-    first.give_back()
+    first.release()
     assert isinstance(rules.admit("C", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
     assert rules.admit("A", "FRACTURE_AI", "192.0.2.1") is CALLER_LIMIT_EXCEEDED
@@ -319,7 +319,7 @@ def test_released_slots_are_not_counted(tmp_path: Path) -> None:
     for left in (2, 1, 0):
         slot = slots.pop(0)
         assert isinstance(slot, AssociationSlot)
-        slot.give_back()
+        slot.release()
         assert count_open_associations(tmp_path) == left
 
     assert isinstance(rules.admit("A", "FRACTURE_AI", "192.0.2.1"), AssociationSlot)
@@ -356,7 +356,7 @@ def test_slot_is_released_if_the_folder_was_deleted(tmp_path: Path) -> None:
     shutil.rmtree(folder)
 
     assert isinstance(first, AssociationSlot)
-    first.give_back()
+    first.release()
 
     assert (
         count_open_associations(folder) == 0
@@ -380,9 +380,13 @@ def test_limit_per_caller_is_counted_over_processes(
 @pytest.mark.parametrize(
     ("receiver", "only", "warned"),
     [
-        ({}, False, "ANYONE who reaches 0.0.0.0:11112 may send: name your modalities"),
-        ({"host": "10.1.2.3"}, False, "ANYONE who reaches 10.1.2.3:11112 may send"),
-        ({"host": "::"}, False, "ANYONE who reaches :::11112 may send"),
+        (
+            {},
+            False,
+            "ANYONE who can reach 0.0.0.0:11112 can send instances: list",
+        ),
+        ({"host": "10.1.2.3"}, False, "ANYONE who can reach 10.1.2.3:11112 can send"),
+        ({"host": "::"}, False, "ANYONE who can reach :::11112 can send"),
         ({"host": "127.0.0.1"}, False, ""),
         ({"host": "127.9.9.9"}, False, ""),
         ({"host": "::1"}, False, ""),
@@ -427,7 +431,7 @@ def test_warning_if_tls_needs_no_client_certificate(certificates: Certificates) 
 
     (warning,) = open_to_anyone(defaults.model_copy(update={"tls": tls}))
 
-    assert warning.startswith("ANYONE who reaches 0.0.0.0:2762 may send")
+    assert warning.startswith("ANYONE who can reach 0.0.0.0:2762 can send")
 
 
 @pytest.mark.integration

@@ -35,13 +35,13 @@ from tests.support.raw_association import (
     VERSION_NAME,
     Node,
     abstract,
-    asked,
     calling,
     item,
     pdu,
     proposed,
     received,
     request,
+    response_to,
     results,
     role,
     serving_node,
@@ -231,7 +231,7 @@ REJECTED_REQUESTS = {
 }
 
 BY_PROVIDER = b"\7\0\0\0\0\4\0\0\2"
-NOT_DICOM = "no A-ASSOCIATE-RQ but something else: "
+NOT_DICOM = "no valid A-ASSOCIATE-RQ: "
 # Bytes that are no valid request, the last byte of the A-ABORT, and the reason.
 UNUSABLE = {
     "item beyond the end": (
@@ -283,7 +283,7 @@ def shared(serve: Serve) -> Node:
 
 @pytest.fixture
 def node(shared: Node) -> Node:
-    shared.told.clear()
+    shared.reported.clear()
     shared.counted.clear()
     return shared
 
@@ -296,14 +296,14 @@ def by_name(cases: dict[str, object]) -> pytest.MarkDecorator:
 def test_receiver_accepts_a_request_with_a_minor_error(node: Node, name: str) -> None:
     content = {**ACCEPTED_BY_ALL, **ACCEPTED_BY_US}[name]
 
-    response = asked(node.port, content)
+    response = response_to(node.port, content)
 
     assert response[0] == ACCEPT
     assert set(results(response).values()) == {0}
     # PS3.8 9.3.3: these fields are returned unchanged.
     assert response[10:74] == content[10:74]
     node.wait()
-    assert [reason for *_, reason in node.told] == [""]
+    assert [reason for *_, reason in node.reported] == [""]
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +335,7 @@ def is_open(port: int) -> bool:
 @pytest.mark.dcmtk
 @by_name(ACCEPTED_BY_ALL)
 def test_dcmtk_accepts_the_same_requests(storescp: int, name: str) -> None:
-    response = asked(storescp, ACCEPTED_BY_ALL[name])
+    response = response_to(storescp, ACCEPTED_BY_ALL[name])
 
     assert response[0] == ACCEPT
     assert set(results(response).values()) == {0}
@@ -347,7 +347,7 @@ def test_receiver_refuses_a_bad_context_and_accepts_the_association(
 ) -> None:
     context, result = REFUSED_CONTEXTS[name]
 
-    response = asked(node.port, request(CONTEXT, context))
+    response = response_to(node.port, request(CONTEXT, context))
 
     assert results(response) == {1: 0, 3: result}
     if name != "an unknown class":
@@ -359,7 +359,7 @@ CT = b"1.2.840.10008.5.1.4.1.1.2"
 
 
 @pytest.mark.parametrize(
-    ("contexts", "found", "words"),
+    ("contexts", "found", "reason_text"),
     [
         ((proposed(1, abstract()),), {1: 4}, "none that is valid"),
         (
@@ -382,30 +382,30 @@ def test_association_is_accepted_and_logged_if_all_contexts_are_refused(
     node: Node,
     contexts: Sequence[bytes],
     found: dict[int, int],
-    words: str,
+    reason_text: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    response = asked(node.port, request(*contexts))
+    response = response_to(node.port, request(*contexts))
 
     assert results(response) == found
     line = "No presentation context of MODALITY at 127.0.0.1 was accepted. It proposed:"
-    until(lambda: f"{line} {words}" in caplog.messages)
+    until(lambda: f"{line} {reason_text}" in caplog.messages)
 
 
 @by_name(REJECTED_REQUESTS)
 def test_unacceptable_request_is_rejected_with_the_reason_of_the_standard(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    content, reason, words = REJECTED_REQUESTS[name]
+    content, reason, reason_text = REJECTED_REQUESTS[name]
 
-    response = asked(node.port, content)
+    response = response_to(node.port, content)
 
     assert response == b"\3\0\0\0\0\4\0" + bytes(reason)
     node.wait()
-    ((caller, address, cause),) = node.told
-    assert cause.startswith(words)
+    ((caller, address, cause),) = node.reported
+    assert cause.startswith(reason_text)
     assert address == "127.0.0.1"
-    assert caller == ("" if words.startswith("calling AE title") else "MODALITY")
+    assert caller == ("" if reason_text.startswith("calling AE title") else "MODALITY")
     assert node.counts() == [("rejected", cause)]
     (line,) = caplog.messages
     assert line == f"Rejected {caller or 'a caller'} at 127.0.0.1: {cause}"
@@ -415,17 +415,17 @@ def test_unacceptable_request_is_rejected_with_the_reason_of_the_standard(
 def test_receiver_aborts_and_reports_bytes_that_are_no_request(
     node: Node, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    content, reason, words = UNUSABLE[name]
-    node.receiver._listener._no_association._told.clear()
+    content, reason, reason_text = UNUSABLE[name]
+    node.receiver._listener._no_association._logged.clear()
 
     with calling(node.port, content) as connection:
         assert received(connection) == BY_PROVIDER + bytes([reason])
 
     node.wait()
-    ((caller, address, cause),) = node.told
+    ((caller, address, cause),) = node.reported
     assert (caller, address) == ("", "127.0.0.1")
-    assert cause.startswith(words)
-    label = "unreadable" if words.startswith("unreadable") else "no_dicom"
+    assert cause.startswith(reason_text)
+    label = "unreadable" if reason_text.startswith("unreadable") else "no_dicom"
     assert node.counts() == [("sent away", label)]
     (line,) = caplog.messages
     assert line == f"No association with the caller at 127.0.0.1: {cause}"
@@ -444,7 +444,7 @@ def test_truncated_request_is_reported(node: Node, content: bytes, cause: str) -
         assert received(connection) == b""
 
     node.wait()
-    assert node.told == [("", "127.0.0.1", cause)]
+    assert node.reported == [("", "127.0.0.1", cause)]
     assert node.counts() == [("sent away", "no_request")]
 
 
@@ -458,7 +458,7 @@ def test_a_caller_that_sends_no_request_in_time_is_reported(
         assert received(connection) == b""
 
     node.wait()
-    assert node.told == [("", "127.0.0.1", "no A-ASSOCIATE-RQ in time")]
+    assert node.reported == [("", "127.0.0.1", "no A-ASSOCIATE-RQ in time")]
     assert node.counts() == [("sent away", "no_request")]
 
 
@@ -474,12 +474,12 @@ def test_connection_without_data_is_counted_and_not_reported(
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, immediately)
 
     until(lambda: node.counts() == [("sent away", "no_request")])
-    assert node.told == []
+    assert node.reported == []
     assert caplog.messages == []
 
 
 @pytest.mark.parametrize(
-    ("field", "shown"),
+    ("field", "title_text"),
     [
         (b"R\xd6NTGEN", "RÖNTGEN"),
         ("RÖNTGEN".encode(), "RÖNTGEN"),
@@ -490,18 +490,20 @@ def test_connection_without_data_is_counted_and_not_reported(
     ],
 )
 def test_calling_title_is_logged_and_compared_in_the_same_form(
-    serve: Serve, field: bytes, shown: str, caplog: pytest.LogCaptureFixture
+    serve: Serve, field: bytes, title_text: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    listed = shown if shown.isprintable() and "\ufffd" not in shown else "CR1"
+    listed = (
+        title_text if title_text.isprintable() and "\ufffd" not in title_text else "CR1"
+    )
     restricted = serve(allowed_callers=[listed])
 
-    response = asked(restricted.port, request(calling=title(field)))
+    response = response_to(restricted.port, request(calling=title(field)))
 
     restricted.wait()
-    cause = "" if listed == shown else "calling AE title not recognized"
+    cause = "" if listed == title_text else "calling AE title not recognized"
     assert response[0] == (3 if cause else ACCEPT)
-    assert restricted.told == [(shown, "127.0.0.1", cause)]
-    assert all(shown in line for line in caplog.messages)
+    assert restricted.reported == [(title_text, "127.0.0.1", cause)]
+    assert all(title_text in line for line in caplog.messages)
     assert len(caplog.messages) == bool(cause)
 
 
@@ -511,7 +513,7 @@ def test_log_names_the_networks_for_which_a_rejected_caller_is_listed(
     listed = {"ae_title": "MODALITY", "network": "10.1.0.0/16"}
     restricted = serve(allowed_callers=[listed])
 
-    assert asked(restricted.port, request()) == b"\3\0\0\0\0\4\0\1\1\3"
+    assert response_to(restricted.port, request()) == b"\3\0\0\0\0\4\0\1\1\3"
 
     restricted.wait()
     (line,) = caplog.messages

@@ -82,7 +82,7 @@ def test_limit_per_address_keeps_associations_free_for_other_addresses(
         # PS3.8 table 9-21: transient, presentation related, local limit exceeded.
         assert responses[4][7:10] == bytes([2, 3, 2])
         assert received(modality)[0] == ACCEPT
-    assert ("C", ATTACKER, "local limit exceeded by one address") in node.told
+    assert ("C", ATTACKER, "local limit exceeded by one address") in node.reported
 
 
 def test_association_with_only_c_echoes_is_aborted_after_the_timeout(

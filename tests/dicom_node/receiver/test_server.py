@@ -47,16 +47,16 @@ from dicom_node.errors import OutOfResourcesError
 from dicom_node.instance import ReceivedInstance
 from dicom_node.metrics.counters import (
     ACCEPTED,
+    NOT_ASSOCIATED,
     REFUSED,
     REJECTED,
-    SENT_AWAY,
     STAGE,
     MetricFamily,
     Sample,
 )
 from dicom_node.network.presentation_contexts import STORED
 from dicom_node.network.sockets import listen
-from dicom_node.receiver import association as connection
+from dicom_node.receiver import association as association_module
 from dicom_node.receiver import dimse, listener
 from dicom_node.receiver.dimse import MOST_UNANSWERED
 from dicom_node.receiver.server import Receiver, start_receiver
@@ -370,8 +370,8 @@ def test_low_disk_space_gives_out_of_resources(serve: Serve, phantom: Dataset) -
 
     response = node.send(encoded(phantom), phantom.SOPInstanceUID)
 
-    words = "Less than 1000000000 MB of disk are free; send again later."
-    assert refusal(response) == (0xA700, words)
+    message = "Less than 1000000000 MB of disk are free; send again later."
+    assert refusal(response) == (0xA700, message)
     assert node.on_disk() == []
     assert node.inbox == []
     assert node.counts(REFUSED) == ["disk"]
@@ -530,7 +530,7 @@ def test_sop_class_uid_that_differs_from_the_command_gives_a900(
 
 
 @pytest.mark.parametrize(
-    ("broken", "syntax", "words"),
+    ("broken", "syntax", "message"),
     [
         (lambda d: encoded(d)[:-100], ExplicitVRLittleEndian, "The dataset ends early"),
         (lambda d: encoded(d, DEFLATED)[:2000], DEFLATED, "The de|The dataset ends"),
@@ -550,15 +550,15 @@ def test_unreadable_dataset_is_refused_and_not_kept(
     phantom: Dataset,
     broken: Callable[[Dataset], bytes],
     syntax: UID,
-    words: str,
+    message: str,
 ) -> None:
     node = serve()
 
     response = node.send(broken(phantom), phantom.SOPInstanceUID, syntax=syntax)
 
     assert response.Status == 0xC000
-    assert response.ErrorComment.startswith(tuple(words.split("|")))
-    is_bomb = "inflates to more" in words
+    assert response.ErrorComment.startswith(tuple(message.split("|")))
+    is_bomb = "inflates to more" in message
     assert node.counts(REFUSED) == ["too_large" if is_bomb else "unreadable"]
     assert node.on_disk() == []
     assert node.inbox == []
@@ -575,8 +575,8 @@ def test_short_pixel_data_is_refused(serve: Serve, phantom: Dataset) -> None:
 
     response = serve().send(encoded(phantom), phantom.SOPInstanceUID)
 
-    words = "Pixel Data is 21600 bytes, 21780 are declared by Rows, Columns a"
-    assert refusal(response) == (0xC000, words)
+    message = "Pixel Data is 21600 bytes, 21780 are declared by Rows, Columns a"
+    assert refusal(response) == (0xC000, message)
 
 
 # --- negotiation
@@ -748,7 +748,7 @@ def test_receiver_accepts_associations_with_300_silent_connections(
     assert len(waiting) <= listener.MOST_WAITING_PER_ADDRESS + 1
     # One of the waiting connections became the association.
     closed = 300 + 1 - listener.MOST_WAITING_PER_ADDRESS
-    assert node.counts(SENT_AWAY) == ["crowded"] * closed
+    assert node.counts(NOT_ASSOCIATED) == ["crowded"] * closed
     for each in silent:
         each.close()
 
@@ -781,7 +781,7 @@ def test_receiver_closes_connection_with_an_unfinished_association_request(
         peer.sendall(content)
 
         assert peer.recv(100) == b""
-    assert node.counts(SENT_AWAY) == ["no_request"]
+    assert node.counts(NOT_ASSOCIATED) == ["no_request"]
 
 
 @pytest.mark.parametrize(
@@ -850,7 +850,7 @@ def test_receiver_aborts_caller_that_sends_too_many_requests_ahead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The receiver must not notice the abort before the response exists.
-    monkeypatch.setattr(connection, "LOOK_AROUND_S", SOON_S)
+    monkeypatch.setattr(association_module, "CHECK_INTERVAL_S", SOON_S)
     node = serve()
     node.inbox.may_go_on.clear()
     association = node.associate()
@@ -889,7 +889,7 @@ def test_pdu_over_the_length_limit_ends_the_connection(
     node = serve()
     association = half_a_dataset(node, phantom)
 
-    length = connection.LONGEST_PDU + 1
+    length = association_module.LONGEST_PDU + 1
     raw_socket(association).sendall(b"\x04\x00" + length.to_bytes(4, "big"))
 
     association.join(SOON_S)
@@ -906,7 +906,7 @@ def test_incomplete_pdu_ends_the_association_at_the_deadline(
 ) -> None:
     node = serve()
     association = half_a_dataset(node, phantom)
-    monkeypatch.setattr(connection, "PDU_DEADLINE_S", 0.2)
+    monkeypatch.setattr(association_module, "PDU_DEADLINE_S", 0.2)
 
     raw_socket(association).sendall(b"\x04\x00\x00\x00\x00\xff")
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from api.operations.health import role_checks, state_of, states_of
 from dicom_node.runtime.heartbeat import (
     DEAD_AFTER_S,
-    KEPT_S,
+    RETENTION_S,
     alive_workers,
     heartbeats,
     seconds_since_last_heartbeat,
@@ -75,7 +75,7 @@ def test_a_role_is_expected_once_it_has_run(engine: sa.Engine) -> None:
 
     with heartbeats(engine, "worker"):
         assert states_of(checks) == {"worker": "ok"}
-    shift(engine, 30 * KEPT_S)
+    shift(engine, 30 * RETENTION_S)
     with heartbeats(engine, "receiver", every_s=0.01):
         known = ids(engine)
         with heartbeats(engine, "receiver"):
@@ -103,7 +103,7 @@ def test_worker_of_the_previous_release_runs_under_the_name_of_an_ended_worker(
 def test_heartbeat_is_renewed_and_old_heartbeats_are_deleted(engine: sa.Engine) -> None:
     with heartbeats(engine, "worker", every_s=3600):
         wait_for_more(engine, set())
-        shift(engine, KEPT_S + 1)
+        shift(engine, RETENTION_S + 1)
         with heartbeats(engine, "worker", every_s=0.01):
             wait_for(lambda: len(ids(engine)) == 1)
             shift(engine, DEAD_AFTER_S + 12)
@@ -132,12 +132,12 @@ def test_restarted_worker_replaces_the_killed_worker_of_the_same_name(
     doubles: list[str] = []
     with heartbeats(engine, "worker", "here:0", every_s=3600):
         with engine.begin() as connection:  # the process is killed and starts again
-            connection.execute(heartbeat.update().values(process="of who died"))
+            connection.execute(heartbeat.update().values(process="dead process"))
         with heartbeats(
             engine,
             "worker",
             "here:0",
-            on_double=lambda: doubles.append("new"),
+            on_duplicate=lambda: doubles.append("new"),
             every_s=0.01,
         ):
             before = steady_s(engine, "here:0")
@@ -149,7 +149,9 @@ def test_restarted_worker_replaces_the_killed_worker_of_the_same_name(
 def test_first_of_two_workers_with_the_same_name_is_notified(engine: sa.Engine) -> None:
     notified = threading.Event()
     with (
-        heartbeats(engine, "worker", "clone:0", on_double=notified.set, every_s=0.05),
+        heartbeats(
+            engine, "worker", "clone:0", on_duplicate=notified.set, every_s=0.05
+        ),
         heartbeats(engine, "worker", "clone:0", every_s=3600),
     ):
         assert notified.wait(30)

@@ -34,7 +34,7 @@ def test_process_waits_for_a_port_that_becomes_free(
 def test_process_exits_with_a_message_if_the_port_stays_in_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(process, "FREE_AFTER_S", 0)
+    monkeypatch.setattr(process, "PORT_WAIT_S", 0)
 
     with listen("127.0.0.1", 0) as held:
         port = held.getsockname()[1]
@@ -45,7 +45,7 @@ def test_process_exits_with_a_message_if_the_port_stays_in_use(
 def test_process_exits_immediately_if_the_address_is_not_local(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(process, "FREE_AFTER_S", 1e9)
+    monkeypatch.setattr(process, "PORT_WAIT_S", 1e9)
 
     with pytest.raises(SystemExit, match=r"Cannot listen on 192\.0\.2\.1:0: "):
         listen_or_exit("192.0.2.1", 0)

@@ -1,4 +1,4 @@
-"""Bells wake waiting processes, so that new work starts at once."""
+"""Notifications wake waiting processes, so that new work starts at once."""
 
 import threading
 import time
@@ -28,40 +28,42 @@ pytestmark = pytest.mark.integration
 LONG_S = 600.0
 
 
-def waiting(bell: PollWakeup) -> threading.Thread:
-    """Wait for a bell in a thread."""
-    thread = threading.Thread(target=bell.wait, args=(LONG_S,), daemon=True)
+def waiting(wakeup: PollWakeup) -> threading.Thread:
+    """Wait for a wakeup in a thread."""
+    thread = threading.Thread(target=wakeup.wait, args=(LONG_S,), daemon=True)
     thread.start()
     return thread
 
 
-def test_ring_ends_exactly_one_wait() -> None:
-    bell = PollWakeup()
-    first = waiting(bell)
-    bell.ring()
+def test_wake_ends_exactly_one_wait() -> None:
+    wakeup = PollWakeup()
+    first = waiting(wakeup)
+    wakeup.wake()
     first.join(30)
     assert not first.is_alive()
 
     before = time.monotonic()
-    assert not bell.wait(0.2)
+    assert not wakeup.wait(0.2)
     assert time.monotonic() - before >= 0.2
 
 
-def test_bell_is_set_by_its_stop_event() -> None:
+def test_wakeup_is_set_by_its_stop_event() -> None:
     stop = threading.Event()
-    bell = PollWakeup().hang(stop)
-    assert not bell.is_set()
+    wakeup = PollWakeup().use_stop_event(stop)
+    assert not wakeup.is_set()
 
     stop.set()
 
-    assert bell.is_set()
-    assert bell.wait(LONG_S)
+    assert wakeup.is_set()
+    assert wakeup.wait(LONG_S)
 
 
 @pytest.mark.parametrize(
     "depth", [1, 30], ids=["short", "longer than a socket address"]
 )
-def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> None:
+def test_notification_reaches_every_listener_of_the_folder(
+    tmp_path: Path, depth: int
+) -> None:
     folder = tmp_path.joinpath(*["folder"] * depth)
     folder.mkdir(parents=True)
     one, two = PollWakeup(), PollWakeup()
@@ -79,30 +81,30 @@ def test_ring_reaches_every_bell_of_the_folder(tmp_path: Path, depth: int) -> No
     notify_workers(folder)  # has no effect without listeners
 
 
-def test_ring_skips_the_socket_of_a_killed_process_until_it_restarts(
+def test_notification_skips_the_socket_of_a_killed_process_until_it_restarts(
     tmp_path: Path,
 ) -> None:
     left = tmp_path / "worker-0.bell"
     left.touch()
     notify_workers(tmp_path)
-    bell = PollWakeup()
+    wakeup = PollWakeup()
 
-    with listen_for_notifications(tmp_path, "worker-0", bell):
-        thread = waiting(bell)
+    with listen_for_notifications(tmp_path, "worker-0", wakeup):
+        thread = waiting(wakeup)
         notify_workers(tmp_path)
         thread.join(30)
 
     assert not thread.is_alive()
 
 
-def test_receiver_rings_after_it_recorded_an_instance(
+def test_receiver_notifies_after_it_recorded_an_instance(
     journal: Journal, receive: Receive, tmp_path: Path
 ) -> None:
     spool = Spool(StorageSettings(directory=tmp_path, database="", min_free_mb=0))
     spool.run.mkdir()
-    bell = PollWakeup()
-    with listen_for_notifications(spool.run, "worker-0", bell):
-        thread = waiting(bell)
+    wakeup = PollWakeup()
+    with listen_for_notifications(spool.run, "worker-0", wakeup):
+        thread = waiting(wakeup)
         _instance_recorder(journal, spool, lambda _: None)(receive())
         thread.join(30)
 
@@ -120,28 +122,28 @@ def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Journal
     engine.dispose()
 
 
-def test_bell_starts_the_work_in_a_dbos_queue(
+def test_wakeup_starts_the_work_in_a_dbos_queue(
     journal: Journal, receive: Receive, tmp_path: Path
 ) -> None:
-    begun = threading.Event()
-    bell = patch_queue_polling(ANALYZE)
+    started = threading.Event()
+    wakeup = patch_queue_polling(ANALYZE)
     DBOS(config=looked_after(f"sqlite:///{tmp_path / 'node.sqlite'}"))
 
     @DBOS.workflow(name=ANALYZE)
     def analyze(_instance_id: str, _run: int) -> None:
-        begun.set()
+        started.set()
 
     DBOS.launch()
     DBOS.register_queue(ANALYZE, polling_interval_sec=LONG_S / 10)
     deadline = time.monotonic() + 30
-    while bell.is_set() or not any(
+    while wakeup.is_set() or not any(
         each.name == f"queue-worker-{ANALYZE}" for each in threading.enumerate()
     ):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
     journal.record(receive())
-    assert not begun.is_set()
-    bell.ring()
+    assert not started.is_set()
+    wakeup.wake()
 
-    assert begun.wait(30)
+    assert started.wait(30)

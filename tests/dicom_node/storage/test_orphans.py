@@ -37,17 +37,17 @@ def test_sweep_removes_unfinished_files_of_dead_writers_only(
     alive = spool.begin(b"")
 
     assert remove_partial_files(spool) == 2
-    alive.keep()
+    alive.commit()
     alive.close()
     assert files(spool) == [".dcm"]
 
 
 def stored_instance(spool: Spool, *, age_s: float = 0) -> str:
-    arrival = spool.begin(b"")
-    arrival.keep()
-    arrival.close()
-    os.utime(arrival.path, (0, time.time() - age_s))
-    return arrival.id
+    spool_file = spool.begin(b"")
+    spool_file.commit()
+    spool_file.close()
+    os.utime(spool_file.path, (0, time.time() - age_s))
+    return spool_file.id
 
 
 def test_sweep_removes_old_instances_that_are_not_in_the_journal(spool: Spool) -> None:
@@ -66,12 +66,12 @@ def test_sweep_removes_old_instances_that_are_not_in_the_journal(spool: Spool) -
 
 
 def test_sweep_keeps_an_instance_that_is_being_recorded(spool: Spool) -> None:
-    arrival = spool.begin(b"")
-    arrival.keep()
-    os.utime(arrival.path, (0, 0))
+    spool_file = spool.begin(b"")
+    spool_file.commit()
+    os.utime(spool_file.path, (0, 0))
 
     assert sweep(spool, none_known, older_than_s=0) == 0
-    arrival.close()
+    spool_file.close()
     assert sweep(spool, none_known, older_than_s=0) == 1
 
 

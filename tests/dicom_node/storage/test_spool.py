@@ -35,41 +35,41 @@ def no_identities(_: Sequence[str]) -> set[str]:
 def test_kept_file_has_the_preamble_and_the_received_bytes(
     spool: Spool,
 ) -> None:
-    arrival = spool.begin(b"preamble")
-    arrival.write(b"data")
-    arrival.write(b"set")
-    arrival.keep()
-    arrival.close()
+    spool_file = spool.begin(b"preamble")
+    spool_file.write(b"data")
+    spool_file.write(b"set")
+    spool_file.commit()
+    spool_file.close()
 
-    assert spool.path(arrival.id).read_bytes() == b"preambledataset"
-    assert arrival.path == spool.path(arrival.id)
-    assert arrival.offset == len("preamble")
-    assert arrival.size == len("dataset")
-    assert arrival.digest == blake3(b"dataset").hexdigest()
+    assert spool.path(spool_file.id).read_bytes() == b"preambledataset"
+    assert spool_file.path == spool.path(spool_file.id)
+    assert spool_file.offset == len("preamble")
+    assert spool_file.size == len("dataset")
+    assert spool_file.digest == blake3(b"dataset").hexdigest()
     assert files(spool) == [".dcm"]
 
 
 def test_only_the_user_may_read_the_spool(spool: Spool) -> None:
-    arrival = spool.begin(b"")
-    arrival.keep()
-    arrival.close()
+    spool_file = spool.begin(b"")
+    spool_file.commit()
+    spool_file.close()
 
     assert spool.directory.stat().st_mode & 0o777 == 0o700
-    assert arrival.path.stat().st_mode & 0o777 == 0o600
+    assert spool_file.path.stat().st_mode & 0o777 == 0o600
 
 
 def test_closing_without_keeping_removes_the_file(spool: Spool) -> None:
-    arrival = spool.begin(b"preamble")
-    arrival.close()
-    arrival.close()
+    spool_file = spool.begin(b"preamble")
+    spool_file.close()
+    spool_file.close()
 
     assert files(spool) == []
 
 
 def test_kept_file_can_be_discarded(spool: Spool) -> None:
-    arrival = spool.begin(b"preamble")
-    arrival.keep()
-    arrival.discard()
+    spool_file = spool.begin(b"preamble")
+    spool_file.commit()
+    spool_file.discard()
 
     assert files(spool) == []
 
@@ -84,12 +84,12 @@ def test_keep_syncs_the_file_and_then_the_directory(
         synced.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
         fsync(descriptor)
 
-    arrival = spool.begin(b"")
+    spool_file = spool.begin(b"")
     monkeypatch.setattr(os, "fsync", watch)
-    arrival.keep()
-    arrival.close()
+    spool_file.commit()
+    spool_file.close()
 
-    assert synced == [f"{arrival.id}.part", "spool"]
+    assert synced == [f"{spool_file.id}.part", "spool"]
 
 
 def test_begin_refuses_if_the_free_space_is_below_the_watermark(
@@ -105,33 +105,33 @@ def test_begin_refuses_if_the_free_space_is_below_the_watermark(
 def test_watermark_is_checked_again_while_a_large_file_arrives(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arrival = spool.begin(b"")
-    arrival.write(bytes(15_000_000))
+    spool_file = spool.begin(b"")
+    spool_file.write(bytes(15_000_000))
     monkeypatch.setattr(spool, "_min_free_mb", 10**9)
 
     with pytest.raises(OutOfResourcesError, match="Less than"):
-        arrival.write(bytes(2_000_000))
-    arrival.close()
+        spool_file.write(bytes(2_000_000))
+    spool_file.close()
     assert files(spool) == []
 
 
 @pytest.mark.parametrize(
-    ("code", "words"),
+    ("code", "message"),
     [(errno.ENOSPC, "The disk is full"), (errno.EIO, r"The disk failed \(EIO\)")],
 )
 def test_error_distinguishes_a_full_disk_from_a_failing_disk(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int, message: str
 ) -> None:
-    arrival = spool.begin(b"")
+    spool_file = spool.begin(b"")
 
     def fail(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(module, "_write", fail)
 
-    with pytest.raises(OutOfResourcesError, match=words):
-        arrival.write(b"data")
-    arrival.close()
+    with pytest.raises(OutOfResourcesError, match=message):
+        spool_file.write(b"data")
+    spool_file.close()
     assert files(spool) == []
 
 
@@ -161,9 +161,9 @@ def test_result_replaces_the_previous_one_in_the_results_folder(
 
 
 def test_a_writer_holds_the_lock_on_its_file(spool: Spool) -> None:
-    arrival = spool.begin(b"")
-    arrival.keep()
+    spool_file = spool.begin(b"")
+    spool_file.commit()
 
-    with arrival.path.open("rb") as file, pytest.raises(BlockingIOError):
+    with spool_file.path.open("rb") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    arrival.close()
+    spool_file.close()

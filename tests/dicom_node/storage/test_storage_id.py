@@ -51,8 +51,8 @@ def test_command_exits_if_the_storage_directory_has_no_id_file(
 
     assert ended.value.code == 2
     message = capsys.readouterr().err
-    assert f"has {identity} in its file {FILE}, this has no such file" in message
-    assert "Is it mounted?" in message
+    assert f"the file {FILE} does not exist, {identity} was expected" in message
+    assert "Check that the file system is mounted" in message
     assert not (tmp_path / "empty").exists()
 
 
@@ -63,7 +63,7 @@ def test_storage_directory_of_another_database_is_rejected(
     verify_storage_id(engine, storage)
     (storage.directory / FILE).write_text("f" * 32)
 
-    with pytest.raises(StorageMismatchError, match=f"this has {'f' * 32}"):
+    with pytest.raises(StorageMismatchError, match=f"contains {'f' * 32}, "):
         verify_storage_id(engine, storage)
 
 

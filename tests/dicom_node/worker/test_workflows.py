@@ -609,7 +609,7 @@ def test_missing_spool_is_not_reported_as_a_missing_file(
 
     (tmp_path / "spool").rmdir()
 
-    with pytest.raises(OSError, match="is it mounted"):
+    with pytest.raises(OSError, match="is mounted"):
         file_exists(path)
 
 
