@@ -174,6 +174,6 @@ def _retry(
     ended = [] if waiting else lists(AT_ONCE + 1, waiting=False)
     waits = [] if waiting is False else lists(AT_ONCE, waiting=True)
     tried = [*ended[:AT_ONCE], *waits]
-    asked = [desk.journal.try_again(each) for each in tried]
+    asked = [desk.journal.retry(each) for each in tried]
     left = len(ended[AT_ONCE:])
     return AskedAnswer(asked=asked.count(True), gone=asked.count(False), left=left)

@@ -97,10 +97,10 @@ def dossier_answer(
 def opinion_answer(opinion: Opinion) -> OpinionAnswer:
     """Return the feedback of one reader."""
     return OpinionAnswer(
-        who=opinion.who,
+        who=opinion.user,
         at=when(opinion.at),
         verdict=opinion.verdict.value,
-        place=opinion.place,
+        place=opinion.point,
         is_current=opinion.is_current,
     )
 

@@ -58,7 +58,7 @@ def main() -> None:
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool = Spool(settings.storage)
     asks = any(each.commitment for each in settings.destinations)
-    settle = journal.commitments.settle if asks else None
+    settle = journal.commitments.record_report if asks else None
     by_hand = given.supervisor is None
     with (
         heartbeats(engine, "receiver"),

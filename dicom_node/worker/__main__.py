@@ -235,7 +235,7 @@ def _run_maintenance(
     while not stop.wait(LOOK_EVERY_S):
         try:
             requeue_stalled_work(engine, name)
-            work.journal.breaker.look_after()
+            work.journal.breaker.maintain()
             if looks % SWEEP_EVERY == 0:
                 delete_finished_workflows(work.journal)
                 release_future_workflows_after_clock_change()

@@ -32,7 +32,10 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 def remove_files(journal: Journal, spool: Spool) -> None:
     """Remove files that were not recorded. All files are checked."""
     orphans = remove_orphans(
-        spool, journal.known, journal.known_results, older_than_s=ORPHAN_AFTER_S
+        spool,
+        journal.stored_instances,
+        journal.needed_result_files,
+        older_than_s=ORPHAN_AFTER_S,
     )
     if orphans:
         logger.warning("Removed %s files that nobody recorded", orphans)
@@ -65,7 +68,7 @@ def delete_finished_workflows(journal: Journal) -> None:
         load_output=False,
     )
     DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
-    journal.add_up()
+    journal.compact_counters()
     if broken:
         logger.warning("%s work items had ended in an error", len(broken))
 
@@ -97,4 +100,6 @@ def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
             failed = Conclusion(InstanceState.FAILED, reason)
             journal.analyses.conclude(instance_id, int(run), failed)
         case [_, instance_id, destination, run]:
-            journal.settlement.give_up(instance_id, destination, int(run), reason)
+            journal.delivery_outcomes.fail_permanently(
+                instance_id, destination, int(run), reason
+            )

@@ -34,7 +34,7 @@ from dicom_node.errors import (
     SamePictureError,
 )
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.analyses import Answer, Conclusion
+from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.delivery_outcomes import log_name
 from dicom_node.journal.journal import Journal
@@ -214,9 +214,9 @@ class Work:
         decoded, said = analysis.decoded, analysis.finding
         digests = decoded.picture_digest, decoded.identity_digest
         kept = analysis.seconds, analysis.drawing
-        answer = Answer(said, *digests, stored, *kept)
+        answer = AnalysisResult(said, *digests, stored, *kept)
         if not retry_until_available(
-            lambda: self.journal.analyses.answer(row.id, row.run, answer)
+            lambda: self.journal.analyses.record_result(row.id, row.run, answer)
         ):
             return  # stale
         stages = ", ".join(f"{name} {s:.3f} s" for name, s in answer.seconds.items())
@@ -294,7 +294,7 @@ class Work:
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
         if twin := retry_until_available(
-            lambda: self.journal.analyses.presentation_twin(row)
+            lambda: self.journal.analyses.find_for_presentation_image(row)
         ):
             raise NotMeantError(
                 "A For Processing image; its For Presentation image, "
@@ -321,7 +321,7 @@ class Work:
                 self._deliver_to(reached, instance_id, run, came_from)
             return
         words = "not in the settings any more; add it and retry"
-        give_up = self.journal.settlement.give_up
+        give_up = self.journal.delivery_outcomes.fail_permanently
         retry_until_available(lambda: give_up(instance_id, destination, run, words))
         step, told = log_name(DeliveryState.FAILED), f"{destination} is {words}"
         log_step(logger, step, told, level=logging.WARNING)
@@ -351,7 +351,7 @@ class Work:
             calling_ae_title=self.settings.receiver.ae_title,
         )
         seconds = time.monotonic() - began
-        settle = partial(journal.settlement.settle, instance_id, destination)
+        settle = partial(journal.delivery_outcomes.record, instance_id, destination)
         state = retry_until_available(lambda: settle(run, outcomes, seconds))
         if state is not None:
             _log_delivery(destination.name, state, outcomes, seconds)
@@ -372,10 +372,12 @@ class Work:
             destination,
             came_from=came_from,
             calling_ae_title=self.settings.receiver.ae_title,
-            settle=commitments.settle,
+            settle=commitments.record_report,
             on_refused=self.on_refused,
         )
-        asked = partial(commitments.asked, instance_id, destination, run, outcome)
+        asked = partial(
+            commitments.record_request_outcome, instance_id, destination, run, outcome
+        )
         failed = retry_until_available(asked)
         is_taken = outcome.verdict is Verdict.STORED
         said = "taken" if is_taken else outcome.log_text

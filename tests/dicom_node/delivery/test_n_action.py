@@ -27,7 +27,7 @@ from config.settings import load
 from dicom_node.delivery import n_action as scu
 from dicom_node.errors import ReportRefusedError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.journal.analyses import Answer
+from dicom_node.journal.analyses import AnalysisResult
 from dicom_node.journal.commitments import REPORT_WAIT_S
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
@@ -138,7 +138,9 @@ class Node:
         results = [self._result(*each) for each in zip(kinds, UIDS, strict=True)]
         row = self.journal.analyses.begin(INSTANCE, 1)
         assert row is not None
-        self.journal.analyses.answer(INSTANCE, 1, Answer(FINDING, "p", "i", results))
+        self.journal.analyses.record_result(
+            INSTANCE, 1, AnalysisResult(FINDING, "p", "i", results)
+        )
 
     def _result(self, kind: str, uid: str) -> StoredResult:
         dataset = Dataset()
@@ -161,7 +163,7 @@ class Node:
             report = Report(transaction, frozenset(), dict.fromkeys(UIDS, reason))
         else:
             report = Report(transaction, COMMITTED, {})
-        self.journal.commitments.settle(report, ARCHIVE)
+        self.journal.commitments.record_report(report, ARCHIVE)
 
     def let_days_pass(self, days: float) -> None:
         """Move the end of finished instances into the past."""
@@ -309,7 +311,9 @@ def test_repeated_report_has_no_effect(node: Node, archive: Committing) -> None:
 def test_report_with_an_unknown_transaction_is_refused(node: Node) -> None:
     node.go_on(2)
 
-    with pytest.raises(ReportRefusedError, match="is not ours") as refused:
+    with pytest.raises(
+        ReportRefusedError, match="did not request its transaction"
+    ) as refused:
         node.settle("2.25.99")
     assert refused.value.reason is ReportRefusal.UNKNOWN_TRANSACTION
     assert node.row.state == DeliveryState.COMMITTING
@@ -321,7 +325,7 @@ def test_object_reported_as_missing_is_stored_again(
 ) -> None:
     node.go_on(2)
     report = Report(archive.asked[0].transaction, frozenset(UIDS[:1]), {UIDS[1]: 0x112})
-    node.journal.commitments.settle(report, ARCHIVE)
+    node.journal.commitments.record_report(report, ARCHIVE)
     assert node.row.state == DeliveryState.QUEUED
     assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "queued"}
 
@@ -388,7 +392,7 @@ def test_late_report_on_an_earlier_request_counts_for_committed_objects(
     early, late = (each.transaction for each in archive.asked)
     report = Report(early, frozenset(UIDS[:1]), {UIDS[1]: 0x0119})
 
-    node.journal.commitments.settle(report, ARCHIVE)
+    node.journal.commitments.record_report(report, ARCHIVE)
     assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "committing"}
 
     node.settle(late)
@@ -423,11 +427,11 @@ def test_report_after_the_delivery_failed_still_counts(
     (request,) = archive.asked
     report = Report(request.transaction, COMMITTED, {})
     for _ in range(2):
-        node.journal.commitments.settle(report, ARCHIVE)
+        node.journal.commitments.record_report(report, ARCHIVE)
 
     assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 1]
     [line] = [each.message for each in caplog.records if hasattr(each, "step")]
-    assert line == f"Delivered 1.2.3 [{INSTANCE}]: pacs: by its report"
+    assert line == f"Delivered 1.2.3 [{INSTANCE}]: pacs: according to its report"
     assert node.objects == dict.fromkeys(UIDS, "delivered")
     assert node.row.state == DeliveryState.DELIVERED
     assert node.instance == (InstanceState.DELIVERED, "")
@@ -442,7 +446,7 @@ def test_delivery_that_stays_failed_is_counted_once(
 
     (request,) = archive.asked
     half = Report(request.transaction, frozenset(UIDS[:1]), {})
-    node.journal.commitments.settle(half, ARCHIVE)
+    node.journal.commitments.record_report(half, ARCHIVE)
 
     assert node.row.state == DeliveryState.FAILED
     assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 0]
@@ -597,8 +601,8 @@ def test_report_of_another_peer_is_refused(
     )
     before = node.events, node.row, node.objects
 
-    with pytest.raises(ReportRefusedError, match="asked of pacs") as refused:
-        node.journal.commitments.settle(report, reporter)
+    with pytest.raises(ReportRefusedError, match="requested from pacs") as refused:
+        node.journal.commitments.record_report(report, reporter)
 
     assert refused.value.reason is ReportRefusal.ANOTHER_PEER
     assert refused.value.status == 0x0115
@@ -624,7 +628,7 @@ def test_report_of_a_caller_in_the_settings_is_accepted(
     node.go_on(2)
     report = Report(archive.asked[0].transaction, COMMITTED, {})
 
-    node.journal.commitments.settle(report, reporter)
+    node.journal.commitments.record_report(report, reporter)
 
     assert node.row.state == DeliveryState.DELIVERED
 
@@ -656,7 +660,7 @@ def test_object_lost_after_its_commitment_is_stored_again(
     node.let_days_pass(30)
     lost = Report(first.transaction, frozenset(UIDS[:1]), {UIDS[1]: 0x0112})
 
-    node.journal.commitments.settle(lost, ARCHIVE)
+    node.journal.commitments.record_report(lost, ARCHIVE)
 
     words = (
         "pacs: stored, but not committed: 0x0112 no such object instance, though it "
@@ -731,7 +735,7 @@ def test_loss_after_the_files_were_removed_fails_the_delivery(
     assert (group.destination, group.count) == ("pacs", 1)
     assert group.reason.endswith("Its files were removed; send the image again")
     (lost,) = failed(node.engine, "pacs", group.reason, 1)
-    assert not node.journal.try_again(lost)
+    assert not node.journal.retry(lost)
 
 
 def test_loss_reported_on_an_earlier_request_is_stored_again(
@@ -789,7 +793,9 @@ def test_delivery_fails_if_its_destination_was_removed_from_the_settings(
     node: Node,
 ) -> None:
     node.go_on(2)
-    node.journal.settlement.give_up(INSTANCE, "pacs", node.row.run, "not in the file")
+    node.journal.delivery_outcomes.fail_permanently(
+        INSTANCE, "pacs", node.row.run, "not in the file"
+    )
 
     assert node.instance == (InstanceState.FAILED, "pacs: not in the file")
 

@@ -63,7 +63,9 @@ class Node:
         self.reporters.append(reporter)
         if report.transaction_uid != KNOWN_TRANSACTION:
             unknown = ReportRefusal.UNKNOWN_TRANSACTION
-            raise ReportRefusedError("its transaction is not ours", unknown, 0x0115)
+            raise ReportRefusedError(
+                "this node did not request its transaction", unknown, 0x0115
+            )
 
     @property
     def port(self) -> int:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from config.settings import StorageSettings
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.analyses import Answer
+from dicom_node.journal.analyses import AnalysisResult
 from dicom_node.journal.journal import Journal
 from dicom_node.patient import Patient
 from dicom_node.queries.instance_details import instance_details
@@ -49,15 +49,17 @@ def three(journal: Journal, receive: Receive) -> dict[str, ReceivedInstance]:
         )
         journal.record(dated)
     anna, ben = received_by_number["A-1"], received_by_number["A-2"]
-    journal.analyses.answer(anna.id, 1, ANSWER)
+    journal.analyses.record_result(anna.id, 1, ANSWER)
     for name in ("pacs", "backup"):
         journal.deliveries.begin(anna.id, name, 1)
-        journal.settlement.settle(anna.id, destination(name), 1, {"2.25.1": STORED})
-    journal.analyses.answer(ben.id, 1, negative(0.25))
+        journal.delivery_outcomes.record(
+            anna.id, destination(name), 1, {"2.25.1": STORED}
+        )
+    journal.analyses.record_result(ben.id, 1, negative(0.25))
     return received_by_number
 
 
-def negative(probability: float) -> Answer:
+def negative(probability: float) -> AnalysisResult:
     finding = replace(ANSWER.finding, probability=probability)
     return replace(ANSWER, finding=finding, picture_digest="q" * 64)
 

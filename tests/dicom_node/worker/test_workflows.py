@@ -714,7 +714,7 @@ def test_delivery_holds_its_slot_from_begin_to_settle(
 
     watched("begin", work.journal.deliveries)
     watched("deliver", dispatch)
-    watched("settle", work.journal.settlement)
+    watched("record", work.journal.delivery_outcomes)
 
     work.deliver(received.id, "pacs", 1)
 
@@ -888,7 +888,7 @@ def test_permanently_failed_delivery_is_counted(
 ) -> None:
     work.analyze(received.id, 1)
     for _ in range(2):
-        work.journal.settlement.give_up(received.id, "pacs", 1, "gone")
+        work.journal.delivery_outcomes.fail_permanently(received.id, "pacs", 1, "gone")
 
     counts = counted(work)
     assert counts["deliveries_failed", "pacs"] == 1
