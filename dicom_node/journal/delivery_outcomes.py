@@ -28,7 +28,7 @@ from dicom_node.metrics.counters import (
     write,
 )
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import writing
 from dicom_node.storage.tables import (
     UNDER_WAY,
@@ -265,7 +265,7 @@ def note_objects(
     query = sa.select(result.c.kind).where(
         result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)
     )
-    names = sorted(map(spoken_kind, connection.execute(query).scalars()))
+    names = sorted(map(kind_label, connection.execute(query).scalars()))
     described = f"{row.destination}: {', '.join(names)} {detail}"
     note(connection, row.instance_id, kind, described)
 

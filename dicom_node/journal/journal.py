@@ -29,7 +29,7 @@ from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import RECEIVED, REPEATED, compact, increment, write
 from dicom_node.pixels.screening import is_capture
-from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.spool import fsync_directory
 from dicom_node.storage.tables import InstanceState, instance, patient, result
@@ -366,7 +366,7 @@ def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
     query = sa.select(result.c.instance_id, result.c.kind)
     rows = connection.execute(query.where(result.c.sop_instance_uid == uid)).all()
     for row in rows:
-        detail = f"{spoken_kind(row.kind)} from {received.calling_ae_title}"
+        detail = f"{kind_label(row.kind)} from {received.calling_ae_title}"
         note(connection, row.instance_id, "came back", detail)
     if rows:
         change = instance.update().where(instance.c.id == received.id)

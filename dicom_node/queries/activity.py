@@ -70,8 +70,8 @@ def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figure
     c = instance.c
     # Grouped by label: PostgreSQL treats an expression with parameters as a different
     # one each time.
-    place = sa.func.floor((c.received_at - since) / length)
-    part = sa.cast(place, sa.Integer).label("part")
+    index = sa.func.floor((c.received_at - since) / length)
+    part = sa.cast(index, sa.Integer).label("part")
     score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
     within = sa.and_(
         c.received_at >= since, c.received_at < until, c.returned.is_(None)

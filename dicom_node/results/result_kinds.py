@@ -33,7 +33,7 @@ class ResultKind:
         return "-".join((self.kind, *(word for word, is_so in unusual if is_so)))
 
 
-_SPOKEN = {
+_LABELS = {
     SECONDARY_CAPTURE: "Secondary Capture",
     NOTICE: "Notice",
     HEATMAP: "Heatmap",
@@ -42,10 +42,10 @@ _SPOKEN = {
 }
 
 
-def spoken_kind(name: str) -> str:
+def kind_label(name: str) -> str:
     """Return the label of the object with this name in the journal."""
     kind, *unusual = name.split("-")
-    words = _SPOKEN.get(kind, kind or "an object")
+    words = _LABELS.get(kind, kind or "an object")
     return f"{words} ({', '.join(unusual)})" if unusual else words
 
 
