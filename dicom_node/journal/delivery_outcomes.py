@@ -158,7 +158,7 @@ def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
 
 
 def is_current(run: int) -> sa.ColumnElement[bool]:
-    """Return the condition that a delivery is under way in this run.
+    """Return the condition that a delivery is in progress in this run.
 
     If a delivery waits for its peer, its run has ended.
     """
@@ -187,7 +187,7 @@ def finish_delivery(
 
 
 def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
-    """Fail a delivery that is under way, and its objects that have not arrived."""
+    """Fail a delivery that is in progress, and its objects that have not arrived."""
     key = (row.instance_id, row.destination)
     objects = delivered_object.update().where(
         of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNDER_WAY)

@@ -85,7 +85,7 @@ def heatmap(
     Raises:
         AnalysisError: The source has no series, so no segmentation can reference it.
     """
-    check_series(source, "a heatmap")
+    check_series(source, "A heatmap")
     if finding.arrow is None:
         return None
     own = result_series(source, finding.model, options, KIND, MODALITY)

@@ -115,11 +115,11 @@ def _check(source: Source) -> None:
     photometric = photometric_name(source.text("PhotometricInterpretation"))
     if not photometric.startswith("MONOCHROME"):
         raise AnalysisError(
-            "Photometric Interpretation (0028,0004) is not MONOCHROME1 or 2; a "
-            "grayscale presentation state shows no color. Ask for `secondary_capture` "
-            "alone."
+            "Photometric Interpretation (0028,0004) is not MONOCHROME1 or 2. A "
+            "grayscale presentation state shows no color. Set `results` to "
+            "`secondary_capture` alone."
         )
-    check_series(source, "a presentation state")
+    check_series(source, "A presentation state")
 
 
 def _content(source: Source, finding: Finding) -> Dataset:

@@ -78,7 +78,7 @@ def structured_report(
     Raises:
         AnalysisError: The source has no series, so no report can reference it.
     """
-    check_series(source, "a report")
+    check_series(source, "A report")
     own = result_series(source, finding.model, options, KIND, MODALITY)
     own.SeriesDescription = SERIES_DESCRIPTION
     own.ReferencedPerformedProcedureStepSequence = []

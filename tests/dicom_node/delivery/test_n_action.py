@@ -24,7 +24,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from config.destinations import Address, CommitmentCaller, DicomDestination
 from config.settings import load
-from dicom_node.delivery import n_action as scu
+from dicom_node.delivery import n_action
 from dicom_node.errors import ReportRefusedError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
 from dicom_node.journal.analyses import AnalysisResult
@@ -75,7 +75,7 @@ on_both = pytest.mark.parametrize(
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Committing]:
     """An archive that accepts each request and sends no report by default."""
-    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 0.01)
+    monkeypatch.setattr(n_action, "REPORT_AT_ONCE_S", 0.01)
     archive = Committing()
     archive.start()
     yield archive
@@ -259,7 +259,7 @@ def test_request_conforms_to_the_standard(node: Node, archive: Committing) -> No
 def test_report_on_the_same_association_is_recorded_and_acknowledged(
     node: Node, archive: Committing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 20.0)  # the machine may be slow
+    monkeypatch.setattr(n_action, "REPORT_AT_ONCE_S", 20.0)  # the machine may be slow
     archive.at_once = lambda _: 0
 
     assert node.go_on(2) == DeliveryState.DELIVERED

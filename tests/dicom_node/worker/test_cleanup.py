@@ -21,7 +21,7 @@ from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState
 from dicom_node.worker.cleanup import (
-    conclude_ended_analyses,
+    delete_expired_instances,
     delete_finished_workflows,
     release_future_workflows_after_clock_change,
 )
@@ -135,10 +135,10 @@ def test_expired_instances_are_removed_with_one_log_line(
     settings = defaults.model_copy(update={"storage": storage, "retention": short})
 
     with caplog.at_level(logging.INFO):
-        conclude_ended_analyses(engine, settings)
-        conclude_ended_analyses(engine, settings)
+        delete_expired_instances(engine, settings)
+        delete_expired_instances(engine, settings)
 
     removed = [each for each in caplog.messages if each.startswith("Removed the files")]
     assert removed == [
-        "Removed the files of 1 instances and the rows of 0, their time over"
+        "Retention: removed the files of 1 instances and the rows of 0 instances"
     ]

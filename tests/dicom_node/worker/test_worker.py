@@ -68,7 +68,9 @@ def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
         spool.results.touch()
         instance = spooled(spool)
         journal.record(instance)
-        role.has_logged("Database or disk: NotADirectoryError; trying again")
+        role.has_logged(
+            "The database or the disk failed: NotADirectoryError. The call is repeated."
+        )
         log = role.end(signal.SIGTERM)
     left_state = state_of(journal, instance)
     spool.results.unlink()

@@ -53,9 +53,9 @@ from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState, event, instance
 from dicom_node.worker import retry
 from dicom_node.worker.retry import (
-    LeftForLater,
-    leave_what_waits,
+    RetryStopped,
     retry_until_available,
+    stop_retrying,
 )
 from dicom_node.worker.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, Thresholds
@@ -221,7 +221,10 @@ def test_repeated_work_delivers_once(
         (AnalysisError("Broken pixels."), ("failed", "Broken pixels.")),
         (
             ZeroDivisionError("secret"),
-            ("failed", "An error of this program; its log has the details."),
+            (
+                "failed",
+                "An error of this program. The log of the worker has the details.",
+            ),
         ),
     ],
 )
@@ -595,7 +598,7 @@ def test_instance_with_a_missing_file_fails_with_a_reason(
 
     row = row_of(work, received)
     assert row.state == InstanceState.FAILED
-    assert row.reason.startswith("Its file is gone from the disk; send")
+    assert row.reason.startswith("The file is missing from the disk. Send")
 
 
 def test_missing_spool_is_not_reported_as_a_missing_file(
@@ -698,7 +701,7 @@ def test_delivery_holds_its_slot_from_begin_to_settle(
 ) -> None:
     work.analyze(received.id, 1)
     (pacs,) = work.settings.destinations
-    slots, free = work.turns.at(pacs, "MODALITY"), list[int]()
+    slots, free = work.concurrency_limits.for_peer(pacs, "MODALITY"), list[int]()
 
     def watched(name: str, owner: object) -> None:
         original = getattr(owner, name)
@@ -760,13 +763,13 @@ def test_insist_waits_for_the_database_or_disk(error: Exception) -> None:
 def test_insist_stops_waiting_if_the_process_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retry, "_leaving", Event())
+    monkeypatch.setattr(retry, "_stopping", Event())
 
     def write() -> str:
-        leave_what_waits()
+        stop_retrying()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(LeftForLater):
+    with pytest.raises(RetryStopped):
         retry_until_available(write)
     assert retry_until_available(lambda: "written") == "written"
 
