@@ -86,10 +86,10 @@ class SlowImages:
                 x.resembles(instance) for x in from_sender
             ):
                 raise ResemblesSlowError
-            self._child.took_long = False
+            self._child.was_slow = False
             try:
                 yield
             finally:
-                if self._child.took_long:
+                if self._child.was_slow:
                     syntax = instance.header.transfer_syntax_uid
                     self._slow.append(_Slow(now, sender_network, syntax, instance.size))

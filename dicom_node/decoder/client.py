@@ -287,7 +287,8 @@ class DecoderProcess:
 
         Raises:
             TimeoutError: The response is not complete at the deadline.
-            MalformedResponseError: The child sent something that its code does not send.
+            MalformedResponseError: The child sent something that its code does not
+                send.
             EOFError, OSError: The child has ended.
         """
         # To make a response, the child needs several times its size.

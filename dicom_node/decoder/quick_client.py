@@ -94,7 +94,7 @@ class QuickDecoder(DecoderProcess):
         """Start a child; `timeout_s` is the upper bound of each call's limit."""
         self._most_s = timeout_s
         self._allowance = Allowance()
-        self.took_long = False
+        self.was_slow = False
         super().__init__(timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness)
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
@@ -118,7 +118,7 @@ class QuickDecoder(DecoderProcess):
         finally:
             seconds = time.monotonic() - began
             limit = min(2 * self._allowance.usual(kind), self._timeout_s)
-            self.took_long = seconds >= limit
+            self.was_slow = seconds >= limit
             self._allowance.use(kind, seconds, succeeded=succeeded)
         return result
 

@@ -242,7 +242,7 @@ class Analyses:
                 # If two revisions get a result at the same time, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)
                 revisions = connection.execute(query).all()
-                self._refuse_known(revisions, instance_id, *digests)
+                self._refuse_analyzed(revisions, instance_id, *digests)
                 other = _under_other_identity(revisions, instance_id, *digests)
             if not connection.execute(end).rowcount:
                 return False
@@ -256,7 +256,7 @@ class Analyses:
             write(connection, increment(ANALYZED, finding.operating_point), *stages)
         return True
 
-    def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
+    def refuse_analyzed(self, row: sa.Row[Any], picture: str, identity: str) -> None:
         """Refuse an instance if a revision with a result has its picture and identity.
 
         If the identity differs, the instance is analyzed, because the study that it
@@ -275,9 +275,9 @@ class Analyses:
         if row.run == 1:
             with reading(self._engine) as connection:
                 revisions = connection.execute(_revisions(row.id)).all()
-            self._refuse_known(revisions, row.id, picture, identity)
+            self._refuse_analyzed(revisions, row.id, picture, identity)
 
-    def _refuse_known(
+    def _refuse_analyzed(
         self,
         revisions: Sequence[sa.Row[Any]],
         instance_id: str,

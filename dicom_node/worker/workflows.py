@@ -289,7 +289,7 @@ class Work:
             assumptions = decoded.radiograph.assumptions
             note = partial(self.journal.analyses.note_assumptions, row.id, row.run)
             retry_until_available(lambda: note(assumptions))
-            refuse = partial(self.journal.analyses.refuse_known, row)
+            refuse = partial(self.journal.analyses.refuse_analyzed, row)
             retry_until_available(
                 lambda: refuse(decoded.picture_digest, decoded.identity_digest)
             )

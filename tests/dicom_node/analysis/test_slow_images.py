@@ -30,7 +30,7 @@ MB = 10**6
 class Child:
     """Stands for the decoding child, and reports what a test says."""
 
-    took_long: bool = False
+    was_slow: bool = False
 
 
 class Clock:
@@ -79,7 +79,7 @@ def is_analyzed(images: SlowImages, one: ReceivedInstance) -> bool:
 
 def analyze_slow(images: SlowImages, child: Child, one: ReceivedInstance) -> None:
     with suppress(ChildTimeoutError), images.lock_decoder(one):
-        child.took_long = True
+        child.was_slow = True
         raise ChildTimeoutError("Decoding took longer than 2 s.")
 
 
@@ -155,7 +155,7 @@ def test_a_call_that_is_slow_but_succeeds_counts_as_well(
     images: SlowImages, child: Child
 ) -> None:
     with images.lock_decoder(image()):
-        child.took_long = True
+        child.was_slow = True
 
     assert not is_analyzed(images, image())
 
@@ -184,7 +184,7 @@ def test_an_image_that_waits_for_a_slow_one_is_not_decoded_after_it(
     with images.lock_decoder(image()):
         waiting.start()
         assert begun.wait(30)
-        child.took_long = True
+        child.was_slow = True
     waiting.join(30)
 
     assert analyzed == [False]

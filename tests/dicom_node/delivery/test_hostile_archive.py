@@ -162,12 +162,18 @@ ENDLESS = {
         after_a_request(flood, data(1, 0, bytes(60_000)), STORE_RQ),
         "a dataset of more than 65536 bytes was received",
     ),
-    "C-ECHO requests": (after_a_request(flood, ECHO_RQ), "more than 16 messages came"),
+    "C-ECHO requests": (
+        after_a_request(flood, ECHO_RQ),
+        "more than 16 messages were received",
+    ),
     "C-ECHO requests in one PDU": (
         after_a_request(flood, pdu(4, ECHO_RQ[6:] * 10_000)),
-        "more than 16 messages came",
+        "more than 16 messages were received",
     ),
-    "C-CANCEL requests": (after_a_request(flood, CANCEL), "more than 16 messages came"),
+    "C-CANCEL requests": (
+        after_a_request(flood, CANCEL),
+        "more than 16 messages were received",
+    ),
     "empty fragments": (after_a_request(flood, EMPTY), "4097 fragments came with 0 b"),
     "empty fragments in one PDU": (
         after_a_request(flood, MANY_EMPTY),

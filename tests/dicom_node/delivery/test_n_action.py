@@ -1,7 +1,7 @@
 """Storage Commitment over real associations, from the C-STORE to the journal.
 
 The tests drive the durable work: `go_on` does the work that a worker would do next.
-Reports to a receiver are tested in test_commitment_report.py, a node with all processes
+Reports to a receiver are tested in test_storage_commitment.py, a node with all processes
 in test_node.py.
 """
 
@@ -489,7 +489,7 @@ def test_error_names_the_setting_if_the_archive_has_no_commitment(
     assert without_commitment.stored == list(UIDS)
     assert "stored, but not committed" in reason
     assert "does not accept Storage Commitment" in reason
-    assert "set commitment = false" in reason
+    assert "Set commitment = false" in reason
 
 
 @pytest.mark.parametrize("status", [0x0110, 0x0131, 0x0210, 0x0213, 0xA700])

@@ -671,9 +671,9 @@ def test_picture_that_has_an_answer_under_the_same_uid_is_refused(
     row, unrelated_row = (journal.load(each.id) for each in (other, unrelated))
     assert row is not None
     assert unrelated_row is not None
-    refuse = journal.analyses.refuse_known
+    refuse = journal.analyses.refuse_analyzed
 
-    with pytest.raises(SamePictureError, match=r"revision 1\. Its results") as refusal:
+    with pytest.raises(SamePictureError, match=r"revision 1\. The results") as refusal:
         refuse(row, ANSWER.picture_digest, ANSWER.identity_digest)
 
     assert refusal.value.known == analyzed.id
@@ -700,9 +700,9 @@ def test_each_sender_gets_results_if_results_return_to_senders(
 
     if sender == "MODALITY":
         with pytest.raises(SamePictureError):
-            journal.analyses.refuse_known(row, *known)
+            journal.analyses.refuse_analyzed(row, *known)
     else:
-        journal.analyses.refuse_known(row, *known)
+        journal.analyses.refuse_analyzed(row, *known)
         assert journal.analyses.record_result(second.id, 1, ANSWER)
 
 
@@ -715,7 +715,7 @@ def test_known_picture_gets_an_answer_if_a_user_requests_the_analysis(
     row = journal.load(other.id)
     assert row is not None
 
-    journal.analyses.refuse_known(row, ANSWER.picture_digest, ANSWER.identity_digest)
+    journal.analyses.refuse_analyzed(row, ANSWER.picture_digest, ANSWER.identity_digest)
 
     assert journal.analyses.record_result(other.id, 2, ANSWER)
 

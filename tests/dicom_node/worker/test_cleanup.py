@@ -138,7 +138,7 @@ def test_expired_instances_are_removed_with_one_log_line(
         delete_expired_instances(engine, settings)
         delete_expired_instances(engine, settings)
 
-    removed = [each for each in caplog.messages if each.startswith("Removed the files")]
+    removed = [each for each in caplog.messages if each.startswith("Retention: ")]
     assert removed == [
         "Retention: removed the files of 1 instances and the rows of 0 instances"
     ]

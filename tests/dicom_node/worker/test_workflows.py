@@ -545,7 +545,7 @@ def test_same_image_with_the_same_uid_is_not_analyzed_twice(
 
     row = row_of(work, again)
     assert row.state == InstanceState.NOT_ANALYZED
-    assert "results stand." in row.reason
+    assert "remain valid." in row.reason
 
 
 def test_same_image_with_another_identity_has_its_own_results(
