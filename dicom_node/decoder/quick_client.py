@@ -87,7 +87,7 @@ class QuickDecoder(DecoderProcess):
     """A decoding child that stops calls early if they would delay other images.
 
     Attributes:
-        took_long: Whether the last call was stopped, or took twice `usual` or longer.
+        was_slow: Whether the last call was stopped, or took twice `usual` or longer.
     """
 
     def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:

@@ -109,7 +109,7 @@ def test_slow_call_is_ended_and_the_next_one_succeeds() -> None:
         child.close()
 
 
-def test_a_call_that_uses_the_allowance_and_succeeds_took_long() -> None:
+def test_a_call_that_uses_the_allowance_and_succeeds_was_slow() -> None:
     child = QuickDecoder(timeout_s=60, memory_mb=1024)
     for _ in range(FEWEST):
         child._allowance.use(time.sleep, 0.01, succeeded=True)

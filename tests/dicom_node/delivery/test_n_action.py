@@ -1,8 +1,8 @@
 """Storage Commitment over real associations, from the C-STORE to the journal.
 
 The tests drive the durable work: `go_on` does the work that a worker would do next.
-Reports to a receiver are tested in test_storage_commitment.py, a node with all processes
-in test_node.py.
+Reports to a receiver are tested in test_storage_commitment.py. A node with all its
+processes is tested in test_node.py.
 """
 
 import logging
