@@ -227,7 +227,7 @@ def echo_destination(
 
     Returns:
         The name of each peer, and the function that tests it. It returns STORED if the
-        peer answers with success.
+        peer responds with success.
     """
     if isinstance(destination, StowDestination):
         return [(name, partial(stow.check_connection, destination))]

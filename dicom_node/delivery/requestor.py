@@ -121,7 +121,7 @@ class _Responses(queue.Queue[Any]):
             super().put(item, block, timeout)
 
     def _accept_response(self, response: DimseServiceType) -> bool:
-        """Return whether a response answers the open request.
+        """Return whether a response belongs to the open request.
 
         A response that was sent twice is dropped. Any other response ends the
         association.
@@ -154,7 +154,7 @@ class _Messages(MessageReader):
         self._messages = 0
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
-        """Send a request of ours, or our response to one of the peer."""
+        """Send our request, or our response to a request of the peer."""
         is_request = primitive.MessageIDBeingRespondedTo is None
         if is_request and not isinstance(primitive, C_CANCEL):
             self._responses.expect(primitive)
@@ -249,7 +249,7 @@ class RequestedAssociation(Association):
         return self.dul.state_machine.current_state not in OPEN_STATES
 
     def release(self) -> None:
-        """Release the association; answer the peer if it requested that first."""
+        """Release the association; respond to the peer if it requested that first."""
         if not self._confirm_release():
             super().release()
 

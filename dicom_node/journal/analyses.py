@@ -208,7 +208,7 @@ class Analyses:
             analyzed_at=time.time(),
             same_picture_as=conclusion.same_picture_as,
         )
-        # An instance that is not a result of ours stays in the worklist, with the
+        # An instance that is not a result of this node stays in the worklist, with the
         # reason.
         is_own_result = conclusion.counted_as is Unanalyzed.OWN_RESULT
         end = end.values(returned=1 if is_own_result else None)

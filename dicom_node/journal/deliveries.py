@@ -110,7 +110,7 @@ class Deliveries:
     ) -> None:
         """Queue deliveries to the destinations that want the results.
 
-        A negative answer goes only to destinations that want negative answers, and to
+        A negative result goes only to destinations that want negative results, and to
         those that already have something of this instance. Otherwise the positive
         result of an earlier analysis, or a notice, would remain the last information in
         an archive.
@@ -131,7 +131,7 @@ class Deliveries:
         """Return whether destinations want kinds of results that do not exist.
 
         This happens after a change of their settings. Heatmaps are ignored, because
-        they are not made for every answer.
+        they are not made for every result.
         """
         made = {each.kind for each in _results(connection, instance_id)}
         has_result = NOTICE not in {name.partition("-")[0] for name in made}

@@ -355,7 +355,7 @@ class Journal:
 
 
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
-    """If this instance is one of our own results, note its return at its source.
+    """If this instance is a result of this node, note its return at its source.
 
     Only captures are checked. An image of a modality is never one of our results,
     whatever its UID.
