@@ -20,7 +20,11 @@ from tests.support.journals import state_of
 from tests.support.node import made_slow, wait_for
 from tests.support.roles import configured, running
 
-SHORT_DRAIN = "import sys, dicom_node.worker as w; w.DRAIN_S = 0.5; w.main()"
+SHORT_DRAIN = """
+from dicom_node.worker import __main__ as worker
+worker.DRAIN_S = 0.5
+worker.main()
+"""
 
 
 def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
