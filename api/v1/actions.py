@@ -21,7 +21,7 @@ from api.v1.schemas import (
 from api.v1.serialization import instance_answer, when
 from api.v1.services import FORBIDDEN, GONE, MISSING, Services, problem, v1_router
 from dicom_node.queries.failures import failed, grouped
-from dicom_node.queries.worklist import Order, Sorting, Wanted
+from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
 
 AT_ONCE = 200
 """Maximum number of retries in one request, because the client waits for them."""
@@ -159,7 +159,9 @@ def _members(
     oldest_first = Sorting(Order.RECEIVED, descending=False)
     if not ids:  # an empty filter would match all instances
         return []
-    page = desk.worklist.page(Wanted(ids=ids), oldest_first, number=1, size=LISTED)
+    page = desk.worklist.page(
+        SearchCriteria(ids=ids), oldest_first, number=1, size=LISTED
+    )
     return page.rows
 
 
@@ -174,6 +176,6 @@ def _retry(
     ended = [] if waiting else lists(AT_ONCE + 1, waiting=False)
     waits = [] if waiting is False else lists(AT_ONCE, waiting=True)
     tried = [*ended[:AT_ONCE], *waits]
-    asked = [desk.journal.try_again(each) for each in tried]
+    asked = [desk.journal.retry(each) for each in tried]
     left = len(ended[AT_ONCE:])
     return AskedAnswer(asked=asked.count(True), gone=asked.count(False), left=left)

@@ -99,7 +99,7 @@ def figures_router(
             version=release,
             model=f"{loaded.name} {loaded.version}" if loaded else "",
             decoding=str(confinement),
-            confined=confinement.is_whole,
+            confined=confinement.is_complete,
         )
 
     return router

@@ -18,7 +18,7 @@ from api.v1.schemas import (
 )
 from api.v1.serialization import dossier_answer, instance_answer, seconds_of
 from api.v1.services import MISSING, Services, v1_router
-from dicom_node.queries.worklist import Order, Sorting, Wanted
+from dicom_node.queries.worklist import Order, SearchCriteria, Sorting
 
 MOST_IDS = 100
 LARGEST_PAGE = 200
@@ -60,7 +60,7 @@ def instances_router(desk: Services) -> APIRouter:
         size: Annotated[int, Query(ge=1, le=LARGEST_PAGE)] = 50,
     ) -> WorklistAnswer:
         """Find instances. The default order is newest first."""
-        wanted = Wanted(
+        wanted = SearchCriteria(
             text=q,
             states=tuple(state),
             points=tuple(answer),

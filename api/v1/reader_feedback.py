@@ -52,7 +52,7 @@ def opinions_router(desk: Services) -> APIRouter:
         await run_in_threadpool(desk.dossier, instance_id)
         verdict, place = Judgement(given.verdict), _place(given.place)
         kept = await run_in_threadpool(
-            desk.feedback.give, instance_id, person.name, verdict, place
+            desk.feedback.record, instance_id, person.name, verdict, place
         )
         if not kept:
             raise HTTPException(status.HTTP_409_CONFLICT, UNANSWERED)

@@ -22,7 +22,7 @@ from api.v1.schemas import (
 from dicom_node.journal.reader_feedback import Opinion
 from dicom_node.patient import display_name
 from dicom_node.queries.instance_details import InstanceDetails
-from dicom_node.queries.worklist import state_shown
+from dicom_node.queries.worklist import displayed_state
 
 
 def when(seconds: float) -> datetime:
@@ -56,7 +56,7 @@ def _line(row: sa.Row[Any]) -> dict[str, Any]:
     return kept | {
         "patient": patient,
         "sender": row.calling_ae_title,
-        "state": state_shown(row),
+        "state": displayed_state(row),
         "received_at": when(row.received_at),
         "has_files": row.files_removed_at is None,
         # If the clock was set back, a delivery can appear to precede the receipt.
@@ -97,10 +97,10 @@ def dossier_answer(
 def opinion_answer(opinion: Opinion) -> OpinionAnswer:
     """Return the feedback of one reader."""
     return OpinionAnswer(
-        who=opinion.who,
+        who=opinion.user,
         at=when(opinion.at),
         verdict=opinion.verdict.value,
-        place=opinion.place,
+        place=opinion.point,
         is_current=opinion.is_current,
     )
 

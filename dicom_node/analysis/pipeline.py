@@ -34,7 +34,7 @@ from inference.finding import Finding
 from inference.radiograph import Radiograph
 
 Check = Callable[[DecodedInstance], None]
-Turn = Callable[[ReceivedInstance], AbstractContextManager[object]]
+DecoderLock = Callable[[ReceivedInstance], AbstractContextManager[object]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,7 +66,7 @@ class Pipeline:
         decode_options: The window and the maximum number of pixels.
         result_options: The kinds and the size of the result objects.
         max_study_age_days: Older studies are not analyzed; 0 means no limit.
-        turn: Holds the child during one call for an instance. It may raise an
+        lock_decoder: Locks the child during one call for an instance. It may raise an
             exception, which every method passes on.
     """
 
@@ -75,7 +75,7 @@ class Pipeline:
     decode_options: DecodeOptions
     result_options: ResultOptions
     max_study_age_days: int
-    turn: Turn = nullcontext
+    lock_decoder: DecoderLock = nullcontext
 
     def analyze(self, instance: ReceivedInstance, check: Check) -> Analysis:
         """Analyze one radiograph.
@@ -94,12 +94,12 @@ class Pipeline:
             today=instance.received_at.date(),
         )
         options, watch = self.decode_options, Stopwatch()
-        with watch.stage("decode"), self.turn(instance):
+        with watch.stage("decode"), self.lock_decoder(instance):
             decoded = self.child.run(decode_file, instance.path, rules, options)
         check(decoded)
         with watch.stage("classify"):
             finding = self._classify(decoded.radiograph)
-        with watch.stage("encode"), self.turn(instance):
+        with watch.stage("encode"), self.lock_decoder(instance):
             results = self.child.run(
                 encode_file, instance, decoded.radiograph, finding, self.result_options
             )
@@ -114,7 +114,7 @@ class Pipeline:
             raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
 
     def notices(
-        self, instance: ReceivedInstance, why: tuple[str, str]
+        self, instance: ReceivedInstance, state_and_reason: tuple[str, str]
     ) -> tuple[ResultObject, ...]:
         """Return objects that say that an instance has no result.
 
@@ -122,7 +122,7 @@ class Pipeline:
 
         Args:
             instance: The instance in the spool.
-            why: "Not analyzed" or "Failed", and the reason in words.
+            state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
 
         Raises:
             AnalysisError: Its header cannot be read, or names no study.
@@ -130,8 +130,10 @@ class Pipeline:
         model, options = self.classifier.identity, self.result_options
         if all(form.kind != NOTICE for form in options.forms):
             return ()
-        with self.turn(instance):
-            return self.child.run(encode_notice, instance, why, model, options)
+        with self.lock_decoder(instance):
+            return self.child.run(
+                encode_notice, instance, state_and_reason, model, options
+            )
 
 
 def make_pipeline(
@@ -144,7 +146,7 @@ def make_pipeline(
 
     Args:
         settings: The settings of the node.
-        ignore_age: Analyze studies of any age. Commands that name files want this.
+        ignore_age: Analyze studies of any age. Commands that name files use this.
         child: The class of the child.
     """
     worker = settings.worker
@@ -176,7 +178,7 @@ def normal_pipeline(settings: Settings) -> Pipeline:
     pipeline = make_pipeline(settings, child=QuickDecoder)
     child = pipeline.child
     assert isinstance(child, QuickDecoder)  # noqa: S101 - its class was given
-    return replace(pipeline, turn=SlowImages(child).turn)
+    return replace(pipeline, lock_decoder=SlowImages(child).lock_decoder)
 
 
 @contextmanager
@@ -191,7 +193,7 @@ def slow_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Iterator[Pipeli
         OSError: The child does not start.
     """
     with slow_child(worker.decode_timeout_s, worker.decode_memory_mb) as child:
-        yield replace(pipeline, child=child, turn=nullcontext)
+        yield replace(pipeline, child=child, lock_decoder=nullcontext)
 
 
 def separate_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Pipeline:
@@ -209,4 +211,4 @@ def separate_pipeline(pipeline: Pipeline, worker: WorkerSettings) -> Pipeline:
         memory_mb=worker.decode_memory_mb,
         niceness=SLOW_NICENESS,
     )
-    return replace(pipeline, child=child, turn=nullcontext)
+    return replace(pipeline, child=child, lock_decoder=nullcontext)

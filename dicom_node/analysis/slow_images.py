@@ -7,9 +7,10 @@ are analyzed in the separate lane. The separate lane has a decoding child of its
 and the same limits. An image that is slow there, too, continues in the slow lane.
 
 An image resembles a slow one if it has the same transfer syntax and at least half the
-bytes. If an address sends MOST_SURPRISES slow images that do not resemble each other,
-all of its images go to the separate lane. So an address delays the images of the normal
-lane by at most MOST_SURPRISES slow images in KEPT_S, however many it sends.
+bytes. If an address sends MAX_DIFFERENT_SLOW slow images that do not resemble each
+other, all of its images go to the separate lane. So an address delays the images of the
+normal lane by at most MAX_DIFFERENT_SLOW slow images in RECENT_S, however many it
+sends.
 
 Each worker finds the slow images by itself, and forgets them when it ends.
 """
@@ -24,8 +25,8 @@ from dicom_node.audit.folding import network
 from dicom_node.decoder.quick_client import QuickDecoder
 from dicom_node.instance import ReceivedInstance
 
-KEPT_S = 600.0
-MOST_SURPRISES = 3
+RECENT_S = 600.0
+MAX_DIFFERENT_SLOW = 3
 
 
 class ResemblesSlowError(Exception):
@@ -41,7 +42,7 @@ class _Slow:
     transfer_syntax_uid: str
     size: int
 
-    def is_like(self, instance: ReceivedInstance) -> bool:
+    def resembles(self, instance: ReceivedInstance) -> bool:
         return (
             self.transfer_syntax_uid == instance.header.transfer_syntax_uid
             and self.size <= 2 * instance.size
@@ -62,29 +63,33 @@ class SlowImages:
         """
         self._child = child
         self._clock = clock
-        self._turn = Lock()
+        self._lock = Lock()
         self._slow: list[_Slow] = []
 
     @contextmanager
-    def turn(self, instance: ReceivedInstance) -> Iterator[None]:
-        """Hold the decoding child during one call for an instance.
+    def lock_decoder(self, instance: ReceivedInstance) -> Iterator[None]:
+        """Lock the decoding child during one call for an instance.
 
-        The check and the call are in one turn, because several images may wait for the
-        child when the first one is found to be slow.
+        The lock is held during the check and the call, because several images may wait
+        for the child when the first one is found to be slow.
 
         Raises:
             ResemblesSlowError: The instance resembles a recent slow image.
         """
-        with self._turn:
-            now, where = self._clock(), network(instance.calling_address)
-            self._slow = [each for each in self._slow if now - each.at < KEPT_S]
-            own = [each for each in self._slow if each.network == where]
-            if len(own) >= MOST_SURPRISES or any(x.is_like(instance) for x in own):
+        with self._lock:
+            now, sender_network = self._clock(), network(instance.calling_address)
+            self._slow = [each for each in self._slow if now - each.at < RECENT_S]
+            from_sender = [
+                each for each in self._slow if each.network == sender_network
+            ]
+            if len(from_sender) >= MAX_DIFFERENT_SLOW or any(
+                x.resembles(instance) for x in from_sender
+            ):
                 raise ResemblesSlowError
-            self._child.took_long = False
+            self._child.was_slow = False
             try:
                 yield
             finally:
-                if self._child.took_long:
+                if self._child.was_slow:
                     syntax = instance.header.transfer_syntax_uid
-                    self._slow.append(_Slow(now, where, syntax, instance.size))
+                    self._slow.append(_Slow(now, sender_network, syntax, instance.size))

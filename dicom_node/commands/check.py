@@ -23,7 +23,7 @@ from config.destinations import (
 from config.settings import Settings
 from dicom_node.decoder.client import DecoderProcess
 from dicom_node.decoder.confinement import UNCONFINED, offered
-from dicom_node.delivery.dispatch import Ask, echo_destination
+from dicom_node.delivery.dispatch import ConnectionTest, echo_destination
 from dicom_node.outcome import Verdict
 from dicom_node.receiver.admission import open_to_anyone
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
@@ -129,7 +129,7 @@ def _database(settings: Settings) -> str:
     return "ok"
 
 
-def _is_alive(ask: Ask) -> str:
+def _is_alive(ask: ConnectionTest) -> str:
     outcome = ask()
     if outcome.verdict is not Verdict.STORED:
         raise CheckError(outcome.comment)
@@ -139,8 +139,8 @@ def _is_alive(ask: Ask) -> str:
 def _warnings(settings: Settings) -> list[str]:
     receiver = settings.receiver
     warnings = open_to_anyone(settings)
-    if not (found := offered()).is_whole:
-        warnings.append(f"decoding: {found}; {UNCONFINED}")
+    if not (found := offered()).is_complete:
+        warnings.append(f"decoding: {found}. {UNCONFINED}")
     callers = {each.ae_title for each in receiver.allowed_callers}
     warnings += [
         f"{each.name} is asked for commitment and reports by calling us; "

@@ -71,7 +71,7 @@ def _retry(
     ]
     for instance_id in {*analyses, *(each.instance_id for each in deliveries)}:
         _tell(journal, instance_id, tell)
-    return [journal.try_again(each) for each in (*map(Failed, analyses), *deliveries)]
+    return [journal.retry(each) for each in (*map(Failed, analyses), *deliveries)]
 
 
 def _is_left_out(row: sa.Row[Any]) -> bool:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dicom_node.commands.named import named_or_exit
-from dicom_node.queries.backlog import destination_states, spoken_age
+from dicom_node.queries.backlog import destination_states, format_age
 from dicom_node.queries.history import History
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
 from dicom_node.storage.database import reading
@@ -109,17 +109,17 @@ def _print(state: dict[str, Any]) -> None:
 def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:
     """Yield sentences about the last delivery attempts to a destination."""
     for each in destination["outages"]:
-        since, last = spoken_age(each["since"]), spoken_age(each["last_attempt"])
+        since, last = format_age(each["since"]), format_age(each["last_attempt"])
         line = f"{each['peer']} has failed for {since}: {each['reason']}"
         line += f"; last attempt {last} ago"
         if each["next_attempt"] is not None:
             line += f", next in {max(each['next_attempt'] - time.time(), 0):.0f} s"
         yield line
     if failure := destination["last_failure"]:
-        age = spoken_age(failure["at"])
+        age = format_age(failure["at"])
         yield f"{name}: the last delivery failed {age} ago: {failure['reason']}"
     if destination["last_success"] is not None:
-        yield f"{name} last took results {spoken_age(destination['last_success'])} ago"
+        yield f"{name} last took results {format_age(destination['last_success'])} ago"
     elif not destination["outages"] and not failure:
         yield f"{name} has taken nothing yet"
 

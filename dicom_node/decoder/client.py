@@ -12,9 +12,9 @@ main module again, which in the worker means torch, and the pipes of a pool copy
 image three times. This module uses one child at a time and one socket, in one thread.
 
 Through a fault of a codec, an image may also take control of the child. The child can
-then give a wrong answer to its remaining calls, and little else. It has no secrets in
+then send a wrong response to its remaining calls, and little else. It has no secrets in
 its environment, gets an open file instead of a path, and is confined
-(decoder/confinement.py). The parent builds the answers from plain values
+(decoder/confinement.py). The parent builds the results from plain values
 (decoder/messages.py).
 """
 
@@ -36,10 +36,10 @@ from dicom_node.decoder.fork_server import ForkServer
 from dicom_node.decoder.messages import (
     MAX_HEAD,
     Channel,
-    MalformedAnswerError,
+    MalformedResponseError,
     pack_call,
     printable,
-    read_answer,
+    read_response,
     result_type,
     unpack_error,
     unpack_result,
@@ -70,7 +70,7 @@ LOG, RETURNED, RAISED = "log", "returned", "raised"
 MAX_RECORDS = 100
 """Maximum number of log records that a child may send in one call."""
 
-OUR_OWN = ("dicom_node", "inference")
+LOGGED_PACKAGES = ("dicom_node", "inference")
 """The packages with log records that a child sends."""
 
 LEVELS = frozenset(
@@ -90,7 +90,7 @@ KEEPING_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),  # the maximum that it accepts
     "MALLOC_TRIM_THRESHOLD_": str(256 * 2**20),
 }
-KEPT_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
+PASSED_VARIABLES = ("LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "PYTHONHOME", "TZ")
 """Environment variables that the child gets: library paths, locale and time zone."""
 
 
@@ -140,8 +140,8 @@ class DecoderProcess:
         except OSError:
             self.close()
             raise
-        if not self._confinement.is_whole:
-            logger.warning("Decoding: %s; %s", self._confinement, UNCONFINED)
+        if not self._confinement.is_complete:
+            logger.warning("Decoding process: %s. %s", self._confinement, UNCONFINED)
 
     def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function in the child.
@@ -167,7 +167,7 @@ class DecoderProcess:
         run = copy_context().run
         made = self._thread.submit(run, self._run, function, args)
         with suppress(RuntimeError):  # closed in between
-            self._thread.submit(self._renew)
+            self._thread.submit(self._replace_used_child)
         return made.result()
 
     def close(self) -> None:
@@ -206,14 +206,16 @@ class DecoderProcess:
             self._pid, ours = self._forked()
         except OSError as error:
             self._stop_server()
-            raise ChildStartError(f"No decoding process starts: {error}") from None
+            raise ChildStartError(
+                f"The decoding process does not start: {error}"
+            ) from None
         self._channel, self._calls = Channel(ours), 0
         deadline = time.monotonic() + START_S
         try:
             with self._until(deadline, START_S):
-                kind, content, buffers = self._answer(deadline)
+                kind, content, buffers = self._receive_response(deadline)
                 if kind != RETURNED:
-                    raise MalformedAnswerError
+                    raise MalformedResponseError
                 self._confinement: Confinement = unpack_result(
                     Confinement, content, buffers
                 )
@@ -249,63 +251,64 @@ class DecoderProcess:
             self._server.close()
             self._server = None
 
-    def _revive(self) -> None:
+    def _ensure_child(self) -> None:
         """Start a new child if the current one is dead or has no call left."""
         # The death of an idle child does not count against the next call.
         if self._pid is None or self._calls >= CALLS or self._channel.is_closed:
             self._stop()
             self._start()
 
-    def _renew(self) -> None:
+    def _replace_used_child(self) -> None:
         """Replace a child without calls left before the next call comes."""
         with suppress(OSError):  # the next call tries again, and reports the error
             if not self._is_closed:
-                self._revive()
+                self._ensure_child()
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         if self._is_closed:
             raise CancelledError
-        self._revive()
+        self._ensure_child()
         self._calls += 1
         deadline = time.monotonic() + self._timeout_s
         head, buffers, paths = pack_call((function, args))
         with _opened(paths) as files, self._until(deadline, self._timeout_s):
             self._channel.send(head, buffers, files=files, deadline=deadline)
-            kind, content, beside = self._answer(deadline)
+            kind, content, beside = self._receive_response(deadline)
             if kind == RETURNED:
                 result: T = unpack_result(result_type(function), content, beside)
                 return result
             if kind != RAISED:
-                raise MalformedAnswerError
+                raise MalformedResponseError
             error = unpack_error(content)
         raise error
 
-    def _answer(self, deadline: float) -> tuple[str, Any, list[bytearray]]:
-        """Wait for the child's answer, and log its records until then.
+    def _receive_response(self, deadline: float) -> tuple[str, Any, list[bytearray]]:
+        """Wait for the child's response, and log its records until then.
 
         Raises:
-            TimeoutError: The answer is not complete at the deadline.
-            MalformedAnswerError: The child sent something that its code does not send.
-            EOFError, OSError: The child is gone.
+            TimeoutError: The response is not complete at the deadline.
+            MalformedResponseError: The child sent something that its code does not
+                send.
+            EOFError, OSError: The child has ended.
         """
-        # To make an answer, the child needs several times the size of the answer.
-        most = self._memory_mb * 2**20 // 4
+        # To make a response, the child needs several times its size.
+        max_size = self._memory_mb * 2**20 // 4
         for _ in range(MAX_RECORDS + 1):
             head, buffers = self._channel.receive(
-                max_head=MAX_HEAD, max_size=most, deadline=deadline
+                max_head=MAX_HEAD, max_size=max_size, deadline=deadline
             )
-            kind, content = read_answer(head)
+            kind, content = read_response(head)
             if kind != LOG:
                 return kind, content, buffers
             _log(content)
-        raise MalformedAnswerError
+        raise MalformedResponseError
 
     @contextmanager
     def _until(self, deadline: float, timeout_s: float) -> Iterator[None]:
         """Communicate with the child until a deadline; kill the child on an error.
 
         Raises:
-            ChildDiedError: The child died, did not answer in time, or sent something
+            ChildDiedError: The child died, did not respond in time, or sent something
                 that its code does not send.
         """
         try:
@@ -314,13 +317,13 @@ class DecoderProcess:
             self._stop()
             raise ChildTimeoutError(
                 f"Decoding took longer than {timeout_s:g} s (decode_timeout_s under "
-                "[worker]) and was given up."
+                "[worker]) and was ended."
             ) from None
-        except MalformedAnswerError:
+        except MalformedResponseError:
             self._stop()
             raise ChildDiedError(
-                "The decoding process gave an answer that it should not be able to "
-                "give, and was ended. Look at the instance: it may be an attack."
+                "The decoding process sent a response that its code does not send, and "
+                "was ended. Examine the instance: it may be an attack."
             ) from None
         except (EOFError, OSError):
             raise self._died(deadline) from None
@@ -332,18 +335,18 @@ class DecoderProcess:
         if code == OUT_OF_MEMORY:
             return ChildDiedError(
                 f"Decoding needed more than {self._memory_mb} MB (decode_memory_mb "
-                "under [worker]) and was given up."
+                "under [worker]) and was ended."
             )
-        how = signal.Signals(-code).name if code < 0 else f"exit status {code}"
-        return ChildDiedError(f"The decoding process died ({how}).")
+        status = signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        return ChildDiedError(f"The decoding process died ({status}).")
 
 
 def _environment() -> dict[str, str]:
     """Return the environment of the child, without secrets."""
-    kept = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
     # The child must find the same modules as this process, installed or not.
     path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
-    return {**kept, **ONE_THREAD, **KEEPING_MEMORY, "PYTHONPATH": path}
+    return {**passed, **ONE_THREAD, **KEEPING_MEMORY, "PYTHONPATH": path}
 
 
 @contextmanager
@@ -351,7 +354,7 @@ def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
     """Open files for the child, which cannot open them.
 
     Raises:
-        AnalysisError: One of them is gone.
+        AnalysisError: One of them does not exist.
         OSError: One of them cannot be opened.
     """
     files: list[int] = []
@@ -361,8 +364,8 @@ def _opened(paths: Sequence[Path]) -> Iterator[list[int]]:
             files.append(os.open(path, os.O_RDONLY | os.O_NONBLOCK))  # noqa: PERF401
         yield files
     except FileNotFoundError:
-        words = "Its file is gone from the disk; send the instance again."
-        raise AnalysisError(words, Failure.BROKEN) from None
+        reason = "The file is missing from the disk. Send the instance again."
+        raise AnalysisError(reason, Failure.BROKEN) from None
     finally:
         for each in files:
             os.close(each)
@@ -372,15 +375,15 @@ def _log(content: Any) -> None:  # noqa: ANN401 - whatever the child sent
     """Log a record of the child.
 
     Raises:
-        MalformedAnswerError: The child sent a record that its code does not send.
+        MalformedResponseError: The child sent a record that its code does not send.
     """
     try:
         name, level, message = content
         # A logger for each name that a child invents would never be freed.
-        if name.partition(".")[0] not in OUR_OWN or name not in sys.modules:
-            raise MalformedAnswerError
+        if name.partition(".")[0] not in LOGGED_PACKAGES or name not in sys.modules:
+            raise MalformedResponseError
         if level not in LEVELS:
-            raise MalformedAnswerError
+            raise MalformedResponseError
         logging.getLogger(name).log(level, "%s", printable(message))
     except (ValueError, TypeError, AttributeError):
-        raise MalformedAnswerError from None
+        raise MalformedResponseError from None

@@ -104,20 +104,20 @@ class Confinement:
     seccomp: bool
 
     @property
-    def is_whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether both are in force."""
         return self.seccomp and self.landlock > 0
 
     def __str__(self) -> str:
-        """Return a description for people."""
+        """Return a description for users."""
         landlock = f"Landlock {self.landlock}" if self.landlock else "no Landlock"
         return f"{landlock}, {'seccomp' if self.seccomp else 'no seccomp'}"
 
 
 UNCONFINED = (
-    "this kernel does not confine the decoding process in full, so that a faulty codec "
-    "could be made to do what the node's user may do; run Linux 5.13 or later, with "
-    "Landlock and seccomp, on x86-64 or aarch64"
+    "This kernel does not support all restrictions of the decoding process. An attack "
+    "on a codec could get the rights of the node's user. Use Linux 5.13 or later, with "
+    "Landlock and seccomp, on x86-64 or aarch64."
 )
 """Text that follows the description if one of the two is not in force."""
 
@@ -181,9 +181,9 @@ def _landlock(libc: ctypes.CDLL) -> int:
     descriptor: int = call(create, ruleset, ctypes.c_size_t(len(ruleset)), 0)
     if descriptor < 0:
         return 0
-    held = call(LANDLOCK_RESTRICT_SELF, descriptor, 0) == 0
+    applied = call(LANDLOCK_RESTRICT_SELF, descriptor, 0) == 0
     os.close(descriptor)
-    return version if held else 0
+    return version if applied else 0
 
 
 def _seccomp(libc: ctypes.CDLL) -> bool:
@@ -198,8 +198,8 @@ def _seccomp(libc: ctypes.CDLL) -> bool:
     steps = list(seccomp_filter(machine, os.getpid()))
     program = Program(len(steps), b"".join(steps))
     number, flags = SECCOMP[MACHINES.index(machine)], SECCOMP_FILTER_FLAG_TSYNC
-    asked = SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(program)
-    return bool(libc.syscall(number, *asked) == 0)
+    arguments = SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(program)
+    return bool(libc.syscall(number, *arguments) == 0)
 
 
 def seccomp_filter(machine: str, process: int) -> Iterator[bytes]:

@@ -6,8 +6,8 @@ milliseconds. So a process that is killed is replaced at once.
 The fork server never gets a byte from a sender. It receives numbers from the process
 that started it, on a socket of its own, and passes on one end of another socket. It has
 one thread, so a fork never inherits a lock of another thread. The process id of an
-ended fork stays reserved until the fork server is told to read its exit status. So a
-signal never reaches another process.
+ended fork stays reserved until the fork server gets the order to read its exit status.
+So a signal never reaches another process.
 
 If the process that started it dies, the kernel kills the fork server, and then its
 forks.
@@ -29,10 +29,10 @@ FORK = -1
 _ORDER = struct.Struct("<id")  # FORK or a process id; seconds
 _REPLY = struct.Struct("<i")  # a process id or an exit status
 
-ANSWER_S = 10.0
-"""Seconds that the fork server may take, in addition to the time it is told to wait."""
+REPLY_TIMEOUT_S = 10.0
+"""Seconds that the fork server may take, in addition to the time that it waits."""
 
-LOOK_S = 0.001
+POLL_S = 0.001
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -62,9 +62,9 @@ class ForkServer:
         """
         self._socket, theirs = socket.socketpair()
         with theirs:
-            given = [theirs.fileno(), os.getpid(), *arguments]
+            argv = [theirs.fileno(), os.getpid(), *arguments]
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter
-                [sys.executable, "-P", "-m", module, *map(str, given)],
+                [sys.executable, "-P", "-m", module, *map(str, argv)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 # Codecs write values of an image to these streams.
@@ -87,14 +87,14 @@ class ForkServer:
         """Fork a process; return its id and this side of its socket.
 
         Raises:
-            OSError: The server is gone.
+            OSError: The server has ended.
         """
         ours, theirs = socket.socketpair()
         try:
             with theirs:
                 order = _ORDER.pack(FORK, 0)
                 socket.send_fds(self._socket, [order], [theirs.fileno()])
-                return self._reply(ANSWER_S), ours
+                return self._reply(REPLY_TIMEOUT_S), ours
         except OSError:
             ours.close()
             raise
@@ -106,10 +106,10 @@ class ForkServer:
             Its exit status; if a signal ended it, the negative number of the signal.
 
         Raises:
-            OSError: The server is gone, and the fork with it.
+            OSError: The server has ended, and the fork with it.
         """
         self._socket.sendall(_ORDER.pack(pid, patience_s))
-        return self._reply(patience_s + ANSWER_S)
+        return self._reply(patience_s + REPLY_TIMEOUT_S)
 
     def close(self) -> None:
         """Kill the server, and its forks with it. May be called repeatedly."""
@@ -121,12 +121,12 @@ class ForkServer:
         self._socket.settimeout(seconds)
         reply = self._socket.recv(_REPLY.size, socket.MSG_WAITALL)
         if len(reply) < _REPLY.size:
-            raise ConnectionError("The fork server ended.")
+            raise ConnectionError("The fork server ended")
         return int(_REPLY.unpack(reply)[0])
 
 
 def serve_forks(run: Callable[[socket.socket], None]) -> None:
-    """Fork a process for each order, until the process that sends orders is gone.
+    """Fork a process for each order, until the process that sends orders has ended.
 
     The command line is `MODULE SOCKET PARENT ...`.
 
@@ -143,7 +143,7 @@ def serve_forks(run: Callable[[socket.socket], None]) -> None:
         with suppress(AttributeError, OSError):  # the C library has no malloc_trim
             ctypes.CDLL(None).malloc_trim(0)
         orders.sendall(_REPLY.pack(0))
-        with suppress(OSError):  # the parent is gone
+        with suppress(OSError):  # the parent has ended
             while _serve_order(orders, run):
                 pass
 
@@ -187,7 +187,7 @@ def _end(pid: int, patience_s: float) -> int:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
     os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 

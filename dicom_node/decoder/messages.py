@@ -5,7 +5,7 @@ which are not copied into the head. The two directions differ:
 
 - A call goes to the child as a pickle. The parent opens each `Path` in it, and the
   child gets the open file.
-- An answer comes back as JSON. An attacker may control the child. For that reason the
+- A response is JSON. An attacker may control the child. For that reason the
   parent knows the type that it expects, and builds it from JSON values and buffers of
   limited size, without pickle.
 """
@@ -71,7 +71,7 @@ _ERRORS: dict[str, type[DicomNodeError] | type[PlainImageError]] = {
 _REASONS = {each.__name__: each for each in (Refusal, Unanalyzed, Failure)}
 
 
-class MalformedAnswerError(Exception):
+class MalformedResponseError(Exception):
     """The child sent something that its code does not send."""
 
 
@@ -141,17 +141,17 @@ class Channel:
 
         Raises:
             TimeoutError: The message was not complete by then.
-            MalformedAnswerError: The message is too large.
+            MalformedResponseError: The message is too large.
             EOFError: The other end is closed.
             OSError: The other end was closed within the message.
         """
         count, length = _HEAD.unpack(self._exactly(_HEAD.size, deadline))
         if count > MAX_BUFFERS or length > max_head:
-            raise MalformedAnswerError
+            raise MalformedResponseError
         sizes = self._exactly(count * _SIZE.size, deadline)
         lengths = [size for (size,) in _SIZE.iter_unpack(sizes)]
         if sum(lengths) > max_size:
-            raise MalformedAnswerError
+            raise MalformedResponseError
         head = self._exactly(length, deadline)
         return head, [self._exactly(each, deadline) for each in lengths]
 
@@ -253,8 +253,8 @@ def unpack_call(
     return function, args
 
 
-def pack_answer(kind: str, content: object) -> tuple[bytes, list[memoryview]]:
-    """Encode an answer of the child as JSON and buffers."""
+def pack_response(kind: str, content: object) -> tuple[bytes, list[memoryview]]:
+    """Encode a response of the child as JSON and buffers."""
     buffers: list[memoryview] = []
     return json.dumps([kind, _plain(content, buffers)]).encode(), buffers
 
@@ -286,18 +286,18 @@ def pack_error(error: DicomNodeError | PlainImageError) -> list[object]:
     return [known.__name__, str(error)[:MAX_TEXT], named]
 
 
-def read_answer(head: bytes | bytearray) -> tuple[str, Any]:
-    """Parse the JSON of an answer; return its kind, and its unchecked content.
+def read_response(head: bytes | bytearray) -> tuple[str, Any]:
+    """Parse the JSON of a response; return its kind, and its unchecked content.
 
     Raises:
-        MalformedAnswerError: It is not valid JSON of an answer.
+        MalformedResponseError: It is not valid JSON of a response.
     """
     try:
         kind, content = json.loads(head)
     except (ValueError, TypeError, RecursionError):
-        raise MalformedAnswerError from None
+        raise MalformedResponseError from None
     if not isinstance(kind, str):
-        raise MalformedAnswerError
+        raise MalformedResponseError
     return kind, content
 
 
@@ -305,7 +305,7 @@ def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - whatever the chil
     """Build one of the errors that decoding raises on purpose.
 
     Raises:
-        MalformedAnswerError: The content does not describe such an error.
+        MalformedResponseError: The content does not describe such an error.
     """
     try:
         name, message, named = content
@@ -314,7 +314,7 @@ def unpack_error(content: Any) -> Exception:  # noqa: ANN401 - whatever the chil
             return made(text)
         return made(text, named and _REASONS[named[0]](named[1]))
     except (ValueError, TypeError, KeyError, IndexError):
-        raise MalformedAnswerError from None
+        raise MalformedResponseError from None
 
 
 def printable(text: Any) -> str:  # noqa: ANN401 - whatever the child sent
@@ -355,12 +355,12 @@ def unpack_result(
         buffers: The buffers that the child sent.
 
     Raises:
-        MalformedAnswerError: The content is not of that type.
+        MalformedResponseError: The content is not of that type.
     """
     try:
         return _built(kind, content, buffers)
     except (ValueError, TypeError, IndexError, RecursionError):
-        raise MalformedAnswerError from None
+        raise MalformedResponseError from None
 
 
 @cache

@@ -30,8 +30,8 @@ import dicom_node.pixels.rendering
 import dicom_node.results.encode  # noqa: F401 - imports all four before the first call
 from dicom_node.decoder.client import (
     LOG,
+    LOGGED_PACKAGES,
     MAX_RECORDS,
-    OUR_OWN,
     OUT_OF_MEMORY,
     RAISED,
     RETURNED,
@@ -41,8 +41,8 @@ from dicom_node.decoder.fork_server import serve_forks
 from dicom_node.decoder.messages import (
     MAX_TEXT,
     Channel,
-    pack_answer,
     pack_error,
+    pack_response,
     unpack_call,
 )
 from dicom_node.errors import AnalysisError, DicomNodeError
@@ -65,7 +65,7 @@ class _Relay(logging.Handler):
             self.left -= 1
             message = record.getMessage()[:MAX_TEXT]
             content = record.name, record.levelno, message
-            self._channel.send(*pack_answer(LOG, content))
+            self._channel.send(*pack_response(LOG, content))
 
 
 def main() -> None:
@@ -79,7 +79,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     warnings.simplefilter("ignore")
-    _load_what_is_loaded_late()
+    _load_lazy_modules()
     serve_forks(_serve)
 
 
@@ -87,17 +87,17 @@ def _serve(end: socket.socket) -> None:
     """Confine this process, and make the calls that arrive on a socket."""
     channel = Channel(end)
     relay = _Relay(channel)
-    for name in OUR_OWN:
+    for name in LOGGED_PACKAGES:
         logging.getLogger(name).addHandler(relay)
     log_uncaught()
-    channel.send(*pack_answer(RETURNED, confine()))
-    with suppress(EOFError, OSError):  # the parent is gone, or closed the socket
+    channel.send(*pack_response(RETURNED, confine()))
+    with suppress(EOFError, OSError):  # the parent has ended, or closed the socket
         while True:
             relay.left = MAX_RECORDS
             _serve_one_call(channel)
 
 
-def _load_what_is_loaded_late() -> None:
+def _load_lazy_modules() -> None:
     """Load everything that libraries would load at the first image that needs it."""
     cv2.setNumThreads(1)  # otherwise it starts threads, which the confinement denies
     datetime.strptime("2000", "%Y")  # noqa: DTZ007
@@ -117,24 +117,24 @@ def _serve_one_call(channel: Channel) -> None:
     try:
         function, args = unpack_call(head, buffers, files)
         del head, buffers  # free what the arguments do not use
-        answer = pack_answer(RETURNED, function(*args))
+        response = pack_response(RETURNED, function(*args))
     except (DicomNodeError, PlainImageError) as error:
-        answer = pack_answer(RAISED, pack_error(error))
+        response = pack_response(RAISED, pack_error(error))
     except MemoryError:
         os._exit(OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 - a bug must not end the process
         unexpected = AnalysisError(
-            f"Decoding failed unexpectedly: {type(error).__name__} {_where(error)}.",
+            f"Decoding failed unexpectedly: {type(error).__name__} {_position(error)}.",
             Failure.PROGRAM,
         )
-        answer = pack_answer(RAISED, pack_error(unexpected))
+        response = pack_response(RAISED, pack_error(unexpected))
     finally:
         for each in files:
             os.close(each)
-    channel.send(*answer)
+    channel.send(*response)
 
 
-def _where(error: Exception) -> str:
+def _position(error: Exception) -> str:
     """Return the position of a bug; the message of the error may quote values."""
     frames = traceback.extract_tb(error.__traceback__)
     last = frames[-1]

@@ -55,15 +55,15 @@ class Allowance:
         self._clock = clock
         self._left = ALLOWANCE_S
         self._at = clock()
-        self._took: defaultdict[Hashable, deque[float]]
-        self._took = defaultdict(lambda: deque(maxlen=LAST))
+        self._durations: defaultdict[Hashable, deque[float]]
+        self._durations = defaultdict(lambda: deque(maxlen=LAST))
 
     def usual(self, kind: Hashable) -> float:
         """Return twice the time that calls of a kind usually take, in seconds."""
-        took = self._took[kind]
-        if len(took) < FEWEST:
+        durations = self._durations[kind]
+        if len(durations) < FEWEST:
             return UNKNOWN_S
-        return min(max(2 * statistics.median(took), SHORTEST_S), LONGEST_S)
+        return min(max(2 * statistics.median(durations), SHORTEST_S), LONGEST_S)
 
     def deadline(self, kind: Hashable) -> float:
         """Return the time limit of a call that starts now, in seconds."""
@@ -80,26 +80,26 @@ class Allowance:
         """Subtract the time of a call beyond the usual time from the allowance."""
         self._left = max(self._left - max(seconds - self.usual(kind), 0), 0)
         if succeeded:
-            self._took[kind].append(seconds)
+            self._durations[kind].append(seconds)
 
 
 class QuickDecoder(DecoderProcess):
     """A decoding child that stops calls early if they would delay other images.
 
     Attributes:
-        took_long: Whether the last call was stopped, or took twice `usual` or longer.
+        was_slow: Whether the last call was stopped, or took twice `usual` or longer.
     """
 
     def __init__(self, *, timeout_s: float, memory_mb: int, niceness: int = 0) -> None:
         """Start a child; `timeout_s` is the upper bound of each call's limit."""
         self._most_s = timeout_s
         self._allowance = Allowance()
-        self.took_long = False
+        self.was_slow = False
         super().__init__(timeout_s=timeout_s, memory_mb=memory_mb, niceness=niceness)
 
     def _run(self, function: Callable[..., T], args: tuple[object, ...]) -> T:
         # One thread makes all calls, so the deadline is that of this call.
-        self._revive()
+        self._ensure_child()
         kind = _kind(function)
         self._timeout_s = min(self._allowance.deadline(kind), self._most_s)
         most = self._allowance.megapixels(kind)
@@ -118,7 +118,7 @@ class QuickDecoder(DecoderProcess):
         finally:
             seconds = time.monotonic() - began
             limit = min(2 * self._allowance.usual(kind), self._timeout_s)
-            self.took_long = seconds >= limit
+            self.was_slow = seconds >= limit
             self._allowance.use(kind, seconds, succeeded=succeeded)
         return result
 

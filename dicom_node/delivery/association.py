@@ -56,7 +56,7 @@ Request = Callable[[Association], Dataset]
 
 
 class LostError(Exception):
-    """There is no association, or it has ended. The message says why."""
+    """There is no association, or it has ended. The message gives the reason."""
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def associated(
             raise
         peer.end(association.release)
     finally:
-        peer.hang_up()
+        peer.close()
 
 
 class Peer:
@@ -141,7 +141,7 @@ class Peer:
         with self._watched(self._association, END_TIMEOUTS * self._timeout_s):
             action()
 
-    def hang_up(self) -> None:
+    def close(self) -> None:
         """Close the connection.
 
         pynetdicom may leave it open if the peer closed it first.
@@ -150,7 +150,7 @@ class Peer:
             shut_down(self._association.connection)
             self._association.connection.close()
 
-    def ask(self, request: Request) -> Dataset:
+    def send_request(self, request: Request) -> Dataset:
         """Send a request for as long as its bytes move, and wait for the response.
 
         Returns:
@@ -169,13 +169,13 @@ class Peer:
             except OSError as error:
                 raise LostError(f"a file cannot be read: {error.strerror}") from None
         if "Status" not in response:
-            raise LostError(self._why_lost(association))
+            raise LostError(self._loss_reason(association))
         return response
 
     def _open(self) -> RequestedAssociation:
         assert self._association  # noqa: S101 - set by `call`
         if self._association.is_over:
-            raise LostError(self._why_lost(self._association))
+            raise LostError(self._loss_reason(self._association))
         return self._association
 
     def _secured(self) -> SSLContext | None:
@@ -184,14 +184,14 @@ class Peer:
         except (OSError, ValueError):
             raise LostError(
                 f"{self} is not called: a file of its tls_ settings can no longer be "
-                "used; run `fracture-node check`"
+                "used. Run `fracture-node check`"
             ) from None
 
     def _negotiated(self, association: RequestedAssociation, waited_s: float) -> None:
         accepted = association.accepted_contexts
         refused = association.rejected_contexts
         if not association.is_established and (accepted or not refused):
-            raise LostError(self._why_not_associated(association, waited_s))
+            raise LostError(self._failure_reason(association, waited_s))
         self.accepted = frozenset(
             (UID(context.abstract_syntax or ""), context.transfer_syntax[0])
             for context in accepted
@@ -200,13 +200,13 @@ class Peer:
     def _on_open(self, _event: evt.Event) -> None:
         assert self._association  # noqa: S101 - set before it connects
         self._connected = True
-        line = self._association.connection
-        line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        connection = self._association.connection
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
         # A request is sent in two pieces. Without this, the second would wait 40 ms for
         # the acknowledgment of the first.
-        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # This limits sending. `pdu_timeout_s` limits the receipt of a PDU.
-        line.settimeout(2 * self._timeout_s)
+        connection.settimeout(2 * self._timeout_s)
 
     def _on_sent(self, event: evt.Event) -> None:
         # Only our requests have a dataset. Our responses to a peer that sends endless
@@ -220,12 +220,12 @@ class Peer:
 
     @contextmanager
     def _watched(
-        self, association: RequestedAssociation, patience_s: float
+        self, association: RequestedAssociation, limit_s: float
     ) -> Iterator[None]:
-        """Cut the connection if no dataset moves for `patience_s` in this block."""
+        """Cut the connection if no dataset moves for `limit_s` in this block."""
         over = threading.Event()
         self._moved.clear()
-        watching = association, over, patience_s
+        watching = association, over, limit_s
         watch = threading.Thread(target=self._watch, args=watching, daemon=True)
         watch.start()
         try:
@@ -239,9 +239,9 @@ class Peer:
         self,
         association: RequestedAssociation,
         over: threading.Event,
-        patience_s: float,
+        limit_s: float,
     ) -> None:
-        while self._moved.wait(patience_s):
+        while self._moved.wait(limit_s):
             self._moved.clear()
             if over.is_set():
                 return
@@ -250,38 +250,40 @@ class Peer:
         # This wakes the request even if the association's own threads have ended.
         association.dimse.msg_queue.put((None, None))
 
-    def _why_not_associated(
+    def _failure_reason(
         self, association: RequestedAssociation, waited_s: float
     ) -> str:
         upper_layer = association.dul
-        in_vain = f" within {self._timeout_s:g} s" * (waited_s >= self._timeout_s)
+        timed_out = f" within {self._timeout_s:g} s" * (waited_s >= self._timeout_s)
         if upper_layer.rejection:
             titles = self._calling, self._destination.ae_title
-            how = rejection_text(upper_layer.rejection, *titles)
-            return f"{self} rejected the association {how}"
-        if without_tls := _why_no_tls(association.connection):
+            reason = rejection_text(upper_layer.rejection, *titles)
+            return f"{self} rejected the association {reason}"
+        if without_tls := _tls_failure(association.connection):
             return f"{self} {without_tls}"
         if self._aborted:
             return f"{self} aborted the request for an association"
         if upper_layer.abort_reason:
-            did = f"the node aborted its request for an association with {self}"
-            return f"{did}: {upper_layer.abort_reason}"
+            aborted = f"the node aborted its request for an association with {self}"
+            return f"{aborted}: {upper_layer.abort_reason}"
         if self._connected:
-            silent = "did not answer the request for an association"
+            silent = "did not respond to the request for an association"
             closed = "closed the connection instead of associating"
-            return f"{self} {silent + in_vain if in_vain else closed}"
+            return f"{self} {silent + timed_out if timed_out else closed}"
         unreached = "cannot be reached"
-        return f"{self} {unreached + in_vain if in_vain else 'refuses the connection'}"
+        return (
+            f"{self} {unreached + timed_out if timed_out else 'refuses the connection'}"
+        )
 
-    def _why_lost(self, association: RequestedAssociation) -> str:
+    def _loss_reason(self, association: RequestedAssociation) -> str:
         if self._stalled:
-            return f"{self} hangs: nothing has moved for {self._timeout_s:g} s"
+            return f"{self} hangs: no data was transferred for {self._timeout_s:g} s"
         if self._aborted:
             return f"{self} aborted the association"
         if complaint := association.dul.abort_reason:
             return f"the node aborted the association with {self}: {complaint}"
         if self._released:
-            return f"{self} released the association before it had answered"
+            return f"{self} released the association before it responded"
         return f"{self} broke the connection"
 
     def __str__(self) -> str:
@@ -290,7 +292,7 @@ class Peer:
         return f"{self._destination.ae_title} at {at}"
 
 
-def _why_no_tls(line: socket.socket) -> str:
+def _tls_failure(connection: socket.socket) -> str:
     """Return why TLS failed on a connection; empty if it did not."""
-    failure = line.failure if isinstance(line, TlsSocket) else None
+    failure = connection.failure if isinstance(connection, TlsSocket) else None
     return describe_failure(failure) if failure else ""

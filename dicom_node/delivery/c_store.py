@@ -49,7 +49,7 @@ OnOutcome = Callable[[Path, Outcome], None]
 
 
 class UnsendableError(Exception):
-    """C-STORE cannot send this file. The message says why."""
+    """C-STORE cannot send this file. The message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +126,9 @@ def send(
                 timeout_s=timeout_s,
             ) as peer:
                 for instance in batch:
-                    delivery.settle(instance.position, _store(instance, peer))
+                    delivery.record(instance.position, _store(instance, peer))
     except LostError as error:
-        delivery.settle_rest(Outcome(Verdict.RETRY, None, str(error)))
+        delivery.record_rest(Outcome(Verdict.RETRY, None, str(error)))
     return delivery.outcomes()
 
 
@@ -138,7 +138,7 @@ def echo(
     """Test the connection to a destination (C-ECHO).
 
     Returns:
-        STORED if it answered with success; otherwise the reason in words.
+        STORED if it responded with success; otherwise the reason as a text.
     """
     try:
         with associated(
@@ -148,9 +148,11 @@ def echo(
             timeout_s=timeout_s,
         ) as peer:
             if not peer.accepted:
-                words = f"{peer} does not accept Verification SOP Class"
-                return Outcome(Verdict.REFUSED, None, words)
-            return outcome_of(peer.ask(lambda association: association.send_c_echo()))
+                reason = f"{peer} does not accept Verification SOP Class"
+                return Outcome(Verdict.REFUSED, None, reason)
+            return outcome_of(
+                peer.send_request(lambda association: association.send_c_echo())
+            )
     except LostError as error:
         return Outcome(Verdict.RETRY, None, str(error))
 
@@ -170,17 +172,17 @@ class _Delivery:
                 yield _read(position, path)
             except UnsendableError as error:
                 outcome = Outcome(Verdict.REFUSED, None, str(error), was_sent=False)
-                self.settle(position, outcome)
+                self.record(position, outcome)
 
-    def settle(self, position: int, outcome: Outcome) -> None:
+    def record(self, position: int, outcome: Outcome) -> None:
         self._outcomes[position] = outcome
         if self._on_outcome:
             self._on_outcome(self._paths[position], outcome)
 
-    def settle_rest(self, outcome: Outcome) -> None:
+    def record_rest(self, outcome: Outcome) -> None:
         for position in range(len(self._paths)):
             if position not in self._outcomes:
-                self.settle(position, outcome)
+                self.record(position, outcome)
 
     def outcomes(self) -> tuple[Outcome, ...]:
         return tuple(self._outcomes[i] for i in range(len(self._paths)))
@@ -230,7 +232,7 @@ def _instance(
         if not UID_PATTERN.fullmatch(uid):
             raise UnsendableError(f"The file has no usable {name}. Export it again.")
     syntax = location.transfer_syntax
-    said = [meta.get(tag) for tag in (META_CLASS, META_INSTANCE, META_SYNTAX)]
+    declared = [meta.get(tag) for tag in (META_CLASS, META_INSTANCE, META_SYNTAX)]
     leading = _leading(found.foreign)
     return Instance(
         position,
@@ -239,7 +241,7 @@ def _instance(
         UID(sop_instance, IGNORE),
         syntax,
         location.offset + leading,
-        is_ready=said == [sop_class, sop_instance, syntax] and not leading,
+        is_ready=declared == [sop_class, sop_instance, syntax] and not leading,
     )
 
 
@@ -258,15 +260,15 @@ def _store(instance: Instance, peer: Peer) -> Outcome:
         if (instance.sop_class, syntax) in peer.accepted:
             break
     else:
-        words = f"{peer} does not accept {instance.sop_class.name}"
-        return Outcome(Verdict.REFUSED, None, words)
+        reason = f"{peer} does not accept {instance.sop_class.name}"
+        return Outcome(Verdict.REFUSED, None, reason)
     if syntax == instance.syntax:
         try:
             with _ready(instance) as path:
                 outcome = _c_store(path, instance.position, peer)
         except OSError as error:  # such as no space for the copy
-            words = f"cannot be copied: {error.strerror}"
-            return Outcome(Verdict.RETRY, None, words)
+            reason = f"the file cannot be copied: {error.strerror}"
+            return Outcome(Verdict.RETRY, None, reason)
     else:
         outcome = _c_store_as(syntax, instance, peer)
     logger.info("Sent %s to %s: %s", instance.sop_instance, peer, outcome.log_text)
@@ -298,15 +300,15 @@ def _c_store_as(syntax: UID, instance: Instance, peer: Peer) -> Outcome:
         try:
             transcode(instance.path, copy, syntax)
         except OSError as error:  # such as no space for the copy
-            words = f"cannot be copied: {error.strerror}"
-            return Outcome(Verdict.RETRY, None, words)
+            reason = f"the file cannot be copied: {error.strerror}"
+            return Outcome(Verdict.RETRY, None, reason)
         except Exception as error:  # noqa: BLE001 - pydicom may raise anything
             # Its text may quote values, so only its type is reported.
-            words = (
-                f"{peer} accepts it as {syntax.name} only, and it cannot be transcoded "
-                f"from {instance.syntax.name} ({type(error).__name__})"
+            reason = (
+                f"{peer} accepts the object only as {syntax.name}. The object cannot "
+                f"be transcoded from {instance.syntax.name} ({type(error).__name__})"
             )
-            return Outcome(Verdict.REFUSED, None, words)
+            return Outcome(Verdict.REFUSED, None, reason)
         return _c_store(copy, instance.position, peer)
 
 
@@ -314,4 +316,4 @@ def _c_store(path: Path, position: int, peer: Peer) -> Outcome:
     def request(association: Association) -> Dataset:
         return association.send_c_store(path, position % 65535 + 1, priority=0)
 
-    return outcome_of(peer.ask(request))
+    return outcome_of(peer.send_request(request))

@@ -20,16 +20,18 @@ class ConcurrencyLimits:
     def __init__(self) -> None:
         self._free: dict[tuple[str, str], threading.Semaphore] = {}
 
-    def at(self, destination: Destination, came_from: str) -> threading.Semaphore:
+    def for_peer(
+        self, destination: Destination, sender_ae_title: str
+    ) -> threading.Semaphore:
         """Return the semaphore to hold during a delivery.
 
         Args:
             destination: The destination of the delivery.
-            came_from: The AE title of the sender of the instance. Results that go back
-                to senders are limited for each sender, so that one that hangs delays no
-                other.
+            sender_ae_title: AE title of the sender of the instance. Results that go
+                back to senders are limited for each sender, so that one that hangs
+                delays no other.
         """
-        is_many = isinstance(destination, SenderDestination)
-        reached = destination.name, came_from if is_many else ""
+        has_many_peers = isinstance(destination, SenderDestination)
+        peer = destination.name, sender_ae_title if has_many_peers else ""
         # A single operation, so that two threads get the same semaphore.
-        return self._free.setdefault(reached, threading.Semaphore(AT_ONCE))
+        return self._free.setdefault(peer, threading.Semaphore(AT_ONCE))

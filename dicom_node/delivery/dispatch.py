@@ -56,85 +56,86 @@ LOSSLESS: Mapping[str, UID] = MappingProxyType(
 A lossy transfer syntax is applied earlier, when the results are made.
 """
 
-Ask = Callable[[], Outcome]
+ConnectionTest = Callable[[], Outcome]
 
 
 def deliver(
     files: Mapping[str, Path],
     destination: Destination,
     *,
-    came_from: str,
+    sender_ae_title: str,
     calling_ae_title: str,
 ) -> dict[str, Outcome]:
-    """Send results to a destination, in the transfer syntax that its settings ask for.
+    """Send results to a destination, in the transfer syntax of its settings.
 
     Args:
         files: Part 10 files by SOP Instance UID.
         destination: The destination.
-        came_from: AE title of the sender of the instance that these results belong to.
+        sender_ae_title: AE title of the sender of the instance that these results
+            belong to.
         calling_ae_title: Our AE title.
 
     Returns:
         The outcome for each file, by SOP Instance UID.
     """
-    bring = partial(
+    send_files = partial(
         _deliver,
         destination=destination,
-        came_from=came_from,
+        sender_ae_title=sender_ae_title,
         calling_ae_title=calling_ae_title,
     )
     try:
         with _compressed(files, destination) as ready:
-            outcomes = bring(ready)
+            outcomes = send_files(ready)
     except OSError as error:  # such as no space for the copies
-        words = f"a result cannot be copied: {error.strerror}"
-        return dict.fromkeys(files, Outcome(Verdict.RETRY, None, words))
+        reason = f"a result cannot be copied: {error.strerror}"
+        return dict.fromkeys(files, Outcome(Verdict.RETRY, None, reason))
     # A peer that refuses a compressed copy may accept the original.
-    as_they_are = {
+    uncompressed = {
         uid: files[uid]
         for uid, outcome in outcomes.items()
         if ready[uid] != files[uid] and outcome.verdict is Verdict.REFUSED
     }
-    return outcomes | bring(as_they_are) if as_they_are else outcomes
+    return outcomes | send_files(uncompressed) if uncompressed else outcomes
 
 
-def peer_of(destination: Destination, came_from: str) -> tuple[str, str]:
+def peer_of(destination: Destination, sender_ae_title: str) -> tuple[str, str]:
     """Return the AE title or URL, and the host, of the other side of a delivery.
 
     Args:
         destination: The destination of the results.
-        came_from: As for `deliver`.
+        sender_ae_title: As for `deliver`.
     """
     if isinstance(destination, StowDestination):
         return destination.url, urlsplit(destination.url).hostname or ""
-    address = address_of(destination, came_from)
-    return (address.ae_title, address.host) if address else (came_from, "")
+    address = address_of(destination, sender_ae_title)
+    return (address.ae_title, address.host) if address else (sender_ae_title, "")
 
 
-def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
+def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of the report
     request: Request,
     destination: Destination,
     *,
-    came_from: str,
+    sender_ae_title: str,
     calling_ae_title: str,
     settle: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
-    """Ask a destination to commit to the objects that it has stored.
+    """Request that a destination commits to the objects that it has stored.
 
     Args:
         request: The request, already recorded.
         destination: A destination that is reached by C-STORE.
-        came_from: As for `deliver`.
+        sender_ae_title: As for `deliver`.
         calling_ae_title: Our AE title.
         settle: Records a report that comes on the same association: see
-            `commitment.ask`.
+            `n_action.request_commitment`.
         on_refused: Called for each such report that is refused.
     """
     assert not isinstance(destination, StowDestination)  # noqa: S101 - narrows the type
-    address = address_of(destination, came_from)
+    address = address_of(destination, sender_ae_title)
     if address is None:
-        return _unknown(destination, came_from)
+        return _unknown(destination, sender_ae_title)
     return n_action.request_commitment(
         request,
         address,
@@ -148,14 +149,14 @@ def ask(  # noqa: PLR0913 - the request, its peer and handlers of the report
 def _deliver(
     files: Mapping[str, Path],
     destination: Destination,
-    came_from: str,
+    sender_ae_title: str,
     calling_ae_title: str,
 ) -> dict[str, Outcome]:
     if isinstance(destination, StowDestination):
         return stow.store(files, destination, timeout_s=SEND_TIMEOUT_S)
-    address = address_of(destination, came_from)
+    address = address_of(destination, sender_ae_title)
     if address is None:
-        return dict.fromkeys(files, _unknown(destination, came_from))
+        return dict.fromkeys(files, _unknown(destination, sender_ae_title))
     outcomes = send(
         list(files.values()),
         address,
@@ -165,12 +166,13 @@ def _deliver(
     return dict(zip(files, outcomes, strict=True))
 
 
-def _unknown(destination: Destination, came_from: str) -> Outcome:
-    words = (
-        f"{came_from} sent it and is not among the peers; add it to them, restart "
-        f"the node and run `fracture-node retry --destination {destination.name}`"
+def _unknown(destination: Destination, sender_ae_title: str) -> Outcome:
+    reason = (
+        f"{sender_ae_title} sent the instance and is not among the peers. Add it to "
+        "the peers, restart the node and run "
+        f"`fracture-node retry --destination {destination.name}`"
     )
-    return Outcome(Verdict.REFUSED, None, words, was_sent=False)
+    return Outcome(Verdict.REFUSED, None, reason, was_sent=False)
 
 
 @contextmanager
@@ -193,25 +195,29 @@ def _compressed(
             plain = meta.TransferSyntaxUID == ExplicitVRLittleEndian
             if plain and meta.MediaStorageSOPClassUID in IMAGES:
                 copy = Path(folder) / f"{uid}.dcm"
-                if _is_compressed(path, copy, syntax):
+                if _compress(path, copy, syntax):
                     ready[uid] = copy
         yield ready
 
 
-def _is_compressed(path: Path, copy: Path, syntax: UID) -> bool:
+def _compress(path: Path, copy: Path, syntax: UID) -> bool:
     try:
         transcode(path, copy, syntax)
     except OSError:
         raise
     except Exception as error:  # noqa: BLE001 - an encoder may raise anything
-        logger.warning("Not compressed: %s, %s", path.name, type(error).__name__)
+        logger.warning(
+            "%s is sent uncompressed: the encoder failed with %s",
+            path.name,
+            type(error).__name__,
+        )
         return False
     return True
 
 
 def echo_destination(
     name: str, destination: Destination, *, calling_ae_title: str
-) -> list[tuple[str, Ask]]:
+) -> list[tuple[str, ConnectionTest]]:
     """Return a function that tests the connection, for each peer of a destination.
 
     Args:
@@ -221,12 +227,12 @@ def echo_destination(
 
     Returns:
         The name of each peer, and the function that tests it. It returns STORED if the
-        peer answers with success.
+        peer responds with success.
     """
     if isinstance(destination, StowDestination):
-        return [(name, partial(stow.ask, destination))]
-    ask = partial(echo, calling_ae_title=calling_ae_title)
+        return [(name, partial(stow.check_connection, destination))]
+    test = partial(echo, calling_ae_title=calling_ae_title)
     if isinstance(destination, DicomDestination):
-        return [(name, partial(ask, destination))]
+        return [(name, partial(test, destination))]
     peers = destination.peers
-    return [(f"{name}, {each.ae_title}", partial(ask, each)) for each in peers]
+    return [(f"{name}, {each.ae_title}", partial(test, each)) for each in peers]

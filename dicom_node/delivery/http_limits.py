@@ -53,19 +53,19 @@ class _Bounded(io.RawIOBase):
         self._content = content
         self._connection = connection
         self._left = LARGEST_RESPONSE
-        self._patience_s = connection.gettimeout() or 0.0
-        self._deadline = time.monotonic() + TIMEOUTS * self._patience_s
+        self._timeout_s = connection.gettimeout() or 0.0
+        self._deadline = time.monotonic() + TIMEOUTS * self._timeout_s
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer") -> int | None:
         left_s = max(self._deadline - time.monotonic(), 0.001)
-        self._connection.settimeout(min(left_s, self._patience_s))
+        self._connection.settimeout(min(left_s, self._timeout_s))
         try:
             count: int | None = self._content.readinto(buffer)
         except TimeoutError:
-            if left_s < self._patience_s:
+            if left_s < self._timeout_s:
                 raise ResponseTooSlowError from None
             raise
         if time.monotonic() > self._deadline:

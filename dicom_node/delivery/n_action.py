@@ -1,4 +1,4 @@
-"""The Storage Commitment SCU: asks an archive to commit to objects it has stored.
+"""The Storage Commitment SCU: requests that an archive commits to stored objects.
 
 PS3.4 J.3.2: an N-ACTION of the Storage Commitment Push Model, on a separate
 association. Some archives report at once on the same association, so it is kept open
@@ -27,7 +27,7 @@ from dicom_node.network.storage_commitment import (
 )
 from dicom_node.outcome import OUT_OF_RESOURCES, WARNINGS, Outcome, Verdict, outcome_of
 
-WELL_KNOWN = UID("1.2.840.10008.1.20.1.1")
+WELL_KNOWN_INSTANCE = UID("1.2.840.10008.1.20.1.1")
 REQUEST = 1  # the action type
 # How long an association is kept open for an immediate report. It uses one of the two
 # slots for deliveries to this archive, so the time is short.
@@ -49,7 +49,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
     settle: RecordReport,
     on_refused: OnRefused = ignore_refusal,
 ) -> Outcome:
-    """Ask an archive to commit to objects that it has stored.
+    """Request that an archive commits to objects that it has stored.
 
     Args:
         request: The objects and the Transaction UID; already recorded.
@@ -64,7 +64,7 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
         STORED if the archive has accepted the request. Its report comes separately.
     """
     called = Reporter(destination.ae_title, destination.host, called=destination)
-    hearing = _Hearing(settle, called, on_refused)
+    listener = _ReportListener(settle, called, on_refused)
     try:
         with associated(
             destination,
@@ -73,15 +73,17 @@ def request_commitment(  # noqa: PLR0913 - the request, its peer and handlers of
             timeout_s=timeout_s,
         ) as peer:
             if not peer.accepted:
-                words = (
-                    f"{peer} does not accept Storage Commitment; set commitment = "
+                reason = (
+                    f"{peer} does not accept Storage Commitment. Set commitment = "
                     "false for this destination, then retry"
                 )
-                return Outcome(Verdict.REFUSED, None, words)
-            response = peer.ask(partial(_n_action, request=request, hearing=hearing))
+                return Outcome(Verdict.REFUSED, None, reason)
+            response = peer.send_request(
+                partial(_n_action, request=request, listener=listener)
+            )
             outcome = outcome_of(response, verdict_of)
             if outcome.verdict is Verdict.STORED:
-                hearing.wait()
+                listener.wait()
             return outcome
     except LostError as error:
         return Outcome(Verdict.RETRY, None, str(error))
@@ -95,7 +97,7 @@ def verdict_of(status: int) -> Verdict:
     return Verdict.RETRY if passes else Verdict.REFUSED
 
 
-class _Hearing:
+class _ReportListener:
     """Listens for a report on the association of the request."""
 
     def __init__(
@@ -104,31 +106,31 @@ class _Hearing:
         self._settle = settle
         self._reporter = reporter
         self._on_refused = on_refused
-        self._came = threading.Event()
+        self._received = threading.Event()
         self._thread: threading.Thread | None = None
 
-    def answer(self, event: evt.Event) -> tuple[int, None]:
+    def handle(self, event: evt.Event) -> tuple[int, None]:
         self._thread = threading.current_thread()
-        self._came.set()
+        self._received.set()
         return handle_report(event, self._settle, self._reporter, self._on_refused)
 
     def wait(self) -> None:
         """Wait for a report, and for our response to it, before the release."""
-        if self._came.wait(REPORT_AT_ONCE_S) and self._thread:
+        if self._received.wait(REPORT_AT_ONCE_S) and self._thread:
             self._thread.join()
 
 
 def _n_action(
-    association: Association, *, request: Request, hearing: _Hearing
+    association: Association, *, request: Request, listener: _ReportListener
 ) -> Dataset:
-    association.bind(evt.EVT_N_EVENT_REPORT, hearing.answer)
+    association.bind(evt.EVT_N_EVENT_REPORT, listener.handle)
     information = Dataset()
     information.TransactionUID = request.transaction_uid
     information.ReferencedSOPSequence = [
         _reference(*each) for each in request.references
     ]
     response, _ = association.send_n_action(
-        information, REQUEST, STORAGE_COMMITMENT, WELL_KNOWN
+        information, REQUEST, STORAGE_COMMITMENT, WELL_KNOWN_INSTANCE
     )
     return response
 

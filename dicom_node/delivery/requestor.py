@@ -35,7 +35,7 @@ OPEN_STATES = frozenset({"Sta5", "Sta6"})
 
 # Maximum bytes of a PDU, and of all data before our next request: responses and reports
 # are short.
-LONGEST_ANSWER = 1_048_576
+MAX_RESPONSE_BYTES = 1_048_576
 # Maximum number of messages before our next request: the response, the same response
 # again, and requests of the peer.
 MOST_MESSAGES = 16
@@ -69,20 +69,20 @@ class _Socket(AssociationSocket):
         """
         assert isinstance(self.assoc, RequestedAssociation)  # noqa: S101 - narrows the type
         assert self.socket  # noqa: S101 - narrows the type
-        if nr_bytes > LONGEST_ANSWER:
-            words = f"a PDU of {nr_bytes} bytes was announced, "
-            self.assoc.dul.abort_because(f"{words}more than {LONGEST_ANSWER}")
+        if nr_bytes > MAX_RESPONSE_BYTES:
+            announced = f"a PDU of {nr_bytes} bytes was announced"
+            self.assoc.dul.abort_because(f"{announced}, more than {MAX_RESPONSE_BYTES}")
             return bytearray()
-        patience = self.socket.gettimeout()
+        timeout_s = self.socket.gettimeout()
         try:
             limit = time.monotonic() + self.assoc.pdu_timeout_s
             return receive(self.socket, nr_bytes, limit)
         except TimeoutError:
-            words = f"a PDU took longer than {self.assoc.pdu_timeout_s:g} s"
-            self.assoc.dul.set_abort_reason(words)
+            reason = f"a PDU took longer than {self.assoc.pdu_timeout_s:g} s"
+            self.assoc.dul.set_abort_reason(reason)
             raise
         finally:
-            self.socket.settimeout(patience)
+            self.socket.settimeout(timeout_s)
 
 
 class _Responses(queue.Queue[Any]):
@@ -97,13 +97,13 @@ class _Responses(queue.Queue[Any]):
         super().__init__()
         self._association = association
         self._open: tuple[type, int | None] | None = None
-        self._answers: set[tuple[type, int | None, int | None]] = set()
+        self._completed: set[tuple[type, int | None, int | None]] = set()
 
     def expect(self, request: DimseServiceType) -> None:
         """Accept the response to this request, and no other one."""
         self._open = type(request), request.MessageID
         # Message IDs start again after 65,535.
-        self._answers = {each for each in self._answers if each[:2] != self._open}
+        self._completed = {each for each in self._completed if each[:2] != self._open}
 
     def put(
         self,
@@ -117,30 +117,32 @@ class _Responses(queue.Queue[Any]):
             super().put(item, block, timeout)
         elif message.MessageIDBeingRespondedTo is None:
             self._association._serve_request(message, context_id or 0)  # noqa: SLF001 - pynetdicom's name
-        elif self._is_answer(message):
+        elif self._accept_response(message):
             super().put(item, block, timeout)
 
-    def _is_answer(self, response: DimseServiceType) -> bool:
-        """Return whether a response answers the open request.
+    def _accept_response(self, response: DimseServiceType) -> bool:
+        """Return whether a response belongs to the open request.
 
         A response that was sent twice is dropped. Any other response ends the
         association.
         """
-        answered = type(response), response.MessageIDBeingRespondedTo
-        name = answered[0].__name__.replace("_", "-")
+        key = type(response), response.MessageIDBeingRespondedTo
+        name = key[0].__name__.replace("_", "-")
         if not response.is_valid_response:
-            self._association.dul.set_abort_reason("a response came without a status")
-        if answered == self._open:
-            self._open = None
-            self._answers.add((*answered, response.Status))
-            return True
-        if (*answered, response.Status) in self._answers:
-            logger.warning(
-                "Dropped a second %s response to message %d", name, answered[1]
+            self._association.dul.set_abort_reason(
+                "a response without a status was received"
             )
+        if key == self._open:
+            self._open = None
+            self._completed.add((*key, response.Status))
+            return True
+        if (*key, response.Status) in self._completed:
+            logger.warning("Dropped a second %s response to message %d", name, key[1])
             return False
-        words = f"a {name} response to message {answered[1]} came, which is not open"
-        self._association.dul.abort_because(words)
+        reason = (
+            f"a {name} response to message {key[1]} was received, which is not open"
+        )
+        self._association.dul.abort_because(reason)
         return False
 
 
@@ -154,7 +156,7 @@ class _Messages(MessageReader):
         self._messages = 0
 
     def send_msg(self, primitive: DimsePrimitiveType, context_id: int) -> None:
-        """Send a request of ours, or our response to one of the peer."""
+        """Send our request, or our response to a request of the peer."""
         is_request = primitive.MessageIDBeingRespondedTo is None
         if is_request and not isinstance(primitive, C_CANCEL):
             self._responses.expect(primitive)
@@ -165,22 +167,26 @@ class _Messages(MessageReader):
     def _begin_message(self) -> DIMSEMessage:
         self._messages += 1
         if self._messages > MOST_MESSAGES:
-            words = f"more than {MOST_MESSAGES} messages came in answer to one"
-            self.upper_layer.abort_because(words)
+            reason = (
+                f"more than {MOST_MESSAGES} messages were received after one request"
+            )
+            self.upper_layer.abort_because(reason)
         return super()._begin_message()
 
     def _receive(self, context_id: int, fragment: bytes) -> None:
         """Process a fragment, unless the dataset becomes too long."""
         dataset = self.message.data_set if self.message else None
         if dataset and dataset.tell() + len(fragment) > LONGEST_COMMAND:
-            words = f"a dataset of more than {LONGEST_COMMAND} bytes came"
-            self.upper_layer.abort_because(words)
+            reason = f"a dataset of more than {LONGEST_COMMAND} bytes was received"
+            self.upper_layer.abort_because(reason)
             return
         super()._receive(context_id, fragment)
 
     def _excess(self) -> str:
-        if self.received > LONGEST_ANSWER:
-            return f"more than {LONGEST_ANSWER} bytes came in answer to a request"
+        if self.received > MAX_RESPONSE_BYTES:
+            return (
+                f"more than {MAX_RESPONSE_BYTES} bytes were received after one request"
+            )
         return super()._excess()
 
 
@@ -189,7 +195,7 @@ class RequestedAssociation(Association):
 
     pynetdicom's thread for an association is not started. If both sides request the
     release at the same time, that thread and the peer would wait for each other.
-    `release` and `abort` of this class answer such a peer.
+    `release` and `abort` of this class respond to such a peer.
 
     Attributes:
         connection: The connection, to tune it, cut it and close it.
@@ -245,8 +251,8 @@ class RequestedAssociation(Association):
         return self.dul.state_machine.current_state not in OPEN_STATES
 
     def release(self) -> None:
-        """Release the association; answer the peer if it requested that first."""
-        if not self._answer_release():
+        """Release the association; respond to the peer if it requested that first."""
+        if not self._confirm_release():
             super().release()
 
     def _abort_blocking(self, block: bool = True) -> None:  # noqa: FBT001, FBT002 - as in pynetdicom
@@ -254,10 +260,10 @@ class RequestedAssociation(Association):
 
         pynetdicom replaces `abort` of each association by this method.
         """
-        if not self._answer_release():
+        if not self._confirm_release():
             super()._abort_blocking(block)
 
-    def _answer_release(self) -> bool:
+    def _confirm_release(self) -> bool:
         if not self.is_established or not self.acse.is_release_requested():
             return False
         self.acse.send_release(is_response=True)

@@ -30,7 +30,12 @@ from dicom_node.delivery.http_limits import (
     ResponseTooLargeError,
     ResponseTooSlowError,
 )
-from dicom_node.delivery.stow_response import JSON, StowResponse, alive, object_outcomes
+from dicom_node.delivery.stow_response import (
+    JSON,
+    StowResponse,
+    object_outcomes,
+    search_outcome,
+)
 from dicom_node.outcome import Outcome, Verdict
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
@@ -41,11 +46,11 @@ TIMEOUT_S = 30.0
 # Maximum size of a request. A larger object is sent in a request of its own. Windows
 # web servers accept 30 MB by default.
 MOST_BYTES = 25_000_000
-LARGEST_ANSWER = 1_000_000
+MAX_PAYLOAD_BYTES = 1_000_000
 
 
-class UnansweredError(Exception):
-    """There was no response. The message says why."""
+class NoResponseError(Exception):
+    """There was no response. The message gives the reason."""
 
 
 def store(
@@ -72,31 +77,33 @@ def store(
     try:
         for batch in _batches(files):
             outcomes |= _store(service, batch, timeout_s)
-    except UnansweredError as error:
-        words = str(error)
+    except NoResponseError as error:
+        reason = str(error)
     except OSError as error:
-        words = f"a result cannot be read: {error.strerror}"
+        reason = f"a result cannot be read: {error.strerror}"
     else:
         return outcomes
-    return {uid: Outcome(Verdict.RETRY, None, words) for uid in files} | outcomes
+    return {uid: Outcome(Verdict.RETRY, None, reason) for uid in files} | outcomes
 
 
-def ask(service: StowDestination, *, timeout_s: float = TIMEOUT_S) -> Outcome:
+def check_connection(
+    service: StowDestination, *, timeout_s: float = TIMEOUT_S
+) -> Outcome:
     """Test the connection to a service, with our credentials.
 
     It searches (PS3.18 10.6) for a study that does not exist: the response is short,
     and names no patient. The test fails for a service that stores but does not search.
 
     Returns:
-        STORED if it answered with success; otherwise the reason in words.
+        STORED if it responded with success; otherwise the reason as a text.
     """
     query = {"StudyInstanceUID": IMPLEMENTATION_CLASS_UID, "limit": "1"}
     request = requests.Request("GET", f"{service.url}/studies", params=query)
     try:
-        answer = _send(service, request, timeout_s)
-    except UnansweredError as error:
+        response = _send(service, request, timeout_s)
+    except NoResponseError as error:
         return Outcome(Verdict.RETRY, None, str(error))
-    return alive(answer, _credentials(service))
+    return search_outcome(response, _credentials(service))
 
 
 def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
@@ -115,13 +122,13 @@ def _batches(files: Mapping[str, Path]) -> Iterator[dict[str, bytes]]:
 def _store(
     service: StowDestination, batch: Mapping[str, bytes], timeout_s: float
 ) -> dict[str, Outcome]:
-    answer = _post(service, batch, timeout_s)
-    outcomes = object_outcomes(batch, answer, _credentials(service))
-    as_a_whole = all(
+    response = _post(service, batch, timeout_s)
+    outcomes = object_outcomes(batch, response, _credentials(service))
+    all_refused = all(
         each.verdict is Verdict.REFUSED and each.status is None
         for each in outcomes.values()
     )
-    if as_a_whole and len(batch) > 1:  # one may be the cause, or their total size
+    if all_refused and len(batch) > 1:  # one may be the cause, or their total size
         for uid, content in batch.items():
             outcomes |= _store(service, {uid: content}, timeout_s)
     return outcomes
@@ -148,7 +155,7 @@ def _post(
 def _send(
     service: StowDestination, request: requests.Request, timeout_s: float
 ) -> StowResponse:
-    where = urlsplit(service.url).netloc
+    host = urlsplit(service.url).netloc
     try:
         with (
             _session(service) as session,
@@ -167,9 +174,11 @@ def _send(
                 content=_content(response),
             )
     except requests.RequestException as error:
-        raise UnansweredError(f"{where} {_why(error, timeout_s)}") from None
+        raise NoResponseError(f"{host} {_failure_reason(error, timeout_s)}") from None
     except OSError:
-        raise UnansweredError(f"{where} is not asked: ca_bundle is no file") from None
+        raise NoResponseError(
+            f"{host} gets no request: ca_bundle is not a file"
+        ) from None
 
 
 def _session(service: StowDestination) -> requests.Session:
@@ -188,7 +197,7 @@ def _session(service: StowDestination) -> requests.Session:
     if service.token_env:
         token = _value(service.token_env)
         if not (token.isascii() and token.isprintable()):
-            raise UnansweredError(f"{service.token_env.variable} holds no token")
+            raise NoResponseError(f"{service.token_env.variable} is not a valid token")
         session.headers["Authorization"] = f"Bearer {token}"
     if service.password_env:  # UTF-8 (RFC 7617); requests would use Latin-1
         pair = f"{service.username}:{_value(service.password_env)}".encode()
@@ -199,7 +208,7 @@ def _session(service: StowDestination) -> requests.Session:
 
 def _value(secret: Secret) -> str:
     if not secret.value:
-        raise UnansweredError(f"{secret.variable} is not set in the node's environment")
+        raise NoResponseError(f"{secret.variable} is not set in the node's environment")
     return secret.value
 
 
@@ -207,33 +216,35 @@ def _content(response: requests.Response) -> bytes:
     content = b""
     for piece in response.iter_content(65536):
         content += piece
-        if len(content) > LARGEST_ANSWER:
-            where = urlsplit(response.url).netloc
-            raise UnansweredError(f"{where} answers with more than {LARGEST_ANSWER} B")
+        if len(content) > MAX_PAYLOAD_BYTES:
+            host = urlsplit(response.url).netloc
+            raise NoResponseError(
+                f"{host} responds with more than {MAX_PAYLOAD_BYTES} B"
+            )
     return content
 
 
-def _why(error: Exception, timeout_s: float) -> str:
+def _failure_reason(error: Exception, timeout_s: float) -> str:
     """Return why there is no response. The error's own text may quote anything."""
     causes = list(_causes(error))
-    if told := next(filter(None, map(_cause_in_words, causes)), ""):
-        return told
+    if description := next(filter(None, map(_describe_cause, causes)), ""):
+        return description
     if any(isinstance(each, ResponseTooSlowError) for each in causes):
-        return f"does not finish its answer within {TIMEOUTS * timeout_s:g} s"
+        return f"does not finish its response within {TIMEOUTS * timeout_s:g} s"
     if isinstance(error, requests.ConnectTimeout):
         return f"cannot be reached within {timeout_s:g} s"
     if any(isinstance(each, requests.Timeout | TimeoutError) for each in causes):
-        return f"hangs: nothing has moved for {timeout_s:g} s"
+        return f"hangs: no data was transferred for {timeout_s:g} s"
     return f"broke the connection ({type(error).__name__})"
 
 
-def _cause_in_words(cause: BaseException) -> str:
+def _describe_cause(cause: BaseException) -> str:
     match cause:
         case ssl.SSLCertVerificationError():
-            own = "if its authority is your own, name that in ca_bundle"
-            return f"is not trusted: {cause.verify_message}; {own}"
+            advice = "If the authority is your own, set ca_bundle to its certificate"
+            return f"is not trusted: {cause.verify_message}. {advice}"
         case ResponseTooLargeError():
-            return f"answers with more than {LARGEST_RESPONSE} B"
+            return f"responds with more than {LARGEST_RESPONSE} B"
         case ssl.SSLError():
             return f"does not agree on TLS: {cause.reason}"
         case socket.gaierror():
@@ -252,4 +263,4 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 def _credentials(service: StowDestination) -> str:
     """Return what to do if the service does not accept our credentials."""
     secret = service.token_env or service.password_env
-    return f"look at {secret.variable}" if secret else "it may want token_env"
+    return f"check {secret.variable}" if secret else "it may require token_env"

@@ -26,8 +26,12 @@ from dicom_node.outcome import (
 JSON = "application/dicom+json"
 # The media types of a service's own response. XML is not requested and not read, so
 # only its HTTP status counts. Any other type comes from a proxy or a login in between.
-READ = frozenset({JSON, "application/json"})
-ITS_OWN = READ | {"application/dicom+xml", "application/xml", "text/xml"}
+READABLE_MEDIA_TYPES = frozenset({JSON, "application/json"})
+SERVICE_MEDIA_TYPES = READABLE_MEDIA_TYPES | {
+    "application/dicom+xml",
+    "application/xml",
+    "text/xml",
+}
 
 REFERENCED_SOP_SEQUENCE = "00081199"
 FAILED_SOP_SEQUENCE = "00081198"
@@ -37,16 +41,16 @@ REFERENCED_SOP_INSTANCE_UID = "00081155"
 
 # The service already has the object, identical to the last byte. The second code is
 # that of a large service.
-HAS_IT = frozenset({DUPLICATE_SOP_INSTANCE, 0xB00E})
+ALREADY_STORED = frozenset({DUPLICATE_SOP_INSTANCE, 0xB00E})
 
 # Statuses that are temporary, or that an administrator of the service can solve.
 PASSING = frozenset({401, 403, 407, 408, 425, 429})
 REDIRECTS = range(300, 400)
 SERVER_ERRORS = range(500, 600)
 ADVICE = {
-    404: "; is url the base of the DICOMweb service?",
-    405: "; is url the base of the DICOMweb service?",
-    413: "; raise its limit on the size of a request",
+    404: "; check that url is the base of the DICOMweb service",
+    405: "; check that url is the base of the DICOMweb service",
+    413: "; raise the limit of the service on the size of a request",
 }
 
 
@@ -67,78 +71,89 @@ class StowResponse:
     content: bytes
 
     @property
-    def is_its_own(self) -> bool:
+    def is_from_service(self) -> bool:
         """True if the service itself may have sent this response."""
-        return self.media_type in ITS_OWN or not (self.content or self.media_type)
+        return self.media_type in SERVICE_MEDIA_TYPES or not (
+            self.content or self.media_type
+        )
 
     def __str__(self) -> str:
         """Return the status line for the journal and the page, without the payload."""
         return f"HTTP {self.code} {printable(self.reason)}".rstrip()
 
     @property
-    def standard_words(self) -> str:
+    def standard_status(self) -> str:
         """The status with the reason phrase of RFC 9110, not that of the server."""
         known = {each.value: each.phrase for each in HTTPStatus}
         return f"HTTP {self.code} {known.get(self.code, '')}".rstrip()
 
 
 def object_outcomes(
-    uids: Iterable[str], answer: StowResponse, credentials: str
+    uids: Iterable[str], response: StowResponse, credentials: str
 ) -> dict[str, Outcome]:
     """Return the outcome of each object in a request.
 
     Args:
         uids: SOP Instance UIDs of the objects.
-        answer: The response to the request.
+        response: The response to the request.
         credentials: Advice for the case that our credentials are not accepted.
     """
-    listed = dict(_listed(answer))
-    other = _unlisted(answer, credentials)
+    listed = dict(_listed(response))
+    other = _unlisted(response, credentials)
     return {uid: listed.get(uid, other) for uid in uids}
 
 
-def alive(answer: StowResponse, credentials: str) -> Outcome:
+def search_outcome(response: StowResponse, credentials: str) -> Outcome:
     """Return whether the response to a search comes from a working service."""
-    if answer.code in {200, 204} and answer.is_its_own:
+    if response.code in {200, 204} and response.is_from_service:
         return Outcome(Verdict.STORED, None)
-    return _unlisted(answer, credentials)
+    return _unlisted(response, credentials)
 
 
-def _unlisted(answer: StowResponse, credentials: str) -> Outcome:
+def _unlisted(response: StowResponse, credentials: str) -> Outcome:
     """Return the outcome of objects that a response does not list, by its status."""
-    code = answer.code
-    if code == HTTPStatus.OK and not answer.is_its_own:
-        what = printable(answer.media_type) or "something"
-        is_none = "which is no answer of a DICOMweb service"
+    code = response.code
+    if code == HTTPStatus.OK and not response.is_from_service:
+        media_type = printable(response.media_type) or "something"
+        mismatch = "which is not a response of a DICOMweb service"
         return Outcome(
             Verdict.RETRY,
             None,
-            f"{answer} with {what}, {is_none}",
-            f"{answer.standard_words} with another media type, {is_none}",
+            f"{response} with {media_type}, {mismatch}",
+            f"{response.standard_status} with another media type, {mismatch}",
         )
-    if code == HTTPStatus.OK and not (answer.content and answer.media_type in READ):
+    if code == HTTPStatus.OK and not (
+        response.content and response.media_type in READABLE_MEDIA_TYPES
+    ):
         return Outcome(Verdict.STORED, None)
     if code < REDIRECTS.start:
         return _unclear(
-            answer, Verdict.RETRY_BRIEFLY, " does not say what became of it"
+            response,
+            Verdict.RETRY_BRIEFLY,
+            " does not state whether the object was stored",
         )
     advice = ADVICE.get(code, "")
     if code in {401, 403} or code in REDIRECTS:
         advice = f"; {credentials}{advice}"
     passes = code in PASSING or code in REDIRECTS or code in SERVER_ERRORS
-    return _unclear(answer, Verdict.RETRY if passes else Verdict.REFUSED, advice)
+    return _unclear(response, Verdict.RETRY if passes else Verdict.REFUSED, advice)
 
 
-def _unclear(answer: StowResponse, verdict: Verdict, more: str) -> Outcome:
-    return Outcome(verdict, None, f"{answer}{more}", f"{answer.standard_words}{more}")
+def _unclear(response: StowResponse, verdict: Verdict, more: str) -> Outcome:
+    return Outcome(
+        verdict, None, f"{response}{more}", f"{response.standard_status}{more}"
+    )
 
 
-def _listed(answer: StowResponse) -> Iterator[tuple[str, Outcome]]:
+def _listed(response: StowResponse) -> Iterator[tuple[str, Outcome]]:
     """Yield the entries of the Store Instances Response Module, if there is one."""
-    if answer.code not in {200, 202, 409} or answer.media_type not in READ:
+    if (
+        response.code not in {200, 202, 409}
+        or response.media_type not in READABLE_MEDIA_TYPES
+    ):
         return
     try:
-        module = json.loads(answer.content)
+        module = json.loads(response.content)
     except (ValueError, RecursionError):
         return
     module = module[0] if isinstance(module, list) and module else module
@@ -155,10 +170,11 @@ def _stored(warning: int | None) -> Outcome:
 def _failed(reason: int | None) -> Outcome:
     """Return the outcome for a Failure Reason (PS3.18 I.2.2), a C-STORE status."""
     if reason is None:
-        words = "not stored, and no reason given"
-        return Outcome(Verdict.RETRY_BRIEFLY, None, words)
+        text = "not stored, without a reason"
+        return Outcome(Verdict.RETRY_BRIEFLY, None, text)
     verdict = verdict_of(reason)
-    if verdict is Verdict.STORED and reason not in HAS_IT:  # it contradicts itself
+    # A failure with a status of success contradicts itself.
+    if verdict is Verdict.STORED and reason not in ALREADY_STORED:
         verdict = Verdict.RETRY_BRIEFLY
     return Outcome(verdict, reason, status_text(reason) or "not stored, with 0x0000")
 

@@ -31,7 +31,7 @@ from dicom_node.reasons import Failure, Reason, Unanalyzed
 from dicom_node.results.overlay_data import OverlayData
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.tables import ANALYZING, InstanceState, instance, patient
-from dicom_node.storage.tables import finding as drawn
+from dicom_node.storage.tables import finding as finding_table
 from inference.drawing.caption import headline
 from inference.finding import Finding
 
@@ -48,8 +48,8 @@ SLOW = "slow lane"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """The result of an analysis, as the journal keeps it.
+class AnalysisResult:
+    """The result of an analysis, as the journal stores it.
 
     Attributes:
         finding: Output of the model.
@@ -70,7 +70,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """The end of an analysis without an answer.
+    """The end of an analysis without a result.
 
     Attributes:
         state: NOT_ANALYZED or FAILED.
@@ -123,8 +123,8 @@ class Analyses:
                 # it. A second request for the same run is ignored.
                 self._work.analyze_slowly(connection, instance_id, run)
                 return None
-            again = "" if row.attempts == 1 else f"attempt {row.attempts}"
-            note(connection, instance_id, ANALYZING, again)
+            detail = "" if row.attempts == 1 else f"attempt {row.attempts}"
+            note(connection, instance_id, ANALYZING, detail)
             if (row.run, row.attempts) == (1, 1):
                 waited = time.time() - row.received_at
                 write(connection, observe(STAGE, waited, "wait"))
@@ -156,22 +156,27 @@ class Analyses:
         with writing(self._engine) as connection:
             if connection.execute(change.values(child_deaths=deaths, slow=1)).rowcount:
                 note(connection, instance_id, "decoder died", reason)
-                note(connection, instance_id, SLOW, "It waits behind other slow images")
+                note(
+                    connection,
+                    instance_id,
+                    SLOW,
+                    "The image waits behind other slow images",
+                )
                 write(connection, increment(DECODER_DIED))
                 self._work.analyze_slowly(connection, instance_id, run)
 
     def continue_separately(self, instance_id: str, run: int) -> None:
         """Move the analysis of an instance to the separate lane, if it is not stale."""
-        mine = sa.select(instance.c.id).where(
+        query = sa.select(instance.c.id).where(
             instance.c.id == instance_id,
             instance.c.run == run,
             instance.c.state == InstanceState.RECEIVED,
             instance.c.slow.is_(None),
         )
         with writing(self._engine) as connection:
-            if connection.execute(mine).scalar_one_or_none() is not None:
-                words = "It resembles a recent slow image from the same address"
-                note(connection, instance_id, SEPARATE, words)
+            if connection.execute(query).scalar_one_or_none() is not None:
+                detail = "The image resembles a recent slow image from the same address"
+                note(connection, instance_id, SEPARATE, detail)
                 self._work.analyze_separately(connection, instance_id, run)
 
     def note_assumptions(
@@ -186,16 +191,16 @@ class Analyses:
         """
         if not assumptions:
             return
-        mine = sa.select(instance.c.id).where(
+        query = sa.select(instance.c.id).where(
             instance.c.id == instance_id, instance.c.run == run
         )
         with writing(self._engine) as connection:
-            if connection.execute(mine).scalar_one_or_none() is not None:
+            if connection.execute(query).scalar_one_or_none() is not None:
                 for each in assumptions:
                     note(connection, instance_id, ASSUMPTION, each)
 
     def conclude(self, instance_id: str, run: int, conclusion: Conclusion) -> None:
-        """End an analysis without an answer, and deliver the notices that say so."""
+        """End an analysis without a result, and deliver the notices that say so."""
         state, reason = conclusion.state, conclusion.reason
         end = _open_run(instance_id, run).values(
             state=state,
@@ -203,54 +208,56 @@ class Analyses:
             analyzed_at=time.time(),
             same_picture_as=conclusion.same_picture_as,
         )
-        # An instance that is not a result of ours stays in the worklist, with the
+        # An instance that is not a result of this node stays in the worklist, with the
         # reason.
-        is_ours = conclusion.counted_as is Unanalyzed.OWN_RESULT
-        end = end.values(returned=1 if is_ours else None)
+        is_own_result = conclusion.counted_as is Unanalyzed.OWN_RESULT
+        end = end.values(returned=1 if is_own_result else None)
         with writing(self._engine) as connection:
             if not connection.execute(end).rowcount:
                 return
             note(connection, instance_id, state, reason)
-            # This replaces the results of an earlier answer.
+            # This replaces the results of an earlier analysis.
             self._deliveries.open(connection, instance_id, conclusion.notices)
             failed = state is InstanceState.FAILED
             family = FAILED if failed else NOT_ANALYZED
             write(connection, increment(family, conclusion.counted_as))
 
-    def answer(self, instance_id: str, run: int, answer: Answer) -> bool:
-        """End an analysis with an answer, and queue the delivery of its results.
+    def record_result(
+        self, instance_id: str, run: int, analyzed: AnalysisResult
+    ) -> bool:
+        """End an analysis with a result, and queue its delivery.
 
         Returns:
             False if the work is stale; its results are discarded.
 
         Raises:
-            SamePictureError: Another revision with the same picture and identity was
-                answered since the analysis began, and no user requested this analysis.
+            SamePictureError: Another revision with the same picture and identity got
+                a result since the analysis began, and no user requested this analysis.
         """
-        end = _open_run(instance_id, run).values(**_kept(answer))
-        digests = answer.picture_digest, answer.identity_digest
+        end = _open_run(instance_id, run).values(**_result_columns(analyzed))
+        digests = analyzed.picture_digest, analyzed.identity_digest
         other: sa.Row[Any] | None = None
         with writing(self._engine) as connection:
             if run == 1:
-                # If two revisions are answered at the same time, one waits here.
+                # If two revisions get a result at the same time, one waits here.
                 query = _revisions(instance_id).with_for_update(key_share=True)
                 revisions = connection.execute(query).all()
-                self._refuse_known(revisions, instance_id, *digests)
+                self._refuse_analyzed(revisions, instance_id, *digests)
                 other = _under_other_identity(revisions, instance_id, *digests)
             if not connection.execute(end).rowcount:
                 return False
-            finding = answer.finding
+            finding = analyzed.finding
             note(connection, instance_id, "analyzed", headline(finding))
             if other is not None:
                 _note_other_identity(connection, instance_id, other)
-            _keep(connection, instance_id, answer.drawing)
-            self._deliveries.open(connection, instance_id, answer.results)
-            stages = [observe(STAGE, s, name) for name, s in answer.seconds.items()]
+            _replace_drawing(connection, instance_id, analyzed.drawing)
+            self._deliveries.open(connection, instance_id, analyzed.results)
+            stages = [observe(STAGE, s, name) for name, s in analyzed.seconds.items()]
             write(connection, increment(ANALYZED, finding.operating_point), *stages)
         return True
 
-    def refuse_known(self, row: sa.Row[Any], picture: str, identity: str) -> None:
-        """Refuse an instance if an answered revision has the same picture and identity.
+    def refuse_analyzed(self, row: sa.Row[Any], picture: str, identity: str) -> None:
+        """Refuse an instance if a revision with a result has its picture and identity.
 
         If the identity differs, the instance is analyzed, because the study that it
         names has no results yet. If results go back to senders, an instance from
@@ -263,41 +270,44 @@ class Analyses:
             identity: Digest of its patient, study and description.
 
         Raises:
-            SamePictureError: An answered revision has both.
+            SamePictureError: A revision with a result has both.
         """
         if row.run == 1:
             with reading(self._engine) as connection:
                 revisions = connection.execute(_revisions(row.id)).all()
-            self._refuse_known(revisions, row.id, picture, identity)
+            self._refuse_analyzed(revisions, row.id, picture, identity)
 
-    def _refuse_known(
+    def _refuse_analyzed(
         self,
         revisions: Sequence[sa.Row[Any]],
         instance_id: str,
         picture: str,
         identity: str,
     ) -> None:
-        known = [
+        same = [
             each
             for each in _same_picture(revisions, instance_id, picture)
             if each.identity_digest == identity
         ]
         if self._deliveries.go_to_senders:
             sender = {each.id: each.calling_ae_title for each in revisions}
-            known = [
+            same = [
                 each
-                for each in known
+                for each in same
                 if each.calling_ae_title == sender.get(instance_id)
             ]
-        if known:
-            first = min(known, key=lambda each: each.revision)
-            words = f"The same picture as revision {first.revision}. Its results stand."
-            raise SamePictureError(words, first.id)
+        if same:
+            first = min(same, key=lambda each: each.revision)
+            reason = (
+                f"The picture is the same as that of revision {first.revision}. The "
+                "results of that revision remain valid."
+            )
+            raise SamePictureError(reason, first.id)
 
-    def presentation_twin(self, row: sa.Row[Any]) -> str | None:
-        """Find the For Presentation image that was answered in place of this image.
+    def find_for_presentation_image(self, row: sa.Row[Any]) -> str | None:
+        """Find the For Presentation image that was analyzed in place of this image.
 
-        `row` is a For Processing image. The other image has an answer, is of the same
+        `row` is a For Processing image. The other image has a result, is of the same
         patient and study, and comes from the same sender. Its Source Image Sequence
         names the For Processing image; if it names no image, both are of the same
         acquisition. The acquisition, body part, view and laterality do not differ.
@@ -306,7 +316,7 @@ class Analyses:
         Returns:
             Its SOP Instance UID, or None.
         """
-        names_it = (sa.literal(" ") + instance.c.source_uids + " ").contains(
+        is_source = (sa.literal(" ") + instance.c.source_uids + " ").contains(
             f" {row.sop_instance_uid} ", autoescape=True
         )
         same_acquisition = sa.and_(
@@ -315,7 +325,7 @@ class Analyses:
             instance.c.acquisition == row.acquisition,
         )
         labels = ("acquisition", "body_part", "view_position", "laterality")
-        agree = [
+        same_labels = [
             sa.func.coalesce(instance.c[each], "").in_(["", getattr(row, each)])
             for each in labels
             if getattr(row, each)
@@ -334,22 +344,22 @@ class Analyses:
             instance.c.probability.is_not(None),
             instance.c.calling_ae_title == row.calling_ae_title,
             instance.c.calling_address == row.calling_address,
-            sa.or_(names_it, same_acquisition),
+            sa.or_(is_source, same_acquisition),
             same_patient,
-            *agree,
+            *same_labels,
         )
         with reading(self._engine) as connection:
             return connection.execute(query).scalars().first()
 
 
-def _kept(answer: Answer) -> dict[str, Any]:
-    finding = answer.finding
+def _result_columns(analyzed: AnalysisResult) -> dict[str, Any]:
+    finding = analyzed.finding
     return {
         "state": InstanceState.ANALYZED,
         "reason": "",
         "analyzed_at": time.time(),
-        "picture_digest": answer.picture_digest,
-        "identity_digest": answer.identity_digest,
+        "picture_digest": analyzed.picture_digest,
+        "identity_digest": analyzed.identity_digest,
         "probability": finding.probability,
         "operating_point": finding.operating_point,
         "model_name": finding.model.name,
@@ -359,15 +369,15 @@ def _kept(answer: Answer) -> dict[str, Any]:
     }
 
 
-def _keep(
+def _replace_drawing(
     connection: sa.Connection, instance_id: str, drawing: OverlayData | None
 ) -> None:
     """Replace the stored drawing of an instance."""
-    mine = drawn.c.instance_id == instance_id
-    connection.execute(drawn.delete().where(mine))
+    is_old = finding_table.c.instance_id == instance_id
+    connection.execute(finding_table.delete().where(is_old))
     if drawing is not None:
         values = {"instance_id": instance_id, **drawing.values()}
-        connection.execute(drawn.insert(), values)
+        connection.execute(finding_table.insert(), values)
 
 
 def _revisions(instance_id: str) -> sa.Select[Any]:
@@ -383,7 +393,7 @@ def _revisions(instance_id: str) -> sa.Select[Any]:
 def _under_other_identity(
     revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str, identity: str
 ) -> sa.Row[Any] | None:
-    """Find the last answered revision with the same picture and another identity."""
+    """Find the last revision with a result, the same picture and another identity."""
     others = [
         each
         for each in _same_picture(revisions, instance_id, picture)
@@ -395,7 +405,7 @@ def _under_other_identity(
 def _same_picture(
     revisions: Sequence[sa.Row[Any]], instance_id: str, picture: str
 ) -> list[sa.Row[Any]]:
-    """Return the other revisions that have this picture and an answer."""
+    """Return the other revisions that have this picture and a result."""
     return [
         each
         for each in revisions
@@ -409,15 +419,15 @@ def _note_other_identity(
     connection: sa.Connection, instance_id: str, other: sa.Row[Any]
 ) -> None:
     """Note on both revisions that their results name different identities."""
-    words = (
+    detail = (
         "Revision {} shows the same picture under another patient, study or description"
         ". Both have results. If one identity is wrong, remove its results from the "
         "archive."
     )
-    mine = sa.select(instance.c.revision).where(instance.c.id == instance_id)
-    revision = connection.execute(mine).scalar_one()
-    note(connection, instance_id, OTHER_IDENTITY, words.format(other.revision))
-    note(connection, other.id, OTHER_IDENTITY, words.format(revision))
+    query = sa.select(instance.c.revision).where(instance.c.id == instance_id)
+    revision = connection.execute(query).scalar_one()
+    note(connection, instance_id, OTHER_IDENTITY, detail.format(other.revision))
+    note(connection, other.id, OTHER_IDENTITY, detail.format(revision))
 
 
 def _open_run(instance_id: str, run: int) -> sa.Update:

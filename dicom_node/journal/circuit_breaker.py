@@ -59,7 +59,7 @@ class Change:
         peer: The destination, or one AE of it.
         is_failing: True: this attempt is the first that failed. False: this attempt is
             the first that got a response after failures. None: no change.
-        reason: Why the peer fails, in words that may be logged.
+        reason: Why the peer fails, as a text that may be logged.
     """
 
     peer: str
@@ -95,13 +95,13 @@ class CircuitBreaker:
         """
         peer = self._work.peer(connection, row.instance_id, row.destination)
         if any(each.is_decision for each in outcomes.values()):
-            failed = self._record_answer(connection, row, peer)
+            failed = self._record_response(connection, row, peer)
             return Change(peer, False if failed else None)
         retried = [o for o in outcomes.values() if o.verdict is Verdict.RETRY]
         if not retried:  # no object was sent
             return Change(peer)
-        known = _record_failure(connection, row, peer, retried[0].comment)
-        begins = known.failing_since == known.failed_at
+        peer_row = _record_failure(connection, row, peer, retried[0].comment)
+        begins = peer_row.failing_since == peer_row.failed_at
         return Change(peer, begins or None, retried[0].log_text)
 
     def postpone(
@@ -119,33 +119,35 @@ class CircuitBreaker:
             state: The state in which the delivery waits.
             change: The return value of `record`.
         """
-        known = _failing(connection, change.peer)
-        if known is None or (change.is_failing and row.attempts > 1):
+        peer_row = _failing(connection, change.peer)
+        if peer_row is None or (change.is_failing and row.attempts > 1):
             schedule_next_attempt(
                 connection, self._work, row, state, retry_delay_s(row.attempts)
             )
             return
-        mine = of_delivery(delivery, row.instance_id, row.destination)
-        waits = {"state": state, "waits_for": known.peer, "next_at": time.time()}
-        connection.execute(delivery.update().where(mine).values(**waits))
-        if known.probe == row.instance_id or not _is_alive(connection, known):
-            self._choose_probe(connection, known)
+        matches = of_delivery(delivery, row.instance_id, row.destination)
+        waits = {"state": state, "waits_for": peer_row.peer, "next_at": time.time()}
+        connection.execute(delivery.update().where(matches).values(**waits))
+        if peer_row.probe == row.instance_id or not _is_alive(connection, peer_row):
+            self._choose_probe(connection, peer_row)
 
     def announce(self, change: Change) -> None:
         """Log a change, and release the waiting deliveries.
 
-        Call it after the transaction. If the database does not respond, `look_after`
+        Call it after the transaction. If the database does not respond, `maintain`
         releases them later.
         """
         if change.is_failing:
             logger.warning("Deliveries to %s fail: %s", change.peer, change.reason)
         if change.is_failing is False:
-            words = "Deliveries to %s succeed again; what waited is sent now"
-            logger.info(words, change.peer)
+            message = (
+                "Deliveries to %s succeed again. The waiting results are sent now."
+            )
+            logger.info(message, change.peer)
             with suppress(SQLAlchemyError):
                 self._release(delivery.c.waits_for == change.peer)
 
-    def look_after(self) -> None:
+    def maintain(self) -> None:
         """Replace lost probes, and release deliveries that wait without a reason.
 
         A probe is lost if its instance was analyzed again, for example. Deliveries wait
@@ -163,29 +165,29 @@ class CircuitBreaker:
             peers = connection.execute(failing).scalars().all()
         for peer in peers:
             with writing(self._engine) as connection:
-                known = _failing(connection, peer)
-                if known is not None and not _is_alive(connection, known):
-                    self._choose_probe(connection, known)
+                peer_row = _failing(connection, peer)
+                if peer_row is not None and not _is_alive(connection, peer_row):
+                    self._choose_probe(connection, peer_row)
         if something_waits:
-            self._release(self._waits_in_vain())
+            self._release(self._need_not_wait())
 
-    def _record_answer(
+    def _record_response(
         self, connection: sa.Connection, row: sa.Row[Any], peer: str
     ) -> bool:
         """Record that a peer responded. Return whether it failed before."""
-        known = _failing(connection, peer)
-        if known is None:
+        peer_row = _failing(connection, peer)
+        if peer_row is None:
             return False
-        if known.probe != row.instance_id:  # the probe is delayed: try it now
-            probe = _probe(known).where(delivery.c.next_at > time.time())
+        if peer_row.probe != row.instance_id:  # the probe is delayed: try it now
+            probe = _probe(peer_row).where(delivery.c.next_at > time.time())
             for each in connection.execute(probe.with_for_update(skip_locked=True)):
                 schedule_next_attempt(connection, self._work, each, each.state, 0)
         works = {"failing_since": None, "failures": 0, "probe": None}
-        mine = peer_state.c.peer == peer
-        connection.execute(peer_state.update().where(mine).values(**works))
+        matches = peer_state.c.peer == peer
+        connection.execute(peer_state.update().where(matches).values(**works))
         return True
 
-    def _choose_probe(self, connection: sa.Connection, known: sa.Row[Any]) -> None:
+    def _choose_probe(self, connection: sa.Connection, peer_row: sa.Row[Any]) -> None:
         """Schedule one of the waiting deliveries: the one with the fewest attempts.
 
         If none waits, the peer is forgotten after FORGET_AFTER_S. If the settings were
@@ -193,25 +195,25 @@ class CircuitBreaker:
         forgotten at once.
         """
         query = delivery.select().where(
-            delivery.c.waits_for == known.peer, delivery.c.state.in_(UNFINISHED)
+            delivery.c.waits_for == peer_row.peer, delivery.c.state.in_(UNFINISHED)
         )
         query = query.order_by(delivery.c.attempts, delivery.c.next_at).limit(1)
         query = query.with_for_update(skip_locked=True)
         row = connection.execute(query).one_or_none()
         if row is None:
-            if known.failed_at < time.time() - FORGET_AFTER_S:
-                _forget(connection, known)
+            if peer_row.failed_at < time.time() - FORGET_AFTER_S:
+                _forget(connection, peer_row)
             return
         peer = self._work.peer(connection, row.instance_id, row.destination)
-        if peer != known.peer:
-            _forget(connection, known)
+        if peer != peer_row.peer:
+            _forget(connection, peer_row)
             return
-        failures = known.failures + 1
+        failures = peer_row.failures + 1
         pause = retry_delay_s(max(failures, row.attempts))
         schedule_next_attempt(connection, self._work, row, row.state, pause)
         chosen = {"failures": failures, "probe": row.instance_id}
-        mine = peer_state.c.peer == known.peer
-        connection.execute(peer_state.update().where(mine).values(**chosen))
+        matches = peer_state.c.peer == peer_row.peer
+        connection.execute(peer_state.update().where(matches).values(**chosen))
 
     def _release(self, which: sa.ColumnElement[bool]) -> None:
         """Schedule an immediate attempt of deliveries that wait for a peer."""
@@ -224,7 +226,7 @@ class CircuitBreaker:
             for row in rows:
                 schedule_next_attempt(connection, self._work, row, row.state, 0)
 
-    def _waits_in_vain(self) -> sa.ColumnElement[bool]:
+    def _need_not_wait(self) -> sa.ColumnElement[bool]:
         """Return the condition that a delivery need not wait.
 
         That is so if its peer works, or if it cannot succeed: it is older than
@@ -242,22 +244,22 @@ class CircuitBreaker:
             )
             for name, days in self._retry_days.items()
         ]
-        gone = delivery.c.destination.not_in(self._retry_days)
-        return sa.or_(~fails, gone, *too_old)
+        removed = delivery.c.destination.not_in(self._retry_days)
+        return sa.or_(~fails, removed, *too_old)
 
 
 def _record_failure(
     connection: sa.Connection, row: sa.Row[Any], peer: str, reason: str
 ) -> sa.Row[Any]:
     now = time.time()
-    said = {"failed_at": now, "reason": reason}
+    attempt = {"failed_at": now, "reason": reason}
     values = {"peer": peer, "destination": row.destination, "failures": 0}
     since = sa.func.coalesce(peer_state.c.failing_since, now)
     return upsert(
         connection,
         peer_state,
-        {**values, **said, "failing_since": now, "probe": None},
-        {**said, "failing_since": since},
+        {**values, **attempt, "failing_since": now, "probe": None},
+        {**attempt, "failing_since": since},
     )
 
 
@@ -269,19 +271,19 @@ def _failing(connection: sa.Connection, peer: str) -> sa.Row[Any] | None:
     return connection.execute(query.with_for_update()).one_or_none()
 
 
-def _forget(connection: sa.Connection, known: sa.Row[Any]) -> None:
-    """Remove the state of a peer; `look_after` releases the waiting deliveries."""
-    connection.execute(peer_state.delete().where(peer_state.c.peer == known.peer))
+def _forget(connection: sa.Connection, peer_row: sa.Row[Any]) -> None:
+    """Remove the state of a peer; `maintain` releases the waiting deliveries."""
+    connection.execute(peer_state.delete().where(peer_state.c.peer == peer_row.peer))
 
 
-def _probe(known: sa.Row[Any]) -> sa.Select[Any]:
+def _probe(peer_row: sa.Row[Any]) -> sa.Select[Any]:
     return delivery.select().where(
-        of_delivery(delivery, known.probe, known.destination),
+        of_delivery(delivery, peer_row.probe, peer_row.destination),
         delivery.c.state.in_(UNFINISHED),
         delivery.c.waits_for.is_(None),
     )
 
 
-def _is_alive(connection: sa.Connection, known: sa.Row[Any]) -> bool:
+def _is_alive(connection: sa.Connection, peer_row: sa.Row[Any]) -> bool:
     """Return whether the probe of a peer is scheduled or being tried."""
-    return connection.execute(_probe(known)).first() is not None
+    return connection.execute(_probe(peer_row)).first() is not None

@@ -3,7 +3,8 @@
 If a destination has `commitment` set, a stored object waits until the archive reports
 that it will keep the object (PS3.4 annex J). Each request is a transaction with its own
 UID. The request is recorded before it is sent, because the report may arrive before
-`asked` runs, and because another process may receive it hours later.
+`record_request_outcome` runs, and because another process may receive it hours
+later.
 """
 
 import logging
@@ -24,6 +25,7 @@ from dicom_node.journal.attempts import (
 )
 from dicom_node.journal.circuit_breaker import CircuitBreaker
 from dicom_node.journal.delivery_outcomes import (
+    current_delivery,
     fail_delivery,
     finish_delivery,
     is_within,
@@ -31,7 +33,6 @@ from dicom_node.journal.delivery_outcomes import (
     note_objects,
     results_in,
     states_of,
-    under_way,
 )
 from dicom_node.journal.events import note
 from dicom_node.journal.instance_state import (
@@ -92,13 +93,13 @@ class Commitments:
         """Record a request that the caller then sends.
 
         Returns:
-            The request. None if there is nothing to ask for: the work is stale, no
+            The request. None if there is nothing to request: the work is stale, no
             object waits, or no report came for too long. It is also None if the setting
             was turned off since: then the stored objects count as delivered.
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
-            row = under_way(connection, instance_id, destination.name, run)
+            row = current_delivery(connection, instance_id, destination.name, run)
             references = () if row is None else _waiting(connection, row)
             if row is None or not references:
                 return None
@@ -108,14 +109,14 @@ class Commitments:
             unanswered = _count_open(connection, row)
             if not unanswered or is_within(row, destination.retry_days):
                 return Request(_record(connection, row), references)
-            words = f"{NOT_COMMITTED}: no report on {unanswered} requests"
-            fail_delivery(connection, row, words)
+            reason = f"{NOT_COMMITTED}: no report on {unanswered} requests"
+            fail_delivery(connection, row, reason)
             update_instance_state(connection, instance_id)
         step = log_name(DeliveryState.FAILED)
-        log_step(logger, step, f"{destination.name}: {words}", level=logging.WARNING)
+        log_step(logger, step, f"{destination.name}: {reason}", level=logging.WARNING)
         return None
 
-    def asked(
+    def record_request_outcome(
         self, instance_id: str, destination: Destination, run: int, outcome: Outcome
     ) -> bool:
         """Record the outcome of a request, and schedule the next step.
@@ -127,32 +128,32 @@ class Commitments:
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
-            row = under_way(connection, instance_id, destination.name, run)
+            row = current_delivery(connection, instance_id, destination.name, run)
             if row is None:
                 return False
             change = self._breaker.record(connection, row, {"": outcome})
-            is_taken = outcome.verdict is Verdict.STORED
-            again = outcome.verdict is Verdict.RETRY and is_within(
+            is_accepted = outcome.verdict is Verdict.STORED
+            is_retried = outcome.verdict is Verdict.RETRY and is_within(
                 row, destination.retry_days
             )
-            failed = not (is_taken or again)
-            words = f"{NOT_COMMITTED}: {outcome.comment}"
+            failed = not (is_accepted or is_retried)
+            reason = f"{NOT_COMMITTED}: {outcome.comment}"
             state = DeliveryState.COMMITTING
             if failed:
-                fail_delivery(connection, row, words)
-            elif is_taken:
-                _say(connection, row, "")
+                fail_delivery(connection, row, reason)
+            elif is_accepted:
+                _set_comment(connection, row, "")
                 schedule_next_attempt(connection, self._work, row, state, REPORT_WAIT_S)
             else:
-                _say(connection, row, words)
-                told = f"{destination.name}: {words}"
-                note(connection, instance_id, "will try again", told)
+                _set_comment(connection, row, reason)
+                detail = f"{destination.name}: {reason}"
+                note(connection, instance_id, "will try again", detail)
                 self._breaker.postpone(connection, row, state, change)
             update_instance_state(connection, instance_id)
         self._breaker.announce(change)
         return failed
 
-    def settle(self, report: Report, reporter: Reporter) -> None:
+    def record_report(self, report: Report, reporter: Reporter) -> None:
         """Record a report of an archive. A repeated report changes nothing.
 
         If an object that was reported as committed is now reported as failed, its
@@ -160,33 +161,33 @@ class Commitments:
         which request the report is about.
 
         Raises:
-            ReportRefusedError: The transaction is not ours, or the reporter is not the
-                AE that was asked.
+            ReportRefusedError: The transaction is unknown, or the reporter is not the
+                AE that got the request.
             OSError: The host of that AE cannot be resolved now.
         """
-        asked = self._asked(report, reporter)
-        mine = commitment.c.transaction_uid == report.transaction_uid
-        close = commitment.update().where(mine, commitment.c.closed_at.is_(None))
+        request = self._request_of(report, reporter)
+        matches = commitment.c.transaction_uid == report.transaction_uid
+        close = commitment.update().where(matches, commitment.c.closed_at.is_(None))
         with writing(self._engine) as connection:
-            lock_instance(connection, asked.instance_id)
-            lost = self._reopen(connection, asked, report)
-            is_newest = _is_newest(connection, asked)
+            lock_instance(connection, request.instance_id)
+            lost = self._reopen(connection, request, report)
+            is_newest = _is_newest(connection, request)
             is_open = connection.execute(close.values(closed_at=time.time())).rowcount
             if is_open:
-                self._settle(connection, asked, report, is_newest=is_newest)
+                self._apply_report(connection, request, report, is_newest=is_newest)
             if is_open or lost:
-                update_instance_state(connection, asked.instance_id)
-            state = _state(connection, asked)
-        with instance_context(asked.sop_instance_uid, asked.instance_id):
+                update_instance_state(connection, request.instance_id)
+            state = _state(connection, request)
+        with instance_context(request.sop_instance_uid, request.instance_id):
             if lost:
-                _log_lost(asked.destination, state, lost)
+                _log_lost(request.destination, state, lost)
             elif is_open and state in ENDED:
-                _log_report(asked.destination, state, report)
+                _log_report(request.destination, state, report)
 
-    def _asked(self, report: Report, reporter: Reporter) -> sa.Row[Any]:
-        """Return the request that a report is about, if its reporter was asked.
+    def _request_of(self, report: Report, reporter: Reporter) -> sa.Row[Any]:
+        """Return the request that a report is about, if its reporter got the request.
 
-        It takes no lock, so that reports of strangers do not delay others.
+        It takes no lock, so that reports of other AEs do not delay anything.
         """
         sender = instance.c.calling_ae_title, instance.c.sop_instance_uid
         query = sa.select(commitment, *sender).where(
@@ -194,27 +195,28 @@ class Commitments:
             instance.c.id == commitment.c.instance_id,
         )
         with reading(self._engine) as connection:
-            asked = connection.execute(query).one_or_none()
-        # A stranger must not learn which transactions exist.
+            request = connection.execute(query).one_or_none()
+        # An unknown AE must not learn which transactions exist.
         status = INVALID_ARGUMENT_VALUE
-        if asked is None:
-            words = "its transaction is not ours"
+        if request is None:
+            reason = "this node did not request its transaction"
             unknown = ReportRefusal.UNKNOWN_TRANSACTION
-            raise ReportRefusedError(words, unknown, status)
-        destination = self._destinations.get(asked.destination)
+            raise ReportRefusedError(reason, unknown, status)
+        destination = self._destinations.get(request.destination)
         address = (
-            address_of(destination, asked.calling_ae_title) if destination else None
+            address_of(destination, request.calling_ae_title) if destination else None
         )
         if address is None or not may_report(reporter, address):
-            words = (
-                f"its transaction was asked of {asked.destination}. If this AE reports "
-                "for that destination, name it in commitment_callers there"
+            reason = (
+                f"its transaction was requested from {request.destination}. If this AE "
+                "reports for that destination, add it to commitment_callers of the "
+                "destination"
             )
-            raise ReportRefusedError(words, ReportRefusal.ANOTHER_PEER, status)
-        return asked
+            raise ReportRefusedError(reason, ReportRefusal.ANOTHER_PEER, status)
+        return request
 
     def _reopen(
-        self, connection: sa.Connection, asked: sa.Row[Any], report: Report
+        self, connection: sa.Connection, request: sa.Row[Any], report: Report
     ) -> dict[str, str]:
         """Reopen objects that count as delivered, but are reported as failed.
 
@@ -223,28 +225,28 @@ class Commitments:
         Returns:
             The reason for each such object, as a text, by SOP Instance UID.
         """
-        key = (asked.instance_id, asked.destination)
+        key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
         row = connection.execute(query).one_or_none()
         if row is None or row.state == DeliveryState.DROPPED:
             return {}
-        has_files = has_stored_files(connection, asked.instance_id)
+        has_files = has_stored_files(connection, request.instance_id)
         lost: dict[str, str] = {}
-        for reason in set(report.failed.values()):
-            remedy, words = remedy_of(reason)
-            words = f"{words}, though it was reported as committed"
+        for code in set(report.failed.values()):
+            remedy, reason = remedy_of(code)
+            reason = f"{reason}, though it was reported as committed"
             if not has_files:
-                remedy, words = Remedy.NONE, f"{words}. {FILES_REMOVED}"
-            uids = [uid for uid, why in report.failed.items() if why == reason]
-            found = _treat(
-                connection, row, uids, DeliveryState.DELIVERED, remedy, words
+                remedy, reason = Remedy.NONE, f"{reason}. {FILES_REMOVED}"
+            uids = [uid for uid, each in report.failed.items() if each == code]
+            found = _apply_remedy(
+                connection, row, uids, DeliveryState.DELIVERED, remedy, reason
             )
-            lost |= dict.fromkeys(found, words)
+            lost |= dict.fromkeys(found, reason)
         if lost:
-            self._deliver_again(connection, row)
+            self._continue_delivery(connection, row)
         return lost
 
-    def _deliver_again(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
+    def _continue_delivery(self, connection: sa.Connection, row: sa.Row[Any]) -> None:
         """Continue a delivery after `_reopen` changed some of its objects."""
         if row.state in {DeliveryState.QUEUED, DeliveryState.PAUSED}:
             return  # its next run finds them
@@ -252,38 +254,38 @@ class Commitments:
         if states.isdisjoint(UNFINISHED):
             finish_delivery(connection, row, states)
             return
-        again = delivery.update().where(
+        change = delivery.update().where(
             of_delivery(delivery, row.instance_id, row.destination)
         )
-        connection.execute(again.values(asked_at=time.time(), finished_at=None))
+        connection.execute(change.values(asked_at=time.time(), finished_at=None))
         queued = DeliveryState.QUEUED in states
         state = DeliveryState.QUEUED if queued else DeliveryState.COMMITTING
         schedule_next_attempt(
             connection, self._work, row, state, retry_delay_s(row.attempts)
         )
 
-    def _settle(
+    def _apply_report(
         self,
         connection: sa.Connection,
-        asked: sa.Row[Any],
+        request: sa.Row[Any],
         report: Report,
         *,
         is_newest: bool,
     ) -> None:
-        key = (asked.instance_id, asked.destination)
+        key = (request.instance_id, request.destination)
         query = delivery.select().where(of_delivery(delivery, *key))
         row = connection.execute(query).one()
-        _keep(connection, row, report.committed)
+        _mark_committed(connection, row, report.committed)
         if row.state == DeliveryState.FAILED:  # perhaps because this report was missing
             finish_delivery(connection, row, states_of(connection, row))
         if row.state not in {*UNFINISHED, DeliveryState.PAUSED}:
             return  # it has ended
-        asks_again = False
+        is_requested_again = False
         # Failures in a report on an earlier request are ignored, because the report on
         # the newest request will be the same or better.
-        for reason in set(report.failed.values()) if is_newest else ():
-            uids = [uid for uid, why in report.failed.items() if why == reason]
-            asks_again |= self._refuse(connection, row, uids, reason)
+        for code in set(report.failed.values()) if is_newest else ():
+            uids = [uid for uid, each in report.failed.items() if each == code]
+            is_requested_again |= self._record_refusal(connection, row, uids, code)
         states = states_of(connection, row)
         if states.isdisjoint(UNFINISHED):
             finish_delivery(connection, row, states)
@@ -294,41 +296,41 @@ class Commitments:
             schedule_next_attempt(
                 connection, self._work, row, DeliveryState.QUEUED, pause
             )
-        elif asks_again:
+        elif is_requested_again:
             pause = retry_delay_s(row.attempts)
             schedule_next_attempt(
                 connection, self._work, row, DeliveryState.COMMITTING, pause
             )
 
-    def _refuse(
+    def _record_refusal(
         self,
         connection: sa.Connection,
         row: sa.Row[Any],
         uids: Sequence[str],
-        reason: int,
+        code: int,
     ) -> bool:
         """Update objects that are not committed.
 
         Returns:
-            Whether to ask for their commitment again.
+            Whether to request their commitment again.
         """
-        remedy, words = remedy_of(reason)
+        remedy, reason = remedy_of(code)
         if not is_within(row, self._destinations[row.destination].retry_days):
             remedy = Remedy.NONE
         waiting = DeliveryState.COMMITTING
-        found = _treat(connection, row, uids, waiting, remedy, words)
+        found = _apply_remedy(connection, row, uids, waiting, remedy, reason)
         return bool(found) and remedy is Remedy.REQUEST_AGAIN
 
 
-def _treat(  # noqa: PLR0913, PLR0917 - the objects and their remedy
+def _apply_remedy(  # noqa: PLR0913, PLR0917 - the objects and their remedy
     connection: sa.Connection,
     row: sa.Row[Any],
     uids: Sequence[str],
-    was: DeliveryState,
+    before: DeliveryState,
     remedy: Remedy,
-    words: str,
+    reason: str,
 ) -> Sequence[str]:
-    """Apply the remedy for a failure to the objects that are in the state `was`.
+    """Apply the remedy for a failure to the objects that are in the state `before`.
 
     Returns:
         The SOP Instance UIDs of the objects that were in that state.
@@ -338,32 +340,32 @@ def _treat(  # noqa: PLR0913, PLR0917 - the objects and their remedy
         Remedy.REQUEST_AGAIN: DeliveryState.COMMITTING,
         Remedy.NONE: DeliveryState.FAILED,
     }[remedy]
-    change = _objects(row, was).where(delivered_object.c.sop_instance_uid.in_(uids))
-    change = change.values(state=state, comment=words)
+    change = _objects(row, before).where(delivered_object.c.sop_instance_uid.in_(uids))
+    change = change.values(state=state, comment=reason)
     changed = change.returning(delivered_object.c.sop_instance_uid)
     found = connection.execute(changed).scalars().all()
     if found:
         kind = "failed" if remedy is Remedy.NONE else "will try again"
-        note_objects(connection, row, found, kind, words)
+        note_objects(connection, row, found, kind, reason)
     return found
 
 
 def _log_report(destination: str, state: str, report: Report) -> None:
     """Log a report that ended a delivery."""
-    counts = Counter(remedy_of(reason)[1] for reason in report.failed.values())
-    refused = "".join(f"; {count} {why}" for why, count in counts.items())
-    words = f"{destination}: by its report{refused}"
+    counts = Counter(remedy_of(code)[1] for code in report.failed.values())
+    refused = "".join(f"; {count} {reason}" for reason, count in counts.items())
+    message = f"{destination}: according to its report{refused}"
     failed = state == DeliveryState.FAILED
     level = logging.WARNING if failed else logging.INFO
-    log_step(logger, log_name(state), words, level=level)
+    log_step(logger, log_name(state), message, level=level)
 
 
 def _log_lost(destination: str, state: str, lost: Mapping[str, str]) -> None:
     """Log that objects no longer count as delivered."""
     counts = Counter(lost.values())
-    words = "; ".join(f"{count} {why}" for why, count in counts.items())
-    told = f"{destination}: by a later report {words}"
-    log_step(logger, log_name(state), told, level=logging.WARNING)
+    reasons = "; ".join(f"{count} {reason}" for reason, count in counts.items())
+    message = f"{destination}: according to a later report {reasons}"
+    log_step(logger, log_name(state), message, level=logging.WARNING)
 
 
 def _objects(
@@ -376,13 +378,13 @@ def _objects(
     )
 
 
-def _say(connection: sa.Connection, row: sa.Row[Any], why: str) -> None:
+def _set_comment(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
     """Store the reason why objects are not committed yet; empty if nothing failed."""
-    said = sa.or_(
+    is_replaceable = sa.or_(
         delivered_object.c.comment == "",
         delivered_object.c.comment.startswith(NOT_COMMITTED, autoescape=True),
     )
-    connection.execute(_objects(row).where(said).values(comment=why))
+    connection.execute(_objects(row).where(is_replaceable).values(comment=reason))
 
 
 def _waiting(
@@ -406,19 +408,19 @@ def _record(connection: sa.Connection, row: sa.Row[Any]) -> str:
     return uid
 
 
-def _keep(
+def _mark_committed(
     connection: sa.Connection, row: sa.Row[Any], committed: frozenset[str]
 ) -> None:
-    """Count committed objects as delivered, even if their delivery had given up."""
+    """Count committed objects as delivered, even if their delivery had failed."""
     objects = delivered_object.c
-    gave_up = sa.and_(
+    had_failed = sa.and_(
         objects.state == DeliveryState.FAILED,
         objects.comment.startswith(NOT_COMMITTED, autoescape=True),
     )
     change = delivered_object.update().where(
         of_delivery(delivered_object, row.instance_id, row.destination),
         objects.sop_instance_uid.in_(committed),
-        sa.or_(objects.state == DeliveryState.COMMITTING, gave_up),
+        sa.or_(objects.state == DeliveryState.COMMITTING, had_failed),
     )
     delivered = {"state": DeliveryState.DELIVERED, "comment": ""}
     change = change.values(**delivered).returning(objects.sop_instance_uid)
@@ -434,16 +436,16 @@ def _count_open(connection: sa.Connection, row: sa.Row[Any]) -> int:
     return connection.execute(query).scalar_one()
 
 
-def _state(connection: sa.Connection, asked: sa.Row[Any]) -> str:
-    """Return the state of the delivery of a request; empty if the delivery is gone."""
+def _state(connection: sa.Connection, request: sa.Row[Any]) -> str:
+    """Return the state of the delivery of a request; empty without a delivery."""
     query = sa.select(delivery.c.state).where(
-        of_delivery(delivery, asked.instance_id, asked.destination)
+        of_delivery(delivery, request.instance_id, request.destination)
     )
     return connection.execute(query).scalar() or ""
 
 
-def _is_newest(connection: sa.Connection, asked: sa.Row[Any]) -> bool:
+def _is_newest(connection: sa.Connection, request: sa.Row[Any]) -> bool:
     query = sa.select(sa.func.max(commitment.c.asked_at)).where(
-        of_delivery(commitment, asked.instance_id, asked.destination)
+        of_delivery(commitment, request.instance_id, request.destination)
     )
-    return bool(connection.execute(query).scalar_one() == asked.asked_at)
+    return bool(connection.execute(query).scalar_one() == request.asked_at)

@@ -39,7 +39,7 @@ from dicom_node.storage.tables import (
     result,
 )
 
-AGAIN = "send again"
+SEND_AGAIN = "send again"
 """The kind of an event: a user requested the delivery."""
 
 
@@ -101,7 +101,7 @@ class Deliveries:
             )
         self._send(connection, instance_id, recipients)
 
-    def again(self, connection: sa.Connection, instance_id: str) -> None:
+    def queue_all(self, connection: sa.Connection, instance_id: str) -> None:
         """Queue the delivery of all results of an instance to all destinations."""
         self._send(connection, instance_id, recipients_of(connection, instance_id))
 
@@ -110,36 +110,36 @@ class Deliveries:
     ) -> None:
         """Queue deliveries to the destinations that want the results.
 
-        A negative answer goes only to destinations that want negative answers, and to
+        A negative result goes only to destinations that want negative results, and to
         those that already have something of this instance. Otherwise the positive
         result of an earlier analysis, or a notice, would remain the last information in
         an archive.
         """
         results = _results(connection, instance_id)
-        negative, asked = is_negative(connection, instance_id), []
+        negative, requested = is_negative(connection, instance_id), []
         for name, destination in self._destinations.items():
             wanted = {each.name for each in kinds_for(destination)}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
-            is_told = destination.send_negative or name in recipients
-            if uids and (is_told or not negative):
-                self._ask(connection, instance_id, name, uids)
-                asked.append(name)
-        cancel_other_deliveries(connection, instance_id, asked)
+            gets_negative = destination.send_negative or name in recipients
+            if uids and (gets_negative or not negative):
+                self._queue_run(connection, instance_id, name, uids)
+                requested.append(name)
+        cancel_other_deliveries(connection, instance_id, requested)
         update_instance_state(connection, instance_id)
 
     def are_outdated(self, connection: sa.Connection, instance_id: str) -> bool:
         """Return whether destinations want kinds of results that do not exist.
 
         This happens after a change of their settings. Heatmaps are ignored, because
-        they are not made for every answer.
+        they are not made for every result.
         """
         made = {each.kind for each in _results(connection, instance_id)}
-        is_answer = NOTICE not in {name.partition("-")[0] for name in made}
+        has_result = NOTICE not in {name.partition("-")[0] for name in made}
         wanted = {
             form.name
             for destination in self._destinations.values()
             for form in kinds_for(destination)
-            if form.kind != HEATMAP and (form.kind != NOTICE) == is_answer
+            if form.kind != HEATMAP and (form.kind != NOTICE) == has_result
         }
         return bool(made) and not wanted <= made
 
@@ -161,14 +161,14 @@ class Deliveries:
             if not results or not has_stored_files(connection, instance_id):
                 return False
             if destination is None:
-                note(connection, instance_id, AGAIN, "")
-                self.again(connection, instance_id)
+                note(connection, instance_id, SEND_AGAIN, "")
+                self.queue_all(connection, instance_id)
                 return True
             wanted = {each.name for each in kinds_for(self._destinations[destination])}
             uids = [r.sop_instance_uid for r in results if r.kind in wanted]
             if uids:
-                note(connection, instance_id, AGAIN, destination)
-                self._ask(connection, instance_id, destination, uids)
+                note(connection, instance_id, SEND_AGAIN, destination)
+                self._queue_run(connection, instance_id, destination, uids)
                 update_instance_state(connection, instance_id)
             return bool(uids)
 
@@ -187,8 +187,8 @@ class Deliveries:
                 delivered_object.c.state != DeliveryState.DELIVERED,
             )
             uids = connection.execute(missing).scalars().all()
-            note(connection, instance_id, AGAIN, destination)
-            self._ask(connection, instance_id, destination, uids)
+            note(connection, instance_id, SEND_AGAIN, destination)
+            self._queue_run(connection, instance_id, destination, uids)
             update_instance_state(connection, instance_id)
         return True
 
@@ -198,8 +198,8 @@ class Deliveries:
         Returns:
             False if the delivery does not wait any more.
         """
-        mine = of_delivery(delivery, instance_id, destination)
-        query = delivery.select().where(mine, is_waiting()).with_for_update()
+        matches = of_delivery(delivery, instance_id, destination)
+        query = delivery.select().where(matches, is_waiting()).with_for_update()
         with writing(self._engine) as connection:
             row = connection.execute(query).one_or_none()
             if row is None:
@@ -218,8 +218,10 @@ class Deliveries:
             UID. It is empty if all are stored. None if the work is stale or the
             destination is paused.
         """
-        mine = sa.and_(of_delivery(delivery, instance_id, destination), is_current(run))
-        count = delivery.update().where(mine)
+        matches = sa.and_(
+            of_delivery(delivery, instance_id, destination), is_current(run)
+        )
+        count = delivery.update().where(matches)
         with writing(self._engine) as connection:
             if self._is_paused(connection, destination):
                 connection.execute(count.values(state=DeliveryState.PAUSED))
@@ -238,21 +240,23 @@ class Deliveries:
 
     def resume(self, destination: str) -> None:
         """Queue the deliveries to a destination that were held back."""
-        held = sa.select(delivery.c.instance_id).where(
+        paused = sa.select(delivery.c.instance_id).where(
             delivery.c.destination == destination,
             delivery.c.state == DeliveryState.PAUSED,
         )
-        held = held.order_by(delivery.c.instance_id)  # a fixed order prevents deadlocks
+        paused = paused.order_by(
+            delivery.c.instance_id
+        )  # a fixed order prevents deadlocks
         with writing(self._engine) as connection:
             named = paused_destination.c.name == destination
             connection.execute(paused_destination.delete().where(named))
             note(connection, None, "resumed", destination)
-            for instance_id in connection.execute(held).scalars().all():
+            for instance_id in connection.execute(paused).scalars().all():
                 lock_instance(connection, instance_id)
                 missing = self._missing(connection, instance_id, destination)
-                self._ask(connection, instance_id, destination, list(missing))
+                self._queue_run(connection, instance_id, destination, list(missing))
 
-    def _ask(
+    def _queue_run(
         self,
         connection: sa.Connection,
         instance_id: str,
@@ -265,7 +269,7 @@ class Deliveries:
         often sent again after the archive has lost them.
         """
         now = time.time()
-        fresh = {
+        reset = {
             "state": DeliveryState.QUEUED,
             "attempts": 0,
             "asked_at": now,
@@ -274,11 +278,11 @@ class Deliveries:
             "waits_for": None,
         }
         key = {"instance_id": instance_id, "destination": destination}
-        again = {**fresh, "run": delivery.c.run + 1}
-        row = upsert(connection, delivery, {**key, **fresh, "run": 1}, again)
+        changes = {**reset, "run": delivery.c.run + 1}
+        row = upsert(connection, delivery, {**key, **reset, "run": 1}, changes)
         counters = {"attempts": 0, "brief_refusals": 0}
-        said = {"status": None, "comment": ""}
-        state = {"state": DeliveryState.QUEUED, **said, **counters}
+        outcome = {"status": None, "comment": ""}
+        state = {"state": DeliveryState.QUEUED, **outcome, **counters}
         for uid in uids:
             values = {**key, "sop_instance_uid": uid, **state}
             upsert(connection, delivered_object, values, state)

@@ -28,7 +28,7 @@ from dicom_node.metrics.counters import (
     write,
 )
 from dicom_node.outcome import Outcome, Verdict
-from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import writing
 from dicom_node.storage.tables import (
     UNFINISHED,
@@ -40,7 +40,7 @@ from dicom_node.storage.tables import (
 
 BRIEF_TRIES = 3
 # The names of states in events, if they differ from the state itself.
-WORDS = {
+EVENT_KINDS = {
     DeliveryState.QUEUED: "will try again",
     DeliveryState.COMMITTING: "waits for commitment",
 }
@@ -56,7 +56,7 @@ class DeliveryOutcomes:
         self._work = work
         self._breaker = breaker
 
-    def settle(
+    def record(
         self,
         instance_id: str,
         destination: Destination,
@@ -79,23 +79,23 @@ class DeliveryOutcomes:
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
-            row = under_way(connection, instance_id, destination.name, run)
+            row = current_delivery(connection, instance_id, destination.name, run)
             if row is None:
                 return None
             states = {
-                uid: _settle_object(connection, row, uid, outcome, destination)
+                uid: _record_object(connection, row, uid, outcome, destination)
                 for uid, outcome in outcomes.items()
             }
             _note_attempt(connection, row, outcomes, states)
             if outcomes:
                 write(connection, observe(DELIVERY, seconds, destination.name))
             change = self._breaker.record(connection, row, outcomes)
-            state = self._settle_delivery(connection, row, change)
+            state = self._update_delivery(connection, row, change)
             update_instance_state(connection, instance_id)
         self._breaker.announce(change)
         return state
 
-    def give_up(
+    def fail_permanently(
         self, instance_id: str, destination: str, run: int, reason: str
     ) -> None:
         """Fail the objects that have not arrived, for a reason that no retry can solve.
@@ -104,12 +104,12 @@ class DeliveryOutcomes:
         """
         with writing(self._engine) as connection:
             lock_instance(connection, instance_id)
-            row = under_way(connection, instance_id, destination, run)
+            row = current_delivery(connection, instance_id, destination, run)
             if row is not None:
                 fail_delivery(connection, row, reason)
                 update_instance_state(connection, instance_id)
 
-    def _settle_delivery(
+    def _update_delivery(
         self, connection: sa.Connection, row: sa.Row[Any], change: Change
     ) -> DeliveryState:
         states = states_of(connection, row)
@@ -127,10 +127,12 @@ class DeliveryOutcomes:
 def log_name(state: DeliveryState | str) -> str:
     """Return the name that a log line uses for a state of a delivery."""
     failed = state == DeliveryState.FAILED
-    return "delivery failed" if failed else WORDS.get(DeliveryState(state), str(state))
+    if failed:
+        return "delivery failed"
+    return EVENT_KINDS.get(DeliveryState(state), str(state))
 
 
-def under_way(
+def current_delivery(
     connection: sa.Connection, instance_id: str, destination: str, run: int
 ) -> sa.Row[Any] | None:
     """Return the row of a delivery; None if the work of this run is stale."""
@@ -150,13 +152,13 @@ def is_within(row: sa.Row[Any], retry_days: float) -> bool:
 
 def states_of(connection: sa.Connection, row: sa.Row[Any]) -> set[str]:
     """Return the states of the objects of a delivery."""
-    mine = of_delivery(delivered_object, row.instance_id, row.destination)
-    query = sa.select(delivered_object.c.state).where(mine)
+    matches = of_delivery(delivered_object, row.instance_id, row.destination)
+    query = sa.select(delivered_object.c.state).where(matches)
     return set(connection.execute(query).scalars())
 
 
 def is_current(run: int) -> sa.ColumnElement[bool]:
-    """Return the condition that a delivery is under way in this run.
+    """Return the condition that a delivery is in progress in this run.
 
     If a delivery waits for its peer, its run has ended.
     """
@@ -185,7 +187,7 @@ def finish_delivery(
 
 
 def fail_delivery(connection: sa.Connection, row: sa.Row[Any], reason: str) -> None:
-    """Fail a delivery that is under way, and its objects that have not arrived."""
+    """Fail a delivery that is in progress, and its objects that have not arrived."""
     key = (row.instance_id, row.destination)
     objects = delivered_object.update().where(
         of_delivery(delivered_object, *key), delivered_object.c.state.in_(UNFINISHED)
@@ -205,23 +207,23 @@ def results_in(
         objects.instance_id == result.c.instance_id,
         objects.sop_instance_uid == result.c.sop_instance_uid,
     )
-    mine = of_delivery(delivered_object, instance_id, destination)
+    matches = of_delivery(delivered_object, instance_id, destination)
     query = result.select().join(delivered_object, same)
-    return query.where(mine, objects.state == state).order_by(result.c.kind)
+    return query.where(matches, objects.state == state).order_by(result.c.kind)
 
 
-def _settle_object(
+def _record_object(
     connection: sa.Connection,
     row: sa.Row[Any],
     uid: str,
     outcome: Outcome,
     destination: Destination,
 ) -> DeliveryState:
-    mine = sa.and_(
+    matches = sa.and_(
         of_delivery(delivered_object, row.instance_id, row.destination),
         delivered_object.c.sop_instance_uid == uid,
     )
-    query = sa.select(delivered_object.c.brief_refusals).where(mine)
+    query = sa.select(delivered_object.c.brief_refusals).where(matches)
     refusals = connection.execute(query).scalar_one()
     refusals += outcome.verdict is Verdict.RETRY_BRIEFLY
     state = _state(outcome, refusals, row, destination)
@@ -232,7 +234,7 @@ def _settle_object(
         "attempts": delivered_object.c.attempts + 1,
         "brief_refusals": refusals,
     }
-    connection.execute(delivered_object.update().where(mine).values(**values))
+    connection.execute(delivered_object.update().where(matches).values(**values))
     return state
 
 
@@ -246,10 +248,10 @@ def _note_attempt(
     groups: dict[tuple[str, str], list[str]] = {}
     for uid, outcome in outcomes.items():
         state = states[uid]
-        kind = WORDS.get(state, state)
+        kind = EVENT_KINDS.get(state, state)
         groups.setdefault((kind, outcome.journal_text), []).append(uid)
-    for (kind, told), uids in groups.items():
-        note_objects(connection, row, uids, kind, told)
+    for (kind, detail), uids in groups.items():
+        note_objects(connection, row, uids, kind, detail)
 
 
 def note_objects(
@@ -257,15 +259,15 @@ def note_objects(
     row: sa.Row[Any],
     uids: Iterable[str],
     kind: str,
-    told: str,
+    detail: str,
 ) -> None:
     """Write one event about some objects of a delivery. It names these objects."""
     query = sa.select(result.c.kind).where(
         result.c.instance_id == row.instance_id, result.c.sop_instance_uid.in_(uids)
     )
-    names = sorted(map(spoken_kind, connection.execute(query).scalars()))
-    words = f"{row.destination}: {', '.join(names)} {told}"
-    note(connection, row.instance_id, kind, words)
+    names = sorted(map(kind_label, connection.execute(query).scalars()))
+    described = f"{row.destination}: {', '.join(names)} {detail}"
+    note(connection, row.instance_id, kind, described)
 
 
 def _state(
@@ -274,8 +276,8 @@ def _state(
     if outcome.verdict is Verdict.STORED:
         waits = destination.commitment
         return DeliveryState.COMMITTING if waits else DeliveryState.DELIVERED
-    again = outcome.verdict is Verdict.RETRY or (
+    is_retried = outcome.verdict is Verdict.RETRY or (
         outcome.verdict is Verdict.RETRY_BRIEFLY and brief_refusals < BRIEF_TRIES
     )
-    again = again and is_within(row, destination.retry_days)
-    return DeliveryState.QUEUED if again else DeliveryState.FAILED
+    is_retried = is_retried and is_within(row, destination.retry_days)
+    return DeliveryState.QUEUED if is_retried else DeliveryState.FAILED

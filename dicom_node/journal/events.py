@@ -19,8 +19,7 @@ def note(
         connection: Connection in a transaction.
         instance_id: Id of the instance; None if the event is not about one instance.
         kind: Kind of the event, in a word or two.
-        detail: Details in words, without patient data.
+        detail: Details as a text, without patient data.
     """
-    what = {"kind": kind, "detail": detail}
-    values = {"instance_id": instance_id, "at": time.time(), **what}
-    connection.execute(event.insert(), values)
+    values = {"instance_id": instance_id, "at": time.time()}
+    connection.execute(event.insert(), {**values, "kind": kind, "detail": detail})

@@ -24,7 +24,7 @@ def lock_instance(connection: sa.Connection, instance_id: str) -> None:
     """Lock an instance, so that others that change it or its deliveries wait.
 
     Call it first in a transaction that ends with `update_instance_state`. Otherwise, if
-    two deliveries end at the same time, each would find the other still under way.
+    two deliveries end at the same time, each would find the other still in progress.
     SQLite allows only one writer at a time and needs no lock.
     """
     query = sa.select(instance.c.id).where(instance.c.id == instance_id)
@@ -43,15 +43,15 @@ def has_stored_files(connection: sa.Connection, instance_id: str) -> bool:
 
 
 def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
-    """Update the state of a locked, answered instance from its deliveries' states."""
+    """Update the state of a locked, analyzed instance from its deliveries' states."""
     query = sa.select(delivery.c.state).where(delivery.c.instance_id == instance_id)
     states = set(connection.execute(query).scalars()) - {DeliveryState.DROPPED}
-    goes_on = not states.isdisjoint({*UNFINISHED, DeliveryState.PAUSED})
-    _note_end(connection, instance_id, None if goes_on else time.time())
+    is_unfinished = not states.isdisjoint({*UNFINISHED, DeliveryState.PAUSED})
+    _note_end(connection, instance_id, None if is_unfinished else time.time())
     reason = ""
     if not states:
         state = InstanceState.ANALYZED
-    elif goes_on:
+    elif is_unfinished:
         state = InstanceState.DELIVERING
         reason = _reason(connection, instance_id, is_tried_again())
     elif DeliveryState.FAILED in states:
@@ -60,12 +60,12 @@ def update_instance_state(connection: sa.Connection, instance_id: str) -> None:
         reason = _reason(connection, instance_id, has_failed)
     else:
         state = InstanceState.DELIVERED
-    answered = instance.update().where(
+    change = instance.update().where(
         instance.c.id == instance_id,
         instance.c.probability.is_not(None),
         instance.c.state != InstanceState.RECEIVED,
     )
-    if not connection.execute(answered.values(state=state, reason=reason)).rowcount:
+    if not connection.execute(change.values(state=state, reason=reason)).rowcount:
         _append_notice_failure(connection, instance_id, reason)
     elif state is InstanceState.DELIVERED:
         _note_first_delivery(connection, instance_id)
@@ -75,23 +75,25 @@ def _note_end(
     connection: sa.Connection, instance_id: str, ended_at: float | None
 ) -> None:
     """Record that no work remains. The retention period of the files starts then."""
-    mine = instance.c.id == instance_id
-    analyzed = instance.update().where(mine, instance.c.state != InstanceState.RECEIVED)
+    matches = instance.c.id == instance_id
+    analyzed = instance.update().where(
+        matches, instance.c.state != InstanceState.RECEIVED
+    )
     connection.execute(analyzed.values(ended_at=ended_at))
 
 
 def _append_notice_failure(
     connection: sa.Connection, instance_id: str, reason: str
 ) -> None:
-    """Add why the notice has not arrived to the reason why there is no answer."""
-    mine = instance.c.id == instance_id
+    """Add why the notice has not arrived to the reason why there is no result."""
+    matches = instance.c.id == instance_id
     ended = instance.c.state.in_([InstanceState.NOT_ANALYZED, InstanceState.FAILED])
-    query = sa.select(instance.c.reason).where(mine, ended)
-    known = connection.execute(query).scalar()
-    if known is not None:
-        before, _, _ = known.partition(NO_NOTICE)
-        words = f"{before}{NO_NOTICE}{reason}" if reason else before
-        connection.execute(instance.update().where(mine).values(reason=words))
+    query = sa.select(instance.c.reason).where(matches, ended)
+    stored = connection.execute(query).scalar()
+    if stored is not None:
+        before, _, _ = stored.partition(NO_NOTICE)
+        combined = f"{before}{NO_NOTICE}{reason}" if reason else before
+        connection.execute(instance.update().where(matches).values(reason=combined))
 
 
 def _note_first_delivery(connection: sa.Connection, instance_id: str) -> None:

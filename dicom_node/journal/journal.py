@@ -29,14 +29,14 @@ from dicom_node.journal.instance_state import has_stored_files, lock_instance
 from dicom_node.journal.work_queue import WorkQueue
 from dicom_node.metrics.counters import RECEIVED, REPEATED, compact, increment, write
 from dicom_node.pixels.screening import is_capture
-from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading, writing
 from dicom_node.storage.spool import fsync_directory
 from dicom_node.storage.tables import InstanceState, instance, patient, result
 
 # A For Processing image waits this long, so that the For Presentation image that a
 # modality sends right after it can arrive.
-TWIN_WAIT_S = 60.0
+FOR_PROCESSING_DELAY_S = 60.0
 MOST_COLLISIONS = 10
 
 
@@ -56,7 +56,7 @@ class Journal:
         analyses: Starts and ends analyses.
         deliveries: Requests deliveries of results.
         breaker: Holds back deliveries to peers that do not respond.
-        settlement: Records the outcomes of delivery attempts.
+        delivery_outcomes: Records the outcomes of delivery attempts.
         commitments: Records the storage commitments of archives.
     """
 
@@ -75,7 +75,7 @@ class Journal:
         self._work = WorkQueue(engine, destinations)
         self.deliveries = Deliveries(engine, self._work, destinations)
         self.breaker = CircuitBreaker(engine, self._work, destinations)
-        self.settlement = DeliveryOutcomes(engine, self._work, self.breaker)
+        self.delivery_outcomes = DeliveryOutcomes(engine, self._work, self.breaker)
         self.commitments = Commitments(engine, self._work, destinations, self.breaker)
         self.analyses = Analyses(engine, self._work, self.deliveries)
 
@@ -83,9 +83,9 @@ class Journal:
         """Record an instance and queue its analysis, in one transaction.
 
         If the same bytes were received before under the same UID, the new file is not
-        kept, unless the first one is gone. Such an instance is not analyzed again, but
-        its results are delivered again: administrators resend images to recover lost
-        results.
+        kept, unless the first one is missing. Such an instance is not analyzed again,
+        but its results are delivered again: administrators resend images to recover
+        lost results.
 
         Returns:
             True if the file of this instance is kept.
@@ -105,16 +105,18 @@ class Journal:
             for row in earlier:
                 if row.content_digest == received.content_digest:
                     own = [r for r in earlier if r.id == row.same_picture_as]
-                    adopted = self._adopted(connection, row, received)
+                    is_restored = self._restore_file(connection, row, received)
                     self._repeat(connection, row, own[0] if own else row, received)
                     write(connection, increment(REPEATED))
-                    return adopted
+                    return is_restored
             values = self._values(received, revision=len(earlier) + 1)
             connection.execute(instance.insert(), values)
-            whose = received.header.patient.values()
-            connection.execute(patient.insert(), {"instance_id": received.id} | whose)
-            said = f"from {received.calling_ae_title}, revision {values['revision']}"
-            note(connection, received.id, "received", said)
+            patient_values = received.header.patient.values()
+            connection.execute(
+                patient.insert(), {"instance_id": received.id} | patient_values
+            )
+            detail = f"from {received.calling_ae_title}, revision {values['revision']}"
+            note(connection, received.id, "received", detail)
             for assumption in received.header.assumptions:
                 note(connection, received.id, ASSUMPTION, assumption)
             _note_return(connection, received)
@@ -137,7 +139,7 @@ class Journal:
             uid, ae_title = found.one()
             return uid, ae_title
 
-    def known(self, instance_ids: Sequence[str]) -> set[str]:
+    def stored_instances(self, instance_ids: Sequence[str]) -> set[str]:
         """Return which of these instances have a file, for the cleanup of the spool."""
         query = sa.select(instance.c.id).where(
             instance.c.id.in_(instance_ids), instance.c.files_removed_at.is_(None)
@@ -145,7 +147,7 @@ class Journal:
         with reading(self._engine) as connection:
             return set(connection.execute(query).scalars())
 
-    def known_results(self, paths: Sequence[str]) -> set[str]:
+    def needed_result_files(self, paths: Sequence[str]) -> set[str]:
         """Return which of these result files are still needed.
 
         Paths are relative to the storage directory.
@@ -172,7 +174,7 @@ class Journal:
                 self._analyze_again(connection, instance_id)
             return has_files
 
-    def try_again(self, failed: Failed) -> bool:
+    def retry(self, failed: Failed) -> bool:
         """Retry a failed analysis or delivery; try a waiting delivery at once.
 
         Returns:
@@ -196,7 +198,12 @@ class Journal:
             lock_instance(connection, instance_id)
             query = sa.select(instance.c.state).where(instance.c.id == instance_id)
             if connection.execute(query).scalar_one() != InstanceState.RECEIVED:
-                note(connection, instance_id, "result lost", "gone from the disk")
+                note(
+                    connection,
+                    instance_id,
+                    "result lost",
+                    "the file is missing from the disk",
+                )
                 self._analyze_again(connection, instance_id)
 
     def note(self, instance_id: str | None, kind: str, detail: str) -> None:
@@ -204,7 +211,7 @@ class Journal:
         with writing(self._engine) as connection:
             note(connection, instance_id, kind, detail)
 
-    def add_up(self) -> None:
+    def compact_counters(self) -> None:
         """Compact the counters: merge the rows that count the same thing."""
         with writing(self._engine) as connection:
             compact(connection)
@@ -270,56 +277,56 @@ class Journal:
         self,
         connection: sa.Connection,
         row: sa.Row[Any],
-        answering: sa.Row[Any],
+        result_row: sa.Row[Any],
         received: ReceivedInstance,
     ) -> None:
         """Handle a duplicate: deliver the results again, or analyze again if needed.
 
         A new analysis is needed if the files were removed, if the analysis failed
-        without an answer, or if the destinations want other kinds of results than
+        without a result, or if the destinations want other kinds of results than
         those that exist.
 
         Args:
             connection: Connection in a transaction.
             row: Row of the instance.
-            answering: Row of the revision that holds the results of this instance. It
+            result_row: Row of the revision that holds the results of this instance. It
                 is the same row, unless the analysis found the same picture as in an
                 earlier revision.
             received: The instance as it was received now.
         """
-        said = f"from {received.calling_ae_title}, the same bytes"
-        note(connection, row.id, "received again", said)
+        detail = f"from {received.calling_ae_title}, the same bytes"
+        note(connection, row.id, "received again", detail)
         # An earlier version of the node cut these UIDs to 64 characters.
-        whole = {
+        uids = {
             "study_instance_uid": received.header.study_instance_uid,
             "series_instance_uid": received.header.series_instance_uid,
         }
-        mine = instance.c.id == row.id
-        connection.execute(instance.update().where(mine).values(**whole))
-        is_gone = answering.files_removed_at is not None
-        if is_gone:
-            answering = row  # its own file exists again, since it was received again
-        if answering.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
+        change = instance.update().where(instance.c.id == row.id)
+        connection.execute(change.values(**uids))
+        is_removed = result_row.files_removed_at is not None
+        if is_removed:
+            result_row = row  # its own file exists again, since it was received again
+        if result_row.state in {InstanceState.RECEIVED, InstanceState.DELIVERING}:
             return
         # Results that go back to the sender must go to the sender of this duplicate.
-        who = {
+        sender_values = {
             "calling_ae_title": received.calling_ae_title,
             "calling_address": received.calling_address,
         }
-        renamed = instance.update().where(instance.c.id == answering.id)
-        connection.execute(renamed.values(**who))
-        failed = answering.state == InstanceState.FAILED
-        unanswered = failed and answering.probability is None
-        anew = is_gone or unanswered
-        if anew or self.deliveries.are_outdated(connection, answering.id):
-            self._analyze_again(connection, answering.id)
+        renamed = instance.update().where(instance.c.id == result_row.id)
+        connection.execute(renamed.values(**sender_values))
+        failed = result_row.state == InstanceState.FAILED
+        has_no_result = failed and result_row.probability is None
+        is_needed = is_removed or has_no_result
+        if is_needed or self.deliveries.are_outdated(connection, result_row.id):
+            self._analyze_again(connection, result_row.id)
         else:
-            self.deliveries.again(connection, answering.id)
+            self.deliveries.queue_all(connection, result_row.id)
 
-    def _adopted(
+    def _restore_file(
         self, connection: sa.Connection, row: sa.Row[Any], received: ReceivedInstance
     ) -> bool:
-        """Move the file of a duplicate to the place of the first file, if that is gone.
+        """Move the file of a duplicate to the path of the first file if that is lost.
 
         Returns:
             True if the file was moved.
@@ -329,26 +336,26 @@ class Journal:
             return False
         received.path.rename(first)
         fsync_directory(first.parent)
-        back = instance.update().where(instance.c.id == row.id)
-        connection.execute(back.values(files_removed_at=None))
+        change = instance.update().where(instance.c.id == row.id)
+        connection.execute(change.values(files_removed_at=None))
         return True
 
     def _analyze_again(self, connection: sa.Connection, instance_id: str) -> None:
-        again = instance.update().where(instance.c.id == instance_id)
+        change = instance.update().where(instance.c.id == instance_id)
         counters = {"attempts": 0, "child_deaths": 0}
-        fresh = {**counters, "reason": "", "probability": None, "same_picture_as": None}
-        fresh |= {"state": InstanceState.RECEIVED, "ended_at": None}
-        again = again.values(run=instance.c.run + 1, **fresh)
-        returned = again.returning(instance.c.run, instance.c.slow)
+        reset = {**counters, "reason": "", "probability": None, "same_picture_as": None}
+        reset |= {"state": InstanceState.RECEIVED, "ended_at": None}
+        change = change.values(run=instance.c.run + 1, **reset)
+        returned = change.returning(instance.c.run, instance.c.slow)
         run, is_slow = connection.execute(returned).one()
         note(connection, instance_id, "analyze again", f"run {run}")
         # An image that was slow once will be slow again.
-        ask = self._work.analyze_slowly if is_slow else self._work.analyze
-        ask(connection, instance_id, run)
+        analyze = self._work.analyze_slowly if is_slow else self._work.analyze
+        analyze(connection, instance_id, run)
 
 
 def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
-    """If this instance is one of our own results, note its return at its source.
+    """If this instance is a result of this node, note its return at its source.
 
     Only captures are checked. An image of a modality is never one of our results,
     whatever its UID.
@@ -359,13 +366,13 @@ def _note_return(connection: sa.Connection, received: ReceivedInstance) -> None:
     query = sa.select(result.c.instance_id, result.c.kind)
     rows = connection.execute(query.where(result.c.sop_instance_uid == uid)).all()
     for row in rows:
-        words = f"{spoken_kind(row.kind)} from {received.calling_ae_title}"
-        note(connection, row.instance_id, "came back", words)
+        detail = f"{kind_label(row.kind)} from {received.calling_ae_title}"
+        note(connection, row.instance_id, "came back", detail)
     if rows:
-        mine = instance.update().where(instance.c.id == received.id)
-        connection.execute(mine.values(returned=1))
+        change = instance.update().where(instance.c.id == received.id)
+        connection.execute(change.values(returned=1))
 
 
 def _delay_s(sop_class_uid: str) -> float:
     waits = sop_class_uid == DigitalXRayImageStorageForProcessing
-    return TWIN_WAIT_S if waits else 0
+    return FOR_PROCESSING_DELAY_S if waits else 0

@@ -25,18 +25,18 @@ class Opinion:
     """One reader's opinion on one result.
 
     Attributes:
-        who: The reader's user name.
+        user: The reader's user name.
         at: Time in seconds since 1970.
         verdict: Agree, disagree or unsure.
-        place: (column, row) of a missed fracture, in pixels of the radiograph as
+        point: (column, row) of a missed fracture, in pixels of the radiograph as
             displayed; None if the reader marked none.
         is_current: Whether the opinion is about the latest analysis.
     """
 
-    who: str
+    user: str
     at: float
     verdict: Judgement
-    place: tuple[float, float] | None
+    point: tuple[float, float] | None
     is_current: bool
 
 
@@ -67,37 +67,37 @@ class Feedback:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def give(
+    def record(
         self,
         instance_id: str,
-        who: str,
+        user: str,
         verdict: Judgement,
-        place: tuple[float, float] | None = None,
+        point: tuple[float, float] | None = None,
     ) -> bool:
         """Record a reader's opinion; it replaces their previous one.
 
         Returns:
             False if there is no result to have an opinion on.
         """
-        answered = sa.select(instance.c.run).where(
+        query = sa.select(instance.c.run).where(
             instance.c.id == instance_id, instance.c.probability.is_not(None)
         )
-        column, row = place or (None, None)
+        column, row = point or (None, None)
         with writing(self._engine) as connection:
-            run = connection.execute(answered).scalar_one_or_none()
+            run = connection.execute(query).scalar_one_or_none()
             if run is None:
                 return False
-            said = {"at": time.time(), "verdict": verdict, "run": run}
-            said |= {"place_column": column, "place_row": row}
-            key = {"instance_id": instance_id, "who": who}
-            upsert(connection, feedback, {**key, **said}, said)
+            values = {"at": time.time(), "verdict": verdict, "run": run}
+            values |= {"place_column": column, "place_row": row}
+            key = {"instance_id": instance_id, "who": user}
+            upsert(connection, feedback, {**key, **values}, values)
             return True
 
-    def withdraw(self, instance_id: str, who: str) -> None:
+    def withdraw(self, instance_id: str, user: str) -> None:
         """Delete a reader's opinion."""
-        theirs = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == who)
+        matches = sa.and_(feedback.c.instance_id == instance_id, feedback.c.who == user)
         with writing(self._engine) as connection:
-            connection.execute(feedback.delete().where(theirs))
+            connection.execute(feedback.delete().where(matches))
 
     def of(self, instance_id: str) -> list[Opinion]:
         """Return the opinions on an instance, the latest first."""
@@ -136,5 +136,5 @@ class Feedback:
 
 def _opinion(row: sa.Row[Any]) -> Opinion:
     marked = row.place_column is not None
-    place = (row.place_column, row.place_row) if marked else None
-    return Opinion(row.who, row.at, Judgement(row.verdict), place, bool(row.is_current))
+    point = (row.place_column, row.place_row) if marked else None
+    return Opinion(row.who, row.at, Judgement(row.verdict), point, bool(row.is_current))

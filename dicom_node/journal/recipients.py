@@ -16,25 +16,25 @@ from inference.finding import OperatingPoint
 
 def recipients_of(connection: sa.Connection, instance_id: str) -> set[str]:
     """Return the destinations that have, or had, results of an instance."""
-    there = DeliveryState.DELIVERED, DeliveryState.COMMITTING
+    arrived = DeliveryState.DELIVERED, DeliveryState.COMMITTING
     found: set[str] = set()
     for table in (delivery, delivered_object):
         query = sa.select(table.c.destination).where(
-            table.c.instance_id == instance_id, table.c.state.in_(there)
+            table.c.instance_id == instance_id, table.c.state.in_(arrived)
         )
         found.update(connection.execute(query).scalars())
     return found
 
 
 def is_negative(connection: sa.Connection, instance_id: str) -> bool:
-    """Return whether an instance has an answer, and the answer reports no fracture."""
+    """Return whether an instance has a result, and the result reports no fracture."""
     query = sa.select(instance.c.probability, instance.c.operating_point)
     row = connection.execute(query.where(instance.c.id == instance_id)).one()
     return row.probability is not None and row.operating_point == OperatingPoint.NONE
 
 
 def cancel_other_deliveries(
-    connection: sa.Connection, instance_id: str, asked: Sequence[str]
+    connection: sa.Connection, instance_id: str, requested: Sequence[str]
 ) -> None:
     """Drop pending deliveries to destinations that are no longer requested.
 
@@ -46,7 +46,7 @@ def cancel_other_deliveries(
     def other(table: sa.Table) -> sa.ColumnElement[bool]:
         return sa.and_(
             table.c.instance_id == instance_id,
-            table.c.destination.not_in(asked),
+            table.c.destination.not_in(requested),
             table.c.state != DeliveryState.DELIVERED,
         )
 

@@ -34,14 +34,14 @@ from dicom_node.storage.tables import (
 )
 
 DAY_S = 86400.0
-# SQLite allows one write at a time, and receivers wait for their turn. A batch takes
+# SQLite allows one write at a time, and receivers wait for it. A batch takes
 # about ten milliseconds, and between two batches others can write.
 BATCH = 50
 PAUSE_S = 0.05
 # In each minute. A large number, such as a night of prefetched studies, is spread over
 # several minutes.
 LONGEST_S = 20.0
-GOES_ON = (InstanceState.RECEIVED, InstanceState.DELIVERING)
+UNFINISHED = (InstanceState.RECEIVED, InstanceState.DELIVERING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Deleted:
 
 
 def delete_expired(
-    engine: sa.Engine, directory: Path, kept: RetentionSettings
+    engine: sa.Engine, directory: Path, periods: RetentionSettings
 ) -> Deleted:
     """Remove files and rows at the end of their retention period, for some seconds.
 
@@ -62,7 +62,7 @@ def delete_expired(
     Args:
         engine: Engine of the journal.
         directory: The storage directory.
-        kept: The retention periods.
+        periods: The retention periods.
 
     Raises:
         OSError: A file cannot be removed.
@@ -87,32 +87,32 @@ def delete_expired(
         delivery.c.state == DeliveryState.FAILED,
     )
     failed = sa.or_(instance.c.state == InstanceState.FAILED, undelivered)
-    well = sa.and_(instance.c.state.not_in(GOES_ON), ~failed)
-    files = repeated(lambda c: _files(c, directory, failed, kept.failed_days))
-    files += repeated(lambda c: _files(c, directory, well, kept.delivered_days))
-    rows = repeated(lambda connection: _rows(connection, kept.journal_days))
+    succeeded = sa.and_(instance.c.state.not_in(UNFINISHED), ~failed)
+    files = repeated(lambda c: _files(c, directory, failed, periods.failed_days))
+    files += repeated(lambda c: _files(c, directory, succeeded, periods.delivered_days))
+    rows = repeated(lambda connection: _rows(connection, periods.journal_days))
     no_instance = event.c.instance_id.is_(None)
-    repeated(lambda c: _old(c, event, no_instance, kept.journal_days))
-    repeated(lambda c: _old(c, echo, sa.true(), kept.journal_days))
-    repeated(lambda c: _old(c, audit, sa.true(), kept.audit_days))
+    repeated(lambda c: _old(c, event, no_instance, periods.journal_days))
+    repeated(lambda c: _old(c, echo, sa.true(), periods.journal_days))
+    repeated(lambda c: _old(c, audit, sa.true(), periods.audit_days))
     return Deleted(files, rows)
 
 
 def _files(
     connection: sa.Connection,
     directory: Path,
-    which: sa.ColumnElement[bool],
+    condition: sa.ColumnElement[bool],
     days: float,
 ) -> int:
     """Remove the files of a batch of instances, and mark these instances.
 
     It is one transaction, so that nobody moves a file into place or requests an
-    analysis in between. If the commit fails, the files are gone, which is permitted,
-    and the next call marks the instances.
+    analysis in between. If the commit fails, the files are already removed, which is
+    permitted, and the next call marks the instances.
     """
     query = (
         sa.select(instance.c.id, instance.c.path)
-        .where(which, _older_than(days), instance.c.files_removed_at.is_(None))
+        .where(condition, _older_than(days), instance.c.files_removed_at.is_(None))
         .limit(BATCH)
         .with_for_update(skip_locked=True)
     )
@@ -122,8 +122,8 @@ def _files(
     for path in [row.path for row in found] + [*connection.execute(results).scalars()]:
         (directory / path).unlink(missing_ok=True)
     connection.execute(finding.delete().where(finding.c.instance_id.in_(ids)))
-    gone = instance.update().where(instance.c.id.in_(ids))
-    connection.execute(gone.values(files_removed_at=time.time()))
+    removed = instance.update().where(instance.c.id.in_(ids))
+    connection.execute(removed.values(files_removed_at=time.time()))
     return len(ids)
 
 
@@ -143,16 +143,16 @@ def _rows(connection: sa.Connection, days: float) -> int:
     ).where(instance.c.sop_instance_uid.in_(uids))
     found = connection.execute(query.with_for_update()).all()
     # Another revision may have been received just before the rows were locked.
-    again = {row.sop_instance_uid for row in found if not row.is_due}
+    repeated = {row.sop_instance_uid for row in found if not row.is_due}
     return _delete_rows(
-        connection, [row.id for row in found if row.sop_instance_uid not in again]
+        connection, [row.id for row in found if row.sop_instance_uid not in repeated]
     )
 
 
 def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
     """Remove all rows of some instances, those of dependent tables first."""
-    of_it = commitment, delivered_object, delivery, result, event, patient, feedback
-    for table in (*of_it, finding):
+    dependent = commitment, delivered_object, delivery, result, event, patient, feedback
+    for table in (*dependent, finding):
         connection.execute(table.delete().where(table.c.instance_id.in_(ids)))
     return connection.execute(instance.delete().where(instance.c.id.in_(ids))).rowcount
 
@@ -160,12 +160,14 @@ def _delete_rows(connection: sa.Connection, ids: Sequence[str]) -> int:
 def _old(
     connection: sa.Connection,
     table: sa.Table,
-    which: sa.ColumnElement[bool],
+    condition: sa.ColumnElement[bool],
     days: float,
 ) -> int:
     """Remove old rows that belong to no instance."""
     some = (
-        sa.select(table.c.id).where(which, _older_than(days, table.c.at)).limit(BATCH)
+        sa.select(table.c.id)
+        .where(condition, _older_than(days, table.c.at))
+        .limit(BATCH)
     )
     return connection.execute(table.delete().where(table.c.id.in_(some))).rowcount
 

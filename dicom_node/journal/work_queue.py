@@ -28,15 +28,15 @@ class PickleRefusedError(Exception):
     """A row of DBOS's tables declares its values as pickles; ours are JSON."""
 
     def __init__(self) -> None:
-        super().__init__("a value in the database is a pickle; it was not loaded")
+        super().__init__("A value in the database is a pickle. Only JSON is loaded.")
 
 
 def _refuse_pickle(_serializer: DefaultSerializer, _text: str) -> NoReturn:
     raise PickleRefusedError
 
 
-# Each row says how its values are serialized. DBOS follows it, whatever serializer it
-# is given. A pickle runs code, so anybody who can write a row could run code here.
+# Each row names the serializer of its values. DBOS uses that one, whatever serializer
+# it is given. A pickle runs code, so anybody who can write a row could run code here.
 DefaultSerializer.deserialize = _refuse_pickle  # type: ignore[assignment, method-assign]
 
 

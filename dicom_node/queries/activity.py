@@ -27,8 +27,8 @@ class Interval:
     Attributes:
         start: Start of the interval, in seconds since 1970.
         received: Number of instances received.
-        reported: Number answered with a fracture, doubtful or definite.
-        negative: Number answered without a fracture.
+        reported: Number with a fracture in the result, doubtful or definite.
+        negative: Number without a fracture in the result.
         not_analyzed: Number not analyzed.
         failed: Number of failures.
     """
@@ -47,7 +47,7 @@ class Figures:
 
     Attributes:
         intervals: The parts of the period in order, all of the same length.
-        scores: Number of answers with a probability in each of BINS equal parts.
+        scores: Number of results with a probability in each of BINS equal parts.
         turnaround: Seconds from receipt to first delivery, by percentile; empty if
             nothing was delivered.
     """
@@ -70,8 +70,8 @@ def figures(engine: sa.Engine, since: float, until: float, parts: int) -> Figure
     c = instance.c
     # Grouped by label: PostgreSQL treats an expression with parameters as a different
     # one each time.
-    place = sa.func.floor((c.received_at - since) / length)
-    part = sa.cast(place, sa.Integer).label("part")
+    index = sa.func.floor((c.received_at - since) / length)
+    part = sa.cast(index, sa.Integer).label("part")
     score = sa.cast(sa.func.floor(c.probability * BINS), sa.Integer).label("score")
     within = sa.and_(
         c.received_at >= since, c.received_at < until, c.returned.is_(None)

@@ -1,7 +1,7 @@
 """Counts the work that waits, and its age, for a monitoring system.
 
-A monitoring system asks every few seconds. Each query uses an index over unfinished
-work, so its cost does not depend on the number of past instances.
+A monitoring system requests these numbers every few seconds. Each query uses an index
+over unfinished work, so its cost does not depend on the number of past instances.
 """
 
 import time
@@ -90,18 +90,20 @@ class DestinationState:
     outages: tuple[Outage, ...]
 
     def __str__(self) -> str:
-        """Return "ok", or a description of what is wrong."""
-        wrong = [
-            f"no attempt has succeeded for {spoken_age(each.since)}: {each.reason}; "
-            f"last tried {spoken_age(each.last_attempt)} ago"
+        """Return "ok", or a description of the problems."""
+        problems = [
+            f"no attempt has succeeded for {format_age(each.since)}: {each.reason}; "
+            f"last attempt {format_age(each.last_attempt)} ago"
             for each in self.outages
         ]
-        if (last := self.last_failure) and not wrong:
-            wrong = [f"the last one failed {spoken_age(last.at)} ago: {last.reason}"]
-        return "; ".join(wrong) or "ok"
+        if (last := self.last_failure) and not problems:
+            problems = [
+                f"the last delivery failed {format_age(last.at)} ago: {last.reason}"
+            ]
+        return "; ".join(problems) or "ok"
 
 
-def spoken_age(at: float) -> str:
+def format_age(at: float) -> str:
     """Return the age of a time in one unit, such as "12 s", "5 min", "3 h" or "2 d"."""
     seconds = max(time.time() - at, 0.0)
     units = ((120.0, 1.0, "s"), (7200.0, 60.0, "min"), (172800.0, 3600.0, "h"))

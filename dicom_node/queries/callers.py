@@ -45,24 +45,29 @@ def callers(engine: sa.Engine) -> list[CallerActivity]:
     with reading(engine) as connection:
         rows = [
             row
-            for what in (AuditEventType.OPENED, AuditEventType.REJECTED)
-            for row in connection.execute(_last_callers(what)).all()
+            for event_type in (AuditEventType.OPENED, AuditEventType.REJECTED)
+            for row in connection.execute(_last_callers(event_type)).all()
         ]
     found = [
         CallerActivity(
-            who, address, what == AuditEventType.OPENED, about, int(times), at
+            ae_title,
+            address,
+            event_type == AuditEventType.OPENED,
+            reason,
+            int(times),
+            at,
         )
-        for who, address, what, about, times, at in rows
+        for ae_title, address, event_type, reason, times, at in rows
     ]
     return sorted(found, key=lambda each: each.last, reverse=True)
 
 
-def _last_callers(what: AuditEventType) -> sa.Select[Any]:
+def _last_callers(event_type: AuditEventType) -> sa.Select[Any]:
     kind = audit.c.who, audit.c.address, audit.c.what, audit.c.about
     last = sa.func.max(audit.c.at)
     return (
         sa.select(*kind, sa.func.sum(audit.c.times), last)
-        .where(audit.c.what == what, audit.c.at > time.time() - DAYS * 86400)
+        .where(audit.c.what == event_type, audit.c.at > time.time() - DAYS * 86400)
         .group_by(*kind)
         .order_by(last.desc())
         .limit(MOST)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from dicom_node.journal.instance_state import FILES_REMOVED, is_tried_again
 from dicom_node.journal.journal import Failed
-from dicom_node.results.result_kinds import spoken_kind
+from dicom_node.results.result_kinds import kind_label
 from dicom_node.storage.database import reading
 from dicom_node.storage.tables import (
     DeliveryState,
@@ -61,14 +61,14 @@ class Failures:
 
 
 # A retry is impossible after the files were removed.
-_MENDABLE = instance.c.files_removed_at.is_(None)
-# Reported after the files were removed, so nobody has seen it yet. The image must be
-# sent again.
+_HAS_FILES = instance.c.files_removed_at.is_(None)
+# The failure was reported after the files were removed, so no user has seen it yet. The
+# image must be sent again.
 _LOST = delivered_object.c.comment.endswith(FILES_REMOVED, autoescape=True)
 _ANALYSES = sa.and_(
     instance.c.state == InstanceState.FAILED,
     instance.c.probability.is_(None),
-    _MENDABLE,
+    _HAS_FILES,
 )
 
 
@@ -160,30 +160,30 @@ def _deliveries(
         ),
     )
     # A failed delivery may have no object with a reason. A waiting one has one.
-    mine = sa.and_(
+    belongs = sa.and_(
         delivered_object.c.instance_id == delivery.c.instance_id,
         delivered_object.c.destination == delivery.c.destination,
         concerned,
     )
     key = delivery.c.instance_id, delivery.c.destination
-    words = instance.c.received_at, delivered_object.c.comment, result.c.kind
-    query = sa.select(*key, *words).select_from(
+    columns = instance.c.received_at, delivered_object.c.comment, result.c.kind
+    query = sa.select(*key, *columns).select_from(
         delivery.join(instance, instance.c.id == delivery.c.instance_id).join(
-            objects, mine, isouter=not waiting
+            objects, belongs, isouter=not waiting
         )
     )
     query = query.where(delivery.c.finished_at.is_(None) if waiting else failing)
     if destination is not None:
         query = query.where(delivery.c.destination == destination)
     found: dict[tuple[str, str], _Delivery] = {}
-    order = ~_MENDABLE, delivery.c.asked_at, *key
-    listed = query.where(sa.or_(_MENDABLE, sa.and_(has_failed, _LOST)))
+    order = ~_HAS_FILES, delivery.c.asked_at, *key
+    listed = query.where(sa.or_(_HAS_FILES, sa.and_(has_failed, _LOST)))
     for row in connection.execute(listed.order_by(*order)):
-        known = found.setdefault(
+        entry = found.setdefault(
             (row[0], row[1]), _Delivery(Failed(row[0], row[1], waiting), row[2])
         )
         if row[3] is not None:
-            known.kinds.setdefault(row[3], []).append(row[4] or "")
+            entry.kinds.setdefault(row[3], []).append(row[4] or "")
     return found.values()
 
 
@@ -191,8 +191,8 @@ def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
     destination, reason, waiting = key
     kinds: dict[str, set[str]] = {}
     for each in members:
-        for words, concerned in each.kinds.items():
-            kinds.setdefault(words, set()).update(concerned)
+        for text, concerned in each.kinds.items():
+            kinds.setdefault(text, set()).update(concerned)
     received = [each.received_at for each in members]
     return Failures(
         destination,
@@ -202,7 +202,7 @@ def _group(key: _Key, members: Sequence[_Delivery]) -> Failures:
         max(received),
         waiting,
         tuple(
-            FailureReason(words, tuple(sorted(map(spoken_kind, kinds[words]))))
-            for words in sorted(kinds)
+            FailureReason(text, tuple(sorted(map(kind_label, kinds[text]))))
+            for text in sorted(kinds)
         ),
     )

@@ -80,7 +80,7 @@ class History:
             return connection.execute(query.order_by(instance.c.revision)).all()
 
     def failed_analyses(self) -> Sequence[str]:
-        """Return the ids of the instances that have no answer because of a failure.
+        """Return the ids of the instances that have no result because of a failure.
 
         Instances that no longer have their files are left out.
         """

@@ -1,4 +1,4 @@
-"""All that the journal knows about one instance."""
+"""Returns everything that the journal records about one instance."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class InstanceDetails:
 
     Attributes:
         row: Its row, as in a worklist.
-        drawing: The drawing of its answer; None if there is no answer, or if its files
+        drawing: The drawing of its result; None if there is no result, or if its files
             were removed.
         results: Its result objects.
         deliveries: The delivery to each destination, with its state.
@@ -39,25 +39,25 @@ class InstanceDetails:
 def instance_details(engine: sa.Engine, instance_id: str) -> InstanceDetails | None:
     """Return the details of an instance; None if the instance does not exist."""
 
-    def of_it(table: sa.Table, *order: sa.Column[Any]) -> sa.Select[Any]:
-        mine = table.select().where(table.c.instance_id == instance_id)
-        return mine.order_by(*order)
+    def rows_of(table: sa.Table, *order: sa.Column[Any]) -> sa.Select[Any]:
+        query = table.select().where(table.c.instance_id == instance_id)
+        return query.order_by(*order)
 
     with reading(engine) as connection:
         row = connection.execute(row_of(instance_id)).one_or_none()
         if row is None:
             return None
-        drawn = connection.execute(of_it(finding)).one_or_none()
+        drawing_row = connection.execute(rows_of(finding)).one_or_none()
         objects = delivered_object.c
         return InstanceDetails(
             row=row,
-            drawing=overlay_in(drawn) if drawn else None,
-            results=connection.execute(of_it(result, result.c.kind)).all(),
+            drawing=overlay_in(drawing_row) if drawing_row else None,
+            results=connection.execute(rows_of(result, result.c.kind)).all(),
             deliveries=connection.execute(
-                of_it(delivery, delivery.c.destination)
+                rows_of(delivery, delivery.c.destination)
             ).all(),
             objects=connection.execute(
-                of_it(delivered_object, objects.destination, objects.sop_instance_uid)
+                rows_of(delivered_object, objects.destination, objects.sop_instance_uid)
             ).all(),
-            events=connection.execute(of_it(event, event.c.id)).all(),
+            events=connection.execute(rows_of(event, event.c.id)).all(),
         )

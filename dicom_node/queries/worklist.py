@@ -45,16 +45,16 @@ COLUMNS: dict[Order, sa.ColumnElement[Any]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class SearchCriteria:
     """The search criteria for instances. An empty or None value matches everything.
 
     Attributes:
         text: Words of a name, an ID or an accession number, in any order, or a complete
             UID. Parts of words match, too. Case and accents are ignored.
         states: Any of these states; "analyzing" and "received" exclude each other.
-            Results of ours that came back are "returned". They are found only by this
-            state, by their own UID or by id.
-        points: Any of these operating points that the answer reached.
+            Results of the node that came back are "returned". They are found only by
+            this state, by their own UID or by id.
+        points: Any of these operating points that the result reached.
         since: Received at or after this time, in seconds since 1970.
         until: Received before this time, in seconds since 1970.
         sender: AE title of the sender.
@@ -100,17 +100,19 @@ class Worklist:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def page(self, wanted: Wanted, sorting: Sorting, *, number: int, size: int) -> Page:
+    def page(
+        self, criteria: SearchCriteria, sorting: Sorting, *, number: int, size: int
+    ) -> Page:
         """Return one page.
 
         Args:
-            wanted: The search criteria.
+            criteria: The search criteria.
             sorting: The order.
             number: Number of the page, from 1.
             size: Number of instances on a page.
         """
-        conditions, order = _conditions(wanted), _order(sorting)
-        is_named = wanted.text or sorting.by is Order.PATIENT
+        conditions, order = _conditions(criteria), _order(sorting)
+        is_named = criteria.text or sorting.by is Order.PATIENT
         source = NAMED_INSTANCE if is_named else instance
         # Only the ids are sorted, and the other columns are read for one page of them.
         # To sort whole rows would be many times as much data.
@@ -125,14 +127,14 @@ class Worklist:
     def study(self, study_instance_uid: str) -> Sequence[sa.Row[Any]]:
         """Return the instances of a study, in the order of their receipt.
 
-        Results of ours that came back are shown with their sources. They are in this
-        list only if none of the sources is known.
+        Results of the node that came back are shown with their sources. They are in
+        this list only if none of the sources is in the journal.
         """
         query = _rows().where(instance.c.study_instance_uid == study_instance_uid)
         query = query.order_by(instance.c.received_at, instance.c.id)
         with reading(self._engine) as connection:
             rows = connection.execute(query).all()
-        return [row for row in rows if state_shown(row) != RETURNED] or rows
+        return [row for row in rows if displayed_state(row) != RETURNED] or rows
 
     def senders(self) -> Sequence[str]:
         """Return the AE titles that have sent instances, sorted."""
@@ -156,45 +158,45 @@ def _rows() -> sa.Select[Any]:
     return sa.select(*columns).select_from(NAMED_INSTANCE)
 
 
-def _conditions(wanted: Wanted) -> list[sa.ColumnElement[bool]]:
+def _conditions(criteria: SearchCriteria) -> list[sa.ColumnElement[bool]]:
     one_of = {
-        instance.c.id: wanted.ids,
-        instance.c.operating_point: wanted.points,
+        instance.c.id: criteria.ids,
+        instance.c.operating_point: criteria.points,
     }
     found: list[sa.ColumnElement[bool]] = [
         column.in_(values) for column, values in one_of.items() if values
     ]
-    if wanted.states:
-        found.append(_in_state(wanted.states))
-    if wanted.since is not None:
-        found.append(instance.c.received_at >= wanted.since)
-    if wanted.until is not None:
-        found.append(instance.c.received_at < wanted.until)
-    if wanted.sender:
-        found.append(instance.c.calling_ae_title == wanted.sender)
-    if wanted.destination:
-        found.append(_goes_to(wanted.destination))
-    text = wanted.text.strip()
-    if not wanted.ids and RETURNED not in wanted.states:
+    if criteria.states:
+        found.append(_in_state(criteria.states))
+    if criteria.since is not None:
+        found.append(instance.c.received_at >= criteria.since)
+    if criteria.until is not None:
+        found.append(instance.c.received_at < criteria.until)
+    if criteria.sender:
+        found.append(instance.c.calling_ae_title == criteria.sender)
+    if criteria.destination:
+        found.append(_is_delivered_to(criteria.destination))
+    text = criteria.text.strip()
+    if not criteria.ids and RETURNED not in criteria.states:
         is_named = instance.c.sop_instance_uid == text
         found.append(sa.or_(~IS_RETURNED, is_named) if text else ~IS_RETURNED)
     return found + _named(text)
 
 
-def state_shown(row: sa.Row[Any]) -> str:
+def displayed_state(row: sa.Row[Any]) -> str:
     """Return the state of an instance as it is shown. The row is one of a worklist."""
     if row.returned:
         return RETURNED
-    is_begun = row.state == InstanceState.RECEIVED and row.attempts > 0
-    return ANALYZING if is_begun else str(row.state)
+    has_started = row.state == InstanceState.RECEIVED and row.attempts > 0
+    return ANALYZING if has_started else str(row.state)
 
 
 def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:
-    state, is_begun = instance.c.state, instance.c.attempts > 0
+    state, has_started = instance.c.state, instance.c.attempts > 0
     received = sa.and_(state == InstanceState.RECEIVED, ~IS_RETURNED)
     special = {
-        InstanceState.RECEIVED: sa.and_(received, sa.not_(is_begun)),
-        ANALYZING: sa.and_(received, is_begun),
+        InstanceState.RECEIVED: sa.and_(received, sa.not_(has_started)),
+        ANALYZING: sa.and_(received, has_started),
         RETURNED: IS_RETURNED,
     }
     others = [each for each in states if each not in special]
@@ -204,7 +206,7 @@ def _in_state(states: tuple[str, ...]) -> sa.ColumnElement[bool]:
     )
 
 
-def _goes_to(destination: str) -> sa.ColumnElement[bool]:
+def _is_delivered_to(destination: str) -> sa.ColumnElement[bool]:
     return sa.exists().where(
         delivery.c.instance_id == instance.c.id,
         delivery.c.destination == destination,
@@ -217,16 +219,16 @@ def _named(text: str) -> list[sa.ColumnElement[bool]]:
     if "." in text and UID_PATTERN.fullmatch(text):
         c = instance.c
         uids = c.sop_instance_uid, c.study_instance_uid, c.series_instance_uid
-        known_as = patient.c.folded.contains(text, autoescape=True)
-        return [sa.or_(*(uid == text for uid in uids), known_as)]
+        is_in_patient_data = patient.c.folded.contains(text, autoescape=True)
+        return [sa.or_(*(uid == text for uid in uids), is_in_patient_data)]
     words = folded(text).split()
     return [patient.c.folded.contains(word, autoescape=True) for word in words]
 
 
 def _order(sorting: Sorting) -> Sequence[sa.ColumnElement[Any]]:
     column = COLUMNS[sorting.by]
-    way = column.desc() if sorting.descending else column.asc()
+    primary = column.desc() if sorting.descending else column.asc()
     # The second column orders rows with equal values, so that pages do not overlap.
     last = instance.c.id.desc() if sorting.descending else instance.c.id.asc()
     has_value = sorting.by is Order.RECEIVED
-    return (way, last) if has_value else (way.nulls_last(), last)
+    return (primary, last) if has_value else (primary.nulls_last(), last)

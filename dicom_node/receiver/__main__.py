@@ -61,7 +61,7 @@ def main() -> None:
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     spool = Spool(settings.storage)
     requests_commitment = any(each.commitment for each in settings.destinations)
-    record_report = journal.commitments.settle if requests_commitment else None
+    record_report = journal.commitments.record_report if requests_commitment else None
     by_hand = arguments.supervisor is None
     with (
         heartbeats(engine, "receiver"),

@@ -26,7 +26,7 @@ The values are from PS3.16 annex L. Other values may be one of a pair.
 
 REGION = "AnatomicRegionSequence"
 
-SIDES_IN_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
+SIDE_WORDS = {"LT": "L", "LEFT": "L", "RT": "R", "RIGHT": "R"}
 """Words that equipment adds to Body Part Examined, as in ELBOW LT."""
 
 
@@ -34,19 +34,19 @@ def body_part(source: Source) -> Code | None:
     """Return the code of the body part: Anatomic Region, else Body Part Examined."""
     if item_count(source, REGION) == 1:
         inner = "CodeValue", "CodingSchemeDesignator", "CodeMeaning"
-        said = [item_text(source, REGION, 0, each) for each in inner]
-        if all(each and each.isascii() for each in said):
-            return Code(*said)
+        values = [item_text(source, REGION, 0, each) for each in inner]
+        if all(each and each.isascii() for each in values):
+            return Code(*values)
     examined = source.code("BodyPartExamined")
-    words = examined, *_words(source)
-    return next((BODY_PARTS[each] for each in words if each in BODY_PARTS), None)
+    candidates = examined, *_words(source)
+    return next((BODY_PARTS[each] for each in candidates if each in BODY_PARTS), None)
 
 
 def side(source: Source) -> Code | None:
     """Return the code of the side."""
-    said = source.code("ImageLaterality") or source.code("Laterality")
-    in_words = (SIDES_IN_WORDS[w] for w in _words(source) if w in SIDES_IN_WORDS)
-    return SIDES.get(said or next(in_words, ""))
+    laterality = source.code("ImageLaterality") or source.code("Laterality")
+    sides = (SIDE_WORDS[w] for w in _words(source) if w in SIDE_WORDS)
+    return SIDES.get(laterality or next(sides, ""))
 
 
 def _words(source: Source) -> list[str]:
@@ -61,9 +61,11 @@ def anatomy(source: Source) -> Elements:
     Sequence (0008,2218) has one item (C.7.6.1); DX also allows an empty sequence.
     """
     elements = _part(source) | copied(source, ("Laterality", "ImageLaterality"))
-    is_said = "Laterality" in source.dataset or source.code("ImageLaterality")
-    is_one = source.code("BodyPartExamined") in UNPAIRED
-    return elements if is_said or is_one else elements | empty(["Laterality"])
+    has_laterality = "Laterality" in source.dataset or source.code("ImageLaterality")
+    is_unpaired = source.code("BodyPartExamined") in UNPAIRED
+    return (
+        elements if has_laterality or is_unpaired else elements | empty(["Laterality"])
+    )
 
 
 def image_anatomy(source: Source) -> Elements:
@@ -79,8 +81,8 @@ def image_anatomy(source: Source) -> Elements:
     if side in SIDES:
         tag = Tag("ImageLaterality")
         return _part(source) | {tag: encoded(tag, "CS", side.encode())}
-    is_one = source.code("BodyPartExamined") in UNPAIRED
-    return _part(source) | ({} if is_one else empty(["ImageLaterality"]))
+    is_unpaired = source.code("BodyPartExamined") in UNPAIRED
+    return _part(source) | ({} if is_unpaired else empty(["ImageLaterality"]))
 
 
 def _part(source: Source) -> Elements:

@@ -97,37 +97,37 @@ def capture(
         zone, on the time zone of this machine.
     """
     of_source = source.instance.header.modality.strip().upper()
-    is_said = form.modality == "source" and CODE_PATTERN.fullmatch(of_source)
-    modality = of_source if is_said else MODALITY
+    uses_source = form.modality == "source" and CODE_PATTERN.fullmatch(of_source)
+    modality = of_source if uses_source else MODALITY
     syntax = JPEGBaseline8Bit if form.lossy else ExplicitVRLittleEndian
-    own = result_series(source, model, options, form.name, modality)
-    own.SeriesDescription = picture.series
-    own.update(times(source))
-    own.update(equipment(source, model))
-    own.update(reference(source))
-    own.update(_captured(own))
-    own.update(_described(picture))
+    result = result_series(source, model, options, form.name, modality)
+    result.SeriesDescription = picture.series
+    result.update(times(source))
+    result.update(equipment(source, model))
+    result.update(reference(source))
+    result.update(_captured(result))
+    result.update(_described(picture))
     elements = (
         empty(TYPE_2)
         | copied(source, (*TYPE_2, *TYPE_3))
         | anatomy(source)
         | picture.elements
-        | encoded_dataset(own)
+        | encoded_dataset(result)
         | (_jpeg(picture) if form.lossy else _native(picture))
     )
     uid = content_uid(form.name, elements)
     return result_object(form.name, SecondaryCaptureImageStorage, uid, elements, syntax)
 
 
-def _captured(own: Dataset) -> Dataset:
+def _captured(result: Dataset) -> Dataset:
     """Return the device and time of the capture (PS3.3 C.8.6.1, C.8.6.2)."""
     dataset = Dataset()
     dataset.ConversionType = "WSD"
     dataset.SecondaryCaptureDeviceManufacturer = MANUFACTURER
     dataset.SecondaryCaptureDeviceManufacturerModelName = MODEL_NAME
-    dataset.SecondaryCaptureDeviceSoftwareVersions = own.SoftwareVersions
-    dataset.DateOfSecondaryCapture = own.ContentDate
-    dataset.TimeOfSecondaryCapture = own.ContentTime
+    dataset.SecondaryCaptureDeviceSoftwareVersions = result.SoftwareVersions
+    dataset.DateOfSecondaryCapture = result.ContentDate
+    dataset.TimeOfSecondaryCapture = result.ContentTime
     return dataset
 
 
@@ -158,10 +158,13 @@ def _jpeg(picture: Picture) -> Elements:
     image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling="4:2:2")
     frame = buffer.getvalue()
     ratio = format_number_as_ds(round(picture.pixels.nbytes / len(frame), 2))
-    said = Dataset()
-    said.PhotometricInterpretation = "YBR_FULL_422"
-    said.LossyImageCompression = "01"
-    said.LossyImageCompressionRatio = [*(r for r, _ in picture.losses), ratio]
-    said.LossyImageCompressionMethod = [*(m for _, m in picture.losses), "ISO_10918_1"]
+    attributes = Dataset()
+    attributes.PhotometricInterpretation = "YBR_FULL_422"
+    attributes.LossyImageCompression = "01"
+    attributes.LossyImageCompressionRatio = [*(r for r, _ in picture.losses), ratio]
+    attributes.LossyImageCompressionMethod = [
+        *(m for _, m in picture.losses),
+        "ISO_10918_1",
+    ]
     pixels = encapsulated(_PIXEL_DATA, encapsulate([frame], has_bot=False))
-    return encoded_dataset(said) | {_PIXEL_DATA: pixels}
+    return encoded_dataset(attributes) | {_PIXEL_DATA: pixels}

@@ -26,7 +26,7 @@ def compression(source: Source) -> Elements:
 
     An unknown state stays unknown.
     """
-    if _says_lossy(source):
+    if _declares_lossy(source):
         return copied(source, [_KEYWORD, f"{_KEYWORD}Ratio", f"{_KEYWORD}Method"])
     if not was_lossy(source):
         return copied(source, [_KEYWORD])
@@ -37,7 +37,9 @@ def compression(source: Source) -> Elements:
 
 def was_lossy(source: Source) -> bool:
     """Return whether pixels were compressed with loss, by attribute or syntax."""
-    return _says_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
+    return (
+        _declares_lossy(source) or source.instance.header.transfer_syntax_uid in _LOSSY
+    )
 
 
 def losses(source: Source) -> tuple[tuple[str, str], ...]:
@@ -45,7 +47,7 @@ def losses(source: Source) -> tuple[tuple[str, str], ...]:
     if not was_lossy(source):
         return ()
     ratios, methods = (
-        source.text(f"{_KEYWORD}{what}").split("\\") for what in ("Ratio", "Method")
+        source.text(f"{_KEYWORD}{suffix}").split("\\") for suffix in ("Ratio", "Method")
     )
     pairs = tuple(zip_longest(ratios, methods, fillvalue=""))
     named = all(
@@ -55,7 +57,7 @@ def losses(source: Source) -> tuple[tuple[str, str], ...]:
     return pairs if named else ()
 
 
-def _says_lossy(source: Source) -> bool:
+def _declares_lossy(source: Source) -> bool:
     return source.text(_KEYWORD) == "01"
 
 

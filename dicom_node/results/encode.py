@@ -57,8 +57,9 @@ def encode_file(
         made: list[ResultObject | None] = []
         for form in options.forms:
             if form.kind == SECONDARY_CAPTURE:
-                one = secondary_capture(source, radiograph, finding, options, form)
-                made.append(one)
+                made.append(
+                    secondary_capture(source, radiograph, finding, options, form)
+                )
             elif form.kind in _ENCODERS:
                 encode = _ENCODERS[form.kind]
                 made.append(encode(source, radiograph, finding, options))
@@ -67,15 +68,15 @@ def encode_file(
 
 def encode_notice(
     instance: ReceivedInstance,
-    why: tuple[str, str],
+    state_and_reason: tuple[str, str],
     model: ModelIdentity,
     options: ResultOptions,
 ) -> tuple[ResultObject, ...]:
-    """Return DICOM objects that say that an instance has no result.
+    """Return DICOM objects that report that an instance has no result.
 
     Args:
         instance: The instance. Only the header of its file is read.
-        why: "Not analyzed" or "Failed", and the reason in words.
+        state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that should have analyzed it.
         options: The notices to make, among other forms.
 
@@ -85,7 +86,7 @@ def encode_notice(
     with pydicom_silenced():
         source = read_source(instance)
         return tuple(
-            notice(source, why, model, options, form)
+            notice(source, state_and_reason, model, options, form)
             for form in options.forms
             if form.kind == NOTICE
         )

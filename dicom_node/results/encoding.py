@@ -75,7 +75,7 @@ class ResultObject:
         """
         uids = self.sop_class_uid, self.sop_instance_uid
         if not (_FORM_NAME.fullmatch(self.form) and all(map(_UID.fullmatch, uids))):
-            raise ValueError("a form's name and two UIDs are expected")
+            raise ValueError("The name of a result kind and two UIDs are expected")
 
 
 def encoded(tag: int, vr: str, value: bytes) -> bytes:

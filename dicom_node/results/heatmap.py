@@ -85,24 +85,24 @@ def heatmap(
     Raises:
         AnalysisError: The source has no series, so no segmentation can reference it.
     """
-    check_series(source, "a heatmap")
+    check_series(source, "A heatmap")
     if finding.arrow is None:
         return None
-    own = result_series(source, finding.model, options, KIND, MODALITY)
-    own.SeriesDescription = SERIES_DESCRIPTION
-    own.update(times(source))
-    own.update(equipment(source, finding.model))
-    own.DeviceSerialNumber = plain(finding.model.digest[:16])
-    del own.ContentQualification  # not an attribute of this IOD
-    own.update(_content(source, finding))
-    own.update(_image(radiograph))
-    own.update(_frame(source, radiograph))
+    result = result_series(source, finding.model, options, KIND, MODALITY)
+    result.SeriesDescription = SERIES_DESCRIPTION
+    result.update(times(source))
+    result.update(equipment(source, finding.model))
+    result.DeviceSerialNumber = plain(finding.model.digest[:16])
+    del result.ContentQualification  # not an attribute of this IOD
+    result.update(_content(source, finding))
+    result.update(_image(radiograph))
+    result.update(_frame(source, radiograph))
     oriented = ("PatientOrientation",)
     elements = (
         empty((*TYPE_2, *oriented))
         | copied(source, (*TYPE_2, *oriented, *TYPE_3))
         | image_anatomy(source)
-        | encoded_dataset(own)
+        | encoded_dataset(result)
         | (compression(source) if was_lossy(source) else {})
         | _pixels(radiograph, finding)
     )

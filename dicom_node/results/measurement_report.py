@@ -118,7 +118,7 @@ def _group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # 
 def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> Any:  # noqa: ANN401
     header = source.instance.header
     image = header.sop_class_uid, header.sop_instance_uid
-    said: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         # The same for every result about the image. A viewer may show it as a label, so
         # it does not mention the finding.
         "tracking_identifier": TrackingIdentifier(
@@ -138,17 +138,19 @@ def _coded_group(source: Source, radiograph: Radiograph, finding: Finding) -> An
         ],
     }
     if finding.arrow is None:
-        shown = SourceImageForMeasurementGroup(*image)
-        return MeasurementsAndQualitativeEvaluations(source_images=[shown], **said)
+        referenced = SourceImageForMeasurementGroup(*image)
+        return MeasurementsAndQualitativeEvaluations(
+            source_images=[referenced], **arguments
+        )
     rows, columns = radiograph.source_shape
-    around = outline(finding.saliency, (columns, rows))
+    contour = outline(finding.saliency, (columns, rows))
     region = ImageRegion(
         GraphicTypeValues.POLYLINE,
-        np.array([*around, around[0]]),
+        np.array([*contour, contour[0]]),
         SourceImageForRegion(*image),
     )
     return PlanarROIMeasurementsAndQualitativeEvaluations(
-        referenced_region=region, **said
+        referenced_region=region, **arguments
     )
 
 
@@ -170,8 +172,8 @@ def _sentences(finding: Finding) -> list[TextContentItem]:
     """Return the operating point, and the result in the words of the caption."""
     comment = f"{headline(finding)}. {DISCLAIMER}."
     return [
-        TextContentItem(name, words, RelationshipTypeValues.CONTAINS)
-        for name, words in (
+        TextContentItem(name, text, RelationshipTypeValues.CONTAINS)
+        for name, text in (
             (OPERATING_POINT, finding.operating_point.value),
             (COMMENT, comment),
         )

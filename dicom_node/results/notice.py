@@ -1,4 +1,4 @@
-"""The capture that says why an image has no result.
+"""The capture that gives the reason why an image has no result.
 
 If an archive gets no negative results, a study without any result looks like one
 without a fracture. For this reason an instance that was not analyzed gets a notice.
@@ -23,7 +23,7 @@ LONGEST_REASON = 600
 
 def notice(
     source: Source,
-    why: tuple[str, str],
+    state_and_reason: tuple[str, str],
     model: ModelIdentity,
     options: ResultOptions,
     form: ResultKind,
@@ -32,39 +32,40 @@ def notice(
 
     Args:
         source: The instance that has no result.
-        why: "Not analyzed" or "Failed", and the reason in words.
+        state_and_reason: "Not analyzed" or "Failed", and the reason as a text.
         model: The model that should have analyzed it.
         options: The number of the series.
         form: The form in which to write the notice.
     """
-    state, reason = why[0], plain(why[1], LONGEST_REASON)
+    state, reason = state_and_reason
+    reason = plain(reason, LONGEST_REASON)
     title = f"AI fracture: {state.lower()}"
-    about = _about(source)
-    own = Dataset()
-    own.BurnedInAnnotation = "NO"  # the notice contains no pixel of the source
-    own.LossyImageCompression = "00"
+    description = _describe(source)
+    dataset = Dataset()
+    dataset.BurnedInAnnotation = "NO"  # the notice contains no pixel of the source
+    dataset.LossyImageCompression = "00"
     picture = Picture(
-        pixels=draw_notice(title, about, reason, model_line(model)),
+        pixels=draw_notice(title, description, reason, model_line(model)),
         flavor="AI_NOTICE",
         series=SERIES_DESCRIPTION,
         derivation=f"A page of words about the source image. {model_line(model)}",
         comments=f"{title}. {NOT_LOOKED}. {reason}",
         elements=empty(["PatientOrientation", "InstanceNumber"])
         | copied(source, ["InstanceNumber"])
-        | encoded_dataset(own),
+        | encoded_dataset(dataset),
     )
     return capture(source, model, picture, options, form)
 
 
-def _about(source: Source) -> str:
+def _describe(source: Source) -> str:
     """Describe the image as a viewer lists it, without identifying the patient."""
     header = source.instance.header
     number = source.text("InstanceNumber")
-    shown = (
+    labels = (
         ("Image", number if number.isdecimal() else ""),
         ("Modality", header.modality),
         ("Body part", header.body_part),
         ("View", header.view_position),
     )
-    said = [f"{name} {plain(value, 32)}" for name, value in shown if value]
-    return ", ".join(said) or "An image of this study"
+    parts = [f"{name} {plain(value, 32)}" for name, value in labels if value]
+    return ", ".join(parts) or "An image of this study"

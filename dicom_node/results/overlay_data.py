@@ -62,14 +62,14 @@ def overlay_of(finding: Finding, picture_shape: tuple[int, int]) -> OverlayData:
 
 def overlay_in(row: sa.Row[Any] | Mapping[str, Any]) -> OverlayData:
     """Return the drawing in the columns of a row of the journal's table."""
-    kept = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
-    ends = json.loads(kept["arrow"]) if kept["arrow"] else None
+    columns = row if isinstance(row, Mapping) else row._mapping  # noqa: SLF001 - public
+    ends = json.loads(columns["arrow"]) if columns["arrow"] else None
     arrow = ends and Arrow(*(tuple(end) for end in ends))
-    levels = np.frombuffer(zlib.decompress(kept["map"]), np.uint8)
+    levels = np.frombuffer(zlib.decompress(columns["map"]), np.uint8)
     return OverlayData(
-        (kept["picture_rows"], kept["picture_columns"]),
+        (columns["picture_rows"], columns["picture_columns"]),
         arrow,
-        kept["doubtful"],
-        kept["definite"],
-        levels.reshape(kept["map_rows"], kept["map_columns"]),
+        columns["doubtful"],
+        columns["definite"],
+        levels.reshape(columns["map_rows"], columns["map_columns"]),
     )

@@ -83,29 +83,29 @@ def presentation_state(
             presentation state cannot reference it.
     """
     _check(source)
-    own = result_series(source, finding.model, options, KIND, MODALITY)
-    own.SeriesDescription = SERIES_DESCRIPTION
-    own.update(times(source))
-    own.update(equipment(source, finding.model))
-    del own.ContentQualification  # not an attribute of this IOD
-    del own.ContentDate, own.ContentTime  # replaced by the attributes below
+    result = result_series(source, finding.model, options, KIND, MODALITY)
+    result.SeriesDescription = SERIES_DESCRIPTION
+    result.update(times(source))
+    result.update(equipment(source, finding.model))
+    del result.ContentQualification  # not an attribute of this IOD
+    del result.ContentDate, result.ContentTime  # replaced by the attributes below
     # This time is in the zone of all times of the object. DCMTK's dcmpschk rejects a
     # time that names its own zone.
-    (item,) = own.ContributingEquipmentSequence
+    (item,) = result.ContributingEquipmentSequence
     item.ContributionDateTime = f"{moment(source):%Y%m%d%H%M%S.%f}"
-    own.PresentationCreationDate = own.InstanceCreationDate
-    own.PresentationCreationTime = own.InstanceCreationTime
-    own.update(_content(source, finding))
-    own.update(_displayed_area(radiograph))
-    own.update(annotation(radiograph, finding))
+    result.PresentationCreationDate = result.InstanceCreationDate
+    result.PresentationCreationTime = result.InstanceCreationTime
+    result.update(_content(source, finding))
+    result.update(_displayed_area(radiograph))
+    result.update(annotation(radiograph, finding))
     with reading():
-        shown = _modality_lut(source) | _voi_lut(source, radiograph, options)
+        display = _modality_lut(source) | _voi_lut(source, radiograph, options)
     elements = (
         empty(TYPE_2)
         | copied(source, (*TYPE_2, *TYPE_3))
         | _laterality(source)
-        | shown
-        | encoded_dataset(own)
+        | display
+        | encoded_dataset(result)
     )
     uid = content_uid(KIND, elements)
     return result_object(KIND, GrayscaleSoftcopyPresentationStateStorage, uid, elements)
@@ -115,11 +115,11 @@ def _check(source: Source) -> None:
     photometric = photometric_name(source.text("PhotometricInterpretation"))
     if not photometric.startswith("MONOCHROME"):
         raise AnalysisError(
-            "Photometric Interpretation (0028,0004) is not MONOCHROME1 or 2; a "
-            "grayscale presentation state shows no color. Ask for `secondary_capture` "
-            "alone."
+            "Photometric Interpretation (0028,0004) is not MONOCHROME1 or 2. A "
+            "grayscale presentation state shows no color. Set `results` to "
+            "`secondary_capture` alone."
         )
-    check_series(source, "a presentation state")
+    check_series(source, "A presentation state")
 
 
 def _content(source: Source, finding: Finding) -> Dataset:
@@ -152,24 +152,28 @@ def _laterality(source: Source) -> Elements:
     """
     of_image = {Tag("AnatomicRegionSequence"), Tag("ImageLaterality")}
     elements = anatomy(source)
-    kept = {tag: value for tag, value in elements.items() if tag not in of_image}
-    is_one = source.code("BodyPartExamined") in UNPAIRED
-    if source.text("ImageLaterality") and not is_one:
-        return empty(["Laterality"]) | kept
-    return kept
+    series_elements = {
+        tag: value for tag, value in elements.items() if tag not in of_image
+    }
+    is_unpaired = source.code("BodyPartExamined") in UNPAIRED
+    if source.text("ImageLaterality") and not is_unpaired:
+        return empty(["Laterality"]) | series_elements
+    return series_elements
 
 
 def _modality_lut(source: Source) -> Elements:
     """Return the decoded Modality LUT, else the rescale (PS3.3 C.11.1)."""
-    shown = deepcopy(source.dataset)  # reading a value changes the element
-    if found := modality_table(shown, stored_pixel_values(shown, _itemsize(shown))):
+    dataset = deepcopy(source.dataset)  # reading a value changes the element
+    if found := modality_table(
+        dataset, stored_pixel_values(dataset, _itemsize(dataset))
+    ):
         return _table(source, "ModalityLUTSequence", *found)
-    if "RescaleSlope" not in shown and "RescaleIntercept" not in shown:
+    if "RescaleSlope" not in dataset and "RescaleIntercept" not in dataset:
         return {}
     rescale = Dataset()
     intercept, slope = (
-        number(shown, "RescaleIntercept", 0.0),
-        number(shown, "RescaleSlope", 1.0),
+        number(dataset, "RescaleIntercept", 0.0),
+        number(dataset, "RescaleSlope", 1.0),
     )
     rescale.RescaleIntercept = format_number_as_ds(intercept)
     rescale.RescaleSlope = format_number_as_ds(slope or 1.0)
@@ -181,18 +185,20 @@ def _voi_lut(
     source: Source, radiograph: Radiograph, options: ResultOptions
 ) -> Elements:
     """Return the VOI LUT or window that the decoder used (PS3.3 C.11.8)."""
-    shown = deepcopy(source.dataset)
+    dataset = deepcopy(source.dataset)
     tag = Tag("SoftcopyVOILUTSequence")
     if radiograph.span is not None:
         low, high = radiograph.span
         # LINEAR counts gray levels, not distance (PS3.3 C.11.2.1.2.1).
         window = Window((low + high + 1) / 2, high - low + 1)
         return {tag: encoded_sequence(tag, encoded_dataset(_window(window)))}
-    values = modality_values(shown, _itemsize(shown))
-    if found := voi_table(shown, values, options.window):
+    values = modality_values(dataset, _itemsize(dataset))
+    if found := voi_table(dataset, values, options.window):
         return {tag: encoded_sequence(tag, _table(source, "VOILUTSequence", *found))}
-    own = voi_window(shown, options.window)
-    return {tag: encoded_sequence(tag, encoded_dataset(_window(own)))} if own else {}
+    window_used = voi_window(dataset, options.window)
+    if window_used is None:
+        return {}
+    return {tag: encoded_sequence(tag, encoded_dataset(_window(window_used)))}
 
 
 def _itemsize(dataset: Dataset) -> int:
@@ -200,24 +206,24 @@ def _itemsize(dataset: Dataset) -> int:
     return 1 if number(dataset, "BitsStored", 16) <= 8 else 2  # noqa: PLR2004
 
 
-def _table(source: Source, keyword: str, place: int, table: LookUpTable) -> Elements:
+def _table(source: Source, keyword: str, index: int, table: LookUpTable) -> Elements:
     """Copy a table, with a descriptor that matches how it was read (PS3.3 C.11.1.1.1).
 
     A viewer that trusts the descriptor of the source would show another image than the
     model saw.
     """
     tag, descriptor, data = (Tag(k) for k in (keyword, "LUTDescriptor", "LUTData"))
-    item = copied_item(source, keyword, place)
-    said = numbers(deepcopy(source.dataset)[tag].value[place], "LUTDescriptor")
+    item = copied_item(source, keyword, index)
+    declared = numbers(deepcopy(source.dataset)[tag].value[index], "LUTDescriptor")
     entries, bits = table.entries, table.bits
     if keyword == "ModalityLUTSequence":
-        bits = 8 if bits == 8 == said[2] else 16  # noqa: PLR2004
+        bits = 8 if bits == 8 == declared[2] else 16  # noqa: PLR2004
     elif bits not in {8, 16}:
         # A viewer may take white from the descriptor or from the largest entry. If the
         # entries use the whole range, both give the same image.
         entries, bits = np.rint(entries * (65535 / (2**bits - 1))), 16
     read = len(entries) % 2**16, table.first, bits
-    if said != read or entries is not table.entries:
+    if declared != read or entries is not table.entries:
         vr = "SS" if table.first < 0 else "US"
         values = np.array(read).astype("<u2")
         item[descriptor] = encoded(descriptor, vr, values.tobytes())

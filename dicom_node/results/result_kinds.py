@@ -17,7 +17,7 @@ class ResultKind:
 
     Attributes:
         kind: "heatmap", "presentation_state", "secondary_capture", "structured_report",
-            or "notice", the capture that says why there is no result.
+            or "notice", the capture with the reason why there is no result.
         modality: The modality of a capture: "OT", or "source" for that of the image.
         lossy: Whether the pixels of a capture are written as JPEG.
     """
@@ -30,10 +30,10 @@ class ResultKind:
     def name(self) -> str:
         """The name in the journal and in files: the kind, then unusual properties."""
         unusual = ("source", self.modality == "source"), ("jpeg", self.lossy)
-        return "-".join((self.kind, *(word for word, is_so in unusual if is_so)))
+        return "-".join((self.kind, *(name for name, applies in unusual if applies)))
 
 
-_SPOKEN = {
+_LABELS = {
     SECONDARY_CAPTURE: "Secondary Capture",
     NOTICE: "Notice",
     HEATMAP: "Heatmap",
@@ -42,11 +42,11 @@ _SPOKEN = {
 }
 
 
-def spoken_kind(name: str) -> str:
+def kind_label(name: str) -> str:
     """Return the label of the object with this name in the journal."""
     kind, *unusual = name.split("-")
-    words = _SPOKEN.get(kind, kind or "an object")
-    return f"{words} ({', '.join(unusual)})" if unusual else words
+    label = _LABELS.get(kind, kind or "an object")
+    return f"{label} ({', '.join(unusual)})" if unusual else label
 
 
 def kinds_for(destination: Destination) -> frozenset[ResultKind]:

@@ -39,20 +39,20 @@ def result_series(
     return series
 
 
-def check_series(source: Source, what: str) -> None:
+def check_series(source: Source, label: str) -> None:
     """Check that a source has a series, for a result that must reference it.
 
     Args:
         source: The instance.
-        what: The result, in words.
+        label: The result, as a text.
 
     Raises:
         AnalysisError: The source has no Series Instance UID.
     """
     if not source.text("SeriesInstanceUID"):
         raise AnalysisError(
-            f"Series Instance UID (0020,000E) is absent; {what} names the series of "
-            "its image. Correct the instance at the modality, or ask for "
+            f"Series Instance UID (0020,000E) is absent. {label} must name the series "
+            "of its image. Correct the instance at the modality, or set `results` to "
             "`secondary_capture` alone."
         )
 

@@ -146,7 +146,7 @@ def read_source(instance: ReceivedInstance) -> Source:
     source = Source(instance, dataset)
     if not UID_PATTERN.fullmatch(source.text("StudyInstanceUID")):
         raise AnalysisError(
-            "Study Instance UID (0020,000D) is absent or not a UID; a result belongs "
+            "Study Instance UID (0020,000D) is absent or not a UID. A result belongs "
             "to the study of its source. Correct the instance at the modality."
         )
     return source
@@ -218,8 +218,8 @@ def reading() -> Iterator[None]:
         raise
     except Exception:  # noqa: BLE001 - broken bytes may raise anything
         raise AnalysisError(
-            "The header cannot be read, and a result needs the identity in it. Look "
-            "at the instance with a DICOM dump tool."
+            "The header cannot be read, and a result needs its identity. Examine the "
+            "instance with a DICOM dump tool."
         ) from None
 
 
@@ -241,11 +241,11 @@ def _is_no_uid(value: bytes) -> bool:
 
 def _vr(dataset: Dataset, tag: BaseTag) -> str:
     """Return the VR by the standard, else that of the source."""
-    known = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
-    given = (
+    standard = dictionary_VR(tag) if dictionary_has_tag(tag) else ""
+    stated = (
         "LO" if tag.is_private_creator else dataset.get_item(tag, keep_deferred=True).VR
     )
-    candidates = known, given, _IMPLICIT.get(tag)
+    candidates = standard, stated, _IMPLICIT.get(tag)
     return next((vr for vr in candidates if vr and len(vr) == len("UN")), "UN")
 
 

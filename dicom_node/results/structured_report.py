@@ -78,22 +78,22 @@ def structured_report(
     Raises:
         AnalysisError: The source has no series, so no report can reference it.
     """
-    check_series(source, "a report")
-    own = result_series(source, finding.model, options, KIND, MODALITY)
-    own.SeriesDescription = SERIES_DESCRIPTION
-    own.ReferencedPerformedProcedureStepSequence = []
-    own.update(times(source))
-    own.update(equipment(source, finding.model))
-    own.DeviceSerialNumber = plain(finding.model.digest[:16])
-    del own.ContentQualification  # not an attribute of this IOD
-    own.update(_document(source))
-    own.update(measurement_report(source, radiograph, finding))
-    kept = [each for each in TYPE_3 if each not in _NOT_IN_REPORTS]
+    check_series(source, "A report")
+    result = result_series(source, finding.model, options, KIND, MODALITY)
+    result.SeriesDescription = SERIES_DESCRIPTION
+    result.ReferencedPerformedProcedureStepSequence = []
+    result.update(times(source))
+    result.update(equipment(source, finding.model))
+    result.DeviceSerialNumber = plain(finding.model.digest[:16])
+    del result.ContentQualification  # not an attribute of this IOD
+    result.update(_document(source))
+    result.update(measurement_report(source, radiograph, finding))
+    keywords = [each for each in TYPE_3 if each not in _NOT_IN_REPORTS]
     elements = (
         empty(TYPE_2)
-        | copied(source, (*TYPE_2, *kept))
+        | copied(source, (*TYPE_2, *keywords))
         | _requests(source)
-        | encoded_dataset(own)
+        | encoded_dataset(result)
     )
     uid = content_uid(KIND, elements)
     return result_object(KIND, Comprehensive3DSRStorage, uid, elements)
@@ -122,9 +122,9 @@ def _requests(source: Source) -> Elements:
     items = []
     for number in range(item_count(source, "RequestAttributesSequence")):
         order = copied_item(source, "RequestAttributesSequence", number)
-        kept = {tag: value for tag, value in order.items() if tag in _REQUEST_TAGS}
+        request = {tag: value for tag, value in order.items() if tag in _REQUEST_TAGS}
         study = copied(source, ["StudyInstanceUID"])
-        items.append(empty(_REQUEST) | study | kept)
+        items.append(empty(_REQUEST) | study | request)
     if not items:
         return {}
     tag = Tag("ReferencedRequestSequence")

@@ -1,6 +1,6 @@
 """The worker: the process that analyzes instances and delivers results.
 
-It owns the model and a decoding child. DBOS gives it work from the database.
+It owns the model and a decoding child. DBOS dequeues its work from the database.
 """
 
 import fcntl
@@ -57,12 +57,12 @@ from dicom_node.storage.run_folder import machine_name, run_folder
 from dicom_node.storage.spool import Spool
 from dicom_node.storage.storage_id import verify_storage_or_exit
 from dicom_node.worker.cleanup import (
-    conclude_ended_analyses,
+    delete_expired_instances,
     delete_finished_workflows,
     release_future_workflows_after_clock_change,
     remove_files,
 )
-from dicom_node.worker.retry import leave_what_waits
+from dicom_node.worker.retry import stop_retrying
 from dicom_node.worker.takeover import requeue_stalled_work
 from dicom_node.worker.workflows import Work, register
 from inference.classification.classifier import self_test
@@ -74,34 +74,36 @@ POLL_S = 0.2  # for work without a notification: see runtime/work_signal.py
 SLOW_POLL_S = 0.5
 # The next instance is decoded and the previous one written while one is classified.
 ANALYSES_AT_ONCE = 3
-LOOK_EVERY_S = 5.0
-SWEEP_EVERY = 12
+MAINTENANCE_INTERVAL_S = 5.0
+CLEANUP_EVERY = 12
 FILES_EVERY = 12 * 60
 DRAIN_S = 30
-# Time for the database to show that it answers; less than CLOSE_S.
-ANSWER_S = 4.0
+# Time for the database to respond to a query; less than CLOSE_S.
+DATABASE_TIMEOUT_S = 4.0
 
 
 def main() -> None:
     """Run a worker until SIGTERM, and finish the work in progress first."""
     parser = role_parser("worker", __doc__)
-    parser.add_argument("--slot", type=int, default=0, help="number of this worker")
-    given = parser.parse_args()
-    settings = load_or_exit(given.config)
-    stop = begin_role(f"worker-{given.slot}", given.supervisor, settings.log.format)
+    parser.add_argument(
+        "--slot", type=int, default=0, help="number of this worker on its machine"
+    )
+    args = parser.parse_args()
+    settings = load_or_exit(args.config)
+    stop = begin_role(f"worker-{args.slot}", args.supervisor, settings.log.format)
     allow_many_threads()
-    if given.supervisor is None:
-        record(settings, f"worker-{given.slot}", started(settings))
-    with _slot(run_folder(settings.storage), given.slot):
+    if args.supervisor is None:
+        record(settings, f"worker-{args.slot}", started(settings))
+    with _slot(run_folder(settings.storage), args.slot):
         try:
-            run(settings, given.slot, stop)
+            run(settings, args.slot, stop)
         except (ModelError, SchemaError) as error:
             logger.critical("%s", error)
             sys.exit(2)
 
 
 def run(settings: Settings, slot: int, stop: Stop) -> None:
-    """Work until told to stop, then end the process.
+    """Work until `stop` is set, then end the process.
 
     Args:
         settings: The settings of the node.
@@ -109,7 +111,7 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
             the same number continues the work that it left.
         stop: Set to end. Work in progress has DRAIN_S to finish. The next worker with
             this slot, or any other one, repeats unfinished work. That includes work
-            that cannot finish because the database or the disk does not answer.
+            that cannot finish because the database or the disk does not respond.
     """
     torch.set_num_threads(1)
     engine = open_engine(settings.storage.database_url)
@@ -121,21 +123,21 @@ def run(settings: Settings, slot: int, stop: Stop) -> None:
     os._exit(0)
 
 
-def _telling(
-    settings: Settings, engine: sa.Engine, work: Work, tell: RecordEvent
+def _with_audit(
+    settings: Settings, engine: sa.Engine, work: Work, record_event: RecordEvent
 ) -> Work:
     """Add callbacks that record rejected reports and, by setting, sent results.
 
     Sent results are written only to the audit file.
     """
-    audit = auditing_refused(tell)
+    audit = auditing_refused(record_event)
 
     def on_refused(reporter: Reporter, reason: ReportRefusal) -> None:
         audit(reporter, reason)
         with suppress(SQLAlchemyError), writing(engine) as connection:
             write(connection, increment(REPORT_REFUSED, reason))
 
-    on_sent = auditing_sent(engine, tell) if settings.audit.file else ignore
+    on_sent = auditing_sent(engine, record_event) if settings.audit.file else ignore
     return replace(work, on_sent=on_sent, on_refused=on_refused)
 
 
@@ -147,42 +149,46 @@ def _run(settings: Settings, engine: sa.Engine, slot: int, stop: Stop) -> None:
     # Send a heartbeat before taking work: work of a worker without heartbeat is taken
     # over by others.
     with (
-        heartbeats(engine, "worker", name, on_duplicate=partial(_end_as_double, name)),
+        heartbeats(
+            engine, "worker", name, on_duplicate=partial(_exit_as_duplicate, name)
+        ),
         listen_for_notifications(
             run_folder(settings.storage), f"worker-{slot}", arrived
         ),
     ):
-        with auditing(settings, engine, f"worker-{slot}") as tell:
-            work = _telling(settings, engine, work, tell)
-            is_finished = _work_until_told(settings, engine, work, name, stop)
+        with auditing(settings, engine, f"worker-{slot}") as record_event:
+            work = _with_audit(settings, engine, work, record_event)
+            is_finished = _work_until_stopped(settings, engine, work, name, stop)
             stop.drained()
         # The audit file is complete now. Removing the heartbeat needs the database.
         if not is_finished:
             os._exit(0)
 
 
-def _work_until_told(
+def _work_until_stopped(
     settings: Settings, engine: sa.Engine, work: Work, name: str, stop: Stop
 ) -> bool:
-    """Work until told to stop, and finish; return whether the database answered."""
+    """Work until `stop` is set, and finish; return whether the database responded."""
     register(work)
     DBOS.launch()
     _open_queues(settings)
-    # DBOS repeats each of its queries until the database answers, so the end must not
+    # DBOS repeats each of its queries until the database responds, so the end must not
     # wait for this thread.
-    looks = (stop, settings, engine, work, name)
-    Thread(target=_run_maintenance, args=looks, name="sweep", daemon=True).start()
+    arguments = (stop, settings, engine, work, name)
+    Thread(
+        target=_run_maintenance, args=arguments, name="maintenance", daemon=True
+    ).start()
     stop.ready(DRAIN_S)
     logger.info("Ready")
     stop.wait()
     return _finish(engine)
 
 
-def _end_as_double(name: str) -> None:
+def _exit_as_duplicate(name: str) -> None:
     """End at once: neither worker would count as dead while the other one lives."""
     logger.critical(
-        "Another worker calls itself %s, too. Each machine that works on this database "
-        "needs a host name of its own; this worker ends.",
+        "Another worker uses the name %s. Each machine that works on this database "
+        "needs a host name of its own. This worker ends.",
         name,
     )
     os._exit(2)
@@ -192,17 +198,18 @@ def _finish(engine: sa.Engine) -> bool:
     """Wait until the work in progress is finished, for at most DRAIN_S.
 
     Returns:
-        False, without a wait, if the database does not answer.
+        False, without a wait, if the database does not respond.
     """
-    logger.info("Finishing what is under way")
-    leave_what_waits()
-    if not _within(ANSWER_S, partial(_begin_transaction, engine)):
+    logger.info("Finishing the work in progress")
+    stop_retrying()
+    if not _within(DATABASE_TIMEOUT_S, partial(_begin_transaction, engine)):
         logger.warning(
-            "The database does not answer. The next worker repeats what is in progress."
+            "The database does not respond. The next worker repeats the work in "
+            "progress."
         )
         return False
     destroy = partial(DBOS.destroy, workflow_completion_timeout_sec=DRAIN_S)
-    _within(DRAIN_S + ANSWER_S, destroy)
+    _within(DRAIN_S + DATABASE_TIMEOUT_S, destroy)
     return True
 
 
@@ -215,12 +222,12 @@ def _within(seconds: float, call: Callable[[], None]) -> bool:
     """Return whether a call returns within some seconds, and without an error."""
     returned = []
 
-    def run_it() -> None:
+    def run_call() -> None:
         with suppress(SQLAlchemyError):
             call()
             returned.append(True)
 
-    thread = Thread(target=run_it, daemon=True)
+    thread = Thread(target=run_call, daemon=True)
     thread.start()
     thread.join(seconds)
     return bool(returned)
@@ -229,24 +236,24 @@ def _within(seconds: float, call: Callable[[], None]) -> bool:
 def _run_maintenance(
     stop: Stop, settings: Settings, engine: sa.Engine, work: Work, name: str
 ) -> None:
-    """Take over abandoned work, and clean up at intervals, until told to stop.
+    """Take over abandoned work, and clean up at intervals, until `stop` is set.
 
     The first worker of a machine cleans up the files of the machine.
     """
-    is_first, looks = name.endswith(":0"), 0
-    while not stop.wait(LOOK_EVERY_S):
+    is_first, rounds = name.endswith(":0"), 0
+    while not stop.wait(MAINTENANCE_INTERVAL_S):
         try:
             requeue_stalled_work(engine, name)
-            work.journal.breaker.look_after()
-            if looks % SWEEP_EVERY == 0:
+            work.journal.breaker.maintain()
+            if rounds % CLEANUP_EVERY == 0:
                 delete_finished_workflows(work.journal)
                 release_future_workflows_after_clock_change()
-                conclude_ended_analyses(engine, settings)
-            if is_first and looks % FILES_EVERY == 0:
+                delete_expired_instances(engine, settings)
+            if is_first and rounds % FILES_EVERY == 0:
                 remove_files(work.journal, work.spool)
-        except Exception as error:  # noqa: BLE001 - the next look does it as well
-            logger.error("The sweep failed: %s", type(error).__name__)  # noqa: TRY400
-        looks += 1
+        except Exception as error:  # noqa: BLE001 - the next round does the same
+            logger.error("The maintenance failed: %s", type(error).__name__)  # noqa: TRY400
+        rounds += 1
 
 
 def _work(
@@ -273,7 +280,9 @@ def _work(
 
 
 def _config(settings: Settings, name: str) -> DBOSConfig:
-    away = {"connect_args": connect_arguments()} if settings.storage.database else {}
+    engine_options = (
+        {"connect_args": connect_arguments()} if settings.storage.database else {}
+    )
     return DBOSConfig(
         name=APPLICATION,
         system_database_url=settings.storage.database_url,
@@ -281,7 +290,7 @@ def _config(settings: Settings, name: str) -> DBOSConfig:
         executor_id=name,
         serializer=DBOSPortableJSONSerializer(),
         run_migrations=False,
-        db_engine_kwargs=away,
+        db_engine_kwargs=engine_options,
         log_level="WARNING",
         scheduler_polling_interval_sec=3600.0,
     )
@@ -295,27 +304,30 @@ def _open_queues(settings: Settings) -> None:
         DBOS.register_queue(
             lane, worker_concurrency=1, polling_interval_sec=SLOW_POLL_S
         )
-    reached = sum(
+    peers = sum(
         len(each.peers) if isinstance(each, SenderDestination) else 1
         for each in settings.destinations
     )
     DBOS.register_queue(
         DELIVER,
         partition_worker_concurrency=AT_ONCE,
-        worker_concurrency=AT_ONCE * max(reached, 1),
+        worker_concurrency=AT_ONCE * max(peers, 1),
         polling_interval_sec=POLL_S,
     )
 
 
 @contextmanager
 def _slot(folder: Path, slot: int) -> Iterator[None]:
-    """Hold the slot: two workers with one number would do each other's work."""
+    """Lock the slot: two workers with one number would do each other's work."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"worker-{slot}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logger.warning("Another worker has slot %s; waiting for it to end", slot)
+            logger.warning(
+                "Another worker uses slot %s. This worker waits until that one ends.",
+                slot,
+            )
             # A signal during this wait ends the process: see Stop.
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.write(str(os.getpid()))

@@ -21,9 +21,9 @@ from dicom_node.storage.tables import InstanceState
 
 logger = logging.getLogger(__name__)
 
-# A file exists for a moment before the journal knows it.
+# A file exists for a moment before the journal records it.
 ORPHAN_AFTER_S = 600.0
-FORGET_AFTER = timedelta(hours=1)
+KEEP_FINISHED = timedelta(hours=1)
 BATCH = 1000
 CLOCK_NOISE_S = 2.0
 BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
@@ -32,18 +32,24 @@ BROKEN = ["ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 def remove_files(journal: Journal, spool: Spool) -> None:
     """Remove files that were not recorded. All files are checked."""
     orphans = remove_orphans(
-        spool, journal.known, journal.known_results, older_than_s=ORPHAN_AFTER_S
+        spool,
+        journal.stored_instances,
+        journal.needed_result_files,
+        older_than_s=ORPHAN_AFTER_S,
     )
     if orphans:
-        logger.warning("Removed %s files that nobody recorded", orphans)
+        logger.warning("Removed %s files that the journal does not record", orphans)
 
 
-def conclude_ended_analyses(engine: sa.Engine, settings: Settings) -> None:
+def delete_expired_instances(engine: sa.Engine, settings: Settings) -> None:
     """Remove files and rows at the end of their retention period."""
-    gone = delete_expired(engine, settings.storage.directory, settings.retention)
-    if gone.files or gone.rows:
-        words = "Removed the files of %s instances and the rows of %s, their time over"
-        logger.info(words, gone.files, gone.rows)
+    removed = delete_expired(engine, settings.storage.directory, settings.retention)
+    if removed.files or removed.rows:
+        logger.info(
+            "Retention: removed the files of %s instances and the rows of %s instances",
+            removed.files,
+            removed.rows,
+        )
 
 
 def delete_finished_workflows(journal: Journal) -> None:
@@ -56,7 +62,7 @@ def delete_finished_workflows(journal: Journal) -> None:
     )
     for workflow in broken:
         _fail(journal, workflow)
-    before = (datetime.now(UTC) - FORGET_AFTER).isoformat()
+    before = (datetime.now(UTC) - KEEP_FINISHED).isoformat()
     done = DBOS.list_workflows(
         status="SUCCESS",
         completed_before=before,
@@ -65,9 +71,9 @@ def delete_finished_workflows(journal: Journal) -> None:
         load_output=False,
     )
     DBOS.delete_workflows([each.workflow_id for each in (*broken, *done)])
-    journal.add_up()
+    journal.compact_counters()
     if broken:
-        logger.warning("%s work items had ended in an error", len(broken))
+        logger.warning("%s work items ended in an error", len(broken))
 
 
 def release_future_workflows_after_clock_change() -> None:
@@ -85,16 +91,23 @@ def release_future_workflows_after_clock_change() -> None:
     for each in early:
         DBOS.set_workflow_delay(each.workflow_id, delay_seconds=0)
     if early:
-        logger.warning("The clock was set back; %s work items go on", len(early))
+        logger.warning(
+            "The clock was set back. %s delayed work items were released.", len(early)
+        )
 
 
 def _fail(journal: Journal, workflow: WorkflowStatus) -> None:
     """Record that the work for an instance ended in an error of this program."""
-    reason = "An error of this program; its log has the details. Retry when mended."
+    reason = (
+        "An error of this program. The log of the worker has the details. Retry after "
+        "the error is fixed."
+    )
     # The id is enough, even if the arguments cannot be read: see journal/work_queue.py.
     match workflow.workflow_id.split(":"):
         case [_, instance_id, run]:
             failed = Conclusion(InstanceState.FAILED, reason)
             journal.analyses.conclude(instance_id, int(run), failed)
         case [_, instance_id, destination, run]:
-            journal.settlement.give_up(instance_id, destination, int(run), reason)
+            journal.delivery_outcomes.fail_permanently(
+                instance_id, destination, int(run), reason
+            )

@@ -12,11 +12,11 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_leaving = threading.Event()
+_stopping = threading.Event()
 
 
-class LeftForLater(BaseException):
-    """This process ends while its work waits; the next worker repeats the work.
+class RetryStopped(BaseException):
+    """This process ends while a call is repeated; the next worker repeats the work.
 
     It does not inherit from Exception, so that code that records failures does not
     catch it.
@@ -30,19 +30,22 @@ def retry_until_available(write: Callable[[], T]) -> T:
     succeeds or this process ends.
 
     Raises:
-        LeftForLater: The call failed, and this process was told to end.
+        RetryStopped: The call failed, and this process is to end.
     """
-    pause = 0.1
+    delay_s = 0.1
     while True:
         try:
             return write()
         except (OperationalError, PoolTimeoutError, OSError) as error:
-            logger.warning("Database or disk: %s; trying again", type(error).__name__)
-            if _leaving.wait(pause):
-                raise LeftForLater from None
-            pause = min(pause * 2, 5.0)
+            logger.warning(
+                "The database or the disk failed: %s. The call is repeated.",
+                type(error).__name__,
+            )
+            if _stopping.wait(delay_s):
+                raise RetryStopped from None
+            delay_s = min(delay_s * 2, 5.0)
 
 
-def leave_what_waits() -> None:
-    """End the repeated calls, and those that fail from now on."""
-    _leaving.set()
+def stop_retrying() -> None:
+    """Stop the repeated calls, and those that fail from now on."""
+    _stopping.set()

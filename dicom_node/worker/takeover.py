@@ -24,7 +24,7 @@ from dicom_node.storage.database import reading
 
 logger = logging.getLogger(__name__)
 
-TAKING_OVER = 0x46524144  # number of an advisory lock that only this program uses
+TAKEOVER_LOCK = 0x46524144  # the number of an advisory lock that only this program uses
 
 
 def requeue_stalled_work(engine: sa.Engine, name: str) -> int:
@@ -43,17 +43,21 @@ def requeue_stalled_work(engine: sa.Engine, name: str) -> int:
         alive = alive_workers(connection, "worker")
         if alive.get(name, 0.0) < DEAD_AFTER_S or not _try_lock(connection):
             return 0
-        left = [each for each in _under_way() if each.executor_id not in alive]
-        for queue in {each.name for each in left}:
-            ids = [each.workflow_id for each in left if each.name == queue]
+        stalled = [
+            each for each in _pending_workflows() if each.executor_id not in alive
+        ]
+        for queue in {each.name for each in stalled}:
+            ids = [each.workflow_id for each in stalled if each.name == queue]
             DBOS.resume_workflows(ids, queue_name=queue)
-    if left:
-        owners = ", ".join(sorted({each.executor_id or "nobody" for each in left}))
-        logger.warning("Took over %s work items that %s left", len(left), owners)
-    return len(left)
+    if stalled:
+        owners = ", ".join(sorted({each.executor_id or "unknown" for each in stalled}))
+        logger.warning(
+            "Requeued %s work items of stalled workers: %s", len(stalled), owners
+        )
+    return len(stalled)
 
 
-def _under_way() -> list[WorkflowStatus]:
+def _pending_workflows() -> list[WorkflowStatus]:
     return DBOS.list_workflows(
         status="PENDING",
         name=[ANALYZE, ANALYZE_SEPARATELY, ANALYZE_SLOWLY, DELIVER],
@@ -70,5 +74,5 @@ def _try_lock(connection: sa.Connection) -> bool:
     """
     if connection.dialect.name == "sqlite":
         return True  # few workers on one machine; the cost is a second analysis
-    lock = sa.select(sa.func.pg_try_advisory_xact_lock(TAKING_OVER))
+    lock = sa.select(sa.func.pg_try_advisory_xact_lock(TAKEOVER_LOCK))
     return bool(connection.execute(lock).scalar_one())

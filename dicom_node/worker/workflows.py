@@ -34,7 +34,7 @@ from dicom_node.errors import (
     SamePictureError,
 )
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.analyses import Answer, Conclusion
+from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.delivery_outcomes import log_name
 from dicom_node.journal.journal import Journal
@@ -59,7 +59,7 @@ from inference.drawing.caption import headline
 logger = logging.getLogger(__name__)
 
 MOST_CHILD_DEATHS = 3
-# If the whole worker keeps dying during an instance, the instance is given up, too, but
+# If the whole worker keeps dying during an instance, the instance fails, too, but
 # later: a worker has many reasons to die, and an instance is seldom one of them.
 MOST_ATTEMPTS = 10
 
@@ -77,7 +77,7 @@ class Work:
         on_sent: Called after each attempt to send results; may raise SQLAlchemyError
             before it has any effect.
         on_refused: Called for each report of an archive that is rejected.
-        turns: Limits the number of concurrent deliveries.
+        concurrency_limits: Limits the number of concurrent deliveries.
         on_moved: Called when an instance has left the normal lane for the separate
             lane, so that the next one can begin.
         separate_pipeline: Returns the analysis of the separate lane. If None, that lane
@@ -94,7 +94,7 @@ class Work:
     on_delivery: Callable[[], None] = lambda: None
     on_sent: OnSent = ignore
     on_refused: OnRefused = ignore_refusal
-    turns: ConcurrencyLimits = field(default_factory=ConcurrencyLimits)
+    concurrency_limits: ConcurrencyLimits = field(default_factory=ConcurrencyLimits)
     on_moved: Callable[[], None] = lambda: None
     separate_pipeline: Callable[[], Pipeline] | None = None
     slow_pipeline: Callable[[], AbstractContextManager[Pipeline]] | None = None
@@ -155,9 +155,9 @@ class Work:
         self, row: sa.Row[Any], analyze: Callable[[sa.Row[Any]], Conclusion | None]
     ) -> None:
         began = time.monotonic()
-        ended = analyze(row)
-        if ended is not None:
-            self._conclude(row, ended, time.monotonic() - began)
+        conclusion = analyze(row)
+        if conclusion is not None:
+            self._conclude(row, conclusion, time.monotonic() - began)
 
     def _analyze_slowly(self, row: sa.Row[Any]) -> Conclusion | None:
         """Analyze as `_analyze` does, but count the deaths of the decoding child."""
@@ -170,7 +170,7 @@ class Work:
                 is_final = isinstance(death, ChildTimeoutError)
                 if is_final or not 0 < deaths < MOST_CHILD_DEATHS:
                     failed = Conclusion(InstanceState.FAILED, str(death))
-                    return self._told(row, failed, death.reason)
+                    return self._with_notices(row, failed, death.reason)
 
     def _analyze(self, row: sa.Row[Any]) -> Conclusion | None:
         """Record a result, or return the reason for its absence.
@@ -184,47 +184,50 @@ class Work:
         """
         not_analyzed = InstanceState.NOT_ANALYZED
         try:
-            self._answer(row)
+            self._analyze_and_store(row)
         except (ResemblesSlowError, ChildDiedError):
             raise
-        except SamePictureError as why:
-            ended = Conclusion(not_analyzed, str(why), why.known)
-            return replace(ended, counted_as=why.reason)
-        except NotMeantError as why:
-            return Conclusion(not_analyzed, str(why), counted_as=why.reason)
-        except NotAnalyzedError as why:
-            return self._told(row, Conclusion(not_analyzed, str(why)), why.reason)
-        except AnalysisError as why:
-            failed = Conclusion(InstanceState.FAILED, str(why))
-            return self._told(row, failed, why.reason)
+        except SamePictureError as error:
+            conclusion = Conclusion(not_analyzed, str(error), error.known)
+            return replace(conclusion, counted_as=error.reason)
+        except NotMeantError as error:
+            return Conclusion(not_analyzed, str(error), counted_as=error.reason)
+        except NotAnalyzedError as error:
+            return self._with_notices(
+                row, Conclusion(not_analyzed, str(error)), error.reason
+            )
+        except AnalysisError as error:
+            failed = Conclusion(InstanceState.FAILED, str(error))
+            return self._with_notices(row, failed, error.reason)
         except Exception:
             logger.exception("An error of this program: %s", row.sop_instance_uid)
-            words = "An error of this program; its log has the details."
-            failed = Conclusion(InstanceState.FAILED, words)
-            return self._told(row, failed, Failure.PROGRAM)
+            reason = "An error of this program. The log of the worker has the details."
+            failed = Conclusion(InstanceState.FAILED, reason)
+            return self._with_notices(row, failed, Failure.PROGRAM)
         return None
 
-    def _answer(self, row: sa.Row[Any]) -> None:
+    def _analyze_and_store(self, row: sa.Row[Any]) -> None:
         began = time.monotonic()
-        _refuse_return(row)
-        self._refuse_twin(row)
+        _check_returned_result(row)
+        self._check_for_presentation_image(row)
         instance = self.journal.received_instance(row)
         analysis = self._analysis(instance, row)
         stored = [self._store(instance, each) for each in analysis.results]
-        decoded, said = analysis.decoded, analysis.finding
+        decoded, finding = analysis.decoded, analysis.finding
         digests = decoded.picture_digest, decoded.identity_digest
-        kept = analysis.seconds, analysis.drawing
-        answer = Answer(said, *digests, stored, *kept)
+        analyzed = AnalysisResult(
+            finding, *digests, stored, analysis.seconds, analysis.drawing
+        )
         if not retry_until_available(
-            lambda: self.journal.analyses.answer(row.id, row.run, answer)
+            lambda: self.journal.analyses.record_result(row.id, row.run, analyzed)
         ):
             return  # stale
-        stages = ", ".join(f"{name} {s:.3f} s" for name, s in answer.seconds.items())
-        words = f"{headline(said)} ({stages})"
-        log_step(logger, "analyzed", words, seconds=time.monotonic() - began)
+        stages = ", ".join(f"{name} {s:.3f} s" for name, s in analyzed.seconds.items())
+        message = f"{headline(finding)} ({stages})"
+        log_step(logger, "analyzed", message, seconds=time.monotonic() - began)
 
-    def _told(
-        self, row: sa.Row[Any], ended: Conclusion, counted_as: Reason
+    def _with_notices(
+        self, row: sa.Row[Any], conclusion: Conclusion, counted_as: Reason
     ) -> Conclusion:
         """Add notices to a conclusion, for destinations that get no negative results.
 
@@ -233,23 +236,26 @@ class Work:
             ChildDiedError: The decoding child of the normal lane died or took too long.
         """
         instance = self.journal.received_instance(row)
-        why = _spoken(ended.state), ended.reason
+        state_and_reason = _state_label(conclusion.state), conclusion.reason
         try:
-            made = self.pipeline.notices(instance, why)
-        except AnalysisError as reason:
-            if isinstance(reason, ChildDiedError) and row.slow is None:
+            made = self.pipeline.notices(instance, state_and_reason)
+        except AnalysisError as error:
+            if isinstance(error, ChildDiedError) and row.slow is None:
                 raise  # the slow lane allows more time
-            logger.warning("No notice of %s: %s", row.sop_instance_uid, reason)
+            logger.warning("No notice was made of %s: %s", row.sop_instance_uid, error)
             made = ()
         notices = [self._store(instance, each) for each in made]
-        return replace(ended, notices=notices, counted_as=counted_as)
+        return replace(conclusion, notices=notices, counted_as=counted_as)
 
-    def _conclude(self, row: sa.Row[Any], ended: Conclusion, seconds: float) -> None:
-        level = logging.WARNING if ended.state is InstanceState.FAILED else logging.INFO
-        step = _spoken(ended.state).lower()
-        log_step(logger, step, ended.reason, seconds=seconds, level=level)
+    def _conclude(
+        self, row: sa.Row[Any], conclusion: Conclusion, seconds: float
+    ) -> None:
+        failed = conclusion.state is InstanceState.FAILED
+        level = logging.WARNING if failed else logging.INFO
+        step = _state_label(conclusion.state).lower()
+        log_step(logger, step, conclusion.reason, seconds=seconds, level=level)
         retry_until_available(
-            lambda: self.journal.analyses.conclude(row.id, row.run, ended)
+            lambda: self.journal.analyses.conclude(row.id, row.run, conclusion)
         )
 
     def _store(self, instance: ReceivedInstance, result: ResultObject) -> StoredResult:
@@ -270,131 +276,140 @@ class Work:
         if row.attempts > MOST_ATTEMPTS:
             raise AnalysisError(
                 f"The worker died {MOST_ATTEMPTS} times while it analyzed this "
-                "instance. Look at the image; `fracture-node retry --uid` tries again.",
+                "instance. Examine the image. `fracture-node retry --uid` starts a new "
+                "analysis.",
                 Failure.WORKER_DIED,
             )
 
         if not retry_until_available(partial(file_exists, instance.path)):
-            words = "Its file is gone from the disk; send the instance again."
-            raise AnalysisError(words, Failure.BROKEN)
+            reason = "The file is missing from the disk. Send the instance again."
+            raise AnalysisError(reason, Failure.BROKEN)
 
         def check(decoded: DecodedInstance) -> None:
-            assumed = decoded.radiograph.assumptions
-            noted = partial(self.journal.analyses.note_assumptions, row.id, row.run)
-            retry_until_available(lambda: noted(assumed))
-            refuse = partial(self.journal.analyses.refuse_known, row)
+            assumptions = decoded.radiograph.assumptions
+            note = partial(self.journal.analyses.note_assumptions, row.id, row.run)
+            retry_until_available(lambda: note(assumptions))
+            refuse = partial(self.journal.analyses.refuse_analyzed, row)
             retry_until_available(
                 lambda: refuse(decoded.picture_digest, decoded.identity_digest)
             )
 
         return retry_until_available(lambda: self.pipeline.analyze(instance, check))
 
-    def _refuse_twin(self, row: sa.Row[Any]) -> None:
-        """Raise NotMeantError if the For Presentation twin of an image has a result."""
+    def _check_for_presentation_image(self, row: sa.Row[Any]) -> None:
+        """Raise NotMeantError if the For Presentation image has a result instead."""
         if row.sop_class_uid != DigitalXRayImageStorageForProcessing or row.run > 1:
             return
-        if twin := retry_until_available(
-            lambda: self.journal.analyses.presentation_twin(row)
+        if other := retry_until_available(
+            lambda: self.journal.analyses.find_for_presentation_image(row)
         ):
             raise NotMeantError(
-                "A For Processing image; its For Presentation image, "
-                f"{twin}, was analyzed instead.",
+                "This is a For Processing image. Its For Presentation image, "
+                f"{other}, was analyzed instead.",
                 Unanalyzed.TWIN,
             )
 
     def deliver(self, instance_id: str, destination: str, run: int) -> None:
-        """Send an instance's results to one destination, or ask for commitment to them.
+        """Send an instance's results to one destination, or request commitment to them.
 
         Each run does only one of the two.
         """
-        uid, came_from = retry_until_available(lambda: self.journal.sender(instance_id))
+        uid, sender_ae_title = retry_until_available(
+            lambda: self.journal.sender(instance_id)
+        )
         with instance_context(uid, instance_id):
-            self._deliver(instance_id, destination, run, came_from)
+            self._deliver(instance_id, destination, run, sender_ae_title)
 
     def _deliver(
-        self, instance_id: str, destination: str, run: int, came_from: str
+        self, instance_id: str, destination: str, run: int, sender_ae_title: str
     ) -> None:
-        known = {each.name: each for each in self.settings.destinations}
-        if destination in known:
-            reached = known[destination]
-            with self.turns.at(reached, came_from):
-                self._deliver_to(reached, instance_id, run, came_from)
+        destinations = {each.name: each for each in self.settings.destinations}
+        if destination in destinations:
+            found = destinations[destination]
+            with self.concurrency_limits.for_peer(found, sender_ae_title):
+                self._deliver_to(found, instance_id, run, sender_ae_title)
             return
-        words = "not in the settings any more; add it and retry"
-        give_up = self.journal.settlement.give_up
-        retry_until_available(lambda: give_up(instance_id, destination, run, words))
-        step, told = log_name(DeliveryState.FAILED), f"{destination} is {words}"
-        log_step(logger, step, told, level=logging.WARNING)
+        reason = "not in the settings any more; add it and retry"
+        fail = self.journal.delivery_outcomes.fail_permanently
+        retry_until_available(lambda: fail(instance_id, destination, run, reason))
+        step, message = log_name(DeliveryState.FAILED), f"{destination} is {reason}"
+        log_step(logger, step, message, level=logging.WARNING)
 
     def _deliver_to(
-        self, destination: Destination, instance_id: str, run: int, came_from: str
+        self, destination: Destination, instance_id: str, run: int, sender_ae_title: str
     ) -> None:
         journal, folder = self.journal, self.settings.storage.directory
         begin = partial(journal.deliveries.begin, instance_id, destination.name, run)
         paths = retry_until_available(begin)
         if paths is None:
             return  # stale, or paused
-        if not paths and self._asks(instance_id, destination, run, came_from):
+        if not paths and self._request_commitment(
+            instance_id, destination, run, sender_ae_title
+        ):
             return
         files = {uid: folder / path for uid, path in paths.items()}
         if not retry_until_available(
             lambda: all(each.exists() for each in files.values())
         ):
-            logger.warning("Gone from the disk, and made anew: %s", ", ".join(paths))
+            logger.warning(
+                "Result files are missing from the disk and are made again: %s",
+                ", ".join(paths),
+            )
             retry_until_available(lambda: journal.replace_lost_results(instance_id))
             return
         began = time.monotonic()
         outcomes = dispatch.deliver(
             files,
             destination,
-            came_from=came_from,
+            sender_ae_title=sender_ae_title,
             calling_ae_title=self.settings.receiver.ae_title,
         )
         seconds = time.monotonic() - began
-        settle = partial(journal.settlement.settle, instance_id, destination)
-        state = retry_until_available(lambda: settle(run, outcomes, seconds))
+        record = partial(journal.delivery_outcomes.record, instance_id, destination)
+        state = retry_until_available(lambda: record(run, outcomes, seconds))
         if state is not None:
             _log_delivery(destination.name, state, outcomes, seconds)
-        peer = dispatch.peer_of(destination, came_from)
+        peer = dispatch.peer_of(destination, sender_ae_title)
         retry_until_available(lambda: self.on_sent(instance_id, outcomes, peer))
 
-    def _asks(
-        self, instance_id: str, destination: Destination, run: int, came_from: str
+    def _request_commitment(
+        self, instance_id: str, destination: Destination, run: int, sender_ae_title: str
     ) -> bool:
-        """Ask for commitment to the stored results; return whether there were any."""
+        """Request commitment to the stored results; return whether there were any."""
         commitments = self.journal.commitments
         begin = partial(commitments.begin, instance_id, destination, run)
         request = retry_until_available(begin)
         if request is None:
             return False
-        outcome = dispatch.ask(
+        outcome = dispatch.request_commitment(
             request,
             destination,
-            came_from=came_from,
+            sender_ae_title=sender_ae_title,
             calling_ae_title=self.settings.receiver.ae_title,
-            settle=commitments.settle,
+            settle=commitments.record_report,
             on_refused=self.on_refused,
         )
-        asked = partial(commitments.asked, instance_id, destination, run, outcome)
-        failed = retry_until_available(asked)
-        is_taken = outcome.verdict is Verdict.STORED
-        said = "taken" if is_taken else outcome.log_text
-        words = f"{destination.name}: {_objects(len(request.references))}: {said}"
-        step = log_name(DeliveryState.FAILED) if failed else "asked for commitment"
+        record = partial(commitments.record_request_outcome, instance_id, destination)
+        failed = retry_until_available(lambda: record(run, outcome))
+        is_accepted = outcome.verdict is Verdict.STORED
+        result = "accepted" if is_accepted else outcome.log_text
+        count = _count_objects(len(request.references))
+        message = f"{destination.name}: {count}: {result}"
+        step = log_name(DeliveryState.FAILED) if failed else "requested commitment"
         level = logging.WARNING if failed else logging.INFO
-        log_step(logger, step, words, level=level)
+        log_step(logger, step, message, level=level)
         return True
 
 
-def _refuse_return(row: sa.Row[Any]) -> None:
+def _check_returned_result(row: sa.Row[Any]) -> None:
     """Raise NotMeantError if a capture has the UID of one of the node's results.
 
-    An analysis that a person requests is never rejected here.
+    An analysis that a user requests is never rejected here.
     """
     if row.returned and row.run == 1 and is_capture(row.sop_class_uid):
         raise NotMeantError(
             "A result of this software came back: its SOP Instance UID (0008,0018) is "
-            "that of a result. Exclude its series from the PACS's forwarding.",
+            "that of a result. Exclude the series from the forwarding of the PACS.",
             Unanalyzed.OWN_RESULT,
         )
 
@@ -410,21 +425,21 @@ def _log_delivery(
     Texts from the destination may name the patient, so they are not logged.
     """
     counts = Counter(each.log_text for each in outcomes.values())
-    words = [f"{_objects(count)}: {why}" for why, count in counts.items()]
+    parts = [f"{_count_objects(count)}: {text}" for text, count in counts.items()]
     verdicts = {each.verdict for each in outcomes.values()}
     failed = state is DeliveryState.FAILED
     if failed and verdicts <= {Verdict.STORED}:
-        words.append("others failed in an earlier attempt")
+        parts.append("others failed in an earlier attempt")
     level = logging.WARNING if failed or Verdict.REFUSED in verdicts else logging.INFO
-    told = f"{destination}: {'; '.join(words) or 'nothing was missing'}"
-    log_step(logger, log_name(state), told, seconds=seconds, level=level)
+    message = f"{destination}: {'; '.join(parts) or 'nothing was missing'}"
+    log_step(logger, log_name(state), message, seconds=seconds, level=level)
 
 
-def _objects(count: int) -> str:
+def _count_objects(count: int) -> str:
     return f"{count} object{'' if count == 1 else 's'}"
 
 
-def _spoken(state: InstanceState) -> str:
+def _state_label(state: InstanceState) -> str:
     return state.replace("_", " ").capitalize()
 
 

@@ -153,7 +153,7 @@ class Night:
         settings = load(self.config, {})
         engine = open_engine(settings.storage.database_url)
         journal = Journal(engine, settings.storage.directory, settings.destinations)
-        known = journal.known, journal.known_results
+        known = journal.stored_instances, journal.needed_result_files
         remove_orphans(Spool(settings.storage), *known, older_than_s=0)
         with reading(engine) as connection:
             results = {row.path for row in connection.execute(result.select())}

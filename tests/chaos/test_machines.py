@@ -86,9 +86,7 @@ class Hospital:
         """Wait until the other machines have taken over a machine's work."""
 
         def takeovers() -> list[float]:
-            return [
-                at for each in others for at in each.said("Took over") if at > since
-            ]
+            return [at for each in others for at in each.said("Requeued") if at > since]
 
         wait_for(lambda: bool(takeovers()))
         took = min(takeovers()) - since

@@ -303,7 +303,7 @@ def test_results_are_stored_over_dicomweb_after_the_password_is_corrected(
         wait_for(lambda: counts(config) == {"delivered": 1})
 
     assert refused[0] == {"delivering": 1}
-    assert "look at ORTHANC_PASSWORD" in refused[1]
+    assert "check ORTHANC_PASSWORD" in refused[1]
     assert "wrong" not in (tmp_path / "log").read_text()
     # Another client reads the study over WADO-RS.
     session = create_session()

@@ -35,7 +35,9 @@ def test_worker_ends_while_it_waits_for_a_slot(number: int, tmp_path: Path) -> N
         with running(
             ["-m", "dicom_node.worker", f"--config={config}"], tmp_path
         ) as role:
-            role.has_logged("Another worker has slot 0; waiting for it to end")
+            role.has_logged(
+                "Another worker uses slot 0. This worker waits until that one ends."
+            )
             log = role.end(number)
 
     assert EARLY in log
@@ -77,15 +79,15 @@ def test_signal_during_the_start_of_a_wait_is_not_lost(
 
 WITHOUT_DATABASE = """
 import sys
-import dicom_node.worker.__main__ as worker
+from dicom_node.worker import __main__ as worker
 from dicom_node.outcome import Outcome, Verdict
-def work_until_told(_settings, _engine, work, *_):
+def work_until_stopped(_settings, _engine, work, *_):
     outcomes = {"1.2.3": Outcome(Verdict.STORED, 0)}
     work.on_sent("", outcomes, ("PACS", "pacs.example"))
     print("sent", file=sys.stderr, flush=True)
     return False
 worker._work = lambda settings, *_: worker.Work(settings, None, None, None)
-worker._work_until_told = work_until_told
+worker._work_until_stopped = work_until_stopped
 worker.main()
 """
 
@@ -192,5 +194,5 @@ def test_role_ends_while_the_database_does_not_respond(
         role.has_logged(ready)
         line.state = state
         if (module, state) == ("dicom_node.worker", State.DOWN):
-            role.has_logged("The sweep failed")
+            role.has_logged("The maintenance failed")
         role.end(signal.SIGTERM)

@@ -20,8 +20,8 @@ from dicom_node.delivery import n_action
 from dicom_node.delivery.c_store import TIMEOUT_S
 from dicom_node.delivery.dispatch import LOSSLESS, SEND_TIMEOUT_S
 from dicom_node.delivery.http_limits import LARGEST_RESPONSE, TIMEOUTS
-from dicom_node.delivery.requestor import LONGEST_ANSWER, MOST_MESSAGES
-from dicom_node.delivery.stow import LARGEST_ANSWER, MOST_BYTES
+from dicom_node.delivery.requestor import MAX_RESPONSE_BYTES, MOST_MESSAGES
+from dicom_node.delivery.stow import MAX_PAYLOAD_BYTES, MOST_BYTES
 from dicom_node.delivery.stow_response import JSON, StowResponse, object_outcomes
 from dicom_node.journal.commitments import REPORT_WAIT_S
 from dicom_node.metrics.counters import REJECTED
@@ -244,16 +244,16 @@ def test_limits_of_stow_match_the_code() -> None:
     assert f"may take {SEND_TIMEOUT_S:g} s" in text
     assert f"as a whole may take {TIMEOUTS * SEND_TIMEOUT_S:g} s" in text
     assert f"have {LARGEST_RESPONSE} bytes" in text
-    assert f"{LARGEST_ANSWER} of them payload" in text
+    assert f"{MAX_PAYLOAD_BYTES} of them payload" in text
 
 
 def test_limits_on_responses_of_a_peer_match_the_code() -> None:
     text = section("Sender (SCU)")
 
     assert f"within {SEND_TIMEOUT_S:g} s each ({TIMEOUT_S:g} s for" in text
-    assert f"A PDU may have {LONGEST_ANSWER} bytes" in text
+    assert f"A PDU may have {MAX_RESPONSE_BYTES} bytes" in text
     assert f"or a dataset {LONGEST_COMMAND} bytes" in text
-    assert f"send {MOST_MESSAGES} messages and {LONGEST_ANSWER} bytes" in text
+    assert f"send {MOST_MESSAGES} messages and {MAX_RESPONSE_BYTES} bytes" in text
     assert f"in {SPARE_FRAGMENTS} fragments" in text
     assert f"for each {SMALLEST_FRAGMENT} bytes" in text
     assert f"closes the connection within {ARTIM_S:g} s" in text
@@ -304,7 +304,10 @@ def test_limits_of_storage_commitment_match_the_code() -> None:
     assert f"open for {n_action.REPORT_AT_ONCE_S:g} s after" in text
     assert f"again after {REPORT_WAIT_S:g} s" in text
     assert f"longer than {LONGEST_COMMAND} bytes" in text
-    assert f"SOP Class {STORAGE_COMMITMENT}, instance {n_action.WELL_KNOWN}" in text
+    assert (
+        f"SOP Class {STORAGE_COMMITMENT}, instance {n_action.WELL_KNOWN_INSTANCE}"
+        in text
+    )
     for status in (0, 0x0113, 0x0115, 0x0117, 0x0118, 0x0213):
         assert f"| 0x{status:04X} | " in text
 

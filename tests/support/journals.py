@@ -8,7 +8,7 @@ from dbos import DBOSConfig, DBOSPortableJSONSerializer
 
 from config.destinations import DicomDestination
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.analyses import Answer
+from dicom_node.journal.analyses import AnalysisResult
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.journal.work_queue import APPLICATION, VERSION
@@ -22,7 +22,7 @@ BRIEFLY = Outcome(Verdict.RETRY_BRIEFLY, 0xA712, "0xA712 No Patient ID")
 LOST = Outcome(Verdict.RETRY, None, "no association with PACS")
 REFUSED = Outcome(Verdict.REFUSED, 0xC000, "0xC000 Cannot Understand")
 
-ANSWER = Answer(
+ANSWER = AnalysisResult(
     Finding(
         probability=0.75,
         thresholds=Thresholds(0.5, 0.7),

@@ -14,7 +14,7 @@ from api.auth.audit import AccessEvent
 from config.settings import load
 from dicom_node.demo.phantom_instance import phantom_dataset
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.journal.analyses import Answer, Conclusion
+from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
 from dicom_node.outcome import Outcome, Verdict
@@ -123,14 +123,14 @@ class Review(Site):
         row = self.journal.load(received.id)
         assert row is not None
         self.journal.analyses.begin(received.id, row.run)
-        answer = Answer(
+        answer = AnalysisResult(
             finding,
             picture_digest=received.id,
             identity_digest=received.id,
             results=[StoredResult("secondary_capture", "1.2", uid, path)],
             drawing=overlay_of(finding, (300, 200)),
         )
-        assert self.journal.analyses.answer(received.id, row.run, answer)
+        assert self.journal.analyses.record_result(received.id, row.run, answer)
         return uid
 
     def settle(
@@ -145,7 +145,9 @@ class Review(Site):
         uid = f"2.25.{1000 + int(received.id, 16)}"
         self.journal.deliveries.begin(received.id, name, run)
         destination = next(d for d in self.settings.destinations if d.name == name)
-        self.journal.settlement.settle(received.id, destination, run, {uid: outcome})
+        self.journal.delivery_outcomes.record(
+            received.id, destination, run, {uid: outcome}
+        )
 
     def refuse(self, received: ReceivedInstance, why: str = "This is a chest.") -> None:
         """Mark an instance as not analyzed."""

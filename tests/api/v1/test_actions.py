@@ -254,7 +254,8 @@ def test_destination_has_its_last_failure_until_a_delivery_succeeds(
     assert failing["last_failure"]["at"] >= failing["last_success"]
     assert failing["outages"] == []  # the destination responds
     assert backup["last_failure"] is None
-    assert node["destinations"]["pacs"].startswith("the last one failed 0 s ago: ")
+    shown = node["destinations"]["pacs"]
+    assert shown.startswith("the last delivery failed 0 s ago: ")
     assert after["last_failure"] is None
     assert after["failed"] == 1
 

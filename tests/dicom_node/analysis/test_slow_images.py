@@ -13,8 +13,8 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless
 
 from dicom_node.analysis.slow_images import (
-    KEPT_S,
-    MOST_SURPRISES,
+    MAX_DIFFERENT_SLOW,
+    RECENT_S,
     ResemblesSlowError,
     SlowImages,
 )
@@ -30,7 +30,7 @@ MB = 10**6
 class Child:
     """Stands for the decoding child, and reports what a test says."""
 
-    took_long: bool = False
+    was_slow: bool = False
 
 
 class Clock:
@@ -72,14 +72,14 @@ def image(
 
 def is_analyzed(images: SlowImages, one: ReceivedInstance) -> bool:
     """Return whether an image that is not slow is analyzed in the normal lane."""
-    with suppress(ResemblesSlowError), images.turn(one):
+    with suppress(ResemblesSlowError), images.lock_decoder(one):
         return True
     return False
 
 
 def analyze_slow(images: SlowImages, child: Child, one: ReceivedInstance) -> None:
-    with suppress(ChildTimeoutError), images.turn(one):
-        child.took_long = True
+    with suppress(ChildTimeoutError), images.lock_decoder(one):
+        child.was_slow = True
         raise ChildTimeoutError("Decoding took longer than 2 s.")
 
 
@@ -147,15 +147,15 @@ def test_an_address_that_sends_slow_images_of_many_kinds_leaves_the_normal_lane(
 
 def sizes() -> Iterator[int]:
     """Sizes of images that do not resemble each other."""
-    for number in range(MOST_SURPRISES):
+    for number in range(MAX_DIFFERENT_SLOW):
         yield 100 * MB // 3**number
 
 
 def test_a_call_that_is_slow_but_succeeds_counts_as_well(
     images: SlowImages, child: Child
 ) -> None:
-    with images.turn(image()):
-        child.took_long = True
+    with images.lock_decoder(image()):
+        child.was_slow = True
 
     assert not is_analyzed(images, image())
 
@@ -164,10 +164,10 @@ def test_a_slow_image_is_forgotten_after_some_time(
     images: SlowImages, child: Child, clock: Clock
 ) -> None:
     analyze_slow(images, child, image())
-    clock.now = KEPT_S - 1
+    clock.now = RECENT_S - 1
     assert not is_analyzed(images, image())
 
-    clock.now = KEPT_S
+    clock.now = RECENT_S
     assert is_analyzed(images, image())
 
 
@@ -181,26 +181,26 @@ def test_an_image_that_waits_for_a_slow_one_is_not_decoded_after_it(
         analyzed.append(is_analyzed(images, image()))
 
     waiting = Thread(target=wait_and_analyze)
-    with images.turn(image()):
+    with images.lock_decoder(image()):
         waiting.start()
         assert begun.wait(30)
-        child.took_long = True
+        child.was_slow = True
     waiting.join(30)
 
     assert analyzed == [False]
 
 
 def test_the_slow_images_of_an_address_delay_others_within_the_limit() -> None:
-    assert ALLOWANCE_S + MOST_SURPRISES * UNKNOWN_S <= LONGEST_DELAY_S
+    assert ALLOWANCE_S + MAX_DIFFERENT_SLOW * UNKNOWN_S <= LONGEST_DELAY_S
 
 
 def test_a_child_that_stops_a_call_makes_the_image_a_slow_one() -> None:
     child = QuickDecoder(timeout_s=0.2, memory_mb=1024)
     images = SlowImages(child)
     try:
-        with images.turn(image(syntax=ExplicitVRLittleEndian)):
+        with images.lock_decoder(image(syntax=ExplicitVRLittleEndian)):
             assert child.run(max, 1, 2) == 2
-        with pytest.raises(ChildTimeoutError), images.turn(image()):
+        with pytest.raises(ChildTimeoutError), images.lock_decoder(image()):
             child.run(time.sleep, 600)
     finally:
         child.close()

@@ -57,7 +57,7 @@ def test_sent_results_are_audited_if_the_destination_responded(
     """Without a response no event is written, because the delivery is repeated."""
     one = receive(patient=JANE)
     journal.record(one)
-    journal.analyses.answer(one.id, 1, ANSWER)
+    journal.analyses.record_result(one.id, 1, ANSWER)
     events: list[AuditEvent] = []
     on_sent = auditing_sent(engine, events.append)
 

@@ -777,11 +777,11 @@ def test_status_explains_an_outage_of_a_destination_and_retry_repeats_its_delive
     directory = settings.storage.directory
     journal = Journal(engine, directory, [destination("pacs")])
     journal.analyze_again(failed.id)
-    journal.analyses.answer(failed.id, 2, ANSWER)
+    journal.analyses.record_result(failed.id, 2, ANSWER)
     journal.deliveries.begin(failed.id, "pacs", 1)
     refuses = Outcome(Verdict.RETRY, None, "X at localhost:104 refuses the connection")
     outcomes = {ANSWER.results[0].sop_instance_uid: refuses}
-    journal.settlement.settle(failed.id, destination("pacs"), 1, outcomes)
+    journal.delivery_outcomes.record(failed.id, destination("pacs"), 1, outcomes)
 
     _, before = command("status", "--config", config)
     _, output = command("status", "--json", "--config", config)

@@ -360,7 +360,7 @@ def test_parent_does_not_load_pickles_of_the_child(
     created = tmp_path / "created"
     pickled = pickle.dumps(("returned", Marker(created)))
 
-    with pytest.raises(ChildDiedError, match="should not be able to give"):
+    with pytest.raises(ChildDiedError, match="a response that its code does not send"):
         forging_child.run(decoded, f"answer({pickled!r})")
 
     assert not created.exists()
@@ -381,7 +381,7 @@ def test_parent_kills_the_child_after_a_forged_response(
     before = forging_child.pid
     assert before is not None
 
-    with pytest.raises(ChildDiedError, match="should not be able to give"):
+    with pytest.raises(ChildDiedError, match="a response that its code does not send"):
         forging_child.run(decoded, code)
 
     assert not alive(before)
@@ -440,7 +440,7 @@ def test_child_that_does_not_read_its_call_is_killed_at_the_deadline(
 def test_error_for_a_missing_file_names_the_cause(
     child: DecoderProcess, tmp_path: Path
 ) -> None:
-    with pytest.raises(AnalysisError, match="gone from the disk"):
+    with pytest.raises(AnalysisError, match="missing from the disk"):
         child.run(decode_file, tmp_path / "gone.dcm", RULES, OPTIONS)
 
 

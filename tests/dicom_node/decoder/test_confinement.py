@@ -44,7 +44,7 @@ def child() -> Iterator[DecoderProcess]:
 @pytest.fixture(scope="module")
 def confined(child: DecoderProcess) -> DecoderProcess:
     """A child on a kernel that offers both Landlock and seccomp."""
-    if not child.confinement.is_whole:
+    if not child.confinement.is_complete:
         pytest.skip(f"this kernel has {child.confinement}")
     return child
 
@@ -175,7 +175,7 @@ import os
 from dicom_node.decoder import confinement
 confinement.{other} = lambda libc: 0
 held = confinement.confine()
-assert ({layer}) and not held.is_whole, held
+assert ({layer}) and not held.is_complete, held
 try:
     open({path!r}, {mode!r})
 except PermissionError:
@@ -240,7 +240,7 @@ def test_child_decodes_and_logs_a_warning_on_a_kernel_without_confinement() -> N
 
     nothing = "no Landlock, no seccomp"
     assert ended.stdout == f"{nothing}; {nothing}; 2\n"
-    assert f"Decoding: {nothing}; this kernel does not confine" in ended.stderr
+    assert f"Decoding process: {nothing}. This kernel does not support" in ended.stderr
 
 
 def test_confinement_of_a_child_is_the_one_that_the_kernel_offers(
@@ -257,7 +257,7 @@ def test_check_warns_of_a_kernel_without_confinement(
 
     [warning] = [each for each in check._warnings(load(None, {})) if "kernel" in each]
 
-    assert warning.startswith("decoding: no Landlock, seccomp; this kernel does not")
+    assert warning.startswith("decoding: no Landlock, seccomp. This kernel does not")
 
 
 HEADERS = [

@@ -18,7 +18,7 @@ from pydicom.uid import (
 
 from config.destinations import Address
 from dicom_node.delivery.c_store import echo, send
-from dicom_node.delivery.n_action import WELL_KNOWN, request_commitment
+from dicom_node.delivery.n_action import WELL_KNOWN_INSTANCE, request_commitment
 from dicom_node.network.associate_pdu import read_accept
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
 from dicom_node.network.storage_commitment import Request
@@ -303,7 +303,7 @@ def test_release_request_instead_of_a_response_gives_retry_immediately() -> None
         outcome = echo_to(peer)
 
     assert outcome.verdict is Verdict.RETRY
-    assert outcome.comment.endswith("released the association before it had answered")
+    assert outcome.comment.endswith("released the association before it responded")
     assert peer.heard == [DATA, RELEASE_RP, 0]
 
 
@@ -322,7 +322,7 @@ def test_echo_succeeds_if_response_announces_a_dataset_but_sends_none(
 
 C_ECHO_RQ = (0x100, short(0x30)), (0x110, short(7)), (0x800, short(0x101))
 INVALID_AFTER_ACCEPT = {
-    "no status": (echoed(status=None), "a response came without a status"),
+    "no status": (echoed(status=None), "a response without a status was received"),
     "no command": (
         command((0x110, short(7))),
         "a message cannot be read (AttributeError)",
@@ -464,7 +464,9 @@ def test_node_aborts_if_response_matches_no_open_request(
 
     assert outcomes[0] == STORED
     prefix = f"the node aborted the association with ARCHIVE at 127.0.0.1:{peer.port}: "
-    retry = Outcome(Verdict.RETRY, None, f"{prefix}{message} came, which is not open")
+    retry = Outcome(
+        Verdict.RETRY, None, f"{prefix}{message} was received, which is not open"
+    )
     assert outcomes[1:] == (retry, retry)
     assert peer.heard == [ABORT]
 
@@ -509,7 +511,7 @@ def test_object_is_stored_if_a_associate_ac_has_several_flaws(
 def test_n_event_report_without_a_parameter_gets_a_failure_status(
     omitted: int, status: int
 ) -> None:
-    sop_class, instance = STORAGE_COMMITMENT.encode(), WELL_KNOWN.encode()
+    sop_class, instance = STORAGE_COMMITMENT.encode(), WELL_KNOWN_INSTANCE.encode()
     elements = (
         (0x0002, sop_class + b"\0" * (len(sop_class) % 2)),
         (0x0100, short(0x0100)),

@@ -151,7 +151,7 @@ def test_send_gives_retry_if_the_peer_does_not_answer_the_association_request(
 
     assert outcome.verdict is RETRY
     assert outcome.comment.endswith(
-        "did not answer the request for an association within 0.3 s"
+        "did not respond to the request for an association within 0.3 s"
     )
 
 
@@ -275,7 +275,7 @@ def test_peer_that_does_not_answer_a_c_store_gives_retry(tmp_path: Path) -> None
         over.set()
 
     assert outcome.verdict is RETRY
-    assert outcome.comment.endswith("hangs: nothing has moved for 0.3 s")
+    assert outcome.comment.endswith("hangs: no data was transferred for 0.3 s")
 
 
 def test_peer_that_stops_reading_during_an_object_gives_retry(
@@ -299,7 +299,7 @@ def test_peer_that_stops_reading_during_an_object_gives_retry(
 
     assert still_hung
     assert outcome.verdict is RETRY
-    assert outcome.comment.endswith("hangs: nothing has moved for 0.3 s")
+    assert outcome.comment.endswith("hangs: no data was transferred for 0.3 s")
 
 
 @pytest.mark.alone

@@ -271,7 +271,7 @@ def test_object_that_cannot_be_transcoded_is_refused_with_the_reason(
     (outcome,) = send_to(port, file)
 
     assert outcome.verdict is REFUSED
-    assert "accepts it as Implicit VR Little Endian only" in outcome.comment
+    assert "accepts the object only as Implicit VR Little Endian." in outcome.comment
     assert "transcoded from RLE Lossless" in outcome.comment
 
 

@@ -10,25 +10,25 @@ def address(ae_title: str) -> Address:
 
 
 def test_destination_gets_two_deliveries_at_once_from_all_senders() -> None:
-    turns, pacs = ConcurrencyLimits(), destination("pacs")
+    limits, pacs = ConcurrencyLimits(), destination("pacs")
 
     acquired = [
-        turns.at(pacs, sender).acquire(blocking=False)
+        limits.for_peer(pacs, sender).acquire(blocking=False)
         for sender in ("DX1", "DX2", "DX3")
     ]
 
     assert acquired == [True] * AT_ONCE + [False]
-    assert turns.at(destination("other"), "DX1").acquire(blocking=False)
-    turns.at(pacs, "DX3").release()
-    assert turns.at(pacs, "DX4").acquire(blocking=False)
+    assert limits.for_peer(destination("other"), "DX1").acquire(blocking=False)
+    limits.for_peer(pacs, "DX3").release()
+    assert limits.for_peer(pacs, "DX4").acquire(blocking=False)
 
 
 def test_return_delivery_to_a_sender_does_not_wait_for_other_senders() -> None:
     peers = address("DX1"), address("DX2")
     to_senders = SenderDestination(name="back", type="sender", peers=peers)
-    turns = ConcurrencyLimits()
+    limits = ConcurrencyLimits()
     for _ in range(AT_ONCE):
-        assert turns.at(to_senders, "DX1").acquire(blocking=False)
+        assert limits.for_peer(to_senders, "DX1").acquire(blocking=False)
 
-    assert not turns.at(to_senders, "DX1").acquire(blocking=False)
-    assert turns.at(to_senders, "DX2").acquire(blocking=False)
+    assert not limits.for_peer(to_senders, "DX1").acquire(blocking=False)
+    assert limits.for_peer(to_senders, "DX2").acquire(blocking=False)

@@ -92,14 +92,16 @@ def sender_destination(*peers: Address) -> SenderDestination:
     return SenderDestination(name="sender", type="sender", peers=peers)
 
 
-@pytest.mark.parametrize("came_from", ["DX_ROOM_1", " DX_ROOM_1  "])
+@pytest.mark.parametrize("sender_ae_title", ["DX_ROOM_1", " DX_ROOM_1  "])
 def test_results_are_delivered_to_the_sender_of_the_instance(
-    archive: Archive, room: Archive, phantom: tuple[str, Path], came_from: str
+    archive: Archive, room: Archive, phantom: tuple[str, Path], sender_ae_title: str
 ) -> None:
     uid, path = phantom
     peers = sender_destination(address(archive, "DX_ROOM_2"), address(room))
 
-    outcomes = deliver({uid: path}, peers, came_from=came_from, calling_ae_title="US")
+    outcomes = deliver(
+        {uid: path}, peers, sender_ae_title=sender_ae_title, calling_ae_title="US"
+    )
 
     assert outcomes == {uid: Outcome(Verdict.STORED, 0)}
     assert [each.sop_instance_uid for each in room.log] == [uid]
@@ -107,22 +109,24 @@ def test_results_are_delivered_to_the_sender_of_the_instance(
     assert archive.log == ()
 
 
-@pytest.mark.parametrize("came_from", ["STRANGER", "dx_room_1", "DX_ROOM", "DX ROOM 1"])
+@pytest.mark.parametrize(
+    "sender_ae_title", ["STRANGER", "dx_room_1", "DX_ROOM", "DX ROOM 1"]
+)
 def test_results_of_an_unlisted_sender_are_refused_with_its_ae_title(
-    room: Archive, phantom: tuple[str, Path], came_from: str
+    room: Archive, phantom: tuple[str, Path], sender_ae_title: str
 ) -> None:
     uid, path = phantom
 
     outcomes = deliver(
         {uid: path, "1.2.3": path},
         sender_destination(address(room)),
-        came_from=came_from,
+        sender_ae_title=sender_ae_title,
         calling_ae_title="US",
     )
 
     comment = (
-        f"{came_from} sent it and is not among the peers; add it to them, restart the "
-        "node and run `fracture-node retry --destination sender`"
+        f"{sender_ae_title} sent the instance and is not among the peers. Add it to "
+        "the peers, restart the node and run `fracture-node retry --destination sender`"
     )
     refused = Outcome(Verdict.REFUSED, None, comment)
     assert outcomes == {uid: refused, "1.2.3": refused}
@@ -135,11 +139,11 @@ def test_fixed_destination_is_the_same_for_every_sender(
 ) -> None:
     uid, path = phantom
 
-    for came_from in ("DX_ROOM_1", "STRANGER"):
+    for sender_ae_title in ("DX_ROOM_1", "STRANGER"):
         deliver(
             {uid: path},
             fixed_destination(archive),
-            came_from=came_from,
+            sender_ae_title=sender_ae_title,
             calling_ae_title="US",
         )
 
@@ -151,7 +155,7 @@ def test_stow_destination_gets_results_over_http(phantom: tuple[str, Path]) -> N
     with serving_web() as service:
         web = StowDestination(name="web", type="stow", url=service.url)
 
-        outcomes = deliver({uid: path}, web, came_from="X", calling_ae_title="US")
+        outcomes = deliver({uid: path}, web, sender_ae_title="X", calling_ae_title="US")
 
     ((_, content),) = service.requests[0].parts
     assert outcomes == {uid: Outcome(Verdict.STORED, None)}
@@ -228,7 +232,7 @@ def test_results_of_an_unlisted_sender_arrive_after_it_is_listed_and_retried(  #
         (returned,) = map(dcmread, folder.iterdir())
 
     studies = [dcmread(each).StudyInstanceUID for each in (path, other)]
-    assert "sender: STRANGER sent it and is not among the peers" in reason
+    assert "sender: STRANGER sent the instance and is not among the peers" in reason
     assert "fracture-node retry --destination sender" in reason
     assert reasons(config, known) == [""]
     assert in_archive == set(studies)
@@ -266,7 +270,7 @@ def test_service_that_refuses_a_compressed_copy_gets_the_original(
         web = StowDestination(
             name="web", type="stow", url=service.url, transfer_syntax="jpeg_ls"
         )
-        outcomes = deliver({uid: path}, web, came_from="X", calling_ae_title="US")
+        outcomes = deliver({uid: path}, web, sender_ae_title="X", calling_ae_title="US")
 
     first, second = service.requests
     assert JPEGLSLossless.encode() in first.body
@@ -284,7 +288,7 @@ def test_delivery_is_retried_if_the_disk_is_full(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(dispatch, "transcode", full)
-    outcomes = deliver({uid: path}, pacs, came_from="X", calling_ae_title="US")
+    outcomes = deliver({uid: path}, pacs, sender_ae_title="X", calling_ae_title="US")
 
     assert outcomes[uid].verdict is Verdict.RETRY
     assert "No space left" in outcomes[uid].comment
@@ -303,7 +307,7 @@ def test_object_that_cannot_be_encoded_is_sent_unchanged(
         raise RuntimeError("not with these pixels")
 
     monkeypatch.setattr(dispatch, "transcode", broken)
-    outcomes = deliver({uid: path}, pacs, came_from="X", calling_ae_title="US")
+    outcomes = deliver({uid: path}, pacs, sender_ae_title="X", calling_ae_title="US")
 
     assert outcomes[uid].verdict is Verdict.STORED
     assert [each.sop_instance_uid for each in archive.log] == [uid]

@@ -20,7 +20,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, SecondaryCaptureImageStorag
 
 from config.destinations import Address
 from dicom_node.delivery.c_store import echo, send
-from dicom_node.delivery.n_action import WELL_KNOWN, request_commitment
+from dicom_node.delivery.n_action import WELL_KNOWN_INSTANCE, request_commitment
 from dicom_node.network import upper_layer
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
 from dicom_node.network.storage_commitment import Request
@@ -137,7 +137,7 @@ REPORT = command(
     (0x0100, short(0x0100)),
     (0x0110, short(9)),
     (0x0800, short(0)),
-    (0x1000, WELL_KNOWN.encode() + b"\0" * (len(WELL_KNOWN) % 2)),
+    (0x1000, WELL_KNOWN_INSTANCE.encode() + b"\0" * (len(WELL_KNOWN_INSTANCE) % 2)),
     (0x1002, short(1)),
 ) + data(1, 2, b"")
 
@@ -162,14 +162,20 @@ ENDLESS = {
     ),
     "the dataset of a request": (
         after_a_request(flood, data(1, 0, bytes(60_000)), STORE_RQ),
-        "a dataset of more than 65536 bytes came",
+        "a dataset of more than 65536 bytes was received",
     ),
-    "C-ECHO requests": (after_a_request(flood, ECHO_RQ), "more than 16 messages came"),
+    "C-ECHO requests": (
+        after_a_request(flood, ECHO_RQ),
+        "more than 16 messages were received",
+    ),
     "C-ECHO requests in one PDU": (
         after_a_request(flood, pdu(4, ECHO_RQ[6:] * 10_000)),
-        "more than 16 messages came",
+        "more than 16 messages were received",
     ),
-    "C-CANCEL requests": (after_a_request(flood, CANCEL), "more than 16 messages came"),
+    "C-CANCEL requests": (
+        after_a_request(flood, CANCEL),
+        "more than 16 messages were received",
+    ),
     "empty fragments": (after_a_request(flood, EMPTY), "4097 fragments came with 0 b"),
     "empty fragments in one PDU": (
         after_a_request(flood, MANY_EMPTY),
@@ -271,7 +277,7 @@ def test_requests_of_an_archive_do_not_extend_the_timeout_of_its_response(
 
     assert time.monotonic() - began < MOST_S
     assert outcome.verdict is Verdict.RETRY
-    assert "hangs: nothing has moved for 0.5 s" in outcome.comment
+    assert "hangs: no data was transferred for 0.5 s" in outcome.comment
 
 
 def test_endless_commitment_reports_start_few_threads() -> None:
@@ -293,7 +299,7 @@ def test_endless_commitment_reports_start_few_threads() -> None:
         most_threads = max(most_threads, threading.active_count())
 
     assert outcome.verdict is Verdict.RETRY
-    assert "more than 16 messages came in answer to one" in outcome.comment
+    assert "more than 16 messages were received after one request" in outcome.comment
     assert len(reports) <= 16
     assert most_threads < 40
 

@@ -14,7 +14,7 @@ import pytest
 
 from config.destinations import StowDestination
 from dicom_node.delivery.http_limits import LARGEST_RESPONSE
-from dicom_node.delivery.stow import LARGEST_ANSWER, ask, store
+from dicom_node.delivery.stow import MAX_PAYLOAD_BYTES, check_connection, store
 from dicom_node.outcome import Verdict
 
 pytestmark = pytest.mark.integration
@@ -73,8 +73,8 @@ def bomb(megabytes: int) -> bytes:
     return b"".join([*pieces, packer.flush()])
 
 
-TOO_MUCH = f"answers with more than {LARGEST_RESPONSE} B"
-TOO_SLOW = f"does not finish its answer within {2 * TIMEOUT_S:g} s"
+TOO_MUCH = f"responds with more than {LARGEST_RESPONSE} B"
+TOO_SLOW = f"does not finish its response within {2 * TIMEOUT_S:g} s"
 EITHER = f"{TOO_MUCH}|{TOO_SLOW}"  # depends on the speed of the machine
 ENDLESS = {
     "status line": (flood(b"x" * 9999, b"HTTP/1.1 200 "), "broke the connection"),
@@ -88,17 +88,17 @@ ENDLESS = {
     ),
     "body": (
         flood(b" " * 65_536, OK + b"\r\n"),
-        f"answers with more than {LARGEST_ANSWER} B",
+        f"responds with more than {MAX_PAYLOAD_BYTES} B",
     ),
     "body of a declared length": (
         flood(b" " * 65_536, OK + b"Content-Length: 99999999999\r\n\r\n"),
-        f"answers with more than {LARGEST_ANSWER} B",
+        f"responds with more than {MAX_PAYLOAD_BYTES} B",
     ),
     "body of a redirect": (
         flood(
             b" " * 65_536, b"HTTP/1.1 302 Found\r\nLocation: https://[::1]:1/\r\n\r\n"
         ),
-        f"answers with more than {LARGEST_ANSWER} B",
+        f"responds with more than {MAX_PAYLOAD_BYTES} B",
     ),
     "chunks of a byte": (flood(b"1\r\n \r\n" * 99, CHUNKED), EITHER),
     "chunk extension": (flood(b"x" * 9999, CHUNKED + b"1;"), ""),
@@ -181,7 +181,7 @@ def test_check_of_a_service_that_sends_single_bytes_ends_at_the_deadline() -> No
     with running_service(SLOW["body"]) as url:
         service = StowDestination(name="web", type="stow", url=url)
         began = time.monotonic()
-        outcome = ask(service, timeout_s=TIMEOUT_S)
+        outcome = check_connection(service, timeout_s=TIMEOUT_S)
 
     assert time.monotonic() - began < MOST_S
     assert TOO_SLOW in outcome.comment
@@ -211,7 +211,7 @@ def test_decompression_of_a_response_stops_at_the_limit(
     verdict, comment, took, peak = outcome_of(send_all(response), tmp_path)
 
     assert verdict is Verdict.RETRY
-    assert f"answers with more than {LARGEST_ANSWER} B" in comment
+    assert f"responds with more than {MAX_PAYLOAD_BYTES} B" in comment
     assert took < MOST_S
     assert peak < 16 * MB
 

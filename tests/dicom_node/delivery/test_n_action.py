@@ -1,8 +1,8 @@
 """Storage Commitment over real associations, from the C-STORE to the journal.
 
 The tests drive the durable work: `go_on` does the work that a worker would do next.
-Reports to a receiver are tested in test_commitment_report.py, a node with all processes
-in test_node.py.
+Reports to a receiver are tested in test_storage_commitment.py. A node with all its
+processes is tested in test_node.py.
 """
 
 import logging
@@ -24,10 +24,10 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 
 from config.destinations import Address, CommitmentCaller, DicomDestination
 from config.settings import load
-from dicom_node.delivery import n_action as scu
+from dicom_node.delivery import n_action
 from dicom_node.errors import ReportRefusedError
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.journal.analyses import Answer
+from dicom_node.journal.analyses import AnalysisResult
 from dicom_node.journal.commitments import REPORT_WAIT_S
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
@@ -77,7 +77,7 @@ on_both = pytest.mark.parametrize(
 @pytest.fixture
 def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[Committing]:
     """An archive that accepts each request and sends no report by default."""
-    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 0.01)
+    monkeypatch.setattr(n_action, "REPORT_AT_ONCE_S", 0.01)
     archive = Committing()
     archive.start()
     yield archive
@@ -140,7 +140,9 @@ class Node:
         results = [self._result(*each) for each in zip(kinds, UIDS, strict=True)]
         row = self.journal.analyses.begin(INSTANCE, 1)
         assert row is not None
-        self.journal.analyses.answer(INSTANCE, 1, Answer(FINDING, "p", "i", results))
+        self.journal.analyses.record_result(
+            INSTANCE, 1, AnalysisResult(FINDING, "p", "i", results)
+        )
 
     def _result(self, kind: str, uid: str) -> StoredResult:
         dataset = Dataset()
@@ -163,7 +165,7 @@ class Node:
             report = Report(transaction, frozenset(), dict.fromkeys(UIDS, reason))
         else:
             report = Report(transaction, COMMITTED, {})
-        self.journal.commitments.settle(report, ARCHIVE)
+        self.journal.commitments.record_report(report, ARCHIVE)
 
     def let_days_pass(self, days: float) -> None:
         """Move the end of finished instances into the past."""
@@ -259,7 +261,7 @@ def test_request_conforms_to_the_standard(node: Node, archive: Committing) -> No
 def test_report_on_the_same_association_is_recorded_and_acknowledged(
     node: Node, archive: Committing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scu, "REPORT_AT_ONCE_S", 20.0)  # the machine may be slow
+    monkeypatch.setattr(n_action, "REPORT_AT_ONCE_S", 20.0)  # the machine may be slow
     archive.at_once = lambda _: 0
 
     assert node.go_on(2) == DeliveryState.DELIVERED
@@ -311,7 +313,9 @@ def test_repeated_report_has_no_effect(node: Node, archive: Committing) -> None:
 def test_report_with_an_unknown_transaction_is_refused(node: Node) -> None:
     node.go_on(2)
 
-    with pytest.raises(ReportRefusedError, match="is not ours") as refused:
+    with pytest.raises(
+        ReportRefusedError, match="did not request its transaction"
+    ) as refused:
         node.settle("2.25.99")
     assert refused.value.reason is ReportRefusal.UNKNOWN_TRANSACTION
     assert node.row.state == DeliveryState.COMMITTING
@@ -323,7 +327,7 @@ def test_object_reported_as_missing_is_stored_again(
 ) -> None:
     node.go_on(2)
     report = Report(archive.asked[0].transaction, frozenset(UIDS[:1]), {UIDS[1]: 0x112})
-    node.journal.commitments.settle(report, ARCHIVE)
+    node.journal.commitments.record_report(report, ARCHIVE)
     assert node.row.state == DeliveryState.QUEUED
     assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "queued"}
 
@@ -390,7 +394,7 @@ def test_late_report_on_an_earlier_request_counts_for_committed_objects(
     early, late = (each.transaction for each in archive.asked)
     report = Report(early, frozenset(UIDS[:1]), {UIDS[1]: 0x0119})
 
-    node.journal.commitments.settle(report, ARCHIVE)
+    node.journal.commitments.record_report(report, ARCHIVE)
     assert node.objects == {UIDS[0]: "delivered", UIDS[1]: "committing"}
 
     node.settle(late)
@@ -425,11 +429,11 @@ def test_report_after_the_delivery_failed_still_counts(
     (request,) = archive.asked
     report = Report(request.transaction, COMMITTED, {})
     for _ in range(2):
-        node.journal.commitments.settle(report, ARCHIVE)
+        node.journal.commitments.record_report(report, ARCHIVE)
 
     assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 1]
     [line] = [each.message for each in caplog.records if hasattr(each, "step")]
-    assert line == f"Delivered 1.2.3 [{INSTANCE}]: pacs: by its report"
+    assert line == f"Delivered 1.2.3 [{INSTANCE}]: pacs: according to its report"
     assert node.objects == dict.fromkeys(UIDS, "delivered")
     assert node.row.state == DeliveryState.DELIVERED
     assert node.instance == (InstanceState.DELIVERED, "")
@@ -444,7 +448,7 @@ def test_delivery_that_stays_failed_is_counted_once(
 
     (request,) = archive.asked
     half = Report(request.transaction, frozenset(UIDS[:1]), {})
-    node.journal.commitments.settle(half, ARCHIVE)
+    node.journal.commitments.record_report(half, ARCHIVE)
 
     assert node.row.state == DeliveryState.FAILED
     assert [node.counted(each) for each in (UNDELIVERED, DELIVERED)] == [1, 0]
@@ -487,7 +491,7 @@ def test_error_names_the_setting_if_the_archive_has_no_commitment(
     assert without_commitment.stored == list(UIDS)
     assert "stored, but not committed" in reason
     assert "does not accept Storage Commitment" in reason
-    assert "set commitment = false" in reason
+    assert "Set commitment = false" in reason
 
 
 @pytest.mark.parametrize("status", [0x0110, 0x0131, 0x0210, 0x0213, 0xA700])
@@ -599,8 +603,8 @@ def test_report_of_another_peer_is_refused(
     )
     before = node.events, node.row, node.objects
 
-    with pytest.raises(ReportRefusedError, match="asked of pacs") as refused:
-        node.journal.commitments.settle(report, reporter)
+    with pytest.raises(ReportRefusedError, match="requested from pacs") as refused:
+        node.journal.commitments.record_report(report, reporter)
 
     assert refused.value.reason is ReportRefusal.ANOTHER_PEER
     assert refused.value.status == 0x0115
@@ -626,7 +630,7 @@ def test_report_of_a_caller_in_the_settings_is_accepted(
     node.go_on(2)
     report = Report(archive.asked[0].transaction, COMMITTED, {})
 
-    node.journal.commitments.settle(report, reporter)
+    node.journal.commitments.record_report(report, reporter)
 
     assert node.row.state == DeliveryState.DELIVERED
 
@@ -658,7 +662,7 @@ def test_object_lost_after_its_commitment_is_stored_again(
     node.let_days_pass(30)
     lost = Report(first.transaction, frozenset(UIDS[:1]), {UIDS[1]: 0x0112})
 
-    node.journal.commitments.settle(lost, ARCHIVE)
+    node.journal.commitments.record_report(lost, ARCHIVE)
 
     words = (
         "pacs: stored, but not committed: 0x0112 no such object instance, though it "
@@ -733,7 +737,7 @@ def test_loss_after_the_files_were_removed_fails_the_delivery(
     assert (group.destination, group.count) == ("pacs", 1)
     assert group.reason.endswith("Its files were removed; send the image again")
     (lost,) = failed(node.engine, "pacs", group.reason, 1)
-    assert not node.journal.try_again(lost)
+    assert not node.journal.retry(lost)
 
 
 def test_loss_reported_on_an_earlier_request_is_stored_again(
@@ -791,7 +795,9 @@ def test_delivery_fails_if_its_destination_was_removed_from_the_settings(
     node: Node,
 ) -> None:
     node.go_on(2)
-    node.journal.settlement.give_up(INSTANCE, "pacs", node.row.run, "not in the file")
+    node.journal.delivery_outcomes.fail_permanently(
+        INSTANCE, "pacs", node.row.run, "not in the file"
+    )
 
     assert node.instance == (InstanceState.FAILED, "pacs: not in the file")
 

@@ -15,7 +15,7 @@ import pytest
 
 from config.destinations import Secret, StowDestination
 from dicom_node.delivery import stow
-from dicom_node.delivery.stow import ask, store
+from dicom_node.delivery.stow import check_connection, store
 from dicom_node.outcome import Outcome, Verdict
 from tests.support.dicomweb_service import (
     Reply,
@@ -175,8 +175,8 @@ def test_proxy_and_netrc_of_the_environment_are_ignored(
     ("value", "words"),
     [
         ("", "PACS_TOKEN is not set in the node's environment"),
-        ("to\nken", "PACS_TOKEN holds no token"),
-        ("t€ken", "PACS_TOKEN holds no token"),
+        ("to\nken", "PACS_TOKEN is not a valid token"),
+        ("t€ken", "PACS_TOKEN is not a valid token"),
     ],
 )
 def test_nothing_is_sent_without_a_valid_token(
@@ -199,7 +199,7 @@ def test_rejected_credentials_give_retry_and_name_the_variable(
     for outcome in outcomes.values():
         assert outcome.verdict is RETRY
         assert outcome.comment.startswith(f"HTTP {code} ")
-        assert outcome.comment.endswith("; look at PACS_TOKEN")
+        assert outcome.comment.endswith("; check PACS_TOKEN")
 
 
 @pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
@@ -280,7 +280,7 @@ def test_service_with_an_untrusted_certificate_gets_no_request(  # noqa: PLR0913
     for outcome in outcomes.values():
         assert outcome.verdict is RETRY
         assert words in outcome.comment
-        assert "name that in ca_bundle" in outcome.comment
+        assert "set ca_bundle to its certificate" in outcome.comment
     assert service.requests == []
 
 
@@ -307,7 +307,7 @@ def test_silent_service_gives_retry_after_the_timeout(files: dict[str, Path]) ->
 
         outcomes = store(files, web(f"http://{address}"), timeout_s=0.2)
 
-    comment = f"{address} hangs: nothing has moved for 0.2 s"
+    comment = f"{address} hangs: no data was transferred for 0.2 s"
     assert outcomes == dict.fromkeys(files, Outcome(RETRY, None, comment))
 
 
@@ -323,7 +323,7 @@ def test_service_that_stops_reading_gives_retry_after_the_timeout(
         ).values()
 
     assert outcome == Outcome(
-        RETRY, None, f"{address} hangs: nothing has moved for 0.2 s"
+        RETRY, None, f"{address} hangs: no data was transferred for 0.2 s"
     )
 
 
@@ -373,7 +373,7 @@ def test_comment_names_a_service_that_is_unreachable(
 def test_response_over_the_limit_is_not_read(
     service: Service, files: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stow, "LARGEST_ANSWER", 1000)
+    monkeypatch.setattr(stow, "MAX_PAYLOAD_BYTES", 1000)
     service.replies = [Reply(200, bytes(1001))]
 
     outcomes = store_in(service, files)
@@ -395,7 +395,7 @@ def test_service_check_is_a_search_for_an_unknown_study(service: Service) -> Non
     service.replies = [said(200, []), Reply(204)]
     destination = web(service.url, token_env=Secret("PACS_TOKEN", HIDDEN))
 
-    outcomes = [ask(destination, timeout_s=10) for _ in range(2)]
+    outcomes = [check_connection(destination, timeout_s=10) for _ in range(2)]
 
     request = service.requests[0]
     path, _, query = request.path.partition("?")
@@ -411,12 +411,15 @@ def test_service_check_is_a_search_for_an_unknown_study(service: Service) -> Non
 @pytest.mark.parametrize(
     ("reply", "words"),
     [
-        (Reply(401), "HTTP 401 Unauthorized; it may want token_env"),
-        (Reply(404), "HTTP 404 Not Found; is url the base of the DICOMweb service?"),
+        (Reply(401), "HTTP 401 Unauthorized; it may require token_env"),
+        (
+            Reply(404),
+            "HTTP 404 Not Found; check that url is the base of the DICOMweb service",
+        ),
         (Reply(503), "HTTP 503 Service Unavailable"),
         (
             Reply(200, b"<html>", "text/html; charset=utf-8"),
-            "HTTP 200 OK with text/html, which is no answer of a DICOMweb service",
+            "HTTP 200 OK with text/html, which is not a response of a DICOMweb service",
         ),
     ],
 )
@@ -425,14 +428,14 @@ def test_failed_service_check_names_the_reason(
 ) -> None:
     service.replies = [reply]
 
-    outcome = ask(web(service.url), timeout_s=10)
+    outcome = check_connection(web(service.url), timeout_s=10)
 
     assert outcome.verdict is not STORED
     assert outcome.comment == words
 
 
 def test_check_of_an_unreachable_service_names_the_reason(free_port: int) -> None:
-    outcome = ask(web(f"http://127.0.0.1:{free_port}"), timeout_s=10)
+    outcome = check_connection(web(f"http://127.0.0.1:{free_port}"), timeout_s=10)
 
     words = f"127.0.0.1:{free_port} refuses the connection"
     assert outcome == Outcome(RETRY, None, words)

@@ -64,11 +64,15 @@ def test_verdict_for_an_http_status_without_a_module(
 @pytest.mark.parametrize(
     ("code", "media_type", "words"),
     [
-        (404, "", "HTTP 404 Not Found; is url the base of the DICOMweb service?"),
+        (
+            404,
+            "",
+            "HTTP 404 Not Found; check that url is the base of the DICOMweb service",
+        ),
         (503, "", "HTTP 503 Service Unavailable"),
         (599, "", "HTTP 599"),
         (200, "x/jane", "HTTP 200 OK with another media type, which is no answer"),
-        (204, "", "HTTP 204 No Content does not say what became of it"),
+        (204, "", "HTTP 204 No Content does not state whether the object was stored"),
     ],
 )
 def test_log_text_contains_nothing_of_the_service(

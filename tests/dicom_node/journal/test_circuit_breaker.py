@@ -60,7 +60,7 @@ def queue(journal: Journal, receive: Receive) -> Queue:
 
 def record_result(journal: Journal, instance: ReceivedInstance) -> None:
     journal.record(instance)
-    journal.analyses.answer(instance.id, 1, ANSWER)
+    journal.analyses.record_result(instance.id, 1, ANSWER)
 
 
 def senders(*titles: str) -> SenderDestination:
@@ -84,7 +84,7 @@ def attempt(
     if journal.deliveries.begin(instance, "pacs", row.run) is None:
         return None
     pacs = destination("pacs")
-    return journal.settlement.settle(instance, pacs, row.run, {UID: outcome})
+    return journal.delivery_outcomes.record(instance, pacs, row.run, {UID: outcome})
 
 
 def fail_once(journal: Journal, engine: sa.Engine, instances: Sequence[str]) -> None:
@@ -234,7 +234,9 @@ def test_another_delivery_probes_if_the_probe_is_dropped_or_given_up(
 
     if loss == "given up":
         run = rows(engine)[probe].run
-        journal.settlement.give_up(probe, "pacs", run, "an error of ours")
+        journal.delivery_outcomes.fail_permanently(
+            probe, "pacs", run, "an error of ours"
+        )
     else:
         with engine.begin() as connection:  # the new analysis has nothing to deliver
             dropped = {"state": DeliveryState.DROPPED, "finished_at": 0.0}
@@ -242,13 +244,13 @@ def test_another_delivery_probes_if_the_probe_is_dropped_or_given_up(
             connection.execute(delivery.update().where(selected).values(**dropped))
     assert scheduled(engine) == {}
     for _ in range(2):
-        journal.breaker.look_after()
+        journal.breaker.maintain()
 
     (other,) = scheduled(engine)
     assert other != probe
 
 
-def test_look_after_releases_deliveries_that_a_killed_worker_did_not_release(
+def test_maintain_releases_deliveries_that_a_killed_worker_did_not_release(
     journal: Journal,
     engine: sa.Engine,
     queue: Queue,
@@ -261,7 +263,7 @@ def test_look_after_releases_deliveries_that_a_killed_worker_did_not_release(
     attempt(journal, engine, probe, STORED)
     assert scheduled(engine) == {}
 
-    journal.breaker.look_after()
+    journal.breaker.maintain()
 
     assert scheduled(engine).keys() == set(waiting) - {probe}
 
@@ -293,7 +295,9 @@ def test_repeated_work_does_not_try_a_waiting_delivery(
     attempt(journal, engine, two, LOST)
 
     assert journal.deliveries.begin(two, "pacs", run) is None
-    stale = journal.settlement.settle(two, destination("pacs"), run, {UID: STORED})
+    stale = journal.delivery_outcomes.record(
+        two, destination("pacs"), run, {UID: STORED}
+    )
     assert stale is None
 
 
@@ -302,16 +306,16 @@ def test_waiting_deliveries_are_scheduled_if_too_old_or_without_destination(
 ) -> None:
     waiting = queue(3)
     fail_once(journal, engine, waiting)
-    journal.breaker.look_after()
+    journal.breaker.maintain()
     assert len(scheduled(engine)) == 1
 
     gone = Journal(engine, tmp_path, [])
-    gone.breaker.look_after()
+    gone.breaker.maintain()
     assert scheduled(engine).keys() == set(waiting)
 
     fail_once(journal, engine, waiting)
     old = Journal(engine, tmp_path, [destination("pacs", retry_days=1e-9)])
-    old.breaker.look_after()
+    old.breaker.maintain()
     assert scheduled(engine).keys() == set(waiting)
 
 
@@ -324,7 +328,7 @@ def test_a_paused_destination_is_not_probed(
     journal.deliveries.pause("pacs")
     assert attempt(journal, engine, probe, STORED) is None
 
-    journal.breaker.look_after()
+    journal.breaker.maintain()
     assert scheduled(engine) == {}
     journal.deliveries.resume("pacs")
     attempt(journal, engine, probe, STORED)
@@ -390,7 +394,7 @@ def test_an_outage_is_forgotten_a_day_after_the_last_attempt_if_nothing_waits(
             connection.execute(peer_state.update().values(failed_at=at))
             if changes:
                 connection.execute(delivery.update().values(**changes))
-        journal.breaker.look_after()
+        journal.breaker.maintain()
 
     shift()
     assert state(engine).failing_since is not None  # its probe is delayed
@@ -408,7 +412,7 @@ def test_waiting_deliveries_are_released_if_the_destination_gets_several_peers(
 
     changed = Journal(engine, tmp_path, [senders("SENDER")])
     assert attempt(changed, engine, probe, STORED) == DeliveryState.DELIVERED
-    changed.breaker.look_after()
+    changed.breaker.maintain()
 
     due = scheduled(engine)
     assert due.keys() == set(waiting) - {probe}
@@ -468,5 +472,5 @@ def test_log_reports_the_begin_and_the_end_of_an_outage(
     ]
     assert messages == [
         ("WARNING", "Deliveries to pacs fail: 0xA700 no room"),
-        ("INFO", "Deliveries to pacs succeed again; what waited is sent now"),
+        ("INFO", "Deliveries to pacs succeed again. The waiting results are sent now."),
     ]

@@ -23,7 +23,7 @@ from config.destinations import Address, SenderDestination
 from config.settings import StorageSettings
 from dicom_node.errors import SamePictureError
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.analyses import Answer, Conclusion
+from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.attempts import RETRY_MAX_DELAY_S, retry_delay_s
 from dicom_node.journal.deliveries import StoredResult
 from dicom_node.journal.journal import Journal
@@ -107,11 +107,11 @@ def test_drawing_in_the_database_is_that_of_the_last_answer(
 ) -> None:
     received = receive()
     journal.record(received)
-    journal.analyses.answer(received.id, 1, ANSWER)
+    journal.analyses.record_result(received.id, 1, ANSWER)
     journal.analyze_again(received.id)
     assert ANSWER.drawing is not None
     other = replace(ANSWER, drawing=replace(ANSWER.drawing, definite=0.9))
-    journal.analyses.answer(received.id, 2, other)
+    journal.analyses.record_result(received.id, 2, other)
 
     with engine.connect() as connection:
         (row,) = connection.execute(finding.select()).all()
@@ -158,10 +158,12 @@ def test_repeated_instance_has_its_results_delivered_again(
 ) -> None:
     first = receive()
     journal.record(first)
-    journal.analyses.answer(first.id, 1, ANSWER)
+    journal.analyses.record_result(first.id, 1, ANSWER)
     for each in ("pacs", "backup"):
         journal.deliveries.begin(first.id, each, 1)
-        journal.settlement.settle(first.id, destination(each), 1, {"2.25.1": STORED})
+        journal.delivery_outcomes.record(
+            first.id, destination(each), 1, {"2.25.1": STORED}
+        )
     assert state_of(journal, first) == InstanceState.DELIVERED
 
     journal.record(receive(sop_instance_uid=first.header.sop_instance_uid))
@@ -182,10 +184,12 @@ def test_results_go_to_the_last_sender_of_a_repeated_instance(
     journal.record(first)
     journal.record(other)
     _, before = journal.sender(first.id)  # the first instance has no answer yet
-    journal.analyses.answer(first.id, 1, ANSWER)
+    journal.analyses.record_result(first.id, 1, ANSWER)
     for each in ("pacs", "backup"):
         journal.deliveries.begin(first.id, each, 1)
-        journal.settlement.settle(first.id, destination(each), 1, {"2.25.1": STORED})
+        journal.delivery_outcomes.record(
+            first.id, destination(each), 1, {"2.25.1": STORED}
+        )
 
     journal.record(other)
 
@@ -206,7 +210,7 @@ def test_deliveries_to_each_sender_have_their_own_queue_partition(
     for title in ("DX_ROOM_1", "DX_ROOM_2"):
         one = replace(receive(), calling_ae_title=title)
         journal.record(one)
-        journal.analyses.answer(one.id, 1, ANSWER)
+        journal.analyses.record_result(one.id, 1, ANSWER)
 
     key = sa.column("queue_partition_key")
     query = sa.select(key).select_from(work_item(engine)).where(key.is_not(None))
@@ -247,7 +251,7 @@ def test_answer_enqueues_one_delivery_per_destination(
     instance = receive()
     journal.record(instance)
 
-    assert journal.analyses.answer(instance.id, 1, ANSWER)
+    assert journal.analyses.record_result(instance.id, 1, ANSWER)
     assert [name for name, _ in work(engine)][1:] == [
         f"deliver:{instance.id}:backup:1",
         f"deliver:{instance.id}:pacs:1",
@@ -264,7 +268,7 @@ def test_a_stale_run_changes_nothing(
     before = work(engine)
 
     assert journal.analyses.begin(instance.id, 1) is None
-    assert not journal.analyses.answer(instance.id, 1, ANSWER)
+    assert not journal.analyses.record_result(instance.id, 1, ANSWER)
     journal.analyses.conclude(instance.id, 1, Conclusion(InstanceState.FAILED, "stale"))
     assert state_of(journal, instance) == InstanceState.RECEIVED
     assert work(engine) == before
@@ -276,8 +280,8 @@ def test_answer_of_a_run_is_recorded_only_once(
     instance = receive()
     journal.record(instance)
 
-    assert journal.analyses.answer(instance.id, 1, ANSWER)
-    assert not journal.analyses.answer(instance.id, 1, ANSWER)
+    assert journal.analyses.record_result(instance.id, 1, ANSWER)
+    assert not journal.analyses.record_result(instance.id, 1, ANSWER)
 
 
 def test_attempts_and_deaths_of_children_are_counted(
@@ -301,7 +305,7 @@ def analyzed(journal: Journal, receive: Receive) -> ReceivedInstance:
     """An analyzed instance with deliveries to two destinations."""
     instance = receive()
     journal.record(instance)
-    journal.analyses.answer(instance.id, 1, ANSWER)
+    journal.analyses.record_result(instance.id, 1, ANSWER)
     return instance
 
 
@@ -330,7 +334,7 @@ def test_outcomes_determine_the_state_of_a_delivery(
         assert journal.deliveries.begin(analyzed.id, "pacs", run) == {
             "2.25.1": "results/a.dcm"
         }
-        state = journal.settlement.settle(
+        state = journal.delivery_outcomes.record(
             analyzed.id, destination("pacs"), run, {"2.25.1": outcome}
         )
 
@@ -343,7 +347,7 @@ def test_delivery_fails_after_its_retry_days(
     no_days = destination("pacs", retry_days=1e-9)
     journal.deliveries.begin(analyzed.id, "pacs", 1)
 
-    state = journal.settlement.settle(analyzed.id, no_days, 1, {"2.25.1": RETRY})
+    state = journal.delivery_outcomes.record(analyzed.id, no_days, 1, {"2.25.1": RETRY})
 
     assert state == DeliveryState.FAILED
 
@@ -353,7 +357,7 @@ def test_failed_delivery_has_the_comment_of_the_peer_and_can_be_retried(
 ) -> None:
     for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
         journal.deliveries.begin(analyzed.id, name, 1)
-        journal.settlement.settle(
+        journal.delivery_outcomes.record(
             analyzed.id, destination(name), 1, {"2.25.1": outcome}
         )
     row = journal.load(analyzed.id)
@@ -384,7 +388,9 @@ def test_a_paused_destination_holds_its_deliveries_until_it_is_resumed(
 def test_giving_up_a_delivery_does_not_change_other_destinations(
     journal: Journal, engine: sa.Engine, analyzed: ReceivedInstance
 ) -> None:
-    journal.settlement.give_up(analyzed.id, "pacs", 1, "not in the settings")
+    journal.delivery_outcomes.fail_permanently(
+        analyzed.id, "pacs", 1, "not in the settings"
+    )
 
     query = sa.select(delivered_object.c.destination, delivered_object.c.state)
     with engine.connect() as connection:
@@ -397,11 +403,13 @@ def test_reason_of_a_given_up_delivery_replaces_the_last_comment(
 ) -> None:
     for name, outcome in (("pacs", RETRY), ("backup", STORED)):
         journal.deliveries.begin(analyzed.id, name, 1)
-        journal.settlement.settle(
+        journal.delivery_outcomes.record(
             analyzed.id, destination(name), 1, {"2.25.1": outcome}
         )
 
-    journal.settlement.give_up(analyzed.id, "pacs", 2, "not in the settings")
+    journal.delivery_outcomes.fail_permanently(
+        analyzed.id, "pacs", 2, "not in the settings"
+    )
 
     row = journal.load(analyzed.id)
     assert row is not None
@@ -413,9 +421,13 @@ def test_giving_up_a_finished_delivery_changes_nothing(
 ) -> None:
     for name in ("pacs", "backup"):
         journal.deliveries.begin(analyzed.id, name, 1)
-        journal.settlement.settle(analyzed.id, destination(name), 1, {"2.25.1": STORED})
+        journal.delivery_outcomes.record(
+            analyzed.id, destination(name), 1, {"2.25.1": STORED}
+        )
 
-    journal.settlement.give_up(analyzed.id, "pacs", 1, "not in the settings")
+    journal.delivery_outcomes.fail_permanently(
+        analyzed.id, "pacs", 1, "not in the settings"
+    )
 
     assert state_of(journal, analyzed) == InstanceState.DELIVERED
 
@@ -425,7 +437,7 @@ def test_failure_of_a_removed_destination_does_not_prevent_the_delivered_state(
 ) -> None:
     for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
         journal.deliveries.begin(analyzed.id, name, 1)
-        journal.settlement.settle(
+        journal.delivery_outcomes.record(
             analyzed.id, destination(name), 1, {"2.25.1": outcome}
         )
     directory = analyzed.path.parents[1]
@@ -434,7 +446,7 @@ def test_failure_of_a_removed_destination_does_not_prevent_the_delivered_state(
 
     renamed.record(receive(sop_instance_uid=uid))
     renamed.deliveries.begin(analyzed.id, "archive", 1)
-    renamed.settlement.settle(
+    renamed.delivery_outcomes.record(
         analyzed.id, destination("archive"), 1, {"2.25.1": STORED}
     )
 
@@ -454,11 +466,11 @@ def test_answer_without_results_for_a_destination_ends_its_delivery(
     instance = receive()
     journal.record(instance)
     stored = StoredResult("heatmap", "1.2", "2.25.1", "results/a.dcm")
-    journal.analyses.answer(instance.id, 1, replace(ANSWER, results=[stored]))
+    journal.analyses.record_result(instance.id, 1, replace(ANSWER, results=[stored]))
     assert state_of(journal, instance) == InstanceState.DELIVERING
 
     journal.analyze_again(instance.id)
-    journal.analyses.answer(instance.id, 2, replace(ANSWER, results=[]))
+    journal.analyses.record_result(instance.id, 2, replace(ANSWER, results=[]))
 
     assert state_of(journal, instance) == InstanceState.ANALYZED
     assert journal.deliveries.begin(instance.id, "heatmaps", 1) is None
@@ -469,13 +481,15 @@ def with_pacs(engine: sa.Engine, folder: Path, **changes: object) -> Journal:
     return Journal(engine, folder, [destination("pacs", **changes)])
 
 
-def stored(form: str, uid: str) -> Answer:
+def stored(form: str, uid: str) -> AnalysisResult:
     return replace(ANSWER, results=[StoredResult(form, "1.2", uid, "results/a.dcm")])
 
 
 def deliver(journal: Journal, instance: ReceivedInstance, run: int, uid: str) -> None:
     assert journal.deliveries.begin(instance.id, "pacs", run)
-    journal.settlement.settle(instance.id, destination("pacs"), run, {uid: STORED})
+    journal.delivery_outcomes.record(
+        instance.id, destination("pacs"), run, {uid: STORED}
+    )
 
 
 NEGATIVE = replace(ANSWER.finding, probability=0.01)
@@ -487,15 +501,17 @@ def test_repeated_instance_is_analyzed_again_if_the_form_of_results_has_changed(
     before = with_pacs(engine, tmp_path)
     one = receive()
     before.record(one)
-    before.analyses.answer(one.id, 1, ANSWER)
+    before.analyses.record_result(one.id, 1, ANSWER)
     before.deliveries.begin(one.id, "pacs", 1)
-    before.settlement.settle(one.id, destination("pacs"), 1, {"2.25.1": REFUSED})
+    before.delivery_outcomes.record(one.id, destination("pacs"), 1, {"2.25.1": REFUSED})
     after = with_pacs(engine, tmp_path, modality="source")
 
     after.record(receive(sop_instance_uid=one.header.sop_instance_uid))
 
     assert f"analyze:{one.id}:2" in dict(work(engine))
-    after.analyses.answer(one.id, 2, stored("secondary_capture-source", "2.25.9"))
+    after.analyses.record_result(
+        one.id, 2, stored("secondary_capture-source", "2.25.9")
+    )
     deliver(after, one, 2, "2.25.9")
     assert state_of(after, one) == InstanceState.DELIVERED
 
@@ -526,11 +542,11 @@ def test_negative_answer_is_delivered_only_after_a_notice(
     notice = StoredResult("notice", "1.2", "2.25.7", "results/n.dcm")
     failed = Conclusion(InstanceState.FAILED, "broken", notices=[notice])
 
-    journal.analyses.answer(first.id, 1, negative)
+    journal.analyses.record_result(first.id, 1, negative)
     journal.analyses.conclude(second.id, 1, failed)
     deliver(journal, second, 1, "2.25.7")
     journal.analyze_again(second.id)
-    journal.analyses.answer(second.id, 2, negative)
+    journal.analyses.record_result(second.id, 2, negative)
 
     assert state_of(journal, first) == InstanceState.ANALYZED
     assert state_of(journal, second) == InstanceState.DELIVERING
@@ -547,13 +563,13 @@ def test_negative_answer_is_delivered_after_a_partial_delivery(
     journal.record(one)
     report = StoredResult("structured_report", "1.3", "2.25.2", "results/r.dcm")
     both = replace(ANSWER, results=[*ANSWER.results, report])
-    journal.analyses.answer(one.id, 1, both)
+    journal.analyses.record_result(one.id, 1, both)
     journal.deliveries.begin(one.id, "pacs", 1)
     half = {"2.25.1": STORED, "2.25.2": LOST}
-    journal.settlement.settle(one.id, destination("pacs"), 1, half)
+    journal.delivery_outcomes.record(one.id, destination("pacs"), 1, half)
 
     journal.analyze_again(one.id)
-    journal.analyses.answer(one.id, 2, replace(both, finding=NEGATIVE))
+    journal.analyses.record_result(one.id, 2, replace(both, finding=NEGATIVE))
 
     assert state_of(journal, one) == InstanceState.DELIVERING
 
@@ -569,7 +585,9 @@ def test_reason_mentions_an_undelivered_notice_until_it_is_delivered(
     journal.analyses.conclude(one.id, 1, ended)
 
     journal.deliveries.begin(one.id, "pacs", 1)
-    journal.settlement.settle(one.id, destination("pacs"), 1, {"2.25.7": REFUSED})
+    journal.delivery_outcomes.record(
+        one.id, destination("pacs"), 1, {"2.25.7": REFUSED}
+    )
     refused = journal.load(one.id)
     journal.deliveries.retry(one.id, "pacs")
     deliver(journal, one, 2, "2.25.7")
@@ -587,11 +605,13 @@ def test_delivery_without_missing_objects_settles_at_once(
     journal: Journal, analyzed: ReceivedInstance
 ) -> None:
     journal.deliveries.begin(analyzed.id, "pacs", 1)
-    journal.settlement.settle(analyzed.id, destination("pacs"), 1, {"2.25.1": STORED})
+    journal.delivery_outcomes.record(
+        analyzed.id, destination("pacs"), 1, {"2.25.1": STORED}
+    )
     journal.deliveries.retry(analyzed.id, "pacs")
 
     assert journal.deliveries.begin(analyzed.id, "pacs", 2) == {}
-    state = journal.settlement.settle(analyzed.id, destination("pacs"), 2, {})
+    state = journal.delivery_outcomes.record(analyzed.id, destination("pacs"), 2, {})
 
     assert state == DeliveryState.DELIVERED
 
@@ -653,9 +673,9 @@ def test_picture_that_has_an_answer_under_the_same_uid_is_refused(
     row, unrelated_row = (journal.load(each.id) for each in (other, unrelated))
     assert row is not None
     assert unrelated_row is not None
-    refuse = journal.analyses.refuse_known
+    refuse = journal.analyses.refuse_analyzed
 
-    with pytest.raises(SamePictureError, match=r"revision 1\. Its results") as refusal:
+    with pytest.raises(SamePictureError, match=r"revision 1\. The results") as refusal:
         refuse(row, ANSWER.picture_digest, ANSWER.identity_digest)
 
     assert refusal.value.known == analyzed.id
@@ -672,7 +692,7 @@ def test_each_sender_gets_results_if_results_return_to_senders(
     journal = Journal(engine, tmp_path, [back])
     first = receive()
     journal.record(first)
-    assert journal.analyses.answer(first.id, 1, ANSWER)
+    assert journal.analyses.record_result(first.id, 1, ANSWER)
     uid = first.header.sop_instance_uid
     second = replace(receive("d2", sop_instance_uid=uid), calling_ae_title=sender)
     journal.record(second)
@@ -682,10 +702,10 @@ def test_each_sender_gets_results_if_results_return_to_senders(
 
     if sender == "MODALITY":
         with pytest.raises(SamePictureError):
-            journal.analyses.refuse_known(row, *known)
+            journal.analyses.refuse_analyzed(row, *known)
     else:
-        journal.analyses.refuse_known(row, *known)
-        assert journal.analyses.answer(second.id, 1, ANSWER)
+        journal.analyses.refuse_analyzed(row, *known)
+        assert journal.analyses.record_result(second.id, 1, ANSWER)
 
 
 def test_known_picture_gets_an_answer_if_a_user_requests_the_analysis(
@@ -697,9 +717,9 @@ def test_known_picture_gets_an_answer_if_a_user_requests_the_analysis(
     row = journal.load(other.id)
     assert row is not None
 
-    journal.analyses.refuse_known(row, ANSWER.picture_digest, ANSWER.identity_digest)
+    journal.analyses.refuse_analyzed(row, ANSWER.picture_digest, ANSWER.identity_digest)
 
-    assert journal.analyses.answer(other.id, 2, ANSWER)
+    assert journal.analyses.record_result(other.id, 2, ANSWER)
 
 
 ACQUIRED = HAND | {"acquisition": "20260102030405"}
@@ -764,11 +784,11 @@ def test_for_processing_image_is_delayed_and_finds_its_twin(
     twin = replace(twin, header=header_)
     journal.record(twin)
     if is_answered:
-        assert journal.analyses.answer(twin.id, 1, ANSWER)
+        assert journal.analyses.record_result(twin.id, 1, ANSWER)
     row = journal.load(raw.id)
     assert row is not None
 
-    found = journal.analyses.presentation_twin(row)
+    found = journal.analyses.find_for_presentation_image(row)
 
     assert dict(work(engine))[f"analyze:{raw.id}:1"] == "DELAYED"
     assert found == (twin.header.sop_instance_uid if is_twin else None)
@@ -794,11 +814,11 @@ def test_images_without_a_known_acquisition_are_not_twins(
     journal.record(raw)
     twin = receive("d2", **known)
     journal.record(twin)
-    assert journal.analyses.answer(twin.id, 1, ANSWER)
+    assert journal.analyses.record_result(twin.id, 1, ANSWER)
     row = journal.load(raw.id)
     assert row is not None
 
-    assert journal.analyses.presentation_twin(row) is None
+    assert journal.analyses.find_for_presentation_image(row) is None
 
 
 @pytest.mark.usefixtures("analyzed")
@@ -866,10 +886,10 @@ def test_two_deliveries_that_end_at_the_same_moment_leave_the_instance_delivered
     for _ in range(10):
         one = receive()
         journal.record(one)
-        journal.analyses.answer(one.id, 1, ANSWER)
+        journal.analyses.record_result(one.id, 1, ANSWER)
         for name in ("pacs", "backup"):
             journal.deliveries.begin(one.id, name, 1)
-        settle = journal.settlement.settle
+        settle = journal.delivery_outcomes.record
         stored = {"2.25.1": STORED}
 
         at_once(
@@ -913,7 +933,7 @@ def test_simultaneous_answers_to_one_picture_are_recorded_once(
 ) -> None:
     def answer(each: ReceivedInstance) -> str:
         try:
-            journal.analyses.answer(each.id, 1, ANSWER)
+            journal.analyses.record_result(each.id, 1, ANSWER)
         except SamePictureError as error:
             return error.known
         return ""
@@ -937,7 +957,7 @@ def test_a_delivery_that_begins_while_its_destination_is_resumed_is_not_held_for
     for _ in range(10):
         one = receive()
         journal.record(one)
-        journal.analyses.answer(one.id, 1, ANSWER)
+        journal.analyses.record_result(one.id, 1, ANSWER)
         journal.deliveries.pause("pacs")
 
         at_once(partial(begin, one.id, "pacs", 1), partial(resume, "pacs"))

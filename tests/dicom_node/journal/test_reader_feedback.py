@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 def analyzed_instance(journal: Journal, receive: Receive) -> str:
     received = receive(body_part="HAND", modality="DX")
     journal.record(received)
-    journal.analyses.answer(received.id, 1, ANSWER)
+    journal.analyses.record_result(received.id, 1, ANSWER)
     return received.id
 
 
@@ -24,17 +24,17 @@ def test_last_feedback_of_each_reader_counts(
 ) -> None:
     instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
 
-    assert feedback.give(instance_id, "anna", Judgement.AGREE)
-    assert feedback.give(instance_id, "ben", Judgement.UNSURE)
-    assert feedback.give(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
+    assert feedback.record(instance_id, "anna", Judgement.AGREE)
+    assert feedback.record(instance_id, "ben", Judgement.UNSURE)
+    assert feedback.record(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
 
     anna, ben = feedback.of(instance_id)
-    assert (anna.who, anna.verdict, anna.place) == (
+    assert (anna.user, anna.verdict, anna.point) == (
         "anna",
         Judgement.DISAGREE,
         (12.5, 30.0),
     )
-    assert (ben.who, ben.verdict, ben.place) == ("ben", Judgement.UNSURE, None)
+    assert (ben.user, ben.verdict, ben.point) == ("ben", Judgement.UNSURE, None)
     feedback.withdraw(instance_id, "anna")
     assert feedback.of(instance_id) == [ben]
 
@@ -45,8 +45,8 @@ def test_feedback_on_an_instance_without_a_result_is_rejected(
     received, feedback = receive(), Feedback(engine)
     journal.record(received)
 
-    assert not feedback.give(received.id, "anna", Judgement.AGREE)
-    assert not feedback.give("nobody", "anna", Judgement.AGREE)
+    assert not feedback.record(received.id, "anna", Judgement.AGREE)
+    assert not feedback.record("nobody", "anna", Judgement.AGREE)
     assert feedback.of(received.id) == []
 
 
@@ -55,7 +55,7 @@ def test_export_contains_the_feedback_and_no_patient_data(
 ) -> None:
     instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
     began = time.time()
-    feedback.give(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
+    feedback.record(instance_id, "anna", Judgement.DISAGREE, (12.5, 30.0))
 
     (row,) = feedback.export(began, time.time() + 1)
 
@@ -72,11 +72,11 @@ def test_feedback_on_a_replaced_result_is_not_exported(
     journal: Journal, engine: sa.Engine, receive: Receive
 ) -> None:
     instance_id, feedback = analyzed_instance(journal, receive), Feedback(engine)
-    feedback.give(instance_id, "anna", Judgement.AGREE)
+    feedback.record(instance_id, "anna", Judgement.AGREE)
     assert feedback.of(instance_id)[0].is_current
 
     journal.analyze_again(instance_id)
-    journal.analyses.answer(instance_id, 2, ANSWER)
+    journal.analyses.record_result(instance_id, 2, ANSWER)
 
     assert not feedback.of(instance_id)[0].is_current
     assert list(feedback.export(0, time.time() + 1)) == []

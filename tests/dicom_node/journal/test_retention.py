@@ -77,7 +77,7 @@ class Keeper:
         answer = replace(ANSWER, results=[stored])
         row = self.journal.load(received.id)
         assert row is not None
-        assert self.journal.analyses.answer(received.id, row.run, answer)
+        assert self.journal.analyses.record_result(received.id, row.run, answer)
         return path
 
     def settle(self, received: ReceivedInstance, **outcomes: object) -> None:
@@ -86,7 +86,7 @@ class Keeper:
             row = self.delivery(received, name)
             self.journal.deliveries.begin(received.id, name, row.run)
             by_uid = {uid: outcome}
-            self.journal.settlement.settle(
+            self.journal.delivery_outcomes.record(
                 received.id,
                 destination(name),
                 row.run,
@@ -212,7 +212,7 @@ def test_unanalyzed_instance_is_kept_until_its_notice_is_settled(
 
     assert state_of(journal, one) == InstanceState.NOT_ANALYZED
     assert keeper.sweep() == Deleted(files=0, rows=0)
-    journal.settlement.give_up(one.id, "pacs", 1, "away")
+    journal.delivery_outcomes.fail_permanently(one.id, "pacs", 1, "away")
     keeper.pass_days(29)
     # The notice failed, and can be retried.
     assert keeper.sweep() == Deleted(files=0, rows=0)
@@ -268,7 +268,7 @@ def test_instance_received_again_after_its_removal_is_analyzed_again(
     row = keeper.journal.load(one.id)
     assert row is not None
     assert (row.state, row.run, row.ended_at) == (InstanceState.RECEIVED, 2, None)
-    assert keeper.journal.known([one.id]) == {one.id}
+    assert keeper.journal.stored_instances([one.id]) == {one.id}
     keeper.pass_days(10_000)
     assert keeper.sweep() == Deleted(files=0, rows=0)
 
@@ -317,15 +317,18 @@ def test_journal_does_not_know_files_that_are_recorded_as_removed(
     one = receive()
     path = keeper.delivered(one)
     other = keeper.delivered(receive())
-    assert keeper.journal.known_results([path, other, "results/x"]) == {path, other}
+    assert keeper.journal.needed_result_files([path, other, "results/x"]) == {
+        path,
+        other,
+    }
     with keeper.engine.begin() as connection:
         selected = instance.c.id == one.id
         connection.execute(
             instance.update().where(selected).values(files_removed_at=1.0)
         )
 
-    assert keeper.journal.known([one.id]) == set()
-    assert keeper.journal.known_results([path, other]) == {other}
+    assert keeper.journal.stored_instances([one.id]) == set()
+    assert keeper.journal.needed_result_files([path, other]) == {other}
 
 
 def test_rows_of_all_tables_are_removed_after_their_files(
@@ -345,7 +348,7 @@ def test_rows_of_all_tables_are_removed_after_their_files(
         )
     keeper.pass_days(364)
 
-    assert Feedback(keeper.engine).give(one.id, "anna", Judgement.AGREE)
+    assert Feedback(keeper.engine).record(one.id, "anna", Judgement.AGREE)
     assert all(keeper.rows().values())
     assert keeper.sweep() == Deleted(files=1, rows=0)
     keeper.pass_days(2)
@@ -422,7 +425,7 @@ def test_file_that_cannot_be_removed_stays_known_to_the_journal(
         patch.setattr(Path, "unlink", fail)
         with pytest.raises(PermissionError):
             keeper.sweep()
-    assert keeper.journal.known([one.id]) == {one.id}
+    assert keeper.journal.stored_instances([one.id]) == {one.id}
     assert keeper.sweep() == Deleted(files=1, rows=0)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dicom_node.delivery.n_action import WELL_KNOWN
+from dicom_node.delivery.n_action import WELL_KNOWN_INSTANCE
 from dicom_node.metrics.counters import REFUSED, increment
 from dicom_node.network.commitment_reporter import Reporter
 from dicom_node.network.presentation_contexts import STORAGE_COMMITMENT
@@ -101,7 +101,7 @@ REPORT = {
     0x0100: short(0x0100),
     0x0110: short(7),
     0x0800: NO_DATASET,
-    0x1000: padded(WELL_KNOWN.encode()),
+    0x1000: padded(WELL_KNOWN_INSTANCE.encode()),
     0x1002: short(1),
 }
 

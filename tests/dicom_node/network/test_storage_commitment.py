@@ -65,7 +65,9 @@ class Node:
         self.reporters.append(reporter)
         if report.transaction_uid != KNOWN_TRANSACTION:
             unknown = ReportRefusal.UNKNOWN_TRANSACTION
-            raise ReportRefusedError("its transaction is not ours", unknown, 0x0115)
+            raise ReportRefusedError(
+                "this node did not request its transaction", unknown, 0x0115
+            )
 
     @property
     def port(self) -> int:
@@ -126,7 +128,7 @@ def test_report_with_an_unknown_transaction_gets_invalid_argument_value(
     node: Node, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert report(node.port, "2.25.9", {"2.25.2": 0}) == 0x0115
-    line = "Refused a commitment report of ARCHIVE at 127.0.0.1: its transaction is not"
+    line = "Refused a commitment report of ARCHIVE at 127.0.0.1: this node did not"
     assert line in caplog.text
     assert "2.25.9" not in caplog.text
     caller = Reporter("ARCHIVE", "127.0.0.1")

@@ -811,7 +811,7 @@ def test_peer_that_stops_reading_over_tls_is_a_retry(
     (outcome,) = send([image], archive, calling_ae_title="NODE", timeout_s=0.5)
 
     assert outcome.verdict is Verdict.RETRY
-    assert outcome.comment.endswith("hangs: nothing has moved for 0.5 s")
+    assert outcome.comment.endswith("hangs: no data was transferred for 0.5 s")
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_figures_cover_only_the_given_period(
         received = replace(receive(), received_at=at)
         journal.record(received)
         finding = replace(ANSWER.finding, probability=probability)
-        journal.analyses.answer(received.id, 1, replace(ANSWER, finding=finding))
+        journal.analyses.record_result(received.id, 1, replace(ANSWER, finding=finding))
         delivered = {instance.c.delivered_at: instance.c.received_at + 10 + hours}
         is_this_instance = instance.c.id == received.id
         with engine.begin() as connection:
@@ -63,11 +63,13 @@ def test_failures_are_grouped_by_destination_and_reason(
     for _ in range(2):
         received = receive()
         journal.record(received)
-        journal.analyses.answer(received.id, 1, ANSWER)
+        journal.analyses.record_result(received.id, 1, ANSWER)
         for name, outcome in (("pacs", REFUSED), ("backup", STORED)):
             journal.deliveries.begin(received.id, name, 1)
             outcomes = {"2.25.1": outcome}
-            journal.settlement.settle(received.id, destination(name), 1, outcomes)
+            journal.delivery_outcomes.record(
+                received.id, destination(name), 1, outcomes
+            )
         sent.append(received.id)
     broken = receive()
     journal.record(broken)
@@ -97,7 +99,7 @@ def test_feed_returns_each_change_once(
     assert feed.poll() == []
     received = receive()
     journal.record(received)
-    journal.analyses.answer(received.id, 1, ANSWER)
+    journal.analyses.record_result(received.id, 1, ANSWER)
     journal.note(None, "paused", "pacs")
     assert feed.poll() == [received.id]
     assert feed.poll() == []
@@ -147,11 +149,11 @@ def test_failure_lists_each_reason_with_its_objects(
         received = receive(digest=str(number))
         journal = Journal(engine, received.path.parents[1], [pacs])
         journal.record(received)
-        journal.analyses.answer(received.id, 1, replace(ANSWER, results=results))
+        journal.analyses.record_result(received.id, 1, replace(ANSWER, results=results))
         journal.deliveries.begin(received.id, "pacs", 1)
         outcomes = {"2.25.0": STORED, "2.25.1": not_accepted, "2.25.2": REFUSED}
         outcomes["2.25.3"] = not_accepted
-        journal.settlement.settle(received.id, pacs, 1, outcomes)
+        journal.delivery_outcomes.record(received.id, pacs, 1, outcomes)
         sent.append(received.id)
 
     (group,) = grouped(engine)
@@ -172,9 +174,11 @@ def test_failures_include_deliveries_that_wait_for_the_next_attempt(
     for number in range(3):
         received = receive(digest=str(number))
         journal.record(received)
-        journal.analyses.answer(received.id, 1, ANSWER)
+        journal.analyses.record_result(received.id, 1, ANSWER)
         journal.deliveries.begin(received.id, "pacs", 1)
-        journal.settlement.settle(received.id, destination("pacs"), 1, {"2.25.1": LOST})
+        journal.delivery_outcomes.record(
+            received.id, destination("pacs"), 1, {"2.25.1": LOST}
+        )
         sent.append(received.id)
 
     (group,) = grouped(engine)
@@ -187,9 +191,11 @@ def test_failures_include_deliveries_that_wait_for_the_next_attempt(
         assert all(each.waiting for each in waits)
     assert list(failed(engine, "pacs", None, 10, waiting=False)) == []
     for each in failed(engine, None, None, 10):
-        assert journal.try_again(each)
+        assert journal.retry(each)
         assert not journal.deliveries.try_now(each.instance_id, "pacs")  # already due
     assert grouped(engine) == [group]
     journal.deliveries.begin(sent[0], "pacs", 3)
-    journal.settlement.settle(sent[0], destination("pacs"), 3, {"2.25.1": STORED})
+    journal.delivery_outcomes.record(
+        sent[0], destination("pacs"), 3, {"2.25.1": STORED}
+    )
     assert grouped(engine) == [replace(group, count=2)]

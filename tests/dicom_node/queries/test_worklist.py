@@ -1,4 +1,4 @@
-"""The worklist: filters, order and pages; and the dossier of an instance."""
+"""The worklist: filters, order and pages; and the details of an instance."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from config.settings import StorageSettings
 from dicom_node.instance import ReceivedInstance
-from dicom_node.journal.analyses import Answer
+from dicom_node.journal.analyses import AnalysisResult
 from dicom_node.journal.journal import Journal
 from dicom_node.patient import Patient
 from dicom_node.queries.instance_details import instance_details
-from dicom_node.queries.worklist import Order, Sorting, Wanted, Worklist
+from dicom_node.queries.worklist import Order, SearchCriteria, Sorting, Worklist
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import delivery, instance, patient
@@ -51,20 +51,24 @@ def three(journal: Journal, receive: Receive) -> dict[str, ReceivedInstance]:
         )
         journal.record(dated)
     anna, ben = received_by_number["A-1"], received_by_number["A-2"]
-    journal.analyses.answer(anna.id, 1, ANSWER)
+    journal.analyses.record_result(anna.id, 1, ANSWER)
     for name in ("pacs", "backup"):
         journal.deliveries.begin(anna.id, name, 1)
-        journal.settlement.settle(anna.id, destination(name), 1, {"2.25.1": STORED})
-    journal.analyses.answer(ben.id, 1, negative(0.25))
+        journal.delivery_outcomes.record(
+            anna.id, destination(name), 1, {"2.25.1": STORED}
+        )
+    journal.analyses.record_result(ben.id, 1, negative(0.25))
     return received_by_number
 
 
-def negative(probability: float) -> Answer:
+def negative(probability: float) -> AnalysisResult:
     finding = replace(ANSWER.finding, probability=probability)
     return replace(ANSWER, finding=finding, picture_digest="q" * 64)
 
 
-def found(worklist: Worklist, wanted: Wanted, sorting: Sorting | None = None) -> str:
+def found(
+    worklist: Worklist, wanted: SearchCriteria, sorting: Sorting | None = None
+) -> str:
     """Return the accession numbers of the first page, in order."""
     page = worklist.page(wanted, sorting or Sorting(), number=1, size=10)
     assert page.total == len(page.rows)
@@ -74,31 +78,33 @@ def found(worklist: Worklist, wanted: Wanted, sorting: Sorting | None = None) ->
 @pytest.mark.parametrize(
     ("wanted", "numbers"),
     [
-        (Wanted(), "A_3 A-2 A-1"),
-        (Wanted(text="schmidt"), "A-1"),
-        (Wanted(text="anna SCHM"), "A-1"),
-        (Wanted(text="muller"), "A_3"),
-        (Wanted(text="47"), "A-1"),
-        (Wanted(text="a-2"), "A-2"),
-        (Wanted(text="%"), "A_3"),  # no wildcard
-        (Wanted(text="A_"), "A_3"),
-        (Wanted(text="nobody"), ""),
-        (Wanted(text="1.2.1"), "A-2"),  # Study Instance UID
-        (Wanted(text="1.2"), ""),  # a part of a UID does not match
-        (Wanted(states=("received",)), "A_3"),
-        (Wanted(states=("received", "delivered")), "A_3 A-1"),
-        (Wanted(points=("definite",)), "A-1"),
-        (Wanted(points=("none",)), "A-2"),
-        (Wanted(sender="ROOM1"), "A-2"),
-        (Wanted(destination="pacs"), "A-2 A-1"),
-        (Wanted(destination="other"), ""),
-        (Wanted(since=(DAY + timedelta(hours=1)).timestamp()), "A_3 A-2"),
-        (Wanted(until=(DAY + timedelta(hours=1)).timestamp()), "A-1"),
-        (Wanted(text="e", states=("received",), sender="ROOM2"), "A_3"),
+        (SearchCriteria(), "A_3 A-2 A-1"),
+        (SearchCriteria(text="schmidt"), "A-1"),
+        (SearchCriteria(text="anna SCHM"), "A-1"),
+        (SearchCriteria(text="muller"), "A_3"),
+        (SearchCriteria(text="47"), "A-1"),
+        (SearchCriteria(text="a-2"), "A-2"),
+        (SearchCriteria(text="%"), "A_3"),  # no wildcard
+        (SearchCriteria(text="A_"), "A_3"),
+        (SearchCriteria(text="nobody"), ""),
+        (SearchCriteria(text="1.2.1"), "A-2"),  # Study Instance UID
+        (SearchCriteria(text="1.2"), ""),  # a part of a UID does not match
+        (SearchCriteria(states=("received",)), "A_3"),
+        (SearchCriteria(states=("received", "delivered")), "A_3 A-1"),
+        (SearchCriteria(points=("definite",)), "A-1"),
+        (SearchCriteria(points=("none",)), "A-2"),
+        (SearchCriteria(sender="ROOM1"), "A-2"),
+        (SearchCriteria(destination="pacs"), "A-2 A-1"),
+        (SearchCriteria(destination="other"), ""),
+        (SearchCriteria(since=(DAY + timedelta(hours=1)).timestamp()), "A_3 A-2"),
+        (SearchCriteria(until=(DAY + timedelta(hours=1)).timestamp()), "A-1"),
+        (SearchCriteria(text="e", states=("received",), sender="ROOM2"), "A_3"),
     ],
 )
 @pytest.mark.usefixtures("three")
-def test_worklist_filters(worklist: Worklist, wanted: Wanted, numbers: str) -> None:
+def test_worklist_filters(
+    worklist: Worklist, wanted: SearchCriteria, numbers: str
+) -> None:
     assert found(worklist, wanted) == numbers
 
 
@@ -125,7 +131,7 @@ def test_worklist_sorts(
     descending: bool,  # noqa: FBT001
     numbers: str,
 ) -> None:
-    shown = found(worklist, Wanted(), Sorting(by, descending))
+    shown = found(worklist, SearchCriteria(), Sorting(by, descending))
 
     # Instances without a value are last, in a random order.
     expected = numbers.split() if by is not Order.SECONDS else numbers.split()[:1]
@@ -135,7 +141,9 @@ def test_worklist_sorts(
 def test_worklist_filters_by_ids_and_state(
     worklist: Worklist, three: dict[str, ReceivedInstance]
 ) -> None:
-    wanted = Wanted(ids=(three["A-1"].id, three["A_3"].id), states=("received",))
+    wanted = SearchCriteria(
+        ids=(three["A-1"].id, three["A_3"].id), states=("received",)
+    )
 
     assert found(worklist, wanted) == "A_3"
 
@@ -143,7 +151,9 @@ def test_worklist_filters_by_ids_and_state(
 @pytest.mark.usefixtures("three")
 def test_pages_contain_each_instance_once(worklist: Worklist) -> None:
     pages = [
-        worklist.page(Wanted(), Sorting(Order.PROBABILITY), number=number, size=2)
+        worklist.page(
+            SearchCriteria(), Sorting(Order.PROBABILITY), number=number, size=2
+        )
         for number in (1, 2, 3)
     ]
 
@@ -169,7 +179,7 @@ def test_senders_are_listed(worklist: Worklist) -> None:
     assert worklist.senders() == ["ROOM0", "ROOM1", "ROOM2"]
 
 
-def test_dossier_contains_all_data_of_an_instance(
+def test_details_contain_all_data_of_an_instance(
     engine: sa.Engine, three: dict[str, ReceivedInstance]
 ) -> None:
     known = instance_details(engine, three["A-1"].id)
@@ -191,14 +201,14 @@ def test_dossier_contains_all_data_of_an_instance(
 @pytest.mark.parametrize(
     "wanted",
     [
-        pytest.param(Wanted(), id="all"),
-        pytest.param(Wanted(text="patient 9"), id="name"),
-        pytest.param(Wanted(states=("failed",)), id="state"),
-        pytest.param(Wanted(destination="pacs"), id="destination"),
+        pytest.param(SearchCriteria(), id="all"),
+        pytest.param(SearchCriteria(text="patient 9"), id="name"),
+        pytest.param(SearchCriteria(states=("failed",)), id="state"),
+        pytest.param(SearchCriteria(destination="pacs"), id="destination"),
     ],
 )
 def test_first_page_of_100_000_instances_takes_less_than_200_ms(
-    many: sa.Engine, wanted: Wanted
+    many: sa.Engine, wanted: SearchCriteria
 ) -> None:
     worklist = Worklist(many)
     times = {by: duration(worklist, wanted, by) for by in Order}
@@ -207,7 +217,7 @@ def test_first_page_of_100_000_instances_takes_less_than_200_ms(
     assert max(times.values()) < 0.5  # these orders have no index
 
 
-def duration(worklist: Worklist, wanted: Wanted, by: Order) -> float:
+def duration(worklist: Worklist, wanted: SearchCriteria, by: Order) -> float:
     began = time.monotonic()
     page = worklist.page(wanted, Sorting(by), number=1, size=50)
     seconds = time.monotonic() - began

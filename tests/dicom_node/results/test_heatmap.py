@@ -259,7 +259,9 @@ def test_source_without_series_instance_uid_is_an_error(
 ) -> None:
     del dataset.SeriesInstanceUID
 
-    with pytest.raises(AnalysisError, match="ask for `secondary_capture` alone"):
+    with pytest.raises(
+        AnalysisError, match="set `results` to `secondary_capture` alone"
+    ):
         content(source(dataset), finding)
 
 

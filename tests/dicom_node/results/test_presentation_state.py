@@ -288,7 +288,7 @@ def test_presentation_state_is_refused_for_color_or_a_missing_series(
     else:
         del dataset.SeriesInstanceUID
 
-    with pytest.raises(AnalysisError, match="sk for `secondary_capture` alone"):
+    with pytest.raises(AnalysisError, match="`secondary_capture` alone"):
         state_of(source(dataset), radiograph=PHANTOM.radiograph())
 
 

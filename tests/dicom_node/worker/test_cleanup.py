@@ -14,14 +14,14 @@ from pydicom.uid import DigitalXRayImageStorageForProcessing
 from config.destinations import DicomDestination
 from config.settings import StorageSettings, load
 from dicom_node.instance import InstanceHeader, ReceivedInstance
-from dicom_node.journal.analyses import Answer, Conclusion
+from dicom_node.journal.analyses import AnalysisResult, Conclusion
 from dicom_node.journal.deliveries import StoredResult
-from dicom_node.journal.journal import TWIN_WAIT_S, Journal
+from dicom_node.journal.journal import FOR_PROCESSING_DELAY_S, Journal
 from dicom_node.storage.database import open_engine
 from dicom_node.storage.migration import migrate
 from dicom_node.storage.tables import InstanceState
 from dicom_node.worker.cleanup import (
-    conclude_ended_analyses,
+    delete_expired_instances,
     delete_finished_workflows,
     release_future_workflows_after_clock_change,
 )
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.integration
 
 MODEL = ModelIdentity("test", "1", "0" * 64)
 SALIENCY = np.zeros((7, 7), np.float32)
-ANSWER = Answer(
+ANSWER = AnalysisResult(
     Finding(0.75, Thresholds(0.5, 0.7), SALIENCY, None, MODEL),
     picture_digest="p" * 64,
     identity_digest="i" * 64,
@@ -81,7 +81,7 @@ def test_failed_work_is_recorded_if_its_arguments_cannot_be_read(
     ids = ["a" * 32, "b" * 32]
     for each in ids:
         record(journal, tmp_path, each)
-    journal.analyses.answer(ids[1], 1, ANSWER)
+    journal.analyses.record_result(ids[1], 1, ANSWER)
     engine = open_engine(f"sqlite:///{tmp_path / 'node.sqlite'}")
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE workflow_status SET status = 'ERROR'")
@@ -120,7 +120,9 @@ def test_work_is_not_delayed_if_the_clock_is_set_back(
     }
     engine.dispose()
     assert delays[f"analyze:{twin}:1"] == pytest.approx(0, abs=5)
-    assert delays[f"analyze:{waiting}:1"] == pytest.approx(TWIN_WAIT_S, abs=5)
+    assert delays[f"analyze:{waiting}:1"] == pytest.approx(
+        FOR_PROCESSING_DELAY_S, abs=5
+    )
 
 
 def test_expired_instances_are_removed_with_one_log_line(
@@ -135,10 +137,10 @@ def test_expired_instances_are_removed_with_one_log_line(
     settings = defaults.model_copy(update={"storage": storage, "retention": short})
 
     with caplog.at_level(logging.INFO):
-        conclude_ended_analyses(engine, settings)
-        conclude_ended_analyses(engine, settings)
+        delete_expired_instances(engine, settings)
+        delete_expired_instances(engine, settings)
 
-    removed = [each for each in caplog.messages if each.startswith("Removed the files")]
+    removed = [each for each in caplog.messages if each.startswith("Retention: ")]
     assert removed == [
-        "Removed the files of 1 instances and the rows of 0, their time over"
+        "Retention: removed the files of 1 instances and the rows of 0 instances"
     ]

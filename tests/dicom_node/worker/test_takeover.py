@@ -10,7 +10,7 @@ from config.settings import StorageSettings
 from dicom_node.journal.journal import Journal
 from dicom_node.runtime.heartbeat import DEAD_AFTER_S
 from dicom_node.storage.tables import heartbeat
-from dicom_node.worker.takeover import TAKING_OVER, requeue_stalled_work
+from dicom_node.worker.takeover import TAKEOVER_LOCK, requeue_stalled_work
 from tests.support.journals import Receive, looked_after, work_item
 
 pytestmark = pytest.mark.integration
@@ -127,7 +127,7 @@ def test_only_one_worker_at_a_time_takes_over(
     record_heartbeats(engine, OWN, steady_s=60, silent_s=1)
     journal.record(receive())
     start_all_work(engine, OTHER)
-    lock = sa.select(sa.func.pg_advisory_xact_lock(TAKING_OVER))
+    lock = sa.select(sa.func.pg_advisory_xact_lock(TAKEOVER_LOCK))
 
     with engine.begin() as connection:
         connection.execute(lock)

@@ -24,7 +24,11 @@ from tests.support.roles import configured, running
 
 pytestmark = pytest.mark.integration
 
-SHORT_DRAIN = "import sys, dicom_node.worker.__main__ as w; w.DRAIN_S = 0.5; w.main()"
+SHORT_DRAIN = """
+from dicom_node.worker import __main__ as worker
+worker.DRAIN_S = 0.5
+worker.main()
+"""
 
 
 def test_analysis_longer_than_the_drain_is_left_for_the_next_worker(
@@ -72,7 +76,9 @@ def test_worker_leaves_its_work_for_the_next_worker_if_the_disk_fails(
         spool.results.touch()
         instance = spooled(spool)
         journal.record(instance)
-        role.has_logged("Database or disk: NotADirectoryError; trying again")
+        role.has_logged(
+            "The database or the disk failed: NotADirectoryError. The call is repeated."
+        )
         log = role.end(signal.SIGTERM)
     left_state = state_of(journal, instance)
     spool.results.unlink()

@@ -53,9 +53,9 @@ from dicom_node.storage.spool import Spool, file_exists
 from dicom_node.storage.tables import InstanceState, event, instance
 from dicom_node.worker import retry
 from dicom_node.worker.retry import (
-    LeftForLater,
-    leave_what_waits,
+    RetryStopped,
     retry_until_available,
+    stop_retrying,
 )
 from dicom_node.worker.workflows import MOST_ATTEMPTS, Work
 from inference.finding import Finding, ModelIdentity, Thresholds
@@ -223,7 +223,10 @@ def test_repeated_work_delivers_once(
         (AnalysisError("Broken pixels."), ("failed", "Broken pixels.")),
         (
             ZeroDivisionError("secret"),
-            ("failed", "An error of this program; its log has the details."),
+            (
+                "failed",
+                "An error of this program. The log of the worker has the details.",
+            ),
         ),
     ],
 )
@@ -544,7 +547,7 @@ def test_same_image_with_the_same_uid_is_not_analyzed_twice(
 
     row = row_of(work, again)
     assert row.state == InstanceState.NOT_ANALYZED
-    assert "results stand." in row.reason
+    assert "remain valid." in row.reason
 
 
 def test_same_image_with_another_identity_has_its_own_results(
@@ -597,7 +600,7 @@ def test_instance_with_a_missing_file_fails_with_a_reason(
 
     row = row_of(work, received)
     assert row.state == InstanceState.FAILED
-    assert row.reason.startswith("Its file is gone from the disk; send")
+    assert row.reason.startswith("The file is missing from the disk. Send")
 
 
 def test_missing_spool_is_not_reported_as_a_missing_file(
@@ -700,7 +703,7 @@ def test_delivery_holds_its_slot_from_begin_to_settle(
 ) -> None:
     work.analyze(received.id, 1)
     (pacs,) = work.settings.destinations
-    slots, free = work.turns.at(pacs, "MODALITY"), list[int]()
+    slots, free = work.concurrency_limits.for_peer(pacs, "MODALITY"), list[int]()
 
     def watched(name: str, owner: object) -> None:
         original = getattr(owner, name)
@@ -716,7 +719,7 @@ def test_delivery_holds_its_slot_from_begin_to_settle(
 
     watched("begin", work.journal.deliveries)
     watched("deliver", dispatch)
-    watched("settle", work.journal.settlement)
+    watched("record", work.journal.delivery_outcomes)
 
     work.deliver(received.id, "pacs", 1)
 
@@ -762,13 +765,13 @@ def test_insist_waits_for_the_database_or_disk(error: Exception) -> None:
 def test_insist_stops_waiting_if_the_process_ends(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(retry, "_leaving", Event())
+    monkeypatch.setattr(retry, "_stopping", Event())
 
     def write() -> str:
-        leave_what_waits()
+        stop_retrying()
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(LeftForLater):
+    with pytest.raises(RetryStopped):
         retry_until_available(write)
     assert retry_until_available(lambda: "written") == "written"
 
@@ -890,7 +893,7 @@ def test_permanently_failed_delivery_is_counted(
 ) -> None:
     work.analyze(received.id, 1)
     for _ in range(2):
-        work.journal.settlement.give_up(received.id, "pacs", 1, "gone")
+        work.journal.delivery_outcomes.fail_permanently(received.id, "pacs", 1, "gone")
 
     counts = counted(work)
     assert counts["deliveries_failed", "pacs"] == 1
