@@ -21,7 +21,7 @@ from config.settings import Settings
 from dicom_node.analysis.pipeline import Pipeline, make_pipeline
 from dicom_node.commands.input_files import file_problem, input_files, printable
 from dicom_node.dataset.local_file import read_local_file, read_local_header
-from dicom_node.dataset.part10 import PREFIX, looks_like_dicom
+from dicom_node.dataset.part10 import PREFIX_POSITION, looks_like_dicom
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
 from inference.classification.classifier import self_test
@@ -112,7 +112,7 @@ def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> L
         return _failed(path, why)
     try:
         with path.open("rb") as file:
-            head = file.read(PREFIX.stop)
+            head = file.read(PREFIX_POSITION.stop)
         target = _free(out / path.name)
         if looks_like_dicom(head):
             return _dicom(pipeline, settings, path, target)

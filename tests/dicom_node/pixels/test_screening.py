@@ -126,7 +126,7 @@ def test_radiographs_are_the_documented_classes() -> None:
         ),
         pytest.param(
             with_values(SOPClassUID=CTImageStorage),
-            "no radiograph but CT Image",
+            "not a radiograph but CT Image",
             Unanalyzed.NO_RADIOGRAPH,
             id="ct",
         ),
