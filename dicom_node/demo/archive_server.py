@@ -59,7 +59,7 @@ def listen(
         evt_handlers=[
             (evt.EVT_CONN_OPEN, connections.opened),
             (evt.EVT_CONN_CLOSE, connections.closed),
-            (evt.EVT_REQUESTED, _support_what_is_proposed),
+            (evt.EVT_REQUESTED, _support_proposed_contexts),
             (evt.EVT_C_STORE, on_store),
         ],
     )
@@ -76,7 +76,7 @@ def stop_listening(server: ThreadedAssociationServer) -> None:
     server.server_close()
 
 
-def _support_what_is_proposed(event: evt.Event) -> None:
+def _support_proposed_contexts(event: evt.Event) -> None:
     """Support each proposed storage class, with its proposed transfer syntaxes.
 
     A list of all classes with all transfer syntaxes would be copied for each

@@ -102,7 +102,7 @@ def test_train_command_writes_weights_card_and_evaluation(
     card = read_card(out.with_suffix(".toml"))
     assert (card.name, card.version) == ("mine", "7")
     assert output.out == f"{out}: mine 7\n"
-    assert "No --start: all begins at random" in output.err
+    assert "No --start: all weights start at random values" in output.err
     for each in ("fold 1", "fold 2", "all folds"):
         assert re.search(f"(?m)^{each}: epoch 2 of 2 ", output.err)
     assert re.search("(?m)^fold 2: after epoch 2 AUC", output.err)
