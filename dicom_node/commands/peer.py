@@ -6,7 +6,7 @@ import sys
 from pydantic import ValidationError
 
 from config.destinations import Destination, DicomDestination
-from config.errors import explained
+from config.errors import explain_errors
 from config.settings import Settings
 
 ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
@@ -31,5 +31,5 @@ def parse_peer(text: str, settings: Settings) -> Destination:
             {"name": "peer", "type": "dicom", **match.groupdict()}
         )
     except ValidationError as error:
-        details = "; ".join(map(str, explained(error, DicomDestination)))
+        details = "; ".join(map(str, explain_errors(error, DicomDestination)))
         sys.exit(f"{problem}: {details}")

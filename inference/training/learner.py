@@ -33,7 +33,7 @@ from inference.classification.preprocess import normalized
 from inference.training.dataset import PAIR, Example
 from inference.training.recipe import Recipe
 from models.card import FRACTURE, ModelCard
-from models.network import halves
+from models.network import split_network
 from models.resnet import ResNet
 
 STEM = 4
@@ -202,7 +202,7 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
     """Score the cells of views for a fracture, (N, h, w)."""
-    parts = halves(network, card)
+    parts = split_network(network, card)
     views = normalized(batch.gray, card).to(memory_format=torch.channels_last)
     with low_precision(views.device.type):
         activation = parts.features(views)

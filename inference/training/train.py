@@ -36,7 +36,7 @@ from inference.training.recipe import Recipe
 from inference.training.report import write_figures
 from inference.training.statistics import RESAMPLED
 from models.card import FRACTURE, ModelCard, card_text
-from models.network import STATISTICS, digest, halves
+from models.network import STATISTICS, digest, split_network
 from models.resnet import ResNet
 
 Progress = Callable[[str, int, int, str], None]
@@ -150,7 +150,7 @@ def conclude(
 
     known = _familiarity(network, [*chain(*others)], plan, progress)
     tell = _named("what is unfamiliar", progress)
-    limit = farthest(known, halves(network, DRAFT), first, DRAFT, tell)
+    limit = farthest(known, split_network(network, DRAFT), first, DRAFT, tell)
     path = plan.out.with_suffix(".fold-1.pth")
     card = _card(calibration, limit, plan)
     progress(f"writing {path.name}", 0, 1, "")
@@ -209,7 +209,9 @@ def _familiarity(
     network: ResNet, samples: Sequence[Sample], plan: Plan, progress: Progress
 ) -> Familiarity:
     tell = _named("what is familiar", progress)
-    return learn_familiarity(halves(network, DRAFT), samples, DRAFT, plan.seed, tell)
+    return learn_familiarity(
+        split_network(network, DRAFT), samples, DRAFT, plan.seed, tell
+    )
 
 
 def _named(title: str, progress: Progress) -> Callable[[int, int], None]:
@@ -383,7 +385,7 @@ def _judged_in_full(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
     """Judge them with the network in full precision, for comparison."""
-    in_full = halves(network, DRAFT)
+    in_full = split_network(network, DRAFT)
     return judge(replace(_classifier(network, device), network=in_full), samples)
 
 

@@ -79,7 +79,7 @@ def test_role_does_not_start_on_all_addresses_without_access_settings(
     with pytest.raises(SystemExit, match="2"):
         main()
 
-    assert "nothing says who may use the page" in capsys.readouterr().err
+    assert "no user is configured" in capsys.readouterr().err
     assert [*tmp_path.iterdir()] == [config]
 
 
@@ -106,5 +106,5 @@ def test_check_reports_the_access_settings(
         "access: ok, anyone on this machine may use the page (127.0.0.1)",
     )
     assert results[1][0] == 1
-    assert "nothing says who may use the page" in results[1][1]
+    assert "no user is configured" in results[1][1]
     assert results[2] == (0, "access: ok, only users in the settings may use the page")

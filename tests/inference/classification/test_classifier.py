@@ -288,7 +288,7 @@ class TestRefused:
         content[len(content) // 2] ^= 1
         copy.write_bytes(content)
 
-        with pytest.raises(ModelError, match="not those of their card"):
+        with pytest.raises(ModelError, match="do not match their card"):
             Classifier.load(copy, "cpu")
 
     def test_missing_weights_are_refused(self, copy: Path) -> None:

@@ -76,7 +76,7 @@ def test_classifier_refuses_an_unfamiliar_image() -> None:
         classifier.classify(phantom)
 
     Classifier.of(DRAFT, halved(network, statistics), "cpu").classify(phantom)
-    with pytest.raises(ModelError, match="hold no statistics"):
+    with pytest.raises(ModelError, match="contain no statistics"):
         Classifier.of(limited, halved(network), "cpu")
 
 

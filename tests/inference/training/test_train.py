@@ -37,7 +37,7 @@ from inference.training.start import read_start
 from inference.training.train import Plan, StoppedError, calibrated, train
 from inference.training.views import View
 from models.card import ModelCard, ModelError, read_card
-from models.network import build_network, halves
+from models.network import build_network, split_network
 from models.resnet import ResNet
 from tests.support.phantom_atlas import write_atlas
 
@@ -344,7 +344,7 @@ def test_cells_outside_the_canvas_are_ignored() -> None:
 
     with torch.no_grad():
         taught = learner.teach(network, pair, DRAFT).logit()
-        parts = halves(network, DRAFT)
+        parts = split_network(network, DRAFT)
         expected = parts.head(parts.features(normalized(canvas, DRAFT)))[0, 0]
 
     # The convolutions see black pixels beyond the border of the canvas.
@@ -362,7 +362,7 @@ def test_half_precision_weights_change_no_probability(
         network.fc.weight.mul_(250)  # simulates the confident output of a long training
     card = uncalibrated(DRAFT)
     halved_ = Classifier.of(card, halved(network), "cpu")
-    full = replace(halved_, network=halves(network, DRAFT))
+    full = replace(halved_, network=split_network(network, DRAFT))
 
     for each in samples:
         one, other = (c.classify(each.read()) for c in (halved_, full))
