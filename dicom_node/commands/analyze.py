@@ -25,7 +25,7 @@ from dicom_node.dataset.part10 import PREFIX_POSITION, looks_like_dicom
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
 from inference.classification.classifier import self_test
-from inference.classification.out_of_distribution import UnfamiliarError
+from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.drawing.caption import describe
 from inference.drawing.result_image import render
 from inference.finding import Finding, OperatingPoint
@@ -119,7 +119,7 @@ def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> L
         if looks_like_dicom(head):
             return _dicom(pipeline, settings, path, target)
         return _plain(pipeline, settings, path, target)
-    except (NotAnalyzedError, UnfamiliarError) as reason:
+    except (NotAnalyzedError, OutOfDistributionError) as reason:
         return Line(str(path), "not analyzed", reason=str(reason))
     except (DicomNodeError, PlainImageError, OSError) as error:
         return _failed(path, _error_message(error))

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from dicom_node.runtime.process import load_or_exit, role_parser
 from inference.classification.classifier import Classifier
-from inference.training.atlas import ManifestError, Sample, read_manifest, rows_of
+from inference.training.atlas import ManifestError, Sample, read_manifest, select_split
 from inference.training.evaluate import evaluation, figures_in
 from inference.training.judging import Judged, judge
 from inference.training.report import write_report
@@ -99,7 +99,7 @@ def _robustness(
 
 def _samples(data: Path, split: str) -> Sequence[Sample]:
     samples = read_manifest(data)
-    chosen = rows_of(samples, split)
+    chosen = select_split(samples, split)
     if not chosen:
         known = ", ".join(sorted({each.split for each in samples}))
         raise ManifestError(f"No rows of split {split!r}; the manifest has: {known}")

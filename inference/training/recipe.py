@@ -79,7 +79,7 @@ def read_recipe(path: Path) -> Recipe:
     except FileNotFoundError:
         raise ModelError(
             f"The recipe {path} does not exist. Name an existing file with --recipe, "
-            "or leave --recipe away to train with the shipped one."
+            "or omit --recipe to train with the shipped one."
         ) from None
     except TomlError as error:
         raise ModelError(f"The recipe {path} {error}") from None

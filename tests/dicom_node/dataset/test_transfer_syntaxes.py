@@ -342,7 +342,7 @@ def test_native_pixel_data_shorter_than_declared_is_an_error() -> None:
     dataset = phantom()
     dataset.PixelData = dataset.PixelData[:-2]
 
-    with pytest.raises(AnalysisError, match="shorter than Rows and Columns say"):
+    with pytest.raises(AnalysisError, match="shorter than Rows and Columns declare"):
         decode_pixels(dataset)
 
 
