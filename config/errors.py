@@ -62,10 +62,10 @@ def explain_errors(error: ValidationError, tree: Any) -> Iterator[Problem]:  # n
 
 
 def _explain_error(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN401
-    keys, known, expected_type = _resolve(tree, problem["loc"])
+    keys, known_keys, expected_type = _resolve(tree, problem["loc"])
     kind, value = problem["type"], problem["input"]
     if kind in UNKNOWN:
-        near = difflib.get_close_matches(str(keys[-1]), known, 1)
+        near = difflib.get_close_matches(str(keys[-1]), known_keys, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return Problem(keys, f"no such key{hint}")
     if kind in NO_TYPE and isinstance(value, dict):
@@ -98,7 +98,7 @@ def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]: 
         The keys, the known names beside the last key, and its type.
     """
     keys: list[str | int] = []
-    known: list[str] = []
+    known_keys: list[str] = []
     expected_type = tree
     for part in location:
         options = alternatives(expected_type)
@@ -110,14 +110,14 @@ def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]: 
             (expected_type,) = (each for each in tables if _type(each) == part)
             continue
         elif tables:
-            known = list(keys_of(tables[0]))
+            known_keys = list(keys_of(tables[0]))
             expected_type = keys_of(tables[0]).get(part, Any)
         elif get_origin(options[0]) is dict:
             expected_type = get_args(options[0])[1]
         else:
             break  # a type name added by pydantic
         keys.append(part)
-    return tuple(keys), known, expected_type
+    return tuple(keys), known_keys, expected_type
 
 
 def _type(table: Any) -> str:  # noqa: ANN401 - a class
@@ -131,7 +131,7 @@ def _describe_found(keys: Location, value: object) -> str:
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         return next(
-            (word for kind, word in KINDS if isinstance(value, kind)), "nothing"
+            (text for kind, text in KINDS if isinstance(value, kind)), "nothing"
         )
     if not UNQUOTED.isdisjoint(keys):
         return "a value that is not shown, as it may be secret"

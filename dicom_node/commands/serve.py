@@ -98,11 +98,11 @@ class Role:
             env=environment,
             # This runs before the process imports modules, which takes seconds. It is
             # safe, because there is only one thread.
-            preexec_fn=self._begin,  # noqa: PLW1509
+            preexec_fn=self._prepare_process,  # noqa: PLW1509
         )
         self.started = time.monotonic()
 
-    def _begin(self) -> None:
+    def _prepare_process(self) -> None:
         die_with_parent()
         os.nice(self.niceness)
 

@@ -226,12 +226,12 @@ class ElementReader:
         self._is_implicit = transfer_syntax.is_implicit_VR
 
     def values(
-        self, wanted: Collection[int], *, inside: int, until: int
+        self, tags: Collection[int], *, inside: int, until: int
     ) -> Iterator[Value | Element]:
         """Yield the values of the requested elements, in the order of the dataset.
 
         Args:
-            wanted: The tags of the requested elements.
+            tags: The tags of the requested elements.
             inside: The tag of the one sequence that is also searched.
             until: The tag on the top level to stop at, before its value.
 
@@ -253,7 +253,7 @@ class ElementReader:
                 root == inside and element.tag in {inside, ITEM}
             ):
                 open_containers.append(self._entered(element, open_containers))
-            elif element.tag in wanted and element.length <= LONGEST_VALUE:
+            elif element.tag in tags and element.length <= LONGEST_VALUE:
                 value = self._read_exactly(element.length)
                 outermost = root if open_containers else 0
                 yield Value(outermost, element.tag, value, element.vr)

@@ -138,8 +138,8 @@ def _read(source: ByteSource, negotiated: NegotiatedIdentity) -> InstanceHeader:
             sources.append(_uid(uid_text(found.value)))
         elif not found.root and (found.tag not in NUMBERS or found.vr in WORD_VRS):
             values[found.tag] = found.value
-    uids = {word: uid_text(values.get(tag, b"")) for tag, word in UIDS.items()}
-    texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}
+    uids = {keyword: uid_text(values.get(tag, b"")) for tag, keyword in UIDS.items()}
+    texts = {keyword: _text(values.get(tag, b"")) for tag, keyword in TEXTS.items()}
     _check_agreement(negotiated, uids)
     length = pixel_data.length if pixel_data else 0
     declared = _declared_bytes(values, texts, negotiated, length)

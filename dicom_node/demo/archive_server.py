@@ -86,9 +86,9 @@ def _support_proposed_contexts(event: evt.Event) -> None:
     for context in event.assoc.requestor.requested_contexts:
         sop_class = context.abstract_syntax
         if sop_class is not None and sop_class in STORAGE_CLASSES:
-            known = supported.setdefault(sop_class, build_context(sop_class, []))
+            accepted = supported.setdefault(sop_class, build_context(sop_class, []))
             for syntax in context.transfer_syntax:
-                known.add_transfer_syntax(syntax)
+                accepted.add_transfer_syntax(syntax)
     event.assoc.acceptor.supported_contexts = [
         *VerificationPresentationContexts,
         *supported.values(),

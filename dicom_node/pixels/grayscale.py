@@ -177,15 +177,15 @@ def _fault(
     low, high = _range(dataset, sample, modality)
     reference = np.clip((modality - low) / (high - low or 1.0), 0, 1)
     padded = _padded(dataset, sample)
-    own, expected = (
+    displayed, expected = (
         np.where(padded, np.nan, np.nan_to_num(each)[sample])
         for each in (levels, reference)
     )
-    kept = structure_kept(own, expected)
-    if kept >= LEAST_STRUCTURE:
+    share = structure_kept(displayed, expected)
+    if share >= LEAST_STRUCTURE:
         return ""
     return (
-        f"keeps {kept:.0%} of its structure through its own window or VOI LUT, less "
+        f"keeps {share:.0%} of its structure through its own window or VOI LUT, less "
         f"than {LEAST_STRUCTURE:.0%}; {instead}"
     )
 
@@ -318,12 +318,12 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
     return np.asarray(-np.log1p(values.max() - values), np.float64)
 
 
-def _ends(values: Values, shown: Values, window: int | Window) -> tuple[float, float]:
+def _ends(values: Values, levels: Values, window: int | Window) -> tuple[float, float]:
     """Return the modality values at the two ends of the gray scale."""
     if isinstance(window, Window):
         half = window.width / 2
         return window.center - half, window.center + half
-    between = values[(shown > 0) & (shown < 1)]
+    between = values[(levels > 0) & (levels < 1)]
     inside = between if between.size else values
     return float(inside.min()), float(inside.max())
 
@@ -482,8 +482,8 @@ def _range(
     if bits <= PLAIN_BITS and not is_for_processing(dataset):
         return float(values.min()), float(values.max())
     sample = thinned(patterns[exposed_area(patterns)])
-    kept = sample[~_padded(dataset, sample)]
-    return percentile_range(values[kept if kept.size else sample])
+    unpadded = sample[~_padded(dataset, sample)]
+    return percentile_range(values[unpadded if unpadded.size else sample])
 
 
 def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:
