@@ -31,7 +31,7 @@ def next_release(night: Night) -> Mapping[str, str]:
     folder = night.folder / "next"
     for each in PACKAGES:
         shutil.copytree(ROOT / each, folder / each)
-    migrations = folder / "dicom_node" / "migrations"
+    migrations = folder / "dicom_node" / "storage" / "migrations"
     number = len(list(migrations.glob("*.sql"))) + 1
     (migrations / f"{number:04}_next.sql").write_text(STEP)
     worker = folder / "dicom_node" / "worker/__main__.py"
