@@ -81,7 +81,7 @@ class Classifier:
         """Return whether the radiograph shows a fracture, and its position.
 
         Raises:
-            UnfamiliarError: The image is too different from the training images.
+            OutOfDistributionError: The image is too different from the training images.
             ModelError: The output of the network is not finite. This does not occur
                 with valid weights.
         """

@@ -68,7 +68,7 @@ def distance_limit(
     card: ModelCard,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
-    """Return the distance within which ANSWERED of the unseen radiographs lie.
+    """Return the distance within which ACCEPTED_SHARE of the unseen radiographs lie.
 
     Args:
         statistics: The statistics of the training radiographs.
@@ -78,7 +78,7 @@ def distance_limit(
         on_progress: Called with the number of finished radiographs and the total.
 
     Returns:
-        The limit for the card: the distance times ROOM.
+        The limit for the card: the distance times MARGIN_FACTOR.
     """
     distances: list[float] = []
     for each in samples:

@@ -1,4 +1,4 @@
-"""Familiarity: images like those of the training are near, others are far."""
+"""Out-of-distribution check: training images are near, other images are far."""
 
 import csv
 from contextlib import suppress

@@ -363,7 +363,7 @@ def test_half_precision_weights_change_no_probability(
     with torch.no_grad():
         network.fc.weight.mul_(250)  # simulates the confident output of a long training
     card = uncalibrated(DRAFT)
-    halved_ = Classifier.of(card, halved(network), "cpu")
+    halved_ = Classifier.from_card(card, halved(network), "cpu")
     full = replace(halved_, network=split_network(network, DRAFT))
 
     for each in samples:
