@@ -189,7 +189,7 @@ def _cut(random: np.random.Generator, anatomy: Anatomy) -> Break:
         angle=random.uniform(0.25, 0.7),
         gap=0.006,
         step=width * random.uniform(0.35, 0.7),
-        turn=random.uniform(0.08, 0.2),
+        rotation=random.uniform(0.08, 0.2),
         jags=(0.3, 0.2, 0.15, 0.1),
     )
 
