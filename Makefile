@@ -1,5 +1,5 @@
-# `make run` and `make test` do all the set-up on a fresh machine. Where pip shall take
-# CPU wheels of torch from, set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS as usual.
+# `make run` and `make test` install everything on a new machine. To install CPU wheels of
+# torch, set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 run: $(INSTALLED)
 	$(BIN)/fracture-node demo
 
-# Threads of torch that wait for each other would keep the others from their work.
+# Without this, waiting threads of torch occupy cores that other tests need.
 test: export OMP_WAIT_POLICY = passive
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not alone"
@@ -26,21 +26,21 @@ coverage: $(INSTALLED)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# Bad nights, a quarter of an hour of them; needs root's right to mount a small disk, and
-# setpriv, DCMTK, PostgreSQL and libfaketime.
+# Tests with killed processes, full disks and failing archives; takes 15 minutes. Needs
+# root to mount a small disk, and setpriv, DCMTK, PostgreSQL and libfaketime.
 chaos: $(INSTALLED)
 	$(BIN)/python -m pytest tests/chaos -m chaos
 
-# Attacks on a node, ten minutes of them: a table shows what each costs the attacker and
-# does to a good image and to the memory of the node.
+# Attacks on a node; takes ten minutes. A table shows the cost of each attack to the
+# attacker, the turnaround of a valid image, and the memory of the node.
 attack: $(INSTALLED)
 	$(BIN)/python -m pytest tests/attack -m attack
 
-# Three thousand harmed instances, by C-STORE, /predict and analyze.
+# Three thousand mutated instances, through C-STORE, /predict and analyze.
 mutations: $(INSTALLED)
 	$(BIN)/python -m pytest tests/chaos -m mutations
 
-# Twenty minutes of traffic: does anything grow?
+# Twenty minutes of traffic, to detect memory, files or rows that grow.
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest tests/chaos -m soak
 
@@ -49,8 +49,8 @@ check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# What is installed, against the public lists of known weaknesses. Fails on a finding, and
-# on what it could not look up.
+# Checks the installed packages against public lists of vulnerabilities. Fails if there is
+# a vulnerability, or if a package cannot be checked.
 audit: $(INSTALLED)
 	$(BIN)/python -m pip freeze --quiet --exclude-editable > $(VENV)/installed.txt
 	$(BIN)/python -m pip_audit --strict --progress-spinner off \
@@ -63,17 +63,17 @@ bench: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/load.py
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/viewer.py
 
-# Images a second with 1 to 8 workers on one PostgreSQL, analyses being a sleep.
+# Images per second with 1 to 8 workers on one PostgreSQL. Analyses only sleep.
 scaling: $(INSTALLED)
 	PYTHONPATH=. $(BIN)/python -P tests/benchmarks/scaling.py
 
-# Pictures of the pages: all in build/screenshots, and those of the documents in docs/.
+# Screenshots of the pages in build/screenshots, and those of the documents in docs/.
 # Needs Chromium.
 screenshots: $(INSTALLED)
 	$(BIN)/python -P tests/benchmarks/screenshots.py
 
 build: $(INSTALLED)
-	rm -rf build  # what was deleted since the last build must not come along
+	rm -rf build  # the wheel must not contain files that were deleted since the last build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 clean:
@@ -81,7 +81,7 @@ clean:
 
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "Python 3.11 or later is needed; $(PYTHON) is older. Name another: make PYTHON=python3.12"; exit 1; }
+	  echo "Python 3.11 or later is needed; $(PYTHON) is older. Use another one: make PYTHON=python3.12"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "Python's venv is missing. On Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

@@ -36,11 +36,11 @@ class Token(Table):
     env: FromEnvironment | None = None
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _check_origin(self) -> Self:
         if bool(self.sha256) == (self.env is not None):
             raise ValueError(
-                "give either sha256, as `fracture-node token` prints it, or env, the "
-                "variable of the environment that holds the token"
+                "set either sha256, as `fracture-node token` prints it, or env, the "
+                "environment variable that contains the token"
             )
         return self
 
@@ -56,11 +56,11 @@ class Token(Table):
         return sha256(self.env.value.encode(errors="surrogateescape")).digest()
 
 
-def _each_once(given: tuple[Token, ...]) -> tuple[Token, ...]:
-    names = [each.name for each in given]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two tokens are named {', '.join(sorted(twice))}")
-    return given
+def _check_unique_names(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
+    names = [each.name for each in tokens]
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two tokens are named {', '.join(sorted(duplicates))}")
+    return tokens
 
 
 class ApiSettings(Table):
@@ -69,7 +69,7 @@ class ApiSettings(Table):
     host: Host
     port: Port
     processes: int = Field(ge=0, le=1)
-    tokens: Annotated[tuple[Token, ...], AfterValidator(_each_once)]
+    tokens: Annotated[tuple[Token, ...], AfterValidator(_check_unique_names)]
     trusted_proxies: tuple[Network, ...]
     proxy_user_header: str = Field(
         pattern="^([A-Za-z][A-Za-z0-9-]*)?$",
@@ -78,19 +78,23 @@ class ApiSettings(Table):
     operators: tuple[str, ...]
 
     @model_validator(mode="after")
-    def _whom_to_believe(self) -> Self:
+    def _check_proxy(self) -> Self:
         if self.proxy_user_header and not self.trusted_proxies:
             raise ValueError(
-                "proxy_user_header needs trusted_proxies, the networks of the proxies "
-                "that are believed; anyone else can send that header, too"
+                "proxy_user_header needs trusted_proxies, the networks of the proxies, "
+                "because any client can send that header"
             )
         if self.proxy_user_header and not all(
             network.prefixlen for network in self.trusted_proxies
         ):
-            raise ValueError("trusted_proxies believes everybody; name your proxies")
+            raise ValueError(
+                "trusted_proxies contains every address; set the networks of your "
+                "proxies"
+            )
         if self.operators and not self.proxy_user_header:
             raise ValueError(
-                "operators are people whom a proxy names; set proxy_user_header, too"
+                "operators needs proxy_user_header, the header in which a proxy names "
+                "the user"
             )
         return self
 
@@ -100,10 +104,10 @@ class ApiSettings(Table):
         return bool(self.tokens or self.proxy_user_header)
 
 
-_NOBODY = (
-    "nothing says who may use the page. Make a token with `fracture-node token NAME "
-    "--role viewer` and put the line that it prints under [api]; or have a proxy name "
-    "people (trusted_proxies, proxy_user_header); or listen on 127.0.0.1, with no proxy"
+_NO_USERS = (
+    "no user is configured. Create a token with `fracture-node token NAME --role "
+    "viewer` and add the line that it prints under [api]; or let a proxy authenticate "
+    "users (trusted_proxies, proxy_user_header); or listen on 127.0.0.1 without a proxy"
 )
 
 
@@ -113,15 +117,19 @@ def access_problems(api: ApiSettings) -> list[str]:
     These are not errors of the settings as such: most commands serve nothing, and may
     run without the environment variables.
     """
-    wrong = [
-        f"api.tokens: {each.env.variable}, where the token {each.name} is to stand, "
-        f"holds {len(each.env.value)} characters; set it in the environment, to "
-        f"{SHORTEST_TOKEN} or more that nobody can guess"
+    problems = [
+        f"api.tokens: the environment variable {each.env.variable} of the token "
+        f"{each.name} has {len(each.env.value)} characters; set it to at least "
+        f"{SHORTEST_TOKEN} characters that nobody can guess"
         for each in api.tokens
         if each.env is not None and len(each.env.value) < SHORTEST_TOKEN
     ]
     if not (api.guarded or is_loopback(api.host)):
-        wrong.append(f"api.host: other machines can reach {api.host}, and {_NOBODY}")
+        problems.append(
+            f"api.host: other machines can reach {api.host}, but {_NO_USERS}"
+        )
     elif not api.guarded and api.trusted_proxies:
-        wrong.append(f"api.trusted_proxies: others come by a proxy, and {_NOBODY}")
-    return wrong
+        problems.append(
+            f"api.trusted_proxies: a proxy forwards requests, but {_NO_USERS}"
+        )
+    return problems

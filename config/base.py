@@ -22,12 +22,12 @@ class Table(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_meant(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
+    def _check_type(cls, value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401
         """Refuse true in place of 1, and text that the operating system rejects."""
         field = cls.model_fields[info.field_name or ""]
         is_bool = isinstance(value, bool) and field.annotation is not bool
         if is_bool or (isinstance(value, str | Path) and not _is_text(str(value))):
-            raise PydanticCustomError("another_type", "config/errors.py has the words")
+            raise PydanticCustomError("another_type", "config/errors.py describes it")
         return value
 
 

@@ -88,9 +88,9 @@ class Address(Table):
     )
 
     @model_validator(mode="after")
-    def _tls_can_be_used(self) -> Self:
-        named = self.tls_authorities or self.tls_certificate or self.tls_private_key
-        if not self.tls and (named or not self.tls_check_host_name):
+    def _check_tls(self) -> Self:
+        has_files = self.tls_authorities or self.tls_certificate or self.tls_private_key
+        if not self.tls and (has_files or not self.tls_check_host_name):
             raise ValueError("keys of TLS are set, but tls = false; set tls = true")
         if self.tls_certificate is not None:
             check_certificate(
@@ -136,13 +136,13 @@ class DicomDestination(_Destination, Address):
     type: Literal["dicom"]
 
 
-def _table_of_peers(given: tuple[Address, ...]) -> tuple[Address, ...]:
-    if not given:
-        raise ValueError("name at least one peer")
-    titles = [each.ae_title for each in given]
-    if twice := {title for title in titles if titles.count(title) > 1}:
-        raise ValueError(f"two peers are called {', '.join(sorted(twice))}")
-    return given
+def _check_peers(peers: tuple[Address, ...]) -> tuple[Address, ...]:
+    if not peers:
+        raise ValueError("expected at least one peer")
+    titles = [each.ae_title for each in peers]
+    if duplicates := {title for title in titles if titles.count(title) > 1}:
+        raise ValueError(f"two peers have the AE title {', '.join(sorted(duplicates))}")
+    return peers
 
 
 class SenderDestination(_Destination):
@@ -153,7 +153,7 @@ class SenderDestination(_Destination):
     """
 
     type: Literal["sender"]
-    peers: Annotated[tuple[Address, ...], AfterValidator(_table_of_peers)]
+    peers: Annotated[tuple[Address, ...], AfterValidator(_check_peers)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +176,8 @@ def _secret(value: Any, info: ValidationInfo) -> Any:  # noqa: ANN401 - any TOML
         return value
     if not isinstance(value, str) or not re.fullmatch("[A-Z_][A-Z0-9_]*", value):
         raise ValueError(
-            "name a variable of the environment, in capitals; the secret itself does "
-            "not belong into this file"
+            "expected the name of an environment variable in capitals; the secret "
+            "itself does not belong in this file"
         )
     # A value that was read from a file often ends with a newline.
     return Secret(value, (info.context or {}).get(value, "").rstrip("\r\n"))
@@ -195,13 +195,13 @@ def _service(url: str) -> str:
         or not 1 <= int(match["port"] or 1) <= LARGEST_PORT
     ):
         raise ValueError(
-            "say https://HOST/PATH or https://HOST:PORT/PATH, without user, password, "
-            "query or fragment"
+            "expected https://HOST/PATH or https://HOST:PORT/PATH, without user, "
+            "password, query or fragment"
         )
     if match["scheme"] == "http" and not is_loopback(match["host"].strip("[]")):
         raise ValueError(
-            "http:// would send results and password in plain text and is for "
-            "loopback only (127.0.0.1, localhost); say https://"
+            "http:// sends results and password in plain text and is allowed only for "
+            "loopback (127.0.0.1, localhost); use https://"
         )
     return url.rstrip("/")
 
@@ -229,11 +229,11 @@ class StowDestination(_Destination):
     ca_bundle: Path | None = None
 
     @model_validator(mode="after")
-    def _one_way_to_authenticate(self) -> Self:
+    def _check_authentication(self) -> Self:
         if bool(self.username) != (self.password_env is not None):
-            raise ValueError("username and password_env go together")
+            raise ValueError("username and password_env must be set together")
         if self.username and self.token_env:
-            raise ValueError("choose token_env, or username and password_env")
+            raise ValueError("set either token_env, or username and password_env")
         return self
 
 
@@ -254,13 +254,15 @@ Destination = Annotated[
 ]
 
 
-def names_are_unique(given: tuple[Destination, ...]) -> tuple[Destination, ...]:
+def names_are_unique(
+    destinations: tuple[Destination, ...],
+) -> tuple[Destination, ...]:
     """Check that no two destinations have the same name.
 
     Raises:
         ValueError: Two destinations have the same name.
     """
-    names = [each.name for each in given]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"two destinations are named {', '.join(sorted(twice))}")
-    return given
+    names = [each.name for each in destinations]
+    if duplicates := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"two destinations are named {', '.join(sorted(duplicates))}")
+    return destinations

@@ -36,51 +36,59 @@ class Problem:
 
     Attributes:
         keys: The key, preceded by those of the tables and lists that contain it.
-        words: A description of the error, in one line.
+        description: A description of the error, in one line.
     """
 
     keys: Location
-    words: str
+    description: str
 
     def __str__(self) -> str:
         """Return the key and the text as one line."""
-        return f"{'.'.join(map(_printable, self.keys))}: {self.words}"
+        return f"{'.'.join(map(_printable, self.keys))}: {self.description}"
 
 
-def explained(error: ValidationError, tree: Any) -> Iterator[Problem]:  # noqa: ANN401
+def explain_errors(error: ValidationError, tree: Any) -> Iterator[Problem]:  # noqa: ANN401
     """Explain every wrong key.
 
     Args:
         error: The error of pydantic.
         tree: The expected table: a pydantic model or a dataclass.
     """
-    found = (_explained(dict(each), tree) for each in error.errors(include_url=False))
+    found = (
+        _explain_error(dict(each), tree) for each in error.errors(include_url=False)
+    )
     # pydantic reports a wrong value of a union once for each type.
     yield from dict.fromkeys(found)
 
 
-def _explained(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN401
-    keys, known, wanted = _walk(tree, problem["loc"])
+def _explain_error(problem: dict[str, Any], tree: Any) -> Problem:  # noqa: ANN401
+    keys, known_keys, expected_type = _resolve(tree, problem["loc"])
     kind, value = problem["type"], problem["input"]
     if kind in UNKNOWN:
-        near = difflib.get_close_matches(str(keys[-1]), known, 1)
+        near = difflib.get_close_matches(str(keys[-1]), known_keys, 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         return Problem(keys, f"no such key{hint}")
     if kind in NO_TYPE and isinstance(value, dict):
         keys, value = (*keys, "type"), value.get("type")
-        wanted = Literal[tuple(_type(each) for each in alternatives(wanted))]
+        expected_type = Literal[
+            tuple(_type(each) for each in alternatives(expected_type))
+        ]
     if kind in MISSING or (kind in NO_TYPE and value is None):
         return Problem(keys, "missing; it has no default")
     if kind != "value_error":
         return Problem(
-            keys, f"found {_found(keys, value)}; expected {expected(wanted)}"
+            keys,
+            f"found {_describe_found(keys, value)}; expected {expected(expected_type)}",
         )
-    own = str(problem["ctx"]["error"])  # the error of a validator of this package
-    is_shown = isinstance(value, str) and UNQUOTED.isdisjoint(keys)
-    return Problem(keys, f"found {_found(keys, value)}; {own}" if is_shown else own)
+    message = str(problem["ctx"]["error"])  # the error of a validator of this package
+    is_quotable = isinstance(value, str) and UNQUOTED.isdisjoint(keys)
+    return Problem(
+        keys,
+        f"found {_describe_found(keys, value)}; {message}" if is_quotable else message,
+    )
 
 
-def _walk(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # noqa: ANN401
+def _resolve(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # noqa: ANN401
     """Convert a location of pydantic to the keys of the file.
 
     If a value may be of several types, pydantic adds the name of one of them to the
@@ -90,26 +98,26 @@ def _walk(tree: Any, location: Location) -> tuple[Location, list[str], Any]:  # 
         The keys, the known names beside the last key, and its type.
     """
     keys: list[str | int] = []
-    known: list[str] = []
-    wanted = tree
+    known_keys: list[str] = []
+    expected_type = tree
     for part in location:
-        options = alternatives(wanted)
+        options = alternatives(expected_type)
         tables = [each for each in options if keys_of(each)]
         if isinstance(part, int):
             lists = [each for each in options if get_origin(each) is tuple]
-            wanted = item_of(lists[0], part)
+            expected_type = item_of(lists[0], part)
         elif len(tables) > 1:
-            (wanted,) = (each for each in tables if _type(each) == part)
+            (expected_type,) = (each for each in tables if _type(each) == part)
             continue
         elif tables:
-            known = list(keys_of(tables[0]))
-            wanted = keys_of(tables[0]).get(part, Any)
+            known_keys = list(keys_of(tables[0]))
+            expected_type = keys_of(tables[0]).get(part, Any)
         elif get_origin(options[0]) is dict:
-            wanted = get_args(options[0])[1]
+            expected_type = get_args(options[0])[1]
         else:
             break  # a type name added by pydantic
         keys.append(part)
-    return tuple(keys), known, wanted
+    return tuple(keys), known_keys, expected_type
 
 
 def _type(table: Any) -> str:  # noqa: ANN401 - a class
@@ -118,12 +126,12 @@ def _type(table: Any) -> str:  # noqa: ANN401 - a class
     return str(name)
 
 
-def _found(keys: Location, value: object) -> str:
+def _describe_found(keys: Location, value: object) -> str:
     """Describe the value found, without quoting tables and possible secrets."""
     values = value if isinstance(value, list) else [value]
     if not all(isinstance(each, str | int | float) for each in values):
         return next(
-            (word for kind, word in KINDS if isinstance(value, kind)), "nothing"
+            (text for kind, text in KINDS if isinstance(value, kind)), "nothing"
         )
     if not UNQUOTED.isdisjoint(keys):
         return "a value that is not shown, as it may be secret"

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen, MultipleOf
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-WORDS: dict[Any, str] = {
+DESCRIPTIONS: dict[Any, str] = {
     bool: "true or false",
     str: "text in quotes",
     Path: "the path of a file or folder",
@@ -26,12 +26,12 @@ class _Type:
 
     Attributes:
         base: The type itself.
-        words: The text of `Field(description=…)`; empty if it has none.
+        description: The text of `Field(description=…)`; empty if it has none.
         limits: The limits of the values: Ge, MaxLen and so on.
     """
 
     base: Any
-    words: str
+    description: str
     limits: tuple[Any, ...]
 
 
@@ -42,8 +42,8 @@ def keys_of(table: Any) -> dict[str, Any]:  # noqa: ANN401 - a class
         table: A pydantic model, or a dataclass.
     """
     if isinstance(table, type) and issubclass(table, BaseModel):
-        known = table.model_fields.items()
-        return {name: Annotated[each.annotation, each] for name, each in known}
+        fields = table.model_fields.items()
+        return {name: Annotated[each.annotation, each] for name, each in fields}
     if is_dataclass(table):
         hints = get_type_hints(table, include_extras=True)
         return {name: hints[name] for name in table.__dataclass_fields__}
@@ -58,52 +58,54 @@ def alternatives(annotation: Any) -> list[Any]:  # noqa: ANN401 - any type at al
     return [each for part in get_args(base) for each in alternatives(part)]
 
 
-def item_of(annotation: Any, place: int) -> Any:  # noqa: ANN401 - any type at all
+def item_of(annotation: Any, index: int) -> Any:  # noqa: ANN401 - any type at all
     """Return the type of an item of a list."""
     items = get_args(_unwrapped(annotation).base)
     if len(items) == 2 and items[1] is Ellipsis:  # noqa: PLR2004 - tuple[X, ...]
         return items[0]
-    return items[place] if place < len(items) else Any
+    return items[index] if index < len(items) else Any
 
 
 def expected(annotation: Any) -> str:  # noqa: ANN401 - any type at all
     """Describe the values of a type, such as "a whole number from 0 to 65535"."""
     it = _unwrapped(annotation)
     origin = get_origin(it.base)
-    if it.words:
-        words = it.words
+    if it.description:
+        description = it.description
     elif it.base in NUMBERS:
-        words = _number(it)
+        description = _number(it)
     elif origin is Literal:
-        words = _one_of([written(each) for each in get_args(it.base)])
+        description = _one_of([written(each) for each in get_args(it.base)])
     elif origin is tuple:
-        words = _list(it)
+        description = _list(it)
     elif origin in {Union, UnionType}:
         parts = (each for each in get_args(it.base) if each is not NoneType)
-        words = _one_of(list(dict.fromkeys(map(expected, parts))))
+        description = _one_of(list(dict.fromkeys(map(expected, parts))))
     else:
-        words = WORDS.get(it.base, "a table of keys") + _length(it, "character")
-    return words
+        description = DESCRIPTIONS.get(it.base, "a table of keys") + _length(
+            it, "character"
+        )
+    return description
 
 
 def _unwrapped(annotation: Any) -> _Type:  # noqa: ANN401 - any type at all
-    base, words, limits = annotation, "", []
+    base, description, limits = annotation, "", []
     while get_origin(base) is Annotated:
         base, *extra = get_args(base)
         for each in extra:
             if isinstance(each, FieldInfo):
-                words = words or each.description or ""
+                description = description or each.description or ""
                 limits += each.metadata
             else:
                 limits.append(each)
-    return _Type(base, words, tuple(limits))
+    return _Type(base, description, tuple(limits))
 
 
 def _number(it: _Type) -> str:
     limit = {type(each): each for each in it.limits}
     kind = NUMBERS[it.base]
     if Ge in limit and Le in limit:
-        words = f"a {kind} from {limit[Ge].ge} to {limit[Le].le}"
+        description = f"a {kind} from {limit[Ge].ge} to {limit[Le].le}"
     else:
         bounds = {
             Ge: "of at least {0.ge}",
@@ -111,11 +113,13 @@ def _number(it: _Type) -> str:
             Le: "of at most {0.le}",
             Lt: "below {0.lt}",
         }
-        said = [text.format(limit[key]) for key, text in bounds.items() if key in limit]
-        words = " ".join([f"a {kind}", " and ".join(said)]).strip()
+        bounds_found = [
+            text.format(limit[key]) for key, text in bounds.items() if key in limit
+        ]
+        description = " ".join([f"a {kind}", " and ".join(bounds_found)]).strip()
     if MultipleOf in limit:
-        words += f", a multiple of {limit[MultipleOf].multiple_of}"
-    return words
+        description += f", a multiple of {limit[MultipleOf].multiple_of}"
+    return description
 
 
 def _list(it: _Type) -> str:
@@ -135,8 +139,8 @@ def _length(it: _Type, unit: str) -> str:
     return ""
 
 
-def _one_of(words: list[str]) -> str:
-    *others, last = words
+def _one_of(options: list[str]) -> str:
+    *others, last = options
     return f"{', '.join(others)} or {last}" if others else last
 
 

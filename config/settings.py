@@ -20,11 +20,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from config.access import ApiSettings
 from config.base import AeTitle, CallerTitle, Host, Network, Port, Table
 from config.destinations import Destination, names_are_unique
-from config.errors import Problem, explained
+from config.errors import Problem, explain_errors
 from config.tls import TlsSettings
 from config.toml_file import TomlError, read_toml
 
-PREFIX = "FRACTURE_NODE__"
+ENVIRONMENT_PREFIX = "FRACTURE_NODE__"
 # Keys that hold a path, in any section.
 PATHS = frozenset(
     {
@@ -81,16 +81,16 @@ class ReceiverSettings(Table):
     max_instance_mb: int = Field(ge=1, le=4096)
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401 - any TOML value
+def _require_folder(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     if value in ("", None):
-        raise ValueError("name a folder")
+        raise ValueError("expected a folder")
     return value
 
 
 class StorageSettings(Table):
     """Storage of instances, results and journal; node.toml documents each key."""
 
-    directory: Annotated[Path, BeforeValidator(_named)]
+    directory: Annotated[Path, BeforeValidator(_require_folder)]
     database: str = Field(
         pattern=r"^$|^postgresql(\+psycopg)?://",
         description="a URL that begins with postgresql://, or nothing for SQLite",
@@ -111,7 +111,7 @@ class ModelSettings(Table):
     weights: Path | None
     device: str = Field(
         pattern=r"^(auto|cpu|cuda(:\d+)?)$",
-        description="'auto', 'cpu', 'cuda' or 'cuda:1', the number being that of a GPU",
+        description="'auto', 'cpu', 'cuda' or 'cuda:1', with the number of a GPU",
     )
 
 
@@ -187,36 +187,36 @@ def load(path: Path | None, environment: Mapping[str, str] = os.environ) -> Sett
     """
     tables = _defaults()
     if path is not None:
-        given = _read(path)
-        for name, value in given.items():
+        file_tables = _read(path)
+        for name, value in file_tables.items():
             default = tables.get(name)
             if isinstance(default, dict) and isinstance(value, dict):
                 tables[name] = {**default, **value}
             else:
                 tables[name] = value
-        tables["destinations"] = given.get("destinations", [])
+        tables["destinations"] = file_tables.get("destinations", [])
     file = _File(str(path or "The packaged node.toml"), frozenset(tables))
     variables = _variables(environment)
     # Error lines by the source of the wrong key: the file, a variable, or both.
-    wrong: defaultdict[str, list[str]] = defaultdict(list)
+    problems: defaultdict[str, list[str]] = defaultdict(list)
     for name, line in _override(tables, variables, environment):
-        wrong[f"The {_variables_named([name])}"].append(f"{name}: {line}")
+        problems[f"The {_variable_list([name])}"].append(f"{name}: {line}")
     try:
         located = _located(tables, Path() if path is None else path.parent)
         settings = Settings.model_validate(located, context=environment)
     except ValidationError as error:
-        for each in explained(error, Settings):
-            wrong[_holder(each, file, variables)].append(str(each))
-    if wrong:
+        for each in explain_errors(error, Settings):
+            problems[_source(each, file, variables)].append(str(each))
+    if problems:
         paragraphs = (
-            "\n".join([f"{holder} cannot be used:", *(f"  {line}" for line in lines)])
-            for holder, lines in wrong.items()
+            "\n".join([f"{source} cannot be used:", *(f"  {line}" for line in lines)])
+            for source, lines in problems.items()
         )
         raise SettingsError("\n".join(paragraphs))
     return settings
 
 
-def _variables_named(variables: Sequence[str]) -> str:
+def _variable_list(variables: Sequence[str]) -> str:
     plural = "s" if len(variables) > 1 else ""
     return f"environment variable{plural} {' and '.join(variables)}"
 
@@ -234,19 +234,19 @@ class _File:
     sections: frozenset[str]
 
 
-def _holder(problem: Problem, file: _File, variables: Mapping[str, _Keys]) -> str:
+def _source(problem: Problem, file: _File, variables: Mapping[str, _Keys]) -> str:
     """Return the source of a wrong key: the file, environment variables, or both."""
     section, *keys = map(str, problem.keys)
-    mine = [
+    names = [
         name
         for name, (table, key) in variables.items()
         if table == section and keys[:1] in ([], [key])
     ]
-    if not mine:
+    if not names:
         return file.name
     if keys or section not in file.sections:
-        return f"The {_variables_named(mine)}"
-    return f"{file.name}, together with the {_variables_named(mine)},"
+        return f"The {_variable_list(names)}"
+    return f"{file.name}, together with the {_variable_list(names)},"
 
 
 def _defaults() -> dict[str, Any]:
@@ -258,8 +258,8 @@ def _read(path: Path) -> dict[str, Any]:
         return read_toml(path)
     except FileNotFoundError:
         raise SettingsError(
-            f"{path} does not exist. Name an existing file with --config, or leave "
-            "--config away to run with the defaults."
+            f"{path} does not exist. Name an existing file with --config, or omit "
+            "--config to run with the defaults."
         ) from None
     except TomlError as error:
         raise SettingsError(f"{path} {error}") from None
@@ -267,8 +267,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _variables(environment: Mapping[str, str]) -> dict[str, _Keys]:
     """Return the section and the key for each FRACTURE_NODE__ variable."""
-    ours = (name for name in environment if name.upper().startswith(PREFIX))
-    parts = {name: name[len(PREFIX) :].lower().partition("__") for name in ours}
+    names = (
+        name for name in environment if name.upper().startswith(ENVIRONMENT_PREFIX)
+    )
+    parts = {
+        name: name[len(ENVIRONMENT_PREFIX) :].lower().partition("__") for name in names
+    }
     return {name: (section, key) for name, (section, _, key) in parts.items()}
 
 
@@ -287,7 +291,7 @@ def _override(
     for name, (section, key) in variables.items():
         table = tables.get(section, {})
         if not key:
-            yield name, f"names no key; say {PREFIX}SECTION__KEY"
+            yield name, f"contains no key; expected {ENVIRONMENT_PREFIX}SECTION__KEY"
         elif isinstance(table, list) or (
             isinstance(table, dict) and isinstance(table.get(key), list)
         ):

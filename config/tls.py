@@ -12,11 +12,11 @@ from pydantic import BeforeValidator, model_validator
 from config.base import Port, Table
 
 
-def _named(value: Any) -> Any:  # noqa: ANN401 - any TOML value
+def _none_if_empty(value: Any) -> Any:  # noqa: ANN401 - any TOML value
     return None if value == "" else value
 
 
-File = Annotated[Path | None, BeforeValidator(_named)]
+File = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 """A file, or None if the value is empty."""
 
 
@@ -30,11 +30,11 @@ class TlsSettings(Table):
     only: bool
 
     @model_validator(mode="after")
-    def _files_can_be_used(self) -> Self:
+    def _check_files(self) -> Self:
         if self.certificate is not None:
             check_certificate("certificate", self.certificate, self.private_key)
         elif self.private_key or self.client_authorities or self.only:
-            raise ValueError("without a certificate there is no TLS: name it")
+            raise ValueError("TLS needs a certificate; set certificate")
         check_authorities("client_authorities", self.client_authorities)
         return self
 
@@ -56,9 +56,9 @@ def check_certificate(key: str, certificate: Path, private_key: Path | None) -> 
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, private_key
         )
     except ssl.SSLError as error:
-        holder = private_key or certificate
+        key_file = private_key or certificate
         raise ValueError(
-            f"{key}: {certificate} and the private key in {holder} cannot be used "
+            f"{key}: {certificate} and the private key in {key_file} cannot be used "
             f"({error.reason or 'not PEM'}); they must be PEM and belong together"
         ) from None
     except OSError as error:
@@ -77,7 +77,7 @@ def check_authorities(key: str, authorities: Path | None) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(authorities)
     except ssl.SSLError:
-        raise ValueError(f"{key}: {authorities} holds no PEM certificate") from None
+        raise ValueError(f"{key}: {authorities} contains no PEM certificate") from None
     except OSError as error:
         raise ValueError(
             f"{key}: {authorities} cannot be read: {error.strerror}"
@@ -99,6 +99,6 @@ def load_certificate(
 
 def _no_passphrase() -> str:
     raise ValueError(
-        "the private key is encrypted, and nobody is there to type its passphrase; "
-        "save it without one, readable by the node's user only"
+        "the private key is encrypted, and the node cannot enter a passphrase; save it "
+        "without a passphrase, readable only by the node's user"
     )

@@ -38,5 +38,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise TomlError("cannot be read as TOML: it is nested too deeply.") from None
     except ValueError as error:  # TOMLDecodeError, or a number with too many digits
-        said = _PARTS.sub(lambda it: it[1].replace("', '", ".").strip("',"), str(error))
-        raise TomlError(f"cannot be read as TOML: {said}. Correct it there.") from None
+        message = _PARTS.sub(
+            lambda it: it[1].replace("', '", ".").strip("',"), str(error)
+        )
+        raise TomlError(
+            f"cannot be read as TOML: {message}. Correct it there."
+        ) from None

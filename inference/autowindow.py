@@ -34,8 +34,8 @@ def exposed_area(pixels: NDArray[Any]) -> tuple[slice, slice]:
 
 
 def _span(varies: NDArray[np.bool_]) -> slice:
-    where = np.flatnonzero(varies)
-    return slice(int(where[0]), int(where[-1]) + 1) if where.size else slice(None)
+    indices = np.flatnonzero(varies)
+    return slice(int(indices[0]), int(indices[-1]) + 1) if indices.size else slice(None)
 
 
 def thinned(pixels: NDArray[Any], count: int = SAMPLE) -> NDArray[Any]:

@@ -86,15 +86,17 @@ def read_plain_image(content: bytes, *, max_megapixels: int) -> Radiograph:
         _check_tiles(image, len(content))
         pixels = _pixels(image, content)
     if pixels.min() == pixels.max():
-        raise BrokenImageError("The image is blank: all of it is of one gray level.")
+        raise BrokenImageError(
+            "The image is blank: all pixels have the same gray level."
+        )
     return Radiograph(pixels, None, (pixels.shape[0], pixels.shape[1]))
 
 
 def _check_parts(content: bytes) -> None:
     if excess := find_excess(content):
         raise TooLargeImageError(
-            f"The image has more than {excess}, the most that is read. Save it again, "
-            "as baseline JPEG or PNG."
+            f"The image has more than {excess}, the maximum that is read. Save it "
+            "again as baseline JPEG or PNG."
         )
 
 
@@ -104,12 +106,12 @@ def _opened(content: bytes) -> Image.Image:
         return Image.open(BytesIO(content), formats=FORMATS)
     except Image.DecompressionBombError:
         raise TooLargeImageError(
-            "The image claims to have more pixels than any radiograph has."
+            "The image declares more pixels than any radiograph has."
         ) from None
     # Pillow raises various errors, and some messages quote the file.
     except Exception:  # noqa: BLE001
         raise NotAnImageError(
-            f"This is no image that can be read; {', '.join(FORMATS)} can."
+            f"The file is not an image in a supported format: {', '.join(FORMATS)}."
         ) from None
 
 
@@ -127,13 +129,13 @@ def _check_tiles(image: Image.Image, size: int) -> None:
     tiles = getattr(image, "tile", [])
     if len(tiles) > MOST_TILES:
         raise TooLargeImageError(
-            f"The image has more than {MOST_TILES} strips or tiles, the most that is "
-            "read. Save it again with larger ones."
+            f"The image has more than {MOST_TILES} strips or tiles, the maximum "
+            "that is read. Save it again with larger ones."
         )
     if size > MOST_RLE and any(each.codec_name == "bmp_rle" for each in tiles):
         raise TooLargeImageError(
-            f"The compressed BMP file is larger than {MOST_RLE} bytes, the most that "
-            "is read. Save it as PNG."
+            f"The compressed BMP file is larger than {MOST_RLE} bytes, the maximum "
+            "that is read. Save it as PNG."
         )
 
 
@@ -145,10 +147,10 @@ def _pixels(image: Image.Image, content: bytes) -> NDArray[np.uint8]:
             return _windowed(_deep_luma(image, content, upright.size))
         if upright.mode not in DEEP_MODES:
             return _gray(upright)
-        shown = _windowed(np.asarray(upright))
+        gray = _windowed(np.asarray(upright))
         # Pillow inverts images with white as zero only if they have 8 bits.
         photometric = _tiff_field(image, Base.PhotometricInterpretation)
-        return 255 - shown if photometric == WHITE_IS_ZERO else shown
+        return 255 - gray if photometric == WHITE_IS_ZERO else gray
     except (MemoryError, PlainImageError):
         raise
     except Exception as error:  # noqa: BLE001 - as in _opened
@@ -194,7 +196,9 @@ def _deep_luma(
     if image.format != "TIFF":
         upright = _turned(upright, image)
     if upright.shape != size[::-1]:
-        raise BrokenImageError("The image is damaged: its size is not what it says.")
+        raise BrokenImageError(
+            "The image is damaged: its size differs from the size that it declares."
+        )
     return upright
 
 
@@ -211,8 +215,8 @@ def _deep_colors(image: Image.Image, content: bytes) -> NDArray[np.uint16]:
         or decoded.shape[2:] not in {(channels,) for channels in TO_GRAY}
     ):
         raise BrokenImageError(
-            "The image has colors of 16 bits in a layout that is not read. Send it as "
-            "gray of 16 bits, or in colors of 8."
+            "The image has 16-bit colors in an unsupported layout. Send it as 16-bit "
+            "gray or 8-bit color."
         )
     return np.asarray(decoded, np.uint16)
 

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from config.errors import explained
+from config.errors import explain_errors
 from config.toml_file import TomlError, read_toml
 
 FRACTURE = "Fracture"
@@ -120,8 +120,8 @@ def read_card(path: Path) -> ModelCard:
         table = read_toml(path)
     except FileNotFoundError:
         raise ModelError(
-            f"The model card {path} does not exist. Weights need a card of the same "
-            "name beside them; models/README.md says what to write on it."
+            f"The model card {path} does not exist. Weights need a card with the same "
+            "name in the same folder; models/README.md describes its keys."
         ) from None
     except TomlError as error:
         raise ModelError(f"The model card {path} {error}") from None
@@ -130,7 +130,7 @@ def read_card(path: Path) -> ModelCard:
         card = TypeAdapter(ModelCard).validate_json(json.dumps(table, default=str))
         problems = list(_contradictions(card))
     except ValidationError as error:
-        problems = list(map(str, explained(error, ModelCard)))
+        problems = list(map(str, explain_errors(error, ModelCard)))
     if problems:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ModelError(f"The model card {path} cannot be used:\n{lines}")
@@ -158,13 +158,16 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
     if card.scales not in SCALES:
         yield f"scales: found {list(card.scales)}; expected [1] or [1, 2]"
     if card.definite < card.doubtful:
-        yield f"definite: found {card.definite}, below doubtful, {card.doubtful}"
+        yield (
+            f"definite: found {card.definite}; expected at least doubtful, "
+            f"{card.doubtful}"
+        )
     if card.phantom_logits.keys() not in (set(), {"whole", "broken"}):
         found = sorted(card.phantom_logits)
         yield f"phantom_logits: found {found}; expected broken and whole, or nothing"
-    for which, logits in card.phantom_logits.items():
+    for phantom, logits in card.phantom_logits.items():
         if len(logits) != len(card.classes):
             yield (
-                f"phantom_logits.{which}: found {len(logits)} numbers for "
+                f"phantom_logits.{phantom}: found {len(logits)} numbers for "
                 f"{len(card.classes)} classes"
             )

@@ -102,8 +102,8 @@ class TurnedFeatures(nn.Module):
     def forward(self, square: Tensor) -> Tensor:
         """Compute features of squares: (N, 3, S, S) to (N, K, h, h)."""
         sides = [square.rot90(turns, (2, 3)) for turns in range(4)]
-        seen = self.features(torch.cat(sides)).chunk(4)
-        upright = [each.rot90(-turns, (2, 3)) for turns, each in enumerate(seen)]
+        maps = self.features(torch.cat(sides)).chunk(4)
+        upright = [each.rot90(-turns, (2, 3)) for turns, each in enumerate(maps)]
         return torch.stack(upright).mean(dim=0)
 
 
@@ -123,14 +123,14 @@ class ScaledFeatures(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Compute features of double-size images: (N, 3, H, W) to (N, K, h, w)."""
         large: Tensor = self.features(image)
-        whole = self.features(F.avg_pool2d(image, 2))
-        return (large + enlarged(whole, large)) / 2
+        small = self.features(F.avg_pool2d(image, 2))
+        return (large + enlarged(small, large)) / 2
 
 
-def enlarged(whole: Tensor, large: Tensor) -> Tensor:
+def enlarged(small: Tensor, large: Tensor) -> Tensor:
     """Enlarge a map, (N, K, h / 2, w / 2), to the grid of another, (N, K, h, w)."""
     return F.interpolate(
-        whole, size=large.shape[2:], mode="bilinear", align_corners=False
+        small, size=large.shape[2:], mode="bilinear", align_corners=False
     )
 
 
@@ -184,19 +184,18 @@ def load_network(content: bytes, card: ModelCard) -> Network:
     # The meta device has no data, so no random weights are drawn that are overwritten.
     with torch.device("meta"):
         network = build_network(card)
-    given = {name: value.float() for name, value in _state(content).items()}
-    statistics = {name: given.pop(name) for name in STATISTICS if name in given}
-    state = given
+    state = {name: value.float() for name, value in _state(content).items()}
+    statistics = {name: state.pop(name) for name in STATISTICS if name in state}
     for name in network.state_dict():
         if name.endswith(COUNTER):
             state[name] = torch.zeros((), dtype=torch.long)
     if card.unfamiliar is not None and len(statistics) < len(STATISTICS):
         raise ModelError(
             f"The card of {card.name} {card.version} sets `unfamiliar`, but its "
-            "weights hold no statistics of what is familiar; leave the key out."
+            "weights contain no statistics of the training images. Remove the key."
         )
-    _fit(network, state, card)
-    parts = halves(network.eval().requires_grad_(requires_grad=False), card)
+    _load_state(network, state, card)
+    parts = split_network(network.eval().requires_grad_(requires_grad=False), card)
     return Network(fold_batchnorm(parts.features), parts.head, statistics)
 
 
@@ -205,7 +204,7 @@ def build_network(card: ModelCard) -> ResNet:
     return BUILDERS[card.architecture](len(card.classes))
 
 
-def halves(network: ResNet, card: ModelCard) -> Network:
+def split_network(network: ResNet, card: ModelCard) -> Network:
     """Split a network after its last convolution, and wrap the halves for the card."""
     *convolutions, _pool, linear = network.children()
     assert isinstance(linear, nn.Linear)  # noqa: S101 - narrows the type
@@ -226,14 +225,14 @@ def _check(content: bytes, card: ModelCard) -> None:
     found = digest(content)
     if card.sha256 and found != card.sha256:
         raise ModelError(
-            f"The weights are not those of their card: SHA-256 is {found}, but the "
-            f"card of {card.name} {card.version} says {card.sha256}. Copy the file "
-            "again, or, if the new weights are meant, `fracture-node check --record`."
+            f"The weights do not match their card: their SHA-256 is {found}, but the "
+            f"card of {card.name} {card.version} has {card.sha256}. Copy the file "
+            "again, or run `fracture-node check --record` if the new weights are "
+            "intended."
         )
     if not card.sha256:
         logger.warning(
-            "The card of %s %s names no SHA-256; `fracture-node check --record` adds "
-            "that of the weights.",
+            "The card of %s %s has no SHA-256; `fracture-node check --record` adds it.",
             card.name,
             card.version,
         )
@@ -245,7 +244,7 @@ def _state(content: bytes) -> dict[str, Tensor]:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # noqa: BLE001 - torch raises many types for a damaged file
         raise ModelError(
-            "The weights file cannot be read as tensors: it is damaged, or holds a "
+            "The weights file cannot be read as tensors: it is damaged, or contains a "
             "whole pickled model, which is never loaded because it could run code. "
             "Save `model.state_dict()`."
         ) from None
@@ -254,13 +253,13 @@ def _state(content: bytes) -> dict[str, Tensor]:
         for name, value in state.items()
     ):
         raise ModelError(
-            "The weights file holds no plain state dictionary but something around "
-            "one, such as a training checkpoint. Save `model.state_dict()` alone."
+            "The weights file contains something other than a plain state dictionary, "
+            "such as a training checkpoint. Save `model.state_dict()` alone."
         )
     return state
 
 
-def _fit(network: ResNet, state: dict[str, Tensor], card: ModelCard) -> None:
+def _load_state(network: ResNet, state: dict[str, Tensor], card: ModelCard) -> None:
     expected = network.state_dict()
     problems = [
         *(f"missing: {name}" for name in expected if name not in state),
@@ -271,16 +270,16 @@ def _fit(network: ResNet, state: dict[str, Tensor], card: ModelCard) -> None:
             if name in state and state[name].shape != value.shape
         ),
         *(
-            f"{name}: holds numbers that are not finite"
+            f"{name}: contains numbers that are not finite"
             for name, value in state.items()
             if not value.isfinite().all()
         ),
     ]
     if problems:
-        shown = "\n".join(f"  {problem}" for problem in problems[:8])
+        listed = "\n".join(f"  {problem}" for problem in problems[:8])
         rest = f"\n  and {len(problems) - 8} more" if len(problems) > 8 else ""  # noqa: PLR2004
         raise ModelError(
             f"The weights do not fit the card's {card.architecture} with "
-            f"{len(card.classes)} classes:\n{shown}{rest}"
+            f"{len(card.classes)} classes:\n{listed}{rest}"
         )
     network.load_state_dict(state, assign=True)

@@ -27,7 +27,7 @@ from config.settings import Settings
 from dicom_node.decoder.client import ChildTimeoutError
 from dicom_node.decoder.quick_client import QuickDecoder, slow_child
 from inference.classification.classifier import Classifier, self_test
-from inference.classification.out_of_distribution import UnfamiliarError
+from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.drawing.result_image import Annotated, render
 from inference.finding import Finding, ModelIdentity
 from inference.radiograph import Radiograph
@@ -178,7 +178,7 @@ class Analyzer:
         tools = self._tools.result()
         try:
             finding = tools.classifier.classify(radiograph)
-        except UnfamiliarError as reason:
+        except OutOfDistributionError as reason:
             code = status.HTTP_415_UNSUPPORTED_MEDIA_TYPE
             raise HTTPException(code, str(reason)) from None
         long_side = self._settings.results.long_side

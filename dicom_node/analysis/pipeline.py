@@ -29,7 +29,7 @@ from dicom_node.results.encode import (
 from dicom_node.results.overlay_data import OverlayData, overlay_of
 from dicom_node.results.result_kinds import NOTICE, ResultKind, kinds_for
 from inference.classification.classifier import Classifier
-from inference.classification.out_of_distribution import UnfamiliarError
+from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.finding import Finding
 from inference.radiograph import Radiograph
 
@@ -110,7 +110,7 @@ class Pipeline:
     def _classify(self, radiograph: Radiograph) -> Finding:
         try:
             return self.classifier.classify(radiograph)
-        except UnfamiliarError as reason:
+        except OutOfDistributionError as reason:
             raise NotAnalyzedError(str(reason), Unanalyzed.UNFAMILIAR) from None
 
     def notices(

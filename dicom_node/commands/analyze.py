@@ -21,11 +21,11 @@ from config.settings import Settings
 from dicom_node.analysis.pipeline import Pipeline, make_pipeline
 from dicom_node.commands.input_files import file_problem, input_files, printable
 from dicom_node.dataset.local_file import read_local_file, read_local_header
-from dicom_node.dataset.part10 import PREFIX, looks_like_dicom
+from dicom_node.dataset.part10 import PREFIX_POSITION, looks_like_dicom
 from dicom_node.errors import DicomNodeError, NotAnalyzedError
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
 from inference.classification.classifier import self_test
-from inference.classification.out_of_distribution import UnfamiliarError
+from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.drawing.caption import describe
 from inference.drawing.result_image import render
 from inference.finding import Finding, OperatingPoint
@@ -69,38 +69,40 @@ class Line:
 def main() -> None:
     """Analyze; the exit status is 0 if no named file failed."""
     parser = role_parser("analyze", __doc__)
-    parser.add_argument("paths", nargs="+", type=Path, help="files and folders")
+    parser.add_argument(
+        "paths", nargs="+", type=Path, help="DICOM or image files, and folders of them"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args()
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    arguments = parser.parse_args()
     keep_files_private()
     torch.set_num_threads(1)
     try:
-        lines = run(load_or_exit(given.config), given)
+        lines = run(load_or_exit(arguments.config), arguments)
     except ModelError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
-    if given.json:
+    if arguments.json:
         sys.stdout.writelines(json.dumps(asdict(each)) + "\n" for each in lines)
     else:
         _print(lines)
     sys.exit(1 if any(each.state == "failed" for each in lines) else 0)
 
 
-def run(settings: Settings, given: argparse.Namespace) -> list[Line]:
+def run(settings: Settings, arguments: argparse.Namespace) -> list[Line]:
     """Analyze the files that are named, with a progress bar."""
-    paths = list(input_files(given.paths))
+    paths = list(input_files(arguments.paths))
     try:
-        given.out.mkdir(parents=True, exist_ok=True)
+        arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         sys.exit(
-            f"The folder --out {printable(given.out)} cannot be made: "
-            f"{error.strerror}. Name a folder that this user may write to."
+            f"The folder --out {printable(arguments.out)} cannot be "
+            f"created: {error.strerror}. Name a folder that this user may write to."
         )
     pipeline = make_pipeline(settings, ignore_age=True)
     self_test(pipeline.classifier)
-    with Progress(console=Console(stderr=True), disable=given.json) as progress:
-        analyze = partial(_analyze, pipeline, settings, given.out)
+    with Progress(console=Console(stderr=True), disable=arguments.json) as progress:
+        analyze = partial(_analyze, pipeline, settings, arguments.out)
         tracked = progress.track(paths, description="Analyzing")
         lines = [analyze(path) for path in tracked]
     pipeline.child.close()
@@ -108,26 +110,26 @@ def run(settings: Settings, given: argparse.Namespace) -> list[Line]:
 
 
 def _analyze(pipeline: Pipeline, settings: Settings, out: Path, path: Path) -> Line:
-    if why := file_problem(path):
-        return _failed(path, why)
+    if problem := file_problem(path):
+        return _failed(path, problem)
     try:
         with path.open("rb") as file:
-            head = file.read(PREFIX.stop)
-        target = _free(out / path.name)
+            head = file.read(PREFIX_POSITION.stop)
+        target = _unused_name(out / path.name)
         if looks_like_dicom(head):
             return _dicom(pipeline, settings, path, target)
         return _plain(pipeline, settings, path, target)
-    except (NotAnalyzedError, UnfamiliarError) as reason:
+    except (NotAnalyzedError, OutOfDistributionError) as reason:
         return Line(str(path), "not analyzed", reason=str(reason))
     except (DicomNodeError, PlainImageError, OSError) as error:
-        return _failed(path, _reason(error))
+        return _failed(path, _error_message(error))
 
 
 def _failed(path: Path, reason: str) -> Line:
     return Line(str(path), "failed", reason=reason)
 
 
-def _reason(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     if isinstance(error, NotAnImageError):
         return NEITHER
     if isinstance(error, OSError) and error.strerror:
@@ -169,7 +171,7 @@ def _picture(
     return str(picture)
 
 
-def _free(target: Path) -> Path:
+def _unused_name(target: Path) -> Path:
     """Return an unused name, so that files with equal names do not overwrite others."""
     number, free = 1, target
     while free.with_name(f"{free.name}.png").exists():
@@ -186,13 +188,14 @@ def _line(path: Path, finding: Finding, written: tuple[str, ...]) -> Line:
 def _print(lines: list[Line]) -> None:
     for each in lines:
         if each.probability is None:
-            said = f"{each.state}: {each.reason}"
+            description = f"{each.state}: {each.reason}"
         else:
-            said = describe(OperatingPoint(each.operating_point), each.probability)
-        sys.stdout.write(f"{printable(each.path)}: {said}\n")
+            point = OperatingPoint(each.operating_point)
+            description = describe(point, each.probability)
+        sys.stdout.write(f"{printable(each.path)}: {description}\n")
     counts = Counter(each.state for each in lines)
-    words = ", ".join(f"{count} {state}" for state, count in counts.items())
-    sys.stdout.write(f"{words}\n")
+    counted = ", ".join(f"{count} {state}" for state, count in counts.items())
+    sys.stdout.write(f"{counted}\n")
 
 
 if __name__ == "__main__":

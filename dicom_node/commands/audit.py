@@ -20,15 +20,17 @@ COLUMNS = ("what", "who", "address", "about", "times")
 def main() -> None:
     """Print the latest rows of the audit trail."""
     parser = role_parser("audit", __doc__)
-    parser.add_argument("--limit", type=int, default=50, help="events to list")
-    parser.add_argument("--json", action="store_true", help="one object a line")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--limit", type=int, default=50, help="number of events to list"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object per line")
+    arguments = parser.parse_args()
     keep_files_private()
-    engine = open_or_exit(load_or_exit(given.config).storage.database_url)
-    query = audit.select().order_by(audit.c.at.desc()).limit(given.limit)
+    engine = open_or_exit(load_or_exit(arguments.config).storage.database_url)
+    query = audit.select().order_by(audit.c.at.desc()).limit(arguments.limit)
     with reading(engine) as connection:
         rows = [dict(row) for row in connection.execute(query).mappings()]
-    if given.json:
+    if arguments.json:
         sys.stdout.write("".join(f"{json.dumps(row)}\n" for row in rows))
         return
     width = None if sys.stdout.isatty() else WIDTH
@@ -39,8 +41,8 @@ def main() -> None:
         is_start = row["what"] == AuditEventType.STARTED
         about = "settings: see --json" if is_start else row["about"]
         row["about"] = row["sop_instance_uid"] or about
-        shown = (str(row[name]) for name in COLUMNS)
-        table.add_row(f"{at:%Y-%m-%d %H:%M:%S}", *shown)
+        cells = (str(row[name]) for name in COLUMNS)
+        table.add_row(f"{at:%Y-%m-%d %H:%M:%S}", *cells)
     console.print(table)
 
 

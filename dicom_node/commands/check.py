@@ -41,12 +41,12 @@ class CheckError(Exception):
 def main() -> None:
     """Check everything; the exit status is 0 if all checks pass."""
     parser = role_parser("check", __doc__)
-    parser.add_argument("--record", action="store_true", help="fill in the card")
-    given = parser.parse_args()
+    parser.add_argument("--record", action="store_true", help="complete the model card")
+    arguments = parser.parse_args()
     keep_files_private()
-    settings = load_or_exit(given.config)
+    settings = load_or_exit(arguments.config)
     sys.stdout.write("settings: ok\n")
-    if given.record:
+    if arguments.record:
         _record(settings)
     for warning in _warnings(settings):
         sys.stdout.write(f"warning: {warning}\n")
@@ -56,16 +56,16 @@ def main() -> None:
 
 def _passes(name: str, check: Callable[[], str]) -> bool:
     try:
-        words = check()
+        details = check()
     except Exception as error:  # noqa: BLE001 - each check may fail in its own way
         sys.stdout.write(f"{name}: {error}\n")
         return False
-    sys.stdout.write(f"{name}: {words}\n")
+    sys.stdout.write(f"{name}: {details}\n")
     return True
 
 
 def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
-    us = settings.receiver.ae_title
+    calling_ae_title = settings.receiver.ae_title
     return [
         ("access", partial(_access, settings)),
         ("model", partial(_model, settings)),
@@ -73,10 +73,10 @@ def _checks(settings: Settings) -> list[tuple[str, Callable[[], str]]]:
         ("spool", partial(_spool, settings)),
         ("database", partial(_database, settings)),
         *(
-            (name, partial(_is_alive, ask))
+            (name, partial(_check_connection, test_connection))
             for each in settings.destinations
-            for name, ask in echo_destination(
-                f"destination {each.name}", each, calling_ae_title=us
+            for name, test_connection in echo_destination(
+                f"destination {each.name}", each, calling_ae_title=calling_ae_title
             )
         ),
     ]
@@ -86,8 +86,8 @@ def _access(settings: Settings) -> str:
     if wrong := access_problems(settings.api):
         raise CheckError("; ".join(wrong))
     if settings.api.guarded:
-        return "ok, the page is for those whom the settings name"
-    return f"ok, the page is for all at this machine ({settings.api.host})"
+        return "ok, only users in the settings may use the page"
+    return f"ok, anyone on this machine may use the page ({settings.api.host})"
 
 
 def _model(settings: Settings) -> str:
@@ -95,14 +95,14 @@ def _model(settings: Settings) -> str:
     self_test(classifier)
     card = classifier.card
     compared = (
-        "the phantom is as on the card"
+        "the phantom gives the results on the card"
         if card.phantom_logits
-        else "no answers recorded; run `fracture-node check --record`"
+        else "the card has no phantom results; run `fracture-node check --record`"
     )
     parts = ", ".join(card.body_parts) or "any"
     return (
-        f"ok, {card.name} {card.version}, {compared}; Body Part Examined that it may "
-        f"answer for: {parts}"
+        f"ok, {card.name} {card.version}, {compared}; supported values of Body Part "
+        f"Examined: {parts}"
     )
 
 
@@ -129,11 +129,11 @@ def _database(settings: Settings) -> str:
     return "ok"
 
 
-def _is_alive(ask: ConnectionTest) -> str:
-    outcome = ask()
+def _check_connection(test_connection: ConnectionTest) -> str:
+    outcome = test_connection()
     if outcome.verdict is not Verdict.STORED:
         raise CheckError(outcome.comment)
-    return "ok, it answers"
+    return "ok, it responds"
 
 
 def _warnings(settings: Settings) -> list[str]:
@@ -143,34 +143,34 @@ def _warnings(settings: Settings) -> list[str]:
         warnings.append(f"decoding: {found}. {UNCONFINED}")
     callers = {each.ae_title for each in receiver.allowed_callers}
     warnings += [
-        f"{each.name} is asked for commitment and reports by calling us; "
-        f"name {ae_title} in allowed_callers under [receiver]"
+        f"{each.name} reports storage commitment in an association of its own, but "
+        f"{ae_title} is not in allowed_callers under [receiver]; add it"
         for each in settings.destinations
         if each.commitment and callers
         for ae_title, others in _reporters(each)
         if callers.isdisjoint({ae_title, *others})
     ]
     if not settings.destinations:
-        warnings.append("there is no [[destinations]] block: results go nowhere")
+        warnings.append("there is no [[destinations]] block; results are not sent")
     return warnings
 
 
 def _reporters(destination: Destination) -> list[tuple[str, list[str]]]:
     """Return each AE of a destination with the other AE titles that report for it."""
-    asked: tuple[Address, ...] = ()
+    addresses: tuple[Address, ...] = ()
     if isinstance(destination, SenderDestination):
-        asked = destination.peers
+        addresses = destination.peers
     elif isinstance(destination, DicomDestination):
-        asked = (destination,)
+        addresses = (destination,)
     return [
         (each.ae_title, [other.ae_title for other in each.commitment_callers])
-        for each in asked
+        for each in addresses
     ]
 
 
 def _record(settings: Settings) -> None:
     if settings.model.weights is None:
-        sys.exit("--record is for weights of your own: name them under [model]")
+        sys.exit("--record needs weights of your own; set weights under [model]")
     try:
         card = record(settings.model.weights)
     except ModelError as error:

@@ -7,26 +7,28 @@ exist.
 
 import sys
 
-from dicom_node.commands.peer import peer
+from dicom_node.commands.peer import parse_peer
 from dicom_node.delivery.dispatch import echo_destination
 from dicom_node.outcome import Verdict
 from dicom_node.runtime.process import load_or_exit, role_parser
 
 
 def main() -> None:
-    """Test one peer; the exit status is 0 if all of its addresses answer."""
+    """Test one peer; the exit status is 0 if all of its addresses respond."""
     parser = role_parser("echo", __doc__)
     parser.add_argument("peer", help="a destination's name, or AE@host:port")
-    given = parser.parse_args()
-    settings = load_or_exit(given.config)
-    us, asked = settings.receiver.ae_title, peer(given.peer, settings)
-    alive = True
-    for name, ask in echo_destination(given.peer, asked, calling_ae_title=us):
-        outcome = ask()
-        answers = outcome.verdict is Verdict.STORED
-        alive &= answers
-        sys.stdout.write(f"{name}: {'alive' if answers else outcome.comment}\n")
-    sys.exit(0 if alive else 1)
+    arguments = parser.parse_args()
+    settings = load_or_exit(arguments.config)
+    destination = parse_peer(arguments.peer, settings)
+    all_alive = True
+    for name, test_connection in echo_destination(
+        arguments.peer, destination, calling_ae_title=settings.receiver.ae_title
+    ):
+        outcome = test_connection()
+        is_alive = outcome.verdict is Verdict.STORED
+        all_alive &= is_alive
+        sys.stdout.write(f"{name}: {'alive' if is_alive else outcome.comment}\n")
+    sys.exit(0 if all_alive else 1)
 
 
 if __name__ == "__main__":

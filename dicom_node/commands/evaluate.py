@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from dicom_node.runtime.process import load_or_exit, role_parser
 from inference.classification.classifier import Classifier
-from inference.training.atlas import ManifestError, Sample, read_manifest, rows_of
+from inference.training.atlas import ManifestError, Sample, read_manifest, select_split
 from inference.training.evaluate import evaluation, figures_in
 from inference.training.judging import Judged, judge
 from inference.training.report import write_report
@@ -30,34 +30,38 @@ def main() -> None:
         help="folder with the radiographs and their manifest",
     )
     parser.add_argument(
-        "--split", default="", help="only these rows, such as val, or train's fold-1"
+        "--split",
+        default="",
+        help="evaluate only this split, such as val, or fold-1 of a training",
     )
     parser.add_argument(
-        "--robust", action="store_true", help="also after changes, ten times as long"
+        "--robust",
+        action="store_true",
+        help="also evaluate changed images, which takes ten times as long",
     )
-    parser.add_argument("--out", type=Path, required=True, help="a folder to write")
-    given = parser.parse_args()
+    parser.add_argument("--out", type=Path, required=True, help="folder to write to")
+    arguments = parser.parse_args()
     try:
-        samples = _samples(given.data, given.split)
-        given.out.mkdir(parents=True, exist_ok=True)
-        model = load_or_exit(given.config).model
+        samples = _samples(arguments.data, arguments.split)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        model = load_or_exit(arguments.config).model
         classifier = Classifier.load(model.weights, model.device)
     except (ManifestError, ModelError, OSError) as error:
         sys.exit(str(error))
     torch.set_num_threads(1)
     judged, unreadable = _judged(classifier, samples)
     card = classifier.card
-    found = {
+    figures = {
         "model": f"{card.name} {card.version}",
         "unreadable": unreadable,
         **_evaluation(judged),
     }
-    if given.robust:
-        found["robustness"] = _robustness(classifier, [e.sample for e in judged])
+    if arguments.robust:
+        figures["robustness"] = _robustness(classifier, [e.sample for e in judged])
     with Progress(console=Console(stderr=True)) as progress:
         progress.add_task("Drawing the report", total=None)
-        write_report(given.out, found, judged, classifier)
-    sys.stdout.write(json.dumps(found["overall"], indent=2) + "\n")
+        write_report(arguments.out, figures, judged, classifier)
+    sys.stdout.write(json.dumps(figures["overall"], indent=2) + "\n")
 
 
 def _judged(
@@ -80,7 +84,7 @@ def _judged(
 
 def _evaluation(judged: Sequence[Judged]) -> dict[str, Any]:
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("Working out figures", total=figures_in(judged))
+        task = progress.add_task("Computing the statistics", total=figures_in(judged))
         return evaluation(judged, lambda: progress.advance(task))
 
 
@@ -88,14 +92,14 @@ def _robustness(
     classifier: Classifier, samples: Sequence[Sample]
 ) -> list[dict[str, Any]]:
     with Progress(console=Console(stderr=True)) as progress:
-        told = robustness(classifier, samples)
-        label = "Judging after changes"
-        return list(progress.track(told, total=len(CHANGES), description=label))
+        changed = robustness(classifier, samples)
+        label = "Judging changed images"
+        return list(progress.track(changed, total=len(CHANGES), description=label))
 
 
 def _samples(data: Path, split: str) -> Sequence[Sample]:
     samples = read_manifest(data)
-    chosen = rows_of(samples, split)
+    chosen = select_split(samples, split)
     if not chosen:
         known = ", ".join(sorted({each.split for each in samples}))
         raise ManifestError(f"No rows of split {split!r}; the manifest has: {known}")

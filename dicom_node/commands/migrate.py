@@ -7,8 +7,8 @@ from dicom_node.storage.migration import migrate
 
 def main() -> None:
     """Migrate the database in the settings."""
-    given = role_parser("migrate", __doc__).parse_args()
-    settings = load_or_exit(given.config)
+    arguments = role_parser("migrate", __doc__).parse_args()
+    settings = load_or_exit(arguments.config)
     configure_logging("migrate", settings.log.format)
     keep_files_private()
     migrate(settings.storage)

@@ -6,13 +6,13 @@ import sys
 from pydantic import ValidationError
 
 from config.destinations import Destination, DicomDestination
-from config.errors import explained
+from config.errors import explain_errors
 from config.settings import Settings
 
 ADDRESS = re.compile(r"(?P<ae_title>[^@]+)@(?P<host>.+):(?P<port>\d+)")
 
 
-def peer(text: str, settings: Settings) -> Destination:
+def parse_peer(text: str, settings: Settings) -> Destination:
     """Return the peer for a text; end the process with a message if it is invalid.
 
     Returns:
@@ -22,14 +22,14 @@ def peer(text: str, settings: Settings) -> Destination:
         if destination.name == text:
             return destination
     names = ", ".join(each.name for each in settings.destinations) or "none"
-    wrong = f"{text!r} is neither AE@host:port nor a destination ({names})"
+    problem = f"{text!r} is neither AE@host:port nor a destination ({names})"
     match = ADDRESS.fullmatch(text)
     if match is None:
-        sys.exit(wrong)
+        sys.exit(problem)
     try:
         return DicomDestination.model_validate(
             {"name": "peer", "type": "dicom", **match.groupdict()}
         )
     except ValidationError as error:
-        said = "; ".join(map(str, explained(error, DicomDestination)))
-        sys.exit(f"{wrong}: {said}")
+        details = "; ".join(map(str, explain_errors(error, DicomDestination)))
+        sys.exit(f"{problem}: {details}")

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from dicom_node.audit.event import AuditedInstance, AuditEvent, AuditEventType
 from dicom_node.audit.trail import RecordEvent, auditing, os_user
-from dicom_node.commands.named import named_or_exit
+from dicom_node.commands.revisions import revisions_or_exit
 from dicom_node.journal.journal import Failed, Journal
 from dicom_node.queries.history import History
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
@@ -24,68 +24,77 @@ from dicom_node.storage.tables import InstanceState
 def main() -> None:
     """Queue the work again; a running worker starts it at once."""
     parser = role_parser("retry", __doc__)
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--uid", help="an instance, by its SOP Instance UID")
-    what.add_argument("--destination", help="what failed or waits for a destination")
-    what.add_argument("--all", action="store_true", help="all that failed or waits")
-    given = parser.parse_args()
+    work = parser.add_mutually_exclusive_group(required=True)
+    work.add_argument("--uid", help="SOP Instance UID of the instance to retry")
+    work.add_argument(
+        "--destination", help="retry failed and waiting deliveries to a destination"
+    )
+    work.add_argument(
+        "--all", action="store_true", help="retry all failed and waiting work"
+    )
+    arguments = parser.parse_args()
     keep_files_private()
-    settings = load_or_exit(given.config)
+    settings = load_or_exit(arguments.config)
     engine = open_or_exit(settings.storage.database_url)
     journal = Journal(engine, settings.storage.directory, settings.destinations)
     history = History(engine)
-    named = [] if given.uid is None else named_or_exit(history, given.uid)
-    with auditing(settings, engine, "retry") as tell:
-        asked = _retry(history, journal, given, tell)
-    if named and not asked:
-        states = ", ".join(dict.fromkeys(row.state for row in named))
-        sys.exit(f"Nothing of {given.uid} failed ({states}), so nothing is repeated.")
-    sys.stdout.write(f"{asked.count(True)} asked for again\n")
-    if gone := asked.count(False):
-        sys.stdout.write(
-            f"{gone} not: the files were removed, their time over ([retention] in the "
-            "settings). Send the instance again.\n"
+    revisions = (
+        [] if arguments.uid is None else revisions_or_exit(history, arguments.uid)
+    )
+    with auditing(settings, engine, "retry") as audit:
+        queued = _retry(history, journal, arguments, audit)
+    if revisions and not queued:
+        states = ", ".join(dict.fromkeys(row.state for row in revisions))
+        sys.exit(
+            f"No analysis or delivery of {arguments.uid} failed ({states}). "
+            "Nothing is retried."
         )
-    sys.exit(0 if asked and all(asked) else 1)
+    sys.stdout.write(f"{queued.count(True)} queued again\n")
+    if removed := queued.count(False):
+        sys.stdout.write(
+            f"{removed} not queued: the files were removed after their retention time "
+            "([retention] in the settings). Send the instance again.\n"
+        )
+    sys.exit(0 if queued and all(queued) else 1)
 
 
 def _retry(
-    history: History, journal: Journal, given: Namespace, tell: RecordEvent
+    history: History, journal: Journal, arguments: Namespace, audit: RecordEvent
 ) -> list[bool]:
     """Queue what failed or waits; return for each item whether that was possible."""
-    named = [] if given.uid is None else history.by_uid(given.uid)
-    uids = None if given.uid is None else {row.id for row in named}
+    revisions = [] if arguments.uid is None else history.by_uid(arguments.uid)
+    uids = None if arguments.uid is None else {row.id for row in revisions}
     analyses = [
         each
         for each in history.failed_analyses()
-        if not given.destination and (uids is None or each in uids)
+        if not arguments.destination and (uids is None or each in uids)
     ]
-    analyses += [each.id for each in named if _is_left_out(each)]
+    analyses += [each.id for each in revisions if _is_omitted(each)]
     failed = [Failed(*each) for each in history.failed_deliveries()]
     waiting = [Failed(*each, waiting=True) for each in history.waiting_deliveries()]
     deliveries = [
         each
         for each in (*failed, *waiting)
-        if given.destination in (None, each.destination)
+        if arguments.destination in (None, each.destination)
         and (uids is None or each.instance_id in uids)
     ]
     for instance_id in {*analyses, *(each.instance_id for each in deliveries)}:
-        _tell(journal, instance_id, tell)
+        _audit(journal, instance_id, audit)
     return [journal.retry(each) for each in (*map(Failed, analyses), *deliveries)]
 
 
-def _is_left_out(row: sa.Row[Any]) -> bool:
+def _is_omitted(row: sa.Row[Any]) -> bool:
     """Return whether `failed_analyses` omits it: not analyzed, or files removed."""
-    gone = row.state == InstanceState.FAILED and row.files_removed_at is not None
-    return gone or row.state == InstanceState.NOT_ANALYZED
+    removed = row.state == InstanceState.FAILED and row.files_removed_at is not None
+    return removed or row.state == InstanceState.NOT_ANALYZED
 
 
-def _tell(journal: Journal, instance_id: str, tell: RecordEvent) -> None:
+def _audit(journal: Journal, instance_id: str, audit: RecordEvent) -> None:
     row = journal.load(instance_id)
     if row is not None:
         uids = row.study_instance_uid, row.sop_class_uid, row.sop_instance_uid
         it = AuditedInstance(*uids)
-        tell(AuditEvent(AuditEventType.ASKED_AGAIN, os_user(), instance=it))
+        audit(AuditEvent(AuditEventType.ASKED_AGAIN, os_user(), instance=it))
 
 
 if __name__ == "__main__":

@@ -40,14 +40,14 @@ logger = logging.getLogger(__name__)
 WATCH_S = 0.2
 # A role that ends sooner than this after its start counts as broken. It is restarted
 # with increasing delays. A role that was killed does not count as broken.
-SOUND_AFTER_S = 10.0
-LONGEST_PAUSE_S = 30.0
+STABLE_AFTER_S = 10.0
+RESTART_MAX_DELAY_S = 30.0
 DRAIN_S = 40.0
 # Senders wait for the receivers, so receivers have priority: when all roles start at
 # once, and when one is killed while the workers use all cores. See nice(2): if two
 # processes compete for a core, one that is nicer by 10 gets a tenth of it; alone, it
 # gets all of it.
-BEHIND_RECEIVERS = 10
+LOWER_PRIORITY = 10
 
 
 def main() -> None:
@@ -98,11 +98,11 @@ class Role:
             env=environment,
             # This runs before the process imports modules, which takes seconds. It is
             # safe, because there is only one thread.
-            preexec_fn=self._begin,  # noqa: PLW1509
+            preexec_fn=self._prepare_process,  # noqa: PLW1509
         )
         self.started = time.monotonic()
 
-    def _begin(self) -> None:
+    def _prepare_process(self) -> None:
         die_with_parent()
         os.nice(self.niceness)
 
@@ -113,18 +113,18 @@ class Role:
         now = time.monotonic()
         if not self.not_before:
             code = self.process.returncode
-            quick = now - self.started < SOUND_AFTER_S and code != -signal.SIGKILL
+            quick = now - self.started < STABLE_AFTER_S and code != -signal.SIGKILL
             self.early_exits = self.early_exits + 1 if quick else 0
-            pause = 0.25 * 2**self.early_exits if self.early_exits > 1 else 0
-            self.not_before = now + min(pause, LONGEST_PAUSE_S)
-            logger.warning("%s ended with %s; starting it again", self.name, code)
+            delay = 0.25 * 2**self.early_exits if self.early_exits > 1 else 0
+            self.not_before = now + min(delay, RESTART_MAX_DELAY_S)
+            logger.warning("%s exited with status %s; restarting it", self.name, code)
         if now >= self.not_before:
             self.not_before = 0.0
             try:
                 self.start()
             except OSError as error:  # no process available; the other roles continue
                 logger.error("Cannot start %s: %s", self.name, error.strerror)  # noqa: TRY400
-                self.not_before = now + SOUND_AFTER_S
+                self.not_before = now + STABLE_AFTER_S
 
 
 class Node:
@@ -173,7 +173,7 @@ class Node:
         record(self._settings, "serve", stopped())
         deadline = time.monotonic() + DRAIN_S
         for role in self.roles:
-            _end(role, deadline - time.monotonic())
+            _wait_or_kill(role, deadline - time.monotonic())
         for each in (*self._receiver.values(), *self._api):
             each.close()
 
@@ -189,9 +189,9 @@ class Node:
         names = {FD: "receiver", TLS_FD: "receiver_tls"}
         ports = {names[option]: _port(each) for option, each in self._receiver.items()}
         for name, port in ports.items():
-            how = " for TLS" if name == names[TLS_FD] else ""
+            suffix = " for TLS" if name == names[TLS_FD] else ""
             title = receiver.ae_title
-            logger.info("%s listens on %s:%s%s", title, receiver.host, port, how)
+            logger.info("%s listens on %s:%s%s", title, receiver.host, port, suffix)
         if self._api:
             logger.info("The page is at http://%s:%s/", api.host, self.api_port)
         folder = run_folder(self._settings.storage)
@@ -219,12 +219,12 @@ def _roles(
             Role(
                 f"worker-{number}",
                 [*work, f"--slot={number}"],
-                niceness=BEHIND_RECEIVERS,
+                niceness=LOWER_PRIORITY,
                 withheld=pages - archives,
             )
             for number in range(settings.worker.processes)
         ),
-        *(Role("api", ["api", *read], {FD: each}, BEHIND_RECEIVERS) for each in api),
+        *(Role("api", ["api", *read], {FD: each}, LOWER_PRIORITY) for each in api),
     ]
 
 
@@ -240,8 +240,8 @@ def _secrets(settings: Settings) -> tuple[frozenset[str], frozenset[str]]:
         if isinstance(each, StowDestination)
         for secret in (each.token_env, each.password_env)
     )
-    held = [[each.variable for each in group if each] for group in (pages, archives)]
-    return frozenset(held[0]), frozenset(held[1])
+    names = [[each.variable for each in group if each] for group in (pages, archives)]
+    return frozenset(names[0]), frozenset(names[1])
 
 
 def _port(listening: socket.socket) -> int:
@@ -249,11 +249,11 @@ def _port(listening: socket.socket) -> int:
     return port
 
 
-def _end(role: Role, patience_s: float) -> None:
+def _wait_or_kill(role: Role, timeout_s: float) -> None:
     if role.process is None:
         return
     try:
-        role.process.wait(max(patience_s, 0))
+        role.process.wait(max(timeout_s, 0))
     except subprocess.TimeoutExpired:
         logger.warning("%s did not end in time and is killed", role.name)
         role.process.kill()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from dicom_node.commands.named import named_or_exit
+from dicom_node.commands.revisions import revisions_or_exit
 from dicom_node.queries.backlog import destination_states, format_age
 from dicom_node.queries.history import History
 from dicom_node.runtime.process import keep_files_private, load_or_exit, role_parser
@@ -21,7 +21,7 @@ from dicom_node.storage.migration import open_or_exit
 from inference.drawing.caption import percent
 
 WIDTH = 300  # enough for a UID and a long reason
-SHOWN = (
+INSTANCE_COLUMNS = (
     "sop_instance_uid",
     "revision",
     "state",
@@ -37,41 +37,45 @@ SHOWN = (
 def main() -> None:
     """Print the state of the node according to the journal."""
     parser = role_parser("status", __doc__)
-    parser.add_argument("--limit", type=int, default=20, help="instances to list")
     parser.add_argument(
-        "--uid", help="show only what concerns the instance of this SOP Instance UID"
+        "--limit", type=int, default=20, help="number of instances to list"
     )
-    parser.add_argument("--json", action="store_true", help="for programs")
-    given = parser.parse_args()
+    parser.add_argument(
+        "--uid", help="show only the instance with this SOP Instance UID"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args()
     keep_files_private()
-    settings = load_or_exit(given.config)
+    settings = load_or_exit(arguments.config)
     engine = open_or_exit(settings.storage.database_url)
     history = History(engine)
-    named = given.uid is not None
-    rows = named_or_exit(history, given.uid) if named else history.recent(given.limit)
-    deliveries, paused = history.deliveries(given.uid), list(history.paused())
+    if arguments.uid is None:
+        rows = history.recent(arguments.limit)
+    else:
+        rows = revisions_or_exit(history, arguments.uid)
+    deliveries, paused = history.deliveries(arguments.uid), list(history.paused())
     names = [each.name for each in settings.destinations]
-    if named:
+    if arguments.uid is not None:
         reached = {each["destination"] for each in deliveries}
         paused = [name for name in paused if name in reached]
         names = [name for name in names if name in reached]
     with reading(engine) as connection:
         destinations = destination_states(connection, names)
     state = {
-        "instances": history.counts(given.uid),
+        "instances": history.counts(arguments.uid),
         "deliveries": deliveries,
         "paused": paused,
         "destinations": {name: asdict(each) for name, each in destinations.items()},
-        "listed": [_shown(row) for row in rows],
+        "listed": [_instance_values(row) for row in rows],
     }
-    if given.json:
+    if arguments.json:
         sys.stdout.write(json.dumps(state, indent=2) + "\n")
     else:
         _print(state)
 
 
-def _shown(row: sa.Row[Any]) -> dict[str, Any]:
-    return {name: getattr(row, name) for name in SHOWN}
+def _instance_values(row: sa.Row[Any]) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in INSTANCE_COLUMNS}
 
 
 def _print(state: dict[str, Any]) -> None:
@@ -83,24 +87,26 @@ def _print(state: dict[str, Any]) -> None:
     for each in state["deliveries"]:
         age = time.time() - each["oldest"]
         line = f"To {each['destination']}: {each['count']} {each['state']}"
-        console.print(f"{line}, the oldest asked for {age:.0f} s ago")
+        console.print(f"{line}, the oldest requested {age:.0f} s ago")
     for name in state["paused"]:
         console.print(f"{name} is paused")
     for name, each in state["destinations"].items():
-        for words in _attempts(name, each):
-            console.print(words)
+        for line in _attempts(name, each):
+            console.print(line)
     table = Table(
         *("received (UTC)", "SOP Instance UID", "state"),
         *("probability of a fracture", "reason"),
     )
     for row in state["listed"]:
         received = datetime.fromtimestamp(row["received_at"], tz=UTC)
-        sure = row["probability"]
+        probability = row["probability"]
         table.add_row(
             f"{received:%Y-%m-%d %H:%M:%S}",
             row["sop_instance_uid"],
             row["state"],
-            "" if sure is None else f"{percent(sure)} {row['operating_point']}",
+            ""
+            if probability is None
+            else f"{percent(probability)} {row['operating_point']}",
             row["reason"],
         )
     console.print(table)
@@ -119,9 +125,10 @@ def _attempts(name: str, destination: dict[str, Any]) -> Iterator[str]:
         age = format_age(failure["at"])
         yield f"{name}: the last delivery failed {age} ago: {failure['reason']}"
     if destination["last_success"] is not None:
-        yield f"{name} last took results {format_age(destination['last_success'])} ago"
+        age = format_age(destination["last_success"])
+        yield f"{name} last accepted results {age} ago"
     elif not destination["outages"] and not failure:
-        yield f"{name} has taken nothing yet"
+        yield f"{name} has not accepted any results yet"
 
 
 if __name__ == "__main__":

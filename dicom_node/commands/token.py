@@ -13,12 +13,12 @@ from pydantic import ValidationError
 
 from config.access import Token
 
-WORDS = """\
-The token, which is shown this once; give it to whoever is to use it:
+MESSAGE = """\
+The token, which is shown only now. Give it to the person or program that will use it:
 
   {token}
 
-The line for the settings, for the list tokens under [api]; restart the node then:
+The line to add to the list `tokens` under [api] in the settings. Restart the node then:
 
   {line}
 """
@@ -27,25 +27,27 @@ The line for the settings, for the list tokens under [api]; restart the node the
 def main() -> None:
     """Print a new token."""
     parser = argparse.ArgumentParser("fracture-node token", description=__doc__)
-    parser.add_argument("name", help="what the log shall call whoever shows it")
+    parser.add_argument("name", help="name of the token's user in the log")
     parser.add_argument(
         "--role",
         choices=["viewer", "operator"],
         required=True,
-        help="viewers look, operators may also act",
+        help="viewers may read, operators may also act",
     )
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     token = secrets.token_urlsafe(32)
     digest = sha256(token.encode()).hexdigest()
     try:
-        Token(name=given.name, role=given.role, sha256=digest)
+        Token(name=arguments.name, role=arguments.role, sha256=digest)
     except ValidationError:
         parser.error(
-            f"a name has up to 32 of a-z, 0-9, - and _, and begins with a letter or "
-            f"digit; {given.name!r} does not"
+            f"the name is {arguments.name!r}; expected 1 to 32 characters of a-z, 0-9, "
+            "- and _, the first a letter or digit"
         )
-    line = f'{{ name = "{given.name}", role = "{given.role}", sha256 = "{digest}" }},'
-    sys.stdout.write(WORDS.format(token=token, line=line))
+    fields = (
+        f'name = "{arguments.name}", role = "{arguments.role}", sha256 = "{digest}"'
+    )
+    sys.stdout.write(MESSAGE.format(token=token, line=f"{{ {fields} }},"))
 
 
 if __name__ == "__main__":

@@ -17,82 +17,87 @@ from models.card import ModelError
 
 FEWEST = 2
 
-TOLD_EVERY_S = 600
+LOG_INTERVAL_S = 600
 """Seconds between progress lines in a log, which has no progress bar."""
 
 
 def main() -> None:
     """Train and write the weights, their card, and the evaluation of the folds."""
-    given = _parser().parse_args()
-    if given.out.suffix != ".pth":
-        sys.exit(f"--out names {given.out}; weights are called something.pth")
-    if given.device != "cpu" and not torch.cuda.is_available():
-        sys.exit(f"--device {given.device}, but torch sees no GPU; leave it out")
-    if given.folds < FEWEST:
-        sys.exit(f"--folds {given.folds}; at least {FEWEST} are needed to judge by")
+    arguments = _parser().parse_args()
+    if arguments.out.suffix != ".pth":
+        sys.exit(f"--out is {arguments.out}; expected a name that ends with .pth")
+    if arguments.device != "cpu" and not torch.cuda.is_available():
+        sys.exit(
+            f"--device is {arguments.device}, but torch finds no GPU. Omit --device."
+        )
+    if arguments.folds < FEWEST:
+        sys.exit(f"--folds is {arguments.folds}; expected at least {FEWEST}")
     try:
-        samples = read_manifest(given.data)
-        recipe = read_recipe(given.recipe)
+        samples = read_manifest(arguments.data)
+        recipe = read_recipe(arguments.recipe)
     except (ManifestError, ModelError) as error:
         sys.exit(str(error))
-    if given.start is None:
+    if arguments.start is None:
         sys.stderr.write(
-            "No --start: all begins at random, and the stem, which is not trained, "
-            "stays so. models/README.md says how to begin with ImageNet's.\n"
+            "No --start: all weights start at random values, and the stem keeps them "
+            "because it is not trained. models/README.md explains how to start with "
+            "ImageNet weights.\n"
         )
-    given.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     plan = Plan(
-        out=given.out,
+        out=arguments.out,
         recipe=recipe,
-        start=given.start,
-        folds=given.folds,
-        seed=given.seed,
-        device=given.device,
-        name=given.name or given.out.stem,
-        version=given.version,
+        start=arguments.start,
+        folds=arguments.folds,
+        seed=arguments.seed,
+        device=arguments.device,
+        name=arguments.name or arguments.out.stem,
+        version=arguments.version,
     )
     with Progress(console=Console(stderr=True)) as bars:
-        shown = _Shown(bars)
+        report = _ProgressReport(bars)
         # A signal takes effect after the current step, so that a checkpoint is written.
-        signal.signal(signal.SIGTERM, shown.stop)
+        signal.signal(signal.SIGTERM, report.stop)
         try:
-            card = train(samples, plan, shown)
+            card = train(samples, plan, report)
         except (ManifestError, ModelError, StoppedError) as error:
             sys.exit(str(error))
-    sys.stdout.write(f"{given.out}: {card.name} {card.version}\n")
+    sys.stdout.write(f"{arguments.out}: {card.name} {card.version}\n")
 
 
-class _Shown:
+class _ProgressReport:
     """The progress of a training: a bar on a terminal, lines in a log."""
 
     def __init__(self, bars: Progress) -> None:
         self._bars = bars
         self._task = bars.add_task("Training", total=None)
-        self._stage, self._told = "", time.monotonic()
+        self._stage, self._logged_at = "", time.monotonic()
         self._is_stopped = False
 
     def stop(self, *_: object) -> None:
         """Make the next call raise StoppedError."""
         self._is_stopped = True
 
-    def __call__(self, title: str, done: int, count: int, words: str) -> None:
+    def __call__(self, title: str, done: int, count: int, details: str) -> None:
         """Show the current progress."""
         if self._is_stopped:
-            raise StoppedError("Stopped. The same command goes on.")
-        said = f"{title} {words}".strip()
+            raise StoppedError("Stopped. Run the same command again to continue.")
+        description = f"{title} {details}".strip()
         if done < count and not self._bars.console.is_terminal:
-            self._log(title, f"{said}, {done} of {count}")  # a log shows no bar
+            self._log(title, f"{description}, {done} of {count}")  # a log shows no bar
         self._stage = title
-        self._bars.update(self._task, completed=done, total=count, description=said)
+        self._bars.update(
+            self._task, completed=done, total=count, description=description
+        )
         if done == count:  # keep the line after the bar has moved on
-            self._bars.console.print(said)
+            self._bars.console.print(description)
 
-    def _log(self, title: str, said: str) -> None:
+    def _log(self, title: str, description: str) -> None:
         if title != self._stage:
             self._bars.console.print(f"{title} …")
-        elif time.monotonic() - self._told > TOLD_EVERY_S:
-            self._bars.console.print(said)
-            self._told = time.monotonic()
+        elif time.monotonic() - self._logged_at > LOG_INTERVAL_S:
+            self._bars.console.print(description)
+            self._logged_at = time.monotonic()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,40 +108,44 @@ def _parser() -> argparse.ArgumentParser:
         required=True,
         help="folder with the radiographs and their manifest",
     )
-    parser.add_argument("--out", type=Path, required=True, help="the .pth to write")
+    parser.add_argument("--out", type=Path, required=True, help=".pth file to write")
     parser.add_argument(
         "--recipe",
         type=Path,
         default=SHIPPED,
-        help="TOML file that says how to train; without it, the shipped one",
+        help="TOML file with the parameters of the training; default: the shipped one",
     )
     parser.add_argument(
         "--start",
         type=Path,
-        help="a .npz of a torchvision ResNet18's weights; without it, all is random",
+        help=".npz file with a torchvision ResNet18's weights; default: random weights",
     )
     parser.add_argument(
         "--folds",
         type=int,
         default=FOLDS,
-        help="number of parts, each judged by a network that learned from the others",
+        help="number of folds, each judged by a network trained on the others",
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
-        help="of all that is drawn; the same seed gives the same weights",
+        help="random seed; the same seed gives the same weights",
     )
     parser.add_argument(
         "--device",
         default="cpu",
         choices=["cpu", "cuda"],
-        help="where to train: cuda is the first GPU",
+        help="device to train on: cuda is the first GPU",
     )
     parser.add_argument(
-        "--name", default="", help="of the model on its card; without it, that of --out"
+        "--name",
+        default="",
+        help="name of the model on its card; default: the name of --out",
     )
-    parser.add_argument("--version", default="1", help="of the model on its card")
+    parser.add_argument(
+        "--version", default="1", help="version of the model on its card"
+    )
     return parser
 
 

@@ -226,12 +226,12 @@ class ElementReader:
         self._is_implicit = transfer_syntax.is_implicit_VR
 
     def values(
-        self, wanted: Collection[int], *, inside: int, until: int
+        self, tags: Collection[int], *, inside: int, until: int
     ) -> Iterator[Value | Element]:
         """Yield the values of the requested elements, in the order of the dataset.
 
         Args:
-            wanted: The tags of the requested elements.
+            tags: The tags of the requested elements.
             inside: The tag of the one sequence that is also searched.
             until: The tag on the top level to stop at, before its value.
 
@@ -253,12 +253,12 @@ class ElementReader:
                 root == inside and element.tag in {inside, ITEM}
             ):
                 open_containers.append(self._entered(element, open_containers))
-            elif element.tag in wanted and element.length <= LONGEST_VALUE:
-                value = self._exactly(element.length)
+            elif element.tag in tags and element.length <= LONGEST_VALUE:
+                value = self._read_exactly(element.length)
                 outermost = root if open_containers else 0
                 yield Value(outermost, element.tag, value, element.vr)
             else:
-                self._pass_over(element, open_containers)
+                self._skip_value(element, open_containers)
             self._leave_ended(open_containers)
             if not open_containers:
                 if is_foreign(root):
@@ -298,7 +298,7 @@ class ElementReader:
             return Element(tag, b"", length)
         length = self._with_vr(head)[3]
         if vr in LONG_VRS:
-            length = self._long(self._exactly(4))[0]
+            length = self._long(self._read_exactly(4))[0]
         return Element(tag, vr, length)
 
     def count_rest(self) -> None:
@@ -312,7 +312,7 @@ class ElementReader:
         """
         self._count(math.inf, is_implicit=False)
 
-    def _pass_over(self, element: Element, within: list[_Container]) -> None:
+    def _skip_value(self, element: Element, within: list[_Container]) -> None:
         """Skip a value of defined length, and count the elements in it."""
         end = self.source.position + element.length
         is_item = element.tag == ITEM and bool(within) and within[-1].has_datasets
@@ -346,7 +346,7 @@ class ElementReader:
         """Return an element with a header in Explicit VR Little Endian."""
         group, number, vr, length = struct.unpack("<HH2sH", head)
         if vr in LONG_VRS:
-            (length,) = struct.unpack("<L", self._exactly(4))
+            (length,) = struct.unpack("<L", self._read_exactly(4))
         return Element(group << 16 | number, vr, length)
 
     def _entered(self, element: Element, within: list[_Container]) -> _Container:
@@ -362,7 +362,7 @@ class ElementReader:
         while containers and containers[-1].end <= self.source.position:
             containers.pop()
 
-    def _exactly(self, length: int) -> bytes:
+    def _read_exactly(self, length: int) -> bytes:
         data = self.source.read(length)
         if len(data) < length:
             raise truncated(length, len(data))
@@ -376,11 +376,11 @@ def truncated(declared: int, found: int) -> EndsEarlyError:
     )
 
 
-def too_many(what: str) -> TooManyElementsError:
-    """Return the error for a dataset with more than `what`."""
+def too_many(limit: str) -> TooManyElementsError:
+    """Return the error for a dataset with more than `limit`."""
     return TooManyElementsError(
-        f"The dataset has more than {what}, the most that the node reads. Send the "
-        "instance without them."
+        f"The dataset has more than {limit}, the maximum that the node reads. Send "
+        "the instance with fewer."
     )
 
 
@@ -408,6 +408,7 @@ def _is_vr(vr: bytes) -> bool:
 def _close(containers: list[_Container]) -> None:
     if not containers:
         raise CannotUnderstandError(
-            "The dataset ends a sequence that it has not begun. Send it again."
+            "The dataset contains a sequence delimiter outside a sequence. Send it "
+            "again."
         )
     containers.pop()

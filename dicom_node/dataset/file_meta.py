@@ -10,7 +10,7 @@ from pydicom.uid import UID
 
 from dicom_node.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
-PREFIX = bytes(128) + b"DICM"
+PREAMBLE_AND_PREFIX = bytes(128) + b"DICM"
 
 
 def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: UID) -> bytes:
@@ -34,4 +34,4 @@ def file_head(sop_class_uid: str, sop_instance_uid: str, transfer_syntax: UID) -
         )
     buffer = DicomBytesIO()
     write_file_meta_info(buffer, meta)
-    return PREFIX + buffer.getvalue()
+    return PREAMBLE_AND_PREFIX + buffer.getvalue()

@@ -71,7 +71,7 @@ If one of them has another VR, the length of Pixel Data is not checked here; the
 reads all VRs.
 """
 PATIENT = {int(Tag(keyword)): keyword for keyword in KEYWORDS}
-WANTED = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
+HEADER_TAGS = frozenset({*UIDS, *TEXTS, *NUMBERS, *PATIENT, REFERENCED_INSTANCE})
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 LONGEST_TEXT = 256
 """Maximum number of characters of a text; the VRs of TEXTS allow 16 or less.
@@ -100,14 +100,14 @@ class NegotiatedIdentity:
 
 
 def read_header(
-    path: Path, offset: int, announced: NegotiatedIdentity, *, inflated_limit: int
+    path: Path, offset: int, negotiated: NegotiatedIdentity, *, inflated_limit: int
 ) -> InstanceHeader:
     """Read the header of a dataset, and check that the dataset is complete.
 
     Args:
         path: The file that contains the dataset.
         offset: Start of the dataset in the file, in bytes.
-        announced: The identity that the dataset must agree with.
+        negotiated: The identity that the dataset must agree with.
         inflated_limit: Maximum size of a deflated dataset after inflation, in bytes.
 
     Raises:
@@ -118,37 +118,37 @@ def read_header(
     with path.open("rb") as file:
         size = file.seek(0, SEEK_END) - offset
         file.seek(offset)
-        if announced.transfer_syntax != DeflatedExplicitVRLittleEndian:
-            return _read(FileSource(file, size), announced)
+        if negotiated.transfer_syntax != DeflatedExplicitVRLittleEndian:
+            return _read(FileSource(file, size), negotiated)
         source = InflatedSource(file, inflated_limit)
-        header = _read(source, announced)
+        header = _read(source, negotiated)
         source.finish()
         return header
 
 
-def _read(source: ByteSource, announced: NegotiatedIdentity) -> InstanceHeader:
-    walk = ElementReader(source, announced.transfer_syntax)
+def _read(source: ByteSource, negotiated: NegotiatedIdentity) -> InstanceHeader:
+    reader = ElementReader(source, negotiated.transfer_syntax)
     values: dict[int, bytes] = {}
     sources: list[str] = []
     pixel_data = None
-    for found in walk.values(WANTED, inside=SOURCE_IMAGES, until=PIXEL_DATA):
+    for found in reader.values(HEADER_TAGS, inside=SOURCE_IMAGES, until=PIXEL_DATA):
         if isinstance(found, Element):
             pixel_data = found
         elif found.root == SOURCE_IMAGES and found.tag == REFERENCED_INSTANCE:
             sources.append(_uid(uid_text(found.value)))
         elif not found.root and (found.tag not in NUMBERS or found.vr in WORD_VRS):
             values[found.tag] = found.value
-    uids = {word: uid_text(values.get(tag, b"")) for tag, word in UIDS.items()}
-    texts = {word: _text(values.get(tag, b"")) for tag, word in TEXTS.items()}
-    _check_agreement(announced, uids)
+    uids = {keyword: uid_text(values.get(tag, b"")) for tag, keyword in UIDS.items()}
+    texts = {keyword: _text(values.get(tag, b"")) for tag, keyword in TEXTS.items()}
+    _check_agreement(negotiated, uids)
     length = pixel_data.length if pixel_data else 0
-    declared = _declared_bytes(values, texts, announced, length)
-    check_pixels(walk, pixel_data, declared)
-    walk.count_rest()
+    declared = _declared_bytes(values, texts, negotiated, length)
+    check_pixels(reader, pixel_data, declared)
+    reader.count_rest()
     return InstanceHeader(
         sop_class_uid=uids["SOPClassUID"],
         sop_instance_uid=uids["SOPInstanceUID"],
-        transfer_syntax_uid=announced.transfer_syntax,
+        transfer_syntax_uid=negotiated.transfer_syntax,
         study_instance_uid=_uid(uids["StudyInstanceUID"]),
         series_instance_uid=_uid(uids["SeriesInstanceUID"]),
         modality=texts["Modality"],
@@ -161,7 +161,7 @@ def _read(source: ByteSource, announced: NegotiatedIdentity) -> InstanceHeader:
         patient=patient_of(
             {PATIENT[tag]: values[tag] for tag in PATIENT.keys() & values.keys()}
         ),
-        assumptions=tuple(_assumptions(walk, announced, uids, values)),
+        assumptions=tuple(_assumptions(reader, negotiated, uids, values)),
     )
 
 
@@ -173,21 +173,21 @@ def _acquisition(texts: Mapping[str, str]) -> str:
 
 
 def _assumptions(
-    walk: ElementReader,
-    announced: NegotiatedIdentity,
+    reader: ElementReader,
+    negotiated: NegotiatedIdentity,
     uids: Mapping[str, str],
     values: Mapping[int, bytes],
 ) -> Iterator[str]:
     """Yield sentences about a header that violates the standard."""
-    if walk.foreign:
+    if reader.foreign:
         yield (
-            "The dataset holds elements of groups 0000 or 0002, which are no part of "
-            "it. They are ignored."
+            "The dataset contains elements of groups 0000 or 0002, which do not belong "
+            "in a dataset. They are ignored."
         )
-    if _is_cut(announced, uids):
+    if _is_cut(negotiated, uids):
         yield (
-            f"The command names the instance by the first {CUT_UID} characters of its "
-            "SOPInstanceUID. That of the dataset is used."
+            f"The command contains only the first {CUT_UID} characters of the "
+            "SOPInstanceUID. The SOPInstanceUID of the dataset is used."
         )
     for keyword, uid in uids.items():
         if fault := UID_PATTERN.fullmatch(uid) and uid_fault(uid):
@@ -195,28 +195,28 @@ def _assumptions(
     for tag, keyword in TEXTS.items():
         if len(_stripped(values.get(tag, b""))) > LONGEST_TEXT:
             yield (
-                f"{keyword} has more than {LONGEST_TEXT} characters. It is as if it "
-                "were absent from the worklist."
+                f"{keyword} has more than {LONGEST_TEXT} characters. The worklist does "
+                "not show it."
             )
 
 
-def _check_agreement(announced: NegotiatedIdentity, uids: Mapping[str, str]) -> None:
+def _check_agreement(negotiated: NegotiatedIdentity, uids: Mapping[str, str]) -> None:
     """Compare the declared identity with the dataset (PS3.4 B.2.3, 0xA900).
 
     A sender that cuts the SOP Instance UID in its command sends the whole UID in the
     dataset.
     """
-    if not UID_PATTERN.fullmatch(announced.sop_instance_uid):
+    if not UID_PATTERN.fullmatch(negotiated.sop_instance_uid):
         raise MismatchError("Affected SOP Instance UID (0000,1000) is not a UID.")
-    if announced.sop_class_uid != announced.abstract_syntax:
+    if negotiated.sop_class_uid != negotiated.abstract_syntax:
         raise MismatchError(
-            "Affected SOP Class UID (0000,0002) is not that of the presentation "
-            "context. Send the instance under its own SOP Class."
+            "Affected SOP Class UID (0000,0002) differs from the SOP Class of the "
+            "presentation context. Send the instance under its own SOP Class."
         )
-    if uids["SOPClassUID"] != announced.sop_class_uid:
+    if uids["SOPClassUID"] != negotiated.sop_class_uid:
         raise _differs("SOPClassUID")
-    if uids["SOPInstanceUID"] != announced.sop_instance_uid and not _is_cut(
-        announced, uids
+    if uids["SOPInstanceUID"] != negotiated.sop_instance_uid and not _is_cut(
+        negotiated, uids
     ):
         raise _differs("SOPInstanceUID")
 
@@ -228,17 +228,17 @@ def _differs(keyword: str) -> MismatchError:
     )
 
 
-def _is_cut(announced: NegotiatedIdentity, uids: Mapping[str, str]) -> bool:
+def _is_cut(negotiated: NegotiatedIdentity, uids: Mapping[str, str]) -> bool:
     """Return whether the command has the first 64 characters of a longer UID."""
-    sent, said = uids["SOPInstanceUID"], announced.sop_instance_uid
-    is_start = len(said) == CUT_UID < len(sent) and sent.startswith(said)
+    sent, declared = uids["SOPInstanceUID"], negotiated.sop_instance_uid
+    is_start = len(declared) == CUT_UID < len(sent) and sent.startswith(declared)
     return is_start and bool(UID_PATTERN.fullmatch(sent))
 
 
 def _declared_bytes(
     values: dict[int, bytes],
     texts: dict[str, str],
-    announced: NegotiatedIdentity,
+    negotiated: NegotiatedIdentity,
     length: int,
 ) -> int:
     """Return the bytes of Pixel Data that the image needs (PS3.5 8.1.1).
@@ -246,7 +246,7 @@ def _declared_bytes(
     Args:
         values: The values of the attributes, as bytes.
         texts: The values of TEXTS, as text.
-        announced: The declared identity.
+        negotiated: The declared identity.
         length: The length of the received Pixel Data, in bytes.
 
     Returns:
@@ -254,12 +254,12 @@ def _declared_bytes(
         image it is 1, because its size is not known before it is decoded.
     """
     order: Literal["little", "big"] = (
-        "little" if announced.transfer_syntax.is_little_endian else "big"
+        "little" if negotiated.transfer_syntax.is_little_endian else "big"
     )
     rows, columns, samples, bits = (
         int.from_bytes(values.get(tag, b"")[:2], order) for tag in NUMBERS
     )
-    if announced.transfer_syntax.is_compressed:
+    if negotiated.transfer_syntax.is_compressed:
         return min(rows * columns, 1)
     photometric = photometric_name(texts["PhotometricInterpretation"])
     expected = SAMPLES.get(photometric, samples or 1)
@@ -275,12 +275,12 @@ def _declared_bytes(
 
 
 def check_pixels(
-    walk: ElementReader, pixel_data: Element | None, declared: int
+    reader: ElementReader, pixel_data: Element | None, declared: int
 ) -> None:
     """Skip the Pixel Data, which must be complete.
 
     Args:
-        walk: A walk that has just read the header of Pixel Data.
+        reader: A reader that has just read the header of Pixel Data.
         pixel_data: That element; None if it is absent.
         declared: Bytes that the image needs if it is not compressed.
 
@@ -292,32 +292,32 @@ def check_pixels(
     if pixel_data is None:
         if declared:
             raise CannotUnderstandError(
-                "Pixel Data (7FE0,0010) is missing though Rows and Columns declare an "
+                "Pixel Data (7FE0,0010) is missing, but Rows and Columns declare an "
                 "image. Send the instance again."
             )
         return
     if pixel_data.length == UNDEFINED:
-        _pass_fragments(walk)
+        _skip_fragments(reader)
         return
     if pixel_data.length < declared:
         raise CannotUnderstandError(
-            f"Pixel Data is {pixel_data.length} bytes, {declared} are declared by "
-            "Rows, Columns and what goes with them. Send the instance again."
+            f"Pixel Data has {pixel_data.length} bytes, but {declared} are declared by "
+            "Rows, Columns and other attributes. Send the instance again."
         )
-    walk.source.skip(pixel_data.length)
+    reader.source.skip(pixel_data.length)
 
 
-def _pass_fragments(walk: ElementReader) -> None:
+def _skip_fragments(reader: ElementReader) -> None:
     """Skip encapsulated Pixel Data (PS3.5 A.4) with its delimiter."""
-    while element := walk.next_element():
+    while element := reader.next_element():
         if element.tag == SEQUENCE_END:
             return
         if element.tag != ITEM:
             raise CannotUnderstandError(
-                "Pixel Data (7FE0,0010) holds something that is no fragment of a "
-                "compressed image. Send the instance again."
+                "Pixel Data (7FE0,0010) contains an element that is not a fragment of "
+                "a compressed image. Send the instance again."
             )
-        walk.source.skip(element.length)
+        reader.source.skip(element.length)
     raise EndsEarlyError(
         "The dataset ends early: compressed Pixel Data has no end. Copy or send it "
         "again."

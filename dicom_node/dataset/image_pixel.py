@@ -118,7 +118,7 @@ def check_bits(dataset: Dataset, pixels: NDArray[Any]) -> tuple[str, ...]:
             return ()
         found = dataset.HighBit
         put(dataset, "HighBit", bits - 1)
-        return (f"{named('HighBit')} is {found}; {bits - 1} is assumed.",)
+        return (f"{attribute_label('HighBit')} is {found}; {bits - 1} is assumed.",)
     beyond = (some >= 2**bits) | (some < -(2 ** (bits - 1)))
     is_checked = is_encapsulated(dataset) and not _has_overlay_bits(dataset)
     if is_checked and beyond.mean() > MOST_BEYOND:
@@ -147,8 +147,8 @@ def _complete_shape(dataset: Dataset) -> None:
 def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
     photometric = dataset.PhotometricInterpretation
     expected = SAMPLES[photometric]
-    said = _integer(dataset, "SamplesPerPixel", expected)
-    found = stream.count if stream else _native_samples(dataset, expected, said)
+    declared = _integer(dataset, "SamplesPerPixel", expected)
+    found = stream.count if stream else _native_samples(dataset, expected, declared)
     if found != expected:
         _refuse(
             "PhotometricInterpretation",
@@ -160,20 +160,20 @@ def _complete_samples(dataset: Dataset, stream: Samples | None) -> None:
         put(dataset, "PlanarConfiguration", 0)
 
 
-def _native_samples(dataset: Dataset, expected: int, said: int) -> int:
+def _native_samples(dataset: Dataset, expected: int, declared: int) -> int:
     """Return the number of samples per pixel by the length of native Pixel Data.
 
     Args:
         dataset: The image.
         expected: The number by its Photometric Interpretation.
-        said: Samples per Pixel (0028,0002).
+        declared: Samples per Pixel (0028,0002).
     """
-    if said == expected or said < 1:
+    if declared == expected or declared < 1:
         return expected
     pixels = dataset.Rows * dataset.Columns
-    most = max(expected, said)
+    most = max(expected, declared)
     needed = pixels * most * _integer(dataset, "BitsAllocated", 8) // 8
-    return most if len(dataset.PixelData) >= needed else min(expected, said)
+    return most if len(dataset.PixelData) >= needed else min(expected, declared)
 
 
 def _complete_bits(dataset: Dataset, stream: Samples | None) -> None:
@@ -226,8 +226,8 @@ def _assumptions(dataset: Dataset, before: dict[str, str]) -> Iterator[str]:
     for keyword, found in before.items():
         assumed = text(dataset, keyword)
         if assumed != found:
-            shown = found if _NUMBER.fullmatch(found) else quoted(found)
-            yield f"{named(keyword)} is {shown}; {assumed} is assumed."
+            value = found if _NUMBER.fullmatch(found) else quoted(found)
+            yield f"{attribute_label(keyword)} is {value}; {assumed} is assumed."
 
 
 def _integer(dataset: Dataset, keyword: str, default: int) -> int:
@@ -243,11 +243,13 @@ def _required(dataset: Dataset, keyword: str, expected: str) -> int:
     return int(values[0])
 
 
-def _refuse(keyword: str, words: str) -> NoReturn:
-    raise AnalysisError(f"{named(keyword)} {words}. Correct it at the sender.")
+def _refuse(keyword: str, problem: str) -> NoReturn:
+    raise AnalysisError(
+        f"{attribute_label(keyword)} {problem}. Correct it at the sender."
+    )
 
 
-def named(keyword: str) -> str:
+def attribute_label(keyword: str) -> str:
     """Return the name of an attribute for messages: "Bits Stored (0028,0101)"."""
     tag = Tag(keyword)
     return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"

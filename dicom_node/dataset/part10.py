@@ -63,7 +63,7 @@ from dicom_node.errors import (
     EndsEarlyError,
 )
 
-PREFIX = slice(128, 132)
+PREFIX_POSITION = slice(128, 132)
 PIECE = 2**20  # bytes inflated at a time
 PORTION = 2**16  # bytes given to the inflater at a time
 
@@ -117,20 +117,20 @@ def locate(file: BinaryIO) -> Location:
         AnalysisError: The file is not DICOM, or its File Meta Information ends early.
     """
     file.seek(0)
-    head = file.read(PREFIX.stop)
+    head = file.read(PREFIX_POSITION.stop)
     if not looks_like_dicom(head):
         raise AnalysisError(
             "The file is not DICOM: it neither has the prefix DICM nor begins with an "
             "attribute of group 0002 or 0008. Export it as DICOM."
         )
-    start = PREFIX.stop if head[PREFIX] == b"DICM" else 0
+    start = PREFIX_POSITION.stop if head[PREFIX_POSITION] == b"DICM" else 0
     length, meta = _file_meta(_source(file, start))
-    named = meta.get(META_SYNTAX, "")
-    syntax = UID(named if UID_PATTERN.fullmatch(named) else "", IGNORE)
+    declared = meta.get(META_SYNTAX, "")
+    syntax = UID(declared if UID_PATTERN.fullmatch(declared) else "", IGNORE)
     offset = start + length
     if not syntax or syntax in NATIVE:
-        walked = syntax or ExplicitVRLittleEndian
-        syntax = _found_syntax(file, offset, walked) or walked
+        assumed = syntax or ExplicitVRLittleEndian
+        syntax = _detect_syntax(file, offset, assumed) or assumed
     return Location(offset, syntax, meta)
 
 
@@ -145,12 +145,12 @@ def identify(file: BinaryIO, location: Location, *, inflated_limit: int) -> Iden
     Raises:
         CannotUnderstandError: The dataset cannot be read up to its pixels.
     """
-    walk = _walk(file, location, inflated_limit)
+    reader = _open_reader(file, location, inflated_limit)
     uids = {SOP_CLASS: "", SOP_INSTANCE: ""}
-    for found in walk.values(uids.keys(), inside=NOTHING, until=PIXEL_DATA):
+    for found in reader.values(uids.keys(), inside=NOTHING, until=PIXEL_DATA):
         if isinstance(found, Value) and not found.root:
             uids[found.tag] = uid_text(found.value)
-    return Identity(uids[SOP_CLASS], uids[SOP_INSTANCE], tuple(walk.foreign))
+    return Identity(uids[SOP_CLASS], uids[SOP_INSTANCE], tuple(reader.foreign))
 
 
 def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -> None:
@@ -166,16 +166,16 @@ def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -
     Raises:
         AnalysisError: The file ends early.
     """
-    walk = _walk(file, location, inflated_limit)
+    reader = _open_reader(file, location, inflated_limit)
     try:
-        for found in walk.values((), inside=NOTHING, until=PIXEL_DATA):
+        for found in reader.values((), inside=NOTHING, until=PIXEL_DATA):
             if isinstance(found, Element):
-                check_pixels(walk, found, 0)
+                check_pixels(reader, found, 0)
     except EndsEarlyError as error:
         raise AnalysisError(str(error)) from None
     except CannotUnderstandError:
         return
-    if not walk.source.position:
+    if not reader.source.position:
         raise AnalysisError(
             "The file ends early: there is no dataset after the File Meta Information. "
             "Copy or send it again."
@@ -185,10 +185,10 @@ def check_complete(file: BinaryIO, location: Location, *, inflated_limit: int) -
 def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
     """Yield sentences about missing or wrong File Meta Information."""
     meta, syntax = location.file_meta, location.transfer_syntax
-    named = meta.get(META_SYNTAX, "")
-    if named != syntax:
+    declared = meta.get(META_SYNTAX, "")
+    if declared != syntax:
         yield (
-            f"Transfer Syntax UID (0002,0010) of the file is {quoted(named)}. The "
+            f"Transfer Syntax UID (0002,0010) of the file is {quoted(declared)}. The "
             f"dataset is read as {syntax.name}, in which it is encoded."
         )
     for tag, uid in (
@@ -197,8 +197,8 @@ def file_assumptions(location: Location, identity: Identity) -> Iterator[str]:
     ):
         if meta.get(tag, uid) != uid:
             yield (
-                f"{keyword_for_tag(tag)} of the file differs from that of the dataset, "
-                "which is used."
+                f"{keyword_for_tag(tag)} of the file differs from the UID of the "
+                "dataset. The UID of the dataset is used."
             )
 
 
@@ -229,7 +229,7 @@ def read_part10(
         if syntax == DeflatedExplicitVRLittleEndian:
             content = _inflated_content(file.read(), max_inflated)
         dataset = parse(
-            _without_foreign(content, _walkable(syntax)),
+            _without_foreign(content, _parsing_syntax(syntax)),
             is_implicit_VR=syntax.is_implicit_VR,
             is_little_endian=syntax.is_little_endian,
             specific_tags=None if tags is None else list(tags),
@@ -248,7 +248,7 @@ def looks_like_dicom(head: bytes) -> bool:
     Without a preamble, the first attribute must be of group 0002 or 0008, in either
     byte order.
     """
-    return head[PREFIX] == b"DICM" or head[:2] in {
+    return head[PREFIX_POSITION] == b"DICM" or head[:2] in {
         b"\x02\x00",
         b"\x08\x00",
         b"\x00\x02",
@@ -256,11 +256,13 @@ def looks_like_dicom(head: bytes) -> bool:
     }
 
 
-def _walk(file: BinaryIO, location: Location, inflated_limit: int) -> ElementReader:
+def _open_reader(
+    file: BinaryIO, location: Location, inflated_limit: int
+) -> ElementReader:
     source: ByteSource = _source(file, location.offset)
     if location.transfer_syntax == DeflatedExplicitVRLittleEndian:
         source = InflatedSource(file, inflated_limit)
-    return ElementReader(source, _walkable(location.transfer_syntax))
+    return ElementReader(source, _parsing_syntax(location.transfer_syntax))
 
 
 def _source(file: BinaryIO, start: int) -> FileSource:
@@ -271,11 +273,11 @@ def _source(file: BinaryIO, start: int) -> FileSource:
 
 def _file_meta(source: ByteSource) -> tuple[int, dict[int, str]]:
     """Return the length of the File Meta Information in bytes, and its UIDs by tag."""
-    walk = ElementReader(source, ExplicitVRLittleEndian)
+    reader = ElementReader(source, ExplicitVRLittleEndian)
     meta: dict[int, str] = {}
     end, declared_end = 0, -1
     with _as_analysis_error():
-        while (element := walk.next_element()) and element.tag >> 16 == META_GROUP:
+        while (element := reader.next_element()) and element.tag >> 16 == META_GROUP:
             value = b""
             if element.length <= LONGEST_VALUE:
                 value = source.read(element.length)
@@ -291,7 +293,7 @@ def _file_meta(source: ByteSource) -> tuple[int, dict[int, str]]:
     return end, meta
 
 
-def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
+def _detect_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
     """Return the uncompressed transfer syntax that the first element is encoded in.
 
     Returns:
@@ -302,10 +304,10 @@ def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
             cannot be read.
     """
     source = _source(file, offset)
-    walk = ElementReader(source, assumed)
+    reader = ElementReader(source, assumed)
     start = 0
     with _as_analysis_error():
-        while (element := walk.next_element()) and is_foreign(element.tag):
+        while (element := reader.next_element()) and is_foreign(element.tag):
             source.skip(element.length)
             start = source.position
     if element is None:
@@ -326,7 +328,7 @@ def _found_syntax(file: BinaryIO, offset: int, assumed: UID) -> UID | None:
     )
 
 
-def _walkable(syntax: UID) -> UID:
+def _parsing_syntax(syntax: UID) -> UID:
     """Return the syntax; Explicit VR Little Endian if it is not a transfer syntax."""
     return syntax if syntax.is_transfer_syntax else ExplicitVRLittleEndian
 
@@ -337,15 +339,15 @@ def _without_foreign(content: BinaryIO, syntax: UID) -> BinaryIO:
     pydicom would take the encoding of these elements for that of the dataset.
     """
     start = content.tell()
-    walk = ElementReader(_source(content, start), syntax)
+    reader = ElementReader(_source(content, start), syntax)
     with suppress(CannotUnderstandError):  # pydicom may be able to read it
-        for _ in walk.values((), inside=NOTHING, until=PIXEL_DATA):
+        for _ in reader.values((), inside=NOTHING, until=PIXEL_DATA):
             pass
     content.seek(start)
-    if not walk.foreign:
+    if not reader.foreign:
         return content
     whole, pieces, passed = content.read(), [], 0
-    for begin, end in walk.foreign:
+    for begin, end in reader.foreign:
         pieces.append(whole[passed:begin])
         passed = end
     return BytesIO(b"".join((*pieces, whole[passed:])))
@@ -369,8 +371,8 @@ def _inflated_content(deflated: bytes, limit: int) -> BytesIO:
     # memory.
     if sum(map(len, _inflated(deflated, limit))) > limit:
         raise AnalysisError(
-            f"The deflated dataset becomes larger than {limit} bytes, more than an "
-            "image within max_megapixels under [worker] can need."
+            f"The deflated dataset inflates to more than {limit} bytes, the limit for "
+            "an image of max_megapixels under [worker]."
         )
     return BytesIO(b"".join(_inflated(deflated, limit)))
 
@@ -424,11 +426,10 @@ def reading_dicom() -> Iterator[None]:
         raise
     except MemoryError:
         raise AnalysisError(
-            "Decoding needs more memory than it may have (decode_memory_mb under "
-            "[worker])."
+            "Decoding needs more memory than decode_memory_mb under [worker] allows."
         ) from None
     except Exception as error:  # noqa: BLE001
         raise AnalysisError(
-            f"The file cannot be read as DICOM ({type(error).__name__}): it is "
-            "damaged or was not written as the standard says. Send the instance again."
+            f"The file cannot be read as DICOM ({type(error).__name__}): it is damaged "
+            "or violates the standard. Send the instance again."
         ) from None

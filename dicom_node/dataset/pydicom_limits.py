@@ -86,16 +86,15 @@ def _check_text(element: RawDataElement) -> None:
         vr = dictionary_VR(element.tag)
     if vr in TEXT_LISTS:
         raise AnalysisError(
-            f"Attribute {element.tag} has a text of {element.length} bytes; "
-            f"{LONGEST_VALUE} are the most that the node reads. Correct it at the "
-            "sender."
+            f"Attribute {element.tag} has a text of {element.length} bytes; the node "
+            f"reads at most {LONGEST_VALUE}. Correct it at the sender."
         )
 
 
-def _too_many(what: str) -> AnalysisError:
+def _too_many(limit: str) -> AnalysisError:
     return AnalysisError(
-        f"The dataset has more than {what}, the most that the node reads. Send the "
-        "instance without them."
+        f"The dataset has more than {limit}, the maximum that the node reads. Send "
+        "the instance with fewer."
     )
 
 

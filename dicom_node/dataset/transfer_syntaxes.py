@@ -55,7 +55,7 @@ UNCOMPRESSED = (
     DeflatedExplicitVRLittleEndian,
 )
 
-LOSSLESS: Mapping[UID, str] = MappingProxyType(
+LOSSLESS_DECODERS: Mapping[UID, str] = MappingProxyType(
     {
         JPEGLosslessSV1: "gdcm",
         JPEGLossless: "gdcm",
@@ -69,7 +69,7 @@ LOSSLESS: Mapping[UID, str] = MappingProxyType(
 )
 """pydicom's name of the decoding plug-in for each lossless transfer syntax."""
 
-LOSSY: Mapping[UID, str] = MappingProxyType(
+LOSSY_DECODERS: Mapping[UID, str] = MappingProxyType(
     {
         JPEGBaseline8Bit: "pillow",
         JPEGExtended12Bit: "pillow",  # only 8 bits; see `_decode_12_bit_jpeg`
@@ -80,7 +80,7 @@ LOSSY: Mapping[UID, str] = MappingProxyType(
 )
 """pydicom's name of the decoding plug-in for each transfer syntax that may be lossy."""
 
-DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS, *LOSSY)
+DECODABLE: tuple[UID, ...] = (*UNCOMPRESSED, *LOSSLESS_DECODERS, *LOSSY_DECODERS)
 """All transfer syntaxes that can be decoded: uncompressed, lossless, lossy.
 
 PS3.8 leaves the choice to the acceptor, so this order decides. With the lossy ones
@@ -108,7 +108,7 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
     if syntax not in DECODABLE:
         raise AnalysisError(
             f"Transfer Syntax UID (0002,0010) is {syntax}, which the node does not "
-            "decode. Send the image in one that it accepts."
+            "decode. Send the image in a transfer syntax that the node accepts."
         )
     try:
         return _decoded(dataset, syntax)
@@ -119,7 +119,7 @@ def decode_pixels(dataset: Dataset) -> NDArray[Any]:
         raise AnalysisError(
             f"Pixel Data (7FE0,0010) cannot be decoded as {syntax.name} "
             f"({type(error).__name__}): it is damaged, or shorter than Rows and "
-            "Columns say. Send the image again, or in another transfer syntax."
+            "Columns declare. Send the image again, or in another transfer syntax."
         ) from None
 
 
@@ -161,7 +161,7 @@ def _decoded(dataset: Dataset, syntax: UID) -> NDArray[Any]:
     array, _ = get_decoder(syntax).as_array(
         dataset,
         index=0,
-        decoding_plugin={**LOSSLESS, **LOSSY}.get(syntax, ""),
+        decoding_plugin={**LOSSLESS_DECODERS, **LOSSY_DECODERS}.get(syntax, ""),
         correct_unused_bits=False,  # type: ignore[arg-type]  # the look-up table does
         bits_stored=_precision(dataset, syntax),  # type: ignore[arg-type]
     )
@@ -199,14 +199,14 @@ def _check_frame(dataset: Dataset) -> None:
     frame = _frame(dataset)
     if excess := find_excess(frame):
         raise AnalysisError(
-            f"The compressed image has more than {excess}, the most that the node "
+            f"The compressed image has more than {excess}, the maximum that the node "
             "reads. Send the image in another transfer syntax."
         )
     size = declared_size(frame)
     if size is not None and size != (dataset.Rows, dataset.Columns):
         raise AnalysisError(
-            f"The compressed image says that it has {size[0]} x {size[1]} pixels, Rows "
-            f"(0028,0010) and Columns (0028,0011) say {dataset.Rows} x "
+            f"The compressed image declares {size[0]} x {size[1]} pixels, but Rows "
+            f"(0028,0010) and Columns (0028,0011) declare {dataset.Rows} x "
             f"{dataset.Columns}. Send the image again, or in another transfer syntax."
         )
 

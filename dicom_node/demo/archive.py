@@ -79,15 +79,15 @@ class Archive:
     port: int
 
     def __init__(
-        self, directory: Path, on_stored: OnStored | None, answer: StoreStatus | None
+        self, directory: Path, on_stored: OnStored | None, respond: StoreStatus | None
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
         self._log_file = directory / LOG_NAME
         self._log_file.touch()
         self._on_stored = on_stored
-        self._answer = answer
-        self._news = threading.Condition()
+        self._respond = respond
+        self._changed = threading.Condition()
         lines = self._log_file.read_text("ascii").splitlines()
         self._log = [Stored(**json.loads(line)) for line in lines]
         self._paths = {self._key(each): each.path for each in self._log if each.path}
@@ -95,7 +95,7 @@ class Archive:
     @property
     def log(self) -> tuple[Stored, ...]:
         """Every C-STORE so far, including those of earlier runs."""
-        with self._news:
+        with self._changed:
             return tuple(self._log)
 
     def wait(self, count: int, timeout_s: float) -> tuple[Stored, ...]:
@@ -104,9 +104,11 @@ class Archive:
         Raises:
             TimeoutError: It has fewer lines after the timeout.
         """
-        with self._news:
-            if not self._news.wait_for(lambda: len(self._log) >= count, timeout_s):
-                raise TimeoutError(f"{len(self._log)} of {count} after {timeout_s:g} s")
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self._log) >= count, timeout_s):
+                raise TimeoutError(
+                    f"{len(self._log)} of {count} instances after {timeout_s:g} s"
+                )
             return tuple(self._log)
 
     def serve(self, ae_title: str, host: str, port: int) -> None:
@@ -119,7 +121,7 @@ class Archive:
         stop_listening(self._server)
 
     def _on_store(self, event: evt.Event) -> int:
-        status = self._answer(event) if self._answer else SUCCESS
+        status = self._respond(event) if self._respond else SUCCESS
         is_stored = verdict_of(status) is Verdict.STORED
         meta, content = event.file_meta, _dataset_bytes(event)
         file = b"\0" * 128 + b"DICM" + encode_file_meta(meta) + content
@@ -134,11 +136,11 @@ class Archive:
             path=f"{uuid.uuid4().hex}.dcm" if is_stored else "",
             status=status,
         )
-        self._keep(stored, file)
+        self._store(stored, file)
         return status
 
-    def _keep(self, stored: Stored, file: bytes) -> None:
-        with self._news:
+    def _store(self, stored: Stored, file: bytes) -> None:
+        with self._changed:
             if stored.path:
                 key = self._key(stored)
                 if key not in self._paths:
@@ -148,7 +150,7 @@ class Archive:
             with self._log_file.open("a", encoding="ascii") as log:
                 log.write(json.dumps(asdict(stored)) + "\n")
             self._log.append(stored)
-            self._news.notify_all()
+            self._changed.notify_all()
         if self._on_stored:
             self._on_stored(stored)
 
@@ -164,7 +166,7 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
     host: str = "127.0.0.1",
     port: int = 0,
     on_stored: OnStored | None = None,
-    answer: StoreStatus | None = None,
+    respond: StoreStatus | None = None,
 ) -> Archive:
     """Start an archive. Its `stop()` ends it.
 
@@ -177,10 +179,10 @@ def start_archive(  # noqa: PLR0913 - an address, and two hooks for tests
         port: Port to listen on; 0 is any free port.
         on_stored: Called after each C-STORE is logged, before its response, from the
             thread of its association.
-        answer: Returns the status of each response. After a failure nothing is kept.
+        respond: Returns the status of each response. After a failure nothing is kept.
     """
     _config.LOG_HANDLER_LEVEL = "none"  # datasets and names must not be logged
-    archive = Archive(directory, on_stored, answer)
+    archive = Archive(directory, on_stored, respond)
     archive.serve(ae_title, host, port)
     return archive
 
@@ -221,27 +223,28 @@ def _write_durably(path: Path, content: bytes) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run an archive until SIGTERM or SIGINT."""
     parser = argparse.ArgumentParser(
-        prog="fracture-node archive", description="A small archive, as a PACS to try."
+        prog="fracture-node archive",
+        description="Runs a small archive, as a PACS for tests.",
     )
     parser.add_argument(
         "--directory",
         type=Path,
         default=Path("archive"),
-        help="folder to write to; without it, archive",
+        help="folder to write to; default: archive",
     )
     parser.add_argument(
-        "--ae-title", default="ARCHIVE", help="its AE title; without it, ARCHIVE"
+        "--ae-title", default="ARCHIVE", help="its AE title; default: ARCHIVE"
     )
     parser.add_argument(
         "--host",
         default="127.0.0.1",
-        help="address to listen on; without it, 127.0.0.1: this machine only",
+        help="address to listen on; default: 127.0.0.1, this machine only",
     )
     parser.add_argument(
         "--port",
         type=int,
         default=11113,
-        help="port to listen on; 0 is any free one; without it, 11113",
+        help="port to listen on; 0 is any free port; default: 11113",
     )
     options = parser.parse_args(arguments)
     configure_logging("archive")
@@ -252,8 +255,9 @@ def main(arguments: list[str] | None = None) -> int:
         host=options.host,
         port=options.port,
     )
-    where = f"{options.ae_title}@{options.host}:{archive.port}"
-    sys.stdout.write(f"{where} keeps what it gets in {options.directory.absolute()}\n")
+    address = f"{options.ae_title}@{options.host}:{archive.port}"
+    folder = options.directory.absolute()
+    sys.stdout.write(f"{address} stores received instances in {folder}\n")
     sys.stdout.flush()
     stop.ready(0)
     stop.wait()

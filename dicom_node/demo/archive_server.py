@@ -59,7 +59,7 @@ def listen(
         evt_handlers=[
             (evt.EVT_CONN_OPEN, connections.opened),
             (evt.EVT_CONN_CLOSE, connections.closed),
-            (evt.EVT_REQUESTED, _support_what_is_proposed),
+            (evt.EVT_REQUESTED, _support_proposed_contexts),
             (evt.EVT_C_STORE, on_store),
         ],
     )
@@ -76,7 +76,7 @@ def stop_listening(server: ThreadedAssociationServer) -> None:
     server.server_close()
 
 
-def _support_what_is_proposed(event: evt.Event) -> None:
+def _support_proposed_contexts(event: evt.Event) -> None:
     """Support each proposed storage class, with its proposed transfer syntaxes.
 
     A list of all classes with all transfer syntaxes would be copied for each
@@ -86,9 +86,9 @@ def _support_what_is_proposed(event: evt.Event) -> None:
     for context in event.assoc.requestor.requested_contexts:
         sop_class = context.abstract_syntax
         if sop_class is not None and sop_class in STORAGE_CLASSES:
-            known = supported.setdefault(sop_class, build_context(sop_class, []))
+            accepted = supported.setdefault(sop_class, build_context(sop_class, []))
             for syntax in context.transfer_syntax:
-                known.add_transfer_syntax(syntax)
+                accepted.add_transfer_syntax(syntax)
     event.assoc.acceptor.supported_contexts = [
         *VerificationPresentationContexts,
         *supported.values(),

@@ -35,8 +35,8 @@ from inference.drawing.caption import percent
 from inference.finding import OperatingPoint
 from inference.phantom.long_bone import draw_phantom
 
-PATIENCE_S = 120.0
-LOOK_EVERY_S = 0.2
+TIMEOUT_S = 120.0
+POLL_S = 0.2
 CONFIG = """\
 # Written by `fracture-node demo`.
 [receiver]
@@ -96,20 +96,20 @@ def main() -> None:
         "--directory",
         type=Path,
         default=Path("data/demo"),
-        help="folder to write to; without it, data/demo",
+        help="folder to write to; default: data/demo",
     )
-    parser.add_argument("--once", action="store_true", help="do not go on serving")
-    given = parser.parse_args()
+    parser.add_argument("--once", action="store_true", help="exit after the results")
+    arguments = parser.parse_args()
     stop = begin_role("demo", None)
     stop.ready(DRAIN_S)  # _show checks `stop`, so that the exit status is correct
     arrivals = Arrivals()
-    archive = start_archive(given.directory / "archive", on_stored=arrivals.add)
+    archive = start_archive(arguments.directory / "archive", on_stored=arrivals.add)
     try:
-        config = _configure(given.directory, archive)
+        config = _configure(arguments.directory, archive)
         settings = load(config)
         with Node(settings, config) as node, _watched(node):
             complete = _show(node, settings, archive, arrivals, stop)
-            if not given.once:
+            if not arguments.once:
                 console.print(f"The page: http://127.0.0.1:{node.api_port}/")
                 console.print("Serving until Ctrl-C.")
                 stop.wait()
@@ -123,30 +123,30 @@ class Arrivals:
 
     def __init__(self) -> None:
         self._by_study: dict[str, Arrived] = {}
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
 
     def add(self, stored: Stored) -> None:
         """Record a stored result."""
         arrived = Arrived(stored.path, time.monotonic())
-        with self._news:
+        with self._changed:
             self._by_study.setdefault(stored.study_instance_uid, arrived)
-            self._news.notify_all()
+            self._changed.notify_all()
 
     def wait(self, studies: set[str], stop: threading.Event) -> dict[str, Arrived]:
-        """Wait for a result in each study; return those that arrived within PATIENCE_S.
+        """Wait for a result in each study; return those that arrived within TIMEOUT_S.
 
         Args:
             studies: The Study Instance UIDs.
             stop: An event that ends the wait.
         """
-        deadline = time.monotonic() + PATIENCE_S
-        with self._news:
+        deadline = time.monotonic() + TIMEOUT_S
+        with self._changed:
             while not (
                 self._by_study.keys() >= studies
                 or stop.is_set()
                 or time.monotonic() > deadline
             ):
-                self._news.wait(LOOK_EVERY_S)
+                self._changed.wait(POLL_S)
             return dict(self._by_study)
 
 
@@ -155,15 +155,15 @@ def _configure(directory: Path, archive: Archive) -> Path:
     usual = load(None)
     config = directory / "demo.toml"
     text = CONFIG.format(
-        receiver=_free(usual.receiver.port),
-        api=_free(usual.api.port),
+        receiver=_free_port(usual.receiver.port),
+        api=_free_port(usual.api.port),
         archive=archive.port,
     )
     config.write_text(text, "utf-8")
     return config
 
 
-def _free(port: int) -> int:
+def _free_port(port: int) -> int:
     """Return the port, or 0 (any port) if it is in use."""
     try:
         socket.create_server(("127.0.0.1", port)).close()
@@ -210,7 +210,7 @@ def _show(
     arrived = arrivals.wait({each.study_instance_uid for each in sent}, stop)
     history = History(open_engine(settings.storage.database_url))
     table = Table(
-        *("instance", "answer", "probability of a fracture"),
+        *("instance", "result", "probability of a fracture"),
         *("seconds", "Secondary Capture"),
     )
     for each in sent:
@@ -218,7 +218,7 @@ def _show(
         result = arrived.get(each.study_instance_uid)
         table.add_row(
             each.name,
-            _answer(row),
+            _result_text(row),
             "" if row.probability is None else percent(row.probability),
             "" if result is None else f"{result.at - each.at:.2f}",
             row.reason if result is None else str(archive.directory / result.path),
@@ -227,7 +227,7 @@ def _show(
     return len(arrived) >= len(sent)
 
 
-def _answer(row: sa.Row[Any]) -> str:
+def _result_text(row: sa.Row[Any]) -> str:
     if row.probability is None:
         return str(row.state)
     if row.operating_point == OperatingPoint.NONE:
@@ -238,16 +238,18 @@ def _answer(row: sa.Row[Any]) -> str:
 def _wait_until_ready(address: str, stop: threading.Event) -> None:
     """Wait for the model, so that the printed seconds do not include its loading."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         try:
             opener.open(address, timeout=5).close()
         except OSError:  # not listening yet, or 503 while the model is loaded
-            if stop.wait(LOOK_EVERY_S):
+            if stop.wait(POLL_S):
                 return
         else:
             return
-    console.print("The model is still not loaded; the log above may say why.")
+    console.print(
+        f"The model is not loaded after {TIMEOUT_S:.0f} s. See the log above."
+    )
 
 
 def _send(broken: bool, address: Address, directory: Path) -> Sent:  # noqa: FBT001
@@ -258,7 +260,7 @@ def _send(broken: bool, address: Address, directory: Path) -> Sent:  # noqa: FBT
     (outcome,) = send([path], address, calling_ae_title="DEMO_MODALITY")
     at = time.monotonic()
     if outcome.verdict is not Verdict.STORED:
-        sys.exit(f"The node did not take the phantom: {outcome.comment}")
+        sys.exit(f"The node did not store the phantom: {outcome.comment}")
     return Sent(name, str(dataset.SOPInstanceUID), str(dataset.StudyInstanceUID), at)
 
 

@@ -10,7 +10,7 @@ from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
 from dicom_node.dataset.attributes import code, is_plain, number, numbers, usable
-from dicom_node.dataset.image_pixel import named
+from dicom_node.dataset.image_pixel import attribute_label
 from dicom_node.pixels.pixel_spacing import SPACINGS
 from dicom_node.pixels.windowing import VoiLutFunction
 
@@ -51,17 +51,18 @@ def _odd_numbers(dataset: Dataset) -> Iterator[str]:
             if (more := len(values) - MOST_VALUES) > 0:
                 read += f" and {more} more values"
             yield (
-                f"{named(keyword)} has a value that is not a number; it is read as "
-                f"{read}."
+                f"{attribute_label(keyword)} has a value that is not a number; it is "
+                f"read as {read}."
             )
 
 
 def _useless_numbers(dataset: Dataset) -> Iterator[str]:
     """Yield sentences about numbers that would make the whole image unusable."""
     if number(dataset, "RescaleSlope", 1) == 0:
-        yield f"{named('RescaleSlope')} is 0; it is read as 1."
+        yield f"{attribute_label('RescaleSlope')} is 0; it is read as 1."
     if any(width <= 0 for width in usable(dataset, "WindowWidth")):
-        yield f"{named('WindowWidth')} is not above 0; that window is not used."
+        label = attribute_label("WindowWidth")
+        yield f"{label} is not above 0; that window is not used."
 
 
 def _odd_vrs(dataset: Dataset) -> Iterator[str]:
@@ -71,10 +72,12 @@ def _odd_vrs(dataset: Dataset) -> Iterator[str]:
         element = dataset.get_item(tag) if tag in dataset else None
         written = element.VR if isinstance(element, RawDataElement) else None
         if written not in {None, expected}:
-            yield f"{named(keyword)} has the VR {written}; it is read as {expected}."
+            label = attribute_label(keyword)
+            yield f"{label} has the VR {written}; it is read as {expected}."
 
 
 def _odd_codes(dataset: Dataset) -> Iterator[str]:
     function = code(dataset, "VOILUTFunction").replace(" ", "_")
     if function and function not in VoiLutFunction.__members__:
-        yield f"{named('VOILUTFunction')} is not a known function; LINEAR is assumed."
+        label = attribute_label("VOILUTFunction")
+        yield f"{label} is not a known function; LINEAR is assumed."

@@ -22,9 +22,9 @@ from pydicom.uid import UID
 
 from dicom_node.dataset.attributes import number, signed_16, texts, usable
 from dicom_node.dataset.image_pixel import (
+    attribute_label,
     check_bits,
     complete_image_pixel,
-    named,
     photometric_interpretation,
 )
 from dicom_node.dataset.part10 import read_part10, reading_dicom
@@ -141,7 +141,7 @@ def _check_time(dataset: Dataset, megapixels: float | None) -> None:
     if megapixels is not None and samples > megapixels * 1e6:
         raise TakesLongError(
             f"The image has {samples / 1e6:.0f} megapixels (Rows x Columns x Samples "
-            f"per Pixel), more than the {megapixels:.0f} that are decoded at once."
+            f"per Pixel), more than {megapixels:.0f}, the limit for this call."
         )
 
 
@@ -161,21 +161,24 @@ def decode(dataset: Dataset, options: DecodeOptions) -> Radiograph:
     assumptions += complete_image_pixel(dataset)
     stored = decode_pixels(dataset)
     assumptions += check_bits(dataset, stored)
-    shown = show(dataset, stored, options.window)
-    gray = shown.gray
+    display = to_display_image(dataset, stored, options.window)
+    gray = display.gray
     if gray.min() == gray.max():
         raise NotAnalyzedError(
-            "The image is blank: all of Pixel Data (7FE0,0010) is of one gray level.",
+            "The image is blank: all pixels of Pixel Data (7FE0,0010) have the same "
+            "gray level.",
             Unanalyzed.BLANK,
         )
     shape = pixel_shape(dataset)
     pixels = made_square(gray, shape, options.max_megapixels)
     source_shape = gray.shape[0], gray.shape[1]
-    assumptions += shown.assumptions
-    return Radiograph(pixels, shape.side, source_shape, shown.span, assumptions)
+    assumptions += display.assumptions
+    return Radiograph(pixels, shape.side, source_shape, display.span, assumptions)
 
 
-def show(dataset: Dataset, stored: NDArray[Any], window: int | Window) -> DisplayImage:
+def to_display_image(
+    dataset: Dataset, stored: NDArray[Any], window: int | Window
+) -> DisplayImage:
     """Display a gray or color image as its attributes ask.
 
     Args:
@@ -216,8 +219,8 @@ def _palette(dataset: Dataset) -> Dataset:
         values = usable(dataset, keyword)
         if len(values) != 3:  # noqa: PLR2004 - PS3.3 C.7.6.3.1.5
             raise AnalysisError(
-                f"{named(keyword)} is absent or not three numbers, which palette color "
-                "needs. Correct it at the sender."
+                f"{attribute_label(keyword)} is absent or not three numbers, which "
+                "palette color needs. Correct it at the sender."
             )
         count, first, bits = (signed_16(one, signed=False) for one in values)
         _check_segments(dataset, f"Segmented{color}PaletteColorLookupTableData", bits)
@@ -255,9 +258,9 @@ def _check_segments(dataset: Dataset, keyword: str, bits: int) -> None:
         position += 3 if segment == LINEAR else 2 + length
     if entries > MOST_ENTRIES:
         raise AnalysisError(
-            f"{named(keyword)} expands to more than {MOST_ENTRIES} entries, or has "
-            "indirect segments, which the node does not read. Send the image with "
-            "palettes that are not segmented."
+            f"{attribute_label(keyword)} expands to more than {MOST_ENTRIES} entries, "
+            "or has indirect segments, which the node does not read. Send the image "
+            "with palettes that are not segmented."
         )
 
 

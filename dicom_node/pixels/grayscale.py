@@ -33,8 +33,8 @@ from dicom_node.dataset.attributes import (
     text,
     usable,
 )
-from dicom_node.dataset.image_pixel import named, photometric_interpretation
-from dicom_node.dataset.transfer_syntaxes import LOSSY
+from dicom_node.dataset.image_pixel import attribute_label, photometric_interpretation
+from dicom_node.dataset.transfer_syntaxes import LOSSY_DECODERS
 from dicom_node.pixels.windowing import (
     LEAST_STRUCTURE,
     LookUpTable,
@@ -125,7 +125,7 @@ def apply_display_pipeline(
         logger.warning("%s: %s", loggable(text(dataset, "SOPInstanceUID")), each)
     if display is not None:
         levels = _levels(display, modality)
-        gray = _through(stretched(levels, 0, 1), dataset, patterns)
+        gray = _apply_table(stretched(levels, 0, 1), dataset, patterns)
         ends = _ends(modality, levels, window)
         if isinstance(window, Window):
             return DisplayImage(gray, None, ends, assumptions)
@@ -134,10 +134,10 @@ def apply_display_pipeline(
             return DisplayImage(gray, None, ends, assumptions)
         logger.warning("%s %s", loggable(text(dataset, "SOPInstanceUID")), fault)
         assumptions += (f"The image {fault}",)
-    return _shown_by_percentiles(dataset, patterns, modality, assumptions)
+    return _display_by_percentiles(dataset, patterns, modality, assumptions)
 
 
-def _shown_by_percentiles(
+def _display_by_percentiles(
     dataset: Dataset,
     patterns: NDArray[Any],
     modality: Values,
@@ -148,7 +148,7 @@ def _shown_by_percentiles(
         values = _logarithm(dataset, values)
     low, high = _range(dataset, patterns, values)
     first, last = (float(modality[np.abs(values - x).argmin()]) for x in (low, high))
-    gray = _through(stretched(values, low, high), dataset, patterns)
+    gray = _apply_table(stretched(values, low, high), dataset, patterns)
     return DisplayImage(gray, (first, last), (first, last), assumptions)
 
 
@@ -166,7 +166,7 @@ def _fault(
         gray: The displayed gray levels of these pixels.
         tables: The display value in [0, 1] and the modality value of each pattern.
     """
-    instead = "it is shown as if it had none."
+    instead = "it is displayed as if it had neither."
     if gray.min() == gray.max() and patterns.min() < patterns.max():
         return f"shows nothing through its own window or VOI LUT; {instead}"
     sample = thinned(patterns, COMPARED_PIXELS)
@@ -177,15 +177,15 @@ def _fault(
     low, high = _range(dataset, sample, modality)
     reference = np.clip((modality - low) / (high - low or 1.0), 0, 1)
     padded = _padded(dataset, sample)
-    own, expected = (
+    displayed, expected = (
         np.where(padded, np.nan, np.nan_to_num(each)[sample])
         for each in (levels, reference)
     )
-    kept = structure_kept(own, expected)
-    if kept >= LEAST_STRUCTURE:
+    share = structure_kept(displayed, expected)
+    if share >= LEAST_STRUCTURE:
         return ""
     return (
-        f"keeps {kept:.0%} of its structure through its own window or VOI LUT, less "
+        f"keeps {share:.0%} of its structure through its own window or VOI LUT, less "
         f"than {LEAST_STRUCTURE:.0%}; {instead}"
     )
 
@@ -224,34 +224,38 @@ def _assumptions(
     }:
         yield (
             f"Presentation LUT Shape (2050,0020) is {shape}, which contradicts the "
-            "Photometric Interpretation (0028,0004); only the latter counts."
+            "Photometric Interpretation (0028,0004); only the latter is used."
         )
     stored = stored_pixel_values(dataset, itemsize)
     if found := modality_table(dataset, stored):
-        yield from _read_otherwise(dataset, "ModalityLUTSequence", *found)
+        yield from _descriptor_assumptions(dataset, "ModalityLUTSequence", *found)
     if isinstance(window, int) and (chosen := voi_table(dataset, modality, window)):
-        yield from _read_otherwise(dataset, "VOILUTSequence", *chosen)
+        yield from _descriptor_assumptions(dataset, "VOILUTSequence", *chosen)
 
 
-def _read_otherwise(
-    dataset: Dataset, keyword: str, place: int, table: LookUpTable
+def _descriptor_assumptions(
+    dataset: Dataset, keyword: str, index: int, table: LookUpTable
 ) -> Iterator[str]:
     """Yield a sentence for each descriptor value of a table that was not used."""
-    said = numbers(items(dataset, keyword)[place], "LUTDescriptor")
+    descriptor = numbers(items(dataset, keyword)[index], "LUTDescriptor")
     is_display = keyword == "VOILUTSequence"
     for name, found, used in (
-        ("entries", said[0], len(table.entries) % 2**16),
-        ("as the first value mapped", said[1], table.first),
-        ("bits for each entry", said[2], table.bits if is_display else said[2]),
+        ("entries", descriptor[0], len(table.entries) % 2**16),
+        ("as the first value mapped", descriptor[1], table.first),
+        (
+            "bits for each entry",
+            descriptor[2],
+            table.bits if is_display else descriptor[2],
+        ),
     ):
         if found != used:
             yield (
-                f"LUT Descriptor (0028,3002) of {named(keyword)} says {found:g} "
-                f"{name}; {used} is used."
+                f"LUT Descriptor (0028,3002) of {attribute_label(keyword)} declares "
+                f"{found:g} {name}; {used} is used."
             )
 
 
-def _through(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
+def _apply_table(table: Gray, dataset: Dataset, patterns: NDArray[Any]) -> Gray:
     """Look up each pixel in the table, inverted if the image is MONOCHROME1."""
     table = 255 - table if is_inverted(dataset) else table
     # cv2.LUT takes a seventh of the time and a tenth of the memory of NumPy's indexing.
@@ -263,7 +267,7 @@ def stored_pixel_values(dataset: Dataset, itemsize: int) -> Values:
     width = 8 * itemsize
     stored = min(max(int(number(dataset, "BitsStored", width)), 1), width)
     signed = _is_signed(dataset)
-    if not signed and UID(dataset.file_meta.TransferSyntaxUID) in LOSSY:
+    if not signed and UID(dataset.file_meta.TransferSyntaxUID) in LOSSY_DECODERS:
         # Lossy codecs overshoot: the bits that they set above Bits Stored belong to the
         # value and are not an overlay.
         return np.clip(np.arange(2**width, dtype=np.float64), 0, 2**stored - 1)
@@ -314,12 +318,12 @@ def _logarithm(dataset: Dataset, values: Values) -> Values:
     return np.asarray(-np.log1p(values.max() - values), np.float64)
 
 
-def _ends(values: Values, shown: Values, window: int | Window) -> tuple[float, float]:
+def _ends(values: Values, levels: Values, window: int | Window) -> tuple[float, float]:
     """Return the modality values at the two ends of the gray scale."""
     if isinstance(window, Window):
         half = window.width / 2
         return window.center - half, window.center + half
-    between = values[(shown > 0) & (shown < 1)]
+    between = values[(levels > 0) & (levels < 1)]
     inside = between if between.size else values
     return float(inside.min()), float(inside.max())
 
@@ -345,52 +349,52 @@ def _levels(display: LookUpTable | Window, values: Values) -> Values:
 
 
 def voi_table(
-    dataset: Dataset, values: Values, wanted: int
+    dataset: Dataset, values: Values, requested: int
 ) -> tuple[int, LookUpTable] | None:
     """Return the chosen VOI LUT and the index of its item (from 0), or None.
 
     Args:
         dataset: The image's attributes.
         values: Every modality value that may be looked up.
-        wanted: The number of the table, from 1; see `_chosen`.
+        requested: The number of the table, from 1; see `_chosen`.
     """
-    return _chosen(list(_tables(dataset, "VOILUTSequence", values)), wanted)
+    return _chosen(list(_tables(dataset, "VOILUTSequence", values)), requested)
 
 
-def voi_window(dataset: Dataset, wanted: int) -> Window | None:
+def voi_window(dataset: Dataset, requested: int) -> Window | None:
     """Return the chosen window of an image; None if it has no usable window.
 
     Args:
         dataset: The image's attributes.
-        wanted: The number of the window, from 1; see `_chosen`.
+        requested: The number of the window, from 1; see `_chosen`.
     """
-    found = _chosen(list(_windows(dataset)), wanted)
+    found = _chosen(list(_windows(dataset)), requested)
     return found and found[1]
 
 
-def _chosen(found: list[tuple[int, T]], wanted: int) -> tuple[int, T] | None:
-    """Return the wanted item.
+def _chosen(found: list[tuple[int, T]], requested: int) -> tuple[int, T] | None:
+    """Return the requested item.
 
     If it is absent or unusable, return the last usable item before it, else the first
     one.
 
     Args:
         found: The usable items, each with its index among all items, from 0.
-        wanted: The number of the item among all items, from 1.
+        requested: The number of the item among all items, from 1.
     """
-    before = [each for each in found if each[0] < wanted]
+    before = [each for each in found if each[0] < requested]
     return next(iter(before[-1:] or found), None)
 
 
 def _windows(dataset: Dataset) -> Iterator[tuple[int, Window]]:
     """Yield each window with two usable numbers, and its index, from 0."""
     name = code(dataset, "VOILUTFunction").replace(" ", "_")
-    known = name in VoiLutFunction.__members__
-    function = VoiLutFunction(name) if known else VoiLutFunction.LINEAR
+    is_known = name in VoiLutFunction.__members__
+    function = VoiLutFunction(name) if is_known else VoiLutFunction.LINEAR
     centers, widths = numbers(dataset, "WindowCenter"), numbers(dataset, "WindowWidth")
-    for place, (center, width) in enumerate(zip(centers, widths, strict=False)):
+    for index, (center, width) in enumerate(zip(centers, widths, strict=False)):
         if center is not None and width is not None and width > 0:
-            yield place, Window(center, width, function)
+            yield index, Window(center, width, function)
 
 
 def _tables(
@@ -403,7 +407,7 @@ def _tables(
         keyword: The keyword of the sequence.
         values: Every value that may be looked up.
     """
-    for place, item in enumerate(items(dataset, keyword)[:MOST_TABLES]):
+    for index, item in enumerate(items(dataset, keyword)[:MOST_TABLES]):
         descriptor = numbers(item, "LUTDescriptor")
         if len(descriptor) != 3 or descriptor[1] is None:  # noqa: PLR2004 - C.11.1.1.1
             continue
@@ -411,7 +415,7 @@ def _tables(
         entries = _entries(dataset, item, count)
         if entries.size:
             first = _first_value(descriptor[1], entries.size, values)
-            yield place, LookUpTable(first, entries, entry_bits(entries))
+            yield index, LookUpTable(first, entries, entry_bits(entries))
 
 
 def _first_value(written: float, count: int, values: Values) -> int:
@@ -446,7 +450,9 @@ def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
     data = element.value if element else None
     if element and isinstance(data, bytes):
         is_binary = element.VR in _ENTRY_VRS
-        words = _words(dataset, element, data) if is_binary else np.empty(0, np.uint16)
+        words = (
+            _read_words(dataset, element, data) if is_binary else np.empty(0, np.uint16)
+        )
         if len(words) == (count + 1) // 2 != count:
             words = words.astype("<u2").view("u1")[:count].astype(np.uint16)
         return words[: 2**16]
@@ -457,7 +463,7 @@ def _entries(dataset: Dataset, item: Dataset, count: int) -> NDArray[np.uint16]:
     return (entries & (2**16 - 1)).astype(np.uint16)
 
 
-def _words(
+def _read_words(
     dataset: Dataset, element: DataElement | RawDataElement, data: bytes
 ) -> NDArray[np.uint16]:
     """Read the 16-bit words of a value, in the byte order of its dataset."""
@@ -476,8 +482,8 @@ def _range(
     if bits <= PLAIN_BITS and not is_for_processing(dataset):
         return float(values.min()), float(values.max())
     sample = thinned(patterns[exposed_area(patterns)])
-    kept = sample[~_padded(dataset, sample)]
-    return percentile_range(values[kept if kept.size else sample])
+    unpadded = sample[~_padded(dataset, sample)]
+    return percentile_range(values[unpadded if unpadded.size else sample])
 
 
 def _padded(dataset: Dataset, patterns: NDArray[Any]) -> NDArray[np.bool_]:

@@ -91,8 +91,8 @@ def made_square(
         raise NotAnalyzedError(
             f"The pixels are {ratio:.3g} times as high as they are wide (Pixel Spacing "
             "(0028,0030), Imager Pixel Spacing (0018,1164) or Pixel Aspect Ratio "
-            f"(0028,0034)); made square, the image exceeds {max_megapixels} "
-            "megapixels.",
+            f"(0028,0034)). Resampled to square pixels, the image exceeds "
+            f"{max_megapixels} megapixels.",
             Unanalyzed.TOO_LARGE,
         )
     size = (round(wide), round(tall))

@@ -21,7 +21,7 @@ from dicom_node.dataset.image_pixel import check_bits, complete_image_pixel
 from dicom_node.dataset.part10 import read_part10, reading_dicom
 from dicom_node.dataset.transfer_syntaxes import decode_pixels
 from dicom_node.errors import AnalysisError, DicomNodeError
-from dicom_node.pixels.decode import INFLATED_BYTES, show
+from dicom_node.pixels.decode import INFLATED_BYTES, to_display_image
 from dicom_node.pixels.grayscale import is_inverted
 from dicom_node.pixels.pixel_spacing import made_square, pixel_shape
 from dicom_node.pixels.windowing import VoiLutFunction, Window
@@ -77,7 +77,7 @@ def view_file(
         path: The file.
         window: The number of one of its own windows, from 1; or the modality values for
             the two ends of the gray scale.
-        max_megapixels: Larger images are not shown.
+        max_megapixels: Larger images are not displayed.
 
     Raises:
         AnalysisError: The file contains no image, or the image is too large or damaged.
@@ -88,10 +88,10 @@ def view_file(
         complete_image_pixel(dataset)
         stored = decode_pixels(dataset)
         check_bits(dataset, stored)
-        shown = show(dataset, stored, _window(window))
+        display = to_display_image(dataset, stored, _window(window))
         shape = pixel_shape(dataset)
-        ends = shown.ends[::-1] if is_inverted(dataset) else shown.ends
-        return View(made_square(shown.gray, shape, max_megapixels), ends)
+        ends = display.ends[::-1] if is_inverted(dataset) else display.ends
+        return View(made_square(display.gray, shape, max_megapixels), ends)
 
 
 def list_attributes(path: Path, max_megapixels: int) -> list[Attribute]:
@@ -144,21 +144,22 @@ def _list(dataset: Dataset, level: int, found: list[Attribute]) -> None:
             found.append(Attribute(f"{tag}", name, str(raw.VR or ""), value, level))
             continue
         is_sequence = element.VR == "SQ"
-        value = f"{len(element.value)} items" if is_sequence else _said(element)
+        value = f"{len(element.value)} items" if is_sequence else _value_text(element)
         found.append(Attribute(f"{tag}", name, str(element.VR), value, level))
         for item in element.value if is_sequence else ():
             _list(item, level + 1, found)
 
 
-def _said(element: DataElement) -> str:
+def _value_text(element: DataElement) -> str:
     """Return a value as text."""
     value = element.value
     if element.VR in BULK or isinstance(value, bytes):
         return f"{len(value or b'')} bytes"
     values = value[: LONGEST_VALUE + 1] if isinstance(value, MultiValue) else [value]
-    words = "\\".join("" if each is None else str(each) for each in values)
-    shown = "".join(
+    text = "\\".join("" if each is None else str(each) for each in values)
+    printable = "".join(
         each if each.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for each in words[: LONGEST_VALUE + 1]
+        for each in text[: LONGEST_VALUE + 1]
     )
-    return shown if len(shown) <= LONGEST_VALUE else f"{shown[:LONGEST_VALUE]}…"
+    is_cut = len(printable) > LONGEST_VALUE
+    return f"{printable[:LONGEST_VALUE]}…" if is_cut else printable

@@ -78,11 +78,11 @@ class ScreeningRules:
     today: date
 
 
-class Why(NamedTuple):
+class Exclusion(NamedTuple):
     """The reason why an instance is not analyzed, for counting and as text."""
 
     reason: Unanalyzed
-    words: str
+    message: str
 
 
 def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None:
@@ -99,10 +99,10 @@ def screen(dataset: Dataset, rules: ScreeningRules, max_megapixels: int) -> None
         NotAnalyzedError: The instance is a radiograph, but must not be analyzed.
             Somebody may expect a result, whatever the reason.
     """
-    for why in _not_meant(dataset):
-        raise NotMeantError(why.words, why.reason)
-    for why in _not_for_the_model(dataset, rules, max_megapixels):
-        raise NotAnalyzedError(why.words, why.reason)
+    for exclusion in _not_meant(dataset):
+        raise NotMeantError(exclusion.message, exclusion.reason)
+    for exclusion in _not_for_the_model(dataset, rules, max_megapixels):
+        raise NotAnalyzedError(exclusion.message, exclusion.reason)
 
 
 def is_capture(sop_class_uid: str) -> bool:
@@ -113,44 +113,46 @@ def is_capture(sop_class_uid: str) -> bool:
     )
 
 
-def _not_meant(dataset: Dataset) -> Iterator[Why]:
+def _not_meant(dataset: Dataset) -> Iterator[Exclusion]:
     sop_class_uid = text(dataset, "SOPClassUID")
     if is_capture(sop_class_uid):
         yield from _own_result(dataset)
     if sop_class_uid not in RADIOGRAPHS:
         yield from _not_an_image(dataset)
-        yield Why(
+        yield Exclusion(
             Unanalyzed.NO_RADIOGRAPH,
-            f"This is no radiograph but {_class(dataset)}. The model answers for CR, "
-            "DX, XRF and XA images, and Secondary Captures of radiographs.",
+            f"The instance is not a radiograph but {_class(dataset)}. The model "
+            "analyzes CR, DX, XRF and XA images, and Secondary Captures of "
+            "radiographs.",
         )
     if sop_class_uid == SecondaryCaptureImageStorage:
-        yield from _no_captured_radiograph(dataset)
+        yield from _not_a_captured_radiograph(dataset)
 
 
 def _not_for_the_model(
     dataset: Dataset, rules: ScreeningRules, max_megapixels: int
-) -> Iterator[Why]:
+) -> Iterator[Exclusion]:
     yield from _not_an_image(dataset)
     yield from _made_by_ai(dataset)
     yield from _too_old(dataset, rules)
-    yield from _not_one_picture(dataset, max_megapixels)
-    yield from _not_identified(dataset)
-    yield from _not_of_use(dataset, rules)
+    yield from _unsupported_image(dataset, max_megapixels)
+    yield from _invalid_uids(dataset)
+    yield from _outside_intended_use(dataset, rules)
 
 
-def _not_an_image(dataset: Dataset) -> Iterator[Why]:
+def _not_an_image(dataset: Dataset) -> Iterator[Exclusion]:
     if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
-        yield Why(
+        yield Exclusion(
             Unanalyzed.NO_IMAGE,
             "The pixels are Float Pixel Data (7FE0,0008) or Double Float Pixel Data "
             "(7FE0,0009), which radiographs do not have.",
         )
     if "PixelData" not in dataset:
-        yield Why(
+        yield Exclusion(
             Unanalyzed.NO_IMAGE,
             f"There is no image: Pixel Data (7FE0,0010) is absent ({_class(dataset)}). "
-            "Reports, presentation states and the like are kept, not analyzed.",
+            "Reports, presentation states and similar objects are stored but not "
+            "analyzed.",
         )
 
 
@@ -160,7 +162,7 @@ def _class(dataset: Dataset) -> str:
     return UID(uid).name if UID(uid).is_valid else "no valid SOP Class UID (0008,0016)"
 
 
-def _own_result(dataset: Dataset) -> Iterator[Why]:
+def _own_result(dataset: Dataset) -> Iterator[Exclusion]:
     """Detect a result of this software, from this node or another one.
 
     An archive may change the UIDs of a result, and de-identification removes
@@ -179,7 +181,7 @@ def _own_result(dataset: Dataset) -> Iterator[Why]:
     flavor = (*texts(dataset, "ImageType"), "", "", "", "")[3].upper()
     uids = (uid(dataset, each) for each in ("SOPInstanceUID", "SeriesInstanceUID"))
     if is_ours or (flavor in OUR_PICTURES and any(map(may_be_derived, uids))):
-        yield Why(
+        yield Exclusion(
             Unanalyzed.OWN_RESULT,
             "A result of this software came back (Manufacturer's Model Name "
             "(0008,1090), Image Type (0008,0008) or UIDs). Exclude its series from the "
@@ -187,7 +189,7 @@ def _own_result(dataset: Dataset) -> Iterator[Why]:
         )
 
 
-def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
+def _made_by_ai(dataset: Dataset) -> Iterator[Exclusion]:
     """Detect a capture of other processing by Contributing Equipment (C.12.1.1.5).
 
     An image from a modality is analyzed whatever contributed to it: workstations and
@@ -205,7 +207,7 @@ def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
             any(scheme == PROCESSING_ALGORITHM_SCHEME for _, scheme in purposes)
             or PROCESSING_EQUIPMENT in purposes
         ):
-            yield Why(
+            yield Exclusion(
                 Unanalyzed.OTHER_RESULT,
                 "This capture is the result of other image processing or AI "
                 "(Contributing Equipment Sequence (0018,A001)). Send the radiograph "
@@ -213,42 +215,42 @@ def _made_by_ai(dataset: Dataset) -> Iterator[Why]:
             )
 
 
-def _no_captured_radiograph(dataset: Dataset) -> Iterator[Why]:
+def _not_a_captured_radiograph(dataset: Dataset) -> Iterator[Exclusion]:
     modality = text(dataset, "Modality")
     if modality.upper() not in CAPTURED_MODALITIES:
-        yield Why(
+        yield Exclusion(
             Unanalyzed.MODALITY,
             f"Modality (0008,0060) of this Secondary Capture is {quoted(modality)}; "
-            f"those of {', '.join(CAPTURED_MODALITIES)} are analyzed.",
+            f"only {', '.join(CAPTURED_MODALITIES)} are analyzed.",
         )
     photometric = photometric_interpretation(dataset)
     if photometric and not photometric.startswith("MONOCHROME"):
-        yield Why(
+        yield Exclusion(
             Unanalyzed.COLOR,
             "This is a color capture: Photometric Interpretation (0028,0004) is "
             f"{photometric}. Send the radiograph that it was made from.",
         )
 
 
-def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
+def _unsupported_image(dataset: Dataset, max_megapixels: int) -> Iterator[Exclusion]:
     frames = number(dataset, "NumberOfFrames", 1)
     if frames > 1:
-        yield Why(
+        yield Exclusion(
             Unanalyzed.FRAMES,
-            f"Number of Frames (0028,0008) is {frames:.0f}; the model answers "
-            "for single images.",
+            f"Number of Frames (0028,0008) is {frames:.0f}; the model analyzes only "
+            "single images.",
         )
     allocated = number(dataset, "BitsAllocated", 16)
     # A compressed image declares its own number of bits.
     if not is_encapsulated(dataset) and allocated not in {8, 16}:
-        yield Why(
+        yield Exclusion(
             Unanalyzed.BITS,
             f"Bits Allocated (0028,0100) is {allocated:.0f}; radiographs have 8 or 16.",
         )
     rows, columns = number(dataset, "Rows", 0), number(dataset, "Columns", 0)
     samples = number(dataset, "SamplesPerPixel", 1)
     if rows * columns * samples > max_megapixels * 1e6:
-        yield Why(
+        yield Exclusion(
             Unanalyzed.TOO_LARGE,
             "The image is too large: Rows (0028,0010) x Columns (0028,0011) x Samples "
             f"per Pixel (0028,0002) are {rows:.0f} x {columns:.0f} x {samples:.0f}, "
@@ -256,16 +258,16 @@ def _not_one_picture(dataset: Dataset, max_megapixels: int) -> Iterator[Why]:
         )
 
 
-def _not_identified(dataset: Dataset) -> Iterator[Why]:
+def _invalid_uids(dataset: Dataset) -> Iterator[Exclusion]:
     """Yield a reason for each UID that cannot identify anything (PS3.5 9.1).
 
     UIDs that break another rule of 9.1 are used unchanged: see dataset/attributes.py.
     """
     if not text(dataset, "StudyInstanceUID"):
-        yield Why(
+        yield Exclusion(
             Unanalyzed.NO_STUDY,
-            "Study Instance UID (0020,000D) is absent, so that no result could join "
-            "the study. Correct it at the sender.",
+            "Study Instance UID (0020,000D) is absent. Without it, no result can be "
+            "added to the study. Correct it at the sender.",
         )
     for keyword, name in (
         ("StudyInstanceUID", "Study Instance UID (0020,000D)"),
@@ -280,28 +282,33 @@ def _not_identified(dataset: Dataset) -> Iterator[Why]:
                 if len(value) > LONGEST_UID
                 else "a value that is not digits and periods"
             )
-            yield Why(
+            yield Exclusion(
                 Unanalyzed.NOT_A_UID,
-                f"{name} has {found}, so that it is not a UID. Correct it at the "
-                "sender.",
+                f"{name} is not a UID: it has {found}. Correct it at the sender.",
             )
 
 
-def _not_of_use(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
+def _outside_intended_use(
+    dataset: Dataset, rules: ScreeningRules
+) -> Iterator[Exclusion]:
     examined = text(dataset, "BodyPartExamined")
     body_part = examined.upper()
-    if body_part and rules.body_parts and not _answers_for(body_part, rules.body_parts):
-        yield Why(
+    if (
+        body_part
+        and rules.body_parts
+        and not _is_supported(body_part, rules.body_parts)
+    ):
+        yield Exclusion(
             Unanalyzed.BODY_PART,
             f"Body Part Examined (0018,0015) is {quoted(examined)}, which is outside "
             "the model's intended use.",
         )
 
 
-def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Why]:
+def _too_old(dataset: Dataset, rules: ScreeningRules) -> Iterator[Exclusion]:
     age = _age_days(dataset, rules.today)
     if age is not None and 0 < rules.max_study_age_days < age:
-        yield Why(
+        yield Exclusion(
             Unanalyzed.AGE,
             f"The study is {age} days old by Study Date (0008,0020); the limit is "
             f"{rules.max_study_age_days} (max_study_age_days under [receiver]).",
@@ -320,7 +327,7 @@ def _age_days(dataset: Dataset, today: date) -> int | None:
     return (today - study_date).days
 
 
-def _answers_for(body_part: str, body_parts: tuple[str, ...]) -> bool:
+def _is_supported(body_part: str, body_parts: tuple[str, ...]) -> bool:
     """Return whether a body part is supported, also with added words: ELBOW LT."""
     known = {part.upper() for part in body_parts}
     return body_part in known or not known.isdisjoint(re.split(r"[ _]", body_part))

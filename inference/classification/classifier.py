@@ -11,7 +11,10 @@ from torch import Tensor
 
 from inference.classification.gradcam import grad_cam
 from inference.classification.localization import point_at_peak
-from inference.classification.out_of_distribution import Familiarity, UnfamiliarError
+from inference.classification.out_of_distribution import (
+    FeatureStatistics,
+    OutOfDistributionError,
+)
 from inference.classification.preprocess import ModelInput, normalized, prepare
 from inference.finding import Finding, ModelIdentity, OperatingPoint, Thresholds
 from inference.phantom.long_bone import draw_phantom
@@ -59,24 +62,26 @@ class Classifier:
             ModelError: Weights, card or device cannot be used.
         """
         path = weights or SHIPPED
-        return cls.of(read_card(path.with_suffix(".toml")), _content(path), device)
+        return cls.from_card(
+            read_card(path.with_suffix(".toml")), _content(path), device
+        )
 
     @classmethod
-    def of(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
+    def from_card(cls, card: ModelCard, content: bytes, device: str) -> "Classifier":
         """Create a classifier from a card and the bytes of a weights file."""
-        where = _device(device)
-        if where.type == "cuda":
+        target_device = _device(device)
+        if target_device.type == "cuda":
             # TF32 has 10 bits of precision, too few to reproduce the results of a CPU.
             torch.backends.cudnn.allow_tf32 = False
-        network = load_network(content, card).to(where)
+        network = load_network(content, card).to(target_device)
         identity = ModelIdentity(card.name, card.version, digest(content))
-        return cls(network, card, identity, where)
+        return cls(network, card, identity, target_device)
 
     def classify(self, radiograph: Radiograph) -> Finding:
         """Return whether the radiograph shows a fracture, and its position.
 
         Raises:
-            UnfamiliarError: The image is too different from the training images.
+            OutOfDistributionError: The image is too different from the training images.
             ModelError: The output of the network is not finite. This does not occur
                 with valid weights.
         """
@@ -85,9 +90,11 @@ class Classifier:
         logits, heatmap, activation = grad_cam(
             self.network, self._tensor(model_input), fracture
         )
-        self._check_familiar(activation)
+        self._check_distribution(activation)
         if not logits.isfinite().all():
-            raise ModelError(f"{self.card.name} gave an answer that is not a number.")
+            raise ModelError(
+                f"{self.card.name} returned a result that is not a number."
+            )
         calibrated = (logits / self.card.temperature).softmax(dim=0)
         probability = calibrated[fracture].item()
         thresholds = Thresholds(self.card.doubtful, self.card.definite)
@@ -97,17 +104,17 @@ class Classifier:
             arrow = point_at_peak(radiograph, saliency)
         return Finding(probability, thresholds, saliency, arrow, self.identity)
 
-    def _check_familiar(self, activation: Tensor) -> None:
+    def _check_distribution(self, activation: Tensor) -> None:
         limit, statistics = self.card.unfamiliar, self.network.statistics
         if limit is None:
             return
-        known = Familiarity(*(statistics[name] for name in STATISTICS))
-        distance = known.distance(activation)
+        reference = FeatureStatistics(*(statistics[name] for name in STATISTICS))
+        distance = reference.distance(activation)
         if not distance <= limit:
-            raise UnfamiliarError(
-                f"The picture is unlike those that {self.card.name} was made for: its "
-                f"distance from them is {distance:.2f}, at most {limit:.2f} is "
-                "answered for."
+            raise OutOfDistributionError(
+                "The image differs too much from the training images of "
+                f"{self.card.name}: its distance from them is {distance:.2f}, the "
+                f"limit is {limit:.2f}."
             )
 
     def logits(self, radiograph: Radiograph) -> tuple[float, ...]:
@@ -130,25 +137,25 @@ def self_test(classifier: Classifier) -> None:
     Raises:
         ModelError: The logits differ.
     """
-    given = phantom_logits(classifier)
-    if not np.isfinite(list(given.values())).all():
-        raise ModelError("The self-test failed: the answer is not a number.")
-    for which, expected in classifier.card.phantom_logits.items():
-        if not np.allclose(given[which], expected, atol=ABSOLUTE, rtol=RELATIVE):
+    computed = phantom_logits(classifier)
+    if not np.isfinite(list(computed.values())).all():
+        raise ModelError("The self-test failed: the result is not a number.")
+    for phantom, expected in classifier.card.phantom_logits.items():
+        if not np.allclose(computed[phantom], expected, atol=ABSOLUTE, rtol=RELATIVE):
             raise ModelError(
-                f"The self-test failed: for the {which} phantom the model gave "
-                f"{_rounded(given[which])}, its card says {_rounded(expected)}. The "
-                "weights, the card or a library has changed; results would not be "
-                "those that the model was made for. If the change is meant, run "
-                "`fracture-node check --record`."
+                f"The self-test failed: for the {phantom} phantom the model returned "
+                f"{_rounded(computed[phantom])}, but its card has "
+                f"{_rounded(expected)}. The weights, the card or a library has "
+                "changed, so results would be unreliable. If the change is intended, "
+                "run `fracture-node check --record`."
             )
 
 
 def phantom_logits(classifier: Classifier) -> dict[str, tuple[float, ...]]:
     """Return the logits for the whole and the broken phantom with seed 0."""
     return {
-        which: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
-        for which, broken in (("whole", False), ("broken", True))
+        phantom: _rounded(classifier.logits(draw_phantom(broken=broken).radiograph()))
+        for phantom, broken in (("whole", False), ("broken", True))
     }
 
 
@@ -167,8 +174,8 @@ def record(weights: Path, device: str = "cpu") -> ModelCard:
     """
     path, content = weights.with_suffix(".toml"), _content(weights)
     card = replace(read_card(path), sha256=digest(content))
-    answers = phantom_logits(Classifier.of(card, content, device))
-    card = replace(card, phantom_logits=answers)
+    logits = phantom_logits(Classifier.from_card(card, content, device))
+    card = replace(card, phantom_logits=logits)
     path.write_text(_edited(path.read_text("utf-8"), card), "utf-8")
     if read_card(path) != card:  # the card did not have one key per line
         path.write_text(card_text(card), "utf-8")
@@ -201,12 +208,12 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise ModelError(
-            f"The device {name!r} is none that torch knows; set `device` to auto, "
-            "cpu or cuda."
+            f"The device {name!r} is unknown to torch. Set `device` to auto, cpu or "
+            "cuda."
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ModelError(
-            f"The device {name} is not there: torch sees "
+            f"The device {name} does not exist: torch finds "
             f"{torch.cuda.device_count()} GPUs. Set `device` to auto or cpu."
         )
     return device

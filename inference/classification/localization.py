@@ -57,8 +57,8 @@ def _tail(pixels: NDArray[np.uint8], tip: Point) -> Point:
     # fits.
     roomy = length >= min(length.max(), LENGTH * long_side / 2)
     along = np.linspace(0.15, 1.1, 24)[:, None, None]  # (24, 1, 1)
-    way = np.array(tip) + along * (direction * length[:, None])  # (24, n, 2)
-    covered = _brightness(pixels, way)
+    path = np.array(tip) + along * (direction * length[:, None])  # (24, n, 2)
+    covered = _brightness(pixels, path)
     covered += 40 * (1 - length / length.max())
     best = int(np.argmin(np.where(roomy, covered, np.inf)))
     column, row = np.array(tip) + direction[best] * length[best]
@@ -78,14 +78,14 @@ def _reach(
 
 
 def _brightness(
-    pixels: NDArray[np.uint8], way: NDArray[np.float64]
+    pixels: NDArray[np.uint8], path: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the mean gray level, 0 to 255, on each path: (m, n, 2) to (n,)."""
     step = max(1, max(pixels.shape) // PREVIEW)
     # Blur: an arrow is wider than a line, and single pixels are noisy.
     preview = cv2.blur(np.ascontiguousarray(pixels[::step, ::step]), (5, 5))
     rows, columns = preview.shape
-    index = np.floor(way / step).astype(int)
+    index = np.floor(path / step).astype(int)
     column = np.clip(index[..., 0], 0, columns - 1)
     row = np.clip(index[..., 1], 0, rows - 1)
     mean: NDArray[np.float64] = preview[row, column].mean(axis=0, dtype=np.float64)

@@ -23,12 +23,12 @@ LEAST = 1e-3
 are ignored, because they give no scale for a comparison."""
 
 
-class UnfamiliarError(Exception):
+class OutOfDistributionError(Exception):
     """The image is too different from the training images. The message says why."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Familiarity:
+class FeatureStatistics:
     """Statistics of the features of the training images.
 
     Attributes:
@@ -48,27 +48,27 @@ class Familiarity:
         Args:
             activation: The output of the convolutions, (1, K, h, w).
         """
-        away = self.whitening @ (describe(activation) - self.center)
+        away = self.whitening @ (channel_means(activation) - self.center)
         return float(away.norm()) / math.sqrt(len(self.whitening))
 
-    def to(self, device: torch.device) -> "Familiarity":
+    def to(self, device: torch.device) -> "FeatureStatistics":
         """Move the statistics to a device."""
-        return Familiarity(self.center.to(device), self.whitening.to(device))
+        return FeatureStatistics(self.center.to(device), self.whitening.to(device))
 
 
-def describe(activation: Tensor) -> Tensor:
+def channel_means(activation: Tensor) -> Tensor:
     """Return the mean of each channel: (1, K, h, w) to (K,)."""
     return activation.mean(dim=(2, 3))[0]
 
 
-def familiarize(descriptions: Sequence[Tensor]) -> Familiarity:
-    """Compute the statistics from the `describe` vectors of training images."""
-    table = torch.stack(list(descriptions)).double()
+def fit_statistics(features: Sequence[Tensor]) -> FeatureStatistics:
+    """Compute the statistics from the `channel_means` vectors of training images."""
+    table = torch.stack(list(features)).double()
     center, spread = table.mean(dim=0), table.std(dim=0).clamp(min=1e-6)
     _, size, directions = torch.linalg.svd(
         (table - center) / spread, full_matrices=False
     )
-    kept = min(DIRECTIONS, int((size > LEAST * size[0]).sum()))
-    deviation = size[:kept, None] / math.sqrt(len(table) - 1)
-    whitening = directions[:kept] / deviation / spread
-    return Familiarity(center.float(), whitening.float())
+    count = min(DIRECTIONS, int((size > LEAST * size[0]).sum()))
+    deviation = size[:count, None] / math.sqrt(len(table) - 1)
+    whitening = directions[:count] / deviation / spread
+    return FeatureStatistics(center.float(), whitening.float())

@@ -32,7 +32,7 @@ SAMPLE = 100_000
 STEP = 32
 """Sides of a canvas for two scales are multiples of a cell of the coarse map."""
 
-BESIDE = 0.5
+MIN_PEAK = 0.5
 """Relative to the peak on the canvas. If the peak is in the padding, and the map stays
 below this value on the radiograph, the map only shows the slope of that peak and has no
 position of its own."""
@@ -67,9 +67,9 @@ class ModelInput:
                 1. All zeros if the map is zero, constant, not finite, or has its peak
                 in the padding: it then gives no position.
         """
-        nowhere = np.zeros((self.height, self.width), np.float32)
+        empty = np.zeros((self.height, self.width), np.float32)
         if not np.isfinite(heatmap).all() or np.ptp(heatmap) <= FLAT * heatmap.max():
-            return nowhere
+            return empty
         _, rows, columns = self.gray.shape
         # Cubic interpolation: the peak may be between the cells of a 7 x 7 grid.
         canvas = cv2.resize(heatmap, (columns, rows), interpolation=cv2.INTER_CUBIC)
@@ -77,8 +77,8 @@ class ModelInput:
             self.top : self.top + self.height, self.left : self.left + self.width
         ]
         peak = covered.max()
-        if peak < BESIDE * canvas.max():
-            return nowhere
+        if peak < MIN_PEAK * canvas.max():
+            return empty
         saliency: NDArray[np.float32] = np.maximum(covered / peak, np.float32(0))
         return saliency
 
@@ -95,7 +95,7 @@ def prepare(radiograph: Radiograph, card: ModelCard) -> ModelInput:
     images, and most networks were trained with it.
     """
     size = canvas_side(card)
-    pixels = _exposed_evenly(radiograph.pixels, card)
+    pixels = _stretch_gray_levels(radiograph.pixels, card)
     rows, columns = pixels.shape
     width = height = size
     if card.resize == "letterbox":
@@ -124,7 +124,9 @@ def _canvas_shape(size: tuple[int, int], card: ModelCard) -> tuple[int, int]:
     return width, height
 
 
-def _exposed_evenly(pixels: NDArray[np.uint8], card: ModelCard) -> NDArray[np.uint8]:
+def _stretch_gray_levels(
+    pixels: NDArray[np.uint8], card: ModelCard
+) -> NDArray[np.uint8]:
     """Stretch the gray levels if the card requires it."""
     if card.exposure == "as_shown":
         return pixels

@@ -7,7 +7,7 @@ image use the same sentences.
 import numpy as np
 from numpy.typing import NDArray
 
-from inference.drawing.text import SMALLEST, Sentence, draw_sentences, fit
+from inference.drawing.text import SMALLEST, Sentence, draw_sentences, fits
 from inference.finding import Finding, ModelIdentity, OperatingPoint
 
 DISCLAIMER = "AI result, not for diagnostic use"
@@ -30,10 +30,10 @@ def headline(finding: Finding) -> str:
 
 def describe(point: OperatingPoint, probability: float) -> str:
     """Return the sentence of `headline` for a result that was read from a record."""
-    said = f"probability of a fracture {percent(probability)}"
+    probability_text = f"probability of a fracture {percent(probability)}"
     if point is OperatingPoint.NONE:
-        return f"No Fracture: {said}"
-    return f"Fracture: {point}, {said}"
+        return f"No Fracture: {probability_text}"
+    return f"Fracture: {point}, {probability_text}"
 
 
 def model_line(model: ModelIdentity) -> str:
@@ -59,8 +59,8 @@ def draw_caption(finding: Finding, width: int, size: int) -> NDArray[np.uint8]:
     Returns:
         RGB, uint8, (rows, width, 3). The height depends on the text.
     """
-    words = headline(finding), model_line(finding.model), DISCLAIMER
-    sentences = [*map(Sentence, words, _SIZES, _INK)]
-    while size > SMALLEST and not fit(sentences, width, size):
+    texts = headline(finding), model_line(finding.model), DISCLAIMER
+    sentences = [*map(Sentence, texts, _SIZES, _INK)]
+    while size > SMALLEST and not fits(sentences, width, size):
         size -= 1  # reduce the size before wrapping lines
     return draw_sentences(sentences, width, size)

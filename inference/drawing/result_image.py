@@ -126,8 +126,10 @@ def _resized(pixels: NDArray[np.uint8], scale: float) -> NDArray[np.uint8]:
     if scale == 1:
         return pixels
     rows, columns = (max(1, round(side * scale)) for side in pixels.shape)
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    return np.asarray(cv2.resize(pixels, (columns, rows), interpolation=way), np.uint8)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(
+        cv2.resize(pixels, (columns, rows), interpolation=interpolation), np.uint8
+    )
 
 
 def _tint(

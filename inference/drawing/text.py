@@ -28,7 +28,7 @@ class Sentence:
     """A sentence to draw.
 
     Attributes:
-        text: The words.
+        text: The text.
         size: Size relative to the headline.
         ink: RGB.
     """
@@ -69,7 +69,7 @@ def draw_sentences(
     return np.asarray(band)
 
 
-def fit(sentences: Sequence[Sentence], width: int, size: int) -> bool:
+def fits(sentences: Sequence[Sentence], width: int, size: int) -> bool:
     """Return whether each sentence fits on one line."""
     room = width - 2 * _margin(size)
     return all(

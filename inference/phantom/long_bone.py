@@ -25,7 +25,7 @@ from inference.phantom.tissue import (
     expose,
     fragments,
     grain,
-    turned,
+    rotated,
 )
 from inference.radiograph import Radiograph
 
@@ -53,9 +53,9 @@ class Phantom:
 
     def radiograph(self) -> Radiograph:
         """Return the radiograph with the full value range, as its DICOM window does."""
-        shown = np.rint(self.pixels * np.float32(255 / WHITE)).astype(np.uint8)
-        rows, columns = shown.shape
-        return Radiograph(shown, None, (rows, columns))
+        gray = np.rint(self.pixels * np.float32(255 / WHITE)).astype(np.uint8)
+        rows, columns = gray.shape
+        return Radiograph(gray, None, (rows, columns))
 
 
 def draw_phantom(
@@ -78,7 +78,7 @@ def draw_phantom(
     along, across = _axes(scene, rows, columns)
     cut = scene.cut if broken else None
     texture = grain(random, (rows, columns))
-    absorbed = _flesh(scene, along, across)
+    absorbed = _soft_tissue(scene, along, across)
     for a, b, filled in fragments(along, across, cut, _origin(scene)):
         absorbed += filled * _tube(scene.main, scene, a, b, texture)
     if scene.companion is not None:
@@ -95,7 +95,7 @@ def _axes(scene: Scene, rows: int, columns: int) -> tuple[Plane, Plane]:
     right = _measured(column, columns, short, scene.center[1])
     if columns > rows:
         down, right = right, -down
-    return turned(down, right, scene.tilt)
+    return rotated(down, right, scene.tilt)
 
 
 def _measured(index: Plane, count: int, short: int, center: float) -> Plane:
@@ -104,13 +104,13 @@ def _measured(index: Plane, count: int, short: int, center: float) -> Plane:
     )
 
 
-def _flesh(scene: Scene, along: Plane, across: Plane) -> Plane:
+def _soft_tissue(scene: Scene, along: Plane, across: Plane) -> Plane:
     """Absorption of soft tissue: a calf, thicker on one side and towards one end."""
-    where = along / scene.half_length
-    half_width = scene.flesh * (1 - 0.13 * where - 0.10 * where**2)
-    half_width = half_width * (1 + 0.02 * np.sin(3.1 * where + 0.6))
-    muscle = chord(half_width, across + 0.05 * np.cos(1.4 * where))
-    skin = chord(half_width - 0.018, across + 0.05 * np.cos(1.4 * where))
+    position = along / scene.half_length
+    half_width = scene.soft_tissue * (1 - 0.13 * position - 0.10 * position**2)
+    half_width = half_width * (1 + 0.02 * np.sin(3.1 * position + 0.6))
+    muscle = chord(half_width, across + 0.05 * np.cos(1.4 * position))
+    skin = chord(half_width - 0.018, across + 0.05 * np.cos(1.4 * position))
     absorbed: Plane = np.float32(SOFT) * (0.55 * muscle + 0.45 * skin)
     return absorbed
 
@@ -119,11 +119,11 @@ def _tube(
     bone: Bone, scene: Scene, along: Plane, across: Plane, texture: Plane
 ) -> Plane:
     """Absorption of a bone: a wall around marrow, spongy towards the ends."""
-    where = np.clip(along / scene.half_length, -1.4, 1.4)
-    square = where * where  # powers above two are slow
+    position = np.clip(along / scene.half_length, -1.4, 1.4)
+    square = position * position  # powers above two are slow
     half_width = bone.half_width * (1 + bone.flare * square * square)
-    wall = bone.wall * (1 - 0.45 * np.minimum(square * np.abs(where), 1.7))
-    across = across - bone.offset - bone.bow * np.cos(1.5 * where)
+    wall = bone.wall * (1 - 0.45 * np.minimum(square * np.abs(position), 1.7))
+    across = across - bone.offset - bone.bow * np.cos(1.5 * position)
     inside = chord(half_width - wall, across)
     shell = chord(half_width, across) - inside
     sponge = MARROW + 0.55 * np.minimum(square, 1)
@@ -134,8 +134,8 @@ def _tube(
 
 def _origin(scene: Scene) -> float:
     """Return the position of the axis of the main bone at the cut."""
-    where = scene.cut.along / scene.half_length
-    return scene.main.offset + scene.main.bow * math.cos(1.5 * where)
+    position = scene.cut.along / scene.half_length
+    return scene.main.offset + scene.main.bow * math.cos(1.5 * position)
 
 
 def _extent(scene: Scene, along: Plane, across: Plane) -> Box:

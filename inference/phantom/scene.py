@@ -1,4 +1,4 @@
-"""The content of a phantom: bones, flesh and break, chosen at random from a seed.
+"""The content of a phantom: bones, soft tissue and break, chosen at random from a seed.
 
 Lengths are in short sides of the image. The order of the random choices is significant:
 another order gives another phantom for every seed.
@@ -37,7 +37,7 @@ class Break:
         angle: Tilt from straight across, in radians.
         gap: Distance by which the far fragment is pulled away.
         step: Sideways shift of the far fragment.
-        turn: Rotation of the far fragment, in radians.
+        rotation: Rotation of the far fragment, in radians.
         jags: Amplitudes of the waves of its edge, long ones first.
     """
 
@@ -45,7 +45,7 @@ class Break:
     angle: float
     gap: float
     step: float
-    turn: float
+    rotation: float
     jags: tuple[float, ...]
 
 
@@ -73,7 +73,7 @@ class Scene:
         center: Shift of the limb from the center of the image, (down, right).
         tilt: Angle between the limb and the long side of the image, in radians.
         half_length: Half the length of the limb: half the long side of the image.
-        flesh: Half width of the soft tissue.
+        soft_tissue: Half width of the soft tissue.
         main: The bone that breaks.
         companion: Fibula or ulna beside it; it never breaks.
         cut: Position and shape of the break, if the main bone breaks.
@@ -83,7 +83,7 @@ class Scene:
     center: tuple[float, float]
     tilt: float
     half_length: float
-    flesh: float
+    soft_tissue: float
     main: Bone
     companion: Bone | None
     cut: Break
@@ -128,7 +128,7 @@ def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> 
         angle=signed(0.15, 0.75),
         gap=between(0.010, 0.034),
         step=half_width * signed(0.1, 0.9),
-        turn=signed(0.02, 0.18),
+        rotation=signed(0.02, 0.18),
         jags=tuple(between(-1, 1) * 0.3 + signed(0.1, 0.7) for _ in range(4)),
     )
     heel = 0.05 if plain else 0.0  # the middle of the range would be no gradient
@@ -137,7 +137,7 @@ def choose_scene(random: np.random.Generator, aspect: float, *, plain: bool) -> 
         center=(between(-0.05, 0.05), between(-0.05, 0.05)),
         tilt=signed(0.0, 0.16),
         half_length=aspect / 2,
-        flesh=between(0.34, 0.46),
+        soft_tissue=between(0.34, 0.46),
         main=main,
         companion=None if alone else companion,
         cut=cut,

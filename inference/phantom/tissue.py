@@ -1,4 +1,4 @@
-"""Physics of X-rays in bone and flesh, common to all phantoms.
+"""Physics of X-rays in bone and soft tissue, common to all phantoms.
 
 Lengths are in units of the short side of the image. A `Plane` has one value for each
 pixel: a coordinate, the length of a ray inside a body, or the absorption along the ray.
@@ -22,7 +22,7 @@ WHITE = 4095
 SOFT, CORTEX, MARROW = 0.8, 5.6, 0.25
 
 
-def turned(along: Plane, across: Plane, angle: float) -> tuple[Plane, Plane]:
+def rotated(along: Plane, across: Plane, angle: float) -> tuple[Plane, Plane]:
     """Rotate coordinates by an angle in radians."""
     cosine, sine = math.cos(angle), math.sin(angle)
     return cosine * along - sine * across, sine * along + cosine * across
@@ -49,7 +49,9 @@ def fragments(
         yield along, across, np.ones_like(along)
         return
     yield along, across, edge(-beyond(cut, along, across - origin))
-    a, b = turned(along - cut.along - cut.gap, across - origin - cut.step, cut.turn)
+    a, b = rotated(
+        along - cut.along - cut.gap, across - origin - cut.step, cut.rotation
+    )
     a, b = a + cut.along, b + origin
     yield a, b, edge(beyond(cut, a, b - origin))
 

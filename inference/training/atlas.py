@@ -61,7 +61,7 @@ class Sample:
             return read_plain_image(content, max_megapixels=MAX_MEGAPIXELS)
         except (OSError, PlainImageError) as error:
             raise ManifestError(
-                f"{self.path}: {error} Mend it, or set `use` to 0 in its row."
+                f"{self.path}: {error} Repair it, or set `use` to 0 in its row."
             ) from None
 
 
@@ -77,9 +77,9 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
     rows = _rows(path)
     missing = {"path", "label", "boxes_norm_xyxy"} - set(rows[0] if rows else ())
     if missing:
-        raise ManifestError(f"{path}: no rows, or no columns {sorted(missing)}.")
+        raise ManifestError(f"{path}: found no rows, or no columns {sorted(missing)}.")
     samples, problems = [], []
-    known: set[Path] = set()
+    paths: set[Path] = set()
     for number, row in enumerate(rows, start=2):
         if row.get("use") == "0":
             continue
@@ -89,14 +89,14 @@ def read_manifest(folder: Path) -> tuple[Sample, ...]:
             problems.append(f"  line {number}: {error}")
             continue
         if not sample.path.is_file():
-            problems.append(f"  line {number}: {row['path']} is not there")
-        if sample.path in known:
-            problems.append(f"  line {number}: {row['path']} is there a second time")
-        known.add(sample.path)
+            problems.append(f"  line {number}: {row['path']} does not exist")
+        if sample.path in paths:
+            problems.append(f"  line {number}: {row['path']} is listed twice")
+        paths.add(sample.path)
         samples.append(sample)
     if problems:
-        shown = "\n".join(problems[:8])
-        raise ManifestError(f"{path}: {len(problems)} rows are wrong:\n{shown}")
+        listed = "\n".join(problems[:8])
+        raise ManifestError(f"{path}: {len(problems)} rows are wrong:\n{listed}")
     return tuple(samples)
 
 
@@ -135,7 +135,7 @@ def folds(samples: Sequence[Sample], count: int) -> tuple[tuple[Sample, ...], ..
     return tuple(tuple(part) for part in parts)
 
 
-def rows_of(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
+def select_split(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
     """Return the samples of a split.
 
     Args:
@@ -143,10 +143,10 @@ def rows_of(samples: Sequence[Sample], split: str) -> tuple[Sample, ...]:
         split: A split of the manifest; "fold-1" to "fold-5" for a fold held out in
             training; or "" for all samples.
     """
-    own = tuple(each for each in samples if not split or each.split == split)
+    in_split = tuple(each for each in samples if not split or each.split == split)
     parts = folds(samples, FOLDS)
-    kept_back = {f"fold-{number}": part for number, part in enumerate(parts, start=1)}
-    return own or kept_back.get(split, ())
+    held_out = {f"fold-{number}": part for number, part in enumerate(parts, start=1)}
+    return in_split or held_out.get(split, ())
 
 
 def _fractured(samples: Sequence[Sample]) -> int:
@@ -161,7 +161,7 @@ def _sample(folder: Path, row: Mapping[str, str]) -> Sample:
         raise ValueError(f"label is {row['label']!r}; expected 0 or 1")
     is_fractured = row["label"] == "1"
     if boxes and not is_fractured:
-        raise ValueError("boxes, but label 0")
+        raise ValueError("found boxes, but label is 0")
     used = {"path", "label", "boxes_norm_xyxy", "group", "split", "use"}
     return Sample(
         path=folder / row["path"],

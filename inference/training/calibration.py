@@ -48,13 +48,13 @@ class Calibration:
             point = OperatingPoint.DEFINITE
         elif probability >= self.doubtful:
             point = OperatingPoint.DOUBTFUL
-        answered = point is not OperatingPoint.NONE
+        is_fracture = point is not OperatingPoint.NONE
         return replace(
             judged,
             probability=probability,
             operating_point=point,
-            tip=judged.tip if answered else None,
-            pointed=judged.pointed and answered,
+            tip=judged.tip if is_fracture else None,
+            pointed=judged.pointed and is_fracture,
         )
 
     def card(self, draft: ModelCard) -> ModelCard:
@@ -77,8 +77,8 @@ def calibrate(judged: Sequence[Judged]) -> Calibration:
     odds = _log_odds(np.array([each.probability for each in judged]))
     slope, shift = _logistic(odds, truth)
     temperature = 1 / max(slope, 1 / 20)
-    said = _probability(odds / temperature + shift)
-    found, others = np.sort(said[truth]), np.sort(said[~truth])
+    predicted = _probability(odds / temperature + shift)
+    found, others = np.sort(predicted[truth]), np.sort(predicted[~truth])
     doubtful = found[int((1 - SENSITIVE) * len(found))]
     first = min(int(np.ceil(SPECIFIC * len(others))), len(others) - 1)
     definite = max(np.nextafter(others[first], 1), doubtful)
@@ -106,9 +106,9 @@ def _logistic(
     design = np.stack([odds, np.ones_like(odds)], axis=1)
     fitted = np.array([1.0, 0.0])
     for _ in range(ROUNDS):
-        said = _probability(design @ fitted)
-        gradient = design.T @ (said - truth)
-        curvature = (design * (said * (1 - said))[:, None]).T @ design
+        predicted = _probability(design @ fitted)
+        gradient = design.T @ (predicted - truth)
+        curvature = (design * (predicted * (1 - predicted))[:, None]).T @ design
         # Small ridge penalty: perfectly separable classes have no finite slope.
         step = np.linalg.solve(curvature + 0.01 * np.eye(2), gradient)
         fitted -= step / max(1.0, float(np.linalg.norm(step)))  # prevents overshooting
@@ -116,8 +116,8 @@ def _logistic(
 
 
 def _log_odds(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    sure = np.clip(probability, 1e-7, 1 - 1e-7)
-    return np.asarray(np.log(sure / (1 - sure)))
+    clipped = np.clip(probability, 1e-7, 1 - 1e-7)
+    return np.asarray(np.log(clipped / (1 - clipped)))
 
 
 def _probability(odds: NDArray[np.float64]) -> NDArray[np.float64]:

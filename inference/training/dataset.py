@@ -28,7 +28,7 @@ FIRST_PHANTOM = 1_000_000
 MOST_WORKERS = 15
 """Maximum number of workers. Each holds two batches of 6 MB in shared memory."""
 
-PATIENCE_S = 300
+BATCH_TIMEOUT_S = 300
 """Timeout for a batch in seconds. If the shared memory is full, no batch arrives."""
 
 PAIR = 2
@@ -43,8 +43,8 @@ class Example:
         gray: uint8, (N, S, S): the output of `prepare`, in the top left corner of a
             square, so that views of any proportions fit into one batch.
         label: float32, (N,): 1 if a fracture is visible, else 0.
-        place: float32, (N, G, G): overlap of each cell of the network's grid with the
-            fracture, divided by the smaller of the two, in [0, 1].
+        location: float32, (N, G, G): overlap of each cell of the network's grid with
+            the fracture, divided by the smaller of the two, in [0, 1].
         inside: bool, (N, G, G): whether a cell of the square lies on the canvas.
         alike: bool, (N,): whether both views of a pair show the whole film and have the
             same label.
@@ -52,7 +52,7 @@ class Example:
 
     gray: Tensor
     label: Tensor
-    place: Tensor
+    location: Tensor
     inside: Tensor
     alike: Tensor
 
@@ -72,7 +72,7 @@ class Example:
 
     def columns(self) -> tuple[Tensor, ...]:
         """Return the fields, each (N, ...)."""
-        return self.gray, self.label, self.place, self.inside, self.alike
+        return self.gray, self.label, self.location, self.inside, self.alike
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +135,10 @@ def epoch(
         drop_last=True,
         num_workers=workers,
         multiprocessing_context=_server() if workers else None,
-        timeout=PATIENCE_S if workers else 0,
+        timeout=BATCH_TIMEOUT_S if workers else 0,
         collate_fn=_joined,
         generator=torch.Generator(),  # otherwise it uses the global one
-        worker_init_fn=_alone,
+        worker_init_fn=_use_one_thread,
     )
     for made in batches:
         if isinstance(made, str):
@@ -162,15 +162,15 @@ def _server() -> ForkServerContext:
     return server
 
 
-def _alone(_worker: int) -> None:
+def _use_one_thread(_worker: int) -> None:
     cv2.setNumThreads(1)  # each worker has one core
 
 
 def _joined(made: "list[Example | str]") -> "Example | str":
     """Join pairs into one batch, or return the error text of a failed pair."""
     examples = [each for each in made if isinstance(each, Example)]
-    why = next((each for each in made if isinstance(each, str)), None)
-    return Example.joined(examples) if why is None else why
+    error = next((each for each in made if isinstance(each, str)), None)
+    return Example.joined(examples) if error is None else error
 
 
 def steps(samples: Sequence[Sample], recipe: Recipe) -> int:
@@ -184,12 +184,12 @@ def _chosen(
 ) -> list[Sample | None]:
     """Return the samples of an epoch, with None for each phantom."""
     fractured = [each for each in samples if each.is_fractured]
-    whole = [each for each in samples if not each.is_fractured]
-    count = round(len(whole) * recipe.whole_share)
-    some = random.permutation(len(whole))[:count]
+    intact = [each for each in samples if not each.is_fractured]
+    count = round(len(intact) * recipe.whole_share)
+    some = random.permutation(len(intact))[:count]
     chosen: list[Sample | None] = [
         *(fractured * recipe.repeats),
-        *(whole[index] for index in some),
+        *(intact[index] for index in some),
     ]
     return chosen + [None] * round(recipe.phantoms * len(chosen))
 
@@ -201,8 +201,10 @@ def _drawn(
     chosen = _chosen(samples, recipe, random)
     shuffled = [chosen[index] for index in random.permutation(len(chosen))]
     # Each pair has its own random numbers, whichever process computes it first.
-    own = random.spawn(len(shuffled))
-    return [_Drawn(sample, each) for sample, each in zip(shuffled, own, strict=True)]
+    generators = random.spawn(len(shuffled))
+    return [
+        _Drawn(sample, each) for sample, each in zip(shuffled, generators, strict=True)
+    ]
 
 
 def _pair(drawn: _Drawn, recipe: Recipe, card: ModelCard) -> Example:
@@ -230,16 +232,16 @@ def example(view: View, card: ModelCard, *, alike: bool = False) -> Example:
     model_input = prepare(view.radiograph, card)
     side = canvas_side(card)
     grid = side // CELL
-    place = np.zeros((grid, grid), np.float32)
+    location = np.zeros((grid, grid), np.float32)
     for box in view.boxes:
-        place = np.maximum(place, _covered(box, view, model_input, grid))
+        location = np.maximum(location, _covered(box, view, model_input, grid))
     _, rows, columns = model_input.gray.shape
     inside = torch.zeros(1, grid, grid, dtype=torch.bool)
     inside[:, : rows // CELL, : columns // CELL] = True
     return Example(
         gray=F.pad(model_input.gray, (0, side - columns, 0, side - rows)),
         label=torch.tensor([float(bool(view.boxes))]),
-        place=torch.from_numpy(place)[None],
+        location=torch.from_numpy(location)[None],
         inside=inside,
         alike=torch.tensor([alike]),
     )

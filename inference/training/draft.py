@@ -43,7 +43,7 @@ DRAFT = ModelCard(
     exposure="percentiles",
 )
 
-WHOLE = replace(DRAFT, scales=(1,))
+WHOLE_IMAGE = replace(DRAFT, scales=(1,))
 """The same network reading the whole image only, for the first part of a training."""
 
 CELL = 16

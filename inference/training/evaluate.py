@@ -32,7 +32,7 @@ the image."""
 
 Rows = NDArray[np.intp]
 
-Tell = Callable[[], None]
+OnFigure = Callable[[], None]
 """Called after each figure, because its bootstrap takes seconds."""
 
 
@@ -51,15 +51,17 @@ class _Table:
     definite: NDArray[np.bool_]
     pointed: NDArray[np.bool_]
     heat_inside: NDArray[np.float64]
-    answered: NDArray[np.bool_]
+    accepted: NDArray[np.bool_]
 
 
-def evaluation(judged: Sequence[Judged], tell: Tell = _nothing) -> dict[str, Any]:
+def evaluation(
+    judged: Sequence[Judged], on_figure: OnFigure = _nothing
+) -> dict[str, Any]:
     """Compute all figures.
 
     Args:
         judged: The results.
-        tell: Called `figures_in(judged)` times.
+        on_figure: Called `figures_in(judged)` times.
 
     Returns:
         A JSON-compatible dictionary with `margin`, `overall`, `reliability`, and
@@ -69,11 +71,12 @@ def evaluation(judged: Sequence[Judged], tell: Tell = _nothing) -> dict[str, Any
     table = _table([each for each in judged if not each.refused])
     return {
         "margin": MARGIN,
-        "overall": figures(judged, RESAMPLED, tell),
+        "overall": figures(judged, RESAMPLED, on_figure),
         "reliability": reliability(table.truth, table.probability),
         "subgroups": {
             trait: {
-                value: figures(part, FEW, tell) for value, part in sorted(parts.items())
+                value: figures(part, FEW, on_figure)
+                for value, part in sorted(parts.items())
             }
             for trait, parts in subgroups(judged).items()
         },
@@ -87,7 +90,7 @@ def figures_in(judged: Sequence[Judged]) -> int:
 
 
 def figures(
-    judged: Sequence[Judged], resampled: int, tell: Tell = _nothing
+    judged: Sequence[Judged], resampled: int, on_figure: OnFigure = _nothing
 ) -> dict[str, Any]:
     """Return the figures of some radiographs; a figure is None if it is undefined.
 
@@ -95,18 +98,18 @@ def figures(
     radiograph without a fracture does not count as a false alarm. The figures of
     probabilities exclude refused radiographs.
     """
-    return _counted([judged], resampled, tell)
+    return _counted([judged], resampled, on_figure)
 
 
 def means(
-    parts: Sequence[Sequence[Judged]], resampled: int, tell: Tell = _nothing
+    parts: Sequence[Sequence[Judged]], resampled: int, on_figure: OnFigure = _nothing
 ) -> dict[str, Any]:
     """Return the means of the figures of several folds, with their intervals."""
-    return _counted(parts, resampled, tell)
+    return _counted(parts, resampled, on_figure)
 
 
 def _counted(
-    parts: Sequence[Sequence[Judged]], resampled: int, tell: Tell
+    parts: Sequence[Sequence[Judged]], resampled: int, on_figure: OnFigure
 ) -> dict[str, Any]:
     judged = [*chain(*parts)]
     table = _table(judged)
@@ -115,7 +118,7 @@ def _counted(
 
     def mean(figure: Figure, rows: Rows) -> float:
         each = (rows[fold[rows] == number] for number in range(len(parts)))
-        return float(np.mean([figure(table, own) for own in each]))
+        return float(np.mean([figure(table, in_fold) for in_fold in each]))
 
     counted: dict[str, Any] = {
         "radiographs": len(judged),
@@ -126,7 +129,7 @@ def _counted(
         low, high = interval(partial(mean, figure), groups, resampled)
         triple = [value, low, high]
         counted[name] = None if np.isnan(value) else [round(x, 4) for x in triple]
-        tell()
+        on_figure()
     return counted
 
 
@@ -137,9 +140,9 @@ def subgroups(judged: Sequence[Judged]) -> Mapping[str, Mapping[str, list[Judged
         for trait, value in _traits(each):
             found.setdefault(trait, {}).setdefault(value, []).append(each)
     # Fractures of each size are compared with all radiographs without a fracture.
-    whole = [each for each in judged if not each.sample.is_fractured]
+    intact = [each for each in judged if not each.sample.is_fractured]
     for size in found.get(SIZE, {}).values():
-        size.extend(whole)
+        size.extend(intact)
     # Drop traits that differ for nearly every image, such as the width.
     return {
         trait: parts
@@ -196,20 +199,20 @@ def _specificity(column: str, table: _Table, rows: Rows) -> float:
 
 def _heat(table: _Table, rows: Rows) -> float:
     heat = table.heat_inside[rows][table.marked[rows]]
-    known = heat[~np.isnan(heat)]
-    return float(known.mean()) if known.size else float("nan")
+    defined = heat[~np.isnan(heat)]
+    return float(defined.mean()) if defined.size else float("nan")
 
 
 Figure = Callable[[_Table, Rows], float]
 
 
-def _of_answered(
+def _of_accepted(
     figure: Callable[[NDArray[np.bool_], NDArray[np.float64]], float],
 ) -> Figure:
     """Return a figure of truth and probability that excludes refused radiographs."""
 
     def of(table: _Table, rows: Rows) -> float:
-        kept = rows[table.answered[rows]]
+        kept = rows[table.accepted[rows]]
         if not kept.size:
             return float("nan")
         return figure(table.truth[kept], table.probability[kept])
@@ -218,16 +221,16 @@ def _of_answered(
 
 
 _FIGURES: dict[str, Figure] = {
-    "answered": lambda t, rows: share(t.answered[rows]),
-    "auc": _of_answered(auc),
-    "average_precision": _of_answered(average_precision),
-    "specificity_at_sensitivity_90": _of_answered(specificity_at_sensitivity),
+    "answered": lambda t, rows: share(t.accepted[rows]),
+    "auc": _of_accepted(auc),
+    "average_precision": _of_accepted(average_precision),
+    "specificity_at_sensitivity_90": _of_accepted(specificity_at_sensitivity),
     "sensitivity_doubtful": partial(_sensitivity, "doubtful"),
     "specificity_doubtful": partial(_specificity, "doubtful"),
     "sensitivity_definite": partial(_sensitivity, "definite"),
     "specificity_definite": partial(_specificity, "definite"),
-    "calibration_error": _of_answered(calibration_error),
-    "brier": _of_answered(brier),
+    "calibration_error": _of_accepted(calibration_error),
+    "brier": _of_accepted(brier),
     # A fracture without an arrow counts as missed. One without a box is excluded.
     "arrow_in_box": lambda t, rows: share(t.pointed[rows][t.marked[rows]]),
     "heat_in_boxes": _heat,

@@ -12,7 +12,7 @@ from inference.training.atlas import Box
 Pixels = NDArray[np.uint8]
 
 BLURRED, SHARPENED, NOISY, COLLIMATED = 0.25, 0.25, 0.4, 0.3
-MARKED, FITTED, INVERTED, COMPRESSED = 0.15, 0.15, 0.03, 0.3
+WITH_MARKER, WITH_HARDWARE, INVERTED, COMPRESSED = 0.15, 0.15, 0.03, 0.3
 """Probability of each change."""
 
 GAMMA = 0.5
@@ -32,17 +32,17 @@ def re_exposed(pixels: Pixels, random: np.random.Generator) -> Pixels:
         pixels: uint8, (rows, columns).
         random: Determines all changes.
     """
-    shown = _curve(random)[pixels]
+    gray = _curve(random)[pixels]
     chance = random.random()
     if chance < BLURRED:
-        shown = _blurred(shown, random.uniform(0.4, 1.2))
+        gray = _blurred(gray, random.uniform(0.4, 1.2))
     elif chance < BLURRED + SHARPENED:
-        detail = shown - _blurred(shown, random.uniform(1, 4))
-        shown = shown + np.float32(random.uniform(0.3, 1.2)) * detail
+        detail = gray - _blurred(gray, random.uniform(1, 4))
+        gray = gray + np.float32(random.uniform(0.3, 1.2)) * detail
     if random.random() < NOISY:
-        noise = random.standard_normal(shown.shape, np.float32)
-        shown = shown + np.float32(random.uniform(1, 8)) * noise
-    return np.clip(shown, 0, 255).astype(np.uint8)
+        noise = random.standard_normal(gray.shape, np.float32)
+        gray = gray + np.float32(random.uniform(1, 8)) * noise
+    return np.clip(gray, 0, 255).astype(np.uint8)
 
 
 def _curve(random: np.random.Generator) -> NDArray[np.float32]:
@@ -53,8 +53,8 @@ def _curve(random: np.random.Generator) -> NDArray[np.float32]:
     return (255 * levels).astype(np.float32)
 
 
-def _blurred(shown: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    return np.asarray(cv2.GaussianBlur(shown, (0, 0), sigma), np.float32)
+def _blurred(gray: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    return np.asarray(cv2.GaussianBlur(gray, (0, 0), sigma), np.float32)
 
 
 def collimated(
@@ -86,29 +86,29 @@ def collimated(
     return around
 
 
-def furnished(pixels: Pixels, random: np.random.Generator) -> Pixels:
+def with_painted_objects(pixels: Pixels, random: np.random.Generator) -> Pixels:
     """Paint a marker or metal over the image, each with a probability.
 
     In the data, nearly every image with hardware shows a fracture. Painted metal
     appears on fractures and intact bones alike, so that the network cannot use it as
     evidence.
     """
-    shown = pixels.copy()
-    if random.random() < MARKED:
-        _mark(shown, random)
-    if random.random() < FITTED:
+    gray = pixels.copy()
+    if random.random() < WITH_MARKER:
+        _paint_marker(gray, random)
+    if random.random() < WITH_HARDWARE:
         for _ in range(random.integers(1, 4)):
-            _fit(shown, random)
-    return shown
+            _paint_hardware(gray, random)
+    return gray
 
 
-def _mark(shown: Pixels, random: np.random.Generator) -> None:
+def _paint_marker(gray: Pixels, random: np.random.Generator) -> None:
     """Paint the letter that marks the side of the body."""
-    rows, columns = shown.shape
+    rows, columns = gray.shape
     size = max(rows, columns) * random.uniform(0.05, 0.12)
     at = int(random.uniform(0, columns - size)), int(random.uniform(size, rows))
     cv2.putText(
-        shown,
+        gray,
         str(random.choice(["L", "R"])),
         at,
         cv2.FONT_HERSHEY_SIMPLEX,
@@ -119,9 +119,9 @@ def _mark(shown: Pixels, random: np.random.Generator) -> None:
     )
 
 
-def _fit(shown: Pixels, random: np.random.Generator) -> None:
+def _paint_hardware(gray: Pixels, random: np.random.Generator) -> None:
     """Paint a wire, a screw or a plate."""
-    rows, columns = shown.shape
+    rows, columns = gray.shape
     long_side = max(rows, columns)
     angle = random.uniform(0, math.pi)
     reach = random.uniform(0.04, 0.22) * long_side
@@ -129,7 +129,7 @@ def _fit(shown: Pixels, random: np.random.Generator) -> None:
     along = reach * np.array([math.cos(angle), math.sin(angle)])
     start, end = (tuple(np.rint(middle + s * along).astype(int)) for s in (-1, 1))
     width = max(1, round(random.uniform(0.004, 0.03) * long_side))
-    cv2.line(shown, start, end, int(random.integers(190, 256)), width, cv2.LINE_AA)
+    cv2.line(gray, start, end, int(random.integers(190, 256)), width, cv2.LINE_AA)
 
 
 def stored(pixels: Pixels, random: np.random.Generator) -> Pixels:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from inference.training.atlas import Sample
 from inference.training.dataset import epoch, steps
-from inference.training.draft import DRAFT, WHOLE
+from inference.training.draft import DRAFT, WHOLE_IMAGE
 from inference.training.learner import Learner, teach
 from inference.training.recipe import Recipe
 from inference.training.start import read_start
@@ -32,7 +32,15 @@ Progress = Callable[[int, int, float], None]
 """Called after each step with the finished steps, the total steps and the loss."""
 
 
-SEES = "architecture", "input_size", "resize", "scales", "exposure", "mean", "std"
+NETWORK_KEYS = (
+    "architecture",
+    "input_size",
+    "resize",
+    "scales",
+    "exposure",
+    "mean",
+    "std",
+)
 """Keys of the card that define the network in training and its input."""
 
 
@@ -74,11 +82,11 @@ class Fitting:
         self.recipe, self.samples, self.seed = recipe, samples, seed
         self.device = device
         self.done = self.step = 0
-        given = {} if start is None else read_start(start)
-        new = _new(given, seed).to(device)
+        weights = {} if start is None else read_start(start)
+        new = _new(weights, seed).to(device)
         self._new = new.to(memory_format=torch.channels_last)
         self._teacher: ResNet | None = None
-        self._learner = self._newborn()
+        self._learner = self._new_learner()
 
     def network(self) -> ResNet:
         """Return a copy of the network that would be shipped (averaged weights)."""
@@ -88,7 +96,7 @@ class Fitting:
         """Run the remaining steps of an epoch according to the recipe."""
         before = self.done % self._length
         if not self.step:
-            self._begin(before)
+            self._start_epoch(before)
         recipe, card = self._part(before)
         random = np.random.default_rng((self.seed, self.done))
         count = steps(self.samples, recipe)
@@ -114,7 +122,7 @@ class Fitting:
         teacher = None if self._teacher is None else self._teacher.state_dict()
         state = {"learner": self._learner.state(), "teacher": teacher}
         at = {"done": self.done, "step": self.step}
-        torch.save({**state, **at, "of": self._of()}, part)
+        torch.save({**state, **at, "of": self._fingerprint()}, part)
         part.rename(path)
 
     def resume(self, path: Path) -> None:
@@ -126,12 +134,12 @@ class Fitting:
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception:  # noqa: BLE001 - torch raises many types for a damaged file
-            raise ModelError(f"{path} is damaged; delete it to start afresh.") from None
-        if state.get("of") != self._of():
+            raise ModelError(f"{path} is damaged; delete it to start again.") from None
+        if state.get("of") != self._fingerprint():
             raise ModelError(
-                f"{path} was left by a training with another recipe, start, seed or "
-                "number of folds, or on other radiographs. Delete it to start "
-                "afresh, or name another file with --out."
+                f"{path} belongs to a training with another recipe, start, seed or "
+                "number of folds, or on other radiographs. Delete it to start again, "
+                "or name another file with --out."
             )
         self._learner.load(state["learner"])
         if state["teacher"] is not None:
@@ -157,20 +165,20 @@ class Fitting:
     def _part(self, before: int) -> tuple[Recipe, ModelCard]:
         """Return the recipe and the card of an epoch."""
         if before < self.recipe.epochs:
-            return self.recipe, WHOLE
+            return self.recipe, WHOLE_IMAGE
         # At twice the scale, a close-up would need more pixels than the film has.
         fine = replace(self.recipe, batch=self.recipe.fine_batch, close_share=0.0)
         return fine, DRAFT
 
-    def _begin(self, before: int) -> None:
+    def _start_epoch(self, before: int) -> None:
         """Start an epoch, and a generation or its second part if one begins."""
         if self.done and not before:
             self._teacher = self.network()
-            self._learner = self._newborn()
+            self._learner = self._new_learner()
         if before == self.recipe.epochs:
             self._learner.settle()
 
-    def _of(self) -> dict[str, Any]:
+    def _fingerprint(self) -> dict[str, Any]:
         """Return what a checkpoint must share with a training that resumes from it."""
         rows = (
             f"{each.path.name} {each.path.stat().st_size} {each.boxes}"
@@ -180,16 +188,16 @@ class Fitting:
         start = hashlib.sha256()
         for value in self._new.state_dict().values():
             start.update(value.cpu().numpy().tobytes())
-        of = {"seed": self.seed, "data": data, "start": start.hexdigest()}
-        sees = {name: getattr(DRAFT, name) for name in SEES}
-        return {**of, "recipe": asdict(self.recipe), "card": sees}
+        fingerprint = {"seed": self.seed, "data": data, "start": start.hexdigest()}
+        network_settings = {name: getattr(DRAFT, name) for name in NETWORK_KEYS}
+        return {**fingerprint, "recipe": asdict(self.recipe), "card": network_settings}
 
-    def _newborn(self) -> Learner:
+    def _new_learner(self) -> Learner:
         """Create an untrained network."""
         return Learner(copy.deepcopy(self._new), self.recipe)
 
 
-def _new(given: Mapping[str, Tensor], seed: int) -> ResNet:
+def _new(weights: Mapping[str, Tensor], seed: int) -> ResNet:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = build_network(DRAFT).eval()
@@ -199,7 +207,7 @@ def _new(given: Mapping[str, Tensor], seed: int) -> ResNet:
     # The score of "No Fracture" stays 0; only the score of the fracture is learned.
     nn.init.zeros_(network.fc.weight)
     nn.init.zeros_(network.fc.bias)
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(weights, strict=False)
     return network
 
 
@@ -218,6 +226,6 @@ def halved(
         if not name.endswith(COUNTER)
     }
     buffer = io.BytesIO()
-    kept = {name: value.cpu() for name, value in statistics.items()}
-    torch.save({**state, **kept}, buffer)
+    kept_statistics = {name: value.cpu() for name, value in statistics.items()}
+    torch.save({**state, **kept_statistics}, buffer)
     return buffer.getvalue()

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from inference.classification.classifier import Classifier
-from inference.classification.out_of_distribution import UnfamiliarError
+from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.finding import Finding, OperatingPoint, Point
 from inference.radiograph import Radiograph
 from inference.training.atlas import Box, Sample
@@ -60,7 +60,7 @@ def judge(
         radiograph = change(sample.read())
         try:
             finding = classifier.classify(radiograph)
-        except UnfamiliarError:
+        except OutOfDistributionError:
             yield _refused(sample)
         else:
             yield judged(sample, radiograph, finding)

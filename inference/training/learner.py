@@ -33,7 +33,7 @@ from inference.classification.preprocess import normalized
 from inference.training.dataset import PAIR, Example
 from inference.training.recipe import Recipe
 from models.card import FRACTURE, ModelCard
-from models.network import halves
+from models.network import split_network
 from models.resnet import ResNet
 
 STEM = 4
@@ -48,7 +48,7 @@ GRADIENT = 5.0
 CHUNK = 16
 """Number of views at both scales that are computed at a time; each needs 40 MB."""
 
-NOWHERE = -1e4
+OUTSIDE_SCORE = -1e4
 """Score of a cell outside the canvas; its exponential is 0."""
 
 
@@ -72,10 +72,10 @@ class Learner:
             multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging),  # type: ignore[no-untyped-call]
             use_buffers=True,
         )
-        known = nn.ModuleList([network.layer1, network.layer2, network.layer3])
+        pretrained = nn.ModuleList([network.layer1, network.layer2, network.layer3])
         fresh = nn.ModuleList([network.layer4, network.fc])
         groups = [
-            {"params": [*known.parameters()], "top": recipe.rate},
+            {"params": [*pretrained.parameters()], "top": recipe.rate},
             {"params": [*fresh.parameters()], "top": recipe.fresh_rate},
         ]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=recipe.weight_decay)
@@ -109,17 +109,19 @@ class Learner:
         is_fine = len(card.scales) > 1
         self._set_rate(passed)
         self._set_mode(is_fine=is_fine)
-        wanted = _smoothed(batch.label, self.recipe.smoothing)
+        target = _smoothed(batch.label, self.recipe.smoothing)
         if taught is not None:
-            wanted = wanted.lerp(taught, self.recipe.taught)
+            target = target.lerp(taught, self.recipe.taught)
         fractures = batch.label.sum().clamp(min=1)
-        total = torch.zeros((), device=wanted.device)
+        total = torch.zeros((), device=target.device)
         self._optimizer.zero_grad()
         # Batch statistics need the whole batch at once.
-        size = CHUNK if is_fine else len(wanted)
-        for rows in _chunks(len(wanted), size):
-            answer, pointing = self._losses(batch[rows], card, wanted[rows])
-            loss = answer / len(wanted) + self.recipe.pointing * pointing / fractures
+        size = CHUNK if is_fine else len(target)
+        for rows in _chunks(len(target), size):
+            label_loss, pointing = self._losses(batch[rows], card, target[rows])
+            loss = (
+                label_loss / len(target) + self.recipe.pointing * pointing / fractures
+            )
             loss.backward()  # type: ignore[no-untyped-call]
             total += loss.detach()
         nn.utils.clip_grad_norm_(self._network.parameters(), GRADIENT)
@@ -161,19 +163,19 @@ class Learner:
                 module.train()
 
     def _losses(
-        self, batch: Example, card: ModelCard, wanted: Tensor
+        self, batch: Example, card: ModelCard, target: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the sums of both losses over the views of a batch."""
         scores = _scores(self._network, batch, card)
-        answer = F.binary_cross_entropy_with_logits(
-            _pooled(scores, batch.inside), wanted, reduction="sum"
+        label_loss = F.binary_cross_entropy_with_logits(
+            _pooled(scores, batch.inside), target, reduction="sum"
         )
         # Share of the exponentials of the scores that lies on the fractures of each
         # image.
         shares = scores.flatten(1).log_softmax(dim=1)
-        weights = batch.place.flatten(1).clamp(min=1e-6).log()
+        weights = batch.location.flatten(1).clamp(min=1e-6).log()
         hit = (shares + weights).logsumexp(dim=1)
-        return answer, -(hit * batch.label).sum()
+        return label_loss, -(hit * batch.label).sum()
 
 
 def teach(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
@@ -202,12 +204,12 @@ def _chunks(count: int, size: int) -> Iterator[slice]:
 
 def _scores(network: ResNet, batch: Example, card: ModelCard) -> Tensor:
     """Score the cells of views for a fracture, (N, h, w)."""
-    parts = halves(network, card)
+    parts = split_network(network, card)
     views = normalized(batch.gray, card).to(memory_format=torch.channels_last)
     with low_precision(views.device.type):
         activation = parts.features(views)
     scores = parts.head.scores(activation.float())[:, card.classes.index(FRACTURE)]
-    return scores.masked_fill(~batch.inside, NOWHERE)
+    return scores.masked_fill(~batch.inside, OUTSIDE_SCORE)
 
 
 def _pooled(scores: Tensor, inside: Tensor) -> Tensor:

@@ -26,15 +26,15 @@ def random_phantom(
     lying, mirrored, upended = (bool(random.integers(2)) for _ in range(3))
     rows, columns = (short_side, long_side) if lying else (long_side, short_side)
     phantom = draw_phantom(broken=broken, rows=rows, columns=columns, seed=seed)
-    shown = _exposed(phantom.radiograph().pixels, random)
+    gray = _exposed(phantom.radiograph().pixels, random)
     box = phantom.fracture
     if mirrored:
-        shown = shown[:, ::-1]
+        gray = gray[:, ::-1]
         box = box and (columns - box[2], box[1], columns - box[0], box[3])
     if upended:
-        shown = shown[::-1]
+        gray = gray[::-1]
         box = box and (box[0], rows - box[3], box[2], rows - box[1])
-    return Radiograph(np.ascontiguousarray(shown), None, (rows, columns)), box
+    return Radiograph(np.ascontiguousarray(gray), None, (rows, columns)), box
 
 
 def _exposed(

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from config.errors import explained
+from config.errors import explain_errors
 from config.toml_file import TomlError, read_toml
 from models.card import ModelError
 
@@ -79,12 +79,12 @@ def read_recipe(path: Path) -> Recipe:
     except FileNotFoundError:
         raise ModelError(
             f"The recipe {path} does not exist. Name an existing file with --recipe, "
-            "or leave --recipe away to train with the shipped one."
+            "or omit --recipe to train with the shipped one."
         ) from None
     except TomlError as error:
         raise ModelError(f"The recipe {path} {error}") from None
     except ValidationError as error:
-        lines = (f"  {each}" for each in explained(error, Recipe))
+        lines = (f"  {each}" for each in explain_errors(error, Recipe))
         raise ModelError(
             f"The recipe {path} cannot be used:\n" + "\n".join(lines)
         ) from None

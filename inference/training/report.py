@@ -41,8 +41,8 @@ def write_report(
         classifier: Computes the results again for the images.
     """
     write_figures(folder, evaluation, judged)
-    answered = [each for each in judged if not each.refused]
-    by_score = sorted(answered, key=lambda each: each.probability)
+    accepted = [each for each in judged if not each.refused]
+    by_score = sorted(accepted, key=lambda each: each.probability)
     misses = [each for each in by_score if each.sample.is_fractured][:WORST]
     alarms = [each for each in by_score if not each.sample.is_fractured][-WORST:]
     _sheet(folder / "misses.png", misses, classifier)
@@ -62,9 +62,9 @@ def write_figures(
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(evaluation, indent=2)
     (folder / "evaluation.json").write_text(text + "\n", "utf-8")
-    answered = [each for each in judged if not each.refused]
-    truth = np.array([each.sample.is_fractured for each in answered], bool)
-    score = np.array([each.probability for each in answered])
+    accepted = [each for each in judged if not each.refused]
+    truth = np.array([each.sample.is_fractured for each in accepted], bool)
+    score = np.array([each.probability for each in accepted])
     _save(folder / "roc.png", lambda axes: _roc(axes, truth, score))
     _save(folder / "pr.png", lambda axes: _precision_recall(axes, truth, score))
     bins = evaluation["reliability"]
@@ -100,10 +100,14 @@ def _precision_recall(
 
 def _calibration(axes: Axes, bins: Sequence[tuple[float, float, int]]) -> None:
     axes.plot([0, 1], [0, 1], ":", color="gray")
-    axes.plot([said for said, _, _ in bins], [seen for _, seen, _ in bins], "o-")
+    axes.plot(
+        [predicted for predicted, _, _ in bins],
+        [observed for _, observed, _ in bins],
+        "o-",
+    )
     for x, y, number in bins:
         axes.annotate(str(number), (x, y), (4, -10), textcoords="offset points")
-    axes.set(xlabel="probability said", ylabel="share that is fractured")
+    axes.set(xlabel="predicted probability", ylabel="observed share of fractures")
 
 
 def _sheet(path: Path, judged: Sequence[Judged], classifier: Classifier) -> None:

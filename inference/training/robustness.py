@@ -39,20 +39,20 @@ def robustness(
     """
     before: list[OperatingPoint] = []
     for name, change in CHANGES.items():
-        told = list(judge(classifier, samples, partial(_changed, change)))
-        points = [each.operating_point for each in told]
+        results = list(judge(classifier, samples, partial(_changed, change)))
+        points = [each.operating_point for each in results]
         before = before or points
-        found = figures(told, 0)
+        found = figures(results, 0)
         yield {
             "change": name,
             "auc": found["auc"] and found["auc"][0],
             "answered": found["answered"][0],
-            "turned": _turned_at(OperatingPoint.NONE, points, before),
-            "turned_definite": _turned_at(OperatingPoint.DEFINITE, points, before),
+            "turned": _switched_at(OperatingPoint.NONE, points, before),
+            "turned_definite": _switched_at(OperatingPoint.DEFINITE, points, before),
         }
 
 
-def _turned_at(
+def _switched_at(
     point: OperatingPoint,
     points: Sequence[OperatingPoint],
     before: Sequence[OperatingPoint],
@@ -89,14 +89,14 @@ def _compressed(pixels: Pixels, quality: int) -> Pixels:
 def _turned(pixels: Pixels, degrees: float) -> Pixels:
     """Rotate the image on a canvas that contains all of it."""
     rows, columns = pixels.shape
-    turn = np.asarray(
+    matrix = np.asarray(
         cv2.getRotationMatrix2D((columns / 2, rows / 2), degrees, 1), np.float64
     )
-    cos, sin = np.abs(turn[0, :2])
+    cos, sin = np.abs(matrix[0, :2])
     size = np.array([columns * cos + rows * sin, columns * sin + rows * cos])
-    turn[:, 2] += size / 2 - np.array([columns, rows]) / 2
+    matrix[:, 2] += size / 2 - np.array([columns, rows]) / 2
     width, height = np.rint(size).astype(int).tolist()
-    return np.asarray(cv2.warpAffine(pixels, turn, (width, height)), np.uint8)
+    return np.asarray(cv2.warpAffine(pixels, matrix, (width, height)), np.uint8)
 
 
 def _padded(pixels: Pixels, share_of_side: float) -> Pixels:

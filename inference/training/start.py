@@ -31,7 +31,7 @@ def read_start(path: Path) -> dict[str, Tensor]:
     """
     try:
         with np.load(path) as file:
-            given = {name: file[name] for name in file.files if name.startswith(USED)}
+            tensors = {name: file[name] for name in file.files if name.startswith(USED)}
     except (
         OSError,
         EOFError,
@@ -41,21 +41,23 @@ def read_start(path: Path) -> dict[str, Tensor]:
         BadZipFile,
     ) as error:
         raise ModelError(
-            f"--start names {path}, which cannot be read as a .npz of arrays: {error}"
+            f"--start is {path}, which cannot be read as a .npz of arrays: {error}"
         ) from None
     with torch.device("meta"):
-        known = resnet18().state_dict()
-    wrong = [
-        f"  {name}: shape {value.shape}, expected {tuple(known[name].shape)}"
-        for name, value in given.items()
-        if name in known and value.shape != tuple(known[name].shape)
+        expected = resnet18().state_dict()
+    problems = [
+        f"  {name}: shape {value.shape}, expected {tuple(expected[name].shape)}"
+        for name, value in tensors.items()
+        if name in expected and value.shape != tuple(expected[name].shape)
     ]
-    wrong += [
-        f"  {name}: missing, and never trained here"
-        for name in known
-        if name.startswith(FROZEN) and not name.endswith(COUNTER) and name not in given
+    problems += [
+        f"  {name}: missing; this layer is not trained"
+        for name in expected
+        if name.startswith(FROZEN)
+        and not name.endswith(COUNTER)
+        and name not in tensors
     ]
-    if wrong:
-        shown = "\n".join(wrong[:8])
-        raise ModelError(f"{path} is no start for a ResNet18:\n{shown}")
-    return {name: torch.from_numpy(value) for name, value in given.items()}
+    if problems:
+        listed = "\n".join(problems[:8])
+        raise ModelError(f"{path} cannot be used as a start for a ResNet18:\n{listed}")
+    return {name: torch.from_numpy(value) for name, value in tensors.items()}

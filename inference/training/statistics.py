@@ -82,8 +82,8 @@ def reliability(truth: Truth, probability: Values) -> list[tuple[float, float, i
 def calibration_error(truth: Truth, probability: Values) -> float:
     """Expected calibration error over ten bins of equal width (Guo et al., 2017)."""
     return sum(
-        count * abs(said - seen)
-        for said, seen, count in reliability(truth, probability)
+        count * abs(predicted - observed)
+        for predicted, observed, count in reliability(truth, probability)
     ) / len(truth)
 
 
@@ -112,8 +112,8 @@ def interval(
     for _ in range(resampled):
         drawn = random.integers(len(rows), size=len(rows))
         values.append(figure(np.concatenate([rows[number] for number in drawn])))
-    known = np.array([value for value in values if not np.isnan(value)])
-    if not known.size:
+    defined = np.array([value for value in values if not np.isnan(value)])
+    if not defined.size:
         return float("nan"), float("nan")
-    low, high = np.percentile(known, [2.5, 97.5])
+    low, high = np.percentile(defined, [2.5, 97.5])
     return float(low), float(high)

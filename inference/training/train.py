@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from inference.classification.classifier import Classifier, record
-from inference.classification.out_of_distribution import Familiarity
+from inference.classification.out_of_distribution import FeatureStatistics
 from inference.training.atlas import ManifestError, Sample, folds
 from inference.training.calibration import Calibration, calibrate, uncalibrated
 from inference.training.dataset import steps
@@ -29,24 +29,27 @@ from inference.training.evaluate import (
     figures_in,
     means,
 )
-from inference.training.familiar import farthest, learn_familiarity
 from inference.training.fitting import Fitting, halved
 from inference.training.judging import Judged, judge
+from inference.training.out_of_distribution import (
+    distance_limit,
+    fit_feature_statistics,
+)
 from inference.training.recipe import Recipe
 from inference.training.report import write_figures
 from inference.training.statistics import RESAMPLED
 from models.card import FRACTURE, ModelCard, card_text
-from models.network import STATISTICS, digest, halves
+from models.network import STATISTICS, digest, split_network
 from models.resnet import ResNet
 
 Progress = Callable[[str, int, int, str], None]
 """Called with the current stage, the finished steps, the total steps and a status text.
 It may raise StoppedError."""
 
-SAVED_EVERY_S = 300
+SAVE_INTERVAL_S = 300
 """Seconds between checkpoints."""
 
-JUDGED_EVERY = 4
+JUDGE_INTERVAL = 4
 """In the first part, the network of a fold is judged after every fourth epoch. In the
 second part, it is judged after each epoch."""
 
@@ -104,14 +107,14 @@ def train(samples: Sequence[Sample], plan: Plan, progress: Progress) -> ModelCar
     """
     parts = folds(samples, plan.folds)
     _check(parts, plan.recipe)
-    left = []
+    remaining = []
     for fold in (*range(plan.folds), None):
-        with _taken(_checkpoint(fold, plan)) as is_mine:
-            if is_mine:
-                _fit(fold, parts, plan, progress)
+        with _try_lock(_checkpoint(fold, plan)) as is_locked:
+            if is_locked:
+                _train_network(fold, parts, plan, progress)
             else:
-                left.append(fold)
-    for fold in left:
+                remaining.append(fold)
+    for fold in remaining:
         _finished(fold, parts, plan)
     return conclude(lambda fold: _finished(fold, parts, plan), parts, plan, progress)
 
@@ -135,33 +138,35 @@ def conclude(
     for number, part in enumerate(parts):
         judged = _judged(fitted(number), part, plan.device)
         title = f"judging fold {number + 1}"
-        held_out.append(_told(judged, title, len(part), progress))
+        held_out.append(_collect(judged, title, len(part), progress))
 
     first, *others = parts
     network = fitted(0)
     calibration = calibrate([*chain(*held_out[1:])])
     judged = _judged_in_full(network, first, plan.device)
-    full = _told(judged, "judging fold 1 in full precision", len(first), progress)
-    said = (map(calibration.apply, part) for part in (held_out[0], full))
-    pairs = zip(*said, strict=True)
+    full = _collect(judged, "judging fold 1 in full precision", len(first), progress)
+    calibrated_parts = (map(calibration.apply, part) for part in (held_out[0], full))
+    pairs = zip(*calibrated_parts, strict=True)
     moved = max(abs(one.probability - other.probability) for one, other in pairs)
-    progress("half precision", 1, 1, f"moves an answer by {moved:.5f} at most")
+    progress("half precision", 1, 1, f"changes a probability by at most {moved:.5f}")
     _report([*calibrated(held_out)], moved, plan.out, progress)
 
-    known = _familiarity(network, [*chain(*others)], plan, progress)
-    tell = _named("what is unfamiliar", progress)
-    limit = farthest(known, halves(network, DRAFT), first, DRAFT, tell)
+    statistics = _feature_statistics(network, [*chain(*others)], plan, progress)
+    on_progress = _stage_progress("out-of-distribution limit", progress)
+    limit = distance_limit(
+        statistics, split_network(network, DRAFT), first, DRAFT, on_progress
+    )
     path = plan.out.with_suffix(".fold-1.pth")
     card = _card(calibration, limit, plan)
     progress(f"writing {path.name}", 0, 1, "")
-    write(network, card, calibration.shift, known, path)
+    write(network, card, calibration.shift, statistics, path)
 
     network = fitted(None)
-    known = _familiarity(network, [*chain(*parts)], plan, progress)
+    statistics = _feature_statistics(network, [*chain(*parts)], plan, progress)
     calibration = calibrate([*chain(*held_out)])
     card = _card(calibration, limit, plan)
     progress(f"writing {plan.out.name}", 0, 1, "")
-    card = write(network, card, calibration.shift, known, plan.out)
+    card = write(network, card, calibration.shift, statistics, plan.out)
     progress(f"writing {plan.out.name}", 1, 1, "")
     return card
 
@@ -178,23 +183,24 @@ def _check(parts: Sequence[Sequence[Sample]], recipe: Recipe) -> None:
     )
     if unmarked:
         raise ManifestError(
-            f"{unmarked} fractures have no box in boxes_norm_xyxy; training needs one "
-            "around each. Mark them, or set `use` to 0 in their rows."
+            f"{unmarked} fractures have no box in boxes_norm_xyxy; training needs a "
+            "box around each. Mark them, or set `use` to 0 in their rows."
         )
     largest = max(parts, key=len)
     learned = [*chain(*(part for part in parts if part is not largest))]
     batch = max(recipe.batch, recipe.fine_batch if recipe.fine_epochs else 0)
     if not steps(learned, replace(recipe, batch=batch)):
         raise ManifestError(
-            f"There are fewer views to learn from than the recipe's batch of {batch}."
+            f"There are too few radiographs: they give fewer views than the recipe's "
+            f"batch of {batch}."
         )
     for number, part in enumerate(parts, start=1):
         fractured = sum(each.is_fractured for each in part)
         if fractured in {0, len(part)}:
             raise ManifestError(
                 f"Fold {number} of {len(parts)} has {fractured} fractured radiographs "
-                f"of {len(part)}; each needs fractured ones and others. Name fewer "
-                "with --folds, or give more groups."
+                f"of {len(part)}; each fold needs fractured ones and others. Reduce "
+                "--folds, or provide more groups."
             )
 
 
@@ -205,49 +211,51 @@ def calibrated(held_out: Sequence[list[Judged]]) -> Iterator[list[Judged]]:
         yield [*map(calibrate([*others]).apply, part)]
 
 
-def _familiarity(
+def _feature_statistics(
     network: ResNet, samples: Sequence[Sample], plan: Plan, progress: Progress
-) -> Familiarity:
-    tell = _named("what is familiar", progress)
-    return learn_familiarity(halves(network, DRAFT), samples, DRAFT, plan.seed, tell)
+) -> FeatureStatistics:
+    on_progress = _stage_progress("out-of-distribution statistics", progress)
+    return fit_feature_statistics(
+        split_network(network, DRAFT), samples, DRAFT, plan.seed, on_progress
+    )
 
 
-def _named(title: str, progress: Progress) -> Callable[[int, int], None]:
+def _stage_progress(title: str, progress: Progress) -> Callable[[int, int], None]:
     """Return a function that reports the progress of one stage."""
     return lambda done, count: progress(title, done, count, "")
 
 
 def _report(
-    answers: Sequence[Sequence[Judged]], moved: float, out: Path, progress: Progress
+    results: Sequence[Sequence[Judged]], moved: float, out: Path, progress: Progress
 ) -> None:
     """Write the figures of all folds together and of each fold, and their means.
 
     Args:
-        answers: The calibrated results of each fold.
+        results: The calibrated results of each fold.
         moved: The largest difference in the first fold between results with half
             precision and full precision.
         out: The .pth file beside which they are written.
         progress: As for `train`.
     """
-    together = [*chain(*answers)]
-    count = figures_in(together) + FIGURES * (len(answers) + 1)
+    together = [*chain(*results)]
+    count = figures_in(together) + FIGURES * (len(results) + 1)
     done = 0
 
-    def tell() -> None:
+    def on_progress() -> None:
         nonlocal done
         done += 1
-        progress("working out figures", done, count, "")
+        progress("computing the statistics", done, count, "")
 
     found = {
-        **evaluation(together, tell),
-        "folds": [figures(part, RESAMPLED, tell) for part in answers],
-        "mean_of_folds": means(answers, RESAMPLED, tell),
+        **evaluation(together, on_progress),
+        "folds": [figures(part, RESAMPLED, on_progress) for part in results],
+        "mean_of_folds": means(results, RESAMPLED, on_progress),
         "moved_by_half_precision": moved,
     }
     write_figures(out.with_suffix(".folds"), found, together)
 
 
-def _fit(
+def _train_network(
     fold: int | None, parts: Sequence[Sequence[Sample]], plan: Plan, progress: Progress
 ) -> None:
     """Train a network to the end, starting from its last checkpoint if there is one.
@@ -262,9 +270,9 @@ def _fit(
     checkpoint, fitting = _checkpoint(fold, plan), fitting_of(fold, parts, plan)
     saved, name = time.monotonic(), _name(fold)
 
-    def tell(done: int, count: int, loss: float) -> None:
+    def on_progress(done: int, count: int, loss: float) -> None:
         nonlocal saved
-        if time.monotonic() - saved > SAVED_EVERY_S:
+        if time.monotonic() - saved > SAVE_INTERVAL_S:
             fitting.save(checkpoint)
             saved = time.monotonic()
         title = f"{name}: epoch {fitting.done + 1} of {fitting.epochs}"
@@ -272,13 +280,13 @@ def _fit(
 
     while fitting.done < fitting.epochs:
         try:
-            fitting.epoch(tell)
+            fitting.epoch(on_progress)
         except StoppedError:
             fitting.save(checkpoint)
             raise
         fitting.save(checkpoint)
         if fold is not None and _is_judged(fitting):
-            _tell_how_it_goes(fitting, parts[fold], name, progress)
+            _report_performance(fitting, parts[fold], name, progress)
 
 
 def fitting_of(
@@ -310,8 +318,8 @@ def _finished(
     fitting = fitting_of(fold, parts, plan)
     if fitting.done < fitting.epochs:
         raise StoppedError(
-            f"Another process still fits the network of {_name(fold)}. Give the same "
-            "command again when that has ended."
+            f"Another process is still training the network of {_name(fold)}. Run the "
+            "same command again when it has finished."
         )
     return fitting.network()
 
@@ -326,7 +334,7 @@ def _checkpoint(fold: int | None, plan: Plan) -> Path:
 
 
 @contextmanager
-def _taken(checkpoint: Path) -> Iterator[bool]:
+def _try_lock(checkpoint: Path) -> Iterator[bool]:
     """Try to lock a network for this process; yield whether it succeeded."""
     with checkpoint.with_suffix(".lock").open("w") as file:
         try:
@@ -340,25 +348,25 @@ def _taken(checkpoint: Path) -> Iterator[bool]:
 def _is_judged(fitting: Fitting) -> bool:
     recipe = fitting.recipe
     before = (fitting.done - 1) % (recipe.epochs + recipe.fine_epochs) + 1
-    return before >= recipe.epochs or before % JUDGED_EVERY == 0
+    return before >= recipe.epochs or before % JUDGE_INTERVAL == 0
 
 
-def _tell_how_it_goes(
+def _report_performance(
     fitting: Fitting, part: Sequence[Sample], name: str, progress: Progress
 ) -> None:
     """Judge a network on its unseen fractures and an equal number of others."""
     fractured = [each for each in part if each.is_fractured]
     others = [each for each in part if not each.is_fractured]
-    shown = [*fractured, *others[: len(fractured)]]
+    chosen = [*fractured, *others[: len(fractured)]]
     title = f"{name}: judging after epoch {fitting.done}"
     judged: list[Judged] = []
-    for each in _judged(fitting.network(), shown, fitting.device):
+    for each in _judged(fitting.network(), chosen, fitting.device):
         judged.append(each)
-        if len(judged) < len(shown):  # the last is reported with the figures
-            progress(title, len(judged), len(shown), "")
+        if len(judged) < len(chosen):  # the last is reported with the figures
+            progress(title, len(judged), len(chosen), "")
     found = figures(judged, 0)
-    told = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
-    progress(f"{name}: after epoch {fitting.done}", 1, 1, told)
+    summary = f"AUC {found['auc'][0]:.3f}, arrow {found['arrow_in_box'][0]:.2f}"
+    progress(f"{name}: after epoch {fitting.done}", 1, 1, summary)
 
 
 def _judged(
@@ -368,7 +376,7 @@ def _judged(
     return judge(_classifier(network, device), samples)
 
 
-def _told(
+def _collect(
     judged: Iterator[Judged], title: str, count: int, progress: Progress
 ) -> list[Judged]:
     """Collect results, and report the progress of each."""
@@ -383,18 +391,22 @@ def _judged_in_full(
     network: ResNet, samples: Sequence[Sample], device: str
 ) -> Iterator[Judged]:
     """Judge them with the network in full precision, for comparison."""
-    in_full = halves(network, DRAFT)
+    in_full = split_network(network, DRAFT)
     return judge(replace(_classifier(network, device), network=in_full), samples)
 
 
 def _classifier(network: ResNet, device: str) -> Classifier:
     content = halved(network)
     card = replace(uncalibrated(DRAFT), sha256=digest(content))
-    return Classifier.of(card, content, device)
+    return Classifier.from_card(card, content, device)
 
 
 def write(
-    network: ResNet, card: ModelCard, shift: float, known: Familiarity, out: Path
+    network: ResNet,
+    card: ModelCard,
+    shift: float,
+    statistics: FeatureStatistics,
+    out: Path,
 ) -> ModelCard:
     """Write weights and card, and record the values for the self-test of the node.
 
@@ -402,13 +414,13 @@ def write(
         network: The trained network. Its last layer is changed.
         card: The calibrated card.
         shift: Shift of the log-odds; it becomes part of the last layer.
-        known: The statistics for the out-of-distribution check.
+        statistics: The statistics for the out-of-distribution check.
         out: The .pth file.
     """
     fracture = DRAFT.classes.index(FRACTURE)
     with torch.no_grad():
         network.fc.bias[fracture] += shift * card.temperature
-    values = (known.center, known.whitening)
+    values = (statistics.center, statistics.whitening)
     out.write_bytes(halved(network, dict(zip(STATISTICS, values, strict=True))))
     out.with_suffix(".toml").write_text(card_text(card), "utf-8")
     return record(out)

@@ -16,9 +16,9 @@ from inference.training.atlas import Box
 from inference.training.exposure import (
     Pixels,
     collimated,
-    furnished,
     re_exposed,
     stored,
+    with_painted_objects,
 )
 
 FAR = 0.75, 1.35
@@ -27,7 +27,7 @@ FAR = 0.75, 1.35
 CLOSE = 1.7, 2.8
 """The same for a close-up view, which is square."""
 
-TURN, STRETCH = 12.0, 0.05
+ROTATION, STRETCH = 12.0, 0.05
 """Standard deviations of the rotation in degrees, and of the logarithm of the
 proportions."""
 
@@ -78,9 +78,12 @@ class _Window:
     def matrix(self) -> NDArray[np.float64]:
         """Return the affine map from the radiograph to the view, (2, 3)."""
         angle = math.radians(self.angle)
-        turn = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        rotation = [
+            [math.cos(angle), -math.sin(angle)],
+            [math.sin(angle), math.cos(angle)],
+        ]
         sign = -1 if self.mirrored else 1
-        linear = np.diag([sign * self.stretch, 1 / self.stretch]) @ np.array(turn)
+        linear = np.diag([sign * self.stretch, 1 / self.stretch]) @ np.array(rotation)
         shift = np.array(self.size) / 2 - linear @ np.array(self.center)
         return np.hstack([linear, shift[:, None]])
 
@@ -105,17 +108,23 @@ def draw_view(
             view is used if 20 attempts find none.
     """
     rows, columns = radiograph.pixels.shape
-    own = [(b[0] * columns, b[1] * rows, b[2] * columns, b[3] * rows) for b in boxes]
+    pixel_boxes = [
+        (b[0] * columns, b[1] * rows, b[2] * columns, b[3] * rows) for b in boxes
+    ]
     choose = _close if close else _far
     for _ in range(TRIES):
-        window = choose((columns, rows), own, random)
-        seen = [_seen(box, window) for box in own]
-        if all(share >= ENOUGH or share == 0 for share, _ in seen):
+        window = choose((columns, rows), pixel_boxes, random)
+        visible = [_visible_part(box, window) for box in pixel_boxes]
+        if all(share >= ENOUGH or share == 0 for share, _ in visible):
             break
-    kept = tuple(box for share, box in seen if share >= ENOUGH)
+    visible_boxes = tuple(box for share, box in visible if share >= ENOUGH)
     exposed = re_exposed(_warped(radiograph.pixels, window), random)
-    shown = stored(collimated(furnished(exposed, random), kept, random), random)
-    return View(Radiograph(shown, None, (shown.shape[0], shown.shape[1])), kept)
+    pixels = stored(
+        collimated(with_painted_objects(exposed, random), visible_boxes, random), random
+    )
+    return View(
+        Radiograph(pixels, None, (pixels.shape[0], pixels.shape[1])), visible_boxes
+    )
 
 
 def _far(
@@ -128,7 +137,7 @@ def _far(
     quarters = _quarters(random)
     width, height = (side / zoom for side in size)
     shape = (height, width) if quarters % 2 else (width, height)
-    return _turned((center[0], center[1]), shape, quarters, random)
+    return _random_window((center[0], center[1]), shape, quarters, random)
 
 
 def _close(
@@ -145,7 +154,9 @@ def _close(
         reach = [max(end - side, 0) / 2 for end in size]
         middle = [end / 2 for end in size]
     center = [m + random.uniform(-r, r) for m, r in zip(middle, reach, strict=True)]
-    return _turned((center[0], center[1]), (side, side), _quarters(random), random)
+    return _random_window(
+        (center[0], center[1]), (side, side), _quarters(random), random
+    )
 
 
 def _between(span: tuple[float, float], random: np.random.Generator) -> float:
@@ -156,7 +167,7 @@ def _quarters(random: np.random.Generator) -> int:
     return int(random.integers(1, 4)) if random.random() < QUARTER_TURNED else 0
 
 
-def _turned(
+def _random_window(
     center: tuple[float, float],
     size: tuple[float, float],
     quarters: int,
@@ -165,13 +176,13 @@ def _turned(
     return _Window(
         center=center,
         size=size,
-        angle=90 * quarters + random.normal(0, TURN),
+        angle=90 * quarters + random.normal(0, ROTATION),
         stretch=math.exp(random.normal(0, STRETCH)),
         mirrored=bool(random.integers(2)),
     )
 
 
-def _seen(box: Box, window: _Window) -> tuple[float, Box]:
+def _visible_part(box: Box, window: _Window) -> tuple[float, Box]:
     """Return the visible share of a box and its bounding box in the view.
 
     The box is rotated as an ellipse, because a fracture rather fills an ellipse than

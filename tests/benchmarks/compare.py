@@ -39,7 +39,7 @@ from inference.classification.gradcam import grad_cam
 from inference.classification.preprocess import normalized, prepare
 from inference.phantom.long_bone import draw_phantom
 from models.card import FRACTURE
-from models.network import build_network, halves
+from models.network import build_network, split_network
 from tests.benchmarks.baseline import Baseline
 
 SIDE = 2500  # 2500 x 2500 pixels at 16 bits allocated are 12.5 MB
@@ -118,7 +118,9 @@ def straightforward(classifier: Classifier) -> Baseline:
     network.load_state_dict(
         {name: value.float() for name, value in state.items()}, strict=False
     )
-    return Baseline(halves(network.eval(), card), card, card.classes.index(FRACTURE))
+    return Baseline(
+        split_network(network.eval(), card), card, card.classes.index(FRACTURE)
+    )
 
 
 def row(name: str, ours: Call, baseline: Call, floor: Call) -> None:

@@ -111,7 +111,7 @@ def main() -> None:
 def serving(folder: Path) -> Iterator[Node]:
     """Run a node with two destinations; one of them refuses some results."""
     archive = start_archive(folder / "archive")
-    refusing = start_archive(folder / "refusing", answer=status_for)
+    refusing = start_archive(folder / "refusing", respond=status_for)
     config = folder / "node.toml"
     config.write_text(
         CONFIG.format(archive=archive.port, refusing=refusing.port), "utf-8"

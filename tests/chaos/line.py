@@ -30,7 +30,7 @@ class Line:
         self._state = State.GOOD
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=64)
         self.port: int = self._listening.getsockname()[1]
-        self._accepting()
+        self._start_accepting()
 
     @property
     def state(self) -> State:
@@ -47,7 +47,7 @@ class Line:
             self._changed.notify_all()
         if before is State.DOWN and state is not State.DOWN:
             self._listening = socket.create_server(("127.0.0.1", self.port), backlog=64)
-            self._accepting()
+            self._start_accepting()
         if state is State.DOWN:
             self._listening.shutdown(socket.SHUT_RDWR)
             self._listening.close()
@@ -87,7 +87,7 @@ class Line:
                 self._ends |= {near, far}
             for one, other in ((near, far), (far, near)):
                 threading.Thread(
-                    target=self._bring, args=(one, other), daemon=True
+                    target=self._forward, args=(one, other), daemon=True
                 ).start()
 
     def _forward(self, source: socket.socket, sink: socket.socket) -> None:

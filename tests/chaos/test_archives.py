@@ -53,8 +53,8 @@ def test_results_are_delivered_after_archive_faults_and_a_restart(
     busy, refusing = FailingArchive(OUT_OF_RESOURCES), FailingArchive(CANNOT_UNDERSTAND)
     well = night.archive("well")
     archives = {
-        "busy": night.archive("busy", answer=busy),
-        "refusing": night.archive("refusing", answer=refusing),
+        "busy": night.archive("busy", respond=busy),
+        "refusing": night.archive("refusing", respond=refusing),
         **{name: night.archive(name) for name in FAULTS},
     }
     lines = {name: Line(archives[name].port) for name in FAULTS}

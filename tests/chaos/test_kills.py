@@ -189,7 +189,7 @@ def altered_files(kept: Path) -> int:
 def recovery(night: Night, killer: RoleKiller) -> dict[str, list[float]]:
     """Seconds from each kill to recovery, if no other kill came in between."""
     lines = night.lines()
-    respawned = [at for at, _, words in lines if "starting it again" in words]
+    respawned = [at for at, _, words in lines if "restarting it" in words]
     ready = [at for at, role, words in lines if role == "worker-0" and words == "Ready"]
     times: dict[str, list[float]] = {"respawned": [], "accepts": [], "ready": []}
     fatal = [at for at, role in killer.killed if role in {"worker", "supervisor"}]

@@ -59,7 +59,7 @@ POISON: Mapping[str, tuple[str, Callable[[Path], None], str]] = {
     "bloats": (
         f"decode_memory_mb = {MEMORY_MB}",
         make_large,
-        "more memory than it may have",
+        "more memory than decode_memory_mb",
     ),
 }
 

@@ -471,7 +471,10 @@ PEER = '{ ae_title = "A", host = "h", port = 1 }'
 
 @pytest.mark.parametrize(
     ("peers", "expected"),
-    [(f"{PEER}, {PEER}", "two peers are called A"), ("", "name at least one peer")],
+    [
+        (f"{PEER}, {PEER}", "two peers have the AE title A"),
+        ("", "expected at least one peer"),
+    ],
 )
 def test_empty_and_repeated_peers_are_refused(
     peers: str, expected: str, tmp_path: Path
@@ -509,22 +512,25 @@ def test_url_of_a_service_with_https_or_loopback_is_accepted(
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("http://pacs.example.org/dicom-web", "plain text and is for loopback only"),
-        ("http://10.0.0.1/dicom-web", "plain text and is for loopback only"),
-        ("ftp://h/x", "say https://"),
-        ("pacs.example.org/dicom-web", "say https://"),
-        ("https:///x", "say https://"),
-        ("https://someone:hidden@h/x", "say https://"),
-        ("https://hidden@h/x", "say https://"),
-        ("https://h/x?key=hidden", "say https://"),
-        ("https://h/x#hidden", "say https://"),
-        ("https://h/x y", "say https://"),
-        ("https://h:99999/x", "say https://"),
-        ("https://someone:hidden/x", "say https://"),
-        ("https://h:/x", "say https://"),
-        ("https://h:0/x", "say https://"),
-        ("https://hänger/x", "say https://"),
-        ("", "say https://"),
+        (
+            "http://pacs.example.org/dicom-web",
+            "plain text and is allowed only for loopback",
+        ),
+        ("http://10.0.0.1/dicom-web", "plain text and is allowed only for loopback"),
+        ("ftp://h/x", "expected https://"),
+        ("pacs.example.org/dicom-web", "expected https://"),
+        ("https:///x", "expected https://"),
+        ("https://someone:hidden@h/x", "expected https://"),
+        ("https://hidden@h/x", "expected https://"),
+        ("https://h/x?key=hidden", "expected https://"),
+        ("https://h/x#hidden", "expected https://"),
+        ("https://h/x y", "expected https://"),
+        ("https://h:99999/x", "expected https://"),
+        ("https://someone:hidden/x", "expected https://"),
+        ("https://h:/x", "expected https://"),
+        ("https://h:0/x", "expected https://"),
+        ("https://hänger/x", "expected https://"),
+        ("", "expected https://"),
     ],
 )
 def test_invalid_url_is_refused_and_its_secret_is_not_quoted(
@@ -547,18 +553,18 @@ def test_secret_instead_of_a_variable_is_refused_and_not_quoted(
     (error,) = reported_errors(tmp_path, f"{STOW}{key} = {secret}\n")
 
     assert error.startswith(f"destinations.0.{key}: ")
-    assert "name a variable of the environment" in error
+    assert "expected the name of an environment variable" in error
     assert "hidden" not in error
 
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ('username = "us"', "username and password_env go together"),
-        ('password_env = "PW"', "username and password_env go together"),
+        ('username = "us"', "username and password_env must be set together"),
+        ('password_env = "PW"', "username and password_env must be set together"),
         (
             'username = "us"\npassword_env = "PW"\ntoken_env = "TOKEN"',
-            "choose token_env, or username and password_env",
+            "set either token_env, or username and password_env",
         ),
     ],
 )
@@ -756,14 +762,14 @@ def test_private_key_can_be_in_the_file_of_its_certificate(
         ({"certificate": "no.pem"}, "cannot be used (not PEM); they must be PEM"),
         ({"private_key": "stranger"}, "(KEY_VALUES_MISMATCH); they must be PEM and"),
         ({"private_key": ""}, "cannot be used ("),
-        ({"private_key": "locked"}, "the private key is encrypted, and nobody is"),
+        ({"private_key": "locked"}, "the private key is encrypted, and the node"),
         ({"client_authorities": "absent.pem"}, "client_authorities: "),
-        ({"client_authorities": "no.pem"}, "no.pem holds no PEM certificate"),
+        ({"client_authorities": "no.pem"}, "no.pem contains no PEM certificate"),
         ({"certificate": "", "private_key": ""}, ""),
-        ({"certificate": ""}, "without a certificate there is no TLS: name it"),
+        ({"certificate": ""}, "TLS needs a certificate; set certificate"),
         (
             {"certificate": "", "private_key": "", "only": True},
-            "without a certificate there is no TLS: name it",
+            "TLS needs a certificate; set certificate",
         ),
     ],
 )
@@ -798,7 +804,7 @@ def test_unusable_tls_files_are_reported_and_not_quoted(
         ("tls_authorities = 'no.pem'", "but tls = false; set tls = true"),
         ("tls_certificate = 'no.pem'", "but tls = false; set tls = true"),
         ("tls = true\ntls_private_key = 'no.pem'", "but no tls_certificate"),
-        ("tls = true\ntls_authorities = 'no.pem'", "holds no PEM certificate"),
+        ("tls = true\ntls_authorities = 'no.pem'", "contains no PEM certificate"),
         ("tls = true\ntls_certificate = 'no.pem'", "tls_certificate: "),
     ],
 )

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from config.expectation import alternatives, item_of, keys_of
-from config.settings import PREFIX, Settings, SettingsError, load
+from config.settings import ENVIRONMENT_PREFIX, Settings, SettingsError, load
 from inference.training.recipe import read_recipe
 from models.card import ModelError, read_card
 
@@ -20,9 +20,9 @@ FOREIGN_PHRASES = (
     *("Traceback", "codec", "('", "discriminator", "\0"),
 )
 OWN_PHRASES = (
-    "say https://",
+    "expected https://",
     "or https://",
-    "http:// would send",
+    "http:// sends",
     "HTTP header",
     "locked",
     "loopback",
@@ -137,7 +137,7 @@ def test_wrong_value_of_a_key_gets_a_plain_error(
 def test_wrong_environment_variable_gets_a_plain_error_with_its_name(
     section: str, key: str, tmp_path: Path
 ) -> None:
-    name = f"{PREFIX}{section}__{key}".upper()
+    name = f"{ENVIRONMENT_PREFIX}{section}__{key}".upper()
     file, wrong = tmp_path / "node.toml", 0
     for value in (
         "",
@@ -237,7 +237,7 @@ def test_errors_of_file_and_environment_are_listed_separately(
 
     assert lines == [
         "The environment variable FRACTURE_NODE__PORT cannot be used:",
-        "  FRACTURE_NODE__PORT: names no key; say FRACTURE_NODE__SECTION__KEY",
+        "  FRACTURE_NODE__PORT: contains no key; expected FRACTURE_NODE__SECTION__KEY",
         f"{file} cannot be used:",
         "  receiver.port: found -1; expected a whole number from 0 to 65535",
         "The environment variable FRACTURE_NODE__API__PORT cannot be used:",
@@ -303,8 +303,8 @@ def test_error_of_an_unreadable_file_states_what_to_do(tmp_path: Path) -> None:
 
     do = "Name a file that this user can read."
     absent = (
-        "PATH does not exist. Name an existing file with --config, or leave --config "
-        "away to run with the defaults."
+        "PATH does not exist. Name an existing file with --config, or omit --config "
+        "to run with the defaults."
     )
     assert messages == [
         f"PATH cannot be read: Is a directory. {do}",

@@ -208,7 +208,9 @@ def test_16_bit_color_in_an_unsupported_layout_is_refused(
 ) -> None:
     content = tiff_of(colored(DEEP, 0)[..., :channels], fields=fields)
 
-    with pytest.raises(BrokenImageError, match="colors of 16 bits in a layout"):
+    with pytest.raises(
+        BrokenImageError, match="16-bit colors in an unsupported layout"
+    ):
         pixels_of(content)
 
 

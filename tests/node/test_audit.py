@@ -56,7 +56,7 @@ def archive(tmp_path: Path) -> Iterator[Archive]:
     """An archive that refuses the results of one study."""
     archive = start_archive(
         tmp_path / "archive",
-        answer=lambda event: (
+        respond=lambda event: (
             0xC000 if event.dataset.StudyInstanceUID == REFUSED else 0x0000
         ),
     )

@@ -21,7 +21,7 @@ from inference.phantom.tissue import (
     expose,
     fragments,
     grain,
-    turned,
+    rotated,
 )
 from tests.support.limb_anatomy import (
     ANATOMY,
@@ -107,7 +107,7 @@ def _points(
     if is_mirrored:
         right = -right
     size, tilt = random.uniform(0.92, 1.06), random.uniform(-0.09, 0.09)
-    down, right = turned(down / np.float32(size), right / np.float32(size), tilt)
+    down, right = rotated(down / np.float32(size), right / np.float32(size), tilt)
     shift = random.uniform(-0.02, 0.02, 2)
     return (
         down + np.float32(anatomy.aspect / 2 + shift[0]),
@@ -123,7 +123,7 @@ def _axes(
         math.dist(start, end),
         math.atan2(end[1] - start[1], end[0] - start[0]),
     )
-    along, across = turned(down - start[0], right - start[1], -angle)
+    along, across = rotated(down - start[0], right - start[1], -angle)
     return along, across, length
 
 
@@ -150,7 +150,7 @@ def _shaft(
 
 def _pebble(pebble: ShortBone, down: Plane, right: Plane, texture: Plane) -> Plane:
     """Absorption of a short bone."""
-    a, b = turned(down - pebble.center[0], right - pebble.center[1], pebble.angle)
+    a, b = rotated(down - pebble.center[0], right - pebble.center[1], pebble.angle)
     depth = sum(pebble.radii) / 2
     outside, inside = (
         2 * (depth - less) * _within(a, b, pebble.radii, less) for less in (0.0, SHELL)
@@ -189,7 +189,7 @@ def _cut(random: np.random.Generator, anatomy: Anatomy) -> Break:
         angle=random.uniform(0.25, 0.7),
         gap=0.006,
         step=width * random.uniform(0.35, 0.7),
-        turn=random.uniform(0.08, 0.2),
+        rotation=random.uniform(0.08, 0.2),
         jags=(0.3, 0.2, 0.15, 0.1),
     )
 

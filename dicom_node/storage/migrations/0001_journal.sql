@@ -1,13 +1,13 @@
--- The journal: what happened to each instance. SERIAL stands for the dialect's
--- self-counting integer key. Times are seconds since 1970, UTC. Columns are only ever
--- added, so that the release before can still work on the same database.
+-- The journal: the history of each instance. SERIAL is replaced by the dialect's
+-- auto-increment integer key. Times are seconds since 1970, UTC. Columns are only added,
+-- so that the previous release can still work on the same database.
 
 CREATE TABLE instance (
-    id TEXT PRIMARY KEY,                -- our UUID, which also names the file
+    id TEXT PRIMARY KEY,                -- UUID, also the name of the file
     sop_instance_uid TEXT NOT NULL,
     content_digest TEXT NOT NULL,       -- BLAKE3 of the dataset as sent
     revision INTEGER NOT NULL,          -- 1, then 2 for other bytes under the same UID
-    path TEXT NOT NULL,                 -- below the storage directory
+    path TEXT NOT NULL,                 -- relative to the storage directory
     size BIGINT NOT NULL,
     sop_class_uid TEXT NOT NULL,
     transfer_syntax_uid TEXT NOT NULL,
@@ -23,11 +23,11 @@ CREATE TABLE instance (
     calling_address TEXT NOT NULL,
     received_at DOUBLE PRECISION NOT NULL,
     state TEXT NOT NULL,
-    reason TEXT NOT NULL,               -- in words, for not_analyzed and failed
-    run INTEGER NOT NULL,               -- counts 'analyze again'
+    reason TEXT NOT NULL,               -- sentences, for not_analyzed and failed
+    run INTEGER NOT NULL,               -- number of this analysis, from 1
     attempts INTEGER NOT NULL,          -- of this run
     child_deaths INTEGER NOT NULL,      -- of this run
-    picture_digest TEXT,                -- equal digests look alike to model and reader
+    picture_digest TEXT,                -- equal for images that look the same
     identity_digest TEXT,
     analyzed_at DOUBLE PRECISION,
     probability DOUBLE PRECISION,
@@ -41,23 +41,23 @@ CREATE TABLE instance (
 CREATE INDEX instance_by_study ON instance (study_instance_uid);
 CREATE INDEX instance_by_state ON instance (state, received_at);
 
--- The objects that an instance became: encoded once, sent as often as needed.
+-- The result objects of an instance. They are encoded once, and sent as often as needed.
 CREATE TABLE result (
     instance_id TEXT NOT NULL REFERENCES instance (id),
     sop_instance_uid TEXT NOT NULL,
     sop_class_uid TEXT NOT NULL,
     kind TEXT NOT NULL,
-    path TEXT NOT NULL,                 -- below the storage directory
+    path TEXT NOT NULL,                 -- relative to the storage directory
     PRIMARY KEY (instance_id, sop_instance_uid)
 );
 
--- One instance's results on their way to one destination.
+-- The delivery of the results of one instance to one destination.
 CREATE TABLE delivery (
     instance_id TEXT NOT NULL REFERENCES instance (id),
     destination TEXT NOT NULL,
     state TEXT NOT NULL,
-    run INTEGER NOT NULL,               -- counts the work items enqueued for it
-    attempts INTEGER NOT NULL,          -- since it was last asked for
+    run INTEGER NOT NULL,               -- number of work items enqueued for it
+    attempts INTEGER NOT NULL,          -- since it was last requested
     asked_at DOUBLE PRECISION NOT NULL,
     next_at DOUBLE PRECISION NOT NULL,
     finished_at DOUBLE PRECISION,
@@ -65,7 +65,7 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_by_state ON delivery (destination, state);
 
--- One object of a delivery, with the peer's last word on it.
+-- One object of a delivery, with the peer's last response.
 CREATE TABLE delivered_object (
     instance_id TEXT NOT NULL,
     destination TEXT NOT NULL,
@@ -87,7 +87,7 @@ CREATE TABLE event (
 );
 CREATE INDEX event_by_instance ON event (instance_id);
 
--- Destinations that somebody paused.
+-- Destinations that a user paused.
 CREATE TABLE paused_destination (
     name TEXT PRIMARY KEY,
     at DOUBLE PRECISION NOT NULL

@@ -1,3 +1,3 @@
--- An instance that is not analyzed because an earlier revision of its UID looks just
--- like it names that one, whose results are its own.
+-- The earlier revision of the same UID that has the same pixels. Its results are used, and
+-- this instance is not analyzed.
 ALTER TABLE instance ADD COLUMN same_picture_as TEXT REFERENCES instance (id);

@@ -1,6 +1,6 @@
--- When an instance, with all its deliveries, came to its end; NULL: it has not.
+-- Time at which an instance and all its deliveries were finished; NULL: not finished.
 ALTER TABLE instance ADD COLUMN ended_at DOUBLE PRECISION;
--- When its file and those of its results were removed, their time being over.
+-- Time at which its file and the files of its results were removed by retention.
 ALTER TABLE instance ADD COLUMN files_removed_at DOUBLE PRECISION;
 UPDATE instance SET ended_at = COALESCE(delivered_at, analyzed_at, received_at)
     WHERE state NOT IN ('received', 'delivering') AND NOT EXISTS (

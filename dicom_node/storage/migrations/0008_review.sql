@@ -1,15 +1,15 @@
--- What the review page shows of an instance besides how it fared.
+-- Data of an instance for the review page, in addition to its state.
 
--- Whose image it is: the only table that names patients. Goes with the instance's row.
+-- The patient of an image. No other table has patient data. Deleted with the instance.
 CREATE TABLE patient (
     instance_id TEXT PRIMARY KEY REFERENCES instance (id),
     name TEXT NOT NULL,                 -- as sent, decoded
     patient_id TEXT NOT NULL,
     accession_number TEXT NOT NULL,
-    folded TEXT NOT NULL                -- all three, as searches are made
+    folded TEXT NOT NULL                -- all three, case-folded for searches
 );
 
--- What the model said, to be drawn over the radiograph. Goes with the files.
+-- The model's result, to be drawn over the radiograph. Deleted with the files.
 CREATE TABLE finding (
     instance_id TEXT PRIMARY KEY REFERENCES instance (id),
     picture_rows INTEGER NOT NULL,      -- of the radiograph as displayed
@@ -22,26 +22,26 @@ CREATE TABLE finding (
     map BYTES NOT NULL                  -- 0 to 255, row by row, zlib
 );
 
--- What readers think of an answer: the last word of each.
+-- Feedback of readers on a result: the last feedback of each reader.
 CREATE TABLE feedback (
     instance_id TEXT NOT NULL REFERENCES instance (id),
     who TEXT NOT NULL,
     at DOUBLE PRECISION NOT NULL,
     verdict TEXT NOT NULL,              -- agree, disagree, unsure
-    place_column DOUBLE PRECISION,      -- of a fracture that was missed, on the
+    place_column DOUBLE PRECISION,      -- position of a missed fracture on the
     place_row DOUBLE PRECISION,         -- radiograph as displayed
-    run INTEGER NOT NULL,               -- of the analysis that was judged
+    run INTEGER NOT NULL,               -- of the analysis that the feedback is about
     PRIMARY KEY (instance_id, who)
 );
 
--- Signs of life that somebody asked destinations for.
+-- Connection tests (C-ECHO) of destinations that users requested.
 CREATE TABLE echo (
     id SERIAL,
     destination TEXT NOT NULL,
     at DOUBLE PRECISION NOT NULL,
     who TEXT NOT NULL,
     seconds DOUBLE PRECISION NOT NULL,
-    comment TEXT NOT NULL               -- why there was none; empty: it is alive
+    comment TEXT NOT NULL               -- reason of a failure; empty: success
 );
 CREATE INDEX echo_by_destination ON echo (destination, id);
 CREATE INDEX audit_by_kind ON audit (what, at);

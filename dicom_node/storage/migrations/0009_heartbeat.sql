@@ -1,6 +1,6 @@
--- Which processes of the node live: each says so every few seconds.
+-- Heartbeats of the node's processes, which each process sends every few seconds.
 CREATE TABLE heartbeat (
-    id TEXT PRIMARY KEY,                -- of the process, drawn when it starts
+    id TEXT PRIMARY KEY,                -- of the process, random at each start
     role TEXT NOT NULL,                 -- receiver, worker
     at DOUBLE PRECISION NOT NULL
 );

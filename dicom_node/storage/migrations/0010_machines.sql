@@ -1,12 +1,14 @@
--- Several machines: since when each process has beaten without a gap, so that one that
--- was cut off judges nobody; and which process goes by a worker's name.
+-- For several machines. since: start of the current heartbeats without a gap; a process
+-- that was disconnected must not declare others dead. process: the process that uses a
+-- worker's name.
 ALTER TABLE heartbeat ADD COLUMN since DOUBLE PRECISION;
 ALTER TABLE heartbeat ADD COLUMN process TEXT;
 
--- Which folder the files lie in: it has this id in a file, and what was not mounted has not.
+-- The id of the storage directory. A file in the directory contains the same id, so that a
+-- directory that is not mounted is detected.
 CREATE TABLE storage (
     id TEXT PRIMARY KEY
 );
 
--- The oldest schema whose release can work beside this one.
+-- The oldest schema version that is compatible with this one.
 ALTER TABLE journal_version ADD COLUMN works_from INTEGER;

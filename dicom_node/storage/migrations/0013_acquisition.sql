@@ -1,3 +1,3 @@
--- What tells one exposure from another: Irradiation Event UID, else Acquisition DateTime,
--- else Acquisition Date and Time; empty: not known. NULL: from before this column.
+-- Identifies the exposure: Irradiation Event UID, else Acquisition DateTime, else
+-- Acquisition Date and Time. Empty: unknown. NULL: recorded before this column existed.
 ALTER TABLE instance ADD COLUMN acquisition TEXT;

@@ -67,10 +67,10 @@ def test_trusted_proxy_and_operators_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("api", "expected"),
     [
-        ('tokens = [{ name = "a", role = "viewer" }]', "give either sha256"),
+        ('tokens = [{ name = "a", role = "viewer" }]', "set either sha256"),
         (
             f"tokens = [{FROM_ENVIRONMENT[:-2]}, sha256 = '{'0' * 64}' }}]",
-            "give either sha256",
+            "set either sha256",
         ),
         (f"tokens = [{HASHED}, {HASHED}]", "two tokens are named a"),
         (f"tokens = [{HASHED.replace('viewer', 'admin')}]", "'viewer' or 'operator'"),
@@ -84,15 +84,15 @@ def test_trusted_proxy_and_operators_are_read(tmp_path: Path) -> None:
         ),
         (
             f"tokens = [{FROM_ENVIRONMENT.replace('NODE_TOKEN', 'hidden')}]",
-            "name a variable",
+            "expected the name of an environment variable",
         ),
         ('tokens = ["hidden"]', "tokens.0"),
         ('tokens = "hidden"', "api.tokens"),
         ('proxy_user_header = "X-Remote-User"', "needs trusted_proxies"),
-        (BEHIND_PROXY.replace("10.0.0.5/32", "0.0.0.0/0"), "believes everybody"),
-        (BEHIND_PROXY.replace("10.0.0.5/32", "::/0"), "believes everybody"),
+        (BEHIND_PROXY.replace("10.0.0.5/32", "0.0.0.0/0"), "contains every address"),
+        (BEHIND_PROXY.replace("10.0.0.5/32", "::/0"), "contains every address"),
         (BEHIND_PROXY.replace("X-Remote-User", "X Remote"), "name of an HTTP header"),
-        ('operators = ["anna"]', "set proxy_user_header"),
+        ('operators = ["anna"]', "operators needs proxy_user_header"),
     ],
 )
 def test_invalid_access_settings_are_refused(
@@ -130,7 +130,7 @@ def test_loopback_host_behind_a_proxy_needs_tokens_or_a_user_header(
     (problem,) = access_problems(read(tmp_path, behind).api)
 
     assert problem.startswith(
-        "api.trusted_proxies: others come by a proxy, and nothing"
+        "api.trusted_proxies: a proxy forwards requests, but no user"
     )
     assert access_problems(read(tmp_path, f"{behind}tokens = [{HASHED}]").api) == []
 
@@ -143,8 +143,9 @@ def test_token_from_the_environment_must_be_set_and_long(
 
     (problem,) = access_problems(settings.api)
 
-    assert problem.startswith("api.tokens: NODE_TOKEN, where the token b is to stand, ")
-    assert "20 or more" in problem
+    start = "api.tokens: the environment variable NODE_TOKEN of the token b has "
+    assert problem.startswith(start)
+    assert "at least 20 characters" in problem
     assert "hidden" not in problem
     # Fail closed: the API still requires a token.
     assert settings.api.guarded

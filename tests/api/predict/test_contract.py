@@ -17,7 +17,7 @@ from schemathesis.specs.openapi.checks import ignored_auth, positive_data_accept
 from api.predict.analyzer import Analyzer, _Tools
 from api.predict.reader import Reader
 from dicom_node.decoder.client import DecoderProcess
-from inference.classification.out_of_distribution import UnfamiliarError
+from inference.classification.out_of_distribution import OutOfDistributionError
 from inference.finding import ModelIdentity
 from inference.radiograph import Radiograph
 from tests.support.http_client import LOOKING, TOKENS, Site, bearing, serve
@@ -42,7 +42,7 @@ class Unfamiliar:
     identity = ModelIdentity("unfamiliar", "1", "0" * 64)
 
     def classify(self, _radiograph: Radiograph) -> None:
-        raise UnfamiliarError("This picture is unlike those of the training.")
+        raise OutOfDistributionError("This picture is unlike those of the training.")
 
 
 def load(analyzer: Analyzer) -> _Tools:

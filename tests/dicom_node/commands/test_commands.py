@@ -384,7 +384,8 @@ def test_check_passes_if_the_destination_responds(
     ]
     model = output.splitlines()[2]
     shipped = read_card(ROOT / "models" / "fracture_model.toml")
-    assert model.endswith(f"may answer for: {', '.join(shipped.body_parts)}")
+    body_parts = ", ".join(shipped.body_parts)
+    assert model.endswith(f"supported values of Body Part Examined: {body_parts}")
 
 
 def test_check_warns_if_an_archive_may_not_report_commitment(
@@ -395,8 +396,8 @@ def test_check_warns_if_an_archive_may_not_report_commitment(
     status, output = command("check", "--config", config)
 
     assert status == 0
-    assert "warning: pacs is asked for commitment" in output
-    assert "name ARCHIVE in allowed_callers" in output
+    assert "warning: pacs reports storage commitment" in output
+    assert "ARCHIVE is not in allowed_callers" in output
 
 
 def test_check_names_a_destination_that_does_not_respond(
@@ -425,10 +426,10 @@ def test_check_and_echo_test_a_web_service_and_each_peer_of_a_sender_destination
     states = dict(line.split(": ", 1) for line in lines.splitlines())
     failure = states["destination sender, NOBODY"]
     assert checked == 1
-    assert states["destination pacs"] == "ok, it answers"
-    assert states["destination sender, DX_ROOM_1"] == "ok, it answers"
+    assert states["destination pacs"] == "ok, it responds"
+    assert states["destination sender, DX_ROOM_1"] == "ok, it responds"
     assert f"NOBODY at 127.0.0.1:{free_port}" in failure
-    assert states["destination web"] == "ok, it answers"
+    assert states["destination web"] == "ok, it responds"
     assert sender == (1, f"sender, DX_ROOM_1: alive\nsender, NOBODY: {failure}\n")
     assert web == (0, "web: alive\n")
 
@@ -443,7 +444,7 @@ def test_send_refuses_a_destination_that_is_no_fixed_ae(
     status, output = command("send", phantom, "--to", name, "--config", config)
 
     assert status == 1
-    assert f"{name} is no fixed AE; name a destination that is one" in output
+    assert f"{name} has no fixed AE. Name a destination with a fixed AE" in output
 
 
 def test_check_records_phantom_logits_on_the_card_of_custom_weights(
@@ -485,8 +486,10 @@ def test_check_reports_a_card_without_recorded_phantom_logits(
     status, output = command("check", "--config", config)
 
     assert status == 0
-    assert "no answers recorded; run `fracture-node check --record`" in output
-    assert "the phantom is as" not in output
+    assert (
+        "the card has no phantom results; run `fracture-node check --record`" in output
+    )
+    assert "the phantom gives" not in output
 
 
 def test_check_does_not_record_on_the_shipped_card(
@@ -495,7 +498,7 @@ def test_check_does_not_record_on_the_shipped_card(
     status, output = command("check", "--record", "--config", config)
 
     assert status == 1
-    assert "name them under [model]" in output
+    assert "set weights under [model]" in output
 
 
 # echo and send
@@ -702,7 +705,7 @@ def test_analyze_reports_that_it_cannot_create_its_output_folder(
 
     assert status == 1
     assert output == (
-        f"The folder --out {config} cannot be made: File exists. Name a folder that "
+        f"The folder --out {config} cannot be created: File exists. Name a folder that "
         "this user may write to."
     )
 
@@ -761,7 +764,7 @@ def test_status_lists_a_failure_as_text_and_json_and_retry_repeats_it(
     assert state["instances"] == {"failed": 1}
     assert state["listed"][0]["sop_instance_uid"] == "2.25.7"
     assert state["listed"][0]["reason"] == REASON
-    assert again == (0, "1 asked for again\n")
+    assert again == (0, "1 queued again\n")
     assert json.loads(after)["instances"] == {"received": 1}
     _, audited = command("audit", "--json", "--config", config)
     (event,) = map(json.loads, audited.splitlines())
@@ -790,16 +793,16 @@ def test_status_explains_an_outage_of_a_destination_and_retry_repeats_its_delive
     under_way = command("retry", "--destination=pacs", "--config", config)
     engine.dispose()
 
-    assert "To pacs: 1 queued, the oldest asked for" in before
+    assert "To pacs: 1 queued, the oldest requested" in before
     line = rf"pacs has failed for \d s: {refuses.comment}; last attempt \d s ago"
     assert re.search(f"{line}, next in [012] s\n", before)
     state = json.loads(output)
     (outage,) = state["destinations"]["pacs"]["outages"]
     assert outage["reason"] == refuses.comment
     assert state["listed"][0]["reason"] == f"pacs: {refuses.comment}"
-    assert other_destination == (1, "0 asked for again\n")
-    assert by_uid == (0, "1 asked for again\n")
-    assert under_way == (1, "0 asked for again\n")  # no delivery is waiting
+    assert other_destination == (1, "0 queued again\n")
+    assert by_uid == (0, "1 queued again\n")
+    assert under_way == (1, "0 queued again\n")  # no delivery is waiting
 
 
 @pytest.mark.parametrize("arguments", [["status"], ["retry", "--all"]])
@@ -873,7 +876,7 @@ def test_retry_reports_that_an_instance_has_not_failed(
     journal.analyze_again(failed.id)
     engine.dispose()
 
-    message = "Nothing of 2.25.7 failed (received), so nothing is repeated."
+    message = "No analysis or delivery of 2.25.7 failed (received). Nothing is retried."
 
     assert command("retry", "--uid=2.25.7", "--config", config) == (1, message)
 
@@ -892,9 +895,9 @@ def test_retry_reports_that_the_files_were_removed(
     status, output = command("retry", "--uid=2.25.7", "--config", config)
     _, state = command("status", "--json", "--config", config)
 
-    assert everything == "0 asked for again\n"
+    assert everything == "0 queued again\n"
     assert status == 1
-    assert output.startswith("0 asked for again\n1 not: the files were removed")
+    assert output.startswith("0 queued again\n1 not queued: the files were removed")
     assert json.loads(state)["listed"][0]["files_removed_at"] > 0
 
 
@@ -913,8 +916,8 @@ def test_retry_by_uid_repeats_an_instance_that_was_not_analyzed(
     _, everything = command("retry", "--all", "--config", config)
     _, named = command("retry", "--uid=2.25.7", "--config", config)
 
-    assert everything == "0 asked for again\n"
-    assert named == "1 asked for again\n"
+    assert everything == "0 queued again\n"
+    assert named == "1 queued again\n"
 
 
 def test_status_without_a_database_names_the_migrate_command(
@@ -940,7 +943,7 @@ def test_archive_prints_its_address_and_ends_on_sigterm(tmp_path: Path) -> None:
 
         assert process.wait(60) == 0
     assert alive.returncode == 0, alive.stdout
-    assert rest == f"keeps what it gets in {tmp_path / 'archive'}\n"
+    assert rest == f"stores received instances in {tmp_path / 'archive'}\n"
 
 
 def test_demo_prints_the_results_of_both_phantoms(tmp_path: Path) -> None:

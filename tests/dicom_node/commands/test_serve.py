@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from config.settings import load
-from dicom_node.commands.serve import BEHIND_RECEIVERS, Node, Role
+from dicom_node.commands.serve import LOWER_PRIORITY, Node, Role
 from tests.support.node import alive, wait_for
 
 pytestmark = pytest.mark.integration
@@ -77,7 +77,7 @@ def test_receivers_have_higher_priority_than_other_roles(tmp_path: Path) -> None
             probe.process.wait()
 
     own = os.getpriority(os.PRIO_PROCESS, 0)
-    lower = own + BEHIND_RECEIVERS
+    lower = own + LOWER_PRIORITY
     assert niceness == {"receiver-0": own, "worker-0": lower, "api": lower}
 
 

@@ -188,7 +188,7 @@ def test_a_command_may_have_the_first_64_characters_of_a_longer_uid(
     header = read(tmp_path, content, uid=uid[:64])
 
     assert header.sop_instance_uid == uid
-    assert header.assumptions[0].startswith("The command names the instance by the")
+    assert header.assumptions[0].startswith("The command contains only the first 64")
     for other in (uid[:63], uid[:65], uid[:63] + "9"):
         with pytest.raises(MismatchError, match="SOPInstanceUID differs"):
             read(tmp_path, content, uid=other)

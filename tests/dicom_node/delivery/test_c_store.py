@@ -188,7 +188,7 @@ def test_objects_are_sent_in_order_in_one_association(
         associations.add(event.assoc.requestor.port)
         return 0
 
-    archive = start_archive(tmp_path / "archive", answer=answer)
+    archive = start_archive(tmp_path / "archive", respond=answer)
     classes = (SecondaryCaptureImageStorage, ComputedRadiographyImageStorage) * 2
     files = [write_instance(tmp_path / f"{i}", uid) for i, uid in enumerate(classes)]
 
@@ -309,7 +309,7 @@ def test_all_objects_are_refused_if_no_context_is_accepted(
 
 def test_failure_of_one_object_does_not_affect_the_others(tmp_path: Path) -> None:
     statuses = iter([0x0000, 0xA700, 0xC123, 0xB000])
-    archive = start_archive(tmp_path / "archive", answer=lambda _: next(statuses))
+    archive = start_archive(tmp_path / "archive", respond=lambda _: next(statuses))
     files = [write_instance(tmp_path / f"{i}") for i in range(4)]
 
     outcomes = send_to(archive.port, *files)

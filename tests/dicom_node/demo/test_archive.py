@@ -136,7 +136,7 @@ def test_restarted_archive_knows_its_stored_instances(tmp_path: Path) -> None:
 
 
 def test_refused_instance_is_logged_and_not_stored(tmp_path: Path) -> None:
-    archive = start_archive(tmp_path / "archive", answer=lambda _: 0xA900)
+    archive = start_archive(tmp_path / "archive", respond=lambda _: 0xA900)
 
     verdicts = send_to(archive, write_instance(tmp_path / "a.dcm"))
     archive.stop()

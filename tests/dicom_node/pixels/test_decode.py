@@ -71,7 +71,7 @@ def test_non_square_pixels_are_resampled_to_square_ones(dataset: Dataset) -> Non
 def test_blank_image_is_not_analyzed(dataset: Dataset) -> None:
     dataset.PixelData = bytes(len(dataset.PixelData))
 
-    with pytest.raises(NotAnalyzedError, match=r"blank: all of Pixel Data"):
+    with pytest.raises(NotAnalyzedError, match=r"blank: all pixels of Pixel Data"):
         decode(dataset, OPTIONS)
 
 

@@ -126,7 +126,7 @@ def test_radiographs_are_the_documented_classes() -> None:
         ),
         pytest.param(
             with_values(SOPClassUID=CTImageStorage),
-            "no radiograph but CT Image",
+            "not a radiograph but CT Image",
             Unanalyzed.NO_RADIOGRAPH,
             id="ct",
         ),
@@ -192,7 +192,7 @@ def test_radiographs_are_the_documented_classes() -> None:
         ),
         pytest.param(
             with_uids(SOPInstanceUID="1" * 257),
-            r"SOP Instance UID \(0008,0018\) has 257 characters, more than the 256",
+            r"\(0008,0018\) is not a UID: it has 257 characters, more than the 256",
             Unanalyzed.NOT_A_UID,
             id="instance-uid",
         ),

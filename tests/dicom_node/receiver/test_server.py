@@ -575,8 +575,8 @@ def test_short_pixel_data_is_refused(serve: Serve, phantom: Dataset) -> None:
 
     response = serve().send(encoded(phantom), phantom.SOPInstanceUID)
 
-    message = "Pixel Data is 21600 bytes, 21780 are declared by Rows, Columns a"
-    assert refusal(response) == (0xC000, message)
+    words = "Pixel Data has 21600 bytes, but 21780 are declared by Rows, Colu"
+    assert refusal(response) == (0xC000, words)
 
 
 # --- negotiation

@@ -288,7 +288,7 @@ class TestRefused:
         content[len(content) // 2] ^= 1
         copy.write_bytes(content)
 
-        with pytest.raises(ModelError, match="not those of their card"):
+        with pytest.raises(ModelError, match="do not match their card"):
             Classifier.load(copy, "cpu")
 
     def test_missing_weights_are_refused(self, copy: Path) -> None:
@@ -299,7 +299,9 @@ class TestRefused:
 
     @pytest.mark.skipif(torch.cuda.device_count() > 7, reason="the device exists")
     def test_absent_device_is_refused(self, copy: Path) -> None:
-        with pytest.raises(ModelError, match="device cuda:7 is not there: torch sees"):
+        with pytest.raises(
+            ModelError, match="device cuda:7 does not exist: torch finds"
+        ):
             Classifier.load(copy, "cuda:7")
 
     def test_probability_that_is_not_a_number_is_refused(self, tmp_path: Path) -> None:
@@ -310,11 +312,11 @@ class TestRefused:
         shutil.copy(EXAMPLE, weights.with_suffix(".toml"))
         classifier = Classifier.load(weights, "cpu")
 
-        with pytest.raises(ModelError, match="an answer that is not a number"):
+        with pytest.raises(ModelError, match="a result that is not a number"):
             classifier.classify(
                 draw_phantom(broken=True, rows=90, columns=60).radiograph()
             )
-        with pytest.raises(ModelError, match="the answer is not a number"):
+        with pytest.raises(ModelError, match="the result is not a number"):
             self_test(classifier)
 
 
@@ -345,7 +347,7 @@ class TestOperatingPoints:
         buffer = io.BytesIO()
         torch.save(network.state_dict(), buffer)
         card = replace(read_card(EXAMPLE), temperature=temperature, definite=0.8)
-        classifier = Classifier.of(card, buffer.getvalue(), "cpu")
+        classifier = Classifier.from_card(card, buffer.getvalue(), "cpu")
 
         finding = classifier.classify(
             draw_phantom(broken=True, rows=60, columns=60).radiograph()

@@ -12,7 +12,7 @@ from torch import nn
 
 from inference.classification.gradcam import grad_cam
 from inference.training.draft import DRAFT
-from models.network import Head, Network, build_network, halves
+from models.network import Head, Network, build_network, split_network
 
 with warnings.catch_warnings():  # from its imports
     warnings.simplefilter("ignore")
@@ -81,7 +81,7 @@ def test_map_equals_that_of_the_package_grad_cam(architecture: str, label: int) 
         # Double precision makes rounding errors of the sums negligible.
         whole = build_network(card).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
-    network = halves(whole, replace(DRAFT, pooling="average", scales=(1,)))
+    network = split_network(whole, replace(DRAFT, pooling="average", scales=(1,)))
     with RawGradCAM(whole, [whole.layer4]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)
         expected = np.maximum(peer.raw[0], 0)
@@ -106,7 +106,7 @@ def test_map_of_pooled_scores_equals_that_of_the_package_grad_cam(
         torch.manual_seed(19)  # with this seed, every map has a peak
         whole = build_network(DRAFT).double().eval()
         image = torch.randn(1, 3, 224, 160, dtype=torch.double)
-    network = halves(whole, replace(DRAFT, scales=scales))
+    network = split_network(whole, replace(DRAFT, scales=scales))
     chain = nn.Sequential(network.features, network.head)
     with RawGradCAM(chain, [network.features]) as peer:
         peer(image, [ClassifierOutputTarget(label)], eigen_smooth=False)

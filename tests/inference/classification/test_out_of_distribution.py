@@ -1,4 +1,4 @@
-"""Familiarity: images like those of the training are near, others are far."""
+"""Out-of-distribution check: training images are near, other images are far."""
 
 import csv
 from contextlib import suppress
@@ -19,9 +19,9 @@ from dicom_node.pixels.decode import DecodeOptions, decode_file
 from dicom_node.pixels.screening import ScreeningRules
 from inference.classification.classifier import Classifier
 from inference.classification.out_of_distribution import (
-    UnfamiliarError,
-    describe,
-    familiarize,
+    OutOfDistributionError,
+    channel_means,
+    fit_statistics,
 )
 from inference.phantom.long_bone import draw_phantom
 from inference.radiograph import Radiograph
@@ -42,7 +42,7 @@ def activation(seed: int, scale: float = 1.0) -> Tensor:
 
 
 def test_training_distribution_is_near_and_others_are_far() -> None:
-    known = familiarize([describe(activation(seed)) for seed in range(300)])
+    known = fit_statistics([channel_means(activation(seed)) for seed in range(300)])
 
     near = [known.distance(activation(seed)) for seed in range(300, 400)]
 
@@ -53,11 +53,11 @@ def test_training_distribution_is_near_and_others_are_far() -> None:
 
 def test_whitening_is_finite_if_a_direction_has_no_variance() -> None:
     descriptions = [
-        describe(activation(seed)) * torch.tensor([1.0] * 7 + [0.0])
+        channel_means(activation(seed)) * torch.tensor([1.0] * 7 + [0.0])
         for seed in range(40)
     ]
 
-    known = familiarize(descriptions)
+    known = fit_statistics(descriptions)
 
     assert torch.isfinite(known.whitening).all()
 
@@ -70,14 +70,14 @@ def test_classifier_refuses_an_unfamiliar_image() -> None:
     limited = replace(DRAFT, unfamiliar=1e-6)
     center, whitening = torch.zeros(256), torch.eye(256)[:16]
     statistics = {"familiarity.center": center, "familiarity.whitening": whitening}
-    classifier = Classifier.of(limited, halved(network, statistics), "cpu")
+    classifier = Classifier.from_card(limited, halved(network, statistics), "cpu")
 
-    with pytest.raises(UnfamiliarError, match="unlike those that untrained"):
+    with pytest.raises(OutOfDistributionError, match="training images of untrained"):
         classifier.classify(phantom)
 
-    Classifier.of(DRAFT, halved(network, statistics), "cpu").classify(phantom)
-    with pytest.raises(ModelError, match="hold no statistics"):
-        Classifier.of(limited, halved(network), "cpu")
+    Classifier.from_card(DRAFT, halved(network, statistics), "cpu").classify(phantom)
+    with pytest.raises(ModelError, match="contain no statistics"):
+        Classifier.from_card(limited, halved(network), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_classifier_refuses_nearly_all_images_that_are_no_radiographs(
     accepted = 0
 
     for pixels in images:
-        with suppress(UnfamiliarError):
+        with suppress(OutOfDistributionError):
             shipped.classify(Radiograph(pixels, None, pixels.shape))
             accepted += 1
 
@@ -153,7 +153,7 @@ def test_images_of_other_body_parts_are_refused(
     passed = []
 
     for row in others:
-        with suppress(DicomNodeError, UnfamiliarError):
+        with suppress(DicomNodeError, OutOfDistributionError):
             decoded = decode_file(folder / row["path"], rules, DecodeOptions(1, 50))
             shipped.classify(decoded.radiograph)
             passed.append(row["path"])

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from inference.training.atlas import FOLDS, ManifestError, folds, read_manifest, rows_of
+from inference.training.atlas import (
+    FOLDS,
+    ManifestError,
+    folds,
+    read_manifest,
+    select_split,
+)
 from tests.support.phantom_atlas import write_atlas
 
 
@@ -34,9 +40,9 @@ def test_rows_with_use_0_are_skipped(tmp_path: Path) -> None:
     [
         ("path,label", "file,label", r"no columns \['path'\]"),
         ("0.png,1,", "0.png,yes,", "line 2: label is 'yes'; expected 0 or 1"),
-        ("0.png,1,", "0.png,0,", "line 2: boxes, but label 0"),
-        ("images/1.png", "images/none.png", "line 3: images/none.png is not there"),
-        ("images/1.png", "images/0.png", "line 3: images/0.png is there a second time"),
+        ("0.png,1,", "0.png,0,", "line 2: found boxes, but label is 0"),
+        ("images/1.png", "images/none.png", "line 3: images/none.png does not exist"),
+        ("images/1.png", "images/0.png", "line 3: images/0.png is listed twice"),
         ("images/1.png,0", "images/1.png,0,", "line 3: more or fewer fields"),
         ("images/1.png,0,arm", "images/1.png,0,\xff", "cannot be read as CSV"),
     ],
@@ -95,7 +101,7 @@ def test_rows_of_selects_a_split_or_a_fold(
 ) -> None:
     samples = read_manifest(write_atlas(tmp_path / "atlas", 24))
 
-    assert {each.split for each in rows_of(samples, "val")} == {"val"}
-    assert rows_of(samples, "") == samples
-    assert rows_of(samples, "fold-2") == folds(samples, FOLDS)[1]
-    assert not rows_of(samples, "fold-6")
+    assert {each.split for each in select_split(samples, "val")} == {"val"}
+    assert select_split(samples, "") == samples
+    assert select_split(samples, "fold-2") == folds(samples, FOLDS)[1]
+    assert not select_split(samples, "fold-6")

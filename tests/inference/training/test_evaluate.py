@@ -15,7 +15,7 @@ from inference.training.atlas import Sample, read_manifest
 from inference.training.evaluate import evaluation
 from inference.training.judging import Judged
 from inference.training.phantoms import random_phantom
-from inference.training.robustness import CHANGES, _turned_at, robustness
+from inference.training.robustness import CHANGES, _switched_at, robustness
 from tests.support.phantom_atlas import write_atlas
 
 DEFINITE, DOUBTFUL = OperatingPoint.DEFINITE, OperatingPoint.DOUBTFUL
@@ -113,7 +113,9 @@ def test_robustness_reports_the_effect_of_each_image_change(tmp_path: Path) -> N
     assert reports[0]["auc"] == 1
     assert all(0 <= each["turned"] <= 1 for each in reports)
     assert reports[0]["turned_definite"] == 0
-    share = _turned_at(DEFINITE, [DEFINITE, NONE, DOUBTFUL], [DEFINITE, DEFINITE, NONE])
+    share = _switched_at(
+        DEFINITE, [DEFINITE, NONE, DOUBTFUL], [DEFINITE, DEFINITE, NONE]
+    )
     assert share == pytest.approx(1 / 3, abs=1e-4)
 
 

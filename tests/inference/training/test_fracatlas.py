@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from inference.classification.classifier import Classifier
-from inference.training.atlas import read_manifest, rows_of
+from inference.training.atlas import read_manifest, select_split
 from inference.training.evaluate import figures
 from inference.training.judging import judge
 
@@ -22,7 +22,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.mark.shared
 def test_shipped_weights_reach_the_figures_of_their_model_card(shared: Path) -> None:
-    samples = rows_of(read_manifest(shared / "fracatlas"), "val")
+    samples = select_split(read_manifest(shared / "fracatlas"), "val")
     # A part of val keeps the test fast. `evaluate` judges all of it.
     fractured = [each for each in samples if each.is_fractured][::3]
     others = [each for each in samples if not each.is_fractured][::15]

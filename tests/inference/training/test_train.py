@@ -22,12 +22,12 @@ from inference.classification.classifier import Classifier, self_test
 from inference.classification.preprocess import normalized, prepare
 from inference.finding import OperatingPoint
 from inference.radiograph import Radiograph
-from inference.training import dataset, familiar, learner
+from inference.training import dataset, learner, out_of_distribution
 from inference.training import train as train_module
 from inference.training.atlas import ManifestError, Sample, folds, read_manifest
 from inference.training.calibration import uncalibrated
 from inference.training.dataset import Example, epoch, example
-from inference.training.draft import CELL, DRAFT, WHOLE
+from inference.training.draft import CELL, DRAFT, WHOLE_IMAGE
 from inference.training.fitting import Fitting, halved
 from inference.training.judging import Judged
 from inference.training.learner import low_precision
@@ -37,7 +37,7 @@ from inference.training.start import read_start
 from inference.training.train import Plan, StoppedError, calibrated, train
 from inference.training.views import View
 from models.card import ModelCard, ModelError, read_card
-from models.network import build_network, halves
+from models.network import build_network, split_network
 from models.resnet import ResNet
 from tests.support.phantom_atlas import write_atlas
 
@@ -83,7 +83,7 @@ def plan_for(out: Path, recipe: Recipe) -> Plan:
 def test_train_command_writes_weights_card_and_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(familiar, "PHANTOMS", 8)  # for speed
+    monkeypatch.setattr(out_of_distribution, "PHANTOMS", 8)  # for speed
     out, shorter = tmp_path / "new" / "mine.pth", tmp_path / "recipe.toml"
     text = SHIPPED.read_text("utf-8")
     changed = {"generations": 1, "epochs": 1, "fine_epochs": 1, "phantoms": 0.2}
@@ -102,23 +102,23 @@ def test_train_command_writes_weights_card_and_evaluation(
     card = read_card(out.with_suffix(".toml"))
     assert (card.name, card.version) == ("mine", "7")
     assert output.out == f"{out}: mine 7\n"
-    assert "No --start: all begins at random" in output.err
+    assert "No --start: all weights start at random values" in output.err
     for each in ("fold 1", "fold 2", "all folds"):
         assert re.search(f"(?m)^{each}: epoch 2 of 2 ", output.err)
     assert re.search("(?m)^fold 2: after epoch 2 AUC", output.err)
     assert "judging fold 2" in output.err
-    _, *after_its_last_figure = output.err.split("half precision moves an answer")
+    _, *after_its_last_figure = output.err.split("half precision changes a probability")
     stages = [
         line.removesuffix(" …")
         for line in "".join(after_its_last_figure).splitlines()
         if line.endswith(" …")
     ]
     assert stages == [
-        "working out figures",
-        "what is familiar",
-        "what is unfamiliar",
+        "computing the statistics",
+        "out-of-distribution statistics",
+        "out-of-distribution limit",
         "writing mine.fold-1.pth",
-        "what is familiar",
+        "out-of-distribution statistics",
         "writing mine.pth",
     ]
     assert out.stat().st_size < 25e6
@@ -129,7 +129,7 @@ def test_train_command_writes_weights_card_and_evaluation(
     assert mean == pytest.approx(sum(each) / 2, abs=1e-4)
     assert low <= mean <= high
     assert 0 < evaluation["moved_by_half_precision"] < 1e-3
-    assert "half precision moves an answer by 0.000" in output.err
+    assert "half precision changes a probability by at most 0.000" in output.err
     assert (out.parent / "mine.folds" / "roc.png").exists()
     self_test(Classifier.load(out.parent / "mine.fold-1.pth", "cpu"))
     assert torch.equal(before, torch.random.get_rng_state())  # unchanged
@@ -189,7 +189,7 @@ def test_network_locked_by_another_process_is_not_trained(
         for part in ("fold-1", "fold-2", "all"):
             file = stack.enter_context((tmp_path / f"mine.{part}.lock").open("w"))
             fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(StoppedError, match="still fits the network of fold 1"):
+        with pytest.raises(StoppedError, match="still training the network of fold 1"):
             train(few, plan, lambda *_: None)
 
     assert not list(tmp_path.glob("*.checkpoint"))
@@ -209,7 +209,9 @@ def test_checkpoint_of_another_training_is_refused(
         fitting_for(samples[:-1], recipe),
         fitting_for(samples, recipe, another),
     ):
-        with pytest.raises(ModelError, match="left by a training with another recipe"):
+        with pytest.raises(
+            ModelError, match="belongs to a training with another recipe"
+        ):
             other.resume(tmp_path / "checkpoint")
 
 
@@ -245,7 +247,7 @@ def test_start_weights_are_loaded_and_the_stem_is_frozen(
     ("content", "words"),
     [
         ({"conv1.weight": np.zeros((64, 1, 7, 7))}, r"conv1.weight: shape \(64, 1, 7"),
-        ({"features.0.weight": np.zeros(3)}, "conv1.weight: missing, and never"),
+        ({"features.0.weight": np.zeros(3)}, "conv1.weight: missing; this layer"),
         (None, "cannot be read as a .npz"),
     ],
 )
@@ -344,7 +346,7 @@ def test_cells_outside_the_canvas_are_ignored() -> None:
 
     with torch.no_grad():
         taught = learner.teach(network, pair, DRAFT).logit()
-        parts = halves(network, DRAFT)
+        parts = split_network(network, DRAFT)
         expected = parts.head(parts.features(normalized(canvas, DRAFT)))[0, 0]
 
     # The convolutions see black pixels beyond the border of the canvas.
@@ -361,8 +363,8 @@ def test_half_precision_weights_change_no_probability(
     with torch.no_grad():
         network.fc.weight.mul_(250)  # simulates the confident output of a long training
     card = uncalibrated(DRAFT)
-    halved_ = Classifier.of(card, halved(network), "cpu")
-    full = replace(halved_, network=halves(network, DRAFT))
+    halved_ = Classifier.from_card(card, halved(network), "cpu")
+    full = replace(halved_, network=split_network(network, DRAFT))
 
     for each in samples:
         one, other = (c.classify(each.read()) for c in (halved_, full))
@@ -400,12 +402,14 @@ def test_epoch_contains_every_sample_and_phantoms(
     samples: tuple[Sample, ...], recipe: Recipe
 ) -> None:
     all_whole = replace(recipe, batch=2, close_share=0.0)
-    batches = list(epoch(samples, all_whole, WHOLE, np.random.default_rng(0)))
+    batches = list(epoch(samples, all_whole, WHOLE_IMAGE, np.random.default_rng(0)))
 
     labels = [label for batch in batches for label in batch.label.tolist()]
     assert len(labels) == 2 * (8 + 2)  # two views of each, and a fifth more as phantoms
     assert sum(labels) >= 4
-    late = list(epoch(samples, all_whole, WHOLE, np.random.default_rng(0), first=3))
+    late = list(
+        epoch(samples, all_whole, WHOLE_IMAGE, np.random.default_rng(0), first=3)
+    )
     for one, other in zip(batches[3:], late, strict=True):
         assert all(map(torch.equal, one.columns(), other.columns()))
 
@@ -429,7 +433,7 @@ def test_workers_make_the_same_batches_and_report_unreadable_files(
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"no image")
     for workers in (0, 1):
-        with pytest.raises(ManifestError, match=r"^[^\n]*broken.png: .*Mend it"):
+        with pytest.raises(ManifestError, match=r"^[^\n]*broken.png: .*Repair it"):
             made(workers, (replace(samples[0], path=broken), *samples[1:]))
 
 
@@ -442,7 +446,7 @@ def test_views_are_alike_if_both_show_the_whole_image_with_one_label(
         edge = ((0.0, 0.0, 0.1, 0.1),)
         cut = [replace(each, boxes=each.boxes and edge) for each in samples]
         given = replace(recipe, close_share=close_share, repeats=8, phantoms=0.0)
-        for batch in epoch(cut, given, WHOLE, np.random.default_rng(0)):
+        for batch in epoch(cut, given, WHOLE_IMAGE, np.random.default_rng(0)):
             one, other = batch.label[0::2], batch.label[1::2]
             differ += int((one != other).sum())
             same = one == other
@@ -450,7 +454,7 @@ def test_views_are_alike_if_both_show_the_whole_image_with_one_label(
             assert torch.equal(batch.alike[0::2], expected)
             assert torch.equal(batch.alike[1::2], expected)
         only_phantoms = replace(given, phantoms=1.0)
-        for batch in epoch(cut, only_phantoms, WHOLE, np.random.default_rng(0)):
+        for batch in epoch(cut, only_phantoms, WHOLE_IMAGE, np.random.default_rng(0)):
             unlike += int((~batch.alike).sum())
     assert differ > 0
     assert unlike > 0
@@ -462,14 +466,14 @@ def test_teacher_averages_the_logits_of_alike_views() -> None:
     batch = Example(
         gray=torch.from_numpy(random.integers(0, 256, (4, 224, 224), np.uint8)),
         label=torch.zeros(4),
-        place=torch.zeros(4, 14, 14),
+        location=torch.zeros(4, 14, 14),
         inside=torch.ones(4, 14, 14, dtype=torch.bool),
         alike=torch.tensor([True, True, False, False]),
     )
 
-    taught = learner.teach(network, batch, WHOLE)
+    taught = learner.teach(network, batch, WHOLE_IMAGE)
     none = torch.zeros(4, dtype=torch.bool)
-    separate = learner.teach(network, replace(batch, alike=none), WHOLE)
+    separate = learner.teach(network, replace(batch, alike=none), WHOLE_IMAGE)
 
     assert taught.shape == (4,)
     assert separate[0] != separate[1]
@@ -496,7 +500,7 @@ def test_second_generation_learns_from_the_first(
     assert not torch.equal(weights(taught)["fc.weight"], weights(alone)["fc.weight"])
 
 
-@pytest.mark.parametrize("card", [WHOLE, DRAFT])
+@pytest.mark.parametrize("card", [WHOLE_IMAGE, DRAFT])
 @pytest.mark.parametrize("seed", range(0, 12, 2))
 def test_target_cell_is_at_the_break_on_the_canvas(seed: int, card: ModelCard) -> None:
     radiograph, box = random_phantom(seed, broken=True)
@@ -507,8 +511,10 @@ def test_target_cell_is_at_the_break_on_the_canvas(seed: int, card: ModelCard) -
     made = example(View(radiograph, (box,)), card)
 
     assert float(made.label) == 1
-    assert made.place[~made.inside].sum() == 0
-    row, column = np.unravel_index(int(made.place[0].argmax()), made.place[0].shape)
+    assert made.location[~made.inside].sum() == 0
+    row, column = np.unravel_index(
+        int(made.location[0].argmax()), made.location[0].shape
+    )
     # Convert the center of a cell on the canvas to pixels of the radiograph.
     x = ((column + 0.5) * CELL - canvas.left) * columns / canvas.width
     y = ((row + 0.5) * CELL - canvas.top) * rows / canvas.height
@@ -548,7 +554,7 @@ def test_fold_is_calibrated_with_the_other_folds_only(
     [
         ({"boxes": ()}, "4 fractures have no box"),
         ({"is_fractured": False, "boxes": ()}, "Fold 1 of 2 has 0 fractured"),
-        ({}, "fewer views to learn from than the recipe's batch of 100"),
+        ({}, "fewer views than the recipe's batch of 100"),
     ],
 )
 def test_insufficient_training_data_is_refused(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from inference.classification.out_of_distribution import (
-    Familiarity,
-    describe,
-    familiarize,
+    FeatureStatistics,
+    channel_means,
+    fit_statistics,
 )
 from inference.classification.preprocess import normalized, prepare
 from inference.radiograph import Radiograph
@@ -21,10 +21,10 @@ from inference.training.views import draw_view
 from models.card import ModelCard
 from models.network import Network
 
-ANSWERED = 0.997
+ACCEPTED_SHARE = 0.997
 """Share of unseen radiographs, of the kind used in training, that must be accepted."""
 
-ROOM = 1.4
+MARGIN_FACTOR = 1.4
 """Factor on the limit that allows for the equipment of other hospitals."""
 
 PHANTOMS = 200
@@ -34,13 +34,13 @@ fail."""
 LONG_SIDES = 170, 1400
 
 
-def learn_familiarity(
+def fit_feature_statistics(
     network: Network,
     samples: Sequence[Sample],
     card: ModelCard,
     seed: int,
-    tell: Callable[[int, int], None] = lambda *_: None,
-) -> Familiarity:
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> FeatureStatistics:
     """Compute statistics from training radiographs; every other one is re-exposed.
 
     Args:
@@ -48,44 +48,48 @@ def learn_familiarity(
         samples: The samples that it was trained on.
         card: The input format of the network.
         seed: Determines how radiographs are re-exposed.
-        tell: Called with the number of finished radiographs and the total.
+        on_progress: Called with the number of finished radiographs and the total.
     """
     random = np.random.default_rng((seed, 2))
-    shown = (_shown(each, number, random) for number, each in enumerate(samples))
-    seen: list[Tensor] = []
-    for each in chain(shown, _phantoms(seed)):
-        seen.append(describe(_seen(network, each, card)))
-        tell(len(seen), len(samples) + PHANTOMS)
-    return familiarize(seen)
+    images = (
+        _training_image(each, number, random) for number, each in enumerate(samples)
+    )
+    features: list[Tensor] = []
+    for each in chain(images, _phantoms(seed)):
+        features.append(channel_means(_activation(network, each, card)))
+        on_progress(len(features), len(samples) + PHANTOMS)
+    return fit_statistics(features)
 
 
-def farthest(
-    known: Familiarity,
+def distance_limit(
+    statistics: FeatureStatistics,
     network: Network,
     samples: Sequence[Sample],
     card: ModelCard,
-    tell: Callable[[int, int], None] = lambda *_: None,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> float:
-    """Return the distance within which ANSWERED of the unseen radiographs lie.
+    """Return the distance within which ACCEPTED_SHARE of the unseen radiographs lie.
 
     Args:
-        known: The statistics of the training radiographs.
+        statistics: The statistics of the training radiographs.
         network: A trained network.
         samples: Samples that it was not trained on.
         card: The input format of the network.
-        tell: Called with the number of finished radiographs and the total.
+        on_progress: Called with the number of finished radiographs and the total.
 
     Returns:
-        The limit for the card: the distance times ROOM.
+        The limit for the card: the distance times MARGIN_FACTOR.
     """
     distances: list[float] = []
     for each in samples:
-        distances.append(known.distance(_seen(network, each.read(), card)))
-        tell(len(distances), len(samples))
-    return round(ROOM * float(np.quantile(distances, ANSWERED)), 4)
+        distances.append(statistics.distance(_activation(network, each.read(), card)))
+        on_progress(len(distances), len(samples))
+    return round(MARGIN_FACTOR * float(np.quantile(distances, ACCEPTED_SHARE)), 4)
 
 
-def _shown(sample: Sample, number: int, random: np.random.Generator) -> Radiograph:
+def _training_image(
+    sample: Sample, number: int, random: np.random.Generator
+) -> Radiograph:
     radiograph = sample.read()
     if number % 2 == 0:
         return radiograph
@@ -98,7 +102,7 @@ def _phantoms(seed: int) -> Iterator[Radiograph]:
         yield random_phantom(chosen, broken=number % 2 == 0, long_sides=LONG_SIDES)[0]
 
 
-def _seen(network: Network, radiograph: Radiograph, card: ModelCard) -> Tensor:
+def _activation(network: Network, radiograph: Radiograph, card: ModelCard) -> Tensor:
     """Return the output of the convolutions for a radiograph, (1, K, h, w)."""
     device = next(network.features.parameters()).device
     with torch.inference_mode():
