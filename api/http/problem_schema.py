@@ -6,4 +6,4 @@ from pydantic import BaseModel, Field
 class Problem(BaseModel):
     """The reason why a request failed."""
 
-    error: str = Field(description="In words for the person who asked.")
+    error: str = Field(description="A description of the error, for users.")
