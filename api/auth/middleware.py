@@ -80,9 +80,7 @@ class AuthMiddleware:
         failures = self._access.failures
         if not failures.wait_s(address):
             failures.failed(address)
-            await audit_access(
-                request, "login failed", "with a token that is not known"
-            )
+            await audit_access(request, "login failed", "with an unknown token")
 
 
 def _is_open(path: str) -> bool:

@@ -12,11 +12,11 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
 
-from api.http.problem_schema import Problem
 from api.http.security_headers import headers
 from dicom_node.audit.event import plain
 
@@ -33,11 +33,14 @@ MOST_NAMES = 5
 LONGEST_NAME = 64
 UNEXPECTED = "An internal error occurred. See the log of the node."
 
-
 UNKNOWN = "unknown_parameter"
-
-
 REPEATED = "repeated_parameter"
+
+
+class Problem(BaseModel):
+    """The reason why a request failed. The response of routes outside of /api/v1."""
+
+    error: str = Field(description="A description of the error, for users.")
 
 
 def problem(description: str, error: str) -> dict[str, Any]:

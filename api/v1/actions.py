@@ -154,7 +154,7 @@ def actions_router(services: Services) -> APIRouter:
         response = await run_in_threadpool(
             _retry, services, destination, reason, waiting=waiting
         )
-        about = f"{response.asked} that failed for {destination or 'any destination'}"
+        about = f"{response.asked} failures for {destination or 'any destination'}"
         await audit_access(request, "asked for again", about)
         return response
 

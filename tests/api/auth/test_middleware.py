@@ -344,7 +344,7 @@ def test_wrong_tokens_are_reported_at_a_limited_rate(guarded: Site) -> None:
     for _ in range(20):
         guarded.ask("GET", "/docs", bearing("hidden" * 9))
     guarded.ask("GET", "/docs", bearing("hidden" * 9), peer="192.0.2.8")
-    about = "with a token that is not known"
+    about = "with an unknown token"
 
     assert (
         5
