@@ -47,7 +47,7 @@ function halved({ width, height, gray }) {
 }
 
 /** Return the size that best matches the pixels of the screen. */
-export function suited(levels, scale) {
+export function levelFor(levels, scale) {
   const halvings = Math.round(Math.log2(1 / scale));
   return levels[Math.min(Math.max(halvings, 0), levels.length - 1)];
 }

@@ -1,9 +1,9 @@
 // A radiograph on a canvas, with heatmap, arrow and marks as layers.
 
-import { colored, colors, readLevels, suited } from "./levels.js";
+import { colored, colors, levelFor, readLevels } from "./levels.js";
 import { drawArrow, drawCross, drawMark } from "./marks.js";
 import { fetchResponse } from "../lib/node.js";
-import { fitted, matrix, onCanvas, onPicture, panned, seen, turned, zoomed } from "./view.js";
+import { fitted, matrix, onCanvas, onPicture, panned, turned, visiblePart, zoomed } from "./view.js";
 
 const OPACITY = 0.4; // as in the result images
 const PATIENCE_MS = 150; // delay before a new window is requested, so that dragging causes few requests
@@ -229,9 +229,9 @@ export class Pane {
   }
 
   #drawGray(context) {
-    const level = suited(this.levels, this.view.scale);
+    const level = levelFor(this.levels, this.view.scale);
     const [across, down] = [this.picture.width / level.width, this.picture.height / level.height];
-    const part = seen(this.view, this.picture, this.canvas);
+    const part = visiblePart(this.view, this.picture, this.canvas);
     const left = Math.floor(part.left / across);
     const top = Math.floor(part.top / down);
     const width = Math.min(Math.ceil((part.left + part.width) / across), level.width) - left;

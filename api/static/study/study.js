@@ -68,9 +68,9 @@ function add(line) {
   canvas.addEventListener("dblclick", () => alone());
   canvas.addEventListener("keydown", (event) => handleKey(event, pane));
   listen(pane, () => mode, (point) => mark(pane, point));
-  const seen = new IntersectionObserver(async ([{ isIntersecting }]) => {
+  const observer = new IntersectionObserver(async ([{ isIntersecting }]) => {
     if (!isIntersecting) return;
-    seen.disconnect(); // load each image of a large study only when it becomes visible
+    observer.disconnect(); // load each image of a large study only when it becomes visible
     try {
       await pane.load();
       notice.hidden = true;
@@ -78,7 +78,7 @@ function add(line) {
       notice.textContent = error.message;
     }
   });
-  seen.observe(figure);
+  observer.observe(figure);
 }
 
 /** Load the details of an image, and add its result as layers. */
